@@ -1,0 +1,45 @@
+"""What holds for every test: no blocking call on the loop, long tests only when asked for."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", settings.get_profile("default"), max_examples=2_000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` too")
+
+
+def wants_long(config: pytest.Config) -> bool:
+    return bool(config.getoption("--long")) or os.environ.get("TRACKSIDE_LONG", "0") not in {"", "0"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-profile", default=None) is None:
+        settings.load_profile("long" if wants_long(config) else "default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if wants_long(config):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Raises `BlockingError` where Trackside's code (or what it calls) blocks a running event loop.
+
+    A test in which blocking is the point takes this fixture and calls `deactivate()`.
+    """
+    with blockbuster_ctx("trackside") as blocker:
+        yield blocker
