@@ -57,9 +57,7 @@ def imported_packages(tree: ast.AST) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(HARNESS.rglob("*.py")), ids=lambda path: str(path.relative_to(HARNESS))
-)
+@pytest.mark.parametrize("path", sorted(HARNESS.rglob("*.py")), ids=lambda path: str(path.relative_to(HARNESS)))
 def test_harness_module_imports_only_what_it_may(path: Path) -> None:
     """The import contract lists what is forbidden; this lists what is allowed."""
     allowed = {"trackside", "msgspec"}
