@@ -1,0 +1,192 @@
+"""What an agent sees of its run (`RunContext`), and what the harness asks of an agent (`Agent`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+from trackside.harness.ids import new_id
+from trackside.harness.journal import Journal
+from trackside.harness.ports import PausedRun
+from trackside.harness.types import JsonObject, RunSpec
+
+_current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
+
+
+def current_run() -> RunContext | None:
+    """The run that the calling code belongs to: inside an agent, its tools and its observers; None elsewhere."""
+    return _current.get()
+
+
+class RunPaused(BaseException):
+    """An agent waits for a human. Not an `Exception`, so that an agent's own `except Exception` cannot swallow it."""
+
+    def __init__(self, interrupt: Mapping[str, Any]) -> None:
+        super().__init__(f"the run waits for an answer to {interrupt.get('value')!r}")
+        self.interrupt = interrupt
+
+
+class RunPort(Protocol):
+    """What a run's context needs from whoever executes the run. All methods may be called from any thread."""
+
+    def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
+        """Pass a piece of live output on."""
+        ...
+
+    def human_message(self, message: JsonObject) -> None:
+        """Announce a human message that reached the run after its start."""
+        ...
+
+
+class RunContext:
+    """One run, as its agent, its tools and its observers see it.
+
+    Get it as the second parameter of an agent or by `current_run()`. Everything here may be called from any thread and
+    returns at once.
+
+    `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what
+    was asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an
+    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        run_id: str,
+        thread_id: str,
+        agent: str,
+        journal: Journal,
+        port: RunPort,
+        values: Mapping[str, Any] | None = None,
+        paused: PausedRun | None = None,
+        checkpointer: Any = None,
+        depth: int = 0,
+    ) -> None:
+        command = spec.command or {}
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self.agent = agent
+        self.metadata: Mapping[str, Any] = spec.metadata or {}
+        self.config: Mapping[str, Any] = spec.config or {}
+        self.context: Any = spec.context
+        self.command: Mapping[str, Any] = command
+        self.input: Any = spec.input
+        self.values: Mapping[str, Any] = values or {}
+        self.resume: Any = command.get("resume")
+        self.resuming: bool = "resume" in command
+        self.stream_modes: frozenset[str] = frozenset(
+            (spec.stream_mode,) if isinstance(spec.stream_mode, str) else spec.stream_mode
+        )
+        self.stream_subgraphs = spec.stream_subgraphs
+        self.interrupt_before = spec.interrupt_before
+        self.interrupt_after = spec.interrupt_after
+        self.checkpointer = checkpointer
+        self.depth = depth
+        self.cancelled = False
+        """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
+        self.paused = paused
+        self.answers: Sequence[Any] = ()
+        self._asked = 0
+        self._journal = journal
+        self._port = port
+
+    def send(self, data: Any, mode: str = "custom", *, namespace: Sequence[str] = ()) -> None:
+        """Stream a piece of output to whoever follows the run."""
+        self._port.publish(mode, data, tuple(namespace))
+
+    def message(self, message: Mapping[str, Any]) -> None:
+        """Say that a message passed: `{"type": "human" | "ai" | "tool" | "system", "content": …, "id"?: …}`.
+
+        It is counted, streamed as part of mode `messages`, and, if a human said it, announced as `human_message`.
+        """
+        plain = self._journal.record_message(message)
+        self._port.publish("messages", plain, ())
+        if plain["type"] == "human":
+            self._port.human_message(plain)
+
+    def record_usage(
+        self,
+        model: str,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cache_read_tokens: int = 0,
+        reasoning_tokens: int = 0,
+        caller: str = "lead_agent",
+        cost_usd: float | None = None,
+    ) -> None:
+        """Say that a model was called. `caller` is who called it: the lead agent, a sub-agent, a middleware."""
+        self._journal.record_usage(
+            model,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cache_read_tokens,
+            reasoning_tokens=reasoning_tokens,
+            caller=caller,
+            cost_usd=cost_usd,
+        )
+
+    def record_tool_call(self, name: str) -> None:
+        """Say that a tool was called."""
+        self._journal.record_tool_call(name)
+
+    def set_title(self, title: str) -> None:
+        """Give the thread a title."""
+        self._journal.title = str(title)
+
+    def interrupt(self, value: Any) -> Any:
+        """Pause the run until a human has answered; returns the answer.
+
+        The run ends as `interrupted` with `value` as its question. The answer starts a new run of the agent with the
+        same input, in which this call returns it. So code before this call runs again: keep it free of effects, or after.
+        """
+        index = self._asked
+        self._asked += 1
+        if index < len(self.answers):
+            return self.answers[index]
+        raise RunPaused({"id": new_id(), "value": value})
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResult:
+    """What an agent came to: its output, or the questions it waits on.
+
+    `interrupts` are `{"id": …, "value": …}`; with any of them the run ends as interrupted. `values` is what the thread
+    shall remember (None: what it did).
+    """
+
+    output: Any = None
+    interrupts: Sequence[Mapping[str, Any]] = ()
+    values: Mapping[str, Any] | None = None
+
+
+class Agent(Protocol):
+    """Something that can be run; `as_agent` makes one of a function or of a framework's object."""
+
+    @property
+    def name(self) -> str:
+        """What to call it where no name was configured."""
+        ...
+
+    async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
+        """The human messages that this run brings and its thread does not have yet, as JSON objects.
+
+        Called before the run is announced, so that they can be announced together.
+        """
+        ...
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """Do the work. Raise what goes wrong; when cancelled, stop and let the `CancelledError` through."""
+        ...
+
+    async def rollback(self, run: RunContext) -> str | None:
+        """Put the thread's state back to what it was before this run; returns that checkpoint's id if it has one."""
+        ...
+
+
+def bind_run(run: RunContext) -> None:
+    """Make `run` the current run of the calling task and all that it starts."""
+    _current.set(run)

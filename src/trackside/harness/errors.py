@@ -1,0 +1,107 @@
+"""What can go wrong in the harness, and who has to do something about it.
+
+Every error of Trackside derives from `TracksideError`. The docstring of a class *is* the template of its message, and
+the keyword arguments of its constructor fill it and stay readable as attributes, so a handler never parses text.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Literal
+
+type Fault = Literal["caller", "agent", "observer", "store"]
+"""Who has to act: whoever called us, whoever wrote the agent or the observer, whoever runs the store."""
+
+
+class TracksideError(Exception):
+    """Trackside could not go on: {why}."""
+
+    fault: ClassVar[Fault] = "caller"
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later without anybody changing anything."""
+
+    def __init__(self, **details: Any) -> None:
+        self.__dict__.update(details)
+        self.details = details
+        template = inspect.cleandoc(type(self).__doc__ or "")  # empty under `python -OO`
+        super().__init__(template.format(**details) if template else f"{type(self).__name__}: {details}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.details)
+
+
+def _rebuild(kind: type[TracksideError], details: dict[str, Any]) -> TracksideError:
+    return kind(**details)
+
+
+
+class NotAnObserverError(TracksideError, TypeError):
+    """{passed} is not an observer: {why}. Pass an object with `async def on_event(self, event)`, or an async function that takes one event."""  # noqa: E501
+
+
+class NotAnAgentError(TracksideError, TypeError):
+    """{passed} is not an agent: {why}. Pass an async function, a function, an async generator function (of the input, or of the input and the run), or an object of a framework that has an adapter ({adapters})."""  # noqa: E501
+
+
+class InvalidSpecError(TracksideError, ValueError):
+    """{field} = {value!r} does not fit a run: {why}."""
+
+
+class UnknownAgentError(TracksideError, LookupError):
+    """There is no agent named {name!r}; known are: {known}."""
+
+
+class UnknownRunError(TracksideError, LookupError):
+    """There is no run {run_id!r} here: its id is wrong, or it ended long ago and only the log still knows it."""
+
+
+class DuplicateRunError(TracksideError, ValueError):
+    """Run id {run_id!r} is taken: an id names one run for ever. Leave it out, or pass a new one."""
+
+
+class ThreadBusyError(TracksideError):
+    """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, cancel it, or start with another multitask strategy than "reject"."""  # noqa: E501
+
+
+class RunDepthError(TracksideError):
+    """A run that was started by a run that was started by a run … is {depth} deep, which is the limit; an observer or agent probably starts itself."""  # noqa: E501
+
+
+class ClosedError(TracksideError):
+    """This {what} is closed and takes nothing more; nothing was lost before that."""
+
+
+class PayloadError(TracksideError, ValueError):
+    """The value at {path} cannot be kept: {why}."""
+
+
+class EventOrderError(TracksideError, ValueError):
+    """Event {sequence} ({event_type}) of run {run_id!r} does not follow: {why}."""
+
+
+
+class AgentOutputError(TracksideError, TypeError):
+    """The agent {agent!r} gave back something that is not a result: {why}."""
+
+    fault = "agent"
+
+
+
+class ObserverTimeoutError(TracksideError, TimeoutError):
+    """Observer {observer} did not finish within {seconds:g} s and was left behind."""
+
+    fault = "observer"
+    retryable = True
+
+
+class ObserverCancelledError(TracksideError):
+    """Observer {observer} raised CancelledError although nobody had cancelled it."""
+
+    fault = "observer"
+    retryable = True
+
+
+class ObserverExitError(TracksideError):
+    """Observer {observer} tried to end the process with {cause!r}; only the observer failed."""
+
+    fault = "observer"

@@ -1,0 +1,208 @@
+"""What a run used and said: tokens, calls, messages, cost; the `completion_data` of its terminal event."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from trackside.harness.errors import InvalidSpecError, PayloadError
+from trackside.harness.ids import new_id
+from trackside.harness.payload import canonical
+from trackside.harness.types import JsonObject
+
+EXCERPT_CHARS = 2_000
+"""How much of the first human and the last AI message `completion_data` keeps."""
+
+_TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "developer": "system"}
+
+
+class Usage:
+    """Tokens of one model or one caller.
+
+    `cache_read_tokens` are part of the input, `reasoning_tokens` of the output; both appear only where there were any.
+    """
+
+    __slots__ = ("cache_read_tokens", "input_tokens", "output_tokens", "reasoning_tokens")
+
+    def __init__(self) -> None:
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cache_read_tokens = 0
+        self.reasoning_tokens = 0
+
+    def add(self, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int) -> None:
+        """Count one call."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cache_read_tokens += cache_read_tokens
+        self.reasoning_tokens += reasoning_tokens
+
+    def as_json(self) -> JsonObject:
+        """As `completion_data` shows it."""
+        shown: JsonObject = {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+        if self.cache_read_tokens:
+            shown["cache_read_tokens"] = self.cache_read_tokens
+        if self.reasoning_tokens:
+            shown["reasoning_tokens"] = self.reasoning_tokens
+        return shown
+
+
+class Journal:
+    """Counts what one run does, whatever becomes of it. May be written to from any thread."""
+
+    def __init__(self) -> None:
+        self.title: str | None = None
+        self._lock = threading.Lock()
+        self._total = Usage()
+        self._models: dict[str, Usage] = {}
+        self._callers: dict[str, Usage] = {}
+        self._llm_calls = 0
+        self._tool_calls = 0
+        self._messages = 0
+        self._cost: float | None = None
+        self._first_human: str | None = None
+        self._last_ai: str | None = None
+
+    def record_usage(
+        self,
+        model: str,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cache_read_tokens: int = 0,
+        reasoning_tokens: int = 0,
+        caller: str = "lead_agent",
+        cost_usd: float | None = None,
+    ) -> None:
+        """Count one call of a model.
+
+        Raises:
+            InvalidSpecError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
+        """
+        tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
+        for count in tokens:
+            if type(count) is not int or count < 0:
+                raise InvalidSpecError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
+        if cost_usd is not None and not cost_usd >= 0:
+            raise InvalidSpecError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
+        with self._lock:
+            self._llm_calls += 1
+            for usage in (self._total, _of(self._models, model), _of(self._callers, caller)):
+                usage.add(*tokens)
+            if cost_usd is not None:
+                self._cost = (self._cost or 0.0) + cost_usd
+
+    def record_tool_call(self, name: str) -> None:
+        """Count one call of a tool."""
+        with self._lock:
+            self._tool_calls += 1
+
+    def record_message(self, message: Mapping[str, Any]) -> JsonObject:
+        """Count a message; returns it as plain JSON with an `id` and a `type` (a `role` is understood, too).
+
+        Raises:
+            PayloadError: (a `ValueError`) it is not a mapping, or has neither type nor role.
+        """
+        plain = plain_message(message)
+        with self._lock:
+            self._messages += 1
+            if plain["type"] == "human":
+                if self._first_human is None:
+                    self._first_human = excerpt(plain.get("content"))
+            elif plain["type"] == "ai" and (text := excerpt(plain.get("content"))):
+                self._last_ai = text
+        return plain
+
+    @property
+    def has_ai_message(self) -> bool:
+        """Whether the agent said anything so far."""
+        return self._last_ai is not None
+
+    def completion_data(self, duration_seconds: float) -> JsonObject:
+        """The totals so far. `cost_usd` is absent where no call had a price: unknown is not zero."""
+        with self._lock:
+            total = self._total
+            data: JsonObject = {
+                "total_input_tokens": total.input_tokens,
+                "total_output_tokens": total.output_tokens,
+                "total_tokens": total.input_tokens + total.output_tokens,
+                "llm_call_count": self._llm_calls,
+                "tool_call_count": self._tool_calls,
+                "message_count": self._messages,
+                "token_usage_by_model": {name: usage.as_json() for name, usage in self._models.items()},
+                "token_usage_by_caller": {name: usage.as_json() for name, usage in self._callers.items()},
+                "first_human_message": self._first_human,
+                "last_ai_message": self._last_ai,
+                "duration_seconds": round(duration_seconds, 6),
+            }
+            if self._cost is not None:
+                data["cost_usd"] = self._cost
+        return data
+
+
+def plain_message(message: Any) -> JsonObject:
+    """A message as plain JSON with `type` and `id`, from a mapping or from a framework's message object.
+
+    Raises:
+        PayloadError: (a `ValueError`) it is not a message.
+    """
+    plain, changed = canonical(message)
+    if isinstance(plain, str) and isinstance(message, str):
+        plain = {"type": "human", "content": plain}
+    if not isinstance(plain, dict):
+        raise PayloadError(path="message", why=f"a message is an object with type and content, not {message!r:.80}")
+    kind = plain.get("type") or plain.pop("role", None)
+    if not isinstance(kind, str):
+        raise PayloadError(path="message", why='it has neither "type" nor "role"')
+    plain["type"] = _TYPE_OF_ROLE.get(kind, kind)
+    if not plain.get("id"):
+        plain["id"] = new_id()
+    if changed and isinstance(message, Mapping):
+        plain["sanitized"] = True
+    return plain
+
+
+def human_messages(value: Any) -> list[JsonObject]:
+    """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`."""
+    if isinstance(value, str):
+        return [plain_message(value)]
+    if isinstance(value, Mapping) and "messages" in value:
+        value = value["messages"]
+        if isinstance(value, str):
+            return [plain_message(value)]
+    items = value if isinstance(value, list | tuple) else [value]
+    return [plain_message(_as_message(item)) for item in items if _is_human(item)]
+
+
+def _is_human(item: Any) -> bool:
+    if isinstance(item, tuple) and len(item) == 2:  # LangChain's ("human", "text")
+        return _TYPE_OF_ROLE.get(str(item[0]), item[0]) == "human"
+    get = item.get if isinstance(item, Mapping) else lambda name: getattr(item, name, None)
+    kind = get("type") or get("role")
+    return isinstance(kind, str) and _TYPE_OF_ROLE.get(kind, kind) == "human" and get("content") is not None
+
+
+def _as_message(item: Any) -> Any:
+    return {"type": "human", "content": item[1]} if isinstance(item, tuple) else item
+
+
+def excerpt(content: Any) -> str:
+    """The text of a message's content, blocks joined, cut at `EXCERPT_CHARS` characters."""
+    if isinstance(content, str):
+        return content[:EXCERPT_CHARS]
+    if isinstance(content, list):
+        texts = (block if isinstance(block, str) else block.get("text", "") for block in content if block)
+        return "".join(text for text in texts if isinstance(text, str))[:EXCERPT_CHARS]
+    return "" if content is None else str(content)[:EXCERPT_CHARS]
+
+
+def _of(usages: dict[str, Usage], name: str) -> Usage:
+    usage = usages.get(name)
+    if usage is None:
+        usage = usages[name] = Usage()
+    return usage

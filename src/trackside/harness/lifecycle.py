@@ -1,0 +1,132 @@
+"""The rules of a run and a thread, as pure tables: no I/O, no await, no clock.
+
+Whoever needs to know whether a status is final, which event ends a run or what an event does to a status asks here; no
+other module compares statuses. The design follows h11's `_state.py`: the protocol in one file that can be read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trackside.harness.errors import EventOrderError
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
+    # A run that never started can still fail (admission given up, lost), time out, or be cancelled.
+    RunStatus.pending: frozenset({RunStatus.running, RunStatus.error, RunStatus.timeout, RunStatus.cancelled}),
+    RunStatus.running: frozenset(
+        {RunStatus.success, RunStatus.error, RunStatus.timeout, RunStatus.interrupted, RunStatus.cancelled}
+    ),
+    RunStatus.success: frozenset(),
+    RunStatus.error: frozenset(),
+    RunStatus.timeout: frozenset(),
+    RunStatus.interrupted: frozenset(),
+    RunStatus.cancelled: frozenset(),
+}
+
+FINAL_STATUSES: frozenset[RunStatus] = frozenset(s for s, after in RUN_TRANSITIONS.items() if not after)
+
+STATUSES_OF_EVENT: Mapping[LifecycleEventType, tuple[RunStatus, ...]] = {
+    # The first is what an event without a `status` in its payload means.
+    LifecycleEventType.RUN_STARTED: (RunStatus.running,),
+    LifecycleEventType.RUN_COMPLETED: (RunStatus.success, RunStatus.interrupted),
+    LifecycleEventType.RUN_FAILED: (RunStatus.error, RunStatus.timeout),
+    LifecycleEventType.RUN_CANCELLED: (RunStatus.cancelled,),
+}
+
+TERMINAL_EVENTS: frozenset[LifecycleEventType] = frozenset(
+    kind for kind, statuses in STATUSES_OF_EVENT.items() if statuses[0] in FINAL_STATUSES
+)
+
+_EVENT_OF_STATUS: Mapping[RunStatus, LifecycleEventType] = {
+    status: kind for kind, statuses in STATUSES_OF_EVENT.items() for status in statuses
+}
+
+THREAD_AFTER_RUN: Mapping[RunStatus, ThreadStatus] = {
+    RunStatus.success: ThreadStatus.idle,
+    RunStatus.cancelled: ThreadStatus.idle,
+    RunStatus.interrupted: ThreadStatus.interrupted,
+    RunStatus.error: ThreadStatus.error,
+    RunStatus.timeout: ThreadStatus.error,
+}
+
+
+def is_final(status: RunStatus) -> bool:
+    """Whether a run with this status has ended."""
+    return status in FINAL_STATUSES
+
+
+def is_terminal(event_type: LifecycleEventType) -> bool:
+    """Whether this event ends its run."""
+    return event_type in TERMINAL_EVENTS
+
+
+def terminal_event_of(status: RunStatus) -> LifecycleEventType:
+    """The event that announces this final status."""
+    return _EVENT_OF_STATUS[status]
+
+
+def run_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any]) -> RunStatus | None:
+    """The run status that an event sets; None if it sets none.
+
+    A payload without a `status`, or with one that does not belong to the event (somebody else's emitter), means the
+    event's plain case: `run_completed` is a success, `run_failed` an error.
+    """
+    statuses = STATUSES_OF_EVENT.get(event_type)
+    if statuses is None:
+        return None
+    said = payload.get("status")
+    return RunStatus(said) if isinstance(said, str) and said in statuses else statuses[0]
+
+
+def thread_status_of(event_type: LifecycleEventType, payload: Mapping[str, Any]) -> ThreadStatus | None:
+    """The thread status that an event sets; None if it sets none."""
+    if event_type is not LifecycleEventType.THREAD_STATUS_UPDATED:
+        return None
+    said = payload.get("status")
+    return ThreadStatus(said) if isinstance(said, str) and said in ThreadStatus else None
+
+
+def thread_status_after(run_status: RunStatus, *, another_waits: bool) -> ThreadStatus:
+    """The status of a thread whose active run has ended like this; busy while another of its runs waits behind."""
+    return ThreadStatus.busy if another_waits else THREAD_AFTER_RUN[run_status]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFold:
+    """A run as its events so far tell it; `apply` gives the next one or says why the event cannot follow.
+
+    This is I1 in executable form: sequences are 1, 2, 3 …; the first event starts the run or ends it; exactly one event
+    ends it; after that only `thread_status_updated` may come.
+    """
+
+    run_id: str
+    status: RunStatus = RunStatus.pending
+    sequence: int = 0
+
+    def apply(self, event_type: LifecycleEventType, sequence: int, payload: Mapping[str, Any]) -> RunFold:
+        """The fold after this event.
+
+        Raises:
+            EventOrderError: the event cannot follow what is there; the message says why.
+        """
+        if sequence != self.sequence + 1:
+            raise self._refusal(event_type, sequence, f"the next sequence number is {self.sequence + 1}")
+        after = run_status_of(event_type, payload)
+        if after is None:
+            if self.sequence == 0:
+                raise self._refusal(event_type, sequence, "the first event of a run starts it or ends it")
+            if is_final(self.status) and event_type is not LifecycleEventType.THREAD_STATUS_UPDATED:
+                raise self._refusal(event_type, sequence, f"the run has ended ({self.status})")
+            return RunFold(self.run_id, self.status, sequence)
+        if is_final(self.status):
+            raise self._refusal(event_type, sequence, f"the run has ended ({self.status})")
+        if after is RunStatus.running and self.status is RunStatus.running:
+            raise self._refusal(event_type, sequence, "the run has started already")
+        # Somebody else's harness may end a run as completed whose start it never announced: the status is still true.
+        return RunFold(self.run_id, after, sequence)
+
+    def _refusal(self, event_type: LifecycleEventType, sequence: int, why: str) -> EventOrderError:
+        return EventOrderError(run_id=self.run_id, event_type=str(event_type), sequence=sequence, why=why)

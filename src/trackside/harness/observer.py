@@ -1,0 +1,339 @@
+"""The contract between a harness that runs agents and an app that wants to know.
+
+The harness announces what happens to a run as `RunLifecycleEvent`s and never calls storage. The app supplies observers
+that turn the announcements into rows, metrics, spans, messages. An observer is anything with
+`async def on_event(self, event)`, or an async function of one event:
+
+    >>> import asyncio
+    >>> async def watch(event: RunLifecycleEvent) -> None: ...
+    >>> composite = CompositeObserver([ensure_observer(watch)])
+
+Bind what must not miss anything as *required* and first: nobody bound after it ever sees an event that it did not take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+import types as _types
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+from trackside.harness.errors import NotAnObserverError
+from trackside.harness.types import LifecycleEventType, RunStatus
+
+__all__ = [
+    "BatchRunObserver",
+    "CallbackObserver",
+    "CompositeObserver",
+    "LifecycleEventType",
+    "NullObserver",
+    "ObserverBinding",
+    "ObserverLike",
+    "RunEventCallback",
+    "RunLifecycleEvent",
+    "RunObserver",
+    "RunResult",
+    "ensure_observer",
+]
+
+logger = logging.getLogger("trackside.observer")
+
+
+@dataclass(frozen=True)
+class RunLifecycleEvent:
+    """One thing that happened to one run.
+
+    `sequence` counts 1, 2, 3 … within the run, without a gap. `occurred_at` is aware UTC. `payload` is plain JSON;
+    which keys it has depends on the type, and keys that nobody knows are kept.
+    """
+
+    event_id: str
+    event_type: LifecycleEventType
+    run_id: str
+    thread_id: str
+    sequence: int
+    occurred_at: datetime
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunResult:
+    """All that the caller of a run gets; details travel through the observers."""
+
+    run_id: str
+    thread_id: str
+    status: RunStatus
+    error: str | None = None
+    completion_data: dict[str, Any] = field(default_factory=dict)
+    """Token usage and message counts from the journal."""
+    title: str | None = None
+    """The thread's title, if the agent or its checkpoint has one."""
+
+
+@runtime_checkable
+class RunObserver(Protocol):
+    """Something that wants to know what happens to runs."""
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Take one event. What is raised here concerns the run only if the observer is bound as required."""
+        ...
+
+
+@runtime_checkable
+class BatchRunObserver(RunObserver, Protocol):
+    """An observer that can take several events at once, for example in one transaction.
+
+    `on_events` is all or nothing: if it raises, none of the events counts as taken.
+    """
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Take these events, which are in order."""
+        ...
+
+
+type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]
+type ObserverLike = RunObserver | RunEventCallback | None
+
+
+@dataclass(frozen=True)
+class ObserverBinding:
+    """An observer and whether a run may go on without it.
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) `observer` cannot take events.
+    """
+
+    observer: RunObserver
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        _check_observer(self.observer)
+
+
+class NullObserver:
+    """Wants to know nothing."""
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Do nothing."""
+
+
+@dataclass(slots=True)
+class CallbackObserver:
+    """Makes an observer of an async function."""
+
+    callback: RunEventCallback
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Await the callback.
+
+        Raises:
+            NotAnObserverError: (a `TypeError`) the callback is a plain function, whose result nobody can await.
+        """
+        answer = self.callback(event)
+        if not isinstance(answer, Awaitable):
+            raise NotAnObserverError(passed=_name_of(self.callback), why=f"it returned {answer!r}, nothing to await")
+        await answer
+
+
+class CompositeObserver:
+    """Gives each event to several observers, one after another, in binding order.
+
+    An optional observer that raises is logged as a warning, and the others go on. What a required observer raises
+    reaches the caller as it is, and those bound after it do not see the event. Observers that are added or removed
+    while an event is on its way count from the next event on.
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) something in `observers` cannot take events.
+    """
+
+    def __init__(self, observers: Sequence[RunObserver | ObserverBinding] | None = None) -> None:
+        self._bindings: tuple[ObserverBinding, ...] = tuple(_as_binding(o) for o in observers or ())
+        self._rebind()
+
+    def _rebind(self) -> None:
+        # Looked up once: a dispatch then costs no more than a bare loop over the observers' methods.
+        self._targets = tuple((b.observer.on_event, b) for b in self._bindings)
+
+    @property
+    def bindings(self) -> tuple[ObserverBinding, ...]:
+        """What is bound now, in order."""
+        return self._bindings
+
+    def add(self, observer: RunObserver | RunEventCallback, *, required: bool = False) -> None:
+        """Bind one more observer, after all others, from the next event on."""
+        if isinstance(observer, ObserverBinding):
+            raise NotAnObserverError(passed=repr(observer), why="it is a binding; add its observer and say `required`")
+        self._bindings = (*self._bindings, _as_binding(observer, required=required))
+        self._rebind()
+
+    def remove(self, observer: RunObserver | RunEventCallback) -> None:
+        """Take an observer away, from the next event on.
+
+        Raises:
+            ValueError: it is not bound.
+        """
+        kept = tuple(b for b in self._bindings if not _is_bound_as(b, observer))
+        if len(kept) == len(self._bindings):
+            raise ValueError(f"{_name_of(observer)} is not bound here")
+        self._bindings = kept
+        self._rebind()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Give the event to every observer in binding order; see the class for who may stop it."""
+        for take, binding in self._targets:
+            try:
+                await take(event)
+            except BaseException as exc:  # an optional observer's failure is its own
+                if binding.required or not is_own_failure(exc):
+                    raise
+                warn_of_failure(binding.observer, event, exc)
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Give several events, in order, to every observer in binding order, as one batch to those that take batches.
+
+        If a required observer fails on one of the events, those bound after it see only the events before that one, and
+        then what it raised reaches the caller.
+        """
+        failure: BaseException | None = None
+        for _, binding in self._targets:
+            if binding.required:
+                taken, raised = await take_in_order(binding.observer, events)
+                if raised is not None:
+                    events, failure = events[:taken], raised
+            else:
+                await _offer(binding, events)
+            if not events:
+                break
+        if failure is not None:
+            raise failure
+
+
+def ensure_observer(observer: ObserverLike) -> RunObserver:
+    """The observer in whatever a caller may pass: None, an async function of one event, or an observer (as it is).
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.
+    """
+    if observer is None:
+        return NullObserver()
+    if isinstance(observer, RunObserver):
+        _check_observer(observer)
+        return observer
+    if isinstance(observer, type):
+        raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
+    if not callable(observer):
+        raise NotAnObserverError(passed=repr(observer), why=f"a {type(observer).__name__} cannot take events")
+    if why := _never_awaitable(observer):
+        raise NotAnObserverError(passed=_name_of(observer), why=why)
+    return CallbackObserver(observer)
+
+
+def is_own_failure(exc: BaseException) -> bool:
+    """Whether what an observer raised is its own failure, and not somebody stopping the task that dispatches.
+
+    A `CancelledError` that nobody asked for (I16) and a `SystemExit` are failures of the observer like any other;
+    a real cancel, Ctrl-C and the closing of a coroutine are not.
+    """
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() == 0
+    return not isinstance(exc, KeyboardInterrupt | GeneratorExit)
+
+
+async def take_in_order(
+    observer: RunObserver, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+) -> tuple[int, BaseException | None]:
+    """How many of the events the observer took from the front, and what it raised instead of taking the next one.
+
+    Somebody else's failure (`is_own_failure`) is raised, not returned.
+    """
+    taken = 0
+    try:
+        if not singly and (on_events := getattr(observer, "on_events", None)) is not None:
+            await on_events(events)
+            return len(events), None
+        for event in events:
+            await observer.on_event(event)
+            taken += 1
+    except BaseException as exc:  # judged by the caller, who knows whether the observer is required
+        if not is_own_failure(exc):
+            raise
+        return taken, exc
+    return taken, None
+
+
+async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent]) -> None:
+    """Give events to an optional observer; each failure is logged and costs it that one event alone."""
+    taken, raised = await take_in_order(binding.observer, events)
+    if raised is not None and hasattr(binding.observer, "on_events"):
+        # All or nothing: none was taken. One by one, a bad event fails alone.
+        taken, raised = await take_in_order(binding.observer, events, singly=True)
+    while raised is not None:
+        warn_of_failure(binding.observer, events[taken], raised)
+        events = events[taken + 1 :]
+        taken, raised = await take_in_order(binding.observer, events, singly=True)
+
+
+def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: BaseException) -> None:
+    """Say in the log that an observer failed on an event and that the others go on."""
+    logger.warning(
+        "observer %s failed on %s of run %s",
+        observer_name(observer),
+        event.event_type.value,
+        event.run_id,
+        exc_info=raised,
+    )
+
+
+def observer_name(observer: RunObserver) -> str:
+    """What to call an observer in messages: its type, or the function behind a callback."""
+    if isinstance(observer, CallbackObserver):
+        return _name_of(observer.callback)
+    return type(observer).__qualname__
+
+
+def _as_binding(observer: Any, *, required: bool = False) -> ObserverBinding:
+    if isinstance(observer, ObserverBinding):
+        return observer
+    if observer is None:
+        raise NotAnObserverError(passed="None", why="a list of observers has no place for nothing")
+    return ObserverBinding(ensure_observer(observer), required)
+
+
+def _is_bound_as(binding: ObserverBinding, observer: Any) -> bool:
+    bound = binding.observer
+    return bound is observer or (isinstance(bound, CallbackObserver) and bound.callback == observer)
+
+
+def _check_observer(observer: Any) -> None:
+    if isinstance(observer, type):
+        raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
+    if not callable(on_event := getattr(observer, "on_event", None)):
+        raise NotAnObserverError(passed=repr(observer), why="it has no method on_event")
+    if why := _never_awaitable(on_event):
+        raise NotAnObserverError(passed=f"{type(observer).__qualname__}.on_event", why=why)
+
+
+def _never_awaitable(function: Callable[..., Any]) -> str | None:
+    """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return "it is a generator function, whose result nobody awaits"
+    owner = getattr(function, "__self__", None)
+    if isinstance(function, _types.BuiltinFunctionType):  # print, or a list's append
+        module = owner.__name__ if isinstance(owner, _types.ModuleType) else type(owner).__module__
+        if module in sys.stdlib_module_names:
+            return "its result is not awaitable; wrap it in an async function"
+    annotations = getattr(inspect.unwrap(function), "__annotations__", {})
+    if annotations.get("return", ...) in (None, "None") and not inspect.iscoroutinefunction(function):
+        return "it is a plain function that returns None; make it `async def`"
+    return None
+
+
+def _name_of(thing: object) -> str:
+    name = getattr(thing, "__qualname__", None)
+    return name if isinstance(name, str) else repr(thing)

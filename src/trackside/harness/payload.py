@@ -1,0 +1,205 @@
+"""One canonical JSON form for whatever an agent or caller hands us (I9).
+
+Agents put anything into an event: bytes, sets, a cycle, a number with 400 digits, half of an emoji. JSON and the
+databases below know less. `canonical` turns every value into plain JSON before a sequence number is spent, says whether
+it had to change anything, and shares nothing with the value it was given, so an event never changes after it was made.
+
+    >>> canonical({"when": {1, 2}, "raw": b"hi"})
+    ({'when': [1, 2], 'raw': 'aGk='}, True)
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Set
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from trackside.harness.errors import PayloadError
+from trackside.harness.types import Json, JsonObject
+
+MAX_CHARS = 1_048_576
+"""Characters of text that one payload keeps; what goes beyond is cut and marked."""
+
+MAX_DEPTH = 100
+"""How deep a payload may be nested; what lies deeper is replaced by a marker."""
+
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what JSON readers in C and both databases give back as it was
+_REPR_CHARS = 1_000
+_MARKER = "sanitized"
+
+
+def canonical_payload(value: Mapping[str, Any], *, max_chars: int = MAX_CHARS) -> JsonObject:
+    """The payload of an event in canonical form; with `"sanitized": true` in it if anything had to be changed.
+
+    Raises:
+        PayloadError: `value` is not a mapping, or a value's own code (a property, `__str__`) fails while it is read.
+    """
+    if not isinstance(value, Mapping):
+        raise PayloadError(path="payload", why=f"an event's payload is a mapping, not {type(value).__name__}")
+    plain, changed = canonical(value, max_chars=max_chars)
+    if changed:
+        plain[_MARKER] = True
+    return plain  # type: ignore[no-any-return]  # a mapping comes back as a dict
+
+
+def canonical(value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH) -> tuple[Json, bool]:
+    """`value` as plain JSON that shares nothing with it, and whether that took more than copying.
+
+    Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
+    and lone surrogates become U+FFFD, NaN and infinities their names, integers beyond 64 bits their digits, bytes
+    Base64, sets sorted lists, dates ISO 8601, keys text, data classes and models objects, any other object its `repr`.
+
+    Raises:
+        PayloadError: the value's own code failed while it was read.
+    """
+    walk = _Walk(max_chars, max_depth)
+    try:
+        return walk.value(value, 0), walk.changed
+    except RecursionError as exc:
+        raise PayloadError(path="payload", why="its own code recurses without end") from exc
+    except Exception as exc:  # a property or __iter__ of the caller's object failed; ours does not raise
+        raise PayloadError(path="payload", why=f"reading it raised {type(exc).__name__}: {exc}") from exc
+
+
+class _Walk:
+    """One pass over one value: what is left of the text budget, the containers above, whether anything changed."""
+
+    __slots__ = ("above", "changed", "chars", "depth")
+
+    def __init__(self, max_chars: int, max_depth: int) -> None:
+        self.chars = max_chars
+        self.depth = max_depth
+        self.changed = False
+        self.above: set[int] = set()
+
+    def value(self, value: Any, depth: int) -> Json:
+        kind = type(value)
+        if kind is str:
+            return self.text(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            return value if _INT_MIN <= value <= _INT_MAX else self.big_int(value)
+        if kind is float:
+            return value if math.isfinite(value) else self.mark(_FLOAT_NAMES.get(value, "NaN"))
+        if kind is dict:
+            return self.nested(value, depth, self.mapping)
+        if kind is list or kind is tuple:
+            return self.nested(value, depth, self.sequence)
+        return self.other(value, depth)
+
+    def mark(self, replacement: Json) -> Json:
+        self.changed = True
+        return replacement
+
+    def text(self, text: str) -> str:
+        # Storage and every wire count a character we cannot store as an error of the whole batch: clean it here.
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                text = self.mark(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if "\0" in text:
+            text = self.mark(text.replace("\0", "\ufffd"))
+        self.chars -= len(text)
+        if self.chars < 0:
+            kept = max(0, len(text) + self.chars)
+            self.chars = 0
+            return self.mark(f"{text[:kept]}… [truncated: {len(text) - kept} characters]")  # type: ignore[no-any-return]
+        return text
+
+    def big_int(self, number: int) -> Json:
+        # Python refuses to print more than 4,300 digits; in base 16 it never does.
+        return self.mark(self.text(str(number) if number.bit_length() < 14_000 else hex(number)))
+
+    def nested[C](self, container: C, depth: int, copy: Callable[[C, int], Json]) -> Json:
+        if depth >= self.depth:
+            return self.mark(f"[truncated: nested deeper than {self.depth}]")
+        mark = id(container)
+        if mark in self.above:
+            return self.mark("[truncated: contains itself]")
+        self.above.add(mark)
+        try:
+            return copy(container, depth + 1)
+        finally:
+            self.above.discard(mark)
+
+    def mapping(self, mapping: Mapping[Any, Any], depth: int) -> JsonObject:
+        plain: JsonObject = {}
+        for key, item in mapping.items():
+            if self.chars <= 0:
+                self.changed = True
+                plain["…"] = f"[truncated: {len(mapping) - len(plain)} more keys]"
+                break
+            name = self.text(key) if type(key) is str else self.key(key)
+            plain[name] = self.value(item, depth)
+        return plain
+
+    def key(self, key: Any) -> str:
+        if isinstance(key, str):
+            return self.text(key.value if isinstance(key, Enum) else str.__str__(key))
+        plain = self.value(key, self.depth - 1)
+        self.changed = True
+        return plain if isinstance(plain, str) else str(plain)
+
+    def sequence(self, items: Iterable[Any], depth: int) -> list[Json]:
+        plain: list[Json] = []
+        for item in items:
+            if self.chars <= 0:
+                self.changed = True
+                plain.append("… [truncated: more items]")
+                break
+            # Numbers cost text too: a list of a million is as large as a string of as many characters.
+            self.chars -= 1
+            plain.append(self.value(item, depth))
+        return plain
+
+    def other(self, value: Any, depth: int) -> Json:
+        if isinstance(value, Enum):
+            return self.value(value.value, depth)
+        if isinstance(value, str):
+            return self.text(str.__str__(value))
+        if isinstance(value, int):
+            return self.value(int(value), depth)
+        if isinstance(value, float):
+            return self.value(float(value), depth)
+        if isinstance(value, Mapping):
+            return self.nested(value, depth, self.mapping)
+        self.changed = True
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self.text(base64.b64encode(value).decode("ascii"))
+        if isinstance(value, Set):
+            return self.nested(value, depth, self.unordered)
+        if isinstance(value, datetime | date | time):
+            return value.isoformat()
+        if isinstance(value, timedelta):
+            return value.total_seconds()
+        if isinstance(value, UUID | Decimal | PurePath):
+            return self.text(str(value))
+        return self.object(value, depth)
+
+    def unordered(self, items: Set[Any], depth: int) -> list[Json]:
+        # Sorted by its own text, so that the same set always has the same form.
+        return sorted(self.sequence(items, depth), key=repr)
+
+    def object(self, value: Any, depth: int) -> Json:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+            return self.nested(value, depth, lambda _, deeper: self.mapping(fields, deeper))
+        dump = getattr(type(value), "model_dump", None)  # Pydantic's, and with it LangChain's messages
+        if callable(dump):
+            return self.nested(value, depth, lambda model, deeper: self.value(dump(model), deeper))
+        if isinstance(value, Iterable) and hasattr(value, "__len__"):
+            return self.nested(value, depth, self.sequence)
+        text = repr(value)
+        return self.text(text if len(text) <= _REPR_CHARS else f"{text[:_REPR_CHARS]}…")
+
+
+_FLOAT_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}

@@ -1,0 +1,234 @@
+"""What the harness asks of the app: Protocols that storage, brokers and clocks implement.
+
+`trackside.harness.memory` implements all of them in one process; it is the embedded default, the test double, and held
+by the same conformance suite as the databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Protocol
+
+from trackside.harness.types import CancelAction, JsonObject, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
+
+
+class Clock(Protocol):
+    """Where the time comes from, so that tests can make it."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware UTC: for people; it may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow: for durations and deadlines."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """How a run was let in.
+
+    `ready` says that it may be claimed now; else it waits until `RunCoordinator.release` of another run names it.
+    `existing` says that the idempotency key named a run that is there already; `record` is that one, nothing is new.
+    `displaced` are runs that have to make room under `interrupt` or `rollback`: a pending one is withdrawn, so its end is
+    the caller's to announce; the running one has been asked to stop.
+    """
+
+    record: RunRecord
+    ready: bool
+    existing: bool = False
+    displaced: Sequence[RunRecord] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to execute a run. `thread_status` is what the thread's status was, as last announced."""
+
+    record: RunRecord
+    thread_status: ThreadStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What the end of a run means for its thread, while the run still holds it."""
+
+    previous: ThreadStatus
+    status: ThreadStatus
+
+
+class RunCoordinator(Protocol):
+    """Who may run, and when: one active run per thread, held where all workers look.
+
+    A run is admitted (pending), claimed by compare-and-set (running) or withdrawn, settled once its code has really
+    stopped, and released after its terminal event is durable. Its thread is held until the release.
+    """
+
+    async def admit(self, record: RunRecord, *, idempotency_key: str | None = None) -> Admission:
+        """Let a run in under `record.multitask`; all or nothing.
+
+        Raises:
+            ThreadBusyError: the strategy is `reject` and the thread has an active or waiting run.
+            DuplicateRunError: the run id is taken.
+        """
+        ...
+
+    async def claim(self, run_id: str) -> Claim | None:
+        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had any more."""
+        ...
+
+    async def withdraw(self, run_id: str) -> bool:
+        """Take a run that is still pending out of the queue for good, without an execution.
+
+        True for exactly one caller, who then announces its end and calls `release`; False if it is not pending any more.
+        """
+        ...
+
+    async def settle(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        error: str | None = None,
+        title: str | None = None,
+        completion_data: Mapping[str, Any] | None = None,
+    ) -> Settlement:
+        """Record how a claimed or withdrawn run ends, and learn what its thread's status becomes.
+
+        The thread stays held and `get` says nothing yet: the end is not durable before its event is.
+        """
+        ...
+
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        """The end of a run is durable: give its thread back and learn which run may be claimed next.
+
+        If nobody waits any more although `announced` is busy, the thread stays held and `Release.settlement` says what
+        has to be announced before the next try.
+        """
+        ...
+
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        """Record that a run should stop. A pending run will never be claimed after this; an ended one stays as it is.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        ...
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """What is known about a run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What became of a thread that was given back: the next run to claim, or what must be announced first."""
+
+    next_run_id: str | None = None
+    settlement: Settlement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPart:
+    """One piece of a run's live output. `sequence` counts 1, 2, 3 … within the run's stream.
+
+    `mode` is the field's word for what `data` is: values, updates, messages, custom, …; `namespace` names the sub-graph
+    that it comes from, outermost first.
+    """
+
+    sequence: int
+    mode: str
+    data: Any
+    namespace: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamGap:
+    """A follower came too late for these parts: they have left the run's buffer."""
+
+    first: int
+    last: int
+
+
+class RunStream(Protocol):
+    """The live output of runs: bounded, shared by all followers, never durable."""
+
+    def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
+        """Append a part. Does not block and does not fail for a follower's sake."""
+        ...
+
+    def close(self, run_id: str) -> None:
+        """No more parts will come; every follower, also a later one, gets to the end."""
+        ...
+
+    def follow(
+        self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]:
+        """The parts after `after` (None: all that are kept), then live ones, until the run has ended."""
+        ...
+
+
+@dataclass(slots=True)
+class ThreadState:
+    """What a thread remembers for agents that have no checkpointer of their own.
+
+    `values` is the last output; `paused` is what is needed to go on after an interrupt: the input that the run had, the
+    answers that it got so far, and the questions that are open.
+    """
+
+    values: JsonObject = field(default_factory=dict)
+    paused: PausedRun | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PausedRun:
+    """A run that waits for a human, in a form that survives the process."""
+
+    input: Any
+    answers: Sequence[Any] = ()
+    interrupts: Sequence[Mapping[str, Any]] = ()
+
+
+class ThreadStates(Protocol):
+    """Where threads remember; a checkpointer for agents that are plain functions."""
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        """What the thread remembers; None for a new one."""
+        ...
+
+    async def save(self, thread_id: str, state: ThreadState) -> None:
+        """Remember this from now on."""
+        ...
+
+
+__all__ = [
+    "Admission",
+    "CancelAction",
+    "Claim",
+    "Clock",
+    "MultitaskStrategy",
+    "PausedRun",
+    "Release",
+    "RunCoordinator",
+    "RunStream",
+    "Settlement",
+    "StreamGap",
+    "StreamPart",
+    "SystemClock",
+    "ThreadState",
+    "ThreadStates",
+]

@@ -1,0 +1,92 @@
+"""Calls into code that is not ours, held to a time limit whatever that code does.
+
+A call runs in a task of its own that starts at once (`eager_start`), so a call that never waits costs no trip through
+the event loop, and one that does can be left behind: `asyncio.wait_for` waits for ever on a callee that swallows
+cancellation, `asyncio.wait` does not (I15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+
+from trackside.harness.errors import ObserverCancelledError, ObserverTimeoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What a call raised instead of returning."""
+
+    exception: BaseException
+
+
+_abandoned: set[asyncio.Task[Any]] = set()  # left behind but running: referenced, so that they can still end
+
+
+def start_contained[T](
+    call: Coroutine[Any, Any, T], *, name: str, context: Context | None = None
+) -> asyncio.Task[T | Raised]:
+    """Start a call in a task that never raises, not even `SystemExit`, which would stop the event loop (I18).
+
+    Only a cancel of the task itself ends it as cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    return asyncio.Task(_contain(call), loop=loop, name=name, context=context, eager_start=True)
+
+
+async def _contain[T](call: Coroutine[Any, Any, T]) -> T | Raised:
+    try:
+        return await call
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return Raised(exc)
+    except GeneratorExit:
+        raise  # the coroutine is being closed: there is no one left to tell
+    except BaseException as exc:  # a callee's SystemExit is the callee's failure; the caller of the call decides
+        return Raised(exc)
+
+
+async def call_observer(
+    call: Coroutine[Any, Any, None], *, observer: str, limit: float | None, context: Context | None = None
+) -> None:
+    """Await an observer's call for at most `limit` seconds (None: as long as it takes).
+
+    Raises:
+        ObserverTimeoutError: it took longer; the call was cancelled and is no longer waited for.
+        ObserverCancelledError: it raised `CancelledError` of its own accord (I16).
+        BaseException: what the observer raised.
+    """
+    task = start_contained(call, name=f"trackside-observer-{observer}", context=context)
+    if not task.done():
+        try:
+            await asyncio.wait({task}, timeout=limit)
+        except asyncio.CancelledError:
+            leave_behind(task)
+            raise
+        if not task.done():
+            leave_behind(task)
+            raise ObserverTimeoutError(observer=observer, seconds=limit)
+    if task.cancelled():  # somebody reached for the task itself, as a closing event loop does
+        raise asyncio.CancelledError
+    outcome = task.result()
+    if isinstance(outcome, Raised):
+        if isinstance(outcome.exception, asyncio.CancelledError):
+            raise ObserverCancelledError(observer=observer) from outcome.exception
+        raise outcome.exception
+
+
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and stop waiting for it; whatever it still does or raises concerns nobody."""
+    task.cancel()
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
+
+
+def left_behind() -> int:
+    """How many calls were left behind and are still running, in this process."""
+    return len(_abandoned)

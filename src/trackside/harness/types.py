@@ -1,0 +1,127 @@
+"""What a run is: statuses, what is asked for (`RunSpec`), what is known about it (`RunRecord`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+type Json = Any
+"""A value as JSON has it: None, bool, int, float, str, a list of these, or a dict from str to these."""
+
+type JsonObject = dict[str, Any]
+"""A JSON object."""
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. The last five are final."""
+
+    pending = "pending"
+    running = "running"
+    success = "success"
+    error = "error"
+    timeout = "timeout"
+    interrupted = "interrupted"
+    cancelled = "cancelled"
+
+
+class ThreadStatus(StrEnum):
+    """Where a thread stands: at rest, with a run, waiting for a human, or left by a failure."""
+
+    idle = "idle"
+    busy = "busy"
+    interrupted = "interrupted"
+    error = "error"
+
+
+class LifecycleEventType(StrEnum):
+    """The six things that are announced about a run, and no more."""
+
+    RUN_STARTED = "run_started"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    HUMAN_MESSAGE = "human_message"
+    THREAD_STATUS_UPDATED = "thread_status_updated"
+
+
+class MultitaskStrategy(StrEnum):
+    """What to do with a new run for a thread that is busy."""
+
+    reject = "reject"
+    """Refuse it with `ThreadBusyError`."""
+    enqueue = "enqueue"
+    """Let it wait its turn, first come first served."""
+    interrupt = "interrupt"
+    """Stop the active run, keep what it did, drop what waits, then start."""
+    rollback = "rollback"
+    """As `interrupt`, and put the thread's state back to what it was before the stopped run."""
+
+
+class CancelAction(StrEnum):
+    """What a cancel leaves behind: the partial work, or the thread as it was before the run."""
+
+    interrupt = "interrupt"
+    rollback = "rollback"
+
+
+class CancelMode(StrEnum):
+    """Why a run was cancelled, as `run_cancelled` says it."""
+
+    interrupt = "interrupt"
+    rollback = "rollback"
+    shutdown = "shutdown"
+    task_cancelled = "task_cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A run that somebody asks for.
+
+    `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if the
+    thread is busy; `command` is `{"resume": answer}` (also `update`, `goto` for LangGraph) and takes the place of
+    `input`. `stream_mode` lists what the agent should stream besides its lifecycle.
+    """
+
+    agent: Any
+    input: Any = None
+    _: KW_ONLY
+    thread_id: str | None = None
+    run_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
+    context: Any = None
+    command: Mapping[str, Any] | None = None
+    multitask: MultitaskStrategy | str = MultitaskStrategy.enqueue
+    timeout: float | None = None
+    after_seconds: float | None = None
+    idempotency_key: str | None = None
+    parent_run_id: str | None = None
+    trigger: str | None = None
+    stream_mode: Sequence[str] | str = ("values",)
+    stream_subgraphs: bool = False
+    interrupt_before: Sequence[str] | str | None = None
+    interrupt_after: Sequence[str] | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What is known about a run right now. Times are aware UTC."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    status: RunStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    multitask: MultitaskStrategy = MultitaskStrategy.enqueue
+    parent_run_id: str | None = None
+    trigger: str | None = None
+    cancel_requested: CancelAction | None = None
+    error: str | None = None
+    title: str | None = None
+    completion_data: Mapping[str, Any] = field(default_factory=dict)
