@@ -1,5 +1,91 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
 Inside, imports go downwards only: `manager`, `embedded` → `worker`, `adapters` → `context` → `emitter`, `journal`,
-`memory` → `dispatch` → `buffered` → `timelimit` → `observer`, `ports` → `lifecycle` → `payload` → `types` → `errors`.
+`memory`, `admission` → `dispatch` → `buffered` → `timelimit` → `observer`, `ports` → `lifecycle` → `payload` → `types` →
+`errors`, `ids`.
 """
+
+from trackside.harness.adapters import as_agent
+from trackside.harness.context import Agent, AgentResult, RunContext, current_run
+from trackside.harness.dispatch import DispatchPolicy
+from trackside.harness.embedded import run_agent
+from trackside.harness.errors import (
+    ClosedError,
+    DuplicateRunError,
+    InvalidSpecError,
+    NotAnAgentError,
+    NotAnObserverError,
+    PayloadError,
+    ThreadBusyError,
+    TracksideError,
+    UnknownAgentError,
+    UnknownRunError,
+)
+from trackside.harness.manager import RunHandle, RunManager
+from trackside.harness.observer import (
+    BatchRunObserver,
+    CallbackObserver,
+    CompositeObserver,
+    LifecycleEventType,
+    NullObserver,
+    ObserverBinding,
+    ObserverLike,
+    RunEventCallback,
+    RunLifecycleEvent,
+    RunObserver,
+    RunResult,
+    ensure_observer,
+)
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import (
+    CancelAction,
+    CancelMode,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
+
+__all__ = [
+    "Agent",
+    "AgentResult",
+    "BatchRunObserver",
+    "CallbackObserver",
+    "CancelAction",
+    "CancelMode",
+    "ClosedError",
+    "CompositeObserver",
+    "DispatchPolicy",
+    "DuplicateRunError",
+    "InvalidSpecError",
+    "LifecycleEventType",
+    "MultitaskStrategy",
+    "NotAnAgentError",
+    "NotAnObserverError",
+    "NullObserver",
+    "ObserverBinding",
+    "ObserverLike",
+    "PayloadError",
+    "RunContext",
+    "RunEventCallback",
+    "RunHandle",
+    "RunLifecycleEvent",
+    "RunManager",
+    "RunObserver",
+    "RunRecord",
+    "RunResult",
+    "RunSpec",
+    "RunStatus",
+    "StreamGap",
+    "StreamPart",
+    "ThreadBusyError",
+    "ThreadStatus",
+    "TracksideError",
+    "UnknownAgentError",
+    "UnknownRunError",
+    "as_agent",
+    "current_run",
+    "ensure_observer",
+    "run_agent",
+]

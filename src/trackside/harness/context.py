@@ -107,6 +107,10 @@ class RunContext:
         if plain["type"] == "human":
             self._port.human_message(plain)
 
+    def record_message(self, message: Mapping[str, Any]) -> None:
+        """Count a message without streaming or announcing it; one whose id was counted before is not counted again."""
+        self._journal.record_message(message)
+
     def record_usage(
         self,
         model: str,

@@ -34,13 +34,12 @@ def _rebuild(kind: type[TracksideError], details: dict[str, Any]) -> TracksideEr
     return kind(**details)
 
 
-
 class NotAnObserverError(TracksideError, TypeError):
     """{passed} is not an observer: {why}. Pass an object with `async def on_event(self, event)`, or an async function that takes one event."""  # noqa: E501
 
 
 class NotAnAgentError(TracksideError, TypeError):
-    """{passed} is not an agent: {why}. Pass an async function, a function, an async generator function (of the input, or of the input and the run), or an object of a framework that has an adapter ({adapters})."""  # noqa: E501
+    """{passed} is not an agent: {why}. Pass an async function, a function or an async generator function, of the input or of the input and the run, or a compiled LangGraph graph."""  # noqa: E501
 
 
 class InvalidSpecError(TracksideError, ValueError):
@@ -63,6 +62,10 @@ class ThreadBusyError(TracksideError):
     """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, cancel it, or start with another multitask strategy than "reject"."""  # noqa: E501
 
 
+class NotPausedError(TracksideError):
+    """Thread {thread_id!r} does not wait for an answer, so there is nothing to resume; start a run with an input."""
+
+
 class RunDepthError(TracksideError):
     """A run that was started by a run that was started by a run … is {depth} deep, which is the limit; an observer or agent probably starts itself."""  # noqa: E501
 
@@ -79,12 +82,10 @@ class EventOrderError(TracksideError, ValueError):
     """Event {sequence} ({event_type}) of run {run_id!r} does not follow: {why}."""
 
 
-
 class AgentOutputError(TracksideError, TypeError):
     """The agent {agent!r} gave back something that is not a result: {why}."""
 
     fault = "agent"
-
 
 
 class ObserverTimeoutError(TracksideError, TimeoutError):

@@ -13,7 +13,6 @@ import time
 import uuid
 
 
-
 class _Uuid7Source:
     """Makes ids for one process; a forked child starts from fresh randomness, so the two never make the same."""
 

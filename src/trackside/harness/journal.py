@@ -64,6 +64,7 @@ class Journal:
         self._llm_calls = 0
         self._tool_calls = 0
         self._messages = 0
+        self._message_ids: set[str] = set()
         self._cost: float | None = None
         self._first_human: str | None = None
         self._last_ai: str | None = None
@@ -103,14 +104,16 @@ class Journal:
             self._tool_calls += 1
 
     def record_message(self, message: Mapping[str, Any]) -> JsonObject:
-        """Count a message; returns it as plain JSON with an `id` and a `type` (a `role` is understood, too).
+        """Count a message, once for each id; returns it as plain JSON with an `id` and a `type` (from its `role`).
 
         Raises:
             PayloadError: (a `ValueError`) it is not a mapping, or has neither type nor role.
         """
         plain = plain_message(message)
         with self._lock:
-            self._messages += 1
+            if plain["id"] not in self._message_ids:
+                self._message_ids.add(plain["id"])
+                self._messages += 1
             if plain["type"] == "human":
                 if self._first_human is None:
                     self._first_human = excerpt(plain.get("content"))

@@ -88,12 +88,21 @@ class RunObserver(Protocol):
 class BatchRunObserver(RunObserver, Protocol):
     """An observer that can take several events at once, for example in one transaction.
 
-    `on_events` is all or nothing: if it raises, none of the events counts as taken.
+    `on_events` is all or nothing: if it raises, none of the events counts as taken, unless it raises `PartlyTaken`.
     """
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Take these events, which are in order."""
         ...
+
+
+class PartlyTaken(Exception):  # noqa: N818  # a report, not an error of its own; its cause is
+    """A batch was taken only as far as the first `taken` events; the cause says what happened to the next."""
+
+    def __init__(self, taken: int, cause: BaseException) -> None:
+        super().__init__(f"only {taken} events of the batch were taken: {cause!r}")
+        self.taken = taken
+        self.cause = cause
 
 
 type RunEventCallback = Callable[[RunLifecycleEvent], Awaitable[None]]
@@ -260,6 +269,8 @@ async def take_in_order(
         for event in events:
             await observer.on_event(event)
             taken += 1
+    except PartlyTaken as part:
+        return part.taken, part.cause
     except BaseException as exc:  # judged by the caller, who knows whether the observer is required
         if not is_own_failure(exc):
             raise

@@ -76,7 +76,11 @@ class RunCoordinator(Protocol):
 
     A run is admitted (pending), claimed by compare-and-set (running) or withdrawn, settled once its code has really
     stopped, and released after its terminal event is durable. Its thread is held until the release.
+
+    `durable` says whether a pending run outlives the process.
     """
+
+    durable: bool
 
     async def admit(self, record: RunRecord, *, idempotency_key: str | None = None) -> Admission:
         """Let a run in under `record.multitask`; all or nothing.

@@ -80,6 +80,16 @@ async def call_observer(
         raise outcome.exception
 
 
+async def settled[T](task: asyncio.Task[T]) -> asyncio.Task[T]:
+    """Wait until a task is done, whoever tries to cancel the waiting; `current_task().cancelling()` remembers that."""
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            continue  # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it
+    return task
+
+
 def leave_behind(task: asyncio.Task[Any]) -> None:
     """Cancel a task and stop waiting for it; whatever it still does or raises concerns nobody."""
     task.cancel()

@@ -1,0 +1,39 @@
+"""Makes an `Agent` of what people have: one module for each framework, none of which imports another.
+
+A framework's module is imported only when one of its objects is passed, and recognised without importing it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from trackside.harness.adapters.callables import CallableAgent
+from trackside.harness.context import Agent
+from trackside.harness.errors import NotAnAgentError
+
+_FRAMEWORKS = {"langgraph": "trackside.harness.adapters.langgraph"}
+"""The adapter of objects whose class, or a base of it, comes from the package on the left."""
+
+_AGENT_METHODS = ("human_messages", "run", "rollback")
+
+
+def as_agent(agent: Any, *, name: str | None = None) -> Agent:
+    """The agent in a function, a framework's object, or an `Agent` (as it is).
+
+    `name` is what to call it; else it keeps its own name.
+
+    Raises:
+        NotAnAgentError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.
+    """
+    if isinstance(agent, type):
+        raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
+    if all(callable(getattr(agent, method, None)) for method in _AGENT_METHODS):
+        return agent  # type: ignore[no-any-return]  # it has what an Agent has
+    for base in type(agent).__mro__:
+        module = _FRAMEWORKS.get(base.__module__.partition(".")[0])
+        if module is not None and (adapted := importlib.import_module(module).adapt(agent, name=name)) is not None:
+            return adapted  # type: ignore[no-any-return]  # every adapter module's `adapt` gives an Agent
+    if callable(agent):
+        return CallableAgent(agent, name=name)
+    raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"a {type(agent).__name__} cannot be called")

@@ -1,0 +1,106 @@
+"""Trackside runs agents and tells everyone who needs to know.
+
+    import asyncio
+    from trackside import run_agent
+
+    async def agent(input, run):
+        return {"answer": 42}
+
+    async def watch(event):
+        print(event.sequence, event.event_type, event.payload)
+
+    print(asyncio.run(run_agent(agent, "question", observer=watch)))
+
+The names here are those of `trackside.harness`, which runs agents and announces what happens to them. `trackside.app`
+has what stands on the other side of the announcements: storage, observers, the command line. Imports go one way:
+`trackside.app` and `trackside.testing` import `trackside.harness`; the harness imports neither, and no framework, web or
+SQL module comes in with `import trackside`.
+"""
+
+from trackside._version import __version__
+from trackside.harness import (
+    Agent,
+    AgentResult,
+    BatchRunObserver,
+    CallbackObserver,
+    CancelAction,
+    CancelMode,
+    ClosedError,
+    CompositeObserver,
+    DispatchPolicy,
+    DuplicateRunError,
+    InvalidSpecError,
+    LifecycleEventType,
+    MultitaskStrategy,
+    NotAnAgentError,
+    NotAnObserverError,
+    NullObserver,
+    ObserverBinding,
+    ObserverLike,
+    PayloadError,
+    RunContext,
+    RunEventCallback,
+    RunHandle,
+    RunLifecycleEvent,
+    RunManager,
+    RunObserver,
+    RunRecord,
+    RunResult,
+    RunSpec,
+    RunStatus,
+    StreamGap,
+    StreamPart,
+    ThreadBusyError,
+    ThreadStatus,
+    TracksideError,
+    UnknownAgentError,
+    UnknownRunError,
+    as_agent,
+    current_run,
+    ensure_observer,
+    run_agent,
+)
+
+__all__ = [
+    "Agent",
+    "AgentResult",
+    "BatchRunObserver",
+    "CallbackObserver",
+    "CancelAction",
+    "CancelMode",
+    "ClosedError",
+    "CompositeObserver",
+    "DispatchPolicy",
+    "DuplicateRunError",
+    "InvalidSpecError",
+    "LifecycleEventType",
+    "MultitaskStrategy",
+    "NotAnAgentError",
+    "NotAnObserverError",
+    "NullObserver",
+    "ObserverBinding",
+    "ObserverLike",
+    "PayloadError",
+    "RunContext",
+    "RunEventCallback",
+    "RunHandle",
+    "RunLifecycleEvent",
+    "RunManager",
+    "RunObserver",
+    "RunRecord",
+    "RunResult",
+    "RunSpec",
+    "RunStatus",
+    "StreamGap",
+    "StreamPart",
+    "ThreadBusyError",
+    "ThreadStatus",
+    "TracksideError",
+    "UnknownAgentError",
+    "UnknownRunError",
+    "as_agent",
+    "current_run",
+    "ensure_observer",
+    "run_agent",
+    "__version__",
+]

@@ -1,0 +1,163 @@
+"""Agents that are plain Python: async functions, functions, async generator functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.errors import AgentOutputError, NotAnAgentError
+from trackside.harness.journal import human_messages, plain_message
+from trackside.harness.payload import canonical
+from trackside.harness.types import JsonObject
+
+_NOT_SAID = (None, "human", "user")
+_MAX_THREADS = (
+    256  # asyncio's own executor has six threads on two cores: agents that wait would queue behind each other
+)
+
+
+class CallableAgent:
+    """Runs a function of the input, or of the input and the run.
+
+    An async function is awaited. A plain function runs in a thread; it cannot be stopped from outside, so a cancelled
+    run of it ends when it returns (`run.cancelled` tells it to). Of an async generator each item is streamed as a
+    `custom` part, and the last one is the output.
+
+    Args:
+        function: what to run.
+        name: what to call it; the function's own name if left out.
+
+    Raises:
+        NotAnAgentError: (a `TypeError`) it takes neither one nor two positional arguments.
+    """
+
+    uses_thread_state = True
+    """It has no checkpointer of its own: the harness remembers its threads' values and interrupts for it."""
+
+    def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
+        self.name = name or _name_of(function)
+        self._function = function
+        self._takes_run = _takes_run(function)
+        called = function if _is_function(function) else function.__call__  # type: ignore[operator]  # an instance
+        self._streams = inspect.isasyncgenfunction(called)
+        self._is_async = inspect.iscoroutinefunction(called)
+
+    async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
+        """The human messages in the input, or the answer that resumes the run."""
+        if run.resuming:
+            return [answer_message(run.resume)]
+        return [] if run.input is None else human_messages(run.input)
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """Call the function; a pause becomes an interrupted result."""
+        arguments = (run.input, run) if self._takes_run else (run.input,)
+        try:
+            if self._streams:
+                output = await _last_of(self._function(*arguments), run)
+            elif self._is_async:
+                output = await self._function(*arguments)
+            else:
+                output = await _in_thread(self._function, arguments)
+                if isinstance(output, Awaitable):  # a function that hands back a coroutine, as a partial or decorator
+                    output = await output
+        except RunPaused as pause:
+            return AgentResult(interrupts=[pause.interrupt])
+        return self._result(output, run)
+
+    async def rollback(self, run: RunContext) -> None:
+        """Nothing to do: a thread's values are only kept of runs that came to an end."""
+
+    def _result(self, output: Any, run: RunContext) -> AgentResult:
+        if inspect.isgenerator(output) or inspect.isasyncgen(output):
+            raise AgentOutputError(
+                agent=self.name, why="a generator; write `async def` with `yield` and pass the function"
+            )
+        if output is None:
+            return AgentResult()
+        plain, _ = canonical(output)
+        _note_messages(plain, run)
+        values = plain if isinstance(plain, dict) else {"output": plain}
+        if "values" in run.stream_modes:
+            run.send(values, "values")
+        return AgentResult(output=plain, values=values)
+
+
+def answer_message(answer: Any) -> JsonObject:
+    """A human's answer as the message that it is: a text as it stands, anything else as it is in JSON."""
+    plain, _ = canonical(answer)
+    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+
+
+async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
+    last = None
+    async for item in items:
+        run.send(item)
+        last = item
+    return last
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="trackside-agent")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile."""
+    context = contextvars.copy_context()
+    work = asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(context.run, function, *arguments))
+    cancel: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as exc:
+            cancel = exc
+    if cancel is not None:
+        work.exception()  # looked at, or asyncio would complain that nobody did
+        raise cancel
+    return work.result()
+
+
+def _note_messages(output: Any, run: RunContext) -> None:
+    """Count what the agent says in its output: a text, or the messages in a `messages` list."""
+    if isinstance(output, str):
+        run.record_message({"type": "ai", "content": output})
+    elif isinstance(output, Mapping) and isinstance(messages := output.get("messages"), list):
+        for message in messages:
+            # The human ones are those it was given, and counted already.
+            if isinstance(message, Mapping) and (message.get("type") or message.get("role")) not in _NOT_SAID:
+                run.record_message(message)
+
+
+def _takes_run(function: Callable[..., Any]) -> bool:
+    """Whether the function has a place for the run: a second parameter that has no default, or that is called `run`."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return False  # a builtin without a signature: it takes the input
+    places = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_run = len(places) > 1 and (places[1].default is inspect.Parameter.empty or places[1].name == "run")
+    try:
+        signature.bind(*range(1 + takes_run))
+    except TypeError as exc:
+        raise NotAnAgentError(passed=_name_of(function), why=f"with the signature {signature}, {exc}") from None
+    return takes_run
+
+
+def _is_function(function: object) -> bool:
+    return inspect.isroutine(function) or isinstance(function, functools.partial)
+
+
+def _name_of(function: object) -> str:
+    name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__

@@ -1,0 +1,89 @@
+"""From what a caller asks for to a run that can be let in: checks a `RunSpec` and makes its `RunRecord`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.ids import new_id
+from trackside.harness.payload import canonical
+from trackside.harness.types import JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+
+_COMMANDS = ("resume", "update", "goto")
+
+
+def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | None = None) -> RunRecord:
+    """The record of a run that is asked for like this; ids are made where none are given.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) a field has a value that no run can have; the message names it.
+        PayloadError: (a `ValueError`) the metadata cannot be read.
+    """
+    _check_command(spec)
+    for field in ("config", "metadata"):
+        _check(getattr(spec, field), Mapping, field, "a mapping of names to values")
+    if spec.after_seconds is not None:
+        raise InvalidSpecError(field="after_seconds", value=spec.after_seconds, why="nothing here starts runs later")
+    return RunRecord(
+        run_id=_id(spec.run_id, "run_id"),
+        thread_id=_id(spec.thread_id, "thread_id"),
+        agent=agent,
+        status=RunStatus.pending,
+        created_at=now,
+        metadata=_plain(spec.metadata) if spec.metadata else {},
+        multitask=_strategy(spec.multitask),
+        parent_run_id=spec.parent_run_id or parent_run_id,
+        trigger=spec.trigger,
+    )
+
+
+def timeout_of(seconds: Any) -> float | None:
+    """A run's timeout in seconds; None for none.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it is not a number above 0.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0 or math.isinf(seconds):
+        raise InvalidSpecError(field="timeout", value=seconds, why="a timeout is a number of seconds above 0")
+    return float(seconds)
+
+
+def _strategy(name: MultitaskStrategy | str) -> MultitaskStrategy:
+    if name in MultitaskStrategy:
+        return MultitaskStrategy(name)
+    raise InvalidSpecError(field="multitask", value=name, why=f"choose one of {', '.join(MultitaskStrategy)}")
+
+
+def _id(given: str | None, field: str) -> str:
+    if given is None:
+        return new_id()
+    if not isinstance(given, str) or not given or not given.isprintable():
+        raise InvalidSpecError(field=field, value=given, why="an id is a text of printable characters")
+    return given
+
+
+def _check(value: Any, kind: type, field: str, what: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise InvalidSpecError(field=field, value=value, why=f"it has to be {what}")
+
+
+def _check_command(spec: RunSpec) -> None:
+    _check(spec.command, Mapping, "command", "a mapping, as {'resume': answer}")
+    if not spec.command:
+        return
+    if unknown := [name for name in spec.command if name not in _COMMANDS]:
+        raise InvalidSpecError(field="command", value=unknown[0], why=f"a command has {', '.join(_COMMANDS)} only")
+    if spec.input is not None:
+        raise InvalidSpecError(
+            field="command", value=spec.command, why="it takes the place of an input; pass one of them"
+        )
+
+
+def _plain(metadata: Mapping[str, Any]) -> JsonObject:
+    plain, _ = canonical(metadata)
+    return plain  # type: ignore[no-any-return]  # a mapping comes back as a dict

@@ -1,0 +1,548 @@
+"""A buffer in front of an observer: whoever announces an event never waits for the observer (I13).
+
+`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. What it cannot hold it
+counts, and tells the observer of as an `EventGap`. What became of every event can be read off at any moment (I22):
+
+    accepted == delivered + failed + sum(dropped.values()) + pending
+
+The bound is a number of events, not of bytes: a payload is bounded where it is made (`payload.MAX_CHARS`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context, copy_context
+from copy import copy
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol, runtime_checkable
+from weakref import WeakSet
+
+from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import (
+    BatchRunObserver,
+    ObserverBinding,
+    RunEventCallback,
+    RunLifecycleEvent,
+    RunObserver,
+    ensure_observer,
+    is_own_failure,
+    observer_name,
+    warn_of_failure,
+)
+from trackside.harness.timelimit import call_observer
+
+__all__ = [
+    "MAX_LEFT_BEHIND",
+    "BufferStats",
+    "BufferedObserver",
+    "DropReason",
+    "EventGap",
+    "FlushReport",
+    "GapObserver",
+    "InvalidBufferError",
+    "ObserverStuckError",
+    "OtherLoopError",
+]
+
+MAX_LEFT_BEHIND = 4
+"""How many calls of one observer may run on past their limit before it gets no further ones."""
+
+type DropReason = Literal["overflow", "closed", "fork"]
+"""Why an event was never given on: no room, the buffer was closed first, or it is the parent process's to give."""
+
+logger = logging.getLogger("trackside.buffer")
+
+
+class InvalidBufferError(TracksideError, ValueError):
+    """A buffer with {option} = {value!r} cannot work: {why}."""
+
+
+class OtherLoopError(TracksideError, RuntimeError):
+    """The buffer of observer {observer} is in use on another running event loop; give each loop a buffer of its own."""
+
+
+class ObserverStuckError(TracksideError):
+    """Observer {observer} has {calls} calls that it neither finishes nor lets be cancelled; until one of them ends it gets no events."""  # noqa: E501
+
+    fault = "observer"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventGap:
+    """Events that were dropped in one go, between the event before and the event after.
+
+    Ids sort by age, so the two ids bound what is missing; within a run it shows as missing sequence numbers.
+    """
+
+    reason: DropReason
+    count: int
+    first_event_id: str
+    last_event_id: str
+
+
+@runtime_checkable
+class GapObserver(RunObserver, Protocol):
+    """An observer that wants to know which events it missed, for example to read them from a log instead.
+
+    For observers without this method a gap is a warning in the log.
+    """
+
+    async def on_gap(self, gap: EventGap) -> None:
+        """Take note of events that will not come. Called in their place in the order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferStats:
+    """What became of all events so far: `accepted == delivered + failed + sum(dropped.values()) + pending`.
+
+    `left_behind` counts calls that still run past their limit; `consumer_deaths` how often somebody else ended the task
+    that gives events on. It comes back with the next event, flush or close.
+    """
+
+    accepted: int
+    delivered: int
+    failed: int
+    dropped: Mapping[DropReason, int]
+    pending: int
+    left_behind: int
+    consumer_deaths: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushReport:
+    """What a flush came to.
+
+    `delivered`, `failed` and `dropped` count since it began; `pending` are the events accepted before it that still
+    wait. `complete` says that nothing does; whether all of it arrived is what the other numbers say.
+    """
+
+    complete: bool
+    delivered: int
+    failed: int
+    dropped: Mapping[DropReason, int]
+    pending: int
+
+
+class BufferedObserver:
+    """Takes events for an observer without ever waiting for it, and gives them on in order.
+
+    An observer that takes batches (`on_events`) gets up to `batch_size` events at once; if it fails on a batch, it gets
+    them one by one, so that a bad one fails alone. A failure is logged and counted, and the event not given again. A
+    call that takes longer than `call_limit` seconds (None: no limit) is cancelled and left behind.
+
+    The observer is called in the `contextvars` context in which the event was accepted; a batch of one run in that of
+    its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer was
+    made, where `current_run()` is None.
+
+    With `capacity` events pending, further ones are dropped and counted, but `terminal_reserve` more that end their run
+    find room. Where events are missing the observer's `on_gap` is called, or a warning logged. `batch_size` is also how
+    many events are given on before other tasks get their turn.
+
+    A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) `observer` cannot take events.
+        InvalidBufferError: (a `ValueError`) a number is out of range.
+    """
+
+    def __init__(
+        self,
+        observer: RunObserver | RunEventCallback,
+        *,
+        capacity: int = 10_000,
+        terminal_reserve: int = 1_000,
+        batch_size: int = 256,
+        call_limit: float | None = 10.0,
+        name: str | None = None,
+    ) -> None:
+        for option, value, least in (
+            ("capacity", capacity, 1),
+            ("terminal_reserve", terminal_reserve, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if value < least:
+                raise InvalidBufferError(option=option, value=value, why=f"it is a number of events, at least {least}")
+        if call_limit is not None and not call_limit > 0:
+            raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a time in seconds, above 0")
+        # A binding, unlike `ensure_observer`, has no place for None.
+        observer = ensure_observer(observer) if callable(observer) else ObserverBinding(observer).observer
+        self.observer: RunObserver = observer
+        self.name = name or observer_name(observer)
+        self._on_event = observer.on_event
+        self._on_events = observer.on_events if isinstance(observer, BatchRunObserver) else None
+        self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
+        self._batch_size = batch_size
+        self._call_limit = call_limit
+        self._closed = False
+        self._context = copy_context()
+        self._backlog = _Backlog(capacity, terminal_reserve)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._consumer: asyncio.Task[None] | None = None
+        self._consumer_deaths = 0
+        self._push: asyncio.Future[None] | None = None
+        self._calls: set[object] = set()
+        self._current_call: object = None
+        _buffers.add(self)
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Accept an event; returns at once, whatever the observer does.
+
+        Raises:
+            ClosedError: the buffer has been closed.
+        """
+        self._accept(event)
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Accept several events, as `on_event` does."""
+        for event in events:
+            self._accept(event)
+
+    def stats(self) -> BufferStats:
+        """What became of all events so far; exact at any moment, also while the observer is being called."""
+        backlog = self._backlog
+        return BufferStats(
+            accepted=backlog.accepted,
+            delivered=backlog.delivered,
+            failed=backlog.failed,
+            dropped=dict(backlog.dropped),
+            pending=backlog.pending,
+            left_behind=len(self._calls - {self._current_call}),
+            consumer_deaths=self._consumer_deaths,
+        )
+
+    async def flush(self, timeout: float) -> FlushReport:
+        """Wait, for at most `timeout` seconds, until the observer has been given all that was accepted before (I23)."""
+        return await self._flush(timeout)
+
+    async def aclose(self, timeout: float = 5.0) -> FlushReport:
+        """Accept nothing more, flush for at most `timeout` seconds, drop and count what is left. May be repeated."""
+        self._closed = True
+        before = self.stats()
+        try:
+            await self._flush(timeout)
+        finally:
+            await self._stop()
+        return self._report(before, self._backlog.passed)
+
+    def _accept(self, event: RunLifecycleEvent) -> None:
+        if self._closed:
+            raise ClosedError(what=f"buffer of observer {self.name}")
+        consumer = self._consumer
+        waits = self._push is not None or consumer is None or consumer.done()
+        if waits or asyncio.get_running_loop() is not self._loop:
+            self._rouse()
+        self._backlog.push(event)
+
+    def _rouse(self) -> None:
+        """See to it that there is a consumer on this event loop and that it will look at the backlog."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and self._loop.is_running():
+                raise OtherLoopError(observer=self.name)
+            self._start_over(self._backlog.copy())
+            self._loop = loop
+        if self._push is not None:
+            if not self._push.done():
+                self._push.set_result(None)
+            self._push = None
+        elif self._consumer is None or self._consumer.done():
+            # Not by `create_task`: its factory could start it eagerly, here, in whoever announces the event.
+            self._consumer = asyncio.Task(
+                self._consume(self._backlog), loop=loop, name=f"trackside-buffer-{self.name}", context=self._context
+            )
+            self._consumer.add_done_callback(self._consumer_ended)
+
+    def _start_over(self, backlog: _Backlog) -> None:
+        """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
+        self._backlog = backlog
+        self._loop = self._consumer = self._push = self._current_call = None
+        self._calls = set()
+
+    async def _flush(self, timeout: float) -> FlushReport:
+        before = self.stats()
+        if self._backlog.items:
+            self._rouse()
+        backlog = self._backlog
+        goal = backlog.passed + len(backlog.items)
+        if backlog.items and timeout > 0:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            backlog.flushes[reached] = goal
+            try:
+                await asyncio.wait({reached}, timeout=timeout)
+            finally:
+                del backlog.flushes[reached]
+                reached.cancel()
+        return self._report(before, goal)
+
+    def _report(self, before: BufferStats, goal: int) -> FlushReport:
+        now = self.stats()
+        dropped = Counter(now.dropped)
+        dropped.subtract(before.dropped)
+        return FlushReport(
+            complete=self._backlog.passed >= goal,
+            delivered=now.delivered - before.delivered,
+            failed=now.failed - before.failed,
+            dropped=dict(+dropped),
+            pending=self._backlog.pending_until(goal),
+        )
+
+    async def _stop(self) -> None:
+        consumer = self._consumer
+        if consumer is not None and not consumer.done() and self._loop is asyncio.get_running_loop():
+            consumer.cancel()
+            await asyncio.wait({consumer})
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        for gap in self._backlog.drop_all("closed"):
+            self._warn_of_gap(gap)
+
+    def _consumer_ended(self, consumer: asyncio.Task[None]) -> None:
+        cause = None if consumer.cancelled() else consumer.exception()
+        if consumer is not self._consumer:
+            return  # one that `_start_over` has left
+        if self._closed:
+            self._drop_rest()
+            return
+        self._consumer_deaths += 1
+        if pending := self._backlog.pending:
+            logger.warning(
+                "the task %s was ended from outside; %d events wait for the next event, flush or close",
+                consumer.get_name(),
+                pending,
+                exc_info=cause,
+            )
+
+    async def _consume(self, backlog: _Backlog) -> None:
+        while True:
+            if not backlog.items:
+                await self._next_push()
+            elif isinstance(head := backlog.items[0], _OpenGap):
+                await self._give_gap(backlog, head)
+            else:
+                await self._give(backlog, backlog.batch(self._batch_size))
+                await asyncio.sleep(0)  # an observer that never waits must not keep everybody else waiting
+
+    async def _next_push(self) -> None:
+        push = self._push = asyncio.get_running_loop().create_future()
+        try:
+            await push
+        finally:
+            if self._push is push:
+                self._push = None
+
+    async def _give(self, backlog: _Backlog, batch: Sequence[_Pending]) -> None:
+        if self._on_events is not None and len(batch) > 1:
+            events = [event for event, _ in batch]
+            failure = await self._call(backlog, self._on_events, events, self._context_of(batch), len(batch))
+            if failure is None:
+                backlog.settle(len(batch), delivered=True)
+                return
+        for event, context in batch:
+            failure = await self._call(backlog, self._on_event, event, context, 1)
+            if failure is not None:
+                warn_of_failure(self.observer, event, failure)
+            backlog.settle(1, delivered=failure is None)
+
+    def _context_of(self, batch: Sequence[_Pending]) -> Context:
+        first, context = batch[0]
+        one_run = all(event.run_id == first.run_id for event, _ in batch)
+        return context if one_run else self._context.copy()
+
+    async def _give_gap(self, backlog: _Backlog, head: _OpenGap) -> None:
+        gap, failure = head.closed(), None
+        try:
+            if self._on_gap is not None:
+                failure = await self._call(backlog, self._on_gap, gap, head.context, 0)
+        finally:
+            backlog.settle_gap()
+        if self._on_gap is None or failure is not None:
+            self._warn_of_gap(gap, failure)
+
+    async def _call[A](
+        self, backlog: _Backlog, take: Callable[[A], Awaitable[None]], given: A, context: Context, events: int
+    ) -> BaseException | None:
+        """What the observer raised instead of taking what it was given, if it did.
+
+        What is raised here instead is not the observer's failure and ends the consumer. The `events` have failed then:
+        nobody will know what the call did with them.
+        """
+        if backlog is not self._backlog:
+            raise asyncio.CancelledError  # I24: this is the copy, in a forked child, of the parent's consumer
+        if len(self._calls) >= MAX_LEFT_BEHIND:
+            return ObserverStuckError(observer=self.name, calls=len(self._calls))
+        self._current_call = object()
+        call = _registered(take, given, self._calls, self._current_call)
+        try:
+            await call_observer(call, observer=self.name, limit=self._call_limit, context=context)
+        except BaseException as exc:  # the observer's failures end here; the caller logs and counts them
+            if is_own_failure(exc):
+                return exc
+            backlog.settle(events, delivered=False)
+            raise
+        finally:
+            self._current_call = None
+        return None
+
+    def _warn_of_gap(self, gap: EventGap, failure: BaseException | None = None) -> None:
+        logger.warning(
+            "observer %s misses %d events (%s), the first %s, the last %s",
+            self.name,
+            gap.count,
+            gap.reason,
+            gap.first_event_id,
+            gap.last_event_id,
+            exc_info=failure,
+        )
+
+    def _after_fork(self) -> None:
+        self._start_over(self._backlog.copy())
+        self._backlog.drop_all("fork")
+
+
+async def _registered[A](take: Callable[[A], Awaitable[None]], given: A, calls: set[object], token: object) -> None:
+    """A call that is to be seen in `calls` for as long as it really runs, also when nobody waits for it any more."""
+    calls.add(token)
+    try:
+        await take(given)
+    finally:
+        calls.discard(token)
+
+
+type _Pending = tuple[RunLifecycleEvent, Context]
+
+
+class _OpenGap:
+    """Dropped events in the place where they would have waited; grows until an event waits behind it."""
+
+    __slots__ = ("context", "count", "first", "last", "reason")
+
+    def __init__(self, reason: DropReason, event: RunLifecycleEvent, context: Context) -> None:
+        self.reason: DropReason = reason
+        self.context = context
+        self.first = self.last = event.event_id
+        self.count = 0
+        self.add(event)
+
+    def add(self, event: RunLifecycleEvent) -> None:
+        self.last = event.event_id
+        self.count += 1
+
+    def closed(self) -> EventGap:
+        return EventGap(reason=self.reason, count=self.count, first_event_id=self.first, last_event_id=self.last)
+
+
+class _Backlog:
+    """What waits, in order, and what became of the rest. An event waits until its outcome is known."""
+
+    def __init__(self, capacity: int, terminal_reserve: int) -> None:
+        self.items: deque[_Pending | _OpenGap] = deque()
+        self.accepted = 0
+        self.delivered = 0
+        self.failed = 0
+        self.dropped: Counter[DropReason] = Counter()
+        self.passed = 0
+        """How many items, events and gaps, have left `items`: what a flush waits for."""
+        self.flushes: dict[asyncio.Future[None], int] = {}
+        """Who waits for `passed` to reach which number."""
+        self._gaps = 0
+        self._capacity = capacity
+        self._limit = capacity + terminal_reserve
+
+    @property
+    def pending(self) -> int:
+        return len(self.items) - self._gaps
+
+    def pending_until(self, goal: int) -> int:
+        """How many of the events wait that have to leave before `passed` is `goal`."""
+        ahead = islice(self.items, max(0, goal - self.passed))
+        return sum(not isinstance(item, _OpenGap) for item in ahead)
+
+    def push(self, event: RunLifecycleEvent) -> None:
+        self.accepted += 1
+        pending = len(self.items) - self._gaps
+        if pending < self._capacity or (pending < self._limit and is_terminal(event.event_type)):
+            self.items.append((event, copy_context()))
+        else:
+            self._overflow(event)
+
+    def _overflow(self, event: RunLifecycleEvent) -> None:
+        self.dropped["overflow"] += 1
+        newest = self.items[-1]  # there is one, and never one that is being told: a full backlog has events
+        if isinstance(newest, _OpenGap):
+            newest.add(event)
+        else:
+            self.items.append(_OpenGap("overflow", event, copy_context()))
+            self._gaps += 1
+
+    def batch(self, size: int) -> list[_Pending]:
+        """The next events, up to a gap between them. They stay here until they are settled."""
+        batch: list[_Pending] = []
+        for item in islice(self.items, size):
+            if isinstance(item, _OpenGap):
+                break
+            batch.append(item)
+        return batch
+
+    def settle(self, count: int, *, delivered: bool) -> None:
+        """The outcome of the `count` oldest events is known."""
+        for _ in range(count):
+            self.items.popleft()
+        if delivered:
+            self.delivered += count
+        else:
+            self.failed += count
+        self._pass(count)
+
+    def settle_gap(self) -> None:
+        """The oldest item, a gap, has been told."""
+        self.items.popleft()
+        self._gaps -= 1
+        self._pass(1)
+
+    def drop_all(self, reason: DropReason) -> list[EventGap]:
+        """Drop everything; returns the gaps that nobody was told of, the new one last."""
+        gaps = [item for item in self.items if isinstance(item, _OpenGap)]
+        events = [item for item in self.items if not isinstance(item, _OpenGap)]
+        if events:
+            new = _OpenGap(reason, *events[0])
+            for event, _ in events[1:]:
+                new.add(event)
+            gaps.append(new)
+            self.dropped[reason] += new.count
+        self._pass(len(self.items))
+        self.items.clear()
+        self._gaps = 0
+        return [gap.closed() for gap in gaps]
+
+    def copy(self) -> _Backlog:
+        """The same counts and items, for another process or event loop to go on with."""
+        own = copy(self)
+        own.items, own.dropped, own.flushes = self.items.copy(), self.dropped.copy(), {}
+        return own
+
+    def _pass(self, count: int) -> None:
+        self.passed += count
+        for reached, goal in self.flushes.items():
+            if self.passed >= goal and not reached.done():
+                reached.set_result(None)
+
+
+_buffers: WeakSet[BufferedObserver] = WeakSet()
+
+
+def _empty_in_child() -> None:
+    for buffer in list(_buffers):
+        buffer._after_fork()  # noqa: SLF001  # this module's own class
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_empty_in_child)

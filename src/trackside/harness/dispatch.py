@@ -1,0 +1,289 @@
+"""Brings events to observers: in order, isolated from each other, in bounded time, retried where the run depends on it.
+
+`CompositeObserver` gives order and isolation. This module puts each bound observer into a wrapper that bounds it:
+`RequiredObserver` retries and gates the run; an optional one is bounded by `LimitedObserver`, or decoupled from the run
+by a `BufferedObserver`. `ObserverSet` keeps the wrapped composite in step with what is bound, shields a dispatch from the
+cancel of whoever runs it, and is the one thing that the worker and the manager know of all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trackside.harness.buffered import BufferedObserver, FlushReport
+from trackside.harness.errors import ClosedError
+from trackside.harness.observer import (
+    BatchRunObserver,
+    CompositeObserver,
+    NullObserver,
+    ObserverBinding,
+    PartlyTaken,
+    RunEventCallback,
+    RunLifecycleEvent,
+    RunObserver,
+    observer_name,
+    take_in_order,
+)
+from trackside.harness.timelimit import Raised, call_observer, settled, start_contained
+
+logger = logging.getLogger("trackside.dispatch")
+
+_REDELIVERIES = 3  # of a dispatch that a closing event loop cancelled under us; observers know events by their id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchPolicy:
+    """How much an observer may cost a run. All times are seconds.
+
+    `call_limit` bounds one call. A required observer that fails is tried again after `first_pause`, then after twice
+    that …, for `retry_for` in all; 0 means that it has one try. With `buffer` optional observers take events from a
+    queue of their own and cost the run nothing; without, they are called in line and cost it up to `call_limit` each.
+    """
+
+    call_limit: float | None = 30.0
+    retry_for: float = 2.0
+    first_pause: float = 0.02
+    longest_pause: float = 0.5
+    buffer: bool = True
+
+
+IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
+"""Each observer is called once, directly, before the run goes on: for a script."""
+
+
+class LimitedObserver:
+    """Bounds each call of an observer in time."""
+
+    def __init__(self, observer: RunObserver, limit: float | None) -> None:
+        self._observer = observer
+        self._limit = limit
+        self.name = observer_name(observer)
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Pass the event on."""
+        await call_observer(self._observer.on_event(event), observer=self.name, limit=self._limit)
+
+
+class LimitedBatchObserver(LimitedObserver):
+    """Bounds each call of an observer that takes batches."""
+
+    _observer: BatchRunObserver
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Pass the batch on."""
+        await call_observer(self._observer.on_events(events), observer=self.name, limit=self._limit)
+
+
+def limited(observer: RunObserver, limit: float | None) -> LimitedObserver:
+    """The observer, each call of it bounded; it takes batches if the observer does."""
+    if isinstance(observer, BatchRunObserver):
+        return LimitedBatchObserver(observer, limit)
+    return LimitedObserver(observer, limit)
+
+
+class RequiredObserver:
+    """Gives events to an observer that a run cannot go on without.
+
+    A call that fails is tried again inside the policy's deadline, unless its error says `retryable = False`. What was
+    not taken even so is held, and offered once more before the next event of the same run, so that an observer that
+    recovers has the run without a gap.
+    """
+
+    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
+        self._observer = limited(observer, policy.call_limit)
+        self._policy = policy
+        self._in_batches = isinstance(observer, BatchRunObserver)
+        self._held: dict[str, list[RunLifecycleEvent]] = {}
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Deliver one event or raise what the observer raised."""
+        try:
+            await self.on_events([event])
+        except PartlyTaken as part:
+            raise part.cause from None
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Deliver events of one run, with those of it that are held before them.
+
+        Raises:
+            PartlyTaken: some of them were not taken; its cause is what the observer raised.
+        """
+        run_id = events[0].run_id
+        held = self._held.pop(run_id, ())
+        if held and not self._in_batches:
+            held = await self._offer_again(held)
+        waiting = [*held, *events] if self._in_batches else list(events)
+        try:
+            raised = await self._deliver(waiting)
+        except BaseException:  # the dispatch is being torn down, and will be tried again with these events
+            if held:
+                self._held[run_id] = list(held)
+            raise
+        missed = [] if self._in_batches else list(held)
+        if waiting or missed:
+            self._held[run_id] = [*missed, *waiting]
+        if raised is not None:
+            raise PartlyTaken(max(0, len(events) - len(waiting)), raised)
+
+    async def _deliver(self, waiting: list[RunLifecycleEvent]) -> BaseException | None:
+        """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._policy.retry_for
+        pause = self._policy.first_pause
+        while True:
+            taken, raised = await take_in_order(self._observer, waiting)
+            del waiting[:taken]
+            if raised is None:
+                return None
+            if not getattr(raised, "retryable", True) or loop.time() + pause > give_up:
+                return raised
+            logger.warning(
+                "required observer %s failed (%r); trying again in %.2f s", self._observer.name, raised, pause
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._policy.longest_pause)
+
+    async def _offer_again(self, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
+        missed = []
+        for event in held:
+            _, raised = await take_in_order(self._observer, [event], singly=True)
+            if raised is not None:
+                missed.append(event)
+        return missed
+
+    def held(self, run_id: str) -> Sequence[RunLifecycleEvent]:
+        """The events of a run that this observer has not taken so far."""
+        return self._held.get(run_id, ())
+
+    def forget(self, run_id: str) -> None:
+        """The run is over; say so if this observer never got all of it."""
+        for event in self._held.pop(run_id, ()):
+            logger.error(
+                "%s %d of run %s never reached the required observer %s",
+                event.event_type.value,
+                event.sequence,
+                run_id,
+                self._observer.name,
+            )
+
+
+class ObserverSet:
+    """The observers of a manager or of one run, each behind what bounds it.
+
+    `add` and `remove` count from the next dispatch on. A binding sees the events of a run in their order (I12).
+
+    Args:
+        observers: bare observers (optional), bindings, or a `CompositeObserver`, whose later changes count, too.
+        policy: what an observer may cost a run.
+    """
+
+    def __init__(
+        self, observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (), *, policy: DispatchPolicy
+    ) -> None:
+        self._source = observers if type(observers) is CompositeObserver else CompositeObserver(_listed(observers))
+        self._policy = policy
+        self._wrapped: dict[int, tuple[ObserverBinding, RunObserver]] = {}
+        self._seen: tuple[ObserverBinding, ...] = ()
+        self._composite: CompositeObserver | None = None
+        self._removed: list[BufferedObserver] = []
+        self._closed = False
+
+    def add(self, observer: RunObserver | RunEventCallback, *, required: bool = False) -> None:
+        """Bind one more observer, after all others, from the next dispatch on."""
+        if self._closed:
+            raise ClosedError(what="set of observers")
+        self._source.add(observer, required=required)
+
+    def remove(self, observer: RunObserver | RunEventCallback) -> None:
+        """Take an observer away; what it has accepted is still delivered.
+
+        Raises:
+            ValueError: it is not bound.
+        """
+        self._source.remove(observer)
+
+    @property
+    def bindings(self) -> tuple[ObserverBinding, ...]:
+        """What is bound now, in order."""
+        return self._source.bindings
+
+    async def deliver(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Give events of one run to all observers; finished before it returns, whoever cancels the caller (I17).
+
+        Raises:
+            BaseException: what a required observer raised, as it is.
+        """
+        if self._source.bindings is not self._seen:
+            self._rewrap()
+        composite = self._composite
+        if composite is None:
+            return
+        for _ in range(_REDELIVERIES):
+            task = start_contained(composite.on_events(events), name="trackside-dispatch")
+            if not task.done():
+                await settled(task)
+            if not task.cancelled():
+                break
+        else:
+            raise asyncio.CancelledError
+        outcome = task.result()
+        if isinstance(outcome, Raised):
+            raise outcome.exception
+
+    def undelivered(self, run_id: str) -> list[RunLifecycleEvent]:
+        """The events of a run that some required observer has not taken so far."""
+        required = (observer for _, observer in self._wrapped.values() if isinstance(observer, RequiredObserver))
+        return [event for observer in required for event in observer.held(run_id)]
+
+    def forget(self, run_id: str) -> None:
+        """A run is over and will have no more events."""
+        for _, observer in self._wrapped.values():
+            if isinstance(observer, RequiredObserver):
+                observer.forget(run_id)
+
+    async def flush(self, timeout: float) -> list[FlushReport]:
+        """Wait until every buffered observer has what it accepted, for at most `timeout` seconds (I23)."""
+        return list(await asyncio.gather(*(buffer.flush(timeout) for buffer in self._buffers())))
+
+    async def aclose(self, timeout: float) -> None:
+        """Flush for at most `timeout` seconds and take nothing more; again is fine."""
+        self._closed = True
+        await asyncio.gather(*(buffer.aclose(timeout) for buffer in self._buffers()))
+
+    def _buffers(self) -> list[BufferedObserver]:
+        bound = [observer for _, observer in self._wrapped.values() if isinstance(observer, BufferedObserver)]
+        return [*bound, *self._removed]
+
+    def _rewrap(self) -> None:
+        bindings = self._source.bindings
+        wrapped = {id(b): self._wrapped.get(id(b)) or (b, self._wrap(b)) for b in bindings}
+        gone = [observer for key, (_, observer) in self._wrapped.items() if key not in wrapped]
+        self._removed = [buffer for buffer in self._removed if buffer.stats().pending]
+        self._removed += [observer for observer in gone if isinstance(observer, BufferedObserver)]
+        self._wrapped, self._seen = wrapped, bindings
+        real = [ObserverBinding(observer, b.required) for b, observer in wrapped.values() if not _is_null(b)]
+        self._composite = CompositeObserver(real) if real else None
+
+    def _wrap(self, binding: ObserverBinding) -> RunObserver:
+        if binding.required:
+            return RequiredObserver(binding.observer, self._policy)
+        if isinstance(binding.observer, BufferedObserver):
+            return binding.observer
+        if self._policy.buffer:
+            return BufferedObserver(binding.observer, call_limit=self._policy.call_limit)
+        return limited(binding.observer, self._policy.call_limit)
+
+
+def _listed(
+    observers: CompositeObserver | Sequence[RunObserver | ObserverBinding],
+) -> Sequence[RunObserver | ObserverBinding]:
+    if isinstance(observers, CompositeObserver):  # somebody's own kind: what it raises, its required observers raised
+        return [ObserverBinding(observers, required=True)]
+    return observers
+
+
+def _is_null(binding: ObserverBinding) -> bool:
+    return type(binding.observer) is NullObserver

@@ -1,0 +1,160 @@
+"""One run in a script: no manager, no server, nothing to install."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from trackside.harness.adapters import as_agent
+from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.context import current_run
+from trackside.harness.dispatch import IN_LINE, ObserverSet
+from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
+from trackside.harness.ports import SystemClock
+from trackside.harness.types import CancelMode, RunSpec, RunStatus
+from trackside.harness.worker import RunWorker, Services, Stop
+
+
+class _Embedded:
+    """What the runs of one event loop share: who is on which thread, and what wakes those that wait their turn."""
+
+    def __init__(self) -> None:
+        clock = SystemClock()
+        self.services = Services(
+            coordinator=MemoryCoordinator(clock=clock), stream=MemoryStream(), states=_states, clock=clock
+        )
+        self._turns: dict[str, asyncio.Future[None]] = {}
+
+    def turn_of(self, run_id: str) -> asyncio.Future[None]:
+        """Done as soon as the run may be claimed."""
+        turn = self._turns[run_id] = asyncio.get_running_loop().create_future()
+        return turn
+
+    def on_released(self, run_id: str) -> None:
+        """A thread was given back; this run is next."""
+        turn = self._turns.pop(run_id, None)
+        if turn is not None and not turn.done():
+            turn.set_result(None)
+
+
+_states = MemoryThreadStates()
+_embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
+
+
+async def run_agent(
+    agent: Any,
+    input: Any = None,
+    *,
+    observer: ObserverLike = None,
+    run_id: str | None = None,
+    thread_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    config: Mapping[str, Any] | None = None,
+    context: Any = None,
+    command: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Run an agent once and tell an observer what happens.
+
+    The observer is called in line, event by event, and has seen everything when this returns. Runs of one event loop
+    that name the same thread take turns, and the process remembers what their threads need to go on.
+
+    Args:
+        agent: an async function, a function, an async generator function, or an object of a framework with an adapter.
+        input: what the agent gets; a text is a human message.
+        observer: an observer or an async function of one event. For several, some of them required, pass a
+            `CompositeObserver`.
+        run_id: the run's id; made if left out.
+        thread_id: the thread's id; made if left out.
+        metadata: what `run_started` shall say about the run.
+        timeout: seconds after which the run is stopped as timed out.
+        config: for the agent's framework.
+        context: for the agent.
+        command: `{"resume": answer}` instead of an input, to go on where a run of the thread was interrupted.
+
+    Returns:
+        How the run ended. An agent that fails gives `status=error`, not an exception.
+
+    Raises:
+        TypeError: this is not an agent, or not an observer.
+        InvalidSpecError: (a `ValueError`) an argument does not fit a run.
+        asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
+        BaseException: what a required observer raised, after the terminal event was tried.
+    """
+    observers = ObserverSet(
+        observer if isinstance(observer, CompositeObserver) else [ensure_observer(observer)], policy=IN_LINE
+    )
+    spec = RunSpec(
+        agent,
+        input,
+        run_id=run_id,
+        thread_id=thread_id,
+        metadata=metadata,
+        timeout=timeout,
+        config=config,
+        context=context,
+        command=command,
+    )
+    loop = asyncio.get_running_loop()
+    embedded = _embedded.get(loop)
+    if embedded is None:
+        embedded = _embedded[loop] = _Embedded()
+    return await _run(spec, embedded, observers)
+
+
+async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> RunResult:
+    parent = current_run()
+    services = embedded.services
+    agent = as_agent(spec.agent)
+    record = record_of(
+        spec,
+        agent=agent.name,
+        now=services.clock.now(),
+        parent_run_id=None if parent is None else parent.run_id,
+    )
+    worker = RunWorker(
+        spec,
+        record,
+        agent,
+        services=services,
+        observers=observers,
+        timeout=timeout_of(spec.timeout),
+        depth=0 if parent is None else parent.depth + 1,
+        on_released=embedded.on_released,
+    )
+    admission = await services.coordinator.admit(record)
+    turn = None if admission.ready else embedded.turn_of(record.run_id)
+    loop = asyncio.get_running_loop()
+    task = asyncio.Task(_take_turn(worker, turn), loop=loop, name=f"trackside-run-{record.run_id}", eager_start=True)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+            worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
+            if turn is not None and not turn.done():
+                turn.set_result(None)
+    return _told(worker, task, cancelled=cancelled)
+
+
+async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> None:
+    if turn is not None:
+        await asyncio.wait({turn})
+    await worker.run()
+
+
+def _told(worker: RunWorker, task: asyncio.Task[None], *, cancelled: bool) -> RunResult:
+    """What the caller of a run that has ended gets, or what is raised instead."""
+    if worker.fatal is not None:
+        raise worker.fatal
+    if cancelled or task.cancelled():
+        raise asyncio.CancelledError
+    task.result()
+    if worker.delivery_error is not None:
+        raise worker.delivery_error
+    assert worker.result is not None, "a run that was admitted here is claimed here"  # noqa: S101  # invariant
+    return worker.result

@@ -1,0 +1,72 @@
+"""Gives one run's events their identity, number and time, and lets exactly one of them end it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from trackside.harness.errors import EventOrderError
+from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.payload import canonical_payload
+from trackside.harness.ports import Clock
+from trackside.harness.types import LifecycleEventType
+
+type Draft = tuple[LifecycleEventType, Mapping[str, Any]]
+"""What shall be announced: the type of the event and its payload."""
+
+
+class RunEmitter:
+    """Announces one run.
+
+    Events that are emitted together are delivered together, so that a store can take them in one transaction. A payload
+    is made plain before a sequence number is spent on it (I9), so a refused payload leaves no gap.
+    """
+
+    __slots__ = ("_deliver", "_now", "_run_id", "_sequence", "_thread_id", "ended")
+
+    def __init__(
+        self,
+        run_id: str,
+        thread_id: str,
+        *,
+        deliver: Callable[[Sequence[RunLifecycleEvent]], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        self._run_id = run_id
+        self._thread_id = thread_id
+        self._deliver = deliver
+        self._now = clock.now
+        self._sequence = 0
+        self.ended = False
+        """Whether the terminal event has been made."""
+
+    async def emit(self, *drafts: Draft) -> None:
+        """Announce these, in this order.
+
+        Raises:
+            EventOrderError: one would be a second terminal event, or a run event after it; none was announced.
+            PayloadError: a payload cannot be kept; none was announced.
+            BaseException: what a required observer raised.
+        """
+        self._check_order(drafts)
+        plain = [(kind, canonical_payload(payload)) for kind, payload in drafts]
+        now = self._now()
+        events = []
+        for kind, payload in plain:
+            self._sequence += 1
+            events.append(
+                RunLifecycleEvent(new_id(), kind, self._run_id, self._thread_id, self._sequence, now, payload)
+            )
+        await self._deliver(events)
+
+    def _check_order(self, drafts: Sequence[Draft]) -> None:
+        ended = self.ended
+        for kind, _ in drafts:
+            if ended and kind is not LifecycleEventType.THREAD_STATUS_UPDATED:
+                raise EventOrderError(
+                    run_id=self._run_id, event_type=kind.value, sequence=self._sequence + 1, why="the run has ended"
+                )
+            ended = ended or is_terminal(kind)
+        self.ended = ended

@@ -1,0 +1,430 @@
+"""Many runs: who may start, how many at once, where they are, how it all stops. A thin facade over workers and ports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from trackside.harness.adapters import as_agent
+from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.context import Agent, current_run
+from trackside.harness.dispatch import DispatchPolicy, ObserverSet
+from trackside.harness.errors import (
+    ClosedError,
+    DuplicateRunError,
+    InvalidSpecError,
+    RunDepthError,
+    UnknownAgentError,
+    UnknownRunError,
+)
+from trackside.harness.lifecycle import is_final
+from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
+from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
+from trackside.harness.ports import (
+    Admission,
+    Clock,
+    RunCoordinator,
+    RunStream,
+    StreamGap,
+    StreamPart,
+    SystemClock,
+    ThreadStates,
+)
+from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus
+from trackside.harness.worker import RunWorker, Services, Stop
+
+logger = logging.getLogger("trackside.manager")
+
+MAX_DEPTH = 8
+"""How deep runs may start runs."""
+
+_SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """A run from its admission to its end: who executes it, and who waits for its result."""
+
+    worker: RunWorker
+    outcome: asyncio.Future[RunResult]
+    holds_slot: bool
+    task: asyncio.Task[None] | None = None
+
+
+class RunHandle:
+    """A run that was started: wait for it, watch it, cancel it."""
+
+    __slots__ = ("_manager", "_outcome", "run_id", "thread_id")
+
+    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: asyncio.Future[RunResult]) -> None:
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self._manager = manager
+        self._outcome = outcome
+
+    async def result(self) -> RunResult:
+        """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone."""
+        return await asyncio.shield(self._outcome)
+
+    def stream(
+        self, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]:
+        """The run's live output, from the part after `after`, to the end."""
+        return self._manager.stream(self.run_id, after=after, modes=modes)
+
+    async def cancel(self, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False) -> RunRecord:
+        """Ask the run to stop; see `RunManager.cancel`."""
+        return await self._manager.cancel(self.run_id, action=action, wait=wait)
+
+
+class RunManager:
+    """Runs agents on threads, many at once, one active run for each thread.
+
+    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for the runs that are there and cancels
+    the rest.
+
+        >>> async def main() -> None:
+        ...     async with RunManager({"echo": echo}) as manager:
+        ...         handle = await manager.start(RunSpec("echo", "hello"))
+        ...         print(await handle.result())
+
+    Args:
+        agents: agents by name; a `RunSpec` names one of them, or brings its own agent.
+        observers: who is told; bare ones are optional. Bind storage first, as required.
+        coordinator: who may run when; in this process if left out.
+        stream: where live output goes; a ring in this process if left out.
+        states: what threads remember for agents without a checkpointer; in this process if left out.
+        checkpointer: for agents of frameworks that keep their own state and have none.
+        max_running: how many runs execute at once; runs that were started by runs come on top.
+        default_timeout: seconds that a run may take unless its spec says otherwise; None: for ever.
+        shutdown_grace: seconds that closing waits for runs, then for cancelled agents and for observers.
+        policy: how much an observer may cost a run.
+        clock: where the time comes from.
+    """
+
+    def __init__(
+        self,
+        agents: Mapping[str, Any] | None = None,
+        *,
+        observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (),
+        coordinator: RunCoordinator | None = None,
+        stream: RunStream | None = None,
+        states: ThreadStates | None = None,
+        checkpointer: Any = None,
+        max_running: int = 256,
+        default_timeout: float | None = None,
+        shutdown_grace: float = 10.0,
+        policy: DispatchPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if type(max_running) is not int or max_running < 1:
+            raise InvalidSpecError(field="max_running", value=max_running, why="at least one run has to be able to run")
+        clock = clock or SystemClock()
+        self._agents = {name: as_agent(agent, name=name) for name, agent in (agents or {}).items()}
+        self._services = Services(
+            coordinator=coordinator or MemoryCoordinator(clock=clock),
+            stream=stream or MemoryStream(),
+            states=states or MemoryThreadStates(),
+            clock=clock,
+            checkpointer=checkpointer,
+        )
+        self._max_running = max_running
+        self._default_timeout = timeout_of(default_timeout)
+        self._grace = shutdown_grace
+        self._active: dict[str, _Active] = {}
+        self._ready: deque[_Active] = deque()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self.observers = ObserverSet(observers, policy=policy or DispatchPolicy())
+        """Who is told; `add` and `remove` count from the next event on."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose(grace=self._grace if exc is None else 0.0)
+
+    async def start(self, spec: RunSpec) -> RunHandle:
+        """Let a run in; it executes as soon as its thread and a place are free.
+
+        Raises:
+            ClosedError: the manager is closing.
+            UnknownAgentError, InvalidSpecError, NotAnAgentError: the spec does not make a run.
+            ThreadBusyError: its thread is busy and its strategy is `reject`.
+            DuplicateRunError: its id is taken.
+            RunDepthError: runs that start runs went too deep.
+        """
+        if self._closing is not None:
+            raise ClosedError(what="run manager")
+        active = self._prepare(spec)
+        record = active.worker.record
+        if record.run_id in self._active:
+            raise DuplicateRunError(run_id=record.run_id)
+        self._active[record.run_id] = active
+        try:
+            admission = await self._admit(record, spec.idempotency_key)
+        except BaseException:
+            self._forget(active)
+            raise
+        if admission.existing:
+            self._forget(active)
+            return self._handle_of(admission.record)
+        for displaced in admission.displaced:
+            self._displace(displaced, CancelMode(record.multitask.value))
+        if admission.ready:
+            self._schedule(active)
+        return RunHandle(self, record.run_id, record.thread_id, active.outcome)
+
+    async def get(self, run_id: str) -> RunRecord:
+        """What is known about a run.
+
+        Raises:
+            UnknownRunError: there is no such run, or it ended too long ago.
+        """
+        record = await self._services.coordinator.get(run_id)
+        if record is None:
+            raise UnknownRunError(run_id=run_id)
+        return record
+
+    async def cancel(
+        self, run_id: str, *, action: CancelAction | str = CancelAction.interrupt, wait: bool = False
+    ) -> RunRecord:
+        """Ask a run to stop. Asking again, or asking an ended run, changes nothing and is no error.
+
+        A run that has not started never will. With `wait` this returns when the run has really ended.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            InvalidSpecError: there is no such action.
+        """
+        if action not in CancelAction:
+            raise InvalidSpecError(field="action", value=action, why=f"choose one of {', '.join(CancelAction)}")
+        await self._services.coordinator.request_cancel(run_id, CancelAction(action))
+        active = self._active.get(run_id)
+        if active is not None:
+            await self._stop(active, Stop(RunStatus.cancelled, mode=CancelMode(CancelAction(action).value)))
+            if wait:
+                await asyncio.shield(active.outcome)
+        return await self.get(run_id)
+
+    async def stream(
+        self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]:
+        """The live output of a run, from the part after `after` (None: from what is kept), to the run's end.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        record = await self.get(run_id)
+        stream = self._services.stream
+        if is_final(record.status):
+            stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
+        async for part in stream.follow(run_id, after=after, modes=modes):
+            yield part
+
+    async def aclose(self, *, grace: float | None = None) -> None:
+        """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
+
+        Again is fine. Cancelling this cuts the grace short, and is passed on when everything is closed.
+        """
+        if self._closing is None:
+            grace = self._grace if grace is None else grace
+            self._closing = asyncio.create_task(self._close(grace), name="trackside-close")
+        closing = self._closing
+        cancelled = False
+        while not closing.done():
+            try:
+                await asyncio.wait({closing})
+            except asyncio.CancelledError:
+                cancelled = True
+                self._hurry.set()
+        if cancelled:
+            raise asyncio.CancelledError
+        closing.result()
+
+    async def _close(self, grace: float) -> None:
+        await self._drain(grace, cut_short=True)
+        for active in list(self._active.values()):
+            if active.task is None and self._services.coordinator.durable:
+                self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
+                active.outcome.cancel()
+            else:
+                await self._stop(active, _SHUTDOWN)
+        await self._drain(self._grace)
+        for run_id in self._active:
+            logger.error("run %s was cancelled %g s ago and has not stopped; it is left behind", run_id, self._grace)
+        await self.observers.aclose(self._grace)
+
+    async def _drain(self, seconds: float, *, cut_short: bool = False) -> None:
+        """Wait until every run has ended, for at most `seconds`."""
+        if not self._active or seconds <= 0:
+            return
+        ended = asyncio.create_task(_all_done([a.outcome for a in self._active.values()]), name="trackside-drain")
+        hurry = asyncio.create_task(self._hurry.wait(), name="trackside-hurry")
+        waited_for = {ended, hurry} if cut_short else {ended}
+        await asyncio.wait(waited_for, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        hurry.cancel()
+
+    def _prepare(self, spec: RunSpec) -> _Active:
+        """A run as it is asked for, not let in yet."""
+        parent = current_run()
+        depth = 0 if parent is None else parent.depth + 1
+        if depth > MAX_DEPTH:
+            raise RunDepthError(depth=depth)
+        agent = self._agent_of(spec.agent)
+        worker = RunWorker(
+            spec,
+            record_of(
+                spec,
+                agent=spec.agent if isinstance(spec.agent, str) else agent.name,
+                now=self._services.clock.now(),
+                parent_run_id=None if parent is None else parent.run_id,
+            ),
+            agent,
+            services=self._services,
+            observers=self.observers,
+            timeout=self._default_timeout if spec.timeout is None else timeout_of(spec.timeout),
+            depth=depth,
+            on_released=self._on_released,
+        )
+        # A run that waits for runs it started must not keep the place that they need.
+        return _Active(worker, asyncio.get_running_loop().create_future(), holds_slot=depth == 0)
+
+    def _agent_of(self, agent: Any) -> Agent:
+        if not isinstance(agent, str):
+            return as_agent(agent)
+        known = self._agents.get(agent)
+        if known is None:
+            raise UnknownAgentError(name=agent, known=", ".join(sorted(self._agents)) or "none")
+        return known
+
+    async def _admit(self, record: RunRecord, idempotency_key: str | None) -> Admission:
+        """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
+        call = self._services.coordinator.admit(record, idempotency_key=idempotency_key)
+        task = start_contained(call, name=f"trackside-admit-{record.run_id}")
+        caller = asyncio.current_task()
+        before = 0 if caller is None else caller.cancelling()
+        outcome = (await settled(task)).result()
+        if isinstance(outcome, Raised):
+            raise outcome.exception
+        if caller is not None and caller.cancelling() > before:
+            await self._withdraw_unreceived(record.run_id, outcome)
+            raise asyncio.CancelledError
+        return outcome
+
+    async def _withdraw_unreceived(self, run_id: str, admission: Admission) -> None:
+        """Nobody will receive the handle of this run, so it must not hold its thread (PEERS 3)."""
+        active = self._active[run_id]
+        stop = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
+        if not admission.existing:
+            for displaced in admission.displaced:
+                self._displace(displaced, CancelMode(active.worker.record.multitask.value))
+            await self._stop(active, stop)
+
+    def _handle_of(self, record: RunRecord) -> RunHandle:
+        """A handle of a run that was there before."""
+        active = self._active.get(record.run_id)
+        if active is not None:
+            return RunHandle(self, record.run_id, record.thread_id, active.outcome)
+        outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        outcome.set_result(
+            RunResult(
+                record.run_id,
+                record.thread_id,
+                record.status,
+                record.error,
+                dict(record.completion_data),
+                record.title,
+            )
+        )
+        return RunHandle(self, record.run_id, record.thread_id, outcome)
+
+    def _displace(self, displaced: RunRecord, mode: CancelMode) -> None:
+        active = self._active.get(displaced.run_id)
+        if active is None:
+            return  # another process has it, and hears of it from the coordinator
+        stop = Stop(RunStatus.cancelled, "another run took its place on the thread", mode)
+        if displaced.status is RunStatus.pending:
+            self._spawn(self._decline(active, stop), f"trackside-decline-{displaced.run_id}")
+        else:
+            active.worker.stop(stop)
+
+    async def _stop(self, active: _Active, stop: Stop) -> None:
+        """Stop a run: one that has not started is ended here, one that has is asked to."""
+        run_id = active.worker.record.run_id
+        if await self._services.coordinator.withdraw(run_id):
+            await asyncio.shield(self._spawn(self._decline(active, stop), f"trackside-decline-{run_id}"))
+        else:
+            active.worker.stop(stop)
+
+    def _on_released(self, run_id: str) -> None:
+        active = self._active.get(run_id)
+        if active is not None:
+            self._schedule(active)
+
+    def _schedule(self, active: _Active) -> None:
+        """Execute a run that may be claimed, now or when there is a place."""
+        if active.holds_slot and self._running >= self._max_running:
+            self._ready.append(active)
+            return
+        self._running += active.holds_slot
+        name = f"trackside-run-{active.worker.record.run_id}"
+        # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
+        loop = asyncio.get_running_loop()
+        active.task = asyncio.Task(self._execute(active), loop=loop, name=name, eager_start=True)
+
+    async def _execute(self, active: _Active) -> None:
+        worker = active.worker
+        try:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
+            await worker.run()
+        except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
+            logger.exception("run %s could not be executed", worker.record.run_id)
+            self._resolve(active, _broken(worker.record, exc))
+        finally:
+            if worker.result is not None:
+                self._resolve(active, worker.result)
+            self._running -= active.holds_slot
+            while self._ready and self._running < self._max_running:
+                self._schedule(self._ready.popleft())
+        if worker.fatal is not None:
+            raise worker.fatal
+
+    async def _decline(self, active: _Active, stop: Stop) -> None:
+        self._resolve(active, await active.worker.decline(stop))
+
+    def _resolve(self, active: _Active, result: RunResult) -> None:
+        self._forget(active)
+        if not active.outcome.done():
+            active.outcome.set_result(result)
+
+    def _forget(self, active: _Active) -> None:
+        self._active.pop(active.worker.record.run_id, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _broken(record: RunRecord, exc: Exception) -> RunResult:
+    return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
+
+
+async def _all_done(outcomes: Sequence[asyncio.Future[RunResult]]) -> None:
+    await asyncio.wait(outcomes)

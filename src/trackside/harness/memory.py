@@ -1,0 +1,352 @@
+"""Coordinator, stream and thread states in one process: the embedded default, and the double that tests use.
+
+Everything is bounded: what has ended is kept for late questions only while there is room, so a million runs do not grow
+the process. Nothing here is shared between event loops, except `MemoryThreadStates`, which may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
+from trackside.harness.lifecycle import thread_status_after
+from trackside.harness.ports import (
+    Admission,
+    Claim,
+    Clock,
+    Release,
+    Settlement,
+    StreamGap,
+    StreamPart,
+    SystemClock,
+    ThreadState,
+)
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
+
+KEEP_ENDED_RUNS = 1_000
+KEEP_THREADS = 10_000
+KEEP_STREAMS = 256
+KEEP_PARTS = 1_000
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A run as the coordinator has it; `record` is how it was admitted, the rest is what happened since."""
+
+    record: RunRecord
+    thread: _Thread
+    status: RunStatus = RunStatus.pending
+    withdrawn: bool = False
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_requested: CancelAction | None = None
+    settled_as: RunStatus | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+    def snapshot(self) -> RunRecord:
+        return replace(
+            self.record,
+            status=self.status,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            cancel_requested=self.cancel_requested,
+            **({} if self.ended_at is None else self.facts),
+        )
+
+    @property
+    def claimable(self) -> bool:
+        return self.status is RunStatus.pending and not self.withdrawn and self.thread.head is self
+
+
+@dataclass(slots=True, eq=False)
+class _Thread:
+    """A thread: the run that holds it, those that wait behind, the status that was announced last.
+
+    `at_rest` is the status that the last run left, for when nobody waits behind it after all.
+    """
+
+    thread_id: str
+    status: ThreadStatus = ThreadStatus.idle
+    at_rest: ThreadStatus = ThreadStatus.idle
+    head: _Run | None = None
+    queue: deque[_Run] = field(default_factory=deque)
+
+
+class MemoryCoordinator:
+    """Admission, claims and cancels for one process; see `ports.RunCoordinator` for what each method promises.
+
+    Methods never wait, so each is atomic between two awaits of its caller.
+    """
+
+    durable = False
+
+    def __init__(self, *, clock: Clock | None = None, keep_ended: int = KEEP_ENDED_RUNS) -> None:
+        self._now = (clock or SystemClock()).now
+        self._keep_ended = keep_ended
+        self._runs: dict[str, _Run] = {}
+        self._ended: OrderedDict[str, _Run] = OrderedDict()
+        self._threads: dict[str, _Thread] = {}
+        self._resting: OrderedDict[str, _Thread] = OrderedDict()
+        self._keys: dict[str, _Run] = {}
+
+    def remember_thread(self, thread_id: str, status: ThreadStatus) -> None:
+        """Tell the coordinator what an earlier process announced of a thread."""
+        if thread_id not in self._threads:
+            self._rest(_Thread(thread_id, status))
+
+    async def admit(self, record: RunRecord, *, idempotency_key: str | None = None) -> Admission:
+        """Let a run in, at the head of its thread or behind those that are there."""
+        if idempotency_key is not None and (known := self._keys.get(idempotency_key)) is not None:
+            return self._admit_again(known, record)
+        if record.run_id in self._runs or record.run_id in self._ended:
+            raise DuplicateRunError(run_id=record.run_id)
+        thread = self._threads.get(record.thread_id)
+        strategy = record.multitask
+        if thread is not None and thread.head is not None and strategy is MultitaskStrategy.reject:
+            raise ThreadBusyError(thread_id=record.thread_id, run_id=thread.head.record.run_id)
+        if thread is None:
+            thread = self._resting.pop(record.thread_id, None) or _Thread(record.thread_id)
+            self._threads[record.thread_id] = thread
+        displaced: list[RunRecord] = []
+        if strategy is MultitaskStrategy.interrupt or strategy is MultitaskStrategy.rollback:
+            displaced = self._make_room(thread, CancelAction(strategy.value))
+        run = _Run(record, thread, idempotency_key=idempotency_key)
+        self._runs[record.run_id] = run
+        if idempotency_key is not None:
+            self._keys[idempotency_key] = run
+        if thread.head is None:
+            thread.head = run
+        else:
+            thread.queue.append(run)
+        return Admission(record=record, ready=thread.head is run, displaced=displaced)
+
+    def _admit_again(self, known: _Run, record: RunRecord) -> Admission:
+        same = replace(
+            record, run_id=known.record.run_id, thread_id=known.record.thread_id, created_at=known.record.created_at
+        )
+        if same != known.record:
+            raise InvalidSpecError(
+                field="idempotency_key",
+                value=known.idempotency_key,
+                why=f"run {known.record.run_id} was started with this key and asked for something else",
+            )
+        return Admission(record=known.snapshot(), ready=False, existing=True)
+
+    def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
+        displaced: list[RunRecord] = []
+        for run in [thread.head, *thread.queue]:
+            if run is None or run.withdrawn:
+                continue
+            run.cancel_requested = run.cancel_requested or action
+            if run.status is RunStatus.pending:
+                self._withdraw(run)
+            displaced.append(run.snapshot())
+        return displaced
+
+    async def claim(self, run_id: str) -> Claim | None:
+        """Take the pending run at the head of its thread."""
+        run = self._runs.get(run_id)
+        if run is None or not run.claimable or run.cancel_requested is not None:
+            return None
+        run.status = RunStatus.running
+        run.started_at = self._now()
+        before, run.thread.status = run.thread.status, ThreadStatus.busy
+        return Claim(record=run.record, thread_status=before)
+
+    async def withdraw(self, run_id: str) -> bool:
+        """Take a pending run out of the queue; True for exactly one caller."""
+        run = self._runs.get(run_id)
+        if run is None or run.status is not RunStatus.pending or run.withdrawn:
+            return False
+        self._withdraw(run)
+        return True
+
+    def _withdraw(self, run: _Run) -> None:
+        run.withdrawn = True
+        if run.thread.head is not run:
+            run.thread.queue.remove(run)
+
+    async def settle(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        error: str | None = None,
+        title: str | None = None,
+        completion_data: Mapping[str, Any] | None = None,
+    ) -> Settlement:
+        """Record how a run ends; the thread stays held."""
+        run = self._held(run_id)
+        run.settled_as = status
+        run.facts = {"error": error, "title": title, "completion_data": completion_data or {}}
+        thread = run.thread
+        if run.withdrawn:  # it never was the thread's business
+            return Settlement(previous=thread.status, status=thread.status)
+        thread.at_rest = thread_status_after(status, another_waits=False)
+        after = thread_status_after(status, another_waits=bool(thread.queue))
+        return Settlement(previous=thread.status, status=after)
+
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        """Give the thread to the next run, if there is one."""
+        run = self._held(run_id)
+        thread = run.thread
+        thread.status = announced
+        if thread.head is run and announced is ThreadStatus.busy and not thread.queue:
+            return Release(settlement=Settlement(previous=announced, status=thread.at_rest))
+        self._end(run)
+        if thread.head is not run:
+            return Release()
+        thread.head = thread.queue.popleft() if thread.queue else None
+        if thread.head is None:
+            del self._threads[thread.thread_id]
+            self._rest(thread)
+            return Release()
+        return Release(next_run_id=thread.head.record.run_id)
+
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        """Record that a run should stop; an ended one stays as it is."""
+        run = self._runs.get(run_id)
+        if run is None:
+            ended = self._ended.get(run_id)
+            if ended is None:
+                raise UnknownRunError(run_id=run_id)
+            return ended.snapshot()
+        run.cancel_requested = run.cancel_requested or action
+        return run.snapshot()
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """What is known about a run, if it is active or ended lately."""
+        run = self._runs.get(run_id) or self._ended.get(run_id)
+        return None if run is None else run.snapshot()
+
+    def _held(self, run_id: str) -> _Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise UnknownRunError(run_id=run_id)
+        return run
+
+    def _end(self, run: _Run) -> None:
+        run.status = run.settled_as or RunStatus.error
+        run.ended_at = self._now()
+        del self._runs[run.record.run_id]
+        self._ended[run.record.run_id] = run
+        while len(self._ended) > self._keep_ended:
+            _, oldest = self._ended.popitem(last=False)
+            if oldest.idempotency_key is not None:
+                self._keys.pop(oldest.idempotency_key, None)
+
+    def _rest(self, thread: _Thread) -> None:
+        # An idle thread is like one that nobody has heard of.
+        if thread.status is not ThreadStatus.idle:
+            self._resting[thread.thread_id] = thread
+            if len(self._resting) > KEEP_THREADS:
+                self._resting.popitem(last=False)
+
+
+class _Channel:
+    """One run's parts, the oldest dropped beyond `keep`, and the followers that wait for more."""
+
+    __slots__ = ("closed", "parts", "published", "wakers")
+
+    def __init__(self, keep: int) -> None:
+        self.parts: deque[StreamPart] = deque(maxlen=keep)
+        self.published = 0
+        self.closed = False
+        self.wakers: list[asyncio.Future[None]] = []
+
+    def wake(self) -> None:
+        wakers, self.wakers = self.wakers, []
+        for waker in wakers:
+            if not waker.done():
+                waker.set_result(None)
+
+
+class MemoryStream:
+    """The live output of the runs of one event loop, in a ring for each run."""
+
+    def __init__(self, *, keep_parts: int = KEEP_PARTS, keep_runs: int = KEEP_STREAMS) -> None:
+        self._keep_parts = keep_parts
+        self._keep_runs = keep_runs
+        self._channels: dict[str, _Channel] = {}
+        self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
+
+    def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
+        """Append a part and wake who waits for it."""
+        channel = self._channels.get(run_id)
+        if channel is None:
+            channel = self._channels[run_id] = _Channel(self._keep_parts)
+        channel.published += 1
+        channel.parts.append(StreamPart(channel.published, mode, data, namespace))
+        if channel.wakers:
+            channel.wake()
+
+    def close(self, run_id: str) -> None:
+        """Let every follower get to the end; keep the parts while there is room."""
+        channel = self._channels.pop(run_id, None)
+        if channel is not None:
+            channel.closed = True
+            channel.wake()
+        elif run_id in self._ended:
+            return
+        self._ended[run_id] = channel
+        if len(self._ended) > self._keep_runs:
+            self._ended.popitem(last=False)
+
+    async def follow(
+        self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
+    ) -> AsyncIterator[StreamPart | StreamGap]:
+        """What is kept, then what comes, to the end; what was dropped in between is a `StreamGap`."""
+        channel = self._channels.get(run_id)
+        if channel is None:
+            if run_id in self._ended:
+                channel = self._ended[run_id]
+                if channel is None:
+                    return
+            else:
+                channel = self._channels[run_id] = _Channel(self._keep_parts)
+        seen = after or 0
+        while True:
+            if channel.published > seen:
+                for part in _parts_after(channel, seen):
+                    seen = part.last if isinstance(part, StreamGap) else part.sequence
+                    if isinstance(part, StreamGap) or modes is None or part.mode in modes:
+                        yield part
+            elif channel.closed:
+                return
+            else:
+                waker = asyncio.get_running_loop().create_future()
+                channel.wakers.append(waker)
+                await waker
+
+
+def _parts_after(channel: _Channel, seen: int) -> list[StreamPart | StreamGap]:
+    first_kept = channel.published - len(channel.parts) + 1
+    if seen + 1 < first_kept:
+        return [StreamGap(seen + 1, first_kept - 1), *channel.parts]
+    fresh = channel.published - seen
+    return [channel.parts[i] for i in range(len(channel.parts) - fresh, len(channel.parts))]
+
+
+class MemoryThreadStates:
+    """What threads remember, for as long as the process lives and there is room; oldest forgotten first."""
+
+    def __init__(self, *, keep_threads: int = KEEP_THREADS) -> None:
+        self._keep = keep_threads
+        self._states: OrderedDict[str, ThreadState] = OrderedDict()
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        """What the thread remembers."""
+        return self._states.get(thread_id)
+
+    async def save(self, thread_id: str, state: ThreadState) -> None:
+        """Remember this from now on."""
+        self._states[thread_id] = state
+        self._states.move_to_end(thread_id)
+        if len(self._states) > self._keep:
+            self._states.popitem(last=False)

@@ -1,0 +1,450 @@
+"""Executes one run: announce it, call the agent, stop it if asked, announce how it ended.
+
+The worker is a supervisor: the agent runs in a task of its own, which alone is ever cancelled, and every other step is
+finished once begun (I17). Whatever the agent does or raises becomes an `_End`, and every run takes the same way out:
+settle, announce the end, give the thread back. There is no other place where a run ends, and nobody is told before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
+from trackside.harness.dispatch import ObserverSet
+from trackside.harness.emitter import Draft, RunEmitter
+from trackside.harness.errors import NotPausedError, PayloadError
+from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import is_terminal, terminal_event_of
+from trackside.harness.observer import RunResult
+from trackside.harness.payload import canonical
+from trackside.harness.ports import (
+    Claim,
+    Clock,
+    PausedRun,
+    RunCoordinator,
+    RunStream,
+    Settlement,
+    ThreadState,
+    ThreadStates,
+)
+from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.types import (
+    CancelMode,
+    JsonObject,
+    LifecycleEventType,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
+
+TRACEBACK_CHARS = 16_000
+"""How much of a failed agent's traceback its `run_failed` keeps (the end of it, where the failure is)."""
+
+_OWN_MODULES = "trackside.harness."
+_TRIES_UNDER_A_CLOSING_LOOP = 3  # a closing event loop cancels every task it finds, once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the app lends to every run."""
+
+    coordinator: RunCoordinator
+    stream: RunStream
+    states: ThreadStates
+    clock: Clock
+    checkpointer: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run shall end before its agent does."""
+
+    status: RunStatus
+    reason: str | None = None
+    mode: CancelMode | None = None
+
+
+_TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers."""
+
+    status: RunStatus
+    says: JsonObject
+    remembers: ThreadState | None = None
+
+
+class RunWorker:
+    """One run, from its claim to the release of its thread.
+
+    Call `run` or, for a run that was withdrawn, `decline`; one of them, once. `stop` may be called at any time, from the
+    same event loop.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        record: RunRecord,
+        agent: Agent,
+        *,
+        services: Services,
+        observers: ObserverSet,
+        timeout: float | None = None,
+        depth: int = 0,
+        on_released: Callable[[str], None] | None = None,
+    ) -> None:
+        self.record = record
+        self.fatal: KeyboardInterrupt | None = None
+        """Ctrl-C that hit the agent: for whoever awaits the run to raise again, once it has ended properly."""
+        self.delivery_error: BaseException | None = None
+        """What a required observer raised, because of which the run could not go on or its end not be delivered."""
+        self.result: RunResult | None = None
+        """How the run ended, as soon as anybody may know."""
+        self._agent = agent
+        self._services = services
+        self._observers = observers
+        self._timeout = timeout
+        self._on_released = on_released
+        self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
+        self._journal = Journal()
+        self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
+        self._run = RunContext(
+            spec,
+            run_id=record.run_id,
+            thread_id=record.thread_id,
+            agent=record.agent,
+            journal=self._journal,
+            port=self,
+            checkpointer=services.checkpointer,
+            depth=depth,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._began = services.clock.monotonic()
+        self._stop: Stop | None = None
+        self._claimed = False
+        self._ending = False
+        self._task: asyncio.Task[Any] | None = None
+        self._outbox: list[Draft] = []
+        self._wake: asyncio.Future[None] | None = None
+
+    def stop(self, stop: Stop) -> bool:
+        """Ask the run to end; False if it is ending by itself already.
+
+        The first reason counts. The agent is cancelled each time, so one that swallowed the first cancel gets another.
+        """
+        if self._ending or (self._task is not None and self._task.done()):
+            return False
+        self._stop = self._stop or stop
+        self._run.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+        return True
+
+    async def run(self) -> RunResult | None:
+        """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere.
+
+        Raises:
+            asyncio.CancelledError: this task was cancelled; the run has ended properly before.
+        """
+        coordinator = self._services.coordinator
+        if self._stop is not None:
+            withdrawn = await self._steady(lambda: coordinator.withdraw(self.record.run_id))
+            return await self.decline(self._stop) if withdrawn else None
+        claim = await self._steady(lambda: coordinator.claim(self.record.run_id))
+        if claim is None:
+            return None
+        self._claimed = True
+        bind_run(self._run)
+        self._began = self._services.clock.monotonic()
+        deadline = self._arm_deadline()
+        end = await self._execute(claim)
+        self._ending = True
+        if deadline is not None:
+            deadline.cancel()
+        return await self._finish(end)
+
+    async def decline(self, stop: Stop) -> RunResult:
+        """End a run that was withdrawn before it started: its terminal event stands alone."""
+        self._ending = True
+        return await self._finish(_stopped(stop))
+
+    def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
+        """Pass live output on, from any thread (`context.RunPort`)."""
+        self._on_loop(self._services.stream.publish, self.record.run_id, mode, data, namespace)
+
+    def human_message(self, message: JsonObject) -> None:
+        """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
+        self._on_loop(self._post, (LifecycleEventType.HUMAN_MESSAGE, {"message": message}))
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        if threading.get_ident() == self._loop_thread:
+            call(*arguments)
+        else:
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _post(self, draft: Draft) -> None:
+        self._outbox.append(draft)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _arm_deadline(self) -> asyncio.TimerHandle | None:
+        if self._timeout is None:
+            return None
+        reason = f"the run took longer than its timeout of {self._timeout:g} s"
+        return self._loop.call_later(self._timeout, self.stop, Stop(RunStatus.timeout, reason))
+
+    async def _execute(self, claim: Claim) -> _End:
+        """Announce the start, call the agent; however that goes, it is an `_End`."""
+        messages = await self._supervised(self._prepare())
+        opening = self._opening(claim)
+        if not isinstance(messages, _End):
+            opening += [(LifecycleEventType.HUMAN_MESSAGE, {"message": message}) for message in messages]
+        if not await self._announce(opening):  # I14: not stored, so the agent is never called
+            return self._undelivered()
+        if isinstance(messages, _End):
+            return messages
+        result = await self._supervised(self._agent.run(self._run))
+        return result if isinstance(result, _End) else self._judge(result)
+
+    async def _prepare(self) -> Sequence[Mapping[str, Any]]:
+        """Load what the thread remembers; the human messages that the run brings."""
+        run = self._run
+        if self._uses_thread_state:
+            state = await self._services.states.load(run.thread_id) or ThreadState()
+            run.values = state.values
+            if run.resuming:
+                if state.paused is None:
+                    raise NotPausedError(thread_id=run.thread_id)
+                run.input = state.paused.input
+                run.resume = _answer_to(state.paused, run.resume)
+                run.answers = (*state.paused.answers, run.resume)
+        messages = await self._agent.human_messages(run)
+        return [self._journal.record_message(message) for message in messages]
+
+    def _opening(self, claim: Claim) -> list[Draft]:
+        record = self.record
+        says: JsonObject = {"agent": record.agent, "metadata": record.metadata}
+        if record.parent_run_id is not None:
+            says["parent_run_id"] = record.parent_run_id
+        if record.trigger is not None:
+            says["trigger"] = record.trigger
+        opening: list[Draft] = [(LifecycleEventType.RUN_STARTED, says)]
+        if claim.thread_status is not ThreadStatus.busy:
+            busy = {"status": ThreadStatus.busy, "previous": claim.thread_status}
+            opening.append((LifecycleEventType.THREAD_STATUS_UPDATED, busy))
+        return opening
+
+    async def _supervised[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
+        """Await a call of the agent, which alone is cancelled when the run is stopped; what it raised is an `_End`."""
+        self._stop_if_cancelled()
+        if self._stop is not None:
+            call.close()
+            return _stopped(self._stop)
+        task = self._task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
+        while not task.done():
+            self._wake = self._loop.create_future()
+            try:
+                await asyncio.wait({task, self._wake}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self.stop(_TASK_CANCELLED)
+            if self._outbox and not task.done() and not await self._announce(self._take_outbox()):
+                task.cancel()
+                await settled(task)
+        self._task = None
+        if self.delivery_error is not None:
+            return self._undelivered()
+        if self._stop is not None:
+            return _stopped(self._stop)
+        if task.cancelled():  # somebody reached past us for the agent's task, as a closing event loop does
+            return _stopped(_TASK_CANCELLED)
+        outcome = task.result()
+        return self._failed(outcome.exception) if isinstance(outcome, Raised) else outcome
+
+    def _stop_if_cancelled(self) -> None:
+        """Notice a cancel of the supervising task that was held off while a dispatch was being finished (I17)."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self.stop(_TASK_CANCELLED)
+
+    def _take_outbox(self) -> list[Draft]:
+        drafts, self._outbox = self._outbox, []
+        return drafts
+
+    async def _announce(self, drafts: Sequence[Draft]) -> bool:
+        """Emit; False if a required observer did not take it, which `delivery_error` remembers."""
+        try:
+            await self._emitter.emit(*drafts)
+        except BaseException as exc:  # whatever an observer raises, the run still has to end (I18)
+            self.delivery_error = exc
+            return False
+        return True
+
+    def _judge(self, result: AgentResult) -> _End:
+        """What an agent's result makes of its run."""
+        if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
+            self._journal.title = title
+        if not result.interrupts:
+            values = result.values
+            remembers = ThreadState(dict(values)) if self._uses_thread_state and values is not None else None
+            return _End(RunStatus.success, {}, remembers)
+        try:
+            interrupts, _ = canonical(list(result.interrupts))
+        except PayloadError as exc:
+            return self._failed(exc)
+        run = self._run
+        paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=interrupts)
+        remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
+        return _End(RunStatus.interrupted, {"interrupts": interrupts}, remembers)
+
+    def _failed(self, exc: BaseException) -> _End:
+        if isinstance(exc, KeyboardInterrupt):
+            self.fatal = exc
+        says = {"error": _text_of(exc), "error_type": type(exc).__qualname__, "traceback": _traceback_of(exc)}
+        return _End(RunStatus.error, says)
+
+    def _undelivered(self) -> _End:
+        exc = self.delivery_error
+        says = {"error": f"a required observer failed: {_text_of(exc)}", "error_type": type(exc).__qualname__}
+        return _End(RunStatus.error, says)
+
+    async def _finish(self, end: _End) -> RunResult:
+        """The one way out of every run: settle, announce, give the thread back, and only then tell."""
+        end = await self._put_thread_right(end)
+        run_id = self.record.run_id
+        journal = self._journal
+        completion_data = journal.completion_data(self._services.clock.monotonic() - self._began)
+        settlement = await self._steady(
+            lambda: self._services.coordinator.settle(
+                run_id,
+                end.status,
+                error=end.says.get("error"),
+                title=journal.title,
+                completion_data=completion_data,
+            )
+        )
+        closing = [*self._take_outbox(), self._closing(end, completion_data)]
+        if settlement.status is not settlement.previous:
+            closing.append(self._thread_update(settlement))
+        await self._announce(closing)
+        result = self._result_of(end, completion_data)
+        self._services.stream.close(run_id)
+        await self._release(settlement.status)
+        self._observers.forget(run_id)
+        self.result = result
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return result
+
+    async def _put_thread_right(self, end: _End) -> _End:
+        """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's."""
+        stop = self._stop
+        try:
+            if end.remembers is not None:
+                remembers = end.remembers
+                await self._steady(lambda: self._services.states.save(self.record.thread_id, remembers))
+            elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
+                checkpoint_id = await self._steady(lambda: self._agent.rollback(self._run))
+                if checkpoint_id is not None:
+                    return replace(end, says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
+        except BaseException as exc:  # the store's or the checkpointer's failure; the run must end all the same
+            return self._failed(exc)
+        return end
+
+    def _closing(self, end: _End, completion_data: JsonObject) -> Draft:
+        kind = terminal_event_of(end.status)
+        says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status}
+        says.update(end.says)
+        if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
+            says["title"] = self._journal.title
+        says["completion_data"] = completion_data
+        return kind, says
+
+    def _thread_update(self, settlement: Settlement) -> Draft:
+        says: JsonObject = {"status": settlement.status, "previous": settlement.previous}
+        if self._journal.title is not None:
+            says["title"] = self._journal.title
+        return LifecycleEventType.THREAD_STATUS_UPDATED, says
+
+    def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
+        record, status, error = self.record, end.status, end.says.get("error")
+        if any(is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)):
+            error = f"the run ended as {status.value}, but a required observer did not take that: {_text_of(self.delivery_error)}"
+            status = RunStatus.error
+        return RunResult(record.run_id, record.thread_id, status, error, completion_data, self._journal.title)
+
+    async def _release(self, announced: ThreadStatus) -> None:
+        """Give the thread back, once its status is announced as it really is."""
+        coordinator, run_id = self._services.coordinator, self.record.run_id
+        while True:
+            status = announced
+            release = await self._steady(lambda: coordinator.release(run_id, status))  # noqa: B023  # awaited at once
+            if release.settlement is None:
+                break
+            await self._announce([self._thread_update(release.settlement)])
+            announced = release.settlement.status
+        if release.next_run_id is not None and self._on_released is not None:
+            self._on_released(release.next_run_id)
+
+    async def _steady[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await a step that must be finished once begun, whoever cancels this task meanwhile (I17)."""
+        for _ in range(_TRIES_UNDER_A_CLOSING_LOOP):
+            task = start_contained(call(), name=f"trackside-step-{self.record.run_id}")
+            if not task.done():
+                await settled(task)
+            if not task.cancelled():
+                break
+        outcome = task.result()
+        if isinstance(outcome, Raised):
+            raise outcome.exception
+        return outcome
+
+
+def _stopped(stop: Stop) -> _End:
+    says: JsonObject = {}
+    if stop.status is RunStatus.timeout:
+        says = {"error": stop.reason, "error_type": "TimeoutError"}
+    else:
+        says = {"cancel_mode": stop.mode}
+        if stop.reason is not None:
+            says["reason"] = stop.reason
+    return _End(stop.status, says)
+
+
+def _answer_to(paused: PausedRun, resume: Any) -> Any:
+    """The answer to the open question: as it is, or by the question's id."""
+    asked = paused.interrupts[-1].get("id") if paused.interrupts else None
+    return resume[asked] if isinstance(resume, Mapping) and asked in resume else resume
+
+
+def _text_of(exc: BaseException | None) -> str:
+    """What an exception says, readable also where it says little or its own `__str__` fails."""
+    name = type(exc).__qualname__
+    try:
+        text = str(exc)
+    except Exception:  # the agent's own exception class is broken
+        return f"{name}, whose message cannot be read"
+    if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
+        return f"{name}: {text}"
+    return text or f"{name} without a message"
+
+
+def _traceback_of(exc: BaseException) -> str:
+    """The exception's traceback from the first frame that is not the harness's own, cut at its beginning if too long."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(exc), exc, trace))
+    except Exception:  # as above
+        return ""
+    return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"
