@@ -1,8 +1,8 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
 Inside, imports go downwards only: `manager`, `embedded` → `worker`, `adapters` → `context` → `emitter`, `journal`,
-`memory`, `admission` → `dispatch` → `buffered` → `timelimit` → `observer`, `ports` → `lifecycle` → `payload` → `types` →
-`errors`, `ids`.
+`memory`, `admission` → `dispatch` → `buffered` → `timelimit` → `observer`, `ports` → `lifecycle` → `payload` → `types`
+→ `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent

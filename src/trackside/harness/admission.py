@@ -59,10 +59,10 @@ def _strategy(name: MultitaskStrategy | str) -> MultitaskStrategy:
     raise InvalidSpecError(field="multitask", value=name, why=f"choose one of {', '.join(MultitaskStrategy)}")
 
 
-def _id(given: str | None, field: str) -> str:
+def _id(given: Any, field: str) -> str:
     if given is None:
         return new_id()
-    if not isinstance(given, str) or not given or not given.isprintable():
+    if not (isinstance(given, str) and given and given.isprintable()):
         raise InvalidSpecError(field=field, value=given, why="an id is a text of printable characters")
     return given
 

@@ -13,20 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context, copy_context
-from copy import copy
 from dataclasses import dataclass
-from itertools import islice
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from weakref import WeakSet
 
+from trackside.harness.backlog import Backlog, DropReason, EventGap, OpenGap, Pending
 from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     BatchRunObserver,
     ObserverBinding,
+    PartlyTaken,
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
@@ -53,9 +52,6 @@ __all__ = [
 MAX_LEFT_BEHIND = 4
 """How many calls of one observer may run on past their limit before it gets no further ones."""
 
-type DropReason = Literal["overflow", "closed", "fork"]
-"""Why an event was never given on: no room, the buffer was closed first, or it is the parent process's to give."""
-
 logger = logging.getLogger("trackside.buffer")
 
 
@@ -72,19 +68,6 @@ class ObserverStuckError(TracksideError):
 
     fault = "observer"
     retryable = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventGap:
-    """Events that were dropped in one go, between the event before and the event after.
-
-    Ids sort by age, so the two ids bound what is missing; within a run it shows as missing sequence numbers.
-    """
-
-    reason: DropReason
-    count: int
-    first_event_id: str
-    last_event_id: str
 
 
 @runtime_checkable
@@ -183,13 +166,14 @@ class BufferedObserver:
         self._call_limit = call_limit
         self._closed = False
         self._context = copy_context()
-        self._backlog = _Backlog(capacity, terminal_reserve)
+        self._backlog = Backlog(capacity, terminal_reserve)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: asyncio.Task[None] | None = None
         self._consumer_deaths = 0
         self._push: asyncio.Future[None] | None = None
         self._calls: set[object] = set()
         self._current_call: object = None
+        self._said_stuck = False
         _buffers.add(self)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -260,7 +244,7 @@ class BufferedObserver:
             )
             self._consumer.add_done_callback(self._consumer_ended)
 
-    def _start_over(self, backlog: _Backlog) -> None:
+    def _start_over(self, backlog: Backlog) -> None:
         """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
         self._backlog = backlog
         self._loop = self._consumer = self._push = self._current_call = None
@@ -321,11 +305,11 @@ class BufferedObserver:
                 exc_info=cause,
             )
 
-    async def _consume(self, backlog: _Backlog) -> None:
+    async def _consume(self, backlog: Backlog) -> None:
         while True:
             if not backlog.items:
                 await self._next_push()
-            elif isinstance(head := backlog.items[0], _OpenGap):
+            elif isinstance(head := backlog.items[0], OpenGap):
                 await self._give_gap(backlog, head)
             else:
                 await self._give(backlog, backlog.batch(self._batch_size))
@@ -339,25 +323,28 @@ class BufferedObserver:
             if self._push is push:
                 self._push = None
 
-    async def _give(self, backlog: _Backlog, batch: Sequence[_Pending]) -> None:
+    async def _give(self, backlog: Backlog, batch: Sequence[Pending]) -> None:
         if self._on_events is not None and len(batch) > 1:
             events = [event for event, _ in batch]
             failure = await self._call(backlog, self._on_events, events, self._context_of(batch), len(batch))
             if failure is None:
                 backlog.settle(len(batch), delivered=True)
                 return
+            if isinstance(failure, PartlyTaken):
+                backlog.settle(failure.taken, delivered=True)
+                batch = batch[failure.taken :]
         for event, context in batch:
             failure = await self._call(backlog, self._on_event, event, context, 1)
             if failure is not None:
-                warn_of_failure(self.observer, event, failure)
+                self._warn_of_failure(event, failure)
             backlog.settle(1, delivered=failure is None)
 
-    def _context_of(self, batch: Sequence[_Pending]) -> Context:
+    def _context_of(self, batch: Sequence[Pending]) -> Context:
         first, context = batch[0]
         one_run = all(event.run_id == first.run_id for event, _ in batch)
         return context if one_run else self._context.copy()
 
-    async def _give_gap(self, backlog: _Backlog, head: _OpenGap) -> None:
+    async def _give_gap(self, backlog: Backlog, head: OpenGap) -> None:
         gap, failure = head.closed(), None
         try:
             if self._on_gap is not None:
@@ -368,7 +355,7 @@ class BufferedObserver:
             self._warn_of_gap(gap, failure)
 
     async def _call[A](
-        self, backlog: _Backlog, take: Callable[[A], Awaitable[None]], given: A, context: Context, events: int
+        self, backlog: Backlog, take: Callable[[A], Awaitable[None]], given: A, context: Context, events: int
     ) -> BaseException | None:
         """What the observer raised instead of taking what it was given, if it did.
 
@@ -391,6 +378,12 @@ class BufferedObserver:
         finally:
             self._current_call = None
         return None
+
+    def _warn_of_failure(self, event: RunLifecycleEvent, failure: BaseException) -> None:
+        stuck = isinstance(failure, ObserverStuckError)
+        if not (stuck and self._said_stuck):  # once, not for every event until it moves again
+            warn_of_failure(self.observer, event, failure)
+        self._said_stuck = stuck
 
     def _warn_of_gap(self, gap: EventGap, failure: BaseException | None = None) -> None:
         logger.warning(
@@ -415,125 +408,6 @@ async def _registered[A](take: Callable[[A], Awaitable[None]], given: A, calls: 
         await take(given)
     finally:
         calls.discard(token)
-
-
-type _Pending = tuple[RunLifecycleEvent, Context]
-
-
-class _OpenGap:
-    """Dropped events in the place where they would have waited; grows until an event waits behind it."""
-
-    __slots__ = ("context", "count", "first", "last", "reason")
-
-    def __init__(self, reason: DropReason, event: RunLifecycleEvent, context: Context) -> None:
-        self.reason: DropReason = reason
-        self.context = context
-        self.first = self.last = event.event_id
-        self.count = 0
-        self.add(event)
-
-    def add(self, event: RunLifecycleEvent) -> None:
-        self.last = event.event_id
-        self.count += 1
-
-    def closed(self) -> EventGap:
-        return EventGap(reason=self.reason, count=self.count, first_event_id=self.first, last_event_id=self.last)
-
-
-class _Backlog:
-    """What waits, in order, and what became of the rest. An event waits until its outcome is known."""
-
-    def __init__(self, capacity: int, terminal_reserve: int) -> None:
-        self.items: deque[_Pending | _OpenGap] = deque()
-        self.accepted = 0
-        self.delivered = 0
-        self.failed = 0
-        self.dropped: Counter[DropReason] = Counter()
-        self.passed = 0
-        """How many items, events and gaps, have left `items`: what a flush waits for."""
-        self.flushes: dict[asyncio.Future[None], int] = {}
-        """Who waits for `passed` to reach which number."""
-        self._gaps = 0
-        self._capacity = capacity
-        self._limit = capacity + terminal_reserve
-
-    @property
-    def pending(self) -> int:
-        return len(self.items) - self._gaps
-
-    def pending_until(self, goal: int) -> int:
-        """How many of the events wait that have to leave before `passed` is `goal`."""
-        ahead = islice(self.items, max(0, goal - self.passed))
-        return sum(not isinstance(item, _OpenGap) for item in ahead)
-
-    def push(self, event: RunLifecycleEvent) -> None:
-        self.accepted += 1
-        pending = len(self.items) - self._gaps
-        if pending < self._capacity or (pending < self._limit and is_terminal(event.event_type)):
-            self.items.append((event, copy_context()))
-        else:
-            self._overflow(event)
-
-    def _overflow(self, event: RunLifecycleEvent) -> None:
-        self.dropped["overflow"] += 1
-        newest = self.items[-1]  # there is one, and never one that is being told: a full backlog has events
-        if isinstance(newest, _OpenGap):
-            newest.add(event)
-        else:
-            self.items.append(_OpenGap("overflow", event, copy_context()))
-            self._gaps += 1
-
-    def batch(self, size: int) -> list[_Pending]:
-        """The next events, up to a gap between them. They stay here until they are settled."""
-        batch: list[_Pending] = []
-        for item in islice(self.items, size):
-            if isinstance(item, _OpenGap):
-                break
-            batch.append(item)
-        return batch
-
-    def settle(self, count: int, *, delivered: bool) -> None:
-        """The outcome of the `count` oldest events is known."""
-        for _ in range(count):
-            self.items.popleft()
-        if delivered:
-            self.delivered += count
-        else:
-            self.failed += count
-        self._pass(count)
-
-    def settle_gap(self) -> None:
-        """The oldest item, a gap, has been told."""
-        self.items.popleft()
-        self._gaps -= 1
-        self._pass(1)
-
-    def drop_all(self, reason: DropReason) -> list[EventGap]:
-        """Drop everything; returns the gaps that nobody was told of, the new one last."""
-        gaps = [item for item in self.items if isinstance(item, _OpenGap)]
-        events = [item for item in self.items if not isinstance(item, _OpenGap)]
-        if events:
-            new = _OpenGap(reason, *events[0])
-            for event, _ in events[1:]:
-                new.add(event)
-            gaps.append(new)
-            self.dropped[reason] += new.count
-        self._pass(len(self.items))
-        self.items.clear()
-        self._gaps = 0
-        return [gap.closed() for gap in gaps]
-
-    def copy(self) -> _Backlog:
-        """The same counts and items, for another process or event loop to go on with."""
-        own = copy(self)
-        own.items, own.dropped, own.flushes = self.items.copy(), self.dropped.copy(), {}
-        return own
-
-    def _pass(self, count: int) -> None:
-        self.passed += count
-        for reached, goal in self.flushes.items():
-            if self.passed >= goal and not reached.done():
-                reached.set_result(None)
 
 
 _buffers: WeakSet[BufferedObserver] = WeakSet()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
@@ -145,7 +145,8 @@ class RunContext:
         """Pause the run until a human has answered; returns the answer.
 
         The run ends as `interrupted` with `value` as its question. The answer starts a new run of the agent with the
-        same input, in which this call returns it. So code before this call runs again: keep it free of effects, or after.
+        same input, in which this call returns it. So code before this call runs again: keep it free of effects, or
+        after.
         """
         index = self._asked
         self._asked += 1

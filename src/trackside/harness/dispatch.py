@@ -2,8 +2,8 @@
 
 `CompositeObserver` gives order and isolation. This module puts each bound observer into a wrapper that bounds it:
 `RequiredObserver` retries and gates the run; an optional one is bounded by `LimitedObserver`, or decoupled from the run
-by a `BufferedObserver`. `ObserverSet` keeps the wrapped composite in step with what is bound, shields a dispatch from the
-cancel of whoever runs it, and is the one thing that the worker and the manager know of all this.
+by a `BufferedObserver`. `ObserverSet` keeps the wrapped composite in step with what is bound, shields a dispatch from
+the cancel of whoever runs it, and is the one thing that the worker and the manager know of all this.
 """
 
 from __future__ import annotations

@@ -156,5 +156,5 @@ def _told(worker: RunWorker, task: asyncio.Task[None], *, cancelled: bool) -> Ru
     task.result()
     if worker.delivery_error is not None:
         raise worker.delivery_error
-    assert worker.result is not None, "a run that was admitted here is claimed here"  # noqa: S101  # invariant
+    assert worker.result is not None, "a run that was admitted here is claimed here"
     return worker.result

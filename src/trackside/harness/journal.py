@@ -154,9 +154,7 @@ def plain_message(message: Any) -> JsonObject:
     Raises:
         PayloadError: (a `ValueError`) it is not a message.
     """
-    plain, changed = canonical(message)
-    if isinstance(plain, str) and isinstance(message, str):
-        plain = {"type": "human", "content": plain}
+    plain, changed = canonical({"type": "human", "content": message} if isinstance(message, str) else message)
     if not isinstance(plain, dict):
         raise PayloadError(path="message", why=f"a message is an object with type and content, not {message!r:.80}")
     kind = plain.get("type") or plain.pop("role", None)
@@ -185,9 +183,16 @@ def human_messages(value: Any) -> list[JsonObject]:
 def _is_human(item: Any) -> bool:
     if isinstance(item, tuple) and len(item) == 2:  # LangChain's ("human", "text")
         return _TYPE_OF_ROLE.get(str(item[0]), item[0]) == "human"
-    get = item.get if isinstance(item, Mapping) else lambda name: getattr(item, name, None)
-    kind = get("type") or get("role")
-    return isinstance(kind, str) and _TYPE_OF_ROLE.get(kind, kind) == "human" and get("content") is not None
+    kind, role, content = _fields(item, "type", "role", "content")
+    kind = kind or role
+    return isinstance(kind, str) and _TYPE_OF_ROLE.get(kind, kind) == "human" and content is not None
+
+
+def _fields(item: Any, *names: str) -> list[Any]:
+    """These fields of a message, which is a mapping or a framework's object."""
+    if isinstance(item, Mapping):
+        return [item.get(name) for name in names]
+    return [getattr(item, name, None) for name in names]
 
 
 def _as_message(item: Any) -> Any:
@@ -199,7 +204,7 @@ def excerpt(content: Any) -> str:
     if isinstance(content, str):
         return content[:EXCERPT_CHARS]
     if isinstance(content, list):
-        texts = (block if isinstance(block, str) else block.get("text", "") for block in content if block)
+        texts = (block.get("text") if isinstance(block, Mapping) else block for block in content)
         return "".join(text for text in texts if isinstance(text, str))[:EXCERPT_CHARS]
     return "" if content is None else str(content)[:EXCERPT_CHARS]
 

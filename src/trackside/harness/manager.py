@@ -1,4 +1,4 @@
-"""Many runs: who may start, how many at once, where they are, how it all stops. A thin facade over workers and ports."""
+"""Many runs: who may start, how many at once, where they are, how it all stops; a facade over workers and ports."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class RunHandle:
 class RunManager:
     """Runs agents on threads, many at once, one active run for each thread.
 
-    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for the runs that are there and cancels
-    the rest.
+    Use it as an async context manager; leaving it waits `shutdown_grace` seconds for the runs that are there and
+    cancels the rest.
 
         >>> async def main() -> None:
         ...     async with RunManager({"echo": echo}) as manager:

@@ -96,7 +96,7 @@ class BatchRunObserver(RunObserver, Protocol):
         ...
 
 
-class PartlyTaken(Exception):  # noqa: N818  # a report, not an error of its own; its cause is
+class PartlyTaken(Exception):
     """A batch was taken only as far as the first `taken` events; the cause says what happened to the next."""
 
     def __init__(self, taken: int, cause: BaseException) -> None:

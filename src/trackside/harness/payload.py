@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -175,7 +176,7 @@ class _Walk:
         self.changed = True
         if isinstance(value, bytes | bytearray | memoryview):
             return self.text(base64.b64encode(value).decode("ascii"))
-        if isinstance(value, Set):
+        if isinstance(value, AbstractSet):
             return self.nested(value, depth, self.unordered)
         if isinstance(value, datetime | date | time):
             return value.isoformat()
@@ -185,7 +186,7 @@ class _Walk:
             return self.text(str(value))
         return self.object(value, depth)
 
-    def unordered(self, items: Set[Any], depth: int) -> list[Json]:
+    def unordered(self, items: AbstractSet[Any], depth: int) -> list[Json]:
         # Sorted by its own text, so that the same set always has the same form.
         return sorted(self.sequence(items, depth), key=repr)
 

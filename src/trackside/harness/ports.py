@@ -45,8 +45,8 @@ class Admission:
 
     `ready` says that it may be claimed now; else it waits until `RunCoordinator.release` of another run names it.
     `existing` says that the idempotency key named a run that is there already; `record` is that one, nothing is new.
-    `displaced` are runs that have to make room under `interrupt` or `rollback`: a pending one is withdrawn, so its end is
-    the caller's to announce; the running one has been asked to stop.
+    `displaced` are runs that have to make room under `interrupt` or `rollback`: a pending one is withdrawn, so its end
+    is the caller's to announce; the running one has been asked to stop.
     """
 
     record: RunRecord
@@ -92,13 +92,14 @@ class RunCoordinator(Protocol):
         ...
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had any more."""
+        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had."""
         ...
 
     async def withdraw(self, run_id: str) -> bool:
         """Take a run that is still pending out of the queue for good, without an execution.
 
-        True for exactly one caller, who then announces its end and calls `release`; False if it is not pending any more.
+        True for exactly one caller, who then announces its end and calls `release`; False if it is not pending any
+        more.
         """
         ...
 

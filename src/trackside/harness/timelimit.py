@@ -47,7 +47,7 @@ async def _contain[T](call: Coroutine[Any, Any, T]) -> T | Raised:
         return Raised(exc)
     except GeneratorExit:
         raise  # the coroutine is being closed: there is no one left to tell
-    except BaseException as exc:  # a callee's SystemExit is the callee's failure; the caller of the call decides
+    except BaseException as exc:  # noqa: BLE001  # a callee's SystemExit is the callee's failure; the caller of the call decides
         return Raised(exc)
 
 

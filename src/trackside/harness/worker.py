@@ -85,8 +85,8 @@ class _End:
 class RunWorker:
     """One run, from its claim to the release of its thread.
 
-    Call `run` or, for a run that was withdrawn, `decline`; one of them, once. `stop` may be called at any time, from the
-    same event loop.
+    Call `run` or, for a run that was withdrawn, `decline`; one of them, once. `stop` may be called at any time, from
+    the same event loop.
     """
 
     def __init__(
@@ -253,13 +253,16 @@ class RunWorker:
         while not task.done():
             self._wake = self._loop.create_future()
             try:
-                await asyncio.wait({task, self._wake}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, self._wake), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.stop(_TASK_CANCELLED)
             if self._outbox and not task.done() and not await self._announce(self._take_outbox()):
                 task.cancel()
                 await settled(task)
         self._task = None
+        return self._outcome_of(task)
+
+    def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | _End:
         if self.delivery_error is not None:
             return self._undelivered()
         if self._stop is not None:
@@ -283,7 +286,7 @@ class RunWorker:
         """Emit; False if a required observer did not take it, which `delivery_error` remembers."""
         try:
             await self._emitter.emit(*drafts)
-        except BaseException as exc:  # whatever an observer raises, the run still has to end (I18)
+        except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
             self.delivery_error = exc
             return False
         return True
@@ -356,7 +359,7 @@ class RunWorker:
                 checkpoint_id = await self._steady(lambda: self._agent.rollback(self._run))
                 if checkpoint_id is not None:
                     return replace(end, says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
-        except BaseException as exc:  # the store's or the checkpointer's failure; the run must end all the same
+        except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc)
         return end
 
@@ -378,7 +381,8 @@ class RunWorker:
     def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
         record, status, error = self.record, end.status, end.says.get("error")
         if any(is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)):
-            error = f"the run ended as {status.value}, but a required observer did not take that: {_text_of(self.delivery_error)}"
+            why = _text_of(self.delivery_error)
+            error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
             status = RunStatus.error
         return RunResult(record.run_id, record.thread_id, status, error, completion_data, self._journal.title)
 
@@ -399,10 +403,10 @@ class RunWorker:
         """Await a step that must be finished once begun, whoever cancels this task meanwhile (I17)."""
         for _ in range(_TRIES_UNDER_A_CLOSING_LOOP):
             task = start_contained(call(), name=f"trackside-step-{self.record.run_id}")
-            if not task.done():
-                await settled(task)
-            if not task.cancelled():
+            if not (await settled(task)).cancelled():
                 break
+        else:
+            raise asyncio.CancelledError
         outcome = task.result()
         if isinstance(outcome, Raised):
             raise outcome.exception
@@ -431,7 +435,7 @@ def _text_of(exc: BaseException | None) -> str:
     name = type(exc).__qualname__
     try:
         text = str(exc)
-    except Exception:  # the agent's own exception class is broken
+    except Exception:  # noqa: BLE001  # the agent's own exception class is broken
         return f"{name}, whose message cannot be read"
     if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
         return f"{name}: {text}"
@@ -439,12 +443,12 @@ def _text_of(exc: BaseException | None) -> str:
 
 
 def _traceback_of(exc: BaseException) -> str:
-    """The exception's traceback from the first frame that is not the harness's own, cut at its beginning if too long."""
+    """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(exc), exc, trace))
-    except Exception:  # as above
+    except Exception:  # noqa: BLE001  # as above
         return ""
     return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"
