@@ -331,13 +331,14 @@ class BufferedObserver:
                 backlog.settle(len(batch), delivered=True)
                 return
             if isinstance(failure, PartlyTaken):
-                backlog.settle(failure.taken, delivered=True)
-                batch = batch[failure.taken :]
+                taken = max(0, min(failure.taken, len(batch)))
+                backlog.settle(taken, delivered=True)
+                batch = batch[taken:]
         for event, context in batch:
             failure = await self._call(backlog, self._on_event, event, context, 1)
+            backlog.settle(1, delivered=failure is None)
             if failure is not None:
                 self._warn_of_failure(event, failure)
-            backlog.settle(1, delivered=failure is None)
 
     def _context_of(self, batch: Sequence[Pending]) -> Context:
         first, context = batch[0]
