@@ -21,9 +21,13 @@ def main() -> None:
         milliseconds(statement)  # once for the bytecode and the disk cache
     # Interleaved, so that a slow moment of the machine meets all three.
     samples = [tuple(milliseconds(statement) for statement in STATEMENTS) for _ in range(ROUNDS)]
-    medians = [statistics.median(column) for column in zip(*samples, strict=True)]
-    for statement, median in zip(STATEMENTS, medians, strict=True):
-        print(f"{statement:<18}{median:7.1f} ms   {median - medians[0]:+6.1f} ms beside bare Python")
+    columns = list(zip(*samples, strict=True))
+    for statement, column in zip(STATEMENTS, columns, strict=True):
+        least, median = min(column), statistics.median(column)
+        print(
+            f"{statement:<18}least {least:6.1f} ms ({least - min(columns[0]):+6.1f})"
+            f"   median {median:6.1f} ms ({median - statistics.median(columns[0]):+6.1f})"
+        )
 
 
 if __name__ == "__main__":
