@@ -31,7 +31,7 @@ from research.index import Hit, Library, terms
 from research.planning import distinct, key_words, title_of
 from research.researcher import Assignment, build_researcher
 from research.thinking import Thinker, thinker_from_environment
-from research.writing import most_relevant
+from research.writing import counted, most_relevant
 
 DOCUMENTS_PER_ROUND = 4
 MAX_ROUNDS = 40
@@ -99,7 +99,7 @@ class _Steps:
     async def plan(self, state: ResearchState, runtime: Runtime[Research]) -> Command[Literal["approve", "search"]]:
         question = question_in(state["messages"])
         queries = await self.thinker.plan(question)
-        _progress(f"planned to search for {_listed(queries)}", queries=queries)
+        _progress(f"planning: search for {_listed(queries)}")
         update = {
             "title": state.get("title") or title_of(question),
             "question": question,
@@ -112,7 +112,7 @@ class _Steps:
         return Command(update=update, goto="approve" if self.how(runtime).approve else "search")
 
     async def approve(self, state: ResearchState) -> Command[Literal["search", "__end__"]]:
-        answer = interrupt({"question": "Search for this?", "plan": state["plan"], "answers": ANSWERS})
+        answer = interrupt(f"Shall I search for {_listed(state['plan'])}? Answer {ANSWERS}.")
         if plan := plan_after(answer, state["plan"]):
             return Command(update={"plan": plan}, goto="search")
         declined = AIMessage("The plan was declined, so nothing was searched.")
@@ -131,8 +131,7 @@ class _Steps:
             hits = [hit for hit in hits if hit.score >= _RELEVANT * hits[0].score]
         if not hits:
             return Command(goto="write")
-        names = [hit.document.name for hit in hits]
-        _progress(f"reading {', '.join(names)}", documents=names)
+        _progress(f"reading {', '.join(hit.document.name for hit in hits)}")
         return Command(
             update={"read": [*state["read"], *(hit.document.location for hit in hits)]},
             goto=[Send("researcher", _assignment(state, hit)) for hit in hits],
@@ -145,7 +144,7 @@ class _Steps:
             and len(state["follow_ups"]) < MAX_ROUNDS
             and (query := follow_up(searched, state["findings"]))
         ):
-            _progress(f"following up “{query}”", queries=[query])
+            _progress(f"following up “{query}”")
             return Command(update={"follow_ups": [*state["follow_ups"], query]}, goto="search")
         return Command(goto="write")
 
@@ -154,7 +153,7 @@ class _Steps:
         if not findings:
             nothing = f"None of the documents says anything about {_listed(state['plan'])}."
             return {"messages": [AIMessage(nothing)], "sources": []}
-        _progress(f"writing from {len(findings)} of {len(state['findings'])} documents read")
+        _progress(f"writing from {len(findings)} of {counted(len(state['read']), 'document')} read")
         answer = await self.thinker.answer(state["question"], findings)
         return {"messages": [answer.message], "sources": answer.sources}
 
@@ -191,7 +190,7 @@ def plan_after(answer: Any, plan: list[str]) -> list[str]:
     return [] if said.lower().rstrip(".!") in {"", "no", "n", "stop", "decline"} else distinct([*plan, said])
 
 
-ANSWERS = "yes, no, a list of other queries, or one more query"
+ANSWERS = "yes, no, or a query to search for as well"
 
 
 def follow_up(searched: Sequence[str], findings: Sequence[Finding]) -> str:
@@ -245,6 +244,6 @@ def _listed(queries: Sequence[str]) -> str:
     return ", ".join(f"“{query}”" for query in queries)
 
 
-def _progress(text: str, **details: Any) -> None:
+def _progress(text: str) -> None:
     """Tell whoever follows the run (stream mode `custom`) what is going on."""
-    get_stream_writer()({"progress": text, **details})
+    get_stream_writer()(text)

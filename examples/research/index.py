@@ -119,7 +119,8 @@ def _stem(word: str) -> str:
 
 def _passages(document: Document) -> Iterable[str]:
     """What is searched: a document's sections in pieces, each with its heading and with what the document is about."""
-    yield document.subject
+    if not document.sections:
+        yield document.subject
     for section in document.sections:
         for start in range(0, max(1, len(section.sentences)), PASSAGE_SENTENCES):
             body = " ".join(section.sentences[start : start + PASSAGE_SENTENCES])

@@ -15,6 +15,7 @@ from research.findings import Finding, Quote
 from research.index import Ranking
 from research.text import Section
 from research.thinking import Thinker
+from research.writing import counted
 
 MAX_QUOTES = 3
 MAX_EXAMPLE_LINES = 12
@@ -58,7 +59,7 @@ def build_researcher(thinker: Thinker) -> CompiledStateGraph[Any, None, Any, Any
         if not draft["quotes"]:
             return {"findings": []}
         found: Finding = {**draft, "note": await thinker.note(state["question"], draft)}
-        get_stream_writer()({"progress": f"read {found['document']}", "quotes": len(found["quotes"])})
+        get_stream_writer()(f"read {found['document']}: {counted(len(found['quotes']), 'fitting sentence')}")
         return {"findings": [found]}
 
     builder = StateGraph(_State, input_schema=Assignment, output_schema=Report)

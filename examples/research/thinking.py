@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -57,16 +57,12 @@ class Extractive:
 
     async def answer(self, question: str, findings: Sequence[Finding]) -> Answer:
         citations, identity, text = Citations(), f"answer-{uuid4()}", ""
-        for piece in self._pieces(question, findings, citations):
-            push_message(AIMessageChunk(content=piece, id=identity), state_key=None)
-            text += piece
-        return Answer(AIMessage(content=text, id=identity), citations.as_json())
-
-    @staticmethod
-    def _pieces(question: str, findings: Sequence[Finding], citations: Citations) -> Iterator[str]:
         for paragraph in paragraphs(findings, citations, with_example=asks_how(question)):
-            yield f"{paragraph}\n\n"
-        yield citations.as_markdown()
+            push_message(AIMessageChunk(content=f"{paragraph}\n\n", id=identity), state_key=None)
+            text += f"{paragraph}\n\n"
+        sources = citations.as_markdown()
+        push_message(AIMessageChunk(content=sources, id=identity, chunk_position="last"), state_key=None)
+        return Answer(AIMessage(content=text + sources, id=identity), citations.as_json())
 
 
 class ModelThinker:

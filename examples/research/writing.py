@@ -101,6 +101,11 @@ def asks_how(question: str) -> bool:
     return bool(re.search(r"\b(how|example|usage|write)\b", question, re.IGNORECASE))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 document`, `2 documents`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _place(document: str, heading: str) -> str:
     return f"{document}, “{heading}”" if heading else document
 
