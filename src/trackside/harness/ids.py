@@ -1,48 +1,65 @@
 """Identifiers: UUID version 7, so that ids made later sort later.
 
 RFC 9562, section 5.7, with the monotonic counter of section 6.2, method 1: within a millisecond (and while a clock
-stands still or goes back) the 12 bits after the version count up; the last 62 bits are random.
+stands still or goes back) the 12 bits after the version count up; 60 bits at the end are random. The randomness is drawn
+in blocks, and the text put together from parts that change rarely, because every event needs an id.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 import uuid
+
+_COUNTS = [f"{count:03x}" for count in range(4096)]
+_RANDOM_DIGITS = 15
+_POOL_BYTES = 15 * 256
 
 
 class _Uuid7Source:
     """Makes ids for one process; a forked child starts from fresh randomness, so the two never make the same."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reseed()
+        self.reset()
 
-    def _reseed(self) -> None:
-        self._bits = random.Random(os.urandom(16)).getrandbits
-        self._ticks = 0
-
-    def after_fork(self) -> None:
+    def reset(self) -> None:
+        """Forget everything, as a forked child must."""
         self._lock = threading.Lock()
-        self._reseed()
+        self._millisecond = 0
+        self._prefix = ""
+        self._count = 0
+        self._pool = ""
+        self._used = 0
 
     def next(self) -> str:
         with self._lock:
-            # 48 bits of milliseconds and 12 bits of counter in one number that only ever grows.
-            ticks = (time.time_ns() // 1_000_000) << 12
-            if ticks <= self._ticks:
-                ticks = self._ticks + 1
-            self._ticks = ticks
-            low = self._bits(62)
-        h = f"{ticks:015x}"
-        t = f"{low | (1 << 63):016x}"
-        return f"{h[:8]}-{h[8:12]}-7{h[12:]}-{t[:4]}-{t[4:]}"
+            now = time.time_ns() // 1_000_000
+            if now > self._millisecond:
+                self._begin(now)
+            elif self._count == 4095:
+                self._begin(self._millisecond + 1)
+            else:
+                self._count += 1
+            count = _COUNTS[self._count]
+            prefix = self._prefix
+            start = self._used
+            end = self._used = start + _RANDOM_DIGITS
+            if end > len(self._pool):
+                self._pool = os.urandom(_POOL_BYTES).hex()
+                start, end = 0, _RANDOM_DIGITS
+                self._used = end
+            digits = self._pool[start:end]
+        return f"{prefix}{count}-8{digits[:3]}-{digits[3:]}"
+
+    def _begin(self, millisecond: int) -> None:
+        self._millisecond = millisecond
+        self._prefix = f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-7"
+        self._count = 0
 
 
 _source = _Uuid7Source()
-os.register_at_fork(after_in_child=_source.after_fork)
+os.register_at_fork(after_in_child=_source.reset)
 
 new_id = _source.next
 """A new id: a UUIDv7 in its usual 36-character form; greater than every id made in this process before."""
