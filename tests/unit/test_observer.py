@@ -1,0 +1,455 @@
+"""What `CompositeObserver` and `ensure_observer` mean: each line of the contract."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from trackside.harness.errors import NotAnObserverError
+from trackside.harness.observer import (
+    BatchRunObserver,
+    CallbackObserver,
+    CompositeObserver,
+    NullObserver,
+    ObserverBinding,
+    PartlyTaken,
+    RunLifecycleEvent,
+    RunObserver,
+    ensure_observer,
+    observer_name,
+)
+from trackside.harness.types import LifecycleEventType
+from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_event, make_run
+
+EVENT = make_event(LifecycleEventType.RUN_STARTED)
+
+
+def failing(exception: BaseException, **plan: Any) -> RecordingObserver:
+    return RecordingObserver(Misbehaviour(how=exception, **plan))
+
+
+def test_protocol_is_checkable_at_run_time() -> None:
+    assert isinstance(RecordingObserver(), RunObserver)
+    assert not isinstance(object(), RunObserver)
+    assert isinstance(RecordingBatchObserver(), BatchRunObserver)
+    assert not isinstance(RecordingObserver(), BatchRunObserver)
+
+
+@pytest.mark.parametrize(
+    "observer", [NullObserver(), CompositeObserver(), CallbackObserver(RecordingObserver().on_event)]
+)
+def test_every_observer_of_ours_is_a_run_observer(observer: object) -> None:
+    assert isinstance(observer, RunObserver)
+
+
+async def test_null_observer_does_nothing() -> None:
+    await NullObserver().on_event(EVENT)
+
+
+async def test_callback_observer_awaits_its_callback() -> None:
+    seen: list[RunLifecycleEvent] = []
+
+    async def watch(event: RunLifecycleEvent) -> None:
+        await asyncio.sleep(0)
+        seen.append(event)
+
+    await CallbackObserver(watch).on_event(EVENT)
+
+    assert seen == [EVENT]
+
+
+async def test_callback_may_be_a_plain_function_that_returns_an_awaitable() -> None:
+    inner = RecordingObserver()
+
+    await CallbackObserver(lambda event: asyncio.ensure_future(inner.on_event(event))).on_event(EVENT)
+
+    assert inner.events == [EVENT]
+
+
+async def test_children_are_called_one_after_another_in_binding_order() -> None:
+    calls: list[str] = []
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            calls.append(self.name)
+            await asyncio.sleep(0)
+            calls.append(f"{self.name} done")
+
+    composite = CompositeObserver([Slow("a"), ObserverBinding(Slow("b"), required=True)])
+    composite.add(Slow("c"))
+    await composite.on_event(EVENT)
+
+    assert calls == ["a", "a done", "b", "b done", "c", "c done"]
+
+
+async def test_composite_without_observers_takes_events() -> None:
+    await CompositeObserver().on_event(EVENT)
+    await CompositeObserver(None).on_event(EVENT)
+    await CompositeObserver([]).on_event(EVENT)
+
+
+def test_bare_observer_in_the_list_becomes_an_optional_binding() -> None:
+    bare, bound = RecordingObserver(), ObserverBinding(RecordingObserver(), required=True)
+
+    bindings = CompositeObserver([bare, bound]).bindings
+
+    assert bindings == (ObserverBinding(bare), bound)
+    assert bindings[0].required is False
+    assert bindings[1] is bound
+
+
+def test_added_observer_is_optional_unless_it_says_required() -> None:
+    composite = CompositeObserver()
+    one, other = RecordingObserver(), RecordingObserver()
+    composite.add(one)
+    composite.add(other, required=True)
+
+    assert composite.bindings == (ObserverBinding(one, False), ObserverBinding(other, True))
+
+
+def test_composite_is_not_changed_by_a_later_change_of_the_list() -> None:
+    observers: list[RunObserver | ObserverBinding] = [RecordingObserver()]
+    composite = CompositeObserver(observers)
+    observers.clear()
+
+    assert len(composite.bindings) == 1
+
+
+async def test_optional_failure_is_logged_with_type_event_and_traceback_and_dispatch_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = RuntimeError("disk full")
+    after = RecordingObserver()
+    composite = CompositeObserver([failing(error), after])
+
+    await composite.on_event(EVENT)
+
+    assert after.events == [EVENT]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "RecordingObserver" in record.getMessage()
+    assert "run_started" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert "in on_event" in caplog.text  # the traceback leads into the observer
+    assert "RuntimeError: disk full" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), BaseException("odd"), asyncio.CancelledError()], ids=repr)
+async def test_optional_observer_cannot_stop_the_others_by_base_exceptions_either(error: BaseException) -> None:
+    after = RecordingObserver()
+
+    await CompositeObserver([failing(error), after]).on_event(EVENT)
+
+    assert after.events == [EVENT]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), SystemExit(3), asyncio.CancelledError(), BaseException("odd")], ids=repr
+)
+async def test_required_failure_reaches_the_caller_as_the_same_object_and_later_children_see_nothing(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, after = RecordingObserver(), RecordingObserver()
+    composite = CompositeObserver([before, ObserverBinding(failing(error), required=True), after])
+
+    with pytest.raises(BaseException) as caught:
+        await composite.on_event(EVENT)
+
+    assert caught.value is error
+    assert caught.value.__cause__ is None
+    assert before.events == [EVENT]
+    assert after.offered == []
+    assert caplog.records == []
+
+
+async def test_keyboard_interrupt_in_an_optional_observer_stops_the_program() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        await CompositeObserver([failing(KeyboardInterrupt())]).on_event(EVENT)
+
+
+async def test_cancelling_the_dispatching_task_is_not_an_observers_failure() -> None:
+    hanging, after = RecordingObserver(Misbehaviour(how="hang")), RecordingObserver()
+    dispatch = asyncio.ensure_future(CompositeObserver([hanging, after]).on_event(EVENT))
+    await asyncio.sleep(0)
+    dispatch.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await dispatch
+    assert after.offered == []
+
+
+async def test_failure_costs_an_observer_only_the_event_it_failed_on() -> None:
+    observer = failing(ValueError("once"), nth=2)
+    composite = CompositeObserver([observer])
+    run = make_run()
+    for event in run:
+        await composite.on_event(event)
+
+    assert observer.events == [run[0], *run[2:]]
+
+
+async def test_observer_added_during_dispatch_counts_from_the_next_event() -> None:
+    late = RecordingObserver()
+    composite = CompositeObserver()
+
+    async def adds(event: RunLifecycleEvent) -> None:
+        if event is EVENT:
+            composite.add(late)
+
+    composite.add(adds)
+    await composite.on_event(EVENT)
+    assert late.events == []
+
+    second = make_event()
+    await composite.on_event(second)
+    assert late.events == [second]
+
+
+async def test_observer_removed_during_dispatch_still_gets_the_event_that_is_on_its_way() -> None:
+    removed = RecordingObserver()
+    composite = CompositeObserver()
+
+    async def removes(event: RunLifecycleEvent) -> None:
+        if event is EVENT:
+            composite.remove(removed)
+
+    composite.add(removes)
+    composite.add(removed)
+    await composite.on_event(EVENT)
+    await composite.on_event(make_event())
+
+    assert removed.events == [EVENT]
+
+
+async def test_observer_added_by_another_task_during_dispatch_counts_from_the_next_event() -> None:
+    gate, late = RecordingObserver(Misbehaviour(how="hang", nth=1)), RecordingObserver()
+    composite = CompositeObserver([gate])
+    dispatch = asyncio.ensure_future(composite.on_event(EVENT))
+    await asyncio.sleep(0)
+    composite.add(late)
+    gate.release()
+    await dispatch
+
+    assert late.events == []
+
+
+def test_function_can_be_removed_as_it_was_added() -> None:
+    async def watch(event: RunLifecycleEvent) -> None: ...
+
+    composite = CompositeObserver()
+    composite.add(watch)
+    composite.remove(watch)
+
+    assert composite.bindings == ()
+
+
+def test_removing_what_is_not_bound_says_so() -> None:
+    with pytest.raises(ValueError, match=r"NullObserver.* is not bound"):
+        CompositeObserver([RecordingObserver()]).remove(NullObserver())
+
+
+def test_equal_observers_are_still_two() -> None:
+    class Equal(RecordingObserver):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    one, other = Equal(), Equal()
+    composite = CompositeObserver([one, other])
+    composite.remove(other)
+
+    assert [binding.observer is one for binding in composite.bindings] == [True]
+
+
+async def test_batch_goes_whole_to_observers_of_batches_and_singly_to_others() -> None:
+    batches, singles = RecordingBatchObserver(), RecordingObserver()
+    run = make_run()
+
+    await CompositeObserver([batches, singles]).on_events(run)
+
+    assert batches.batches == [run]
+    assert singles.events == run
+
+
+async def test_optional_observer_that_fails_on_a_batch_gets_its_events_singly_and_only_the_bad_one_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    observer = RecordingBatchObserver(Misbehaviour(how=ValueError("bad"), on=LifecycleEventType.HUMAN_MESSAGE))
+    run = make_run()
+
+    await CompositeObserver([observer]).on_events(run)
+
+    assert observer.events == [event for event in run if event.event_type != "human_message"]
+    assert [record.getMessage().split()[4] for record in caplog.records] == ["human_message"]
+
+
+async def test_optional_observer_that_took_a_part_of_a_batch_gets_only_the_rest_again() -> None:
+    class Partly(RecordingBatchObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            self.events.extend(events[:2])
+            raise PartlyTaken(2, OSError("the third was too much"))
+
+    observer = Partly()
+    run = make_run()
+
+    await CompositeObserver([observer]).on_events(run)
+
+    assert observer.events == run
+
+
+async def test_required_observer_that_fails_on_a_batch_keeps_it_from_those_after_it() -> None:
+    error = OSError("locked")
+    before, after = RecordingObserver(), RecordingObserver()
+    storage = RecordingBatchObserver(Misbehaviour(how=error, on=LifecycleEventType.HUMAN_MESSAGE))
+    run = make_run()
+
+    with pytest.raises(OSError) as caught:
+        await CompositeObserver([before, ObserverBinding(storage, required=True), after]).on_events(run)
+
+    assert caught.value is error
+    assert before.events == run
+    assert after.events == storage.events == []
+
+
+async def test_those_after_a_required_observer_see_of_a_batch_what_it_took() -> None:
+    storage = RecordingObserver(Misbehaviour(how=OSError("locked"), on=LifecycleEventType.HUMAN_MESSAGE))
+    after = RecordingObserver()
+    run = make_run()
+
+    with pytest.raises(OSError, match="locked"):
+        await CompositeObserver([ObserverBinding(storage, required=True), after]).on_events(run)
+
+    assert after.events == storage.events == run[:2]
+
+
+def test_ensure_observer_of_none_is_a_null_observer() -> None:
+    assert isinstance(ensure_observer(None), NullObserver)
+
+
+async def test_ensure_observer_of_an_async_function_calls_it() -> None:
+    async def watch(event: RunLifecycleEvent) -> None: ...
+
+    observer = ensure_observer(watch)
+
+    assert observer == CallbackObserver(watch)
+
+
+@pytest.mark.parametrize("observer", [NullObserver(), RecordingObserver(), CompositeObserver()])
+def test_ensure_observer_returns_an_observer_unchanged(observer: RunObserver) -> None:
+    assert ensure_observer(observer) is observer
+
+
+def test_ensure_observer_leaves_an_observer_that_is_callable_too_as_it_is() -> None:
+    class Both(RecordingObserver):
+        async def __call__(self, event: RunLifecycleEvent) -> None: ...
+
+    both = Both()
+
+    assert ensure_observer(both) is both
+
+
+def test_ensure_observer_wraps_an_object_with_an_async_call() -> None:
+    class Callable_:
+        async def __call__(self, event: RunLifecycleEvent) -> None: ...
+
+    assert isinstance(ensure_observer(Callable_()), CallbackObserver)
+
+
+def prints(event: RunLifecycleEvent) -> None: ...
+
+
+async def streams(event: RunLifecycleEvent) -> Any:
+    yield event
+
+
+class SyncMethod:
+    def on_event(self, event: RunLifecycleEvent) -> None: ...
+
+
+class NotCallable:
+    on_event = 5
+
+
+NOT_OBSERVERS: list[tuple[Any, str]] = [
+    (5, r"^5 is not an observer: a int cannot take events"),
+    ("watch", r"^'watch' is not an observer"),
+    ([], r"^\[\] is not an observer"),
+    (object(), r"^<object object at .*> is not an observer"),
+    (RecordingObserver, r"^RecordingObserver is not an observer: it is a class; pass an instance of it"),
+    (NullObserver, r"^NullObserver is not an observer: it is a class"),
+    (prints, r"^prints is not an observer: it is a plain function that returns None; make it `async def`"),
+    (print, r"^print is not an observer: its result is not awaitable"),
+    ([].append, r"append is not an observer: its result is not awaitable"),
+    (streams, r"^streams is not an observer: it is a generator function"),
+    (SyncMethod(), r"^SyncMethod.on_event is not an observer: it is a plain function that returns None"),
+    (NotCallable(), r"^<.*NotCallable object at .*> is not an observer: it has no method on_event"),
+]
+ACCEPTED = r"Pass an object with `async def on_event\(self, event\)`, or an async function that takes one event\.$"
+WAYS_IN: dict[str, Callable[[Any], object]] = {
+    "ensure_observer": ensure_observer,
+    "constructor": lambda it: CompositeObserver([it]),
+    "add": lambda it: CompositeObserver().add(it),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_IN.values(), ids=WAYS_IN)
+@pytest.mark.parametrize(("it", "message"), NOT_OBSERVERS, ids=[repr(it)[:20] for it, _ in NOT_OBSERVERS])
+def test_what_is_not_an_observer_gets_a_type_error_that_says_what_was_passed_and_what_is_accepted(
+    it: Any, message: str, way: Callable[[Any], object]
+) -> None:
+    with pytest.raises(TypeError, match=message) as caught:
+        way(it)
+
+    assert isinstance(caught.value, NotAnObserverError)
+    with pytest.raises(TypeError, match=ACCEPTED):
+        raise caught.value
+
+
+@pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), prints], ids=repr)
+def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: Any) -> None:
+    with pytest.raises(NotAnObserverError):
+        ObserverBinding(it)
+
+
+@pytest.mark.parametrize("way", [WAYS_IN["constructor"], WAYS_IN["add"]])
+def test_none_in_a_list_of_observers_is_a_type_error(way: Callable[[Any], object]) -> None:
+    with pytest.raises(NotAnObserverError, match=r"^None is not an observer"):
+        way(None)
+
+
+def test_adding_a_binding_says_how_to_add_its_observer() -> None:
+    with pytest.raises(NotAnObserverError, match="add its observer and say `required`"):
+        CompositeObserver().add(ObserverBinding(NullObserver()))  # type: ignore[arg-type]
+
+
+async def test_function_whose_result_turns_out_not_to_be_awaitable_is_a_type_error_that_names_it() -> None:
+    def watch(event):  # type: ignore[no-untyped-def]
+        return 5
+
+    observer = ensure_observer(watch)
+
+    with pytest.raises(TypeError, match=r"watch is not an observer: it returned 5, nothing to await\. Pass an object"):
+        await observer.on_event(EVENT)
+
+
+async def test_optional_function_that_is_not_async_is_never_silent(caplog: pytest.LogCaptureFixture) -> None:
+    composite = CompositeObserver()
+    composite.add(lambda event: None)  # type: ignore[arg-type, return-value]
+
+    await composite.on_event(EVENT)
+
+    assert "it returned None, nothing to await" in caplog.text
+
+
+def test_observers_are_called_by_type_and_callbacks_by_function() -> None:
+    async def watch(event: RunLifecycleEvent) -> None: ...
+
+    assert observer_name(NullObserver()) == "NullObserver"
+    assert observer_name(CallbackObserver(watch)).endswith("watch")
