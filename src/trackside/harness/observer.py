@@ -282,7 +282,8 @@ async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent]) 
     """Give events to an optional observer; each failure is logged and costs it that one event alone."""
     taken, raised = await take_in_order(binding.observer, events)
     if raised is not None and hasattr(binding.observer, "on_events"):
-        # All or nothing: none was taken. One by one, a bad event fails alone.
+        # Of what was not taken, one by one, a bad event fails alone.
+        events = events[taken:]
         taken, raised = await take_in_order(binding.observer, events, singly=True)
     while raised is not None:
         warn_of_failure(binding.observer, events[taken], raised)
