@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
+from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 _COMMANDS = ("resume", "update", "goto")
@@ -38,6 +42,21 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         parent_run_id=spec.parent_run_id or parent_run_id,
         trigger=spec.trigger,
     )
+
+
+def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
+    """The caller's idempotency key with a digest of all that it asks for; None without a key.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) the key is not a text.
+    """
+    key = spec.idempotency_key
+    if key is None:
+        return None
+    asked = [getattr(spec, field.name) for field in fields(spec) if field.name != "idempotency_key"]
+    plain, _ = canonical(asked)
+    body = json.dumps(plain, sort_keys=True).encode()
+    return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
 
 def timeout_of(seconds: Any) -> float | None:

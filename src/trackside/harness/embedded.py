@@ -11,6 +11,7 @@ from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of, timeout_of
 from trackside.harness.context import current_run
 from trackside.harness.dispatch import IN_LINE, ObserverSet
+from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.ports import SystemClock
@@ -81,6 +82,7 @@ async def run_agent(
     Raises:
         TypeError: this is not an agent, or not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
+        ThreadBusyError: it was called by a run of the same thread, which cannot end before it.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
     """
@@ -125,6 +127,8 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> Ru
         depth=0 if parent is None else parent.depth + 1,
         on_released=embedded.on_released,
     )
+    if parent is not None and parent.thread_id == record.thread_id:
+        raise ThreadBusyError(thread_id=record.thread_id, run_id=parent.run_id)  # it would wait for itself
     admission = await services.coordinator.admit(record)
     turn = None if admission.ready else embedded.turn_of(record.run_id)
     loop = asyncio.get_running_loop()

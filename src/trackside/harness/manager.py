@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.admission import idempotency_of, record_of, timeout_of
 from trackside.harness.context import Agent, current_run
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
 from trackside.harness.errors import (
@@ -28,6 +29,7 @@ from trackside.harness.observer import CompositeObserver, ObserverBinding, RunOb
 from trackside.harness.ports import (
     Admission,
     Clock,
+    IdempotencyKey,
     RunCoordinator,
     RunStream,
     StreamGap,
@@ -54,6 +56,8 @@ class _Active:
     worker: RunWorker
     outcome: asyncio.Future[RunResult]
     holds_slot: bool
+    context: Context
+    """The starter's, whoever it is that makes room for the run later (I21)."""
     task: asyncio.Task[None] | None = None
 
 
@@ -70,6 +74,8 @@ class RunHandle:
 
     async def result(self) -> RunResult:
         """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone."""
+        if self._outcome.done():
+            return self._outcome.result()
         return await asyncio.shield(self._outcome)
 
     def stream(
@@ -172,7 +178,7 @@ class RunManager:
             raise DuplicateRunError(run_id=record.run_id)
         self._active[record.run_id] = active
         try:
-            admission = await self._admit(record, spec.idempotency_key)
+            admission = await self._admit(record, idempotency_of(spec))
         except BaseException:
             self._forget(active)
             raise
@@ -299,7 +305,8 @@ class RunManager:
             on_released=self._on_released,
         )
         # A run that waits for runs it started must not keep the place that they need.
-        return _Active(worker, asyncio.get_running_loop().create_future(), holds_slot=depth == 0)
+        outcome = asyncio.get_running_loop().create_future()
+        return _Active(worker, outcome, holds_slot=depth == 0, context=copy_context())
 
     def _agent_of(self, agent: Any) -> Agent:
         if not isinstance(agent, str):
@@ -309,9 +316,9 @@ class RunManager:
             raise UnknownAgentError(name=agent, known=", ".join(sorted(self._agents)) or "none")
         return known
 
-    async def _admit(self, record: RunRecord, idempotency_key: str | None) -> Admission:
+    async def _admit(self, record: RunRecord, idempotency: IdempotencyKey | None) -> Admission:
         """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
-        call = self._services.coordinator.admit(record, idempotency_key=idempotency_key)
+        call = self._services.coordinator.admit(record, idempotency=idempotency)
         task = start_contained(call, name=f"trackside-admit-{record.run_id}")
         caller = asyncio.current_task()
         before = 0 if caller is None else caller.cancelling()
@@ -382,7 +389,9 @@ class RunManager:
         name = f"trackside-run-{active.worker.record.run_id}"
         # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
         loop = asyncio.get_running_loop()
-        active.task = asyncio.Task(self._execute(active), loop=loop, name=name, eager_start=True)
+        active.task = asyncio.Task(
+            self._execute(active), loop=loop, name=name, context=active.context, eager_start=True
+        )
 
     async def _execute(self, active: _Active) -> None:
         worker = active.worker

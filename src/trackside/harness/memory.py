@@ -19,6 +19,7 @@ from trackside.harness.ports import (
     Admission,
     Claim,
     Clock,
+    IdempotencyKey,
     Release,
     Settlement,
     StreamGap,
@@ -47,7 +48,7 @@ class _Run:
     cancel_requested: CancelAction | None = None
     settled_as: RunStatus | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    idempotency_key: str | None = None
+    idempotency: IdempotencyKey | None = None
 
     def snapshot(self) -> RunRecord:
         return replace(
@@ -100,10 +101,13 @@ class MemoryCoordinator:
         if thread_id not in self._threads:
             self._rest(_Thread(thread_id, status))
 
-    async def admit(self, record: RunRecord, *, idempotency_key: str | None = None) -> Admission:
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
         """Let a run in, at the head of its thread or behind those that are there."""
-        if idempotency_key is not None and (known := self._keys.get(idempotency_key)) is not None:
-            return self._admit_again(known, record)
+        if idempotency is not None and (known := self._keys.get(idempotency.key)) is not None:
+            if known.idempotency != idempotency:
+                why = f"run {known.record.run_id} was started with this key and asked for something else"
+                raise InvalidSpecError(field="idempotency_key", value=idempotency.key, why=why)
+            return Admission(record=known.snapshot(), ready=False, existing=True)
         if record.run_id in self._runs or record.run_id in self._ended:
             raise DuplicateRunError(run_id=record.run_id)
         thread = self._threads.get(record.thread_id)
@@ -116,27 +120,15 @@ class MemoryCoordinator:
         displaced: list[RunRecord] = []
         if strategy is MultitaskStrategy.interrupt or strategy is MultitaskStrategy.rollback:
             displaced = self._make_room(thread, CancelAction(strategy.value))
-        run = _Run(record, thread, idempotency_key=idempotency_key)
+        run = _Run(record, thread, idempotency=idempotency)
         self._runs[record.run_id] = run
-        if idempotency_key is not None:
-            self._keys[idempotency_key] = run
+        if idempotency is not None:
+            self._keys[idempotency.key] = run
         if thread.head is None:
             thread.head = run
         else:
             thread.queue.append(run)
         return Admission(record=record, ready=thread.head is run, displaced=displaced)
-
-    def _admit_again(self, known: _Run, record: RunRecord) -> Admission:
-        same = replace(
-            record, run_id=known.record.run_id, thread_id=known.record.thread_id, created_at=known.record.created_at
-        )
-        if same != known.record:
-            raise InvalidSpecError(
-                field="idempotency_key",
-                value=known.idempotency_key,
-                why=f"run {known.record.run_id} was started with this key and asked for something else",
-            )
-        return Admission(record=known.snapshot(), ready=False, existing=True)
 
     def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
         displaced: list[RunRecord] = []
@@ -238,8 +230,8 @@ class MemoryCoordinator:
         self._ended[run.record.run_id] = run
         while len(self._ended) > self._keep_ended:
             _, oldest = self._ended.popitem(last=False)
-            if oldest.idempotency_key is not None:
-                self._keys.pop(oldest.idempotency_key, None)
+            if oldest.idempotency is not None:
+                self._keys.pop(oldest.idempotency.key, None)
 
     def _rest(self, thread: _Thread) -> None:
         # An idle thread is like one that nobody has heard of.

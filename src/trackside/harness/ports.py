@@ -39,6 +39,14 @@ class SystemClock:
         return monotonic()
 
 
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A caller's name for a request, and what it asked for: the same key with another body is a mistake."""
+
+    key: str
+    body: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """How a run was let in.
@@ -82,12 +90,13 @@ class RunCoordinator(Protocol):
 
     durable: bool
 
-    async def admit(self, record: RunRecord, *, idempotency_key: str | None = None) -> Admission:
-        """Let a run in under `record.multitask`; all or nothing.
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
+        """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.
 
         Raises:
             ThreadBusyError: the strategy is `reject` and the thread has an active or waiting run.
             DuplicateRunError: the run id is taken.
+            InvalidSpecError: the idempotency key was used with another body.
         """
         ...
 
@@ -225,6 +234,7 @@ __all__ = [
     "CancelAction",
     "Claim",
     "Clock",
+    "IdempotencyKey",
     "MultitaskStrategy",
     "PausedRun",
     "Release",

@@ -131,6 +131,7 @@ class RunWorker:
         self._began = services.clock.monotonic()
         self._stop: Stop | None = None
         self._claimed = False
+        self._calling = False
         self._ending = False
         self._task: asyncio.Task[Any] | None = None
         self._outbox: list[Draft] = []
@@ -141,7 +142,7 @@ class RunWorker:
 
         The first reason counts. The agent is cancelled each time, so one that swallowed the first cancel gets another.
         """
-        if self._ending or (self._task is not None and self._task.done()):
+        if self._ending or (self._calling and self._task is not None and self._task.done()):
             return False
         self._stop = self._stop or stop
         self._run.cancelled = True
@@ -212,6 +213,7 @@ class RunWorker:
             return self._undelivered()
         if isinstance(messages, _End):
             return messages
+        self._calling = True
         result = await self._supervised(self._agent.run(self._run))
         return result if isinstance(result, _End) else self._judge(result)
 
