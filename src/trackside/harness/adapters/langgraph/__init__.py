@@ -1,0 +1,10 @@
+"""Runs LangGraph graphs: any compiled `StateGraph`, `Pregel` or functional-API entrypoint, as they are.
+
+`_agent` is the adapter; `_input` makes the graph's input of what was asked for, `_stream` reads what it streams,
+`_usage` listens to its models and tools, `_threads` knows its checkpoints.
+"""
+
+from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
+
+__all__ = ["GraphPauseError", "LangGraphAgent", "NoCheckpointerError", "adapt"]

@@ -1,0 +1,266 @@
+"""The adapter: a compiled graph as an `Agent`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.checkpoint.base import PendingWrite
+from langgraph.types import Command, Interrupt
+
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
+from trackside.harness.adapters.langgraph._graph import (
+    CompiledStateGraph,
+    Graph,
+    Pregel,
+    Saver,
+    StateGraph,
+    checkpointer_of,
+)
+from trackside.harness.adapters.langgraph._input import GraphInput, resume_value
+from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
+from trackside.harness.adapters.langgraph._threads import roll_back
+from trackside.harness.adapters.langgraph._usage import UsageRecorder
+from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.ids import is_uuid
+from trackside.harness.timelimit import Raised, start_contained
+from trackside.harness.types import JsonObject
+
+_run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
+
+
+def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
+    """An agent of a compiled graph, or of a `StateGraph` that is not compiled yet (compiled as it is); None of others."""
+    if isinstance(agent, StateGraph):
+        agent = agent.compile()
+    return LangGraphAgent(agent, name=name) if isinstance(agent, Pregel) else None
+
+
+class LangGraphAgent:
+    """Runs a graph: any compiled `StateGraph`, `Pregel`, or functional-API entrypoint.
+
+    Text, a message or a list of messages become the `messages` of a graph that keeps such; every other input reaches the
+    graph as it is, but that messages without an id get theirs now. A run's `command` is LangGraph's `Command`. The
+    graph's own checkpointer is used, else the one that the manager was given, on a copy of the graph; without either,
+    nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
+
+    The output is what `graph.ainvoke` would return, as JSON. A `title` in the state becomes the thread's title. Usage is
+    credited as `UsageRecorder` says.
+
+    Args:
+        graph: what to run. It is never changed.
+        name: what to call it; the graph's own name if left out.
+    """
+
+    def __init__(self, graph: Graph, *, name: str | None = None) -> None:
+        self.name = name or graph.name
+        self._graph = graph
+        self._bound: tuple[Saver, Graph] | None = None
+        self._runs: WeakKeyDictionary[RunContext, _RunState] = WeakKeyDictionary()
+
+    async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
+        """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
+
+        Raises:
+            InvalidSpecError: the run's command or config does not fit the graph.
+        """
+        state = await self._state_of(run)
+        return [message for message in state.given.humans if message["id"] not in state.known_ids]
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """Run the graph to its end or to where it waits. What a node raises comes out as it is.
+
+        When cancelled, this waits until the graph has stopped and written its checkpoint, however often it is cancelled.
+
+        Raises:
+            InvalidSpecError: the run asks for something that the graph does not have.
+            NotPausedError: it resumes a thread that waits for nothing.
+            NoCheckpointerError: the graph has to wait, and nothing can remember it.
+            GraphPauseError: a node called `run.interrupt`.
+        """
+        graph_task = start_contained(self._run(run), name=f"trackside-graph-{run.run_id}")
+        cancel: asyncio.CancelledError | None = None
+        while not graph_task.done():
+            try:
+                await asyncio.wait({graph_task})
+            except asyncio.CancelledError as exc:
+                # A second cancel would break off LangGraph's own clean-up, so then only waiting is left to do.
+                if cancel is None or not _is_cleaning_up(run):
+                    graph_task.cancel()
+                cancel = exc
+        if cancel is not None:
+            raise cancel
+        outcome = graph_task.result()
+        if isinstance(outcome, Raised):
+            raise outcome.exception
+        return outcome
+
+    async def rollback(self, run: RunContext) -> str | None:
+        """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""
+        state = self._runs.get(run)
+        return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
+
+    async def _run(self, run: RunContext) -> AgentResult:
+        _run_of_task.set(run)
+        var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it
+        graph = self._graph_for(run)
+        state = await self._state_of(run)
+        recorder = UsageRecorder(run)
+        config = _config(run, recorder)
+        stream = GraphStream(run, graph, state.given, state.known_ids)
+        try:
+            value = await self._begin(run, graph, state)
+            await stream.follow(value, config)
+        except RunPaused as exc:
+            raise GraphPauseError(graph=self.name) from exc
+        finally:
+            recorder.close()
+        return await self._result(run, graph, stream)
+
+    async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
+        """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
+        given, saver = state.given, checkpointer_of(graph)
+        if saver is None:
+            if run.resuming:
+                raise NoCheckpointerError(graph=self.name, what="resume a thread")
+            if run.interrupt_before or run.interrupt_after:
+                raise NoCheckpointerError(graph=self.name, what="stop at a node and go on later")
+            return given.value
+        if given.value is not None and not run.command:
+            return given.value
+        address = _address(run)
+        saved = await saver.aget_tuple(address)
+        state.pending = tuple(saved.pending_writes or ()) if saved else ()
+        if not run.resuming:
+            return given.value
+        snapshot = await graph.aget_state(address)
+        if not snapshot.next:
+            raise NotPausedError(thread_id=run.thread_id)
+        command = cast("Command[Any]", given.value)
+        answer = resume_value(run.resume, [interrupt.id for interrupt in snapshot.interrupts])
+        if answer is None and command.update is None and not command.goto:
+            return None  # past a breakpoint, where nobody asked anything
+        return Command(update=command.update, goto=command.goto, resume=answer)
+
+    async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
+        values = stream.values()
+        output = _output(values, graph)
+        state = values if isinstance(values, dict) else None
+        if not stream.stopped:
+            return AgentResult(output=output, values=state)
+        if checkpointer_of(graph) is None:
+            raise NoCheckpointerError(graph=self.name, what="wait for a human")
+        interrupts = [_question(interrupt) for interrupt in stream.interrupts.values()]
+        if not interrupts:
+            interrupts = [await _breakpoint(run, graph)]
+        return AgentResult(output=output, interrupts=interrupts, values=state)
+
+    def _graph_for(self, run: RunContext) -> Graph:
+        """The graph with a checkpointer, if there is any: its own, else on a copy the manager's."""
+        saver = run.checkpointer
+        if self._graph.checkpointer or self._graph.checkpointer is False or saver is None:
+            return self._graph
+        if self._bound is None or self._bound[0] is not saver:
+            self._bound = saver, self._graph.copy({"checkpointer": saver})
+        return self._bound[1]
+
+    async def _state_of(self, run: RunContext) -> _RunState:
+        """What is known about a run before it begins, found out once."""
+        state = self._runs.get(run)
+        if state is None:
+            graph = self._graph_for(run)
+            given = GraphInput.of(run, graph)
+            known: frozenset[str] = frozenset()
+            # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
+            if checkpointer_of(graph) and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
+                known = ids_of((await graph.aget_state(_address(run))).values)
+            state = self._runs[run] = _RunState(given, known)
+        return state
+
+
+@dataclass(slots=True)
+class _RunState:
+    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with."""
+
+    given: GraphInput
+    known_ids: frozenset[str]
+    pending: Sequence[PendingWrite] | None = None
+
+
+def _is_cleaning_up(run: RunContext) -> bool:
+    """Whether LangGraph is waiting for what is left of the run: it does that in a task of its own, an exit stack's."""
+    return any(
+        getattr(task.get_coro(), "__qualname__", "") == "AsyncExitStack.__aexit__"
+        for task in asyncio.all_tasks()
+        if task.get_context().get(_run_of_task) is run
+    )
+
+
+def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:
+    """The run's config with what LangGraph and its tracers should know about the run."""
+    config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # LangGraph checks the keys
+    config["configurable"] = _configurable(run)
+    # By its run id LangGraph's savers know later which checkpoints the run has made.
+    config["metadata"] = {**run.metadata, **_section(run, "metadata"), "run_id": run.run_id}
+    callbacks = run.config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        callbacks.add_handler(recorder)
+        config["callbacks"] = callbacks
+    else:
+        config["callbacks"] = [*(callbacks or ()), recorder]
+    if is_uuid(run.run_id):
+        config["run_id"] = UUID(run.run_id)
+    return config
+
+
+def _address(run: RunContext) -> RunnableConfig:
+    return {"configurable": _configurable(run)}
+
+
+def _configurable(run: RunContext) -> dict[str, Any]:
+    configurable = _section(run, "configurable")
+    if (thread_id := configurable.get("thread_id", run.thread_id)) != run.thread_id:
+        why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
+        raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
+    return {"checkpoint_ns": "", **configurable, "thread_id": run.thread_id}
+
+
+def _section(run: RunContext, name: str) -> Mapping[str, Any]:
+    section = run.config.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise InvalidSpecError(field=f"config.{name}", value=section, why="it is an object in LangGraph's config")
+    return section
+
+
+def _output(values: Any, graph: Graph) -> Any:
+    """Of the whole state what `ainvoke` returns."""
+    channels = graph.output_channels
+    if not isinstance(values, dict) or isinstance(graph.stream_channels_asis, str):
+        return values
+    return (
+        values.get(channels) if isinstance(channels, str) else {key: values[key] for key in channels if key in values}
+    )
+
+
+def _question(interrupt: Interrupt) -> JsonObject:
+    question: JsonObject = {"id": interrupt.id, "value": plain(interrupt.value)}
+    if interrupt.response_schema is not None:
+        question["response_schema"] = plain(interrupt.response_schema)
+    return question
+
+
+async def _breakpoint(run: RunContext, graph: Graph) -> JsonObject:
+    """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint."""
+    snapshot = await graph.aget_state(_address(run))
+    checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
+    return {"id": checkpoint_id, "value": None, "next": list(snapshot.next)}

@@ -1,0 +1,38 @@
+"""What a graph is to this adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+# LangGraph's py.typed lies where mypy finds it and pyright does not.
+from langgraph.graph.state import CompiledStateGraph, StateGraph  # pyright: ignore[reportMissingTypeStubs]
+from langgraph.pregel import Pregel  # pyright: ignore[reportMissingTypeStubs]
+
+from trackside.harness.errors import InvalidSpecError
+
+__all__ = ["CompiledStateGraph", "Graph", "Pregel", "Saver", "StateGraph", "check_nodes", "checkpointer_of"]
+
+type Graph = Pregel[Any, Any, Any, Any]
+"""Any compiled graph."""
+
+type Saver = BaseCheckpointSaver[Any]
+"""Where graphs keep their threads."""
+
+
+def checkpointer_of(graph: Graph) -> Saver | None:
+    """Where the graph keeps its threads; None if it keeps none."""
+    return graph.checkpointer if isinstance(graph.checkpointer, BaseCheckpointSaver) else None
+
+
+def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:
+    """See that the graph has these nodes; LangGraph ignores names that it does not know.
+
+    Raises:
+        InvalidSpecError: it lacks one.
+    """
+    if unknown := [name for name in names if name not in graph.nodes]:
+        nodes = ", ".join(sorted(name for name in graph.nodes if not name.startswith("__")))
+        raise InvalidSpecError(field=field, value=unknown, why=f"the graph's nodes are {nodes}")

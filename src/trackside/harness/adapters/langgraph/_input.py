@@ -1,0 +1,199 @@
+"""Makes what a graph takes out of what was asked for: its input, or a command; and finds the messages in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import BaseMessage, RemoveMessage
+from langgraph.types import Command, Send
+
+from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.ids import new_id
+from trackside.harness.journal import human_messages, plain_message
+from trackside.harness.payload import canonical
+from trackside.harness.types import JsonObject
+
+_COMMAND_KEYS = frozenset({"resume", "update", "goto"})
+_ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
+_INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(slots=True)
+class GraphInput:
+    """What a graph gets to begin or go on with, and the messages that come with it.
+
+    `value` is for `graph.astream`; of a command it lacks the `resume`, which depends on what the thread waits for.
+    `answers` are the texts of a human's answers, `humans` all human messages, answers included. `brought` counts the
+    messages in `value`; `given_ids` are the ids that the caller gave them.
+    """
+
+    value: Any
+    humans: list[JsonObject] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    brought: int = 0
+    given_ids: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, run: RunContext, graph: Graph) -> GraphInput:
+        """What `run` asks for, in the form that `graph` takes.
+
+        Raises:
+            InvalidSpecError: the command names something that the graph does not have.
+        """
+        if not run.command:
+            return cls._of_state(run.input, graph)
+        _check_command(run.command)
+        brought = cls._of_state(_pairs_as_tuples(run.command.get("update")), graph)
+        brought.value = Command(update=brought.value, goto=_destinations(run.command.get("goto"), graph))
+        if run.resuming:
+            answers = [_answer_message(answer) for answer in _answers(run.resume)]
+            brought.answers = [answer["content"] for answer in answers]
+            brought.humans = [*answers, *brought.humans]
+        return brought
+
+    @classmethod
+    def _of_state(cls, value: Any, graph: Graph) -> GraphInput:
+        value = _as_state(value, graph)
+        if value is None:
+            return cls(None)
+        messages = _messages_in(value)
+        given = frozenset(filter(None, map(_id_of, messages)))
+        if messages and isinstance(value, Mapping) and _merges_messages(graph):
+            # With ids from here on, the message that is announced is the message that the thread keeps.
+            messages = [_with_id(message) for message in messages]
+            value = {**value, "messages": messages}
+        return cls(
+            value,
+            humans=human_messages(value),
+            brought=sum(not isinstance(message, RemoveMessage) for message in messages),
+            given_ids=given,
+        )
+
+
+def resume_value(answer: Any, pending: Sequence[str]) -> Any:
+    """The answer in the form that LangGraph hands to the right question.
+
+    By the question's id wherever it is known: a plain `null` or `{}` would count as no answer at all.
+
+    Raises:
+        InvalidSpecError: it answers a question that is not open, or does not say which of several.
+    """
+    names_questions = _names_questions(answer)
+    if names_questions and set(answer) <= set(pending):
+        return dict(answer)
+    if names_questions:
+        why = f"the questions that are open are {', '.join(pending) or 'none'}"
+        raise InvalidSpecError(field="command.resume", value=answer, why=why)
+    if len(pending) > 1:
+        why = f"{len(pending)} questions are open; answer by id, as {{id: answer}}, one or more of {', '.join(pending)}"
+        raise InvalidSpecError(field="command.resume", value=answer, why=why)
+    return {pending[0]: answer} if pending else answer
+
+
+def _check_command(command: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(command) - _COMMAND_KEYS):
+        why = f"a command for a graph has {', '.join(sorted(_COMMAND_KEYS))}, not {', '.join(unknown)}"
+        raise InvalidSpecError(field="command", value=dict(command), why=why)
+
+
+def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
+    """Where a command jumps to: names of nodes, or what to send to them, as `{"node": …, "input": …}` or a `Send`."""
+    places = goto if isinstance(goto, list | tuple) else () if goto is None else (goto,)
+    destinations = [_destination(place) for place in places]
+    check_nodes(graph, "command.goto", [place.node if isinstance(place, Send) else place for place in destinations])
+    return destinations
+
+
+def _destination(place: Any) -> str | Send:
+    if isinstance(place, Mapping) and isinstance(node := place.get("node"), str):
+        return Send(node, place.get("input"))
+    if isinstance(place, str | Send):
+        return place
+    raise InvalidSpecError(field="command.goto", value=place, why='it is a node\'s name, or {"node": name, "input": …}')
+
+
+def _pairs_as_tuples(update: Any) -> Any:
+    # JSON has no tuples; LangGraph takes a list of them as an update that writes one key several times.
+    if isinstance(update, list) and update and all(isinstance(pair, list) and len(pair) == 2 for pair in update):
+        return [tuple(pair) for pair in update]
+    return update
+
+
+def _names_questions(answer: Any) -> bool:
+    return isinstance(answer, Mapping) and bool(answer) and all(_INTERRUPT_ID.fullmatch(str(key)) for key in answer)
+
+
+def _answers(resume: Any) -> list[Any]:
+    return list(resume.values()) if _names_questions(resume) else [resume]
+
+
+def _answer_message(answer: Any) -> JsonObject:
+    plain, _ = canonical(answer)
+    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+
+
+def _as_state(value: Any, graph: Graph) -> Any:
+    """Text, a message or a list of messages as the state of a graph that keeps `messages`; anything else as it is."""
+    if "messages" not in graph.channels:
+        return value
+    if isinstance(value, str):
+        return {"messages": [{"role": "user", "content": value}]}
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return {"messages": value}
+    if _is_message(value) and not (isinstance(value, Mapping) and any(key in graph.channels for key in value)):
+        return {"messages": [value]}
+    return value
+
+
+def _messages_in(value: Any) -> list[Any]:
+    """The messages in an input: under `messages`, alone or in a list, or as the input itself."""
+    if isinstance(value, Mapping):
+        value = value.get("messages")
+        if isinstance(value, str):
+            return [{"role": "user", "content": value}]
+    if _is_message(value):
+        return [value]
+    if isinstance(value, list | tuple) and all(isinstance(item, str) or _is_message(item) for item in value):
+        return [{"role": "user", "content": item} if isinstance(item, str) else item for item in value]
+    return []
+
+
+def _is_message(value: Any) -> bool:
+    if isinstance(value, BaseMessage):
+        return True
+    if isinstance(value, Mapping):
+        return (_is_role(value.get("role")) or _is_role(value.get("type"))) and "content" in value
+    return isinstance(value, tuple) and len(value) == 2 and _is_role(value[0])
+
+
+def _is_role(value: Any) -> bool:
+    return isinstance(value, str) and value in _ROLES
+
+
+def _id_of(message: Any) -> str | None:
+    found = message.get("id") if isinstance(message, Mapping) else getattr(message, "id", None)
+    return found if isinstance(found, str) else None
+
+
+def _with_id(message: Any) -> Any:
+    if isinstance(message, tuple):
+        message = {"role": message[0], "content": message[1]}
+    if _id_of(message):
+        return message
+    if isinstance(message, BaseMessage):
+        return message.model_copy(update={"id": new_id()})
+    return {**message, "id": new_id()}
+
+
+def _merges_messages(graph: Graph) -> bool:
+    """Whether the graph's `messages` are LangChain messages, merged by id: whether LangGraph's own reducer keeps them."""
+    channel = graph.channels.get("messages")
+    reducer = getattr(channel, "operator", None) or getattr(channel, "reducer", None)
+    reducer = getattr(reducer, "func", reducer)  # `add_messages(format=…)` is a partial
+    return str(getattr(reducer, "__module__", "")).partition(".")[0] == "langgraph"

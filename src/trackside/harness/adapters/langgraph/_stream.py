@@ -1,0 +1,206 @@
+"""Reads what a graph streams: passes on what was asked for, keeps what the run's result is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.constants import TAG_HIDDEN
+from langgraph.types import Interrupt
+
+from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
+from trackside.harness.adapters.langgraph._input import GraphInput
+from trackside.harness.adapters.langgraph._threads import INTERRUPT
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.payload import canonical
+from trackside.harness.types import Json, JsonObject
+
+type _Chunks = AsyncGenerator[Any]
+
+_GRAPH_MODES = ("values", "updates", "messages", "custom", "checkpoints", "tasks", "debug")
+_NEEDED = frozenset({"values", "updates"})  # the state and the pauses
+_MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
+_EVENTS = "events"
+_HUMAN = frozenset({"human", "user"})
+_MAX_CHARS = 1 << 28  # a stream keeps nothing, so its parts are as large as the state that they show
+
+STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS})
+"""What a graph can stream."""
+
+
+def plain(value: Any) -> Json:
+    """A value of a graph as plain JSON; messages as LangChain dumps them, flat: `{"type", "content", "id", …}`."""
+    return canonical(value, max_chars=_MAX_CHARS)[0]
+
+
+class GraphStream:
+    """One run's stream, from the graph to the run's followers and into its result.
+
+    A part goes out under the mode that was asked for; `messages` and `messages-tuple` are the same thing, as
+    `[message or chunk, metadata]`. `stopped` says that the graph waits, for answers to `interrupts` or at a breakpoint.
+
+    Raises:
+        InvalidSpecError: a mode is not one that a graph streams.
+    """
+
+    def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
+        if unknown := run.stream_modes - STREAM_MODES:
+            why = f"a graph streams {', '.join(sorted(STREAM_MODES))}"
+            raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
+        self.interrupts: dict[str, Interrupt] = {}
+        self.stopped = False
+        self._run = run
+        self._graph = graph
+        self._task = asyncio.current_task()
+        self._asked: dict[str, tuple[str, ...]] = {mode: (mode,) for mode in run.stream_modes if mode in _GRAPH_MODES}
+        if messages := tuple(sorted(run.stream_modes & _MESSAGES)):
+            self._asked["messages"] = messages
+        self._new_messages = _NewMessages(run, graph, given, known_ids)
+        self._values: Any = None
+        self._shown: Json = None
+        self._title: str | None = None
+
+    async def follow(self, value: Any, config: RunnableConfig) -> None:
+        """Let the graph run to its end, or to where it waits."""
+        run = self._run
+        modes = list(_NEEDED | self._asked.keys())
+        subgraphs = run.stream_subgraphs and bool(self._asked)
+        options: dict[str, Any] = {
+            "context": run.context,
+            "stream_mode": modes,
+            "subgraphs": subgraphs,
+            "interrupt_before": self._stops("interrupt_before", run.interrupt_before),
+            "interrupt_after": self._stops("interrupt_after", run.interrupt_after),
+        }
+        if _EVENTS in run.stream_modes:
+            await self._follow_events(value, config, options)
+            return
+        async with aclosing(cast("_Chunks", self._graph.astream(value, config, **options))) as chunks:
+            async for chunk in chunks:
+                self._take(chunk)
+
+    async def _follow_events(self, value: Any, config: RunnableConfig, options: Mapping[str, Any]) -> None:
+        """As `follow`, by LangChain's events, in which the graph's own stream is that of the first runnable."""
+        root = None
+        events = self._graph.astream_events(value, config, version="v2", **options)
+        async with aclosing(cast("_Chunks", events)) as stream:
+            async for event in stream:
+                root = root or event["run_id"]
+                if TAG_HIDDEN not in event.get("tags", ()):
+                    self._run.send(plain(event), _EVENTS)
+                if event["event"] == "on_chain_stream" and event["run_id"] == root:
+                    self._take(event["data"]["chunk"])
+
+    def _stops(self, field: str, names: Sequence[str] | str | None) -> Sequence[str] | str | None:
+        if names is None or names == "*":
+            return names
+        names = [names] if isinstance(names, str) else list(names)
+        check_nodes(self._graph, field, names)
+        return names
+
+    def values(self) -> Json:
+        """The newest state as plain JSON; None if the graph has said none."""
+        return plain(self._values) if self._shown is None else self._shown
+
+    def _take(self, chunk: tuple[Any, ...]) -> None:
+        if self._task is not None and self._task.cancelling():  # a node has swallowed the cancel: it ends here
+            raise asyncio.CancelledError
+        *namespace, mode, payload = chunk  # with sub-graphs, a namespace comes first
+        inside = tuple(namespace[0]) if namespace else ()
+        shown: Json = None
+        if mode in self._asked:
+            shown = plain(payload)
+            for name in self._asked[mode]:
+                self._run.send(shown, name, namespace=inside)
+        if inside:
+            return
+        if mode == "values":
+            self._keep(payload, shown)
+        elif mode == "updates" and INTERRUPT in payload:
+            self.stopped = True
+            self.interrupts.update({interrupt.id: interrupt for interrupt in payload[INTERRUPT]})
+
+    def _keep(self, state: Any, shown: Json) -> None:
+        if isinstance(state, dict) and INTERRUPT in state:  # the questions come by themselves
+            state = _without_interrupts(state)
+            shown = _without_interrupts(shown) if shown is not None else None
+            if not state:
+                return
+        self._values, self._shown = state, shown
+        self._new_messages.record(state)
+        title = state.get("title") if isinstance(state, Mapping) else None
+        if isinstance(title, str) and title and title != self._title:
+            self._title = title
+            self._run.set_title(title)
+
+
+class _NewMessages:
+    """Finds the messages that the run adds to its thread, and records each once.
+
+    The first state of a `StateGraph` is that of the thread with what the run brought at its end; anything before that is
+    old. Of another graph only the end result is seen, so what is old there has to be known. Human messages that the run
+    brought, answers included, are recorded by the harness when it announces them.
+    """
+
+    def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
+        self._run = run
+        self._answers = list(given.answers)
+        self._brought = given.brought - len(given.given_ids & known_ids)
+        self._sees_start = isinstance(graph, CompiledStateGraph)
+        self._at_start = self._sees_start
+        self._seen: set[str | int] = {*known_ids} if self._sees_start else {*known_ids, *given.given_ids}
+
+    def record(self, state: Any) -> None:
+        """Record what is new in `state`."""
+        messages = _messages_of(state)
+        begins = len(messages) - self._brought if self._at_start else 0
+        for index, message in enumerate(messages):
+            key = message["id"] or index  # a list without LangGraph's reducer keeps messages without ids, in order
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            if index >= begins and not self._is_announced(message):
+                self._run.record_message(message)
+        self._at_start = False
+
+    def _is_announced(self, message: JsonObject) -> bool:
+        if message["type"] not in _HUMAN:
+            return False
+        if self._at_start or not self._sees_start:
+            return True
+        if message["content"] in self._answers:  # a node put the answer among the messages
+            self._answers.remove(message["content"])
+            return True
+        return False
+
+
+def ids_of(state: Any) -> frozenset[str]:
+    """The ids of the messages in a thread's state."""
+    return frozenset(message["id"] for message in _messages_of(state) if message["id"])
+
+
+def _without_interrupts(state: Any) -> Any:
+    return {key: value for key, value in state.items() if key != INTERRUPT}
+
+
+def _messages_of(state: Any) -> list[JsonObject]:
+    """What a journal needs of the messages in a state: under `messages`, or the state itself."""
+    if isinstance(state, Mapping) and "messages" in state:
+        state = state["messages"]
+    items = state if isinstance(state, list | tuple) else [state]
+    return [message for item in items if (message := _message_of(item)) is not None]
+
+
+def _message_of(item: Any) -> JsonObject | None:
+    if isinstance(item, BaseMessage):
+        kind = item.type.removesuffix("MessageChunk").lower()  # a chunk is the beginning of its message
+        return {"type": kind, "content": item.content, "id": item.id}
+    if isinstance(item, Mapping) and "content" in item:
+        role = item.get("type") or item.get("role")
+        return {"type": role, "content": item["content"], "id": item.get("id")} if isinstance(role, str) else None
+    return None

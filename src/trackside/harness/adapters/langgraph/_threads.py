@@ -1,0 +1,95 @@
+"""What a graph's checkpointer knows about a thread, and how to put the thread back to what it was before a run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
+from langgraph.types import Interrupt
+
+from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
+
+INTERRUPT = "__interrupt__"
+"""The key under which LangGraph streams and stores questions."""
+
+_RESUME = "__resume__"
+_NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
+_COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
+
+
+async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence[PendingWrite] | None) -> str | None:
+    """Make a thread's newest state the one that was there before a run; returns that one's checkpoint id, if any.
+
+    The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot take single ones away. A
+    thread that the run began is deleted. `pending` are the questions and results that waited in the step which the run
+    went on with (None: it began a step of its own); they wait again in the copy, where questions get new ids. What
+    waited inside a sub-graph or a functional-API task runs again.
+    """
+    saver = checkpointer_of(graph)
+    if saver is None:
+        return None
+    before, wrote = await _checkpoint_before(saver, run_id, thread_id)
+    if before is None:
+        if wrote:
+            await saver.adelete_thread(thread_id)
+        return None
+    if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
+        copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
+        await _put_pending(graph, saver, pending or before.pending_writes or (), before.config, copy)
+    return str(before.checkpoint["id"])
+
+
+async def _checkpoint_before(saver: Saver, run_id: str, thread_id: str) -> tuple[CheckpointTuple | None, bool]:
+    """A thread's newest checkpoint that is not of this run (None: there is none), and whether the run wrote any."""
+    wrote = False
+    newest_first = saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}})
+    async with aclosing(cast("AsyncGenerator[CheckpointTuple]", newest_first)) as checkpoints:
+        async for checkpoint in checkpoints:
+            if checkpoint.metadata.get("run_id") != run_id:
+                return checkpoint, wrote
+            wrote = True
+    return None, wrote
+
+
+async def _put_pending(
+    graph: Graph,
+    saver: Saver,
+    pending: Sequence[PendingWrite],
+    old: RunnableConfig,
+    new: RunnableConfig,
+) -> None:
+    """Let what waited in the step after the old checkpoint wait after the new one: the same tasks have other ids there."""
+    if not pending:
+        return
+    ids = {task.path: task.id for task in (await graph.aget_state(new)).tasks}
+    moves = [(task.id, ids.get(task.path), task.name) for task in (await graph.aget_state(old)).tasks]
+    for old_id, new_id, name in [*moves, (_NO_TASK, _NO_TASK, "")]:
+        writes = [(channel, value) for task_id, channel, value in pending if task_id == old_id]
+        if writes and new_id is not None:
+            answered = sum(len(value) for channel, value in writes if channel == _RESUME and isinstance(value, list))
+            moved = [
+                (
+                    channel,
+                    _moved(value, f"{name}:{old_id}", f"{name}:{new_id}", answered) if channel == INTERRUPT else value,
+                )
+                for channel, value in writes
+            ]
+            await saver.aput_writes(new, [write for write in moved if write != (INTERRUPT, [])], new_id)
+
+
+def _moved(questions: Any, old: str, new: str, answered: int) -> list[Interrupt]:
+    """A task's questions under the ids that they have in its new namespace; without those of graphs inside it.
+
+    A question's id is a hash of its task's namespace and, from the second on, of how many were answered before.
+    """
+    moved: list[Interrupt] = []
+    for question in questions if isinstance(questions, list | tuple) else [questions]:
+        for nth in range(answered + 1):
+            suffix = f"|{nth}" if nth else ""
+            if question.id == Interrupt.from_ns(None, f"{old}{suffix}").id:
+                schema = question.response_schema
+                moved.append(Interrupt.from_ns(question.value, f"{new}{suffix}", response_schema=schema))
+    return moved

@@ -1,0 +1,335 @@
+"""Listens to a graph's models and tools: tokens of each model call, credited to whoever made it; tool calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
+
+from trackside.harness.context import RunContext
+
+LEAD = "lead_agent"
+_UNNAMED = "LangGraph"  # what LangGraph calls a graph that was compiled without a name
+_MIDDLEWARE_NODE = re.compile(r"(.+)\.(?:before|after)_(?:agent|model)")
+
+
+class UsageRecorder(BaseCallbackHandler):
+    """Records the usage of one run, whatever becomes of it; called from the loop and from nodes' threads.
+
+    Who is credited with a model call, first match:
+
+    1. a tag of the call that says so: `middleware:NAME`, or `subagent:NAME` (credited to `NAME`);
+    2. `middleware:NAME` for LangChain's middleware: the hook node `NAME.before_model` and its like, or the `lc_source` in
+       the call's metadata, by which a middleware marks calls that it makes around a model or tool;
+    3. `lead_agent`, if the call was made in the graph that is run, not in a graph inside it;
+    4. the innermost graph around the call, by the agent name that it brings (`lc_agent_name`, from `create_agent`), else
+       the name it was compiled with, else the agent's name around it, else the tool that runs it, else the path of nodes
+       that leads to it.
+
+    A call that fails or is cancelled counts with the tokens that were reported before; an answer from LangChain's cache
+    does not count.
+    """
+
+    run_inline = True  # on the loop, before the model goes on: nothing is counted late, and no thread is needed
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._links: dict[UUID, _Link] = {}
+        self._calls: dict[UUID, _Call] = {}
+
+    def close(self) -> None:
+        """The graph has stopped: count what was reported of calls that never came to an end."""
+        for run_id in list(self._calls):
+            if (call := self._calls.pop(run_id, None)) is not None:
+                self._record(call, call.reported)
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any],
+        inputs: dict[str, Any],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember where in the graph this is."""
+        self._links[run_id] = _link(parent_run_id, metadata, kwargs.get("name"))
+
+    def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the place."""
+        self._links.pop(run_id, None)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the place."""
+        self._links.pop(run_id, None)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Count the call."""
+        name = str((serialized or {}).get("name") or kwargs.get("name") or "tool")
+        self._links[run_id] = _link(parent_run_id, metadata, name, is_tool=True)
+        self._run.record_tool_call(name)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the place."""
+        self._links.pop(run_id, None)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the place."""
+        self._links.pop(run_id, None)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember who calls which model."""
+        caller = self._caller(parent_run_id, metadata or {}, tags or ())
+        self._calls[run_id] = _Call(caller, _configured_model(serialized or {}, metadata or {}))
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember who calls which model."""
+        self.on_chat_model_start(
+            serialized, [], run_id=run_id, parent_run_id=parent_run_id, tags=tags, metadata=metadata
+        )
+
+    def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep what a stream reports on the way, in case that it is cut off."""
+        usage = getattr(getattr(chunk, "message", None), "usage_metadata", None)
+        if usage and (call := self._calls.get(run_id)) is not None:
+            call.reported = call.reported.plus(_Tokens.of(usage))
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Count the call."""
+        call = self._calls.pop(run_id, None)
+        if call is None:
+            return
+        message = _message_of(response)
+        call.model = _answering_model(message, response) or call.model
+        usage = message.usage_metadata if message is not None else None
+        if usage and usage.get("total_cost") == 0:  # how LangChain marks an answer from its cache
+            return
+        self._record(call, _Tokens.of(usage or _usage_of_provider(response)), even_if_empty=True)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Count what the call reported before it failed."""
+        call = self._calls.pop(run_id, None)
+        if call is None:
+            return
+        response = kwargs.get("response")
+        message = _message_of(response) if isinstance(response, LLMResult) else None
+        call.model = _answering_model(message, response) or call.model
+        usage = message.usage_metadata if message is not None else None
+        self._record(call, _Tokens.of(usage) if usage else call.reported)
+
+    def _record(self, call: _Call, tokens: _Tokens, *, even_if_empty: bool = False) -> None:
+        if even_if_empty or tokens != _NOTHING:
+            self._run.record_usage(
+                call.model,
+                input_tokens=tokens.input,
+                output_tokens=tokens.output,
+                cache_read_tokens=tokens.cache_read,
+                reasoning_tokens=tokens.reasoning,
+                caller=call.caller,
+            )
+
+    def _caller(self, parent: UUID | None, metadata: Mapping[str, Any], tags: Sequence[str]) -> str:
+        for tag in reversed(tags):  # inherited ones come first
+            if tag.startswith("middleware:"):
+                return tag
+            if tag.startswith("subagent:"):
+                return tag.removeprefix("subagent:")
+        if hook := _MIDDLEWARE_NODE.fullmatch(str(metadata.get("langgraph_node", ""))):
+            return f"middleware:{hook[1]}"
+        if source := metadata.get("lc_source"):
+            return f"middleware:{source}"
+        graph = self._graph_around(parent, metadata)
+        return LEAD if graph is None else self._name_of(graph)
+
+    def _graph_around(self, parent: UUID | None, metadata: Mapping[str, Any]) -> _Link | None:
+        """The innermost graph that a call was made in, as a link; None if that is the graph that is run."""
+        inside = _task_namespaces(metadata)
+        link = self._find(parent)
+        while link is not None and link.namespace in inside:
+            link = self._find(link.parent)
+        return link if link is not None and self._find(link.parent) is not None else None
+
+    def _name_of(self, graph: _Link) -> str:
+        above = self._find(graph.parent)
+        if graph.agent and (above is None or graph.agent != above.agent):
+            return graph.agent
+        if graph.name and graph.name != _UNNAMED:
+            return graph.name
+        root = graph
+        while (link := self._find(root.parent)) is not None:
+            root = link
+        if graph.agent and graph.agent != root.agent:
+            return graph.agent
+        if above is not None and above.is_tool and above.name:
+            return above.name
+        return "/".join(_node_names(graph.namespace)) or LEAD
+
+    def _find(self, run_id: UUID | None) -> _Link | None:
+        return None if run_id is None else self._links.get(run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """Something that runs: the root graph, a graph inside, a node, a tool. `parent` is what runs it.
+
+    `namespace` is LangGraph's name for the task it belongs to, as `researcher:ID|model:ID`; the root graph has none.
+    """
+
+    parent: UUID | None
+    namespace: str
+    name: str | None
+    agent: str | None
+    is_tool: bool
+
+
+def _link(parent: UUID | None, metadata: Mapping[str, Any] | None, name: Any, *, is_tool: bool = False) -> _Link:
+    known = metadata or {}
+    return _Link(parent, known.get("langgraph_checkpoint_ns", ""), name, known.get("lc_agent_name"), is_tool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, usage: Mapping[str, Any]) -> _Tokens:
+        return cls(
+            _count(usage.get("input_tokens")),
+            _count(usage.get("output_tokens")),
+            _count((usage.get("input_token_details") or {}).get("cache_read")),
+            _count((usage.get("output_token_details") or {}).get("reasoning")),
+        )
+
+    def plus(self, more: _Tokens) -> _Tokens:
+        return _Tokens(
+            self.input + more.input,
+            self.output + more.output,
+            self.cache_read + more.cache_read,
+            self.reasoning + more.reasoning,
+        )
+
+
+_NOTHING = _Tokens()
+
+
+@dataclass(slots=True)
+class _Call:
+    """A model call under way. `reported` is what its stream has said so far."""
+
+    caller: str
+    model: str
+    reported: _Tokens = field(default=_NOTHING)
+
+
+def _count(tokens: Any) -> int:
+    # Providers leave counts out, send null, or (in a corrected last chunk) a negative difference.
+    return max(0, int(tokens)) if isinstance(tokens, int | float) else 0
+
+
+def _task_namespaces(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """The namespaces of the task that a call was made in: its own, and those of the tasks that called it as `@task`.
+
+    A functional-API call runs in its caller's graph, but nests its namespace under the caller's; its path is
+    `(PUSH, caller's path, index, True)`.
+    """
+    namespace = str(metadata.get("langgraph_checkpoint_ns", ""))
+    path = metadata.get("langgraph_path", ())
+    namespaces = {namespace}
+    while len(path) == 4 and path[-1] is True:
+        namespace = namespace.rpartition("|")[0]
+        namespaces.add(namespace)
+        path = path[1]
+    return frozenset(namespaces)
+
+
+def _node_names(namespace: str) -> list[str]:
+    # LangGraph puts a bare number between, for the second and later graphs that one task runs.
+    return [part.partition(":")[0] for part in namespace.split("|") if part and not part.isdigit()]
+
+
+def _message_of(response: LLMResult) -> AIMessage | None:
+    """The message of a response that tells its usage; of several choices each tells that of all, so the first counts."""
+    messages = [
+        message
+        for generations in response.generations
+        for generation in generations
+        if isinstance(message := getattr(generation, "message", None), AIMessage)
+    ]
+    return next((message for message in messages if message.usage_metadata), messages[0] if messages else None)
+
+
+def _usage_of_provider(response: LLMResult) -> Mapping[str, Any]:
+    """The usage that an older model class reports beside its messages."""
+    usage = (response.llm_output or {}).get("token_usage") or {}
+    return {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+
+
+def _answering_model(message: AIMessage | None, response: Any) -> str | None:
+    """The model that answered, as the provider calls it."""
+    for known in (
+        message.response_metadata if message is not None else {},
+        getattr(response, "llm_output", None) or {},
+    ):
+        for key in ("model_name", "model", "model_id"):
+            if isinstance(name := known.get(key), str) and name:
+                return name
+    return None
+
+
+def _configured_model(serialized: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """The model that was asked, as the code calls it, else its class."""
+    if isinstance(name := metadata.get("ls_model_name"), str) and name:
+        return name
+    path = serialized.get("id") or ["unknown"]
+    return str(serialized.get("name") or path[-1])
