@@ -14,7 +14,7 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 _COMMANDS = ("resume", "update", "goto")
 
@@ -34,13 +34,13 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
     return RunRecord(
         run_id=_id(spec.run_id, "run_id"),
         thread_id=_id(spec.thread_id, "thread_id"),
-        agent=agent,
+        agent=_plain(agent),
         status=RunStatus.pending,
         created_at=now,
         metadata=_plain(spec.metadata) if spec.metadata else {},
         multitask=_strategy(spec.multitask),
-        parent_run_id=spec.parent_run_id or parent_run_id,
-        trigger=spec.trigger,
+        parent_run_id=_plain(spec.parent_run_id or parent_run_id),
+        trigger=_plain(spec.trigger),
     )
 
 
@@ -103,6 +103,7 @@ def _check_command(spec: RunSpec) -> None:
         )
 
 
-def _plain(metadata: Mapping[str, Any]) -> JsonObject:
-    plain, _ = canonical(metadata)
-    return plain  # type: ignore[no-any-return]  # a mapping comes back as a dict
+def _plain[T](value: T) -> T:
+    if value is None or (isinstance(value, str) and value.isascii() and value.isprintable()):
+        return value
+    return canonical(value)[0]  # type: ignore[no-any-return]  # texts stay texts, mappings mappings

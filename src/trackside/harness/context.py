@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
+from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.types import JsonObject, RunSpec
 
@@ -139,7 +140,7 @@ class RunContext:
 
     def set_title(self, title: str) -> None:
         """Give the thread a title."""
-        self._journal.title = str(title)
+        self._journal.title, _ = canonical(str(title))
 
     def interrupt(self, value: Any) -> Any:
         """Pause the run until a human has answered; returns the answer.
@@ -153,6 +154,23 @@ class RunContext:
         if index < len(self.answers):
             return self.answers[index]
         raise RunPaused({"id": new_id(), "value": value})
+
+    def close(self) -> None:
+        """The run has ended: what leftover code still sends or says through this goes nowhere."""
+        self._port = _NOWHERE
+
+
+class _Nowhere:
+    """The port of a run that has ended; it also keeps an ended run from holding on to who executed it."""
+
+    def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
+        """Drop it: every follower has got to the end."""
+
+    def human_message(self, message: JsonObject) -> None:
+        """Drop it: the terminal event is the last word."""
+
+
+_NOWHERE = _Nowhere()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from trackside.harness.buffered import BufferedObserver, FlushReport
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import (
-    BatchRunObserver,
     CompositeObserver,
     NullObserver,
     ObserverBinding,
@@ -24,6 +23,7 @@ from trackside.harness.observer import (
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
+    is_own_failure,
     observer_name,
     take_in_order,
 )
@@ -55,10 +55,11 @@ IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
 
 
 class LimitedObserver:
-    """Bounds each call of an observer in time."""
+    """Bounds in time what an observer may make of one dispatch, which is one call however many events there are."""
 
     def __init__(self, observer: RunObserver, limit: float | None) -> None:
         self._observer = observer
+        self._on_events = getattr(observer, "on_events", None)
         self._limit = limit
         self.name = observer_name(observer)
 
@@ -66,22 +67,23 @@ class LimitedObserver:
         """Pass the event on."""
         await call_observer(self._observer.on_event(event), observer=self.name, limit=self._limit)
 
-
-class LimitedBatchObserver(LimitedObserver):
-    """Bounds each call of an observer that takes batches."""
-
-    _observer: BatchRunObserver
-
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Pass the batch on."""
-        await call_observer(self._observer.on_events(events), observer=self.name, limit=self._limit)
+        """Pass the events on, at once or one after another, as the observer takes them."""
+        if self._on_events is not None:
+            await call_observer(self._on_events(events), observer=self.name, limit=self._limit)
+            return
+        left = list(events)
+        try:
+            await call_observer(self._one_by_one(left), observer=self.name, limit=self._limit)
+        except BaseException as exc:
+            if not is_own_failure(exc):
+                raise
+            raise PartlyTaken(len(events) - len(left), exc) from exc
 
-
-def limited(observer: RunObserver, limit: float | None) -> LimitedObserver:
-    """The observer, each call of it bounded; it takes batches if the observer does."""
-    if isinstance(observer, BatchRunObserver):
-        return LimitedBatchObserver(observer, limit)
-    return LimitedObserver(observer, limit)
+    async def _one_by_one(self, left: list[RunLifecycleEvent]) -> None:
+        while left:
+            await self._observer.on_event(left[0])
+            del left[0]
 
 
 class RequiredObserver:
@@ -93,9 +95,9 @@ class RequiredObserver:
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
-        self._observer = limited(observer, policy.call_limit)
+        self._observer = LimitedObserver(observer, policy.call_limit)
         self._policy = policy
-        self._in_batches = isinstance(observer, BatchRunObserver)
+        self._in_batches = hasattr(observer, "on_events")
         self._held: dict[str, list[RunLifecycleEvent]] = {}
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -274,7 +276,7 @@ class ObserverSet:
             return binding.observer
         if self._policy.buffer:
             return BufferedObserver(binding.observer, call_limit=self._policy.call_limit)
-        return limited(binding.observer, self._policy.call_limit)
+        return LimitedObserver(binding.observer, self._policy.call_limit)
 
 
 def _listed(

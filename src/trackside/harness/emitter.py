@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
@@ -11,10 +11,15 @@ from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Clock
-from trackside.harness.types import LifecycleEventType
+from trackside.harness.types import JsonObject, LifecycleEventType
 
-type Draft = tuple[LifecycleEventType, Mapping[str, Any]]
-"""What shall be announced: the type of the event and its payload."""
+
+class Draft(NamedTuple):
+    """What shall be announced. `plain` says that the payload is plain JSON by construction and nobody else's."""
+
+    event_type: LifecycleEventType
+    payload: JsonObject
+    plain: bool = False
 
 
 class RunEmitter:
@@ -50,23 +55,25 @@ class RunEmitter:
             PayloadError: a payload cannot be kept; none was announced.
             BaseException: what a required observer raised.
         """
-        self._check_order(drafts)
-        plain = [(kind, canonical_payload(payload)) for kind, payload in drafts]
+        ended = self._ended_after(drafts)
+        payloads = [draft.payload if draft.plain else canonical_payload(draft.payload) for draft in drafts]
+        self.ended = ended
         now = self._now()
-        events = []
-        for kind, payload in plain:
-            self._sequence += 1
-            events.append(
-                RunLifecycleEvent(new_id(), kind, self._run_id, self._thread_id, self._sequence, now, payload)
-            )
-        await self._deliver(events)
+        run_id, thread_id, first = self._run_id, self._thread_id, self._sequence + 1
+        self._sequence += len(drafts)
+        await self._deliver(
+            [
+                RunLifecycleEvent(new_id(), draft.event_type, run_id, thread_id, first + i, now, payloads[i])
+                for i, draft in enumerate(drafts)
+            ]
+        )
 
-    def _check_order(self, drafts: Sequence[Draft]) -> None:
+    def _ended_after(self, drafts: Sequence[Draft]) -> bool:
         ended = self.ended
-        for kind, _ in drafts:
+        for kind, *_ in drafts:
             if ended and kind is not LifecycleEventType.THREAD_STATUS_UPDATED:
                 raise EventOrderError(
                     run_id=self._run_id, event_type=kind.value, sequence=self._sequence + 1, why="the run has ended"
                 )
             ended = ended or is_terminal(kind)
-        self.ended = ended
+        return ended

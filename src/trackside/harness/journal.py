@@ -91,6 +91,8 @@ class Journal:
                 raise InvalidSpecError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
         if cost_usd is not None and not cost_usd >= 0:
             raise InvalidSpecError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
+        model, _ = canonical(str(model))
+        caller, _ = canonical(str(caller))
         with self._lock:
             self._llm_calls += 1
             for usage in (self._total, _of(self._models, model), _of(self._callers, caller)):

@@ -86,6 +86,7 @@ class MemoryCoordinator:
     """
 
     durable = False
+    immediate = True
 
     def __init__(self, *, clock: Clock | None = None, keep_ended: int = KEEP_ENDED_RUNS) -> None:
         self._now = (clock or SystemClock()).now

@@ -230,7 +230,7 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
     """
     if observer is None:
         return NullObserver()
-    if isinstance(observer, RunObserver):
+    if hasattr(observer, "on_event"):
         _check_observer(observer)
         return observer
     if isinstance(observer, type):
@@ -333,6 +333,9 @@ def _check_observer(observer: Any) -> None:
 
 def _never_awaitable(function: Callable[..., Any]) -> str | None:
     """Why a call of this function can never be awaited, where that is certain before any call; None where it is not."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return None
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         return "it is a generator function, whose result nobody awaits"
     owner = getattr(function, "__self__", None)

@@ -85,10 +85,11 @@ class RunCoordinator(Protocol):
     A run is admitted (pending), claimed by compare-and-set (running) or withdrawn, settled once its code has really
     stopped, and released after its terminal event is durable. Its thread is held until the release.
 
-    `durable` says whether a pending run outlives the process.
+    `durable` says whether a pending run outlives the process, `immediate` that no method ever waits for anything.
     """
 
     durable: bool
+    immediate: bool
 
     async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
         """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.

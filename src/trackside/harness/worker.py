@@ -21,14 +21,13 @@ from trackside.harness.errors import NotPausedError, PayloadError
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_terminal, terminal_event_of
 from trackside.harness.observer import RunResult
-from trackside.harness.payload import canonical
+from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
     Claim,
     Clock,
     PausedRun,
     RunCoordinator,
     RunStream,
-    Settlement,
     ThreadState,
     ThreadStates,
 )
@@ -158,9 +157,9 @@ class RunWorker:
         """
         coordinator = self._services.coordinator
         if self._stop is not None:
-            withdrawn = await self._steady(lambda: coordinator.withdraw(self.record.run_id))
+            withdrawn = await self._coordinate(lambda: coordinator.withdraw(self.record.run_id))
             return await self.decline(self._stop) if withdrawn else None
-        claim = await self._steady(lambda: coordinator.claim(self.record.run_id))
+        claim = await self._coordinate(lambda: coordinator.claim(self.record.run_id))
         if claim is None:
             return None
         self._claimed = True
@@ -184,7 +183,7 @@ class RunWorker:
 
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
-        self._on_loop(self._post, (LifecycleEventType.HUMAN_MESSAGE, {"message": message}))
+        self._on_loop(self._post, _human(message))
 
     def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._loop_thread:
@@ -208,7 +207,7 @@ class RunWorker:
         messages = await self._supervised(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, _End):
-            opening += [(LifecycleEventType.HUMAN_MESSAGE, {"message": message}) for message in messages]
+            opening += [_human(message) for message in messages]
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return self._undelivered()
         if isinstance(messages, _End):
@@ -217,7 +216,7 @@ class RunWorker:
         result = await self._supervised(self._agent.run(self._run))
         return result if isinstance(result, _End) else self._judge(result)
 
-    async def _prepare(self) -> Sequence[Mapping[str, Any]]:
+    async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
         run = self._run
         if self._uses_thread_state:
@@ -234,15 +233,15 @@ class RunWorker:
 
     def _opening(self, claim: Claim) -> list[Draft]:
         record = self.record
-        says: JsonObject = {"agent": record.agent, "metadata": record.metadata}
+        metadata = self._run.metadata
+        says: JsonObject = {"agent": record.agent, "metadata": metadata}
         if record.parent_run_id is not None:
             says["parent_run_id"] = record.parent_run_id
         if record.trigger is not None:
             says["trigger"] = record.trigger
-        opening: list[Draft] = [(LifecycleEventType.RUN_STARTED, says)]
+        opening = [Draft(LifecycleEventType.RUN_STARTED, says, plain=not metadata)]
         if claim.thread_status is not ThreadStatus.busy:
-            busy = {"status": ThreadStatus.busy, "previous": claim.thread_status}
-            opening.append((LifecycleEventType.THREAD_STATUS_UPDATED, busy))
+            opening.append(self._thread_update(claim.thread_status, ThreadStatus.busy))
         return opening
 
     async def _supervised[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
@@ -296,38 +295,39 @@ class RunWorker:
     def _judge(self, result: AgentResult) -> _End:
         """What an agent's result makes of its run."""
         if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
-            self._journal.title = title
+            self._run.set_title(title)
         if not result.interrupts:
             values = result.values
             remembers = ThreadState(dict(values)) if self._uses_thread_state and values is not None else None
             return _End(RunStatus.success, {}, remembers)
         try:
-            interrupts, _ = canonical(list(result.interrupts))
+            says = canonical_payload({"interrupts": list(result.interrupts)})
         except PayloadError as exc:
             return self._failed(exc)
         run = self._run
-        paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=interrupts)
+        paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"])
         remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
-        return _End(RunStatus.interrupted, {"interrupts": interrupts}, remembers)
+        return _End(RunStatus.interrupted, says, remembers)
 
     def _failed(self, exc: BaseException) -> _End:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
         says = {"error": _text_of(exc), "error_type": type(exc).__qualname__, "traceback": _traceback_of(exc)}
-        return _End(RunStatus.error, says)
+        return _End(RunStatus.error, canonical_payload(says))
 
     def _undelivered(self) -> _End:
         exc = self.delivery_error
         says = {"error": f"a required observer failed: {_text_of(exc)}", "error_type": type(exc).__qualname__}
-        return _End(RunStatus.error, says)
+        return _End(RunStatus.error, canonical_payload(says))
 
     async def _finish(self, end: _End) -> RunResult:
         """The one way out of every run: settle, announce, give the thread back, and only then tell."""
         end = await self._put_thread_right(end)
         run_id = self.record.run_id
         journal = self._journal
-        completion_data = journal.completion_data(self._services.clock.monotonic() - self._began)
-        settlement = await self._steady(
+        seconds = self._services.clock.monotonic() - self._began
+        completion_data = journal.completion_data(seconds)
+        settlement = await self._coordinate(
             lambda: self._services.coordinator.settle(
                 run_id,
                 end.status,
@@ -338,12 +338,13 @@ class RunWorker:
         )
         closing = [*self._take_outbox(), self._closing(end, completion_data)]
         if settlement.status is not settlement.previous:
-            closing.append(self._thread_update(settlement))
+            closing.append(self._thread_update(settlement.previous, settlement.status))
         await self._announce(closing)
-        result = self._result_of(end, completion_data)
+        result = self._result_of(end, journal.completion_data(seconds))
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         self._observers.forget(run_id)
+        self._run.close()
         self.result = result
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -367,18 +368,18 @@ class RunWorker:
 
     def _closing(self, end: _End, completion_data: JsonObject) -> Draft:
         kind = terminal_event_of(end.status)
-        says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status}
+        says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status.value}
         says.update(end.says)
         if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
             says["title"] = self._journal.title
         says["completion_data"] = completion_data
-        return kind, says
+        return Draft(kind, says, plain=True)
 
-    def _thread_update(self, settlement: Settlement) -> Draft:
-        says: JsonObject = {"status": settlement.status, "previous": settlement.previous}
+    def _thread_update(self, previous: ThreadStatus, status: ThreadStatus) -> Draft:
+        says: JsonObject = {"status": status.value, "previous": previous.value}
         if self._journal.title is not None:
             says["title"] = self._journal.title
-        return LifecycleEventType.THREAD_STATUS_UPDATED, says
+        return Draft(LifecycleEventType.THREAD_STATUS_UPDATED, says, plain=True)
 
     def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
         record, status, error = self.record, end.status, end.says.get("error")
@@ -393,13 +394,16 @@ class RunWorker:
         coordinator, run_id = self._services.coordinator, self.record.run_id
         while True:
             status = announced
-            release = await self._steady(lambda: coordinator.release(run_id, status))  # noqa: B023  # awaited at once
+            release = await self._coordinate(lambda: coordinator.release(run_id, status))  # noqa: B023  # awaited at once
             if release.settlement is None:
                 break
-            await self._announce([self._thread_update(release.settlement)])
+            await self._announce([self._thread_update(release.settlement.previous, release.settlement.status)])
             announced = release.settlement.status
         if release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)
+
+    async def _coordinate[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await (call() if self._services.coordinator.immediate else self._steady(call))
 
     async def _steady[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await a step that must be finished once begun, whoever cancels this task meanwhile (I17)."""
@@ -415,12 +419,16 @@ class RunWorker:
         return outcome
 
 
+def _human(message: JsonObject) -> Draft:
+    return Draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message}, plain=True)
+
+
 def _stopped(stop: Stop) -> _End:
     says: JsonObject = {}
     if stop.status is RunStatus.timeout:
         says = {"error": stop.reason, "error_type": "TimeoutError"}
     else:
-        says = {"cancel_mode": stop.mode}
+        says = {"cancel_mode": stop.mode.value if stop.mode else CancelMode.interrupt.value}
         if stop.reason is not None:
             says["reason"] = stop.reason
     return _End(stop.status, says)
