@@ -35,7 +35,10 @@ MAX_DEPTH = 100
 
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what JSON readers in C and both databases give back as it was
 _REPR_CHARS = 1_000
+_MARKER_CHARS = 64  # more than any text that says what was cut
 _NUL = rb"\u0000"
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * 19  # digits, perhaps too many for 64 bits
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MARKER = "sanitized"
@@ -67,9 +70,14 @@ def canonical(value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DE
     """
     if (copied := _copy_of_plain(value, max_chars, max_depth)) is not None:
         return copied, False
-    walk = _Walk(max_chars, max_depth)
+    # What has to be cut is cut so far that what is said in its place fits, too: the form is its own canonical form.
+    walk = _Walk(max_chars + _MARKER_CHARS * (max_depth + 2), max_depth)
     try:
-        return walk.value(value, 0), walk.changed
+        plain = walk.value(value, 0)
+        if walk.cut:
+            walk = _Walk(max_chars, max_depth)
+            plain = walk.value(value, 0)
+        return plain, walk.changed
     except RecursionError as exc:
         raise PayloadError(path="payload", why="its own code recurses without end") from exc
     except Exception as exc:  # a property or __iter__ of the caller's object failed; ours does not raise
@@ -84,23 +92,26 @@ def _copy_of_plain(value: Any, max_chars: int, max_depth: int) -> Json:
     """
     try:
         text = _encode(value)
-    except Exception:  # noqa: BLE001  # whatever it is that cannot be encoded, the walk knows what to do about it
+        if len(text) > max_chars or _NUL in text or text.count(b"[") + text.count(b"{") > max_depth:
+            return None
+        if _LONG_NUMBER in text.translate(_AS_ZEROS):
+            return None
+        copied = _decode(text)
+        return copied if copied == value else None
+    except Exception:  # noqa: BLE001  # whatever it is that cannot be encoded or compared, the walk knows what to do
         return None
-    if len(text) > max_chars or _NUL in text or text.count(b"[") + text.count(b"{") > max_depth:
-        return None
-    copied = _decode(text)
-    return copied if copied == value else None
 
 
 class _Walk:
-    """One pass over one value: what is left of the text budget, the containers above, whether anything changed."""
+    """One pass over one value: what is left of the text budget, the containers above, what had to be done."""
 
-    __slots__ = ("above", "changed", "chars", "depth")
+    __slots__ = ("above", "changed", "chars", "cut", "depth")
 
     def __init__(self, max_chars: int, max_depth: int) -> None:
         self.chars = max_chars
         self.depth = max_depth
         self.changed = False
+        self.cut = False
         self.above: set[int] = set()
 
     def value(self, value: Any, depth: int) -> Json:
@@ -112,43 +123,47 @@ class _Walk:
         if kind is int:
             return value if _INT_MIN <= value <= _INT_MAX else self.big_int(value)
         if kind is float:
-            return value if math.isfinite(value) else self.mark(_FLOAT_NAMES.get(value, "NaN"))
+            return value if math.isfinite(value) else self.said(_FLOAT_NAMES.get(value, "NaN"))
         if kind is dict:
             return self.nested(value, depth, self.mapping)
         if kind is list or kind is tuple:
             return self.nested(value, depth, self.sequence)
         return self.other(value, depth)
 
-    def mark(self, replacement: Json) -> Json:
+    def mark[T](self, replacement: T) -> T:
         self.changed = True
         return replacement
 
+    def said(self, text: str) -> str:
+        return self.mark(self.text(text))
+
     def text(self, text: str) -> str:
+        kept = text[: self.chars]  # before it is cleaned, which costs as much as it is long
+        cut = len(text) - len(kept)
         # Storage and every wire count a character we cannot store as an error of the whole batch: clean it here.
-        if not text.isascii():
+        if not kept.isascii():
             try:
-                text.encode()
+                kept.encode()
             except UnicodeEncodeError:
-                text = self.mark(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        if "\0" in text:
-            text = self.mark(text.replace("\0", "\ufffd"))
-        self.chars -= len(text)
-        if self.chars < 0:
-            kept = max(0, len(text) + self.chars)
-            self.chars = 0
-            return self.mark(f"{text[:kept]}… [truncated: {len(text) - kept} characters]")  # type: ignore[no-any-return]
-        return text
+                kept = self.mark(kept.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if "\0" in kept:
+            kept = self.mark(kept.replace("\0", "\ufffd"))
+        if cut:
+            self.cut, self.chars = True, 0
+            return self.mark(f"{kept}… [truncated: {cut} characters]")
+        self.chars -= len(kept)
+        return kept
 
     def big_int(self, number: int) -> Json:
         # Python refuses to print more than 4,300 digits; in base 16 it never does.
-        return self.mark(self.text(str(number) if number.bit_length() < 14_000 else hex(number)))
+        return self.said(str(number) if number.bit_length() < 14_000 else hex(number))
 
     def nested[C](self, container: C, depth: int, copy: Callable[[C, int], Json]) -> Json:
         if depth >= self.depth:
-            return self.mark(f"[truncated: nested deeper than {self.depth}]")
+            return self.said(f"[truncated: nested deeper than {self.depth}]")
         mark = id(container)
         if mark in self.above:
-            return self.mark("[truncated: contains itself]")
+            return self.said("[truncated: contains itself]")
         self.above.add(mark)
         try:
             return copy(container, depth + 1)
@@ -159,10 +174,12 @@ class _Walk:
         plain: JsonObject = {}
         for key, item in mapping.items():
             if self.chars <= 0:
-                self.changed = True
+                self.changed = self.cut = True
                 plain["…"] = f"[truncated: {len(mapping) - len(plain)} more keys]"
                 break
             name = self.text(key) if type(key) is str else self.key(key)
+            if name in plain:
+                name = self.other_name(name, plain)
             plain[name] = self.value(item, depth)
         return plain
 
@@ -171,13 +188,21 @@ class _Walk:
             return self.text(key.value if isinstance(key, Enum) else str.__str__(key))
         plain = self.value(key, self.depth - 1)
         self.changed = True
-        return plain if isinstance(plain, str) else str(plain)
+        return plain if isinstance(plain, str) else self.text(str(plain))
+
+    def other_name(self, name: str, taken: JsonObject) -> str:
+        # 1 and "1" are two keys that become one text: no entry is lost for that.
+        number = len(taken) + 1
+        while (other := f"{name} ({number})") in taken:
+            number += 1
+        self.chars = max(0, self.chars - len(other) + len(name))
+        return self.mark(other)
 
     def sequence(self, items: Iterable[Any], depth: int) -> list[Json]:
         plain: list[Json] = []
         for item in items:
             if self.chars <= 0:
-                self.changed = True
+                self.changed = self.cut = True
                 plain.append("… [truncated: more items]")
                 break
             # Numbers cost text too: a list of a million is as large as a string of as many characters.
@@ -187,6 +212,7 @@ class _Walk:
 
     def other(self, value: Any, depth: int) -> Json:
         if isinstance(value, Enum):
+            self.changed |= not isinstance(value, str | int | float)
             return self.value(value.value, depth)
         if isinstance(value, str):
             return self.text(str.__str__(value))
@@ -202,7 +228,7 @@ class _Walk:
         if isinstance(value, AbstractSet):
             return self.nested(value, depth, self.unordered)
         if isinstance(value, datetime | date | time):
-            return value.isoformat()
+            return self.text(value.isoformat())
         if isinstance(value, timedelta):
             return value.total_seconds()
         if isinstance(value, UUID | Decimal | PurePath):
