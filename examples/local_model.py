@@ -18,7 +18,7 @@ from pathlib import Path
 
 INSTALLED = Path(__file__).resolve().parents[1] / ".tools" / "model"
 MODEL = "SmolLM2-135M-Instruct"
-MAX_OUTPUT_TOKENS = 96
+MAX_OUTPUT_TOKENS = 64
 CONTEXT_TOKENS = 8192
 PARALLEL_REQUESTS = 4
 START_SECONDS = 60

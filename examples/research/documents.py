@@ -41,7 +41,7 @@ def installed_packages() -> Iterator[Document]:
     """The README of every package that this Python can import, by name."""
     found: dict[str, Distribution] = {}
     for package in distributions():
-        if (name := package.metadata["Name"]) and _readme(package):
+        if (name := package.metadata["Name"]) and readme_of(package):
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), package)  # the first on the path is the one imported
     for name in sorted(found):
         yield _of_package(found[name])
@@ -104,11 +104,11 @@ def _of_package(package: Distribution) -> Document:
         name=f"{metadata['Name']} {package.version}",
         location=f"{_PACKAGE}{metadata['Name']}",
         subject=f"{metadata['Name']}: {(metadata.get('Summary') or '').strip()}".removesuffix(": "),
-        sections=tuple((read_markdown if markdown else read_prose)(_readme(package))),
+        sections=tuple((read_markdown if markdown else read_prose)(readme_of(package))),
     )
 
 
-def _readme(package: Distribution) -> str:
+def readme_of(package: Distribution) -> str:
     """A package's long description: the body of its metadata, or, in old ones, a field whose lines are indented."""
     body = package.metadata.get_payload()  # type: ignore[attr-defined]  # it is an email.message.Message
     if isinstance(body, str) and body.strip():

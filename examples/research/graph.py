@@ -99,7 +99,7 @@ class _Steps:
     async def plan(self, state: ResearchState, runtime: Runtime[Research]) -> Command[Literal["approve", "search"]]:
         question = question_in(state["messages"])
         queries = await self.thinker.plan(question)
-        _progress(f"planning: search for {_listed(queries)}")
+        _progress(f"planning: {' · '.join(queries)}")
         update = {
             "title": state.get("title") or title_of(question),
             "question": question,

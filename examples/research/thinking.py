@@ -17,7 +17,7 @@ from langgraph.graph.message import push_message
 from research.findings import Finding
 from research.index import terms
 from research.planning import distinct, key_words, queries_of
-from research.writing import Citations, asks_how, evidence, paragraphs, quoted_sources, without_false_marks
+from research.writing import Citations, asks_how, closed, evidence, paragraphs, quoted_sources, without_false_marks
 
 DEFAULT_MODEL = "gpt-5-mini"
 
@@ -96,7 +96,7 @@ class ModelThinker:
              HumanMessage(f"Notes:\n{evidence(findings)}\n\nQuestion: {question}")]
         )  # fmt: skip
         sources, places = quoted_sources(findings)
-        text = f"{without_false_marks(reply.text, len(findings)).strip()}\n\n{sources}"
+        text = f"{closed(without_false_marks(reply.text, len(findings))).strip()}\n\n{sources}"
         return Answer(reply.model_copy(update={"content": text}), places)
 
 

@@ -96,6 +96,11 @@ def without_false_marks(text: str, count: int) -> str:
     return re.sub(r" ?\[(\d+)\]", lambda mark: mark[0] if 1 <= int(mark[1]) <= count else "", text)
 
 
+def closed(text: str) -> str:
+    """Markdown that a model may have broken off in the middle of code, so that what follows is not taken for code."""
+    return f"{text}\n```" if len(re.findall(r"^\s*```", text, re.MULTILINE)) % 2 else text
+
+
 def asks_how(question: str) -> bool:
     """Whether an example would help."""
     return bool(re.search(r"\b(how|example|usage|write)\b", question, re.IGNORECASE))

@@ -1,0 +1,181 @@
+"""`./scripts/demo`: run the scenario, watch it, look it up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import NoReturn
+
+from local_model import MODEL, LocalModelError, local_model
+from research.documents import DocumentError
+from research.graph import build_graph, open_library
+from research.index import Library, terms
+from research.thinking import DEFAULT_MODEL, Extractive, ModelThinker, Thinker, thinker_from_environment
+from rich.console import Console
+from rich.table import Table
+
+from demo.report import print_answers, print_commands, print_runs, print_totals
+from demo.scenario import AGENT, LANES, QUESTIONS, Scenario
+from demo.view import LiveView
+from trackside import TracksideError
+from trackside.app.settings import load_settings
+from trackside.app.wiring import open_app
+
+DATABASE = "sqlite:///trackside-demo.db"
+DEADLINE_WITH_MODEL = 3.0
+"""Seconds for the run that is to time out: a deep question to a model takes minutes."""
+
+_MODEL_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL")
+
+
+class UsageError(Exception):
+    """What was typed makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was typed."""
+
+    questions: tuple[str, ...]
+    docs: str | None
+    database: str
+    model: bool
+    own_model: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (./scripts/demo --help lists the options)")
+
+
+def read_options(arguments: Sequence[str]) -> Options:
+    """The options in a command line.
+
+    Raises:
+        UsageError: they make no sense; the message says why.
+    """
+    parser = _Parser(prog="./scripts/demo", description="Trackside at work: real runs, live, and what is kept of them.")
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help="ask this instead; up to four")
+    parser.add_argument("--docs", metavar="DIR", help="search the .md, .rst and .txt files in this folder")
+    parser.add_argument("--database", metavar="URL", default=DATABASE, help=f"where to record, {DATABASE} if left out")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", action="store_true", help="install a small local language model (120 MB) and use it")
+    which.add_argument("--own-model", action="store_true", help="use the model that OPENAI_… variables name")
+    options = parser.parse_args(arguments)
+    if len(options.questions) > 4:
+        raise UsageError(f"four questions are enough, {len(options.questions)} are too many")
+    for question in options.questions:
+        if not terms(question):
+            raise UsageError(f"there is nothing to search for in {question!r}: ask with a key word")
+    if options.own_model and not any(map(os.environ.get, _MODEL_VARIABLES[:2])):
+        raise UsageError("--own-model needs OPENAI_API_KEY or OPENAI_BASE_URL; --model needs neither")
+    return Options(tuple(options.questions), options.docs, options.database, options.model, options.own_model)
+
+
+async def run_demo(options: Options, console: Console) -> None:
+    """The whole demo.
+
+    Raises:
+        DocumentError: the documents cannot be read.
+        LocalModelError: the model does not run.
+        TracksideError: the database cannot be used.
+    """
+    began = perf_counter()
+    library = open_library(options.docs)
+    reading = perf_counter() - began
+    questions = options.questions or (questions_about(library) if options.docs else QUESTIONS)
+    if options.database == DATABASE:
+        _remove_last_demo()
+    settings = load_settings(flags={"database.url": options.database})
+    async with AsyncExitStack() as stack:
+        thinker = await _thinker(options, stack)
+        view = LiveView(console)
+        since = datetime.now(UTC)
+        graph = build_graph(thinker=thinker)
+        app = await stack.enter_async_context(open_app(settings, {AGENT: graph}, observers=[view]))
+        _introduce(console, library, reading, options, thinker)
+        deadline = DEADLINE_WITH_MODEL if isinstance(thinker, ModelThinker) else round(max(reading / 4, 0.02), 2)
+        with view:
+            outcomes = await Scenario(questions=questions, docs=options.docs, deadline=deadline).play(app.manager, view)
+        console.print()
+        await print_answers(console, app.store, outcomes, view.answers)
+        await print_runs(console, app.store, since)
+        await print_totals(console, app.store, since)
+        print_commands(console, options.database, outcomes[-1].result.thread_id)
+
+
+async def _thinker(options: Options, stack: AsyncExitStack) -> Thinker:
+    """Whoever thinks: nobody but the documents unless a model was asked for, whatever the environment says."""
+    if options.own_model:
+        return thinker_from_environment()
+    if not options.model:
+        return Extractive()
+    for variable in _MODEL_VARIABLES:
+        os.environ.pop(variable, None)
+    os.environ["OPENAI_BASE_URL"] = await stack.enter_async_context(local_model())
+    os.environ["OPENAI_MODEL"] = MODEL
+    return thinker_from_environment()
+
+
+def questions_about(library: Library) -> tuple[str, ...]:
+    """Questions that a folder has something to say about: after the headings under which it says most."""
+    sections = sorted(
+        (section for document in library.documents for section in document.sections if terms(section.heading)),
+        key=lambda section: -len(section.sentences),
+    )
+    headings = list(dict.fromkeys(section.heading for section in sections))[: len(QUESTIONS)]
+    subjects = [document.subject for document in library.documents if terms(document.subject)]
+    return tuple(f"What about {about}?" for about in headings or subjects[:1]) or QUESTIONS
+
+
+def _introduce(console: Console, library: Library, reading: float, options: Options, thinker: Thinker) -> None:
+    source = options.docs or "the READMEs of the packages in this environment"
+    counted = f"{len(library.documents):,} documents, {library.sentence_count:,} sentences"
+    thinks = "without a model: it answers in the documents' own words"
+    if isinstance(thinker, ModelThinker):
+        thinks = f"with {os.environ.get('OPENAI_MODEL') or DEFAULT_MODEL}, which plans, sums up and writes"
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    rows.add_column(style="dim")
+    rows.add_row("reads", f"{counted}: {source} (indexed in {reading:.2f} s)")
+    rows.add_row("thinks", thinks)
+    rows.add_row("runs", "three threads at once:")
+    for lane, what in LANES.items():
+        rows.add_row("", f"{lane:<10}{what}")
+    console.rule("Trackside demo: a research agent", style="dim")
+    console.print(rows)
+    console.print()
+
+
+def _remove_last_demo() -> None:
+    """Start with an empty database; only the demo's own is ever taken away."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(DATABASE.removeprefix("sqlite:///") + suffix).unlink(missing_ok=True)
+
+
+def main() -> int:
+    """Run the demo; gives the exit code. What goes wrong is one line on standard error."""
+    try:
+        options = read_options(sys.argv[1:])
+        asyncio.run(run_demo(options, Console(highlight=False, emoji=False, markup=False)))
+    except (UsageError, DocumentError, TracksideError) as exc:
+        print(f"demo: {exc}", file=sys.stderr)
+        return 2
+    except LocalModelError as exc:
+        print(f"demo: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
