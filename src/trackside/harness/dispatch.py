@@ -27,11 +27,11 @@ from trackside.harness.observer import (
     observer_name,
     take_in_order,
 )
-from trackside.harness.timelimit import Raised, call_observer, settled, start_contained
+from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
 
-_REDELIVERIES = 3  # of a dispatch that a closing event loop cancelled under us; observers know events by their id
+_REDELIVERIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +65,16 @@ class LimitedObserver:
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Pass the event on."""
-        await call_observer(self._observer.on_event(event), observer=self.name, limit=self._limit)
+        await call_observer(self._observer.on_event(event), observer=self.name, limit=self._limit, to_the_end=True)
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Pass the events on, at once or one after another, as the observer takes them."""
         if self._on_events is not None:
-            await call_observer(self._on_events(events), observer=self.name, limit=self._limit)
+            await call_observer(self._on_events(events), observer=self.name, limit=self._limit, to_the_end=True)
             return
         left = list(events)
         try:
-            await call_observer(self._one_by_one(left), observer=self.name, limit=self._limit)
+            await call_observer(self._one_by_one(left), observer=self.name, limit=self._limit, to_the_end=True)
         except BaseException as exc:
             if not is_own_failure(exc):
                 raise
@@ -145,7 +145,7 @@ class RequiredObserver:
             logger.warning(
                 "required observer %s failed (%r); trying again in %.2f s", self._observer.name, raised, pause
             )
-            await asyncio.sleep(pause)
+            await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
             pause = min(2 * pause, self._policy.longest_pause)
 
     async def _offer_again(self, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
@@ -223,17 +223,16 @@ class ObserverSet:
         composite = self._composite
         if composite is None:
             return
-        for _ in range(_REDELIVERIES):
-            task = start_contained(composite.on_events(events), name="trackside-dispatch")
-            if not task.done():
-                await settled(task)
-            if not task.cancelled():
-                break
-        else:
-            raise asyncio.CancelledError
-        outcome = task.result()
-        if isinstance(outcome, Raised):
-            raise outcome.exception
+        for attempt in range(_REDELIVERIES + 1):
+            try:
+                await composite.on_events(events)
+            except asyncio.CancelledError:
+                # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
+                # event loop does; observers know events by their id.
+                if attempt == _REDELIVERIES:
+                    raise
+            else:
+                return
 
     def undelivered(self, run_id: str) -> list[RunLifecycleEvent]:
         """The events of a run that some required observer has not taken so far."""

@@ -76,7 +76,12 @@ class _Thread:
     status: ThreadStatus = ThreadStatus.idle
     at_rest: ThreadStatus = ThreadStatus.idle
     head: _Run | None = None
-    queue: deque[_Run] = field(default_factory=deque)
+    queue: deque[_Run] | None = None
+
+    def wait(self, run: _Run) -> None:
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(run)
 
 
 class MemoryCoordinator:
@@ -128,12 +133,12 @@ class MemoryCoordinator:
         if thread.head is None:
             thread.head = run
         else:
-            thread.queue.append(run)
+            thread.wait(run)
         return Admission(record=record, ready=thread.head is run, displaced=displaced)
 
     def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
         displaced: list[RunRecord] = []
-        for run in [thread.head, *thread.queue]:
+        for run in [thread.head, *(thread.queue or ())]:
             if run is None or run.withdrawn:
                 continue
             run.cancel_requested = run.cancel_requested or action
@@ -162,7 +167,7 @@ class MemoryCoordinator:
 
     def _withdraw(self, run: _Run) -> None:
         run.withdrawn = True
-        if run.thread.head is not run:
+        if run.thread.queue and run.thread.head is not run:
             run.thread.queue.remove(run)
 
     async def settle(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from trackside.harness.types import CancelAction, JsonObject, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
 
@@ -47,8 +47,7 @@ class IdempotencyKey:
     body: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(NamedTuple):
     """How a run was let in.
 
     `ready` says that it may be claimed now; else it waits until `RunCoordinator.release` of another run names it.
@@ -63,16 +62,14 @@ class Admission:
     displaced: Sequence[RunRecord] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(NamedTuple):
     """The right to execute a run. `thread_status` is what the thread's status was, as last announced."""
 
     record: RunRecord
     thread_status: ThreadStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What the end of a run means for its thread, while the run still holds it."""
 
     previous: ThreadStatus
@@ -149,8 +146,7 @@ class RunCoordinator(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(NamedTuple):
     """What became of a thread that was given back: the next run to claim, or what must be announced first."""
 
     next_run_id: str | None = None

@@ -52,9 +52,16 @@ async def _contain[T](call: Coroutine[Any, Any, T]) -> T | Raised:
 
 
 async def call_observer(
-    call: Coroutine[Any, Any, None], *, observer: str, limit: float | None, context: Context | None = None
+    call: Coroutine[Any, Any, None],
+    *,
+    observer: str,
+    limit: float | None,
+    context: Context | None = None,
+    to_the_end: bool = False,
 ) -> None:
     """Await an observer's call for at most `limit` seconds (None: as long as it takes).
+
+    A cancel of the caller gives the call up at once or, with `to_the_end`, is held off until the call is over.
 
     Raises:
         ObserverTimeoutError: it took longer; the call was cancelled and is no longer waited for.
@@ -64,7 +71,7 @@ async def call_observer(
     task = start_contained(call, name=f"trackside-observer-{observer}", context=context)
     if not task.done():
         try:
-            await asyncio.wait({task}, timeout=limit)
+            await _wait(task, limit, to_the_end=to_the_end)
         except asyncio.CancelledError:
             leave_behind(task)
             raise
@@ -82,12 +89,25 @@ async def call_observer(
 
 async def settled[T](task: asyncio.Task[T]) -> asyncio.Task[T]:
     """Wait until a task is done, whoever tries to cancel the waiting; `current_task().cancelling()` remembers that."""
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            continue  # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it
+    if not task.done():
+        await _wait(task, None, to_the_end=True)
     return task
+
+
+async def _wait(task: asyncio.Task[Any], limit: float | None, *, to_the_end: bool) -> None:
+    """Wait for a task until it is done or the limit is up."""
+    clock = asyncio.get_running_loop().time
+    until = None if limit is None else clock() + limit
+    while not task.done():
+        left = None if until is None else until - clock()
+        if left is not None and left <= 0:
+            return
+        try:
+            await asyncio.wait((task,), timeout=left)
+        except asyncio.CancelledError:
+            if not to_the_end:
+                raise
+            # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it then.
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

@@ -11,8 +11,8 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import ObserverSet
@@ -72,8 +72,7 @@ class Stop:
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers."""
 
     status: RunStatus
@@ -340,7 +339,7 @@ class RunWorker:
         if settlement.status is not settlement.previous:
             closing.append(self._thread_update(settlement.previous, settlement.status))
         await self._announce(closing)
-        result = self._result_of(end, journal.completion_data(seconds))
+        result = self._result_of(end, completion_data)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         self._observers.forget(run_id)
@@ -361,7 +360,7 @@ class RunWorker:
             elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
                 checkpoint_id = await self._steady(lambda: self._agent.rollback(self._run))
                 if checkpoint_id is not None:
-                    return replace(end, says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
+                    return end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc)
         return end
@@ -383,6 +382,7 @@ class RunWorker:
 
     def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
         record, status, error = self.record, end.status, end.says.get("error")
+        completion_data = _own_copy(completion_data)
         if any(is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)):
             why = _text_of(self.delivery_error)
             error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
@@ -417,6 +417,11 @@ class RunWorker:
         if isinstance(outcome, Raised):
             raise outcome.exception
         return outcome
+
+
+def _own_copy(completion_data: JsonObject) -> JsonObject:
+    """The caller may do what he likes with his; the event keeps what it says."""
+    return {name: _own_copy(value) if type(value) is dict else value for name, value in completion_data.items()}
 
 
 def _human(message: JsonObject) -> Draft:
