@@ -19,7 +19,6 @@ from trackside.harness.journal import human_messages, plain_message
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
 
-_COMMAND_KEYS = frozenset({"resume", "update", "goto"})
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
 _INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -48,7 +47,6 @@ class GraphInput:
         """
         if not run.command:
             return cls._of_state(run.input, graph)
-        _check_command(run.command)
         brought = cls._of_state(_pairs_as_tuples(run.command.get("update")), graph)
         brought.value = Command(update=brought.value, goto=_destinations(run.command.get("goto"), graph))
         if run.resuming:
@@ -94,12 +92,6 @@ def resume_value(answer: Any, pending: Sequence[str]) -> Any:
         why = f"{len(pending)} questions are open; answer by id, as {{id: answer}}, one or more of {', '.join(pending)}"
         raise InvalidSpecError(field="command.resume", value=answer, why=why)
     return {pending[0]: answer} if pending else answer
-
-
-def _check_command(command: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(command) - _COMMAND_KEYS):
-        why = f"a command for a graph has {', '.join(sorted(_COMMAND_KEYS))}, not {', '.join(unknown)}"
-        raise InvalidSpecError(field="command", value=dict(command), why=why)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
