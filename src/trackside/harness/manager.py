@@ -319,7 +319,7 @@ class RunManager:
     async def _admit(self, record: RunRecord, idempotency: IdempotencyKey | None) -> Admission:
         """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
         call = self._services.coordinator.admit(record, idempotency=idempotency)
-        if self._services.coordinator.immediate:
+        if self._services.coordinator_at_once:
             return await call
         task = start_contained(call, name=f"trackside-admit-{record.run_id}")
         caller = asyncio.current_task()

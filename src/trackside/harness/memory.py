@@ -334,6 +334,8 @@ def _parts_after(channel: _Channel, seen: int) -> list[StreamPart | StreamGap]:
 class MemoryThreadStates:
     """What threads remember, for as long as the process lives and there is room; oldest forgotten first."""
 
+    immediate = True
+
     def __init__(self, *, keep_threads: int = KEEP_THREADS) -> None:
         self._keep = keep_threads
         self._states: OrderedDict[str, ThreadState] = OrderedDict()

@@ -82,11 +82,11 @@ class RunCoordinator(Protocol):
     A run is admitted (pending), claimed by compare-and-set (running) or withdrawn, settled once its code has really
     stopped, and released after its terminal event is durable. Its thread is held until the release.
 
-    `durable` says whether a pending run outlives the process, `immediate` that no method ever waits for anything.
+    `durable` says whether a pending run outlives the process. One that never waits for anything may say so with an
+    attribute `immediate = True`, which saves its callers work.
     """
 
     durable: bool
-    immediate: bool
 
     async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
         """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.
@@ -215,7 +215,10 @@ class PausedRun:
 
 
 class ThreadStates(Protocol):
-    """Where threads remember; a checkpointer for agents that are plain functions."""
+    """Where threads remember; a checkpointer for agents that are plain functions.
+
+    One that never waits for anything may say so with an attribute `immediate = True`, which saves its callers work.
+    """
 
     async def load(self, thread_id: str) -> ThreadState | None:
         """What the thread remembers; None for a new one."""

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
@@ -58,6 +58,12 @@ class Services:
     states: ThreadStates
     clock: Clock
     checkpointer: Any = None
+    coordinator_at_once: bool = field(init=False)
+    states_at_once: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coordinator_at_once", getattr(self.coordinator, "immediate", False))
+        object.__setattr__(self, "states_at_once", getattr(self.states, "immediate", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,9 @@ class RunWorker:
 
     async def _execute(self, claim: Claim) -> _End:
         """Announce the start, call the agent; however that goes, it is an `_End`."""
-        messages = await self._supervised(self._prepare())
+        # An agent that uses the thread's state waits for nothing else here.
+        at_once = self._uses_thread_state and self._services.states_at_once
+        messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, _End):
             opening += [_human(message) for message in messages]
@@ -242,6 +250,13 @@ class RunWorker:
         if claim.thread_status is not ThreadStatus.busy:
             opening.append(self._thread_update(claim.thread_status, ThreadStatus.busy))
         return opening
+
+    async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
+        """Await a call that never waits; what it raised is an `_End`."""
+        try:
+            return await call
+        except BaseException as exc:  # noqa: BLE001  # the input's own code may raise anything
+            return self._failed(exc)
 
     async def _supervised[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
         """Await a call of the agent, which alone is cancelled when the run is stopped; what it raised is an `_End`."""
@@ -403,7 +418,7 @@ class RunWorker:
             self._on_released(release.next_run_id)
 
     async def _coordinate[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await (call() if self._services.coordinator.immediate else self._steady(call))
+        return await (call() if self._services.coordinator_at_once else self._steady(call))
 
     async def _steady[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await a step that must be finished once begun, whoever cancels this task meanwhile (I17)."""

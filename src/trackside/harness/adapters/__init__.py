@@ -6,7 +6,9 @@ A framework's module is imported only when one of its objects is passed, and rec
 from __future__ import annotations
 
 import importlib
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import Agent
@@ -14,6 +16,8 @@ from trackside.harness.errors import NotAnAgentError
 
 _FRAMEWORKS = {"langgraph": "trackside.harness.adapters.langgraph"}
 """The adapter of objects whose class, or a base of it, comes from the package on the left."""
+
+_functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()  # scripts run one over and over
 
 _AGENT_METHODS = ("human_messages", "run", "rollback")
 
@@ -26,6 +30,11 @@ def as_agent(agent: Any, *, name: str | None = None) -> Agent:
     Raises:
         NotAnAgentError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.
     """
+    if name is None and isinstance(agent, FunctionType):
+        known = _functions.get(agent)
+        if known is None:
+            known = _functions[agent] = CallableAgent(agent)
+        return known
     if isinstance(agent, type):
         raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
     if all(callable(getattr(agent, method, None)) for method in _AGENT_METHODS):
