@@ -1,0 +1,27 @@
+"""The command `trackside`: reads settings and arguments, has the wiring assemble things, shows what happens.
+
+Only what a command needs is imported when it is used, so that `trackside --help` is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (of `sys.argv`, if left out) and return its exit code; errors become one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
+            stream.reconfigure(errors="replace")
+    try:
+        from trackside.app.cli.commands import app
+
+        code = app(arguments, prog_name="trackside", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except BaseException as failure:  # noqa: BLE001  # the top of the program: whatever ends it is reported
+        from trackside.app.cli.failures import report
+
+        return int(report(failure))

@@ -1,0 +1,121 @@
+"""Turns what people type after a command into values, or says in a sentence why it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import Json, JsonObject
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
+
+
+class ArgumentError(TracksideError, ValueError):
+    """{name}: {why}."""
+
+
+def read_input(text: str | None) -> Json:
+    """The input of a run: a text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
+
+    Raises:
+        ArgumentError: it starts like JSON and is none, or the file cannot be read.
+    """
+    return None if text is None else _text_or_json(_content(text, "INPUT"), "INPUT")
+
+
+def read_answer(text: str) -> Json:
+    """The answer to an interrupt: JSON if it is JSON (`true`, `42`, `{"approved": true}`), else the text as it stands.
+
+    Raises:
+        ArgumentError: it starts like a JSON object or list and is none, or the file cannot be read.
+    """
+    content = _content(text, "ANSWER")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return _text_or_json(content, "ANSWER")
+
+
+def _content(text: str, name: str) -> str:
+    if text == "-":
+        return _decode(sys.stdin.buffer.read(), name, "standard input")
+    if not text.startswith("@"):
+        return text
+    path = Path(text[1:])
+    try:
+        return _decode(path.read_bytes(), name, str(path))
+    except OSError as exc:
+        raise ArgumentError(name=name, why=f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def _decode(content: bytes, name: str, where: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise ArgumentError(name=name, why=f"{where} is not UTF-8 text (byte {exc.start})") from exc
+
+
+def _text_or_json(content: str, name: str) -> Json:
+    if not content.lstrip().startswith(("{", "[")):
+        return content
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        hint = "what starts with { or [ is read as JSON"
+        raise ArgumentError(name=name, why=f"it is not valid JSON: {exc}; {hint}") from exc
+
+
+def read_metadata(pairs: Sequence[str]) -> JsonObject:
+    """`k=v` pairs as an object; a value is JSON if it is JSON, else text.
+
+    Raises:
+        ArgumentError: there is no `=`, or nothing before it.
+    """
+    metadata: JsonObject = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ArgumentError(name="--metadata", why=f"{pair!r} is not of the form key=value")
+        try:
+            metadata[key] = json.loads(value)
+        except ValueError:
+            metadata[key] = value
+    return metadata
+
+
+def read_seconds(text: str, name: str) -> float:
+    """A length of time in seconds: `90`, `1.5`, `30s`, `5m`, `2h`, `3d`.
+
+    Raises:
+        ArgumentError: it is not one, or it is zero.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
+    if seconds <= 0:
+        raise ArgumentError(name=name, why=f"{text!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
+    return seconds
+
+
+def read_since(text: str, *, now: datetime) -> datetime:
+    """A moment in the past: `2h` ago, `3d` ago, or an ISO date or time (local, unless it says its offset).
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found and not found[2]:
+        raise ArgumentError(name="--since", why=f"{text!r} has no unit; write {text}m, {text}h or {text}d")
+    try:
+        if found:
+            return now - timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ArgumentError(
+            name="--since", why=f"{text!r} is no moment; write 2h, 3d, 2026-01-31 or 2026-01-31T08:00"
+        ) from None

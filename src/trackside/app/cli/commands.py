@@ -1,0 +1,183 @@
+"""The commands and their options. What they do is elsewhere, and imported when it is done."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from trackside._version import __version__
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class StreamMode(StrEnum):
+    """What an agent can be asked to show of its work."""
+
+    values = "values"
+    updates = "updates"
+    tasks = "tasks"
+    checkpoints = "checkpoints"
+    debug = "debug"
+
+
+_Database = Annotated[
+    str | None,
+    typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+_Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.")]
+_Metadata = Annotated[
+    list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
+]
+_Stream = Annotated[list[StreamMode] | None, typer.Option(help="Show this of the agent's work, too; may be repeated.")]
+_Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only runs of this agent.")]
+_Thread = Annotated[str | None, typer.Option(metavar="ID", help="Only of this thread.")]
+_Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what is newer: 2h, 3d, 2026-01-31.")]
+_Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trackside {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Runs agents and tells everyone who needs to know."""
+
+
+@app.command()
+def run(
+    agent: Annotated[
+        str,
+        typer.Argument(metavar="AGENT", help="path/file.py:name, package.module:name, or a name from trackside.toml."),
+    ],
+    input: Annotated[
+        str | None,
+        typer.Argument(metavar="[INPUT]", help="A text (a human message), JSON, @FILE, or - for standard input."),
+    ] = None,
+    thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
+    database: _Database = None,
+    timeout: _Timeout = None,
+    metadata: _Metadata = None,
+    stream: _Stream = None,
+    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result last.")] = False,
+) -> int:
+    """Run an agent once and watch it.
+
+    Exit codes: 0 success, 1 error, 2 usage, 75 waiting for a human, 124 timeout, 130 cancelled.
+    """
+    from trackside.app.cli import running
+
+    return running.run(
+        agent,
+        input,
+        running.RunOptions(
+            database=database, timeout=timeout, metadata=metadata or (), modes=tuple(stream or ()), json=json
+        ),
+        thread=thread,
+    )
+
+
+@app.command()
+def resume(
+    thread: Annotated[
+        str, typer.Argument(metavar="THREAD", help="The thread that waits; the beginning of its id is enough.")
+    ],
+    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A text, JSON, @FILE, or - for standard input.")],
+    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
+    database: _Database = None,
+    timeout: _Timeout = None,
+    metadata: _Metadata = None,
+    stream: _Stream = None,
+    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result last.")] = False,
+) -> int:
+    """Answer the question that a thread waits for, and watch it go on."""
+    from trackside.app.cli import running
+
+    return running.resume(
+        thread,
+        answer,
+        running.RunOptions(
+            database=database, timeout=timeout, metadata=metadata or (), modes=tuple(stream or ()), json=json
+        ),
+        agent=agent,
+    )
+
+
+@app.command()
+def runs(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One run; the beginning of its id is enough.")
+    ] = None,
+    status: Annotated[list[RunStatus] | None, typer.Option(help="Only of this status; may be repeated.")] = None,
+    agent: _Agent = None,
+    thread: _Thread = None,
+    since: _Since = None,
+    limit: _Limit = 20,
+    database: _Database = None,
+    json: _Json = False,
+) -> int:
+    """Show the newest runs, or one run in full."""
+    from trackside.app.cli import listing
+
+    options = listing.LookOptions(database=database, json=json, since=since, thread=thread, limit=limit)
+    return listing.show_runs(options, run, status=status or None, agent=agent)
+
+
+@app.command()
+def threads(
+    thread: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One thread; the beginning of its id is enough.")
+    ] = None,
+    status: Annotated[list[ThreadStatus] | None, typer.Option(help="Only of this status; may be repeated.")] = None,
+    since: _Since = None,
+    limit: _Limit = 20,
+    database: _Database = None,
+    json: _Json = False,
+) -> int:
+    """Show the threads that changed last, or one thread with its runs and open questions."""
+    from trackside.app.cli import listing
+
+    options = listing.LookOptions(database=database, json=json, since=since, limit=limit)
+    return listing.show_threads(options, thread, status=status or None)
+
+
+@app.command()
+def events(
+    run: Annotated[str | None, typer.Option(metavar="ID", help="Only of this run.")] = None,
+    thread: _Thread = None,
+    type: Annotated[list[LifecycleEventType] | None, typer.Option(help="Only this type; may be repeated.")] = None,
+    since: _Since = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, metavar="POSITION", help="The first after this position, not the newest.")
+    ] = None,
+    limit: _Limit = 50,
+    database: _Database = None,
+    json: _Json = False,
+) -> int:
+    """Show the newest events of the log, oldest first."""
+    from trackside.app.cli import listing
+
+    options = listing.LookOptions(database=database, json=json, since=since, thread=thread, limit=limit)
+    return listing.show_events(options, run=run, types=type or None, after=after)
+
+
+@app.command()
+def stats(since: _Since = None, database: _Database = None, json: _Json = False) -> int:
+    """Show what the runs come to: how they ended, how long they took, what they used."""
+    from trackside.app.cli import listing
+
+    return listing.show_stats(listing.LookOptions(database=database, json=json, since=since))

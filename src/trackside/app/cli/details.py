@@ -1,0 +1,99 @@
+"""One run or one thread in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from trackside.app.cli.appearance import AGENT, RUN_LOOKS, THREAD_LOOKS, question_text
+from trackside.app.cli.eventrows import EventRows
+from trackside.app.cli.formatting import ago, json_line, moment, one_line, printable
+from trackside.app.cli.hints import resume_command
+from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.overviews import NEVER_STARTED, look_text, print_runs, took
+from trackside.app.cli.rows import Rows
+from trackside.app.cli.tables import print_facts
+from trackside.app.cli.usage import usage_line
+from trackside.app.settings import Settings
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import JsonObject
+
+if TYPE_CHECKING:
+    from trackside.app.storage import StoredEvent, StoredRun, StoredThread
+
+
+def print_run(console: OutputConsole, run: StoredRun, events: Sequence[StoredEvent], now: datetime) -> None:
+    """A run: what it was, what it used, and its events as a timeline."""
+    began = run.started_at or run.created_at
+    facts: list[tuple[str, Text | str]] = [
+        ("run", run.run_id),
+        ("thread", run.thread_id),
+        ("agent", one_line(run.agent or NEVER_STARTED)),
+        ("status", look_text(console, RUN_LOOKS[run.status])),
+        ("started", f"{moment(began, now)} ({ago(began, now)})"),
+        ("took", took(run, now)),
+        ("title", one_line(run.title or "")),
+        ("used", usage_line(run.completion_data)),
+        *_token_facts("model", run.completion_data.get("token_usage_by_model")),
+        *_token_facts("caller", run.completion_data.get("token_usage_by_caller")),
+        ("trigger", one_line(run.trigger or "")),
+        ("parent run", run.parent_run_id or ""),
+        ("metadata", one_line(json_line(dict(run.metadata))) if run.metadata else ""),
+    ]
+    print_facts(console, facts)
+    console.print()
+    _print_timeline(console, [stored.event for stored in events])
+
+
+def print_thread(
+    console: OutputConsole,
+    thread: StoredThread,
+    runs: Sequence[StoredRun],
+    interrupts: Sequence[JsonObject],
+    *,
+    settings: Settings,
+    now: datetime,
+) -> None:
+    """A thread: where it stands, its runs, and how to answer what it waits for."""
+    facts: list[tuple[str, Text | str]] = [
+        ("thread", thread.thread_id),
+        ("status", look_text(console, THREAD_LOOKS[thread.status])),
+        ("title", one_line(thread.title or "")),
+        ("begun", f"{moment(thread.created_at, now)} ({ago(thread.created_at, now)})"),
+        ("changed", f"{moment(thread.updated_at, now)} ({ago(thread.updated_at, now)})"),
+        *(("asks", printable(question_text(interrupt))) for interrupt in interrupts),
+    ]
+    print_facts(console, facts)
+    if interrupts:
+        console.print(f"\n  {resume_command(thread.thread_id, interrupts, settings)}", style="bold", soft_wrap=True)
+    console.print()
+    print_runs(console, runs, now)
+
+
+def _print_timeline(console: OutputConsole, events: Sequence[RunLifecycleEvent]) -> None:
+    rows = Rows(console)
+    event_rows = EventRows(rows)
+    for event in events:
+        answer = (event.payload.get("completion_data") or {}).get("last_ai_message")
+        if answer and is_terminal(event.event_type):
+            rows.print(event_rows.seconds_of(event), AGENT, str(answer))
+        event_rows.print(event)
+
+
+def _token_facts(label: str, usage: Any) -> list[tuple[str, str]]:
+    """Tokens by model or caller, a line each, the name in front."""
+    if not isinstance(usage, Mapping):
+        return []
+    return [
+        (label, f"{one_line(str(name))}: {_tokens_in_and_out(tokens)}")
+        for name, tokens in usage.items()
+        if isinstance(tokens, Mapping)
+    ]
+
+
+def _tokens_in_and_out(tokens: Mapping[str, Any]) -> str:
+    return f"{tokens.get('input_tokens', 0):,} in, {tokens.get('output_tokens', 0):,} out"

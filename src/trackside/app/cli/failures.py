@@ -1,0 +1,116 @@
+"""Turns whatever ended a command into one line on standard error and an exit code. Nobody sees a traceback of ours."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from enum import IntEnum
+from pathlib import Path
+
+from typer import TyperException
+
+from trackside.app.cli.formatting import one_line, printable
+from trackside.app.cli.output import discard, standard_error
+from trackside.app.wiring.agents import AgentImportError
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import RunStatus
+
+DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
+
+
+class ExitCode(IntEnum):
+    """What the shell learns."""
+
+    success = 0
+    error = 1
+    usage = 2
+    interrupted = 75  # EX_TEMPFAIL of sysexits.h: not done, try again with an answer
+    timeout = 124  # as timeout(1) has it
+    cancelled = 130  # 128 + SIGINT
+    reader_gone = 141  # 128 + SIGPIPE
+
+
+EXIT_CODE_OF = {
+    RunStatus.success: ExitCode.success,
+    RunStatus.error: ExitCode.error,
+    RunStatus.timeout: ExitCode.timeout,
+    RunStatus.interrupted: ExitCode.interrupted,
+    RunStatus.cancelled: ExitCode.cancelled,
+}
+
+
+def report(failure: BaseException) -> ExitCode:
+    """Say what ended the command, in one line where that is possible."""
+    match failure:
+        case KeyboardInterrupt():
+            return ExitCode.cancelled
+        case BrokenPipeError():
+            discard(sys.stdout)
+            return ExitCode.reader_gone
+        case TyperException():
+            return _misuse(failure)
+        case AgentImportError():
+            if failure.__cause__ is not None:
+                print(printable(users_traceback(failure.__cause__)), end="", file=sys.stderr)
+            _say(str(failure))
+            return ExitCode.usage
+        case TracksideError():
+            _say(str(failure))
+            return ExitCode.error if failure.fault in {"store", "observer"} else ExitCode.usage
+        case _:
+            return _bug(failure)
+
+
+def _misuse(failure: TyperException) -> ExitCode:
+    if message := failure.format_message():  # without arguments the help has been shown, and that says it all
+        context = getattr(failure, "ctx", None)
+        hint = "" if context is None else f" (see `{context.command_path} --help`)"
+        _say(f"{message.replace('Value error, ', '').rstrip('.')}{hint}")
+    return ExitCode(failure.exit_code)
+
+
+def _say(text: str) -> None:
+    console = standard_error()
+    console.print("error:", style="bold red", end=" ")
+    console.print(one_line(text), soft_wrap=True)
+
+
+def _bug(failure: BaseException) -> ExitCode:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(failure)
+    kind = type(failure).__name__
+    _say(f"this is a bug in Trackside ({kind}: {failure}); {DEBUG_VARIABLE}=1 shows where, please report it")
+    return ExitCode.error
+
+
+_HIDDEN = (str(Path(__file__).parents[2]), "<frozen importlib", str(Path(importlib.__file__).parent))
+_FRAME = re.compile(r'(?P<margin>[\s|]*)File "(?P<path>[^"]*)", line \d+')
+_HEADER = re.compile(r"[\s|+-]*(Exception Group )?Traceback \(most recent call last\):")
+
+
+def users_traceback(exc: BaseException) -> str:
+    """The traceback of an exception as whoever wrote the agent needs it; see `users_frames`."""
+    return users_frames("".join(traceback.format_exception(exc)))
+
+
+def users_frames(text: str) -> str:
+    """A formatted traceback without the frames of Trackside and of the import system, which are nothing to its reader."""
+    kept: list[str] = []
+    hidden: str | None = None  # the margin of the frame whose lines are being left out
+    for line in text.splitlines(keepends=True):
+        frame = _FRAME.match(line)
+        if frame is not None:
+            hidden = frame["margin"] if frame["path"].startswith(_HIDDEN) else None
+        elif hidden is not None and not line.startswith(f"{hidden}  "):
+            hidden = None
+        if hidden is None:
+            kept.append(line)
+    bare = [line for line, after in zip(kept, [*kept[1:], ""], strict=True) if not _heads_nothing(line, after)]
+    return "".join(bare)
+
+
+def _heads_nothing(line: str, after: str) -> bool:
+    return _HEADER.match(line) is not None and _FRAME.match(after) is None

@@ -1,0 +1,106 @@
+"""The two streams that the command line writes to.
+
+What was asked for goes to standard output, what is said about it to standard error. A reader that goes away early
+(`| head`) is no error: the console falls silent and the command goes on or ends, as makes sense for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import IO, Self, TextIO
+
+from rich.console import Console
+
+from trackside.app.cli.formatting import json_line
+from trackside.harness.types import JsonObject
+
+_UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
+
+
+class OutputConsole(Console):
+    """A console that takes every text as it is, and falls silent when its reader has gone.
+
+    Where there is no terminal it has no colour, and no width either, unless `COLUMNS` gives it one.
+    """
+
+    reader_gone = False
+
+    def __init__(self, file: TextIO) -> None:
+        unbounded = not file.isatty() and not os.environ.get("COLUMNS", "").isdigit()
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=_UNBOUNDED if unbounded else None)
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether a person looks at it, so that what is shown has to fit; colours can be forced elsewhere, too."""
+        return self.file.isatty()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines that are there can be written again."""
+        return self.is_screen and not self.is_dumb_terminal
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+        self.reader_gone = True
+        discard(self.file)
+
+
+def standard_output() -> OutputConsole:
+    """A console on standard output."""
+    return OutputConsole(sys.stdout)
+
+
+def standard_error() -> OutputConsole:
+    """A console on standard error."""
+    return OutputConsole(sys.stderr)
+
+
+def discard(file: IO[str]) -> None:
+    """Send what is still written to a broken stream nowhere, so that closing it at exit does not fail either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
+def print_json_lines(values: Iterable[JsonObject]) -> None:
+    """Print each value as JSON on a line of its own.
+
+    Raises:
+        BrokenPipeError: the reader has gone.
+    """
+    for value in values:
+        print(json_line(value))
+    sys.stdout.flush()
+
+
+class JsonOutput:
+    """Standard output for JSON lines alone: whatever else is written there, also by an agent, goes to standard error.
+
+    Use it as a context manager. A reader that has gone is noticed and not complained of.
+    """
+
+    def __init__(self) -> None:
+        self._lines: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        sys.stdout.flush()
+        self._lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        if self._lines is not None:
+            os.dup2(self._lines.fileno(), sys.stdout.fileno())
+            self._lines.close()
+
+    def print(self, value: JsonObject) -> None:
+        """Print a value as one line, at once."""
+        assert self._lines is not None, "used outside of its context"
+        try:
+            print(json_line(value), file=self._lines, flush=True)
+        except BrokenPipeError:
+            discard(self._lines)

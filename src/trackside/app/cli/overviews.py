@@ -1,0 +1,188 @@
+"""Many runs, threads or events at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from trackside.app.cli.appearance import RUN_LOOKS, THREAD_LOOKS, Look, look_of, words_of
+from trackside.app.cli.formatting import ago, cost, count, duration, moment, one_line
+from trackside.app.cli.lookup import shortened
+from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.tables import Column, print_facts, print_table
+from trackside.app.cli.usage import usage_line
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.storage import RunTotals, Stats, StoredEvent, StoredRun, StoredThread, TokenTotals
+
+NEVER_STARTED = "(never started)"
+
+
+def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime) -> None:
+    """A table of runs."""
+    run_ids = _ids(console, [run.run_id for run in runs])
+    thread_ids = _ids(console, [run.thread_id for run in runs])
+    columns: list[Column[StoredRun]] = [
+        Column(title="RUN", cell=lambda run: run_ids[run.run_id]),
+        Column(title="STATUS", cell=lambda run: look_text(console, RUN_LOOKS[run.status])),
+        Column(title="AGENT", cell=lambda run: one_line(run.agent or NEVER_STARTED), rank=2, least=12, keep_end=True),
+        Column(title="STARTED", cell=lambda run: ago(run.started_at or run.created_at, now), rank=1),
+        Column(title="TOOK", cell=lambda run: took(run, now), rank=3, right=True),
+        Column(title="TOKENS", cell=tokens, rank=4, right=True),
+        Column(title="COST", cell=lambda run: "" if run.cost_usd is None else cost(run.cost_usd), rank=5, right=True),
+        Column(title="THREAD", cell=lambda run: thread_ids[run.thread_id], rank=6),
+        Column(title="ABOUT", cell=_about, rank=7, least=20),
+    ]
+    print_table(console, columns, runs)
+
+
+def print_threads(console: OutputConsole, threads: Sequence[StoredThread], now: datetime) -> None:
+    """A table of threads."""
+    thread_ids = _ids(console, [thread.thread_id for thread in threads])
+    run_ids = _ids(console, [thread.last_run_id or "" for thread in threads])
+    columns: list[Column[StoredThread]] = [
+        Column(title="THREAD", cell=lambda thread: thread_ids[thread.thread_id]),
+        Column(title="STATUS", cell=lambda thread: look_text(console, THREAD_LOOKS[thread.status])),
+        Column(title="CHANGED", cell=lambda thread: ago(thread.updated_at, now), rank=1),
+        Column(title="BEGUN", cell=lambda thread: ago(thread.created_at, now), rank=4),
+        Column(title="LAST RUN", cell=lambda thread: run_ids[thread.last_run_id or ""], rank=2),
+        Column(title="TITLE", cell=lambda thread: one_line(thread.title or ""), rank=3, least=16),
+    ]
+    print_table(console, columns, threads)
+
+
+def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: datetime) -> None:
+    """A table of events."""
+    run_ids = _ids(console, [stored.event.run_id for stored in events])
+    columns: list[Column[StoredEvent]] = [
+        Column(title="POSITION", cell=lambda stored: str(stored.position), right=True),
+        Column(title="TIME", cell=lambda stored: moment(stored.event.occurred_at, now), rank=2),
+        Column(title="RUN", cell=lambda stored: run_ids[stored.event.run_id], rank=1),
+        Column(title="#", cell=lambda stored: str(stored.event.sequence), rank=4, right=True),
+        Column(title="EVENT", cell=lambda stored: look_text(console, look_of(stored.event))),
+        Column(title="WHAT", cell=lambda stored: one_line(words_of(stored.event)), rank=3, least=10),
+    ]
+    print_table(console, columns, events)
+
+
+def print_stats(console: OutputConsole, stats: Stats) -> None:
+    """What the runs come to: in all, by agent, by model, by caller."""
+    total = stats.total
+    by_status = sorted(total.by_status.items(), key=lambda item: -item[1])
+    statuses = [Text.assemble(look_text(console, RUN_LOOKS[status]), f" {number:,}") for status, number in by_status]
+    took_text = (
+        ""
+        if total.duration_p50 is None or total.duration_p95 is None
+        else (f"median {duration(total.duration_p50)}, 95 % within {duration(total.duration_p95)}")
+    )
+    facts: list[tuple[str, Text | str]] = [
+        (count(total.runs, "run"), Text("  ").join(statuses)),
+        ("took", took_text),
+        ("used", usage_line(_completion(total))),
+    ]
+    print_facts(console, facts)
+    _print_by_agent(console, list(stats.by_agent.items()))
+    _print_by_name(console, "MODEL", list(stats.by_model.items()))
+    _print_by_name(console, "CALLER", list(stats.by_caller.items()))
+
+
+def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, RunTotals]]) -> None:
+    columns: list[Column[tuple[str | None, RunTotals]]] = [
+        Column(title="AGENT", cell=lambda entry: one_line(entry[0] or NEVER_STARTED), least=16, keep_end=True),
+        Column(title="RUNS", cell=lambda entry: f"{entry[1].runs:,}", right=True),
+        Column(title="MEDIAN", cell=lambda entry: _seconds(entry[1].duration_p50), rank=3, right=True),
+        Column(title="P95", cell=lambda entry: _seconds(entry[1].duration_p95), rank=4, right=True),
+        Column(
+            title="TOKENS",
+            cell=lambda entry: _number(entry[1].total_input_tokens + entry[1].total_output_tokens),
+            rank=1,
+            right=True,
+        ),
+        Column(
+            title="COST",
+            cell=lambda entry: "" if entry[1].cost_usd is None else cost(entry[1].cost_usd),
+            rank=2,
+            right=True,
+        ),
+        *(
+            Column(title=look.label.upper(), cell=partial(_runs_of_status, status), rank=5, right=True)
+            for status, look in RUN_LOOKS.items()
+        ),
+    ]
+    console.print()
+    print_table(console, columns, totals)
+
+
+def _runs_of_status(status: RunStatus, totals: tuple[str | None, RunTotals]) -> str:
+    return _number(totals[1].by_status.get(status, 0))
+
+
+def _print_by_name(console: OutputConsole, title: str, totals: Sequence[tuple[str, TokenTotals]]) -> None:
+    if not totals:
+        return
+    columns: list[Column[tuple[str, TokenTotals]]] = [
+        Column(title=title, cell=lambda entry: one_line(entry[0]), least=10),
+        Column(title="TOKENS IN", cell=lambda entry: _number(entry[1].input_tokens), right=True),
+        Column(title="CACHED", cell=lambda entry: _number(entry[1].cache_read_tokens), rank=1, right=True),
+        Column(title="TOKENS OUT", cell=lambda entry: _number(entry[1].output_tokens), right=True),
+        Column(title="REASONING", cell=lambda entry: _number(entry[1].reasoning_tokens), rank=2, right=True),
+    ]
+    console.print()
+    print_table(console, columns, totals)
+
+
+def took(run: StoredRun, now: datetime) -> str:
+    """How long a run took, or has been going on."""
+    if run.duration_seconds is not None:
+        return duration(run.duration_seconds)
+    if run.started_at is None or is_final(run.status):
+        return ""
+    return f"{duration((now - run.started_at).total_seconds())} …"
+
+
+def tokens(run: StoredRun) -> str:
+    """How many tokens a run used; nothing if none."""
+    total = run.total_input_tokens + run.total_output_tokens
+    return f"{total:,}" if total else ""
+
+
+def look_text(console: OutputConsole, look: Look) -> Text:
+    """A symbol and its word, in their colour."""
+    symbol = look.symbol if console.encoding.startswith("utf") else look.plain
+    return Text(f"{symbol} {look.label}", look.style)
+
+
+def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
+    """Each id as it is shown: on a screen as much as tells them apart, elsewhere whole."""
+    return shortened(ids) if console.is_screen else {id_: id_ for id_ in ids}
+
+
+def _about(run: StoredRun) -> str:
+    text = run.title or run.completion_data.get("first_human_message") or run.error
+    return one_line(text if isinstance(text, str) else "")
+
+
+def _completion(total: RunTotals) -> dict[str, int | float]:
+    """Totals under the names that a single run's have."""
+    named: dict[str, int | float] = {
+        "total_tokens": total.total_input_tokens + total.total_output_tokens,
+        "total_input_tokens": total.total_input_tokens,
+        "total_output_tokens": total.total_output_tokens,
+        "llm_call_count": total.llm_call_count,
+        "tool_call_count": total.tool_call_count,
+    }
+    return named if total.cost_usd is None else {**named, "cost_usd": total.cost_usd}
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
+
+
+def _number(number: int) -> str:
+    return f"{number:,}" if number else ""

@@ -1,0 +1,136 @@
+"""The commands that run an agent: `run` and `resume`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
+from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
+from trackside.app.cli.jsonview import JsonView
+from trackside.app.cli.lookup import find_paused_run
+from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.stopping import StopSignals
+from trackside.app.cli.timeline import Timeline
+from trackside.app.settings import Settings, load_settings
+from trackside.app.wiring import open_app, open_store
+from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.harness import RunHandle, RunResult, RunSpec
+
+if TYPE_CHECKING:
+    from trackside.app.storage import StoredRun
+
+type View = Timeline | JsonView
+
+_SHOWN_MODES = ("values", "messages", "custom")
+_GRACE = 2.0  # seconds that a run still has when it was told twice to stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `run` and `resume` have in common, as it was typed."""
+
+    database: str | None
+    timeout: str | None
+    metadata: Sequence[str]
+    modes: Sequence[str]
+    json: bool
+
+    def settings(self) -> Settings:
+        """The settings, with the flags on top."""
+        return load_settings({"database.url": self.database})
+
+    def spec(self, agent: str, **more: Any) -> RunSpec:
+        """The run that is asked for.
+
+        Raises:
+            ArgumentError: an option has a value that does not fit.
+        """
+        if self.json and self.modes:
+            raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")
+        return RunSpec(
+            agent,
+            metadata=read_metadata(self.metadata) or None,
+            timeout=None if self.timeout is None else read_seconds(self.timeout, "--timeout"),
+            stream_mode=tuple(dict.fromkeys((*_SHOWN_MODES, *self.modes))),
+            **more,
+        )
+
+
+def run(agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
+    """Run an agent once and show it."""
+    settings = options.settings()
+    reference = AgentReference.parse(agent, settings.agents)
+    spec = options.spec(reference.text, input=read_input(input), thread_id=thread)
+    return _run(settings, reference, spec, json=options.json)
+
+
+def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) -> ExitCode:
+    """Answer what a thread waits for, and show it go on.
+
+    Raises:
+        NotWaitingError: the thread waits for nothing.
+    """
+    settings = options.settings()
+    paused = asyncio.run(_find_paused(settings, thread))
+    reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
+    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": read_answer(answer)})
+    return _run(settings, reference, spec, json=options.json)
+
+
+def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: bool) -> ExitCode:
+    view: View = JsonView() if json else Timeline(standard_output())
+    with view:
+        # Loaded before there is an event loop, as agents' modules expect, and inside the view, which takes what they print.
+        agent = load_agent(reference)
+        return asyncio.run(_follow(settings, agent, spec, view))
+
+
+async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
+    """Start the run, show it until it has ended, and say how it did."""
+    async with open_app(settings, {spec.agent: agent}, observers=[view], shutdown_grace=_GRACE) as app:
+        handle = await app.start(spec)
+        result = await _result(handle, view)
+    if result is None:
+        _leave(handle)
+    view.finish(result, settings)
+    return EXIT_CODE_OF[result.status]
+
+
+async def _result(handle: RunHandle, view: View) -> RunResult | None:
+    """Wait for the run's end and show what it streams; None if it was to be stopped and does not stop."""
+    shown = asyncio.create_task(_show_stream(handle, view), name="trackside-cli-stream")
+    ended = asyncio.create_task(handle.result(), name="trackside-cli-result")
+    with StopSignals(handle, view.stopping) as signals:
+        impatient = asyncio.create_task(signals.twice.wait(), name="trackside-cli-stop")
+        await asyncio.wait({ended, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        if not ended.done():
+            await asyncio.wait({ended}, timeout=_GRACE)
+        if not ended.done():
+            shown.cancel()
+            return None
+    await shown
+    return ended.result()
+
+
+async def _show_stream(handle: RunHandle, view: View) -> None:
+    async for part in handle.stream():
+        view.part(part)
+
+
+async def _find_paused(settings: Settings, thread: str) -> StoredRun:
+    async with open_store(settings, create=False) as store:
+        return await find_paused_run(store, thread)
+
+
+def _leave(handle: RunHandle) -> NoReturn:
+    """End the process although the agent still runs in it: whoever asks twice means it."""
+    error = f"the agent did not stop and was left behind; run {handle.run_id} has no end in the database"
+    standard_error().print(error, soft_wrap=True)
+    sys.stdout.flush()
+    os._exit(ExitCode.cancelled)  # a normal exit would wait for the agent's threads

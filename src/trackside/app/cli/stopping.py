@@ -1,0 +1,65 @@
+"""What Ctrl-C and SIGTERM mean while a run goes on: the first time cancel it, the second time do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from trackside.harness import RunHandle
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Takes SIGINT and SIGTERM for one run, as a context manager inside a running event loop in the main thread.
+
+    `twice` is set when stopping was asked for again. `say` is called at once, also while the agent blocks the loop, with
+    what is being done and a hint.
+    """
+
+    def __init__(self, handle: RunHandle, say: Callable[[str, str], None]) -> None:
+        self.twice = asyncio.Event()
+        self._handle = handle
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._asked = 0
+        self._cancelling: asyncio.Task[Any] | None = None
+        self._before: list[tuple[signal.Signals, Any]] = []
+
+    def __enter__(self) -> Self:
+        # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
+        self._before = [(number, signal.signal(number, self._take)) for number in _SIGNALS]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._asked += 1
+        if self._asked == 1:
+            self._say("cancelling", "once more to stop at once")
+            self._loop.call_soon_threadsafe(self._cancel)
+        elif self._cancelling is not None:
+            self._loop.call_soon_threadsafe(self._insist)
+        else:
+            self._break_in()
+
+    def _cancel(self) -> None:
+        self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")
+
+    def _insist(self) -> None:
+        # Once more to the agent, too: one that swallowed the first cancel may heed the second.
+        self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")
+        self.twice.set()
+
+    def _break_in(self) -> None:
+        """The loop has not come to the first signal yet, so an agent blocks it: cancel what it does right here."""
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise KeyboardInterrupt
+        task.cancel()
+        raise asyncio.CancelledError

@@ -1,0 +1,211 @@
+"""Shows one run as it happens: a row for each event, streamed text as it comes, a spinner while the agent thinks.
+
+On a terminal the last lines are live, and what is above them never changes again. Where there is no terminal (a pipe, a
+file, `TERM=dumb`), each row is plain and complete when it appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+
+from trackside.app.cli.appearance import AGENT, CONTINUED, NOTE, OUTPUT, RUN_LOOKS, Look, interrupts_of
+from trackside.app.cli.eventrows import EventRows
+from trackside.app.cli.formatting import count, json_line, one_line, printable
+from trackside.app.cli.hints import resume_command
+from trackside.app.cli.messages import Messages, Piece
+from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.rows import Rows
+from trackside.app.settings import Settings
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import RunStatus
+
+_REFRESHES = 10  # a second
+_OUTPUT_CHARS = 4_000
+
+
+class Timeline:
+    """Shows one run on a console. An observer of its events, to be bound after what must not miss any.
+
+    Use it as a context manager: the live lines exist only inside. Its events and its stream come by different ways, so
+    the end of the run is shown by `finish`, when both have ended.
+    """
+
+    def __init__(self, console: OutputConsole) -> None:
+        self._console = console
+        self._rows = Rows(console)
+        self._events = EventRows(self._rows)
+        self._messages = Messages()
+        self._flow: _Written | None = None  # the message whose lines are printed as they fill
+        self._waiting: dict[str, _Written] = {}  # those that are printed when they are complete, by key
+        self._held: list[RunLifecycleEvent] = []
+        self._started: float | None = None
+        self._values: Any = None
+        self._said = ""  # the last complete message
+        self._doing, self._hint = "starting", ""
+        self._spinner = Spinner("dots", style="cyan")
+        self._live: Live | None = None
+        if console.is_live:
+            self._live = Live(
+                console=console, get_renderable=self._live_lines, transient=True, refresh_per_second=_REFRESHES
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Show an event; from the terminal one on they wait for `finish`."""
+        if self._started is None:
+            self._started = monotonic()
+            self._doing = "thinking"
+        if self._held or is_terminal(event.event_type):
+            self._held.append(event)
+        else:
+            self._events.print(event)
+
+    def part(self, part: StreamPart | StreamGap) -> None:
+        """Show a piece of live output."""
+        if isinstance(part, StreamGap):
+            missed = count(part.last - part.first + 1, "piece")
+            self._rows.print(self._elapsed(), NOTE, f"{missed} of output passed too quickly to be shown", "dim")
+        elif part.mode == "messages":
+            if (piece := self._messages.take(part.data, part.namespace)) is not None:
+                self._take(piece)
+        elif part.mode == "values":
+            self._values = self._values if part.namespace else part.data
+        else:
+            text = part.data if isinstance(part.data, str) else json_line(part.data)
+            self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), one_line(text))
+
+    def stopping(self, doing: str, hint: str) -> None:
+        """Say at the spinner what is being done to the run."""
+        self._doing, self._hint = doing, hint
+
+    def finish(self, result: RunResult, settings: Settings) -> None:
+        """Show how the run ended, what came out, what it took, and how to go on from here."""
+        self._show_end()
+        if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
+            self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
+        if self._live is not None:
+            self._live.stop()
+        self._rows.print(None, Look("", "", "run", "dim"), result.run_id)
+        self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
+        self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_url)
+        if result.status is RunStatus.interrupted:
+            asked = [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]
+            self._console.print("\nIt waits for an answer:")
+            self._console.print(f"  {resume_command(result.thread_id, asked, settings)}", style="bold", soft_wrap=True)
+
+    def _show_end(self) -> None:
+        for message in ([self._flow] if self._flow else []) + list(self._waiting.values()):
+            self._take(Piece(message.key, message.look, "", done=True))
+        for event in self._held:
+            if is_terminal(event.event_type):
+                self._show_output(event.payload.get("completion_data") or {})
+            self._events.print(event)
+
+    def _show_output(self, completion: dict[str, Any]) -> None:
+        answer = completion.get("last_ai_message")
+        if answer:
+            if answer.strip() not in self._said:
+                self._rows.print(self._elapsed(), AGENT, answer)
+        elif self._values is not None:
+            text = json_line(self._values)
+            shown = text if len(text) <= _OUTPUT_CHARS else f"{text[:_OUTPUT_CHARS]} … ({len(text):,} characters)"
+            self._rows.print(self._elapsed(), OUTPUT, shown)
+
+    def _take(self, piece: Piece) -> None:
+        """Add a piece to its message. One message flows at a time; where nothing is live, none does."""
+        message = self._flow if self._flow and self._flow.key == piece.key else self._waiting.pop(piece.key, None)
+        message = message or _Written(piece.key, piece.look, self._elapsed())
+        message.text += piece.text
+        if self._flow is None and self._live is not None:
+            self._flow = message
+        if message is self._flow:
+            self._print_settled(message, done=piece.done)
+        elif piece.done:
+            self._print_lines(message, message.text.strip().split("\n"))
+        else:
+            self._waiting[piece.key] = message
+        if piece.done:
+            self._flow = None if message is self._flow else self._flow
+            self._said = message.said
+
+    def _print_settled(self, message: _Written, *, done: bool) -> None:
+        """Print the lines at the front of a message that will not change any more, or all of them."""
+        text = message.text if message.begun else message.text.lstrip()
+        if done:
+            message.text = ""
+            self._print_lines(message, text.rstrip().split("\n"))
+            return
+        look = CONTINUED if message.begun else message.look
+        lines, message.text = settled_lines(text, lambda paragraph: self._rows.wrap(paragraph, look))
+        self._print_lines(message, lines)
+
+    def _print_lines(self, message: _Written, lines: list[str]) -> None:
+        if not any(lines):
+            return
+        if message.begun:
+            self._rows.print(None, CONTINUED, "\n".join(lines))
+        else:
+            self._rows.print(message.seconds, message.look, "\n".join(lines))
+        message.begun = True
+        message.said += "\n".join(lines)
+
+    def _live_lines(self) -> RenderableType:
+        seconds = self._elapsed()
+        lines: list[RenderableType] = []
+        if (message := self._flow) is not None and (text := message.text.strip()):
+            shown = (None, CONTINUED) if message.begun else (message.seconds, message.look)
+            lines.append(self._rows.row(shown[0], shown[1], printable(text)))
+        return Group(*lines, self._rows.row(seconds, self._working(), self._hint))
+
+    def _working(self) -> Look:
+        frame = self._spinner.render(monotonic())
+        doing = "writing" if self._doing == "thinking" and self._flow is not None else self._doing
+        return Look(str(frame), str(frame), doing, "cyan")
+
+    def _elapsed(self) -> float:
+        return 0.0 if self._started is None else monotonic() - self._started
+
+
+@dataclass(slots=True)
+class _Written:
+    """A message as far as it has come. `text` is what is not printed yet, `said` what is."""
+
+    key: str
+    look: Look
+    seconds: float
+    text: str = ""
+    said: str = ""
+    begun: bool = False
+
+
+def settled_lines(text: str, wrap: Callable[[str], list[str]]) -> tuple[list[str], str]:
+    """The lines at the front of a growing text that more text cannot change, wrapped by `wrap`, and the rest.
+
+    Blank lines at the end stay in the rest: whether they stand between two paragraphs is not known yet.
+    """
+    body = text.rstrip("\n")
+    *lines, last = body.split("\n")
+    *wrapped, _ = wrap(last)
+    position = 0
+    for line in wrapped:
+        position = last.index(line, position) + len(line)
+    rest = last[position:].lstrip(" ") if wrapped else last
+    return lines + wrapped, rest + text[len(body) :]

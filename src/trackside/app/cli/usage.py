@@ -1,0 +1,26 @@
+"""What a run used, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trackside.app.cli.formatting import cost, count
+
+
+def usage_line(completion: Mapping[str, Any]) -> str:
+    """Tokens, calls and cost on one line, as `1,234 tokens (1,000 in, 234 out) · 3 model calls · $0.0012`."""
+    parts = []
+    if total := completion.get("total_tokens"):
+        parts.append(f"{count(total, 'token')} ({tokens_in_and_out(completion)})")
+    for key, noun in (("llm_call_count", "model call"), ("tool_call_count", "tool call")):
+        if number := completion.get(key):
+            parts.append(count(number, noun))
+    if (usd := completion.get("cost_usd")) is not None:
+        parts.append(cost(usd))
+    return " · ".join(parts)
+
+
+def tokens_in_and_out(completion: Mapping[str, Any]) -> str:
+    """Tokens in and out, as `1,000 in, 234 out`."""
+    return f"{completion.get('total_input_tokens', 0):,} in, {completion.get('total_output_tokens', 0):,} out"

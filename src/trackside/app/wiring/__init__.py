@@ -1,0 +1,121 @@
+"""The only place where things are assembled: a store, the observers on it, a manager that runs agents.
+
+Reads settings, so that nothing below has to. Storage and frameworks are imported when something is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trackside.app.settings import Settings
+from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.harness import ObserverBinding, RunHandle, RunManager, RunObserver, RunSpec, TracksideError
+from trackside.harness.memory import MemoryCoordinator
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Store
+
+__all__ = ["App", "MissingExtraError", "NothingRecordedError", "open_app", "open_store"]
+
+
+class MissingExtraError(TracksideError, ImportError):
+    """{what} needs {package}, which is not installed: pip install 'trackside[{extra}]'."""
+
+
+class NothingRecordedError(TracksideError, LookupError):
+    """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything that one process runs with."""
+
+    manager: RunManager
+    store: Store
+    _coordinator: MemoryCoordinator
+
+    async def start(self, spec: RunSpec) -> RunHandle:
+        """Start a run on a thread that may have a past in the store; see `RunManager.start`."""
+        if spec.thread_id is not None and (thread := await self.store.thread(spec.thread_id)) is not None:
+            self._coordinator.remember_thread(spec.thread_id, thread.status)
+        return await self.manager.start(spec)
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings,
+    agents: Mapping[str, Any] | None = None,
+    *,
+    observers: Sequence[RunObserver] = (),
+    shutdown_grace: float = 10.0,
+) -> AsyncGenerator[App]:
+    """Open the database and a manager that records into it; closes both.
+
+    `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
+    see what is not stored.
+
+    Raises:
+        SettingsError: the database cannot be used.
+        AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
+        NotAnAgentError: an agent is none.
+        MissingExtraError: an agent needs a package that is not installed.
+    """
+    from trackside.app.observers.storage import StorageObserver
+
+    if agents is None:
+        agents = {name: load_agent(AgentReference.parse(name, settings.agents)) for name in settings.agents}
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        coordinator = MemoryCoordinator()
+        manager = RunManager(
+            agents,
+            observers=[ObserverBinding(StorageObserver(store), required=True), *observers],
+            coordinator=coordinator,
+            states=store.thread_states(),
+            checkpointer=await _checkpointer(settings, agents, stack),
+            shutdown_grace=shutdown_grace,
+        )
+        await stack.enter_async_context(manager)
+        yield App(manager, store, coordinator)
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, *, create: bool = True) -> AsyncGenerator[Store]:
+    """Open the database; unless `create`, it has to be there already, and looking leaves no file behind.
+
+    Raises:
+        SettingsError: it cannot be opened; the message says who chose it and what to do.
+        NothingRecordedError: it is not there, and shall not be made.
+    """
+    from trackside.app.storage import Store
+    from trackside.app.storage.errors import DatabaseMissingError, StorageError
+
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(Store.open(settings.database_url, create=create))
+        except DatabaseMissingError as exc:
+            raise NothingRecordedError(database=settings.database_url) from exc
+        except StorageError as exc:
+            raise settings.database_complaint(str(exc).rstrip(".")) from exc
+        yield store
+
+
+async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: AsyncExitStack) -> Any:
+    """What remembers threads for graphs that have no checkpointer of their own; in the same database as all the rest."""
+    if not any(_needs_checkpointer(agent) for agent in agents.values()):
+        return None
+    try:
+        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+    except ImportError as exc:
+        what = "A LangGraph graph without a checkpointer of its own"
+        raise MissingExtraError(what=what, package="langgraph-checkpoint-sqlite", extra="langgraph") from exc
+    path = settings.database_url.removeprefix("sqlite:///")
+    return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
+
+
+def _needs_checkpointer(agent: Any) -> bool:
+    is_graph = any(kind.__module__.partition(".")[0] == "langgraph" for kind in type(agent).__mro__)
+    return is_graph and getattr(agent, "checkpointer", None) is None

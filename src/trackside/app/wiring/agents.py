@@ -1,0 +1,193 @@
+"""Finds the object that an agent reference points to: `path/file.py:name`, `package.module:name`, or a configured name.
+
+Agents are other people's code: what goes wrong in it is shown as theirs, with their own traceback and without ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trackside.harness.adapters import as_agent
+from trackside.harness.errors import NotAnAgentError, TracksideError
+
+
+class AgentReferenceError(TracksideError, LookupError):
+    """{reference} is no agent: {why}."""
+
+
+class AgentImportError(TracksideError, ImportError):
+    """{reference} cannot be loaded: importing {module} raised {cause}."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReference:
+    """Where an agent is: `module` is a path (with a slash or ending in .py) or a dotted name, `attribute` a name in it.
+
+    `text` is what was asked for, and the name under which its runs are recorded. `attribute` may have been forgotten: it
+    is empty then, and `load_agent` says what there is.
+    """
+
+    text: str
+    module: str
+    attribute: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `module` is a path."""
+        return self.module.endswith(".py") or "/" in self.module
+
+    def __str__(self) -> str:
+        target = f"{self.module}:{self.attribute}"
+        return self.text if self.text in {target, self.module} else f"agents.{self.text} = {target}"
+
+    @classmethod
+    def parse(cls, text: str, configured: Mapping[str, str]) -> AgentReference:
+        """Read a reference as users write it; `configured` are the references that have names of their own.
+
+        Raises:
+            AgentReferenceError: it is neither a configured name nor of one of the two forms.
+        """
+        module, colon, attribute = configured.get(text, text).rpartition(":")
+        if module and attribute:
+            return cls(text, module, attribute)
+        if colon or not text:
+            raise AgentReferenceError(reference=text, why="write path/file.py:name or package.module:name")
+        if cls(text, text, "").is_file:
+            return cls(text, text, "")
+        if configured:
+            why = f"it is not among the configured names{_did_you_mean(text, configured)}: {', '.join(sorted(configured))}"
+            raise AgentReferenceError(reference=text, why=why)
+        raise AgentReferenceError(
+            reference=text,
+            why="write path/file.py:name or package.module:name, or name it in trackside.toml under [agents]",
+        )
+
+
+def load_agent(reference: AgentReference) -> Any:
+    """Import the object that `reference` points to. The module's folder joins `sys.path`, as `python file.py` does it.
+
+    Raises:
+        AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
+        AgentImportError: the module's own code failed.
+    """
+    module = _import_file(reference) if reference.is_file else _import_module(reference)
+    if not reference.attribute:
+        why = f"say which object in it is meant, as {reference.module}:NAME; {_what_is_in(module)}"
+        raise AgentReferenceError(reference=reference, why=why)
+    found: Any = module
+    for part in reference.attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AgentReferenceError(reference=reference, why=_no_attribute(reference, found, part)) from None
+    try:
+        as_agent(found)
+    except NotAnAgentError as exc:
+        raise AgentReferenceError(reference=reference, why=str(exc).rstrip(".")) from exc
+    return found
+
+
+def _import_file(reference: AgentReference) -> ModuleType:
+    path = Path(reference.module).absolute()
+    if not path.is_file():
+        raise AgentReferenceError(reference=reference, why=_no_file(Path(reference.module)))
+    _put_on_path(path.parent)
+    # A name of its own, so that an agents.py here never is another agents.py there, or a package of that name.
+    name = f"_trackside_agent_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AgentReferenceError(reference=reference, why=f"{reference.module} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: data classes and pickles look their module up
+    loader = spec.loader
+    try:
+        _contain(lambda: loader.exec_module(module), reference)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(reference: AgentReference) -> ModuleType:
+    _put_on_path(Path.cwd())
+
+    def import_it() -> ModuleType:
+        try:
+            return importlib.import_module(reference.module)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or not f"{reference.module}.".startswith(f"{exc.name}."):
+                raise  # something that the module itself wants to import
+            raise AgentReferenceError(reference=reference, why=_no_module(exc.name)) from None
+
+    return _contain(import_it, reference)
+
+
+def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
+    try:
+        return import_it()
+    except (AgentReferenceError, KeyboardInterrupt):
+        raise
+    except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
+        cause = traceback.format_exception_only(exc)[-1].strip()
+        raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
+
+
+def _put_on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder; name a file in it"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    return f"there is no file {path}{_did_you_mean(path.name, (found.name for found in path.parent.glob('*.py')))}"
+
+
+def _no_module(name: str) -> str:
+    files = (found.stem for found in Path.cwd().glob("*.py"))
+    return f"there is no module {name}, neither in this folder nor installed{_did_you_mean(name, files)}"
+
+
+def _no_attribute(reference: AgentReference, owner: Any, name: str) -> str:
+    parents = reference.attribute.split(".")
+    where = ".".join([reference.module, *parents[: parents.index(name)]])
+    return f"{where} has no {name}{_did_you_mean(name, _agents_in(owner))}; {_what_is_in(owner)}"
+
+
+def _what_is_in(owner: Any) -> str:
+    return f"it has {', '.join(agents)}" if (agents := _agents_in(owner)) else "nothing in it can be run"
+
+
+def _agents_in(owner: Any) -> list[str]:
+    return [name for name, value in getattr(owner, "__dict__", {}).items() if _may_be_meant(name, value, owner)]
+
+
+def _may_be_meant(name: str, value: Any, owner: Any) -> bool:
+    """Whether this is an agent that the module defines, not a function that it imported."""
+    if name.startswith("_") or (inspect.isroutine(value) and value.__module__ != getattr(owner, "__name__", None)):
+        return False
+    try:
+        as_agent(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _did_you_mean(text: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(text, list(known), 2, 0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
