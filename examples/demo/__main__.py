@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from demo.report import print_answers, print_commands, print_runs, print_totals
 from demo.scenario import AGENT, LANES, QUESTIONS, Scenario
 from demo.view import LiveView
 from trackside import TracksideError
+from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.settings import load_settings
 from trackside.app.wiring import open_app
 
@@ -80,7 +82,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     return Options(tuple(options.questions), options.docs, options.database, options.model, options.own_model)
 
 
-async def run_demo(options: Options, console: Console) -> None:
+async def run_demo(options: Options, console: OutputConsole) -> None:
     """The whole demo.
 
     Raises:
@@ -162,9 +164,13 @@ def _remove_last_demo() -> None:
 
 def main() -> int:
     """Run the demo; gives the exit code. What goes wrong is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
+            stream.reconfigure(errors="replace")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "100")
     try:
-        options = read_options(sys.argv[1:])
-        asyncio.run(run_demo(options, Console(highlight=False, emoji=False, markup=False)))
+        asyncio.run(run_demo(read_options(sys.argv[1:]), standard_output()))
     except (UsageError, DocumentError, TracksideError) as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 2

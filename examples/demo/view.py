@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -21,6 +21,7 @@ from trackside import LifecycleEventType, RunHandle, RunLifecycleEvent, StreamGa
 from trackside.app.cli.appearance import NOTE, Look, look_of, words_of
 from trackside.app.cli.formatting import message_text, one_line
 from trackside.app.cli.messages import Messages
+from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.usage import usage_line
 from trackside.harness.lifecycle import is_terminal
 
@@ -48,7 +49,7 @@ class _Lane:
 class LiveView:
     """Shows the runs that have `LANE` in their metadata. Its live lines exist while it is used as a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: OutputConsole) -> None:
         self._console = console
         self._lanes: dict[str, _Lane] = {}  # by thread
         self._ended: set[str] = set()
@@ -57,7 +58,7 @@ class LiveView:
         self._began: datetime | None = None
         self._spinner = Spinner("dots")
         self._live: Live | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
+        if console.is_live:
             self._live = Live(console=console, get_renderable=self._footer, transient=True, refresh_per_second=12)
 
     def __enter__(self) -> Self:
