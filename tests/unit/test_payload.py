@@ -89,7 +89,7 @@ CHANGED: list[tuple[str, Any, Any]] = [
     ("model", Model(a={1}), {"a": [1]}),
     ("any object", Plain(), "<plain>"),
     ("type", Point, repr(Point)),
-    ("generator", (i for i in ()), None),
+    ("generator", (i for i in [0]), None),
     ("complex", 1j, "1j"),
 ]
 KEPT: list[tuple[str, Any, Any]] = [

@@ -225,7 +225,7 @@ class BufferedObserver:
             self._rouse()
         self._backlog.push(event)
 
-    def _rouse(self) -> None:
+    def _rouse(self) -> asyncio.Task[None]:
         """See to it that there is a consumer on this event loop and that it will look at the backlog."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -237,12 +237,14 @@ class BufferedObserver:
             if not self._push.done():
                 self._push.set_result(None)
             self._push = None
-        elif self._consumer is None or self._consumer.done():
+        consumer = self._consumer
+        if consumer is None or consumer.done():
             # Not by `create_task`: its factory could start it eagerly, here, in whoever announces the event.
-            self._consumer = asyncio.Task(
+            consumer = self._consumer = asyncio.Task(
                 self._consume(self._backlog), loop=loop, name=f"trackside-buffer-{self.name}", context=self._context
             )
-            self._consumer.add_done_callback(self._consumer_ended)
+            consumer.add_done_callback(self._consumer_ended, context=self._context)
+        return consumer
 
     def _start_over(self, backlog: Backlog) -> None:
         """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
@@ -252,19 +254,25 @@ class BufferedObserver:
 
     async def _flush(self, timeout: float) -> FlushReport:
         before = self.stats()
-        if self._backlog.items:
-            self._rouse()
-        backlog = self._backlog
-        goal = backlog.passed + len(backlog.items)
-        if backlog.items and timeout > 0:
-            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            backlog.flushes[reached] = goal
-            try:
-                await asyncio.wait({reached}, timeout=timeout)
-            finally:
-                del backlog.flushes[reached]
-                reached.cancel()
+        goal = self._backlog.passed + len(self._backlog.items)
+        if self._backlog.items and timeout > 0:
+            await self._until(goal, asyncio.get_running_loop().time() + timeout)
         return self._report(before, goal)
+
+    async def _until(self, goal: int, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        consumer = self._rouse()
+        reached: asyncio.Future[None] = loop.create_future()
+        flushes = self._backlog.flushes
+        flushes[reached] = goal
+        try:
+            while not reached.done() and (left := deadline - loop.time()) > 0:
+                await asyncio.wait({reached, consumer}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if consumer.done():  # somebody else ended it
+                    consumer = self._rouse()
+        finally:
+            del flushes[reached]
+            reached.cancel()
 
     def _report(self, before: BufferStats, goal: int) -> FlushReport:
         now = self.stats()
@@ -309,8 +317,8 @@ class BufferedObserver:
         while True:
             if not backlog.items:
                 await self._next_push()
-            elif isinstance(head := backlog.items[0], OpenGap):
-                await self._give_gap(backlog, head)
+            elif isinstance(backlog.items[0], OpenGap):
+                await self._give_gap(backlog, backlog.items[0])
             else:
                 await self._give(backlog, backlog.batch(self._batch_size))
                 await asyncio.sleep(0)  # an observer that never waits must not keep everybody else waiting
