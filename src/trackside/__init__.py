@@ -98,9 +98,9 @@ __all__ = [
     "TracksideError",
     "UnknownAgentError",
     "UnknownRunError",
+    "__version__",
     "as_agent",
     "current_run",
     "ensure_observer",
     "run_agent",
-    "__version__",
 ]

@@ -21,7 +21,7 @@ import types as _types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.types import LifecycleEventType, RunStatus
@@ -230,9 +230,9 @@ def ensure_observer(observer: ObserverLike) -> RunObserver:
     """
     if observer is None:
         return NullObserver()
-    if hasattr(observer, "on_event"):
+    if hasattr(observer, "on_event"):  # as `isinstance(observer, RunObserver)`, which takes five times as long
         _check_observer(observer)
-        return observer
+        return cast("RunObserver", observer)
     if isinstance(observer, type):
         raise NotAnObserverError(passed=_name_of(observer), why="it is a class; pass an instance of it")
     if not callable(observer):
