@@ -13,7 +13,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-from trackside.harness.errors import ObserverCancelledError, ObserverTimeoutError
+from trackside.harness.errors import ObserverCancelledError, ObserverExitError, ObserverTimeoutError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,6 @@ async def _contain[T](call: Coroutine[Any, Any, T]) -> T | Raised:
         if task is not None and task.cancelling():
             raise
         return Raised(exc)
-    except GeneratorExit:
-        raise  # the coroutine is being closed: there is no one left to tell
     except BaseException as exc:  # noqa: BLE001  # a callee's SystemExit is the callee's failure; the caller of the call decides
         return Raised(exc)
 
@@ -66,6 +64,7 @@ async def call_observer(
     Raises:
         ObserverTimeoutError: it took longer; the call was cancelled and is no longer waited for.
         ObserverCancelledError: it raised `CancelledError` of its own accord (I16).
+        ObserverExitError: it raised `GeneratorExit` of its own accord.
         BaseException: what the observer raised.
     """
     task = start_contained(call, name=f"trackside-observer-{observer}", context=context)
@@ -84,6 +83,8 @@ async def call_observer(
     if isinstance(outcome, Raised):
         if isinstance(outcome.exception, asyncio.CancelledError):
             raise ObserverCancelledError(observer=observer) from outcome.exception
+        if isinstance(outcome.exception, GeneratorExit):  # further up it would mean that the caller is being closed
+            raise ObserverExitError(observer=observer, cause=outcome.exception) from outcome.exception
         raise outcome.exception
 
 
