@@ -44,6 +44,8 @@ class _Embedded:
 _states = MemoryThreadStates()
 _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
 
+_CALLER_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
+
 
 async def run_agent(
     agent: Any,
@@ -139,15 +141,17 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> Ru
             await asyncio.wait({task})
         except asyncio.CancelledError:
             cancelled = True
-            worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
-            if turn is not None and not turn.done():
-                turn.set_result(None)
+            worker.stop(_CALLER_CANCELLED)
+            embedded.on_released(record.run_id)  # it has waited long enough
     return _told(worker, task, cancelled=cancelled)
 
 
 async def _take_turn(worker: RunWorker, turn: asyncio.Future[None] | None) -> None:
-    if turn is not None:
-        await asyncio.wait({turn})
+    try:
+        if turn is not None:
+            await asyncio.wait({turn})
+    except asyncio.CancelledError:  # by a closing event loop: the run never starts, but it ends
+        worker.stop(_CALLER_CANCELLED)
     await worker.run()
 
 
