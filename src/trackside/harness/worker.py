@@ -107,7 +107,7 @@ class RunWorker:
     ) -> None:
         self.record = record
         self.fatal: KeyboardInterrupt | None = None
-        """Ctrl-C that hit the agent: for whoever awaits the run to raise again, once it has ended properly."""
+        """Ctrl-C that hit the agent or an observer: for whoever awaits the run to raise again once it has ended."""
         self.delivery_error: BaseException | None = None
         """What a required observer raised, because of which the run could not go on or its end not be delivered."""
         self.result: RunResult | None = None
@@ -180,6 +180,7 @@ class RunWorker:
     async def decline(self, stop: Stop) -> RunResult:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
         self._ending = True
+        bind_run(self._run)
         return await self._finish(_stopped(stop))
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
@@ -265,15 +266,20 @@ class RunWorker:
             call.close()
             return _stopped(self._stop)
         task = self._task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
+        if self._run.cancelled:  # asked for in the call's first step, when there was no task to cancel yet
+            task.cancel()
         while not task.done():
+            if self._outbox:
+                if not await self._announce(self._take_outbox()):
+                    task.cancel()
+                    await settled(task)
+                self._stop_if_cancelled()
+                continue
             self._wake = self._loop.create_future()
             try:
                 await asyncio.wait((task, self._wake), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.stop(_TASK_CANCELLED)
-            if self._outbox and not task.done() and not await self._announce(self._take_outbox()):
-                task.cancel()
-                await settled(task)
         self._task = None
         return self._outcome_of(task)
 
@@ -290,7 +296,7 @@ class RunWorker:
     def _stop_if_cancelled(self) -> None:
         """Notice a cancel of the supervising task that was held off while a dispatch was being finished (I17)."""
         task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if self._stop is None and task is not None and task.cancelling():
             self.stop(_TASK_CANCELLED)
 
     def _take_outbox(self) -> list[Draft]:
@@ -303,6 +309,8 @@ class RunWorker:
             await self._emitter.emit(*drafts)
         except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
             self.delivery_error = exc
+            if isinstance(exc, KeyboardInterrupt):
+                self.fatal = exc
             return False
         return True
 
