@@ -147,6 +147,7 @@ class RunManager:
         self._ready: deque[_Active] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._guard: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self.observers = ObserverSet(observers, policy=policy or DispatchPolicy())
@@ -172,13 +173,15 @@ class RunManager:
         """
         if self._closing is not None:
             raise ClosedError(what="run manager")
+        if self._guard is None:
+            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
         active = self._prepare(spec)
         record = active.worker.record
         if record.run_id in self._active:
             raise DuplicateRunError(run_id=record.run_id)
         self._active[record.run_id] = active
         try:
-            admission = await self._admit(record, idempotency_of(spec))
+            admission = await self._admit(active, idempotency_of(spec))
         except BaseException:
             self._forget(active)
             raise
@@ -215,12 +218,11 @@ class RunManager:
         """
         if action not in CancelAction:
             raise InvalidSpecError(field="action", value=action, why=f"choose one of {', '.join(CancelAction)}")
-        await self._services.coordinator.request_cancel(run_id, CancelAction(action))
         active = self._active.get(run_id)
-        if active is not None:
-            await self._stop(active, Stop(RunStatus.cancelled, mode=CancelMode(CancelAction(action).value)))
-            if wait:
-                await asyncio.shield(active.outcome)
+        # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
+        await asyncio.shield(self._spawn(self._cancel(run_id, CancelAction(action)), f"trackside-cancel-{run_id}"))
+        if wait and active is not None:
+            await asyncio.shield(active.outcome)
         return await self.get(run_id)
 
     async def stream(
@@ -254,18 +256,32 @@ class RunManager:
             except asyncio.CancelledError:
                 cancelled = True
                 self._hurry.set()
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait({self._guard})
         if cancelled:
             raise asyncio.CancelledError
         closing.result()
 
+    async def _close_with_the_loop(self) -> None:
+        """Wait to be cancelled. Who does that without `aclose` is an event loop that ends: close while it still runs."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            closing = self._closing
+            if closing is None or not closing.done() or closing.cancelled():
+                self._closing = asyncio.create_task(self._close(0.0), name="trackside-close")
+                await settled(self._closing)
+            raise
+
     async def _close(self, grace: float) -> None:
         await self._drain(grace, cut_short=True)
-        for active in list(self._active.values()):
+        for run_id, active in list(self._active.items()):
             if active.task is None and self._services.coordinator.durable:
                 self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
                 active.outcome.cancel()
             else:
-                await self._stop(active, _SHUTDOWN)
+                self._spawn(self._stop(active, _SHUTDOWN), f"trackside-stop-{run_id}")
         await self._drain(self._grace)
         for run_id in self._active:
             logger.error("run %s was cancelled %g s ago and has not stopped; it is left behind", run_id, self._grace)
@@ -316,8 +332,9 @@ class RunManager:
             raise UnknownAgentError(name=agent, known=", ".join(sorted(self._agents)) or "none")
         return known
 
-    async def _admit(self, record: RunRecord, idempotency: IdempotencyKey | None) -> Admission:
+    async def _admit(self, active: _Active, idempotency: IdempotencyKey | None) -> Admission:
         """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
+        record = active.worker.record
         call = self._services.coordinator.admit(record, idempotency=idempotency)
         if self._services.coordinator_at_once:
             return await call
@@ -328,18 +345,18 @@ class RunManager:
         if isinstance(outcome, Raised):
             raise outcome.exception
         if caller is not None and caller.cancelling() > before:
-            await self._withdraw_unreceived(record.run_id, outcome)
+            self._stop_unreceived(active, outcome)
             raise asyncio.CancelledError
         return outcome
 
-    async def _withdraw_unreceived(self, run_id: str, admission: Admission) -> None:
+    def _stop_unreceived(self, active: _Active, admission: Admission) -> None:
         """Nobody will receive the handle of this run, so it must not hold its thread (PEERS 3)."""
-        active = self._active[run_id]
+        record = active.worker.record
         stop = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
         if not admission.existing:
             for displaced in admission.displaced:
-                self._displace(displaced, CancelMode(active.worker.record.multitask.value))
-            await self._stop(active, stop)
+                self._displace(displaced, CancelMode(record.multitask.value))
+            self._spawn(self._stop(active, stop), f"trackside-stop-{record.run_id}")
 
     def _handle_of(self, record: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
@@ -369,11 +386,15 @@ class RunManager:
         else:
             active.worker.stop(stop)
 
+    async def _cancel(self, run_id: str, action: CancelAction) -> None:
+        await self._services.coordinator.request_cancel(run_id, action)
+        if (active := self._active.get(run_id)) is not None:
+            await self._stop(active, Stop(RunStatus.cancelled, mode=CancelMode(action.value)))
+
     async def _stop(self, active: _Active, stop: Stop) -> None:
         """Stop a run: one that has not started is ended here, one that has is asked to."""
-        run_id = active.worker.record.run_id
-        if await self._services.coordinator.withdraw(run_id):
-            await asyncio.shield(self._spawn(self._decline(active, stop), f"trackside-decline-{run_id}"))
+        if await self._services.coordinator.withdraw(active.worker.record.run_id):
+            await self._decline(active, stop)
         else:
             active.worker.stop(stop)
 
@@ -427,7 +448,8 @@ class RunManager:
         self._active.pop(active.worker.record.run_id, None)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
+        # Started at once, as runs are; the context is the worker's to choose, so that nobody sees another's run (I21).
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name=name, eager_start=True)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
