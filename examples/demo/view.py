@@ -109,7 +109,8 @@ class LiveView:
     def _print(self, seconds: float | None, lane: _Lane, look: Look, words: str) -> None:
         row = _grid()
         clock = "" if seconds is None else f"{max(0.0, seconds):.2f}s"
-        row.add_row(clock, Text(lane.name, lane.style), look.symbol, look.label, Text(words), style=look.style)
+        said = (Text(text, look.style) for text in (look.symbol, look.label, words))
+        row.add_row(clock, Text(lane.name, lane.style), *said)
         self._console.print(row)
 
     def _footer(self) -> RenderableType:

@@ -234,7 +234,7 @@ class TestTheAgent:
         assert len(streamed) > 1
         assert {chunk.id for chunk in streamed} == {last.id}
         assert "".join(chunk.text for chunk in streamed) == last.text
-        assert progress[0].startswith("planning: search for “")
+        assert progress[0] == "planning: deadline wheel"
         assert any("machine/sprocket.md" in line for line in progress)
 
     async def test_each_document_goes_to_a_researcher_of_its_own(self, docs: Path) -> None:
