@@ -1,0 +1,137 @@
+"""How times, JSON and events look in a database, and which events can be kept at all (I9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from trackside.app.storage.errors import InvalidEventError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.payload import MAX_CHARS, canonical_payload
+from trackside.harness.types import Json, LifecycleEventType
+
+MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
+"""Text that one event keeps. Above what our own emitter lets through, so that its mark of a cut is never cut again."""
+
+MAX_ID_CHARS = 255
+"""How long an id may be; every database indexes this much."""
+
+_ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of the run's row
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_sorted_json = msgspec.json.Encoder(order="sorted").encode
+_decode_json = msgspec.json.Decoder().decode
+
+
+def time_text(when: datetime) -> str:
+    """An aware time as UTC text that sorts like the time."""
+    return when.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def time_of(text: str) -> datetime:
+    """The time in what `time_text` made."""
+    return datetime.fromisoformat(text)
+
+
+def json_text(value: Json) -> str:
+    """A canonical JSON value as compact text."""
+    return _encode_json(value).decode()
+
+
+def json_of(text: str) -> Json:
+    """The value in what `json_text` made."""
+    return _decode_json(text)
+
+
+@dataclass(slots=True, eq=False)
+class EventRow:
+    """An event in the form in which it is stored; `position` is 0 until it has one."""
+
+    event: RunLifecycleEvent
+    occurred_at: str
+    payload: str
+    position: int = 0
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return len(self.payload) + _ROW_BYTES
+
+    def tells_the_same_as(self, other: EventRow) -> bool:
+        """Whether the other row is this event once more, and not another one under the same id."""
+        return self._content() == other._content()
+
+    def _content(self) -> tuple[Any, ...]:
+        event = self.event
+        # As text: in Python True == 1 == 1.0, in JSON these differ.
+        payload = _encode_sorted_json(event.payload)
+        return event.run_id, event.thread_id, event.sequence, event.event_type, self.occurred_at, payload
+
+
+def encode_events(events: Iterable[RunLifecycleEvent]) -> list[EventRow]:
+    """The events in the form in which they are stored, payloads made canonical.
+
+    Raises:
+        InvalidEventError: one of them is not an event, or has a field that cannot be kept; the message names it.
+        PayloadError: a payload is not a mapping, or its own code failed while it was read.
+    """
+    return [_encode_event(event) for event in events]
+
+
+def _encode_event(event: RunLifecycleEvent) -> EventRow:
+    if not isinstance(event, RunLifecycleEvent):
+        raise InvalidEventError(field="type", value=type(event).__name__, why="a store takes RunLifecycleEvent only")
+    _check_id("event_id", event.event_id)
+    _check_id("run_id", event.run_id)
+    _check_id("thread_id", event.thread_id)
+    if type(event.sequence) is not int or event.sequence < 1:
+        raise InvalidEventError(field="sequence", value=event.sequence, why="sequence numbers are 1, 2, 3 …")
+    occurred_at = _utc(event.occurred_at)
+    payload = canonical_payload(event.payload, max_chars=MAX_PAYLOAD_CHARS)
+    # A copy: what has been stored does not change with what the emitter still holds.
+    kept = RunLifecycleEvent(
+        event.event_id,
+        _event_type(event.event_type),
+        event.run_id,
+        event.thread_id,
+        event.sequence,
+        occurred_at,
+        payload,
+    )
+    return EventRow(kept, time_text(occurred_at), json_text(payload))
+
+
+def _check_id(field: str, value: Any) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
+        raise InvalidEventError(field=field, value=value, why=f"an id is a text of 1 to {MAX_ID_CHARS} characters")
+    if "\0" in value or not (value.isascii() or _is_unicode(value)):
+        raise InvalidEventError(field=field, value=value, why="an id has neither NUL nor half characters in it")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _event_type(value: Any) -> LifecycleEventType:
+    try:
+        return LifecycleEventType(value)
+    except ValueError:
+        known = ", ".join(LifecycleEventType)
+        raise InvalidEventError(field="event_type", value=value, why=f"the types are {known}") from None
+
+
+def _utc(when: Any) -> datetime:
+    if not isinstance(when, datetime) or when.utcoffset() is None:
+        raise InvalidEventError(field="occurred_at", value=when, why="it is a datetime with a time zone")
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEventError(field="occurred_at", value=when, why="in UTC its year is not 1 to 9999") from None

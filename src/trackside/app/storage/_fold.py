@@ -1,0 +1,172 @@
+"""What events do to the rows of runs and threads: pure, no SQL (I6).
+
+The rules of order are `harness.lifecycle.RunFold`'s; here is what the rows show besides the status. Payloads come from
+anybody's emitter, so a value of the wrong kind counts as absent instead of stopping the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from trackside.app.storage._encoding import EventRow, json_text, time_of
+from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+_MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 bits
+
+
+@dataclass(slots=True, kw_only=True)
+class RunStart:
+    """What the first event of a run says."""
+
+    created_at: str
+    agent: str | None
+    metadata: str
+    parent_run_id: str | None
+    trigger: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class RunEnd:
+    """What the event that ends a run says."""
+
+    ended_at: str
+    title: str | None
+    error: str | None
+    error_type: str | None
+    completion_data: str
+    total_input_tokens: int
+    total_output_tokens: int
+    llm_call_count: int
+    tool_call_count: int
+    message_count: int
+    duration_seconds: float | None
+    cost_usd: float | None
+    usage: list[UsageRow]
+
+
+type UsageRow = tuple[str, str, int, int, int, int]
+"""Kind, name, and input, output, cache-read and reasoning tokens."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRow:
+    """A run as one transaction knows it; `start` and `end` are there if it is this transaction that writes them."""
+
+    fold: RunFold
+    thread_id: str
+    started_at: str | None = None
+    start: RunStart | None = None
+    end: RunEnd | None = None
+
+    def take(self, row: EventRow, fold: RunFold) -> None:
+        """Go on to what the run is after this event, which led to `fold`."""
+        if self.fold.sequence == 0:
+            self.start = _start(row)
+        if self.started_at is None and fold.status is RunStatus.running:
+            self.started_at = row.occurred_at
+        if is_final(fold.status) and not is_final(self.fold.status):
+            self.end = _end(row, self.started_at)
+        self.fold = fold
+
+
+@dataclass(slots=True, kw_only=True)
+class ThreadRow:
+    """What one transaction changes in a thread; None: stays as it is."""
+
+    thread_id: str
+    created_at: str
+    updated_at: str
+    status: ThreadStatus | None = None
+    title: str | None = None
+    last_run_id: str | None = None
+
+    def take(self, row: EventRow, *, starts_run: bool) -> None:
+        """Go on to what the thread is after this event."""
+        event = row.event
+        self.updated_at = max(self.updated_at, row.occurred_at)
+        self.status = thread_status_of(event.event_type, event.payload) or self.status
+        self.title = _text(event.payload.get("title")) or self.title
+        if starts_run:
+            self.last_run_id = event.run_id
+
+
+def concerns_thread(event: RunLifecycleEvent) -> bool:
+    """Whether an event changes its thread's row; every first event of a run does so, too."""
+    return event.event_type is LifecycleEventType.THREAD_STATUS_UPDATED or is_terminal(event.event_type)
+
+
+def _start(row: EventRow) -> RunStart:
+    payload = row.event.payload
+    metadata = payload.get("metadata")
+    return RunStart(
+        created_at=row.occurred_at,
+        agent=_text(payload.get("agent")),
+        metadata=json_text(metadata) if isinstance(metadata, dict) else "{}",
+        parent_run_id=_text(payload.get("parent_run_id")),
+        trigger=_text(payload.get("trigger")),
+    )
+
+
+def _end(row: EventRow, started_at: str | None) -> RunEnd:
+    payload = row.event.payload
+    data = payload.get("completion_data")
+    if not isinstance(data, dict):
+        data = {}
+    return RunEnd(
+        ended_at=row.occurred_at,
+        title=_text(payload.get("title")),
+        error=_text(payload.get("error")),
+        error_type=_text(payload.get("error_type")),
+        completion_data=json_text(data),
+        total_input_tokens=_count(data.get("total_input_tokens")),
+        total_output_tokens=_count(data.get("total_output_tokens")),
+        llm_call_count=_count(data.get("llm_call_count")),
+        tool_call_count=_count(data.get("tool_call_count")),
+        message_count=_count(data.get("message_count")),
+        duration_seconds=_duration(data.get("duration_seconds"), started_at, row.event.occurred_at),
+        cost_usd=_amount(data.get("cost_usd")),
+        usage=[
+            *_usage("model", data.get("token_usage_by_model")),
+            *_usage("caller", data.get("token_usage_by_caller")),
+        ],
+    )
+
+
+def _usage(kind: str, usage: Any) -> Iterator[UsageRow]:
+    if not isinstance(usage, dict):
+        return
+    for name, tokens in usage.items():
+        if isinstance(tokens, dict):
+            yield (
+                kind,
+                name,
+                _count(tokens.get("input_tokens")),
+                _count(tokens.get("output_tokens")),
+                _count(tokens.get("cache_read_tokens")),
+                _count(tokens.get("reasoning_tokens")),
+            )
+
+
+def _duration(said: Any, started_at: str | None, ended_at: datetime) -> float | None:
+    """What the emitter measured; else what the clocks say, if the run has started at all."""
+    measured = _amount(said)
+    if measured is not None or started_at is None:
+        return measured
+    return max(0.0, (ended_at - time_of(started_at)).total_seconds())
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
+
+
+def _amount(value: Any) -> float | None:
+    return float(value) if type(value) in {int, float} and value >= 0 else None

@@ -1,0 +1,115 @@
+"""What a store gives back: events, runs and threads as they are stored, and totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from trackside.app.storage._encoding import time_text
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import RunStatus, ThreadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event and its place in the log: positions are 1, 2, 3 … over all runs, in the order of their commits."""
+
+    position: int
+    event: RunLifecycleEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A run as its events tell it. Times are aware UTC; totals are 0 until it has ended.
+
+    `agent` is None if the run never started. `duration_seconds` is None until then, and `cost_usd` where no price was
+    known.
+    """
+
+    run_id: str
+    thread_id: str
+    agent: str | None
+    status: RunStatus
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_sequence: int
+    title: str | None
+    error: str | None
+    error_type: str | None
+    parent_run_id: str | None
+    trigger: str | None
+    metadata: Mapping[str, Any]
+    completion_data: Mapping[str, Any]
+    total_input_tokens: int
+    total_output_tokens: int
+    llm_call_count: int
+    tool_call_count: int
+    message_count: int
+    duration_seconds: float | None
+    cost_usd: float | None
+
+    @property
+    def cursor(self) -> str:
+        """What to pass as `before` to get the runs after this one in a listing."""
+        return cursor_of(self.created_at, self.run_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredThread:
+    """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC."""
+
+    thread_id: str
+    status: ThreadStatus
+    title: str | None
+    created_at: datetime
+    updated_at: datetime
+    last_run_id: str | None
+
+    @property
+    def cursor(self) -> str:
+        """What to pass as `before` to get the threads after this one in a listing."""
+        return cursor_of(self.updated_at, self.thread_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTotals:
+    """Tokens of one model or one caller. Cache reads are part of the input, reasoning is part of the output."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTotals:
+    """What some runs come to. `cost_usd` is None if no run had a price, durations (of ended runs) if none has ended."""
+
+    runs: int = 0
+    by_status: Mapping[RunStatus, int]
+    total_input_tokens: int = 0
+    total_output_tokens: int = 0
+    llm_call_count: int = 0
+    tool_call_count: int = 0
+    message_count: int = 0
+    cost_usd: float | None = None
+    duration_p50: float | None = None
+    duration_p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Totals of the runs since a time. Runs that never started count under the agent None."""
+
+    total: RunTotals
+    by_agent: Mapping[str | None, RunTotals]
+    by_model: Mapping[str, TokenTotals]
+    by_caller: Mapping[str, TokenTotals]
+
+
+def cursor_of(when: datetime, id_: str) -> str:
+    """A place in a listing that is sorted by time and id."""
+    return f"{time_text(when)}/{id_}"

@@ -1,0 +1,205 @@
+"""SQLite: where the file is, how connections to it are made, and what its errors mean.
+
+One connection writes (WAL, `BEGIN IMMEDIATE`, `synchronous=FULL`: a commit that was answered survives a power cut);
+others read, and cannot write.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from trackside.app.storage import errors
+
+type Synchronous = Literal["EXTRA", "FULL", "NORMAL"]
+
+APPLICATION_ID = int.from_bytes(b"Trck")
+"""Stands in the header of our files, so that nobody takes another program's file for ours, or ours for another's."""
+
+OLDEST_SQLITE = (3, 33, 0)  # UPDATE … FROM
+
+READERS = 4
+_CACHED_STATEMENTS = 256  # the bulk statements exist in several sizes each
+_SYNCHRONOUS = ("EXTRA", "FULL", "NORMAL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqliteDatabase:
+    """One database file. `busy_timeout` is how many seconds a write waits for another process."""
+
+    path: Path
+    synchronous: Synchronous = "FULL"
+    busy_timeout: float = 5.0
+
+    @classmethod
+    def from_url(cls, url: str, *, synchronous: Synchronous, busy_timeout: float) -> Self:
+        """The database at this address.
+
+        Raises:
+            DatabaseUrlError: the address is not one of a file.
+            StoreOptionError: an option has a value that does not fit.
+        """
+        if synchronous not in _SYNCHRONOUS:
+            why = f"it is one of {', '.join(_SYNCHRONOUS)}"
+            raise errors.StoreOptionError(option="synchronous", value=synchronous, why=why)
+        if type(busy_timeout) not in {int, float} or not 0 <= busy_timeout <= 3600:
+            why = "it is a number of seconds from 0 to 3600"
+            raise errors.StoreOptionError(option="busy_timeout", value=busy_timeout, why=why)
+        return cls(path=_path_in(url), synchronous=synchronous, busy_timeout=busy_timeout)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def check_place(self, *, create: bool) -> None:
+        """See that the file can be there.
+
+        Raises:
+            StorageError: its folder is missing or read-only, it is a folder itself, or (unless `create`) it is missing.
+        """
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            needed = ".".join(map(str, OLDEST_SQLITE))
+            raise errors.SqliteTooOldError(database=str(self), found=sqlite3.sqlite_version, needed=needed)
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise errors.FolderMissingError(database=str(self), folder=str(folder))
+        if self.path.is_dir():
+            raise errors.NotADatabaseError(database=str(self), why="it is a folder")
+        if not self.path.exists() and not create:
+            raise errors.DatabaseMissingError(database=str(self))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            # SQLite keeps two more files beside the database while it is open.
+            raise errors.ReadOnlyDatabaseError(database=str(self), why=f"the folder {folder} is read-only")
+        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
+            raise errors.ReadOnlyDatabaseError(database=str(self), why="the file is read-only")
+
+    def check_owner(self) -> None:
+        """See that a file that is there already is ours, without changing anything in it.
+
+        Raises:
+            NotADatabaseError: it is something else than a database.
+            ForeignDatabaseError: it is a database of another program.
+        """
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return
+        with self.translated(), closing(self._connect("rw")) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        if application_id not in {0, APPLICATION_ID}:
+            raise errors.ForeignDatabaseError(database=str(self), why=f"its application id is {application_id:#x}")
+        if application_id == 0 and tables:
+            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
+
+    def writer(self) -> Engine:
+        """An engine for one connection; its transactions keep all other writers out."""
+        engine = create_engine("sqlite://", creator=self._connect_writer, poolclass=NullPool)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+
+    def readers(self) -> Engine:
+        """An engine for a few read-only connections; a transaction of theirs sees one moment."""
+        engine = create_engine(
+            "sqlite://",
+            creator=self._connect_reader,
+            poolclass=QueuePool,
+            pool_size=READERS,
+            max_overflow=0,
+        )
+        event.listen(engine, "begin", _begin_read)
+        return engine
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = self._connect("rwc")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        return self._connect("ro")
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(self.path.absolute()))}?mode={mode}",
+            uri=True,
+            timeout=self.busy_timeout,
+            isolation_level=None,  # transactions are begun by us, not guessed by the driver
+            check_same_thread=False,  # each connection is used by one thread at a time
+            cached_statements=_CACHED_STATEMENTS,
+        )
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Turns the driver's and SQLAlchemy's exceptions into ours."""
+        try:
+            yield
+        except (sqlite3.Error, DBAPIError) as exc:
+            raise self.translate(exc) from exc
+
+    def translate(self, exc: sqlite3.Error | DBAPIError) -> errors.StorageError:
+        """What a driver's exception means."""
+        original = exc.orig if isinstance(exc, DBAPIError) else exc
+        # The low byte is the kind; the rest says more about it.
+        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        database, why = str(self), str(original)
+        match code:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
+            case sqlite3.SQLITE_FULL:
+                return errors.DatabaseFullError(database=database, why=why)
+            case sqlite3.SQLITE_IOERR:
+                return errors.DatabaseIOError(database=database, why=why)
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+                return errors.ReadOnlyDatabaseError(database=database, why=why)
+            case sqlite3.SQLITE_NOTADB:
+                return errors.NotADatabaseError(database=database, why=why)
+            case sqlite3.SQLITE_CORRUPT:
+                return errors.DamagedDatabaseError(database=database, why=why)
+            case _:
+                return errors.StorageError(database=database, why=why)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # Deferred, two writers both read first and then one of them can never write.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_read(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _path_in(url: Any) -> Path:
+    if not isinstance(url, str):
+        raise errors.DatabaseUrlError(url=url, why="it is not a text")
+    scheme, separator, path = url.partition("://")
+    if not separator:
+        raise errors.DatabaseUrlError(url=url, why="it has no sqlite:// in front")
+    if scheme != "sqlite":
+        raise errors.DatabaseUrlError(url=_without_password(url), why="this version stores in SQLite only")
+    if path in {"", "/", "/:memory:"}:
+        raise errors.DatabaseUrlError(
+            url=url, why="a database in memory belongs to one connection, and a store needs several"
+        )
+    if not path.startswith("/"):
+        raise errors.DatabaseUrlError(url=url, why=f"after sqlite:// comes a host, and {path!r} would be one")
+    if "?" in path or "\0" in path:
+        raise errors.DatabaseUrlError(url=url, why="options and NUL have no place in it")
+    return Path(path.removeprefix("/"))
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "…", url)

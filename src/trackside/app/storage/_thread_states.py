@@ -1,0 +1,68 @@
+"""What threads remember, in the database: the port `ThreadStates` for agents that have no checkpointer of their own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from trackside.app.storage._encoding import json_text, time_text
+from trackside.app.storage._queries import one_thread_state
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._work import SaveThreadState
+from trackside.app.storage._writer import Writer
+from trackside.app.storage.errors import StateTooLargeError
+from trackside.harness.payload import canonical
+from trackside.harness.ports import PausedRun, ThreadState
+
+MAX_STATE_BYTES = 16 * 1_048_576
+"""How much JSON a thread may remember. A state is never cut: an agent would go on with half of it."""
+
+
+class StoredThreadStates:
+    """Remembers across processes. Values come back as JSON: tuples as lists, what JSON lacks in its canonical form."""
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        """What the thread remembers; None for a new one.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await self._readers.first(one_thread_state(thread_id), _state_of)
+
+    async def save(self, thread_id: str, state: ThreadState) -> None:
+        """Remember this from now on; it is on disk when this returns.
+
+        Raises:
+            StateTooLargeError: it is larger than `MAX_STATE_BYTES`.
+            PayloadError: a value's own code failed while it was read.
+            StorageError: it could not be written.
+        """
+        remembered = _text(state.values)
+        paused = None if state.paused is None else _text(_json_of_paused(state.paused))
+        size = len(remembered.encode()) + len((paused or "").encode())
+        if size > MAX_STATE_BYTES:
+            raise StateTooLargeError(thread_id=thread_id, size=size, limit=MAX_STATE_BYTES)
+        now = time_text(datetime.now(UTC))
+        await self._writer.write(
+            SaveThreadState(thread_id=thread_id, remembered=remembered, paused=paused, updated_at=now)
+        )
+
+
+def _text(value: Any) -> str:
+    plain, _ = canonical(value, max_chars=8 * MAX_STATE_BYTES)
+    return json_text(plain)
+
+
+def _json_of_paused(paused: PausedRun) -> dict[str, Any]:
+    return {"input": paused.input, "answers": list(paused.answers), "interrupts": list(paused.interrupts)}
+
+
+def _state_of(row: Row[Any]) -> ThreadState:
+    paused = row.paused
+    return ThreadState(row.remembered, None if paused is None else PausedRun(**paused))

@@ -1,0 +1,212 @@
+"""One transaction: what several callers want written, judged first, then written together.
+
+`commit_together` is group commit without the queue. It loads what is known of the runs concerned, lets each work say
+what it changes (one that may not change it fails alone, before anything is written), and writes all changes in a few
+statements, the counter of positions as late as possible (I2).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, override
+
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
+from trackside.app.storage._sqlite_session import CollisionError, SqliteSession
+from trackside.app.storage.errors import EventConflictError
+from trackside.harness.errors import EventOrderError, TracksideError
+from trackside.harness.lifecycle import RunFold
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What became of a work that was not written."""
+
+    error: TracksideError
+
+
+class Work(ABC):
+    """Something that one caller wants written: all of it or nothing."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """About how many bytes it adds to the transaction."""
+
+    def run_ids(self) -> Iterable[str]:
+        """The runs that have to be loaded for it."""
+        return ()
+
+    @abstractmethod
+    def apply(self, unit: UnitOfWork) -> Any:
+        """Add to the unit what is to be written; the result is the caller's once it is committed.
+
+        Raises:
+            TracksideError: it may not be written; the unit is as it was.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class Append(Work):
+    """Events to append, in this order. Its result is these events as stored."""
+
+    rows: Sequence[EventRow]
+
+    @property
+    @override
+    def size(self) -> int:
+        return sum(row.size for row in self.rows)
+
+    @override
+    def run_ids(self) -> Iterable[str]:
+        return (row.event.run_id for row in self.rows)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[EventRow]:
+        return unit.append(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveThreadState(Work):
+    """What a thread shall remember from now on, as JSON text."""
+
+    thread_id: str
+    remembered: str
+    paused: str | None
+    updated_at: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.remembered) + len(self.paused or "")
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
+
+
+class UnitOfWork:
+    """The changes of one transaction, in memory until `write`.
+
+    Args:
+        check_ids: look every event id up before its event is accepted, and not only where the sequence says that the
+            event may be there already.
+    """
+
+    def __init__(self, session: SqliteSession, run_ids: Collection[str], *, check_ids: bool) -> None:
+        self._session = session
+        self._check_ids = check_ids
+        self._runs: dict[str, RunRow] = session.runs(run_ids) if run_ids else {}
+        self._changed: dict[str, RunRow] = {}
+        self._threads: dict[str, ThreadRow] = {}
+        self._events: dict[str, EventRow] = {}
+        self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
+
+    def append(self, rows: Sequence[EventRow]) -> list[EventRow]:
+        """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
+
+        Raises:
+            EventOrderError: an event cannot follow what its run has.
+            EventConflictError: an event id belongs to another event.
+        """
+        accepted: dict[str, tuple[EventRow, RunRow, RunFold]] = {}
+        runs: dict[str, tuple[RunRow, RunFold]] = {}
+        answer: list[EventRow] = []
+        for row in rows:
+            event = row.event
+            run, fold = runs.get(event.run_id) or self._run_of(row)
+            if (known := self._find(row, fold, accepted)) is not None:
+                answer.append(known)
+                continue
+            if event.thread_id != run.thread_id:
+                raise _foreign_thread(row, run)
+            fold = fold.apply(event.event_type, event.sequence, event.payload)
+            runs[event.run_id] = run, fold
+            accepted[event.event_id] = row, run, fold
+            answer.append(row)
+        for row, run, fold in accepted.values():
+            self._take(row, run, fold)
+        return answer
+
+    def _run_of(self, row: EventRow) -> tuple[RunRow, RunFold]:
+        run = self._runs.get(row.event.run_id)
+        if run is None:
+            run = RunRow(fold=RunFold(row.event.run_id), thread_id=row.event.thread_id)
+        return run, run.fold
+
+    def _find(
+        self, row: EventRow, fold: RunFold, accepted: dict[str, tuple[EventRow, RunRow, RunFold]]
+    ) -> EventRow | None:
+        event_id = row.event.event_id
+        known = accepted[event_id][0] if event_id in accepted else self._events.get(event_id)
+        if known is None and (self._check_ids or row.event.sequence <= fold.sequence):
+            known = self._session.event(event_id)
+        if known is not None and not known.tells_the_same_as(row):
+            other = known.event
+            raise EventConflictError(event_id=event_id, sequence=other.sequence, run_id=other.run_id)
+        return known
+
+    def _take(self, row: EventRow, run: RunRow, fold: RunFold) -> None:
+        event = row.event
+        is_first = run.fold.sequence == 0
+        self._runs[event.run_id] = self._changed[event.run_id] = run
+        run.take(row, fold)
+        self._events[event.event_id] = row
+        if is_first or concerns_thread(event):
+            thread = self._threads.get(event.thread_id)
+            if thread is None:
+                thread = ThreadRow(thread_id=event.thread_id, created_at=row.occurred_at, updated_at=row.occurred_at)
+                self._threads[event.thread_id] = thread
+            thread.take(row, starts_run=is_first)
+
+    def write(self) -> None:
+        """Send the changes to the database."""
+        session = self._session
+        if self.thread_states:
+            session.save_thread_states(self.thread_states.values())
+        if self._events:
+            session.save_threads(self._threads.values())
+            session.save_runs(self._changed.values())
+            session.insert_events(self._events.values())
+
+
+def commit_together(session: SqliteSession, works: Sequence[Work]) -> list[Any]:
+    """Write all works in one transaction; the result of each, or `Refused`, in their order.
+
+    Raises:
+        StorageError: the transaction could not be committed and nothing was written.
+    """
+    try:
+        return _commit(session, works, check_ids=False)
+    except CollisionError:
+        # Somebody reuses the event id of another run, which the sequences do not tell. Find out who.
+        return _commit(session, works, check_ids=True)
+
+
+def _commit(session: SqliteSession, works: Sequence[Work], *, check_ids: bool) -> list[Any]:
+    run_ids = {run_id for work in works for run_id in work.run_ids()}
+    with session.transaction():
+        unit = UnitOfWork(session, run_ids, check_ids=check_ids)
+        outcomes = [_apply(work, unit) for work in works]
+        unit.write()
+    return outcomes
+
+
+def _apply(work: Work, unit: UnitOfWork) -> Any:
+    try:
+        return work.apply(unit)
+    except TracksideError as exc:  # this work's fault; the others go on
+        return Refused(exc)
+
+
+def _foreign_thread(row: EventRow, run: RunRow) -> EventOrderError:
+    return EventOrderError(
+        run_id=row.event.run_id,
+        event_type=str(row.event.event_type),
+        sequence=row.event.sequence,
+        why=f"its thread is {row.event.thread_id!r}, and the run is of thread {run.thread_id!r}",
+    )

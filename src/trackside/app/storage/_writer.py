@@ -1,0 +1,228 @@
+"""Group commit: one thread writes; what is asked for while a transaction commits is taken together by the next one.
+
+A commit that survives a power cut costs a flush of the disk, whatever is in it. So nobody waits for the flush of another
+but the last, and each caller goes on after *its own* commit. Callers wait for room before they wait for the disk: the
+queue is bounded in count and bytes, and what is in it is written even if its caller has been cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from trackside.app.storage import errors
+from trackside.app.storage._sqlite_session import SqliteSession
+from trackside.app.storage._work import Refused, Work, commit_together
+from trackside.harness.errors import ClosedError, TracksideError
+
+logger = logging.getLogger("trackside.storage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteLimits:
+    """How much one transaction takes, and how much may wait for the next ones before callers have to wait for room.
+
+    Raises:
+        StoreOptionError: a limit is not a whole number from 1 up.
+    """
+
+    batch_count: int = 1_024
+    """Appends in one transaction."""
+    batch_bytes: int = 16 * 1_048_576
+    waiting_count: int = 8_192
+    """Appends that were accepted and are not committed yet."""
+    waiting_bytes: int = 64 * 1_048_576
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise errors.StoreOptionError(option=field.name, value=value, why="it is a whole number from 1 up")
+
+
+class _Room:
+    """The places in a bounded queue; whoever finds none waits, first come first served.
+
+    Something larger than all the room there is may enter alone.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self._free_count = count
+        self._free_size = size
+        self._all_free = (count, size)
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def enter(self, size: int) -> bool:
+        """Take a place if there is one and nobody waits."""
+        if self._waiting or not self._has_room(size):
+            return False
+        self._take(size)
+        return True
+
+    async def wait(self, size: int) -> None:
+        """Take a place when it is this caller's turn. When cancelled, none is taken."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._admit()  # it may have been this one that held up the others
+            elif turn.exception() is None:
+                self.leave([size])  # the place was given and the cancel came in the same moment
+            raise
+
+    def leave(self, sizes: Sequence[int]) -> None:
+        """Give places back."""
+        self._free_count += len(sizes)
+        self._free_size += sum(sizes)
+        self._admit()
+
+    def refuse_waiting(self, error: Callable[[], TracksideError]) -> None:
+        """Tell all who wait that there will be no place for them."""
+        while self._waiting:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(error())
+
+    def _admit(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if not turn.done():
+                if not self._has_room(size):
+                    return
+                self._take(size)
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def _has_room(self, size: int) -> bool:
+        fits = self._free_count > 0 and self._free_size >= size
+        return fits or (self._free_count, self._free_size) == self._all_free
+
+    def _take(self, size: int) -> None:
+        self._free_count -= 1
+        self._free_size -= size
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A work on its way, and the future that its caller awaits."""
+
+    work: Work
+    size: int
+    done: asyncio.Future[Any]
+
+
+class Writer:
+    """Owns the thread that writes. Belongs to the event loop in which it was made."""
+
+    def __init__(self, session: SqliteSession, *, database: str, limits: WriteLimits) -> None:
+        self._session = session
+        self._database = database
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._room = _Room(limits.waiting_count, limits.waiting_bytes)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closing = False
+        self._stopped = self._loop.create_future()
+        # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
+        self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, work: Work) -> Any:
+        """Have something written; returns what the work comes to, after its commit.
+
+        Cancelling the caller does not take back what is in the queue: it will be written.
+
+        Raises:
+            TracksideError: it was refused, or its transaction failed; nothing of it was written.
+            ClosedError: the writer is closed.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise errors.ForeignLoopError(database=self._database)
+        size = work.size
+        if not self._room.enter(size):
+            await self._room.wait(size)
+        outcome = await self._enqueue(work, size)
+        if isinstance(outcome, Refused):
+            # Several callers may get what stopped their common transaction: each its own exception.
+            raise type(outcome.error)(**outcome.error.details) from outcome.error
+        return outcome
+
+    def _enqueue(self, work: Work, size: int) -> asyncio.Future[Any]:
+        if self._closing:
+            self._room.leave([size])
+            raise _closed()
+        job = _Job(work, size, self._loop.create_future())
+        self._jobs.put(job)
+        return job.done
+
+    async def aclose(self) -> None:
+        """Take nothing more, write what was accepted, and stop. May be called again."""
+        if not self._closing:
+            self._closing = True
+            self._room.refuse_waiting(_closed)
+            self._jobs.put(None)
+        await asyncio.shield(self._stopped)
+
+    def _run(self) -> None:
+        try:
+            with closing(self._session):
+                is_open = True
+                while is_open:
+                    jobs, is_open = self._next_batch()
+                    if jobs and not self._tell_loop(self._hand_back, jobs, self._commit(jobs)):
+                        return
+        finally:
+            self._tell_loop(self._stopped.set_result, None)
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """All that waits now, within the limits; waits for a first one. False: nothing will come after these."""
+        jobs: list[_Job] = []
+        size = 0
+        while len(jobs) < self._limits.batch_count and size < self._limits.batch_bytes:
+            try:
+                job = self._jobs.get(block=not jobs)
+            except Empty:
+                break
+            if job is None:
+                return jobs, False
+            jobs.append(job)
+            size += job.size
+        return jobs, True
+
+    def _commit(self, jobs: Sequence[_Job]) -> list[Any]:
+        try:
+            return commit_together(self._session, [job.work for job in jobs])
+        except TracksideError as exc:
+            refused = Refused(exc)
+        except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
+            logger.exception("the store %s failed to write %d works", self._database, len(jobs))
+            refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
+        return [refused] * len(jobs)
+
+    def _hand_back(self, jobs: Sequence[_Job], outcomes: Sequence[Any]) -> None:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if not job.done.done():
+                job.done.set_result(outcome)
+            elif isinstance(outcome, Refused):
+                logger.warning("nobody waits any more for a write that failed: %s", outcome.error)
+        self._room.leave([job.size for job in jobs])
+
+    def _tell_loop(self, callback: Callable[..., object], *args: Any) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed: nobody is left to be told
+            return False
+        return True
+
+
+def _closed() -> ClosedError:
+    return ClosedError(what="store")

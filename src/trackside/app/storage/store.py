@@ -1,0 +1,168 @@
+"""The store: a log of run events in a database, and what it tells about runs and threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from trackside.app.storage import _queries
+from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
+from trackside.app.storage._schema import prepare
+from trackside.app.storage._sqlite import SqliteDatabase, Synchronous
+from trackside.app.storage._sqlite_session import SqliteSession
+from trackside.app.storage._stats import read_stats
+from trackside.app.storage._thread_states import StoredThreadStates
+from trackside.app.storage._work import Append
+from trackside.app.storage._writer import WriteLimits, Writer
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+
+class Store:
+    """A database of runs, opened with `Store.open`.
+
+    What `append` has returned is on disk. A store belongs to the event loop in which it was opened; other processes may
+    open the same file at the same time.
+    """
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        *,
+        create: bool = True,
+        synchronous: Synchronous = "FULL",
+        busy_timeout: float = 5.0,
+        limits: WriteLimits | None = None,
+    ) -> AsyncGenerator[Store]:
+        """Open a database for the length of an `async with`; make it, or bring its tables up to date, if need be.
+
+            async with Store.open("sqlite:///trackside.db") as store:
+                manager = RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)])
+
+        Args:
+            url: `sqlite:///relative/path.db` or `sqlite:////absolute/path.db`.
+            create: make the database if it is missing; False refuses instead, for those who only want to look.
+            synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster), "EXTRA" also
+                a power cut just after the file was made.
+            busy_timeout: seconds that a write waits while another process writes.
+            limits: how much one transaction takes and how much may wait.
+
+        Raises:
+            StorageError: the database cannot be used; the type and the message say why and what to do.
+        """
+        database = SqliteDatabase.from_url(url, synchronous=synchronous, busy_timeout=busy_timeout)
+        await asyncio.to_thread(prepare, database, create=create)
+        writer = Writer(SqliteSession(database), database=str(database), limits=limits or WriteLimits())
+        store = cls(writer, Readers(database))
+        try:
+            yield store
+        finally:
+            await store.aclose()
+
+    async def aclose(self) -> None:
+        """Write what was accepted, and close. Done by the `async with`; may be called again."""
+        await self._readers.aclose()
+        await self._writer.aclose()
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
+        """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.
+
+        An event that is stored already is not stored again: the answer has it as it is stored (I4). Payloads are made
+        canonical (I9). Cancelling the caller does not take back what was begun.
+
+        Raises:
+            EventOrderError: an event cannot follow what its run has.
+            EventConflictError: an event id belongs to another event.
+            InvalidEventError: an event has a field that cannot be stored.
+            PayloadError: a payload cannot be read.
+            ClosedError: the store is closed.
+            StorageError: the database failed; if it is `retryable`, the same call may succeed later.
+        """
+        rows = encode_events(events)
+        if not rows:
+            return []
+        stored = await self._writer.write(Append(rows))
+        return [StoredEvent(row.position, row.event) for row in stored]
+
+    async def events(
+        self,
+        after: int = 0,
+        *,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        types: Collection[LifecycleEventType | str] | None = None,
+        limit: int = 1000,
+    ) -> list[StoredEvent]:
+        """The first `limit` events whose position is greater than `after`, in order of position.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        query = _queries.events_after(after, run_id=run_id, thread_id=thread_id, types=types, limit=limit)
+        return await self._readers.all(query, _queries.event_of)
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        """The run with this id; None if there is none."""
+        return await self._readers.first(_queries.one_run(run_id), _queries.run_of)
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | str | Collection[RunStatus | str] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[StoredRun]:
+        """Runs that fit, those created last first; the next page comes with the last one's `cursor` as `before`.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        query = _queries.newest_runs(
+            status=status, agent=agent, thread_id=thread_id, since=since, before=before, limit=limit
+        )
+        return await self._readers.all(query, _queries.run_of)
+
+    async def thread(self, thread_id: str) -> StoredThread | None:
+        """The thread with this id; None if there is none."""
+        return await self._readers.first(_queries.one_thread(thread_id), _queries.thread_of)
+
+    async def threads(
+        self,
+        *,
+        status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None,
+        since: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[StoredThread]:
+        """Threads that fit, those in which something happened last first; pages as in `runs`.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        query = _queries.newest_threads(status=status, since=since, before=before, limit=limit)
+        return await self._readers.all(query, _queries.thread_of)
+
+    async def stats(self, since: datetime | None = None) -> Stats:
+        """Totals of the runs created since then, or of all.
+
+        Raises:
+            InvalidQueryError: `since` has no time zone.
+        """
+        return await self._readers.run(lambda connection: read_stats(connection, since))
+
+    def thread_states(self) -> StoredThreadStates:
+        """Where threads remember, for a manager: `RunManager(…, thread_states=store.thread_states())`."""
+        return StoredThreadStates(self._writer, self._readers)
