@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -94,8 +97,9 @@ def print_commands(console: Console, database: str, thread_id: str) -> None:
     """Show what to type to look further."""
     console.print()
     console.rule("Look further: nothing runs any more, this is what it left behind", style="dim")
+    trackside = os.path.relpath(Path(sys.executable).with_name("trackside"))
     for command in ("runs", f"threads {thread_id}", f"events --thread {thread_id}"):
-        line = f".venv/bin/trackside {command} --database {shlex.quote(database)}"
+        line = f"{shlex.quote(trackside)} {command} --database {shlex.quote(database)}"
         console.print(Text(line, "cyan"), soft_wrap=True)
 
 

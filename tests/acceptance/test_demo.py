@@ -35,21 +35,21 @@ class Demo:
             return connection.execute(query).fetchall()
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """That of a user who has no model: 100 columns, no colour."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "LANGSMITH_"))}
-    return kept | {"COLUMNS": "100", "NO_COLOR": "1"} | more
+    return kept | {"COLUMNS": "100", "NO_COLOR": "1"}
 
 
-def run_demo(folder: Path, *arguments: str, minutes: float = 5, **more: str) -> Demo:
+def run_demo(folder: Path, *arguments: str, cwd: Path = ROOT) -> Demo:
     database = folder / "demo.db"
     done = subprocess.run(
-        ["./scripts/demo", "--database", f"sqlite:///{database}", *arguments],
-        cwd=ROOT,
-        env=environment(**more),
+        [ROOT / "scripts" / "demo", "--database", f"sqlite:///{database}", *arguments],
+        cwd=cwd,
+        env=environment(),
         capture_output=True,
         text=True,
-        timeout=minutes * MINUTES,
+        timeout=5 * MINUTES,
         check=False,
     )
     return Demo(done.returncode, done.stdout, done.stderr, database)
@@ -163,7 +163,7 @@ def test_a_folder_of_ones_own_is_searched_for_ones_own_question(tmp_path: Path) 
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "wheels.md").write_text("# Wheels\n\nA wheel turns because somebody pushes it.\n", encoding="utf-8")
-    demo = run_demo(tmp_path, "--docs", str(docs), "Why does a wheel turn?")
+    demo = run_demo(tmp_path, "--docs", "docs", "Why does a wheel turn?", cwd=tmp_path)
     assert (demo.exit_code, demo.complaints) == (0, "")
     assert "A wheel turns because somebody pushes it. [1]" in demo.output
     assert "[1] wheels.md, “Wheels”" in demo.output
