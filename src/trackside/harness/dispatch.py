@@ -26,6 +26,7 @@ from trackside.harness.observer import (
     is_own_failure,
     observer_name,
     take_in_order,
+    warn_of_failure,
 )
 from trackside.harness.timelimit import call_observer, settled
 
@@ -72,18 +73,54 @@ class LimitedObserver:
         if self._on_events is not None:
             await call_observer(self._on_events(events), observer=self.name, limit=self._limit, to_the_end=True)
             return
+        taken, raised = await self._take_singly(events)
+        if raised is not None:
+            raise PartlyTaken(taken, raised) from raised
+
+    async def _take_singly(self, events: Sequence[RunLifecycleEvent]) -> tuple[int, BaseException | None]:
+        """Pass the events on one by one, in one call; how many were taken, and what was raised instead of the next."""
         left = list(events)
         try:
             await call_observer(self._one_by_one(left), observer=self.name, limit=self._limit, to_the_end=True)
-        except BaseException as exc:
+        except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):
                 raise
-            raise PartlyTaken(len(events) - len(left), exc) from exc
+            taken = len(events) - len(left)
+            left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
+            return taken, exc
+        return len(events), None
 
     async def _one_by_one(self, left: list[RunLifecycleEvent]) -> None:
         while left:
             await self._observer.on_event(left[0])
-            del left[0]
+            del left[:1]
+
+
+class OptionalObserver(LimitedObserver):
+    """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event."""
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Pass the event on."""
+        await self.on_events([event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone."""
+        if self._on_events is not None and len(events) > 1:
+            try:
+                await super().on_events(events)
+            except PartlyTaken as part:
+                events = events[part.taken :]
+            except BaseException as exc:
+                if not is_own_failure(exc):
+                    raise
+            else:
+                return
+        while events:
+            taken, raised = await self._take_singly(events)
+            if raised is None:
+                return
+            warn_of_failure(self._observer, events[taken], raised)
+            events = events[taken + 1 :]
 
 
 class RequiredObserver:
@@ -91,7 +128,7 @@ class RequiredObserver:
 
     A call that fails is tried again inside the policy's deadline, unless its error says `retryable = False`. What was
     not taken even so is held, and offered once more before the next event of the same run, so that an observer that
-    recovers has the run without a gap.
+    recovers has the run without a gap. One without `on_events` that refuses it again has missed it.
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
@@ -99,6 +136,7 @@ class RequiredObserver:
         self._policy = policy
         self._in_batches = hasattr(observer, "on_events")
         self._held: dict[str, list[RunLifecycleEvent]] = {}
+        self._missed: dict[str, list[RunLifecycleEvent]] = {}
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Deliver one event or raise what the observer raised."""
@@ -114,19 +152,18 @@ class RequiredObserver:
             PartlyTaken: some of them were not taken; its cause is what the observer raised.
         """
         run_id = events[0].run_id
-        held = self._held.pop(run_id, ())
-        if held and not self._in_batches:
-            held = await self._offer_again(held)
-        waiting = [*held, *events] if self._in_batches else list(events)
+        if not self._in_batches and run_id in self._held:
+            await self._offer_again(run_id)
+        held = self._held.pop(run_id, [])
+        waiting = [*held, *events]
         try:
             raised = await self._deliver(waiting)
         except BaseException:  # the dispatch is being torn down, and will be tried again with these events
             if held:
-                self._held[run_id] = list(held)
+                self._held[run_id] = held
             raise
-        missed = [] if self._in_batches else list(held)
-        if waiting or missed:
-            self._held[run_id] = [*missed, *waiting]
+        if waiting:
+            self._held[run_id] = waiting
         if raised is not None:
             raise PartlyTaken(max(0, len(events) - len(waiting)), raised)
 
@@ -148,21 +185,28 @@ class RequiredObserver:
             await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
             pause = min(2 * pause, self._policy.longest_pause)
 
-    async def _offer_again(self, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
-        missed = []
-        for event in held:
-            _, raised = await take_in_order(self._observer, [event], singly=True)
+    async def _offer_again(self, run_id: str) -> None:
+        """Offer what is held for the last time: what comes now is later, and must not be overtaken (I12)."""
+        held = self._held[run_id]
+        while held:
+            _, raised = await take_in_order(self._observer, held[:1], singly=True)
             if raised is not None:
-                missed.append(event)
-        return missed
+                self._missed.setdefault(run_id, []).append(held[0])
+            del held[0]
+        del self._held[run_id]
 
     def held(self, run_id: str) -> Sequence[RunLifecycleEvent]:
         """The events of a run that this observer has not taken so far."""
-        return self._held.get(run_id, ())
+        if not self._held and not self._missed:
+            return ()
+        return [*self._missed.get(run_id, ()), *self._held.get(run_id, ())]
 
     def forget(self, run_id: str) -> None:
         """The run is over; say so if this observer never got all of it."""
-        for event in self._held.pop(run_id, ()):
+        missed = self.held(run_id)
+        self._missed.pop(run_id, None)
+        self._held.pop(run_id, None)
+        for event in missed:
             logger.error(
                 "%s %d of run %s never reached the required observer %s",
                 event.event_type.value,
@@ -275,7 +319,7 @@ class ObserverSet:
             return binding.observer
         if self._policy.buffer:
             return BufferedObserver(binding.observer, call_limit=self._policy.call_limit)
-        return LimitedObserver(binding.observer, self._policy.call_limit)
+        return OptionalObserver(binding.observer, self._policy.call_limit)
 
 
 def _listed(
