@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from trackside.harness.errors import EventOrderError
-from trackside.harness.ids import new_id
-from trackside.harness.lifecycle import is_terminal
+from trackside.harness.ids import new_ids
+from trackside.harness.lifecycle import TERMINAL_EVENTS
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Clock
@@ -55,25 +55,23 @@ class RunEmitter:
             PayloadError: a payload cannot be kept; none was announced.
             BaseException: what a required observer raised.
         """
-        ended = self._ended_after(drafts)
-        payloads = [draft.payload if draft.plain else canonical_payload(draft.payload) for draft in drafts]
+        payloads = []
+        ended = self.ended
+        for kind, payload, plain in drafts:
+            if ended and kind is not LifecycleEventType.THREAD_STATUS_UPDATED:
+                raise EventOrderError(
+                    run_id=self._run_id, event_type=kind.value, sequence=self._sequence + 1, why="the run has ended"
+                )
+            ended = ended or kind in TERMINAL_EVENTS
+            payloads.append(payload if plain else canonical_payload(payload))
         self.ended = ended
+        ids = new_ids(len(drafts))
         now = self._now()
         run_id, thread_id, first = self._run_id, self._thread_id, self._sequence + 1
         self._sequence += len(drafts)
         await self._deliver(
             [
-                RunLifecycleEvent(new_id(), draft.event_type, run_id, thread_id, first + i, now, payloads[i])
+                RunLifecycleEvent(ids[i], draft.event_type, run_id, thread_id, first + i, now, payloads[i])
                 for i, draft in enumerate(drafts)
             ]
         )
-
-    def _ended_after(self, drafts: Sequence[Draft]) -> bool:
-        ended = self.ended
-        for kind, *_ in drafts:
-            if ended and kind is not LifecycleEventType.THREAD_STATUS_UPDATED:
-                raise EventOrderError(
-                    run_id=self._run_id, event_type=kind.value, sequence=self._sequence + 1, why="the run has ended"
-                )
-            ended = ended or is_terminal(kind)
-        return ended

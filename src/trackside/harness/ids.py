@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import uuid
+from time import time_ns
 
 _COUNTS = [f"{count:03x}" for count in range(4096)]
-_RANDOM_DIGITS = 15
-_POOL_BYTES = 15 * 256
+_POOL_DIGITS = 15 * 512  # an id takes 15 of them
 
 
 class _Uuid7Source:
@@ -30,27 +29,32 @@ class _Uuid7Source:
         self._prefix = ""
         self._count = 0
         self._pool = ""
-        self._used = 0
+        self._used = _POOL_DIGITS
 
     def next(self) -> str:
         with self._lock:
-            now = time.time_ns() // 1_000_000
-            if now > self._millisecond:
-                self._begin(now)
-            elif self._count == 4095:
-                self._begin(self._millisecond + 1)
-            else:
-                self._count += 1
-            count = _COUNTS[self._count]
-            prefix = self._prefix
-            start = self._used
-            end = self._used = start + _RANDOM_DIGITS
-            if end > len(self._pool):
-                self._pool = os.urandom(_POOL_BYTES).hex()
-                start, end = 0, _RANDOM_DIGITS
-                self._used = end
-            digits = self._pool[start:end]
-        return f"{prefix}{count}-8{digits[:3]}-{digits[3:]}"
+            return self._next()
+
+    def several(self, count: int) -> list[str]:
+        with self._lock:
+            return [self._next() for _ in range(count)]
+
+    def _next(self) -> str:
+        now = time_ns() // 1_000_000
+        if now > self._millisecond:
+            self._begin(now)
+        elif self._count == 4095:
+            self._begin(self._millisecond + 1)
+        else:
+            self._count += 1
+        start = self._used
+        if start == _POOL_DIGITS:
+            self._pool = os.urandom(_POOL_DIGITS // 2).hex()
+            start = 0
+        middle = start + 3
+        end = self._used = start + 15
+        pool = self._pool
+        return f"{self._prefix}{_COUNTS[self._count]}-8{pool[start:middle]}-{pool[middle:end]}"
 
     def _begin(self, millisecond: int) -> None:
         self._millisecond = millisecond
@@ -63,6 +67,9 @@ os.register_at_fork(after_in_child=_source.reset)
 
 new_id = _source.next
 """A new id: a UUIDv7 in its usual 36-character form; greater than every id made in this process before."""
+
+new_ids = _source.several
+"""So many new ids, in order."""
 
 
 def is_uuid(text: str) -> bool:

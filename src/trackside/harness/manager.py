@@ -37,7 +37,8 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
-from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.steady import steady
+from trackside.harness.timelimit import settled
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker, Services, Stop
 
@@ -134,7 +135,7 @@ class RunManager:
         clock = clock or SystemClock()
         self._agents = {name: as_agent(agent, name=name) for name, agent in (agents or {}).items()}
         self._services = Services(
-            coordinator=coordinator or MemoryCoordinator(clock=clock),
+            coordinator=steady(coordinator or MemoryCoordinator(clock=clock)),
             stream=stream or MemoryStream(),
             states=states or MemoryThreadStates(),
             clock=clock,
@@ -335,19 +336,13 @@ class RunManager:
     async def _admit(self, active: _Active, idempotency: IdempotencyKey | None) -> Admission:
         """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
         record = active.worker.record
-        call = self._services.coordinator.admit(record, idempotency=idempotency)
-        if self._services.coordinator_at_once:
-            return await call
-        task = start_contained(call, name=f"trackside-admit-{record.run_id}")
         caller = asyncio.current_task()
         before = 0 if caller is None else caller.cancelling()
-        outcome = (await settled(task)).result()
-        if isinstance(outcome, Raised):
-            raise outcome.exception
+        admission = await self._services.coordinator.admit(record, idempotency=idempotency)
         if caller is not None and caller.cancelling() > before:
-            self._stop_unreceived(active, outcome)
+            self._stop_unreceived(active, admission)
             raise asyncio.CancelledError
-        return outcome
+        return admission
 
     def _stop_unreceived(self, active: _Active, admission: Admission) -> None:
         """Nobody will receive the handle of this run, so it must not hold its thread (PEERS 3)."""

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
@@ -31,6 +31,7 @@ from trackside.harness.ports import (
     ThreadState,
     ThreadStates,
 )
+from trackside.harness.steady import finish
 from trackside.harness.timelimit import Raised, settled, start_contained
 from trackside.harness.types import (
     CancelMode,
@@ -46,24 +47,17 @@ TRACEBACK_CHARS = 16_000
 """How much of a failed agent's traceback its `run_failed` keeps (the end of it, where the failure is)."""
 
 _OWN_MODULES = "trackside.harness."
-_TRIES_UNDER_A_CLOSING_LOOP = 3  # a closing event loop cancels every task it finds, once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the app lends to every run."""
+    """What the app lends to every run. The coordinator is `steady`."""
 
     coordinator: RunCoordinator
     stream: RunStream
     states: ThreadStates
     clock: Clock
     checkpointer: Any = None
-    coordinator_at_once: bool = field(init=False)
-    states_at_once: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "coordinator_at_once", getattr(self.coordinator, "immediate", False))
-        object.__setattr__(self, "states_at_once", getattr(self.states, "immediate", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +156,9 @@ class RunWorker:
         """
         coordinator = self._services.coordinator
         if self._stop is not None:
-            withdrawn = await self._coordinate(lambda: coordinator.withdraw(self.record.run_id))
+            withdrawn = await coordinator.withdraw(self.record.run_id)
             return await self.decline(self._stop) if withdrawn else None
-        claim = await self._coordinate(lambda: coordinator.claim(self.record.run_id))
+        claim = await coordinator.claim(self.record.run_id)
         if claim is None:
             return None
         self._claimed = True
@@ -211,7 +205,7 @@ class RunWorker:
     async def _execute(self, claim: Claim) -> _End:
         """Announce the start, call the agent; however that goes, it is an `_End`."""
         # An agent that uses the thread's state waits for nothing else here.
-        at_once = self._uses_thread_state and self._services.states_at_once
+        at_once = self._uses_thread_state and getattr(self._services.states, "immediate", False)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, _End):
@@ -349,14 +343,8 @@ class RunWorker:
         journal = self._journal
         seconds = self._services.clock.monotonic() - self._began
         completion_data = journal.completion_data(seconds)
-        settlement = await self._coordinate(
-            lambda: self._services.coordinator.settle(
-                run_id,
-                end.status,
-                error=end.says.get("error"),
-                title=journal.title,
-                completion_data=completion_data,
-            )
+        settlement = await self._services.coordinator.settle(
+            run_id, end.status, error=end.says.get("error"), title=journal.title, completion_data=completion_data
         )
         closing = [*self._take_outbox(), self._closing(end, completion_data)]
         if settlement.status is not settlement.previous:
@@ -365,7 +353,8 @@ class RunWorker:
         result = self._result_of(end, completion_data)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
-        self._observers.forget(run_id)
+        if self.delivery_error is not None:
+            self._observers.forget(run_id)
         self._run.close()
         self.result = result
         task = asyncio.current_task()
@@ -379,9 +368,9 @@ class RunWorker:
         try:
             if end.remembers is not None:
                 remembers = end.remembers
-                await self._steady(lambda: self._services.states.save(self.record.thread_id, remembers))
+                await finish(lambda: self._services.states.save(self._run.thread_id, remembers), name="save")
             elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
-                checkpoint_id = await self._steady(lambda: self._agent.rollback(self._run))
+                checkpoint_id = await finish(lambda: self._agent.rollback(self._run), name="rollback")
                 if checkpoint_id is not None:
                     return end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
@@ -405,19 +394,20 @@ class RunWorker:
 
     def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
         record, status, error = self.record, end.status, end.says.get("error")
-        completion_data = _own_copy(completion_data)
-        if any(is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)):
+        if self.delivery_error is not None and any(
+            is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)
+        ):
             why = _text_of(self.delivery_error)
             error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
             status = RunStatus.error
-        return RunResult(record.run_id, record.thread_id, status, error, completion_data, self._journal.title)
+        own = _own_copy(completion_data)
+        return RunResult(record.run_id, record.thread_id, status, error, own, self._journal.title)
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
         coordinator, run_id = self._services.coordinator, self.record.run_id
         while True:
-            status = announced
-            release = await self._coordinate(lambda: coordinator.release(run_id, status))  # noqa: B023  # awaited at once
+            release = await coordinator.release(run_id, announced)
             if release.settlement is None:
                 break
             await self._announce([self._thread_update(release.settlement.previous, release.settlement.status)])
@@ -425,26 +415,13 @@ class RunWorker:
         if release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)
 
-    async def _coordinate[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await (call() if self._services.coordinator_at_once else self._steady(call))
-
-    async def _steady[T](self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await a step that must be finished once begun, whoever cancels this task meanwhile (I17)."""
-        for _ in range(_TRIES_UNDER_A_CLOSING_LOOP):
-            task = start_contained(call(), name=f"trackside-step-{self.record.run_id}")
-            if not (await settled(task)).cancelled():
-                break
-        else:
-            raise asyncio.CancelledError
-        outcome = task.result()
-        if isinstance(outcome, Raised):
-            raise outcome.exception
-        return outcome
-
 
 def _own_copy(completion_data: JsonObject) -> JsonObject:
     """The caller may do what he likes with his; the event keeps what it says."""
-    return {name: _own_copy(value) if type(value) is dict else value for name, value in completion_data.items()}
+    own = dict(completion_data)
+    for name in ("token_usage_by_model", "token_usage_by_caller"):
+        own[name] = {who: dict(usage) for who, usage in own[name].items()} if own[name] else {}
+    return own
 
 
 def _human(message: JsonObject) -> Draft:
