@@ -1,0 +1,78 @@
+"""Steps of a coordinator that are finished once begun, whoever cancels the task that takes them (I17)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, RunCoordinator, Settlement
+from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.types import CancelAction, RunRecord, RunStatus, ThreadStatus
+
+_TRIES = 3  # a closing event loop cancels every task it finds, once
+
+
+async def finish[T](step: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
+    """Take a step to its end. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
+
+    The step is taken again if a closing event loop ended it half-way, so it has to be one that may be repeated.
+
+    Raises:
+        BaseException: what the step raised.
+    """
+    for _ in range(_TRIES):
+        task = start_contained(step(), name=f"trackside-{name}")
+        if not (await settled(task)).cancelled():
+            break
+    else:
+        raise asyncio.CancelledError
+    outcome = task.result()
+    if isinstance(outcome, Raised):
+        raise outcome.exception
+    return outcome
+
+
+def steady(coordinator: RunCoordinator) -> RunCoordinator:
+    """The coordinator with every step finished once begun; one that never waits is that already."""
+    return coordinator if getattr(coordinator, "immediate", False) else _SteadyCoordinator(coordinator)
+
+
+class _SteadyCoordinator:
+    """Takes each step of another coordinator to its end; see `ports.RunCoordinator` for what they do."""
+
+    def __init__(self, coordinator: RunCoordinator) -> None:
+        self._coordinator = coordinator
+        self.durable = coordinator.durable
+
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
+        return await finish(lambda: self._coordinator.admit(record, idempotency=idempotency), name="admit")
+
+    async def claim(self, run_id: str) -> Claim | None:
+        return await finish(lambda: self._coordinator.claim(run_id), name="claim")
+
+    async def withdraw(self, run_id: str) -> bool:
+        return await finish(lambda: self._coordinator.withdraw(run_id), name="withdraw")
+
+    async def settle(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        error: str | None = None,
+        title: str | None = None,
+        completion_data: Mapping[str, Any] | None = None,
+    ) -> Settlement:
+        return await finish(
+            lambda: self._coordinator.settle(run_id, status, error=error, title=title, completion_data=completion_data),
+            name="settle",
+        )
+
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        return await finish(lambda: self._coordinator.release(run_id, announced), name="release")
+
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        return await finish(lambda: self._coordinator.request_cancel(run_id, action), name="cancel")
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        return await self._coordinator.get(run_id)
