@@ -1,43 +1,79 @@
-"""What `import trackside` costs on top of a bare interpreter, in milliseconds."""
+"""What `import trackside` costs on top of a bare interpreter."""
 
+import asyncio
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from contextlib import nullcontext
 
-ROUNDS = 20
-STATEMENTS = ("pass", "import asyncio", "import trackside")
+from _report import Budget, Report, figure, options_of, publish, table
+from _rounds import Clock, Contender, Effort, Race, Spread, Work, race
 
-
-def milliseconds(statement: str, environment: dict[str, str]) -> float:
-    """How long a fresh interpreter takes to start, run `statement` and stop."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
-    return (time.perf_counter() - start) * 1_000
+BARE, OURS = "pass", "import trackside"
+STATEMENTS = (BARE, "import asyncio", OURS)
+EFFORT = Effort(rounds=21, seconds=0.1)
+MILLISECONDS = 1e-6
 
 
-def measure(bytecode: str) -> list[tuple[float, ...]]:
-    """All rounds, with compiled modules kept in the folder `bytecode`, as an installed package has them."""
-    environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+def interpreter(statement: str, environment: dict[str, str]) -> Work:
+    """Fresh interpreters that start, run the statement and stop."""
+
+    async def work(times: int) -> None:
+        for _ in range(times):
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", statement, env=environment)
+            if await process.wait():
+                raise SystemExit(f"{statement} failed")
+
+    return work
+
+
+def contender(statement: str, environment: dict[str, str]) -> Contender:
+    return Contender(statement, "", lambda: nullcontext(interpreter(statement, environment)))
+
+
+def measure(effort: Effort) -> Race:
+    """All rounds, with compiled modules in a folder of their own, as an installed package has them."""
+    with tempfile.TemporaryDirectory() as bytecode:
+        environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return race([contender(statement, environment) for statement in STATEMENTS], effort)
+
+
+def table_of(result: Race) -> str:
+    def milliseconds(spread: Spread) -> str:
+        return figure(spread.scaled(MILLISECONDS), digits=1)
+
+    bare = result.contender(BARE, "")
+    rows = []
     for statement in STATEMENTS:
-        milliseconds(statement, environment)
-    # Interleaved, so that a slow moment of the machine meets all three.
-    return [tuple(milliseconds(statement, environment) for statement in STATEMENTS) for _ in range(ROUNDS)]
+        way = result.contender(statement, "")
+        rows.append(
+            [
+                f"`{statement}`",
+                milliseconds(result.cost(way, "cpu")),
+                milliseconds(result.cost(way, "wall")),
+                milliseconds(result.difference(way, bare, "wall")),
+            ]
+        )
+    return table(["a fresh interpreter", "ms of CPU time", "ms by wall clock", "more than `pass`, ms"], rows)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as bytecode:
-        samples = measure(bytecode)
-    columns = list(zip(*samples, strict=True))
-    for statement, column in zip(STATEMENTS, columns, strict=True):
-        least, median = min(column), statistics.median(column)
-        print(
-            f"{statement:<18}least {least:6.1f} ms ({least - min(columns[0]):+6.1f})"
-            f"   median {median:6.1f} ms ({median - statistics.median(columns[0]):+6.1f})"
-        )
+    options = options_of(__doc__, EFFORT)
+    result = measure(options.effort)
+    ours, bare = result.contender(OURS, ""), result.contender(BARE, "")
+
+    def more(clock: Clock) -> Spread:
+        return result.difference(ours, bare, clock).scaled(MILLISECONDS)
+
+    report = Report(
+        name="import_time",
+        unit="nanoseconds for one interpreter",
+        race=result,
+        tables=[table_of(result)],
+        budgets=[Budget.of("at most 60 ms more than a bare interpreter", 60, more, at_most=True)],
+    )
+    publish(report, options)
 
 
 if __name__ == "__main__":

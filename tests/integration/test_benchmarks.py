@@ -1,0 +1,157 @@
+"""That the benchmarks work and say what they are read for. What they measure is not looked at: tests do not time."""
+
+import asyncio
+import importlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NAMES = ("dispatch", "import_time", "memory_runs")
+
+
+def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("_rounds")
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("_report")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_benchmark_prints_a_table_and_writes_every_round_of_every_contender(name: str, tmp_path: Path) -> None:
+    done = bench(name, "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    assert (written["benchmark"], written["quick"]) == (name, True)
+    ways = {way["name"] for way in written["contenders"]}
+    assert len(ways) >= 3
+    assert all(f"| {way}" in done.stdout or f"| `{way}`" in done.stdout for way in ways)
+    for way in written["contenders"]:
+        assert len(way["rounds"]) == written["effort"]["rounds"]
+        for clock in ("cpu", "wall"):
+            assert 0 < way[clock]["low"] <= way[clock]["median"] <= way[clock]["high"]
+    assert written["budgets"]
+    for budget in written["budgets"]:
+        assert budget["what"] in done.stdout
+        assert budget["measured"].keys() == {"cpu", "wall"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(name: str) -> None:
+    readme = (BENCHMARKS / "README.md").read_text()
+
+    _, _, rest = readme.partition(f"<!-- {name} -->\n")
+    block, closed, _ = rest.partition(f"<!-- /{name} -->")
+
+    assert closed
+    assert block.startswith("| ")
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_are_of_a_full_run_and_say_nothing_of_whose_machine_it_was(path: Path) -> None:
+    written = json.loads(path.read_text())
+
+    assert written["quick"] is False
+    assert "/" not in json.dumps(written["machine"])
+
+
+def test_quick_figures_are_not_written_down() -> None:
+    done = bench("dispatch", "--quick", "--write")
+
+    assert done.returncode == 2
+    assert "--quick measures nothing worth writing down" in done.stderr
+
+
+def test_quick_run_leaves_the_committed_results_alone() -> None:
+    before = {path: path.read_bytes() for path in (BENCHMARKS / "results").glob("*")}
+
+    assert bench("import_time", "--quick").returncode == 0
+
+    assert {path: path.read_bytes() for path in (BENCHMARKS / "results").glob("*")} == before
+
+
+def test_every_round_measures_each_contender_once_and_nobody_always_goes_first(rounds: ModuleType) -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> Any:
+        @asynccontextmanager
+        async def opened() -> AsyncGenerator[Any]:
+            order.append(name)
+
+            async def work(times: int) -> None:
+                for _ in range(times):
+                    await asyncio.sleep(0)
+
+            yield work
+
+        return rounds.Contender(name, "case", opened)
+
+    result = rounds.race([contender(name) for name in "abc"], rounds.Effort(rounds=3, seconds=0.001))
+
+    measured = order[-9:]
+    assert measured == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert Counter(len(costs) for costs in result.costs.values()) == {3: 3}
+
+
+def test_contenders_are_compared_within_a_round(rounds: ModuleType) -> None:
+    ours, theirs = (rounds.Contender(name, "case", lambda: None) for name in ("ours", "theirs"))
+    # The machine became ten times slower with each round, for both.
+    result = rounds.Race(
+        {
+            ours: [rounds.Cost(cpu=3 * slower, wall=6 * slower) for slower in (1, 10, 100)],
+            theirs: [rounds.Cost(cpu=1 * slower, wall=1 * slower) for slower in (1, 10, 100)],
+        }
+    )
+
+    assert result.ratio(ours, theirs, "cpu") == rounds.Spread(3, 3, 3)
+    assert result.ratio(ours, theirs, "wall") == rounds.Spread(6, 6, 6)
+    assert result.difference(ours, theirs, "cpu").median == 20
+    assert result.rate(ours, "cpu").median == pytest.approx(1e9 / 30)
+
+
+@pytest.mark.parametrize(
+    ("at_most", "cpu", "wall", "said"),
+    [
+        (True, 1.4, 1.5, "met: the loop: 1.40 by CPU time, 1.50 by wall clock"),
+        (True, 1.4, 1.8, "**missed by 20%**: the loop: 1.40 by CPU time, 1.80 by wall clock"),
+        (False, 1.5, 1.8, "met: the loop: 1.50 by CPU time, 1.80 by wall clock"),
+        (False, 1.2, 1.8, "**missed by 20%**: the loop: 1.20 by CPU time, 1.80 by wall clock"),
+    ],
+)
+def test_budget_is_met_only_if_both_clocks_say_so(
+    report: ModuleType, at_most: bool, cpu: float, wall: float, said: str
+) -> None:
+    budget = report.Budget("the loop", 1.5, {"cpu": cpu, "wall": wall}, at_most=at_most)
+
+    assert str(budget) == said
+    assert budget.met is said.startswith("met")
+
+
+def test_written_table_replaces_the_one_before_and_nothing_else(report: ModuleType) -> None:
+    readme = "# Figures\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n"
+
+    once = report.with_block(readme, "a", "| new |")
+
+    assert once == "# Figures\n<!-- a -->\n| new |\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n"
+    assert report.with_block(once, "a", "| new |") == once
+    with pytest.raises(ValueError, match="no place for c: add <!-- c -->"):
+        report.with_block(readme, "c", "| new |")
