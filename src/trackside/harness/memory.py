@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -194,12 +195,13 @@ class MemoryCoordinator:
         """Give the thread to the next run, if there is one."""
         run = self._held(run_id)
         thread = run.thread
+        if thread.head is not run:  # withdrawn from the queue: the thread, and what is said of it, is others' business
+            self._end(run)
+            return Release()
         thread.status = announced
-        if thread.head is run and announced is ThreadStatus.busy and not thread.queue:
+        if announced is ThreadStatus.busy and not thread.queue:
             return Release(settlement=Settlement(previous=announced, status=thread.at_rest))
         self._end(run)
-        if thread.head is not run:
-            return Release()
         thread.head = thread.queue.popleft() if thread.queue else None
         if thread.head is None:
             del self._threads[thread.thread_id]
@@ -342,7 +344,9 @@ class MemoryThreadStates:
 
     async def load(self, thread_id: str) -> ThreadState | None:
         """What the thread remembers."""
-        return self._states.get(thread_id)
+        state = self._states.get(thread_id)
+        # A copy, as from a database: what an agent does to its values is remembered only when its run has succeeded.
+        return None if state is None else ThreadState(deepcopy(state.values), state.paused)
 
     async def save(self, thread_id: str, state: ThreadState) -> None:
         """Remember this from now on."""
