@@ -223,7 +223,7 @@ class RunWorker:
         run = self._run
         if self._uses_thread_state:
             state = await self._services.states.load(run.thread_id) or ThreadState()
-            run.values = state.values
+            run.values, run.paused = state.values, state.paused
             if run.resuming:
                 if state.paused is None:
                     raise NotPausedError(thread_id=run.thread_id)
@@ -310,17 +310,19 @@ class RunWorker:
 
     def _judge(self, result: AgentResult) -> _End:
         """What an agent's result makes of its run."""
+        run = self._run
         if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
-            self._run.set_title(title)
+            run.set_title(title)
         if not result.interrupts:
             values = result.values
+            if values is None and run.paused is not None:  # the question has been answered or overtaken
+                values = run.values
             remembers = ThreadState(dict(values)) if self._uses_thread_state and values is not None else None
             return _End(RunStatus.success, {}, remembers)
         try:
             says = canonical_payload({"interrupts": list(result.interrupts)})
         except PayloadError as exc:
             return self._failed(exc)
-        run = self._run
         paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"])
         remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
         return _End(RunStatus.interrupted, says, remembers)
