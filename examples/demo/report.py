@@ -54,7 +54,7 @@ async def print_runs(console: Console, store: Store, since: datetime) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("thread", no_wrap=True)
     table.add_column("run", no_wrap=True)
-    table.add_column("asked", overflow="fold", ratio=1, min_width=16)
+    table.add_column("asked", overflow="fold", ratio=1)
     for column in ("took", "events", "tokens"):
         table.add_column(column, justify="right", no_wrap=True)
     runs = sorted(await store.runs(since=since), key=lambda run: (_lane(run), run.created_at))

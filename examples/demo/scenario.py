@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
@@ -64,7 +64,8 @@ class Scenario:
 
     async def play(self, manager: RunManager, watcher: Watcher) -> list[Outcome]:
         """Run everything, three threads at once; gives what became of the questions that were to be answered."""
-        *plain, approved = self.questions if len(self.questions) > 1 else self.questions * 2
+        approved = self.questions[-1]
+        plain = self.questions[:-1] or self.questions
         async with asyncio.TaskGroup() as group:
             stage = _Stage(manager, watcher, group)
             answers = group.create_task(self._answer(stage, plain), name="demo: answers")
@@ -72,7 +73,7 @@ class Scenario:
             group.create_task(self._get_into_trouble(stage), name="demo: trouble")
         return [*answers.result(), approval.result()]
 
-    async def _answer(self, stage: _Stage, questions: list[str]) -> list[Outcome]:
+    async def _answer(self, stage: _Stage, questions: Sequence[str]) -> list[Outcome]:
         """All questions at once on one thread: each waits for the one before it."""
         thread_id = str(uuid4())
         runs = [await stage.start("answers", question, self._context(), thread_id) for question in questions]
