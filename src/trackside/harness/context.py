@@ -7,11 +7,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trackside.harness.errors import RunDepthError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.types import JsonObject, RunSpec
+
+MAX_DEPTH = 8
+"""How deep runs may start runs."""
 
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
 
@@ -19,6 +23,18 @@ _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=No
 def current_run() -> RunContext | None:
     """The run that the calling code belongs to: inside an agent, its tools and its observers; None elsewhere."""
     return _current.get()
+
+
+def depth_below(parent: RunContext | None) -> int:
+    """How deep a run is that this one starts; 0 for a run that none started.
+
+    Raises:
+        RunDepthError: that is too deep.
+    """
+    depth = 0 if parent is None else parent.depth + 1
+    if depth > MAX_DEPTH:
+        raise RunDepthError(depth=depth)
+    return depth
 
 
 class RunPaused(BaseException):

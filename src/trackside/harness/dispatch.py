@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
 
 from trackside.harness.buffered import BufferedObserver, FlushReport
@@ -318,7 +319,8 @@ class ObserverSet:
         if isinstance(binding.observer, BufferedObserver):
             return binding.observer
         if self._policy.buffer:
-            return BufferedObserver(binding.observer, call_limit=self._policy.call_limit)
+            # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
+            return Context().run(BufferedObserver, binding.observer, call_limit=self._policy.call_limit)
         return OptionalObserver(binding.observer, self._policy.call_limit)
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of, timeout_of
-from trackside.harness.context import current_run
+from trackside.harness.context import current_run, depth_below
 from trackside.harness.dispatch import IN_LINE, ObserverSet
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
@@ -84,6 +84,7 @@ async def run_agent(
     Raises:
         TypeError: this is not an agent, or not an observer.
         InvalidSpecError: (a `ValueError`) an argument does not fit a run.
+        RunDepthError: runs that start runs went too deep.
         ThreadBusyError: it was called by a run of the same thread, which cannot end before it.
         asyncio.CancelledError: the awaiting task was cancelled; the run has stopped, and `run_cancelled` was announced.
         BaseException: what a required observer raised, after the terminal event was tried.
@@ -126,7 +127,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> Ru
         services=services,
         observers=observers,
         timeout=timeout_of(spec.timeout),
-        depth=0 if parent is None else parent.depth + 1,
+        depth=depth_below(parent),
         on_released=embedded.on_released,
     )
     if parent is not None and parent.thread_id == record.thread_id:

@@ -13,13 +13,12 @@ from typing import Any, Self
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import idempotency_of, record_of, timeout_of
-from trackside.harness.context import Agent, current_run
+from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
     InvalidSpecError,
-    RunDepthError,
     UnknownAgentError,
     UnknownRunError,
 )
@@ -43,9 +42,6 @@ from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec
 from trackside.harness.worker import RunWorker, Services, Stop
 
 logger = logging.getLogger("trackside.manager")
-
-MAX_DEPTH = 8
-"""How deep runs may start runs."""
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
@@ -302,9 +298,7 @@ class RunManager:
     def _prepare(self, spec: RunSpec) -> _Active:
         """A run as it is asked for, not let in yet."""
         parent = current_run()
-        depth = 0 if parent is None else parent.depth + 1
-        if depth > MAX_DEPTH:
-            raise RunDepthError(depth=depth)
+        depth = depth_below(parent)
         agent = self._agent_of(spec.agent)
         worker = RunWorker(
             spec,
