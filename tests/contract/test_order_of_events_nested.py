@@ -1,0 +1,235 @@
+"""Runs that start runs: an observer or an agent may (I20), without a deadlock, to a limited depth."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import ByManager, both_ways, required, told, virtual
+
+from trackside.harness import (
+    CompositeObserver,
+    DispatchPolicy,
+    LifecycleEventType,
+    ObserverBinding,
+    RunContext,
+    RunLifecycleEvent,
+    RunManager,
+    RunResult,
+    RunSpec,
+    RunStatus,
+    ThreadBusyError,
+    run_agent,
+)
+from trackside.harness.errors import ObserverTimeoutError, RunDepthError
+from trackside.harness.ids import new_id
+from trackside.testing import RecordingObserver, assert_run_order
+
+STARTED = LifecycleEventType.RUN_STARTED
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+class Reacting:
+    """An observer that does something on the first event of a type, once."""
+
+    def __init__(self, on: LifecycleEventType, react: Callable[[RunLifecycleEvent], Coroutine[Any, Any, Any]]) -> None:
+        self.got: Any = None
+        self._on = on
+        self._react = react
+        self._done = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        if event.event_type is self._on and not self._done:
+            self._done = True
+            try:
+                self.got = await self._react(event)
+            except Exception as exc:
+                self.got = exc
+                raise
+
+
+@pytest.mark.parametrize("on", list(LifecycleEventType), ids=str)
+@pytest.mark.parametrize("is_required", [True, False], ids=["required", "buffered"])
+@virtual
+async def test_an_observer_may_start_a_run_and_await_it_with_one_place_for_runs(
+    on: LifecycleEventType, is_required: bool
+) -> None:
+    seen = RecordingObserver()
+
+    async def agent(input: str) -> None:
+        if on is LifecycleEventType.RUN_FAILED:
+            raise ValueError
+        if on is LifecycleEventType.RUN_CANCELLED:
+            await asyncio.sleep(3_600)
+
+    async def react(event: RunLifecycleEvent) -> RunResult:
+        return await (await manager.start(RunSpec(echo, "and that", run_id="inner"))).result()
+
+    reacting = Reacting(on, react)
+    async with RunManager(observers=[required(seen), ObserverBinding(reacting, is_required)], max_running=1) as manager:
+        outer = await manager.start(RunSpec(agent, "this", run_id="outer"))
+        if on is LifecycleEventType.RUN_CANCELLED:
+            await asyncio.sleep(1)
+            await outer.cancel()
+        await outer.result()
+    assert reacting.got.status is RunStatus.success
+    assert_run_order(seen.events)
+    assert {e.run_id for e in seen.events} == {"outer", "inner"}
+    inner = next(e for e in seen.events if e.run_id == "inner")
+    assert inner.payload["parent_run_id"] == "outer"
+
+
+@virtual
+async def test_an_observer_may_start_a_run_behind_the_one_it_observes_on_the_same_thread() -> None:
+    seen = RecordingObserver()
+
+    async def react(event: RunLifecycleEvent) -> None:
+        await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))
+
+    async with RunManager(observers=[required(seen), required(Reacting(STARTED, react))], max_running=1) as manager:
+        await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
+    assert told(seen.events, "first")[-1] == "run_completed success"
+    assert told(seen.events, "second")[0] == "run_started"
+    assert told(seen.events, "second")[-1] == "thread_status_updated idle"
+    assert_run_order(seen.events)
+
+
+@virtual
+async def test_a_required_observer_that_awaits_a_run_behind_its_own_is_freed_by_its_limit() -> None:
+    seen = RecordingObserver()
+
+    async def react(event: RunLifecycleEvent) -> None:
+        await (await manager.start(RunSpec(echo, "next", thread_id="t", run_id="second"))).result()
+
+    policy = DispatchPolicy(call_limit=5.0, retry_for=0.0)
+    reacting = Reacting(STARTED, react)
+    async with RunManager(observers=[required(seen), required(reacting)], policy=policy) as manager:
+        first = await (await manager.start(RunSpec(echo, "hello", thread_id="t", run_id="first"))).result()
+    assert first.status is RunStatus.error
+    assert str(ObserverTimeoutError(observer="Reacting", seconds=5.0)) in (first.error or "")
+    assert told(seen.events, "second")[-1] == "thread_status_updated idle"
+    assert_run_order(seen.events)
+
+
+@pytest.mark.parametrize("multitask", ["interrupt", "rollback"])
+@virtual
+async def test_an_observer_or_agent_may_displace_the_very_run_it_belongs_to(multitask: str) -> None:
+    seen = RecordingObserver()
+
+    async def agent(input: Any, run: RunContext) -> None:
+        await manager.start(RunSpec(echo, "instead", thread_id="t", run_id="second", multitask=multitask))
+        await asyncio.sleep(3_600)
+
+    async with RunManager(observers=[required(seen)]) as manager:
+        first = await (await manager.start(RunSpec(agent, thread_id="t", run_id="first"))).result()
+        assert (await manager.get("second")).status in {RunStatus.pending, RunStatus.running, RunStatus.success}
+    assert first.status is RunStatus.cancelled
+    assert told(seen.events, "first")[-1] == f"run_cancelled {multitask}"
+    assert told(seen.events, "second")[-1] == "thread_status_updated idle"
+    assert_run_order(seen.events)
+
+
+@virtual
+async def test_agents_that_start_themselves_are_stopped_at_a_depth() -> None:
+    seen = RecordingObserver()
+    depths: list[int] = []
+
+    async def agent(input: int, run: RunContext) -> int:
+        depths.append(run.depth)
+        result = await (await manager.start(RunSpec(agent, input + 1))).result()
+        if result.error:
+            raise RuntimeError(result.error)
+        return input
+
+    async with RunManager(observers=[required(seen)], max_running=1) as manager:
+        result = await (await manager.start(RunSpec(agent, 0))).result()
+    assert depths == list(range(9))
+    assert "is 9 deep, which is the limit" in (result.error or "")
+    assert_run_order(seen.events)
+
+
+@both_ways
+@virtual
+async def test_an_observer_that_starts_a_run_for_every_run_is_stopped_at_a_depth(way: Any) -> None:
+    seen = RecordingObserver()
+    failures: list[BaseException] = []
+
+    class Breeding:
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if event.event_type is STARTED:
+                try:
+                    await runs.run(echo)
+                except RunDepthError as exc:
+                    failures.append(exc)
+                    raise
+
+    async with way(required(seen), Breeding(), policy=DispatchPolicy(buffer=False)) as runs:
+        await runs.run(echo)
+    assert len(failures) == 1
+    assert len({e.run_id for e in seen.events}) == 9
+    assert_run_order(seen.events)
+
+
+@virtual
+async def test_run_agent_on_the_thread_of_the_calling_run_is_refused() -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        await run_agent(echo, thread_id=run.thread_id)
+
+    result = await run_agent(agent, thread_id=new_id())
+    assert result.status is RunStatus.error
+    assert "is busy with run" in (result.error or "")
+
+
+@virtual
+async def test_run_agent_inside_run_agent() -> None:
+    seen = RecordingObserver()
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        results = await asyncio.gather(
+            *(run_agent(echo, i, observer=seen, run_id=f"inner-{i}") for i in range(3)), return_exceptions=True
+        )
+        return [result.status for result in results]
+
+    result = await run_agent(agent, observer=CompositeObserver([seen]), run_id="outer")
+    assert result.status is RunStatus.success
+    assert_run_order(seen.events)
+    assert {e.payload.get("parent_run_id") for e in seen.events if e.event_type is STARTED} == {None, "outer"}
+
+
+@virtual
+async def test_cancelling_a_run_cancels_what_its_agent_awaits_and_nothing_else() -> None:
+    seen = RecordingObserver()
+    started = asyncio.Event()
+
+    async def sleeper(input: Any) -> None:
+        started.set()
+        await asyncio.sleep(100)
+
+    async def agent(input: Any) -> None:
+        await run_agent(sleeper, observer=seen, run_id="inner")
+
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(agent, run_id="outer")
+        other = await runs.start(echo, run_id="other")
+        await started.wait()
+        await run.cancel()
+        assert (await run.ended()).status is RunStatus.cancelled
+        assert (await other.ended()).status is RunStatus.success
+    assert told(seen.events, "inner")[-2:] == ["run_cancelled task_cancelled", "thread_status_updated idle"]
+    assert told(seen.events, "outer")[-2:] == ["run_cancelled interrupt", "thread_status_updated idle"]
+    assert_run_order(seen.events)
+
+
+@virtual
+async def test_a_busy_thread_refuses_an_observers_run_and_only_that() -> None:
+    async def react(event: RunLifecycleEvent) -> None:
+        await manager.start(RunSpec(echo, thread_id=event.thread_id, multitask="reject"))
+
+    reacting = Reacting(STARTED, react)
+    async with RunManager(observers=[reacting], policy=DispatchPolicy(buffer=False)) as manager:
+        result = await (await manager.start(RunSpec(echo))).result()
+    assert result.status is RunStatus.success
+    assert isinstance(reacting.got, ThreadBusyError)
