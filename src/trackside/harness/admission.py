@@ -26,9 +26,12 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         InvalidSpecError: (a `ValueError`) a field has a value that no run can have; the message names it.
         PayloadError: (a `ValueError`) the metadata cannot be read.
     """
-    _check_command(spec)
-    for field in ("config", "metadata"):
-        _check(getattr(spec, field), Mapping, field, "a mapping of names to values")
+    if spec.command is not None:
+        _check_command(spec)
+    if spec.config is not None:
+        _check(spec.config, Mapping, "config", "a mapping of names to values")
+    if spec.metadata is not None:
+        _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
     if spec.after_seconds is not None:
         raise InvalidSpecError(field="after_seconds", value=spec.after_seconds, why="nothing here starts runs later")
     return RunRecord(
@@ -73,6 +76,8 @@ def timeout_of(seconds: Any) -> float | None:
 
 
 def _strategy(name: MultitaskStrategy | str) -> MultitaskStrategy:
+    if type(name) is MultitaskStrategy:
+        return name
     if name in MultitaskStrategy:
         return MultitaskStrategy(name)
     raise InvalidSpecError(field="multitask", value=name, why=f"choose one of {', '.join(MultitaskStrategy)}")
@@ -87,7 +92,7 @@ def _id(given: Any, field: str) -> str:
 
 
 def _check(value: Any, kind: type, field: str, what: str) -> None:
-    if value is not None and not isinstance(value, kind):
+    if not isinstance(value, kind):
         raise InvalidSpecError(field=field, value=value, why=f"it has to be {what}")
 
 

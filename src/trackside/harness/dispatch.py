@@ -153,38 +153,41 @@ class RequiredObserver:
             PartlyTaken: some of them were not taken; its cause is what the observer raised.
         """
         run_id = events[0].run_id
-        if not self._in_batches and run_id in self._held:
+        if self._held and not self._in_batches and run_id in self._held:
             await self._offer_again(run_id)
-        held = self._held.pop(run_id, [])
-        waiting = [*held, *events]
+        held = self._held.pop(run_id, None) if self._held else None
+        waiting = events if held is None else [*held, *events]
         try:
-            raised = await self._deliver(waiting)
+            taken, raised = await take_in_order(self._observer, waiting)
+            if raised is None:
+                return
+            waiting = list(waiting[taken:])
+            raised = await self._try_again(waiting, raised)
         except BaseException:  # the dispatch is being torn down, and will be tried again with these events
             if held:
                 self._held[run_id] = held
             raise
-        if waiting:
-            self._held[run_id] = waiting
         if raised is not None:
+            self._held[run_id] = waiting
             raise PartlyTaken(max(0, len(events) - len(waiting)), raised)
 
-    async def _deliver(self, waiting: list[RunLifecycleEvent]) -> BaseException | None:
+    async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
         """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._policy.retry_for
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._policy.retry_for
         pause = self._policy.first_pause
-        while True:
-            taken, raised = await take_in_order(self._observer, waiting)
-            del waiting[:taken]
-            if raised is None:
-                return None
-            if not getattr(raised, "retryable", True) or loop.time() + pause > give_up:
-                return raised
+        failure: BaseException | None = raised
+        while failure is not None:
+            if not getattr(failure, "retryable", True) or clock() + pause > give_up:
+                return failure
             logger.warning(
-                "required observer %s failed (%r); trying again in %.2f s", self._observer.name, raised, pause
+                "required observer %s failed (%r); trying again in %.2f s", self._observer.name, failure, pause
             )
             await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
             pause = min(2 * pause, self._policy.longest_pause)
+            taken, failure = await take_in_order(self._observer, waiting)
+            del waiting[:taken]
+        return None
 
     async def _offer_again(self, run_id: str) -> None:
         """Offer what is held for the last time: what comes now is later, and must not be overtaken (I12)."""

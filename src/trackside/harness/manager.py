@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from types import TracebackType
@@ -46,12 +46,48 @@ logger = logging.getLogger("trackside.manager")
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
 
+class _Outcome:
+    """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
+
+    __slots__ = ("_waiters", "result")
+
+    def __init__(self, result: RunResult | None = None) -> None:
+        self.result = result
+        self._waiters: list[asyncio.Future[RunResult]] = []
+
+    async def wait(self) -> RunResult:
+        """The result, as soon as there is one."""
+        if (result := self.result) is not None:
+            return result
+        waiter: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._waiters.remove(waiter)
+            raise
+
+    def resolve(self, result: RunResult) -> None:
+        """Tell everybody; the first result counts."""
+        if self.result is None:
+            self.result = result
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(result)
+
+    def abandon(self, error: Callable[[], Exception]) -> None:
+        """Tell everybody that there will be no result here."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error())
+
+
 @dataclass(slots=True, eq=False)
 class _Active:
     """A run from its admission to its end: who executes it, and who waits for its result."""
 
     worker: RunWorker
-    outcome: asyncio.Future[RunResult]
+    outcome: _Outcome
     holds_slot: bool
     context: Context
     """The starter's, whoever it is that makes room for the run later (I21)."""
@@ -63,7 +99,7 @@ class RunHandle:
 
     __slots__ = ("_manager", "_outcome", "run_id", "thread_id")
 
-    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: asyncio.Future[RunResult]) -> None:
+    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: _Outcome) -> None:
         self.run_id = run_id
         self.thread_id = thread_id
         self._manager = manager
@@ -71,9 +107,7 @@ class RunHandle:
 
     async def result(self) -> RunResult:
         """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone."""
-        if self._outcome.done():
-            return self._outcome.result()
-        return await asyncio.shield(self._outcome)
+        return await self._outcome.wait()
 
     def stream(
         self, *, after: int | None = None, modes: Collection[str] | None = None
@@ -169,7 +203,7 @@ class RunManager:
             RunDepthError: runs that start runs went too deep.
         """
         if self._closing is not None:
-            raise ClosedError(what="run manager")
+            raise _closed()
         if self._guard is None:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
         active = self._prepare(spec)
@@ -219,7 +253,7 @@ class RunManager:
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
         await asyncio.shield(self._spawn(self._cancel(run_id, CancelAction(action)), f"trackside-cancel-{run_id}"))
         if wait and active is not None:
-            await asyncio.shield(active.outcome)
+            await active.outcome.wait()
         return await self.get(run_id)
 
     async def stream(
@@ -276,7 +310,7 @@ class RunManager:
         for run_id, active in list(self._active.items()):
             if active.task is None and self._services.coordinator.durable:
                 self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
-                active.outcome.cancel()
+                active.outcome.abandon(_closed)
             else:
                 self._spawn(self._stop(active, _SHUTDOWN), f"trackside-stop-{run_id}")
         await self._drain(self._grace)
@@ -316,8 +350,7 @@ class RunManager:
             on_released=self._on_released,
         )
         # A run that waits for runs it started must not keep the place that they need.
-        outcome = asyncio.get_running_loop().create_future()
-        return _Active(worker, outcome, holds_slot=depth == 0, context=copy_context())
+        return _Active(worker, _Outcome(), holds_slot=depth == 0, context=copy_context())
 
     def _agent_of(self, agent: Any) -> Agent:
         if not isinstance(agent, str):
@@ -352,18 +385,9 @@ class RunManager:
         active = self._active.get(record.run_id)
         if active is not None:
             return RunHandle(self, record.run_id, record.thread_id, active.outcome)
-        outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
-        outcome.set_result(
-            RunResult(
-                record.run_id,
-                record.thread_id,
-                record.status,
-                record.error,
-                dict(record.completion_data),
-                record.title,
-            )
-        )
-        return RunHandle(self, record.run_id, record.thread_id, outcome)
+        run_id, thread_id = record.run_id, record.thread_id
+        known = RunResult(run_id, thread_id, record.status, record.error, dict(record.completion_data), record.title)
+        return RunHandle(self, run_id, thread_id, _Outcome(known))
 
     def _displace(self, displaced: RunRecord, mode: CancelMode) -> None:
         active = self._active.get(displaced.run_id)
@@ -430,8 +454,7 @@ class RunManager:
 
     def _resolve(self, active: _Active, result: RunResult) -> None:
         self._forget(active)
-        if not active.outcome.done():
-            active.outcome.set_result(result)
+        active.outcome.resolve(result)
 
     def _forget(self, active: _Active) -> None:
         self._active.pop(active.worker.record.run_id, None)
@@ -448,5 +471,10 @@ def _broken(record: RunRecord, exc: Exception) -> RunResult:
     return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
 
 
-async def _all_done(outcomes: Sequence[asyncio.Future[RunResult]]) -> None:
-    await asyncio.wait(outcomes)
+def _closed() -> ClosedError:
+    return ClosedError(what="run manager")
+
+
+async def _all_done(outcomes: Sequence[_Outcome]) -> None:
+    for outcome in outcomes:
+        await outcome.wait()

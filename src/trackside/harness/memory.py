@@ -30,7 +30,7 @@ from trackside.harness.ports import (
 )
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
 
-KEEP_ENDED_RUNS = 1_000
+KEEP_ENDED_RUNS = 256
 KEEP_THREADS = 10_000
 KEEP_STREAMS = 256
 KEEP_PARTS = 1_000

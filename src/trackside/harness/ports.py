@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
@@ -30,13 +31,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    def now(self) -> datetime:
-        """The wall clock, aware UTC."""
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        """Seconds since some moment."""
-        return monotonic()
+    now = staticmethod(partial(datetime.now, UTC))
+    monotonic = staticmethod(monotonic)
 
 
 @dataclass(frozen=True, slots=True)
