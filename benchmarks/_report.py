@@ -103,7 +103,7 @@ def publish(report: Report, options: Options) -> None:
     if options.results is not None:
         options.results.mkdir(parents=True, exist_ok=True)
         path = options.results / f"{report.name}.json"
-        path.write_text(json.dumps(_as_json(report, facts, options), indent=1, ensure_ascii=False) + "\n")
+        path.write_text(_as_json(report, facts, options))
     if options.write:
         README.write_text(with_block(README.read_text(), report.name, text))
 
@@ -174,25 +174,28 @@ def _footnote(facts: Mapping[str, object], effort: Effort) -> str:
     )
 
 
-def _as_json(report: Report, facts: Mapping[str, object], options: Options) -> dict[str, object]:
-    return {
+def _as_json(report: Report, facts: Mapping[str, object], options: Options) -> str:
+    head = {
         "benchmark": report.name,
         "quick": options.quick,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": asdict(options.effort),
         "machine": facts,
         "unit": report.unit,
-        "contenders": [
-            {
-                "case": contender.case,
-                "name": contender.name,
-                **{clock: asdict(report.race.cost(contender, clock)) for clock in CLOCKS},
-                "rounds": [{"cpu": round(cost.cpu, 1), "wall": round(cost.wall, 1)} for cost in costs],
-            }
-            for contender, costs in report.race.costs.items()
-        ],
         "budgets": [asdict(budget) | {"met": budget.met} for budget in report.budgets],
     }
+    contenders = [
+        {
+            "case": contender.case,
+            "name": contender.name,
+            **{clock: asdict(report.race.cost(contender, clock)) for clock in CLOCKS},
+            "rounds": {clock: [round(cost.by(clock), 1) for cost in costs] for clock in CLOCKS},
+        }
+        for contender, costs in report.race.costs.items()
+    ]
+    # A line for each contender: what changed from one measurement to the next can be read in a diff.
+    lines = ",\n  ".join(json.dumps(contender, ensure_ascii=False) for contender in contenders)
+    return f'{json.dumps(head, indent=1, ensure_ascii=False)[:-2]},\n "contenders": [\n  {lines}\n ]\n}}\n'
 
 
 def _number(value: float) -> str:
