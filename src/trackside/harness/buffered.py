@@ -104,7 +104,8 @@ class FlushReport:
     """What a flush came to.
 
     `delivered`, `failed` and `dropped` count since it began; `pending` are the events accepted before it that still
-    wait. `complete` says that nothing does; whether all of it arrived is what the other numbers say.
+    wait. `complete` says that nothing does, also no gap that is to be told; whether all of it arrived is what the other
+    numbers say.
     """
 
     complete: bool
@@ -171,8 +172,8 @@ class BufferedObserver:
         self._consumer: asyncio.Task[None] | None = None
         self._consumer_deaths = 0
         self._push: asyncio.Future[None] | None = None
-        self._calls: set[object] = set()
-        self._current_call: object = None
+        self._calls: set[_Call] = set()
+        self._current_call: _Call | None = None
         self._said_stuck = False
         _buffers.add(self)
 
@@ -368,21 +369,21 @@ class BufferedObserver:
     ) -> BaseException | None:
         """What the observer raised instead of taking what it was given, if it did.
 
-        What is raised here instead is not the observer's failure and ends the consumer. The `events` have failed then:
-        nobody will know what the call did with them.
+        What is raised here instead is not the observer's failure and ends the consumer. The `events` have failed then,
+        unless the call had just ended: nobody will know what it did with them.
         """
         if backlog is not self._backlog:
             raise asyncio.CancelledError  # I24: this is the copy, in a forked child, of the parent's consumer
         if len(self._calls) >= MAX_LEFT_BEHIND:
             return ObserverStuckError(observer=self.name, calls=len(self._calls))
-        self._current_call = object()
-        call = _registered(take, given, self._calls, self._current_call)
+        call = self._current_call = _Call()
+        running = call.run(take, given, self._calls)
         try:
-            await call_observer(call, observer=self.name, limit=self._call_limit, context=context)
+            await call_observer(running, observer=self.name, limit=self._call_limit, context=context)
         except BaseException as exc:  # the observer's failures end here; the caller logs and counts them
             if is_own_failure(exc):
                 return exc
-            backlog.settle(events, delivered=False)
+            backlog.settle(events, delivered=call.taken)
             raise
         finally:
             self._current_call = None
@@ -410,13 +411,21 @@ class BufferedObserver:
         self._backlog.drop_all("fork")
 
 
-async def _registered[A](take: Callable[[A], Awaitable[None]], given: A, calls: set[object], token: object) -> None:
-    """A call that is to be seen in `calls` for as long as it really runs, also when nobody waits for it any more."""
-    calls.add(token)
-    try:
-        await take(given)
-    finally:
-        calls.discard(token)
+class _Call:
+    """One call of an observer, to be seen for as long as it really runs, also when nobody waits for it any more."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    async def run[A](self, take: Callable[[A], Awaitable[None]], given: A, running: set[_Call]) -> None:
+        running.add(self)
+        try:
+            await take(given)
+            self.taken = True
+        finally:
+            running.discard(self)
 
 
 _buffers: WeakSet[BufferedObserver] = WeakSet()

@@ -1,0 +1,225 @@
+"""I12, I13, I22, I23: whatever happens around a buffer, in whatever order, its accounts are exact and its order holds."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from trackside.harness.buffered import MAX_LEFT_BEHIND, BufferedObserver, EventGap
+from trackside.harness.errors import ClosedError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+from trackside.testing import VirtualTimeLoop, make_event
+
+LIMIT = 12.0
+SLOW = 4.0
+MOODS = ["well", "well", "slow", "raise", "cancelled", "exit", "hang", "swallow", "bad"]
+
+
+class Moody:
+    """Takes events as its mood is; `offered` has each event once, in the order of first offers, with gaps between."""
+
+    def __init__(self) -> None:
+        self.mood = "well"
+        self.offered: list[RunLifecycleEvent | EventGap] = []
+        self.taken: list[RunLifecycleEvent] = []
+        self.released = asyncio.Event()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self.take([event])
+
+    async def on_gap(self, gap: EventGap) -> None:
+        self.offered.append(gap)
+        await self.react(bad=False)
+
+    async def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        self.offered.extend(event for event in events if event not in self.offered)
+        if await self.react(bad=any(event.sequence % 5 == 0 for event in events)):
+            self.taken.extend(events)
+
+    async def react(self, *, bad: bool) -> bool:
+        """Whether it takes what it is given; False if nobody waits for it any more when it does."""
+        match self.mood:
+            case "slow":
+                await asyncio.sleep(SLOW)
+            case "raise":
+                raise RuntimeError("no")
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "exit":
+                raise SystemExit(1)
+            case "hang":
+                await asyncio.sleep(LIMIT * 1_000)
+            case "swallow":
+                return await self.wait_stubbornly(self.released)
+            case "bad" if bad:
+                raise ValueError("bad")
+            case _:
+                pass
+        return True
+
+    async def wait_stubbornly(self, released: asyncio.Event) -> bool:
+        cancelled = False
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                cancelled = True
+        return not cancelled
+
+
+class MoodyInBatches(Moody):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await self.take(events)
+
+
+class BufferMachine(RuleBasedStateMachine):
+    @initialize(
+        seed=st.none() | st.integers(0, 1_000),
+        batches=st.booleans(),
+        capacity=st.integers(1, 6),
+        reserve=st.integers(0, 3),
+        batch_size=st.integers(1, 4),
+    )
+    def make(self, seed: int | None, batches: bool, capacity: int, reserve: int, batch_size: int) -> None:
+        self.loop = VirtualTimeLoop(seed=seed)
+        self.observer = MoodyInBatches() if batches else Moody()
+        self.buffer = BufferedObserver(
+            self.observer,
+            capacity=capacity,
+            terminal_reserve=reserve,
+            batch_size=batch_size,
+            call_limit=LIMIT,
+            name="x",
+        )
+        self.capacity, self.reserve = capacity, reserve
+        self.pushed: list[RunLifecycleEvent] = []
+        self.dropped: list[RunLifecycleEvent] = []
+        self.closed = False
+
+    def run[T](self, coro: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(coro)
+
+    @rule(kinds=st.lists(st.sampled_from(["human_message", "human_message", "run_completed"]), min_size=1, max_size=5))
+    def push(self, kinds: list[str]) -> None:
+        self.run(self._push([LifecycleEventType(kind) for kind in kinds]))
+
+    async def _push(self, kinds: list[LifecycleEventType]) -> None:
+        for kind in kinds:
+            event = make_event(kind, sequence=len(self.pushed) + 1, run_id=f"run-{len(self.pushed) // 3}")
+            before = self.buffer.stats()
+            try:
+                await self.buffer.on_event(event)
+            except ClosedError:
+                assert self.closed
+                assert self.buffer.stats() == before
+                continue
+            assert not self.closed
+            self.pushed.append(event)
+            room = self.capacity + (self.reserve if kind == "run_completed" else 0)
+            if before.pending >= room:
+                self.dropped.append(event)
+            assert self.buffer.stats().dropped.get("overflow", 0) == len(self.dropped)
+
+    @rule(mood=st.sampled_from(MOODS))
+    def change_mood(self, mood: str) -> None:
+        self.observer.mood = mood
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, SLOW, LIMIT, LIMIT * 5]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    @rule(turns=st.integers(1, 4))
+    def let_others_go_on(self, turns: int) -> None:
+        for _ in range(turns):
+            self.run(asyncio.sleep(0))
+
+    @rule(timeout=st.sampled_from([0.0, 1.0, LIMIT, LIMIT * 100]))
+    def flush(self, timeout: float) -> None:
+        self.run(self._flush(timeout))
+
+    async def _flush(self, timeout: float) -> None:
+        start, before = self.loop.time(), self.buffer.stats()
+        report = await self.buffer.flush(timeout)
+
+        assert self.loop.time() - start <= timeout
+        assert report.complete or self.loop.time() - start == timeout
+        assert not (report.complete and report.pending)
+        assert report.delivered + report.failed + report.pending == before.pending
+
+    @rule()
+    def cancel_the_consumer(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            if task.get_name() == "trackside-buffer-x":
+                task.cancel()
+
+    @rule()
+    def let_go_of_those_left_behind(self) -> None:
+        released, self.observer.released = self.observer.released, asyncio.Event()
+        released.set()
+
+    @precondition(lambda self: len(self.pushed) > 5)
+    @rule(timeout=st.sampled_from([0.0, LIMIT * 2]))
+    def close(self, timeout: float) -> None:
+        self.closed = True
+        start = self.loop.time()
+        self.run(self.buffer.aclose(timeout))
+
+        assert self.loop.time() - start <= timeout
+        assert self.buffer.stats().pending == 0
+
+    @invariant()
+    def accounts_add_up(self) -> None:
+        stats = self.buffer.stats()
+        assert stats.accepted == len(self.pushed)
+        assert stats.accepted == stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
+        assert stats.pending <= self.capacity + self.reserve
+        assert stats.left_behind <= MAX_LEFT_BEHIND
+
+    @invariant()
+    def what_was_delivered_was_taken_in_order(self) -> None:
+        taken = [event.sequence for event in self.observer.taken]
+        assert taken == sorted(set(taken))
+        stats = self.buffer.stats()
+        assert stats.delivered <= len(taken) <= stats.delivered + stats.pending
+
+    @invariant()
+    def each_is_offered_in_its_place(self) -> None:
+        ids = [
+            id_
+            for it in self.observer.offered
+            for id_ in ((it.first_event_id, it.last_event_id) if isinstance(it, EventGap) else (it.event_id,))
+        ]
+        assert ids == sorted(ids)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        try:
+            self.end()
+        finally:
+            self.loop.close()
+
+    def end(self) -> None:
+        self.observer.mood = "well"
+        self.observer.released.set()
+        report = self.run(self.buffer.aclose(LIMIT * 100))
+        stats = self.buffer.stats()
+        gaps = [it for it in self.observer.offered if isinstance(it, EventGap)]
+
+        assert report.complete
+        assert stats.pending == 0
+        assert stats.delivered == len(self.observer.taken)
+        assert {event.event_id for event in self.dropped}.isdisjoint(event.event_id for event in self.observer.taken)
+        assert sum(gap.count for gap in gaps) <= len(self.dropped)
+        self.accounts_add_up()
+        self.run(asyncio.sleep(LIMIT))
+        assert self.buffer.stats().left_behind == 0
+        assert not asyncio.all_tasks(self.loop)
+
+
+BufferMachine.TestCase.settings = settings(stateful_step_count=30)
+TestBuffer = BufferMachine.TestCase
