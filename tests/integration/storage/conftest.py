@@ -1,5 +1,7 @@
 """A store on a file of its own, and runs to put into it."""
 
+import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -66,8 +68,22 @@ def url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: most tests are about what comes after."""
+    path = tmp_path_factory.mktemp("empty") / "runs.db"
+
+    async def make() -> None:
+        async with Store.open(f"sqlite:///{path}"):
+            pass
+
+    asyncio.run(make())
+    return path
+
+
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
+async def store(url: str, path: Path, empty_database: Path) -> AsyncIterator[Store]:
+    shutil.copy(empty_database, path)
     async with Store.open(url) as store:
         yield store
 

@@ -374,9 +374,12 @@ async def test_sql_in_every_text_is_text(store: Store, script, database: sqlite3
     evil = "'); DROP TABLE events; --\" ? :x %s {0} \\"
     run = script(run_id=evil, thread_id=evil)
     event = replace(run.started(evil, metadata={evil: evil}), event_id=evil)
-    await store.append([event, run.failed(error=evil, title=evil, completion_data={"token_usage_by_model": {evil: {}}})])
+    await store.append(
+        [event, run.failed(error=evil, title=evil, completion_data={"token_usage_by_model": {evil: {}}})]
+    )
 
-    assert [stored.event for stored in await store.events(run_id=evil, thread_id=evil)][0] == event
+    first, _ = await store.events(run_id=evil, thread_id=evil)
+    assert first.event == event
     (listed,) = await store.runs(agent=evil, thread_id=evil)
     assert (listed.run_id, listed.error, listed.metadata) == (evil, evil, {evil: evil})
     assert (await store.thread(evil)).title == evil

@@ -18,7 +18,7 @@ class EventLog(Protocol):
 
 
 class NotAnEventLogError(TracksideError, TypeError):
-    """{passed} is not an event log: it has no method append. Pass an open store: `async with Store.open(url) as store`."""
+    """{passed} is not an event log that can be appended to. Pass an open store: `async with Store.open(url) as store`."""
 
 
 class StorageObserver:
@@ -33,7 +33,7 @@ class StorageObserver:
     """
 
     def __init__(self, log: EventLog) -> None:
-        if not callable(getattr(log, "append", None)):
+        if isinstance(log, type) or not callable(getattr(log, "append", None)):
             raise NotAnEventLogError(passed=f"{log!r:.100}")
         self._log = log
 

@@ -108,11 +108,14 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
 def _check_id(field: str, value: Any) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
         raise InvalidEventError(field=field, value=value, why=f"an id is a text of 1 to {MAX_ID_CHARS} characters")
-    if "\0" in value or not (value.isascii() or _is_unicode(value)):
+    if not is_plain_text(value):
         raise InvalidEventError(field=field, value=value, why="an id has neither NUL nor half characters in it")
 
 
-def _is_unicode(text: str) -> bool:
+def is_plain_text(text: str) -> bool:
+    """Whether every database can hold this text: no NUL and no half of a character in it."""
+    if "\0" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

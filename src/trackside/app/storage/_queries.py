@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Row, Select, literal, select, tuple_
 
-from trackside.app.storage._encoding import time_of
+from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._records import StoredEvent, StoredRun, StoredThread
 from trackside.app.storage._tables import events, runs, thread_states, threads
 from trackside.app.storage.errors import InvalidQueryError
@@ -31,9 +31,9 @@ def events_after(
     if type(after) is not int or not 0 <= after <= _MAX_POSITION:
         raise InvalidQueryError(field="after", value=after, why="a position is a whole number from 0 up")
     query = select(events).where(events.c.position > after).order_by(events.c.position).limit(_limit(limit))
-    query = _where_text(query, events.c.run_id, run_id)
+    query = _where(query, events.c.run_id, run_id)
     if thread_id is not None:
-        query = query.where(events.c.run_id.in_(_where_text(select(runs.c.run_id), runs.c.thread_id, thread_id)))
+        query = query.where(events.c.run_id.in_(select(runs.c.run_id).where(_is(runs.c.thread_id, thread_id))))
     if types is not None:
         query = query.where(events.c.event_type.in_(_members(LifecycleEventType, "types", types)))
     return query
@@ -55,7 +55,7 @@ def event_of(row: Row[Any]) -> StoredEvent:
 
 def one_run(run_id: str) -> Select[Any]:
     """One run."""
-    return _where_text(select(runs), runs.c.run_id, run_id)
+    return select(runs).where(_is(runs.c.run_id, run_id))
 
 
 def newest_runs(
@@ -71,8 +71,8 @@ def newest_runs(
     query = select(runs)
     if status is not None:
         query = query.where(runs.c.status.in_(_members(RunStatus, "status", status)))
-    query = _where_text(query, runs.c.agent, agent)
-    query = _where_text(query, runs.c.thread_id, thread_id)
+    query = _where(query, runs.c.agent, agent)
+    query = _where(query, runs.c.thread_id, thread_id)
     if since is not None:
         query = query.where(runs.c.created_at >= aware(since))
     return _newest(query, runs.c.created_at, runs.c.run_id, before).limit(_limit(limit))
@@ -88,7 +88,7 @@ def run_of(row: Row[Any]) -> StoredRun:
 
 def one_thread(thread_id: str) -> Select[Any]:
     """One thread."""
-    return _where_text(select(threads), threads.c.thread_id, thread_id)
+    return select(threads).where(_is(threads.c.thread_id, thread_id))
 
 
 def newest_threads(
@@ -116,7 +116,7 @@ def thread_of(row: Row[Any]) -> StoredThread:
 
 def one_thread_state(thread_id: str) -> Select[Any]:
     """What one thread remembers."""
-    return _where_text(select(thread_states), thread_states.c.thread_id, thread_id)
+    return select(thread_states).where(_is(thread_states.c.thread_id, thread_id))
 
 
 def aware(since: Any) -> datetime:
@@ -132,12 +132,14 @@ def _limit(limit: Any) -> int:
     return limit
 
 
-def _where_text(query: Select[Any], column: Column[Any], value: Any) -> Select[Any]:
-    if value is None:
-        return query
-    if not isinstance(value, str):
-        raise InvalidQueryError(field=column.name, value=value, why="it is a text")
-    return query.where(column == value)
+def _where(query: Select[Any], column: Column[Any], text: Any) -> Select[Any]:
+    return query if text is None else query.where(_is(column, text))
+
+
+def _is(column: Column[Any], text: Any) -> ColumnElement[bool]:
+    if not isinstance(text, str) or not is_plain_text(text):
+        raise InvalidQueryError(field=column.name, value=text, why="it is a text, without NUL and half characters")
+    return column == text
 
 
 def _members(kinds: type[StrEnum], field: str, said: Any) -> list[str]:
@@ -163,6 +165,6 @@ def _place(before: Any, when: Column[Any], id_: Column[Any]) -> tuple[ColumnElem
         moment = aware(time_of(time))
     except ValueError:
         moment = None
-    if moment is None or not slash:
+    if moment is None or not slash or not is_plain_text(id_before):
         raise InvalidQueryError(field="before", value=before, why="it is not the `cursor` of a record")
     return literal(moment, when.type), literal(id_before, id_.type)

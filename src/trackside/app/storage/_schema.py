@@ -23,17 +23,28 @@ def prepare(database: SqliteDatabase, *, create: bool) -> None:
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
     database.check_place(create=create)
-    database.check_owner()
+    with database.translated():
+        if database.check_owner() and _is_up_to_date(database):
+            return
+        _bring_up_to_date(database)
+
+
+def _is_up_to_date(database: SqliteDatabase) -> bool:
+    engine = database.readers()  # to look, nobody has to wait until another process has written
+    try:
+        with engine.begin() as connection:
+            return _revision(connection, database) == REVISIONS[-1]
+    finally:
+        engine.dispose()
+
+
+def _bring_up_to_date(database: SqliteDatabase) -> None:
     engine = database.writer()
     try:
-        with database.translated():
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                if _revision(connection, database) == REVISIONS[-1]:
-                    return
-            with engine.begin() as connection:
-                # Looked at again: another process may have done it while this one waited for the lock.
-                if _revision(connection, database) != REVISIONS[-1]:
-                    _upgrade(connection)
+        with engine.begin() as connection:
+            # Looked at again: another process may have done it while this one waited for the lock.
+            if _revision(connection, database) != REVISIONS[-1]:
+                _upgrade(connection)
     finally:
         engine.dispose()
 

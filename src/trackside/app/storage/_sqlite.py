@@ -42,7 +42,7 @@ class SqliteDatabase:
     busy_timeout: float = 5.0
 
     @classmethod
-    def from_url(cls, url: str, *, synchronous: Synchronous, busy_timeout: float) -> Self:
+    def from_url(cls, url: str, *, synchronous: Synchronous = "FULL", busy_timeout: float = 5.0) -> Self:
         """The database at this address.
 
         Raises:
@@ -82,15 +82,15 @@ class SqliteDatabase:
         if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
             raise errors.ReadOnlyDatabaseError(database=str(self), why="the file is read-only")
 
-    def check_owner(self) -> None:
-        """See that a file that is there already is ours, without changing anything in it.
+    def check_owner(self) -> bool:
+        """See that a file that is there already is ours, without changing anything in it. False: there is nothing yet.
 
         Raises:
             NotADatabaseError: it is something else than a database.
             ForeignDatabaseError: it is a database of another program.
         """
         if not self.path.exists() or self.path.stat().st_size == 0:
-            return
+            return False
         with self.translated(), closing(self._connect("rw")) as connection:
             connection.execute("PRAGMA query_only = ON")
             (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -99,6 +99,7 @@ class SqliteDatabase:
             raise errors.ForeignDatabaseError(database=str(self), why=f"its application id is {application_id:#x}")
         if application_id == 0 and tables:
             raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
+        return bool(tables)
 
     def writer(self) -> Engine:
         """An engine for one connection; its transactions keep all other writers out."""

@@ -71,8 +71,11 @@ class Store:
 
     async def aclose(self) -> None:
         """Write what was accepted, and close. Done by the `async with`; may be called again."""
-        await self._readers.aclose()
-        await self._writer.aclose()
+        try:
+            await self._readers.aclose()
+        finally:
+            # Last, as only a connection that writes leaves one file behind and not three.
+            await self._writer.aclose()
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
         """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.

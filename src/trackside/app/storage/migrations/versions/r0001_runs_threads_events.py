@@ -87,9 +87,9 @@ def _make_events() -> None:
         sa.Column("occurred_at", sa.Text, nullable=False),
         sa.Column("payload", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("position", name="pk_events"),
-        _reference("run_id", "runs.run_id", name="fk_events_run_id"),
-        sa.UniqueConstraint("event_id", name="uq_events_event_id"),
         sa.UniqueConstraint("run_id", "sequence", name="uq_events_run_id_sequence"),
+        sa.UniqueConstraint("event_id", name="uq_events_event_id"),
+        _reference("run_id", "runs.run_id", name="fk_events_run_id"),
     )
     op.create_index(
         "uq_events_one_end",

@@ -1,0 +1,98 @@
+"""The migrated schema is the declared one, comes with the package, and survives two processes that make it at once."""
+
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from trackside.app.storage import Store, _schema
+from trackside.app.storage._tables import metadata
+
+ROOT = Path(__file__).parents[3]
+
+
+def statements(path: Path) -> set[str]:
+    """What made our tables and indexes, constraints, defaults and conditions included."""
+    with closing(sqlite3.connect(path)) as connection:
+        made = connection.execute("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {" ".join(sql.split()) for table, sql in made if table in metadata.tables}
+
+
+@pytest.mark.usefixtures("store")
+def test_the_migrated_schema_is_the_declared_one(url: str, path: Path, tmp_path: Path) -> None:
+    declared = tmp_path / "declared.db"
+    engine = create_engine(f"sqlite:///{declared}")
+    metadata.create_all(engine)
+    engine.dispose()
+    migrated = create_engine(url)
+    with migrated.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    migrated.dispose()
+
+    assert differences == []
+    assert statements(path) == statements(declared)
+
+
+def test_the_listed_revisions_are_those_that_there_are() -> None:
+    scripts = ScriptDirectory(str(_schema._MIGRATIONS))
+
+    assert [script.revision for script in reversed(list(scripts.walk_revisions()))] == list(_schema.REVISIONS)
+
+
+def test_the_wheel_contains_the_migrations(tmp_path: Path) -> None:
+    build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+
+    here = ROOT / "src"
+    needed = {str(file.relative_to(here)) for file in _schema._MIGRATIONS.rglob("*.py")}
+    assert "trackside/app/storage/migrations/env.py" in needed
+    assert needed <= packed
+
+
+OPEN = textwrap.dedent("""
+    import asyncio, sys
+    from trackside.app.storage import Store
+
+    async def main():
+        async with Store.open(sys.argv[1]):
+            pass
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    asyncio.run(main())
+""")
+
+
+def test_processes_that_make_one_database_at_once(url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", OPEN, url]
+    openers = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(6)]
+    for opener in openers:
+        assert opener.stdout.readline() == "ready\n"
+    for opener in openers:
+        opener.stdin.write("go\n")
+        opener.stdin.flush()
+    said = [opener.communicate()[1] for opener in openers]
+
+    assert said == [""] * len(openers)
+    assert [opener.returncode for opener in openers] == [0] * len(openers)
+
+
+async def test_opening_an_up_to_date_database_does_not_load_alembic(url: str) -> None:
+    async with Store.open(url):
+        pass
+    check = (
+        OPEN.replace('print("ready", flush=True)\nsys.stdin.readline()\n', "") + "assert 'alembic' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", check, url], check=True)
