@@ -50,7 +50,7 @@ class Options:
     docs: str | None
     database: str
     model: bool
-    own_model: bool
+    offline: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,16 +70,14 @@ def read_options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--database", metavar="URL", default=DATABASE, help=f"where to record, {DATABASE} if left out")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", action="store_true", help="install a small local language model (120 MB) and use it")
-    which.add_argument("--own-model", action="store_true", help="use the model that OPENAI_… variables name")
+    which.add_argument("--offline", action="store_true", help="use no model, whatever OPENAI_… variables say")
     options = parser.parse_args(arguments)
     if len(options.questions) > 4:
         raise UsageError(f"four questions are enough, {len(options.questions)} are too many")
     for question in options.questions:
         if not terms(question):
             raise UsageError(f"there is nothing to search for in {question!r}: ask with a key word")
-    if options.own_model and not any(map(os.environ.get, _MODEL_VARIABLES[:2])):
-        raise UsageError("--own-model needs OPENAI_API_KEY or OPENAI_BASE_URL; --model needs neither")
-    return Options(tuple(options.questions), options.docs, options.database, options.model, options.own_model)
+    return Options(tuple(options.questions), options.docs, options.database, options.model, options.offline)
 
 
 async def run_demo(options: Options, console: OutputConsole) -> None:
@@ -123,15 +121,14 @@ def deadline_after(reading: float) -> float:
 
 
 async def _thinker(options: Options, stack: AsyncExitStack) -> Thinker:
-    """Whoever thinks: nobody but the documents unless a model was asked for, whatever the environment says."""
-    if options.own_model:
-        return thinker_from_environment()
-    if not options.model:
+    """Whoever thinks: the local model if asked for, else the one that the environment names, else the documents alone."""
+    if options.offline:
         return Extractive()
-    for variable in _MODEL_VARIABLES:
-        os.environ.pop(variable, None)
-    os.environ["OPENAI_BASE_URL"] = await stack.enter_async_context(local_model())
-    os.environ["OPENAI_MODEL"] = MODEL
+    if options.model:
+        for variable in _MODEL_VARIABLES:
+            os.environ.pop(variable, None)
+        os.environ["OPENAI_BASE_URL"] = await stack.enter_async_context(local_model())
+        os.environ["OPENAI_MODEL"] = MODEL
     return thinker_from_environment()
 
 

@@ -87,7 +87,7 @@ async def print_totals(console: Console, store: Store, since: datetime) -> None:
         rows.add_row("tokens by model", _tokens(stats.by_model))
         rows.add_row("tokens by caller", _tokens(stats.by_caller))
     else:
-        rows.add_row("tokens", "0: no model was asked, every sentence above is a document's own")
+        rows.add_row("tokens", "0: no model answered")
     console.print()
     console.rule("Totals", style="dim")
     console.print(rows)
