@@ -184,7 +184,6 @@ def test_without_a_question_it_asks_what_the_folder_says_most_about(tmp_path: Pa
         (["--docs", "/nowhere"], "/nowhere is not a folder"),
         (["--database", "trackside.db"], "a file is written sqlite:///trackside.db"),
         (["--database", "sqlite:////nowhere/demo.db"], "/nowhere"),
-        (["--offline", "--model"], "not allowed with"),
         (["--frobnicate"], "--help lists the options"),
         (["what is it"], "nothing to search for in 'what is it'"),
     ],
