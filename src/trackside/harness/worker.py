@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
-from trackside.harness.errors import NotPausedError, PayloadError
+from trackside.harness.errors import AgentOutputError, NotPausedError, PayloadError
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_terminal, terminal_event_of
 from trackside.harness.observer import RunResult
@@ -215,8 +215,11 @@ class RunWorker:
         if isinstance(messages, _End):
             return messages
         self._calling = True
-        result = await self._supervised(self._agent.run(self._run))
+        result = await self._supervised(self._call())
         return result if isinstance(result, _End) else self._judge(result)
+
+    async def _call(self) -> AgentResult:
+        return await self._agent.run(self._run)  # in a coroutine of ours: one that is no `async def` raises here, too
 
     async def _prepare(self) -> list[JsonObject]:
         """Load what the thread remembers; the human messages that the run brings."""
@@ -310,6 +313,8 @@ class RunWorker:
 
     def _judge(self, result: AgentResult) -> _End:
         """What an agent's result makes of its run."""
+        if (flaw := _flaw_of(result)) is not None:
+            return self._failed(AgentOutputError(agent=self.record.agent, why=flaw))
         run = self._run
         if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
             run.set_title(title)
@@ -439,6 +444,19 @@ def _stopped(stop: Stop) -> _End:
         if stop.reason is not None:
             says["reason"] = stop.reason
     return _End(stop.status, says)
+
+
+def _flaw_of(result: object) -> str | None:
+    """What is wrong with the result of an agent that was written without a type checker; None if nothing is."""
+    if not isinstance(result, AgentResult):
+        return f"it is a {type(result).__name__}, not an AgentResult"
+    values: object = result.values
+    interrupts: object = result.interrupts
+    if values is not None and not isinstance(values, Mapping):
+        return f"its values are a {type(values).__name__}, not a mapping"
+    if not isinstance(interrupts, Sequence) or not all(isinstance(interrupt, Mapping) for interrupt in interrupts):
+        return "its interrupts are not a list of mappings with an id and a value"
+    return None
 
 
 def _answer_to(paused: PausedRun, resume: Any) -> Any:
