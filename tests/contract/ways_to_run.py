@@ -26,6 +26,7 @@ from trackside.harness import (
     RunSpec,
     run_agent,
 )
+from trackside.harness.ids import new_id
 from trackside.testing import RecordingObserver, VirtualClock, run_virtual
 
 type Story = Callable[..., Coroutine[Any, Any, None]]
@@ -71,7 +72,6 @@ class ByRunAgent:
 
     def __init__(self, *observers: RunObserver | ObserverBinding, policy: DispatchPolicy | None = None) -> None:
         self._observer = CompositeObserver(list(observers))
-        self._made = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,8 +82,7 @@ class ByRunAgent:
         return await run_agent(agent, input, observer=self._observer, **asked)
 
     async def start(self, agent: Any, input: Any = None, **asked: Any) -> StartedRun:
-        self._made += 1
-        run_id = asked.setdefault("run_id", f"run-{self._made}")
+        run_id = asked.setdefault("run_id", new_id())
         waits = asyncio.create_task(self.run(agent, input, **asked))
         for _ in range(2):  # turns of the loop: after its first step, the run exists
             await asyncio.sleep(0)

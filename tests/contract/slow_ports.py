@@ -1,0 +1,68 @@
+"""A coordinator and a memory of threads that take their time, as a database does: before they act, and before they
+answer. Each of these moments is one at which a caller can be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from trackside.harness.memory import MemoryCoordinator, MemoryThreadStates
+from trackside.harness.ports import ThreadState
+
+
+class SlowCoordinator:
+    """A `MemoryCoordinator` whose every step waits `seconds` before it happens and `seconds` before it is answered."""
+
+    def __init__(self, seconds: float = 1.0, *, durable: bool = False, **options: Any) -> None:
+        self.inner = MemoryCoordinator(**options)
+        self.durable = durable
+        self.seconds = seconds
+        self.broken: dict[str, BaseException] = {}
+        """What a step raises instead of happening, by name."""
+        self.entered = {name: asyncio.Event() for name in _STEPS}
+        """Set when a step has begun, and not happened yet."""
+        self.done = {name: asyncio.Event() for name in _STEPS}
+        """Set when a step has happened, and not been answered yet."""
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if name not in _STEPS:
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self._step(name, *args, **kwargs)
+
+    async def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.entered[name].set()
+        await asyncio.sleep(self.seconds)
+        if name in self.broken:
+            raise self.broken[name]
+        answer = await getattr(self.inner, name)(*args, **kwargs)
+        self.done[name].set()
+        await asyncio.sleep(self.seconds)
+        return answer
+
+
+_STEPS = ("admit", "claim", "withdraw", "settle", "release", "request_cancel", "get")
+
+
+class SlowStates(MemoryThreadStates):
+    """Takes `seconds` to load and to save; counts the threads that it keeps."""
+
+    immediate = False
+
+    def __init__(self, seconds: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+        self.broken: BaseException | None = None
+        self.loading = asyncio.Event()
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        self.loading.set()
+        await asyncio.sleep(self.seconds)
+        return await super().load(thread_id)
+
+    async def save(self, thread_id: str, state: ThreadState) -> None:
+        await asyncio.sleep(self.seconds)
+        if self.broken is not None:
+            raise self.broken
+        await super().save(thread_id, state)

@@ -1,0 +1,279 @@
+"""How a run is executed where its agent or its services are not what they should be."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from tests.contract.slow_ports import SlowCoordinator, SlowStates
+from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, told, virtual
+
+from trackside.harness import AgentResult, RunContext, RunManager, RunSpec, RunStatus
+from trackside.harness.worker import TRACEBACK_CHARS
+from trackside.testing import RecordingObserver, assert_run_order
+
+BUSY = "thread_status_updated busy"
+FAILED = ["run_started", BUSY, "run_failed error", "thread_status_updated error"]
+
+
+class Scripted:
+    """An `Agent` that does what it is told."""
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        gives: Any = AgentResult("done"),  # noqa: B008  # it is a value
+        *,
+        brings: Any = (),
+        rolls_back_to: Any = None,
+        seconds: float = 0,
+    ) -> None:
+        self.gives = gives
+        self.brings = brings
+        self.rolls_back_to = rolls_back_to
+        self.seconds = seconds
+        self.rolled_back = 0
+
+    async def human_messages(self, run: RunContext) -> Sequence[Mapping[str, Any]]:
+        if isinstance(self.brings, BaseException):
+            raise self.brings
+        await asyncio.sleep(self.seconds)
+        return self.brings
+
+    async def run(self, run: RunContext) -> Any:
+        await asyncio.sleep(self.seconds)
+        return self.gives
+
+    async def rollback(self, run: RunContext) -> str | None:
+        self.rolled_back += 1
+        await asyncio.sleep(self.seconds)
+        if isinstance(self.rolls_back_to, BaseException):
+            raise self.rolls_back_to
+        return self.rolls_back_to
+
+
+NOT_RESULTS = [
+    pytest.param(None, id="None"),
+    pytest.param({"answer": 42}, id="dict"),
+    pytest.param("done", id="text"),
+    pytest.param(AgentResult("x", values=["a list"]), id="values that are no mapping"),  # type: ignore[arg-type]
+    pytest.param(AgentResult("x", interrupts=5), id="interrupts that are a number"),  # type: ignore[arg-type]
+    pytest.param(AgentResult("x", interrupts=["?"]), id="interrupts that are texts"),  # type: ignore[list-item]
+]
+
+
+@both_ways
+@pytest.mark.parametrize("gives", NOT_RESULTS)
+@virtual
+async def test_an_agent_whose_result_is_none_fails_and_its_run_ends(way: Way, gives: Any) -> None:
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        result = await runs.run(Scripted(gives))
+    assert told(seen.events) == FAILED
+    assert end_of(seen.events).payload["error_type"] == "AgentOutputError"
+    assert "The agent 'scripted' gave back something that is not a result" in (result.error or "")
+    assert_run_order(seen.events)
+
+
+@both_ways
+@pytest.mark.parametrize("method", ["run", "human_messages"])
+@virtual
+async def test_an_agent_whose_methods_are_plain_functions_that_fail(way: Way, method: str) -> None:
+    seen = RecordingObserver()
+
+    class Plain(Scripted):
+        def fails(self, run: RunContext) -> Any:
+            raise LookupError("at once")
+
+    agent = Plain()
+    setattr(agent, method, agent.fails)
+    async with way(required(seen)) as runs:
+        result = await runs.run(agent)
+    assert told(seen.events) == FAILED
+    assert result.error == "at once"
+    assert_run_order(seen.events)
+
+
+@both_ways
+@pytest.mark.parametrize("raises", [ValueError("no"), SystemExit(1), asyncio.CancelledError()], ids=repr)
+@virtual
+async def test_messages_that_cannot_be_had_fail_the_run_after_its_start(way: Way, raises: BaseException) -> None:
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        await runs.run(Scripted(brings=raises))
+    assert told(seen.events) == FAILED
+
+
+@both_ways
+@virtual
+async def test_a_cancel_while_the_run_is_being_prepared_comes_before_the_agent(way: Way) -> None:
+    for moment in (0.5, 1.0):
+        seen = RecordingObserver()
+        agent = Scripted(seconds=1.0, brings=[{"type": "human", "content": "hi"}])
+        async with way(required(seen)) as runs:
+            run = await runs.start(agent)
+            await asyncio.sleep(moment)
+            await run.cancel()
+            await run.ended()
+        assert told(seen.events) == [
+            "run_started",
+            BUSY,
+            f"run_cancelled {way.cancel_mode}",
+            "thread_status_updated idle",
+        ]
+        assert_run_order(seen.events)
+
+
+@pytest.mark.parametrize("timeout", [0.5, 1.0, 1.5, 2.0, 2.5])
+@virtual
+async def test_a_timeout_counts_from_the_claim(timeout: float) -> None:
+    seen = RecordingObserver()
+    async with ByManager(required(seen)) as runs:
+        result = await runs.run(Scripted(seconds=1.0), timeout=timeout)
+    assert result.status is (RunStatus.success if timeout > 2 else RunStatus.timeout) or timeout == 2.0
+    assert_run_order(seen.events)
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoint-1", None])
+@virtual
+async def test_a_rollback_is_done_before_the_cancel_is_announced(checkpoint: str | None) -> None:
+    seen = RecordingObserver()
+    agent = Scripted(seconds=5.0, rolls_back_to=checkpoint)
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(agent)
+        await asyncio.sleep(6)
+        await runs.manager.cancel(run.run_id, action="rollback")
+        await asyncio.sleep(1)
+        assert agent.rolled_back == 1
+        assert told(seen.events) == ["run_started", BUSY], "cancelled is said when the thread is as it was"
+        assert (await runs.manager.get(run.run_id)).status is RunStatus.running
+        await run.ended()
+    end = end_of(seen.events)
+    assert end.payload["cancel_mode"] == "rollback"
+    assert end.payload.get("pre_run_checkpoint_id") == checkpoint
+
+
+@virtual
+async def test_a_run_that_never_started_has_nothing_to_roll_back() -> None:
+    seen = RecordingObserver()
+    agent = Scripted(seconds=5.0)
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(agent)
+        await runs.manager.cancel(run.run_id, action="rollback", wait=True)
+    assert told(seen.events) == ["run_cancelled rollback"]
+    assert agent.rolled_back == 0
+
+
+@virtual
+async def test_a_rollback_that_fails_is_said_to_have_failed() -> None:
+    seen = RecordingObserver()
+    agent = Scripted(seconds=5.0, rolls_back_to=ConnectionError("checkpointer down"))
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(agent)
+        await asyncio.sleep(6)
+        record = await runs.manager.cancel(run.run_id, action="rollback", wait=True)
+    assert told(seen.events) == FAILED
+    assert record.error == "checkpointer down"
+    assert_run_order(seen.events)
+
+
+async def remembers(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"n": run.values.get("n", 0) + 1}
+
+
+@virtual
+async def test_a_memory_that_cannot_be_written_fails_the_run_and_nothing_hangs() -> None:
+    seen = RecordingObserver()
+    states = SlowStates()
+    async with ByManager(required(seen), states=states) as runs:
+        await runs.run(remembers, thread_id="t")
+        states.broken = OSError("disk full")
+        failed = await runs.run(remembers, thread_id="t")
+        states.broken = None
+        await runs.run(remembers, thread_id="t")
+    assert failed.error == "disk full"
+    assert_run_order(seen.events)
+    assert (await states.load("t")).values == {"n": 2}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5, 2.0, 3.5, 4.0, 4.5])
+@virtual
+async def test_a_cancel_at_any_moment_of_slow_steps_ends_the_run_once_and_frees_its_thread(moment: float) -> None:
+    seen = RecordingObserver()
+    coordinator, states = SlowCoordinator(), SlowStates()
+
+    async def agent(input: Any) -> str:
+        await asyncio.sleep(1)
+        return "done"
+
+    async with ByManager(required(seen), coordinator=coordinator, states=states) as runs:
+        starts = asyncio.create_task(runs.manager.start(RunSpec(agent, "hello", thread_id="t", run_id="first")))
+        await asyncio.sleep(2 + moment)
+        handle = await starts
+        await handle.cancel(wait=True)
+        assert (await runs.run(agent, thread_id="t", run_id="second")).status is RunStatus.success
+    assert_run_order(seen.events)
+    assert {e.run_id for e in seen.events} == {"first", "second"}
+
+
+@virtual
+async def test_a_coordinator_that_fails_to_settle_leaves_no_caller_waiting() -> None:
+    coordinator = SlowCoordinator()
+    coordinator.broken["settle"] = ConnectionError("database gone")
+    async with ByManager(coordinator=coordinator) as runs:
+        result = await runs.run(remembers)
+    assert result.status is RunStatus.error
+    assert result.error == "it could not be executed: database gone"
+
+
+@pytest.mark.parametrize("step", ["claim", "release"])
+@virtual
+async def test_a_coordinator_that_fails_elsewhere_leaves_no_caller_waiting(step: str) -> None:
+    coordinator = SlowCoordinator()
+    coordinator.broken[step] = ConnectionError("database gone")
+    async with ByManager(coordinator=coordinator) as runs:
+        assert (await runs.run(remembers)).status is RunStatus.error
+
+
+@both_ways
+@virtual
+async def test_a_long_traceback_keeps_its_end(way: Way) -> None:
+    seen = RecordingObserver()
+
+    async def agent(input: Any) -> None:
+        raise ValueError("x" * TRACEBACK_CHARS)
+
+    async with way(seen) as runs:
+        await runs.run(agent)
+    trace = end_of(seen.events).payload["traceback"]
+    assert len(trace) == TRACEBACK_CHARS + 1
+    assert trace.startswith("…")
+    assert "trackside/harness" not in trace
+
+
+@both_ways
+@virtual
+async def test_the_title_comes_from_the_agent_or_its_values(way: Way) -> None:
+    async with way() as runs:
+        by_values = await runs.run(Scripted(AgentResult(values={"title": "From values"})))
+        no_title = await runs.run(Scripted(AgentResult(values={"title": 5})))
+
+        async def titled(input: Any, run: RunContext) -> dict[str, str]:
+            run.set_title("By hand")
+            return {"title": "From values"}
+
+        by_hand = await runs.run(titled)
+    assert [r.title for r in (by_values, no_title, by_hand)] == ["From values", None, "By hand"]
+
+
+@virtual
+async def test_the_result_is_the_callers_own() -> None:
+    seen = RecordingObserver()
+    async with RunManager(observers=[required(seen)]) as manager:
+        result = await (await manager.start(RunSpec(remembers))).result()
+        result.completion_data["token_usage_by_model"]["spoilt"] = {}
+        result.completion_data.clear()
+        record = await manager.get(result.run_id)
+    assert end_of(seen.events).payload["completion_data"]["token_usage_by_model"] == {}
+    assert record.completion_data["message_count"] == 0
