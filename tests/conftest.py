@@ -25,10 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if wants_long(config):
-        return
     long = [item for item in items if item.get_closest_marker("long")]
-    if long:
+    if wants_long(config):
+        for item in long:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(3_600))
+    elif long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
 
