@@ -1,7 +1,7 @@
 """Brings events to observers: in order, isolated from each other, in bounded time, retried where the run depends on it.
 
 `CompositeObserver` gives order and isolation. This module puts each bound observer into a wrapper that bounds it:
-`RequiredObserver` retries and gates the run; an optional one is bounded by `LimitedObserver`, or decoupled from the run
+`RequiredObserver` retries and gates the run; an optional one is bounded by `OptionalObserver`, or decoupled from the run
 by a `BufferedObserver`. `ObserverSet` keeps the wrapped composite in step with what is bound, shields a dispatch from
 the cancel of whoever runs it, and is the one thing that the worker and the manager know of all this.
 """
@@ -26,7 +26,6 @@ from trackside.harness.observer import (
     RunObserver,
     is_own_failure,
     observer_name,
-    take_in_order,
     warn_of_failure,
 )
 from trackside.harness.timelimit import call_observer, settled
@@ -56,49 +55,47 @@ IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
 """Each observer is called once, directly, before the run goes on: for a script."""
 
 
-class LimitedObserver:
-    """Bounds in time what an observer may make of one dispatch, which is one call however many events there are."""
+class _Calls:
+    """The calls of one observer, each bounded in time, however many events it is for."""
 
     def __init__(self, observer: RunObserver, limit: float | None) -> None:
-        self._observer = observer
+        self.name = observer_name(observer)
+        self.in_batches = hasattr(observer, "on_events")
+        self._on_event = observer.on_event
         self._on_events = getattr(observer, "on_events", None)
         self._limit = limit
-        self.name = observer_name(observer)
 
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Pass the event on."""
-        await call_observer(self._observer.on_event(event), observer=self.name, limit=self._limit, to_the_end=True)
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Pass the events on, at once or one after another, as the observer takes them."""
-        if self._on_events is not None:
-            await call_observer(self._on_events(events), observer=self.name, limit=self._limit, to_the_end=True)
-            return
-        taken, raised = await self._take_singly(events)
-        if raised is not None:
-            raise PartlyTaken(taken, raised) from raised
-
-    async def _take_singly(self, events: Sequence[RunLifecycleEvent]) -> tuple[int, BaseException | None]:
-        """Pass the events on one by one, in one call; how many were taken, and what was raised instead of the next."""
+    async def take(
+        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False
+    ) -> tuple[int, BaseException | None]:
+        """How many of the events the observer took from the front, and what it raised instead of taking the next."""
         left = list(events)
+        batch = self._on_events is not None and not singly
+        call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
         try:
-            await call_observer(self._one_by_one(left), observer=self.name, limit=self._limit, to_the_end=True)
+            await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
+        except PartlyTaken as part:
+            return part.taken, part.cause
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):
                 raise
-            taken = len(events) - len(left)
+            taken = 0 if batch else len(events) - len(left)
             left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
             return taken, exc
         return len(events), None
 
     async def _one_by_one(self, left: list[RunLifecycleEvent]) -> None:
         while left:
-            await self._observer.on_event(left[0])
+            await self._on_event(left[0])
             del left[:1]
 
 
-class OptionalObserver(LimitedObserver):
+class OptionalObserver:
     """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event."""
+
+    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
+        self._observer = observer
+        self._calls = _Calls(observer, policy.call_limit)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Pass the event on."""
@@ -106,22 +103,14 @@ class OptionalObserver(LimitedObserver):
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone."""
-        if self._on_events is not None and len(events) > 1:
-            try:
-                await super().on_events(events)
-            except PartlyTaken as part:
-                events = events[part.taken :]
-            except BaseException as exc:
-                if not is_own_failure(exc):
-                    raise
-            else:
-                return
-        while events:
-            taken, raised = await self._take_singly(events)
-            if raised is None:
-                return
+        taken, raised = await self._calls.take(events)
+        if raised is not None and self._calls.in_batches and len(events) > 1:
+            events = events[taken:]
+            taken, raised = await self._calls.take(events, singly=True)
+        while raised is not None:
             warn_of_failure(self._observer, events[taken], raised)
             events = events[taken + 1 :]
+            taken, raised = await self._calls.take(events, singly=True)
 
 
 class RequiredObserver:
@@ -133,9 +122,8 @@ class RequiredObserver:
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
-        self._observer = LimitedObserver(observer, policy.call_limit)
+        self._calls = _Calls(observer, policy.call_limit)
         self._policy = policy
-        self._in_batches = hasattr(observer, "on_events")
         self._held: dict[str, list[RunLifecycleEvent]] = {}
         self._missed: dict[str, list[RunLifecycleEvent]] = {}
 
@@ -153,12 +141,12 @@ class RequiredObserver:
             PartlyTaken: some of them were not taken; its cause is what the observer raised.
         """
         run_id = events[0].run_id
-        if self._held and not self._in_batches and run_id in self._held:
+        if self._held and not self._calls.in_batches and run_id in self._held:
             await self._offer_again(run_id)
         held = self._held.pop(run_id, None) if self._held else None
         waiting = events if held is None else [*held, *events]
         try:
-            taken, raised = await take_in_order(self._observer, waiting)
+            taken, raised = await self._calls.take(waiting)
             if raised is None:
                 return
             waiting = list(waiting[taken:])
@@ -180,12 +168,10 @@ class RequiredObserver:
         while failure is not None:
             if not getattr(failure, "retryable", True) or clock() + pause > give_up:
                 return failure
-            logger.warning(
-                "required observer %s failed (%r); trying again in %.2f s", self._observer.name, failure, pause
-            )
+            logger.warning("required observer %s failed (%r); trying again in %.2f s", self._calls.name, failure, pause)
             await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
             pause = min(2 * pause, self._policy.longest_pause)
-            taken, failure = await take_in_order(self._observer, waiting)
+            taken, failure = await self._calls.take(waiting)
             del waiting[:taken]
         return None
 
@@ -193,7 +179,7 @@ class RequiredObserver:
         """Offer what is held for the last time: what comes now is later, and must not be overtaken (I12)."""
         held = self._held[run_id]
         while held:
-            _, raised = await take_in_order(self._observer, held[:1], singly=True)
+            _, raised = await self._calls.take(held[:1], singly=True)
             if raised is not None:
                 self._missed.setdefault(run_id, []).append(held[0])
             del held[0]
@@ -216,7 +202,7 @@ class RequiredObserver:
                 event.event_type.value,
                 event.sequence,
                 run_id,
-                self._observer.name,
+                self._calls.name,
             )
 
 
@@ -324,7 +310,7 @@ class ObserverSet:
         if self._policy.buffer:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
             return Context().run(BufferedObserver, binding.observer, call_limit=self._policy.call_limit)
-        return OptionalObserver(binding.observer, self._policy.call_limit)
+        return OptionalObserver(binding.observer, self._policy)
 
 
 def _listed(
