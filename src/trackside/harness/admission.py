@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -34,6 +34,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
     if spec.after_seconds is not None:
         raise InvalidSpecError(field="after_seconds", value=spec.after_seconds, why="nothing here starts runs later")
+    _check_stream_mode(spec.stream_mode)
     return RunRecord(
         run_id=_id(spec.run_id, "run_id"),
         thread_id=_id(spec.thread_id, "thread_id"),
@@ -42,8 +43,8 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         created_at=now,
         metadata=_plain(spec.metadata) if spec.metadata else {},
         multitask=_strategy(spec.multitask),
-        parent_run_id=_plain(spec.parent_run_id or parent_run_id),
-        trigger=_plain(spec.trigger),
+        parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
+        trigger=_text(spec.trigger, "trigger"),
     )
 
 
@@ -62,7 +63,7 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
 
-def timeout_of(seconds: Any) -> float | None:
+def timeout_of(seconds: Any, field: str = "timeout") -> float | None:
     """A run's timeout in seconds; None for none.
 
     Raises:
@@ -70,8 +71,20 @@ def timeout_of(seconds: Any) -> float | None:
     """
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0 or math.isinf(seconds):
-        raise InvalidSpecError(field="timeout", value=seconds, why="a timeout is a number of seconds above 0")
+    if seconds_of(seconds, field) == 0:
+        raise InvalidSpecError(field=field, value=seconds, why="a timeout is a number of seconds above 0")
+    return float(seconds)
+
+
+def seconds_of(seconds: Any, field: str) -> float:
+    """A time in seconds.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it is not a number from 0 up.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= sys.float_info.max:
+        raise InvalidSpecError(field=field, value=seconds, why="it has to be a number of seconds")
     return float(seconds)
 
 
@@ -96,6 +109,11 @@ def _check(value: Any, kind: type, field: str, what: str) -> None:
         raise InvalidSpecError(field=field, value=value, why=f"it has to be {what}")
 
 
+def _check_stream_mode(modes: Any) -> None:
+    if not isinstance(modes, str) and not (isinstance(modes, Sequence) and all(isinstance(m, str) for m in modes)):
+        raise InvalidSpecError(field="stream_mode", value=modes, why="it has to be a mode or a list of modes")
+
+
 def _check_command(spec: RunSpec) -> None:
     _check(spec.command, Mapping, "command", "a mapping, as {'resume': answer}")
     if not spec.command:
@@ -106,6 +124,13 @@ def _check_command(spec: RunSpec) -> None:
         raise InvalidSpecError(
             field="command", value=spec.command, why="it takes the place of an input; pass one of them"
         )
+
+
+def _text(value: Any, field: str) -> str | None:
+    if value is None:
+        return None
+    _check(value, str, field, "a text")
+    return _plain(str(value))
 
 
 def _plain[T](value: T) -> T:
