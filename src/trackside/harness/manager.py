@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import idempotency_of, record_of, timeout_of
+from trackside.harness.admission import idempotency_of, record_of, seconds_of, timeout_of
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
 from trackside.harness.errors import (
@@ -49,16 +50,19 @@ _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutd
 class _Outcome:
     """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
 
-    __slots__ = ("_waiters", "result")
+    __slots__ = ("_abandoned", "_waiters", "result")
 
     def __init__(self, result: RunResult | None = None) -> None:
         self.result = result
+        self._abandoned: Callable[[], Exception] | None = None
         self._waiters: list[asyncio.Future[RunResult]] = []
 
     async def wait(self) -> RunResult:
         """The result, as soon as there is one."""
         if (result := self.result) is not None:
             return result
+        if self._abandoned is not None:
+            raise self._abandoned()
         waiter: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -76,7 +80,9 @@ class _Outcome:
                     waiter.set_result(result)
 
     def abandon(self, error: Callable[[], Exception]) -> None:
-        """Tell everybody that there will be no result here."""
+        """Tell everybody, also those who come later, that there will be no result here."""
+        if self.result is None:
+            self._abandoned = error
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error())
@@ -172,8 +178,8 @@ class RunManager:
             checkpointer=checkpointer,
         )
         self._max_running = max_running
-        self._default_timeout = timeout_of(default_timeout)
-        self._grace = shutdown_grace
+        self._default_timeout = timeout_of(default_timeout, "default_timeout")
+        self._grace = seconds_of(shutdown_grace, "shutdown_grace")
         self._active: dict[str, _Active] = {}
         self._ready: deque[_Active] = deque()
         self._running = 0
@@ -208,9 +214,10 @@ class RunManager:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
         active = self._prepare(spec)
         record = active.worker.record
-        if record.run_id in self._active:
+        # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
+        # A start that is repeated under its idempotency key finds the run that is there.
+        if self._active.setdefault(record.run_id, active) is not active and spec.idempotency_key is None:
             raise DuplicateRunError(run_id=record.run_id)
-        self._active[record.run_id] = active
         try:
             admission = await self._admit(active, idempotency_of(spec))
         except BaseException:
@@ -310,7 +317,6 @@ class RunManager:
         for run_id, active in list(self._active.items()):
             if active.task is None and self._services.coordinator.durable:
                 self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
-                active.outcome.abandon(_closed)
             else:
                 self._spawn(self._stop(active, _SHUTDOWN), f"trackside-stop-{run_id}")
         await self._drain(self._grace)
@@ -453,11 +459,14 @@ class RunManager:
         self._resolve(active, await active.worker.decline(stop))
 
     def _resolve(self, active: _Active, result: RunResult) -> None:
-        self._forget(active)
         active.outcome.resolve(result)
+        self._forget(active)
 
     def _forget(self, active: _Active) -> None:
-        self._active.pop(active.worker.record.run_id, None)
+        active.outcome.abandon(_closed)  # unless there is a result
+        run_id = active.worker.record.run_id
+        if self._active.get(run_id) is active:
+            del self._active[run_id]
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         # Started at once, as runs are; the context is the worker's to choose, so that nobody sees another's run (I21).
@@ -477,4 +486,5 @@ def _closed() -> ClosedError:
 
 async def _all_done(outcomes: Sequence[_Outcome]) -> None:
     for outcome in outcomes:
-        await outcome.wait()
+        with contextlib.suppress(ClosedError):
+            await outcome.wait()
