@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
-from typing import IO, Self, TextIO
+from typing import IO, Any, Self, TextIO
 
 from rich.console import Console
 
+from trackside.app.cli.appearance import Look
 from trackside.app.cli.formatting import json_line
 from trackside.harness.types import JsonObject
 
@@ -26,8 +28,11 @@ class OutputConsole(Console):
     """
 
     reader_gone = False
+    guard: threading.RLock
+    """Held while something is printed, so that what several threads print does not mix."""
 
     def __init__(self, file: TextIO) -> None:
+        self.guard = threading.RLock()
         unbounded = not file.isatty() and not os.environ.get("COLUMNS", "").isdigit()
         super().__init__(file=file, markup=False, emoji=False, highlight=False, width=_UNBOUNDED if unbounded else None)
 
@@ -40,6 +45,15 @@ class OutputConsole(Console):
     def is_live(self) -> bool:
         """Whether lines that are there can be written again."""
         return self.is_screen and not self.is_dumb_terminal
+
+    def symbol(self, look: Look) -> str:
+        """The symbol of a look, as far as the stream's encoding has it."""
+        return look.symbol if self.encoding.startswith("utf") else look.plain
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `rich` does, in one piece."""
+        with self.guard:
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         """Say nothing more."""

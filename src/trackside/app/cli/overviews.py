@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -16,7 +16,6 @@ from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.tables import Column, print_facts, print_table
 from trackside.app.cli.usage import usage_line
 from trackside.harness.lifecycle import is_final
-from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import RunTotals, Stats, StoredEvent, StoredRun, StoredThread, TokenTotals
@@ -96,6 +95,7 @@ def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, R
     columns: list[Column[tuple[str | None, RunTotals]]] = [
         Column(title="AGENT", cell=lambda entry: one_line(entry[0] or NEVER_STARTED), least=16, keep_end=True),
         Column(title="RUNS", cell=lambda entry: f"{entry[1].runs:,}", right=True),
+        Column(title="HOW THEY ENDED", cell=lambda entry: _ended(console, entry[1])),
         Column(title="MEDIAN", cell=lambda entry: _seconds(entry[1].duration_p50), rank=3, right=True),
         Column(title="P95", cell=lambda entry: _seconds(entry[1].duration_p95), rank=4, right=True),
         Column(
@@ -110,17 +110,17 @@ def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, R
             rank=2,
             right=True,
         ),
-        *(
-            Column(title=look.label.upper(), cell=partial(_runs_of_status, status), rank=5, right=True)
-            for status, look in RUN_LOOKS.items()
-        ),
     ]
     console.print()
     print_table(console, columns, totals)
 
 
-def _runs_of_status(status: RunStatus, totals: tuple[str | None, RunTotals]) -> str:
-    return _number(totals[1].by_status.get(status, 0))
+def _ended(console: OutputConsole, totals: RunTotals) -> Text:
+    """How many runs have each symbol, in a few characters."""
+    by_look: Counter[tuple[str, str]] = Counter()
+    for status, look in RUN_LOOKS.items():
+        by_look[console.symbol(look), look.style] += totals.by_status.get(status, 0)
+    return Text("  ").join(Text(f"{symbol} {number:,}", style) for (symbol, style), number in by_look.items() if number)
 
 
 def _print_by_name(console: OutputConsole, title: str, totals: Sequence[tuple[str, TokenTotals]]) -> None:
@@ -154,8 +154,7 @@ def tokens(run: StoredRun) -> str:
 
 def look_text(console: OutputConsole, look: Look) -> Text:
     """A symbol and its word, in their colour."""
-    symbol = look.symbol if console.encoding.startswith("utf") else look.plain
-    return Text(f"{symbol} {look.label}", look.style)
+    return Text(f"{console.symbol(look)} {look.label}", look.style)
 
 
 def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,6 @@ class Rows:
 
     def __init__(self, console: OutputConsole) -> None:
         self._console = console
-        self._ascii = not console.encoding.startswith("utf")
 
     def wrap(self, text: str, look: Look) -> list[str]:
         """One paragraph as the lines it takes in a row of this look; spaces at their ends belong to them."""
@@ -41,7 +40,12 @@ class Rows:
             self._console.print(self.row(seconds, look, text, style))
             return
         first, *others = text.split("\n")
-        cells = (_clock(seconds).rjust(_TIME_WIDTH), self._symbol(look).ljust(1), look.label.ljust(_LABEL_WIDTH), first)
+        cells = (
+            _clock(seconds).rjust(_TIME_WIDTH),
+            self._console.symbol(look).ljust(1),
+            look.label.ljust(_LABEL_WIDTH),
+            first,
+        )
         lines = [
             " ".join(cells).rstrip(),
             *(f"{'':{_TIME_WIDTH + _LABEL_WIDTH + 4}}{line}".rstrip() for line in others),
@@ -54,7 +58,7 @@ class Rows:
         grid.add_column(width=_TIME_WIDTH, justify="right", no_wrap=True, style="dim")
         grid.add_column(width=1, no_wrap=True)
         body = text if isinstance(text, Text) else Text(text, style)
-        cells = [Text(_clock(seconds)), Text(self._symbol(look), look.style)]
+        cells = [Text(_clock(seconds)), Text(self._console.symbol(look), look.style)]
         if self._is_wide:
             grid.add_column(width=_LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
             cells.append(Text(look.label, look.style))
@@ -63,9 +67,6 @@ class Rows:
         grid.add_column(overflow="fold", width=self._text_width(look) if self._is_wide else None)
         grid.add_row(*cells, body)
         return grid
-
-    def _symbol(self, look: Look) -> str:
-        return look.plain if self._ascii else look.symbol
 
 
 def _clock(seconds: float | None) -> str:

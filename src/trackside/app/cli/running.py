@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 type View = Timeline | JsonView
 
 _SHOWN_MODES = ("values", "messages", "custom")
-_GRACE = 2.0  # seconds that a run still has when it was told twice to stop
+_GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,28 +92,25 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
 
 async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
     """Start the run, show it until it has ended, and say how it did."""
-    async with open_app(settings, {spec.agent: agent}, observers=[view], shutdown_grace=_GRACE) as app:
+    async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
         handle = await app.start(spec)
         result = await _result(handle, view)
-    if result is None:
-        _leave(handle)
     view.finish(result, settings)
     return EXIT_CODE_OF[result.status]
 
 
-async def _result(handle: RunHandle, view: View) -> RunResult | None:
-    """Wait for the run's end and show what it streams; None if it was to be stopped and does not stop."""
+async def _result(handle: RunHandle, view: View) -> RunResult:
+    """Show what the run streams, to its end; does not return if it was told twice to stop and does not."""
     shown = asyncio.create_task(_show_stream(handle, view), name="trackside-cli-stream")
     ended = asyncio.create_task(handle.result(), name="trackside-cli-result")
     with StopSignals(handle, view.stopping) as signals:
-        impatient = asyncio.create_task(signals.twice.wait(), name="trackside-cli-stop")
-        await asyncio.wait({ended, impatient}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
+        insisted = asyncio.create_task(signals.insisted.wait(), name="trackside-cli-stop")
+        await asyncio.wait({ended, insisted}, return_when=asyncio.FIRST_COMPLETED)
+        insisted.cancel()
         if not ended.done():
             await asyncio.wait({ended}, timeout=_GRACE)
         if not ended.done():
-            shown.cancel()
-            return None
+            _leave(handle, view)
     await shown
     return ended.result()
 
@@ -123,14 +120,18 @@ async def _show_stream(handle: RunHandle, view: View) -> None:
         view.part(part)
 
 
+def _leave(handle: RunHandle, view: View) -> NoReturn:
+    """End the process although the agent still runs in it: whoever asks twice means it.
+
+    Nothing is lost by it: what was recorded is on disk. A normal exit would wait for the agent's threads.
+    """
+    view.__exit__(None, None, None)
+    left = f"the agent did not stop and was left behind: run {handle.run_id} has no end in the database"
+    standard_error().print(left, soft_wrap=True)
+    sys.stdout.flush()
+    os._exit(ExitCode.cancelled)
+
+
 async def _find_paused(settings: Settings, thread: str) -> StoredRun:
     async with open_store(settings, create=False) as store:
         return await find_paused_run(store, thread)
-
-
-def _leave(handle: RunHandle) -> NoReturn:
-    """End the process although the agent still runs in it: whoever asks twice means it."""
-    error = f"the agent did not stop and was left behind; run {handle.run_id} has no end in the database"
-    standard_error().print(error, soft_wrap=True)
-    sys.stdout.flush()
-    os._exit(ExitCode.cancelled)  # a normal exit would wait for the agent's threads

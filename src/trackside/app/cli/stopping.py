@@ -16,12 +16,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Takes SIGINT and SIGTERM for one run, as a context manager inside a running event loop in the main thread.
 
-    `twice` is set when stopping was asked for again. `say` is called at once, also while the agent blocks the loop, with
+    `insisted` is set when stopping was asked for again. `say` is called at once, also while the agent blocks the loop, with
     what is being done and a hint.
     """
 
     def __init__(self, handle: RunHandle, say: Callable[[str, str], None]) -> None:
-        self.twice = asyncio.Event()
+        self.insisted = asyncio.Event()
         self._handle = handle
         self._say = say
         self._loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ class StopSignals:
     def _insist(self) -> None:
         # Once more to the agent, too: one that swallowed the first cancel may heed the second.
         self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")
-        self.twice.set()
+        self.insisted.set()
 
     def _break_in(self) -> None:
         """The loop has not come to the first signal yet, so an agent blocks it: cancel what it does right here."""

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.spinner import Spinner
 
 from trackside.app.cli.appearance import AGENT, CONTINUED, NOTE, OUTPUT, RUN_LOOKS, Look, interrupts_of
 from trackside.app.cli.eventrows import EventRows
 from trackside.app.cli.formatting import count, json_line, one_line, printable
 from trackside.app.cli.hints import resume_command
+from trackside.app.cli.live import LiveLines
 from trackside.app.cli.messages import Messages, Piece
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.rows import Rows
@@ -29,7 +29,6 @@ from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunStatus
 
-_REFRESHES = 10  # a second
 _OUTPUT_CHARS = 4_000
 
 
@@ -53,11 +52,7 @@ class Timeline:
         self._said = ""  # the last complete message
         self._doing, self._hint = "starting", ""
         self._spinner = Spinner("dots", style="cyan")
-        self._live: Live | None = None
-        if console.is_live:
-            self._live = Live(
-                console=console, get_renderable=self._live_lines, transient=True, refresh_per_second=_REFRESHES
-            )
+        self._live = LiveLines(console, self._live_lines) if console.is_live else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -134,6 +129,7 @@ class Timeline:
         message = self._flow if self._flow and self._flow.key == piece.key else self._waiting.pop(piece.key, None)
         message = message or _Written(piece.key, piece.look, self._elapsed())
         message.text += piece.text
+        message.whole += piece.text
         if self._flow is None and self._live is not None:
             self._flow = message
         if message is self._flow:
@@ -144,7 +140,7 @@ class Timeline:
             self._waiting[piece.key] = message
         if piece.done:
             self._flow = None if message is self._flow else self._flow
-            self._said = message.said
+            self._said = message.whole
 
     def _print_settled(self, message: _Written, *, done: bool) -> None:
         """Print the lines at the front of a message that will not change any more, or all of them."""
@@ -165,7 +161,6 @@ class Timeline:
         else:
             self._rows.print(message.seconds, message.look, "\n".join(lines))
         message.begun = True
-        message.said += "\n".join(lines)
 
     def _live_lines(self) -> RenderableType:
         seconds = self._elapsed()
@@ -186,13 +181,13 @@ class Timeline:
 
 @dataclass(slots=True)
 class _Written:
-    """A message as far as it has come. `text` is what is not printed yet, `said` what is."""
+    """A message as far as it has come. `text` is what of the `whole` is not printed yet."""
 
     key: str
     look: Look
     seconds: float
     text: str = ""
-    said: str = ""
+    whole: str = ""
     begun: bool = False
 
 
