@@ -1,156 +1,166 @@
-"""Durable events per second on SQLite, beside the same group commit written by hand on the `sqlite3` module."""
+"""How many durable events a second the store appends on SQLite, beside group commit written by hand on `sqlite3`."""
 
-import argparse
 import asyncio
-import contextlib
-import json
-import queue
 import sqlite3
-import statistics
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from _raw_log import EVENTS_ALONE, RawLog
+from _report import Budget, Report, figure, options_of, publish, table, times
+from _rounds import Contender, Effort, Race, Work, race
+
+from trackside import LifecycleEventType, RunLifecycleEvent
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
-from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
 type AppendOne = Callable[[RunLifecycleEvent], Awaitable[object]]
 
-_RAW_SCHEMA = """
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = FULL;
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters VALUES ('position', 0);
-    CREATE TABLE events (
-        position INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, run_id TEXT NOT NULL, thread_id TEXT NOT NULL,
-        sequence INTEGER NOT NULL, event_type TEXT NOT NULL, occurred_at TEXT NOT NULL, payload TEXT NOT NULL,
-        UNIQUE (run_id, sequence)
-    );
-"""
+EFFORT = Effort(rounds=11, seconds=0.5)
+PRODUCERS = (1, 16, 64, 256)
+EVENTS_BY_HAND, ROWS_BY_HAND = "by hand, events alone", "by hand, the same rows"
+STORED = "Store.append"
 
-
-class RawLog:
-    """What anybody would write: a thread, a queue, one transaction for all that waits, `executemany`. No checks at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[tuple[tuple[object, ...], asyncio.Future[None]] | None] = queue.SimpleQueue()
-        self._driver = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._driver.executescript(_RAW_SCHEMA)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    async def append(self, event: RunLifecycleEvent) -> None:
-        """Queue one event and wait for its commit."""
-        row = (
-            event.event_id,
-            event.run_id,
-            event.thread_id,
-            event.sequence,
-            event.event_type.value,
-            event.occurred_at.isoformat(),
-            json.dumps(event.payload),
-        )
-        done = self._loop.create_future()
-        self._jobs.put((row, done))
-        await done
-
-    def _run(self) -> None:
-        execute = self._driver.execute
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            with contextlib.suppress(queue.Empty):
-                while (job := self._jobs.get_nowait()) is not None:
-                    jobs.append(job)
-            execute("BEGIN IMMEDIATE")
-            execute("UPDATE counters SET value = value + ? WHERE name = 'position'", (len(jobs),))
-            (last,) = execute("SELECT value FROM counters WHERE name = 'position'").fetchone()
-            rows = [(last - len(jobs) + i, *row) for i, (row, _) in enumerate(jobs, 1)]
-            self._driver.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            execute("COMMIT")
-            self._loop.call_soon_threadsafe(_answer, [done for _, done in jobs])
-        self._driver.close()
-
-    async def aclose(self) -> None:
-        """Stop the thread."""
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-
-def _answer(futures: list[asyncio.Future[None]]) -> None:
-    for done in futures:
-        done.set_result(None)
-
-
-async def produce(append: AppendOne, seconds: float) -> int:
-    """One run after another of six events each, one event at a time, until the time is over; how many were stored."""
-    count = 0
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        run_id = new_id()
-        for sequence, (event_type, payload) in enumerate(_RUN, 1):
-            await append(RunLifecycleEvent(new_id(), event_type, run_id, run_id, sequence, datetime.now(UTC), payload))
-            count += 1
-    return count
-
-
-_MESSAGE = {"message": {"id": "1", "type": "human", "content": "What stands in the README of this package? " * 3}}
-_RUN = [
-    (LifecycleEventType.RUN_STARTED, {"agent": "bench", "metadata": {"user": "somebody"}}),
-    *[(LifecycleEventType.HUMAN_MESSAGE, _MESSAGE)] * 58,
-    (LifecycleEventType.RUN_COMPLETED, {"status": "success", "title": None, "completion_data": {"message_count": 58}}),
+_USAGE = {"input_tokens": 812, "output_tokens": 64, "total_tokens": 876}
+_RUN: list[tuple[LifecycleEventType, dict[str, Any]]] = [
+    (LifecycleEventType.RUN_STARTED, {"agent": "research", "metadata": {"user": "somebody"}}),
+    (LifecycleEventType.THREAD_STATUS_UPDATED, {"status": "busy", "previous": "idle"}),
+    (
+        LifecycleEventType.HUMAN_MESSAGE,
+        {"message": {"id": "1", "type": "human", "content": "What is in the README? " * 5}},
+    ),
+    (
+        LifecycleEventType.RUN_COMPLETED,
+        {
+            "status": "success",
+            "title": None,
+            "completion_data": {
+                "total_input_tokens": 812,
+                "total_output_tokens": 64,
+                "message_count": 2,
+                "all": _USAGE,
+            },
+        },
+    ),
+    (LifecycleEventType.THREAD_STATUS_UPDATED, {"status": "idle", "previous": "busy"}),
 ]
 
 
-async def measure(append: AppendOne, producers: int, seconds: float) -> float:
-    """Events per second."""
-    start = time.perf_counter()
-    counts = await asyncio.gather(*(produce(append, seconds) for _ in range(producers)))
-    return sum(counts) / (time.perf_counter() - start)
+def events() -> Iterator[RunLifecycleEvent]:
+    """One run after another, each on a thread of its own."""
+    while True:
+        run_id, thread_id = new_id(), new_id()
+        for sequence, (event_type, payload) in enumerate(_RUN, 1):
+            yield RunLifecycleEvent(new_id(), event_type, run_id, thread_id, sequence, datetime.now(UTC), payload)
 
 
-async def measure_raw(folder: Path, producers: int, seconds: float) -> float:
-    """The loop written by hand."""
-    log = RawLog(folder / "raw.db")
-    try:
-        return await measure(log.append, producers, seconds)
-    finally:
+def produce(append: AppendOne, producers: int) -> Work:
+    """So many producers, each of which waits for its event to be durable before it makes the next."""
+    streams = [events() for _ in range(producers)]
+
+    async def one(stream: Iterator[RunLifecycleEvent], count: int) -> None:
+        for _ in range(count):
+            await append(next(stream))
+
+    async def work(count: int) -> None:
+        each, more = divmod(count, producers)
+        await asyncio.gather(*(one(stream, each + (number < more)) for number, stream in enumerate(streams)))
+
+    return work
+
+
+@asynccontextmanager
+async def events_by_hand(producers: int) -> AsyncGenerator[Work]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw.db"
+        with closing(sqlite3.connect(path)) as database:
+            database.executescript(EVENTS_ALONE)
+        log = RawLog(path, with_rows=False)
+        yield produce(log.append, producers)
         await log.aclose()
 
 
-async def measure_store(folder: Path, producers: int, seconds: float) -> float:
-    """Ours."""
-    async with Store.open(f"sqlite:///{folder}/store.db") as store:
-        return await measure(lambda event: store.append((event,)), producers, seconds)
+@asynccontextmanager
+async def rows_by_hand(producers: int) -> AsyncGenerator[Work]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw.db"
+        async with Store.open(f"sqlite:///{path}"):
+            pass  # for its tables
+        log = RawLog(path, with_rows=True)
+        yield produce(log.append, producers)
+        await log.aclose()
 
 
-async def main() -> None:
-    """Measure both by turns and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--producers", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--seconds", type=float, default=2.0, help="for one measurement")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", help="where the databases are made; a real disk, or it measures nothing")
-    options = parser.parse_args()
+@asynccontextmanager
+async def stored(producers: int) -> AsyncGenerator[Work]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with Store.open(f"sqlite:///{folder}/store.db") as store:
+            yield produce(StorageObserver(store).on_event, producers)
 
-    results = []
-    print(f"{'producers':>9} {'sqlite3 by hand':>16} {'Store':>10}   ratio")
-    for producers in options.producers:
-        raw, ours = [], []
-        for _ in range(options.rounds):
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                raw.append(await measure_raw(Path(folder), producers, options.seconds))
-                ours.append(await measure_store(Path(folder), producers, options.seconds))
-        by_hand, store = statistics.median(raw), statistics.median(ours)
-        print(f"{producers:9} {by_hand:12,.0f} /s  {store:8,.0f} /s   {store / by_hand:.2f}")
-        results.append({"producers": producers, "sqlite3": by_hand, "store": store})
-    json.dump({"sqlite": sqlite3.sqlite_version, "python": sys.version, "results": results}, sys.stderr)
+
+WAYS: dict[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
+    EVENTS_BY_HAND: events_by_hand,
+    ROWS_BY_HAND: rows_by_hand,
+    STORED: stored,
+}
+
+
+def case_of(producers: int) -> str:
+    return f"{producers} producer{'s' if producers > 1 else ''}"
+
+
+def table_of(result: Race, producers: int) -> str:
+    case = case_of(producers)
+
+    def row(name: str) -> list[str]:
+        way = result.contender(name, case)
+        return [
+            name,
+            figure(result.rate(way, "wall")),
+            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
+            *(
+                times(result.ratio(result.contender(beside, case), way, clock).median)
+                for beside in (EVENTS_BY_HAND, ROWS_BY_HAND)
+                for clock in ("wall", "cpu")
+            ),
+        ]
+
+    return table(
+        [case, "events/s by wall clock", "µs of CPU time", "× events alone, wall", "CPU", "× same rows, wall", "CPU"],
+        map(row, WAYS),
+    )
+
+
+def budgets_of(result: Race) -> list[Budget]:
+    return [
+        Budget.of(
+            f"{case}: at least 0.6 of the rate of the same rows by hand",
+            0.6,
+            partial(result.ratio, result.contender(ROWS_BY_HAND, case), result.contender(STORED, case)),
+        )
+        for case in map(case_of, PRODUCERS)
+    ]
+
+
+def main() -> None:
+    options = options_of(__doc__, EFFORT)
+    contenders = [Contender(name, case_of(n), partial(way, n)) for n in PRODUCERS for name, way in WAYS.items()]
+    result = race(contenders, options.effort)
+    report = Report(
+        name="append",
+        unit="nanoseconds for one event",
+        race=result,
+        tables=[table_of(result, producers) for producers in PRODUCERS],
+        budgets=budgets_of(result),
+        packages=["sqlalchemy"],
+    )
+    publish(report, options)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

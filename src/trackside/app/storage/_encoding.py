@@ -20,7 +20,7 @@ MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
 MAX_ID_CHARS = 255
 """How long an id may be; every database indexes this much."""
 
-_ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of the run's row
+_TIME_CHARS = len("2026-01-31T09:30:00.123456")
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -29,7 +29,7 @@ _decode_json = msgspec.json.Decoder().decode
 
 def time_text(when: datetime) -> str:
     """An aware time as UTC text that sorts like the time."""
-    return when.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return _text_of_utc(when.astimezone(UTC))
 
 
 def time_of(text: str) -> datetime:
@@ -55,11 +55,6 @@ class EventRow:
     occurred_at: str
     payload: str
     position: int = 0
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes."""
-        return len(self.payload) + _ROW_BYTES
 
     def tells_the_same_as(self, other: EventRow) -> bool:
         """Whether the other row is this event once more, and not another one under the same id."""
@@ -90,7 +85,7 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
     _check_id("thread_id", event.thread_id)
     if type(event.sequence) is not int or event.sequence < 1:
         raise InvalidEventError(field="sequence", value=event.sequence, why="sequence numbers are 1, 2, 3 …")
-    occurred_at = _utc(event.occurred_at)
+    occurred_at, written = _utc(event.occurred_at)
     payload = canonical_payload(event.payload, max_chars=MAX_PAYLOAD_CHARS)
     # A copy: what has been stored does not change with what the emitter still holds.
     kept = RunLifecycleEvent(
@@ -102,7 +97,7 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
         occurred_at,
         payload,
     )
-    return EventRow(kept, time_text(occurred_at), json_text(payload))
+    return EventRow(kept, written, json_text(payload))
 
 
 def _check_id(field: str, value: Any) -> None:
@@ -124,6 +119,8 @@ def is_plain_text(text: str) -> bool:
 
 
 def _event_type(value: Any) -> LifecycleEventType:
+    if type(value) is LifecycleEventType:
+        return value
     try:
         return LifecycleEventType(value)
     except ValueError:
@@ -131,10 +128,16 @@ def _event_type(value: Any) -> LifecycleEventType:
         raise InvalidEventError(field="event_type", value=value, why=f"the types are {known}") from None
 
 
-def _utc(when: Any) -> datetime:
+def _utc(when: Any) -> tuple[datetime, str]:
+    """A time in UTC, and as text."""
     if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidEventError(field="occurred_at", value=when, why="it is a datetime with a time zone")
     try:
-        return when.astimezone(UTC)
+        when = when.astimezone(UTC)
     except OverflowError:
         raise InvalidEventError(field="occurred_at", value=when, why="in UTC its year is not 1 to 9999") from None
+    return when, _text_of_utc(when)
+
+
+def _text_of_utc(when: datetime) -> str:
+    return f"{when.isoformat(timespec='microseconds')[:_TIME_CHARS]}Z"
