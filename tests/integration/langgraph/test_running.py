@@ -307,12 +307,12 @@ async def test_what_does_not_fit_the_graph_is_refused_by_name(
     stage: Any, run_context: Any, spec: dict[str, Any], says: str
 ) -> None:
     agent = LangGraphAgent(counting().compile(checkpointer=InMemorySaver()))
-    input = None if "command" in spec else {"n": 1}
+    given = None if "command" in spec else {"n": 1}
     with pytest.raises(InvalidSpecError) as caught:
-        await agent.run(run_context(input, **spec))
+        await agent.run(run_context(given, **spec))
     assert says in str(caught.value)
     assert caught.value.fault == "caller"
-    outcome = await stage.play(agent, input, **spec)
+    outcome = await stage.play(agent, given, **spec)
     assert outcome.status is RunStatus.error
     assert says in outcome.end["error"]
 

@@ -1,7 +1,7 @@
 """Runs LangGraph graphs: any compiled `StateGraph`, `Pregel` or functional-API entrypoint, as they are.
 
 `_agent` is the adapter; `_input` makes the graph's input of what was asked for, `_stream` reads what it streams,
-`_usage` listens to its models and tools, `_threads` knows its checkpoints.
+`_usage` listens to its models and tools, `_stopping` sees it to its end, `_threads` takes its checkpoints back.
 """
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt

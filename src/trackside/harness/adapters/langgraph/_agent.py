@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -26,16 +24,14 @@ from trackside.harness.adapters.langgraph._graph import (
     checkpointer_of,
 )
 from trackside.harness.adapters.langgraph._input import GraphInput, resume_value
+from trackside.harness.adapters.langgraph._stopping import see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
 from trackside.harness.adapters.langgraph._threads import roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import InvalidSpecError, NotPausedError
 from trackside.harness.ids import is_uuid
-from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import JsonObject
-
-_run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
@@ -79,7 +75,7 @@ class LangGraphAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Run the graph to its end or to where it waits. What a node raises comes out as it is.
 
-        When cancelled, this waits until the graph has stopped and written its checkpoint, however often it is cancelled.
+        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often.
 
         Raises:
             InvalidSpecError: the run asks for something that the graph does not have.
@@ -87,22 +83,7 @@ class LangGraphAgent:
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
         """
-        graph_task = start_contained(self._run(run), name=f"trackside-graph-{run.run_id}")
-        cancel: asyncio.CancelledError | None = None
-        while not graph_task.done():
-            try:
-                await asyncio.wait({graph_task})
-            except asyncio.CancelledError as exc:
-                # A second cancel would break off LangGraph's own clean-up, so then only waiting is left to do.
-                if cancel is None or not _is_cleaning_up(run):
-                    graph_task.cancel()
-                cancel = exc
-        if cancel is not None:
-            raise cancel
-        outcome = graph_task.result()
-        if isinstance(outcome, Raised):
-            raise outcome.exception
-        return outcome
+        return await see_through(self._run(run), run, checkpointer_of(self._graph_for(run)))
 
     async def rollback(self, run: RunContext) -> str | None:
         """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""
@@ -110,7 +91,6 @@ class LangGraphAgent:
         return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
 
     async def _run(self, run: RunContext) -> AgentResult:
-        _run_of_task.set(run)
         var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it
         graph = self._graph_for(run)
         state = await self._state_of(run)
@@ -194,15 +174,6 @@ class _RunState:
     given: GraphInput
     known_ids: frozenset[str]
     pending: Sequence[PendingWrite] | None = None
-
-
-def _is_cleaning_up(run: RunContext) -> bool:
-    """Whether LangGraph is waiting for what is left of the run: it does that in a task of its own, an exit stack's."""
-    return any(
-        getattr(task.get_coro(), "__qualname__", "") == "AsyncExitStack.__aexit__"
-        for task in asyncio.all_tasks()
-        if task.get_context().get(_run_of_task) is run
-    )
 
 
 def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:

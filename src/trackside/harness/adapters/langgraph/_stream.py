@@ -150,7 +150,7 @@ class _NewMessages:
     def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
         self._run = run
         self._answers = list(given.answers)
-        self._brought = given.brought - len(given.given_ids & known_ids)
+        self._brought = given.brought
         self._sees_start = isinstance(graph, CompiledStateGraph)
         self._at_start = self._sees_start
         self._seen: set[str | int] = {*known_ids} if self._sees_start else {*known_ids, *given.given_ids}

@@ -1,0 +1,76 @@
+"""Runs a graph in a task of its own and sees it to its real end, whoever cancels it and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+from trackside.harness.adapters.langgraph._graph import Saver
+from trackside.harness.context import RunContext
+from trackside.harness.timelimit import Raised, start_contained
+
+# What LangGraph's tasks do.
+_NODE = "arun_with_retry"
+_GATED = "gated"  # a node or a write, under a limit of concurrency
+_CHECKPOINT = "AsyncPregelLoop._checkpointer_put_after_previous"
+
+_run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
+
+
+async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: Saver | None) -> T:
+    """Await the running of a graph, until nothing of it runs any more and its checkpoints are written.
+
+    Raises:
+        asyncio.CancelledError: this was cancelled, and the graph has stopped.
+        BaseException: what the graph raised.
+    """
+    graph_task = start_contained(_marked(call, run), name=f"trackside-graph-{run.run_id}")
+    cancel: asyncio.CancelledError | None = None
+    while unfinished := _unfinished(graph_task, run, saver):
+        try:
+            await asyncio.wait(unfinished)
+        except asyncio.CancelledError as exc:
+            graph_task.cancel()
+            if cancel is not None:
+                _cancel_nodes(run)
+            cancel = exc
+    if cancel is not None:
+        raise cancel
+    outcome = graph_task.result()
+    if isinstance(outcome, Raised):
+        raise outcome.exception
+    return outcome
+
+
+async def _marked[T](call: Coroutine[Any, Any, T], run: RunContext) -> T:
+    _run_of_task.set(run)
+    return await call
+
+
+def _unfinished(graph_task: asyncio.Task[Any], run: RunContext, saver: Saver | None) -> set[asyncio.Task[Any]]:
+    """What there is to wait for: the graph; once it has failed or was cancelled, what LangGraph has left behind.
+
+    It notes that it cancelled a node in a write that begins when it waits for nothing any more; and a second cancel
+    breaks off its waiting for nodes and writes.
+    """
+    if not graph_task.done():
+        return {graph_task}
+    if not (graph_task.cancelled() or isinstance(graph_task.result(), Raised)):
+        return set()
+    own = {_NODE, _GATED, _CHECKPOINT, getattr(saver and saver.aput_writes, "__qualname__", "")}
+    return {task for task, what in _tasks_of(run).items() if what in own}
+
+
+def _cancel_nodes(run: RunContext) -> None:
+    """Cancel the nodes that ignored an earlier cancel; never a write."""
+    for task, what in _tasks_of(run).items():
+        if what == _NODE or (what == _GATED and not task.get_name().startswith("Task-")):  # LangGraph names only nodes
+            task.cancel()
+
+
+def _tasks_of(run: RunContext) -> dict[asyncio.Task[Any], str]:
+    """The tasks that began within a run's graph, with what each does."""
+    tasks = [task for task in asyncio.all_tasks() if task.get_context().get(_run_of_task) is run]
+    return {task: getattr(task.get_coro(), "__qualname__", "") for task in tasks}

@@ -1,0 +1,220 @@
+"""Which messages a run counts and announces, and the thread's title."""
+
+import itertools
+import operator
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
+from langgraph.graph import START, MessagesState, StateGraph, add_messages
+from langgraph.graph.message import _messages_delta_reducer
+from langgraph.types import Command, interrupt
+
+from trackside import RunStatus
+
+
+def chat(*nodes: Any, state: Any = MessagesState, **compiled: Any) -> Any:
+    """A graph of these nodes, one after the other."""
+    builder = StateGraph(state)
+    names = [START, *(f"node{i}" for i in range(len(nodes)))]
+    for name, node in zip(names[1:], nodes, strict=True):
+        builder.add_node(name, node)
+    for before, after in itertools.pairwise(names):
+        builder.add_edge(before, after)
+    return builder.compile(**compiled)
+
+
+def say(text: str) -> Any:
+    async def node(state: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage(text)]}
+
+    return node
+
+
+async def fail(state: Any) -> dict[str, Any]:
+    raise ConnectionError("gone")
+
+
+def counted(outcome: Any) -> tuple[int, str | None, str | None]:
+    usage = outcome.usage
+    return usage["message_count"], usage["first_human_message"], usage["last_ai_message"]
+
+
+async def test_every_new_message_of_the_state_counts_once(stage: Any) -> None:
+    outcome = await stage.play(chat(say("first"), say("second")), "hello")
+    assert counted(outcome) == (3, "hello", "second")
+    assert [human["content"] for human in outcome.humans] == ["hello"]
+
+
+async def test_messages_of_earlier_runs_of_the_thread_are_not_new(stage: Any) -> None:
+    graph = chat(say("one"), say("two"), checkpointer=InMemorySaver())
+    first = await stage.play(graph, "hello", thread_id="t")
+    second = await stage.play(graph, "again", thread_id="t")
+    assert counted(first) == (3, "hello", "two")
+    assert counted(second) == (3, "again", "two")
+    assert len(second.values["messages"]) == 6
+
+
+async def test_a_history_that_is_sent_again_is_not_new(stage: Any) -> None:
+    graph = chat(say("sure"), checkpointer=InMemorySaver())
+    hello = {"role": "user", "content": "hello", "id": "h1"}
+    first = await stage.play(graph, {"messages": [hello]}, thread_id="t")
+    history = first.values["messages"]
+    more = {"role": "user", "content": "more", "id": "h2"}
+    second = await stage.play(graph, {"messages": [*history, more]}, thread_id="t")
+    assert [human["id"] for human in second.humans] == ["h2"]
+    assert counted(second) == (2, "more", "sure")
+    assert len(second.values["messages"]) == 4
+
+
+async def test_ids_of_another_thread_are_new_here(stage: Any) -> None:
+    graph = chat(say("sure"), checkpointer=InMemorySaver())
+    hello = {"role": "user", "content": "hello", "id": "h1"}
+    for thread in ("a", "b"):
+        outcome = await stage.play(graph, {"messages": [hello]}, thread_id=thread)
+        assert [human["id"] for human in outcome.humans] == ["h1"]
+
+
+async def test_other_messages_in_the_input_count_but_are_nobodys_words(stage: Any) -> None:
+    given = [SystemMessage("be kind"), HumanMessage("hello"), AIMessage("hi"), HumanMessage("how are you?")]
+    outcome = await stage.play(chat(say("well")), {"messages": given})
+    assert counted(outcome) == (5, "hello", "well")
+    assert [human["content"] for human in outcome.humans] == ["hello", "how are you?"]
+
+
+async def test_a_failed_run_counts_what_was_said_before(stage: Any) -> None:
+    outcome = await stage.play(chat(say("about to fail"), fail), "hello")
+    assert outcome.status is RunStatus.error
+    assert counted(outcome) == (2, "hello", "about to fail")
+
+
+async def test_a_message_that_changes_is_still_one_message(stage: Any) -> None:
+    async def draft(state: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage("draft", id="a1")]}
+
+    async def final(state: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage("final", id="a1"), ToolMessage("done", tool_call_id="1")]}
+
+    outcome = await stage.play(chat(draft, final), "hello")
+    assert outcome.usage["message_count"] == 3
+
+
+async def test_messages_of_a_list_that_langgraph_does_not_merge_are_counted_by_place(stage: Any) -> None:
+    class Plain(TypedDict):
+        messages: Annotated[list[AnyMessage], operator.add]
+
+    graph = chat(say("one"), say("two"), state=Plain, checkpointer=InMemorySaver())
+    await stage.play(graph, {"messages": [HumanMessage("hello")]}, thread_id="t")
+    outcome = await stage.play(graph, {"messages": [HumanMessage("again")]}, thread_id="t")
+    assert counted(outcome) == (3, "again", "two")
+
+
+async def test_messages_that_are_plain_dicts_are_counted(stage: Any) -> None:
+    class Plain(TypedDict):
+        messages: Annotated[list[dict[str, str]], operator.add]
+
+    async def reply(state: Any) -> dict[str, Any]:
+        return {"messages": [{"role": "assistant", "content": "hi"}]}
+
+    outcome = await stage.play(chat(reply, state=Plain), {"messages": [{"role": "user", "content": "hello"}]})
+    assert counted(outcome) == (2, "hello", "hi")
+    assert outcome.values["messages"][0] == {"role": "user", "content": "hello"}
+
+
+async def test_messages_kept_as_deltas_are_counted(stage: Any) -> None:
+    class Delta(TypedDict):
+        messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]
+
+    graph = chat(say("one"), state=Delta, checkpointer=InMemorySaver())
+    for text in ("hello", "again"):
+        outcome = await stage.play(graph, text, thread_id="t")
+        assert counted(outcome) == (2, text, "one")
+        assert outcome.humans[0]["id"] == outcome.values["messages"][-2]["id"]
+
+
+async def test_an_entrypoints_messages_are_counted_without_what_its_thread_had(stage: Any) -> None:
+    @entrypoint(checkpointer=InMemorySaver())
+    async def talk(given: list[AnyMessage], *, previous: list[AnyMessage] | None = None) -> Any:
+        messages = add_messages(previous or [], given)
+        messages = add_messages(messages, [AIMessage("well"), AIMessage(f"{len(messages)} so far")])
+        return entrypoint.final(value=messages, save=messages)
+
+    first = await stage.play(talk, [HumanMessage("hello")], thread_id="t")
+    second = await stage.play(talk, [HumanMessage("again")], thread_id="t")
+    assert counted(first) == (3, "hello", "1 so far")
+    assert counted(second) == (3, "again", "4 so far")
+
+
+async def test_the_text_of_content_blocks_is_what_was_said(stage: Any) -> None:
+    async def node(state: Any) -> dict[str, Any]:
+        return {"messages": [AIMessage([{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}])]}
+
+    outcome = await stage.play(chat(node), "hello")
+    assert outcome.usage["last_ai_message"] == "in parts"
+
+
+async def test_an_answer_is_a_human_message_even_where_the_graph_keeps_it(stage: Any) -> None:
+    async def ask(state: Any) -> dict[str, Any]:
+        return {"messages": [HumanMessage(interrupt("name?"))]}
+
+    graph = chat(ask, say("thanks"), checkpointer=InMemorySaver())
+    await stage.play(graph, "hello", thread_id="t")
+    outcome = await stage.play(graph, thread_id="t", command={"resume": "Ada"})
+    assert [human["content"] for human in outcome.humans] == ["Ada"]
+    assert counted(outcome) == (2, "Ada", "thanks")
+
+
+async def test_messages_of_a_commands_update_are_announced_and_counted(stage: Any) -> None:
+    graph = chat(say("one"), checkpointer=InMemorySaver())
+    await stage.play(graph, "hello", thread_id="t")
+    update = {"messages": [{"role": "user", "content": "and this"}]}
+    outcome = await stage.play(graph, thread_id="t", command={"update": update, "goto": "node0"})
+    assert [human["content"] for human in outcome.humans] == ["and this"]
+    assert counted(outcome) == (2, "and this", "one")
+
+
+class Titled(MessagesState):
+    title: str
+
+
+async def test_the_states_title_becomes_the_threads(stage: Any) -> None:
+    async def name_it(state: Any) -> dict[str, Any]:
+        return {"title": "Greetings"}
+
+    outcome = await stage.play(chat(name_it, state=Titled), "hello")
+    assert outcome.result.title == "Greetings"
+    assert outcome.end["title"] == "Greetings"
+
+
+async def test_a_failed_run_has_the_title_that_was_found_before(stage: Any) -> None:
+    async def name_it(state: Any) -> dict[str, Any]:
+        return {"title": "Greetings"}
+
+    outcome = await stage.play(chat(name_it, fail, state=Titled), "hello")
+    assert outcome.end["title"] == "Greetings"
+
+
+async def test_what_stays_inside_a_subgraph_is_neither_counted_nor_a_title(stage: Any) -> None:
+    async def name_it(state: Any) -> dict[str, Any]:
+        return {"title": "Inner", "messages": [AIMessage("to myself")]}
+
+    inner = chat(name_it, state=Titled)
+
+    async def consult(state: Any) -> dict[str, Any]:
+        await inner.ainvoke({"messages": "psst"})
+        return {"messages": [AIMessage("aloud")]}
+
+    outcome = await stage.play(chat(consult), "hello", stream_subgraphs=True)
+    assert any(part.namespace for part in outcome.parts)
+    assert counted(outcome) == (2, "hello", "aloud")
+    assert outcome.result.title is None
+
+
+async def test_a_node_that_gives_back_a_command_is_counted_like_any_other(stage: Any) -> None:
+    async def node(state: Any) -> Command[Any]:
+        return Command(update={"messages": [AIMessage("by command")]})
+
+    outcome = await stage.play(chat(node), "hello")
+    assert counted(outcome) == (2, "hello", "by command")

@@ -1,0 +1,305 @@
+"""Runs that wait for a human, and how they go on."""
+
+import operator
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.func import entrypoint, task
+from langgraph.graph import START, StateGraph
+from langgraph.types import Send, interrupt
+from pydantic import BaseModel
+
+from trackside import RunStatus
+from trackside.harness.adapters.langgraph import LangGraphAgent, NoCheckpointerError
+from trackside.harness.errors import InvalidSpecError, NotPausedError
+
+
+class State(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        yield InMemorySaver()
+    else:
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
+            yield sqlite
+
+
+def graph_of(*nodes: Any, **compiled: Any) -> Any:
+    """A graph of these nodes, one after the other, each under its function's name."""
+    builder = StateGraph(State)
+    before = START
+    for node in nodes:
+        builder.add_node(node.__name__, node).add_edge(before, node.__name__)
+        before = node.__name__
+    return builder.compile(**compiled)
+
+
+async def ask(state: State) -> State:
+    return {"notes": [interrupt({"question": "how many?"})]}
+
+
+async def after(state: State) -> State:
+    return {"notes": ["after"]}
+
+
+async def test_a_question_interrupts_the_run_and_its_answer_ends_the_next(stage: Any, saver: Any) -> None:
+    graph = graph_of(ask, after, checkpointer=saver)
+    paused = await stage.play(graph, {"notes": ["before"]}, thread_id="t")
+    assert paused.status is RunStatus.interrupted
+    (question,) = paused.interrupts
+    assert question == {"id": question["id"], "value": {"question": "how many?"}}
+    assert paused.values["notes"] == ["before"]
+    assert paused.events[-1].payload["status"] == "interrupted"
+
+    resumed = await stage.play(graph, thread_id="t", command={"resume": "three"})
+    assert resumed.status is RunStatus.success
+    assert resumed.values == {"notes": ["before", "three", "after"]}
+    assert [human["content"] for human in resumed.humans] == ["three"]
+
+
+async def test_followers_of_values_and_updates_see_the_question(stage: Any) -> None:
+    graph = graph_of(ask, checkpointer=InMemorySaver())
+    paused = await stage.play(graph, {"notes": []}, thread_id="t", stream_mode=["values", "updates"])
+    (question,) = paused.interrupts
+    for mode in ("values", "updates"):
+        (asked,) = paused.streamed(mode)[-1]["__interrupt__"]
+        assert (asked["id"], asked["value"]) == (question["id"], question["value"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("text", "text"),
+        ({"approve": True, "limit": 3}, '{"approve": true, "limit": 3}'),
+        ([1, 2], "[1, 2]"),
+        (False, "false"),
+        (None, "null"),
+        ({}, "{}"),
+        ("", ""),
+    ],
+    ids=repr,
+)
+async def test_any_json_is_an_answer_and_reaches_the_node_as_it_is(stage: Any, answer: Any, said: str) -> None:
+    graph = graph_of(ask, checkpointer=InMemorySaver())
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    resumed = await stage.play(graph, thread_id="t", command={"resume": answer})
+    assert resumed.status is RunStatus.success
+    assert resumed.values == {"notes": [answer]}
+    assert [human["content"] for human in resumed.humans] == [said]
+
+
+async def test_a_node_that_asks_three_times_is_answered_three_times(stage: Any, saver: Any) -> None:
+    async def interview(state: State) -> State:
+        return {"notes": [interrupt("first?"), interrupt("second?"), interrupt("third?")]}
+
+    graph = graph_of(interview, checkpointer=saver)
+    outcome = await stage.play(graph, {"notes": []}, thread_id="t")
+    for question, answer in (("first?", 1), ("second?", None), ("third?", 3)):
+        assert [asked["value"] for asked in outcome.interrupts] == [question]
+        outcome = await stage.play(graph, thread_id="t", command={"resume": answer})
+    assert outcome.values == {"notes": [1, None, 3]}
+
+
+def asking_in_parallel(saver: Any) -> Any:
+    async def worker(state: dict[str, Any]) -> State:
+        return {"notes": [f"{state['topic']}: {interrupt(state['topic'])}"]}
+
+    builder = StateGraph(State).add_node("worker", worker)
+    topics = [Send("worker", {"topic": topic}) for topic in ("a", "b", "c")]
+    return builder.add_conditional_edges(START, lambda _: topics, ["worker"]).compile(checkpointer=saver)
+
+
+async def test_several_questions_at_once_are_answered_by_id_together_or_one_by_one(stage: Any, saver: Any) -> None:
+    graph = asking_in_parallel(saver)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    ids = {asked["value"]: asked["id"] for asked in paused.interrupts}
+    assert sorted(ids) == ["a", "b", "c"]
+
+    some = await stage.play(graph, thread_id="t", command={"resume": {ids["a"]: "A", ids["c"]: "C"}})
+    assert some.status is RunStatus.interrupted
+    assert [asked["value"] for asked in some.interrupts] == ["b"]
+    assert [human["content"] for human in some.humans] == ["A", "C"]
+
+    rest = await stage.play(graph, thread_id="t", command={"resume": "B"})
+    assert rest.status is RunStatus.success
+    assert rest.values == {"notes": ["a: A", "b: B", "c: C"]}
+
+
+async def test_one_answer_to_several_questions_is_refused_and_all_stay_open(stage: Any) -> None:
+    graph = asking_in_parallel(InMemorySaver())
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    refused = await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    assert refused.status is RunStatus.error
+    assert "3 questions are open; answer by id" in refused.end["error"]
+    answers = {asked["id"]: "ok" for asked in paused.interrupts}
+    resumed = await stage.play(graph, thread_id="t", command={"resume": answers})
+    assert resumed.values == {"notes": ["a: ok", "b: ok", "c: ok"]}
+
+
+async def test_an_answer_to_a_question_that_is_not_open_is_refused(run_context: Any) -> None:
+    agent = LangGraphAgent(graph_of(ask, checkpointer=InMemorySaver()))
+    paused = await agent.run(run_context({"notes": []}))
+    with pytest.raises(InvalidSpecError, match=f"the questions that are open are {paused.interrupts[0]['id']}"):
+        await agent.run(run_context(command={"resume": {"0" * 32: "late"}}))
+
+
+async def test_a_question_inside_a_subgraph_is_answered(stage: Any, saver: Any) -> None:
+    graph = graph_of(after, checkpointer=saver)
+    inner = graph_of(ask)
+    graph = StateGraph(State).add_node("inner", inner).add_edge(START, "inner").compile(checkpointer=saver)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t", stream_subgraphs=True)
+    assert [asked["value"] for asked in paused.interrupts] == [{"question": "how many?"}]
+    resumed = await stage.play(graph, thread_id="t", command={"resume": 4})
+    assert resumed.values == {"notes": [4]}
+
+
+async def test_a_question_of_the_functional_api_is_answered(stage: Any, saver: Any) -> None:
+    calls = []
+
+    @task
+    async def expensive() -> str:
+        calls.append("called")
+        return "result"
+
+    @entrypoint(checkpointer=saver)
+    async def flow(text: str) -> dict[str, Any]:
+        return {"result": await expensive(), "answer": interrupt("sure?")}
+
+    paused = await stage.play(flow, "go", thread_id="t")
+    assert [asked["value"] for asked in paused.interrupts] == ["sure?"]
+    resumed = await stage.play(flow, thread_id="t", command={"resume": "yes"})
+    assert resumed.values == {"result": "result", "answer": "yes"}
+    assert calls == ["called"]
+
+
+async def test_a_question_with_a_schema_says_which(stage: Any) -> None:
+    class Decision(BaseModel):
+        approve: bool
+
+    async def decide(state: State) -> State:
+        return {"notes": [interrupt("ok?", response_schema=Decision).approve]}
+
+    graph = graph_of(decide, checkpointer=InMemorySaver())
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    assert paused.interrupts[0]["response_schema"]["properties"]["approve"]["type"] == "boolean"
+    resumed = await stage.play(graph, thread_id="t", command={"resume": {"approve": True}})
+    assert resumed.values == {"notes": [True]}
+
+
+@pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
+async def test_a_breakpoint_of_the_run_stops_it_and_names_what_comes_next(stage: Any, saver: Any, where: str) -> None:
+    graph = graph_of(plain_step, after, checkpointer=saver)
+    node = {"interrupt_before": "after", "interrupt_after": ["plain_step"]}[where]
+    paused = await stage.play(graph, {"notes": []}, thread_id="t", **{where: node})
+    assert paused.status is RunStatus.interrupted
+    (stop,) = paused.interrupts
+    assert stop == {"id": stop["id"], "value": None, "next": ["after"]}
+    assert paused.values == {"notes": ["step"]}
+    resumed = await stage.play(graph, thread_id="t")
+    assert resumed.status is RunStatus.success
+    assert resumed.values == {"notes": ["step", "after"]}
+    assert resumed.humans == []
+
+
+async def plain_step(state: State) -> State:
+    return {"notes": ["step"]}
+
+
+@pytest.mark.parametrize("answer", [None, "go on", {}])
+async def test_a_breakpoint_compiled_in_is_passed_by_any_answer(stage: Any, answer: Any) -> None:
+    graph = graph_of(plain_step, after, checkpointer=InMemorySaver(), interrupt_before=["after"])
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    assert paused.interrupts[0]["next"] == ["after"]
+    resumed = await stage.play(graph, thread_id="t", command={"resume": answer})
+    assert resumed.values == {"notes": ["step", "after"]}
+
+
+async def test_a_breakpoint_at_every_node_stops_at_each(stage: Any) -> None:
+    graph = graph_of(plain_step, after, checkpointer=InMemorySaver())
+    outcome = await stage.play(graph, {"notes": []}, thread_id="t", interrupt_before="*")
+    stops = [outcome.interrupts[0]["next"]]
+    while (outcome := await stage.play(graph, thread_id="t", interrupt_before="*")).interrupts:
+        stops.append(outcome.interrupts[0]["next"])
+    assert stops == [["plain_step"], ["after"]]
+
+
+async def test_a_breakpoint_inside_a_subgraph_stops_the_run(stage: Any) -> None:
+    inner = graph_of(plain_step, after, interrupt_before=["after"])
+    builder = StateGraph(State).add_node("inner", inner).add_edge(START, "inner")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    assert paused.status is RunStatus.interrupted
+    assert paused.interrupts[0]["next"] == ["inner"]
+    resumed = await stage.play(graph, thread_id="t", command={"resume": "go"})
+    assert resumed.values == {"notes": ["step", "after"]}
+
+
+@pytest.mark.parametrize(
+    ("compiled", "spec"),
+    [({}, {}), ({"interrupt_before": ["after"]}, {}), ({}, {"interrupt_before": ["after"]})],
+    ids=["question", "breakpoint", "breakpoint of the run"],
+)
+async def test_a_pause_without_a_checkpointer_is_an_error_that_says_so(
+    run_context: Any, compiled: Any, spec: Any
+) -> None:
+    nodes = [plain_step, after] if compiled or spec else [ask]
+    agent = LangGraphAgent(graph_of(*nodes, **compiled))
+    with pytest.raises(NoCheckpointerError, match="without a checkpointer: compile it with `checkpointer=`"):
+        await agent.run(run_context({"notes": []}, **spec))
+
+
+async def test_resuming_a_thread_that_waits_for_nothing_is_an_error(stage: Any, run_context: Any) -> None:
+    agent = LangGraphAgent(graph_of(plain_step, checkpointer=InMemorySaver()))
+    with pytest.raises(NotPausedError):
+        await agent.run(run_context(command={"resume": "?"}))
+    await agent.run(run_context({"notes": []}))
+    with pytest.raises(NotPausedError):
+        await agent.run(run_context(command={"resume": "?"}))
+    outcome = await stage.play(agent, thread_id="new", command={"resume": "?"})
+    assert outcome.status is RunStatus.error
+    assert "does not wait for an answer" in outcome.end["error"]
+
+
+async def test_resuming_without_a_checkpointer_is_an_error(run_context: Any) -> None:
+    with pytest.raises(NoCheckpointerError, match="cannot resume a thread"):
+        await LangGraphAgent(graph_of(ask)).run(run_context(command={"resume": "?"}))
+
+
+async def test_an_answer_survives_the_failure_of_what_comes_after(stage: Any) -> None:
+    fails = [ConnectionError("once")]
+
+    async def ask_then_fail(state: State) -> State:
+        answer = interrupt("?")
+        if fails:
+            raise fails.pop()
+        return {"notes": [answer]}
+
+    graph = graph_of(ask_then_fail, checkpointer=InMemorySaver())
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    failed = await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    assert failed.status is RunStatus.error
+    again = await stage.play(graph, thread_id="t")
+    assert again.values == {"notes": ["yes"]}
+
+
+async def test_a_new_input_leaves_the_question_behind(stage: Any) -> None:
+    graph = graph_of(ask, checkpointer=InMemorySaver())
+    await stage.play(graph, {"notes": ["one"]}, thread_id="t")
+    outcome = await stage.play(graph, {"notes": ["two"]}, thread_id="t")
+    assert outcome.status is RunStatus.interrupted
+    resumed = await stage.play(graph, thread_id="t", command={"resume": "three"})
+    assert resumed.values == {"notes": ["one", "two", "three"]}
+
+
+async def test_the_managers_checkpointer_remembers_questions(open_stage: Any, saver: Any) -> None:
+    stage = await open_stage(agents={"asker": graph_of(ask)}, checkpointer=saver)
+    await stage.play("asker", {"notes": []}, thread_id="t")
+    resumed = await stage.play("asker", thread_id="t", command={"resume": "yes"})
+    assert resumed.values == {"notes": ["yes"]}

@@ -1,0 +1,448 @@
+"""Runs that fail, are cancelled, or are taken back."""
+
+import asyncio
+import contextlib
+import operator
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.errors import GraphRecursionError
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from trackside import RunStatus, current_run, run_agent
+from trackside.harness.adapters.langgraph import LangGraphAgent
+from trackside.testing import RecordingObserver, assert_run_order
+
+
+class State(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        yield InMemorySaver()
+    else:
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
+            yield sqlite
+
+
+def graph_of(*nodes: Any, **compiled: Any) -> Any:
+    """A graph of these nodes, one after the other, each under its function's name."""
+    builder = StateGraph(State)
+    before = START
+    for node in nodes:
+        builder.add_node(node.__name__, node).add_edge(before, node.__name__)
+        before = node.__name__
+    return builder.compile(**compiled)
+
+
+def in_parallel(*nodes: Any, **compiled: Any) -> Any:
+    builder = StateGraph(State)
+    for node in nodes:
+        builder.add_node(node.__name__, node).add_edge(START, node.__name__)
+    return builder.compile(**compiled)
+
+
+def say_waiting() -> None:
+    run = current_run()
+    assert run is not None
+    run.send("waiting")
+
+
+async def step(state: State) -> State:
+    return {"notes": ["step"]}
+
+
+async def wait(state: State) -> State:
+    say_waiting()
+    await asyncio.Event().wait()
+    return {}
+
+
+async def waiting(handle: Any) -> None:
+    """Until a node of the run has said that it waits."""
+    async for part in handle.stream(modes=["custom"]):
+        if part.data == "waiting":
+            return
+
+
+async def cancelled(stage: Any, graph: Any, given: Any = None, *, action: str = "interrupt", **spec: Any) -> Any:
+    """A run that was cancelled while one of its nodes waited."""
+    handle = await stage.start(graph, given, **spec)
+    await waiting(handle)
+    await handle.cancel(action=action)
+    return await stage.outcome(handle)
+
+
+class Broken(Exception):
+    pass
+
+
+async def test_what_a_node_raises_comes_out_as_it_is(stage: Any, run_context: Any) -> None:
+    error = Broken("at the third tooth")
+
+    async def fail(state: State) -> State:
+        raise error
+
+    graph = graph_of(step, fail)
+    with pytest.raises(Broken) as caught:
+        await LangGraphAgent(graph).run(run_context({"notes": []}))
+    assert caught.value is error
+    outcome = await stage.play(graph, {"notes": []})
+    assert outcome.status is RunStatus.error
+    assert (outcome.end["error_type"], outcome.end["error"]) == ("Broken", "at the third tooth")
+    assert outcome.values == {"notes": ["step"]}
+
+
+async def test_too_many_steps_are_a_recursion_error(stage: Any, run_context: Any) -> None:
+    builder = StateGraph(State).add_node("step", step).add_edge(START, "step").add_edge("step", "step")
+    graph = builder.compile()
+    with pytest.raises(GraphRecursionError):
+        await LangGraphAgent(graph).run(run_context({"notes": []}, config={"recursion_limit": 3}))
+    outcome = await stage.play(graph, {"notes": []}, config={"recursion_limit": 3})
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "GraphRecursionError"
+
+
+def test_a_node_that_leaves_the_process_leaves_its_run_ended() -> None:
+    async def leave(state: State) -> State:
+        raise SystemExit(3)
+
+    recorder = RecordingObserver()
+    with pytest.raises(SystemExit):  # asyncio lets it through every task that LangGraph makes
+        asyncio.run(run_agent(graph_of(leave), {"notes": []}, observer=recorder))
+    assert_run_order(recorder.events)
+
+
+async def test_a_cancelled_error_of_a_node_is_a_failure_and_not_a_cancel(stage: Any) -> None:
+    async def fail(state: State) -> State:
+        raise asyncio.CancelledError
+
+    outcome = await stage.play(graph_of(fail), {"notes": []})
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "NodeCancelledError"
+
+
+async def test_a_timeout_stops_the_graph(stage: Any) -> None:
+    outcome = await stage.play(graph_of(step, wait), {"notes": []}, timeout=0.05)
+    assert outcome.status is RunStatus.timeout
+    assert outcome.values == {"notes": ["step"]}
+
+
+class Cleaning:
+    """A node that waits, and when it is cancelled still has something to do before it ends."""
+
+    def __init__(self) -> None:
+        self.cancels = 0
+        self.may_end = asyncio.Event()
+        self.cleaning = asyncio.Event()
+        self.ended = False
+
+    async def node(self, state: State) -> State:
+        say_waiting()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancels += 1
+            self.cleaning.set()
+            await self.may_end.wait()
+            self.ended = True
+        return {}
+
+
+def settle_in_parallel(node: Any, *, parallel: bool, **compiled: Any) -> Any:
+    node.__func__.__name__ = "node"
+    return in_parallel(node, step, **compiled) if parallel else graph_of(node, **compiled)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_a_cancel_waits_until_the_nodes_have_cleaned_up(stage: Any, parallel: bool) -> None:
+    cleaning = Cleaning()
+    handle = await stage.start(
+        settle_in_parallel(cleaning.node, parallel=parallel), {"notes": []}, stream_mode="custom"
+    )
+    await waiting(handle)
+    before = asyncio.all_tasks()
+    await handle.cancel()
+    await cleaning.cleaning.wait()
+    record = await stage.manager.get(handle.run_id)
+    assert record.status is RunStatus.running
+    cleaning.may_end.set()
+    outcome = await stage.outcome(handle)
+    assert outcome.status is RunStatus.cancelled
+    assert cleaning.ended
+    assert not [task for task in asyncio.all_tasks() & before if "trackside-graph" in task.get_name()]
+
+
+class SlowSaver(InMemorySaver):
+    """Takes its time to write a checkpoint, or to note that a node was cancelled."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        self._slow = slow
+        self.writing = asyncio.Event()
+        self.may_write = asyncio.Event()
+
+    async def _take_time(self) -> None:
+        self.writing.set()
+        await self.may_write.wait()
+
+    async def aput(self, *args: Any, **kwargs: Any) -> Any:
+        if self._slow == "checkpoint":
+            await self._take_time()
+        return await super().aput(*args, **kwargs)
+
+    async def aput_writes(self, config: Any, writes: Any, *args: Any, **kwargs: Any) -> None:
+        if self._slow == "cancelled node" and any(isinstance(value, asyncio.CancelledError) for _, value in writes):
+            await self._take_time()
+        await super().aput_writes(config, writes, *args, **kwargs)
+
+
+async def goes_on(handle: Any) -> bool:
+    """Whether the run has not ended although the loop has had nothing else to do for a while."""
+    result = asyncio.ensure_future(handle.result())
+    done, _ = await asyncio.wait({result}, timeout=0.05)
+    result.cancel()
+    return not done
+
+
+async def test_a_second_cancel_does_not_break_off_the_writing_of_checkpoints(stage: Any) -> None:
+    saver = SlowSaver("checkpoint")
+    graph = in_parallel(wait, step, checkpointer=saver)
+    handle = await stage.start(graph, {"notes": ["given"]}, thread_id="t", stream_mode="custom")
+    await waiting(handle)
+    await saver.writing.wait()
+    for _ in range(3):
+        await handle.cancel()
+        assert await goes_on(handle)
+    saver.may_write.set()
+    assert (await stage.outcome(handle)).status is RunStatus.cancelled
+    assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values == {"notes": ["given", "step"]}
+
+
+async def test_a_node_that_will_not_stop_is_waited_for_however_often_it_is_cancelled(stage: Any) -> None:
+    may_end = asyncio.Event()
+
+    async def stubborn(state: State) -> State:
+        say_waiting()
+        while not may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+        return {}
+
+    handle = await stage.start(in_parallel(stubborn, step), {"notes": []}, stream_mode="custom")
+    await waiting(handle)
+    for _ in range(3):
+        await handle.cancel()
+        assert await goes_on(handle)
+    may_end.set()
+    assert (await stage.outcome(handle)).status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize("config", [{}, {"max_concurrency": 4}], ids=str)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_run_ends_after_the_last_write_of_its_checkpointer(stage: Any, config: Any, fails: bool) -> None:
+    may_fail = asyncio.Event()
+
+    async def fail(state: State) -> State:
+        await may_fail.wait()
+        raise Broken("beside a node that waits")
+
+    saver = SlowSaver("cancelled node")
+    graph = in_parallel(wait, fail, checkpointer=saver)
+    handle = await stage.start(graph, {"notes": []}, thread_id="t", stream_mode="custom", config=config)
+    await waiting(handle)
+    if fails:
+        may_fail.set()
+    else:
+        await handle.cancel()
+    await saver.writing.wait()
+    assert await goes_on(handle)
+    saver.may_write.set()
+    outcome = await stage.outcome(handle)
+    assert outcome.status is (RunStatus.error if fails else RunStatus.cancelled)
+
+
+async def test_a_node_that_swallows_the_cancel_ends_the_run_with_its_step(stage: Any) -> None:
+    went_on = []
+
+    async def swallow(state: State) -> State:
+        say_waiting()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return {"notes": ["swallowed"]}
+
+    async def next_step(state: State) -> State:
+        went_on.append("next")
+        return {}
+
+    outcome = await cancelled(stage, graph_of(swallow, next_step), {"notes": []})
+    assert outcome.status is RunStatus.cancelled
+    assert went_on == []
+
+
+@pytest.mark.parametrize("config", [{}, {"max_concurrency": 4}], ids=str)
+async def test_a_node_that_swallows_one_cancel_gets_the_next(stage: Any, config: Any) -> None:
+    async def stubborn(state: State) -> State:
+        say_waiting()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            run = current_run()
+            assert run is not None
+            run.send("still here")
+            await asyncio.Event().wait()
+        return {}
+
+    handle = await stage.start(graph_of(stubborn), {"notes": []}, stream_mode="custom", config=config)
+    async for part in handle.stream(modes=["custom"]):
+        assert part.data in {"waiting", "still here"}
+        await handle.cancel()
+    assert (await stage.outcome(handle)).status is RunStatus.cancelled
+
+
+async def test_nothing_of_the_graph_runs_on_after_a_cancel(stage: Any, saver: Any) -> None:
+    async def slow(state: State) -> State:
+        await asyncio.Event().wait()
+        return {}
+
+    graph = in_parallel(wait, slow, step, checkpointer=saver)
+    before = asyncio.all_tasks()
+    outcome = await cancelled(stage, graph, {"notes": []}, thread_id="t", stream_mode=["custom", "messages"])
+    assert outcome.status is RunStatus.cancelled
+    left = [task for task in asyncio.all_tasks() - before if "langgraph" in repr(task)]
+    assert left == []
+
+
+async def test_a_cancelled_run_keeps_what_was_done_and_the_thread_goes_on(stage: Any, saver: Any) -> None:
+    graph = graph_of(step, wait, checkpointer=saver)
+    outcome = await cancelled(stage, graph, {"notes": ["first"]}, thread_id="t", stream_mode=["values", "custom"])
+    assert outcome.values == {"notes": ["first", "step"]}
+    state = await graph.aget_state({"configurable": {"thread_id": "t"}})
+    assert state.values == {"notes": ["first", "step"]}
+    assert state.next == ("wait",)
+
+
+async def state_of(graph: Any, thread_id: str = "t") -> Any:
+    """What the thread is, but for the ids of its checkpoint and tasks."""
+    state = await graph.aget_state({"configurable": {"thread_id": thread_id}})
+    tasks = [(task.name, task.path, task.result, [asked.value for asked in task.interrupts]) for task in state.tasks]
+    return state.values, state.next, tasks, [asked.value for asked in state.interrupts]
+
+
+async def test_a_rollback_puts_the_thread_back_to_the_checkpoint_before(stage: Any, saver: Any) -> None:
+    wants_to_wait = []
+
+    async def maybe_wait(state: State) -> State:
+        return await wait(state) if wants_to_wait else {"notes": ["done"]}
+
+    graph = graph_of(step, maybe_wait, checkpointer=saver)
+    await stage.play(graph, {"notes": ["first"]}, thread_id="t")
+    before = await state_of(graph)
+    checkpoint = (await graph.aget_state({"configurable": {"thread_id": "t"}})).config["configurable"]["checkpoint_id"]
+
+    wants_to_wait.append(True)
+    outcome = await cancelled(
+        stage, graph, {"notes": ["second"]}, action="rollback", thread_id="t", stream_mode="custom"
+    )
+    assert outcome.status is RunStatus.cancelled
+    assert outcome.end["pre_run_checkpoint_id"] == checkpoint
+    assert await state_of(graph) == before == ({"notes": ["first", "step", "done"]}, (), [], [])
+
+    wants_to_wait.clear()
+    await stage.play(graph, {"notes": ["third"]}, thread_id="t")
+    assert (await state_of(graph))[0] == {"notes": ["first", "step", "done", "third", "step", "done"]}
+
+
+async def test_two_rollbacks_in_a_row_come_to_the_same_state(stage: Any, saver: Any) -> None:
+    graph = graph_of(step, checkpointer=saver)
+    await stage.play(graph, {"notes": ["first"]}, thread_id="t")
+    before = await state_of(graph)
+    waits = graph_of(step, wait, checkpointer=saver)
+    for _ in range(2):
+        await cancelled(stage, waits, {"notes": ["more"]}, action="rollback", thread_id="t", stream_mode="custom")
+        assert await state_of(graph) == before
+
+
+async def test_a_rollback_of_a_threads_first_run_leaves_no_thread(stage: Any, saver: Any) -> None:
+    graph = graph_of(step, wait, checkpointer=saver)
+    outcome = await cancelled(stage, graph, {"notes": []}, action="rollback", thread_id="t", stream_mode="custom")
+    assert "pre_run_checkpoint_id" not in outcome.end
+    assert [checkpoint async for checkpoint in saver.alist({"configurable": {"thread_id": "t"}})] == []
+
+
+async def test_a_rollback_without_a_checkpointer_has_nothing_to_do(stage: Any) -> None:
+    outcome = await cancelled(stage, graph_of(wait), {"notes": []}, action="rollback", stream_mode="custom")
+    assert outcome.status is RunStatus.cancelled
+
+
+def question_beside_work(saver: Any, done: list[str]) -> Any:
+    """A step in which one node asks twice and another works; then one that waits."""
+
+    async def ask(state: State) -> State:
+        return {"notes": [interrupt("first?"), interrupt("second?")]}
+
+    async def work(state: State) -> State:
+        done.append("worked")
+        return {"notes": ["worked"]}
+
+    builder = StateGraph(State).add_node("ask", ask).add_node("work", work).add_node("wait", wait)
+    builder.add_edge(START, "ask").add_edge(START, "work").add_edge(["ask", "work"], "wait")
+    return builder.compile(checkpointer=saver)
+
+
+async def test_a_rollback_of_a_resumed_run_asks_again_and_keeps_the_work_beside_it(stage: Any, saver: Any) -> None:
+    done: list[str] = []
+    graph = question_beside_work(saver, done)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    await stage.play(graph, thread_id="t", command={"resume": "one"})
+    before = await state_of(graph)
+    assert before[3] == ["second?"]
+
+    answered = {"command": {"resume": "two"}, "thread_id": "t", "stream_mode": "custom"}
+    await cancelled(stage, graph, action="rollback", **answered)
+    assert await state_of(graph) == before
+
+    again = await cancelled(stage, graph, **answered)
+    assert again.status is RunStatus.cancelled
+    assert (await state_of(graph))[0] == {"notes": ["one", "two", "worked"]}
+    assert done == ["worked"]
+
+
+async def test_a_rollback_of_a_run_that_stopped_within_the_resumed_step_takes_its_answer_back(
+    stage: Any, saver: Any
+) -> None:
+    async def ask(state: State) -> State:
+        answer = interrupt("?")
+        await wait(state)
+        return {"notes": [answer]}
+
+    graph = graph_of(ask, checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    before = await state_of(graph)
+    answered = {"command": {"resume": "hasty"}, "thread_id": "t", "stream_mode": "custom"}
+    await cancelled(stage, graph, action="rollback", **answered)
+    assert await state_of(graph) == before
+    saved = await saver.aget_tuple({"configurable": {"thread_id": "t"}})
+    assert "hasty" not in str(saved.pending_writes)
+
+
+async def test_a_rollback_counts_the_usage_all_the_same(stage: Any) -> None:
+    async def spend(state: MessagesState) -> dict[str, Any]:
+        run = current_run()
+        assert run is not None
+        run.record_usage("m", input_tokens=5, output_tokens=1)
+        return {"messages": [AIMessage("spent")]}
+
+    builder = StateGraph(MessagesState).add_node("spend", spend).add_node("wait", wait)
+    graph = builder.add_edge(START, "spend").add_edge("spend", "wait").compile(checkpointer=InMemorySaver())
+    outcome = await cancelled(stage, graph, "go", action="rollback", thread_id="t", stream_mode="custom")
+    assert outcome.usage["total_tokens"] == 6
+    assert outcome.usage["last_ai_message"] == "spent"
