@@ -424,6 +424,8 @@ class RunManager:
 
     def _schedule(self, active: _Active) -> None:
         """Execute a run that may be claimed, now or when there is a place."""
+        if active.outcome.result is not None:
+            return  # it was cancelled while it waited
         if active.holds_slot and self._running >= self._max_running:
             self._ready.append(active)
             return
