@@ -32,6 +32,7 @@ from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
 
+_RETIREMENT = 60.0  # seconds
 _REDELIVERIES = 2
 
 
@@ -71,8 +72,8 @@ class _Calls:
         """How many of the events the observer took from the front, and what it raised instead of taking the next."""
         left = list(events)
         batch = self._on_events is not None and not singly
-        call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
         try:
+            call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
             await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
         except PartlyTaken as part:
             return part.taken, part.cause
@@ -224,7 +225,7 @@ class ObserverSet:
         self._wrapped: dict[int, tuple[ObserverBinding, RunObserver]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
         self._composite: CompositeObserver | None = None
-        self._removed: list[BufferedObserver] = []
+        self._retiring: dict[asyncio.Task[FlushReport], BufferedObserver] = {}
         self._closed = False
 
     def add(self, observer: RunObserver | RunEventCallback, *, required: bool = False) -> None:
@@ -234,7 +235,7 @@ class ObserverSet:
         self._source.add(observer, required=required)
 
     def remove(self, observer: RunObserver | RunEventCallback) -> None:
-        """Take an observer away; what it has accepted is still delivered.
+        """Take an observer away. It has a minute to take what its buffer has accepted.
 
         Raises:
             ValueError: it is not bound.
@@ -286,21 +287,26 @@ class ObserverSet:
     async def aclose(self, timeout: float) -> None:
         """Flush for at most `timeout` seconds and take nothing more; again is fine."""
         self._closed = True
-        await asyncio.gather(*(buffer.aclose(timeout) for buffer in self._buffers()))
+        await asyncio.gather(*(buffer.aclose(timeout) for buffer in self._buffers()), *self._retiring)
 
     def _buffers(self) -> list[BufferedObserver]:
         bound = [observer for _, observer in self._wrapped.values() if isinstance(observer, BufferedObserver)]
-        return [*bound, *self._removed]
+        return [*bound, *self._retiring.values()]
 
     def _rewrap(self) -> None:
         bindings = self._source.bindings
         wrapped = {id(b): self._wrapped.get(id(b)) or (b, self._wrap(b)) for b in bindings}
-        gone = [observer for key, (_, observer) in self._wrapped.items() if key not in wrapped]
-        self._removed = [buffer for buffer in self._removed if buffer.stats().pending]
-        self._removed += [observer for observer in gone if isinstance(observer, BufferedObserver)]
+        for key, (binding, observer) in self._wrapped.items():
+            if key not in wrapped and isinstance(observer, BufferedObserver) and observer is not binding.observer:
+                self._retire(observer)
         self._wrapped, self._seen = wrapped, bindings
         real = [ObserverBinding(observer, b.required) for b, observer in wrapped.values() if not _is_null(b)]
         self._composite = CompositeObserver(real) if real else None
+
+    def _retire(self, buffer: BufferedObserver) -> None:
+        task = asyncio.create_task(buffer.aclose(_RETIREMENT), name=f"trackside-retire-{buffer.name}")
+        self._retiring[task] = buffer
+        task.add_done_callback(self._retiring.pop)
 
     def _wrap(self, binding: ObserverBinding) -> RunObserver:
         if binding.required:
