@@ -1,0 +1,249 @@
+"""Closing a manager: it takes nothing more, drains, cancels the rest, flushes, and leaves nothing behind."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from tests.contract.slow_ports import SlowCoordinator
+from tests.contract.ways_to_run import end_of, required, told, virtual
+
+from trackside.harness import ClosedError, RunManager, RunSpec, RunStatus
+from trackside.harness.errors import TracksideError
+from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
+
+BUSY = "thread_status_updated busy"
+
+
+async def sleeper(input: float | None) -> None:
+    await asyncio.sleep(input or 0)
+
+
+def manager_of(*observers: Any, **options: Any) -> RunManager:
+    return RunManager({"sleeper": sleeper}, observers=list(observers), clock=VirtualClock(), **options)
+
+
+def tasks() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+@virtual
+async def test_leaving_the_manager_waits_for_its_runs_and_leaves_no_task() -> None:
+    seen = RecordingObserver()
+    async with manager_of(seen, shutdown_grace=100.0) as manager:
+        runs = [await manager.start(RunSpec("sleeper", i, thread_id=f"t{i % 2}")) for i in range(1, 6)]
+    assert [(await run.result()).status for run in runs] == [RunStatus.success] * 5
+    assert told(seen.events).count("run_completed success") == 5, "buffers are flushed"
+    assert_run_order(seen.events)
+    assert tasks() == set()
+
+
+@virtual
+async def test_what_does_not_end_in_the_grace_is_cancelled_as_shutdown() -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+    async with manager_of(seen, shutdown_grace=10.0) as manager:
+        quick = await manager.start(RunSpec("sleeper", 5.0, run_id="quick"))
+        slow = await manager.start(RunSpec("sleeper", 1e6, run_id="slow", thread_id="t"))
+        waiting = await manager.start(RunSpec("sleeper", 1.0, run_id="waiting", thread_id="t"))
+    assert loop.time() == 10.0
+    assert (await quick.result()).status is RunStatus.success
+    assert (await slow.result()).status is RunStatus.cancelled
+    assert (await waiting.result()).status is RunStatus.cancelled
+    assert told(seen.events, "slow")[:3] == ["run_started", BUSY, "run_cancelled shutdown"]
+    assert told(seen.events, "waiting")[0] == "run_cancelled shutdown", "cancelled before it starts"
+    assert end_of(seen.events, "slow").payload["reason"] == "the manager was closed"
+    assert_run_order(seen.events)
+    assert tasks() == set()
+
+
+@virtual
+async def test_leaving_the_manager_with_an_exception_does_not_wait() -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ZeroDivisionError):
+        async with manager_of(seen) as manager:
+            await manager.start(RunSpec("sleeper", 1e6))
+            await asyncio.sleep(1)
+            raise ZeroDivisionError
+    assert loop.time() == 1.0
+    assert told(seen.events)[-2:] == ["run_cancelled shutdown", "thread_status_updated idle"]
+
+
+@virtual
+async def test_closing_again_is_fine_and_waits_for_the_same() -> None:
+    manager = manager_of(shutdown_grace=10.0)
+    run = await manager.start(RunSpec("sleeper", 5.0))
+    await asyncio.gather(manager.aclose(), manager.aclose(), manager.aclose(grace=0))
+    assert (await run.result()).status is RunStatus.success, "the first call says how long"
+    await manager.aclose()
+    with pytest.raises(ClosedError):
+        await manager.start(RunSpec("sleeper"))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@virtual
+async def test_a_cancelled_close_cuts_the_grace_short_and_closes_all_the_same(times: int) -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+    manager = manager_of(seen, shutdown_grace=1_000.0)
+    run = await manager.start(RunSpec("sleeper", 1e6))
+    closes = asyncio.create_task(manager.aclose())
+    await asyncio.sleep(1)
+    for _ in range(times):
+        closes.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait({closes})
+    assert closes.cancelled()
+    assert loop.time() == 1.0
+    assert (await run.result()).status is RunStatus.cancelled
+    assert told(seen.events)[-2:] == ["run_cancelled shutdown", "thread_status_updated idle"]
+    assert tasks() == set()
+
+
+@virtual
+async def test_an_agent_that_does_not_stop_is_left_behind_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    seen = RecordingObserver()
+    let_go = asyncio.Event()
+
+    async def stuck(input: Any) -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    loop = asyncio.get_running_loop()
+    with caplog.at_level(logging.ERROR, "trackside.manager"):
+        async with manager_of(required(seen), shutdown_grace=10.0) as manager:
+            run = await manager.start(RunSpec(stuck, run_id="stuck"))
+    assert loop.time() == 20.0, "the grace to finish, the grace to stop"
+    assert "run stuck was cancelled 10 s ago and has not stopped; it is left behind" in caplog.text
+    assert told(seen.events) == ["run_started", BUSY], "nothing is said that did not happen"
+    let_go.set()
+    assert (await run.result()).status is RunStatus.cancelled
+    assert_run_order(seen.events)
+
+
+@virtual
+async def test_waiting_runs_are_ended_together_and_not_one_after_another() -> None:
+    """A required observer that is down costs its retries once, not once for each run."""
+    down = RecordingObserver(Misbehaviour(how=OSError()))
+    loop = asyncio.get_running_loop()
+    manager = manager_of(required(down), shutdown_grace=10.0, max_running=1)
+    runs = [await manager.start(RunSpec("sleeper", 1e6)) for _ in range(50)]
+    await manager.aclose(grace=0.0)
+    assert loop.time() < 10.0
+    assert {(await run.result()).status for run in runs} == {RunStatus.error}, "its end is nowhere"
+
+
+@virtual
+async def test_runs_that_wait_in_a_durable_store_are_left_there() -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator(seconds=0.0, durable=True)
+    async with manager_of(required(seen), coordinator=coordinator, shutdown_grace=5.0) as manager:
+        active = await manager.start(RunSpec("sleeper", 1e6, thread_id="t", run_id="active"))
+        waiting = await manager.start(RunSpec("sleeper", 1.0, thread_id="t", run_id="waiting"))
+        await asyncio.sleep(1)
+        waits = asyncio.create_task(waiting.result())
+    assert (await active.result()).status is RunStatus.cancelled
+    with pytest.raises(TracksideError):
+        await waits
+    with pytest.raises(TracksideError):
+        await waiting.result()
+    assert told(seen.events, "waiting") == [], "I7: it is not lost and not failed"
+    record = await coordinator.get("waiting")
+    assert record.status is RunStatus.pending
+
+
+@virtual
+async def test_a_close_during_a_start_ends_that_run_or_refuses_it() -> None:
+    for seconds in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5):
+        seen = RecordingObserver()
+        coordinator = SlowCoordinator()
+        manager = manager_of(required(seen), coordinator=coordinator, shutdown_grace=10.0)
+        starts = asyncio.create_task(manager.start(RunSpec("sleeper", 1e6, run_id="r")))
+        await asyncio.sleep(seconds)
+        await manager.aclose(grace=0.0)
+        try:
+            handle = await starts
+        except ClosedError:
+            assert seen.events == []
+        else:
+            assert (await handle.result()).status is RunStatus.cancelled
+            assert_run_order(seen.events)
+        assert tasks() == set()
+
+
+@virtual
+async def test_a_start_that_fails_does_not_hold_up_a_close() -> None:
+    coordinator = SlowCoordinator(seconds=1.0)
+    coordinator.broken["admit"] = ConnectionError()
+    loop = asyncio.get_running_loop()
+    manager = manager_of(coordinator=coordinator, shutdown_grace=100.0)
+    starts = asyncio.create_task(manager.start(RunSpec("sleeper")))
+    await asyncio.sleep(0.5)
+    await manager.aclose()
+    assert loop.time() < 10.0
+    with pytest.raises(ConnectionError):
+        await starts
+
+
+@virtual
+async def test_a_buffered_observer_that_hangs_does_not_hold_up_a_close_beyond_the_grace() -> None:
+    hanging = RecordingObserver(Misbehaviour(how="swallow"))
+    loop = asyncio.get_running_loop()
+    async with manager_of(hanging, shutdown_grace=10.0) as manager:
+        await (await manager.start(RunSpec("sleeper"))).result()
+    assert loop.time() <= 20.0
+    hanging.release()
+
+
+@virtual
+async def test_a_manager_that_was_never_used_closes() -> None:
+    async with manager_of():
+        pass
+    assert tasks() == set()
+
+
+@virtual
+async def test_observers_come_and_go_between_dispatches() -> None:
+    first, second = RecordingObserver(), RecordingObserver()
+    async with manager_of(required(first)) as manager:
+        manager.observers.add(second, required=True)
+        await (await manager.start(RunSpec("sleeper", run_id="a"))).result()
+        manager.observers.remove(first)
+        await (await manager.start(RunSpec("sleeper", run_id="b"))).result()
+    assert {e.run_id for e in first.events} == {"a"}
+    assert {e.run_id for e in second.events} == {"a", "b"}
+    with pytest.raises(ClosedError):
+        manager.observers.add(first)
+
+
+@virtual
+async def test_an_observer_that_is_added_during_a_dispatch_sees_the_next_event_first() -> None:
+    late = RecordingObserver()
+
+    class Inviting(RecordingObserver):
+        async def on_event(self, event: Any) -> None:
+            if event.event_type == "run_started":
+                manager.observers.add(late, required=True)
+            await super().on_event(event)
+
+    async with manager_of(required(Inviting())) as manager:
+        await (await manager.start(RunSpec("sleeper", 0.0))).result()
+    assert [e.sequence for e in late.events] == [3, 4], "I19: the opening was on its way"
+
+
+@virtual
+async def test_a_buffered_observer_that_is_removed_gets_what_it_had_accepted_and_leaves_no_task() -> None:
+    removed = RecordingObserver()
+    manager = manager_of(removed)
+    for _ in range(5):
+        await (await manager.start(RunSpec("sleeper", 1.0))).result()
+        manager.observers.remove(removed)
+        manager.observers.add(removed)
+    assert len([name for name in tasks() if "buffer" in name]) <= 2
+    await manager.aclose()
+    assert told(removed.events).count("run_started") == 5
+    assert tasks() == set()
