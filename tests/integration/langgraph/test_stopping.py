@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import interrupt
 
 from trackside import RunStatus, current_run, run_agent
@@ -432,6 +434,22 @@ async def test_a_rollback_of_a_run_that_stopped_within_the_resumed_step_takes_it
     assert await state_of(graph) == before
     saved = await saver.aget_tuple({"configurable": {"thread_id": "t"}})
     assert "hasty" not in str(saved.pending_writes)
+
+
+async def test_a_rollback_takes_back_messages_that_are_kept_as_deltas(stage: Any, saver: Any) -> None:
+    class Delta(TypedDict):
+        messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]
+
+    async def reply(state: Delta) -> dict[str, Any]:
+        if "wait" in state["messages"][-1].text:
+            await wait({})
+        return {"messages": [AIMessage("reply")]}
+
+    graph = StateGraph(Delta).add_node("reply", reply).add_edge(START, "reply").compile(checkpointer=saver)
+    await stage.play(graph, "one", thread_id="t")
+    await cancelled(stage, graph, "please wait", action="rollback", thread_id="t", stream_mode="custom")
+    outcome = await stage.play(graph, "two", thread_id="t")
+    assert [message["content"] for message in outcome.values["messages"]] == ["one", "reply", "two", "reply"]
 
 
 async def test_a_rollback_counts_the_usage_all_the_same(stage: Any) -> None:

@@ -61,7 +61,7 @@ class GraphInput:
         if value is None:
             return cls(None)
         messages = _messages_in(value)
-        given = frozenset(filter(None, map(_id_of, messages)))
+        given = frozenset(filter(None, map(id_of, messages)))
         if messages and isinstance(value, Mapping) and _merges_messages(graph):
             # With ids from here on, the message that is announced is the message that the thread keeps.
             messages = [_with_id(message) for message in messages]
@@ -168,15 +168,16 @@ def _is_role(value: Any) -> bool:
     return isinstance(value, str) and value in _ROLES
 
 
-def _id_of(message: Any) -> str | None:
-    found = message.get("id") if isinstance(message, Mapping) else getattr(message, "id", None)
+def id_of(message: Any) -> str | None:
+    """The id of a message, as an object or as JSON; None if it has none."""
+    found = message.get("id") if isinstance(message, dict) else getattr(message, "id", None)
     return found if isinstance(found, str) else None
 
 
 def _with_id(message: Any) -> Any:
     if isinstance(message, tuple):
         message = {"role": message[0], "content": message[1]}
-    if _id_of(message):
+    if id_of(message):
         return message
     if isinstance(message, BaseMessage):
         return message.model_copy(update={"id": new_id()})

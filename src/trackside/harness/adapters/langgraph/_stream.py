@@ -13,7 +13,7 @@ from langgraph.constants import TAG_HIDDEN
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
-from trackside.harness.adapters.langgraph._input import GraphInput
+from trackside.harness.adapters.langgraph._input import GraphInput, id_of
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
@@ -157,14 +157,14 @@ class _NewMessages:
 
     def record(self, state: Any) -> None:
         """Record what is new in `state`."""
-        messages = _messages_of(state)
-        begins = len(messages) - self._brought if self._at_start else 0
-        for index, message in enumerate(messages):
-            key = message["id"] or index  # a list without LangGraph's reducer keeps messages without ids, in order
+        items = _messages_of(state)
+        begins = len(items) - self._brought if self._at_start else 0
+        for index, item in enumerate(items):
+            key = id_of(item) or index  # a list without LangGraph's reducer keeps messages without ids, in order
             if key in self._seen:
                 continue
             self._seen.add(key)
-            if index >= begins and not self._is_announced(message):
+            if index >= begins and (message := _message_of(item)) is not None and not self._is_announced(message):
                 self._run.record_message(message)
         self._at_start = False
 
@@ -181,26 +181,26 @@ class _NewMessages:
 
 def ids_of(state: Any) -> frozenset[str]:
     """The ids of the messages in a thread's state."""
-    return frozenset(message["id"] for message in _messages_of(state) if message["id"])
+    return frozenset(filter(None, map(id_of, _messages_of(state))))
 
 
 def _without_interrupts(state: Any) -> Any:
     return {key: value for key, value in state.items() if key != INTERRUPT}
 
 
-def _messages_of(state: Any) -> list[JsonObject]:
-    """What a journal needs of the messages in a state: under `messages`, or the state itself."""
+def _messages_of(state: Any) -> Sequence[Any]:
+    """The messages of a state: under `messages`, or the state itself."""
     if isinstance(state, Mapping) and "messages" in state:
         state = state["messages"]
-    items = state if isinstance(state, list | tuple) else [state]
-    return [message for item in items if (message := _message_of(item)) is not None]
+    return state if isinstance(state, list | tuple) else [state]
 
 
 def _message_of(item: Any) -> JsonObject | None:
+    """What a journal needs of a message; None if it is none."""
     if isinstance(item, BaseMessage):
         kind = item.type.removesuffix("MessageChunk").lower()  # a chunk is the beginning of its message
         return {"type": kind, "content": item.content, "id": item.id}
     if isinstance(item, Mapping) and "content" in item:
         role = item.get("type") or item.get("role")
-        return {"type": role, "content": item["content"], "id": item.get("id")} if isinstance(role, str) else None
+        return {"type": role, "content": item["content"], "id": id_of(item)} if isinstance(role, str) else None
     return None
