@@ -229,7 +229,8 @@ async def test_a_second_cancel_does_not_break_off_the_writing_of_checkpoints(sta
     assert (await graph.aget_state({"configurable": {"thread_id": "t"}})).values == {"notes": ["given", "step"]}
 
 
-async def test_a_node_that_will_not_stop_is_waited_for_however_often_it_is_cancelled(stage: Any) -> None:
+@pytest.mark.parametrize("modes", [["custom"], ["custom", "events"]], ids=str)
+async def test_a_node_that_will_not_stop_is_waited_for_however_often_it_is_cancelled(stage: Any, modes: Any) -> None:
     may_end = asyncio.Event()
 
     async def stubborn(state: State) -> State:
@@ -239,7 +240,7 @@ async def test_a_node_that_will_not_stop_is_waited_for_however_often_it_is_cance
                 await may_end.wait()
         return {}
 
-    handle = await stage.start(in_parallel(stubborn, step), {"notes": []}, stream_mode="custom")
+    handle = await stage.start(in_parallel(stubborn, step), {"notes": []}, stream_mode=modes)
     await waiting(handle)
     for _ in range(3):
         await handle.cancel()
@@ -290,8 +291,9 @@ async def test_a_node_that_swallows_the_cancel_ends_the_run_with_its_step(stage:
     assert went_on == []
 
 
+@pytest.mark.parametrize("modes", [["custom"], ["custom", "events"]], ids=str)
 @pytest.mark.parametrize("config", [{}, {"max_concurrency": 4}], ids=str)
-async def test_a_node_that_swallows_one_cancel_gets_the_next(stage: Any, config: Any) -> None:
+async def test_a_node_that_swallows_one_cancel_gets_the_next(stage: Any, config: Any, modes: Any) -> None:
     async def stubborn(state: State) -> State:
         say_waiting()
         try:
@@ -303,7 +305,7 @@ async def test_a_node_that_swallows_one_cancel_gets_the_next(stage: Any, config:
             await asyncio.Event().wait()
         return {}
 
-    handle = await stage.start(graph_of(stubborn), {"notes": []}, stream_mode="custom", config=config)
+    handle = await stage.start(graph_of(stubborn), {"notes": []}, stream_mode=modes, config=config)
     async for part in handle.stream(modes=["custom"]):
         assert part.data in {"waiting", "still here"}
         await handle.cancel()

@@ -15,6 +15,7 @@ from trackside.harness.timelimit import Raised, start_contained
 _NODE = "arun_with_retry"
 _GATED = "gated"  # a node or a write, under a limit of concurrency
 _CHECKPOINT = "AsyncPregelLoop._checkpointer_put_after_previous"
+_GRAPH_OF_EVENTS = "_astream_events_implementation_v2.<locals>.consume_astream"
 
 _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
 
@@ -59,14 +60,17 @@ def _unfinished(graph_task: asyncio.Task[Any], run: RunContext, saver: Saver | N
         return {graph_task}
     if not (graph_task.cancelled() or isinstance(graph_task.result(), Raised)):
         return set()
-    own = {_NODE, _GATED, _CHECKPOINT, getattr(saver and saver.aput_writes, "__qualname__", "")}
+    own = {_NODE, _GRAPH_OF_EVENTS, _GATED, _CHECKPOINT}
+    if saver is not None:
+        own.add(saver.aput_writes.__qualname__)
     return {task for task, what in _tasks_of(run).items() if what in own}
 
 
 def _cancel_nodes(run: RunContext) -> None:
     """Cancel the nodes that ignored an earlier cancel; never a write."""
     for task, what in _tasks_of(run).items():
-        if what == _NODE or (what == _GATED and not task.get_name().startswith("Task-")):  # LangGraph names only nodes
+        is_node = what == _NODE or (what == _GATED and not task.get_name().startswith("Task-"))  # it names only nodes
+        if is_node or what == _GRAPH_OF_EVENTS:
             task.cancel()
 
 
