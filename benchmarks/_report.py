@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -61,14 +61,18 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A benchmark that has run. `packages` are those whose version matters for its figures."""
+    """A benchmark that has run.
+
+    `packages` are those whose version matters for its figures, `extra` is what only its JSON has.
+    """
 
     name: str
     unit: str
     race: Race
     tables: Sequence[str]
-    budgets: Sequence[Budget]
+    budgets: Sequence[Budget] = ()
     packages: Sequence[str] = ()
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 def options_of(description: str | None, effort: Effort) -> Options:
@@ -108,16 +112,16 @@ def publish(report: Report, options: Options) -> None:
         README.write_text(with_block(README.read_text(), report.name, text))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned, so that it reads well on a screen, too."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Collection[int] = (0,)) -> str:
+    """A Markdown table whose columns are aligned, so that it reads well on a screen, too.
+
+    `words` are the columns that hold words; the others hold figures.
+    """
     lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i in words else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     aligned = [
-        [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
+        [cell.ljust(widths[i]) if i in words else cell.rjust(widths[i]) for i, cell in enumerate(line)]
         for line in lines
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]])
@@ -183,6 +187,7 @@ def _as_json(report: Report, facts: Mapping[str, object], options: Options) -> s
         "machine": facts,
         "unit": report.unit,
         "budgets": [asdict(budget) | {"met": budget.met} for budget in report.budgets],
+        **report.extra,
     }
     contenders = [
         {

@@ -55,7 +55,17 @@ def test_benchmark_prints_a_table_and_writes_every_round_of_every_contender(name
         assert budget["measured"].keys() == {"cpu", "wall"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_profile_finds_the_parts_of_a_run_and_every_sample_in_one_of_them(tmp_path: Path) -> None:
+    done = bench("run_profile", "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    shares = json.loads((tmp_path / "run_profile.json").read_text())["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert {"harness/worker.py", "harness/memory.py"} <= shares.keys()
+    assert "| harness/worker.py " in done.stdout
+
+
+@pytest.mark.parametrize("name", [*NAMES, "run_profile"])
 def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(name: str) -> None:
     readme = (BENCHMARKS / "README.md").read_text()
 
@@ -63,7 +73,7 @@ def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(na
     block, closed, _ = rest.partition(f"<!-- /{name} -->")
 
     assert closed
-    assert block.startswith("| ")
+    assert "\n| -" in block
 
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
