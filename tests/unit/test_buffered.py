@@ -174,8 +174,9 @@ async def test_consumer_is_not_run_inside_accept_by_an_eager_task_factory() -> N
     await buffer.on_event(make_event())
 
     assert observer.offered == []
-    await buffer.aclose()
+    await turns()
     assert len(observer.events) == 1
+    await buffer.aclose()
 
 
 @virtual
@@ -481,6 +482,7 @@ async def test_overflow_is_dropped_and_counted_and_told_in_its_place() -> None:
 
     stats = buffer.stats()
     assert (stats.accepted, stats.pending, stats.dropped) == (7, 3, {"overflow": 4})
+    assert (await buffer.flush(0)).pending == 3
     await buffer.flush(1)
     await buffer.on_events(after)
     await buffer.flush(1)
@@ -506,7 +508,7 @@ async def test_terminal_events_have_reserved_room_and_gaps_are_told_between_them
     report = await buffer.flush(1)
 
     assert [it.count if isinstance(it, EventGap) else it for it in observer.seen] == [one, 1, end, 1, other_end]
-    assert (report.delivered, report.dropped) == (3, {})
+    assert report == FlushReport(complete=True, delivered=3, failed=0, dropped={}, pending=0)
     assert buffer.stats().dropped == {"overflow": 2}
     await buffer.aclose()
 
@@ -563,6 +565,38 @@ async def test_observer_that_fails_to_note_a_gap_is_logged_and_goes_on(caplog: p
     assert "OSError: no disk" in caplog.text
     assert (buffer.stats().delivered, buffer.stats().failed) == (2, 0)
     await buffer.aclose()
+
+
+@virtual
+async def test_gap_that_was_being_told_when_the_consumer_was_cancelled_is_not_told_again() -> None:
+    class HangsOnGap(GapRecorder):
+        async def on_gap(self, gap: EventGap) -> None:
+            await super().on_gap(gap)
+            await asyncio.Event().wait()
+
+    observer = HangsOnGap()
+    buffer = BufferedObserver(observer, capacity=1, name="x")
+    await buffer.on_events(events(2))
+    await turns()
+    consumer_of("x").cancel()
+    await turns()
+    await buffer.on_event(make_event())
+    await buffer.flush(1)
+
+    assert [isinstance(it, EventGap) for it in observer.seen] == [False, True, False]
+    await buffer.aclose()
+
+
+@virtual
+async def test_gap_that_was_never_told_is_logged_when_the_buffer_closes(caplog: pytest.LogCaptureFixture) -> None:
+    buffer = BufferedObserver(GapRecorder(Misbehaviour(how="hang")), capacity=1, call_limit=None)
+    await buffer.on_events(events(3))
+    await turns()
+    await buffer.aclose(0)
+
+    assert "misses 2 events (overflow)" in caplog.text
+    stats = buffer.stats()
+    assert (stats.failed, stats.dropped, stats.pending) == (1, {"overflow": 2}, 0)
 
 
 @virtual
@@ -702,8 +736,57 @@ async def test_cancelled_flush_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await flush
 
+    assert not buffer._backlog.flushes
     assert (await buffer.flush(60)).complete
     await buffer.aclose()
+
+
+@virtual
+async def test_flush_ends_at_once_when_the_buffer_is_closed_meanwhile() -> None:
+    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), call_limit=None)
+    await buffer.on_events(events(3))
+    flush = asyncio.create_task(buffer.flush(60))
+    await turns()
+    await buffer.aclose(0)
+    report = await flush
+
+    assert asyncio.get_running_loop().time() == 0
+    assert report == FlushReport(complete=True, delivered=0, failed=1, dropped={"closed": 2}, pending=0)
+    await turns()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("closing", [False, True])
+@virtual
+async def test_consumer_that_is_cancelled_under_a_flush_is_counted_and_the_flush_goes_on(closing: bool) -> None:
+    before = asyncio.all_tasks()
+    observer = RecordingObserver(Misbehaviour(how="hang", nth=1))
+    buffer = BufferedObserver(observer, name="x")
+    await buffer.on_events(events(3))
+    flush = asyncio.create_task(buffer.aclose(1) if closing else buffer.flush(1))
+    await turns()
+    consumer_of("x").cancel()
+    report = await flush
+
+    assert report == FlushReport(complete=True, delivered=2, failed=1, dropped={}, pending=0)
+    assert buffer.stats().consumer_deaths == 1
+    await buffer.aclose()
+    assert asyncio.all_tasks() == before
+
+
+@virtual
+async def test_flush_that_is_overtaken_by_later_events_before_it_wakes_still_ends() -> None:
+    observer = RecordingObserver(Misbehaviour(how="hang", nth=1))
+    buffer = BufferedObserver(observer)
+    await buffer.on_event(make_event())
+    flush = asyncio.create_task(buffer.flush(1))
+    await turns()
+    await buffer.on_events(events(5))
+    observer.release()
+
+    assert (await flush).complete
+    await buffer.aclose()
+    assert (buffer.stats().delivered, buffer.stats().consumer_deaths) == (6, 0)
 
 
 @virtual
@@ -850,6 +933,29 @@ async def test_consumer_that_is_cancelled_in_a_call_fails_that_event_and_keeps_t
     await buffer.aclose()
 
 
+@pytest.mark.parametrize("late", range(5))
+@virtual
+async def test_call_that_ended_just_before_the_consumer_was_cancelled_counts_as_delivered(late: int) -> None:
+    go_on = asyncio.Event()
+    taken: list[RunLifecycleEvent] = []
+
+    async def takes(event: RunLifecycleEvent) -> None:
+        await go_on.wait()
+        taken.append(event)
+
+    buffer = BufferedObserver(takes, name="x")
+    await buffer.on_event(make_event())
+    await turns()
+    go_on.set()
+    await turns(late)
+    consumer_of("x").cancel()
+    await turns()
+
+    assert buffer.stats().delivered == len(taken)
+    assert_adds_up(buffer.stats())
+    await buffer.aclose()
+
+
 @virtual
 async def test_consumer_that_is_cancelled_before_its_first_step_comes_back() -> None:
     observer = RecordingObserver()
@@ -865,18 +971,43 @@ async def test_consumer_that_is_cancelled_before_its_first_step_comes_back() -> 
     await buffer.aclose()
 
 
+@pytest.mark.parametrize("late", range(4))
 @virtual
-async def test_event_that_comes_while_the_consumer_is_being_cancelled_is_not_forgotten() -> None:
+async def test_event_that_comes_while_the_consumer_is_being_cancelled_is_not_forgotten(late: int) -> None:
     observer = RecordingObserver()
     buffer = BufferedObserver(observer, name="x")
     await buffer.on_event(make_event())
     await turns()
     consumer_of("x").cancel()
+    await turns(late)
     await buffer.on_event(make_event())
 
     assert (await buffer.flush(1)).complete
     assert len(observer.events) == 2
+    assert buffer.stats().consumer_deaths == 1
     await buffer.aclose()
+
+
+def test_death_of_the_consumer_on_a_loop_that_the_buffer_has_left_is_nobodys_business() -> None:
+    observer = RecordingObserver()
+    buffer = BufferedObserver(observer)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(buffer.on_event(make_event()))
+    loop.run_until_complete(turns())
+
+    async def goes_on() -> None:
+        await buffer.on_event(make_event())
+        await turns()
+
+    run_virtual(goes_on())
+    assert buffer.stats().consumer_deaths == 1  # as it was cancelled when its loop ended
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(turns())
+    loop.close()
+
+    assert len(observer.events) == 2
+    assert buffer.stats().consumer_deaths == 1
 
 
 @virtual
@@ -918,25 +1049,41 @@ def test_events_left_by_one_loop_are_given_on_by_the_next() -> None:
     assert buffer.stats().delivered == 2
 
 
-def test_loop_that_was_closed_under_the_consumer_is_left_to_itself() -> None:
-    observer = RecordingObserver()
-    buffer = BufferedObserver(observer)
+@pytest.mark.parametrize("was", ["idle", "in a call"])
+@pytest.mark.parametrize("next_one", ["about to start", "idle"])
+def test_consumer_of_a_loop_that_was_closed_under_it_does_not_disturb_the_next_one(was: str, next_one: str) -> None:
+    taken: list[RunLifecycleEvent] = []
     loop = asyncio.new_event_loop()
+
+    async def takes(event: RunLifecycleEvent) -> None:
+        if was == "in a call" and asyncio.get_running_loop() is loop:
+            await loop.create_future()
+        taken.append(event)
+
+    buffer = BufferedObserver(takes)
+    loop.set_exception_handler(lambda loop, context: None)  # that a pending task was destroyed is meant
     loop.run_until_complete(buffer.on_event(make_event()))
     loop.run_until_complete(turns())
-    loop.run_until_complete(buffer.on_event(make_event()))
-    loop.call_exception_handler = lambda context: None  # type: ignore[method-assign]  # "destroyed but pending" is meant
+    left = [buffer._consumer]
+    ended = weakref.ref(left[0])
     loop.close()
 
     async def goes_on() -> None:
         await buffer.on_event(make_event())
-        gc.collect()  # the old consumer's end must not disturb the new one
+        if next_one == "idle":
+            await turns()
+        left.clear()
+        gc.collect()  # ends the old one
+        assert ended() is None
+        assert_adds_up(buffer.stats())
+        await buffer.on_event(make_event())
         assert (await buffer.flush(1)).complete
+        await buffer.aclose()
 
     run_virtual(goes_on())
 
-    assert len(observer.events) == 3
-    assert_adds_up(buffer.stats())
+    assert len(taken) == 3
+    assert (buffer.stats().delivered, buffer.stats().accepted) == (3, 3)
 
 
 @virtual

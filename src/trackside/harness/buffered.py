@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 from weakref import WeakSet
 
@@ -166,6 +167,7 @@ class BufferedObserver:
         self._batch_size = batch_size
         self._call_limit = call_limit
         self._closed = False
+        self._stopped = False
         self._context = copy_context()
         self._backlog = Backlog(capacity, terminal_reserve)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -244,7 +246,7 @@ class BufferedObserver:
             consumer = self._consumer = asyncio.Task(
                 self._consume(self._backlog), loop=loop, name=f"trackside-buffer-{self.name}", context=self._context
             )
-            consumer.add_done_callback(self._consumer_ended, context=self._context)
+            consumer.add_done_callback(partial(self._consumer_ended, self._backlog), context=self._context)
         return consumer
 
     def _start_over(self, backlog: Backlog) -> None:
@@ -269,7 +271,7 @@ class BufferedObserver:
         try:
             while not reached.done() and (left := deadline - loop.time()) > 0:
                 await asyncio.wait({reached, consumer}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if consumer.done():  # somebody else ended it
+                if consumer.done() and not reached.done():  # somebody else ended it
                     consumer = self._rouse()
         finally:
             del flushes[reached]
@@ -288,6 +290,7 @@ class BufferedObserver:
         )
 
     async def _stop(self) -> None:
+        self._stopped = True
         consumer = self._consumer
         if consumer is not None and not consumer.done() and self._loop is asyncio.get_running_loop():
             consumer.cancel()
@@ -298,11 +301,11 @@ class BufferedObserver:
         for gap in self._backlog.drop_all("closed"):
             self._warn_of_gap(gap)
 
-    def _consumer_ended(self, consumer: asyncio.Task[None]) -> None:
+    def _consumer_ended(self, backlog: Backlog, consumer: asyncio.Task[None]) -> None:
         cause = None if consumer.cancelled() else consumer.exception()
-        if consumer is not self._consumer:
+        if backlog is not self._backlog:
             return  # one that `_start_over` has left
-        if self._closed:
+        if self._stopped:
             self._drop_rest()
             return
         self._consumer_deaths += 1
