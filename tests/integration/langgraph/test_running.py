@@ -290,6 +290,12 @@ async def test_a_command_updates_and_jumps(stage: Any) -> None:
     assert outcome.values == {"n": 5, "seen": ["saw 9"]}
 
 
+async def test_a_command_begins_a_thread(stage: Any) -> None:
+    outcome = await stage.play(counting().compile(), command={"update": {"n": 4}, "goto": ["add"]})
+    assert outcome.status is RunStatus.success
+    assert outcome.values["n"] >= 5
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [

@@ -438,6 +438,21 @@ async def test_a_rollback_of_a_run_that_stopped_within_the_resumed_step_takes_it
     assert "hasty" not in str(saved.pending_writes)
 
 
+async def test_a_rollback_of_a_run_that_passed_over_a_question_asks_it_again(stage: Any, saver: Any) -> None:
+    async def ask(state: State) -> State:
+        if "wait" in state["notes"]:
+            return await wait(state)
+        return {"notes": [interrupt("?")]}
+
+    graph = graph_of(ask, checkpointer=saver)
+    await stage.play(graph, {"notes": ["one"]}, thread_id="t")
+    before = await state_of(graph)
+    await cancelled(stage, graph, {"notes": ["wait"]}, action="rollback", thread_id="t", stream_mode="custom")
+    assert await state_of(graph) == before
+    resumed = await stage.play(graph, thread_id="t", command={"resume": "two"})
+    assert resumed.values == {"notes": ["one", "two"]}
+
+
 async def test_a_rollback_takes_back_messages_that_are_kept_as_deltas(stage: Any, saver: Any) -> None:
     class Delta(TypedDict):
         messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph.checkpoint.base import PendingWrite
+from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
 from langgraph.types import Command, Interrupt
 
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
@@ -75,7 +75,8 @@ class LangGraphAgent:
     async def run(self, run: RunContext) -> AgentResult:
         """Run the graph to its end or to where it waits. What a node raises comes out as it is.
 
-        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often.
+        When cancelled, this waits until the graph has stopped and its checkpoints are written, however often. Only a
+        plain function as a node runs in a thread that LangGraph leaves behind: it should look at `run.cancelled`.
 
         Raises:
             InvalidSpecError: the run asks for something that the graph does not have.
@@ -83,7 +84,8 @@ class LangGraphAgent:
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
         """
-        return await see_through(self._run(run), run, checkpointer_of(self._graph_for(run)))
+        saver = checkpointer_of(self._graph_for(run))
+        return await see_through(self._run(run), run, saver)
 
     async def rollback(self, run: RunContext) -> str | None:
         """Put the thread back to what it was before this run; returns the checkpoint id that it had then, if any."""
@@ -146,8 +148,8 @@ class LangGraphAgent:
 
     def _graph_for(self, run: RunContext) -> Graph:
         """The graph with a checkpointer, if there is any: its own, else on a copy the manager's."""
-        saver = run.checkpointer
-        if self._graph.checkpointer or self._graph.checkpointer is False or saver is None:
+        own, saver = self._graph.checkpointer, run.checkpointer
+        if saver is None or own is False or isinstance(own, BaseCheckpointSaver):
             return self._graph
         if self._bound is None or self._bound[0] is not saver:
             self._bound = saver, self._graph.copy({"checkpointer": saver})
@@ -200,7 +202,7 @@ def _address(run: RunContext) -> RunnableConfig:
 
 def _configurable(run: RunContext) -> dict[str, Any]:
     configurable = _section(run, "configurable")
-    if (thread_id := configurable.get("thread_id", run.thread_id)) != run.thread_id:
+    if (thread_id := str(configurable.get("thread_id", run.thread_id))) != run.thread_id:
         why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
         raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
     return {"checkpoint_ns": "", **configurable, "thread_id": run.thread_id}
