@@ -36,7 +36,7 @@ class CallableAgent:
         name: what to call it; the function's own name if left out.
 
     Raises:
-        NotAnAgentError: (a `TypeError`) it takes neither one nor two positional arguments.
+        NotAnAgentError: (a `TypeError`) it takes neither one nor two positional arguments, or is a generator function.
     """
 
     uses_thread_state = True
@@ -47,6 +47,8 @@ class CallableAgent:
         self._function = function
         self._takes_run = _takes_run(function)
         called = function if _is_function(function) else function.__call__  # type: ignore[operator]  # an instance
+        if inspect.isgeneratorfunction(called):
+            raise NotAnAgentError(passed=self.name, why="it is a generator function; make it `async def`")
         self._streams = inspect.isasyncgenfunction(called)
         self._is_async = inspect.iscoroutinefunction(called)
 
