@@ -1,0 +1,400 @@
+"""Agents that are plain Python, in all their shapes."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import Way, both_ways, virtual
+
+from trackside.harness import (
+    NotAnAgentError,
+    RunContext,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    StreamPart,
+    as_agent,
+    current_run,
+    run_agent,
+)
+from trackside.harness.adapters.callables import CallableAgent, answer_message
+from trackside.harness.context import AgentResult
+from trackside.harness.ids import new_id
+
+
+async def of_input(input: Any) -> Any:
+    return {"got": input}
+
+
+async def of_input_and_run(input: Any, run: RunContext) -> Any:
+    return {"got": input, "run": run.run_id == current_run().run_id}  # type: ignore[union-attr]
+
+
+def plain(input: Any) -> Any:
+    return {"got": input}
+
+
+def plain_with_run(input: Any, run: RunContext) -> Any:
+    return {"got": input, "run": run.run_id == current_run().run_id}  # type: ignore[union-attr]
+
+
+class Instance:
+    async def __call__(self, input: Any, run: RunContext) -> Any:
+        return {"got": input, "run": True}
+
+    async def method(self, input: Any) -> Any:
+        return {"got": input}
+
+    def plain_method(self, input: Any, run: RunContext) -> Any:
+        return {"got": input, "run": True}
+
+    @staticmethod
+    async def static(input: Any) -> Any:
+        return {"got": input}
+
+    @classmethod
+    async def of_class(cls, input: Any) -> Any:
+        return {"got": input}
+
+
+class PlainInstance:
+    def __call__(self, input: Any) -> Any:
+        return {"got": input, "thread": threading.current_thread().name.startswith("trackside-agent")}
+
+
+def decorated(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+async def with_options(input: Any, temperature: float = 0.5) -> Any:
+    return {"got": input, "temperature": temperature}
+
+
+async def with_optional_run(input: Any, run: RunContext | None = None) -> Any:
+    return {"got": input, "run": run is not None}
+
+
+async def with_keyword(input: Any, *, option: str = "x") -> Any:
+    return {"got": input, "option": option}
+
+
+async def with_context_first(prefix: str, input: Any, run: RunContext) -> Any:
+    return {"got": input, "prefix": prefix}
+
+
+SHAPES = [
+    pytest.param(of_input, {"got": "x"}, "of_input", id="async function"),
+    pytest.param(of_input_and_run, {"got": "x", "run": True}, "of_input_and_run", id="async function of two"),
+    pytest.param(plain, {"got": "x"}, "plain", id="function"),
+    pytest.param(plain_with_run, {"got": "x", "run": True}, "plain_with_run", id="function of two"),
+    pytest.param(lambda x: {"got": x}, {"got": "x"}, "<lambda>", id="lambda"),
+    pytest.param(lambda x: of_input(x or None), {"got": "x"}, "<lambda>", id="lambda that gives a coroutine"),
+    pytest.param(Instance(), {"got": "x", "run": True}, "Instance", id="async instance"),
+    pytest.param(PlainInstance(), {"got": "x", "thread": True}, "PlainInstance", id="plain instance"),
+    pytest.param(Instance().method, {"got": "x"}, "method", id="bound async method"),
+    pytest.param(Instance().plain_method, {"got": "x", "run": True}, "plain_method", id="bound method"),
+    pytest.param(Instance.static, {"got": "x"}, "static", id="static method"),
+    pytest.param(Instance.of_class, {"got": "x"}, "of_class", id="class method"),
+    pytest.param(
+        functools.partial(with_context_first, "p"), {"got": "x", "prefix": "p"}, "with_context_first", id="partial"
+    ),
+    pytest.param(functools.partial(plain_with_run, run="r"), TypeError, "plain_with_run", id="partial of the run"),
+    pytest.param(decorated(of_input_and_run), {"got": "x", "run": True}, "of_input_and_run", id="decorated"),
+    pytest.param(with_options, {"got": "x", "temperature": 0.5}, "with_options", id="an option that is not the run"),
+    pytest.param(with_optional_run, {"got": "x", "run": True}, "with_optional_run", id="an optional run"),
+    pytest.param(with_keyword, {"got": "x", "option": "x"}, "with_keyword", id="a keyword"),
+    pytest.param(str.upper, {"output": "X"}, "upper", id="builtin method"),
+    pytest.param(len, {"output": 1}, "len", id="builtin"),
+]
+
+
+@pytest.mark.parametrize(("function", "output", "name"), SHAPES)
+async def test_shapes_of_functions(function: Any, output: Any, name: str) -> None:
+    agent = as_agent(function)
+    assert agent.name == name
+    if output is TypeError:
+        assert not agent._takes_run  # type: ignore[attr-defined]
+        return
+    events: list[Any] = []
+
+    async def watch(event: Any) -> None:
+        events.append(event)
+
+    thread = new_id()
+    result = await run_agent(function, "x", thread_id=thread, observer=watch)
+    assert (result.status, result.error) == (RunStatus.success, None)
+    assert events[0].payload["agent"] == name
+
+    remembered: list[Any] = []
+
+    async def look(input: Any, run: RunContext) -> None:
+        remembered.append(run.values)
+
+    await run_agent(look, thread_id=thread)
+    assert remembered == [output]
+
+
+def test_a_name_may_be_given_and_an_agent_stays_what_it_is() -> None:
+    agent = as_agent(of_input, name="lead")
+    assert agent.name == "lead"
+    assert as_agent(agent) is agent
+
+
+def generator(input: Any) -> Iterator[int]:
+    yield 1
+
+
+async def three(input: Any, run: Any, more: Any) -> None: ...
+
+
+async def none() -> None: ...
+
+
+async def keyword_only(input: Any, *, needed: str) -> None: ...
+
+
+NO_AGENTS = [
+    pytest.param(5, "5 is not an agent: a int cannot be called", id="int"),
+    pytest.param("agent", "'agent' is not an agent: a str cannot be called", id="text"),
+    pytest.param(None, "None is not an agent", id="None"),
+    pytest.param(Instance, "Instance is not an agent: it is a class; pass an instance of it", id="class"),
+    pytest.param(generator, "generator is not an agent: it is a generator function", id="generator function"),
+    pytest.param(three, "three is not an agent: with the signature", id="three parameters"),
+    pytest.param(none, "none is not an agent: with the signature", id="no parameter"),
+    pytest.param(keyword_only, "keyword_only is not an agent: with the signature", id="a needed keyword"),
+    pytest.param([of_input], "a list cannot be called", id="list"),
+]
+
+
+@pytest.mark.parametrize(("thing", "message"), NO_AGENTS)
+async def test_what_is_no_agent_is_refused_with_a_reason(thing: Any, message: str) -> None:
+    with pytest.raises(NotAnAgentError) as caught:
+        as_agent(thing)
+    assert message in str(caught.value)
+    assert "Pass an async function" in str(caught.value)
+    with pytest.raises(TypeError):
+        await run_agent(thing)
+
+
+async def test_a_coroutine_is_no_agent() -> None:
+    coroutine = of_input("x")
+    with pytest.raises(NotAnAgentError):
+        as_agent(coroutine)
+    coroutine.close()
+
+
+@both_ways
+async def test_a_generator_that_a_function_gives_back_is_the_agents_error(way: Way) -> None:
+    async with way() as runs:
+        result = await runs.run(lambda x: (i for i in range(3)))
+        other = await runs.run(functools.partial(stream_three))
+        deferred = await runs.run(lambda x: stream_three(x or None))
+    assert result.status is RunStatus.error
+    assert "a generator; write `async def` with `yield`" in (result.error or "")
+    assert other.status is RunStatus.success
+    assert deferred.status is RunStatus.error
+
+
+async def stream_three(input: Any) -> AsyncIterator[int]:
+    for i in range(3):
+        yield i
+
+
+@virtual
+async def test_each_item_of_an_async_generator_is_streamed_and_the_last_is_the_output() -> None:
+    class Streaming:
+        async def __call__(self, input: Any, run: RunContext) -> AsyncIterator[int]:
+            for i in range(input):
+                await asyncio.sleep(1)
+                yield i
+
+    async with RunManager() as manager:
+        for agent, given, items in ((stream_three, "x", 3), (Streaming(), 4, 4), (Streaming(), 0, 0)):
+            run = await manager.start(RunSpec(agent, given))
+            parts = [part async for part in run.stream()]
+            assert [p.data for p in parts if isinstance(p, StreamPart) and p.mode == "custom"] == list(range(items))
+            values = [p.data for p in parts if isinstance(p, StreamPart) and p.mode == "values"]
+            assert values == ([{"output": items - 1}] if items else [])
+
+
+@both_ways
+@virtual
+async def test_a_cancelled_async_generator_is_closed_before_its_run_ends(way: Way) -> None:
+    closed = False
+
+    async def agent(input: Any) -> AsyncIterator[int]:
+        nonlocal closed
+        try:
+            yield 1
+            await asyncio.sleep(3_600)
+        finally:
+            await asyncio.sleep(1)
+            closed = True
+
+    async with way() as runs:
+        run = await runs.start(agent)
+        await asyncio.sleep(1)
+        await run.cancel()
+        await run.ended()
+        assert closed
+
+
+@both_ways
+async def test_an_async_generator_may_ask(way: Way) -> None:
+    async def agent(input: Any, run: RunContext) -> AsyncIterator[str]:
+        yield "thinking"
+        yield str(run.interrupt("go on?"))
+
+    thread = new_id()
+    async with way() as runs:
+        assert (await runs.run(agent, "x", thread_id=thread)).status is RunStatus.interrupted
+        resumed = await runs.run(agent, command={"resume": "yes"}, thread_id=thread)
+    assert resumed.status is RunStatus.success
+
+
+@both_ways
+async def test_a_plain_function_may_ask(way: Way) -> None:
+    def agent(input: Any, run: RunContext) -> str:
+        return f"{input}: {run.interrupt('go on?')}"
+
+    thread = new_id()
+    async with way() as runs:
+        assert (await runs.run(agent, "x", thread_id=thread)).status is RunStatus.interrupted
+        resumed = await runs.run(agent, command={"resume": "yes"}, thread_id=thread)
+    assert resumed.completion_data["last_ai_message"] == "x: yes"
+
+
+@both_ways
+async def test_sixty_four_plain_functions_run_at_once(way: Way) -> None:
+    together = threading.Barrier(64, timeout=20)
+
+    def agent(input: int) -> int:
+        together.wait()  # passes only if all of them are here
+        return input
+
+    async with way() as runs:
+        results = await asyncio.gather(*(runs.run(agent, i) for i in range(64)))
+    assert {result.status for result in results} == {RunStatus.success}
+
+
+@both_ways
+async def test_a_cancelled_plain_function_is_waited_for(way: Way) -> None:
+    running, stop = threading.Event(), threading.Event()
+    returned = False
+
+    def agent(input: Any, run: RunContext) -> str:
+        nonlocal returned
+        running.set()
+        stop.wait(20)
+        returned = True
+        return "too late"
+
+    async with way() as runs:
+        run = await runs.start(agent)
+        await asyncio.to_thread(running.wait, 20)
+        for _ in range(3):
+            await run.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert not run.waits.done(), "cancelled is said only when the agent has really stopped"
+        stop.set()
+        await run.ended()
+        assert returned
+
+
+@both_ways
+async def test_a_cancelled_plain_function_that_fails_is_cancelled_and_no_one_complains(way: Way) -> None:
+    running = threading.Event()
+
+    def agent(input: Any, run: RunContext) -> str:
+        running.set()
+        while not run.cancelled:
+            threading.Event().wait(0.001)
+        raise ValueError("stopped in the middle")
+
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    async with way() as runs:
+        run = await runs.start(agent)
+        await asyncio.to_thread(running.wait, 20)
+        await run.cancel()
+        ended = await run.ended()
+    assert isinstance(ended, asyncio.CancelledError) or ended.status is RunStatus.cancelled
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("output", "values"),
+    [
+        (None, {}),
+        ("text", {"output": "text"}),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+        ([1, 2], {"output": [1, 2]}),
+        (0, {"output": 0}),
+        ({"when": {3, 1}}, {"when": [1, 3]}),
+    ],
+    ids=str,
+)
+@virtual
+async def test_what_a_function_gives_back_is_what_its_thread_remembers(output: Any, values: dict[str, Any]) -> None:
+    seen: list[Any] = []
+
+    async def agent(input: Any, run: RunContext) -> Any:
+        seen.append(run.values)
+        return output
+
+    thread = new_id()
+    for _ in range(2):
+        await run_agent(agent, thread_id=thread)
+    assert seen == [{}, values]
+
+
+@virtual
+async def test_messages_in_the_output_are_counted_once() -> None:
+    async def agent(input: Any) -> Any:
+        return {
+            "messages": [
+                {"role": "user", "content": "counted when it came"},
+                {"role": "assistant", "content": "first"},
+                {"type": "tool", "content": "result"},
+                {"type": "ai", "content": "last"},
+                "not a message",
+            ]
+        }
+
+    result = await run_agent(agent, "counted when it came")
+    assert result.completion_data["message_count"] == 4
+    assert result.completion_data["last_ai_message"] == "last"
+
+
+@virtual
+async def test_an_output_that_cannot_be_read_is_an_error() -> None:
+    class Unreadable:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    async def agent(input: Any) -> Any:
+        return {"x": Unreadable()}
+
+    result = await run_agent(agent)
+    assert result.status is RunStatus.error
+    assert "reading it raised RuntimeError: no" in (result.error or "")
+
+
+def test_an_answer_is_a_human_message() -> None:
+    assert answer_message("yes") | {"id": ""} == {"id": "", "type": "human", "content": "yes"}
+    assert answer_message({"city": "Köln"})["content"] == '{"city": "Köln"}'
+    assert answer_message(None)["content"] == "null"
+
+
+async def test_rolling_back_a_function_has_nothing_to_do() -> None:
+    agent = CallableAgent(of_input)
+    assert await agent.rollback(None) is None  # type: ignore[arg-type, func-returns-value]
+    assert AgentResult().values is None

@@ -1,0 +1,223 @@
+"""`run_agent`: one run in a script, and what its runs share."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import Gate, end_of, required, told, virtual
+
+from trackside import RunStatus, run_agent
+from trackside.harness import (
+    CompositeObserver,
+    InvalidSpecError,
+    LifecycleEventType,
+    NotAnObserverError,
+    RunContext,
+    RunLifecycleEvent,
+)
+from trackside.harness import embedded as embedded_module
+from trackside.harness.ids import new_id
+from trackside.testing import Misbehaviour, RecordingObserver, assert_run_order, run_virtual
+
+BUSY = "thread_status_updated busy"
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+def test_the_example_of_the_readme() -> None:
+    lines: list[tuple[int, str]] = []
+
+    async def agent(input: Any, run: RunContext) -> dict[str, int]:
+        run.record_usage("gpt-5-mini", input_tokens=12, output_tokens=40)
+        return {"answer": 42}
+
+    async def watch(event: RunLifecycleEvent) -> None:
+        lines.append((event.sequence, event.event_type))
+
+    result = asyncio.run(run_agent(agent, {"question": "?"}, observer=watch))
+    assert result.status is RunStatus.success
+    assert result.completion_data["total_tokens"] == 52
+    assert lines == [
+        (1, "run_started"),
+        (2, "thread_status_updated"),
+        (3, "run_completed"),
+        (4, "thread_status_updated"),
+    ]
+
+
+@virtual
+async def test_without_an_observer_nobody_is_told() -> None:
+    assert (await run_agent(echo, "x")).status is RunStatus.success
+
+
+@virtual
+async def test_the_observer_has_seen_everything_when_it_returns() -> None:
+    seen = RecordingObserver()
+    await run_agent(echo, "x", observer=seen)
+    assert told(seen.events)[-1] == "thread_status_updated idle"
+
+
+@virtual
+async def test_a_failing_agent_gives_a_result_and_no_exception() -> None:
+    async def agent(input: Any) -> None:
+        raise ValueError("no such city")
+
+    result = await run_agent(agent)
+    assert (result.status, result.error) == (RunStatus.error, "no such city")
+
+
+@virtual
+async def test_a_failing_required_observer_raises_after_the_terminal_event_was_tried() -> None:
+    error = OSError("disk full")
+    store = RecordingObserver(Misbehaviour(how=error, on=LifecycleEventType.RUN_STARTED))
+    with pytest.raises(OSError, match="disk full") as caught:
+        await run_agent(echo, "x", observer=CompositeObserver([required(store)]))
+    assert caught.value is error
+    assert end_of(store.offered).payload["error"] == "a required observer failed: disk full"
+
+
+@virtual
+async def test_a_failing_optional_observer_raises_nothing() -> None:
+    async def watch(event: RunLifecycleEvent) -> None:
+        raise OSError
+
+    assert (await run_agent(echo, "x", observer=watch)).status is RunStatus.success
+
+
+@virtual
+async def test_everything_that_can_be_asked_for_reaches_the_agent() -> None:
+    seen = RecordingObserver()
+    kept: list[RunContext] = []
+
+    async def agent(input: Any, run: RunContext) -> None:
+        kept.append(run)
+
+    await run_agent(
+        agent,
+        "x",
+        observer=seen,
+        run_id="r",
+        thread_id="t",
+        metadata={"a": 1},
+        timeout=5,
+        config={"c": 1},
+        context={"user": "ada"},
+    )
+    (run,) = kept
+    assert (run.run_id, run.thread_id, run.input) == ("r", "t", "x")
+    assert (run.metadata, run.config, run.context) == ({"a": 1}, {"c": 1}, {"user": "ada"})
+    assert seen.events[0].payload == {"agent": "agent", "metadata": {"a": 1}}
+
+
+@pytest.mark.parametrize("observer", [5, "print", RecordingObserver, print, [RecordingObserver()]], ids=repr)
+@virtual
+async def test_what_is_no_observer_is_refused_before_anything_happens(observer: Any) -> None:
+    async def agent(input: Any) -> None:
+        raise AssertionError("never called")
+
+    with pytest.raises(NotAnObserverError):
+        await run_agent(agent, observer=observer)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"run_id": ""}, "run_id"),
+        ({"thread_id": 5}, "thread_id"),
+        ({"timeout": 0}, "timeout"),
+        ({"metadata": 5}, "metadata"),
+        ({"config": []}, "config"),
+        ({"command": {"resume": 1}, "input": "x"}, "command"),
+    ],
+    ids=str,
+)
+@virtual
+async def test_an_argument_that_does_not_fit_is_named(asked: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidSpecError) as caught:
+        await run_agent(echo, **asked)
+    assert caught.value.details["field"] == field
+
+
+@virtual
+async def test_runs_of_one_thread_take_turns_and_others_do_not_wait() -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+
+    async def agent(input: Any) -> None:
+        await asyncio.sleep(10)
+
+    async def run(run_id: str, thread_id: str) -> float:
+        await run_agent(agent, observer=seen, run_id=run_id, thread_id=thread_id)
+        return loop.time()
+
+    times = await asyncio.gather(run("a", "t"), run("b", "t"), run("c", "t"), run("d", "other"))
+    assert times == [10, 20, 30, 10]
+    assert_run_order(seen.events)
+    assert told(seen.events, "b") == ["run_started", "run_completed success"]
+
+
+@virtual
+async def test_runs_without_a_thread_have_one_each() -> None:
+    results = [await run_agent(echo) for _ in range(3)]
+    assert len({result.thread_id for result in results}) == 3
+
+
+def test_what_a_thread_remembers_outlives_the_event_loop() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        return {"sum": run.values.get("sum", 0) + input, "sure": run.interrupt("sure?") if input == 2 else None}
+
+    thread = new_id()
+    assert asyncio.run(run_agent(agent, 1, thread_id=thread)).status is RunStatus.success
+    assert asyncio.run(run_agent(agent, 2, thread_id=thread)).status is RunStatus.interrupted
+    resumed = asyncio.run(run_agent(agent, command={"resume": True}, thread_id=thread))
+    assert resumed.status is RunStatus.success
+
+
+@virtual
+async def test_a_cancel_that_hits_a_run_in_the_turn_in_which_it_gets_its_thread() -> None:
+    seen = RecordingObserver()
+    gate = Gate(LifecycleEventType.RUN_COMPLETED)
+    first = asyncio.create_task(
+        run_agent(echo, observer=CompositeObserver([required(seen), required(gate)]), thread_id="t", run_id="first")
+    )
+    await gate.reached.wait()
+    second = asyncio.create_task(run_agent(echo, observer=seen, thread_id="t", run_id="second"))
+    third = asyncio.create_task(run_agent(echo, observer=seen, thread_id="t", run_id="third"))
+    await asyncio.sleep(1)
+    gate.opened.set()
+    second.cancel()
+    await asyncio.wait({first, second, third})
+    assert second.cancelled()
+    assert_run_order(seen.events)
+    assert told(seen.events, "second")[0] == "run_cancelled task_cancelled"
+    assert told(seen.events, "third")[-2:] == ["run_completed success", "thread_status_updated idle"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_kept_of_runs_that_have_ended(seed: int) -> None:
+    async def agent(input: Any) -> None:
+        await asyncio.sleep(1)
+
+    async def story() -> None:
+        tasks = [asyncio.create_task(run_agent(agent, thread_id=f"t{i % 3}")) for i in range(30)]
+        await asyncio.sleep(0.5)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.wait(tasks)
+        shared = embedded_module._embedded[asyncio.get_running_loop()]
+        coordinator = shared.services.coordinator
+        assert shared._turns == {}
+        assert coordinator._runs == coordinator._threads == {}  # type: ignore[attr-defined]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtual(story(), seed=seed)
+
+
+def test_nothing_is_kept_of_event_loops_that_have_ended() -> None:
+    for _ in range(3):
+        asyncio.run(run_agent(echo))
+    gc.collect()
+    assert len(embedded_module._embedded) == 0
