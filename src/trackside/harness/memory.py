@@ -258,10 +258,10 @@ class _Channel:
         self.parts: deque[StreamPart] = deque(maxlen=keep)
         self.published = 0
         self.closed = False
-        self.wakers: list[asyncio.Future[None]] = []
+        self.wakers: set[asyncio.Future[None]] = set()
 
     def wake(self) -> None:
-        wakers, self.wakers = self.wakers, []
+        wakers, self.wakers = self.wakers, set()
         for waker in wakers:
             if not waker.done():
                 waker.set_result(None)
@@ -321,8 +321,11 @@ class MemoryStream:
                 return
             else:
                 waker = asyncio.get_running_loop().create_future()
-                channel.wakers.append(waker)
-                await waker
+                channel.wakers.add(waker)
+                try:
+                    await waker
+                finally:
+                    channel.wakers.discard(waker)
 
 
 def _parts_after(channel: _Channel, seen: int) -> list[StreamPart | StreamGap]:
