@@ -47,7 +47,7 @@ def report(failure: BaseException) -> ExitCode:
     match failure:
         case KeyboardInterrupt():
             return ExitCode.cancelled
-        case BrokenPipeError():
+        case BrokenPipeError() | SystemExit():  # the latter is how Rich, which shows the help, takes a broken pipe
             discard(sys.stdout)
             return ExitCode.reader_gone
         case TyperException():

@@ -14,7 +14,7 @@ from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.lookup import find_run, find_thread, newest_events
 from trackside.app.cli.objects import record_object, stored_event_object
-from trackside.app.cli.output import OutputConsole, print_json_lines, standard_output
+from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_events, print_runs, print_stats, print_threads
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
@@ -66,7 +66,7 @@ class _Look:
     def show(self, objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None]) -> None:
         """Show what was found, to a program or to a person."""
         if self._json:
-            print_json_lines(objects)
+            self._console.print_json_lines(objects)
         elif objects:
             print_them(self._console)
         else:

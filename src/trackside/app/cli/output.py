@@ -55,6 +55,15 @@ class OutputConsole(Console):
         with self.guard:
             super().print(*objects, **options)
 
+    def print_json_lines(self, values: Iterable[JsonObject]) -> None:
+        """Print each value as JSON on a line of its own."""
+        try:
+            for value in values:
+                self.file.write(f"{json_line(value)}\n")
+            self.file.flush()
+        except BrokenPipeError:
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:
         """Say nothing more."""
         self.quiet = True
@@ -77,17 +86,6 @@ def discard(file: IO[str]) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, file.fileno())
     os.close(nowhere)
-
-
-def print_json_lines(values: Iterable[JsonObject]) -> None:
-    """Print each value as JSON on a line of its own.
-
-    Raises:
-        BrokenPipeError: the reader has gone.
-    """
-    for value in values:
-        print(json_line(value))
-    sys.stdout.flush()
 
 
 class JsonOutput:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Callable
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from trackside.harness import RunHandle
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to anything
 
 
 class StopSignals:
@@ -25,7 +29,7 @@ class StopSignals:
         self._handle = handle
         self._say = say
         self._loop = asyncio.get_running_loop()
-        self._asked = 0
+        self._first_asked: float | None = None
         self._cancelling: asyncio.Task[Any] | None = None
         self._before: list[tuple[signal.Signals, Any]] = []
 
@@ -39,12 +43,17 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        self._asked += 1
-        if self._asked == 1:
+        if self._first_asked is None:
+            self._first_asked = monotonic()
             self._say("cancelling", "once more to stop at once")
             self._loop.call_soon_threadsafe(self._cancel)
         elif self._cancelling is not None:
             self._loop.call_soon_threadsafe(self._insist)
+        elif (early := self._first_asked + _BLOCKED_AFTER - monotonic()) > 0:
+            # The loop may be about to come to it: look again when it must have.
+            again = threading.Timer(early, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
         else:
             self._break_in()
 
@@ -57,7 +66,7 @@ class StopSignals:
         self.insisted.set()
 
     def _break_in(self) -> None:
-        """The loop has not come to the first signal yet, so an agent blocks it: cancel what it does right here."""
+        """The loop does not come to the first signal, so an agent blocks it: cancel what it does right here."""
         task = asyncio.current_task(self._loop)
         if task is None:
             raise KeyboardInterrupt

@@ -1,0 +1,198 @@
+"""The command line as its users have it: the real executable, in a folder of its own, through pipes and on terminals."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXECUTABLE = Path(sys.executable).with_name("trackside")
+PATIENCE = 60.0  # seconds after which something that does not come counts as hanging
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without what changes how things look or which database is used."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "TZ"}
+        and not name.startswith("TRACKSIDE_")
+    }
+    return {**own, "PYTHONWARNINGS": "error", "TERM": "xterm-256color", "PYTHONUTF8": "1", **more}
+
+
+@pytest.fixture
+def trackside(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs one command in `tmp_path` to its end, without a terminal; with `shell` what stands there, as `$0`."""
+
+    def run(
+        *arguments: str, stdin: str = "", shell: str | None = None, stdout: int = subprocess.PIPE, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(EXECUTABLE), *arguments]
+        return subprocess.run(
+            command if shell is None else ["sh", "-c", shell, *command],
+            cwd=tmp_path,
+            env=environment(**env),
+            input=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def piped(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts commands in `tmp_path` whose output is read while they run; kills those that are left in the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [EXECUTABLE, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+class Terminal:
+    """A command on a pseudo-terminal of its own: what it shows, and the keys that are pressed."""
+
+    def __init__(self, arguments: list[str], *, cwd: Path, columns: int, rows: int, env: dict[str, str]) -> None:
+        self.output = b""
+        self._status: int | None = None
+        self._screen = Screen(columns)
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.chdir(cwd)
+            os.execvpe(arguments[0], arguments, env)
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def wait_for(self, text: str) -> None:
+        """Wait until this has been written, anywhere."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.text:
+            if not self._read(deadline):
+                raise AssertionError(f"{text!r} never came; the terminal has:\n{self.text[-2_000:]}")
+
+    def press(self, keys: bytes) -> None:
+        """Type; `b"\\x03"` is Ctrl-C."""
+        os.write(self._fd, keys)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code."""
+        deadline = time.monotonic() + PATIENCE
+        while self._read(deadline):
+            pass
+        if self._status is None:
+            _, status = os.waitpid(self._pid, 0)
+            self._status = os.waitstatus_to_exitcode(status)
+        return self._status
+
+    @property
+    def text(self) -> str:
+        """Everything that was written, without colours and cursor movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.output.decode(errors="replace"))
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person sees in the end."""
+        return self._screen.show(self.output.decode(errors="replace"))
+
+    def close(self) -> None:
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise AssertionError(f"nothing happens any more; the terminal has:\n{self.text[-2_000:]}")
+        try:
+            data = os.read(self._fd, 65_536)
+        except OSError:  # how Linux says that the other side has gone
+            return False
+        self.output += data
+        return bool(data)
+
+
+class Screen:
+    """As much of a terminal as the command line uses: new lines, erasing a line, moving up, wrapping at the edge."""
+
+    _TOKENS = re.compile(
+        r"\x1b\[(?P<arguments>[0-9;?]*)(?P<command>[A-Za-z])|(?P<control>[\r\n\x07])|(?P<text>[^\x1b\r\n\x07]+)"
+    )
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+
+    def show(self, output: str) -> list[str]:
+        lines, row, column = [""], 0, 0
+        for token in self._TOKENS.finditer(output):
+            if token["control"] == "\r":
+                column = 0
+            elif token["control"] == "\n":
+                row += 1
+                lines += [""] * (row - len(lines) + 1)
+            elif token["text"]:
+                for character in token["text"]:
+                    if column >= self._columns:
+                        row, column = row + 1, 0
+                        lines += [""] * (row - len(lines) + 1)
+                    line = lines[row].ljust(column)
+                    lines[row] = line[:column] + character + line[column + 1 :]
+                    column += 1
+            elif token["command"] == "A":
+                row -= int(token["arguments"] or 1)
+            elif token["command"] == "K":
+                lines[row] = ""
+            else:
+                assert token["command"] in {"m", "h", "l", None}, f"unknown to this screen: {token[0]!r}"
+        while lines and not lines[-1].strip():
+            lines.pop()
+        return [line.rstrip() for line in lines]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Starts commands in `tmp_path`, each on a terminal of its own; kills those that are left in the end."""
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, columns: int = 80, rows: int = 50, **env: str) -> Terminal:
+        command: list[Any] = [str(EXECUTABLE), *arguments]
+        opened.append(Terminal(command, cwd=tmp_path, columns=columns, rows=rows, env=environment(**env)))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()

@@ -1,0 +1,206 @@
+"""Whatever is wrong with what was typed: one clear line that says what and how to fix it, the right exit code."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+AGENTS = """
+from os.path import join
+from json import JSONDecoder
+
+async def graph(input): return input
+async def echo(input): return input
+def _private(input): ...
+number = 3
+decoder = JSONDecoder
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+
+
+def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """What was said on standard error, which is one line, and nothing on standard output."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "agnts.py:graph"], "agnts.py:graph is no agent: there is no file agnts.py (did you mean agents.py?)."),
+        (["run", "lib/agents.py:graph"], "lib/agents.py:graph is no agent: there is no folder lib."),
+        (["run", "nosuch.part:graph"], "there is no module nosuch, neither in this folder nor installed."),
+        (
+            ["run", "agent:graph"],
+            "there is no module agent, neither in this folder nor installed (did you mean agents?).",
+        ),
+        (["run", "agents.py:grph"], "agents.py has no grph (did you mean graph?); it has graph, echo."),
+        (["run", "agents:missing"], "agents has no missing; it has graph, echo."),
+        (["run", "agents.py"], "say which object in it is meant, as agents.py:NAME; it has graph, echo."),
+        (["run", "agents.py:"], "write path/file.py:name or package.module:name"),
+        (["run", "chat"], "or name it in trackside.toml under [agents]."),
+        (["run", "agents.py:number"], "agents.py:number is no agent: 3 is not an agent"),
+        (["run", "agents.py:decoder"], "it is a class; pass an instance of it"),
+        (["run", "agents.py:graph", '{"question": }'], "INPUT: it is not valid JSON: Expecting value"),
+        (["run", "agents.py:graph", "@question.txt"], "INPUT: question.txt cannot be read: No such file or directory."),
+        (
+            ["run", "agents.py:graph", "x", "--timeout", "soon"],
+            "--timeout: 'soon' is not a length of time; write 90, 30s",
+        ),
+        (["run", "agents.py:graph", "x", "--metadata", "team"], "--metadata: 'team' is not of the form key=value."),
+        (["run", "agents.py:graph", "x", "--stream", "all"], "'all' is not one of 'values', 'updates'"),
+        (["run", "agents.py:graph", "x", "--json", "--stream", "values"], "--stream: --json prints events alone"),
+        (["run", "agents.py:graph", "x", "--databse", "y"], "No such option: --databse"),
+        (
+            ["run", "agents.py:graph", "x", "-d", "runs.db"],
+            "--database: 'runs.db' is not a database URL; a file is written",
+        ),
+        (["run", "agents.py:graph", "x", "-d", "sqlite:///no/runs.db"], "--database: There is no folder no"),
+        (["run", "agents.py:graph", "x", "-d", "postgresql://me:secret@db/x"], "postgresql://me:…@db/x"),
+        (["run"], "Missing argument 'AGENT' (see `trackside run --help`)"),
+        (["rnu"], "No such command 'rnu'"),
+        (["runs"], "nothing recorded at sqlite:///trackside.db yet; `trackside run AGENT INPUT` makes it."),
+        (["threads"], "nothing recorded at sqlite:///trackside.db yet"),
+        (["events"], "nothing recorded at sqlite:///trackside.db yet"),
+        (["stats"], "nothing recorded at sqlite:///trackside.db yet"),
+        (["resume", "t-1", "yes"], "nothing recorded at sqlite:///trackside.db yet"),
+        (["runs", "--since", "yesterday"], "--since: 'yesterday' is no moment; write 2h, 3d, 2026-01-31"),
+        (["runs", "--status", "done"], "'done' is not one of 'pending', 'running', 'success'"),
+        (["events", "--type", "started"], "'started' is not one of 'run_started'"),
+        (["runs", "--limit", "0"], "greater than or equal to 1"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_answered_in_one_line(
+    trackside: Trackside, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    said = the_one_line(trackside(*arguments))
+
+    assert says in said
+    assert "secret" not in said
+    assert not list(tmp_path.glob("*.db*")), "nothing was made by a command that did nothing"
+
+
+def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ours(
+    trackside: Trackside, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import json\nimport no_such_package\n")
+    (tmp_path / "outer.py").write_text("import broken\n")
+
+    for reference in ("outer.py:graph", "outer:graph"):
+        done = trackside("run", reference, "hello")
+
+        *traceback, line = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert line.startswith(f"error: {reference} cannot be loaded: importing outer")
+        assert line.endswith("raised ModuleNotFoundError: No module named 'no_such_package'.")
+        frames = [text.split('"')[1] for text in traceback if text.startswith("  File ")]
+        assert frames == [str(tmp_path / "outer.py"), str(tmp_path / "broken.py")]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def graph(:\n", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+        ("raise ValueError('two\\nlines')\n", "ValueError: two lines"),
+    ],
+)
+def test_a_module_may_fail_in_any_way(trackside: Trackside, tmp_path: Path, source: str, says: str) -> None:
+    (tmp_path / "broken.py").write_text(source)
+
+    done = trackside("run", "broken.py:graph", "hello")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback (most recent call last):\n  File ")
+    assert done.stderr.count("File ") == 1
+    assert f"error: broken.py:graph cannot be loaded: importing broken.py raised {says}." in done.stderr
+
+
+def test_a_wrong_setting_names_its_file_and_key(trackside: Trackside, tmp_path: Path) -> None:
+    settings = tmp_path / "trackside.toml"
+
+    settings.write_text('[database]\nulr = "sqlite:///x.db"\n')
+    assert the_one_line(trackside("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?."
+    settings.write_text('[database]\nurl = "sqlite:///no/x.db"\n')
+    assert the_one_line(trackside("runs")).startswith("trackside.toml, database.url: There is no folder no")
+    settings.write_text('[agents]\nchat = "agents.py:grph"\n')
+    assert the_one_line(trackside("run", "chat")).startswith(
+        "agents.chat = agents.py:grph is no agent: agents.py has no"
+    )
+    assert the_one_line(trackside("run", "chta")).startswith("chta is no agent: it is not among the configured names")
+    settings.unlink()
+    said = the_one_line(trackside("runs", TRACKSIDE_DATABASE="sqlite:///x.db"))
+    assert said.startswith("TRACKSIDE_DATABASE: there is no such setting; did you mean TRACKSIDE_DATABASE_URL?")
+
+
+def test_a_file_that_is_no_database_or_another_programs_stays_as_it_is(trackside: Trackside, tmp_path: Path) -> None:
+    notes, foreign = tmp_path / "notes.db", tmp_path / "foreign.db"
+    notes.write_text("My notes, which are no database, but longer than a header. " * 10)
+    with closing(sqlite3.connect(foreign)) as connection, connection:
+        connection.execute("CREATE TABLE invoices (number)")
+    before = notes.read_bytes(), foreign.read_bytes()
+
+    for command in (["run", "agents.py:graph", "x"], ["runs"]):
+        assert "is not an SQLite database and stays as it is" in the_one_line(
+            trackside(*command, "-d", "sqlite:///notes.db")
+        )
+        assert "is a database of another program and stays as it is" in the_one_line(
+            trackside(*command, "-d", "sqlite:///foreign.db")
+        )
+    assert (notes.read_bytes(), foreign.read_bytes()) == before
+
+
+def test_a_database_of_a_newer_version_says_to_upgrade(trackside: Trackside, tmp_path: Path) -> None:
+    assert trackside("run", "agents.py:graph", "x").returncode == 0
+    with closing(sqlite3.connect(tmp_path / "trackside.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    for command in (["run", "agents.py:graph", "x"], ["runs"]):
+        said = the_one_line(trackside(*command))
+        assert "was written by a newer version of Trackside (schema 9999" in said
+        assert "upgrade Trackside" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write, not even root")
+def test_a_read_only_folder_is_named(trackside: Trackside) -> None:
+    said = the_one_line(trackside("run", "agents.py:graph", "x", "-d", "sqlite:////proc/self/runs.db"))
+
+    assert said.startswith("--database: The database /proc/self/runs.db cannot be written")
+
+
+def test_an_id_that_fits_nothing_or_more_than_one_says_so(trackside: Trackside) -> None:
+    for thread in ("alpha-1", "alpha-2", "beta"):
+        assert trackside("run", "agents.py:graph", "x", "--thread", thread).returncode == 0
+
+    assert "No thread here has an id that begins with 'gamma'" in the_one_line(trackside("threads", "gamma"))
+    ambiguous = the_one_line(trackside("threads", "alpha"))
+    assert ambiguous.startswith("'alpha' is the beginning of the ids of more than one thread: alpha-2, alpha-1;")
+    assert trackside("threads", "be").returncode == 0
+    assert "Thread 'beta' does not wait for an answer, it is idle" in the_one_line(trackside("resume", "beta", "yes"))
+
+
+def test_a_bug_of_ours_is_called_one_and_shows_where_only_when_asked(trackside: Trackside) -> None:
+    # A working directory that is gone is nothing that any command is prepared for.
+    gone = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
+
+    calm = trackside("runs", shell=gone)
+    debug = trackside("runs", shell=gone, TRACKSIDE_DEBUG="1")
+
+    assert the_one_line(calm, 1).startswith("this is a bug in Trackside (FileNotFoundError: ")
+    assert debug.returncode == 1
+    assert debug.stderr.startswith("Traceback")

@@ -1,0 +1,192 @@
+"""`trackside runs`, `threads`, `events`, `stats`: what was recorded, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+AGENTS = """
+async def talk(input, run):
+    run.record_usage("gpt-5-mini", input_tokens=1000, output_tokens=200, cost_usd=0.01)
+    run.record_usage("gpt-5-nano", input_tokens=30, output_tokens=4, caller="researcher")
+    run.message({"type": "ai", "content": f"About {input}: nothing."})
+    run.set_title(f"On {input}")
+
+async def fail(input):
+    raise LookupError("no such thing")
+
+async def ask(input, run):
+    run.interrupt({"question": "Publish?"})
+"""
+
+
+@pytest.fixture
+def recorded(trackside: Trackside, tmp_path: Path) -> Trackside:
+    """A database with five runs on three threads: two talks on t-1, a failure on t-2, a question on t-3 after a talk."""
+    (tmp_path / "agents.py").write_text(AGENTS)
+    for agent, thread in (("talk", "t-1"), ("talk", "t-1"), ("fail", "t-2"), ("talk", "t-3"), ("ask", "t-3")):
+        trackside("run", f"agents.py:{agent}", "trains", "--thread", thread)
+    return trackside
+
+
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def titles_and_rows(done: subprocess.CompletedProcess[str]) -> tuple[list[str], list[str]]:
+    assert done.returncode == 0, done.stderr
+    title, *rows = done.stdout.splitlines()
+    return title.split(), rows
+
+
+def test_runs(recorded: Trackside) -> None:
+    titles, rows = titles_and_rows(recorded("runs"))
+    assert titles == ["RUN", "STATUS", "AGENT", "STARTED", "TOOK", "TOKENS", "COST", "THREAD", "ABOUT"]
+    assert len(rows) == 5
+    assert "? interrupted" in rows[0]
+    assert all(part in rows[1] for part in ("✓ success", "agents.py:talk", "1,234", "$0.0100", "t-3", "On trains"))
+    assert "✗ error" in rows[2]
+
+    every = objects(recorded("runs", "--json"))
+    assert [run["status"] for run in every] == ["interrupted", "success", "error", "success", "success"]
+    newest = every[0]
+    assert [datetime.fromisoformat(newest[key]).utcoffset() is not None for key in ("created_at", "ended_at")]
+    assert newest["completion_data"]["first_human_message"] == "trains"
+
+    def statuses(*filters: str) -> list[str]:
+        return [run["status"] for run in objects(recorded("runs", "--json", *filters))]
+
+    assert statuses("--status", "error") == ["error"]
+    assert statuses("--status", "error", "--status", "interrupted") == ["interrupted", "error"]
+    assert statuses("--agent", "agents.py:talk", "--limit", "2") == ["success", "success"]
+    assert statuses("--thread", "t-3") == ["interrupted", "success"]
+    assert len(statuses("--since", "1h")) == 5
+    assert statuses("--since", every[1]["created_at"]) == ["interrupted", "success"]
+    assert statuses("--status", "timeout") == []
+    nothing = recorded("runs", "--status", "timeout")
+    assert (nothing.returncode, nothing.stdout) == (0, "There is nothing that fits.\n")
+
+    # One run, by the beginning of its id.
+    talk = every[1]
+    beginning = talk["run_id"][:23]
+    shown = recorded("runs", beginning).stdout
+    for part in (
+        talk["run_id"],
+        "agents.py:talk",
+        "✓ success",
+        "1,234 tokens (1,030 in, 204 out) · 2 model calls · $0.0100",
+        "gpt-5-mini: 1,000 in, 200 out",
+        "researcher: 30 in, 4 out",
+        "▸ started      agents.py:talk",
+        "◆ human        trains",
+        "◇ agent        About trains: nothing.",
+        "✓ completed",
+    ):
+        assert part in shown
+    (whole,) = objects(recorded("runs", beginning, "--json"))
+    assert whole["run_id"] == talk["run_id"]
+    assert [event["sequence"] for event in whole["events"]] == list(range(1, len(whole["events"]) + 1))
+
+
+def test_threads(recorded: Trackside) -> None:
+    titles, rows = titles_and_rows(recorded("threads"))
+    assert titles == ["THREAD", "STATUS", "CHANGED", "BEGUN", "LAST", "RUN", "TITLE"]
+    assert [row.split()[0] for row in rows] == ["t-3", "t-2", "t-1"]
+    assert "? interrupted" in rows[0]
+
+    every = objects(recorded("threads", "--json"))
+    assert [(thread["thread_id"], thread["status"]) for thread in every] == [
+        ("t-3", "interrupted"),
+        ("t-2", "error"),
+        ("t-1", "idle"),
+    ]
+    assert [thread["thread_id"] for thread in objects(recorded("threads", "--json", "--status", "idle"))] == ["t-1"]
+    assert len(objects(recorded("threads", "--json", "-n", "1"))) == 1
+
+    waiting = recorded("threads", "t-3").stdout
+    assert 'asks     {"question": "Publish?"}' in waiting
+    assert "trackside resume t-3 'ANSWER'" in waiting
+    (whole,) = objects(recorded("threads", "t-3", "--json"))
+    assert [interrupt["value"] for interrupt in whole["interrupts"]] == [{"question": "Publish?"}]
+    assert [run["status"] for run in whole["runs"]] == ["interrupted", "success"]
+    (idle,) = objects(recorded("threads", "t-1", "--json"))
+    assert idle["interrupts"] == []
+
+
+def test_events(recorded: Trackside) -> None:
+    titles, rows = titles_and_rows(recorded("events"))
+    assert titles == ["POSITION", "TIME", "RUN", "#", "EVENT", "WHAT"]
+    every = objects(recorded("events", "--json", "--limit", "1000"))
+    positions = [event["position"] for event in every]
+    assert positions == list(range(1, len(rows) + 1))
+    assert list(every[0]) == [
+        "position",
+        "event_id",
+        "event_type",
+        "run_id",
+        "thread_id",
+        "sequence",
+        "occurred_at",
+        "payload",
+    ]
+
+    def found(*filters: str) -> list[int]:
+        return [event["position"] for event in objects(recorded("events", "--json", *filters))]
+
+    assert found("--limit", "3") == positions[-3:], "the newest, oldest first"
+    assert found("--after", "2", "--limit", "3") == [3, 4, 5]
+    assert found("--type", "run_failed") == [
+        event["position"] for event in every if event["event_type"] == "run_failed"
+    ]
+    assert found("--thread", "t-2") == [event["position"] for event in every if event["thread_id"] == "t-2"]
+    run_id = every[-1]["run_id"]
+    assert found("--run", run_id[:30]) == [event["position"] for event in every if event["run_id"] == run_id]
+    assert found("--since", every[4]["occurred_at"])[-1] == positions[-1]
+    assert found("--since", "1h") == positions
+
+
+def test_stats(recorded: Trackside) -> None:
+    shown = recorded("stats").stdout
+    assert shown.startswith("5 runs  ✓ success 3  ")
+    assert "3,702 tokens (3,090 in, 612 out) · 6 model calls · $0.0300" in shown
+    assert "agents.py:talk     3  ✓ 3" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("gpt-5")] == [
+        ["gpt-5-mini", "3,000", "600"],
+        ["gpt-5-nano", "90", "12"],
+    ]
+
+    (stats,) = objects(recorded("stats", "--json"))
+    assert stats["total"]["runs"] == 5
+    assert stats["total"]["by_status"] == {"success": 3, "error": 1, "interrupted": 1}
+    assert stats["by_model"]["gpt-5-nano"]["input_tokens"] == 90
+    (none,) = objects(recorded("stats", "--json", "--since", "2999-01-01"))
+    assert none["total"]["runs"] == 0
+
+
+def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        for command in (["runs"], ["runs", "--json"], ["stats"], ["--help"]):
+            done = recorded(*command, stdout=write)
+            assert (done.stderr, done.returncode) == ("", 141), command
+    finally:
+        os.close(write)
+
+
+def test_the_program_says_its_version_and_helps(trackside: Trackside) -> None:
+    version = trackside("--version")
+    assert (version.returncode, version.stderr) == (0, "")
+    assert version.stdout.startswith("trackside ")
+    for command in ([], ["run"], ["resume"], ["runs"], ["threads"], ["events"], ["stats"]):
+        assert trackside(*command, "--help").returncode == 0

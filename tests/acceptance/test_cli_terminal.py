@@ -1,0 +1,200 @@
+"""`trackside` on a terminal: what a person sees in the end, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+OpenTerminal = Callable[..., Any]
+
+AGENTS = """
+import asyncio
+import threading
+import time
+
+async def talk(input, run):
+    words = "The answer has more words than fit on one line of a narrow terminal.\\n\\nAnd a second paragraph."
+    for word in words.split(" "):
+        run.send({"type": "AIMessageChunk", "id": "m1", "content": word + " "}, "messages")
+        await asyncio.sleep(0)
+    run.send({"type": "AIMessageChunk", "id": "m1", "content": "", "chunk_position": "last"}, "messages")
+    print("printed by the agent")
+
+async def sleep(input):
+    await asyncio.Event().wait()
+
+async def stubborn(input):
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("not yet", flush=True)
+
+async def blocking(input):
+    print("about to block", flush=True)
+    time.sleep(3600)
+
+def thread(input):
+    print("in a thread", flush=True)
+    threading.Event().wait()
+
+async def fail(input):
+    raise ValueError("\\x1b[2Jbad \\x1b]0;title\\x07news")
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+
+
+def recorded_statuses(trackside: Trackside) -> list[str]:
+    return [json.loads(line)["status"] for line in trackside("runs", "--json").stdout.splitlines()]
+
+
+def rows(terminal: Any) -> list[str]:
+    """The lines that are left on the screen, without their times."""
+    return [line[9:] if line[:9].strip().endswith("s") else line for line in terminal.lines]
+
+
+def test_in_the_end_the_screen_has_each_event_once_and_the_streamed_text_in_full(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:talk", "What is it?", columns=80)
+
+    assert shown.wait() == 0
+    text = [row for row in rows(shown) if "printed by the agent" not in row]
+    assert text[:8] == [
+        "▸ started      agents.py:talk",
+        "· thread       busy",
+        "◆ human        What is it?",
+        "◇ agent        The answer has more words than fit on one line of a",
+        "                        narrow terminal.",
+        "",
+        "                        And a second paragraph.",
+        "✓ completed",
+    ]
+    assert text[8] == "· thread       idle"
+    assert len(text) == 12
+    assert rows(shown).count("printed by the agent") == 1
+
+
+def test_a_spinner_turns_while_the_agent_thinks_and_is_gone_in_the_end(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:sleep", "hello", "--timeout", "400ms")
+    shown.wait_for("thinking")
+
+    assert shown.wait() == 124
+    assert "thinking" not in "\n".join(shown.lines)
+    assert shown.output.count(b"\x1b[?25l") == shown.output.count(b"\x1b[?25h") == 1, "the cursor comes back"
+
+
+@pytest.mark.parametrize("columns", [40, 52, 200])
+def test_no_row_is_wider_than_the_terminal(terminal: OpenTerminal, columns: int) -> None:
+    shown = terminal("run", "agents.py:talk", "What is it? " * 12, columns=columns)
+
+    assert shown.wait() == 0
+    beyond = [line for line in shown.lines if len(line) > columns]
+    assert beyond == []
+    words = " ".join(" ".join(line.split()) for line in shown.lines)
+    assert "And a second paragraph." in words
+
+
+def test_no_colour_means_no_colour(terminal: OpenTerminal) -> None:
+    plain = terminal("run", "agents.py:talk", "hello", NO_COLOR="1")
+    assert plain.wait() == 0
+    coloured = terminal("run", "agents.py:talk", "hello")
+    assert coloured.wait() == 0
+
+    assert b"\x1b[36m" in coloured.output
+    assert b"\x1b[36m" not in plain.output
+
+
+def test_a_dumb_terminal_gets_lines_and_no_spinner(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:talk", "hello", TERM="dumb")
+
+    assert shown.wait() == 0
+    assert b"\x1b" not in shown.output
+    assert "✓ completed" in shown.text
+
+
+def test_text_from_an_agent_cannot_steer_the_terminal(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:fail", "\x1b[31mred")
+
+    assert shown.wait() == 1
+    assert b"\x1b[2J" not in shown.output
+    assert b"\x1b]0;" not in shown.output
+    assert b"\x1b[31mred" not in shown.output
+    assert "bad" in shown.text
+
+
+def test_ctrl_c_cancels_the_run_and_its_end_is_shown_and_recorded(terminal: OpenTerminal, trackside: Trackside) -> None:
+    shown = terminal("run", "agents.py:sleep", "hello")
+    shown.wait_for("thinking")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 130
+    assert "■ cancelled    interrupt" in rows(shown)
+    assert "Traceback" not in shown.text
+    assert recorded_statuses(trackside) == ["cancelled"]
+
+
+def test_a_second_ctrl_c_leaves_an_agent_behind_that_does_not_stop(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:stubborn", "hello")
+    shown.wait_for("thinking")
+    shown.press(b"\x03")
+    shown.wait_for("not yet")
+    shown.wait_for("once more to stop at once")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 130
+    assert "the agent did not stop and was left behind" in " ".join(shown.text.split())
+    assert b"\x1b[?25h" in shown.output
+    assert "Traceback" not in shown.text
+
+
+def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
+    terminal: OpenTerminal, trackside: Trackside
+) -> None:
+    shown = terminal("run", "agents.py:blocking", "hello")
+    shown.wait_for("about to block")
+    shown.press(b"\x03")
+    shown.wait_for("once more to stop at once")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 130
+    assert recorded_statuses(trackside) == ["cancelled"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_an_agents_thread(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:thread", "hello")
+    shown.wait_for("in a thread")
+    shown.press(b"\x03")
+    shown.wait_for("once more to stop at once")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 130
+
+
+def test_sigterm_is_as_ctrl_c(terminal: OpenTerminal, trackside: Trackside) -> None:
+    shown = terminal("run", "agents.py:sleep", "hello")
+    shown.wait_for("thinking")
+    shown.signal(signal.SIGTERM)
+
+    assert shown.wait() == 130
+    assert recorded_statuses(trackside) == ["cancelled"]
+
+
+@pytest.mark.parametrize("columns", [80, 60, 160])
+def test_tables_fit_the_terminal(terminal: OpenTerminal, trackside: Trackside, columns: int) -> None:
+    trackside("run", "agents.py:fail", "a question that is longer than would fit " * 4)
+
+    for command in ("runs", "threads", "events", "stats"):
+        shown = terminal(command, columns=columns)
+        assert shown.wait() == 0
+        assert max(map(len, shown.lines)) <= columns
+        assert len(shown.lines) > 1
