@@ -225,6 +225,8 @@ class ObserverSet:
         self._wrapped: dict[int, tuple[ObserverBinding, RunObserver]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
         self._composite: CompositeObserver | None = None
+        self._under_way: set[object] = set()
+        self._leaving: dict[BufferedObserver, set[object]] = {}
         self._retiring: dict[asyncio.Task[FlushReport], BufferedObserver] = {}
         self._closed = False
 
@@ -258,16 +260,23 @@ class ObserverSet:
         composite = self._composite
         if composite is None:
             return
-        for attempt in range(_REDELIVERIES + 1):
-            try:
-                await composite.on_events(events)
-            except asyncio.CancelledError:
-                # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
-                # event loop does; observers know events by their id.
-                if attempt == _REDELIVERIES:
-                    raise
-            else:
-                return
+        dispatch = object()
+        self._under_way.add(dispatch)
+        try:
+            for attempt in range(_REDELIVERIES + 1):
+                try:
+                    await composite.on_events(events)
+                except asyncio.CancelledError:
+                    # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
+                    # event loop does; observers know events by their id.
+                    if attempt == _REDELIVERIES:
+                        raise
+                else:
+                    return
+        finally:
+            self._under_way.discard(dispatch)
+            if self._leaving:
+                self._let_go(dispatch)
 
     def undelivered(self, run_id: str) -> list[RunLifecycleEvent]:
         """The events of a run that some required observer has not taken so far."""
@@ -291,22 +300,28 @@ class ObserverSet:
 
     def _buffers(self) -> list[BufferedObserver]:
         bound = [observer for _, observer in self._wrapped.values() if isinstance(observer, BufferedObserver)]
-        return [*bound, *self._retiring.values()]
+        return [*bound, *self._leaving, *self._retiring.values()]
 
     def _rewrap(self) -> None:
         bindings = self._source.bindings
         wrapped = {id(b): self._wrapped.get(id(b)) or (b, self._wrap(b)) for b in bindings}
         for key, (binding, observer) in self._wrapped.items():
             if key not in wrapped and isinstance(observer, BufferedObserver) and observer is not binding.observer:
-                self._retire(observer)
+                self._leaving[observer] = set(self._under_way)
+        self._let_go()
         self._wrapped, self._seen = wrapped, bindings
         real = [ObserverBinding(observer, b.required) for b, observer in wrapped.values() if not _is_null(b)]
         self._composite = CompositeObserver(real) if real else None
 
-    def _retire(self, buffer: BufferedObserver) -> None:
-        task = asyncio.create_task(buffer.aclose(_RETIREMENT), name=f"trackside-retire-{buffer.name}")
-        self._retiring[task] = buffer
-        task.add_done_callback(self._retiring.pop)
+    def _let_go(self, ended: object = None) -> None:
+        """Close the buffers of removed observers, each when no dispatch that began before can have events for it."""
+        for buffer, dispatches in list(self._leaving.items()):
+            dispatches.discard(ended)
+            if not dispatches:
+                del self._leaving[buffer]
+                task = asyncio.create_task(buffer.aclose(_RETIREMENT), name=f"trackside-retire-{buffer.name}")
+                self._retiring[task] = buffer
+                task.add_done_callback(self._retiring.pop)
 
     def _wrap(self, binding: ObserverBinding) -> RunObserver:
         if binding.required:
