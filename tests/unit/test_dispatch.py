@@ -1,0 +1,343 @@
+"""How events are brought to observers: what a set of observers, a required and an optional one each promise."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import Gate, required, virtual
+
+from trackside.harness import (
+    ClosedError,
+    CompositeObserver,
+    DispatchPolicy,
+    LifecycleEventType,
+    NotAnObserverError,
+    NullObserver,
+    ObserverBinding,
+    RunLifecycleEvent,
+)
+from trackside.harness.buffered import BufferedObserver
+from trackside.harness.dispatch import IN_LINE, ObserverSet, RequiredObserver
+from trackside.harness.errors import ObserverTimeoutError
+from trackside.harness.observer import PartlyTaken
+from trackside.harness.timelimit import left_behind
+from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_run
+
+POLICY = DispatchPolicy(call_limit=10.0, retry_for=2.0, first_pause=0.1, longest_pause=0.5)
+NO_RETRIES = DispatchPolicy(call_limit=10.0, retry_for=0.0)
+STARTED = LifecycleEventType.RUN_STARTED
+
+
+async def deliver_run(observers: ObserverSet, run_id: str = "run-1") -> list[RunLifecycleEvent]:
+    """The events of a run, in two dispatches as a worker makes them."""
+    events = make_run(run_id)
+    for batch in (events[:3], events[3:]):
+        await observers.deliver(batch)
+    return events
+
+
+@virtual
+async def test_each_binding_sees_the_events_of_a_run_in_order() -> None:
+    seen = [RecordingObserver(), RecordingBatchObserver(), RecordingObserver(), RecordingBatchObserver()]
+    observers = ObserverSet([required(seen[0]), required(seen[1]), seen[2], seen[3]], policy=POLICY)
+    events = await deliver_run(observers)
+    await observers.aclose(10)
+    assert all(observer.events == events for observer in seen)
+    assert [len(batch) for batch in seen[1].batches] == [3, 2]  # type: ignore[attr-defined]
+
+
+@virtual
+async def test_runs_that_are_dispatched_at_once_do_not_mix() -> None:
+    gate, after = Gate(STARTED), RecordingObserver()
+    observers = ObserverSet([required(gate), required(after)], policy=POLICY)
+    slow = asyncio.create_task(deliver_run(observers, "slow"))
+    await gate.reached.wait()
+    quick = await deliver_run(observers, "quick")
+    assert after.events == quick
+    gate.opened.set()
+    assert after.events == quick
+    assert [e for e in (await slow, after.events)[1] if e.run_id == "slow"] == await slow
+
+
+@virtual
+async def test_a_required_observer_is_tried_again_with_growing_pauses_until_the_deadline() -> None:
+    store = RecordingObserver(Misbehaviour(how=OSError("locked")))
+    loop = asyncio.get_running_loop()
+    observers = ObserverSet([required(store)], policy=POLICY)
+    with pytest.raises(OSError, match="locked"):
+        await observers.deliver(make_run()[:1])
+    # 0.1 + 0.2 + 0.4 + 0.5 + 0.5 s, and no further pause that would end after 2 s.
+    assert loop.time() == pytest.approx(1.7)
+    assert len(store.offered) == 6
+
+
+@virtual
+async def test_the_deadline_counts_from_the_first_try_of_each_dispatch() -> None:
+    store = RecordingObserver(Misbehaviour(how=OSError(), times=4))
+    observers = ObserverSet([required(store)], policy=POLICY)
+    for event in make_run():
+        await observers.deliver([event])
+    assert store.events == sorted(store.events, key=lambda e: e.sequence)
+    assert len(store.events) == 5
+
+
+@virtual
+async def test_a_cancel_of_the_caller_neither_shortens_nor_repeats_a_dispatch() -> None:
+    store = RecordingObserver(Misbehaviour(how=OSError(), on=STARTED, times=2))
+    gate = Gate(STARTED)
+    observers = ObserverSet([required(store), required(gate)], policy=POLICY)
+    delivers = asyncio.create_task(deliver_run(observers))
+    for _ in range(4):
+        await asyncio.sleep(0.05)
+        delivers.cancel()
+    await gate.reached.wait()
+    delivers.cancel()
+    gate.opened.set()
+    events = await delivers
+    assert delivers.cancelling() == 5, "who dispatches knows of it and goes on with it afterwards"
+    assert store.events == gate.events == events
+    assert [e.sequence for e in store.offered] == [1, 1, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", [RecordingObserver, RecordingBatchObserver])
+@virtual
+async def test_what_was_not_taken_is_held_and_comes_before_the_next_event(kind: type[RecordingObserver]) -> None:
+    store = kind(Misbehaviour(how=OSError(), on=LifecycleEventType.THREAD_STATUS_UPDATED, nth=1, times=1))
+    after = RecordingObserver()
+    observers = ObserverSet([required(store), required(after)], policy=NO_RETRIES)
+    events = make_run()
+    with pytest.raises(OSError):
+        await observers.deliver(events[:3])
+    taken = 1 if kind is RecordingObserver else 0
+    assert observers.undelivered("run-1") == events[taken:3]
+    assert observers.undelivered("another") == []
+    assert after.events == events[:taken], "nobody after it sees what it did not take"
+    await observers.deliver(events[3:])
+    assert store.events == events
+    assert observers.undelivered("run-1") == []
+    assert after.events == [*events[:taken], *events[3:]]
+
+
+@virtual
+async def test_a_batch_that_was_taken_in_part_is_tried_again_from_there() -> None:
+    offers: list[list[int]] = []
+
+    class Partial(RecordingObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            offers.append([e.sequence for e in events])
+            if len(offers) < 3:
+                raise PartlyTaken(1, OSError())
+
+    observers = ObserverSet([required(Partial())], policy=POLICY)
+    await observers.deliver(make_run())
+    assert offers == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5]]
+
+
+@virtual
+async def test_what_is_held_of_a_run_is_said_when_it_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    store = RecordingBatchObserver(Misbehaviour(how=OSError()))
+    observers = ObserverSet([required(store)], policy=NO_RETRIES)
+    events = make_run()
+    for batch in (events[:3], events[3:]):
+        with pytest.raises(OSError):
+            await observers.deliver(batch)
+    with caplog.at_level(logging.ERROR):
+        observers.forget("run-1")
+        observers.forget("run-1")
+    assert len(caplog.records) == 5
+    assert observers.undelivered("run-1") == []
+
+
+@pytest.mark.parametrize("how", ["hang", "swallow"])
+@virtual
+async def test_a_required_observer_that_hangs_costs_its_limit(how: Any) -> None:
+    store = RecordingObserver(Misbehaviour(how=how))
+    loop = asyncio.get_running_loop()
+    observers = ObserverSet([required(store)], policy=NO_RETRIES)
+    with pytest.raises(ObserverTimeoutError, match="RecordingObserver did not finish within 10 s and was left behind"):
+        await observers.deliver(make_run()[:1])
+    assert loop.time() == 10
+    await asyncio.sleep(1)
+    assert left_behind() == (how == "swallow")
+    store.release()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert left_behind() == 0
+
+
+@virtual
+async def test_without_a_limit_an_observer_may_take_its_time() -> None:
+    gate = Gate(STARTED)
+    observers = ObserverSet([gate], policy=DispatchPolicy(call_limit=None, buffer=False))
+    delivers = asyncio.create_task(observers.deliver(make_run()))
+    await asyncio.sleep(10_000)
+    assert not delivers.done()
+    gate.opened.set()
+    await delivers
+
+
+@virtual
+async def test_an_optional_batch_observer_gets_a_bad_batch_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    bad = RecordingBatchObserver(Misbehaviour(how=ValueError(), on=STARTED))
+    observers = ObserverSet([bad], policy=IN_LINE)
+    events = make_run()
+    await observers.deliver(events)
+    assert bad.events == events[1:]
+    assert [r.getMessage() for r in caplog.records] == [
+        "observer RecordingBatchObserver failed on run_started of run run-1"
+    ]
+
+
+@virtual
+async def test_methods_that_raise_before_they_can_be_awaited_are_failures_like_any_other() -> None:
+    class Eager(RecordingObserver):
+        def on_events(self, events: Sequence[RunLifecycleEvent]) -> Any:
+            raise OSError("at once")
+
+    seen = RecordingObserver()
+    observers = ObserverSet([Eager(), required(seen)], policy=IN_LINE)
+    events = make_run()
+    await observers.deliver(events)
+    assert seen.events == events
+    observers = ObserverSet([required(Eager())], policy=NO_RETRIES)
+    with pytest.raises(OSError, match="at once"):
+        await observers.deliver(events)
+    assert observers.undelivered("run-1") == events
+
+
+@virtual
+async def test_a_composite_may_be_passed_and_changed_later() -> None:
+    first, second = RecordingObserver(), RecordingObserver()
+    composite = CompositeObserver([required(first)])
+    observers = ObserverSet(composite, policy=POLICY)
+    await observers.deliver(make_run("a"))
+    composite.add(second, required=True)
+    await observers.deliver(make_run("b"))
+    composite.remove(first)
+    await observers.deliver(make_run("c"))
+    assert {e.run_id for e in first.events} == {"a", "b"}
+    assert {e.run_id for e in second.events} == {"b", "c"}
+    assert observers.bindings == composite.bindings
+
+
+@virtual
+async def test_a_composite_of_ones_own_kind_is_one_required_observer() -> None:
+    class Custom(CompositeObserver):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            raise OSError("mine")
+
+        on_events = None  # type: ignore[assignment]
+
+    custom = Custom()
+    del Custom.on_events
+    observers = ObserverSet(custom, policy=NO_RETRIES)
+    (binding,) = observers.bindings
+    assert (binding.observer, binding.required) == (custom, True)
+
+
+@virtual
+async def test_nobody_to_tell_costs_nothing() -> None:
+    for nobody in (ObserverSet(policy=POLICY), ObserverSet([NullObserver()], policy=POLICY)):
+        await nobody.deliver(make_run())
+        assert nobody._composite is None
+        await nobody.aclose(1)
+
+
+@virtual
+async def test_a_buffer_of_ones_own_is_used_as_it_is_and_not_closed_when_it_is_removed() -> None:
+    seen = RecordingObserver()
+    own = BufferedObserver(seen, capacity=5, terminal_reserve=0)
+    observers = ObserverSet([own], policy=POLICY)
+    await observers.deliver(make_run("a"))
+    observers.remove(own)
+    await observers.deliver(make_run("b"))
+    await own.on_events(make_run("c"))
+    assert (await own.aclose()).complete
+    assert own.stats().dropped == {"overflow": 5}
+    assert {e.run_id for e in seen.events} == {"a"}
+
+
+@virtual
+async def test_what_is_removed_during_a_dispatch_still_gets_its_events() -> None:
+    """I19, also when other runs dispatch meanwhile and the buffer is being retired."""
+    gate, removed = Gate(STARTED), RecordingObserver()
+    observers = ObserverSet([required(gate), removed], policy=POLICY)
+    await observers.deliver(make_run("before")[1:])
+    slow = asyncio.create_task(observers.deliver(make_run("slow")))
+    await gate.reached.wait()
+    observers.remove(removed)
+    await observers.deliver(make_run("quick"))
+    await asyncio.sleep(1_000)
+    gate.opened.set()
+    await slow
+    await asyncio.sleep(1)
+    assert [e.run_id for e in removed.events] == ["before"] * 4 + ["slow"] * 5
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "its buffer has been closed"
+    await observers.aclose(1)
+
+
+@virtual
+async def test_closing_waits_for_what_was_removed_and_is_slow() -> None:
+    slow = Gate(STARTED)
+    observers = ObserverSet([slow], policy=DispatchPolicy(call_limit=None))
+    await observers.deliver(make_run("a"))
+    observers.remove(slow)
+    await observers.deliver(make_run("b"))
+    closes = asyncio.create_task(observers.aclose(10))
+    await asyncio.sleep(5)
+    slow.opened.set()
+    await closes
+    assert {e.run_id for e in slow.events} == {"a"}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@virtual
+async def test_after_the_close_nobody_can_be_added() -> None:
+    observers = ObserverSet(policy=POLICY)
+    await observers.aclose(1)
+    await observers.aclose(1)
+    with pytest.raises(ClosedError):
+        observers.add(RecordingObserver())
+
+
+@virtual
+async def test_what_is_not_bound_cannot_be_removed_and_what_is_no_observer_cannot_be_added() -> None:
+    observers = ObserverSet(policy=POLICY)
+    with pytest.raises(ValueError, match="is not bound"):
+        observers.remove(RecordingObserver())
+    with pytest.raises(NotAnObserverError):
+        observers.add(5)  # type: ignore[arg-type]
+    with pytest.raises(NotAnObserverError):
+        ObserverSet([5], policy=POLICY)  # type: ignore[list-item]
+
+
+@virtual
+async def test_flush_reports_for_every_buffer() -> None:
+    quick, stuck = RecordingObserver(), RecordingObserver(Misbehaviour(how="hang"))
+    observers = ObserverSet([quick, required(RecordingObserver()), stuck], policy=DispatchPolicy(call_limit=None))
+    await observers.deliver(make_run())
+    first, second = await observers.flush(5)
+    assert (first.complete, first.pending, len(quick.events)) == (True, 0, 5)
+    assert (second.complete, second.pending) == (False, 5)
+    stuck.release()
+    await observers.aclose(5)
+
+
+@virtual
+async def test_a_required_observer_by_itself_raises_what_the_observer_raised() -> None:
+    error = OSError()
+    alone = RequiredObserver(RecordingObserver(Misbehaviour(how=error)), NO_RETRIES)
+    with pytest.raises(OSError) as caught:
+        await alone.on_event(make_run()[0])
+    assert caught.value is error
+
+
+@virtual
+async def test_the_same_observer_bound_twice_sees_each_event_twice() -> None:
+    seen = RecordingObserver()
+    observers = ObserverSet([ObserverBinding(seen, required=True), ObserverBinding(seen, required=True)], policy=POLICY)
+    events = make_run()
+    await observers.deliver(events)
+    assert seen.events == [*events, *events]
