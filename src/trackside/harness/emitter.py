@@ -65,13 +65,11 @@ class RunEmitter:
             ended = ended or kind in TERMINAL_EVENTS
             payloads.append(payload if plain else canonical_payload(payload))
         self.ended = ended
-        ids = new_ids(len(drafts))
         now = self._now()
-        run_id, thread_id, first = self._run_id, self._thread_id, self._sequence + 1
-        self._sequence += len(drafts)
-        await self._deliver(
-            [
-                RunLifecycleEvent(ids[i], draft.event_type, run_id, thread_id, first + i, now, payloads[i])
-                for i, draft in enumerate(drafts)
-            ]
-        )
+        run_id, thread_id, sequence = self._run_id, self._thread_id, self._sequence
+        events = []
+        for event_id, draft, payload in zip(new_ids(len(drafts)), drafts, payloads, strict=True):
+            sequence += 1
+            events.append(RunLifecycleEvent(event_id, draft[0], run_id, thread_id, sequence, now, payload))
+        self._sequence = sequence
+        await self._deliver(events)

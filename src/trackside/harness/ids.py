@@ -26,6 +26,7 @@ class _Uuid7Source:
         """Forget everything, as a forked child must."""
         self._lock = threading.Lock()
         self._millisecond = 0
+        self._last_ns = 0
         self._prefix = ""
         self._count = 0
         self._pool = ""
@@ -40,9 +41,9 @@ class _Uuid7Source:
             return [self._next() for _ in range(count)]
 
     def _next(self) -> str:
-        now = time_ns() // 1_000_000
-        if now > self._millisecond:
-            self._begin(now)
+        now = time_ns()
+        if now > self._last_ns:
+            self._begin(now // 1_000_000)
         elif self._count == 4095:
             self._begin(self._millisecond + 1)
         else:
@@ -58,6 +59,7 @@ class _Uuid7Source:
 
     def _begin(self, millisecond: int) -> None:
         self._millisecond = millisecond
+        self._last_ns = millisecond * 1_000_000 + 999_999
         self._prefix = f"{millisecond >> 16:08x}-{millisecond & 0xFFFF:04x}-7"
         self._count = 0
 

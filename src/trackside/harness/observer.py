@@ -182,11 +182,6 @@ class CompositeObserver:
 
     def __init__(self, observers: Sequence[RunObserver | ObserverBinding] | None = None) -> None:
         self._bindings: tuple[ObserverBinding, ...] = tuple(_as_binding(o) for o in observers or ())
-        self._rebind()
-
-    def _rebind(self) -> None:
-        # Looked up once: a dispatch then costs no more than a bare loop over the observers' methods.
-        self._targets = tuple((b.observer.on_event, b) for b in self._bindings)
 
     @property
     def bindings(self) -> tuple[ObserverBinding, ...]:
@@ -198,7 +193,6 @@ class CompositeObserver:
         if isinstance(observer, ObserverBinding):
             raise NotAnObserverError(passed=repr(observer), why="it is a binding; add its observer and say `required`")
         self._bindings = (*self._bindings, _as_binding(observer, required=required))
-        self._rebind()
 
     def remove(self, observer: RunObserver | RunEventCallback) -> None:
         """Take an observer away, from the next event on.
@@ -210,13 +204,12 @@ class CompositeObserver:
         if len(kept) == len(self._bindings):
             raise ValueError(f"{_name_of(observer)} is not bound here")
         self._bindings = kept
-        self._rebind()
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Give the event to every observer in binding order; see the class for who may stop it."""
-        for take, binding in self._targets:
+        for binding in self._bindings:
             try:
-                await take(event)
+                await binding.observer.on_event(event)
             except BaseException as exc:  # an optional observer's failure is its own
                 if binding.required or not is_own_failure(exc):
                     raise
@@ -229,7 +222,7 @@ class CompositeObserver:
         then what it raised reaches the caller.
         """
         failure: BaseException | None = None
-        for _, binding in self._targets:
+        for binding in self._bindings:
             if binding.required:
                 taken, raised = await take_in_order(binding.observer, events)
                 if raised is not None:

@@ -67,7 +67,7 @@ async def call_observer(
         ObserverExitError: it raised `GeneratorExit` of its own accord.
         BaseException: what the observer raised.
     """
-    task = start_contained(call, name=f"trackside-observer-{observer}", context=context)
+    task = start_contained(call, name=observer, context=context)
     if not task.done():
         try:
             await _wait(task, limit, to_the_end=to_the_end)

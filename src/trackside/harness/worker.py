@@ -452,8 +452,10 @@ def _flaw_of(result: object) -> str | None:
         return f"it is a {type(result).__name__}, not an AgentResult"
     values: object = result.values
     interrupts: object = result.interrupts
-    if values is not None and not isinstance(values, Mapping):
+    if not (values is None or type(values) is dict or isinstance(values, Mapping)):
         return f"its values are a {type(values).__name__}, not a mapping"
+    if interrupts == ():
+        return None
     if not isinstance(interrupts, Sequence) or not all(isinstance(interrupt, Mapping) for interrupt in interrupts):
         return "its interrupts are not a list of mappings with an id and a value"
     return None
