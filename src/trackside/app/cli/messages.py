@@ -33,15 +33,15 @@ class Messages:
     def take(self, data: Any, namespace: Sequence[str]) -> Piece | None:
         """The new piece in the data of a part: a message, or a pair of it and its metadata; None if there is none."""
         message, metadata = _message_and_metadata(data)
-        kind = str(message.get("type", "")).removesuffix("MessageChunk").lower()
+        said = message.get("type")
+        kind = said.removesuffix("MessageChunk").lower() if isinstance(said, str) else ""
         if not kind or kind in _UNSEEN:
             return None
         key = str(message.get("id") or f"{kind} {len(self._done)}")
         if key in self._done:
             return None
         text = _text_of(message)
-        streams = str(message["type"]).endswith("Chunk")
-        if streams:
+        if str(said).endswith("Chunk"):
             done = message.get("chunk_position") == "last"
             self._length[key] = self._length.get(key, 0) + len(text)
         else:

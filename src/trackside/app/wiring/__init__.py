@@ -5,6 +5,7 @@ Reads settings, so that nothing below has to. Storage and frameworks are importe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from trackside.harness.memory import MemoryCoordinator
 if TYPE_CHECKING:
     from trackside.app.storage import Store
 
-__all__ = ["App", "MissingExtraError", "NothingRecordedError", "open_app", "open_store"]
+__all__ = ["App", "MissingExtraError", "NothingRecordedError", "load_agents", "open_app", "open_store"]
 
 
 class MissingExtraError(TracksideError, ImportError):
@@ -44,13 +45,21 @@ class App:
         return await self.manager.start(spec)
 
 
+def load_agents(settings: Settings) -> dict[str, Any]:
+    """The agents that the settings name, by name.
+
+    Raises:
+        AgentReferenceError, AgentImportError: one of them cannot be loaded.
+    """
+    return {name: load_agent(AgentReference.parse(name, settings.agents)) for name in settings.agents}
+
+
 @asynccontextmanager
 async def open_app(
     settings: Settings,
     agents: Mapping[str, Any] | None = None,
     *,
     observers: Sequence[RunObserver] = (),
-    shutdown_grace: float = 10.0,
 ) -> AsyncGenerator[App]:
     """Open the database and a manager that records into it; closes both.
 
@@ -66,7 +75,7 @@ async def open_app(
     from trackside.app.observers.storage import StorageObserver
 
     if agents is None:
-        agents = {name: load_agent(AgentReference.parse(name, settings.agents)) for name in settings.agents}
+        agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         coordinator = MemoryCoordinator()
@@ -76,7 +85,6 @@ async def open_app(
             coordinator=coordinator,
             states=store.thread_states(),
             checkpointer=await _checkpointer(settings, agents, stack),
-            shutdown_grace=shutdown_grace,
         )
         await stack.enter_async_context(manager)
         yield App(manager, store, coordinator)

@@ -1,0 +1,146 @@
+"""Finding agents: references, imports, and what is said about code that is not ours."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trackside.app.cli.failures import users_frames
+from trackside.app.wiring.agents import AgentImportError, AgentReference, AgentReferenceError, load_agent
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder; what is imported from it is forgotten in the end."""
+    monkeypatch.chdir(tmp_path)
+    modules, path = set(sys.modules), list(sys.path)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def load(text: str, configured: dict[str, str] | None = None) -> object:
+    return load_agent(AgentReference.parse(text, configured or {}))
+
+
+def test_a_file_and_a_module_and_a_configured_name_give_the_same_agent(folder: Path) -> None:
+    (folder / "package").mkdir()
+    (folder / "package" / "agents.py").write_text("class Kit:\n    def run(self, input): return input\nkit = Kit()\n")
+
+    from_file = load("package/agents.py:kit.run")
+    from_module = load("package.agents:kit.run")
+    by_name = load("chat", {"chat": "package/agents.py:kit.run"})
+
+    assert callable(from_file)
+    assert callable(from_module)
+    assert by_name == from_file
+
+
+def test_two_files_of_one_name_are_two_modules(folder: Path) -> None:
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "json.py").write_text(f"def agent(input): return {name!r}\n")
+
+    one, two = load("one/json.py:agent"), load("two/json.py:agent")
+
+    assert callable(one)
+    assert callable(two)
+    assert (one(None), two(None)) == ("one", "two")
+    assert sys.modules["json"].__name__ == "json"
+    assert hasattr(sys.modules["json"], "dumps")
+
+
+def test_a_file_finds_its_neighbours_and_itself(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib" / "neighbour.py").write_text("def help_out(): return 42\n")
+    (folder / "lib" / "agents.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from neighbour import help_out\n"
+        "import pickle\n"
+        "@dataclass\n"
+        "class Answer:\n"
+        "    value: int\n"
+        "def agent(input): return pickle.loads(pickle.dumps(Answer(help_out()))).value\n"
+    )
+
+    agent = load("lib/agents.py:agent")
+
+    assert callable(agent)
+    assert agent(None) == 42
+
+
+def test_a_file_that_failed_is_tried_again(folder: Path) -> None:
+    file = folder / "agents.py"
+    file.write_text("raise RuntimeError('not yet')\n")
+    with pytest.raises(AgentImportError, match="not yet"):
+        load("agents.py:agent")
+
+    file.write_text("def agent(input): return input  # longer, so that no cached bytecode fits\n")
+    assert callable(load("agents.py:agent"))
+
+
+@pytest.mark.parametrize("text", ["", ":name", "agents.py:", "pkg:", "nothing"])
+def test_what_is_no_reference_says_what_one_looks_like(text: str) -> None:
+    with pytest.raises(AgentReferenceError, match=r"path/file\.py:name|say which object|there is no file"):
+        load(text)
+
+
+def test_ctrl_c_during_an_import_is_no_failure_of_the_module(folder: Path) -> None:
+    (folder / "agents.py").write_text("raise KeyboardInterrupt\n")
+
+    with pytest.raises(KeyboardInterrupt):
+        load("agents.py:agent")
+
+
+OURS = str(Path(sys.modules["trackside"].__file__ or "").parent)
+
+TRACE = f"""\
+Traceback (most recent call last):
+  File "{OURS}/app/wiring/agents.py", line 10, in load
+    first()
+  File "<frozen importlib._bootstrap>", line 1387, in _gcd_import
+  File "/home/me/agents.py", line 3, in <module>
+    value = {{
+            ^
+KeyError: 'missing'
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "{OURS}/harness/worker.py", line 20, in run
+    second()
+    ~~~~~~^^
+ValueError: ours alone
+"""
+
+
+def test_frames_that_are_ours_are_left_out_and_headers_that_head_nothing() -> None:
+    assert users_frames(TRACE) == (
+        "Traceback (most recent call last):\n"
+        '  File "/home/me/agents.py", line 3, in <module>\n'
+        "    value = {\n"
+        "            ^\n"
+        "KeyError: 'missing'\n"
+        "\n"
+        "The above exception was the direct cause of the following exception:\n"
+        "\n"
+        "ValueError: ours alone\n"
+    )
+
+
+def test_groups_of_exceptions_lose_our_frames_too() -> None:
+    trace = (
+        "  + Exception Group Traceback (most recent call last):\n"
+        f'  |   File "{OURS}/harness/worker.py", line 20, in run\n'
+        "  |     both()\n"
+        '  |   File "/home/me/agents.py", line 5, in both\n'
+        "  |     raise ExceptionGroup('two', errors)\n"
+        "  | ExceptionGroup: two (2 sub-exceptions)\n"
+    )
+
+    assert users_frames(trace) == trace.replace(
+        f'  |   File "{OURS}/harness/worker.py", line 20, in run\n  |     both()\n', ""
+    )

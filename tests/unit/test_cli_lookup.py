@@ -1,0 +1,113 @@
+"""Finding runs and events in a real store."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from trackside.app.cli import lookup
+from trackside.app.cli.lookup import (
+    AmbiguousIdError,
+    NotWaitingError,
+    UnknownIdError,
+    find_paused_run,
+    find_run,
+    find_thread,
+    newest_events,
+)
+from trackside.app.storage import Store
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+
+BEGIN = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store.open(f"sqlite:///{tmp_path / 'log.db'}") as opened:
+        yield opened
+
+
+async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, status: str = "success") -> None:
+    """A run of two events, a second apart, `minute` minutes after the begin."""
+    when = BEGIN + timedelta(minutes=minute)
+    started, completed = LifecycleEventType.RUN_STARTED, LifecycleEventType.RUN_COMPLETED
+    await store.append(
+        [
+            RunLifecycleEvent(f"{run_id}/1", started, run_id, thread_id, 1, when, {"agent": "a"}),
+            RunLifecycleEvent(
+                f"{run_id}/2", completed, run_id, thread_id, 2, when + timedelta(seconds=1), {"status": status}
+            ),
+        ]
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a handful of records spans several pages."""
+    monkeypatch.setattr(lookup, "_PAGE", 3)
+
+
+async def test_an_id_is_found_by_its_beginning_on_any_page(store: Store) -> None:
+    for number in range(8):
+        await record(store, f"run-{number}-x", f"thread-{number}-x", minute=number)
+
+    for number in range(8):
+        assert (await find_run(store, f"run-{number}")).run_id == f"run-{number}-x"
+        assert (await find_thread(store, f"thread-{number}")).thread_id == f"thread-{number}-x"
+
+
+async def test_a_whole_id_wins_over_ids_that_go_on_behind_it(store: Store) -> None:
+    for run_id in ("run-1", "run-10", "run-11"):
+        await record(store, run_id, run_id)
+
+    assert (await find_run(store, "run-1")).run_id == "run-1"
+
+
+async def test_an_ambiguous_beginning_names_some_and_an_unknown_one_none(store: Store) -> None:
+    for number in range(8):
+        await record(store, f"run-{number}", "t", minute=number)
+
+    with pytest.raises(AmbiguousIdError, match="run: run-7, run-6, run-5, …; write more"):
+        await find_run(store, "run-")
+    with pytest.raises(UnknownIdError, match="No run here has an id that begins with 'x'"):
+        await find_run(store, "x")
+
+
+async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
+    await record(store, "r-1", "asked", minute=1, status="interrupted")
+    await record(store, "r-2", "answered", minute=2, status="interrupted")
+    await record(store, "r-3", "answered", minute=3)
+
+    assert (await find_paused_run(store, "asked")).run_id == "r-1"
+    with pytest.raises(NotWaitingError, match="Thread 'answered' does not wait"):
+        await find_paused_run(store, "answered")
+
+
+async def test_the_newest_events_are_the_last_ones_in_order(store: Store) -> None:
+    assert await newest_events(store, limit=5) == []
+    for number in range(6):
+        await record(store, f"run-{number}", f"thread-{number % 2}", minute=number)
+
+    async def positions(**filters: object) -> list[int]:
+        return [stored.position for stored in await newest_events(store, **filters)]  # type: ignore[arg-type]
+
+    assert await positions(limit=1) == [12]
+    assert await positions(limit=5) == [8, 9, 10, 11, 12]
+    assert await positions(limit=100) == list(range(1, 13))
+    assert await positions(limit=2, types=[LifecycleEventType.RUN_STARTED]) == [9, 11]
+    assert await positions(limit=100, types=[LifecycleEventType.HUMAN_MESSAGE]) == []
+    assert await positions(limit=3, run_id="run-2") == [5, 6]
+    assert await positions(limit=3, thread_id="thread-1") == [8, 11, 12]
+    assert await positions(limit=100, since=BEGIN + timedelta(minutes=4, seconds=1)) == [10, 11, 12]
+    assert await positions(limit=100, thread_id="thread-0", since=BEGIN + timedelta(minutes=4)) == [9, 10]
+    assert await positions(limit=100, since=BEGIN + timedelta(days=1)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9])
+async def test_the_last_position_is_found_whatever_it_is(store: Store, count: int) -> None:
+    for number in range(count):
+        await record(store, f"run-{number}", "t", minute=number)
+
+    assert [stored.position for stored in await newest_events(store, limit=1)] == [2 * count]

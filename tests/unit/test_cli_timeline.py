@@ -1,0 +1,220 @@
+"""The timeline, piece by piece: messages put together, text that grows, rows, tables."""
+
+import io
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import ConsoleDimensions
+
+from trackside.app.cli.appearance import CONTINUED, Look
+from trackside.app.cli.messages import Messages
+from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.rows import Rows
+from trackside.app.cli.tables import Column, print_table
+from trackside.app.cli.timeline import Timeline, settled_lines
+from trackside.app.settings import Settings
+from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import LifecycleEventType, RunStatus
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal, as wide as the test has it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def console_of(columns: int, monkeypatch: pytest.MonkeyPatch, *, screen: bool = True) -> OutputConsole:
+    monkeypatch.setenv("TERM", "dumb")  # a screen on which nothing is live
+    console = OutputConsole(Screen() if screen else io.StringIO())
+    console.size = ConsoleDimensions(columns, 50)
+    return console
+
+
+def lines_of(console: OutputConsole) -> list[str]:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def chunk(text: str, key: str = "m1", **more: Any) -> dict[str, Any]:
+    return {"type": "AIMessageChunk", "id": key, "content": text, **more}
+
+
+def said(messages: Messages, *parts: Any, namespace: tuple[str, ...] = ()) -> list[tuple[str, str, bool]]:
+    pieces = (messages.take(part, namespace) for part in parts)
+    return [(piece.look.label, piece.text, piece.done) for piece in pieces if piece is not None]
+
+
+def test_a_message_that_was_streamed_is_not_said_again_when_it_comes_whole() -> None:
+    assert said(
+        Messages(),
+        chunk("Hel"),
+        chunk("lo"),
+        {"type": "ai", "id": "m1", "content": "Hello!"},
+        {"type": "ai", "id": "m1", "content": "Hello!"},
+    ) == [("agent", "Hel", False), ("agent", "lo", False), ("agent", "!", True)]
+
+
+def test_the_last_chunk_ends_its_message() -> None:
+    assert said(Messages(), chunk("Hello"), chunk("", chunk_position="last"), chunk("late")) == [
+        ("agent", "Hello", False),
+        ("agent", "", True),
+    ]
+
+
+def test_who_speaks_is_the_name_the_subgraph_or_the_node() -> None:
+    whole = {"type": "ai", "content": "x"}
+    node = {"langgraph_node": "model"}
+
+    assert said(Messages(), [{**whole, "name": "writer"}, node])[0][0] == "writer"
+    assert said(Messages(), [whole, node], namespace=("outer:1", "researcher:2"))[0][0] == "researcher"
+    assert said(Messages(), (whole, node))[0][0] == "model"
+    assert said(Messages(), whole)[0][0] == "agent"
+
+
+def test_calls_of_tools_and_their_results_are_said_on_a_line_each() -> None:
+    call = {"id": "c1", "name": "search", "args": {"q": "trains"}}
+
+    assert said(
+        Messages(),
+        {"type": "ai", "id": "m1", "content": "Let me look.", "tool_calls": [call]},
+        chunk("", "m2", tool_call_chunks=[{**call, "args": ""}], tool_calls=[{**call, "args": {}}]),
+        chunk("", "m2", tool_call_chunks=[{"id": None, "name": None, "args": '{"q"'}]),
+        {"type": "tool", "id": "t1", "name": "search", "content": "two\nlines"},
+    ) == [
+        ("agent", 'Let me look.\n→ search({"q": "trains"})', True),
+        ("agent", "\n→ search", False),
+        ("agent", "", False),
+        ("search", "two lines", True),
+    ]
+
+
+@pytest.mark.parametrize("data", [None, "text", 3, [], [None], {}, {"type": "human", "content": "x"}, {"type": 7}])
+def test_what_is_no_message_of_the_agent_says_nothing(data: Any) -> None:
+    assert said(Messages(), data) == []
+
+
+def growing(text: str) -> Iterator[str]:
+    for start in range(0, len(text), 3):
+        yield text[start : start + 3]
+
+
+@given(st.text(st.sampled_from("ab \n日🎉"), max_size=120), st.integers(8, 30))
+def test_growing_text_is_settled_line_by_line_and_none_of_it_is_lost(text: str, width: int) -> None:
+    console = OutputConsole(io.StringIO())
+    console.width = 24 + width  # the text's own column is then `width` wide
+    rows = Rows(console)
+    settled: list[str] = []
+    rest = ""
+    for piece in growing(text):
+        lines, rest = settled_lines(rest + piece, lambda paragraph: rows.wrap(paragraph, CONTINUED))
+        settled += lines
+
+    assert "".join("".join([*settled, rest]).split()) == "".join(text.split())
+
+
+def test_settled_lines_fit_and_the_last_one_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows(console_of(80, monkeypatch))
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+
+    lines, rest = settled_lines(words, lambda paragraph: rows.wrap(paragraph, CONTINUED))
+
+    assert lines == ["one two three four five six seven eight nine ten eleven "]
+    assert rest == "twelve thirteen fourteen"
+    assert all(cell_len(line.rstrip()) <= 56 for line in lines)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 9.94, 100, 3_725])
+def test_times_of_rows_stand_in_one_column(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    console = console_of(80, monkeypatch)
+    Rows(console).print(seconds, Look("◆", "*", "human"), "text")
+
+    (line,) = lines_of(console)
+    assert line[8:] == " ◆ human        text"
+    assert line[:8].strip() == {0.0: "0.0s", 9.94: "9.9s", 100: "1:40", 3_725: "1:02:05"}[seconds]
+
+
+def test_a_table_drops_what_matters_least_and_cuts_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def table(columns: int) -> list[str]:
+        console = console_of(columns, monkeypatch)
+        print_table(
+            console,
+            [
+                Column(title="ID", cell=lambda row: row[0]),
+                Column(title="PATH", cell=lambda row: row[1], rank=1, least=8, keep_end=True),
+                Column(title="NOTE", cell=lambda row: row[2], rank=2, least=6),
+                Column(title="EMPTY", cell=lambda row: "", rank=3),
+            ],
+            [("1", "lib/agents.py:graph", "a long note"), ("2", "a.py:b", "")],
+        )
+        return lines_of(console)
+
+    assert table(80) == [
+        "ID  PATH                 NOTE",
+        "1   lib/agents.py:graph  a long note",
+        "2   a.py:b",
+    ]
+    assert table(32)[1] == "1   lib/agents.py:graph  a long…"
+    assert table(25)[1] == "1   …nts.py:graph  a lon…"
+    assert table(20)[1] == "1   …y:graph  a lon…"
+    assert table(19)[1] == "1   …gents.py:graph"
+    assert table(12)[1] == "1   …y:graph"
+    assert table(11) == ["ID", "1", "2"]
+
+
+def event(sequence: int, kind: LifecycleEventType, **payload: Any) -> RunLifecycleEvent:
+    when = datetime(2026, 6, 1, tzinfo=UTC) + timedelta(seconds=sequence)
+    return RunLifecycleEvent(f"e{sequence}", kind, "r-1", "t-1", sequence, when, payload)
+
+
+async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        await timeline.on_event(event(1, LifecycleEventType.RUN_STARTED, agent="agents.py:talk"))
+        await timeline.on_event(event(3, LifecycleEventType.RUN_COMPLETED, completion_data={"llm_call_count": 1}))
+        await timeline.on_event(event(4, LifecycleEventType.THREAD_STATUS_UPDATED, status="idle"))
+        timeline.part(StreamGap(1, 3))
+        timeline.part(StreamPart(4, "values", {"answer": 42}))
+        timeline.part(StreamPart(5, "values", {"inner": 1}, namespace=("inner:1",)))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+
+    rows = [line[9:] for line in lines_of(console)]
+    assert rows == [
+        "▸ started      agents.py:talk",
+        "·              3 pieces of output passed too quickly to be shown",
+        '= output       {"answer": 42}',
+        "✓ completed    1 model call",
+        "· thread       idle",
+        "  run          r-1",
+        "  thread       t-1",
+        "  recorded in  sqlite:///trackside.db",
+    ]
+
+
+async def test_an_error_that_no_event_could_tell_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        result = RunResult("r-1", "t-1", RunStatus.error, "a required observer failed: the disk is full")
+        timeline.finish(result, Settings())
+
+    assert lines_of(console)[0].endswith("✗ error        a required observer failed: the disk is full")
+
+
+async def test_messages_of_parallel_speakers_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        for sequence, (key, word) in enumerate(itertools.product("ab", ("one ", "two "))):
+            timeline.part(StreamPart(sequence, "messages", chunk(word, key, name=f"speaker {key}")))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+
+    assert [line[9:] for line in lines_of(console)][:2] == ["◇ speaker a    one two", "◇ speaker b    one two"]
