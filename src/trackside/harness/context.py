@@ -17,6 +17,8 @@ from trackside.harness.types import JsonObject, RunSpec
 MAX_DEPTH = 8
 """How deep runs may start runs."""
 
+_VALUES = frozenset({"values"})  # what nearly every run asks for: one set serves them all
+
 _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=None)
 
 
@@ -94,9 +96,7 @@ class RunContext:
         self.values: Mapping[str, Any] = values or {}
         self.resume: Any = command.get("resume")
         self.resuming: bool = "resume" in command
-        self.stream_modes: frozenset[str] = frozenset(
-            (spec.stream_mode,) if isinstance(spec.stream_mode, str) else spec.stream_mode
-        )
+        self.stream_modes: frozenset[str] = _modes(spec.stream_mode)
         self.stream_subgraphs = spec.stream_subgraphs
         self.interrupt_before = spec.interrupt_before
         self.interrupt_after = spec.interrupt_after
@@ -174,6 +174,12 @@ class RunContext:
     def close(self) -> None:
         """The run has ended: what leftover code still sends or says through this goes nowhere."""
         self._port = _NOWHERE
+
+
+def _modes(asked: Sequence[str] | str) -> frozenset[str]:
+    if asked == ("values",):
+        return _VALUES
+    return frozenset((asked,) if isinstance(asked, str) else asked)
 
 
 class _Nowhere:

@@ -10,9 +10,11 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import thread_status_after

@@ -223,14 +223,14 @@ class CompositeObserver:
         """
         failure: BaseException | None = None
         for binding in self._bindings:
-            if binding.required:
-                taken, raised = await take_in_order(binding.observer, events)
-                if raised is not None:
-                    events, failure = events[:taken], raised
-            else:
+            if not binding.required:
                 await _offer(binding, events)
-            if not events:
-                break
+                continue
+            taken, raised = await take_in_order(binding.observer, events)
+            if raised is not None:
+                events, failure = events[:taken], raised
+                if not events:
+                    break
         if failure is not None:
             raise failure
 

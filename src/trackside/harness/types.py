@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 type Json = Any
 """A value as JSON has it: None, bool, int, float, str, a list of these, or a dict from str to these."""
@@ -106,9 +108,10 @@ class RunSpec:
     interrupt_after: Sequence[str] | str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about a run right now. Times are aware UTC."""
+
+    # A frozen data class of as many fields takes seven times as long to make, and there is one for each run.
 
     run_id: str
     thread_id: str
@@ -117,11 +120,11 @@ class RunRecord:
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
     multitask: MultitaskStrategy = MultitaskStrategy.enqueue
     parent_run_id: str | None = None
     trigger: str | None = None
     cancel_requested: CancelAction | None = None
     error: str | None = None
     title: str | None = None
-    completion_data: Mapping[str, Any] = field(default_factory=dict)
+    completion_data: Mapping[str, Any] = msgspec.field(default_factory=dict)
