@@ -85,17 +85,26 @@ async def test_who_is_cancelled_while_waiting_for_room_stores_nothing_and_holds_
 
 
 async def test_a_place_given_in_the_moment_of_a_cancel_is_given_on(url: str, script) -> None:
-    runs = [script() for _ in range(3)]
+    first, second, third = script(), script(), script()
 
     async with Store.open(url, limits=WriteLimits(waiting_count=1)) as store:
-        first, second, third = (asyncio.ensure_future(store.append(run.whole())) for run in runs)
-        # `first` gives its place to `second` in the very step in which it ends; cancel `second` right then.
-        first.add_done_callback(lambda _: second.cancel())
-        await asyncio.gather(first, third)
-        with pytest.raises(asyncio.CancelledError):
-            await second
 
-        assert store._writer._room._free_count == 1
+        async def append_first() -> None:
+            await store.append(first.whole())
+            # In this very step the place went to the one who waits, and it has not run since.
+            waiting.cancel()
+
+        cancelling = asyncio.ensure_future(append_first())
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(store.append(second.whole()))
+        await asyncio.sleep(0)
+        await asyncio.gather(cancelling, store.append(third.whole()))
+
+        assert waiting.cancelled()
+        assert [event.event.run_id for event in await store.events(types=["run_started"])] == [
+            first.run_id,
+            third.run_id,
+        ]
 
 
 async def test_a_cancelled_caller_does_not_take_its_write_back(store: Store, script) -> None:

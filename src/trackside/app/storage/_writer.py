@@ -164,12 +164,15 @@ class Writer:
         self._jobs.put(job)
         return job.done
 
+    def refuse_more(self) -> None:
+        """Take nothing more, from now on; what was accepted will be written."""
+        self._closing = True
+        self._room.refuse_waiting(_closed)
+
     async def aclose(self) -> None:
         """Take nothing more, write what was accepted, and stop. May be called again."""
-        if not self._closing:
-            self._closing = True
-            self._room.refuse_waiting(_closed)
-            self._jobs.put(None)
+        self.refuse_more()
+        self._jobs.put(None)  # what a second call puts there, nobody reads
         await asyncio.shield(self._stopped)
 
     def _run(self) -> None:

@@ -71,6 +71,7 @@ class Store:
 
     async def aclose(self) -> None:
         """Write what was accepted, and close. Done by the `async with`; may be called again."""
+        self._writer.refuse_more()
         try:
             await self._readers.aclose()
         finally:
