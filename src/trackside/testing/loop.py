@@ -70,6 +70,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         selector = _Skipping()
         selector.loop = self
         super().__init__(selector)
+        # How close a timer's time must be for it to fire: more than the rounding of a time near the horizon.
+        self._clock_resolution = 1e-6
         if seed is not None:
             self._ready = _ShuffledTurns(random.Random(seed))
 
@@ -177,8 +179,9 @@ def run_virtual[T](coro: Coroutine[Any, Any, T], *, seed: int | None = None, hor
 
 
 def _whereabouts(task: asyncio.Task[Any]) -> str:
-    place, inner = "", task.get_coro()
+    chain, place, inner = [], "", task.get_coro()
     while isinstance(inner, CoroutineType) and (frame := inner.cr_frame) is not None:
-        place = f" in {inner.__qualname__} ({frame.f_code.co_filename}:{frame.f_lineno})"
+        chain.append(inner.__qualname__)
+        place = f" ({frame.f_code.co_filename}:{frame.f_lineno})"
         inner = inner.cr_await
-    return task.get_name() + place
+    return f"{task.get_name()} in {' → '.join(chain)}{place}"
