@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
+
+from trackside.app.cli import main
 
 EXECUTABLE = Path(sys.executable).with_name("trackside")
 PATIENCE = 60.0  # seconds after which something that does not come counts as hanging
@@ -55,6 +58,36 @@ def trackside(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         )
 
     return run
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], blockbuster: BlockBuster
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """As `trackside`, but in this process: a tenth of the time, for tests of many commands.
+
+    Importing what a command needs blocks its event loop, which here is the first thing that happens in it.
+    """
+    blockbuster.deactivate()
+    monkeypatch.chdir(tmp_path)
+    kept = environment()
+    for name in set(os.environ) - set(kept):
+        monkeypatch.delenv(name)
+    modules, path, on_sigterm = set(sys.modules), list(sys.path), signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as changes:
+            for name, value in env.items():
+                changes.setenv(name, value)
+            code = main(list(arguments))
+        shown = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, on_sigterm)
+    sys.path[:] = path
+    for name in {name for name in set(sys.modules) - modules if name.startswith(("_trackside_agent", "agents"))}:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -85,10 +85,8 @@ def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_a_mistake_is_answered_in_one_line(
-    trackside: Trackside, tmp_path: Path, arguments: list[str], says: str
-) -> None:
-    said = the_one_line(trackside(*arguments))
+def test_a_mistake_is_answered_in_one_line(here: Trackside, tmp_path: Path, arguments: list[str], says: str) -> None:
+    said = the_one_line(here(*arguments))
 
     assert says in said
     assert "secret" not in said
@@ -131,24 +129,22 @@ def test_a_module_may_fail_in_any_way(trackside: Trackside, tmp_path: Path, sour
     assert f"error: broken.py:graph cannot be loaded: importing broken.py raised {says}." in done.stderr
 
 
-def test_a_wrong_setting_names_its_file_and_key(trackside: Trackside, tmp_path: Path) -> None:
+def test_a_wrong_setting_names_its_file_and_key(here: Trackside, tmp_path: Path) -> None:
     settings = tmp_path / "trackside.toml"
 
     settings.write_text('[database]\nulr = "sqlite:///x.db"\n')
-    assert the_one_line(trackside("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?."
+    assert the_one_line(here("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?."
     settings.write_text('[database]\nurl = "sqlite:///no/x.db"\n')
-    assert the_one_line(trackside("runs")).startswith("trackside.toml, database.url: There is no folder no")
+    assert the_one_line(here("runs")).startswith("trackside.toml, database.url: There is no folder no")
     settings.write_text('[agents]\nchat = "agents.py:grph"\n')
-    assert the_one_line(trackside("run", "chat")).startswith(
-        "agents.chat = agents.py:grph is no agent: agents.py has no"
-    )
-    assert the_one_line(trackside("run", "chta")).startswith("chta is no agent: it is not among the configured names")
+    assert the_one_line(here("run", "chat")).startswith("agents.chat = agents.py:grph is no agent: agents.py has no")
+    assert the_one_line(here("run", "chta")).startswith("chta is no agent: it is not among the configured names")
     settings.unlink()
-    said = the_one_line(trackside("runs", TRACKSIDE_DATABASE="sqlite:///x.db"))
+    said = the_one_line(here("runs", TRACKSIDE_DATABASE="sqlite:///x.db"))
     assert said.startswith("TRACKSIDE_DATABASE: there is no such setting; did you mean TRACKSIDE_DATABASE_URL?")
 
 
-def test_a_file_that_is_no_database_or_another_programs_stays_as_it_is(trackside: Trackside, tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_or_another_programs_stays_as_it_is(here: Trackside, tmp_path: Path) -> None:
     notes, foreign = tmp_path / "notes.db", tmp_path / "foreign.db"
     notes.write_text("My notes, which are no database, but longer than a header. " * 10)
     with closing(sqlite3.connect(foreign)) as connection, connection:
@@ -157,41 +153,41 @@ def test_a_file_that_is_no_database_or_another_programs_stays_as_it_is(trackside
 
     for command in (["run", "agents.py:graph", "x"], ["runs"]):
         assert "is not an SQLite database and stays as it is" in the_one_line(
-            trackside(*command, "-d", "sqlite:///notes.db")
+            here(*command, "-d", "sqlite:///notes.db")
         )
         assert "is a database of another program and stays as it is" in the_one_line(
-            trackside(*command, "-d", "sqlite:///foreign.db")
+            here(*command, "-d", "sqlite:///foreign.db")
         )
     assert (notes.read_bytes(), foreign.read_bytes()) == before
 
 
-def test_a_database_of_a_newer_version_says_to_upgrade(trackside: Trackside, tmp_path: Path) -> None:
-    assert trackside("run", "agents.py:graph", "x").returncode == 0
+def test_a_database_of_a_newer_version_says_to_upgrade(here: Trackside, tmp_path: Path) -> None:
+    assert here("run", "agents.py:graph", "x").returncode == 0
     with closing(sqlite3.connect(tmp_path / "trackside.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
     for command in (["run", "agents.py:graph", "x"], ["runs"]):
-        said = the_one_line(trackside(*command))
+        said = the_one_line(here(*command))
         assert "was written by a newer version of Trackside (schema 9999" in said
         assert "upgrade Trackside" in said
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write, not even root")
-def test_a_read_only_folder_is_named(trackside: Trackside) -> None:
-    said = the_one_line(trackside("run", "agents.py:graph", "x", "-d", "sqlite:////proc/self/runs.db"))
+def test_a_read_only_folder_is_named(here: Trackside) -> None:
+    said = the_one_line(here("run", "agents.py:graph", "x", "-d", "sqlite:////proc/self/runs.db"))
 
     assert said.startswith("--database: The database /proc/self/runs.db cannot be written")
 
 
-def test_an_id_that_fits_nothing_or_more_than_one_says_so(trackside: Trackside) -> None:
+def test_an_id_that_fits_nothing_or_more_than_one_says_so(here: Trackside) -> None:
     for thread in ("alpha-1", "alpha-2", "beta"):
-        assert trackside("run", "agents.py:graph", "x", "--thread", thread).returncode == 0
+        assert here("run", "agents.py:graph", "x", "--thread", thread).returncode == 0
 
-    assert "No thread here has an id that begins with 'gamma'" in the_one_line(trackside("threads", "gamma"))
-    ambiguous = the_one_line(trackside("threads", "alpha"))
+    assert "No thread here has an id that begins with 'gamma'" in the_one_line(here("threads", "gamma"))
+    ambiguous = the_one_line(here("threads", "alpha"))
     assert ambiguous.startswith("'alpha' is the beginning of the ids of more than one thread: alpha-2, alpha-1;")
-    assert trackside("threads", "be").returncode == 0
-    assert "Thread 'beta' does not wait for an answer, it is idle" in the_one_line(trackside("resume", "beta", "yes"))
+    assert here("threads", "be").returncode == 0
+    assert "Thread 'beta' does not wait for an answer, it is idle" in the_one_line(here("resume", "beta", "yes"))
 
 
 def test_a_bug_of_ours_is_called_one_and_shows_where_only_when_asked(trackside: Trackside) -> None:

@@ -51,7 +51,7 @@ def graph(tmp_path: Path) -> None:
     (tmp_path / "graph.py").write_text(GRAPH)
 
 
-def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Trackside) -> None:
+def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Trackside, here: Trackside) -> None:
     asked = trackside("run", "graph.py:graph", "What about trains?", "--thread", "t-1", "--stream", "updates")
     answered = trackside("resume", "t-1", '{"approved": true}')
     again = trackside("run", "graph.py:graph", "And now?", "--thread", "t-1", "--json")
@@ -64,9 +64,9 @@ def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Tracksi
     assert answered.returncode == 0, answered.stderr
     assert "2 messages, and the human says {'approved': True}" in answered.stdout
     assert again.returncode == 75, "the thread remembers, so the graph asks again with what was said before"
-    statuses = [json.loads(line)["status"] for line in trackside("runs", "--json").stdout.splitlines()]
+    statuses = [json.loads(line)["status"] for line in here("runs", "--json").stdout.splitlines()]
     assert statuses == ["interrupted", "success", "interrupted"]
-    (thread,) = [json.loads(line) for line in trackside("threads", "--json").stdout.splitlines()]
+    (thread,) = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
     assert thread["title"] == "On trains"
 
 

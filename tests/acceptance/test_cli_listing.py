@@ -30,12 +30,12 @@ async def ask(input, run):
 
 
 @pytest.fixture
-def recorded(trackside: Trackside, tmp_path: Path) -> Trackside:
+def recorded(here: Trackside, tmp_path: Path) -> Trackside:
     """A database with five runs on three threads: two talks on t-1, a failure on t-2, a question on t-3 after a talk."""
     (tmp_path / "agents.py").write_text(AGENTS)
     for agent, thread in (("talk", "t-1"), ("talk", "t-1"), ("fail", "t-2"), ("talk", "t-3"), ("ask", "t-3")):
-        trackside("run", f"agents.py:{agent}", "trains", "--thread", thread)
-    return trackside
+        here("run", f"agents.py:{agent}", "trains", "--thread", thread)
+    return here
 
 
 def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -173,20 +173,21 @@ def test_stats(recorded: Trackside) -> None:
     assert none["total"]["runs"] == 0
 
 
-def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside) -> None:
+def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside, trackside: Trackside) -> None:
+    assert objects(recorded("runs", "--json", "-n", "1"))
     read, write = os.pipe()
     os.close(read)
     try:
         for command in (["runs"], ["runs", "--json"], ["stats"], ["--help"]):
-            done = recorded(*command, stdout=write)
+            done = trackside(*command, stdout=write)
             assert (done.stderr, done.returncode) == ("", 141), command
     finally:
         os.close(write)
 
 
-def test_the_program_says_its_version_and_helps(trackside: Trackside) -> None:
+def test_the_program_says_its_version_and_helps(trackside: Trackside, here: Trackside) -> None:
     version = trackside("--version")
     assert (version.returncode, version.stderr) == (0, "")
     assert version.stdout.startswith("trackside ")
     for command in ([], ["run"], ["resume"], ["runs"], ["threads"], ["events"], ["stats"]):
-        assert trackside(*command, "--help").returncode == 0
+        assert here(*command, "--help").returncode == 0

@@ -98,9 +98,9 @@ def test_a_run_is_shown_as_plain_lines_in_a_pipe(trackside: Trackside) -> None:
     assert rows[-1].endswith("sqlite:///trackside.db")
 
 
-def test_what_was_run_is_in_the_database_of_the_folder_right_after(trackside: Trackside) -> None:
+def test_what_was_run_is_in_the_database_of_the_folder_right_after(trackside: Trackside, here: Trackside) -> None:
     ran = trackside("run", "agents.py:talk", "hello", "--thread", "t-1", "--metadata", "team=search", "-m", "tries=2")
-    listed = trackside("runs", "--json")
+    listed = here("runs", "--json")
 
     assert ran.returncode == listed.returncode == 0
     (run,) = json_lines(listed.stdout)
@@ -151,19 +151,19 @@ def test_what_an_agent_prints_never_gets_between_json_lines(trackside: Trackside
     ],
 )
 def test_the_exit_code_says_how_the_run_ended(
-    trackside: Trackside, agent: str, options: list[str], code: int, status: str
+    trackside: Trackside, here: Trackside, agent: str, options: list[str], code: int, status: str
 ) -> None:
     done = trackside("run", f"agents.py:{agent}", "hello", "--json", *options)
 
     assert done.returncode == code
     assert json_lines(done.stdout)[-1]["result"]["status"] == status
-    (recorded,) = json_lines(trackside("runs", "--json").stdout)
+    (recorded,) = json_lines(here("runs", "--json").stdout)
     assert recorded["status"] == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cancels_the_run_and_its_end_is_recorded(
-    trackside: Trackside, piped: Piped, number: signal.Signals
+    here: Trackside, piped: Piped, number: signal.Signals
 ) -> None:
     process = piped("run", "agents.py:sleep", "hello", "--json")
     assert process.stdout is not None
@@ -177,7 +177,7 @@ def test_a_signal_cancels_the_run_and_its_end_is_recorded(
     *events, last = json_lines(rest)
     assert [event["event_type"] for event in seen + events][-2:] == ["run_cancelled", "thread_status_updated"]
     assert last["result"]["status"] == "cancelled"
-    (recorded,) = json_lines(trackside("runs", "--json").stdout)
+    (recorded,) = json_lines(here("runs", "--json").stdout)
     assert recorded["status"] == "cancelled"
 
 
@@ -192,10 +192,12 @@ def test_a_failure_is_shown_with_the_agents_own_traceback_and_without_ours(
     assert "in look_up" in done.stdout
 
 
-def test_an_interrupt_says_what_is_asked_and_how_to_answer_and_the_answer_resumes(trackside: Trackside) -> None:
+def test_an_interrupt_says_what_is_asked_and_how_to_answer_and_the_answer_resumes(
+    trackside: Trackside, here: Trackside
+) -> None:
     asked = trackside("run", "agents.py:ask", "hello", "--thread", "t-1")
     command = asked.stdout.splitlines()[-1].strip()
-    shown = trackside("threads", "t-1")
+    shown = here("threads", "t-1")
     answered = trackside("resume", "t-1", "yes")
 
     assert asked.returncode == 75
@@ -205,14 +207,14 @@ def test_an_interrupt_says_what_is_asked_and_how_to_answer_and_the_answer_resume
     assert "May I?" in shown.stdout
     assert answered.returncode == 0
     assert "You said 'yes' to 'hello'" in answered.stdout
-    (thread,) = json_lines(trackside("threads", "--json").stdout)
+    (thread,) = json_lines(here("threads", "--json").stdout)
     assert thread["status"] == "idle"
-    statuses = [event["payload"]["previous"] for event in changes_of_status(trackside)]
+    statuses = [event["payload"]["previous"] for event in changes_of_status(here)]
     assert statuses == ["idle", "busy", "interrupted", "busy"]
 
 
-def changes_of_status(trackside: Trackside) -> list[dict[str, Any]]:
-    return json_lines(trackside("events", "--json", "--type", "thread_status_updated").stdout)
+def changes_of_status(here: Trackside) -> list[dict[str, Any]]:
+    return json_lines(here("events", "--json", "--type", "thread_status_updated").stdout)
 
 
 def test_an_answer_can_be_json_and_the_thread_the_beginning_of_its_id(trackside: Trackside) -> None:
@@ -254,7 +256,7 @@ def test_an_input_comes_from_standard_input_or_a_file(trackside: Trackside, tmp_
     assert "◆ human        piped text" in from_pipe.stdout
 
 
-def test_a_name_from_the_settings_file_runs_its_agent(trackside: Trackside, tmp_path: Path) -> None:
+def test_a_name_from_the_settings_file_runs_its_agent(trackside: Trackside, here: Trackside, tmp_path: Path) -> None:
     (tmp_path / "trackside.toml").write_text('[agents]\nchat = "agents:talk"\n[database]\nurl = "sqlite:///named.db"\n')
 
     done = trackside("run", "chat", "hello")
@@ -262,13 +264,11 @@ def test_a_name_from_the_settings_file_runs_its_agent(trackside: Trackside, tmp_
     assert done.returncode == 0
     assert "▸ started      chat" in done.stdout
     assert (tmp_path / "named.db").exists()
-    (run,) = json_lines(trackside("runs", "--json").stdout)
+    (run,) = json_lines(here("runs", "--json").stdout)
     assert run["agent"] == "chat"
 
 
-def test_a_reader_that_goes_away_neither_stops_the_run_nor_makes_a_traceback(
-    trackside: Trackside, piped: Piped
-) -> None:
+def test_a_reader_that_goes_away_neither_stops_the_run_nor_makes_a_traceback(here: Trackside, piped: Piped) -> None:
     process = piped("run", "agents.py:verbose", "hello")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -278,5 +278,5 @@ def test_a_reader_that_goes_away_neither_stops_the_run_nor_makes_a_traceback(
 
     assert process.wait(timeout=60) == 0
     assert errors == ""
-    (run,) = json_lines(trackside("runs", "--json").stdout)
+    (run,) = json_lines(here("runs", "--json").stdout)
     assert run["status"] == "success"

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli.formatting import ago, cost, count, duration, message_text, moment, one_line, printable
+from trackside.app.cli.appearance import look_of, question_text, words_of
+from trackside.app.cli.formatting import abridged, ago, cost, count, duration, message_text, moment, one_line, printable
 from trackside.app.cli.lookup import shortened
 from trackside.app.cli.usage import usage_line
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 
@@ -115,3 +118,59 @@ def test_ids_are_cut_where_they_still_differ() -> None:
         other: "01a212fe-0000",
     }
     assert shortened(["t-1", "t-10", ""]) == {"t-1": "t-1", "t-10": "t-10", "": ""}
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "text"),
+    [
+        ({"value": "May I?"}, "May I?"),
+        ({"value": {"question": "May I?"}}, '{"question": "May I?"}'),
+        ({"value": None}, "null"),
+        ({"value": None, "next": ["publish", "notify"]}, "before publish, notify"),
+    ],
+)
+def test_a_question_is_its_text_its_json_or_what_comes_next(interrupt: dict[str, Any], text: str) -> None:
+    assert question_text(interrupt) == text
+
+
+def test_a_long_text_says_how_long_it_is() -> None:
+    assert abridged("x" * 2_000) == "x" * 2_000
+    assert abridged("x" * 12_345) == "x" * 2_000 + " … (12,345 characters)"
+
+
+def event(kind: LifecycleEventType, **payload: Any) -> RunLifecycleEvent:
+    return RunLifecycleEvent("e", kind, "r", "t", 1, NOW, payload)
+
+
+@pytest.mark.parametrize(
+    ("said", "looks", "words"),
+    [
+        (event(LifecycleEventType.RUN_STARTED, agent="a.py:b", metadata={}), "started", "a.py:b"),
+        (event(LifecycleEventType.HUMAN_MESSAGE, message={"content": [{"type": "text", "text": "hi"}]}), "human", "hi"),
+        (event(LifecycleEventType.RUN_COMPLETED), "completed", ""),
+        (
+            event(
+                LifecycleEventType.RUN_COMPLETED, status="interrupted", interrupts=[{"value": "a?"}, {"value": "b?"}]
+            ),
+            "waiting",
+            "a?\nb?",
+        ),
+        (event(LifecycleEventType.RUN_FAILED, error="no", error_type="KeyError"), "failed", "KeyError: no"),
+        (event(LifecycleEventType.RUN_FAILED, error="no"), "failed", "no"),
+        (
+            event(LifecycleEventType.RUN_FAILED, status="timeout", error="1 s", error_type="TimeoutError"),
+            "timed out",
+            "1 s",
+        ),
+        (event(LifecycleEventType.RUN_CANCELLED, cancel_mode="interrupt"), "cancelled", "as it was asked to"),
+        (event(LifecycleEventType.RUN_CANCELLED, cancel_mode="shutdown", reason="closed"), "cancelled", "closed"),
+        (event(LifecycleEventType.RUN_CANCELLED, cancel_mode="new kind"), "cancelled", "new kind"),
+        (event(LifecycleEventType.THREAD_STATUS_UPDATED, status="idle", previous="busy"), "thread", "idle"),
+        # Somebody else's emitter.
+        (event(LifecycleEventType.HUMAN_MESSAGE, message="hi"), "human", ""),
+        (event(LifecycleEventType.RUN_COMPLETED, interrupts=["odd", None]), "completed", ""),
+        (event(LifecycleEventType.RUN_STARTED), "started", ""),
+    ],
+)
+def test_every_event_has_a_label_and_words(said: RunLifecycleEvent, looks: str, words: str) -> None:
+    assert (look_of(said).label, words_of(said)) == (looks, words)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,16 +30,14 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, status: str = "success") -> None:
+async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, **end: Any) -> None:
     """A run of two events, a second apart, `minute` minutes after the begin."""
     when = BEGIN + timedelta(minutes=minute)
     started, completed = LifecycleEventType.RUN_STARTED, LifecycleEventType.RUN_COMPLETED
     await store.append(
         [
             RunLifecycleEvent(f"{run_id}/1", started, run_id, thread_id, 1, when, {"agent": "a"}),
-            RunLifecycleEvent(
-                f"{run_id}/2", completed, run_id, thread_id, 2, when + timedelta(seconds=1), {"status": status}
-            ),
+            RunLifecycleEvent(f"{run_id}/2", completed, run_id, thread_id, 2, when + timedelta(seconds=1), end),
         ]
     )
 
@@ -76,8 +75,9 @@ async def test_an_ambiguous_beginning_names_some_and_an_unknown_one_none(store: 
 
 
 async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
-    await record(store, "r-1", "asked", minute=1, status="interrupted")
-    await record(store, "r-2", "answered", minute=2, status="interrupted")
+    question = {"id": "q", "value": "May I?"}
+    await record(store, "r-1", "asked", minute=1, status="interrupted", interrupts=[question])
+    await record(store, "r-2", "answered", minute=2, status="interrupted", interrupts=[question])
     await record(store, "r-3", "answered", minute=3)
 
     assert (await find_paused_run(store, "asked")).run_id == "r-1"

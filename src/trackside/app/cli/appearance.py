@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trackside.app.cli.formatting import json_line, message_text, one_line
+from trackside.app.cli.formatting import abridged, json_line, message_text, one_line
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import CancelMode, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,14 @@ _ENDED = {
 }
 
 
+_CANCELLED: Mapping[Any, str] = {
+    CancelMode.interrupt: "as it was asked to",
+    CancelMode.rollback: "as it was asked to, and rolled back",
+    CancelMode.shutdown: "because its process was shut down",
+    CancelMode.task_cancelled: "with the task that executed it",
+}
+
+
 def look_of(event: RunLifecycleEvent) -> Look:
     """The look of an event."""
     if event.event_type is LifecycleEventType.HUMAN_MESSAGE:
@@ -70,7 +78,11 @@ def look_of(event: RunLifecycleEvent) -> Look:
 
 
 def words_of(event: RunLifecycleEvent) -> str:
-    """What there is to say of an event, besides what it is."""
+    """What there is to say of an event, besides what it is; not all of it where that is much."""
+    return abridged(_words_of(event))
+
+
+def _words_of(event: RunLifecycleEvent) -> str:
     payload = event.payload
     match event.event_type:
         case LifecycleEventType.RUN_STARTED:
@@ -85,7 +97,8 @@ def words_of(event: RunLifecycleEvent) -> str:
         case LifecycleEventType.RUN_FAILED:
             return failure_text(payload)
         case LifecycleEventType.RUN_CANCELLED:
-            return str(payload.get("reason") or payload.get("cancel_mode") or "")
+            mode = payload.get("cancel_mode")
+            return str(payload.get("reason") or _CANCELLED.get(mode, mode) or "")
 
 
 def failure_text(payload: Mapping[str, Any]) -> str:
@@ -102,6 +115,8 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
 
 
 def question_text(interrupt: JsonObject) -> str:
-    """The question of an interrupt: its text as it stands, anything else as JSON."""
-    value = interrupt.get("value")
+    """The question of an interrupt: its text as it stands, anything else as JSON; at a breakpoint, what comes next."""
+    value, following = interrupt.get("value"), interrupt.get("next")
+    if value is None and isinstance(following, list):
+        return f"before {', '.join(map(str, following))}"
     return value if isinstance(value, str) else json_line(value)

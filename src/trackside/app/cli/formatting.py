@@ -63,6 +63,11 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def abridged(text: str, limit: int = 2_000) -> str:
+    """Text as it stands, or the beginning of one that is longer than `limit` characters and how long it is."""
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
+
+
 def json_line(value: Json) -> str:
     """A value as JSON on one line, as people read it (not escaped to ASCII)."""
     return json.dumps(value, ensure_ascii=False)

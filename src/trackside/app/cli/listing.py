@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from trackside.app.cli.appearance import interrupts_of
 from trackside.app.cli.arguments import read_since
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.lookup import find_run, find_thread, newest_events
+from trackside.app.cli.lookup import find_run, find_thread, newest_events, open_questions
 from trackside.app.cli.objects import record_object, stored_event_object
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_events, print_runs, print_stats, print_threads
@@ -21,7 +20,7 @@ from trackside.app.wiring import open_store
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store, StoredThread
+    from trackside.app.storage import Store
 
 _EVENTS_OF_A_RUN = 1_000
 
@@ -100,7 +99,7 @@ def show_threads(options: LookOptions, thread: str | None, *, status: Sequence[T
     async def show_one(store: Store, beginning: str) -> None:
         found = await find_thread(store, beginning)
         runs = await store.runs(thread_id=found.thread_id, limit=look.limit)
-        interrupts = await _open_questions(store, found)
+        interrupts = await open_questions(store, found)
         objects = [{**record_object(found), "interrupts": interrupts, "runs": [record_object(run) for run in runs]}]
         look.show(
             objects,
@@ -114,14 +113,6 @@ def show_threads(options: LookOptions, thread: str | None, *, status: Sequence[T
         )
 
     return look.run(show_many if thread is None else lambda store: show_one(store, thread))
-
-
-async def _open_questions(store: Store, thread: StoredThread) -> list[JsonObject]:
-    """What a thread waits to be answered: what its last run asked, unless the thread has gone on."""
-    if thread.status is not ThreadStatus.interrupted or thread.last_run_id is None:
-        return []
-    ends = await store.events(run_id=thread.last_run_id, types=[LifecycleEventType.RUN_COMPLETED])
-    return [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
 
 
 def show_events(

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from trackside.app.cli.appearance import interrupts_of
 from trackside.harness.errors import TracksideError
-from trackside.harness.types import LifecycleEventType, RunStatus
+from trackside.harness.types import JsonObject, LifecycleEventType
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store, StoredEvent, StoredRun, StoredThread
@@ -66,10 +67,18 @@ async def find_paused_run(store: Store, thread: str) -> StoredRun:
         UnknownIdError, AmbiguousIdError: there is no such thread, or more than one.
     """
     found = await find_thread(store, thread)
-    newest = await store.runs(thread_id=found.thread_id, limit=1)
-    if not newest or newest[0].status is not RunStatus.interrupted:
+    run = None if found.last_run_id is None else await store.run(found.last_run_id)
+    if run is None or not await open_questions(store, found):
         raise NotWaitingError(thread_id=found.thread_id, status=found.status.value)
-    return newest[0]
+    return run
+
+
+async def open_questions(store: Store, thread: StoredThread) -> list[JsonObject]:
+    """What a thread waits to be answered: what its last run asked in the end."""
+    if thread.last_run_id is None:
+        return []
+    ends = await store.events(run_id=thread.last_run_id, types=[LifecycleEventType.RUN_COMPLETED])
+    return [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
 
 
 class _Listed(Protocol):

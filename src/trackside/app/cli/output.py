@@ -6,6 +6,7 @@ What was asked for goes to standard output, what is said about it to standard er
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -59,7 +60,7 @@ class OutputConsole(Console):
         """Print each value as JSON on a line of its own."""
         try:
             for value in values:
-                self.file.write(f"{json_line(value)}\n")
+                self.file.write(f"{json.dumps(value, ensure_ascii=not self.encoding.startswith('utf'))}\n")
             self.file.flush()
         except BrokenPipeError:
             self.on_broken_pipe()
@@ -99,7 +100,7 @@ class JsonOutput:
 
     def __enter__(self) -> Self:
         sys.stdout.flush()
-        self._lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+        self._lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="backslashreplace")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return self
 

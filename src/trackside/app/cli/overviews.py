@@ -111,8 +111,9 @@ def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, R
             right=True,
         ),
     ]
-    console.print()
-    print_table(console, columns, totals)
+    if totals:
+        console.print()
+        print_table(console, columns, totals)
 
 
 def _ended(console: OutputConsole, totals: RunTotals) -> Text:

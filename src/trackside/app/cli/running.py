@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
 
 def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: bool) -> ExitCode:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before there is a run to cancel it ends the command
     view: View = JsonView() if json else Timeline(standard_output())
     with view:
         # Loaded before there is an event loop, as agents' modules expect, and inside the view, which takes what they print.

@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 
 from trackside.app.cli.appearance import AGENT, CONTINUED, NOTE, OUTPUT, RUN_LOOKS, Look, interrupts_of
 from trackside.app.cli.eventrows import EventRows
-from trackside.app.cli.formatting import count, json_line, one_line, printable
+from trackside.app.cli.formatting import abridged, count, json_line, one_line, printable
 from trackside.app.cli.hints import resume_command
 from trackside.app.cli.live import LiveLines
 from trackside.app.cli.messages import Messages, Piece
@@ -27,9 +27,6 @@ from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
-from trackside.harness.types import RunStatus
-
-_OUTPUT_CHARS = 4_000
 
 
 class Timeline:
@@ -85,7 +82,7 @@ class Timeline:
             self._values = self._values if part.namespace else part.data
         else:
             text = part.data if isinstance(part.data, str) else json_line(part.data)
-            self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), one_line(text))
+            self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), abridged(one_line(text)))
 
     def stopping(self, doing: str, hint: str) -> None:
         """Say at the spinner what is being done to the run."""
@@ -101,8 +98,7 @@ class Timeline:
         self._rows.print(None, Look("", "", "run", "dim"), result.run_id)
         self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
         self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_url)
-        if result.status is RunStatus.interrupted:
-            asked = [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]
+        if asked := [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]:
             self._console.print("\nIt waits for an answer:")
             self._console.print(f"  {resume_command(result.thread_id, asked, settings)}", style="bold", soft_wrap=True)
 
@@ -120,9 +116,7 @@ class Timeline:
             if answer.strip() not in self._said:
                 self._rows.print(self._elapsed(), AGENT, answer)
         elif self._values is not None:
-            text = json_line(self._values)
-            shown = text if len(text) <= _OUTPUT_CHARS else f"{text[:_OUTPUT_CHARS]} … ({len(text):,} characters)"
-            self._rows.print(self._elapsed(), OUTPUT, shown)
+            self._rows.print(self._elapsed(), OUTPUT, abridged(json_line(self._values)))
 
     def _take(self, piece: Piece) -> None:
         """Add a piece to its message. One message flows at a time; where nothing is live, none does."""
