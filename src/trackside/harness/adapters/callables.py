@@ -116,8 +116,8 @@ os.register_at_fork(after_in_child=_threads.cache_clear)
 
 async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile."""
-    context = contextvars.copy_context()
-    work = asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(context.run, function, *arguments))
+    call = functools.partial(contextvars.copy_context().run, _contained, function, arguments)
+    work = asyncio.get_running_loop().run_in_executor(_threads(), call)
     cancel: asyncio.CancelledError | None = None
     while not work.done():
         try:
@@ -125,9 +125,19 @@ async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> 
         except asyncio.CancelledError as exc:
             cancel = exc
     if cancel is not None:
-        work.exception()  # looked at, or asyncio would complain that nobody did
         raise cancel
-    return work.result()
+    output, raised = work.result()
+    if raised is not None:
+        raise raised
+    return output
+
+
+def _contained(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, BaseException | None]:
+    """What a function gave or raised. Not every exception can be carried by a future: a `StopIteration` hangs it."""
+    try:
+        return function(*arguments), None
+    except BaseException as exc:  # noqa: BLE001  # raised again, where the agent's other exceptions are
+        return None, exc
 
 
 def _note_messages(output: Any, run: RunContext) -> None:
