@@ -35,13 +35,8 @@ def test_importing_trackside_loads_only_the_standard_library_and_msgspec() -> No
 
 
 def test_importing_trackside_loads_no_web_server_or_database_of_the_standard_library() -> None:
-    assert not top_level(modules_after("import trackside")) & {
-        "sqlite3",
-        "http",
-        "urllib",
-        "wsgiref",
-        "socketserver",
-    }
+    loaded = modules_after("import trackside") - {"urllib", "urllib.parse"}  # which pathlib itself needs on Python 3.12
+    assert not top_level(loaded) & {"sqlite3", "http", "urllib", "wsgiref", "socketserver"}
 
 
 def test_importing_trackside_loads_nothing_of_the_app() -> None:

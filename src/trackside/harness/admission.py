@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
@@ -91,9 +92,19 @@ def seconds_of(seconds: Any, field: str) -> float:
 def _strategy(name: MultitaskStrategy | str) -> MultitaskStrategy:
     if type(name) is MultitaskStrategy:
         return name
-    if name in MultitaskStrategy:
-        return MultitaskStrategy(name)
-    raise InvalidSpecError(field="multitask", value=name, why=f"choose one of {', '.join(MultitaskStrategy)}")
+    return member(MultitaskStrategy, name, "multitask")
+
+
+def member[E: StrEnum](kind: type[E], value: Any, field: str) -> E:
+    """The member of an enum that a caller's word means.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it has no such member.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidSpecError(field=field, value=value, why=f"choose one of {', '.join(kind)}") from None
 
 
 def _id(given: Any, field: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -89,7 +90,7 @@ class Journal:
         for count in tokens:
             if type(count) is not int or count < 0:
                 raise InvalidSpecError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
-        if cost_usd is not None and not cost_usd >= 0:
+        if cost_usd is not None and not _is_cost(cost_usd):
             raise InvalidSpecError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         model, _ = canonical(str(model))
         caller, _ = canonical(str(caller))
@@ -172,18 +173,22 @@ def plain_message(message: Any) -> JsonObject:
 
 def human_messages(value: Any) -> list[JsonObject]:
     """The human messages in a run's input: a text, one message, a list of them, or `{"messages": …}`."""
-    if isinstance(value, str):
-        return [plain_message(value)]
+    texts = isinstance(
+        value, str
+    )  # alone or as a message among messages a text is human; in a mere list it may be anything
     if isinstance(value, Mapping) and "messages" in value:
-        value = value["messages"]
-        if isinstance(value, str):
-            return [plain_message(value)]
-    items = value if isinstance(value, list | tuple) else [value]
-    return [plain_message(_as_message(item)) for item in items if _is_human(item)]
+        value, texts = value["messages"], True
+    items = value if isinstance(value, list | tuple) and not _is_role_and_text(value) else [value]
+    return [plain_message(_as_message(item)) for item in items if (texts if isinstance(item, str) else _is_human(item))]
+
+
+def _is_role_and_text(item: Any) -> bool:
+    """Whether it is LangChain's short form of one message, as `("human", "text")`."""
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
 def _is_human(item: Any) -> bool:
-    if isinstance(item, tuple) and len(item) == 2:  # LangChain's ("human", "text")
+    if isinstance(item, tuple) and len(item) == 2:
         return _TYPE_OF_ROLE.get(str(item[0]), item[0]) == "human"
     kind, role, content = _fields(item, "type", "role", "content")
     kind = kind or role
@@ -209,6 +214,10 @@ def excerpt(content: Any) -> str:
         texts = (block.get("text") if isinstance(block, Mapping) else block for block in content)
         return "".join(text for text in texts if isinstance(text, str))[:EXCERPT_CHARS]
     return "" if content is None else str(content)[:EXCERPT_CHARS]
+
+
+def _is_cost(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def _of(usages: dict[str, Usage], name: str) -> Usage:

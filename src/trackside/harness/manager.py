@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import idempotency_of, record_of, seconds_of, timeout_of
+from trackside.harness.admission import idempotency_of, member, record_of, seconds_of, timeout_of
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
 from trackside.harness.errors import (
@@ -254,11 +254,10 @@ class RunManager:
             UnknownRunError: there is no such run.
             InvalidSpecError: there is no such action.
         """
-        if action not in CancelAction:
-            raise InvalidSpecError(field="action", value=action, why=f"choose one of {', '.join(CancelAction)}")
+        action = member(CancelAction, action, "action")
         active = self._active.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
-        await asyncio.shield(self._spawn(self._cancel(run_id, CancelAction(action)), f"trackside-cancel-{run_id}"))
+        await asyncio.shield(self._spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}"))
         if wait and active is not None:
             await active.outcome.wait()
         return await self.get(run_id)
