@@ -72,6 +72,8 @@ async def test_an_ambiguous_beginning_names_some_and_an_unknown_one_none(store: 
         await find_run(store, "run-")
     with pytest.raises(UnknownIdError, match="No run here has an id that begins with 'x'"):
         await find_run(store, "x")
+    with pytest.raises(UnknownIdError):
+        await find_run(store, "un-1")
 
 
 async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
