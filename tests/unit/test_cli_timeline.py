@@ -201,6 +201,26 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (LifecycleEventType.RUN_COMPLETED, {"status": "interrupted", "interrupts": [{"id": "q", "value": "May I?"}]}),
+        (LifecycleEventType.RUN_FAILED, {"error": "no"}),
+        (LifecycleEventType.RUN_CANCELLED, {}),
+    ],
+)
+async def test_half_a_state_is_not_shown_as_what_came_out(
+    monkeypatch: pytest.MonkeyPatch, kind: LifecycleEventType, payload: dict[str, Any]
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        timeline.part(StreamPart(1, "values", {"half": "done"}))
+        await timeline.on_event(event(1, kind, **payload))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error), Settings())
+
+    assert "half" not in "\n".join(lines_of(console))
+
+
 async def test_an_error_that_no_event_could_tell_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     console = console_of(200, monkeypatch, screen=False)
     with Timeline(console) as timeline:

@@ -27,6 +27,7 @@ from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import LifecycleEventType
 
 
 class Timeline:
@@ -107,15 +108,17 @@ class Timeline:
             self._take(Piece(message.key, message.look, "", done=True))
         for event in self._held:
             if is_terminal(event.event_type):
-                self._show_output(event.payload.get("completion_data") or {})
+                self._show_output(event)
             self._events.print(event)
 
-    def _show_output(self, completion: dict[str, Any]) -> None:
-        answer = completion.get("last_ai_message")
+    def _show_output(self, end: RunLifecycleEvent) -> None:
+        """Show what the run said last, unless it was seen; of one that is complete and said nothing, what it gave back."""
+        answer = (end.payload.get("completion_data") or {}).get("last_ai_message")
+        is_complete = end.event_type is LifecycleEventType.RUN_COMPLETED and not interrupts_of(end.payload)
         if answer:
             if answer.strip() not in self._said:
                 self._rows.print(self._elapsed(), AGENT, answer)
-        elif self._values is not None:
+        elif is_complete and self._values is not None:
             self._rows.print(self._elapsed(), OUTPUT, abridged(json_line(self._values)))
 
     def _take(self, piece: Piece) -> None:
