@@ -1,0 +1,279 @@
+"""What a run used and said: every token counted once, from every thread, and texts that stay short."""
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from trackside.harness.errors import InvalidSpecError, PayloadError
+from trackside.harness.ids import is_uuid
+from trackside.harness.journal import EXCERPT_CHARS, Journal, excerpt, human_messages, plain_message
+
+
+@dataclass
+class FrameworkMessage:
+    """As LangChain has it: not a mapping."""
+
+    type: str
+    content: Any
+    id: str | None = None
+
+
+def test_new_journal_has_every_key_of_the_contract_at_zero() -> None:
+    assert Journal().completion_data(1.5) == {
+        "total_input_tokens": 0,
+        "total_output_tokens": 0,
+        "total_tokens": 0,
+        "llm_call_count": 0,
+        "tool_call_count": 0,
+        "message_count": 0,
+        "token_usage_by_model": {},
+        "token_usage_by_caller": {},
+        "first_human_message": None,
+        "last_ai_message": None,
+        "duration_seconds": 1.5,
+    }
+
+
+def test_tokens_are_summed_in_all_by_model_and_by_caller() -> None:
+    journal = Journal()
+    journal.record_usage("small", input_tokens=10, output_tokens=1)
+    journal.record_usage("small", input_tokens=20, output_tokens=2, caller="researcher", cache_read_tokens=5)
+    journal.record_usage("large", input_tokens=300, output_tokens=30, caller="researcher", reasoning_tokens=7)
+    data = journal.completion_data(0)
+
+    assert (data["total_input_tokens"], data["total_output_tokens"], data["total_tokens"]) == (330, 33, 363)
+    assert data["llm_call_count"] == 3
+    assert data["token_usage_by_model"] == {
+        "small": {"input_tokens": 30, "output_tokens": 3, "total_tokens": 33, "cache_read_tokens": 5},
+        "large": {"input_tokens": 300, "output_tokens": 30, "total_tokens": 330, "reasoning_tokens": 7},
+    }
+    assert data["token_usage_by_caller"] == {
+        "lead_agent": {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11},
+        "researcher": {
+            "input_tokens": 320,
+            "output_tokens": 32,
+            "total_tokens": 352,
+            "cache_read_tokens": 5,
+            "reasoning_tokens": 7,
+        },
+    }
+
+
+def test_cost_is_absent_until_a_call_has_a_price_and_zero_is_a_price() -> None:
+    journal = Journal()
+    journal.record_usage("local", input_tokens=1, output_tokens=1)
+    assert "cost_usd" not in journal.completion_data(0)
+
+    journal.record_usage("local", input_tokens=1, output_tokens=1, cost_usd=0)
+    assert journal.completion_data(0)["cost_usd"] == 0
+
+    journal.record_usage("paid", input_tokens=1, output_tokens=1, cost_usd=0.25)
+    journal.record_usage("paid", input_tokens=1, output_tokens=1, cost_usd=0.5)
+    assert journal.completion_data(0)["cost_usd"] == 0.75
+
+
+@pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens"])
+@pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan], ids=repr)
+def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_counted(field: str, count: Any) -> None:
+    journal = Journal()
+    counts: dict[str, Any] = {"input_tokens": 1, "output_tokens": 1, field: count}
+
+    with pytest.raises(InvalidSpecError, match="token counts are whole numbers from 0 up"):
+        journal.record_usage("m", **counts)
+    assert journal.completion_data(0) == Journal().completion_data(0)
+
+
+@pytest.mark.parametrize("cost", [-0.01, math.nan, math.inf, -math.inf, "1"], ids=repr)
+def test_cost_that_is_no_number_from_zero_up_is_refused_and_nothing_counted(cost: Any) -> None:
+    journal = Journal()
+
+    with pytest.raises(InvalidSpecError, match="a cost is a number from 0 up, in US dollars"):
+        journal.record_usage("m", input_tokens=1, output_tokens=1, cost_usd=cost)
+    assert journal.completion_data(0) == Journal().completion_data(0)
+
+
+def test_names_that_json_cannot_hold_are_cleaned() -> None:
+    journal = Journal()
+    journal.record_usage("bad\0name", input_tokens=1, output_tokens=1, caller="\ud800")
+
+    assert [*journal.completion_data(0)["token_usage_by_model"]] == ["bad\ufffdname"]
+    assert [*journal.completion_data(0)["token_usage_by_caller"]] == ["\ufffd"]
+
+
+def test_tool_calls_are_counted() -> None:
+    journal = Journal()
+    for _ in range(3):
+        journal.record_tool_call("search")
+
+    assert journal.completion_data(0)["tool_call_count"] == 3
+
+
+def test_first_human_and_last_ai_message_are_kept() -> None:
+    journal = Journal()
+    for kind, content in [("human", "one"), ("ai", "two"), ("human", "three"), ("tool", "four"), ("ai", "five")]:
+        journal.record_message({"type": kind, "content": content})
+    journal.record_message({"type": "ai", "content": ""})  # as a call of a tool has it
+    data = journal.completion_data(0)
+
+    assert (data["first_human_message"], data["last_ai_message"], data["message_count"]) == ("one", "five", 6)
+    assert journal.has_ai_message
+    assert not Journal().has_ai_message
+
+
+def test_message_that_passes_twice_counts_once() -> None:
+    journal = Journal()
+    first = journal.record_message({"type": "ai", "content": "draft", "id": "m1"})
+    journal.record_message(first | {"content": "done"})
+
+    data = journal.completion_data(0)
+    assert (data["message_count"], data["last_ai_message"]) == (1, "done")
+
+
+def test_texts_are_cut_at_2000_characters() -> None:
+    journal = Journal()
+    journal.record_message({"type": "human", "content": "h" * 5_000})
+    journal.record_message({"type": "ai", "content": [{"type": "text", "text": "a" * 1_500}] * 3})
+    data = journal.completion_data(0)
+
+    assert EXCERPT_CHARS == 2_000
+    assert data["first_human_message"] == "h" * 2_000
+    assert data["last_ai_message"] == "a" * 2_000
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("hello", "hello"),
+        (["a", {"type": "text", "text": "b"}, {"type": "image", "url": "u"}, "c"], "abc"),
+        ([{"text": None}, {"text": 5}, None, 7, [], True], ""),
+        ([], ""),
+        (None, ""),
+        (5, "5"),
+        ({"a": 1}, "{'a': 1}"),
+    ],
+    ids=repr,
+)
+def test_excerpt_of_any_content_is_its_text(content: Any, text: str) -> None:
+    assert excerpt(content) == text
+    Journal().record_message({"type": "human", "content": content})
+    Journal().record_message({"type": "ai", "content": content})
+
+
+def test_totals_are_a_copy_that_later_calls_do_not_change() -> None:
+    journal = Journal()
+    journal.record_usage("m", input_tokens=1, output_tokens=1)
+    data = journal.completion_data(0)
+    journal.record_usage("m", input_tokens=1, output_tokens=1)
+
+    assert data["token_usage_by_model"]["m"]["input_tokens"] == 1
+    assert data["total_tokens"] == 2
+
+
+def test_journal_may_be_written_to_from_many_threads_and_read_meanwhile() -> None:
+    journal = Journal()
+    seen: list[dict[str, Any]] = []
+
+    def work(number: int) -> None:
+        for i in range(500):
+            journal.record_usage(f"m{number % 2}", input_tokens=2, output_tokens=1, caller=f"c{i % 3}", cost_usd=0.5)
+            journal.record_tool_call("t")
+            journal.record_message({"type": "ai", "content": "x"})
+            if i % 100 == 0:
+                seen.append(journal.completion_data(0))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen.append(journal.completion_data(0))
+
+    for data in seen:
+        for by in ("token_usage_by_model", "token_usage_by_caller"):
+            assert sum(usage["total_tokens"] for usage in data[by].values()) == data["total_tokens"]
+        assert data["total_tokens"] == 3 * data["llm_call_count"]
+        assert data["cost_usd"] == 0.5 * data["llm_call_count"]
+    assert (seen[-1]["llm_call_count"], seen[-1]["tool_call_count"], seen[-1]["message_count"]) == (4_000,) * 3
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ({"type": "human", "content": "x"}, "human"),
+        ({"role": "user", "content": "x"}, "human"),
+        ({"role": "assistant", "content": "x"}, "ai"),
+        ({"role": "system", "content": "x"}, "system"),
+        ({"role": "developer", "content": "x"}, "system"),
+        ({"role": "tool", "content": "x"}, "tool"),
+        ({"type": "user", "content": "x"}, "human"),
+        (FrameworkMessage("ai", "x"), "ai"),
+        ("x", "human"),
+    ],
+    ids=repr,
+)
+def test_message_of_any_origin_becomes_an_object_with_type_and_id(message: Any, kind: str) -> None:
+    plain = plain_message(message)
+
+    assert (plain["type"], plain["content"]) == (kind, "x")
+    assert is_uuid(plain["id"])
+    assert "role" not in plain
+    assert "sanitized" not in plain
+
+
+def test_message_keeps_its_id_and_what_nobody_knows() -> None:
+    message = {"type": "human", "content": "x", "id": "m1", "extra": {"a": [1]}}
+
+    assert plain_message(message) == message
+    assert plain_message(message) is not message
+
+
+def test_message_that_had_to_change_says_so() -> None:
+    assert plain_message({"type": "human", "content": "a\0", "id": "m"}) == {
+        "type": "human",
+        "content": "a\ufffd",
+        "id": "m",
+        "sanitized": True,
+    }
+
+
+@pytest.mark.parametrize("message", [5, None, ["x"], {"content": "x"}, {"type": 5, "content": "x"}, object()], ids=repr)
+def test_what_is_not_a_message_is_refused(message: Any) -> None:
+    with pytest.raises(PayloadError, match="The value at message cannot be kept"):
+        plain_message(message)
+
+
+@pytest.mark.parametrize(
+    ("value", "contents"),
+    [
+        ("hello", ["hello"]),
+        ({"messages": "hello"}, ["hello"]),
+        ({"messages": [{"role": "user", "content": "a"}, {"type": "ai", "content": "b"}]}, ["a"]),
+        ({"messages": [FrameworkMessage("human", "a"), FrameworkMessage("ai", "b")]}, ["a"]),
+        ({"messages": [("user", "a"), ("human", "b"), ("ai", "c")]}, ["a", "b"]),
+        ({"messages": {"role": "user", "content": "a"}}, ["a"]),
+        ({"messages": FrameworkMessage("human", "a")}, ["a"]),
+        ({"messages": ("user", "a")}, ["a"]),
+        ({"messages": ["a", "b"]}, ["a", "b"]),
+        ({"role": "user", "content": "a"}, ["a"]),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], ["a", "b"]),
+        ({"question": "?"}, []),
+        ({"messages": []}, []),
+        ({"messages": None}, []),
+        ({"type": "human"}, []),
+        ([1, 2], []),
+        (["a", "b"], []),
+        (("user", "a"), ["a"]),
+        (("a", "b"), []),
+        (None, []),
+        (5, []),
+    ],
+    ids=repr,
+)
+def test_human_messages_are_found_in_every_form_of_input(value: Any, contents: list[str]) -> None:
+    found = human_messages(value)
+
+    assert [message["content"] for message in found] == contents
+    assert all(message["type"] == "human" and message["id"] for message in found)
