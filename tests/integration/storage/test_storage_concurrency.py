@@ -8,6 +8,7 @@ import textwrap
 import threading
 
 import pytest
+from blockbuster import BlockBuster
 
 from trackside.app.storage import Store, WriteLimits
 from trackside.app.storage.errors import ForeignLoopError
@@ -36,6 +37,18 @@ async def test_what_waits_is_committed_together(url: str, script) -> None:
 
     assert sum(commits) == 200
     assert len(commits) < 20
+
+
+async def test_a_batch_is_a_handful_of_statements(store: Store, script, blockbuster: BlockBuster) -> None:
+    blockbuster.deactivate()  # the test looks into the writer's own connection
+    await store.append(script().whole())
+    statements: list[str] = []
+    store._writer._session._driver.set_trace_callback(statements.append)
+
+    await store.append([event for _ in range(200) for event in script().whole()])
+
+    # `executemany` would be one for each row, and one fight for the GIL for each.
+    assert len(statements) < 50
 
 
 async def test_a_transaction_takes_no_more_than_its_limits(url: str, script) -> None:

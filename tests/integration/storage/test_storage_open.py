@@ -24,6 +24,7 @@ from trackside.app.storage.errors import (
     ForeignDatabaseError,
     NewerDatabaseError,
     NotADatabaseError,
+    ReadOnlyDatabaseError,
     SqliteTooOldError,
     StorageError,
 )
@@ -73,8 +74,14 @@ async def test_commits_are_flushed_to_the_disk_unless_told_otherwise(url: str, b
     async with Store.open(url, synchronous="NORMAL") as store:
         normal = store._writer._session._driver.execute("PRAGMA synchronous").fetchone()
         journal = store._writer._session._driver.execute("PRAGMA journal_mode").fetchone()
+        references = store._writer._session._driver.execute("PRAGMA foreign_keys").fetchone()
 
-    assert (full, normal, journal) == ((2,), (1,), ("wal",))
+    assert (full, normal, journal, references) == ((2,), (1,), ("wal",), (1,))
+
+
+async def test_connections_that_read_cannot_write(store: Store) -> None:
+    with pytest.raises(ReadOnlyDatabaseError):
+        await store._readers.run(lambda connection: connection.exec_driver_sql("DELETE FROM counters"))
 
 
 async def test_a_missing_folder(tmp_path: Path) -> None:

@@ -168,5 +168,5 @@ class Store:
         return await self._readers.run(lambda connection: read_stats(connection, since))
 
     def thread_states(self) -> StoredThreadStates:
-        """Where threads remember, for a manager: `RunManager(…, thread_states=store.thread_states())`."""
+        """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
