@@ -3,7 +3,8 @@
 import asyncio
 import sqlite3
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -340,6 +341,13 @@ async def test_an_event_that_cannot_be_kept_is_refused_by_field(store: Store, sc
     assert (refused.value.fault, refused.value.retryable) == ("caller", False)
 
 
+async def test_a_time_that_utc_does_not_have_is_refused(store: Store, script) -> None:
+    when = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
+
+    with pytest.raises(InvalidEventError, match="occurred_at"):
+        await store.append([replace(script().started(), occurred_at=when)])
+
+
 async def test_what_is_no_event_or_no_payload_is_refused(store: Store, script) -> None:
     with pytest.raises(InvalidEventError, match="RunLifecycleEvent"):
         await store.append(["run_started"])
@@ -348,8 +356,6 @@ async def test_what_is_no_event_or_no_payload_is_refused(store: Store, script) -
 
 
 async def test_a_time_without_a_zone_is_refused_and_any_zone_becomes_utc(store: Store, script) -> None:
-    from zoneinfo import ZoneInfo
-
     run = script()
     event = run.started()
     with pytest.raises(InvalidEventError, match="time zone"):
