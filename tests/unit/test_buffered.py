@@ -147,7 +147,9 @@ def test_idle_buffer_sets_no_timer_and_polls_nothing() -> None:
         await buffer.on_event(make_event())
         await asyncio.Event().wait()
 
-    with pytest.raises(DeadlockError, match="trackside-buffer-NullObserver in BufferedObserver._consume → BufferedObserver._next_push"):
+    with pytest.raises(
+        DeadlockError, match="trackside-buffer-NullObserver in BufferedObserver._consume → BufferedObserver._next_push"
+    ):
         run_virtual(idle())
 
 
