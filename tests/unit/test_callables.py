@@ -20,9 +20,10 @@ from trackside.harness import (
     current_run,
     run_agent,
 )
-from trackside.harness.adapters.callables import CallableAgent, answer_message
+from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import AgentResult
 from trackside.harness.ids import new_id
+from trackside.harness.journal import answer_message
 
 
 async def of_input(input: Any) -> Any:

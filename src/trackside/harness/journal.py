@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Mapping
@@ -169,6 +170,12 @@ def plain_message(message: Any) -> JsonObject:
     if changed and isinstance(message, Mapping):
         plain["sanitized"] = True
     return plain
+
+
+def answer_message(answer: Any) -> JsonObject:
+    """A human's answer as the message that it is: a text as it stands, anything else as it is in JSON."""
+    plain, _ = canonical(answer)
+    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
 
 
 def human_messages(value: Any) -> list[JsonObject]:

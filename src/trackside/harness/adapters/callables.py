@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, NotAnAgentError
-from trackside.harness.journal import human_messages, plain_message
+from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
 
@@ -92,12 +91,6 @@ class CallableAgent:
         return AgentResult(output=plain, values=values)
 
 
-def answer_message(answer: Any) -> JsonObject:
-    """A human's answer as the message that it is: a text as it stands, anything else as it is in JSON."""
-    plain, _ = canonical(answer)
-    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
-
-
 async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:
     last = None
     async for item in items:
@@ -116,8 +109,8 @@ os.register_at_fork(after_in_child=_threads.cache_clear)
 
 async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Run a function in a thread and wait until it has really ended, also when cancelled meanwhile."""
-    call = functools.partial(contextvars.copy_context().run, _contained, function, arguments)
-    work = asyncio.get_running_loop().run_in_executor(_threads(), call)
+    context = contextvars.copy_context()
+    work = asyncio.get_running_loop().run_in_executor(_threads(), lambda: context.run(_contained, function, arguments))
     cancel: asyncio.CancelledError | None = None
     while not work.done():
         try:

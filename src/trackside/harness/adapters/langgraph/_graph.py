@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-
-# LangGraph's py.typed lies where mypy finds it and pyright does not.
-from langgraph.graph.state import CompiledStateGraph, StateGraph  # pyright: ignore[reportMissingTypeStubs]
-from langgraph.pregel import Pregel  # pyright: ignore[reportMissingTypeStubs]
+from langgraph.graph.state import CompiledStateGraph, StateGraph
+from langgraph.pregel import Pregel
 
 from trackside.harness.errors import InvalidSpecError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,7 @@ from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
-from trackside.harness.journal import human_messages, plain_message
-from trackside.harness.payload import canonical
+from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
@@ -50,7 +48,7 @@ class GraphInput:
         brought = cls._of_state(_pairs_as_tuples(run.command.get("update")), graph)
         brought.value = Command(update=brought.value, goto=_destinations(run.command.get("goto"), graph))
         if run.resuming:
-            answers = [_answer_message(answer) for answer in _answers(run.resume)]
+            answers = [answer_message(answer) for answer in _answers(run.resume)]
             brought.answers = [answer["content"] for answer in answers]
             brought.humans = [*answers, *brought.humans]
         return brought
@@ -123,11 +121,6 @@ def _names_questions(answer: Any) -> bool:
 
 def _answers(resume: Any) -> list[Any]:
     return list(resume.values()) if _names_questions(resume) else [resume]
-
-
-def _answer_message(answer: Any) -> JsonObject:
-    plain, _ = canonical(answer)
-    return plain_message(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
 
 
 def _as_state(value: Any, graph: Graph) -> Any:
