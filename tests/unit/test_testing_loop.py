@@ -223,6 +223,8 @@ def test_failing_job_raises_and_lets_time_go_on() -> None:
 
 
 def test_thread_of_ones_own_is_announced_as_real_work() -> None:
+    threads: list[threading.Thread] = []
+
     async def main() -> float:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
@@ -232,14 +234,14 @@ def test_thread_of_ones_own_is_announced_as_real_work() -> None:
             sum(range(1_000_000))
             loop.call_soon_threadsafe(done.set)
 
-        thread = threading.Thread(target=work)
-        thread.start()
+        threads.append(threading.Thread(target=work))
+        threads[0].start()
         with loop.real_work():
             await done.wait()
-        thread.join()
         return loop.time()
 
     assert run_virtual(main()) == 0
+    threads[0].join()
 
 
 def test_thread_that_never_ends_is_an_error_and_not_a_hang() -> None:
