@@ -440,12 +440,26 @@ async def test_function_whose_result_turns_out_not_to_be_awaitable_is_a_type_err
 
 
 async def test_optional_function_that_is_not_async_is_never_silent(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[RunLifecycleEvent] = []
     composite = CompositeObserver()
-    composite.add(lambda event: None)  # type: ignore[arg-type, return-value]
+    composite.add(lambda event: seen.append(event) or None)  # type: ignore[arg-type, func-returns-value]
 
     await composite.on_event(EVENT)
 
     assert "it returned None, nothing to await" in caplog.text
+
+
+def test_function_whose_code_returns_nothing_is_refused_before_any_call() -> None:
+    def forgot_async(event):  # type: ignore[no-untyped-def]
+        print(event)
+
+    class ForgotAsync:
+        def on_event(self, event):  # type: ignore[no-untyped-def]
+            print(event)
+
+    for wrong in (forgot_async, ForgotAsync(), lambda event: None):
+        with pytest.raises(TypeError, match="plain function that returns None; make it `async def`"):
+            ensure_observer(wrong)  # type: ignore[arg-type, return-value]
 
 
 def test_observers_are_called_by_type_and_callbacks_by_function() -> None:

@@ -9,7 +9,7 @@ from tests.contract.slow_ports import SlowCoordinator, SlowStates
 from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, told, virtual
 
 from trackside.harness import AgentResult, RunContext, RunManager, RunSpec, RunStatus
-from trackside.harness.worker import TRACEBACK_CHARS
+from trackside.harness.failures import TRACEBACK_CHARS
 from trackside.testing import RecordingObserver, assert_run_order
 
 BUSY = "thread_status_updated busy"
@@ -217,23 +217,27 @@ async def test_a_cancel_at_any_moment_of_slow_steps_ends_the_run_once_and_frees_
     assert {e.run_id for e in seen.events} == {"first", "second"}
 
 
+@pytest.mark.parametrize("step", ["settle", "release"])
 @virtual
-async def test_a_coordinator_that_fails_to_settle_leaves_no_caller_waiting() -> None:
+async def test_a_coordinator_that_fails_at_the_end_takes_neither_the_end_nor_the_result_with_it(step: str) -> None:
+    seen = RecordingObserver()
     coordinator = SlowCoordinator()
-    coordinator.broken["settle"] = ConnectionError("database gone")
+    coordinator.broken[step] = ConnectionError("database gone")
+    async with ByManager(required(seen), coordinator=coordinator) as runs:
+        result = await runs.run(remembers)
+    assert (result.status, result.error) == (RunStatus.success, None)
+    assert_run_order(seen.events)
+    assert end_of(seen.events).payload["status"] == "success"
+
+
+@virtual
+async def test_a_coordinator_that_fails_to_claim_leaves_no_caller_waiting() -> None:
+    coordinator = SlowCoordinator()
+    coordinator.broken["claim"] = ConnectionError("database gone")
     async with ByManager(coordinator=coordinator) as runs:
         result = await runs.run(remembers)
     assert result.status is RunStatus.error
     assert result.error == "it could not be executed: database gone"
-
-
-@pytest.mark.parametrize("step", ["claim", "release"])
-@virtual
-async def test_a_coordinator_that_fails_elsewhere_leaves_no_caller_waiting(step: str) -> None:
-    coordinator = SlowCoordinator()
-    coordinator.broken[step] = ConnectionError("database gone")
-    async with ByManager(coordinator=coordinator) as runs:
-        assert (await runs.run(remembers)).status is RunStatus.error
 
 
 @both_ways

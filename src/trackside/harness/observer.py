@@ -14,6 +14,7 @@ Bind what must not miss anything as *required* and first: nobody bound after it 
 from __future__ import annotations
 
 import asyncio
+import dis
 import inspect
 import logging
 import sys
@@ -356,10 +357,20 @@ def _never_awaitable(function: Callable[..., Any]) -> str | None:
         module = owner.__name__ if isinstance(owner, _types.ModuleType) else type(owner).__module__
         if module in sys.stdlib_module_names:
             return "its result is not awaitable; wrap it in an async function"
-    annotations = getattr(inspect.unwrap(function), "__annotations__", {})
-    if annotations.get("return", ...) in (None, "None") and not inspect.iscoroutinefunction(function):
+    if not inspect.iscoroutinefunction(function) and _returns_only_none(inspect.unwrap(function)):
         return "it is a plain function that returns None; make it `async def`"
     return None
+
+
+def _returns_only_none(function: Callable[..., Any]) -> bool:
+    """Whether a plain function says, or its code shows, that all it ever returns is None."""
+    if getattr(function, "__annotations__", {}).get("return", ...) in (None, "None"):
+        return True
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    returns = [step for step in dis.get_instructions(code) if step.opname.startswith("RETURN_")]
+    return bool(returns) and all(step.opname == "RETURN_CONST" and step.argval is None for step in returns)
 
 
 def _name_of(thing: object) -> str:

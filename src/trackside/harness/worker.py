@@ -8,8 +8,8 @@ settle, announce the end, give the thread back. There is no other place where a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.errors import AgentOutputError, NotPausedError, PayloadError
+from trackside.harness.failures import text_of, traceback_of
 from trackside.harness.journal import Journal
-from trackside.harness.lifecycle import is_terminal, terminal_event_of
+from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
@@ -28,6 +29,7 @@ from trackside.harness.ports import (
     PausedRun,
     RunCoordinator,
     RunStream,
+    Settlement,
     ThreadState,
     ThreadStates,
 )
@@ -43,10 +45,7 @@ from trackside.harness.types import (
     ThreadStatus,
 )
 
-TRACEBACK_CHARS = 16_000
-"""How much of a failed agent's traceback its `run_failed` keeps (the end of it, where the failure is)."""
-
-_OWN_MODULES = "trackside.harness."
+logger = logging.getLogger("trackside.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,12 +334,12 @@ class RunWorker:
     def _failed(self, exc: BaseException) -> _End:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
-        says = {"error": _text_of(exc), "error_type": type(exc).__qualname__, "traceback": _traceback_of(exc)}
+        says = {"error": text_of(exc), "error_type": type(exc).__qualname__, "traceback": traceback_of(exc)}
         return _End(RunStatus.error, canonical_payload(says))
 
     def _undelivered(self) -> _End:
         exc = self.delivery_error
-        says = {"error": f"a required observer failed: {_text_of(exc)}", "error_type": type(exc).__qualname__}
+        says = {"error": f"a required observer failed: {text_of(exc)}", "error_type": type(exc).__qualname__}
         return _End(RunStatus.error, canonical_payload(says))
 
     async def _finish(self, end: _End) -> RunResult:
@@ -350,9 +349,7 @@ class RunWorker:
         journal = self._journal
         seconds = self._services.clock.monotonic() - self._began
         completion_data = journal.completion_data(seconds)
-        settlement = await self._services.coordinator.settle(
-            run_id, end.status, error=end.says.get("error"), title=journal.title, completion_data=completion_data
-        )
+        settlement = await self._settle(end, completion_data)
         closing = [*self._take_outbox(), self._closing(end, completion_data)]
         if settlement.status is not settlement.previous:
             closing.append(self._thread_update(settlement.previous, settlement.status))
@@ -368,6 +365,22 @@ class RunWorker:
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
         return result
+
+    async def _settle(self, end: _End, completion_data: JsonObject) -> Settlement:
+        """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
+        try:
+            return await self._services.coordinator.settle(
+                self.record.run_id,
+                end.status,
+                error=end.says.get("error"),
+                title=self._journal.title,
+                completion_data=completion_data,
+            )
+        except Exception:  # the coordinator's failure, which must not take the run's end with it (I18)
+            logger.exception("run %s could not be settled; its thread may stay held", self.record.run_id)
+            before = ThreadStatus.busy if self._claimed else ThreadStatus.idle
+            after = thread_status_after(end.status, another_waits=False) if self._claimed else before
+            return Settlement(previous=before, status=after)
 
     async def _put_thread_right(self, end: _End) -> _End:
         """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's."""
@@ -404,7 +417,7 @@ class RunWorker:
         if self.delivery_error is not None and any(
             is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)
         ):
-            why = _text_of(self.delivery_error)
+            why = text_of(self.delivery_error)
             error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
             status = RunStatus.error
         own = _own_copy(completion_data)
@@ -413,12 +426,13 @@ class RunWorker:
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
         coordinator, run_id = self._services.coordinator, self.record.run_id
-        while True:
-            release = await coordinator.release(run_id, announced)
-            if release.settlement is None:
-                break
-            await self._announce([self._thread_update(release.settlement.previous, release.settlement.status)])
-            announced = release.settlement.status
+        try:
+            while (settlement := (release := await coordinator.release(run_id, announced)).settlement) is not None:
+                await self._announce([self._thread_update(settlement.previous, settlement.status)])
+                announced = settlement.status
+        except Exception:  # the coordinator's failure; how the run ended is announced and true
+            logger.exception("run %s has ended, but its thread could not be given back", run_id)
+            return
         if release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)
 
@@ -465,27 +479,3 @@ def _answer_to(paused: PausedRun, resume: Any) -> Any:
     """The answer to the open question: as it is, or by the question's id."""
     asked = paused.interrupts[-1].get("id") if paused.interrupts else None
     return resume[asked] if isinstance(resume, Mapping) and asked in resume else resume
-
-
-def _text_of(exc: BaseException | None) -> str:
-    """What an exception says, readable also where it says little or its own `__str__` fails."""
-    name = type(exc).__qualname__
-    try:
-        text = str(exc)
-    except Exception:  # noqa: BLE001  # the agent's own exception class is broken
-        return f"{name}, whose message cannot be read"
-    if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
-        return f"{name}: {text}"
-    return text or f"{name} without a message"
-
-
-def _traceback_of(exc: BaseException) -> str:
-    """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
-        trace = trace.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(exc), exc, trace))
-    except Exception:  # noqa: BLE001  # as above
-        return ""
-    return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"

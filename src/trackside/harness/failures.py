@@ -1,0 +1,34 @@
+"""What an exception says, in a form that can be kept."""
+
+from __future__ import annotations
+
+import traceback
+
+TRACEBACK_CHARS = 16_000
+"""How much of a failed agent's traceback is kept: the end of it, where the failure is."""
+
+_OWN_MODULES = "trackside.harness."
+
+
+def text_of(exc: BaseException | None) -> str:
+    """What an exception says, readable also where it says little or its own `__str__` fails."""
+    name = type(exc).__qualname__
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001  # the agent's own exception class is broken
+        return f"{name}, whose message cannot be read"
+    if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
+        return f"{name}: {text}"
+    return text or f"{name} without a message"
+
+
+def traceback_of(exc: BaseException) -> str:
+    """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(exc), exc, trace))
+    except Exception:  # noqa: BLE001  # as above
+        return ""
+    return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"
