@@ -42,4 +42,7 @@ def blockbuster() -> Iterator[BlockBuster]:
     A test in which blocking is the point takes this fixture and calls `deactivate()`.
     """
     with blockbuster_ctx("trackside") as blocker:
+        # Coverage's tracer takes a lock for a moment, which another thread of the test may hold.
+        for lock in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
+            blocker.functions[lock].can_block_in("coverage/collector.py", "lock_data")
         yield blocker

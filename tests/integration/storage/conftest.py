@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import BlockBuster
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -52,13 +51,6 @@ class Script:
 
     def whole(self) -> list[RunLifecycleEvent]:
         return [self.started(), self.thread("busy"), self.message(), self.completed(), self.thread("idle")]
-
-
-@pytest.fixture(autouse=True)
-def coverage_may_lock(blockbuster: BlockBuster) -> None:
-    """Its tracer, under which the whole suite runs, takes a lock for a moment, which here the writer's thread may hold."""
-    for lock in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
-        blockbuster.functions[lock].can_block_in("coverage/collector.py", "lock_data")
 
 
 @pytest.fixture
