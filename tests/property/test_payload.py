@@ -158,6 +158,11 @@ def test_what_is_not_marked_is_equal_and_what_is_marked_was_not_plain(value: Any
 @example({"a": "b", "c": {"d": "e"}, "f": 1}, 2, 4)
 @example([[[["a"]]], 1], 1, 2)
 @example([math.nan] * 3, 5, 4)
+@example([date(2026, 1, 2)] * 400, 1_000, 1)
+@example([Decimal(7)] * 400 + [math.inf] * 400, 1_000, 1)
+@example({(i, i): 1 for i in range(400)}, 1_500, 1)
+@example({"x" * i: j for i in range(200) for j in ("\0" * i, "\ufffd" * i)}, 10_000, 1)
+@example({key: 1 for i in range(500) for key in (i, str(i))}, 3_000, 1)
 def test_canonical_form_is_its_own_canonical_form(value: Any, max_chars: int, max_depth: int) -> None:
     once, _ = canonical(value, max_chars=max_chars, max_depth=max_depth)
     twice, changed = canonical(once, max_chars=max_chars, max_depth=max_depth)

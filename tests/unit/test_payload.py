@@ -66,7 +66,7 @@ CHANGED: list[tuple[str, Any, Any]] = [
     ("bytes", b"hi", "aGk="),
     ("bytearray and memoryview", [bytearray(b"hi"), memoryview(b"hi")], ["aGk=", "aGk="]),
     ("set", {3, 1, 2}, [1, 2, 3]),
-    ("frozenset", frozenset({"b", "a"}), ["a", "b"]),
+    ("frozenset", frozenset("the quick brown fox jumps"), sorted(set("the quick brown fox jumps"))),
     ("datetime", dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), "2026-01-02T03:04:05+00:00"),
     ("date and time", [dt.date(2026, 1, 2), dt.time(3, 4)], ["2026-01-02", "03:04:00"]),
     ("timedelta", dt.timedelta(minutes=1.5), 90.0),
@@ -176,6 +176,18 @@ def test_depth_of_20_000_is_cut_at_the_limit(wrap: Any) -> None:
         plain = plain[0] if isinstance(plain, list) else plain.get("a", plain.get("x"))
         depth += 1
     assert (depth, plain, changed) == (MAX_DEPTH, f"[truncated: nested deeper than {MAX_DEPTH}]", True)
+
+
+def test_plain_value_one_level_too_deep_is_cut_too() -> None:
+    value: Any = "deep"
+    for _ in range(MAX_DEPTH + 1):
+        value = [value]
+
+    plain, changed = canonical(value)
+
+    assert changed
+    assert str(plain).count("[") == MAX_DEPTH + 1  # one of them is the text that says so
+    assert f"[truncated: nested deeper than {MAX_DEPTH}]" in str(plain)
 
 
 def test_depth_at_the_limit_is_kept() -> None:
