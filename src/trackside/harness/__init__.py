@@ -1,11 +1,13 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
 Inside, imports go downwards only: `manager`, `embedded` → `worker`, `adapters` → `context` → `emitter`, `journal`,
-`memory`, `admission` → `dispatch` → `buffered` → `timelimit` → `observer`, `ports` → `lifecycle` → `payload` → `types`
-→ `errors`, `ids`.
+`memory`, `admission`, `steady`, `failures` → `dispatch` → `buffered` → `backlog`, `timelimit` → `observer`, `ports` →
+`lifecycle` → `payload` → `types` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent
+from trackside.harness.backlog import EventGap
+from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
 from trackside.harness.dispatch import DispatchPolicy
 from trackside.harness.embedded import run_agent
@@ -51,6 +53,8 @@ __all__ = [
     "Agent",
     "AgentResult",
     "BatchRunObserver",
+    "BufferStats",
+    "BufferedObserver",
     "CallbackObserver",
     "CancelAction",
     "CancelMode",
@@ -58,6 +62,8 @@ __all__ = [
     "CompositeObserver",
     "DispatchPolicy",
     "DuplicateRunError",
+    "EventGap",
+    "FlushReport",
     "InvalidSpecError",
     "LifecycleEventType",
     "MultitaskStrategy",

@@ -71,7 +71,7 @@ class RunDepthError(TracksideError):
 
 
 class ClosedError(TracksideError):
-    """This {what} is closed and takes nothing more; nothing was lost before that."""
+    """This {what} is closed and takes nothing more."""
 
 
 class PayloadError(TracksideError, ValueError):

@@ -65,7 +65,8 @@ class _Uuid7Source:
 
 
 _source = _Uuid7Source()
-os.register_at_fork(after_in_child=_source.reset)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_source.reset)
 
 new_id = _source.next
 """A new id: a UUIDv7 in its usual 36-character form; greater than every id made in this process before."""

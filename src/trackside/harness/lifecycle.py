@@ -13,17 +13,14 @@ from typing import Any
 from trackside.harness.errors import EventOrderError
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
+_ENDS = frozenset({RunStatus.success, RunStatus.error, RunStatus.timeout, RunStatus.interrupted, RunStatus.cancelled})
+
 RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
-    # A run that never started can still fail (admission given up, lost), time out, or be cancelled.
-    RunStatus.pending: frozenset({RunStatus.running, RunStatus.error, RunStatus.timeout, RunStatus.cancelled}),
-    RunStatus.running: frozenset(
-        {RunStatus.success, RunStatus.error, RunStatus.timeout, RunStatus.interrupted, RunStatus.cancelled}
-    ),
-    RunStatus.success: frozenset(),
-    RunStatus.error: frozenset(),
-    RunStatus.timeout: frozenset(),
-    RunStatus.interrupted: frozenset(),
-    RunStatus.cancelled: frozenset(),
+    # A run that never started can fail (admission given up, lost) or be cancelled. Somebody else's harness may also
+    # announce the success of a run whose start it never announced: the status is still true.
+    RunStatus.pending: _ENDS | {RunStatus.running},
+    RunStatus.running: _ENDS,
+    **{status: frozenset[RunStatus]() for status in _ENDS},
 }
 
 FINAL_STATUSES: frozenset[RunStatus] = frozenset(s for s, after in RUN_TRANSITIONS.items() if not after)
@@ -121,11 +118,9 @@ class RunFold:
             if is_final(self.status) and event_type is not LifecycleEventType.THREAD_STATUS_UPDATED:
                 raise self._refusal(event_type, sequence, f"the run has ended ({self.status})")
             return RunFold(self.run_id, self.status, sequence)
-        if is_final(self.status):
-            raise self._refusal(event_type, sequence, f"the run has ended ({self.status})")
-        if after is RunStatus.running and self.status is RunStatus.running:
-            raise self._refusal(event_type, sequence, "the run has started already")
-        # Somebody else's harness may end a run as completed whose start it never announced: the status is still true.
+        if after not in RUN_TRANSITIONS[self.status]:
+            why = f"the run has ended ({self.status})" if is_final(self.status) else "the run has started already"
+            raise self._refusal(event_type, sequence, why)
         return RunFold(self.run_id, after, sequence)
 
     def _refusal(self, event_type: LifecycleEventType, sequence: int, why: str) -> EventOrderError:

@@ -104,7 +104,8 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="trackside-agent")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 async def _in_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
