@@ -1,6 +1,7 @@
 """Looking things up: filters, order, pages, totals, and arguments that do not fit."""
 
-from datetime import datetime, timedelta
+from collections import Counter
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -36,6 +37,80 @@ async def test_events_by_run_thread_and_type(store: Store, script) -> None:
     assert await positions(types=["run_completed", LifecycleEventType.HUMAN_MESSAGE]) == [4, 5, 6]
     assert await positions(types=[]) == []
     assert await positions(run_id="none") == []
+
+
+async def test_events_from_the_end_back_in_pages(store: Store, script) -> None:
+    for _ in range(3):
+        await store.append(script().whole())
+
+    first = await store.events(newest_first=True, limit=4)
+    second = await store.events(newest_first=True, before=first[-1].position, limit=100)
+
+    assert [event.position for event in first + second] == list(range(15, 0, -1))
+    assert [event.position for event in await store.events(after=3, before=6)] == [4, 5]
+    assert [event.position for event in await store.events(after=3, before=6, newest_first=True)] == [5, 4]
+    assert await store.events(before=1) == []
+
+
+async def test_events_by_the_agent_and_status_of_their_run_and_by_time(store: Store, script) -> None:
+    start = script().start
+    chat, failed, going = (
+        script(thread_id="shared"),
+        script(thread_id="shared"),
+        script(start=start + timedelta(hours=1)),
+    )
+    events = [chat.started("chat"), failed.started("research"), going.started("chat"), chat.completed()]
+    events += [failed.failed(), failed.thread("idle")]
+    for event in events:
+        await store.append([event])
+
+    async def positions(**filters: object) -> list[int]:
+        return [event.position for event in await store.events(**filters)]
+
+    assert await positions(agent="chat") == [1, 3, 4]
+    assert await positions(agent="chat", newest_first=True, limit=2) == [4, 3]
+    assert await positions(status="success") == [1, 4]
+    assert await positions(status=["error", RunStatus.running]) == [2, 3, 5, 6]
+    assert await positions(status="error", types="run_failed") == [5]
+    assert await positions(agent="chat", status="running") == [3]
+    assert await positions(agent="chat", thread_id="shared") == [1, 4]
+    assert await positions(agent="chat", run_id=failed.run_id) == []
+    assert await positions(agent="nobody") == []
+    assert await positions(status=[]) == []
+    assert await positions(since=start + timedelta(seconds=1)) == [3, 4, 5, 6]
+    assert await positions(since=start + timedelta(hours=1)) == [3]
+
+
+async def test_records_by_the_beginning_of_their_id(store: Store, script) -> None:
+    ids = ["a", "a%", "a_b", "aB", "ab", "abc", "a\ud7ff!", "a\ue000", "b", "\U0010ffff", "\U0010ffffz"]
+    start = script().start
+    for minute, id_ in enumerate(ids):
+        run = script(run_id=id_, thread_id=id_, start=start + timedelta(minutes=minute))
+        await store.append([run.started()])
+
+    for beginning in ["", "a", "ab", "abcd", "a%", "a_", "A", "a\ud7ff", "a\ue000", "\U0010ffff", "b", "c", "' OR 1"]:
+        expected = [id_ for id_ in reversed(ids) if id_.startswith(beginning)]
+        assert [run.run_id for run in await store.runs(id_prefix=beginning)] == expected, beginning
+        assert [thread.thread_id for thread in await store.threads(id_prefix=beginning)] == expected, beginning
+    assert [run.run_id for run in await store.runs(id_prefix="a", status="running", limit=2)] == ["a\ue000", "a\ud7ff!"]
+
+
+async def test_threads_by_agent_and_id(store: Store, script) -> None:
+    start = script().start
+    for minute, (thread, agent) in enumerate([("one", "chat"), ("one", "research"), ("two", "chat"), ("three", "")]):
+        run = script(thread_id=thread, start=start + timedelta(minutes=minute))
+        await store.append([run.started(agent), run.completed(), run.thread("idle")])
+
+    async def found(**filters: object) -> list[str]:
+        return [thread.thread_id for thread in await store.threads(**filters)]
+
+    assert await found(agent="chat") == ["two", "one"]
+    assert await found(agent="research") == ["one"]
+    assert await found(agent="") == ["three"]
+    assert await found(agent="nobody") == []
+    assert await found(thread_id="one") == ["one"]
+    assert await found(thread_id="one", status="busy") == []
+    assert await found(agent="chat", since=start + timedelta(minutes=2)) == ["two"]
 
 
 async def test_runs_newest_first_and_by_what_they_are(store: Store, script) -> None:
@@ -167,6 +242,61 @@ async def test_stats_since_a_time(store: Store, script) -> None:
     assert stats.by_model["m"].input_tokens == 4
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"agent": "chat"},
+        {"thread_id": "shared"},
+        {"status": "error"},
+        {"status": [RunStatus.success, "running"]},
+        {"minutes": 3},
+        {"agent": "research", "status": "success", "thread_id": "shared", "minutes": 1},
+        {"agent": "nobody"},
+    ],
+    ids=str,
+)
+async def test_stats_come_to_what_the_runs_under_the_same_filter_do(store: Store, script, filters) -> None:
+    start = script().start
+    for minute in range(12):
+        run = script(start=start + timedelta(minutes=minute), thread_id="shared" if minute % 3 else f"t{minute}")
+        await store.append([run.started("chat" if minute % 2 else "research")])
+        name, tokens = f"model {minute % 2}", {"input_tokens": minute, "output_tokens": 1}
+        data = {
+            "total_input_tokens": minute,
+            "total_output_tokens": 1,
+            "llm_call_count": 2,
+            "cost_usd": minute / 4,
+            "duration_seconds": float(minute),
+            "token_usage_by_model": {name: tokens},
+        }
+        if minute % 5 % 3 == 0:
+            await store.append([run.completed(**data)])
+        elif minute % 5 % 3 == 1:
+            await store.append([run.failed(completion_data=data)])
+    if "minutes" in filters:
+        filters = {**filters, "since": start + timedelta(minutes=filters["minutes"])}
+        del filters["minutes"]
+
+    stats = await store.stats(**filters)
+    runs = await store.runs(**filters, limit=100)
+
+    total = stats.total
+    assert total.runs == len(runs)
+    assert total.by_status == Counter(run.status for run in runs)
+    assert total.total_input_tokens == sum(run.total_input_tokens for run in runs)
+    assert total.llm_call_count == sum(run.llm_call_count for run in runs)
+    assert (total.cost_usd or 0) == sum(run.cost_usd or 0 for run in runs)
+    assert {agent: totals.runs for agent, totals in stats.by_agent.items()} == Counter(run.agent for run in runs)
+    by_model = Counter[str]()
+    for run in runs:
+        for model, tokens in run.completion_data.get("token_usage_by_model", {}).items():
+            by_model[model] += tokens["input_tokens"]
+    assert {model: tokens.input_tokens for model, tokens in stats.by_model.items()} == by_model
+    durations = sorted(run.duration_seconds for run in runs if run.duration_seconds is not None)
+    assert total.duration_p50 == (durations[(len(durations) - 1) // 2] if durations else None)
+
+
 BAD = [
     ("events", {"after": -1}, "after"),
     ("events", {"after": "1"}, "after"),
@@ -180,19 +310,40 @@ BAD = [
     ("events", {"thread_id": b"x"}, "thread_id"),
     ("events", {"types": ["run_exploded"]}, "types"),
     ("events", {"types": 3}, "types"),
+    ("events", {"types": [[]]}, "types"),
+    ("events", {"before": -1}, "before"),
+    ("events", {"before": "7"}, "before"),
+    ("events", {"newest_first": 1}, "newest_first"),
+    ("events", {"newest_first": None}, "newest_first"),
+    ("events", {"agent": 1}, "agent"),
+    ("events", {"agent": "\0"}, "agent"),
+    ("events", {"status": "idle"}, "status"),
+    ("events", {"status": 1}, "status"),
+    ("events", {"since": datetime(2026, 1, 1)}, "since"),
     ("runs", {"status": "done"}, "status"),
     ("runs", {"status": ["success", None]}, "status"),
     ("runs", {"agent": object()}, "agent"),
     ("runs", {"since": datetime(2026, 1, 1)}, "since"),
     ("runs", {"since": "yesterday"}, "since"),
+    ("runs", {"since": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "since"),
+    ("runs", {"id_prefix": 1}, "id_prefix"),
+    ("runs", {"id_prefix": "\ud800"}, "id_prefix"),
+    ("runs", {"thread_id": 1}, "thread_id"),
     ("runs", {"before": "01a2"}, "before"),
+    ("runs", {"before": "0001-01-01T00:00:00+01:00/x"}, "before"),
     ("runs", {"before": "2026-01-01T00:00:00/x"}, "before"),
     ("runs", {"before": "/"}, "before"),
     ("runs", {"before": 5}, "before"),
     ("runs", {"limit": 1.5}, "limit"),
     ("threads", {"status": "pending"}, "status"),
     ("threads", {"before": ""}, "before"),
+    ("threads", {"agent": b"chat"}, "agent"),
+    ("threads", {"thread_id": 1}, "thread_id"),
+    ("threads", {"id_prefix": "\0"}, "id_prefix"),
     ("stats", {"since": datetime(2026, 1, 1)}, "since"),
+    ("stats", {"agent": 1}, "agent"),
+    ("stats", {"thread_id": []}, "thread_id"),
+    ("stats", {"status": "idle"}, "status"),
     ("run", {"run_id": None}, "run_id"),
     ("thread", {"thread_id": 1}, "thread_id"),
 ]

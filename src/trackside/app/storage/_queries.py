@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Row, Select, literal, select, tuple_
+from sqlalchemy import Column, ColumnElement, Row, Select, exists, literal, select, tuple_
 
 from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._records import StoredEvent, StoredRun, StoredThread
@@ -16,27 +17,45 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
+type AnyOf[K: StrEnum] = K | str | Collection[K | str]
+"""A member of an enumeration, by its name or itself, or several, any of which will do."""
+
 _MAX_POSITION = 2**63 - 1
 
 
-def events_after(
-    after: int,
+def logged_events(
     *,
+    after: int,
+    before: int | None,
+    newest_first: bool,
     run_id: str | None,
     thread_id: str | None,
-    types: Collection[LifecycleEventType | str] | None,
+    agent: str | None,
+    status: AnyOf[RunStatus] | None,
+    types: AnyOf[LifecycleEventType] | None,
+    since: datetime | None,
     limit: int,
 ) -> Select[Any]:
-    """Events in order of position."""
-    if type(after) is not int or not 0 <= after <= _MAX_POSITION:
-        raise InvalidQueryError(field="after", value=after, why="a position is a whole number from 0 up")
-    query = select(events).where(events.c.position > after).order_by(events.c.position).limit(_limit(limit))
-    query = _where(query, events.c.run_id, run_id)
+    """Events in order of position, up or down."""
+    if not isinstance(newest_first, bool):
+        raise InvalidQueryError(field="newest_first", value=newest_first, why="it is True or False")
+    position = events.c.position
+    query = select(events).where(position > _position("after", after))
+    if before is not None:
+        query = query.where(position < _position("before", before))
+    if run_id is not None:
+        query = query.where(_is(events.c.run_id, run_id))
     if thread_id is not None:
+        # A thread has few runs: their events are fetched by the index of runs, and sorted.
         query = query.where(events.c.run_id.in_(select(runs.c.run_id).where(_is(runs.c.thread_id, thread_id))))
+    if of_the_run := runs_that_fit(status=status, agent=agent):
+        # An agent has many: the log is read in its order, and the run of each event looked at, until there are enough.
+        query = query.where(exists().where(runs.c.run_id == events.c.run_id, *of_the_run))
     if types is not None:
         query = query.where(events.c.event_type.in_(_members(LifecycleEventType, "types", types)))
-    return query
+    if since is not None:
+        query = query.where(events.c.occurred_at >= _since(since))
+    return query.order_by(position.desc() if newest_first else position).limit(_limit(limit))
 
 
 def event_of(row: Row[Any]) -> StoredEvent:
@@ -58,23 +77,41 @@ def one_run(run_id: str) -> Select[Any]:
     return select(runs).where(_is(runs.c.run_id, run_id))
 
 
+def runs_that_fit(
+    *,
+    status: AnyOf[RunStatus] | None = None,
+    agent: str | None = None,
+    thread_id: str | None = None,
+    since: datetime | None = None,
+) -> list[ColumnElement[bool]]:
+    """What holds for the rows of these runs; `since` is about when they were created."""
+    conditions: list[ColumnElement[bool]] = []
+    if status is not None:
+        conditions.append(runs.c.status.in_(_members(RunStatus, "status", status)))
+    if agent is not None:
+        conditions.append(_is(runs.c.agent, agent))
+    if thread_id is not None:
+        conditions.append(_is(runs.c.thread_id, thread_id))
+    if since is not None:
+        conditions.append(runs.c.created_at >= _since(since))
+    return conditions
+
+
 def newest_runs(
     *,
-    status: RunStatus | str | Collection[RunStatus | str] | None,
+    status: AnyOf[RunStatus] | None,
     agent: str | None,
     thread_id: str | None,
     since: datetime | None,
+    id_prefix: str | None,
     before: str | None,
     limit: int,
 ) -> Select[Any]:
     """Runs, those created last first."""
-    query = select(runs)
-    if status is not None:
-        query = query.where(runs.c.status.in_(_members(RunStatus, "status", status)))
-    query = _where(query, runs.c.agent, agent)
-    query = _where(query, runs.c.thread_id, thread_id)
-    if since is not None:
-        query = query.where(runs.c.created_at >= aware(since))
+    query = select(runs).where(
+        *runs_that_fit(status=status, agent=agent, thread_id=thread_id, since=since),
+        *_begins_with(runs.c.run_id, id_prefix),
+    )
     return _newest(query, runs.c.created_at, runs.c.run_id, before).limit(_limit(limit))
 
 
@@ -93,17 +130,29 @@ def one_thread(thread_id: str) -> Select[Any]:
 
 def newest_threads(
     *,
-    status: ThreadStatus | str | Collection[ThreadStatus | str] | None,
+    status: AnyOf[ThreadStatus] | None,
+    agent: str | None,
+    thread_id: str | None,
     since: datetime | None,
+    id_prefix: str | None,
     before: str | None,
     limit: int,
 ) -> Select[Any]:
     """Threads, those in which something happened last first."""
-    query = select(threads)
+    query = select(threads).where(*_begins_with(threads.c.thread_id, id_prefix))
     if status is not None:
         query = query.where(threads.c.status.in_(_members(ThreadStatus, "status", status)))
+    if agent is not None:
+        # The runs of each thread are looked at, until there are enough threads. The expression hides the index of agents
+        # from SQLite, which would go through all runs of the agent for each thread.
+        its_agent = runs.c.agent.concat("")
+        query = query.where(
+            exists().where(runs.c.thread_id == threads.c.thread_id, its_agent == _plain("agent", agent))
+        )
+    if thread_id is not None:
+        query = query.where(_is(threads.c.thread_id, thread_id))
     if since is not None:
-        query = query.where(threads.c.updated_at >= aware(since))
+        query = query.where(threads.c.updated_at >= _since(since))
     return _newest(query, threads.c.updated_at, threads.c.thread_id, before).limit(_limit(limit))
 
 
@@ -119,11 +168,27 @@ def one_thread_state(thread_id: str) -> Select[Any]:
     return select(thread_states).where(_is(thread_states.c.thread_id, thread_id))
 
 
-def aware(since: Any) -> datetime:
-    """A lower bound for times."""
-    if not isinstance(since, datetime) or since.utcoffset() is None:
-        raise InvalidQueryError(field="since", value=since, why="it is a datetime with a time zone")
-    return since
+def _since(said: Any) -> datetime:
+    when = _utc(said)
+    if when is None:
+        raise InvalidQueryError(field="since", value=said, why="it is a datetime with a time zone")
+    return when
+
+
+def _utc(said: Any) -> datetime | None:
+    """An aware time in UTC; None if it is not one, or not one there."""
+    if not isinstance(said, datetime) or said.utcoffset() is None:
+        return None
+    try:
+        return said.astimezone(UTC)
+    except OverflowError:
+        return None
+
+
+def _position(field: str, said: Any) -> int:
+    if type(said) is not int or not 0 <= said <= _MAX_POSITION:
+        raise InvalidQueryError(field=field, value=said, why="a position is a whole number from 0 up")
+    return said
 
 
 def _limit(limit: Any) -> int:
@@ -132,14 +197,35 @@ def _limit(limit: Any) -> int:
     return limit
 
 
-def _where(query: Select[Any], column: Column[Any], text: Any) -> Select[Any]:
-    return query if text is None else query.where(_is(column, text))
-
-
 def _is(column: Column[Any], text: Any) -> ColumnElement[bool]:
+    return column == _plain(column.name, text)
+
+
+def _plain(field: str, text: Any) -> str:
     if not isinstance(text, str) or not is_plain_text(text):
-        raise InvalidQueryError(field=column.name, value=text, why="it is a text, without NUL and half characters")
-    return column == text
+        raise InvalidQueryError(field=field, value=text, why="it is a text, without NUL and half characters")
+    return text
+
+
+def _begins_with(id_: Column[Any], prefix: Any) -> list[ColumnElement[bool]]:
+    """The range of ids that begin like this. Not LIKE, which knows no case in SQLite and so cannot use the index.
+
+    It takes ids that are sorted by code point: in SQLite they are, in PostgreSQL under the collation "C".
+    """
+    if prefix is None:
+        return []
+    beginning = _plain("id_prefix", prefix)
+    end = _behind_all(beginning)
+    return [id_ >= beginning] if end is None else [id_ >= beginning, id_ < end]
+
+
+def _behind_all(prefix: str) -> str | None:
+    """The first text behind all that begin like this; None if nothing is."""
+    kept = prefix.rstrip(chr(sys.maxunicode))
+    if not kept:
+        return None
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)  # D800 to DFFF are halves of characters
 
 
 def _members(kinds: type[StrEnum], field: str, said: Any) -> list[str]:
@@ -162,7 +248,7 @@ def _place(before: Any, when: Column[Any], id_: Column[Any]) -> tuple[ColumnElem
     """The time and id in a cursor."""
     time, slash, id_before = before.partition("/") if isinstance(before, str) else ("", "", "")
     try:
-        moment = aware(time_of(time))
+        moment = _utc(time_of(time))
     except ValueError:
         moment = None
     if moment is None or not slash or not is_plain_text(id_before):

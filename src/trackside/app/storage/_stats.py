@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, func, or_, select, true
+from sqlalchemy import Column, ColumnElement, Connection, Row, func, or_, select
 
-from trackside.app.storage._queries import aware
 from trackside.app.storage._records import RunTotals, Stats, TokenTotals
 from trackside.app.storage._tables import runs, usage
 from trackside.harness.types import RunStatus
@@ -17,9 +15,11 @@ from trackside.harness.types import RunStatus
 _COUNTS = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
 
 
-def read_stats(connection: Connection, since: datetime | None) -> Stats:
-    """Totals of the runs created since then, or of all."""
-    chosen = true() if since is None else runs.c.created_at >= aware(since)
+type _Chosen = Sequence[ColumnElement[bool]]
+
+
+def read_stats(connection: Connection, chosen: _Chosen) -> Stats:
+    """Totals of the runs for which all that is `chosen` holds."""
     groups: dict[str | None, list[Row[Any]]] = defaultdict(list)
     for row in _sums(connection, chosen):
         groups[row.agent].append(row)
@@ -32,13 +32,13 @@ def read_stats(connection: Connection, since: datetime | None) -> Stats:
     )
 
 
-def _sums(connection: Connection, chosen: ColumnElement[bool]) -> Sequence[Row[Any]]:
+def _sums(connection: Connection, chosen: _Chosen) -> Sequence[Row[Any]]:
     sums = [func.sum(runs.c[name]).label(name) for name in _COUNTS]
     query = (
         select(
             runs.c.agent, runs.c.status, func.count().label("runs"), func.sum(runs.c.cost_usd).label("cost_usd"), *sums
         )
-        .where(chosen)
+        .where(*chosen)
         .group_by(runs.c.agent, runs.c.status)
         .order_by(runs.c.agent, runs.c.status)
     )
@@ -67,7 +67,7 @@ def _totals(rows: Iterable[Row[Any]], durations: tuple[float, float] | None) -> 
 
 
 def _percentiles(
-    connection: Connection, chosen: ColumnElement[bool], group: Sequence[Column[Any]]
+    connection: Connection, chosen: _Chosen, group: Sequence[Column[Any]]
 ) -> Mapping[tuple[Any, ...], tuple[float, float]]:
     """Median and 95th percentile of the durations in each group: the nearest rank, so each is one that happened."""
     duration = runs.c.duration_seconds
@@ -78,7 +78,7 @@ def _percentiles(
             func.row_number().over(partition_by=group, order_by=duration).label("rank"),
             func.count().over(partition_by=group).label("count"),
         )
-        .where(chosen, duration.is_not(None))
+        .where(*chosen, duration.is_not(None))
         .subquery()
     )
     at_p50 = ranked.c.rank == (ranked.c.count * 50 + 99) // 100
@@ -90,7 +90,7 @@ def _percentiles(
     return {key: (values[0], values[-1]) for key, values in found.items()}
 
 
-def _tokens(connection: Connection, chosen: ColumnElement[bool], kind: str) -> Mapping[str, TokenTotals]:
+def _tokens(connection: Connection, chosen: _Chosen, kind: str) -> Mapping[str, TokenTotals]:
     query = (
         select(
             usage.c.name,
@@ -99,11 +99,12 @@ def _tokens(connection: Connection, chosen: ColumnElement[bool], kind: str) -> M
             func.sum(usage.c.cache_read_tokens).label("cache_read_tokens"),
             func.sum(usage.c.reasoning_tokens).label("reasoning_tokens"),
         )
-        .join(runs, runs.c.run_id == usage.c.run_id)
-        .where(chosen, usage.c.kind == kind)
+        .where(usage.c.kind == kind)
         .group_by(usage.c.name)
         .order_by(usage.c.name)
     )
+    if chosen:  # not a join, for which SQLite reads the usage of all runs
+        query = query.where(usage.c.run_id.in_(select(runs.c.run_id).where(*chosen)))
     return {
         row.name: TokenTotals(
             input_tokens=row.input_tokens,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 from trackside.app.storage import _queries
 from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
 from trackside.app.storage._schema import prepare
@@ -102,17 +103,45 @@ class Store:
         self,
         after: int = 0,
         *,
+        before: int | None = None,
+        newest_first: bool = False,
         run_id: str | None = None,
         thread_id: str | None = None,
-        types: Collection[LifecycleEventType | str] | None = None,
+        agent: str | None = None,
+        status: AnyOf[RunStatus] | None = None,
+        types: AnyOf[LifecycleEventType] | None = None,
+        since: datetime | None = None,
         limit: int = 1000,
     ) -> list[StoredEvent]:
-        """The first `limit` events whose position is greater than `after`, in order of position.
+        """The first `limit` events that fit, in order of position; with `newest_first` the last ones, from the end back.
+
+        Args:
+            after: only positions greater than this; the next page comes with the position of the last event.
+            before: only positions smaller than this; pages from the end back come with it.
+            newest_first: whether to read from the end back.
+            run_id: only of this run.
+            thread_id: only of this thread.
+            agent: only of runs of this agent.
+            status: only of runs that have this status now, or one of these.
+            types: only events of this type, or one of these.
+            since: only events that occurred then or later.
+            limit: how many at most.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        query = _queries.events_after(after, run_id=run_id, thread_id=thread_id, types=types, limit=limit)
+        query = _queries.logged_events(
+            after=after,
+            before=before,
+            newest_first=newest_first,
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            status=status,
+            types=types,
+            since=since,
+            limit=limit,
+        )
         return await self._readers.all(query, _queries.event_of)
 
     async def run(self, run_id: str) -> StoredRun | None:
@@ -122,20 +151,29 @@ class Store:
     async def runs(
         self,
         *,
-        status: RunStatus | str | Collection[RunStatus | str] | None = None,
+        status: AnyOf[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
         since: datetime | None = None,
+        id_prefix: str | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit, those created last first; the next page comes with the last one's `cursor` as `before`.
 
+        `since` is about when they were created; `id_prefix` is how their ids begin.
+
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
         query = _queries.newest_runs(
-            status=status, agent=agent, thread_id=thread_id, since=since, before=before, limit=limit
+            status=status,
+            agent=agent,
+            thread_id=thread_id,
+            since=since,
+            id_prefix=id_prefix,
+            before=before,
+            limit=limit,
         )
         return await self._readers.all(query, _queries.run_of)
 
@@ -146,26 +184,48 @@ class Store:
     async def threads(
         self,
         *,
-        status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None,
+        status: AnyOf[ThreadStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
         since: datetime | None = None,
+        id_prefix: str | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredThread]:
         """Threads that fit, those in which something happened last first; pages as in `runs`.
 
+        `agent` is one that has a run on the thread; `since` is about when something happened last; `id_prefix` is how
+        their ids begin.
+
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        query = _queries.newest_threads(status=status, since=since, before=before, limit=limit)
+        query = _queries.newest_threads(
+            status=status,
+            agent=agent,
+            thread_id=thread_id,
+            since=since,
+            id_prefix=id_prefix,
+            before=before,
+            limit=limit,
+        )
         return await self._readers.all(query, _queries.thread_of)
 
-    async def stats(self, since: datetime | None = None) -> Stats:
-        """Totals of the runs created since then, or of all.
+    async def stats(
+        self,
+        since: datetime | None = None,
+        *,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        status: AnyOf[RunStatus] | None = None,
+    ) -> Stats:
+        """Totals of all runs, or of those that `runs` lists under the same filter.
 
         Raises:
-            InvalidQueryError: `since` has no time zone.
+            InvalidQueryError: an argument does not fit; the message names it.
         """
-        return await self._readers.run(lambda connection: read_stats(connection, since))
+        chosen = _queries.runs_that_fit(status=status, agent=agent, thread_id=thread_id, since=since)
+        return await self._readers.run(lambda connection: read_stats(connection, chosen))
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
