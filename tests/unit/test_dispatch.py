@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,13 +112,38 @@ async def test_what_was_not_taken_is_held_and_comes_before_the_next_event(kind: 
     with pytest.raises(OSError):
         await observers.deliver(events[:3])
     taken = 1 if kind is RecordingObserver else 0
-    assert observers.undelivered("run-1") == events[taken:3]
-    assert observers.undelivered("another") == []
     assert after.events == events[:taken], "nobody after it sees what it did not take"
     await observers.deliver(events[3:])
     assert store.events == events
-    assert observers.undelivered("run-1") == []
-    assert after.events == [*events[:taken], *events[3:]]
+    assert after.events == events, "those after it get what it took late"
+    assert await observers.finish("run-1") == []
+
+
+@virtual
+async def test_what_a_required_observer_refuses_twice_is_missed_by_it_and_those_after_it() -> None:
+    events = make_run()
+    before, after = RecordingObserver(), RecordingObserver()
+    picky = RecordingObserver(Misbehaviour(how=OSError(), on=LifecycleEventType.RUN_STARTED))
+    observers = ObserverSet([required(before), required(picky), after], policy=replace(NO_RETRIES, buffer=False))
+    with pytest.raises(OSError):
+        await observers.deliver(events[:3])
+    assert (before.events, picky.events, after.events) == (events[:3], [], [])
+    await observers.deliver(events[3:])
+    assert before.events == events
+    assert picky.events == after.events == events[1:]
+    assert await observers.finish("run-1") == events[:1]
+
+
+@virtual
+async def test_what_the_last_dispatch_left_is_offered_once_more_when_the_run_is_over() -> None:
+    events = make_run()
+    picky = RecordingObserver(Misbehaviour(how=OSError(), on=LifecycleEventType.RUN_COMPLETED))
+    later, after = RecordingObserver(), RecordingObserver()
+    observers = ObserverSet([required(picky), required(later), after], policy=replace(NO_RETRIES, buffer=False))
+    with pytest.raises(OSError):
+        await observers.deliver(events)
+    assert await observers.finish("run-1") == [events[3]]
+    assert picky.events == later.events == after.events == [*events[:3], events[4]]
 
 
 @virtual
@@ -144,10 +170,13 @@ async def test_what_is_held_of_a_run_is_said_when_it_is_forgotten(caplog: pytest
         with pytest.raises(OSError):
             await observers.deliver(batch)
     with caplog.at_level(logging.ERROR):
-        observers.forget("run-1")
-        observers.forget("run-1")
-    assert len(caplog.records) == 5
-    assert observers.undelivered("run-1") == []
+        assert await observers.finish("run-1") == events
+        assert await observers.finish("run-1") == []
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "of run run-1 the required observer RecordingBatchObserver never took: run_started (1),"
+        " thread_status_updated (2), human_message (3), run_completed (4), thread_status_updated (5)"
+    )
 
 
 @pytest.mark.parametrize("how", ["hang", "swallow"])
@@ -204,7 +233,7 @@ async def test_methods_that_raise_before_they_can_be_awaited_are_failures_like_a
     observers = ObserverSet([required(Eager())], policy=NO_RETRIES)
     with pytest.raises(OSError, match="at once"):
         await observers.deliver(events)
-    assert observers.undelivered("run-1") == events
+    assert await observers.finish("run-1") == events
 
 
 @virtual
@@ -241,7 +270,7 @@ async def test_a_composite_of_ones_own_kind_is_one_required_observer() -> None:
 async def test_nobody_to_tell_costs_nothing() -> None:
     for nobody in (ObserverSet(policy=POLICY), ObserverSet([NullObserver()], policy=POLICY)):
         await nobody.deliver(make_run())
-        assert nobody._composite is None
+        assert nobody._chain == ()
         await nobody.aclose(1)
 
 
@@ -326,12 +355,10 @@ async def test_flush_reports_for_every_buffer() -> None:
 
 
 @virtual
-async def test_a_required_observer_by_itself_raises_what_the_observer_raised() -> None:
+async def test_a_required_observer_by_itself_says_what_the_observer_raised() -> None:
     error = OSError()
     alone = RequiredObserver(RecordingObserver(Misbehaviour(how=error)), NO_RETRIES)
-    with pytest.raises(OSError) as caught:
-        await alone.on_event(make_run()[0])
-    assert caught.value is error
+    assert await alone.give(make_run()) == ([], error)
 
 
 @virtual

@@ -1,9 +1,9 @@
 """Brings events to observers: in order, isolated from each other, in bounded time, retried where the run depends on it.
 
-`CompositeObserver` gives order and isolation. This module puts each bound observer into a wrapper that bounds it:
+A `CompositeObserver` says who is bound, in which order. This module puts each of them into a wrapper that bounds it:
 `RequiredObserver` retries and gates the run; an optional one is bounded by `OptionalObserver`, or decoupled from the run
-by a `BufferedObserver`. `ObserverSet` keeps the wrapped composite in step with what is bound, shields a dispatch from
-the cancel of whoever runs it, and is the one thing that the worker and the manager know of all this.
+by a `BufferedObserver`. `ObserverSet` keeps the wrappers in step with what is bound, passes events along them, and is the
+one thing that the worker and the manager know of all this.
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ class RequiredObserver:
     """Gives events to an observer that a run cannot go on without.
 
     A call that fails is tried again inside the policy's deadline, unless its error says `retryable = False`. What was
-    not taken even so is held, and offered once more before the next event of the same run, so that an observer that
-    recovers has the run without a gap. One without `on_events` that refuses it again has missed it.
+    not taken even so is held, and offered once more before the next event of the same run: all of it in one batch, so
+    that a store that recovers has the run without a gap; one by one to an observer without `on_events`, which misses what
+    it refuses again. So nothing is overtaken by what came later (I12).
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
@@ -128,37 +129,54 @@ class RequiredObserver:
         self._held: dict[str, list[RunLifecycleEvent]] = {}
         self._missed: dict[str, list[RunLifecycleEvent]] = {}
 
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Deliver one event or raise what the observer raised."""
-        try:
-            await self.on_events([event])
-        except PartlyTaken as part:
-            raise part.cause from None
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Deliver events of one run, with those of it that are held before them.
-
-        Raises:
-            PartlyTaken: some of them were not taken; its cause is what the observer raised.
-        """
+    async def give(
+        self, events: Sequence[RunLifecycleEvent]
+    ) -> tuple[Sequence[RunLifecycleEvent], BaseException | None]:
+        """What the observer took of what was held and of these events of one run; what it raised instead of the next."""
         run_id = events[0].run_id
-        if self._held and not self._calls.in_batches and run_id in self._held:
-            await self._offer_again(run_id)
         held = self._held.pop(run_id, None) if self._held else None
-        waiting = events if held is None else [*held, *events]
+        taken_late: list[RunLifecycleEvent] = []
+        if held and not self._calls.in_batches:
+            taken_late, held = await self._offer_singly(run_id, held), None
+        waiting = [*held, *events] if held else events
         try:
             taken, raised = await self._calls.take(waiting)
-            if raised is None:
-                return
-            waiting = list(waiting[taken:])
-            raised = await self._try_again(waiting, raised)
+            if raised is not None:
+                left = list(waiting[taken:])
+                raised = await self._try_again(left, raised)
+                taken = len(waiting) - len(left)
         except BaseException:  # the dispatch is being torn down, and will be tried again with these events
             if held:
                 self._held[run_id] = held
             raise
         if raised is not None:
-            self._held[run_id] = waiting
-            raise PartlyTaken(max(0, len(events) - len(waiting)), raised)
+            self._held[run_id] = list(waiting[taken:])
+            waiting = waiting[:taken]
+        return ([*taken_late, *waiting] if taken_late else waiting), raised
+
+    async def give_rest(self, run_id: str) -> Sequence[RunLifecycleEvent]:
+        """Offer what is held of a run that has ended for the last time; what the observer took of it."""
+        held = self._held.pop(run_id, None)
+        if not held:
+            return ()
+        if not self._calls.in_batches:
+            return await self._offer_singly(run_id, held)
+        taken, raised = await self._calls.take(held)
+        if raised is not None:
+            self._missed[run_id] = held[taken:]
+        return held[:taken]
+
+    def forget(self, run_id: str) -> list[RunLifecycleEvent]:
+        """The run is over; the events of it that the observer never took."""
+        missed = self._missed.pop(run_id, [])
+        if missed:
+            logger.error(
+                "of run %s the required observer %s never took: %s",
+                run_id,
+                self._calls.name,
+                ", ".join(f"{event.event_type.value} ({event.sequence})" for event in missed),
+            )
+        return missed
 
     async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
         """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
@@ -176,35 +194,19 @@ class RequiredObserver:
             del waiting[:taken]
         return None
 
-    async def _offer_again(self, run_id: str) -> None:
-        """Offer what is held for the last time: what comes now is later, and must not be overtaken (I12)."""
-        held = self._held[run_id]
-        while held:
-            _, raised = await self._calls.take(held[:1], singly=True)
-            if raised is not None:
-                self._missed.setdefault(run_id, []).append(held[0])
-            del held[0]
-        del self._held[run_id]
+    async def _offer_singly(self, run_id: str, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
+        """Offer each event for the last time; those that were taken."""
+        taken = []
+        for event in held:
+            _, raised = await self._calls.take([event], singly=True)
+            if raised is None:
+                taken.append(event)
+            else:
+                self._missed.setdefault(run_id, []).append(event)
+        return taken
 
-    def held(self, run_id: str) -> Sequence[RunLifecycleEvent]:
-        """The events of a run that this observer has not taken so far."""
-        if not self._held and not self._missed:
-            return ()
-        return [*self._missed.get(run_id, ()), *self._held.get(run_id, ())]
 
-    def forget(self, run_id: str) -> None:
-        """The run is over; say so if this observer never got all of it."""
-        missed = self.held(run_id)
-        self._missed.pop(run_id, None)
-        self._held.pop(run_id, None)
-        for event in missed:
-            logger.error(
-                "%s %d of run %s never reached the required observer %s",
-                event.event_type.value,
-                event.sequence,
-                run_id,
-                self._calls.name,
-            )
+type _Wrapped = RequiredObserver | OptionalObserver | BufferedObserver
 
 
 class ObserverSet:
@@ -222,9 +224,9 @@ class ObserverSet:
     ) -> None:
         self._source = observers if type(observers) is CompositeObserver else CompositeObserver(_listed(observers))
         self._policy = policy
-        self._wrapped: dict[int, tuple[ObserverBinding, RunObserver]] = {}
+        self._wrapped: dict[int, tuple[ObserverBinding, _Wrapped]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
-        self._composite: CompositeObserver | None = None
+        self._chain: tuple[_Wrapped, ...] = ()
         self._under_way: set[object] = set()
         self._leaving: dict[BufferedObserver, set[object]] = {}
         self._retiring: dict[asyncio.Task[FlushReport], BufferedObserver] = {}
@@ -250,44 +252,65 @@ class ObserverSet:
         return self._source.bindings
 
     async def deliver(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Give events of one run to all observers; finished before it returns, whoever cancels the caller (I17).
+        """Give events of one run to all observers, in binding order; finished before it returns, whoever cancels the
+        caller (I17). Those bound after a required observer see what it took, in the order in which it took it.
 
         Raises:
             BaseException: what a required observer raised, as it is.
         """
         if self._source.bindings is not self._seen:
             self._rewrap()
-        composite = self._composite
-        if composite is None:
+        if not self._chain:
             return
         dispatch = object()
         self._under_way.add(dispatch)
         try:
-            for attempt in range(_REDELIVERIES + 1):
-                try:
-                    await composite.on_events(events)
-                except asyncio.CancelledError:
-                    # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
-                    # event loop does; observers know events by their id.
-                    if attempt == _REDELIVERIES:
-                        raise
-                else:
-                    return
+            failure = await self._pass_on_to_the_end(events)
         finally:
             self._under_way.discard(dispatch)
             if self._leaving:
                 self._let_go(dispatch)
+        if failure is not None:
+            raise failure
 
-    def undelivered(self, run_id: str) -> list[RunLifecycleEvent]:
-        """The events of a run that some required observer has not taken so far."""
-        required = (observer for _, observer in self._wrapped.values() if isinstance(observer, RequiredObserver))
-        return [event for observer in required for event in observer.held(run_id)]
+    async def _pass_on_to_the_end(self, events: Sequence[RunLifecycleEvent]) -> BaseException | None:
+        for _ in range(_REDELIVERIES):
+            try:
+                return await self._pass_on(events)
+            except asyncio.CancelledError:
+                # Each wrapper holds off a cancel of the caller. This one hit an observer's own call, as a closing
+                # event loop does; observers know events by their id.
+                continue
+        return await self._pass_on(events)
 
-    def forget(self, run_id: str) -> None:
-        """A run is over and will have no more events."""
-        for _, observer in self._wrapped.values():
+    async def _pass_on(self, events: Sequence[RunLifecycleEvent]) -> BaseException | None:
+        """What the first required observer that failed has raised; the others see what those before them took."""
+        failure: BaseException | None = None
+        for observer in self._chain:
             if isinstance(observer, RequiredObserver):
-                observer.forget(run_id)
+                events, raised = await observer.give(events)
+                failure = failure or raised
+                if not events:
+                    break
+            else:
+                await _offer(observer, events)
+        return failure
+
+    async def finish(self, run_id: str) -> list[RunLifecycleEvent]:
+        """A run has ended that some required observer refused events of: offer them for the last time.
+
+        Returns those that one of them never took.
+        """
+        late: Sequence[RunLifecycleEvent] = ()
+        missed: list[RunLifecycleEvent] = []
+        for observer in self._chain:
+            if isinstance(observer, RequiredObserver):
+                taken = (await observer.give(late))[0] if late else ()
+                late = [*taken, *await observer.give_rest(run_id)]
+                missed += observer.forget(run_id)
+            elif late:
+                await _offer(observer, late)
+        return missed
 
     async def flush(self, timeout: float) -> list[FlushReport]:
         """Wait until every buffered observer has what it accepted, for at most `timeout` seconds (I23)."""
@@ -310,8 +333,7 @@ class ObserverSet:
                 self._leaving[observer] = set(self._under_way)
         self._let_go()
         self._wrapped, self._seen = wrapped, bindings
-        real = [ObserverBinding(observer, b.required) for b, observer in wrapped.values() if not _is_null(b)]
-        self._composite = CompositeObserver(real) if real else None
+        self._chain = tuple(observer for b, observer in wrapped.values() if not _is_null(b))
 
     def _let_go(self, ended: object = None) -> None:
         """Close the buffers of removed observers, each when no dispatch that began before can have events for it."""
@@ -323,7 +345,7 @@ class ObserverSet:
                 self._retiring[task] = buffer
                 task.add_done_callback(self._retiring.pop)
 
-    def _wrap(self, binding: ObserverBinding) -> RunObserver:
+    def _wrap(self, binding: ObserverBinding) -> _Wrapped:
         if binding.required:
             return RequiredObserver(binding.observer, self._policy)
         if isinstance(binding.observer, BufferedObserver):
@@ -332,6 +354,15 @@ class ObserverSet:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
             return Context().run(BufferedObserver, binding.observer, call_limit=self._policy.call_limit)
         return OptionalObserver(binding.observer, self._policy)
+
+
+async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent]) -> None:
+    try:
+        await observer.on_events(events)
+    except BaseException as exc:  # a buffer that is closed: its failure, and nobody else's
+        if not is_own_failure(exc):
+            raise
+        warn_of_failure(observer, events[0], exc)
 
 
 def _listed(

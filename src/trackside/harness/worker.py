@@ -21,7 +21,7 @@ from trackside.harness.errors import AgentOutputError, NotPausedError, PayloadEr
 from trackside.harness.failures import text_of, traceback_of
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
-from trackside.harness.observer import RunResult
+from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
     Claim,
@@ -354,11 +354,10 @@ class RunWorker:
         if settlement.status is not settlement.previous:
             closing.append(self._thread_update(settlement.previous, settlement.status))
         await self._announce(closing)
-        result = self._result_of(end, completion_data)
+        missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
+        result = self._result_of(end, completion_data, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
-        if self.delivery_error is not None:
-            self._observers.forget(run_id)
         self._run.close()
         self.result = result
         task = asyncio.current_task()
@@ -412,11 +411,10 @@ class RunWorker:
             says["title"] = self._journal.title
         return Draft(LifecycleEventType.THREAD_STATUS_UPDATED, says, plain=True)
 
-    def _result_of(self, end: _End, completion_data: JsonObject) -> RunResult:
+    def _result_of(self, end: _End, completion_data: JsonObject, missed: Sequence[RunLifecycleEvent]) -> RunResult:
+        """What the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
         record, status, error = self.record, end.status, end.says.get("error")
-        if self.delivery_error is not None and any(
-            is_terminal(event.event_type) for event in self._observers.undelivered(record.run_id)
-        ):
+        if any(is_terminal(event.event_type) for event in missed):
             why = text_of(self.delivery_error)
             error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
             status = RunStatus.error
