@@ -14,10 +14,12 @@ Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 OpenTerminal = Callable[..., Any]
 
 GRAPH = """
+import asyncio
 from typing import Annotated, TypedDict
 
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
@@ -33,6 +35,23 @@ async def think(state):
 def approve(state):
     answer = interrupt({"question": "Publish?"})
     return {"messages": [AIMessage(f"{len(state['messages'])} messages, and the human says {answer}")]}
+
+def publish(state):
+    return RunnableLambda(upload).invoke(state)
+
+def upload(state):
+    raise LookupError("no such site")
+
+async def stall(state):
+    await asyncio.sleep(60)
+
+def graph_that(last):
+    builder = StateGraph(State).add_node(think).add_node("last", last)
+    return builder.add_edge(START, "think").add_edge("think", "last").add_edge("last", END).compile()
+
+failing = graph_that(publish)
+slow = graph_that(stall)
+talking = graph_that(lambda state: {"title": "Talked"})
 
 graph = (
     StateGraph(State)
@@ -68,6 +87,39 @@ def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Tracksi
     assert statuses == ["interrupted", "success", "interrupted"]
     (thread,) = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
     assert thread["title"] == "On trains"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "end"),
+    [
+        (["graph"], 75, '? waiting      {"question": "Publish?"}'),
+        (["failing"], 1, "✗ failed       LookupError: no such site"),
+        (["slow", "--timeout", "2"], 124, "✗ timed out    the run took longer than its timeout of 2 s"),
+        (["talking"], 0, "✓ completed"),
+    ],
+    ids=["paused", "failed", "timed out", "completed"],
+)
+def test_however_a_graph_ends_its_state_is_not_shown(
+    here: Trackside, arguments: list[str], code: int, end: str
+) -> None:
+    name, *options = arguments
+
+    done = here("run", f"graph.py:{name}", "What about trains?", *options)
+
+    assert done.returncode == code, done.stderr
+    assert end in done.stdout
+    assert "= output" not in done.stdout
+    assert done.stdout.count("Trains run on rails.") == 1
+
+
+def test_a_failing_graph_shows_the_frames_of_its_nodes_and_the_event_has_all(here: Trackside) -> None:
+    done = here("run", "graph.py:failing", "What about trains?")
+
+    frames = [line.split('"')[1] for line in done.stdout.splitlines() if line.lstrip().startswith("File ")]
+    assert [Path(frame).name for frame in frames] == ["graph.py", "graph.py"]
+    assert done.stdout.count("LookupError: no such site") == 1
+    (failed,) = here("events", "--type", "run_failed", "--json").stdout.splitlines()
+    assert "langgraph" in json.loads(failed)["payload"]["traceback"]
 
 
 def test_on_a_terminal_the_streamed_answer_is_there_once(terminal: OpenTerminal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -113,12 +114,23 @@ def test_threads(recorded: Trackside) -> None:
     assert [thread["thread_id"] for thread in objects(recorded("threads", "--json", "--status", "idle"))] == ["t-1"]
     assert len(objects(recorded("threads", "--json", "-n", "1"))) == 1
 
+    def found(*filters: str) -> list[str]:
+        return [thread["thread_id"] for thread in objects(recorded("threads", "--json", *filters))]
+
+    assert found("--agent", "agents.py:talk") == ["t-3", "t-1"], "of t-3 it was not the last one"
+    assert found("--agent", "agents.py:talk", "--status", "idle") == ["t-1"]
+    assert found("--thread", "t-2") == ["t-2"]
+    assert found("--thread", "t-2", "--status", "idle") == []
+    assert found("--since", every[1]["updated_at"]) == ["t-3", "t-2"]
+
     waiting = recorded("threads", "t-3").stdout
     assert 'asks     {"question": "Publish?"}' in waiting
     assert "trackside resume t-3 'ANSWER'" in waiting
     (whole,) = objects(recorded("threads", "t-3", "--json"))
     assert [interrupt["value"] for interrupt in whole["interrupts"]] == [{"question": "Publish?"}]
     assert [run["status"] for run in whole["runs"]] == ["interrupted", "success"]
+    (newest,) = objects(recorded("threads", "t-3", "--json", "--limit", "1"))
+    assert [run["status"] for run in newest["runs"]] == ["interrupted"]
     (idle,) = objects(recorded("threads", "t-1", "--json"))
     assert idle["interrupts"] == []
 
@@ -151,8 +163,23 @@ def test_events(recorded: Trackside) -> None:
     assert found("--thread", "t-2") == [event["position"] for event in every if event["thread_id"] == "t-2"]
     run_id = every[-1]["run_id"]
     assert found("--run", run_id[:30]) == [event["position"] for event in every if event["run_id"] == run_id]
-    assert found("--since", every[4]["occurred_at"])[-1] == positions[-1]
     assert found("--since", "1h") == positions
+    since = every[4]["occurred_at"]
+    assert found("--since", since) == [event["position"] for event in every if event["occurred_at"] >= since]
+    assert found("--since", since, "--after", "0", "--limit", "2") == found("--since", since)[:2]
+
+    runs = objects(recorded("runs", "--json"))
+
+    def events_of(**fields: str) -> list[int]:
+        fitting = {run["run_id"] for run in runs if fields.items() <= run.items()}
+        return [event["position"] for event in every if event["run_id"] in fitting]
+
+    assert found("--agent", "agents.py:fail") == events_of(agent="agents.py:fail")
+    assert found("--status", "success") == events_of(status="success")
+    both = ("--status", "success", "--thread", "t-3")
+    assert found(*both) == events_of(status="success", thread_id="t-3")
+    assert found(*both, "--limit", "2") == events_of(status="success", thread_id="t-3")[-2:]
+    assert found("--agent", "agents.py:ask", "--status", "success") == []
 
 
 def test_stats(recorded: Trackside) -> None:
@@ -171,6 +198,55 @@ def test_stats(recorded: Trackside) -> None:
     assert stats["by_model"]["gpt-5-nano"]["input_tokens"] == 90
     (none,) = objects(recorded("stats", "--json", "--since", "2999-01-01"))
     assert none["total"]["runs"] == 0
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        ["--agent", "agents.py:talk"],
+        ["--thread", "t-3"],
+        ["--status", "success", "--status", "error"],
+        ["--since", "2999-01-01"],
+        ["--agent", "agents.py:talk", "--thread", "t-3", "--status", "success", "--since", "1h"],
+    ],
+    ids=" ".join,
+)
+def test_stats_and_runs_agree_under_the_same_filters(recorded: Trackside, filters: list[str]) -> None:
+    runs = objects(recorded("runs", "--json", *filters))
+    (stats,) = objects(recorded("stats", "--json", *filters))
+
+    assert stats["total"]["runs"] == len(runs)
+    assert stats["total"]["by_status"] == Counter(run["status"] for run in runs)
+    assert stats["total"]["total_input_tokens"] == sum(run["total_input_tokens"] for run in runs)
+    assert set(stats["by_agent"]) == {run["agent"] for run in runs}
+
+
+def test_the_tables_of_stats_have_as_many_rows_as_was_asked_for_the_biggest_first(recorded: Trackside) -> None:
+    shown = recorded("stats", "--limit", "1").stdout
+
+    assert [
+        line.split()[0] for line in shown.splitlines() if line.startswith(("agents.py", "gpt-5", "lead", "res"))
+    ] == [
+        "agents.py:talk",
+        "gpt-5-mini",
+        "lead_agent",
+    ]
+    assert shown.count("… and 2 more") == 1
+    assert shown.count("… and 1 more") == 2
+    (stats,) = objects(recorded("stats", "--limit", "1", "--json"))
+    assert len(stats["by_agent"]) == 3
+
+
+def test_one_record_is_not_filtered(recorded: Trackside) -> None:
+    for command in (
+        ["runs", "0", "--status", "error"],
+        ["threads", "t-1", "--agent", "x"],
+        ["threads", "t", "--since", "1h"],
+    ):
+        refused = recorded(*command)
+        kind = command[0].removesuffix("s")
+        assert refused.returncode == 2
+        assert refused.stderr == f"error: {command[2]}: one {kind} is shown as it is; leave this out, or the ID.\n"
 
 
 def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside, trackside: Trackside) -> None:

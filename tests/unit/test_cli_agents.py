@@ -1,4 +1,4 @@
-"""Finding agents: references, imports, and what is said about code that is not ours."""
+"""Finding agents: references and imports."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from trackside.app.cli.failures import users_frames
 from trackside.app.wiring.agents import AgentImportError, AgentReference, AgentReferenceError, load_agent
 
 
@@ -93,54 +92,3 @@ def test_ctrl_c_during_an_import_is_no_failure_of_the_module(folder: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         load("agents.py:agent")
-
-
-OURS = str(Path(sys.modules["trackside"].__file__ or "").parent)
-
-TRACE = f"""\
-Traceback (most recent call last):
-  File "{OURS}/app/wiring/agents.py", line 10, in load
-    first()
-  File "<frozen importlib._bootstrap>", line 1387, in _gcd_import
-  File "/home/me/agents.py", line 3, in <module>
-    value = {{
-            ^
-KeyError: 'missing'
-
-The above exception was the direct cause of the following exception:
-
-Traceback (most recent call last):
-  File "{OURS}/harness/worker.py", line 20, in run
-    second()
-    ~~~~~~^^
-ValueError: ours alone
-"""
-
-
-def test_frames_that_are_ours_are_left_out_and_headers_that_head_nothing() -> None:
-    assert users_frames(TRACE) == (
-        "Traceback (most recent call last):\n"
-        '  File "/home/me/agents.py", line 3, in <module>\n'
-        "    value = {\n"
-        "            ^\n"
-        "KeyError: 'missing'\n"
-        "\n"
-        "The above exception was the direct cause of the following exception:\n"
-        "\n"
-        "ValueError: ours alone\n"
-    )
-
-
-def test_groups_of_exceptions_lose_our_frames_too() -> None:
-    trace = (
-        "  + Exception Group Traceback (most recent call last):\n"
-        f'  |   File "{OURS}/harness/worker.py", line 20, in run\n'
-        "  |     both()\n"
-        '  |   File "/home/me/agents.py", line 5, in both\n'
-        "  |     raise ExceptionGroup('two', errors)\n"
-        "  | ExceptionGroup: two (2 sub-exceptions)\n"
-    )
-
-    assert users_frames(trace) == trace.replace(
-        f'  |   File "{OURS}/harness/worker.py", line 20, in run\n  |     both()\n', ""
-    )

@@ -1,4 +1,4 @@
-"""Finding runs and events in a real store."""
+"""Finding runs and threads in a real store."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from trackside.app.cli import lookup
 from trackside.app.cli.lookup import (
     AmbiguousIdError,
     NotWaitingError,
@@ -15,7 +14,6 @@ from trackside.app.cli.lookup import (
     find_paused_run,
     find_run,
     find_thread,
-    newest_events,
 )
 from trackside.app.storage import Store
 from trackside.harness.observer import RunLifecycleEvent
@@ -42,13 +40,7 @@ async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, 
     )
 
 
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a handful of records spans several pages."""
-    monkeypatch.setattr(lookup, "_PAGE", 3)
-
-
-async def test_an_id_is_found_by_its_beginning_on_any_page(store: Store) -> None:
+async def test_an_id_is_found_by_its_beginning(store: Store) -> None:
     for number in range(8):
         await record(store, f"run-{number}-x", f"thread-{number}-x", minute=number)
 
@@ -76,6 +68,14 @@ async def test_an_ambiguous_beginning_names_some_and_an_unknown_one_none(store: 
         await find_run(store, "un-1")
 
 
+async def test_as_many_ids_as_can_be_named_are_all_of_them(store: Store) -> None:
+    for number in range(3):
+        await record(store, f"run-{number}", "t", minute=number)
+
+    with pytest.raises(AmbiguousIdError, match="run: run-2, run-1, run-0; write more"):
+        await find_run(store, "run-")
+
+
 async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
     question = {"id": "q", "value": "May I?"}
     await record(store, "r-1", "asked", minute=1, status="interrupted", interrupts=[question])
@@ -85,31 +85,3 @@ async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
     assert (await find_paused_run(store, "asked")).run_id == "r-1"
     with pytest.raises(NotWaitingError, match="Thread 'answered' does not wait"):
         await find_paused_run(store, "answered")
-
-
-async def test_the_newest_events_are_the_last_ones_in_order(store: Store) -> None:
-    assert await newest_events(store, limit=5) == []
-    for number in range(6):
-        await record(store, f"run-{number}", f"thread-{number % 2}", minute=number)
-
-    async def positions(**filters: object) -> list[int]:
-        return [stored.position for stored in await newest_events(store, **filters)]  # type: ignore[arg-type]
-
-    assert await positions(limit=1) == [12]
-    assert await positions(limit=5) == [8, 9, 10, 11, 12]
-    assert await positions(limit=100) == list(range(1, 13))
-    assert await positions(limit=2, types=[LifecycleEventType.RUN_STARTED]) == [9, 11]
-    assert await positions(limit=100, types=[LifecycleEventType.HUMAN_MESSAGE]) == []
-    assert await positions(limit=3, run_id="run-2") == [5, 6]
-    assert await positions(limit=3, thread_id="thread-1") == [8, 11, 12]
-    assert await positions(limit=100, since=BEGIN + timedelta(minutes=4, seconds=1)) == [10, 11, 12]
-    assert await positions(limit=100, thread_id="thread-0", since=BEGIN + timedelta(minutes=4)) == [9, 10]
-    assert await positions(limit=100, since=BEGIN + timedelta(days=1)) == []
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9])
-async def test_the_last_position_is_found_whatever_it_is(store: Store, count: int) -> None:
-    for number in range(count):
-        await record(store, f"run-{number}", "t", minute=number)
-
-    assert [stored.position for stored in await newest_events(store, limit=1)] == [2 * count]

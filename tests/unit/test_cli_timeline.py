@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
 from trackside.app.cli.appearance import CONTINUED, Look
-from trackside.app.cli.messages import Messages
+from trackside.app.cli.messages import Messages, last_answer
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.rows import Rows
 from trackside.app.cli.tables import Column, print_table
@@ -206,19 +206,81 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
     [
         (LifecycleEventType.RUN_COMPLETED, {"status": "interrupted", "interrupts": [{"id": "q", "value": "May I?"}]}),
         (LifecycleEventType.RUN_FAILED, {"error": "no"}),
+        (LifecycleEventType.RUN_FAILED, {"status": "timeout", "error": "too long"}),
         (LifecycleEventType.RUN_CANCELLED, {}),
     ],
 )
-async def test_half_a_state_is_not_shown_as_what_came_out(
+async def test_nothing_came_out_of_a_run_that_is_not_complete(
     monkeypatch: pytest.MonkeyPatch, kind: LifecycleEventType, payload: dict[str, Any]
 ) -> None:
     console = console_of(200, monkeypatch, screen=False)
     with Timeline(console) as timeline:
-        timeline.part(StreamPart(1, "values", {"half": "done"}))
-        await timeline.on_event(event(1, kind, **payload))
+        timeline.part(StreamPart(1, "values", {"half": "done", "messages": [{"type": "ai", "content": "half"}]}))
+        await timeline.on_event(event(1, kind, completion_data={"last_ai_message": "half an answer"}, **payload))
         timeline.finish(RunResult("r-1", "t-1", RunStatus.error), Settings())
 
     assert "half" not in "\n".join(lines_of(console))
+
+
+async def test_of_a_state_with_messages_the_answer_came_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    state = {"notes": ["long"], "messages": [{"type": "human", "content": "why?"}, {"type": "ai", "content": "So."}]}
+    with Timeline(console) as timeline:
+        timeline.part(StreamPart(1, "values", state))
+        await timeline.on_event(event(1, LifecycleEventType.RUN_COMPLETED))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+
+    assert [line[9:] for line in lines_of(console)][:2] == ["◇ agent        So.", "✓ completed"]
+
+
+ANSWER = {"type": "ai", "content": [{"type": "text", "text": "Be"}, "cause."]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([ANSWER], "Because."),
+        ([{"role": "assistant", "content": "Because."}], "Because."),
+        ([{"type": "AIMessageChunk", "content": "Because."}], "Because."),
+        ([ANSWER, {"type": "tool", "content": "42"}, {"type": "ai", "content": ""}], "Because."),
+        ([ANSWER, {"type": "human", "content": "And now?"}], ""),
+        ([ANSWER, {"role": "user", "content": "And now?"}], ""),
+        ([None, 7, {"type": 7}], ""),
+        ("Because.", ""),
+        (None, ""),
+    ],
+)
+def test_the_answer_in_a_state_is_what_the_agent_said_after_the_human(messages: Any, text: str) -> None:
+    assert last_answer({"messages": messages}) == text
+
+
+@pytest.mark.parametrize("state", [None, "text", {}, [1]])
+def test_a_state_without_messages_has_no_answer(state: Any) -> None:
+    assert last_answer(state) == ""
+
+
+async def test_a_failure_is_said_once_with_the_frames_of_the_agent_and_the_notes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    trace = (
+        "Traceback (most recent call last):\n"
+        '  File "/usr/lib/python3.12/site-packages/langgraph/pregel/main.py", line 1, in astream\n    yield\n'
+        '  File "/home/me/agents.py", line 3, in work\n    look_up()\n'
+        "LookupError: no\nDuring task with name 'work'\n"
+    )
+    failed = event(1, LifecycleEventType.RUN_FAILED, error="no", error_type="LookupError", traceback=trace)
+    with Timeline(console) as timeline:
+        await timeline.on_event(failed)
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no"), Settings())
+
+    assert [line.strip() for line in lines_of(console)][:5] == [
+        "0.0s ✗ failed       LookupError: no",
+        "Traceback (most recent call last):",
+        'File "/home/me/agents.py", line 3, in work',
+        "look_up()",
+        "During task with name 'work'",
+    ]
 
 
 async def test_an_error_that_no_event_could_tell_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trackside.app.cli.formatting import abridged, json_line, message_text, one_line
+from trackside.app.cli.formatting import abridged, message_text, one_line
+from trackside.app.cli.questions import interrupts_of, question_text
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import CancelMode, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, ThreadStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,3 @@ def failure_text(payload: Mapping[str, Any]) -> str:
     error, kind = str(payload.get("error") or ""), payload.get("error_type")
     is_exception = kind and run_status_of(LifecycleEventType.RUN_FAILED, payload) is RunStatus.error
     return f"{kind}: {error}" if is_exception else error
-
-
-def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
-    """The questions that a `run_completed` leaves open."""
-    interrupts = payload.get("interrupts") or ()
-    return [interrupt for interrupt in interrupts if isinstance(interrupt, dict)]
-
-
-def question_text(interrupt: JsonObject) -> str:
-    """The question of an interrupt: its text as it stands, anything else as JSON; at a breakpoint, what comes next."""
-    value, following = interrupt.get("value"), interrupt.get("next")
-    if value is None and isinstance(following, list):
-        return f"before {', '.join(map(str, following))}"
-    return value if isinstance(value, str) else json_line(value)

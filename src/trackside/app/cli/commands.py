@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -37,9 +38,10 @@ _Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
 ]
 _Stream = Annotated[list[StreamMode] | None, typer.Option(help="Show this of the agent's work, too; may be repeated.")]
-_Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only runs of this agent.")]
-_Thread = Annotated[str | None, typer.Option(metavar="ID", help="Only of this thread.")]
-_Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what is newer: 2h, 3d, 2026-01-31.")]
+_Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
+_Thread = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
+]
 _Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
 
 
@@ -122,19 +124,33 @@ def runs(
     run: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="One run; the beginning of its id is enough.")
     ] = None,
-    status: Annotated[list[RunStatus] | None, typer.Option(help="Only of this status; may be repeated.")] = None,
-    agent: _Agent = None,
+    status: Annotated[list[RunStatus] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only of this agent.")] = None,
     thread: _Thread = None,
-    since: _Since = None,
-    limit: _Limit = 20,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those created since: 2h, 3d, 2026-01-31.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-n",
+            min=1,
+            help="How many at most; with an ID, how many of its events.",
+            show_default="20, or all",
+        ),
+    ] = None,
     database: _Database = None,
     json: _Json = False,
 ) -> int:
     """Show the newest runs, or one run in full."""
     from trackside.app.cli import listing
 
-    options = listing.LookOptions(database=database, json=json, since=since, thread=thread, limit=limit)
-    return listing.show_runs(options, run, status=status or None, agent=agent)
+    limit = limit or (20 if run is None else sys.maxsize)
+    options = listing.LookOptions(
+        database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
+    )
+    return listing.show_runs(options) if run is None else listing.show_run(options, run)
 
 
 @app.command()
@@ -142,25 +158,46 @@ def threads(
     thread: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="One thread; the beginning of its id is enough.")
     ] = None,
-    status: Annotated[list[ThreadStatus] | None, typer.Option(help="Only of this status; may be repeated.")] = None,
-    since: _Since = None,
-    limit: _Limit = 20,
+    status: Annotated[list[ThreadStatus] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="Only those with a run of this agent, the last one or not.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--thread", metavar="ID", help="Only this thread; the beginning of its id is enough."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those that changed since: 2h, 3d, 2026-01-31.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="How many at most; with an ID, how many of its runs.")
+    ] = 20,
     database: _Database = None,
     json: _Json = False,
 ) -> int:
     """Show the threads that changed last, or one thread with its runs and open questions."""
     from trackside.app.cli import listing
 
-    options = listing.LookOptions(database=database, json=json, since=since, limit=limit)
-    return listing.show_threads(options, thread, status=status or None)
+    options = listing.LookOptions(
+        database=database, json=json, status=status or None, agent=agent, thread=only, since=since, limit=limit
+    )
+    return listing.show_threads(options) if thread is None else listing.show_thread(options, thread)
 
 
 @app.command()
 def events(
-    run: Annotated[str | None, typer.Option(metavar="ID", help="Only of this run.")] = None,
-    thread: _Thread = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+    ] = None,
     type: Annotated[list[LifecycleEventType] | None, typer.Option(help="Only this type; may be repeated.")] = None,
-    since: _Since = None,
+    status: Annotated[
+        list[RunStatus] | None, typer.Option(help="Only of runs that have this status now; may be repeated.")
+    ] = None,
+    agent: _Agent = None,
+    thread: _Thread = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
+    ] = None,
     after: Annotated[
         int | None, typer.Option(min=0, metavar="POSITION", help="The first after this position, not the newest.")
     ] = None,
@@ -171,13 +208,34 @@ def events(
     """Show the newest events of the log, oldest first."""
     from trackside.app.cli import listing
 
-    options = listing.LookOptions(database=database, json=json, since=since, thread=thread, limit=limit)
+    options = listing.LookOptions(
+        database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
+    )
     return listing.show_events(options, run=run, types=type or None, after=after)
 
 
 @app.command()
-def stats(since: _Since = None, database: _Database = None, json: _Json = False) -> int:
+def stats(
+    status: Annotated[
+        list[RunStatus] | None, typer.Option(help="Only of runs with this status; may be repeated.")
+    ] = None,
+    agent: _Agent = None,
+    thread: _Thread = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only of runs created since: 2h, 3d, 2026-01-31.")
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", "-n", min=1, help="How many rows of each table, the biggest first; --json has all."),
+    ] = 20,
+    database: _Database = None,
+    json: _Json = False,
+) -> int:
     """Show what the runs come to: how they ended, how long they took, what they used."""
     from trackside.app.cli import listing
 
-    return listing.show_stats(listing.LookOptions(database=database, json=json, since=since))
+    return listing.show_stats(
+        listing.LookOptions(
+            database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
+        )
+    )

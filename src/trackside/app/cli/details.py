@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from trackside.app.cli.appearance import AGENT, RUN_LOOKS, THREAD_LOOKS, question_text
-from trackside.app.cli.eventrows import EventRows
+from trackside.app.cli.appearance import AGENT, RUN_LOOKS, THREAD_LOOKS
 from trackside.app.cli.formatting import ago, json_line, moment, one_line, printable
-from trackside.app.cli.hints import resume_command
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.overviews import NEVER_STARTED, look_text, print_runs, took
-from trackside.app.cli.rows import Rows
+from trackside.app.cli.questions import question_text, resume_command
+from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.cli.tables import print_facts
 from trackside.app.cli.usage import usage_line
 from trackside.app.settings import Settings

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 import sys
 import traceback
 from enum import IntEnum
-from pathlib import Path
 
 from typer import TyperException
 
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import discard, standard_error
+from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import RunStatus
@@ -54,7 +52,8 @@ def report(failure: BaseException) -> ExitCode:
             return _misuse(failure)
         case AgentImportError():
             if failure.__cause__ is not None:
-                print(printable(users_traceback(failure.__cause__)), end="", file=sys.stderr)
+                trace = "".join(traceback.format_exception(failure.__cause__))
+                print(printable(without_machinery(trace)), end="", file=sys.stderr)
             _say(str(failure))
             return ExitCode.usage
         case TracksideError():
@@ -84,33 +83,3 @@ def _bug(failure: BaseException) -> ExitCode:
     kind = type(failure).__name__
     _say(f"this is a bug in Trackside ({kind}: {failure}); {DEBUG_VARIABLE}=1 shows where, please report it")
     return ExitCode.error
-
-
-_HIDDEN = (str(Path(__file__).parents[2]), "<frozen importlib", str(Path(importlib.__file__).parent))
-_FRAME = re.compile(r'(?P<margin>[\s|]*)File "(?P<path>[^"]*)", line \d+')
-_HEADER = re.compile(r"[\s|+-]*(Exception Group )?Traceback \(most recent call last\):")
-
-
-def users_traceback(exc: BaseException) -> str:
-    """The traceback of an exception as whoever wrote the agent needs it; see `users_frames`."""
-    return users_frames("".join(traceback.format_exception(exc)))
-
-
-def users_frames(text: str) -> str:
-    """A formatted traceback without the frames of Trackside and of the import system, which are nothing to its reader."""
-    kept: list[str] = []
-    hidden: str | None = None  # the margin of the frame whose lines are being left out
-    for line in text.splitlines(keepends=True):
-        frame = _FRAME.match(line)
-        if frame is not None:
-            hidden = frame["margin"] if frame["path"].startswith(_HIDDEN) else None
-        elif hidden is not None and not line.startswith(f"{hidden}  "):
-            hidden = None
-        if hidden is None:
-            kept.append(line)
-    bare = [line for line, after in zip(kept, [*kept[1:], ""], strict=True) if not _heads_nothing(line, after)]
-    return "".join(bare)
-
-
-def _heads_nothing(line: str, after: str) -> bool:
-    return _HEADER.match(line) is not None and _FRAME.match(after) is None

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from trackside.app.cli.arguments import read_since
+from trackside.app.cli.arguments import ArgumentError, read_since
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.lookup import find_run, find_thread, newest_events, open_questions
-from trackside.app.cli.objects import record_object, stored_event_object
+from trackside.app.cli.jsonlines import record_object, stored_event_object
+from trackside.app.cli.lookup import find_run, find_thread, open_questions
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_events, print_runs, print_stats, print_threads
 from trackside.app.settings import Settings, load_settings
@@ -22,30 +22,47 @@ from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, T
 if TYPE_CHECKING:
     from trackside.app.storage import Store
 
-_EVENTS_OF_A_RUN = 1_000
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookOptions:
+class LookOptions[Status: (RunStatus, ThreadStatus)]:
     """What all of these commands have in common, as it was typed."""
 
     database: str | None
     json: bool
-    since: str | None = None
-    thread: str | None = None
-    limit: int = 20
+    status: Sequence[Status] | None
+    agent: str | None
+    thread: str | None
+    since: str | None
+    limit: int
+
+    def check_alone(self, what: str) -> None:
+        """See that nothing is filtered where one record is shown.
+
+        Raises:
+            ArgumentError: something is.
+        """
+        given = {"--status": self.status, "--agent": self.agent, "--thread": self.thread, "--since": self.since}
+        for name, value in given.items():
+            if value is not None:
+                raise ArgumentError(name=name, why=f"one {what} is shown as it is; leave this out, or the ID")
+
+
+class _Filters(TypedDict):
+    """What every listing of the store takes."""
+
+    agent: str | None
+    thread_id: str | None
+    since: datetime | None
 
 
 class _Look:
     """One look into a database: where to look, when it is, how to show what is found."""
 
-    def __init__(self, options: LookOptions) -> None:
+    def __init__(self, options: LookOptions[Any]) -> None:
         self.settings: Settings = load_settings({"database.url": options.database})
         self.now = datetime.now(UTC)
-        self.since = None if options.since is None else read_since(options.since, now=self.now)
-        self.limit = options.limit
-        self._thread = options.thread
-        self._json = options.json
+        self._since = None if options.since is None else read_since(options.since, now=self.now)
+        self._options = options
         self._console = standard_output()
 
     def run(self, show: Callable[[Store], Awaitable[None]]) -> ExitCode:
@@ -58,13 +75,19 @@ class _Look:
         asyncio.run(look())
         return ExitCode.reader_gone if self._console.reader_gone else ExitCode.success
 
-    async def thread_id(self, store: Store) -> str | None:
-        """The thread that was asked for, if any."""
-        return None if self._thread is None else (await find_thread(store, self._thread)).thread_id
+    async def filters(self, store: Store) -> _Filters:
+        """The filters that were asked for.
+
+        Raises:
+            UnknownIdError, AmbiguousIdError: there is no such thread, or more than one.
+        """
+        thread = self._options.thread
+        thread_id = None if thread is None else (await find_thread(store, thread)).thread_id
+        return {"agent": self._options.agent, "thread_id": thread_id, "since": self._since}
 
     def show(self, objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None]) -> None:
         """Show what was found, to a program or to a person."""
-        if self._json:
+        if self._options.json:
             self._console.print_json_lines(objects)
         elif objects:
             print_them(self._console)
@@ -72,77 +95,90 @@ class _Look:
             self._console.print("There is nothing that fits.", style="dim")
 
 
-def show_runs(
-    options: LookOptions, run: str | None, *, status: Sequence[RunStatus] | None, agent: str | None
-) -> ExitCode:
-    """Show one run in full, or the newest that fit."""
-    look = _Look(options)
-
-    async def show_one(store: Store, beginning: str) -> None:
-        found = await find_run(store, beginning)
-        events = await store.events(run_id=found.run_id, limit=_EVENTS_OF_A_RUN)
-        whole = {**record_object(found), "events": [stored_event_object(stored) for stored in events]}
-        look.show([whole], lambda console: print_run(console, found, events, look.now))
-
-    async def show_many(store: Store) -> None:
-        thread_id = await look.thread_id(store)
-        runs = await store.runs(status=status, agent=agent, thread_id=thread_id, since=look.since, limit=look.limit)
-        look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
-
-    return look.run(show_many if run is None else lambda store: show_one(store, run))
-
-
-def show_threads(options: LookOptions, thread: str | None, *, status: Sequence[ThreadStatus] | None) -> ExitCode:
-    """Show one thread in full, or the newest that fit."""
-    look = _Look(options)
-
-    async def show_one(store: Store, beginning: str) -> None:
-        found = await find_thread(store, beginning)
-        runs = await store.runs(thread_id=found.thread_id, limit=look.limit)
-        interrupts = await open_questions(store, found)
-        objects = [{**record_object(found), "interrupts": interrupts, "runs": [record_object(run) for run in runs]}]
-        look.show(
-            objects,
-            lambda console: print_thread(console, found, runs, interrupts, settings=look.settings, now=look.now),
-        )
-
-    async def show_many(store: Store) -> None:
-        threads = await store.threads(status=status, since=look.since, limit=look.limit)
-        look.show(
-            [record_object(found) for found in threads], lambda console: print_threads(console, threads, look.now)
-        )
-
-    return look.run(show_many if thread is None else lambda store: show_one(store, thread))
-
-
-def show_events(
-    options: LookOptions, *, run: str | None, types: Sequence[LifecycleEventType] | None, after: int | None
-) -> ExitCode:
-    """Show the newest events that fit, or the first ones after a position."""
+def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
+    """Show one run in full."""
+    options.check_alone("run")
     look = _Look(options)
 
     async def show(store: Store) -> None:
-        run_id = None if run is None else (await find_run(store, run)).run_id
-        thread_id = await look.thread_id(store)
-        if after is None:
-            events = await newest_events(
-                store, run_id=run_id, thread_id=thread_id, types=types, since=look.since, limit=look.limit
-            )
-        else:
-            events = await store.events(after, run_id=run_id, thread_id=thread_id, types=types, limit=look.limit)
+        run = await find_run(store, beginning)
+        events = await store.events(run_id=run.run_id, limit=options.limit)
+        whole = {**record_object(run), "events": [stored_event_object(stored) for stored in events]}
+        look.show([whole], lambda console: print_run(console, run, events, look.now))
+
+    return look.run(show)
+
+
+def show_runs(options: LookOptions[RunStatus]) -> ExitCode:
+    """Show the newest runs that fit."""
+    look = _Look(options)
+
+    async def show(store: Store) -> None:
+        runs = await store.runs(status=options.status, limit=options.limit, **await look.filters(store))
+        look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
+
+    return look.run(show)
+
+
+def show_thread(options: LookOptions[ThreadStatus], beginning: str) -> ExitCode:
+    """Show one thread in full, with the newest of its runs."""
+    options.check_alone("thread")
+    look = _Look(options)
+
+    async def show(store: Store) -> None:
+        thread = await find_thread(store, beginning)
+        runs = await store.runs(thread_id=thread.thread_id, limit=options.limit)
+        interrupts = await open_questions(store, thread)
+        whole = {**record_object(thread), "interrupts": interrupts, "runs": [record_object(run) for run in runs]}
         look.show(
-            [stored_event_object(stored) for stored in events], lambda console: print_events(console, events, look.now)
+            [whole],
+            lambda console: print_thread(console, thread, runs, interrupts, settings=look.settings, now=look.now),
         )
 
     return look.run(show)
 
 
-def show_stats(options: LookOptions) -> ExitCode:
-    """Show what the runs come to."""
+def show_threads(options: LookOptions[ThreadStatus]) -> ExitCode:
+    """Show the threads that fit, those that changed last first."""
     look = _Look(options)
 
     async def show(store: Store) -> None:
-        stats = await store.stats(look.since)
-        look.show([record_object(stats)], lambda console: print_stats(console, stats))
+        threads = await store.threads(status=options.status, limit=options.limit, **await look.filters(store))
+        objects = [record_object(thread) for thread in threads]
+        look.show(objects, lambda console: print_threads(console, threads, look.now))
+
+    return look.run(show)
+
+
+def show_events(
+    options: LookOptions[RunStatus], *, run: str | None, types: Sequence[LifecycleEventType] | None, after: int | None
+) -> ExitCode:
+    """Show the newest events that fit, or the first ones after a position, in the order of the log."""
+    look = _Look(options)
+
+    async def show(store: Store) -> None:
+        events = await store.events(
+            after or 0,
+            newest_first=after is None,
+            run_id=None if run is None else (await find_run(store, run)).run_id,
+            status=options.status,
+            types=types,
+            limit=options.limit,
+            **await look.filters(store),
+        )
+        events.sort(key=lambda stored: stored.position)
+        objects = [stored_event_object(stored) for stored in events]
+        look.show(objects, lambda console: print_events(console, events, look.now))
+
+    return look.run(show)
+
+
+def show_stats(options: LookOptions[RunStatus]) -> ExitCode:
+    """Show what the runs that fit come to."""
+    look = _Look(options)
+
+    async def show(store: Store) -> None:
+        stats = await store.stats(status=options.status, **await look.filters(store))
+        look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
 
     return look.run(show)

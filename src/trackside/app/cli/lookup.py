@@ -1,20 +1,17 @@
-"""Finds what is meant in a store: by the beginning of an id, or the newest of something."""
+"""Finds the run or thread that is meant in a store, by the beginning of its id or by what it waits for."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from trackside.app.cli.appearance import interrupts_of
+from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import JsonObject, LifecycleEventType
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store, StoredEvent, StoredRun, StoredThread
+    from trackside.app.storage import Store, StoredRun, StoredThread
 
-_PAGE = 1_000
 _NAMED = 3  # ids that a complaint about an ambiguous one lists
 
 
@@ -36,10 +33,9 @@ async def find_run(store: Store, beginning: str) -> StoredRun:
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    found = await store.run(beginning)
-    if found is not None:
+    if (found := await store.run(beginning)) is not None:
         return found
-    return await _only("run", beginning, lambda before: store.runs(before=before, limit=_PAGE), lambda run: run.run_id)
+    return _only("run", beginning, await store.runs(id_prefix=beginning, limit=_NAMED + 1), lambda run: run.run_id)
 
 
 async def find_thread(store: Store, beginning: str) -> StoredThread:
@@ -48,13 +44,12 @@ async def find_thread(store: Store, beginning: str) -> StoredThread:
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    found = await store.thread(beginning)
-    if found is not None:
+    if (found := await store.thread(beginning)) is not None:
         return found
-    return await _only(
+    return _only(
         "thread",
         beginning,
-        lambda before: store.threads(before=before, limit=_PAGE),
+        await store.threads(id_prefix=beginning, limit=_NAMED + 1),
         lambda thread: thread.thread_id,
     )
 
@@ -81,89 +76,10 @@ async def open_questions(store: Store, thread: StoredThread) -> list[JsonObject]
     return [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
 
 
-class _Listed(Protocol):
-    @property
-    def cursor(self) -> str: ...
-
-
-async def _only[R: _Listed](
-    kind: str, beginning: str, page_before: Callable[[str | None], Awaitable[list[R]]], id_of: Callable[[R], str]
-) -> R:
-    found: list[R] = []
-    page = await page_before(None)
-    while page and len(found) <= _NAMED:
-        found += [record for record in page if id_of(record).startswith(beginning)]
-        page = await page_before(page[-1].cursor)
+def _only[R](kind: str, beginning: str, found: Sequence[R], id_of: Callable[[R], str]) -> R:
     if not found:
         raise UnknownIdError(kind=kind, beginning=beginning)
     if len(found) > 1:
-        named = [*map(id_of, found[:_NAMED]), *("…" for _ in found[_NAMED:][:1])]
+        named = [*map(id_of, found[:_NAMED]), *("…" for _ in found[_NAMED:])]
         raise AmbiguousIdError(kind=kind, beginning=beginning, found=", ".join(named))
     return found[0]
-
-
-async def newest_events(
-    store: Store,
-    *,
-    run_id: str | None = None,
-    thread_id: str | None = None,
-    types: Collection[LifecycleEventType] | None = None,
-    since: datetime | None = None,
-    limit: int,
-) -> list[StoredEvent]:
-    """The last `limit` events that fit, in order of position."""
-    newest: deque[StoredEvent] = deque(maxlen=limit)
-    if run_id is not None or thread_id is not None:
-        # Few compared to the log, and there is an index for them: from the first to the last.
-        after = 0
-        while page := await store.events(after, run_id=run_id, thread_id=thread_id, types=types, limit=_PAGE):
-            newest.extend(stored for stored in page if since is None or stored.event.occurred_at >= since)
-            after = page[-1].position
-        return list(newest)
-    end = await _last_position(store)
-    while end > 0 and len(newest) < limit:
-        start = max(0, end - _PAGE)
-        window = await store.events(start, types=types, limit=_PAGE)
-        fitting = [stored for stored in window if stored.position <= end and _is_newer(stored, since)]
-        newest.extendleft(reversed(fitting[-(limit - len(newest)) :]))
-        if since is not None and window and not fitting:
-            break  # older ones follow: positions are in the order of commits, times nearly so
-        end = start
-    return list(newest)
-
-
-def _is_newer(stored: StoredEvent, since: datetime | None) -> bool:
-    return since is None or stored.event.occurred_at >= since
-
-
-async def _last_position(store: Store) -> int:
-    """The highest position in the log, found by doubling and halving: positions have no gaps (I2)."""
-    low, high = 0, 1
-    while await store.events(high - 1, limit=1):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if await store.events(middle - 1, limit=1):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def shortened(ids: Sequence[str], least: int = 13) -> dict[str, str]:
-    """For each id the beginning that tells it from the others here; at least as long as the time in a UUIDv7."""
-    distinct = sorted(set(ids))
-    short: dict[str, str] = {}
-    for before, id_, after in zip(["", *distinct], distinct, [*distinct[1:], ""], strict=False):
-        shared = max(_shared(id_, before), _shared(id_, after))
-        short[id_] = id_[: max(least, shared + 1)]
-    return short
-
-
-def _shared(one: str, other: str) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

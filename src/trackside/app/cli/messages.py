@@ -1,4 +1,7 @@
-"""Puts messages together from the pieces that mode `messages` streams: whole ones, and chunks that share an id."""
+"""Reads messages: puts together what mode `messages` streams, and finds the answer among those of a state.
+
+A stream has whole messages, and chunks that share an id.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from trackside.app.cli.appearance import AGENT, Look
 from trackside.app.cli.formatting import json_line, message_text, one_line
 
 _TOOL = Look("·", ".", "tool", "dim")
-_UNSEEN = frozenset({"human", "system", "remove"})  # an event announces the first, nobody said the others
+_UNSEEN = frozenset({"human", "user", "system", "remove"})  # an event announces the first, nobody said the others
+_HUMAN = frozenset({"human", "user"})
+_AGENT = frozenset({"ai", "assistant"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,14 @@ class Messages:
     def take(self, data: Any, namespace: Sequence[str]) -> Piece | None:
         """The new piece in the data of a part: a message, or a pair of it and its metadata; None if there is none."""
         message, metadata = _message_and_metadata(data)
-        said = message.get("type")
-        kind = said.removesuffix("MessageChunk").lower() if isinstance(said, str) else ""
+        kind = _kind(message)
         if not kind or kind in _UNSEEN:
             return None
         key = str(message.get("id") or f"{kind} {len(self._done)}")
         if key in self._done:
             return None
         text = _text_of(message)
-        if str(said).endswith("Chunk"):
+        if str(message.get("type")).endswith("Chunk"):
             done = message.get("chunk_position") == "last"
             self._length[key] = self._length.get(key, 0) + len(text)
         else:
@@ -51,6 +55,24 @@ class Messages:
             self._done.add(key)
             self._length.pop(key, None)
         return Piece(key, _look_of(kind, message, metadata, namespace), text, done)
+
+
+def last_answer(values: Any) -> str:
+    """The text of the agent's last message in a state, if a human said nothing after it; else nothing."""
+    messages = values.get("messages") if isinstance(values, Mapping) else None
+    for message in reversed(messages) if isinstance(messages, list) else ():
+        said = _kind(message) if isinstance(message, Mapping) else ""
+        if said in _HUMAN:
+            break
+        if said in _AGENT and (text := message_text(message.get("content"))).strip():
+            return text
+    return ""
+
+
+def _kind(message: Mapping[str, Any]) -> str:
+    """What kind of message it is, as LangChain or as OpenAI call it."""
+    said = message.get("type") or message.get("role")
+    return said.removesuffix("MessageChunk").lower() if isinstance(said, str) else ""
 
 
 def _message_and_metadata(data: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from rich.text import Text
 
 from trackside.app.cli.appearance import RUN_LOOKS, THREAD_LOOKS, Look, look_of, words_of
 from trackside.app.cli.formatting import ago, cost, count, duration, moment, one_line
-from trackside.app.cli.lookup import shortened
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.tables import Column, print_facts, print_table
 from trackside.app.cli.usage import usage_line
@@ -70,8 +69,8 @@ def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: dat
     print_table(console, columns, events)
 
 
-def print_stats(console: OutputConsole, stats: Stats) -> None:
-    """What the runs come to: in all, by agent, by model, by caller."""
+def print_stats(console: OutputConsole, stats: Stats, limit: int) -> None:
+    """What the runs come to: in all, and in a table each by agent, by model and by caller, the `limit` biggest of them."""
     total = stats.total
     by_status = sorted(total.by_status.items(), key=lambda item: -item[1])
     statuses = [Text.assemble(look_text(console, RUN_LOOKS[status]), f" {number:,}") for status, number in by_status]
@@ -86,12 +85,12 @@ def print_stats(console: OutputConsole, stats: Stats) -> None:
         ("used", usage_line(_completion(total))),
     ]
     print_facts(console, facts)
-    _print_by_agent(console, list(stats.by_agent.items()))
-    _print_by_name(console, "MODEL", list(stats.by_model.items()))
-    _print_by_name(console, "CALLER", list(stats.by_caller.items()))
+    _print_by_agent(console, stats.by_agent, limit)
+    _print_by_name(console, "MODEL", stats.by_model, limit)
+    _print_by_name(console, "CALLER", stats.by_caller, limit)
 
 
-def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, RunTotals]]) -> None:
+def _print_by_agent(console: OutputConsole, totals: Mapping[str | None, RunTotals], limit: int) -> None:
     columns: list[Column[tuple[str | None, RunTotals]]] = [
         Column(title="AGENT", cell=lambda entry: one_line(entry[0] or NEVER_STARTED), least=16, keep_end=True),
         Column(title="RUNS", cell=lambda entry: f"{entry[1].runs:,}", right=True),
@@ -111,9 +110,7 @@ def _print_by_agent(console: OutputConsole, totals: Sequence[tuple[str | None, R
             right=True,
         ),
     ]
-    if totals:
-        console.print()
-        print_table(console, columns, totals)
+    _print_biggest(console, columns, sorted(totals.items(), key=lambda entry: -entry[1].runs), limit)
 
 
 def _ended(console: OutputConsole, totals: RunTotals) -> Text:
@@ -124,9 +121,7 @@ def _ended(console: OutputConsole, totals: RunTotals) -> Text:
     return Text("  ").join(Text(f"{symbol} {number:,}", style) for (symbol, style), number in by_look.items() if number)
 
 
-def _print_by_name(console: OutputConsole, title: str, totals: Sequence[tuple[str, TokenTotals]]) -> None:
-    if not totals:
-        return
+def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, TokenTotals], limit: int) -> None:
     columns: list[Column[tuple[str, TokenTotals]]] = [
         Column(title=title, cell=lambda entry: one_line(entry[0]), least=10),
         Column(title="TOKENS IN", cell=lambda entry: _number(entry[1].input_tokens), right=True),
@@ -134,8 +129,17 @@ def _print_by_name(console: OutputConsole, title: str, totals: Sequence[tuple[st
         Column(title="TOKENS OUT", cell=lambda entry: _number(entry[1].output_tokens), right=True),
         Column(title="REASONING", cell=lambda entry: _number(entry[1].reasoning_tokens), rank=2, right=True),
     ]
+    by_size = sorted(totals.items(), key=lambda entry: -entry[1].input_tokens - entry[1].output_tokens)
+    _print_biggest(console, columns, by_size, limit)
+
+
+def _print_biggest[T](console: OutputConsole, columns: Sequence[Column[T]], records: Sequence[T], limit: int) -> None:
+    if not records:
+        return
     console.print()
-    print_table(console, columns, totals)
+    print_table(console, columns, records[:limit])
+    if len(records) > limit:
+        console.print(f"… and {len(records) - limit:,} more", style="dim")
 
 
 def took(run: StoredRun, now: datetime) -> str:
@@ -186,3 +190,22 @@ def _seconds(seconds: float | None) -> str:
 
 def _number(number: int) -> str:
     return f"{number:,}" if number else ""
+
+
+def shortened(ids: Sequence[str], least: int = 13) -> dict[str, str]:
+    """For each id the beginning that tells it from the others here; at least as long as the time in a UUIDv7."""
+    distinct = sorted(set(ids))
+    short: dict[str, str] = {}
+    for before, id_, after in zip(["", *distinct], distinct, [*distinct[1:], ""], strict=False):
+        shared = max(_shared(id_, before), _shared(id_, after))
+        short[id_] = id_[: max(least, shared + 1)]
+    return short
+
+
+def _shared(one: str, other: str) -> int:
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -1,14 +1,20 @@
-"""Prints rows of time, symbol, label and text: the lines of a timeline, and of whatever is looked at like one."""
+"""Prints rows of time, symbol, label and text: the lines of a timeline, of a run that goes on or has ended."""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trackside.app.cli.appearance import Look
+from trackside.app.cli.appearance import CONTINUED, Look, look_of, words_of
 from trackside.app.cli.formatting import printable
 from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.tracebacks import without_libraries
+from trackside.app.cli.usage import usage_line
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
 
 _WIDE = 60  # columns from which on labels have a column of their own
 _TIME_WIDTH = 8
@@ -67,6 +73,35 @@ class Rows:
         grid.add_column(overflow="fold", width=self._text_width(look) if self._is_wide else None)
         grid.add_row(*cells, body)
         return grid
+
+
+class EventRows:
+    """Prints the events of one run as rows, in order, each at its time since the first."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._first_at: datetime | None = None
+
+    def seconds_of(self, event: RunLifecycleEvent) -> float:
+        """How long after the run's first event this one occurred."""
+        if self._first_at is None:
+            self._first_at = event.occurred_at
+        return (event.occurred_at - self._first_at).total_seconds()
+
+    def print(self, event: RunLifecycleEvent) -> None:
+        """Print an event; with the last one what the run used, and where in the agent's code it failed."""
+        seconds, look, words = self.seconds_of(event), look_of(event), words_of(event)
+        if not is_terminal(event.event_type):
+            self._rows.print(seconds, look, words, look.style if look.style == "dim" else "")
+            return
+        usage = usage_line(event.payload.get("completion_data") or {})
+        self._rows.print(seconds, look, words or usage, look.style if words else "")
+        if words and usage:
+            self._rows.print(None, CONTINUED, usage)
+        if trace := event.payload.get("traceback"):
+            # What the row above says already stands in the traceback once more, before its notes.
+            frames, _, notes = f"\n{without_libraries(str(trace)).rstrip()}\n".rpartition(f"\n{words}\n")
+            self._rows.print(None, CONTINUED, f"{frames}\n{notes}".strip("\n"), "dim")
 
 
 def _clock(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
-from trackside.app.cli.jsonview import JsonView
+from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.stopping import StopSignals

@@ -15,14 +15,13 @@ from typing import Any, Self
 from rich.console import Group, RenderableType
 from rich.spinner import Spinner
 
-from trackside.app.cli.appearance import AGENT, CONTINUED, NOTE, OUTPUT, RUN_LOOKS, Look, interrupts_of
-from trackside.app.cli.eventrows import EventRows
+from trackside.app.cli.appearance import AGENT, CONTINUED, NOTE, OUTPUT, RUN_LOOKS, Look
 from trackside.app.cli.formatting import abridged, count, json_line, one_line, printable
-from trackside.app.cli.hints import resume_command
 from trackside.app.cli.live import LiveLines
-from trackside.app.cli.messages import Messages, Piece
+from trackside.app.cli.messages import Messages, Piece, last_answer
 from trackside.app.cli.output import OutputConsole
-from trackside.app.cli.rows import Rows
+from trackside.app.cli.questions import interrupts_of, resume_command
+from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
@@ -112,13 +111,14 @@ class Timeline:
             self._events.print(event)
 
     def _show_output(self, end: RunLifecycleEvent) -> None:
-        """Show what the run said last, unless it was seen; of one that is complete and said nothing, what it gave back."""
-        answer = (end.payload.get("completion_data") or {}).get("last_ai_message")
-        is_complete = end.event_type is LifecycleEventType.RUN_COMPLETED and not interrupts_of(end.payload)
+        """Show what came out of a run that is complete, unless it was seen: what was said last, or what it gave back."""
+        if end.event_type is not LifecycleEventType.RUN_COMPLETED or interrupts_of(end.payload):
+            return
+        answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(self._values)
         if answer:
             if answer.strip() not in self._said:
                 self._rows.print(self._elapsed(), AGENT, answer)
-        elif is_complete and self._values is not None:
+        elif self._values is not None:
             self._rows.print(self._elapsed(), OUTPUT, abridged(json_line(self._values)))
 
     def _take(self, piece: Piece) -> None:

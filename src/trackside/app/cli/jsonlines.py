@@ -1,0 +1,73 @@
+"""JSON for programs: what was recorded as objects with every field, times in full, and a run as lines of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from trackside.app.cli.output import JsonOutput
+from trackside.app.settings import Settings
+from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from trackside.app.storage import StoredEvent
+
+
+def event_object(event: RunLifecycleEvent) -> JsonObject:
+    """An event, with its fields in the order of the contract."""
+    return {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+
+
+def stored_event_object(stored: StoredEvent) -> JsonObject:
+    """An event of the log, with its position first."""
+    return {"position": stored.position, **event_object(stored.event)}
+
+
+def record_object(record: Any) -> JsonObject:
+    """A record of the store (a run, a thread, totals)."""
+    return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if is_dataclass(value) and not isinstance(value, type):
+        return record_object(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class JsonView:
+    """Shows one run as JSON lines: its events, and its result at the end. Nothing else gets to standard output."""
+
+    def __init__(self) -> None:
+        self._output = JsonOutput()
+
+    def __enter__(self) -> Self:
+        self._output.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._output.__exit__(kind, exc, tb)
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Print an event."""
+        self._output.print(event_object(event))
+
+    def part(self, part: StreamPart | StreamGap) -> None:
+        """Live output is not shown."""
+
+    def stopping(self, doing: str, hint: str) -> None:
+        """There is nobody to tell."""
+
+    def finish(self, result: RunResult, settings: Settings) -> None:
+        """Print the result."""
+        self._output.print({"result": asdict(result)})
