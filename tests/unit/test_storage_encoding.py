@@ -78,7 +78,7 @@ for _ in range(20_000):
         CYCLE,
         DEEP,
         {1: 2},
-        "x" * (MAX_PAYLOAD_CHARS + 10_000),
+        "x" * (MAX_PAYLOAD_CHARS + 20_000),
     ],
     ids=lambda value: type(value).__name__,
 )

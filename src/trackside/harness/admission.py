@@ -13,9 +13,12 @@ from typing import Any
 
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
-from trackside.harness.payload import canonical
+from trackside.harness.payload import canonical, canonical_payload
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import MultitaskStrategy, RunRecord, RunSpec, RunStatus
+
+MAX_ID_CHARS = 255
+"""How long an id may be; every database indexes this much."""
 
 _COMMANDS = ("resume", "update", "goto")
 
@@ -42,7 +45,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         agent=_plain(agent),
         status=RunStatus.pending,
         created_at=now,
-        metadata=_plain(spec.metadata) if spec.metadata else {},
+        metadata=canonical_payload(spec.metadata, path="metadata") if spec.metadata else {},
         multitask=_strategy(spec.multitask),
         parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
         trigger=_text(spec.trigger, "trigger"),
@@ -110,8 +113,10 @@ def member[E: StrEnum](kind: type[E], value: Any, field: str) -> E:
 def _id(given: Any, field: str) -> str:
     if given is None:
         return new_id()
-    if not (isinstance(given, str) and given and given.isprintable()):
-        raise InvalidSpecError(field=field, value=given, why="an id is a text of printable characters")
+    if not (isinstance(given, str) and 0 < len(given) <= MAX_ID_CHARS and given.isprintable()):
+        value = f"{given:.40}…" if isinstance(given, str) and len(given) > MAX_ID_CHARS else given
+        why = f"an id is a text of 1 to {MAX_ID_CHARS} printable characters"
+        raise InvalidSpecError(field=field, value=value, why=why)
     return given
 
 

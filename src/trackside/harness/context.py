@@ -43,7 +43,7 @@ class RunPaused(BaseException):
     """An agent waits for a human. Not an `Exception`, so that an agent's own `except Exception` cannot swallow it."""
 
     def __init__(self, interrupt: Mapping[str, Any]) -> None:
-        super().__init__(f"the run waits for an answer to {interrupt.get('value')!r}")
+        super().__init__("the run waits for an answer")
         self.interrupt = interrupt
 
 

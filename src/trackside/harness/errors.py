@@ -46,6 +46,14 @@ class InvalidSpecError(TracksideError, ValueError):
     """{field} = {value!r} does not fit a run: {why}."""
 
 
+class NotASpecError(TracksideError, TypeError):
+    """{passed} does not say what to run: pass a `RunSpec`, as `RunSpec("agent", "input")`."""
+
+
+class NotAgentsError(TracksideError, TypeError):
+    """{passed} does not name agents: pass a mapping of names to agents, as `{{"chat": agent}}`."""
+
+
 class UnknownAgentError(TracksideError, LookupError):
     """There is no agent named {name!r}; known are: {known}."""
 

@@ -15,7 +15,7 @@ def text_of(exc: BaseException | None) -> str:
     name = type(exc).__qualname__
     try:
         text = str(exc)
-    except Exception:  # noqa: BLE001  # the agent's own exception class is broken
+    except BaseException:  # noqa: BLE001  # the agent's own exception class is broken; the run has to end (I18)
         return f"{name}, whose message cannot be read"
     if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
         return f"{name}: {text}"
@@ -29,6 +29,6 @@ def traceback_of(exc: BaseException) -> str:
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(exc), exc, trace))
-    except Exception:  # noqa: BLE001  # as above
+    except BaseException:  # noqa: BLE001  # as above
         return ""
     return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"

@@ -165,8 +165,9 @@ def plain_message(message: Any) -> JsonObject:
     if not isinstance(kind, str):
         raise PayloadError(path="message", why='it has neither "type" nor "role"')
     plain["type"] = _TYPE_OF_ROLE.get(kind, kind)
-    if not plain.get("id"):
-        plain["id"] = new_id()
+    given_id = plain.get("id")
+    if not (isinstance(given_id, str) and given_id):
+        plain["id"] = str(given_id) if type(given_id) is int else new_id()
     if changed and isinstance(message, Mapping):
         plain["sanitized"] = True
     return plain

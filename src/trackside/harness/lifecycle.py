@@ -110,7 +110,10 @@ class RunFold:
             EventOrderError: the event cannot follow what is there; the message says why.
         """
         if sequence != self.sequence + 1:
-            raise self._refusal(event_type, sequence, f"the next sequence number is {self.sequence + 1}")
+            why = f"the next sequence number is {self.sequence + 1}"
+            if sequence == 1:  # nobody begins twice by mistake but with an id that is taken
+                why += ": a run with this id is there already; give the new one another id, or none"
+            raise self._refusal(event_type, sequence, why)
         after = run_status_of(event_type, payload)
         if after is None:
             if self.sequence == 0:

@@ -20,6 +20,8 @@ from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
     InvalidSpecError,
+    NotAgentsError,
+    NotASpecError,
     UnknownAgentError,
     UnknownRunError,
 )
@@ -43,6 +45,8 @@ from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec
 from trackside.harness.worker import RunWorker, Services, Stop
 
 logger = logging.getLogger("trackside.manager")
+
+_LEAST_GRACE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wanted to wait
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
@@ -168,6 +172,8 @@ class RunManager:
     ) -> None:
         if type(max_running) is not int or max_running < 1:
             raise InvalidSpecError(field="max_running", value=max_running, why="at least one run has to be able to run")
+        if agents is not None and not isinstance(agents, Mapping):
+            raise NotAgentsError(passed=f"{agents!r:.80}")
         clock = clock or SystemClock()
         self._agents = {name: as_agent(agent, name=name) for name, agent in (agents or {}).items()}
         self._services = Services(
@@ -203,13 +209,15 @@ class RunManager:
 
         Raises:
             ClosedError: the manager is closing.
-            UnknownAgentError, InvalidSpecError, NotAnAgentError: the spec does not make a run.
+            NotASpecError, UnknownAgentError, InvalidSpecError, NotAnAgentError: this does not make a run.
             ThreadBusyError: its thread is busy and its strategy is `reject`.
             DuplicateRunError: its id is taken.
             RunDepthError: runs that start runs went too deep.
         """
         if self._closing is not None:
             raise _closed()
+        if not isinstance(spec, RunSpec):
+            raise NotASpecError(passed=f"{spec!r:.80}")
         if self._guard is None:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
         active = self._prepare(spec)
@@ -318,9 +326,9 @@ class RunManager:
                 self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
             else:
                 self._spawn(self._stop(active, _SHUTDOWN), f"trackside-stop-{run_id}")
-        await self._drain(self._grace)
+        await self._drain(max(self._grace, _LEAST_GRACE))
         for run_id in self._active:
-            logger.error("run %s was cancelled %g s ago and has not stopped; it is left behind", run_id, self._grace)
+            logger.error("run %s was cancelled, has not stopped, and is left behind", run_id)
         await self.observers.aclose(self._grace)
 
     async def _drain(self, seconds: float, *, cut_short: bool = False) -> None:

@@ -308,12 +308,17 @@ async def _offer(binding: ObserverBinding, events: Sequence[RunLifecycleEvent]) 
 def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: BaseException) -> None:
     """Say in the log that an observer failed on an event and that the others go on."""
     logger.warning(
-        "observer %s failed on %s of run %s",
-        observer_name(observer),
+        "%s failed on %s of run %s",
+        _described(observer),
         event.event_type.value,
         event.run_id,
         exc_info=raised,
     )
+
+
+def _described(observer: RunObserver) -> str:
+    kind, name = type(observer).__qualname__, observer_name(observer)
+    return f"observer {name}" if name == kind else f"{kind} {name}"
 
 
 def observer_name(observer: RunObserver) -> str:

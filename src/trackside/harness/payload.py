@@ -44,21 +44,25 @@ _decode = msgspec.json.Decoder().decode
 _MARKER = "sanitized"
 
 
-def canonical_payload(value: Mapping[str, Any], *, max_chars: int = MAX_CHARS) -> JsonObject:
+def canonical_payload(
+    value: Mapping[str, Any], *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH, path: str = "payload"
+) -> JsonObject:
     """The payload of an event in canonical form; with `"sanitized": true` in it if anything had to be changed.
 
     Raises:
         PayloadError: `value` is not a mapping, or a value's own code (a property, `__str__`) fails while it is read.
     """
     if type(value) is not dict and not isinstance(value, Mapping):
-        raise PayloadError(path="payload", why=f"an event's payload is a mapping, not {type(value).__name__}")
-    plain, changed = canonical(value, max_chars=max_chars)
+        raise PayloadError(path=path, why=f"an event's payload is a mapping, not {type(value).__name__}")
+    plain, changed = canonical(value, max_chars=max_chars, max_depth=max_depth, path=path)
     if changed:
         plain[_MARKER] = True
     return plain  # type: ignore[no-any-return]  # a mapping comes back as a dict
 
 
-def canonical(value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH) -> tuple[Json, bool]:
+def canonical(
+    value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH, path: str = "value"
+) -> tuple[Json, bool]:
     """`value` as plain JSON that shares nothing with it, and whether that took more than copying.
 
     Tuples become lists and string enums their text silently. Everything else that JSON lacks counts as a change: NUL
@@ -79,9 +83,9 @@ def canonical(value: Any, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DE
             plain = walk.value(value, 0)
         return plain, walk.changed
     except RecursionError as exc:
-        raise PayloadError(path="payload", why="its own code recurses without end") from exc
+        raise PayloadError(path=path, why="its own code recurses without end") from exc
     except Exception as exc:  # a property or __iter__ of the caller's object failed; ours does not raise
-        raise PayloadError(path="payload", why=f"reading it raised {type(exc).__name__}: {exc}") from exc
+        raise PayloadError(path=path, why=f"reading it raised {type(exc).__name__}: {exc}") from exc
 
 
 def _copy_of_plain(value: Any, max_chars: int, max_depth: int) -> Json:

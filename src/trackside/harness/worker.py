@@ -237,13 +237,12 @@ class RunWorker:
 
     def _opening(self, claim: Claim) -> list[Draft]:
         record = self.record
-        metadata = self._run.metadata
-        says: JsonObject = {"agent": record.agent, "metadata": metadata}
+        says: JsonObject = {"agent": record.agent, "metadata": record.metadata}
         if record.parent_run_id is not None:
             says["parent_run_id"] = record.parent_run_id
         if record.trigger is not None:
             says["trigger"] = record.trigger
-        opening = [Draft(LifecycleEventType.RUN_STARTED, says, plain=not metadata)]
+        opening = [Draft(LifecycleEventType.RUN_STARTED, says, plain=True)]
         if claim.thread_status is not ThreadStatus.busy:
             opening.append(self._thread_update(claim.thread_status, ThreadStatus.busy))
         return opening

@@ -11,11 +11,14 @@ import msgspec
 
 from trackside.app.storage.errors import InvalidEventError
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.payload import MAX_CHARS, canonical_payload
+from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_payload
 from trackside.harness.types import Json, LifecycleEventType
 
 MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
 """Text that one event keeps. Above what our own emitter lets through, so that its mark of a cut is never cut again."""
+
+MAX_PAYLOAD_DEPTH = 2 * MAX_DEPTH
+"""How deep one event may be nested: a part that our own emitter cut at its limit lies a little deeper in the whole."""
 
 MAX_ID_CHARS = 255
 """How long an id may be; every database indexes this much."""
@@ -86,7 +89,7 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
     if type(event.sequence) is not int or event.sequence < 1:
         raise InvalidEventError(field="sequence", value=event.sequence, why="sequence numbers are 1, 2, 3 …")
     occurred_at, written = _utc(event.occurred_at)
-    payload = canonical_payload(event.payload, max_chars=MAX_PAYLOAD_CHARS)
+    payload = canonical_payload(event.payload, max_chars=MAX_PAYLOAD_CHARS, max_depth=MAX_PAYLOAD_DEPTH)
     # A copy: what has been stored does not change with what the emitter still holds.
     kept = RunLifecycleEvent(
         event.event_id,
