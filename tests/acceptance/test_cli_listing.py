@@ -96,7 +96,9 @@ def test_runs(recorded: Trackside) -> None:
         assert part in shown
     (whole,) = objects(recorded("runs", beginning, "--json"))
     assert whole["run_id"] == talk["run_id"]
-    assert [event["sequence"] for event in whole["events"]] == list(range(1, len(whole["events"]) + 1))
+    assert [event["sequence"] for event in whole["events"]] == list(range(1, whole["last_sequence"] + 1))
+    (whole,) = objects(recorded("runs", beginning, "--json", "--limit", "2"))
+    assert [event["sequence"] for event in whole["events"]] == [1, 2]
 
 
 def test_threads(recorded: Trackside) -> None:
@@ -267,3 +269,7 @@ def test_the_program_says_its_version_and_helps(trackside: Trackside, here: Trac
     assert version.stdout.startswith("trackside ")
     for command in ([], ["run"], ["resume"], ["runs"], ["threads"], ["events"], ["stats"]):
         assert here(*command, "--help").returncode == 0
+    for command in ("runs", "threads", "events", "stats"):
+        shown = here(command, "--help").stdout
+        assert all(f"--{name} " in shown for name in ("status", "agent", "thread", "since", "limit")), command
+        assert "interrupted" in shown, "the statuses there are"

@@ -28,6 +28,12 @@ class StreamMode(StrEnum):
     debug = "debug"
 
 
+def _choices(kinds: type[StrEnum]) -> str:
+    return ", ".join(kinds)
+
+
+_RUN_STATUSES, _THREAD_STATUSES, _TYPES = map(_choices, (RunStatus, ThreadStatus, LifecycleEventType))
+
 _Database = Annotated[
     str | None,
     typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
@@ -37,12 +43,15 @@ _Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the
 _Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
 ]
-_Stream = Annotated[list[StreamMode] | None, typer.Option(help="Show this of the agent's work, too; may be repeated.")]
+_Stream = Annotated[
+    list[StreamMode] | None,
+    typer.Option(metavar="MODE", help=f"Show this of the agent's work, too ({_choices(StreamMode)}); may be repeated."),
+]
 _Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
 _Thread = Annotated[
     str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
 ]
-_Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+_Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many at most.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -68,7 +77,7 @@ def run(
     ],
     input: Annotated[
         str | None,
-        typer.Argument(metavar="[INPUT]", help="A text (a human message), JSON, @FILE, or - for standard input."),
+        typer.Argument(metavar="INPUT", help="A text (a human message), JSON, @FILE, or - for standard input."),
     ] = None,
     thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
     database: _Database = None,
@@ -121,10 +130,11 @@ def resume(
 
 @app.command()
 def runs(
-    run: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One run; the beginning of its id is enough.")
+    run: Annotated[str | None, typer.Argument(metavar="ID", help="One run; the beginning of its id is enough.")] = None,
+    status: Annotated[
+        list[RunStatus] | None,
+        typer.Option(metavar="STATUS", help=f"Only with this status ({_RUN_STATUSES}); may be repeated."),
     ] = None,
-    status: Annotated[list[RunStatus] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only of this agent.")] = None,
     thread: _Thread = None,
     since: Annotated[
@@ -135,9 +145,10 @@ def runs(
         typer.Option(
             "--limit",
             "-n",
+            metavar="N",
             min=1,
             help="How many at most; with an ID, how many of its events.",
-            show_default="20, or all",
+            show_default="20; of its events, all",
         ),
     ] = None,
     database: _Database = None,
@@ -156,9 +167,12 @@ def runs(
 @app.command()
 def threads(
     thread: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One thread; the beginning of its id is enough.")
+        str | None, typer.Argument(metavar="ID", help="One thread; the beginning of its id is enough.")
     ] = None,
-    status: Annotated[list[ThreadStatus] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
+    status: Annotated[
+        list[ThreadStatus] | None,
+        typer.Option(metavar="STATUS", help=f"Only with this status ({_THREAD_STATUSES}); may be repeated."),
+    ] = None,
     agent: Annotated[
         str | None, typer.Option(metavar="AGENT", help="Only those with a run of this agent, the last one or not.")
     ] = None,
@@ -170,7 +184,8 @@ def threads(
         str | None, typer.Option(metavar="TIME", help="Only those that changed since: 2h, 3d, 2026-01-31.")
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, help="How many at most; with an ID, how many of its runs.")
+        int,
+        typer.Option("--limit", "-n", metavar="N", min=1, help="How many at most; with an ID, how many of its runs."),
     ] = 20,
     database: _Database = None,
     json: _Json = False,
@@ -189,9 +204,15 @@ def events(
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
     ] = None,
-    type: Annotated[list[LifecycleEventType] | None, typer.Option(help="Only this type; may be repeated.")] = None,
+    type: Annotated[
+        list[LifecycleEventType] | None,
+        typer.Option(metavar="TYPE", help=f"Only this type ({_TYPES}); may be repeated."),
+    ] = None,
     status: Annotated[
-        list[RunStatus] | None, typer.Option(help="Only of runs that have this status now; may be repeated.")
+        list[RunStatus] | None,
+        typer.Option(
+            metavar="STATUS", help=f"Only of runs that have this status now ({_RUN_STATUSES}); may be repeated."
+        ),
     ] = None,
     agent: _Agent = None,
     thread: _Thread = None,
@@ -217,7 +238,8 @@ def events(
 @app.command()
 def stats(
     status: Annotated[
-        list[RunStatus] | None, typer.Option(help="Only of runs with this status; may be repeated.")
+        list[RunStatus] | None,
+        typer.Option(metavar="STATUS", help=f"Only of runs with this status ({_RUN_STATUSES}); may be repeated."),
     ] = None,
     agent: _Agent = None,
     thread: _Thread = None,
@@ -226,7 +248,9 @@ def stats(
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", "-n", min=1, help="How many rows of each table, the biggest first; --json has all."),
+        typer.Option(
+            "--limit", "-n", metavar="N", min=1, help="How many rows of each table, the biggest first; --json has all."
+        ),
     ] = 20,
     database: _Database = None,
     json: _Json = False,
