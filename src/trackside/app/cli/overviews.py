@@ -74,14 +74,12 @@ def print_stats(console: OutputConsole, stats: Stats, limit: int) -> None:
     total = stats.total
     by_status = sorted(total.by_status.items(), key=lambda item: -item[1])
     statuses = [Text.assemble(look_text(console, RUN_LOOKS[status]), f" {number:,}") for status, number in by_status]
-    took_text = (
-        ""
-        if total.duration_p50 is None or total.duration_p95 is None
-        else (f"median {duration(total.duration_p50)}, 95 % within {duration(total.duration_p95)}")
-    )
+    times = ""
+    if total.duration_p50 is not None and total.duration_p95 is not None:
+        times = f"median {duration(total.duration_p50)}, 95 % within {duration(total.duration_p95)}"
     facts: list[tuple[str, Text | str]] = [
         (count(total.runs, "run"), Text("  ").join(statuses)),
-        ("took", took_text),
+        ("took", times),
         ("used", usage_line(_completion(total))),
     ]
     print_facts(console, facts)
