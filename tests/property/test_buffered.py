@@ -90,6 +90,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer = BufferedObserver(
             self.observer,
             capacity=capacity,
+            max_wait=0,
             terminal_reserve=reserve,
             batch_size=batch_size,
             call_limit=LIMIT,

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import itertools
 import logging
 import threading
 import weakref
@@ -478,7 +479,7 @@ async def test_consumer_does_not_live_in_the_context_of_the_first_event() -> Non
 @virtual
 async def test_overflow_is_dropped_and_counted_and_told_in_its_place() -> None:
     observer = GapRecorder()
-    buffer = BufferedObserver(observer, capacity=3)
+    buffer = BufferedObserver(observer, capacity=3, max_wait=0)
     first, lost, after = events(3), events(4), events(2)
     await buffer.on_events([*first, *lost])
 
@@ -498,7 +499,7 @@ async def test_overflow_is_dropped_and_counted_and_told_in_its_place() -> None:
 @virtual
 async def test_terminal_events_have_reserved_room_and_gaps_are_told_between_them() -> None:
     observer = GapRecorder()
-    buffer = BufferedObserver(observer, capacity=1, terminal_reserve=2)
+    buffer = BufferedObserver(observer, capacity=1, max_wait=0, terminal_reserve=2)
     one, lost, end, lost_too, other_end = (
         make_event(),
         make_event(),
@@ -517,7 +518,7 @@ async def test_terminal_events_have_reserved_room_and_gaps_are_told_between_them
 
 @virtual
 async def test_terminal_event_beyond_the_reserve_is_dropped_and_counted() -> None:
-    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), capacity=1, terminal_reserve=2)
+    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), capacity=1, max_wait=0, terminal_reserve=2)
     await buffer.on_events([make_event(END) for _ in range(5)])
 
     assert (buffer.stats().pending, buffer.stats().dropped) == (3, {"overflow": 2})
@@ -526,7 +527,7 @@ async def test_terminal_event_beyond_the_reserve_is_dropped_and_counted() -> Non
 
 @virtual
 async def test_events_that_are_being_given_still_take_up_room() -> None:
-    buffer = BufferedObserver(RecordingBatchObserver(Misbehaviour(how="hang")), capacity=3)
+    buffer = BufferedObserver(RecordingBatchObserver(Misbehaviour(how="hang")), capacity=3, max_wait=0)
     await buffer.on_events(events(3))
     await turns()
     await buffer.on_event(make_event())
@@ -537,7 +538,7 @@ async def test_events_that_are_being_given_still_take_up_room() -> None:
 
 @virtual
 async def test_gap_is_a_warning_where_the_observer_does_not_ask_for_it(caplog: pytest.LogCaptureFixture) -> None:
-    buffer = BufferedObserver(NullObserver(), capacity=1, name="metrics")
+    buffer = BufferedObserver(NullObserver(), capacity=1, max_wait=0, name="metrics")
     kept, lost = events(2)
     await buffer.on_events([kept, lost])
     await buffer.flush(1)
@@ -557,7 +558,7 @@ async def test_observer_that_fails_to_note_a_gap_is_logged_and_goes_on(caplog: p
 
     observer = FailsOnGap()
     assert isinstance(observer, GapObserver)
-    buffer = BufferedObserver(observer, capacity=1)
+    buffer = BufferedObserver(observer, capacity=1, max_wait=0)
     await buffer.on_events(events(2))
     await buffer.flush(1)
     await buffer.on_event(make_event())
@@ -577,7 +578,7 @@ async def test_gap_that_was_being_told_when_the_consumer_was_cancelled_is_not_to
             await asyncio.Event().wait()
 
     observer = HangsOnGap()
-    buffer = BufferedObserver(observer, capacity=1, name="x")
+    buffer = BufferedObserver(observer, capacity=1, max_wait=0, name="x")
     await buffer.on_events(events(2))
     await turns()
     consumer_of("x").cancel()
@@ -591,7 +592,7 @@ async def test_gap_that_was_being_told_when_the_consumer_was_cancelled_is_not_to
 
 @virtual
 async def test_gap_that_was_never_told_is_logged_when_the_buffer_closes(caplog: pytest.LogCaptureFixture) -> None:
-    buffer = BufferedObserver(GapRecorder(Misbehaviour(how="hang")), capacity=1, call_limit=None)
+    buffer = BufferedObserver(GapRecorder(Misbehaviour(how="hang")), capacity=1, max_wait=0, call_limit=None)
     await buffer.on_events(events(3))
     await turns()
     await buffer.aclose(0)
@@ -608,7 +609,7 @@ async def test_batch_does_not_reach_across_a_gap() -> None:
             self.batches.append([])
 
     observer = Both()
-    buffer = BufferedObserver(observer, capacity=2, terminal_reserve=2)
+    buffer = BufferedObserver(observer, capacity=2, max_wait=0, terminal_reserve=2)
     await buffer.on_events([*events(3), *(make_event(END) for _ in range(2))])
     await buffer.flush(1)
 
@@ -1013,22 +1014,97 @@ def test_death_of_the_consumer_on_a_loop_that_the_buffer_has_left_is_nobodys_bus
 
 
 @virtual
-async def test_observer_that_never_waits_does_not_keep_others_waiting() -> None:
-    given = 0
+async def test_observer_that_never_waits_gets_what_is_there_and_then_others_have_their_turn() -> None:
+    given: list[int] = []
+    turns: list[int] = []
 
     async def busy(event: RunLifecycleEvent) -> None:
-        nonlocal given
-        given += 1
+        given.append(event.sequence)
+        if event.sequence < 1_000:
+            await buffer.on_event(make_event(sequence=event.sequence + 100))
 
-    buffer = BufferedObserver(busy, batch_size=10)
-    await buffer.on_events(events(1_000))
-    steps: list[int] = []
-    while given < 1_000:
+    buffer = BufferedObserver(busy)
+    await buffer.on_events(events(100))
+    while len(given) < 1_000:
+        turns.append(len(given))
         await asyncio.sleep(0)
-        steps.append(given)
 
-    assert max(after - before for before, after in zip([0, *steps], steps, strict=False)) == 10
+    assert {after - before for before, after in itertools.pairwise(turns)} == {100}
     await buffer.aclose()
+
+
+@virtual
+async def test_full_buffer_holds_up_who_announces_while_the_observer_takes_events() -> None:
+    observer = RecordingObserver()
+    buffer = BufferedObserver(observer, capacity=10, terminal_reserve=0)
+
+    async def announce(run: str) -> None:
+        for event in make_run(run):
+            await buffer.on_event(event)
+
+    await asyncio.gather(*(announce(f"run-{number}") for number in range(500)))
+    report = await buffer.flush(1)
+
+    assert report.complete
+    assert buffer.stats().dropped == {}
+    assert len(observer.events) == 500 * len(make_run())
+    assert asyncio.get_running_loop().time() == 0, "nobody waited for a clock"
+    await buffer.aclose()
+
+
+@virtual
+async def test_full_buffer_of_a_hanging_observer_holds_up_once_and_shortly() -> None:
+    observer = RecordingObserver(Misbehaviour(how="hang"))
+    buffer = BufferedObserver(observer, capacity=2, terminal_reserve=0, call_limit=None)
+    clock = asyncio.get_running_loop().time
+
+    await buffer.on_events(events(2))
+    assert clock() == 0
+    await buffer.on_events(events(100))
+    assert clock() == 0.25
+    assert buffer.stats().dropped == {"overflow": 100}
+    observer.release()
+    await buffer.aclose(1)
+
+
+@virtual
+async def test_full_buffer_of_a_slow_observer_holds_up_for_max_wait_until_it_is_half_empty() -> None:
+    async def slow(event: RunLifecycleEvent) -> None:
+        await asyncio.sleep(0.2)
+
+    buffer = BufferedObserver(slow, capacity=4, terminal_reserve=0, max_wait=1.0)
+    clock = asyncio.get_running_loop().time
+
+    await buffer.on_events(events(4))
+    await buffer.on_event(make_event(sequence=5))
+    assert 0 < clock() <= 0.5, "it had to wait for one place"
+    assert buffer.stats().dropped == {}
+    began = clock()
+    await asyncio.gather(*(buffer.on_event(make_event(sequence=6 + number)) for number in range(20)))
+    assert clock() - began <= 1.25
+    assert (dropped := buffer.stats().dropped["overflow"]) > 0
+    await buffer.flush(10)
+    await buffer.on_events(events(5))
+    assert buffer.stats().dropped["overflow"] == dropped, "it waits again"
+    await buffer.aclose(10)
+
+
+@virtual
+async def test_who_waits_for_room_can_be_cancelled_and_hears_of_the_close() -> None:
+    observer = RecordingObserver(Misbehaviour(how="hang"))
+    buffer = BufferedObserver(observer, capacity=1, terminal_reserve=0, call_limit=None)
+    await buffer.on_event(make_event())
+    impatient = asyncio.create_task(buffer.on_event(make_event()))
+    patient = asyncio.create_task(buffer.on_event(make_event()))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait({impatient})
+    await buffer.aclose(0)
+
+    assert impatient.cancelled()
+    with pytest.raises(ClosedError):
+        await patient
+    assert buffer.stats().accepted == 1
 
 
 def test_events_left_by_one_loop_are_given_on_by_the_next() -> None:
@@ -1146,6 +1222,7 @@ def test_options_have_the_documented_defaults() -> None:
         "terminal_reserve": 1_000,
         "batch_size": 256,
         "call_limit": 10.0,
+        "max_wait": 5.0,
         "name": None,
     }
 

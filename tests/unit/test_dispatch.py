@@ -277,7 +277,7 @@ async def test_nobody_to_tell_costs_nothing() -> None:
 @virtual
 async def test_a_buffer_of_ones_own_is_used_as_it_is_and_not_closed_when_it_is_removed() -> None:
     seen = RecordingObserver()
-    own = BufferedObserver(seen, capacity=5, terminal_reserve=0)
+    own = BufferedObserver(seen, capacity=5, max_wait=0, terminal_reserve=0)
     observers = ObserverSet([own], policy=POLICY)
     await observers.deliver(make_run("a"))
     observers.remove(own)

@@ -498,7 +498,11 @@ async def test_the_record_tells_how_far_a_run_is() -> None:
         )
         record = await manager.get(run.run_id)
         assert (record.agent, record.thread_id, record.status) == ("sleeper", "t", RunStatus.pending)
-        assert (record.metadata, record.trigger, record.parent_run_id) == ({"a": [1, 2], "sanitized": True}, "cron", "p")
+        assert (record.metadata, record.trigger, record.parent_run_id) == (
+            {"a": [1, 2], "sanitized": True},
+            "cron",
+            "p",
+        )
         assert (record.created_at, record.started_at, record.ended_at) == (clock.now(), None, None)
         await asyncio.sleep(1)
         record = await manager.get(run.run_id)

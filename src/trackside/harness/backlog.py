@@ -79,10 +79,22 @@ class Backlog:
         ahead = islice(self.items, max(0, goal - self.passed))
         return sum(not isinstance(item, OpenGap) for item in ahead)
 
+    @property
+    def room(self) -> int:
+        """How many events more find room, terminal or not."""
+        return self._capacity - self.pending
+
+    @property
+    def is_half_empty(self) -> bool:
+        return 2 * self.pending <= self._capacity
+
+    def has_room_for(self, event: RunLifecycleEvent) -> bool:
+        pending = len(self.items) - self._gaps
+        return pending < self._capacity or (pending < self._limit and is_terminal(event.event_type))
+
     def push(self, event: RunLifecycleEvent) -> None:
         self.accepted += 1
-        pending = len(self.items) - self._gaps
-        if pending < self._capacity or (pending < self._limit and is_terminal(event.event_type)):
+        if self.has_room_for(event):
             self.items.append((event, copy_context()))
         else:
             self._overflow(event)

@@ -1,6 +1,7 @@
-"""A buffer in front of an observer: whoever announces an event never waits for the observer (I13).
+"""A buffer in front of an observer: whoever announces an event does not wait for the observer (I13).
 
-`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. What it cannot hold it
+`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. Only where it is full, and the
+observer goes on taking events, does it hold up whoever announces more, for a bounded time. What it cannot hold even so it
 counts, and tells the observer of as an `EventGap`. What became of every event can be read off at any moment (I22):
 
     accepted == delivered + failed + sum(dropped.values()) + pending
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ __all__ = [
     "ObserverStuckError",
     "OtherLoopError",
 ]
+
+_PATIENCE = 0.25  # seconds; an observer that takes nothing for so long is not slow, it hangs
 
 MAX_LEFT_BEHIND = 4
 """How many calls of one observer may run on past their limit before it gets no further ones."""
@@ -127,9 +130,9 @@ class BufferedObserver:
     its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer was
     made, where `current_run()` is None.
 
-    With `capacity` events pending, further ones are dropped and counted, but `terminal_reserve` more that end their run
-    find room. Where events are missing the observer's `on_gap` is called, or a warning logged. `batch_size` is also how
-    many events are given on before other tasks get their turn.
+    With `capacity` events pending (and `terminal_reserve` more that end their run), whoever announces further ones waits
+    for room: for at most `max_wait` seconds, each time the buffer fills up, and only while the observer takes any. Then
+    they are dropped and counted. Where events are missing the observer's `on_gap` is called, or a warning logged.
 
     A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).
 
@@ -146,6 +149,7 @@ class BufferedObserver:
         terminal_reserve: int = 1_000,
         batch_size: int = 256,
         call_limit: float | None = 10.0,
+        max_wait: float = 5.0,
         name: str | None = None,
     ) -> None:
         for option, value, least in (
@@ -157,6 +161,8 @@ class BufferedObserver:
                 raise InvalidBufferError(option=option, value=value, why=f"it is a number of events, at least {least}")
         if call_limit is not None and not call_limit > 0:
             raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a time in seconds, above 0")
+        if not max_wait >= 0:
+            raise InvalidBufferError(option="max_wait", value=max_wait, why="it is a time in seconds, from 0 up")
         # A binding, unlike `ensure_observer`, has no place for None.
         observer = ensure_observer(observer) if callable(observer) else ObserverBinding(observer).observer
         self.observer: RunObserver = observer
@@ -166,6 +172,9 @@ class BufferedObserver:
         self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
         self._batch_size = batch_size
         self._call_limit = call_limit
+        self._max_wait = max_wait
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._gave_up = False
         self._closed = False
         self._stopped = False
         self._context = copy_context()
@@ -180,17 +189,25 @@ class BufferedObserver:
         _buffers.add(self)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Accept an event; returns at once, whatever the observer does.
+        """Accept an event; returns at once, whatever the observer does, as long as there is room.
 
         Raises:
             ClosedError: the buffer has been closed.
         """
+        if not self._backlog.has_room_for(event):
+            await self._wait_for_room(event)
         self._accept(event)
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Accept several events, as `on_event` does."""
         for event in events:
+            if not self._backlog.has_room_for(event):
+                await self._wait_for_room(event)
             self._accept(event)
+
+    def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
+        """Whether these events are accepted without waiting."""
+        return self._gave_up or self._closed or self._backlog.room >= len(events)
 
     def stats(self) -> BufferStats:
         """What became of all events so far; exact at any moment, also while the observer is being called."""
@@ -228,6 +245,35 @@ class BufferedObserver:
             self._rouse()
         self._backlog.push(event)
 
+    async def _wait_for_room(self, event: RunLifecycleEvent) -> None:
+        """Wait while the observer takes events; not if it hangs, and not again before the buffer is half empty."""
+        if not self._max_wait:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._max_wait
+        while not (self._backlog.has_room_for(event) or self._gave_up or self._closed):
+            self._rouse()
+            passed = self._backlog.passed
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await asyncio.wait((waiter,), timeout=min(_PATIENCE, self._max_wait))
+            finally:
+                if not waiter.done():
+                    self._waiters.remove(waiter)
+            if self._backlog.passed == passed or loop.time() >= deadline:
+                self._gave_up = True
+
+    def _settle(self, backlog: Backlog, count: int, *, delivered: bool) -> None:
+        """The outcome of the oldest events is known: let in who waits, as far as there is room."""
+        backlog.settle(count, delivered=delivered)
+        if self._gave_up and self._backlog.is_half_empty:
+            self._gave_up = False
+        for _ in range(min(len(self._waiters), max(0, self._backlog.room))):
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
     def _rouse(self) -> asyncio.Task[None]:
         """See to it that there is a consumer on this event loop and that it will look at the backlog."""
         loop = asyncio.get_running_loop()
@@ -254,6 +300,7 @@ class BufferedObserver:
         self._backlog = backlog
         self._loop = self._consumer = self._push = self._current_call = None
         self._calls = set()
+        self._waiters = deque()
 
     async def _flush(self, timeout: float) -> FlushReport:
         before = self.stats()
@@ -298,6 +345,10 @@ class BufferedObserver:
         self._drop_rest()
 
     def _drop_rest(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
         for gap in self._backlog.drop_all("closed"):
             self._warn_of_gap(gap)
 
@@ -318,14 +369,19 @@ class BufferedObserver:
             )
 
     async def _consume(self, backlog: Backlog) -> None:
+        turn = 0
         while True:
             if not backlog.items:
                 await self._next_push()
+                turn = backlog.passed + len(backlog.items)
             elif isinstance(backlog.items[0], OpenGap):
                 await self._give_gap(backlog, backlog.items[0])
             else:
                 await self._give(backlog, backlog.batch(self._batch_size))
-                await asyncio.sleep(0)  # an observer that never waits must not keep everybody else waiting
+            if backlog.items and backlog.passed >= turn:
+                # All that was there has been given on. An observer that never waits must not keep all others waiting.
+                await asyncio.sleep(0)
+                turn = backlog.passed + len(backlog.items)
 
     async def _next_push(self) -> None:
         push = self._push = asyncio.get_running_loop().create_future()
@@ -340,15 +396,15 @@ class BufferedObserver:
             events = [event for event, _ in batch]
             failure = await self._call(backlog, self._on_events, events, self._context_of(batch), len(batch))
             if failure is None:
-                backlog.settle(len(batch), delivered=True)
+                self._settle(backlog, len(batch), delivered=True)
                 return
             if isinstance(failure, PartlyTaken):
                 taken = max(0, min(failure.taken, len(batch)))
-                backlog.settle(taken, delivered=True)
+                self._settle(backlog, taken, delivered=True)
                 batch = batch[taken:]
         for event, context in batch:
             failure = await self._call(backlog, self._on_event, event, context, 1)
-            backlog.settle(1, delivered=failure is None)
+            self._settle(backlog, 1, delivered=failure is None)
             if failure is not None:
                 self._warn_of_failure(event, failure)
 

@@ -357,8 +357,12 @@ class ObserverSet:
 
 
 async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent]) -> None:
+    taking = observer.on_events(events)
     try:
-        await observer.on_events(events)
+        if isinstance(observer, BufferedObserver) and not observer.has_room_for(events):
+            await call_observer(taking, observer=observer.name, limit=None, to_the_end=True)
+        else:
+            await taking
     except BaseException as exc:  # a buffer that is closed: its failure, and nobody else's
         if not is_own_failure(exc):
             raise
