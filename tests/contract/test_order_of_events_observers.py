@@ -259,7 +259,7 @@ async def test_an_optional_observer_can_do_nothing_to_a_run(
         assert_run_order(before.events)
         assert after.events == before.events
         if buffer:
-            assert took == 0, "I13"
+            assert took <= 0.25, "I13"
         else:
             # Each event at most once alone and once in a batch.
             assert took <= 2 * LIMIT * len(before.events), "I15"

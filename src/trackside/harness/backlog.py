@@ -66,6 +66,8 @@ class Backlog:
         """How many items, events and gaps, have left `items`: what a flush waits for."""
         self.flushes: dict[asyncio.Future[None], int] = {}
         """Who waits for `passed` to reach which number."""
+        self.followers: deque[tuple[int, asyncio.Future[None]]] = deque()
+        """The same of those who wait for nothing but that, which are many: in the order of their numbers."""
         self._gaps = 0
         self._capacity = capacity
         self._limit = capacity + terminal_reserve
@@ -151,11 +153,22 @@ class Backlog:
     def copy(self) -> Backlog:
         """The same counts and items, for another process or event loop to go on with."""
         own = copy(self)
-        own.items, own.dropped, own.flushes = self.items.copy(), self.dropped.copy(), {}
+        own.items, own.dropped, own.flushes, own.followers = self.items.copy(), self.dropped.copy(), {}, deque()
         return own
+
+    def release_followers(self) -> None:
+        """Let everybody go who waits for events to be given on."""
+        while self.followers:
+            _, follower = self.followers.popleft()
+            if not follower.done():
+                follower.set_result(None)
 
     def _pass(self, count: int) -> None:
         self.passed += count
+        while self.followers and self.followers[0][0] <= self.passed:
+            _, follower = self.followers.popleft()
+            if not follower.done():
+                follower.set_result(None)
         for reached, goal in self.flushes.items():
             if self.passed >= goal and not reached.done():
                 reached.set_result(None)

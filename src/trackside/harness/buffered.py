@@ -175,6 +175,7 @@ class BufferedObserver:
         self._max_wait = max_wait
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._gave_up = False
+        self._watch: asyncio.TimerHandle | None = None
         self._closed = False
         self._stopped = False
         self._context = copy_context()
@@ -221,6 +222,34 @@ class BufferedObserver:
             left_behind=len(self._calls - {self._current_call}),
             consumer_deaths=self._consumer_deaths,
         )
+
+    async def catch_up(self) -> None:
+        """Wait until the observer has been given all that was accepted before, as long as it takes events.
+
+        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait`, is not waited for.
+        """
+        backlog = self._backlog
+        if not backlog.items or self._gave_up or self._closed or not self._max_wait:
+            return
+        self._rouse()
+        follower: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        backlog.followers.append((backlog.passed + len(backlog.items), follower))
+        if self._watch is None:
+            self._look_after_followers(-1, asyncio.get_running_loop().time() + self._max_wait)
+        await follower
+
+    def _look_after_followers(self, passed: int, deadline: float) -> None:
+        """Let those go who wait for an observer that has taken nothing for a while, or takes too long."""
+        loop, backlog = asyncio.get_running_loop(), self._backlog
+        self._watch = None
+        if not backlog.followers:
+            return
+        if backlog.passed == passed or loop.time() >= deadline:
+            self._gave_up = True
+            backlog.release_followers()
+            return
+        wait = min(_PATIENCE, self._max_wait)
+        self._watch = loop.call_later(wait, self._look_after_followers, backlog.passed, deadline)
 
     async def flush(self, timeout: float) -> FlushReport:
         """Wait, for at most `timeout` seconds, until the observer has been given all that was accepted before (I23)."""
@@ -301,6 +330,7 @@ class BufferedObserver:
         self._loop = self._consumer = self._push = self._current_call = None
         self._calls = set()
         self._waiters = deque()
+        self._watch = None
 
     async def _flush(self, timeout: float) -> FlushReport:
         before = self.stats()
@@ -345,6 +375,7 @@ class BufferedObserver:
         self._drop_rest()
 
     def _drop_rest(self) -> None:
+        self._backlog.release_followers()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -312,6 +312,12 @@ class ObserverSet:
                 await _offer(observer, late)
         return missed
 
+    async def catch_up(self) -> None:
+        """Wait until buffered observers have what they accepted: shortly, and not for one that hangs (I13)."""
+        for observer in self._chain:
+            if isinstance(observer, BufferedObserver):
+                await observer.catch_up()
+
     async def flush(self, timeout: float) -> list[FlushReport]:
         """Wait until every buffered observer has what it accepted, for at most `timeout` seconds (I23)."""
         return list(await asyncio.gather(*(buffer.flush(timeout) for buffer in self._buffers())))

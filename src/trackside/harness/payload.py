@@ -84,7 +84,9 @@ def canonical(
         return plain, walk.changed
     except RecursionError as exc:
         raise PayloadError(path=path, why="its own code recurses without end") from exc
-    except Exception as exc:  # a property or __iter__ of the caller's object failed; ours does not raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as exc:  # a property, __iter__ or __repr__ of the caller's object failed; ours does not raise
         raise PayloadError(path=path, why=f"reading it raised {type(exc).__name__}: {exc}") from exc
 
 

@@ -8,6 +8,7 @@ settle, announce the end, give the thread back. There is no other place where a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -243,8 +244,11 @@ class RunWorker:
         if record.trigger is not None:
             says["trigger"] = record.trigger
         opening = [Draft(LifecycleEventType.RUN_STARTED, says, plain=True)]
-        if claim.thread_status is not ThreadStatus.busy:
-            opening.append(self._thread_update(claim.thread_status, ThreadStatus.busy))
+        before = claim.thread_status
+        if before is ThreadStatus.idle and self._run.paused is not None:
+            before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
+        if before is not ThreadStatus.busy:
+            opening.append(self._thread_update(before, ThreadStatus.busy))
         return opening
 
     async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
@@ -358,6 +362,8 @@ class RunWorker:
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         self._run.close()
+        with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
+            await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
         self.result = result
         task = asyncio.current_task()
         if task is not None and task.cancelling():

@@ -71,6 +71,11 @@ class CallableAgent:
                     output = await output
         except RunPaused as pause:
             return AgentResult(interrupts=[pause.interrupt])
+        except BaseExceptionGroup as group:  # of a task group, some of whose tasks asked
+            asked, others = group.split(RunPaused)
+            if asked is None or others is not None:
+                raise
+            return AgentResult(interrupts=[_first_of(asked).interrupt])
         return self._result(output, run)
 
     async def rollback(self, run: RunContext) -> None:
@@ -89,6 +94,12 @@ class CallableAgent:
         if "values" in run.stream_modes:
             run.send(values, "values")
         return AgentResult(output=plain, values=values)
+
+
+def _first_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
+    """The question that was asked first; the others are asked again when it has been answered."""
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _last_of(items: AsyncIterator[Any], run: RunContext) -> Any:

@@ -29,7 +29,7 @@ from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, pl
 from trackside.harness.adapters.langgraph._threads import roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.errors import InvalidSpecError, NotAnAgentError, NotPausedError
 from trackside.harness.ids import is_uuid
 from trackside.harness.types import JsonObject
 
@@ -37,7 +37,10 @@ from trackside.harness.types import JsonObject
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
     """An agent of a compiled graph, or of a `StateGraph` that is not compiled yet (compiled as it is); None of others."""
     if isinstance(agent, StateGraph):
-        agent = agent.compile()
+        try:
+            agent = agent.compile()
+        except ValueError as exc:
+            raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"the graph cannot be compiled: {exc}") from exc
     return LangGraphAgent(agent, name=name) if isinstance(agent, Pregel) else None
 
 
