@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,7 @@ from rich.text import Text
 from trackside import LifecycleEventType, RunHandle, RunLifecycleEvent, StreamGap
 from trackside.app.cli.appearance import NOTE, Look, look_of, words_of
 from trackside.app.cli.formatting import message_text, one_line
+from trackside.app.cli.live import LiveLines
 from trackside.app.cli.messages import Messages
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.usage import usage_line
@@ -57,9 +57,7 @@ class LiveView:
         """The last message of each run that came to one, by run."""
         self._began: datetime | None = None
         self._spinner = Spinner("dots")
-        self._live: Live | None = None
-        if console.is_live:
-            self._live = Live(console=console, get_renderable=self._footer, transient=True, refresh_per_second=12)
+        self._live = LiveLines(console, self._footer) if console.is_live else None
 
     def __enter__(self) -> Self:
         if self._live is not None:

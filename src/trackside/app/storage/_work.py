@@ -206,9 +206,8 @@ def _apply(work: Work, unit: UnitOfWork) -> Any:
 
 
 def _foreign_thread(row: EventRow, run: RunRow) -> EventOrderError:
-    return EventOrderError(
-        run_id=row.event.run_id,
-        event_type=str(row.event.event_type),
-        sequence=row.event.sequence,
-        why=f"its thread is {row.event.thread_id!r}, and the run is of thread {run.thread_id!r}",
-    )
+    event = row.event
+    why = f"its thread is {event.thread_id!r}, and the run is of thread {run.thread_id!r}"
+    if event.sequence == 1:
+        why += ": a run with this id is there already; give the new one another id, or none"
+    return EventOrderError(run_id=event.run_id, event_type=str(event.event_type), sequence=event.sequence, why=why)
