@@ -399,3 +399,39 @@ async def test_rolling_back_a_function_has_nothing_to_do() -> None:
     agent = CallableAgent(of_input)
     assert await agent.rollback(None) is None  # type: ignore[arg-type, func-returns-value]
     assert AgentResult().values is None
+
+
+async def test_a_question_asked_in_a_task_group_pauses_the_run() -> None:
+    answers: list[Any] = []
+
+    async def agent(input: Any, run: RunContext) -> str:
+        async def ask(question: str) -> None:
+            answers.append(run.interrupt(question))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask("one?"))
+            group.create_task(ask("two?"))
+        return "done"
+
+    paused = await run_agent(agent, "hi", thread_id="asks-in-a-group")
+    assert paused.status is RunStatus.interrupted
+    again = await run_agent(agent, thread_id="asks-in-a-group", command={"resume": 1})
+    assert again.status is RunStatus.interrupted
+    done = await run_agent(agent, thread_id="asks-in-a-group", command={"resume": 2})
+    assert (done.status, answers[-2:]) == (RunStatus.success, [1, 2])
+
+
+async def test_a_failure_beside_a_question_in_a_task_group_is_the_runs() -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        async def ask() -> None:
+            run.interrupt("?")
+
+        async def fail() -> None:
+            raise ValueError("no")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask())
+            group.create_task(fail())
+
+    result = await run_agent(agent, "hi")
+    assert result.status is RunStatus.error

@@ -14,6 +14,7 @@ from trackside.app.cli.lookup import (
     find_paused_run,
     find_run,
     find_thread,
+    open_questions,
 )
 from trackside.app.storage import Store
 from trackside.harness.observer import RunLifecycleEvent
@@ -31,7 +32,8 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def record(store: Store, run_id: str, thread_id: str, *, minute: int = 0, **end: Any) -> None:
     """A run of two events, a second apart, `minute` minutes after the begin."""
     when = BEGIN + timedelta(minutes=minute)
-    started, completed = LifecycleEventType.RUN_STARTED, LifecycleEventType.RUN_COMPLETED
+    started = LifecycleEventType.RUN_STARTED
+    completed = LifecycleEventType.RUN_FAILED if "error" in end else LifecycleEventType.RUN_COMPLETED
     await store.append(
         [
             RunLifecycleEvent(f"{run_id}/1", started, run_id, thread_id, 1, when, {"agent": "a"}),
@@ -85,3 +87,16 @@ async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
     assert (await find_paused_run(store, "asked")).run_id == "r-1"
     with pytest.raises(NotWaitingError, match="Thread 'answered' does not wait"):
         await find_paused_run(store, "answered")
+
+
+async def test_an_answer_that_failed_closes_no_question(store: Store) -> None:
+    question = {"id": "q", "value": "May I?"}
+    await record(store, "r-1", "asked", minute=1, status="interrupted", interrupts=[question])
+    await record(store, "r-2", "asked", minute=2, error="that is no answer")
+    await record(store, "r-3", "failed", minute=3)
+    await record(store, "r-4", "failed", minute=4, error="no such thing")
+
+    assert (await find_paused_run(store, "asked")).run_id == "r-1"
+    assert await open_questions(store, await find_thread(store, "asked")) == [question]
+    with pytest.raises(NotWaitingError):
+        await find_paused_run(store, "failed")

@@ -46,6 +46,12 @@ class InvalidSpecError(TracksideError, ValueError):
     """{field} = {value!r} does not fit a run: {why}."""
 
 
+class InvalidUsageError(InvalidSpecError):
+    """{field} = {value!r} is no usage of a model: {why}."""
+
+    fault = "agent"
+
+
 class NotASpecError(TracksideError, TypeError):
     """{passed} does not say what to run: pass a `RunSpec`, as `RunSpec("agent", "input")`."""
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from trackside.harness.errors import InvalidSpecError, PayloadError
+from trackside.harness.errors import InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
@@ -85,14 +85,14 @@ class Journal:
         """Count one call of a model.
 
         Raises:
-            InvalidSpecError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
+            InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
         """
         tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
         for count in tokens:
             if type(count) is not int or count < 0:
-                raise InvalidSpecError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
+                raise InvalidUsageError(field="tokens", value=count, why="token counts are whole numbers from 0 up")
         if cost_usd is not None and not _is_cost(cost_usd):
-            raise InvalidSpecError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
+            raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         model, _ = canonical(str(model))
         caller, _ = canonical(str(caller))
         with self._lock:

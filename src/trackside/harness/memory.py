@@ -178,6 +178,7 @@ class MemoryCoordinator:
         run_id: str,
         status: RunStatus,
         *,
+        at_rest: ThreadStatus | None = None,
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
@@ -189,9 +190,8 @@ class MemoryCoordinator:
         thread = run.thread
         if run.withdrawn:  # it never was the thread's business
             return Settlement(previous=thread.status, status=thread.status)
-        thread.at_rest = thread_status_after(status, another_waits=False)
-        after = thread_status_after(status, another_waits=bool(thread.queue))
-        return Settlement(previous=thread.status, status=after)
+        thread.at_rest = at_rest or thread_status_after(status, another_waits=False)
+        return Settlement(previous=thread.status, status=ThreadStatus.busy if thread.queue else thread.at_rest)
 
     async def release(self, run_id: str, announced: ThreadStatus) -> Release:
         """Give the thread to the next run, if there is one."""

@@ -111,13 +111,15 @@ class RunCoordinator(Protocol):
         run_id: str,
         status: RunStatus,
         *,
+        at_rest: ThreadStatus | None = None,
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
     ) -> Settlement:
         """Record how a claimed or withdrawn run ends, and learn what its thread's status becomes.
 
-        The thread stays held and `get` says nothing yet: the end is not durable before its event is.
+        `at_rest` is what the thread's status is when nobody waits; what the run's status makes of it if left out. The
+        thread stays held and `get` says nothing yet: the end is not durable before its event is.
         """
         ...
 

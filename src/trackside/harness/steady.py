@@ -59,12 +59,15 @@ class _SteadyCoordinator:
         run_id: str,
         status: RunStatus,
         *,
+        at_rest: ThreadStatus | None = None,
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
     ) -> Settlement:
         return await finish(
-            lambda: self._coordinator.settle(run_id, status, error=error, title=title, completion_data=completion_data),
+            lambda: self._coordinator.settle(
+                run_id, status, at_rest=at_rest, error=error, title=title, completion_data=completion_data
+            ),
             name="settle",
         )
 

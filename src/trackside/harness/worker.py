@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
-from trackside.harness.errors import AgentOutputError, NotPausedError, PayloadError
+from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotPausedError, PayloadError
 from trackside.harness.failures import text_of, traceback_of
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
@@ -73,11 +73,15 @@ _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 
 
 class _End(NamedTuple):
-    """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers."""
+    """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers.
+
+    A run that was asked for wrongly leaves the thread `untouched`, so that a question that is open stays open.
+    """
 
     status: RunStatus
     says: JsonObject
     remembers: ThreadState | None = None
+    untouched: bool = False
 
 
 class RunWorker:
@@ -129,6 +133,7 @@ class RunWorker:
         self._began = services.clock.monotonic()
         self._stop: Stop | None = None
         self._claimed = False
+        self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
         self._task: asyncio.Task[Any] | None = None
@@ -248,6 +253,7 @@ class RunWorker:
         if before is ThreadStatus.idle and self._run.paused is not None:
             before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
         if before is not ThreadStatus.busy:
+            self._thread_before = before
             opening.append(self._thread_update(before, ThreadStatus.busy))
         return opening
 
@@ -338,7 +344,8 @@ class RunWorker:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
         says = {"error": text_of(exc), "error_type": type(exc).__qualname__, "traceback": traceback_of(exc)}
-        return _End(RunStatus.error, canonical_payload(says))
+        asked_wrongly = isinstance(exc, InvalidSpecError | NotPausedError) and exc.fault == "caller"
+        return _End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
 
     def _undelivered(self) -> _End:
         exc = self.delivery_error
@@ -372,10 +379,12 @@ class RunWorker:
 
     async def _settle(self, end: _End, completion_data: JsonObject) -> Settlement:
         """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
+        at_rest = self._thread_before if end.untouched else None
         try:
             return await self._services.coordinator.settle(
                 self.record.run_id,
                 end.status,
+                at_rest=at_rest,
                 error=end.says.get("error"),
                 title=self._journal.title,
                 completion_data=completion_data,
@@ -383,7 +392,7 @@ class RunWorker:
         except Exception:  # the coordinator's failure, which must not take the run's end with it (I18)
             logger.exception("run %s could not be settled; its thread may stay held", self.record.run_id)
             before = ThreadStatus.busy if self._claimed else ThreadStatus.idle
-            after = thread_status_after(end.status, another_waits=False) if self._claimed else before
+            after = at_rest or thread_status_after(end.status, another_waits=False) if self._claimed else before
             return Settlement(previous=before, status=after)
 
     async def _put_thread_right(self, end: _End) -> _End:

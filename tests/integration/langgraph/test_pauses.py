@@ -138,6 +138,7 @@ async def test_one_answer_to_several_questions_is_refused_and_all_stay_open(stag
     refused = await stage.play(graph, thread_id="t", command={"resume": "yes"})
     assert refused.status is RunStatus.error
     assert "3 questions are open; answer by id" in refused.end["error"]
+    assert refused.events[-1].payload == {"status": "interrupted", "previous": "busy"}, "the thread still waits"
     answers = {asked["id"]: "ok" for asked in paused.interrupts}
     resumed = await stage.play(graph, thread_id="t", command={"resume": answers})
     assert resumed.values == {"notes": ["a: ok", "b: ok", "c: ok"]}
