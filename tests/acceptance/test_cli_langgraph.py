@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Annotated, TypedDict
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
@@ -48,6 +50,22 @@ async def stall(state):
 def graph_that(last):
     builder = StateGraph(State).add_node(think).add_node("last", last)
     return builder.add_edge(START, "think").add_edge("think", "last").add_edge("last", END).compile()
+
+def twice(state):
+    return {"title": f"{interrupt('Who?')}"}
+
+def also(state):
+    return {"messages": [AIMessage(f"about {interrupt('What?')}")]}
+
+both = (
+    StateGraph(State)
+    .add_node(twice)
+    .add_node(also)
+    .add_edge(START, "twice")
+    .add_edge(START, "also")
+    .compile()
+)
+forgetful = StateGraph(State).add_node(also).add_edge(START, "also").compile(checkpointer=InMemorySaver())
 
 failing = graph_that(publish)
 slow = graph_that(stall)
@@ -87,6 +105,32 @@ def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Tracksi
     assert statuses == ["interrupted", "success", "interrupted"]
     (thread,) = [json.loads(line) for line in here("threads", "--json").stdout.splitlines()]
     assert thread["title"] == "On trains"
+
+
+def test_an_answer_that_does_not_fit_leaves_the_questions_open(here: Trackside) -> None:
+    asked = here("run", "graph.py:both", "hello", "--thread", "t-1")
+    command = shlex.split(asked.stdout.splitlines()[-1])
+    wrong = here("resume", "t-1", "yes")
+    shown = here("threads", "t-1")
+    right = here(*command[1:])
+
+    assert (asked.returncode, wrong.returncode, right.returncode) == (75, 1, 0)
+    assert "Who?" in shown.stdout
+    assert "What?" in shown.stdout
+    assert "about ANSWER" in right.stdout
+
+
+def test_a_graph_that_forgets_is_not_said_to_wait(here: Trackside) -> None:
+    asked = here("run", "graph.py:forgetful", "hello", "--thread", "t-1")
+    answered = here("resume", "t-1", "yes")
+
+    assert asked.returncode == 75
+    assert "trackside resume" not in asked.stdout
+    said = "this graph's own checkpointer forgets when the program ends; compile it without one."
+    assert asked.stdout.splitlines()[-1] == f"It cannot be answered: {said}"
+    assert answered.returncode == 2
+    assert answered.stderr == f"error: graph.py:forgetful cannot take an answer: {said}\n"
+    assert len(here("runs", "--json").stdout.splitlines()) == 1, "no run was started for nothing"
 
 
 @pytest.mark.parametrize(

@@ -273,3 +273,10 @@ def test_the_program_says_its_version_and_helps(trackside: Trackside, here: Trac
         shown = here(command, "--help").stdout
         assert all(f"--{name} " in shown for name in ("status", "agent", "thread", "since", "limit")), command
         assert "interrupted" in shown, "the statuses there are"
+
+
+def test_stats_of_nothing(recorded: Trackside) -> None:
+    nothing = recorded("stats", "--agent", "nobody")
+
+    assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "There is nothing that fits.\n", "")
+    assert objects(recorded("stats", "--agent", "nobody", "--json"))[0]["total"]["runs"] == 0

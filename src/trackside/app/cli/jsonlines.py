@@ -68,6 +68,6 @@ class JsonView:
     def stopping(self, doing: str, hint: str) -> None:
         """There is nobody to tell."""
 
-    def finish(self, result: RunResult, settings: Settings) -> None:
+    def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
         """Print the result."""
         self._output.print({"result": asdict(result)})

@@ -92,7 +92,11 @@ class _Look:
         elif objects:
             print_them(self._console)
         else:
-            self._console.print("There is nothing that fits.", style="dim")
+            self.show_nothing()
+
+    def show_nothing(self) -> None:
+        """Say to a person that nothing was found."""
+        self._console.print("There is nothing that fits.", style="dim")
 
 
 def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
@@ -179,6 +183,9 @@ def show_stats(options: LookOptions[RunStatus]) -> ExitCode:
 
     async def show(store: Store) -> None:
         stats = await store.stats(status=options.status, **await look.filters(store))
-        look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
+        if options.json or stats.total.runs:
+            look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
+        else:
+            look.show_nothing()
 
     return look.run(show)

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
-from trackside.harness.types import JsonObject, LifecycleEventType
+from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store, StoredRun, StoredThread
 
 _NAMED = 3  # ids that a complaint about an ambiguous one lists
+_CLOSE_QUESTIONS = (RunStatus.success, RunStatus.interrupted, RunStatus.running, RunStatus.pending)
+_STANDINGS = {
+    ThreadStatus.idle: "it is idle",
+    ThreadStatus.busy: "it is busy",
+    ThreadStatus.interrupted: "its last run left no question",
+    ThreadStatus.error: "its last run failed",
+}
 
 
 class UnknownIdError(TracksideError, LookupError):
@@ -24,7 +31,7 @@ class AmbiguousIdError(TracksideError, LookupError):
 
 
 class NotWaitingError(TracksideError):
-    """Thread {thread_id!r} does not wait for an answer, it is {status}; start a run on it with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
+    """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
 
 
 async def find_run(store: Store, beginning: str) -> StoredRun:
@@ -62,18 +69,24 @@ async def find_paused_run(store: Store, thread: str) -> StoredRun:
         UnknownIdError, AmbiguousIdError: there is no such thread, or more than one.
     """
     found = await find_thread(store, thread)
-    run = None if found.last_run_id is None else await store.run(found.last_run_id)
-    if run is None or not await open_questions(store, found):
-        raise NotWaitingError(thread_id=found.thread_id, status=found.status.value)
+    run, questions = await _asked(store, found)
+    if run is None or not questions:
+        raise NotWaitingError(thread_id=found.thread_id, standing=_STANDINGS[found.status])
     return run
 
 
 async def open_questions(store: Store, thread: StoredThread) -> list[JsonObject]:
-    """What a thread waits to be answered: what its last run asked in the end."""
-    if thread.last_run_id is None:
-        return []
-    ends = await store.events(run_id=thread.last_run_id, types=[LifecycleEventType.RUN_COMPLETED])
-    return [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
+    """What a thread waits to be answered: what its last run asked in the end, of those that came to anything."""
+    _, questions = await _asked(store, thread)
+    return questions
+
+
+async def _asked(store: Store, thread: StoredThread) -> tuple[StoredRun | None, list[JsonObject]]:
+    """The run that paused the thread, and its questions. An answer that failed, or was cancelled, closes none."""
+    for run in await store.runs(thread_id=thread.thread_id, status=_CLOSE_QUESTIONS, limit=1):
+        ends = await store.events(run_id=run.run_id, types=[LifecycleEventType.RUN_COMPLETED])
+        return run, [interrupt for stored in ends for interrupt in interrupts_of(stored.event.payload)]
+    return None, []
 
 
 def _only[R](kind: str, beginning: str, found: Sequence[R], id_of: Callable[[R], str]) -> R:

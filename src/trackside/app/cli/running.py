@@ -19,7 +19,7 @@ from trackside.app.cli.stopping import StopSignals
 from trackside.app.cli.timeline import Timeline
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_app, open_store
-from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, load_agent
 from trackside.harness import RunHandle, RunResult, RunSpec
 
 if TYPE_CHECKING:
@@ -94,10 +94,12 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
 
 async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
     """Start the run, show it until it has ended, and say how it did."""
+    if forgets(agent) and spec.command is not None:
+        raise ForgetfulAgentError(agent=spec.agent)
     async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
         handle = await app.start(spec)
         result = await _result(handle, view)
-    view.finish(result, settings)
+    view.finish(result, settings, forgotten=forgets(agent))
     return EXIT_CODE_OF[result.status]
 
 

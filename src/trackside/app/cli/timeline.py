@@ -88,8 +88,11 @@ class Timeline:
         """Say at the spinner what is being done to the run."""
         self._doing, self._hint = doing, hint
 
-    def finish(self, result: RunResult, settings: Settings) -> None:
-        """Show how the run ended, what came out, what it took, and how to go on from here."""
+    def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
+        """Show how the run ended, what came out, what it took, and how to go on from here.
+
+        A question that is `forgotten` when the program ends cannot be answered any more.
+        """
         self._show_end()
         if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
             self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
@@ -99,8 +102,15 @@ class Timeline:
         self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
         self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_url)
         if asked := [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]:
+            self._show_how_to_answer(None if forgotten else resume_command(result.thread_id, asked, settings))
+
+    def _show_how_to_answer(self, command: str | None) -> None:
+        if command is None:
+            why = "this graph's own checkpointer forgets when the program ends; compile it without one"
+            self._console.print(f"\nIt cannot be answered: {why}.", soft_wrap=not self._console.is_screen)
+        else:
             self._console.print("\nIt waits for an answer:")
-            self._console.print(f"  {resume_command(result.thread_id, asked, settings)}", style="bold", soft_wrap=True)
+            self._console.print(f"  {command}", style="bold", soft_wrap=True)
 
     def _show_end(self) -> None:
         for message in ([self._flow] if self._flow else []) + list(self._waiting.values()):

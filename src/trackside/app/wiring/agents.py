@@ -30,6 +30,10 @@ class AgentImportError(TracksideError, ImportError):
     """{reference} cannot be loaded: importing {module} raised {cause}."""
 
 
+class ForgetfulAgentError(TracksideError):
+    """{agent} cannot take an answer: this graph's own checkpointer forgets when the program ends; compile it without one."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgentReference:
     """Where an agent is: `module` is a path (with a slash or ending in .py) or a dotted name, `attribute` a name in it.
@@ -96,6 +100,12 @@ def load_agent(reference: AgentReference) -> Any:
     except NotAnAgentError as exc:
         raise AgentReferenceError(reference=reference, why=str(exc).rstrip(".")) from exc
     return found
+
+
+def forgets(agent: Any) -> bool:
+    """Whether what the agent remembers of its threads is gone when the program ends."""
+    checkpointer = getattr(agent, "checkpointer", None)
+    return any(kind.__module__ == "langgraph.checkpoint.memory" for kind in type(checkpointer).__mro__)
 
 
 def _import_file(reference: AgentReference) -> ModuleType:
