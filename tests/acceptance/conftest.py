@@ -161,11 +161,19 @@ class Terminal:
         """What a person sees in the end."""
         return self._screen.show(self.output.decode(errors="replace"))
 
+    def hang_up(self) -> None:
+        """Close the terminal, as a window is closed, and wait for the end."""
+        os.close(self._fd)
+        self._fd = -1
+        _, status = os.waitpid(self._pid, 0)
+        self._status = os.waitstatus_to_exitcode(status)
+
     def close(self) -> None:
         if self._status is None:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _read(self, deadline: float) -> bool:
         ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))

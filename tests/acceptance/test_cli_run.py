@@ -280,3 +280,21 @@ def test_a_reader_that_goes_away_neither_stops_the_run_nor_makes_a_traceback(her
     assert errors == ""
     (run,) = json_lines(here("runs", "--json").stdout)
     assert run["status"] == "success"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["rows", "json"])
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],
+    ids=["full", "closed"],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_that_cannot_be_written_is_said_in_one_line_and_the_run_recorded(
+    trackside: Trackside, here: Trackside, output: str, why: str, options: list[str]
+) -> None:
+    ran = trackside("run", "agents.py:talk", "hello", *options, shell=f'exec "$0" "$@" {output}')
+    looked = trackside("runs", *options, shell=f'exec "$0" "$@" {output}')
+
+    assert (ran.returncode, looked.returncode) == (1, 1)
+    assert ran.stderr == looked.stderr == f"error: standard output cannot be written: {why}.\n"
+    assert [run["status"] for run in json_lines(here("runs", "--json").stdout)] == ["success"]

@@ -143,7 +143,9 @@ def test_ctrl_c_cancels_the_run_and_its_end_is_shown_and_recorded(terminal: Open
     assert recorded_statuses(here) == ["cancelled"]
 
 
-def test_a_second_ctrl_c_leaves_an_agent_behind_that_does_not_stop(terminal: OpenTerminal) -> None:
+def test_a_second_ctrl_c_leaves_an_agent_behind_that_does_not_stop_and_records_its_end(
+    terminal: OpenTerminal, here: Trackside
+) -> None:
     shown = terminal("run", "agents.py:stubborn", "hello")
     shown.wait_for("thinking")
     shown.press(b"\x03")
@@ -152,9 +154,16 @@ def test_a_second_ctrl_c_leaves_an_agent_behind_that_does_not_stop(terminal: Ope
     shown.press(b"\x03")
 
     assert shown.wait() == 130
+    assert "■ cancelled    left behind: it did not stop" in rows(shown)
     assert "the agent did not stop and was left behind" in " ".join(shown.text.split())
     assert b"\x1b[?25h" in shown.output
     assert "Traceback" not in shown.text
+    assert recorded_statuses(here) == ["cancelled"]
+    (thread,) = here("threads", "--json").stdout.splitlines()
+    assert json.loads(thread)["status"] == "idle"
+    ends = [json.loads(line)["payload"] for line in here("events", "--json").stdout.splitlines()][-2:]
+    assert (ends[0]["cancel_mode"], ends[0]["reason"]) == ("shutdown", "left behind: it did not stop")
+    assert ends[1] == {"status": "idle", "previous": "busy"}
 
 
 def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
@@ -163,7 +172,7 @@ def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
     shown = terminal("run", "agents.py:blocking", "hello")
     shown.wait_for("about to block")
     shown.press(b"\x03")
-    shown.wait_for("once more to stop at once")
+    shown.wait_for("the agent blocks; once more to break it off")
     shown.press(b"\x03")
 
     assert shown.wait() == 130
@@ -180,12 +189,21 @@ def test_a_second_ctrl_c_does_not_wait_for_an_agents_thread(terminal: OpenTermin
     assert shown.wait() == 130
 
 
-def test_sigterm_is_as_ctrl_c(terminal: OpenTerminal, here: Trackside) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_to_stop_are_as_ctrl_c(terminal: OpenTerminal, here: Trackside, number: signal.Signals) -> None:
     shown = terminal("run", "agents.py:sleep", "hello")
     shown.wait_for("thinking")
-    shown.signal(signal.SIGTERM)
+    shown.signal(number)
 
     assert shown.wait() == 130
+    assert recorded_statuses(here) == ["cancelled"]
+
+
+def test_a_run_whose_terminal_is_closed_is_cancelled_and_recorded(terminal: OpenTerminal, here: Trackside) -> None:
+    shown = terminal("run", "agents.py:sleep", "hello")
+    shown.wait_for("thinking")
+    shown.hang_up()
+
     assert recorded_statuses(here) == ["cancelled"]
 
 

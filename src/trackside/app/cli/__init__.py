@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (of `sys.argv`, if left out) and return its exit code; errors become one line each."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
-            stream.reconfigure(errors="replace")
     try:
+        from trackside.app.cli.streams import fill_closed_streams
+
+        fill_closed_streams()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
+                stream.reconfigure(errors="replace")
         from trackside.app.cli.commands import app
 
         code = app(arguments, prog_name="trackside", standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,13 +11,17 @@ from enum import IntEnum
 from typer import TyperException
 
 from trackside.app.cli.formatting import one_line, printable
-from trackside.app.cli.output import discard, standard_error
+from trackside.app.cli.output import OutputError, standard_error
+from trackside.app.cli.streams import discard
 from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import RunStatus
 
 DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
+
+
+_OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG})
 
 
 class ExitCode(IntEnum):
@@ -48,6 +53,9 @@ def report(failure: BaseException) -> ExitCode:
         case BrokenPipeError() | SystemExit():  # the latter is how Rich, which shows the help, takes a broken pipe
             discard(sys.stdout)
             return ExitCode.reader_gone
+        case OSError() if failure.filename is None and failure.errno in _OUTPUT_FAILURES:
+            discard(sys.stdout)  # what is written at exit must not fail once more
+            return report(OutputError(why=failure.strerror))
         case TyperException():
             return _misuse(failure)
         case AgentImportError():

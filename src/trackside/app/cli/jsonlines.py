@@ -68,6 +68,14 @@ class JsonView:
     def stopping(self, doing: str, hint: str) -> None:
         """There is nobody to tell."""
 
+    def check(self) -> None:
+        """See that what was printed could be printed.
+
+        Raises:
+            OutputError: it could not.
+        """
+        self._output.check()
+
     def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
         """Print the result."""
         self._output.print({"result": asdict(result)})

@@ -73,6 +73,7 @@ class _Look:
                 await show(store)
 
         asyncio.run(look())
+        self._console.check()
         return ExitCode.reader_gone if self._console.reader_gone else ExitCode.success
 
     async def filters(self, store: Store) -> _Filters:

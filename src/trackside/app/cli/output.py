@@ -1,7 +1,8 @@
 """The two streams that the command line writes to.
 
 What was asked for goes to standard output, what is said about it to standard error. A reader that goes away early
-(`| head`) is no error: the console falls silent and the command goes on or ends, as makes sense for it.
+(`| head`) is no error: the console falls silent and the command goes on or ends, as makes sense for it. A stream that
+cannot be written (a full disk, a closed terminal) silences it, too, and is an error in the end.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from typing import IO, Any, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 from rich.console import Console
 
 from trackside.app.cli.appearance import Look
 from trackside.app.cli.formatting import json_line
+from trackside.app.cli.streams import discard
+from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.types import JsonObject
 
 _UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
+
+
+class OutputError(TracksideError, OSError):
+    """standard output cannot be written: {why}."""
+
+    fault: ClassVar[Fault] = "store"
 
 
 class OutputConsole(Console):
@@ -29,6 +38,7 @@ class OutputConsole(Console):
     """
 
     reader_gone = False
+    _failure: OSError | None = None
     guard: threading.RLock
     """Held while something is printed, so that what several threads print does not mix."""
 
@@ -56,6 +66,14 @@ class OutputConsole(Console):
         with self.guard:
             super().print(*objects, **options)
 
+    def check(self) -> None:
+        """See that everything was written that should be.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        _check(self._failure)
+
     def print_json_lines(self, values: Iterable[JsonObject]) -> None:
         """Print each value as JSON on a line of its own."""
         try:
@@ -64,12 +82,31 @@ class OutputConsole(Console):
             self.file.flush()
         except BrokenPipeError:
             self.on_broken_pipe()
+        except OSError as exc:
+            self._on_failure(exc)
 
     def on_broken_pipe(self) -> None:
         """Say nothing more."""
         self.quiet = True
         self.reader_gone = True
         discard(self.file)
+
+    def _check_buffer(self) -> None:
+        # Where Rich writes, whoever prints; it knows what to do about a broken pipe alone.
+        try:
+            super()._check_buffer()
+        except OSError as exc:
+            self._on_failure(exc)
+
+    def _on_failure(self, exc: OSError) -> None:
+        self.quiet = True
+        self._failure = exc
+        discard(self.file)
+
+
+def _check(failure: OSError | None) -> None:
+    if failure is not None:
+        raise OutputError(why=failure.strerror) from failure
 
 
 def standard_output() -> OutputConsole:
@@ -82,13 +119,6 @@ def standard_error() -> OutputConsole:
     return OutputConsole(sys.stderr)
 
 
-def discard(file: IO[str]) -> None:
-    """Send what is still written to a broken stream nowhere, so that closing it at exit does not fail either."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, file.fileno())
-    os.close(nowhere)
-
-
 class JsonOutput:
     """Standard output for JSON lines alone: whatever else is written there, also by an agent, goes to standard error.
 
@@ -97,6 +127,7 @@ class JsonOutput:
 
     def __init__(self) -> None:
         self._lines: TextIO | None = None
+        self._failure: OSError | None = None
 
     def __enter__(self) -> Self:
         sys.stdout.flush()
@@ -117,3 +148,14 @@ class JsonOutput:
             print(json_line(value), file=self._lines, flush=True)
         except BrokenPipeError:
             discard(self._lines)
+        except OSError as exc:
+            self._failure = exc
+            discard(self._lines)
+
+    def check(self) -> None:
+        """See that everything was written that should be.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        _check(self._failure)

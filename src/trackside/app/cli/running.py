@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
-from trackside.app.cli.stopping import StopSignals
+from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.app.settings import Settings, load_settings
-from trackside.app.wiring import open_app, open_store
+from trackside.app.wiring import App, open_app, open_store
+from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, load_agent
-from trackside.harness import RunHandle, RunResult, RunSpec
+from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
+from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
@@ -29,6 +31,7 @@ type View = Timeline | JsonView
 
 _SHOWN_MODES = ("values", "messages", "custom")
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
+_RECORDED_WITHIN = 6.0  # seconds; somewhat longer than the database waits for its lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +87,14 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
 
 def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: bool) -> ExitCode:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before there is a run to cancel it ends the command
+    interrupt_on_stop_signals()
     view: View = JsonView() if json else Timeline(standard_output())
     with view:
         # Loaded before there is an event loop, as agents' modules expect, and inside the view, which takes what they print.
         agent = load_agent(reference)
-        return asyncio.run(_follow(settings, agent, spec, view))
+        code = asyncio.run(_follow(settings, agent, spec, view))
+    view.check()
+    return code
 
 
 async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
@@ -99,12 +104,14 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
         handle = await app.start(spec)
         result = await _result(handle, view)
+        if result is None:
+            await _leave(app, handle, view, settings)
     view.finish(result, settings, forgotten=forgets(agent))
     return EXIT_CODE_OF[result.status]
 
 
-async def _result(handle: RunHandle, view: View) -> RunResult:
-    """Show what the run streams, to its end; does not return if it was told twice to stop and does not."""
+async def _result(handle: RunHandle, view: View) -> RunResult | None:
+    """Show what the run streams, to its end; None if it was told twice to stop and does not."""
     shown = asyncio.create_task(_show_stream(handle, view), name="trackside-cli-stream")
     ended = asyncio.create_task(handle.result(), name="trackside-cli-result")
     with StopSignals(handle, view.stopping) as signals:
@@ -114,7 +121,8 @@ async def _result(handle: RunHandle, view: View) -> RunResult:
         if not ended.done():
             await asyncio.wait({ended}, timeout=_GRACE)
         if not ended.done():
-            _leave(handle, view)
+            shown.cancel()
+            return None
     await shown
     return ended.result()
 
@@ -124,15 +132,25 @@ async def _show_stream(handle: RunHandle, view: View) -> None:
         view.part(part)
 
 
-def _leave(handle: RunHandle, view: View) -> NoReturn:
-    """End the process although the agent still runs in it: whoever asks twice means it.
+async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) -> NoReturn:
+    """End the process although the agent still runs in it, with the run's end recorded: whoever asks twice means it.
 
-    Nothing is lost by it: what was recorded is on disk. A normal exit would wait for the agent's threads.
+    A normal exit would wait for the agent's threads.
     """
+    left = f"the agent did not stop and was left behind: run {handle.run_id}"
+    try:
+        async with asyncio.timeout(_RECORDED_WITHIN):
+            events = await record_abandonment(app.store, handle.run_id)
+    except (TracksideError, TimeoutError) as exc:
+        left += f" has no end in the database ({str(exc).rstrip('.') or 'it takes no more'})"
+    else:
+        for event in events:
+            await view.on_event(event)
+        view.finish(RunResult(handle.run_id, handle.thread_id, RunStatus.cancelled), settings)
     view.__exit__(None, None, None)
-    left = f"the agent did not stop and was left behind: run {handle.run_id} has no end in the database"
     standard_error().print(left, soft_wrap=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(ExitCode.cancelled)
 
 

@@ -1,4 +1,7 @@
-"""What Ctrl-C and SIGTERM mean while a run goes on: the first time cancel it, the second time do not wait for it."""
+"""What Ctrl-C, SIGTERM and SIGHUP mean while a run goes on: the first time cancel it, the second do not wait for it.
+
+SIGHUP says that the terminal has been closed. It comes more than once of its own accord, so it never insists.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,23 @@ from typing import Any, Self
 
 from trackside.harness import RunHandle
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to anything
 
 
+def interrupt_on_stop_signals() -> None:
+    """Have SIGTERM and SIGHUP end the command as Ctrl-C does, for the time before there is a run to cancel."""
+    for number in _stop_signals():
+        signal.signal(number, signal.default_int_handler)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
 class StopSignals:
-    """Takes SIGINT and SIGTERM for one run, as a context manager inside a running event loop in the main thread.
+    """Takes these signals for one run, as a context manager inside a running event loop in the main thread.
 
     `insisted` is set when stopping was asked for again. `say` is called at once, also while the agent blocks the loop, with
     what is being done and a hint.
@@ -35,7 +49,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
-        self._before = [(number, signal.signal(number, self._take)) for number in _SIGNALS]
+        self._before = [(number, signal.signal(number, self._take)) for number in _stop_signals()]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -47,15 +61,26 @@ class StopSignals:
             self._first_asked = monotonic()
             self._say("cancelling", "once more to stop at once")
             self._loop.call_soon_threadsafe(self._cancel)
+            self._later(_BLOCKED_AFTER, self._say_if_blocked)
+        elif number == signal.SIGHUP:
+            return
         elif self._cancelling is not None:
             self._loop.call_soon_threadsafe(self._insist)
         elif (early := self._first_asked + _BLOCKED_AFTER - monotonic()) > 0:
             # The loop may be about to come to it: look again when it must have.
-            again = threading.Timer(early, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+            self._later(early, lambda: os.kill(os.getpid(), number))
         else:
             self._break_in()
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call in a thread, as the loop may be blocked."""
+        timer = threading.Timer(seconds, call)
+        timer.daemon = True
+        timer.start()
+
+    def _say_if_blocked(self) -> None:
+        if self._cancelling is None:
+            self._say("cancelling", "the agent blocks; once more to break it off")
 
     def _cancel(self) -> None:
         self._cancelling = asyncio.create_task(self._handle.cancel(), name="trackside-cli-cancel")

@@ -64,7 +64,7 @@ class Timeline:
         """Show an event; from the terminal one on they wait for `finish`."""
         if self._started is None:
             self._started = monotonic()
-            self._doing = "thinking"
+            self._doing = "thinking" if self._doing == "starting" else self._doing
         if self._held or is_terminal(event.event_type):
             self._held.append(event)
         else:
@@ -87,6 +87,14 @@ class Timeline:
     def stopping(self, doing: str, hint: str) -> None:
         """Say at the spinner what is being done to the run."""
         self._doing, self._hint = doing, hint
+
+    def check(self) -> None:
+        """See that what was shown could be shown.
+
+        Raises:
+            OutputError: it could not.
+        """
+        self._console.check()
 
     def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
         """Show how the run ended, what came out, what it took, and how to go on from here.
@@ -127,9 +135,9 @@ class Timeline:
         answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(self._values)
         if answer:
             if answer.strip() not in self._said:
-                self._rows.print(self._elapsed(), AGENT, answer)
+                self._rows.print(self._events.seconds_of(end), AGENT, answer)
         elif self._values is not None:
-            self._rows.print(self._elapsed(), OUTPUT, abridged(json_line(self._values)))
+            self._rows.print(self._events.seconds_of(end), OUTPUT, abridged(json_line(self._values)))
 
     def _take(self, piece: Piece) -> None:
         """Add a piece to its message. One message flows at a time; where nothing is live, none does."""
