@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trackside.app.settings import Settings
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.recorder import Recorder
 from trackside.harness import ObserverBinding, RunHandle, RunManager, RunObserver, RunSpec, TracksideError
 from trackside.harness.memory import MemoryCoordinator
 
@@ -36,6 +37,7 @@ class App:
 
     manager: RunManager
     store: Store
+    recorder: Recorder
     _coordinator: MemoryCoordinator
 
     async def start(self, spec: RunSpec) -> RunHandle:
@@ -72,22 +74,21 @@ async def open_app(
         NotAnAgentError: an agent is none.
         MissingExtraError: an agent needs a package that is not installed.
     """
-    from trackside.app.observers.storage import StorageObserver
-
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         coordinator = MemoryCoordinator()
+        recorder = Recorder(store)
         manager = RunManager(
             agents,
-            observers=[ObserverBinding(StorageObserver(store), required=True), *observers],
+            observers=[ObserverBinding(recorder, required=True), *observers],
             coordinator=coordinator,
             states=store.thread_states(),
             checkpointer=await _checkpointer(settings, agents, stack),
         )
         await stack.enter_async_context(manager)
-        yield App(manager, store, coordinator)
+        yield App(manager, store, recorder, coordinator)
 
 
 @asynccontextmanager
@@ -103,7 +104,7 @@ async def open_store(settings: Settings, *, create: bool = True) -> AsyncGenerat
 
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context(Store.open(settings.database_url, create=create))
+            store = await stack.enter_async_context(Store.open(settings.database_url, read_only=not create))
         except DatabaseMissingError as exc:
             raise NothingRecordedError(database=settings.database_url) from exc
         except StorageError as exc:
