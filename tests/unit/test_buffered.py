@@ -1107,6 +1107,57 @@ async def test_who_waits_for_room_can_be_cancelled_and_hears_of_the_close() -> N
     assert buffer.stats().accepted == 1
 
 
+@virtual
+async def test_catching_up_waits_for_an_observer_that_takes_its_time() -> None:
+    given: list[int] = []
+
+    async def slow(event: RunLifecycleEvent) -> None:
+        await asyncio.sleep(0.2)
+        given.append(event.sequence)
+
+    buffer = BufferedObserver(slow)
+    await buffer.on_events(events(3))
+    other = asyncio.create_task(buffer.catch_up())
+    await buffer.catch_up()
+    assert given == [1, 2, 3]
+    await other
+    await buffer.catch_up()
+    assert asyncio.get_running_loop().time() == pytest.approx(0.6)
+    await buffer.aclose()
+
+
+@virtual
+async def test_catching_up_does_not_wait_for_an_observer_that_hangs_and_not_long_for_a_slow_one() -> None:
+    clock = asyncio.get_running_loop().time
+    hanging = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), call_limit=None)
+    await hanging.on_events(events(3))
+    await asyncio.gather(*(hanging.catch_up() for _ in range(10)))
+    assert clock() == 0.25
+    await hanging.catch_up()
+    assert clock() == 0.25
+    await hanging.aclose(0)
+
+    async def takes_a_while(event: RunLifecycleEvent) -> None:
+        await asyncio.sleep(0.2)
+
+    slow = BufferedObserver(takes_a_while, max_wait=1.0)
+    await slow.on_events(events(1_000))
+    began = clock()
+    await slow.catch_up()
+    assert 1.0 <= clock() - began <= 1.25
+    await slow.aclose(0)
+
+
+@virtual
+async def test_who_waits_to_catch_up_is_let_go_by_the_close() -> None:
+    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), call_limit=None)
+    await buffer.on_events(events(3))
+    waiting = asyncio.create_task(buffer.catch_up())
+    await asyncio.sleep(0.1)
+    await buffer.aclose(0)
+    await asyncio.wait_for(waiting, 0.1)
+
+
 def test_events_left_by_one_loop_are_given_on_by_the_next() -> None:
     observer = RecordingObserver()
     buffer = BufferedObserver(observer)

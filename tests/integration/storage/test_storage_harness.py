@@ -77,3 +77,15 @@ async def test_the_observer_alone_records_a_run_without_a_manager(store: Store) 
     result = await run_agent(lambda value: value, "x", observer=StorageObserver(store))
 
     assert (await store.run(result.run_id)).status is RunStatus.success
+
+
+async def test_a_store_that_is_bound_as_optional_has_a_run_when_its_result_is_told(store: Store) -> None:
+    async def agent(input):
+        return input
+
+    async with RunManager({"agent": agent}, observers=[StorageObserver(store)]) as manager:
+        for number in range(20):
+            result = await (await manager.start(RunSpec("agent", number))).result()
+            run = await store.run(result.run_id)
+            assert run is not None
+            assert run.status is RunStatus.success
