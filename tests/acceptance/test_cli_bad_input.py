@@ -179,6 +179,34 @@ def test_a_read_only_folder_is_named(here: Trackside) -> None:
     assert said.startswith("--database: The database /proc/self/runs.db cannot be written")
 
 
+def damage(path: Path) -> None:
+    """Scramble everything behind the first two pages, as a bad disk might."""
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + bytes(byte ^ 0x5A for byte in content[8192:]))
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["rows", "json"])
+def test_a_run_that_cannot_be_recorded_is_not_started_and_says_so_in_one_line(
+    trackside: Trackside, tmp_path: Path, options: list[str]
+) -> None:
+    trackside("run", "agents.py:echo", "x")
+    damage(tmp_path / "trackside.db")
+
+    said = the_one_line(trackside("run", "agents.py:echo", "x", *options), 1)
+
+    assert said.startswith("the run was not started, because it could not be recorded: The database trackside.db is")
+    assert "damaged" in said
+
+
+def test_what_goes_on_inside_is_logged_only_when_asked_for(trackside: Trackside, tmp_path: Path) -> None:
+    trackside("run", "agents.py:echo", "x")
+    damage(tmp_path / "trackside.db")
+
+    said = trackside("run", "agents.py:echo", "x", TRACKSIDE_DEBUG="1").stderr
+
+    assert "Recorder never took: run_started" in said
+
+
 def test_an_id_that_fits_nothing_or_more_than_one_says_so(here: Trackside) -> None:
     for thread in ("alpha-1", "alpha-2", "beta"):
         assert here("run", "agents.py:graph", "x", "--thread", thread).returncode == 0

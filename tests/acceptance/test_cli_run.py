@@ -298,3 +298,22 @@ def test_an_output_that_cannot_be_written_is_said_in_one_line_and_the_run_record
     assert (ran.returncode, looked.returncode) == (1, 1)
     assert ran.stderr == looked.stderr == f"error: standard output cannot be written: {why}.\n"
     assert [run["status"] for run in json_lines(here("runs", "--json").stdout)] == ["success"]
+
+
+@pytest.mark.parametrize("agent", ["interrupted", "interrupted_in_a_thread"])
+def test_an_agent_that_raises_keyboardinterrupt_has_failed_and_that_is_all(
+    trackside: Trackside, tmp_path: Path, agent: str
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "async def interrupted(input): raise KeyboardInterrupt('by whom?')\n"
+        "def interrupted_in_a_thread(input): raise KeyboardInterrupt('by whom?')\n"
+    )
+
+    done = trackside("run", f"own.py:{agent}", "hello")
+
+    assert done.returncode == 1
+    assert done.stderr == ""
+    rows = without_times(done.stdout)
+    assert "✗ failed       KeyboardInterrupt: by whom?" in rows
+    assert "· thread       error" in rows
+    assert done.stdout.count("Traceback") == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,16 @@ def test_tables_fit_the_terminal(terminal: OpenTerminal, here: Trackside, column
         assert shown.wait() == 0
         assert max(map(len, shown.lines)) <= columns
         assert len(shown.lines) > 1
+
+
+def test_a_start_that_waits_for_the_database_says_so(terminal: OpenTerminal, here: Trackside, tmp_path: Path) -> None:
+    here("run", "agents.py:talk", "hello")
+    with closing(sqlite3.connect(tmp_path / "trackside.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        shown = terminal("run", "agents.py:talk", "hello")
+        shown.wait_for("for the database")
+        other.execute("ROLLBACK")
+
+    assert shown.wait() == 0
+    assert "waiting" not in "\n".join(shown.lines)
+    assert recorded_statuses(here) == ["success", "success"]

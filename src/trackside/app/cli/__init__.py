@@ -6,8 +6,12 @@ Only what a command needs is imported when it is used, so that `trackside --help
 from __future__ import annotations
 
 import io
+import logging
+import os
 import sys
 from collections.abc import Sequence
+
+DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stream.reconfigure(errors="replace")
         from trackside.app.cli.commands import app
 
+        if not os.environ.get(DEBUG_VARIABLE):
+            # What Trackside's own parts tell each other's operators; what concerns whoever sits here is said otherwise.
+            logging.getLogger("trackside").addHandler(logging.NullHandler())
         code = app(arguments, prog_name="trackside", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)

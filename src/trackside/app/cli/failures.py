@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from typer import TyperException
 
+from trackside.app.cli import DEBUG_VARIABLE
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard
@@ -17,9 +18,6 @@ from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import RunStatus
-
-DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
-
 
 _OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG})
 

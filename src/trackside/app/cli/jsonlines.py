@@ -65,6 +65,9 @@ class JsonView:
     def part(self, part: StreamPart | StreamGap) -> None:
         """Live output is not shown."""
 
+    def waiting(self, for_what: str) -> None:
+        """There is nobody to tell."""
+
     def stopping(self, doing: str, hint: str) -> None:
         """There is nobody to tell."""
 

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
@@ -22,6 +22,8 @@ from trackside.app.wiring import App, open_app, open_store
 from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, load_agent
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
+from trackside.harness.errors import Fault
+from trackside.harness.failures import text_of
 from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
@@ -31,7 +33,14 @@ type View = Timeline | JsonView
 
 _SHOWN_MODES = ("values", "messages", "custom")
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
+_WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
 _RECORDED_WITHIN = 6.0  # seconds; somewhat longer than the database waits for its lock
+
+
+class NotRecordedError(TracksideError):
+    """the run was not started, because it could not be recorded: {why}."""
+
+    fault: ClassVar[Fault] = "store"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,20 +101,51 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
     with view:
         # Loaded before there is an event loop, as agents' modules expect, and inside the view, which takes what they print.
         agent = load_agent(reference)
-        code = asyncio.run(_follow(settings, agent, spec, view))
+        code = _run_to_the_end(_follow(settings, agent, spec, view))
     view.check()
     return code
+
+
+def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
+    """`asyncio.run`, except that a `KeyboardInterrupt` which the agent raised stops nothing: it is how its run failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed before there was a run.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(_report_to_loop)
+        task = loop.create_task(following, name="trackside-cli")
+        try:
+            return runner.run(_outcome_of(task))
+        except KeyboardInterrupt:
+            if task.done():
+                raise
+        return loop.run_until_complete(task)
+
+
+async def _outcome_of(task: asyncio.Task[ExitCode]) -> ExitCode:
+    return await task
+
+
+def _report_to_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), KeyboardInterrupt):  # which the run's end has said
+        loop.default_exception_handler(context)
 
 
 async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> ExitCode:
     """Start the run, show it until it has ended, and say how it did."""
     if forgets(agent) and spec.command is not None:
         raise ForgetfulAgentError(agent=spec.agent)
+    waiting = asyncio.get_running_loop().call_later(_WAITING_AFTER, view.waiting, "for the database")
     async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
+        app.recorder.on_first(waiting.cancel)
         handle = await app.start(spec)
         result = await _result(handle, view)
         if result is None:
             await _leave(app, handle, view, settings)
+    if not app.recorder.has_recorded:
+        raise NotRecordedError(why=text_of(app.recorder.failure).rstrip("."))
     view.finish(result, settings, forgotten=forgets(agent))
     return EXIT_CODE_OF[result.status]
 

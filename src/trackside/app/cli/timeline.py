@@ -64,7 +64,8 @@ class Timeline:
         """Show an event; from the terminal one on they wait for `finish`."""
         if self._started is None:
             self._started = monotonic()
-            self._doing = "thinking" if self._doing == "starting" else self._doing
+            if self._doing in {"starting", "waiting"}:
+                self._doing, self._hint = "thinking", ""
         if self._held or is_terminal(event.event_type):
             self._held.append(event)
         else:
@@ -83,6 +84,11 @@ class Timeline:
         else:
             text = part.data if isinstance(part.data, str) else json_line(part.data)
             self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), abridged(one_line(text)))
+
+    def waiting(self, for_what: str) -> None:
+        """Say at the spinner what the start of the run waits for."""
+        if self._doing == "starting":
+            self._doing, self._hint = "waiting", for_what
 
     def stopping(self, doing: str, hint: str) -> None:
         """Say at the spinner what is being done to the run."""
