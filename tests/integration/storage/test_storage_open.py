@@ -2,13 +2,10 @@
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -186,15 +183,6 @@ READ_ONLY = textwrap.dedent("""
     except Exception as exc:
         print(type(exc).__name__, exc)
 """)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that also somebody else may look into, unlike `tmp_path`."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def opened_by_somebody_else(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Reads: on connections that cannot write, in a few threads, so that neither the writer nor the loop waits for them."""
+"""Where reads run: in a few threads, so that neither the writer nor the loop waits for them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select
 
 from trackside.app.storage import errors
-from trackside.app.storage._sqlite import READERS, SqliteDatabase
+from trackside.app.storage._reads import Reads
+from trackside.app.storage._sqlite import READERS
 from trackside.harness.errors import ClosedError
 
 
 class Readers:
-    """Owns the connections and threads that read. Belongs to the event loop in which it was made."""
+    """Owns the threads that read, and what they read with. Belongs to the event loop in which it was made."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, reads: Reads, *, database: str) -> None:
+        self._reads = reads
         self._database = database
-        self._engine = database.readers()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="trackside-reader")
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -43,12 +44,8 @@ class Readers:
         if self._closed:
             raise ClosedError(what="store")
         if asyncio.get_running_loop() is not self._loop:
-            raise errors.ForeignLoopError(database=str(self._database))
-        return await self._loop.run_in_executor(self._threads, self._run, read)
-
-    def _run[T](self, read: Callable[[Connection], T]) -> T:
-        with self._database.translated(), self._engine.begin() as connection:
-            return read(connection)
+            raise errors.ForeignLoopError(database=self._database)
+        return await self._loop.run_in_executor(self._threads, self._reads.read, read)
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""
@@ -57,4 +54,4 @@ class Readers:
 
     def _close(self) -> None:
         self._threads.shutdown()
-        self._engine.dispose()
+        self._reads.close()

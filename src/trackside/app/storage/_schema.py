@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, inspect, text
 
 from trackside.app.storage import errors
+from trackside.app.storage._reads import reads_of
 from trackside.app.storage._sqlite import APPLICATION_ID, SqliteDatabase
 
 REVISIONS: Final = ("0001",)
@@ -23,19 +25,35 @@ def prepare(database: SqliteDatabase, *, create: bool) -> None:
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
     database.check_place(create=create)
-    with database.translated():
-        if database.check_owner() and _is_up_to_date(database):
-            return
-        _bring_up_to_date(database)
+    if (why := database.why_read_only()) is not None:
+        raise errors.ReadOnlyDatabaseError(database=str(database), why=why)
+    # To look, nobody has to wait until another process has written.
+    if not database.path.exists() or _look(database) != REVISIONS[-1]:
+        with database.translated():
+            _bring_up_to_date(database)
 
 
-def _is_up_to_date(database: SqliteDatabase) -> bool:
-    engine = database.readers()  # to look, nobody has to wait until another process has written
-    try:
-        with engine.begin() as connection:
-            return _revision(connection, database) == REVISIONS[-1]
-    finally:
-        engine.dispose()
+def check(database: SqliteDatabase) -> None:
+    """See that the database is there, is ours, and has the tables of this version; changes nothing.
+
+    Raises:
+        StorageError: it is not; the message says what to do.
+    """
+    database.check_place(create=False)
+    found = _look(database)
+    if found is None:  # an empty file, or somebody is about to make the first tables
+        raise errors.DatabaseMissingError(database=str(database))
+    if found != REVISIONS[-1]:
+        raise errors.OlderDatabaseError(database=str(database), found=found, known=REVISIONS[-1])
+
+
+def _look(database: SqliteDatabase) -> str | None:
+    def look(connection: Connection) -> str | None:
+        database.check_owner(connection)
+        return _revision(connection, database)
+
+    with closing(reads_of(database)) as reads:
+        return reads.read(look)
 
 
 def _bring_up_to_date(database: SqliteDatabase) -> None:

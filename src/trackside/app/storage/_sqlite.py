@@ -1,7 +1,8 @@
 """SQLite: where the file is, how connections to it are made, and what its errors mean.
 
 One connection writes (WAL, `BEGIN IMMEDIATE`, `synchronous=FULL`: a commit that was answered survives a power cut);
-others read, and cannot write.
+others read, and cannot write. While anybody has the file open, SQLite keeps two more beside it: `…-wal` has what was
+committed last, `…-shm` says who reads what. Whoever closes last puts it all into the one file again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -61,10 +62,10 @@ class SqliteDatabase:
         return str(self.path)
 
     def check_place(self, *, create: bool) -> None:
-        """See that the file can be there.
+        """See that the file is there, or (with `create`) can be made.
 
         Raises:
-            StorageError: its folder is missing or read-only, it is a folder itself, or (unless `create`) it is missing.
+            StorageError: its folder is missing, it is a folder itself, or (unless `create`) it is missing.
         """
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             needed = ".".join(map(str, OLDEST_SQLITE))
@@ -76,30 +77,28 @@ class SqliteDatabase:
             raise errors.NotADatabaseError(database=str(self), why="it is a folder")
         if not self.path.exists() and not create:
             raise errors.DatabaseMissingError(database=str(self))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            # SQLite keeps two more files beside the database while it is open.
-            raise errors.ReadOnlyDatabaseError(database=str(self), why=f"the folder {folder} is read-only")
-        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
-            raise errors.ReadOnlyDatabaseError(database=str(self), why="the file is read-only")
 
-    def check_owner(self) -> bool:
-        """See that a file that is there already is ours, without changing anything in it. False: there is nothing yet.
+    def why_read_only(self) -> str | None:
+        """What keeps this user from writing there; None if nothing does."""
+        folder = self.path.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"the folder {folder} is read-only"  # and SQLite has to make two more files in it
+        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):
+            return "the file is read-only"
+        return None
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that the file is ours, or empty.
 
         Raises:
-            NotADatabaseError: it is something else than a database.
             ForeignDatabaseError: it is a database of another program.
         """
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            return False
-        with self.translated(), closing(self._connect("rw")) as connection:
-            connection.execute("PRAGMA query_only = ON")
-            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
         if application_id not in {0, APPLICATION_ID}:
             raise errors.ForeignDatabaseError(database=str(self), why=f"its application id is {application_id:#x}")
         if application_id == 0 and tables:
             raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
-        return bool(tables)
 
     def writer(self) -> Engine:
         """An engine for one connection; its transactions keep all other writers out."""
@@ -108,7 +107,7 @@ class SqliteDatabase:
         return engine
 
     def readers(self) -> Engine:
-        """An engine for a few read-only connections; a transaction of theirs sees one moment."""
+        """An engine for a few connections that only read; a transaction of theirs sees one moment."""
         engine = create_engine(
             "sqlite://",
             creator=self._connect_reader,
@@ -119,8 +118,19 @@ class SqliteDatabase:
         event.listen(engine, "begin", _begin_read)
         return engine
 
+    def guests(self, *, locking: bool) -> Engine:
+        """An engine for connections that make no file, for users who may only read.
+
+        With `locking` they see what is in `…-wal` and keep to the locks in `…-shm`, which both have to be there. Without
+        they see the one file alone, and torn if somebody writes to it.
+        """
+        options = "mode=ro&readonly_shm=1" if locking else "mode=ro&immutable=1"
+        engine = create_engine("sqlite://", creator=lambda: self._connect(options), poolclass=NullPool)
+        event.listen(engine, "begin", _begin_read)
+        return engine
+
     def _connect_writer(self) -> sqlite3.Connection:
-        connection = self._connect("rwc")
+        connection = self._connect("mode=rwc")
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
@@ -131,11 +141,18 @@ class SqliteDatabase:
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
-        return self._connect("ro")
+        # Not mode=ro: what such a connection leaves open when it is the last, it cannot tidy up.
+        connection = self._connect("mode=rw")
+        try:
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, options: str) -> sqlite3.Connection:
         return sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?mode={mode}",
+            f"file:{quote(str(self.path.absolute()))}?{options}",
             uri=True,
             timeout=self.busy_timeout,
             isolation_level=None,  # transactions are begun by us, not guessed by the driver
@@ -150,6 +167,10 @@ class SqliteDatabase:
             yield
         except (sqlite3.Error, DBAPIError) as exc:
             raise self.translate(exc) from exc
+
+    def unreadable(self, why: str) -> errors.UnreadableDatabaseError:
+        """The error of a user who may not even read."""
+        return errors.UnreadableDatabaseError(database=str(self), name=self.path.name, why=why)
 
     def translate(self, exc: sqlite3.Error | DBAPIError) -> errors.StorageError:
         """What a driver's exception means."""

@@ -11,7 +11,7 @@ from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._work import SaveThreadState
-from trackside.app.storage._writer import Writer
+from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StateTooLargeError
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun, ThreadState
@@ -23,7 +23,7 @@ MAX_STATE_BYTES = 16 * 1_048_576
 class StoredThreadStates:
     """Remembers across processes. Values come back as JSON: tuples as lists, what JSON lacks in its canonical form."""
 
-    def __init__(self, writer: Writer, readers: Readers) -> None:
+    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
 
@@ -41,7 +41,7 @@ class StoredThreadStates:
         Raises:
             StateTooLargeError: it is larger than `MAX_STATE_BYTES`.
             PayloadError: a value's own code failed while it was read.
-            StorageError: it could not be written.
+            StorageError: it could not be written; a store that is `read_only` writes nothing.
         """
         remembered = _text(state.values)
         paused = None if state.paused is None else _text(_json_of_paused(state.paused))

@@ -227,5 +227,26 @@ class Writer:
         return True
 
 
+class NoWriter:
+    """In the place of a writer where nothing is to be written."""
+
+    def __init__(self, *, database: str) -> None:
+        self._database = database
+
+    async def write(self, work: Work) -> Any:
+        """Refuse the work.
+
+        Raises:
+            ReadOnlyStoreError: always.
+        """
+        raise errors.ReadOnlyStoreError(database=self._database)
+
+    def refuse_more(self) -> None:
+        """Nothing was ever taken."""
+
+    async def aclose(self) -> None:
+        """Nothing is to be closed."""
+
+
 def _closed() -> ClosedError:
     return ClosedError(what="store")

@@ -45,6 +45,16 @@ class ReadOnlyDatabaseError(StorageError):
     """The database {database} cannot be written: {why}. Give this user the right to write there, or choose another path."""
 
 
+class ReadOnlyStoreError(StorageError):
+    """The store {database} was opened to look into it, and writes nothing: open it without `read_only` to write."""
+
+    fault = "caller"
+
+
+class UnreadableDatabaseError(StorageError):
+    """The database {database} cannot be read: {why}. Get the right to read there, or look into a copy of it and all files named {name}-… in a folder of your own."""  # noqa: E501
+
+
 class NotADatabaseError(StorageError):
     """{database} is not an SQLite database and stays as it is: {why}. Move it away, or choose another path."""
 
@@ -55,6 +65,10 @@ class ForeignDatabaseError(StorageError):
 
 class NewerDatabaseError(StorageError):
     """{database} was written by a newer version of Trackside (schema {found}; this version knows up to {known}): upgrade Trackside."""  # noqa: E501
+
+
+class OlderDatabaseError(StorageError):
+    """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and looking changes nothing: `trackside run`, or whatever opens it to write, brings it up to date."""  # noqa: E501
 
 
 class SqliteTooOldError(StorageError):

@@ -6,19 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 
 from trackside.app.storage import _queries
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
+from trackside.app.storage._reads import reads_of
 from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
-from trackside.app.storage._schema import prepare
+from trackside.app.storage._schema import check, prepare
 from trackside.app.storage._sqlite import SqliteDatabase, Synchronous
 from trackside.app.storage._sqlite_session import SqliteSession
 from trackside.app.storage._stats import read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
-from trackside.app.storage._writer import WriteLimits, Writer
+from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -30,7 +32,7 @@ class Store:
     open the same file at the same time.
     """
 
-    def __init__(self, writer: Writer, readers: Readers) -> None:
+    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
 
@@ -41,6 +43,7 @@ class Store:
         url: str,
         *,
         create: bool = True,
+        read_only: bool = False,
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 5.0,
         limits: WriteLimits | None = None,
@@ -52,19 +55,26 @@ class Store:
 
         Args:
             url: `sqlite:///relative/path.db` or `sqlite:////absolute/path.db`.
-            create: make the database if it is missing; False refuses instead, for those who only want to look.
+            create: make the database if it is missing; False refuses instead.
+            read_only: only look: nothing is made, changed, brought up to date or left behind, whatever the other options
+                say, and the right to read the file is enough. What others commit meanwhile is seen.
             synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster), "EXTRA" also
                 a power cut just after the file was made.
-            busy_timeout: seconds that a write waits while another process writes.
+            busy_timeout: seconds that a write, or who opens the file, waits while another process has it to itself.
             limits: how much one transaction takes and how much may wait.
 
         Raises:
             StorageError: the database cannot be used; the type and the message say why and what to do.
         """
         database = SqliteDatabase.from_url(url, synchronous=synchronous, busy_timeout=busy_timeout)
-        await asyncio.to_thread(prepare, database, create=create)
-        writer = Writer(SqliteSession(database), database=str(database), limits=limits or WriteLimits())
-        store = cls(writer, Readers(database))
+        make_ready = check if read_only else partial(prepare, create=create)
+        await asyncio.to_thread(make_ready, database)
+        readers = Readers(await asyncio.to_thread(reads_of, database), database=str(database))
+        if read_only:
+            store = cls(NoWriter(database=str(database)), readers)
+        else:
+            session = SqliteSession(database)
+            store = cls(Writer(session, database=str(database), limits=limits or WriteLimits()), readers)
         try:
             yield store
         finally:
@@ -76,7 +86,6 @@ class Store:
         try:
             await self._readers.aclose()
         finally:
-            # Last, as only a connection that writes leaves one file behind and not three.
             await self._writer.aclose()
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
@@ -91,6 +100,7 @@ class Store:
             InvalidEventError: an event has a field that cannot be stored.
             PayloadError: a payload cannot be read.
             ClosedError: the store is closed.
+            ReadOnlyStoreError: it was opened with `read_only`.
             StorageError: the database failed; if it is `retryable`, the same call may succeed later.
         """
         rows = encode_events(events)
