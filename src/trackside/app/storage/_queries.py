@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Row, Select, exists, literal, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, exists, func, literal, select, tuple_
 
 from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._records import StoredEvent, StoredRun, StoredThread
@@ -19,6 +19,9 @@ from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 """A member of an enumeration, by its name or itself, or several, any of which will do."""
+
+FEW_EVENTS = 2_000
+"""So many are fetched by the index of runs, and sorted, in less time than a long log takes to read."""
 
 _MAX_POSITION = 2**63 - 1
 
@@ -35,8 +38,9 @@ def logged_events(
     types: AnyOf[LifecycleEventType] | None,
     since: datetime | None,
     limit: int,
+    by_runs: bool = False,
 ) -> Select[Any]:
-    """Events in order of position, up or down."""
+    """Events in order of position, up or down; `by_runs` says that `are_few` of the runs fit."""
     if not isinstance(newest_first, bool):
         raise InvalidQueryError(field="newest_first", value=newest_first, why="it is True or False")
     position = events.c.position
@@ -49,13 +53,27 @@ def logged_events(
         # A thread has few runs: their events are fetched by the index of runs, and sorted.
         query = query.where(events.c.run_id.in_(select(runs.c.run_id).where(_is(runs.c.thread_id, thread_id))))
     if of_the_run := runs_that_fit(status=status, agent=agent):
-        # An agent has many: the log is read in its order, and the run of each event looked at, until there are enough.
-        query = query.where(exists().where(runs.c.run_id == events.c.run_id, *of_the_run))
+        if by_runs:
+            query = query.where(events.c.run_id.in_(select(runs.c.run_id).where(*of_the_run)))
+        else:
+            # The log is read in its order, and the run of each event looked at, until there are enough.
+            query = query.where(exists().where(runs.c.run_id == events.c.run_id, *of_the_run))
     if types is not None:
         query = query.where(events.c.event_type.in_(_members(LifecycleEventType, "types", types)))
     if since is not None:
         query = query.where(events.c.occurred_at >= _since(since))
     return query.order_by(position.desc() if newest_first else position).limit(_limit(limit))
+
+
+def are_few(connection: Connection, *, agent: str | None, status: AnyOf[RunStatus] | None) -> bool:
+    """Whether the runs of this agent and status have so few events that these are found faster through the runs."""
+    of_the_run = runs_that_fit(status=status, agent=agent)
+    if not of_the_run:
+        return False
+    # A run has one event at least, so one run more than `FEW_EVENTS` is enough to tell.
+    counts = select(runs.c.last_sequence).where(*of_the_run).limit(FEW_EVENTS + 1).subquery()
+    total: int = connection.execute(select(func.coalesce(func.sum(counts.c.last_sequence), 0))).scalar_one()
+    return total <= FEW_EVENTS
 
 
 def event_of(row: Row[Any]) -> StoredEvent:

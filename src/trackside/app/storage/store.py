@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 
+from sqlalchemy import Connection
+
 from trackside.app.storage import _queries
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._queries import AnyOf
@@ -140,7 +142,8 @@ class Store:
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        query = _queries.logged_events(
+        ask = partial(
+            _queries.logged_events,
             after=after,
             before=before,
             newest_first=newest_first,
@@ -152,7 +155,12 @@ class Store:
             since=since,
             limit=limit,
         )
-        return await self._readers.all(query, _queries.event_of)
+
+        def find(connection: Connection) -> list[StoredEvent]:
+            query = ask(by_runs=_queries.are_few(connection, agent=agent, status=status))
+            return [_queries.event_of(row) for row in connection.execute(query)]
+
+        return await self._readers.run(find)
 
     async def run(self, run_id: str) -> StoredRun | None:
         """The run with this id; None if there is none."""
