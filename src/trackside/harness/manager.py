@@ -31,7 +31,6 @@ from trackside.harness.observer import CompositeObserver, ObserverBinding, RunOb
 from trackside.harness.ports import (
     Admission,
     Clock,
-    IdempotencyKey,
     RunCoordinator,
     RunStream,
     StreamGap,
@@ -48,6 +47,7 @@ logger = logging.getLogger("trackside.manager")
 
 _LEAST_GRACE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wanted to wait
 
+_UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
 
@@ -226,18 +226,20 @@ class RunManager:
         # A start that is repeated under its idempotency key finds the run that is there.
         if self._active.setdefault(record.run_id, active) is not active and spec.idempotency_key is None:
             raise DuplicateRunError(run_id=record.run_id)
+        caller = asyncio.current_task()
+        cancels = 0 if caller is None else caller.cancelling()
         try:
-            admission = await self._admit(active, idempotency_of(spec))
+            # Finished once begun: a cancel of the caller is held off until it is known who was let in.
+            admission = await self._services.coordinator.admit(record, idempotency=idempotency_of(spec))
         except BaseException:
             self._forget(active)
             raise
+        received = caller is None or caller.cancelling() == cancels
+        self._let_in(active, admission, received=received)
+        if not received:
+            raise asyncio.CancelledError
         if admission.existing:
-            self._forget(active)
             return self._handle_of(admission.record)
-        for displaced in admission.displaced:
-            self._displace(displaced, CancelMode(record.multitask.value))
-        if admission.ready:
-            self._schedule(active)
         return RunHandle(self, record.run_id, record.thread_id, active.outcome)
 
     async def get(self, run_id: str) -> RunRecord:
@@ -373,25 +375,18 @@ class RunManager:
             raise UnknownAgentError(name=agent, known=", ".join(sorted(self._agents)) or "none")
         return known
 
-    async def _admit(self, active: _Active, idempotency: IdempotencyKey | None) -> Admission:
-        """Admit all or nothing: once begun it is finished, also when the caller is cancelled meanwhile."""
+    def _let_in(self, active: _Active, admission: Admission, *, received: bool) -> None:
+        """Act on an admission. A run whose handle nobody will receive must not hold its thread (PEERS 3)."""
+        if admission.existing:
+            self._forget(active)
+            return
         record = active.worker.record
-        caller = asyncio.current_task()
-        before = 0 if caller is None else caller.cancelling()
-        admission = await self._services.coordinator.admit(record, idempotency=idempotency)
-        if caller is not None and caller.cancelling() > before:
-            self._stop_unreceived(active, admission)
-            raise asyncio.CancelledError
-        return admission
-
-    def _stop_unreceived(self, active: _Active, admission: Admission) -> None:
-        """Nobody will receive the handle of this run, so it must not hold its thread (PEERS 3)."""
-        record = active.worker.record
-        stop = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
-        if not admission.existing:
-            for displaced in admission.displaced:
-                self._displace(displaced, CancelMode(record.multitask.value))
-            self._spawn(self._stop(active, stop), f"trackside-stop-{record.run_id}")
+        for displaced in admission.displaced:
+            self._displace(displaced, CancelMode(record.multitask.value))
+        if not received:
+            self._spawn(self._stop(active, _UNRECEIVED), f"trackside-stop-{record.run_id}")
+        elif admission.ready:
+            self._schedule(active)
 
     def _handle_of(self, record: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
