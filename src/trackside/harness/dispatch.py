@@ -75,11 +75,12 @@ class _Calls:
         try:
             call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
             await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
-        except PartlyTaken as part:
-            return part.taken, part.cause
         except BaseException as exc:  # the observer's failure; whoever called decides what it means
             if not is_own_failure(exc):
                 raise
+            if batch and isinstance(exc, PartlyTaken):
+                taken = max(0, min(exc.taken, len(events)))
+                return taken, exc.cause if taken < len(events) else None
             taken = 0 if batch else len(events) - len(left)
             left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
             return taken, exc
