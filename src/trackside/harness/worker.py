@@ -133,6 +133,7 @@ class RunWorker:
         self._began = services.clock.monotonic()
         self._stop: Stop | None = None
         self._claimed = False
+        self._recalled = False
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
@@ -230,16 +231,20 @@ class RunWorker:
         """Load what the thread remembers; the human messages that the run brings."""
         run = self._run
         if self._uses_thread_state:
-            state = await self._services.states.load(run.thread_id) or ThreadState()
-            run.values, run.paused = state.values, state.paused
+            await self._recall()
             if run.resuming:
-                if state.paused is None:
+                if run.paused is None:
                     raise NotPausedError(thread_id=run.thread_id)
-                run.input = state.paused.input
-                run.resume = _answer_to(state.paused, run.resume)
-                run.answers = (*state.paused.answers, run.resume)
+                run.input = run.paused.input
+                run.resume = _answer_to(run.paused, run.resume)
+                run.answers = (*run.paused.answers, run.resume)
         messages = await self._agent.human_messages(run)
         return [self._journal.record_message(message) for message in messages]
+
+    async def _recall(self) -> None:
+        state = await self._services.states.load(self._run.thread_id) or ThreadState()
+        self._run.values, self._run.paused = state.values, state.paused
+        self._recalled = True
 
     def _opening(self, claim: Claim) -> list[Draft]:
         record = self.record
@@ -380,6 +385,8 @@ class RunWorker:
     async def _settle(self, end: _End, completion_data: JsonObject) -> Settlement:
         """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
         at_rest = self._thread_before if end.untouched else None
+        if end.status is RunStatus.cancelled and self._run.paused is not None:
+            at_rest = ThreadStatus.interrupted  # the thread's question is still open
         try:
             return await self._services.coordinator.settle(
                 self.record.run_id,
@@ -405,7 +412,9 @@ class RunWorker:
             elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
                 checkpoint_id = await finish(lambda: self._agent.rollback(self._run), name="rollback")
                 if checkpoint_id is not None:
-                    return end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
+                    end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
+            if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
+                await finish(self._recall, name="load")
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc)
         return end
