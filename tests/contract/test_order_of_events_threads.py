@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.contract.slow_ports import SlowStates
 from tests.contract.ways_to_run import ByManager, Gate, Way, both_ways, end_of, required, told, virtual
 
 from trackside.harness import LifecycleEventType, RunContext, RunManager, RunResult, RunSpec, RunStatus
 from trackside.harness.ids import new_id
+from trackside.harness.memory import MemoryThreadStates
 from trackside.testing import RecordingObserver, assert_run_order
 
 BUSY = "thread_status_updated busy"
@@ -307,8 +309,13 @@ async def test_an_interrupt_whose_question_cannot_be_read_is_an_error(way: Way) 
     assert_run_order(seen.events)
 
 
+@pytest.mark.parametrize("states", [MemoryThreadStates(), SlowStates(1.0)], ids=["at once", "slow"])
+@pytest.mark.parametrize("seconds", [0, 0.5, 5])
 @virtual
-async def test_resume_after_a_cancelled_run_on_a_paused_thread() -> None:
+async def test_a_cancelled_run_leaves_the_question_of_its_thread_open(
+    states: MemoryThreadStates, seconds: float
+) -> None:
+    """Found by a generated schedule: the thread was said to be idle, and the next run said that it had been interrupted."""
     thread = new_id()
     seen = RecordingObserver()
 
@@ -317,14 +324,17 @@ async def test_resume_after_a_cancelled_run_on_a_paused_thread() -> None:
             await asyncio.sleep(3_600)
         return str(run.interrupt("?"))
 
-    async with RunManager(observers=[required(seen)]) as manager:
+    async with RunManager(observers=[required(seen)], states=states) as manager:
 
         async def run(input: Any = None, **asked: Any) -> RunResult:
             return await (await manager.start(RunSpec(agent, input, thread_id=thread, **asked))).result()
 
         await run("ask")
         sleeping = await manager.start(RunSpec(agent, "sleep", thread_id=thread))
-        await asyncio.sleep(1)
+        await asyncio.sleep(seconds)
         await sleeping.cancel(wait=True)
         assert (await run(command={"resume": "yes"})).status is RunStatus.success
+    changes = [e.payload for e in seen.events if e.event_type is LifecycleEventType.THREAD_STATUS_UPDATED]
+    assert [c["previous"] for c in changes[1:]] == [c["status"] for c in changes[:-1]]
+    assert [c["status"] for c in changes].count("idle") == 1
     assert_run_order(seen.events)

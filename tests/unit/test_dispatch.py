@@ -161,6 +161,26 @@ async def test_a_batch_that_was_taken_in_part_is_tried_again_from_there() -> Non
     assert offers == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("is_required", [True, False])
+@pytest.mark.parametrize("taken", [5, 99])
+@virtual
+async def test_a_batch_of_which_all_was_taken_in_part_is_taken(taken: int, is_required: bool) -> None:
+    """Found by a generated schedule: the observer was called again, with no events."""
+    offers: list[int] = []
+
+    class Partial(RecordingObserver):
+        async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+            offers.append(len(events))
+            raise PartlyTaken(taken, OSError())
+
+    observers = ObserverSet(
+        [ObserverBinding(Partial(), required=is_required)], policy=DispatchPolicy(buffer=False, retry_for=2.0)
+    )
+    await observers.deliver(make_run())
+    await observers.deliver(make_run("another")[:1])
+    assert offers == [5, 1]
+
+
 @virtual
 async def test_what_is_held_of_a_run_is_said_when_it_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     store = RecordingBatchObserver(Misbehaviour(how=OSError()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -217,7 +218,13 @@ def test_nothing_is_kept_of_runs_that_have_ended(seed: int) -> None:
 
 
 def test_nothing_is_kept_of_event_loops_that_have_ended() -> None:
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def story() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await run_agent(echo)
+
     for _ in range(3):
-        asyncio.run(run_agent(echo))
+        asyncio.run(story())
     gc.collect()
-    assert len(embedded_module._embedded) == 0
+    assert [loop() for loop in loops] == [None] * 3
