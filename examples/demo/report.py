@@ -53,7 +53,7 @@ async def print_runs(console: Console, store: Store, since: datetime) -> None:
     """Show the runs, thread by thread, in the order in which they were created."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("thread", no_wrap=True)
-    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     table.add_column("asked", overflow="fold", ratio=1)
     for column in ("took", "events", "tokens"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -53,7 +53,7 @@ def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
         (["run", "agents.py"], "say which object in it is meant, as agents.py:NAME; it has graph, echo."),
         (["run", "agents.py:"], "write path/file.py:name or package.module:name"),
         (["run", "chat"], "or name it in trackside.toml under [agents]."),
-        (["run", "agents.py:number"], "agents.py:number is no agent: 3 is not an agent"),
+        (["run", "agents.py:number"], "agents.py:number is no agent: it is an int (3)."),
         (["run", "agents.py:decoder"], "it is a class; pass an instance of it"),
         (["run", "agents.py:graph", '{"question": }'], "INPUT: it is not valid JSON: Expecting value"),
         (["run", "agents.py:graph", "@question.txt"], "INPUT: question.txt cannot be read: No such file or directory."),
@@ -81,7 +81,12 @@ def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
         (["runs", "--since", "yesterday"], "--since: 'yesterday' is no moment; write 2h, 3d, 2026-01-31"),
         (["runs", "--status", "done"], "'done' is not one of 'pending', 'running', 'success'"),
         (["events", "--type", "started"], "'started' is not one of 'run_started'"),
-        (["runs", "--limit", "0"], "greater than or equal to 1"),
+        (["run", "", "x"], "AGENT is empty; write path/file.py:name or package.module:name."),
+        (["run", "agents.py:graph", "@"], "INPUT: @ needs the name of a file."),
+        (["run", "agents.py:graph", "[URGENT] x"], "a text is one, too, where it stands in double quotes."),
+        (["runs", "--limit", "abc"], "'abc' is not a whole number"),
+        (["runs", "--limit", "9" * 40], "'--limit' / '-n': it is too large"),
+        (["runs", "--limit", "0"], "'0' is not a whole number from 1 up (see"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -115,6 +120,10 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
     [
         ("def graph(:\n", "SyntaxError: invalid syntax"),
         ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+        (
+            "import sys; sys.modules['langgraph'] = None; import langgraph\n",
+            "ModuleNotFoundError: import of langgraph halted; None in sys.modules; pip install 'trackside[langgraph]'",
+        ),
         ("raise ValueError('two\\nlines')\n", "ValueError: two lines"),
     ],
 )
@@ -133,7 +142,7 @@ def test_a_wrong_setting_names_its_file_and_key(here: Trackside, tmp_path: Path)
     settings = tmp_path / "trackside.toml"
 
     settings.write_text('[database]\nulr = "sqlite:///x.db"\n')
-    assert the_one_line(here("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?."
+    assert the_one_line(here("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?"
     settings.write_text('[database]\nurl = "sqlite:///no/x.db"\n')
     assert the_one_line(here("runs")).startswith("trackside.toml, database.url: There is no folder no")
     settings.write_text('[agents]\nchat = "agents.py:grph"\n')

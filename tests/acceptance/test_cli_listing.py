@@ -280,3 +280,14 @@ def test_stats_of_nothing(recorded: Trackside) -> None:
 
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (0, "There is nothing that fits.\n", "")
     assert objects(recorded("stats", "--agent", "nobody", "--json"))[0]["total"]["runs"] == 0
+
+
+def test_a_long_title_is_cut_for_people_and_whole_for_programs(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    here("run", "agents.py:talk", "x" * 5_000)
+
+    for command in ("runs", "threads"):
+        shown = here(command)
+        assert max(map(len, shown.stdout.splitlines())) < 400
+        assert "… (5,003 characters)" in shown.stdout
+        assert objects(here(command, "--json"))[0]["title"] == f"On {'x' * 5_000}"

@@ -132,6 +132,15 @@ def test_json_has_every_event_on_a_line_and_the_result_last(trackside: Trackside
     assert last["result"]["run_id"] == events[0]["run_id"]
     assert last["result"]["completion_data"]["total_tokens"] == 1234
     assert last["result"]["title"] == "Looking for nothing"
+    assert last["result"]["output"] is None
+
+
+def test_json_has_what_the_agent_returned(trackside: Trackside) -> None:
+    returned = trackside("run", "agents.py:echo", "hello", "--json")
+    failed = trackside("run", "agents.py:fail", "hello", "--json")
+
+    assert json_lines(returned.stdout)[-1]["result"]["output"] == {"answer": "hello"}
+    assert json_lines(failed.stdout)[-1]["result"]["output"] is None
 
 
 def test_what_an_agent_prints_never_gets_between_json_lines(trackside: Trackside) -> None:
@@ -250,10 +259,12 @@ def test_an_input_comes_from_standard_input_or_a_file(trackside: Trackside, tmp_
     (tmp_path / "numbers.json").write_text("[1, 2, 3]")
 
     from_file = trackside("run", "agents.py:total", "@numbers.json")
-    from_pipe = trackside("run", "agents.py:echo", "-", stdin="piped text")
+    from_pipe = trackside("run", "agents.py:echo", "-", stdin="piped text\n")
+    quoted = trackside("run", "agents.py:echo", '"[URGENT] text"')
 
     assert '= output       {"sum": 6}' in from_file.stdout
-    assert "◆ human        piped text" in from_pipe.stdout
+    assert '= output       {"answer": "piped text"}' in from_pipe.stdout
+    assert "◆ human        [URGENT] text" in quoted.stdout
 
 
 def test_a_name_from_the_settings_file_runs_its_agent(trackside: Trackside, here: Trackside, tmp_path: Path) -> None:

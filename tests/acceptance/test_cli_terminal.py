@@ -140,7 +140,7 @@ def test_ctrl_c_cancels_the_run_and_its_end_is_shown_and_recorded(terminal: Open
     shown.press(b"\x03")
 
     assert shown.wait() == 130
-    assert "■ cancelled    as it was asked to" in rows(shown)
+    assert "■ cancelled    on request" in rows(shown)
     assert "Traceback" not in shown.text
     assert recorded_statuses(here) == ["cancelled"]
 

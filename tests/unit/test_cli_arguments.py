@@ -27,7 +27,8 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
         ("", ""),
         ("hello", "hello"),
         ("42", "42"),
-        ('"quoted"', '"quoted"'),
+        ('"[URGENT] fix"', "[URGENT] fix"),
+        ('"Hello" is a word', '"Hello" is a word'),
         ('{"question": "?"}', {"question": "?"}),
         (' [1, "two"]', [1, "two"]),
     ],
@@ -54,7 +55,7 @@ def test_an_input_is_read_from_a_file(tmp_path: Path) -> None:
 def test_an_input_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"from a pipe\n")))
 
-    assert read_input("-") == "from a pipe\n"
+    assert read_input("-") == "from a pipe"
 
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:

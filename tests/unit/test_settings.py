@@ -109,10 +109,10 @@ def test_variables_of_others_with_the_same_prefix_are_left_alone(tmp_path: Path)
 
 
 def test_an_error_that_shows_only_on_use_names_who_set_the_value(tmp_path: Path) -> None:
-    default = load(tmp_path).database_complaint("it is locked")
+    default = load(tmp_path).database_complaint("trackside.db is locked")
     from_flag = load(tmp_path, database="sqlite:///x.db").database_complaint("it is locked")
     from_file = load(tmp_path, toml='[database]\nurl = "sqlite:///x.db"').database_complaint("it is locked")
 
-    assert str(default) == "the default, database.url: it is locked."
+    assert str(default) == "trackside.db (the default database) is locked."
     assert str(from_flag) == "--database: it is locked."
     assert str(from_file) == "trackside.toml, database.url: it is locked."

@@ -26,11 +26,15 @@ _DATABASE_URL = "database.url"
 _KEYS = frozenset({_DATABASE_URL})
 _AGENTS = "agents."  # whatever stands behind the dot is the agent's name
 _FLAGS: Mapping[str, str] = {_DATABASE_URL: "--database"}
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class SettingsError(TracksideError, ValueError):
     """{where}: {why}."""
+
+
+class DefaultDatabaseError(SettingsError):
+    """{why}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,9 @@ class Settings:
 
     def database_complaint(self, why: str) -> SettingsError:
         """The error to raise when the database cannot be used."""
+        if self.database_source is None:
+            name = self.database_url.removeprefix("sqlite:///")
+            return DefaultDatabaseError(why=why.replace(name, f"{name} (the default database)", 1))
         return self.complaint(_DATABASE_URL, why)
 
 
@@ -80,7 +87,7 @@ def load_settings(
         sources[key] = source
     settings = Settings(
         agents={key.removeprefix(_AGENTS): value for key, value in values.items() if key.startswith(_AGENTS)},
-        database_url=values.get(_DATABASE_URL, DEFAULT_DATABASE_URL),
+        database_url=_URL.sub(lambda scheme: scheme[0].lower(), values.get(_DATABASE_URL, DEFAULT_DATABASE_URL), 1),
         sources=sources,
     )
     _check(settings)

@@ -58,10 +58,10 @@ _ENDED = {
 
 
 _CANCELLED: Mapping[Any, str] = {
-    CancelMode.interrupt: "as it was asked to",
-    CancelMode.rollback: "as it was asked to, and rolled back",
+    CancelMode.interrupt: "on request",
+    CancelMode.rollback: "on request, and rolled back",
     CancelMode.shutdown: "because its process was shut down",
-    CancelMode.task_cancelled: "with the task that executed it",
+    CancelMode.task_cancelled: "with the program",
 }
 
 
@@ -106,4 +106,6 @@ def failure_text(payload: Mapping[str, Any]) -> str:
     """What went wrong; of an exception its type, too."""
     error, kind = str(payload.get("error") or ""), payload.get("error_type")
     is_exception = kind and run_status_of(LifecycleEventType.RUN_FAILED, payload) is RunStatus.error
-    return f"{kind}: {error}" if is_exception else error
+    if not is_exception or error.startswith(f"{kind}: "):
+        return error
+    return str(kind) if error in {"", f"{kind} without a message"} else f"{kind}: {error}"

@@ -23,6 +23,8 @@ class ArgumentError(TracksideError, ValueError):
 def read_input(text: str | None) -> Json:
     """The input of a run: a text is a human message; `{…}` and `[…]` are JSON; `@file` and `-` are read first.
 
+    A text that begins with one of these can be written as a JSON string, `"[URGENT] …"`.
+
     Raises:
         ArgumentError: it starts like JSON and is none, or the file cannot be read.
     """
@@ -44,9 +46,12 @@ def read_answer(text: str) -> Json:
 
 def _content(text: str, name: str) -> str:
     if text == "-":
-        return _decode(sys.stdin.buffer.read(), name, "standard input")
+        text = _decode(sys.stdin.buffer.read(), name, "standard input")
+        return text.removesuffix("\n").removesuffix("\r")  # with which `echo` ends
     if not text.startswith("@"):
         return text
+    if text == "@":
+        raise ArgumentError(name=name, why="@ needs the name of a file")
     path = Path(text[1:])
     try:
         return _decode(path.read_bytes(), name, str(path))
@@ -62,13 +67,23 @@ def _decode(content: bytes, name: str, where: str) -> str:
 
 
 def _text_or_json(content: str, name: str) -> Json:
+    if content.lstrip().startswith('"'):
+        return _quoted(content)
     if not content.lstrip().startswith(("{", "[")):
         return content
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as exc:
-        hint = "what starts with { or [ is read as JSON"
+        hint = "what starts with { or [ is read as JSON; a text is one, too, where it stands in double quotes"
         raise ArgumentError(name=name, why=f"it is not valid JSON: {exc}; {hint}") from exc
+
+
+def _quoted(content: str) -> str:
+    try:
+        text = json.loads(content)
+    except ValueError:
+        return content  # it only begins with a quotation
+    return text if isinstance(text, str) else content
 
 
 def read_metadata(pairs: Sequence[str]) -> JsonObject:

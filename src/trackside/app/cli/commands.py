@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -32,12 +31,15 @@ def _choices(kinds: type[StrEnum]) -> str:
     return ", ".join(kinds)
 
 
+_ALL = 2**63 - 1
+_MOST_DIGITS = 19  # of the numbers that are too large for a database, as they are for people
 _RUN_STATUSES, _THREAD_STATUSES, _TYPES = map(_choices, (RunStatus, ThreadStatus, LifecycleEventType))
 
 _Database = Annotated[
     str | None,
     typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
 ]
+_JSON_OF_A_RUN = "Events as JSON lines; last the result, with what the agent returned as `output`."
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 _Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.")]
 _Metadata = Annotated[
@@ -51,7 +53,23 @@ _Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs 
 _Thread = Annotated[
     str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
 ]
-_Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many at most.")]
+
+
+def _whole_number(text: object, least: int = 0) -> int:
+    """A number from `least` up that a database can have; typer would say less of one that is not."""
+    typed = str(text)
+    if not (typed.isascii() and typed.isdigit()) or (len(typed) < _MOST_DIGITS and int(typed) < least):
+        raise typer.BadParameter(f"{typed!r} is not a whole number from {least} up")
+    if len(typed) >= _MOST_DIGITS:
+        raise typer.BadParameter("it is too large")
+    return int(typed)
+
+
+def _positive(text: object) -> int:
+    return _whole_number(text, 1)
+
+
+_Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=_positive, help="How many at most.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -84,7 +102,7 @@ def run(
     timeout: _Timeout = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
-    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result last.")] = False,
+    json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
 ) -> int:
     """Run an agent once and watch it.
 
@@ -113,7 +131,7 @@ def resume(
     timeout: _Timeout = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
-    json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result last.")] = False,
+    json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
 ) -> int:
     """Answer the question that a thread waits for, and watch it go on."""
     from trackside.app.cli import running
@@ -146,7 +164,7 @@ def runs(
             "--limit",
             "-n",
             metavar="N",
-            min=1,
+            parser=_positive,
             help="How many at most; with an ID, how many of its events.",
             show_default="20; of its events, all",
         ),
@@ -157,7 +175,7 @@ def runs(
     """Show the newest runs, or one run in full."""
     from trackside.app.cli import listing
 
-    limit = limit or (20 if run is None else sys.maxsize)
+    limit = limit or (20 if run is None else _ALL)
     options = listing.LookOptions(
         database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
     )
@@ -185,7 +203,9 @@ def threads(
     ] = None,
     limit: Annotated[
         int,
-        typer.Option("--limit", "-n", metavar="N", min=1, help="How many at most; with an ID, how many of its runs."),
+        typer.Option(
+            "--limit", "-n", metavar="N", parser=_positive, help="How many at most; with an ID, how many of its runs."
+        ),
     ] = 20,
     database: _Database = None,
     json: _Json = False,
@@ -220,7 +240,8 @@ def events(
         str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
     ] = None,
     after: Annotated[
-        int | None, typer.Option(min=0, metavar="POSITION", help="The first after this position, not the newest.")
+        int | None,
+        typer.Option(parser=_whole_number, metavar="POSITION", help="The first after this position, not the newest."),
     ] = None,
     limit: _Limit = 50,
     database: _Database = None,
@@ -249,7 +270,11 @@ def stats(
     limit: Annotated[
         int,
         typer.Option(
-            "--limit", "-n", metavar="N", min=1, help="How many rows of each table, the biggest first; --json has all."
+            "--limit",
+            "-n",
+            metavar="N",
+            parser=_positive,
+            help="How many rows of each table, the biggest first; --json has all.",
         ),
     ] = 20,
     database: _Database = None,

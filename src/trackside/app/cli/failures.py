@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from enum import IntEnum
@@ -20,6 +21,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.types import RunStatus
 
 _OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG})
+_STOPPED_TWICE = re.compile(r"([?!])\.$")
 
 
 class ExitCode(IntEnum):
@@ -80,7 +82,7 @@ def _misuse(failure: TyperException) -> ExitCode:
 def _say(text: str) -> None:
     console = standard_error()
     console.print("error:", style="bold red", end=" ")
-    console.print(one_line(text), soft_wrap=True)
+    console.print(_STOPPED_TWICE.sub(r"\1", one_line(text)), soft_wrap=True)
 
 
 def _bug(failure: BaseException) -> ExitCode:

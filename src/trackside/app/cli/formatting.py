@@ -9,7 +9,7 @@ from datetime import datetime
 from trackside.harness.types import Json
 
 _AGES = ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3_600, 3_600, "h"), (30 * 86_400, 86_400, "d"))
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def ago(moment: datetime, now: datetime) -> str:

@@ -12,7 +12,7 @@ from trackside.app.cli.output import JsonOutput
 from trackside.app.settings import Settings
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
-from trackside.harness.types import Json, JsonObject
+from trackside.harness.types import Json, JsonObject, RunStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent
@@ -50,6 +50,7 @@ class JsonView:
 
     def __init__(self) -> None:
         self._output = JsonOutput()
+        self._values: Any = None
 
     def __enter__(self) -> Self:
         self._output.__enter__()
@@ -63,7 +64,9 @@ class JsonView:
         self._output.print(event_object(event))
 
     def part(self, part: StreamPart | StreamGap) -> None:
-        """Live output is not shown."""
+        """Live output is not shown; what it says last of the agent's state is its output, if it comes to an end."""
+        if isinstance(part, StreamPart) and part.mode == "values" and not part.namespace:
+            self._values = part.data
 
     def waiting(self, for_what: str) -> None:
         """There is nobody to tell."""
@@ -80,5 +83,6 @@ class JsonView:
         self._output.check()
 
     def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
-        """Print the result."""
-        self._output.print({"result": asdict(result)})
+        """Print the result, with what came out of a run that is complete."""
+        output = self._values if result.status is RunStatus.success else None
+        self._output.print({"result": {**asdict(result), "output": output}})

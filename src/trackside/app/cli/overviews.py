@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from trackside.app.cli.appearance import RUN_LOOKS, THREAD_LOOKS, Look, look_of, words_of
-from trackside.app.cli.formatting import ago, cost, count, duration, moment, one_line
+from trackside.app.cli.formatting import abridged, ago, cost, count, duration, moment, one_line
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.tables import Column, print_facts, print_table
 from trackside.app.cli.usage import usage_line
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trackside.app.storage import RunTotals, Stats, StoredEvent, StoredRun, StoredThread, TokenTotals
 
 NEVER_STARTED = "(never started)"
+_BRIEF = 100  # characters
 
 
 def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime) -> None:
@@ -50,7 +51,7 @@ def print_threads(console: OutputConsole, threads: Sequence[StoredThread], now: 
         Column(title="CHANGED", cell=lambda thread: ago(thread.updated_at, now), rank=1),
         Column(title="BEGUN", cell=lambda thread: ago(thread.created_at, now), rank=4),
         Column(title="LAST RUN", cell=lambda thread: run_ids[thread.last_run_id or ""], rank=2),
-        Column(title="TITLE", cell=lambda thread: one_line(thread.title or ""), rank=3, least=16),
+        Column(title="TITLE", cell=lambda thread: _brief(thread.title or ""), rank=3, least=16),
     ]
     print_table(console, columns, threads)
 
@@ -64,7 +65,7 @@ def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: dat
         Column(title="RUN", cell=lambda stored: run_ids[stored.event.run_id], rank=1),
         Column(title="#", cell=lambda stored: str(stored.event.sequence), rank=4, right=True),
         Column(title="EVENT", cell=lambda stored: look_text(console, look_of(stored.event))),
-        Column(title="WHAT", cell=lambda stored: one_line(words_of(stored.event)), rank=3, least=10),
+        Column(title="WHAT", cell=lambda stored: _brief(words_of(stored.event)), rank=3, least=10),
     ]
     print_table(console, columns, events)
 
@@ -167,7 +168,12 @@ def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
 
 def _about(run: StoredRun) -> str:
     text = run.title or run.completion_data.get("first_human_message") or run.error
-    return one_line(text if isinstance(text, str) else "")
+    return _brief(text if isinstance(text, str) else "")
+
+
+def _brief(text: str) -> str:
+    """As much of a text as fits into a row among others; all of it is where one record is shown."""
+    return abridged(one_line(text), _BRIEF)
 
 
 def _completion(total: RunTotals) -> dict[str, int | float]:

@@ -70,7 +70,7 @@ class Rows:
             cells.append(Text(look.label, look.style))
         elif look.label:
             body = Text.assemble((look.label, look.style), " ", body)
-        grid.add_column(overflow="fold", width=self._text_width(look) if self._is_wide else None)
+        grid.add_column(overflow="fold", max_width=self._text_width(look) if self._is_wide else None)
         grid.add_row(*cells, body)
         return grid
 

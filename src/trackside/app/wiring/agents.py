@@ -21,9 +21,15 @@ from typing import Any
 from trackside.harness.adapters import as_agent
 from trackside.harness.errors import NotAnAgentError, TracksideError
 
+_IN_EXTRA = frozenset({"langgraph", "langchain_core"})
+
 
 class AgentReferenceError(TracksideError, LookupError):
     """{reference} is no agent: {why}."""
+
+
+class EmptyReferenceError(AgentReferenceError):
+    """AGENT is empty; write path/file.py:name or package.module:name."""
 
 
 class AgentImportError(TracksideError, ImportError):
@@ -65,7 +71,9 @@ class AgentReference:
         module, colon, attribute = configured.get(text, text).rpartition(":")
         if module and attribute:
             return cls(text, module, attribute)
-        if colon or not text:
+        if not text:
+            raise EmptyReferenceError
+        if colon:
             raise AgentReferenceError(reference=text, why="write path/file.py:name or package.module:name")
         if cls(text, text, "").is_file:
             return cls(text, text, "")
@@ -98,7 +106,8 @@ def load_agent(reference: AgentReference) -> Any:
     try:
         as_agent(found)
     except NotAnAgentError as exc:
-        raise AgentReferenceError(reference=reference, why=str(exc).rstrip(".")) from exc
+        why = exc.details["why"] if callable(found) else f"it is {_a(type(found).__name__)} ({found!r:.80})"
+        raise AgentReferenceError(reference=reference, why=why) from exc
     return found
 
 
@@ -152,7 +161,13 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         raise
     except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
         cause = traceback.format_exception_only(exc)[-1].strip()
+        if isinstance(exc, ModuleNotFoundError) and (exc.name or "").partition(".")[0] in _IN_EXTRA:
+            cause += "; pip install 'trackside[langgraph]'"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _put_on_path(folder: Path) -> None:
