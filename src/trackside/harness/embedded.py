@@ -44,6 +44,15 @@ class _Embedded:
 _states = MemoryThreadStates()
 _embedded: WeakKeyDictionary[asyncio.AbstractEventLoop, _Embedded] = WeakKeyDictionary()
 
+
+def _share(loop: asyncio.AbstractEventLoop) -> _Embedded:
+    """What the runs of this event loop share from now on. Loops that have ended are let go, whoever still knows them."""
+    for ended in [other for other in _embedded if other.is_closed()]:
+        del _embedded[ended]
+    embedded = _embedded[loop] = _Embedded()
+    return embedded
+
+
 _CALLER_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
 
 
@@ -104,9 +113,7 @@ async def run_agent(
         command=command,
     )
     loop = asyncio.get_running_loop()
-    embedded = _embedded.get(loop)
-    if embedded is None:
-        embedded = _embedded[loop] = _Embedded()
+    embedded = _embedded.get(loop) or _share(loop)
     return await _run(spec, embedded, observers)
 
 
