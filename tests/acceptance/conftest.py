@@ -73,7 +73,8 @@ def here(
     kept = environment()
     for name in set(os.environ) - set(kept):
         monkeypatch.delenv(name)
-    modules, path, on_sigterm = set(sys.modules), list(sys.path), signal.getsignal(signal.SIGTERM)
+    modules, path = set(sys.modules), list(sys.path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as changes:
@@ -84,7 +85,8 @@ def here(
         return subprocess.CompletedProcess(arguments, code, shown.out, shown.err)
 
     yield run
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     sys.path[:] = path
     for name in {name for name in set(sys.modules) - modules if name.startswith(("_trackside_agent", "agents"))}:
         del sys.modules[name]

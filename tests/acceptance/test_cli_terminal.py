@@ -47,6 +47,15 @@ def thread(input):
     print("in a thread", flush=True)
     threading.Event().wait()
 
+def leave_threads(input):
+    for _ in range(2):
+        threading.Thread(target=threading.Event().wait).start()
+    return "done"
+
+async def leave_a_call(input):
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    return "done"
+
 async def fail(input):
     raise ValueError("\\x1b[2Jbad \\x1b]0;title\\x07news")
 """
@@ -246,3 +255,23 @@ def test_a_start_that_waits_for_the_database_says_so(terminal: OpenTerminal, her
     assert shown.wait() == 0
     assert "waiting" not in "\n".join(shown.lines)
     assert recorded_statuses(here) == ["success", "success"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [
+        ("leave_threads", "waiting for 2 threads of the agent; Ctrl-C leaves them"),
+        ("leave_a_call", "waiting for 1 thread of the agent; Ctrl-C leaves it"),
+    ],
+)
+def test_threads_that_an_agent_left_are_waited_for_aloud_and_ctrl_c_leaves_them(
+    terminal: OpenTerminal, here: Trackside, agent: str, says: str
+) -> None:
+    shown = terminal("run", f"agents.py:{agent}", "hello")
+    shown.wait_for(says)
+    shown.press(b"\x03")
+
+    assert shown.wait() == 0
+    assert "Traceback" not in shown.text
+    assert shown.lines[-1].startswith(says) or says in shown.lines[-2]
+    assert recorded_statuses(here) == ["success"]

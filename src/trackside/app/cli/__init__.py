@@ -9,13 +9,26 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command (of `sys.argv`, if left out) and return its exit code; errors become one line each."""
+    """Run one command and return its exit code; errors become one line each.
+
+    Without arguments it is the program that runs, with those of `sys.argv`, and ends when this returns.
+    """
+    code = _run(arguments)
+    if arguments is None and threading.active_count() > 1:
+        from trackside.app.cli.leftovers import expect_threads
+
+        expect_threads(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         from trackside.app.cli.streams import fill_closed_streams
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
+from trackside.app.cli.leftovers import UnwaitedExecutor
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
@@ -116,12 +117,13 @@ def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
         task = loop.create_task(following, name="trackside-cli")
+        loop.set_default_executor(UnwaitedExecutor(thread_name_prefix="trackside-cli"))
         try:
             return runner.run(_outcome_of(task))
         except KeyboardInterrupt:
             if task.done():
                 raise
-        return loop.run_until_complete(task)
+            return loop.run_until_complete(task)
 
 
 async def _outcome_of(task: asyncio.Task[ExitCode]) -> ExitCode:

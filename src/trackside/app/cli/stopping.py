@@ -21,11 +21,11 @@ _BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to any
 
 def interrupt_on_stop_signals() -> None:
     """Have SIGTERM and SIGHUP end the command as Ctrl-C does, for the time before there is a run to cancel."""
-    for number in _stop_signals():
+    for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
 
 
-def _stop_signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored."""
     hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
@@ -49,7 +49,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
-        self._before = [(number, signal.signal(number, self._take)) for number in _stop_signals()]
+        self._before = [(number, signal.signal(number, self._take)) for number in stop_signals()]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
