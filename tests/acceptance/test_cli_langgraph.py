@@ -71,6 +71,12 @@ failing = graph_that(publish)
 slow = graph_that(stall)
 talking = graph_that(lambda state: {"title": "Talked"})
 
+class Question(TypedDict):
+    topic: str
+    depth: int
+
+asking = StateGraph(Question).add_node("dig", lambda state: {"depth": 1}).add_edge(START, "dig").compile()
+
 graph = (
     StateGraph(State)
     .add_node(think)
@@ -182,3 +188,14 @@ def test_a_missing_package_is_named_with_what_to_install(trackside: Trackside, t
     assert (
         "needs langgraph-checkpoint-sqlite, which is not installed: pip install 'trackside[langgraph]'" in done.stderr
     )
+
+
+def test_a_text_for_a_graph_without_messages_is_answered_with_the_keys_it_takes(here: Trackside) -> None:
+    text = here("run", "graph.py:asking", "trains")
+    keys = here("run", "graph.py:asking", '{"topic": "trains"}')
+
+    assert text.returncode == 2
+    assert text.stderr == (
+        'error: INPUT: this graph takes no text, but an object with topic, depth; write \'{"topic": "…"}\'.\n'
+    )
+    assert keys.returncode == 0, keys.stdout

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
+from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor
 from trackside.app.cli.lookup import find_paused_run
@@ -21,7 +22,7 @@ from trackside.app.cli.timeline import Timeline
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_app, open_store
 from trackside.app.wiring.abandoned import record_abandonment
-from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, load_agent
+from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.errors import Fault
 from trackside.harness.failures import text_of
@@ -139,6 +140,9 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     """Start the run, show it until it has ended, and say how it did."""
     if forgets(agent) and spec.command is not None:
         raise ForgetfulAgentError(agent=spec.agent)
+    if isinstance(spec.input, str) and (keys := keys_instead_of_text(agent)):
+        why = f"this graph takes no text, but an object with {', '.join(keys)}; write '{json_line({keys[0]: '…'})}'"
+        raise ArgumentError(name="INPUT", why=why)
     waiting = asyncio.get_running_loop().call_later(_WAITING_AFTER, view.waiting, "for the database")
     async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
         app.recorder.on_first(waiting.cancel)

@@ -117,6 +117,21 @@ def forgets(agent: Any) -> bool:
     return any(kind.__module__ == "langgraph.checkpoint.memory" for kind in type(checkpointer).__mro__)
 
 
+def keys_instead_of_text(agent: Any) -> list[str]:
+    """The keys of the object that a graph takes as its input, if it can make nothing of a text; else none."""
+    if not _is_graph(agent) or "messages" in getattr(agent, "channels", ()):
+        return []
+    try:
+        schema = agent.get_input_jsonschema()
+    except Exception:  # noqa: BLE001  # its author's types, which need not have a schema
+        return []
+    return list(schema.get("properties", ())) if schema.get("type") == "object" else []
+
+
+def _is_graph(agent: Any) -> bool:
+    return any(kind.__module__.startswith("langgraph.graph.") for kind in type(agent).__mro__)
+
+
 def _import_file(reference: AgentReference) -> ModuleType:
     path = Path(reference.module).absolute()
     if not path.is_file():
