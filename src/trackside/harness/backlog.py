@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Mapping
 from contextvars import Context, copy_context
 from copy import copy
 from dataclasses import dataclass
@@ -172,3 +173,36 @@ class Backlog:
         for reached, goal in self.flushes.items():
             if self.passed >= goal and not reached.done():
                 reached.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferStats:
+    """What became of all events so far: `accepted == delivered + failed + sum(dropped.values()) + pending`.
+
+    `left_behind` counts calls that still run past their limit; `consumer_deaths` how often somebody else ended the task
+    that gives events on. It comes back with the next event, flush or close.
+    """
+
+    accepted: int
+    delivered: int
+    failed: int
+    dropped: Mapping[DropReason, int]
+    pending: int
+    left_behind: int
+    consumer_deaths: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushReport:
+    """What a flush came to.
+
+    `delivered`, `failed` and `dropped` count since it began; `pending` are the events accepted before it that still
+    wait. `complete` says that nothing does, also no gap that is to be told; whether all of it arrived is what the other
+    numbers say.
+    """
+
+    complete: bool
+    delivered: int
+    failed: int
+    dropped: Mapping[DropReason, int]
+    pending: int

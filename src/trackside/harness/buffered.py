@@ -15,15 +15,14 @@ import asyncio
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 from weakref import WeakSet
 
-from trackside.harness.backlog import Backlog, DropReason, EventGap, OpenGap, Pending
-from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.backlog import Backlog, BufferStats, DropReason, EventGap, FlushReport, OpenGap, Pending
+from trackside.harness.errors import ClosedError, InvalidBufferError, ObserverStuckError, OtherLoopError
 from trackside.harness.observer import (
     BatchRunObserver,
     ObserverBinding,
@@ -61,21 +60,6 @@ MAX_LEFT_BEHIND = 4
 logger = logging.getLogger("trackside.buffer")
 
 
-class InvalidBufferError(TracksideError, ValueError):
-    """A buffer with {option} = {value!r} cannot work: {why}."""
-
-
-class OtherLoopError(TracksideError, RuntimeError):
-    """The buffer of observer {observer} is in use on another running event loop; give each loop a buffer of its own."""
-
-
-class ObserverStuckError(TracksideError):
-    """Observer {observer} has {calls} calls that it neither finishes nor lets be cancelled; until one of them ends it gets no events."""  # noqa: E501
-
-    fault = "observer"
-    retryable = True
-
-
 @runtime_checkable
 class GapObserver(RunObserver, Protocol):
     """An observer that wants to know which events it missed, for example to read them from a log instead.
@@ -86,39 +70,6 @@ class GapObserver(RunObserver, Protocol):
     async def on_gap(self, gap: EventGap) -> None:
         """Take note of events that will not come. Called in their place in the order."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BufferStats:
-    """What became of all events so far: `accepted == delivered + failed + sum(dropped.values()) + pending`.
-
-    `left_behind` counts calls that still run past their limit; `consumer_deaths` how often somebody else ended the task
-    that gives events on. It comes back with the next event, flush or close.
-    """
-
-    accepted: int
-    delivered: int
-    failed: int
-    dropped: Mapping[DropReason, int]
-    pending: int
-    left_behind: int
-    consumer_deaths: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushReport:
-    """What a flush came to.
-
-    `delivered`, `failed` and `dropped` count since it began; `pending` are the events accepted before it that still
-    wait. `complete` says that nothing does, also no gap that is to be told; whether all of it arrived is what the other
-    numbers say.
-    """
-
-    complete: bool
-    delivered: int
-    failed: int
-    dropped: Mapping[DropReason, int]
-    pending: int
 
 
 class BufferedObserver:

@@ -208,6 +208,21 @@ class AgentResult:
     values: Mapping[str, Any] | None = None
 
 
+def flaw_of(result: object) -> str | None:
+    """What is wrong with the result of an agent that was written without a type checker; None if nothing is."""
+    if not isinstance(result, AgentResult):
+        return f"it is a {type(result).__name__}, not an AgentResult"
+    values: object = result.values
+    interrupts: object = result.interrupts
+    if not (values is None or type(values) is dict or isinstance(values, Mapping)):
+        return f"its values are a {type(values).__name__}, not a mapping"
+    if interrupts == ():
+        return None
+    if not isinstance(interrupts, Sequence) or not all(isinstance(interrupt, Mapping) for interrupt in interrupts):
+        return "its interrupts are not a list of mappings with an id and a value"
+    return None
+
+
 class Agent(Protocol):
     """Something that can be run; `as_agent` makes one of a function or of a framework's object."""
 

@@ -120,3 +120,18 @@ class ObserverExitError(TracksideError):
     """Observer {observer} tried to end the process with {cause!r}; only the observer failed."""
 
     fault = "observer"
+
+
+class InvalidBufferError(TracksideError, ValueError):
+    """A buffer with {option} = {value!r} cannot work: {why}."""
+
+
+class OtherLoopError(TracksideError, RuntimeError):
+    """The buffer of observer {observer} is in use on another running event loop; give each loop a buffer of its own."""
+
+
+class ObserverStuckError(TracksideError):
+    """Observer {observer} has {calls} calls that it neither finishes nor lets be cancelled; until one of them ends it gets no events."""  # noqa: E501
+
+    fault = "observer"
+    retryable = True

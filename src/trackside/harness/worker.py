@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
+from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, flaw_of
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotPausedError, PayloadError
@@ -326,7 +326,7 @@ class RunWorker:
 
     def _judge(self, result: AgentResult) -> _End:
         """What an agent's result makes of its run."""
-        if (flaw := _flaw_of(result)) is not None:
+        if (flaw := flaw_of(result)) is not None:
             return self._failed(AgentOutputError(agent=self.record.agent, why=flaw))
         run = self._run
         if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
@@ -479,21 +479,6 @@ def _stopped(stop: Stop) -> _End:
         if stop.reason is not None:
             says["reason"] = stop.reason
     return _End(stop.status, says)
-
-
-def _flaw_of(result: object) -> str | None:
-    """What is wrong with the result of an agent that was written without a type checker; None if nothing is."""
-    if not isinstance(result, AgentResult):
-        return f"it is a {type(result).__name__}, not an AgentResult"
-    values: object = result.values
-    interrupts: object = result.interrupts
-    if not (values is None or type(values) is dict or isinstance(values, Mapping)):
-        return f"its values are a {type(values).__name__}, not a mapping"
-    if interrupts == ():
-        return None
-    if not isinstance(interrupts, Sequence) or not all(isinstance(interrupt, Mapping) for interrupt in interrupts):
-        return "its interrupts are not a list of mappings with an id and a value"
-    return None
 
 
 def _answer_to(paused: PausedRun, resume: Any) -> Any:
