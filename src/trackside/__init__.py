@@ -21,4 +21,5 @@ from trackside import harness
 from trackside._version import __version__
 from trackside.harness import *  # noqa: F403  # its `__all__`, and no name more
 
-__all__ = harness.__all__ + ["__version__"]  # noqa: RUF005  # the form that type checkers read
+__all__ = ["__version__"]
+__all__ += harness.__all__
