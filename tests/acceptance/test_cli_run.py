@@ -328,3 +328,20 @@ def test_an_agent_that_raises_keyboardinterrupt_has_failed_and_that_is_all(
     assert "✗ failed       KeyboardInterrupt: by whom?" in rows
     assert "· thread       error" in rows
     assert done.stdout.count("Traceback") == 1
+
+
+def test_ctrl_c_before_there_is_a_run_ends_the_command(trackside: Trackside, here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, signal, sys\n"
+        "class PressedWhileStorageIsImported:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'trackside.app.storage':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, PressedWhileStorageIsImported())\n"
+        "async def echo(input): return input\n"
+    )
+
+    done = trackside("run", "early.py:echo", "hello")
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert here("runs", "--json").stdout == ""

@@ -275,3 +275,12 @@ def test_threads_that_an_agent_left_are_waited_for_aloud_and_ctrl_c_leaves_them(
     assert "Traceback" not in shown.text
     assert shown.lines[-1].startswith(says) or says in shown.lines[-2]
     assert recorded_statuses(here) == ["success"]
+
+
+def test_the_live_row_is_no_wider_than_what_it_says(terminal: OpenTerminal) -> None:
+    shown = terminal("run", "agents.py:sleep", "hello", "--timeout", "300ms", columns=120)
+
+    assert shown.wait() == 124
+    live = [row for row in shown.text.replace("\r", "\n").splitlines() if "thinking" in row]
+    assert live
+    assert max(map(len, live)) < 60

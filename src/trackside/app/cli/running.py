@@ -114,21 +114,24 @@ def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed before there was a run.
     """
+    task: asyncio.Task[ExitCode] | None = None
+
+    async def follow() -> ExitCode:
+        nonlocal task
+        task = asyncio.current_task()
+        return await following
+
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
-        task = loop.create_task(following, name="trackside-cli")
         loop.set_default_executor(UnwaitedExecutor(thread_name_prefix="trackside-cli"))
         try:
-            return runner.run(_outcome_of(task))
+            return runner.run(follow())
         except KeyboardInterrupt:
-            if task.done():
+            if task is None or task.done():
+                following.close()
                 raise
             return loop.run_until_complete(task)
-
-
-async def _outcome_of(task: asyncio.Task[ExitCode]) -> ExitCode:
-    return await task
 
 
 def _report_to_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
