@@ -78,12 +78,12 @@ def test_count() -> None:
 
 
 def test_nothing_in_a_text_can_steer_a_terminal() -> None:
-    every = "".join(map(chr, range(0x500))) + "\u202e\u2066\N{STEAM LOCOMOTIVE}"
+    every = "".join(map(chr, range(0x500))) + "\u2028\u2029\u202e\u2066\N{STEAM LOCOMOTIVE}"
 
     shown = printable(every)
 
     assert {character for character in shown if unicodedata.category(character) == "Cc"} == {"\n"}
-    assert shown.endswith("\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\N{STEAM LOCOMOTIVE}")
+    assert shown.endswith("\N{REPLACEMENT CHARACTER}" * 4 + "\N{STEAM LOCOMOTIVE}")
     assert printable("a\r\nb\tc") == "a\nb    c"
     assert one_line(" a\n\n  b\x1b[2J ") == "a b\N{REPLACEMENT CHARACTER}[2J"
 
