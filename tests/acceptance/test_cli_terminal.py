@@ -39,6 +39,10 @@ async def stubborn(input):
         except asyncio.CancelledError:
             print("not yet", flush=True)
 
+async def stubborn_after_asking(input, run):
+    run.interrupt("May I?")
+    await stubborn(input)
+
 async def blocking(input):
     print("about to block", flush=True)
     time.sleep(3600)
@@ -284,3 +288,19 @@ def test_the_live_row_is_no_wider_than_what_it_says(terminal: OpenTerminal) -> N
     live = [row for row in shown.text.replace("\r", "\n").splitlines() if "thinking" in row]
     assert live
     assert max(map(len, live)) < 60
+
+
+def test_a_question_stays_open_when_the_run_that_was_answered_is_left_behind(
+    terminal: OpenTerminal, here: Trackside
+) -> None:
+    here("run", "agents.py:stubborn_after_asking", "hello", "--thread", "t-1")
+    shown = terminal("resume", "t-1", "yes")
+    shown.wait_for("thinking")
+    shown.press(b"\x03")
+    shown.wait_for("not yet")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 130
+    (thread,) = here("threads", "--json").stdout.splitlines()
+    assert json.loads(thread)["status"] == "interrupted"
+    assert "trackside resume t-1 'ANSWER'" in here("threads", "t-1").stdout

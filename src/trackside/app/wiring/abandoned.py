@@ -9,7 +9,7 @@ from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import CancelMode, JsonObject, LifecycleEventType, RunStatus
+from trackside.harness.types import CancelMode, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store, StoredRun
@@ -30,7 +30,10 @@ async def record_abandonment(store: Store, run_id: str) -> list[RunLifecycleEven
         if run is None or is_final(run.status):
             return []
         thread = await store.thread(run.thread_id)
-        events = _end_of(run, None if thread is None else thread.status.value)
+        state = await store.thread_states().load(run.thread_id)
+        is_asked = state is not None and state.paused is not None  # a question stays open that was not answered
+        status = ThreadStatus.interrupted if is_asked else thread_status_after(RunStatus.cancelled, another_waits=False)
+        events = _end_of(run, None if thread is None else thread.status, status)
         try:
             await store.append(events)
         except EventOrderError:
@@ -41,13 +44,13 @@ async def record_abandonment(store: Store, run_id: str) -> list[RunLifecycleEven
     return []
 
 
-def _end_of(run: StoredRun, previous: str | None) -> list[RunLifecycleEvent]:
+def _end_of(run: StoredRun, previous: ThreadStatus | None, status: ThreadStatus) -> list[RunLifecycleEvent]:
     now = datetime.now(UTC)
-    status = thread_status_after(RunStatus.cancelled, another_waits=False).value
     cancelled: JsonObject = {"cancel_mode": CancelMode.shutdown.value, "reason": REASON, "completion_data": {}}
     says = [(LifecycleEventType.RUN_CANCELLED, cancelled)]
-    if previous != status:
-        says.append((LifecycleEventType.THREAD_STATUS_UPDATED, {"status": status, "previous": previous}))
+    if previous is not None and previous is not status:
+        update: JsonObject = {"status": status.value, "previous": previous.value}
+        says.append((LifecycleEventType.THREAD_STATUS_UPDATED, update))
     return [
         RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, sequence, now, payload)
         for sequence, (kind, payload) in enumerate(says, run.last_sequence + 1)
