@@ -1,5 +1,7 @@
 """`python -m trackside` is the `trackside` command."""
 
+import sys
+
 from trackside.app.cli import main
 
-main()
+sys.exit(main())

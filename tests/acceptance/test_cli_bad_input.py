@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -237,3 +238,10 @@ def test_a_bug_of_ours_is_called_one_and_shows_where_only_when_asked(trackside: 
     assert the_one_line(calm, 1).startswith("this is a bug in Trackside (FileNotFoundError: ")
     assert debug.returncode == 1
     assert debug.stderr.startswith("Traceback")
+
+
+def test_the_module_ends_as_the_command_does(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trackside", "runs", "-n", "x"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 2
