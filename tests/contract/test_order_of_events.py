@@ -1,7 +1,9 @@
 """The order of events in one run, however it ends: by itself, by a failure, by its timeout."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -223,12 +225,18 @@ async def test_timeout_of_a_plain_function_waits_for_its_thread(way: Way) -> Non
 @virtual
 async def test_an_agent_that_ends_before_its_timeout_leaves_no_timer(way: Way) -> None:
     seen = RecordingObserver()
+    ended: list[weakref.ref[RunContext]] = []
 
-    async def agent(input: Any) -> str:
+    async def agent(input: Any, run: RunContext) -> str:
+        ended.append(weakref.ref(run))
         return "quick"
 
     async with way(seen) as runs:
         assert (await runs.run(agent, timeout=1_000)).status is RunStatus.success
+        await runs.run(agent, timeout=1_000)
+        await asyncio.sleep(100)
+        gc.collect()
+        assert ended[0]() is None, "a timer that still waits would hold on to its run"
         await asyncio.sleep(2_000)
     assert told(seen.events)[-2:] == ["run_completed success", "thread_status_updated idle"]
 

@@ -136,6 +136,7 @@ async def test_cancel_twice_ends_the_run_once(way: Way, swallows: int) -> None:
             await asyncio.sleep(1)
             await run.cancel()
         await run.ended()
+        assert asyncio.get_running_loop().time() == 2, "each cancel reaches the agent"
     assert told(seen.events) == [*OPENING, f"run_cancelled {way.cancel_mode}", "thread_status_updated idle"]
 
 
@@ -227,6 +228,37 @@ async def test_cancel_during_a_dispatch_loses_and_repeats_nothing(
         assert isinstance(ended, asyncio.CancelledError)
     elif who == "the caller":
         assert ended.status is (RunStatus.cancelled if end == "run_cancelled" else RunStatus.success)
+
+
+@both_ways
+@pytest.mark.parametrize("during", [LifecycleEventType.RUN_STARTED, LifecycleEventType.THREAD_STATUS_UPDATED], ids=str)
+@virtual
+async def test_a_cancel_that_was_held_off_by_the_opening_comes_before_the_agent(
+    way: Way, during: LifecycleEventType
+) -> None:
+    gate = Gate(during)
+
+    async def agent(input: Any) -> None:
+        raise AssertionError("never called")
+
+    async with way(required(gate)) as runs:
+        run = await runs.start(agent)
+        await gate.reached.wait()
+        run.task().cancel()
+        await asyncio.sleep(1)
+        gate.opened.set()
+        await run.ended()
+    assert told(gate.events) == [*OPENING, "run_cancelled task_cancelled", "thread_status_updated idle"]
+
+
+@virtual
+async def test_a_cancel_of_the_task_of_a_run_before_its_first_tick_leaves_the_terminal_event_alone() -> None:
+    seen = RecordingObserver()
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(sleeper)
+        run.task().cancel()
+        assert (await run.ended()).status is RunStatus.cancelled
+    assert told(seen.events) == ["run_cancelled task_cancelled"]
 
 
 @both_ways

@@ -522,3 +522,20 @@ async def test_after_the_close_nothing_starts() -> None:
     await manager.aclose()
     with pytest.raises(ClosedError, match="run manager is closed"):
         await manager.start(RunSpec("echo"))
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5])
+@virtual
+async def test_a_cancelled_start_whose_run_is_displaced_meanwhile(moment: float) -> None:
+    """Found by a generated schedule: the run was known to nobody any more when it was displaced, and never ended."""
+    seen = RecordingObserver()
+    async with manager_of(seen, coordinator=SlowCoordinator()) as manager:
+        lost = asyncio.create_task(manager.start(RunSpec("sleeper", thread_id="t", run_id="lost")))
+        new = asyncio.create_task(manager.start(RunSpec("echo", thread_id="t", run_id="new", multitask="interrupt")))
+        await asyncio.sleep(moment)
+        lost.cancel()
+        assert (await (await new).result()).status is RunStatus.success
+        await asyncio.wait({lost})
+        assert (await manager.cancel("lost", wait=True)).status is RunStatus.cancelled
+    assert len(told(seen.events, "lost")) == 1
+    assert_run_order(seen.events)
