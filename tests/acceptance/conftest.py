@@ -136,6 +136,13 @@ class Terminal:
             if not self._read(deadline):
                 raise AssertionError(f"{text!r} never came; the terminal has:\n{self.text[-2_000:]}")
 
+    def wait_for_more(self, times: int) -> None:
+        """Wait until it has been written to so many times more; a live line is, also while an agent blocks the loop."""
+        deadline = time.monotonic() + PATIENCE
+        for _ in range(times):
+            if not self._read(deadline):
+                raise AssertionError(f"nothing more came; the terminal has:\n{self.text[-2_000:]}")
+
     def press(self, keys: bytes) -> None:
         """Type; `b"\\x03"` is Ctrl-C."""
         os.write(self._fd, keys)

@@ -186,6 +186,7 @@ def test_a_second_ctrl_c_breaks_into_an_agent_that_blocks_the_event_loop(
 ) -> None:
     shown = terminal("run", "agents.py:blocking", "hello")
     shown.wait_for("about to block")
+    shown.wait_for_more(3)  # a signal that comes just before `time.sleep` begins is not seen before it ends
     shown.press(b"\x03")
     shown.wait_for("the agent blocks; once more to break it off")
     shown.press(b"\x03")
