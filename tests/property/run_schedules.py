@@ -99,8 +99,6 @@ class World:
             clock=VirtualClock(),
         )
 
-    # Steps
-
     def run(self, step: Any) -> Any:
         """Let the loop run until this has happened."""
         return self.loop.run_until_complete(step)
@@ -218,8 +216,6 @@ class World:
         got = await result
         self.results[got.run_id] = got
 
-    # Agents
-
     def _agent(self, temper: str) -> Any:
         """An agent of this temper; it resumes as it began."""
 
@@ -289,8 +285,6 @@ class World:
             return
         handle = await self.manager.start(RunSpec(self.agents["nests"], "child"))
         await handle.result()
-
-    # Checks
 
     def check(self, holds: object, otherwise: str) -> None:
         """Note what does not hold."""

@@ -1,4 +1,4 @@
-"""Who may start: strategies for a busy thread, ids, idempotency keys, places, and callers who are cancelled meanwhile."""
+"""Who may start: strategies for a busy thread, ids, idempotency keys, places."""
 
 import asyncio
 from typing import Any
@@ -11,13 +11,11 @@ from trackside.harness import (
     ClosedError,
     DuplicateRunError,
     InvalidSpecError,
-    NotAnAgentError,
     RunHandle,
     RunManager,
     RunSpec,
     RunStatus,
     ThreadBusyError,
-    UnknownAgentError,
     UnknownRunError,
 )
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
@@ -271,215 +269,6 @@ async def test_a_place_is_given_back_however_a_run_ends(ends: str) -> None:
     assert manager._running == 0
 
 
-# A start that is cancelled in the middle: the coordinator lets the run in, but nobody receives it.
-
-
-@pytest.mark.parametrize("moment", ["before it happens", "before it is answered"])
-@pytest.mark.parametrize("times", [1, 3])
-@virtual
-async def test_a_cancelled_start_leaves_no_run_and_blocks_no_thread(moment: str, times: int) -> None:
-    seen = RecordingObserver()
-    coordinator = SlowCoordinator()
-    async with manager_of(seen, coordinator=coordinator) as manager:
-        starts = asyncio.create_task(manager.start(RunSpec("sleeper", thread_id="t", run_id="lost")))
-        await (coordinator.entered if moment == "before it happens" else coordinator.done)["admit"].wait()
-        for _ in range(times):
-            starts.cancel()
-            await asyncio.sleep(0.1)
-        await asyncio.wait({starts})
-        assert starts.cancelled()
-        new = await manager.start(RunSpec("echo", thread_id="t", run_id="new"))
-        assert (await new.result()).status is RunStatus.success
-        assert (await manager.get("lost")).status is RunStatus.cancelled
-    assert told(seen.events, "lost") == ["run_cancelled task_cancelled"]
-    assert end_of(seen.events, "lost").payload["reason"] == "the caller was cancelled while starting it"
-    assert_run_order(seen.events)
-
-
-@virtual
-async def test_a_cancelled_start_still_ends_what_it_displaced() -> None:
-    seen = RecordingObserver()
-    coordinator = SlowCoordinator()
-    async with manager_of(seen, coordinator=coordinator) as manager:
-        old = [await manager.start(RunSpec("sleeper", thread_id="t", run_id=f"old-{i}")) for i in range(2)]
-        await asyncio.sleep(10)
-        coordinator.done["admit"].clear()
-        starts = asyncio.create_task(
-            manager.start(RunSpec("echo", thread_id="t", run_id="lost", multitask="interrupt"))
-        )
-        await coordinator.done["admit"].wait()
-        starts.cancel()
-        assert [(await run.result()).status for run in old] == [RunStatus.cancelled] * 2
-        after = await manager.start(RunSpec("echo", thread_id="t", run_id="after"))
-        assert (await after.result()).status is RunStatus.success
-    assert {e.run_id for e in seen.events} == {"old-0", "old-1", "lost", "after"}
-    assert_run_order(seen.events)
-
-
-@virtual
-async def test_a_cancelled_start_of_a_known_idempotency_key_leaves_that_run_alone() -> None:
-    coordinator = SlowCoordinator()
-    async with manager_of(coordinator=coordinator) as manager:
-        spec = RunSpec("sleeper", idempotency_key="k")
-        first = await manager.start(spec)
-        coordinator.done["admit"].clear()
-        again = asyncio.create_task(manager.start(spec))
-        await coordinator.done["admit"].wait()
-        again.cancel()
-        assert (await first.result()).status is RunStatus.success
-
-
-@virtual
-async def test_a_run_that_is_released_and_over_before_its_start_is_answered() -> None:
-    """The reply of the admission is late: the thread was given to the run, which has run, before anybody has a handle."""
-    seen = RecordingObserver()
-
-    class LateReply(SlowCoordinator):
-        async def _step(self, name: str, *args: Any, **kwargs: Any) -> Any:
-            answer = await super()._step(name, *args, **kwargs)
-            if name == "admit" and self.late:
-                await asyncio.sleep(50)
-            return answer
-
-        late = False
-
-    coordinator = LateReply(seconds=0.1)
-    for cancelled in (False, True):
-        suffix = str(cancelled)
-        async with manager_of(seen, coordinator=coordinator) as manager:
-            coordinator.late = False
-            first = await manager.start(RunSpec("echo", thread_id="t", run_id=f"first-{suffix}"))
-            coordinator.late = True
-            starts = asyncio.create_task(manager.start(RunSpec("echo", thread_id="t", run_id=f"second-{suffix}")))
-            await first.result()
-            await asyncio.sleep(10)
-            assert told(seen.events, f"second-{suffix}")[-1] == "thread_status_updated idle"
-            if cancelled:
-                starts.cancel()
-                await asyncio.wait({starts})
-                assert starts.cancelled()
-            else:
-                assert (await (await starts).result()).status is RunStatus.success
-    assert_run_order(seen.events)
-
-
-@virtual
-async def test_a_cancel_whose_caller_is_cancelled_is_finished_all_the_same() -> None:
-    seen = RecordingObserver()
-    for step in ("request_cancel", "withdraw"):
-        for moment in ("entered", "done"):
-            coordinator = SlowCoordinator()
-            async with manager_of(seen, coordinator=coordinator) as manager:
-                run_id = f"{step} {moment}"
-                active = await manager.start(RunSpec("sleeper", thread_id="t", run_id=f"{run_id} active"))
-                waiting = await manager.start(RunSpec("sleeper", thread_id="t", run_id=run_id))
-                cancels = asyncio.create_task(waiting.cancel())
-                await getattr(coordinator, moment)[step].wait()
-                cancels.cancel()
-                assert (await waiting.result()).status is RunStatus.cancelled
-                await active.cancel(wait=True)
-                last = await manager.start(RunSpec("echo", thread_id="t", run_id=f"{run_id} last"))
-                assert (await last.result()).status is RunStatus.success
-    assert_run_order(seen.events)
-
-
-@virtual
-async def test_cancel_of_a_run_that_is_just_being_claimed() -> None:
-    """The cancel is recorded before the claim: it wins; or after it: the run is stopped. It ends once either way."""
-    for seconds in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
-        seen = RecordingObserver()
-        coordinator = SlowCoordinator()
-        async with manager_of(seen, coordinator=coordinator) as manager:
-            run = await manager.start(RunSpec("sleeper", run_id="r"))
-            await asyncio.sleep(seconds)
-            await run.cancel(wait=True)
-            assert (await run.result()).status is RunStatus.cancelled
-        assert_run_order(seen.events)
-
-
-# Specs that make no run.
-
-
-@pytest.mark.parametrize(
-    ("spec", "field"),
-    [
-        ({"run_id": ""}, "run_id"),
-        ({"run_id": 5}, "run_id"),
-        ({"run_id": "a\nb"}, "run_id"),
-        ({"thread_id": "a\0"}, "thread_id"),
-        ({"metadata": ["a"]}, "metadata"),
-        ({"config": "x"}, "config"),
-        ({"command": "resume"}, "command"),
-        ({"command": {"jump": 1}}, "command"),
-        ({"command": {"resume": 1}, "input": "x"}, "command"),
-        ({"multitask": "sometimes"}, "multitask"),
-        ({"multitask": None}, "multitask"),
-        ({"multitask": ["reject"]}, "multitask"),
-        ({"timeout": 0}, "timeout"),
-        ({"timeout": -1}, "timeout"),
-        ({"timeout": True}, "timeout"),
-        ({"timeout": "5"}, "timeout"),
-        ({"timeout": float("nan")}, "timeout"),
-        ({"timeout": float("inf")}, "timeout"),
-        ({"timeout": 10**400}, "timeout"),
-        ({"after_seconds": 5}, "after_seconds"),
-        ({"idempotency_key": ""}, "idempotency_key"),
-        ({"idempotency_key": ["k"]}, "idempotency_key"),
-        ({"parent_run_id": 5}, "parent_run_id"),
-        ({"trigger": object()}, "trigger"),
-        ({"stream_mode": 5}, "stream_mode"),
-        ({"stream_mode": ["values", 5]}, "stream_mode"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-@virtual
-async def test_a_spec_that_makes_no_run_names_the_field(spec: dict[str, Any], field: str) -> None:
-    seen = RecordingObserver()
-    async with manager_of(seen) as manager:
-        with pytest.raises(InvalidSpecError) as caught:
-            await manager.start(RunSpec("echo", **{"input": None} | spec))
-        assert caught.value.details["field"] == field
-        assert str(caught.value).startswith(f"{field} = ")
-        assert manager._active == {}
-    assert seen.events == []
-
-
-@virtual
-async def test_unknown_things_are_named_with_what_is_known() -> None:
-    async with manager_of() as manager:
-        with pytest.raises(UnknownAgentError, match="There is no agent named 'ecko'; known are: echo, sleeper"):
-            await manager.start(RunSpec("ecko"))
-        with pytest.raises(NotAnAgentError, match="5 is not an agent: a int cannot be called"):
-            await manager.start(RunSpec(5))
-        with pytest.raises(UnknownRunError, match="no run 'nobody'"):
-            await manager.get("nobody")
-        with pytest.raises(UnknownRunError):
-            await manager.cancel("nobody")
-        run = await manager.start(RunSpec("sleeper"))
-        for action in ("explode", None, ["interrupt"]):
-            with pytest.raises(InvalidSpecError) as caught:
-                await manager.cancel(run.run_id, action=action)  # type: ignore[arg-type]
-            assert caught.value.details["field"] == "action"
-        assert (await manager.get(run.run_id)).cancel_requested is None
-
-
-@virtual
-async def test_a_manager_that_cannot_be_is_refused() -> None:
-    for options in ({"max_running": 0}, {"max_running": 2.5}, {"max_running": True}, {"default_timeout": -1}):
-        with pytest.raises(InvalidSpecError) as caught:
-            RunManager(**options)  # type: ignore[arg-type]
-        assert caught.value.details["field"] in options
-    for grace in (-1, float("nan"), "soon"):
-        with pytest.raises(InvalidSpecError) as caught:
-            RunManager(shutdown_grace=grace)  # type: ignore[arg-type]
-        assert caught.value.details["field"] == "shutdown_grace"
-    with pytest.raises(NotAnAgentError):
-        RunManager({"five": 5})
-    async with RunManager() as manager:
-        with pytest.raises(UnknownAgentError, match="known are: none"):
-            await manager.start(RunSpec("echo"))
-
-
 @virtual
 async def test_the_default_timeout_counts_where_a_spec_has_none() -> None:
     async with manager_of(default_timeout=5.0) as manager:
@@ -522,20 +311,3 @@ async def test_after_the_close_nothing_starts() -> None:
     await manager.aclose()
     with pytest.raises(ClosedError, match="run manager is closed"):
         await manager.start(RunSpec("echo"))
-
-
-@pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5])
-@virtual
-async def test_a_cancelled_start_whose_run_is_displaced_meanwhile(moment: float) -> None:
-    """Found by a generated schedule: the run was known to nobody any more when it was displaced, and never ended."""
-    seen = RecordingObserver()
-    async with manager_of(seen, coordinator=SlowCoordinator()) as manager:
-        lost = asyncio.create_task(manager.start(RunSpec("sleeper", thread_id="t", run_id="lost")))
-        new = asyncio.create_task(manager.start(RunSpec("echo", thread_id="t", run_id="new", multitask="interrupt")))
-        await asyncio.sleep(moment)
-        lost.cancel()
-        assert (await (await new).result()).status is RunStatus.success
-        await asyncio.wait({lost})
-        assert (await manager.cancel("lost", wait=True)).status is RunStatus.cancelled
-    assert len(told(seen.events, "lost")) == 1
-    assert_run_order(seen.events)
