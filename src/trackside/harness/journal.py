@@ -125,11 +125,6 @@ class Journal:
                 self._last_ai = text
         return plain
 
-    @property
-    def has_ai_message(self) -> bool:
-        """Whether the agent said anything so far."""
-        return self._last_ai is not None
-
     def completion_data(self, duration_seconds: float) -> JsonObject:
         """The totals so far. `cost_usd` is absent where no call had a price: unknown is not zero."""
         with self._lock:
