@@ -12,7 +12,7 @@ from trackside.app.storage import errors
 from trackside.app.storage._reads import reads_of
 from trackside.app.storage._sqlite import APPLICATION_ID, SqliteDatabase
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """All revisions of the schema, oldest first. Listed here so that opening a database does not have to load Alembic."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
@@ -30,6 +31,7 @@ APPLICATION_ID = int.from_bytes(b"Trck")
 OLDEST_SQLITE = (3, 33, 0)  # UPDATE … FROM
 
 READERS = 4
+_BUSY_PAUSE = 0.01  # seconds
 _CACHED_STATEMENTS = 256  # the bulk statements exist in several sizes each
 _SYNCHRONOUS = ("EXTRA", "FULL", "NORMAL")
 
@@ -132,13 +134,25 @@ class SqliteDatabase:
     def _connect_writer(self) -> sqlite3.Connection:
         connection = self._connect("mode=rwc")
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead(connection)
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _log_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL. For that SQLite does not wait while another process does the same, so we do."""
+        until = monotonic() + self.busy_timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                    raise
+            sleep(_BUSY_PAUSE)
 
     def _connect_reader(self) -> sqlite3.Connection:
         # Not mode=ro: what such a connection leaves open when it is the last, it cannot tidy up.

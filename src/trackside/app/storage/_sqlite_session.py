@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import ClauseElement, Connection
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 
-from trackside.app.storage import errors
 from trackside.app.storage._encoding import EventRow, json_of, json_text, time_of
 from trackside.app.storage._fold import RunRow, ThreadRow
+from trackside.app.storage._session import CollisionError, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._tables import POSITION
 from trackside.harness.lifecycle import RunFold
@@ -27,10 +28,7 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 _MOST_ROWS = 64
-
-
-class CollisionError(errors.StorageError):
-    """Something is in {database} already that has to be unique: {why}."""
+_DIALECT = SQLiteDialect_pysqlite()
 
 
 class _Bulk:
@@ -169,6 +167,10 @@ class SqliteSession:
         driver = self._connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         return driver
+
+    def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
+        """Run a statement that has its values in it, and fetch its rows, as the database has them."""
+        return self._driver.execute(*compiled(statement, _DIALECT)).fetchall()
 
     def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """What is stored of these runs, as far as it decides about their next events."""

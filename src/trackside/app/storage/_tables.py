@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Dialect,
     Float,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.dialects import postgresql
 
 from trackside.app.storage._encoding import json_of, json_text, time_of, time_text
 from trackside.harness.lifecycle import TERMINAL_EVENTS
@@ -31,11 +33,14 @@ from trackside.harness.types import Json
 POSITION = "position"
 """The name of the counter that numbers events."""
 
+# Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
+_Text = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
 
 class UtcTime(TypeDecorator[datetime]):
     """An aware UTC time, as text."""
 
-    impl = Text
+    impl = _Text
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
@@ -48,7 +53,7 @@ class UtcTime(TypeDecorator[datetime]):
 class JsonText(TypeDecorator[Json]):
     """A JSON value, as text."""
 
-    impl = Text
+    impl = _Text
     cache_ok = True
 
     def process_bind_param(self, value: Json, dialect: Dialect) -> str | None:
@@ -62,7 +67,7 @@ class JsonText(TypeDecorator[Json]):
 _LongInteger = BigInteger().with_variant(Integer, "sqlite")
 
 
-def _reference(column: Column[str]) -> ForeignKey:
+def _reference(column: Column[Any]) -> ForeignKey:
     # Checked at the commit: checked at once, SQLite would keep a second copy of each page that a bulk statement touches.
     return ForeignKey(column, deferrable=True, initially="DEFERRED")
 
@@ -79,31 +84,31 @@ metadata = MetaData(
 threads = Table(
     "threads",
     metadata,
-    Column("thread_id", Text, primary_key=True),
-    Column("status", Text, nullable=False),
-    Column("title", Text),
+    Column("thread_id", _Text, primary_key=True),
+    Column("status", _Text, nullable=False),
+    Column("title", _Text),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
-    Column("last_run_id", Text),
+    Column("last_run_id", _Text),
     Index(None, "updated_at", "thread_id"),
 )
 
 runs = Table(
     "runs",
     metadata,
-    Column("run_id", Text, primary_key=True),
-    Column("thread_id", Text, _reference(threads.c.thread_id), nullable=False),
-    Column("agent", Text),
-    Column("status", Text, nullable=False),
+    Column("run_id", _Text, primary_key=True),
+    Column("thread_id", _Text, _reference(threads.c.thread_id), nullable=False),
+    Column("agent", _Text),
+    Column("status", _Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("started_at", UtcTime),
     Column("ended_at", UtcTime),
     Column("last_sequence", _LongInteger, nullable=False),
-    Column("title", Text),
-    Column("error", Text),
-    Column("error_type", Text),
-    Column("parent_run_id", Text),
-    Column("trigger", Text),
+    Column("title", _Text),
+    Column("error", _Text),
+    Column("error_type", _Text),
+    Column("parent_run_id", _Text),
+    Column("trigger", _Text),
     Column("metadata", JsonText, nullable=False),
     Column("completion_data", JsonText),
     Column("total_input_tokens", _LongInteger, nullable=False, server_default="0"),
@@ -123,11 +128,11 @@ events = Table(
     "events",
     metadata,
     Column("position", _LongInteger, primary_key=True, autoincrement=False),
-    Column("event_id", Text, nullable=False, unique=True),
-    Column("run_id", Text, _reference(runs.c.run_id), nullable=False),
-    Column("thread_id", Text, nullable=False),
+    Column("event_id", _Text, nullable=False, unique=True),
+    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False),
+    Column("thread_id", _Text, nullable=False),
     Column("sequence", _LongInteger, nullable=False),
-    Column("event_type", Text, nullable=False),
+    Column("event_type", _Text, nullable=False),
     Column("occurred_at", UtcTime, nullable=False),
     Column("payload", JsonText, nullable=False),
     # No index by thread: it would touch one more page for each event, which costs a quarter of the speed of appending.
@@ -141,21 +146,22 @@ Index("uq_events_one_end", events.c.run_id, unique=True, sqlite_where=_ends_a_ru
 usage = Table(
     "usage",
     metadata,
-    Column("run_id", Text, _reference(runs.c.run_id), primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("run_id", _Text, _reference(runs.c.run_id), primary_key=True),
+    Column("kind", _Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
     Column("input_tokens", _LongInteger, nullable=False),
     Column("output_tokens", _LongInteger, nullable=False),
     Column("cache_read_tokens", _LongInteger, nullable=False),
     Column("reasoning_tokens", _LongInteger, nullable=False),
+    Column("cost_usd", Float),
     sqlite_with_rowid=False,
 )
-"""Tokens of ended runs: of `kind` "model" or "caller", as their `completion_data` tells it."""
+"""Tokens and cost of ended runs: of `kind` "model" or "caller", as their `completion_data` tells it."""
 
 thread_states = Table(
     "thread_states",
     metadata,
-    Column("thread_id", Text, primary_key=True),
+    Column("thread_id", _Text, primary_key=True),
     Column("remembered", JsonText, nullable=False),
     Column("paused", JsonText),
     Column("updated_at", UtcTime, nullable=False),
@@ -164,7 +170,167 @@ thread_states = Table(
 counters = Table(
     "counters",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
     Column("value", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", _Text, primary_key=True),
+    Column("name", _Text, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("clock", _Text, nullable=False),
+    Column("lease_until", Float, nullable=False),
+)
+"""Processes that look after runs. A worker whose lease has ended is dead, and its runs are anybody's to end or take.
+
+`lease_until` is in seconds of `clock`, which no change of the wall clock moves (I8).
+"""
+
+active_runs = Table(
+    "active_runs",
+    metadata,
+    Column("ordinal", _LongInteger, primary_key=True),
+    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False, unique=True),
+    Column("thread_id", _Text, nullable=False),
+    Column("state", _Text, nullable=False),
+    Column("holds", Boolean, nullable=False),
+    Column("owner", _Text),
+    Column("due_at", UtcTime),
+    Column("multitask", _Text, nullable=False),
+    Column("cancel_requested", _Text),
+    Column("request", JsonText),
+    Index(None, "owner"),
+)
+"""Runs from their admission to their release, in the order in which they wait. Small, whatever the log has."""
+
+_holds_thread = active_runs.c.holds
+_waits = active_runs.c.state == "pending"
+Index(
+    "uq_active_runs_one_holder",
+    active_runs.c.thread_id,
+    unique=True,
+    sqlite_where=_holds_thread,
+    postgresql_where=_holds_thread,
+)
+Index(
+    "ix_active_runs_queue",
+    active_runs.c.thread_id,
+    active_runs.c.ordinal,
+    sqlite_where=_waits,
+    postgresql_where=_waits,
+)
+Index(
+    "ix_active_runs_due_at",
+    active_runs.c.due_at,
+    sqlite_where=active_runs.c.due_at.is_not(None),
+    postgresql_where=active_runs.c.due_at.is_not(None),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", _Text, primary_key=True),
+    Column("body", _Text, nullable=False),
+    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False),
+    Index(None, "run_id"),
+)
+"""What callers named their requests: the same key means the same run, as long as the run is there."""
+
+run_labels = Table(
+    "run_labels",
+    metadata,
+    Column("key", _Text, primary_key=True),
+    Column("value", _Text, primary_key=True),
+    Column("created_at", UtcTime, primary_key=True),
+    Column("run_id", _Text, _reference(runs.c.run_id), primary_key=True),
+    Index(None, "run_id"),
+    sqlite_with_rowid=False,
+)
+"""Plain values in the metadata of runs, as JSON text, so that runs are found by them."""
+
+run_totals = Table(
+    "run_totals",
+    metadata,
+    Column("seconds", Integer, primary_key=True),
+    Column("start", _LongInteger, primary_key=True),
+    Column("agent", _Text, primary_key=True),
+    Column("status", _Text, primary_key=True),
+    Column("runs", _LongInteger, nullable=False),
+    Column("total_input_tokens", _LongInteger, nullable=False),
+    Column("total_output_tokens", _LongInteger, nullable=False),
+    Column("llm_call_count", _LongInteger, nullable=False),
+    Column("tool_call_count", _LongInteger, nullable=False),
+    Column("message_count", _LongInteger, nullable=False),
+    Column("priced_runs", _LongInteger, nullable=False),
+    Column("cost_nanousd", _LongInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Sums over the runs that were created in a minute or an hour: `start` counts so many `seconds` from 1970 on."""
+
+duration_totals = Table(
+    "duration_totals",
+    metadata,
+    Column("seconds", Integer, primary_key=True),
+    Column("start", _LongInteger, primary_key=True),
+    Column("agent", _Text, primary_key=True),
+    Column("status", _Text, primary_key=True),
+    Column("bin", Integer, primary_key=True),
+    Column("runs", _LongInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""How many of these runs took how long; a bin is a few percent wide."""
+
+usage_totals = Table(
+    "usage_totals",
+    metadata,
+    Column("seconds", Integer, primary_key=True),
+    Column("start", _LongInteger, primary_key=True),
+    Column("agent", _Text, primary_key=True),
+    Column("status", _Text, primary_key=True),
+    Column("kind", _Text, primary_key=True),
+    Column("name", _Text, primary_key=True),
+    Column("input_tokens", _LongInteger, nullable=False),
+    Column("output_tokens", _LongInteger, nullable=False),
+    Column("cache_read_tokens", _LongInteger, nullable=False),
+    Column("reasoning_tokens", _LongInteger, nullable=False),
+    Column("priced_runs", _LongInteger, nullable=False),
+    Column("cost_nanousd", _LongInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What these runs used: sums of `usage`."""
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("name", _Text, primary_key=True),
+    Column("filter", JsonText, nullable=False),
+    Column("cursor", _LongInteger, nullable=False),
+    Column("on_failure", _Text, nullable=False),
+    Column("state", _Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("consumer", _Text),
+    Column("clock", _Text),
+    Column("lease_until", Float),
+    Column("token", _LongInteger, nullable=False),
+    Column("failures", _LongInteger, nullable=False),
+    Column("last_error", _Text),
+    Column("last_error_at", UtcTime),
+)
+"""Observers that are fed from the log. All events up to `cursor` are handled or parked (I25); `token` counts consumers."""
+
+parked_events = Table(
+    "parked_events",
+    metadata,
+    Column("subscription", _Text, _reference(subscriptions.c.name), primary_key=True),
+    Column("position", _LongInteger, _reference(events.c.position), primary_key=True),
+    Column("state", _Text, nullable=False),
+    Column("attempts", _LongInteger, nullable=False),
+    Column("error", _Text, nullable=False),
+    Column("parked_at", UtcTime, nullable=False),
+    Index(None, "position"),
+)
+"""Events that a subscription could not handle, and went past (I28)."""

@@ -14,7 +14,7 @@ from typing import Any, override
 
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
-from trackside.app.storage._sqlite_session import CollisionError, SqliteSession
+from trackside.app.storage._session import CollisionError, Session
 from trackside.app.storage.errors import EventConflictError
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold
@@ -91,6 +91,14 @@ class SaveThreadState(Work):
         unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one transaction came to: the result of each work, or `Refused`, and the events that are new in the log."""
+
+    outcomes: Sequence[Any]
+    events: Sequence[EventRow]
+
+
 class UnitOfWork:
     """The changes of one transaction, in memory until `write`.
 
@@ -99,8 +107,9 @@ class UnitOfWork:
             event may be there already.
     """
 
-    def __init__(self, session: SqliteSession, run_ids: Collection[str], *, check_ids: bool) -> None:
-        self._session = session
+    def __init__(self, session: Session, run_ids: Collection[str], *, check_ids: bool) -> None:
+        self.session = self._session = session
+        """For statements of works that are rare: they take effect at once, before what is gathered here is written."""
         self._check_ids = check_ids
         self._runs: dict[str, RunRow] = session.runs(run_ids) if run_ids else {}
         self._changed: dict[str, RunRow] = {}
@@ -165,6 +174,11 @@ class UnitOfWork:
                 self._threads[event.thread_id] = thread
             thread.take(row, starts_run=is_first)
 
+    @property
+    def new_events(self) -> Sequence[EventRow]:
+        """The events that it stores, in order of position once it has been written."""
+        return [*self._events.values()]
+
     def write(self) -> None:
         """Send the changes to the database."""
         session = self._session
@@ -176,8 +190,8 @@ class UnitOfWork:
             session.insert_events(self._events.values())
 
 
-def commit_together(session: SqliteSession, works: Sequence[Work]) -> list[Any]:
-    """Write all works in one transaction; the result of each, or `Refused`, in their order.
+def commit_together(session: Session, works: Sequence[Work]) -> Committed:
+    """Write all works in one transaction.
 
     Raises:
         StorageError: the transaction could not be committed and nothing was written.
@@ -189,13 +203,13 @@ def commit_together(session: SqliteSession, works: Sequence[Work]) -> list[Any]:
         return _commit(session, works, check_ids=True)
 
 
-def _commit(session: SqliteSession, works: Sequence[Work], *, check_ids: bool) -> list[Any]:
+def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Committed:
     run_ids = {run_id for work in works for run_id in work.run_ids()}
     with session.transaction():
         unit = UnitOfWork(session, run_ids, check_ids=check_ids)
         outcomes = [_apply(work, unit) for work in works]
         unit.write()
-    return outcomes
+    return Committed(outcomes, unit.new_events)
 
 
 def _apply(work: Work, unit: UnitOfWork) -> Any:

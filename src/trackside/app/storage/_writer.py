@@ -18,8 +18,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from trackside.app.storage import errors
-from trackside.app.storage._sqlite_session import SqliteSession
-from trackside.app.storage._work import Refused, Work, commit_together
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._session import Session
+from trackside.app.storage._work import Committed, Refused, Work, commit_together
 from trackside.harness.errors import ClosedError, TracksideError
 
 logger = logging.getLogger("trackside.storage")
@@ -123,7 +124,7 @@ class _Job:
 class Writer:
     """Owns the thread that writes. Belongs to the event loop in which it was made."""
 
-    def __init__(self, session: SqliteSession, *, database: str, limits: WriteLimits) -> None:
+    def __init__(self, session: Session, *, database: str, limits: WriteLimits) -> None:
         self._session = session
         self._database = database
         self._limits = limits
@@ -132,6 +133,8 @@ class Writer:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = False
         self._stopped = self._loop.create_future()
+        self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
+        """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
         # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
         self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
         self._thread.start()
@@ -201,7 +204,7 @@ class Writer:
             size += job.size
         return jobs, True
 
-    def _commit(self, jobs: Sequence[_Job]) -> list[Any]:
+    def _commit(self, jobs: Sequence[_Job]) -> Committed:
         try:
             return commit_together(self._session, [job.work for job in jobs])
         except TracksideError as exc:
@@ -209,10 +212,13 @@ class Writer:
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
             logger.exception("the store %s failed to write %d works", self._database, len(jobs))
             refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
-        return [refused] * len(jobs)
+        return Committed([refused] * len(jobs), ())
 
-    def _hand_back(self, jobs: Sequence[_Job], outcomes: Sequence[Any]) -> None:
-        for job, outcome in zip(jobs, outcomes, strict=True):
+    def _hand_back(self, jobs: Sequence[_Job], committed: Committed) -> None:
+        if committed.events:
+            for tell in self.on_commit:
+                tell(committed.events)
+        for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)
             elif isinstance(outcome, Refused):

@@ -2,10 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
 
+_Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _LongInteger = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _ENDS_A_RUN = sa.text("event_type IN ('run_cancelled', 'run_completed', 'run_failed')")
 
@@ -27,12 +29,12 @@ def upgrade() -> None:
 def _make_threads() -> None:
     op.create_table(
         "threads",
-        sa.Column("thread_id", sa.Text, nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
-        sa.Column("title", sa.Text),
-        sa.Column("created_at", sa.Text, nullable=False),
-        sa.Column("updated_at", sa.Text, nullable=False),
-        sa.Column("last_run_id", sa.Text),
+        sa.Column("thread_id", _Text, nullable=False),
+        sa.Column("status", _Text, nullable=False),
+        sa.Column("title", _Text),
+        sa.Column("created_at", _Text, nullable=False),
+        sa.Column("updated_at", _Text, nullable=False),
+        sa.Column("last_run_id", _Text),
         sa.PrimaryKeyConstraint("thread_id", name="pk_threads"),
     )
     op.create_index("ix_threads_updated_at_thread_id", "threads", ["updated_at", "thread_id"])
@@ -41,21 +43,21 @@ def _make_threads() -> None:
 def _make_runs() -> None:
     op.create_table(
         "runs",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("thread_id", sa.Text, nullable=False),
-        sa.Column("agent", sa.Text),
-        sa.Column("status", sa.Text, nullable=False),
-        sa.Column("created_at", sa.Text, nullable=False),
-        sa.Column("started_at", sa.Text),
-        sa.Column("ended_at", sa.Text),
+        sa.Column("run_id", _Text, nullable=False),
+        sa.Column("thread_id", _Text, nullable=False),
+        sa.Column("agent", _Text),
+        sa.Column("status", _Text, nullable=False),
+        sa.Column("created_at", _Text, nullable=False),
+        sa.Column("started_at", _Text),
+        sa.Column("ended_at", _Text),
         sa.Column("last_sequence", _LongInteger, nullable=False),
-        sa.Column("title", sa.Text),
-        sa.Column("error", sa.Text),
-        sa.Column("error_type", sa.Text),
-        sa.Column("parent_run_id", sa.Text),
-        sa.Column("trigger", sa.Text),
-        sa.Column("metadata", sa.Text, nullable=False),
-        sa.Column("completion_data", sa.Text),
+        sa.Column("title", _Text),
+        sa.Column("error", _Text),
+        sa.Column("error_type", _Text),
+        sa.Column("parent_run_id", _Text),
+        sa.Column("trigger", _Text),
+        sa.Column("metadata", _Text, nullable=False),
+        sa.Column("completion_data", _Text),
         sa.Column("total_input_tokens", _LongInteger, nullable=False, server_default="0"),
         sa.Column("total_output_tokens", _LongInteger, nullable=False, server_default="0"),
         sa.Column("llm_call_count", _LongInteger, nullable=False, server_default="0"),
@@ -79,13 +81,13 @@ def _make_events() -> None:
     op.create_table(
         "events",
         sa.Column("position", _LongInteger, nullable=False, autoincrement=False),
-        sa.Column("event_id", sa.Text, nullable=False),
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("event_id", _Text, nullable=False),
+        sa.Column("run_id", _Text, nullable=False),
+        sa.Column("thread_id", _Text, nullable=False),
         sa.Column("sequence", _LongInteger, nullable=False),
-        sa.Column("event_type", sa.Text, nullable=False),
-        sa.Column("occurred_at", sa.Text, nullable=False),
-        sa.Column("payload", sa.Text, nullable=False),
+        sa.Column("event_type", _Text, nullable=False),
+        sa.Column("occurred_at", _Text, nullable=False),
+        sa.Column("payload", _Text, nullable=False),
         sa.PrimaryKeyConstraint("position", name="pk_events"),
         sa.UniqueConstraint("run_id", "sequence", name="uq_events_run_id_sequence"),
         sa.UniqueConstraint("event_id", name="uq_events_event_id"),
@@ -104,9 +106,9 @@ def _make_events() -> None:
 def _make_usage() -> None:
     op.create_table(
         "usage",
-        sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("run_id", _Text, nullable=False),
+        sa.Column("kind", _Text, nullable=False),
+        sa.Column("name", _Text, nullable=False),
         sa.Column("input_tokens", _LongInteger, nullable=False),
         sa.Column("output_tokens", _LongInteger, nullable=False),
         sa.Column("cache_read_tokens", _LongInteger, nullable=False),
@@ -120,10 +122,10 @@ def _make_usage() -> None:
 def _make_thread_states() -> None:
     op.create_table(
         "thread_states",
-        sa.Column("thread_id", sa.Text, nullable=False),
-        sa.Column("remembered", sa.Text, nullable=False),
-        sa.Column("paused", sa.Text),
-        sa.Column("updated_at", sa.Text, nullable=False),
+        sa.Column("thread_id", _Text, nullable=False),
+        sa.Column("remembered", _Text, nullable=False),
+        sa.Column("paused", _Text),
+        sa.Column("updated_at", _Text, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", name="pk_thread_states"),
     )
 
@@ -131,7 +133,7 @@ def _make_thread_states() -> None:
 def _make_counters() -> None:
     counters = op.create_table(
         "counters",
-        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("name", _Text, nullable=False),
         sa.Column("value", _LongInteger, nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_counters"),
         sqlite_with_rowid=False,

@@ -1,0 +1,79 @@
+"""What the writer needs of a database, whichever it is: one transaction at a time, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from sqlalchemy import ClauseElement, Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from trackside.app.storage import errors
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._fold import RunRow, ThreadRow
+
+
+class CollisionError(errors.StorageError):
+    """Something is in {database} already that has to be unique: {why}."""
+
+
+class Session(Protocol):
+    """The connection that writes, used by one thread. Everything here but `close` happens inside a `transaction`.
+
+    What is done for each event has statements of its own in each database's module, for whole batches. All else is a
+    statement of SQLAlchemy's that `execute` takes.
+    """
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """One transaction; connects first if need be.
+
+        Raises:
+            CollisionError: something had to be unique; nothing was written.
+            StorageError: it could not be begun or committed; unless the connection was lost in the commit, nothing was
+                written.
+        """
+        ...
+
+    def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
+        """Run a statement that has its values in it, and fetch its rows.
+
+        Values go in and come out as the database has them: times and JSON are text.
+        """
+        ...
+
+    def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
+        """What is stored of these runs, as far as it decides about their next events; nobody else changes it meanwhile."""
+        ...
+
+    def event(self, event_id: str) -> EventRow | None:
+        """The stored event with this id."""
+        ...
+
+    def save_threads(self, threads: Collection[ThreadRow]) -> None:
+        """Make rows for threads whose first run starts, and change what changes in others."""
+        ...
+
+    def save_runs(self, runs: Iterable[RunRow]) -> None:
+        """Make rows for runs that start, and change what changes in others."""
+        ...
+
+    def insert_events(self, rows: Collection[EventRow]) -> None:
+        """Give events the next positions, in their `position`, and store them."""
+        ...
+
+    def save_thread_states(self, states: Collection[Sequence[str | None]]) -> None:
+        """Store what threads remember: id, values, what is paused, and since when."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; a later transaction makes a new one."""
+        ...
+
+
+def compiled(statement: ClauseElement, dialect: Dialect) -> tuple[str, list[Any]]:
+    """The text of a statement, and its values in the order of their places. No type converts them."""
+    made = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+    assert isinstance(made, SQLCompiler)
+    values = made.params
+    return str(made), [values[name] for name in made.positiontup or ()]
