@@ -13,7 +13,16 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from trackside.harness.types import CancelAction, JsonObject, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
+from trackside.harness.types import (
+    CancelAction,
+    CancelMode,
+    JsonObject,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
 
 
 class Clock(Protocol):
@@ -72,6 +81,41 @@ class Settlement(NamedTuple):
     status: ThreadStatus
 
 
+class RunHost(Protocol):
+    """Who executes runs: what a coordinator tells its manager besides answers.
+
+    Called on the event loop; none of these may wait or raise.
+    """
+
+    @property
+    def agents(self) -> Collection[str]:
+        """The names of the agents whose runs it can take over from others."""
+        ...
+
+    def on_ready(self, run_id: str) -> None:
+        """A waiting run of this host may be claimed now: it is due, or another process has given its thread back."""
+        ...
+
+    def on_displaced(self, displaced: Sequence[RunRecord], mode: CancelMode) -> None:
+        """These runs have to make room for a run that has become due; as `Admission.displaced`."""
+        ...
+
+    def on_cancel(self, run_id: str, action: CancelAction) -> None:
+        """Somebody else asked for a run of this host to stop."""
+        ...
+
+    def on_lost(self, run_id: str) -> None:
+        """A run of this host has been ended by somebody else: its code has to stop, and nothing it says counts any more.
+
+        `RunCoordinator.get` knows how it ended.
+        """
+        ...
+
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
+        """A pending run whose process is gone is this host's now; `ready` says that it may be claimed."""
+        ...
+
+
 class RunCoordinator(Protocol):
     """Who may run, and when: one active run per thread, held where all workers look.
 
@@ -80,12 +124,29 @@ class RunCoordinator(Protocol):
 
     `durable` says whether a pending run outlives the process. One that never waits for anything may say so with an
     attribute `immediate = True`, which saves its callers work.
+
+    Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way.
     """
 
     durable: bool
 
-    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
+    def attach(self, host: RunHost) -> None:
+        """Name the manager that executes what is admitted here. Once, before anything else."""
+        ...
+
+    async def admit(
+        self, record: RunRecord, *, spec: RunSpec | None = None, idempotency: IdempotencyKey | None = None
+    ) -> Admission:
         """Let a run in under `record.multitask`; all or nothing. A known key gives the run that it named before.
+
+        A run with `record.due_at` neither holds its thread nor waits for it before that time; then it takes its place as
+        if it came in now (under `reject`, which nobody could be told any more, it waits). `RunHost.on_ready` says so.
+
+        Args:
+            record: the run.
+            spec: what was asked for, so that another process can execute the run when this one is gone; without it
+                nobody can.
+            idempotency: the caller's name for the request.
 
         Raises:
             ThreadBusyError: the strategy is `reject` and the thread has an active or waiting run.
@@ -237,6 +298,7 @@ __all__ = [
     "PausedRun",
     "Release",
     "RunCoordinator",
+    "RunHost",
     "RunStream",
     "Settlement",
     "StreamGap",

@@ -122,6 +122,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
     multitask: MultitaskStrategy = MultitaskStrategy.enqueue
+    due_at: datetime | None = None
+    """When a run that was asked for with `after_seconds` may start at the earliest."""
     parent_run_id: str | None = None
     trigger: str | None = None
     cancel_requested: CancelAction | None = None
