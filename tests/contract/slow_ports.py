@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from trackside.harness.memory import MemoryCoordinator, MemoryThreadStates
-from trackside.harness.ports import ThreadState
+from trackside.harness.ports import RunHost, ThreadState
 
 
 class SlowCoordinator:
@@ -25,6 +25,9 @@ class SlowCoordinator:
         """Set when a step has begun, and not happened yet."""
         self.done = {name: asyncio.Event() for name in _STEPS}
         """Set when a step has happened, and not been answered yet."""
+
+    def attach(self, host: RunHost) -> None:
+        self.inner.attach(host)
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if name not in _STEPS:

@@ -24,13 +24,14 @@ from trackside.harness.ports import (
     Clock,
     IdempotencyKey,
     Release,
+    RunHost,
     Settlement,
     StreamGap,
     StreamPart,
     SystemClock,
     ThreadState,
 )
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 KEEP_ENDED_RUNS = 256
 KEEP_THREADS = 10_000
@@ -104,14 +105,24 @@ class MemoryCoordinator:
         self._threads: dict[str, _Thread] = {}
         self._resting: OrderedDict[str, _Thread] = OrderedDict()
         self._keys: dict[str, _Run] = {}
+        self._host: RunHost | None = None
+
+    def attach(self, host: RunHost) -> None:
+        """Name the manager that executes what is admitted here from now on."""
+        self._host = host
 
     def remember_thread(self, thread_id: str, status: ThreadStatus) -> None:
         """Tell the coordinator what an earlier process announced of a thread."""
         if thread_id not in self._threads:
             self._rest(_Thread(thread_id, status))
 
-    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
-        """Let a run in, at the head of its thread or behind those that are there."""
+    async def admit(
+        self, record: RunRecord, *, spec: RunSpec | None = None, idempotency: IdempotencyKey | None = None
+    ) -> Admission:
+        """Let a run in, at the head of its thread or behind those that are there.
+
+        `spec` is not kept: what is here ends with the process, and nobody else could execute it.
+        """
         if idempotency is not None and (known := self._keys.get(idempotency.key)) is not None:
             if known.idempotency != idempotency:
                 why = f"run {known.record.run_id} was started with this key and asked for something else"

@@ -6,9 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, RunCoordinator, Settlement
+from trackside.harness.ports import (
+    Admission,
+    Claim,
+    IdempotencyKey,
+    Release,
+    RunCoordinator,
+    RunHost,
+    Settlement,
+)
 from trackside.harness.timelimit import Raised, settled, start_contained
-from trackside.harness.types import CancelAction, RunRecord, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 _TRIES = 3  # a closing event loop cancels every task it finds, once
 
@@ -45,8 +53,13 @@ class _SteadyCoordinator:
         self._coordinator = coordinator
         self.durable = coordinator.durable
 
-    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None) -> Admission:
-        return await finish(lambda: self._coordinator.admit(record, idempotency=idempotency), name="admit")
+    def attach(self, host: RunHost) -> None:
+        self._coordinator.attach(host)
+
+    async def admit(
+        self, record: RunRecord, *, spec: RunSpec | None = None, idempotency: IdempotencyKey | None = None
+    ) -> Admission:
+        return await finish(lambda: self._coordinator.admit(record, spec=spec, idempotency=idempotency), name="admit")
 
     async def claim(self, run_id: str) -> Claim | None:
         return await finish(lambda: self._coordinator.claim(run_id), name="claim")
