@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from trackside.app.storage._encoding import EventRow, json_text, time_of
+from trackside.app.storage._queue import ActiveRun
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
@@ -49,26 +50,43 @@ class RunEnd:
     usage: list[UsageRow]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFacts:
+    """What the row of a run says that no later event changes."""
+
+    created_at: str
+    agent: str | None
+
+
 type UsageRow = tuple[str, str, int, int, int, int]
 """Kind, name, and input, output, cache-read and reasoning tokens."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RunRow:
-    """A run as one transaction knows it; `start` and `end` are there if it is this transaction that writes them."""
+    """A run as one transaction knows it.
+
+    `stored` is what the database has of it. `start`, `begins` and `end` say what this transaction writes: a new row, that
+    a run which has its row starts, the run's end.
+    """
 
     fold: RunFold
     thread_id: str
+    stored: StoredFacts | None = None
     started_at: str | None = None
     start: RunStart | None = None
+    begins: bool = False
     end: RunEnd | None = None
+    active: ActiveRun | None = None
+    """Its place in the queue of its thread, as it was stored."""
 
     def take(self, row: EventRow, fold: RunFold) -> None:
         """Go on to what the run is after this event, which led to `fold`."""
-        if self.fold.sequence == 0:
+        if self.stored is None and self.start is None:
             self.start = _start(row)
         if self.started_at is None and fold.status is RunStatus.running:
             self.started_at = row.occurred_at
+            self.begins = self.stored is not None
         if is_final(fold.status) and not is_final(self.fold.status):
             self.end = _end(row, self.started_at)
         self.fold = fold
@@ -81,6 +99,7 @@ class ThreadRow:
     thread_id: str
     created_at: str
     updated_at: str
+    may_be_new: bool = False
     status: ThreadStatus | None = None
     title: str | None = None
     last_run_id: str | None = None
@@ -93,6 +112,7 @@ class ThreadRow:
         self.title = _text(event.payload.get("title")) or self.title
         if starts_run:
             self.last_run_id = event.run_id
+            self.may_be_new = True
 
 
 def concerns_thread(event: RunLifecycleEvent) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow
+from trackside.app.storage._queue import ActiveRun, Lane
 
 
 class CollisionError(errors.StorageError):
@@ -42,8 +43,20 @@ class Session(Protocol):
         """
         ...
 
+    def lock_threads(self, thread_ids: Collection[str]) -> None:
+        """Keep others from changing these threads, as far as they have rows, and their queues."""
+        ...
+
     def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """What is stored of these runs, as far as it decides about their next events; nobody else changes it meanwhile."""
+        ...
+
+    def lanes(self, thread_ids: Collection[str]) -> list[Lane]:
+        """The status of each of these threads, who holds it, and who is the first to wait."""
+        ...
+
+    def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
+        """Runs that wait for a thread, first come first, from behind this ordinal on."""
         ...
 
     def event(self, event_id: str) -> EventRow | None:
@@ -51,11 +64,15 @@ class Session(Protocol):
         ...
 
     def save_threads(self, threads: Collection[ThreadRow]) -> None:
-        """Make rows for threads whose first run starts, and change what changes in others."""
+        """Make rows for threads that are new, and change what changes in others."""
         ...
 
     def save_runs(self, runs: Iterable[RunRow]) -> None:
         """Make rows for runs that start, and change what changes in others."""
+        ...
+
+    def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
+        """Delete the rows of runs that are not active any more; then make or change the rows of others."""
         ...
 
     def insert_events(self, rows: Collection[EventRow]) -> None:

@@ -9,6 +9,7 @@ that they touch, to be able to undo half a statement.
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -19,16 +20,21 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage._encoding import EventRow, json_of, json_text, time_of
-from trackside.app.storage._fold import RunRow, ThreadRow
+from trackside.app.storage._fold import RunRow, StoredFacts, ThreadRow
+from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._session import CollisionError, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._tables import POSITION
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus, ThreadStatus
 
 _MOST_ROWS = 64
 _DIALECT = SQLiteDialect_pysqlite()
+
+
+def _columns(table: str, names: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in names.split(", "))
 
 
 class _Bulk:
@@ -48,9 +54,50 @@ class _Bulk:
             done += size
 
 
-_LOAD_RUNS: Final = """
-    SELECT json_group_array(json_array(run_id, thread_id, status, last_sequence, started_at))
-    FROM runs WHERE run_id IN (SELECT value FROM json_each(?))"""
+_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"  # as `_active_of` reads
+
+_LOAD_RUNS: Final = f"""
+    SELECT json_group_array(json_array(
+        r.run_id, r.thread_id, r.status, r.last_sequence, r.started_at, r.created_at, r.agent,
+        CASE WHEN a.run_id IS NOT NULL THEN json_array({_columns("a", _ACTIVE)}) END
+    ))
+    FROM runs r LEFT JOIN active_runs a ON a.run_id = r.run_id
+    WHERE r.run_id IN (SELECT value FROM json_each(?))"""
+
+_LOAD_LANES: Final = f"""
+    SELECT json_group_array(json_array(
+        asked.value,
+        (SELECT status FROM threads WHERE thread_id = asked.value),
+        (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND holds),
+        (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND state = 'pending' AND NOT holds
+         ORDER BY ordinal LIMIT 1)
+    ))
+    FROM json_each(?) asked"""
+
+_LOAD_WAITING: Final = f"""
+    SELECT {_ACTIVE} FROM active_runs
+    WHERE thread_id = ? AND state = 'pending' AND NOT holds AND ordinal > ? ORDER BY ordinal LIMIT ?"""
+
+_REMOVE_ACTIVE: Final = "DELETE FROM active_runs WHERE run_id IN (SELECT value FROM json_each(?))"
+_INSERT_ACTIVE: Final = _Bulk(
+    """
+    INSERT OR ROLLBACK INTO active_runs (
+        run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, request
+    ) VALUES *""",
+    10,
+)
+_CHANGE_ACTIVE: Final = _Bulk(
+    """
+    WITH new (run_id, state, holds, owner, cancel_requested, at_rest) AS (VALUES *)
+    UPDATE OR ROLLBACK active_runs SET
+        state = new.state,
+        holds = new.holds,
+        owner = new.owner,
+        cancel_requested = new.cancel_requested,
+        at_rest = new.at_rest
+    FROM new WHERE active_runs.run_id = new.run_id""",
+    6,
+)
 
 _LOAD_EVENT: Final = """
     SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
@@ -77,6 +124,14 @@ _INSERT_RUNS: Final = _Bulk(
         run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, "trigger", metadata
     ) VALUES *""",
     10,
+)
+_BEGIN_RUNS: Final = _Bulk(
+    """
+    WITH new (run_id, status, started_at, last_sequence) AS (VALUES *)
+    UPDATE OR ROLLBACK runs SET
+        status = new.status, started_at = new.started_at, last_sequence = new.last_sequence
+    FROM new WHERE runs.run_id = new.run_id""",
+    4,
 )
 _ADVANCE_RUNS: Final = _Bulk(
     """
@@ -175,12 +230,19 @@ class SqliteSession:
     def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """What is stored of these runs, as far as it decides about their next events."""
         (rows,) = self._driver.execute(_LOAD_RUNS, (json_text([*run_ids]),)).fetchone()
-        return {
-            run_id: RunRow(
-                fold=RunFold(run_id, RunStatus(status), sequence), thread_id=thread_id, started_at=started_at
-            )
-            for run_id, thread_id, status, sequence, started_at in json_of(rows)
-        }
+        return {row[0]: _run_of(*row) for row in json_of(rows)}
+
+    def lock_threads(self, thread_ids: Collection[str]) -> None:
+        """Nobody else changes anything in the length of a transaction."""
+
+    def lanes(self, thread_ids: Collection[str]) -> list[Lane]:
+        """The status of each of these threads, who holds it, and who is the first to wait."""
+        (rows,) = self._driver.execute(_LOAD_LANES, (json_text([*thread_ids]),)).fetchone()
+        return [_lane_of(*row) for row in json_of(rows)]
+
+    def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
+        """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        return [_active_of(*row) for row in self._driver.execute(_LOAD_WAITING, (thread_id, after, limit))]
 
     def event(self, event_id: str) -> EventRow | None:
         """The stored event with this id."""
@@ -200,11 +262,11 @@ class SqliteSession:
         return EventRow(event, occurred_at, payload, position)
 
     def save_threads(self, threads: Collection[ThreadRow]) -> None:
-        """Make rows for threads whose first run starts, and change what changes in others."""
+        """Make rows for threads that are new, and change what changes in others."""
         new = [
             (thread.thread_id, ThreadStatus.idle.value, thread.created_at, thread.updated_at)
             for thread in threads
-            if thread.last_run_id is not None
+            if thread.may_be_new
         ]
         _INSERT_THREADS.execute(self._driver, new)
         changed = [
@@ -216,24 +278,36 @@ class SqliteSession:
     def save_runs(self, runs: Iterable[RunRow]) -> None:
         """Make rows for runs that start, and change what changes in others."""
         started: list[Sequence[Any]] = []
+        begun: list[Sequence[Any]] = []
         advanced: list[Sequence[Any]] = []
         ended: list[Sequence[Any]] = []
         used: list[Sequence[Any]] = []
         for run in runs:
             if run.start is not None:
                 started.append(_started(run))
+            elif run.begins:
+                begun.append((run.fold.run_id, run.fold.status.value, run.started_at, run.fold.sequence))
             if run.end is not None:
                 ended.append(_ended(run))
                 used.extend((run.fold.run_id, *usage) for usage in run.end.usage)
-            elif run.start is None:
+            elif run.start is None and not run.begins:
                 advanced.append((run.fold.run_id, run.fold.sequence))
         for statement, rows in (
             (_INSERT_RUNS, started),
+            (_BEGIN_RUNS, begun),
             (_ADVANCE_RUNS, advanced),
             (_END_RUNS, ended),
             (_INSERT_USAGE, used),
         ):
             statement.execute(self._driver, rows)
+
+    def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
+        """Delete the rows of runs that are not active any more; then make or change the rows of others."""
+        driver = self._driver
+        if removed:
+            driver.execute(_REMOVE_ACTIVE, (json_text([*removed]),))
+        _CHANGE_ACTIVE.execute(driver, [_changed_active(run) for run in changed if run.ordinal])
+        _INSERT_ACTIVE.execute(driver, [_new_active(run) for run in changed if not run.ordinal])
 
     def insert_events(self, rows: Collection[EventRow]) -> None:
         """Give events the next positions and store them."""
@@ -267,6 +341,80 @@ class SqliteSession:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _run_of(
+    run_id: str,
+    thread_id: str,
+    status: str,
+    sequence: int,
+    started_at: str | None,
+    created_at: str,
+    agent: str | None,
+    active: Sequence[Any] | None,
+) -> RunRow:
+    return RunRow(
+        fold=RunFold(run_id, RunStatus(status), sequence),
+        thread_id=thread_id,
+        stored=StoredFacts(created_at=created_at, agent=agent),
+        started_at=started_at,
+        active=None if active is None else _active_of(*active),
+    )
+
+
+def _lane_of(thread_id: str, status: str | None, holder: Sequence[Any] | None, waiting: Sequence[Any] | None) -> Lane:
+    return Lane(
+        thread_id=thread_id,
+        status=None if status is None else ThreadStatus(status),
+        holder=None if holder is None else _active_of(*holder),
+        waiting=deque(() if waiting is None else (_active_of(*waiting),)),
+        complete=waiting is None,
+    )
+
+
+def _active_of(
+    run_id: str,
+    thread_id: str,
+    state: str,
+    multitask: str,
+    ordinal: int,
+    holds: int,
+    owner: str | None,
+    due_at: str | None,
+    cancel_requested: str | None,
+    at_rest: str | None,
+) -> ActiveRun:
+    return ActiveRun(
+        run_id=run_id,
+        thread_id=thread_id,
+        state=Standing(state),
+        multitask=multitask,
+        ordinal=ordinal,
+        holds=bool(holds),
+        owner=owner,
+        due_at=due_at,
+        cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
+        at_rest=None if at_rest is None else ThreadStatus(at_rest),
+    )
+
+
+def _changed_active(run: ActiveRun) -> Sequence[Any]:
+    return run.run_id, run.state.value, run.holds, run.owner, run.cancel_requested, run.at_rest
+
+
+def _new_active(run: ActiveRun) -> Sequence[Any]:
+    return (
+        run.run_id,
+        run.thread_id,
+        run.state.value,
+        run.multitask,
+        run.holds,
+        run.owner,
+        run.due_at,
+        run.cancel_requested,
+        run.at_rest,
+        run.request,
+    )
 
 
 def _started(run: RunRow) -> Sequence[Any]:

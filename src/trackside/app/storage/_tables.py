@@ -201,6 +201,7 @@ active_runs = Table(
     Column("due_at", UtcTime),
     Column("multitask", _Text, nullable=False),
     Column("cancel_requested", _Text),
+    Column("at_rest", _Text),
     Column("request", JsonText),
     Index(None, "owner"),
 )

@@ -14,10 +14,12 @@ from typing import Any, override
 
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
+from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import CollisionError, Session
 from trackside.app.storage.errors import EventConflictError
 from trackside.harness.errors import EventOrderError, TracksideError
-from trackside.harness.lifecycle import RunFold
+from trackside.harness.lifecycle import RunFold, is_final, thread_status_after
+from trackside.harness.types import ThreadStatus
 
 _ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of other rows
 
@@ -43,6 +45,14 @@ class Work(ABC):
         """The runs that have to be loaded for it."""
         return ()
 
+    def thread_ids(self) -> Iterable[str]:
+        """The threads that it may change. Those come first in the order of locks, then runs, then the counter."""
+        return ()
+
+    def queues(self) -> Iterable[str]:
+        """The threads, among these, for whose queues it asks. Queues of active runs that end are there anyway."""
+        return ()
+
     @abstractmethod
     def apply(self, unit: UnitOfWork) -> Any:
         """Add to the unit what is to be written; the result is the caller's once it is committed.
@@ -66,6 +76,10 @@ class Append(Work):
     @override
     def run_ids(self) -> Iterable[str]:
         return (row.event.run_id for row in self.rows)
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return (row.event.thread_id for row in self.rows if row.event.sequence == 1 or concerns_thread(row.event))
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
@@ -96,7 +110,8 @@ class Committed:
     """What one transaction came to: the result of each work, or `Refused`, and the events that are new in the log."""
 
     outcomes: Sequence[Any]
-    events: Sequence[EventRow]
+    events: Sequence[EventRow] = ()
+    handovers: Sequence[Handover] = ()
 
 
 class UnitOfWork:
@@ -107,15 +122,55 @@ class UnitOfWork:
             event may be there already.
     """
 
-    def __init__(self, session: Session, run_ids: Collection[str], *, check_ids: bool) -> None:
-        self.session = self._session = session
+    def __init__(self, session: Session, works: Sequence[Work], *, check_ids: bool) -> None:
+        self.session = session
         """For statements of works that are rare: they take effect at once, before what is gathered here is written."""
+        self.queue = Queue(session)
         self._check_ids = check_ids
-        self._runs: dict[str, RunRow] = session.runs(run_ids) if run_ids else {}
+        self._runs: dict[str, RunRow] = {}
         self._changed: dict[str, RunRow] = {}
         self._threads: dict[str, ThreadRow] = {}
         self._events: dict[str, EventRow] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
+        self.load(
+            run_ids={run_id for work in works for run_id in work.run_ids()},
+            thread_ids={thread_id for work in works for thread_id in work.thread_ids()},
+            queues={thread_id for work in works for thread_id in work.queues()},
+        )
+
+    def load(self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]) -> None:
+        """Take in what the database has, and keep others from changing it."""
+        if thread_ids:
+            self.session.lock_threads(thread_ids)
+        missing = [run_id for run_id in run_ids if run_id not in self._runs]
+        found = self.session.runs(missing) if missing else {}
+        self._runs.update(found)
+        wanted = {thread_id for thread_id in queues if not self.queue.knows_lane(thread_id)}
+        for run in found.values():
+            if run.active is not None:
+                self.queue.know(run.active)
+                if run.thread_id in thread_ids and not self.queue.knows_lane(run.thread_id):
+                    wanted.add(run.thread_id)
+        if wanted:
+            for lane in self.session.lanes(wanted):
+                self.queue.know_lane(lane)
+
+    def run(self, run_id: str) -> RunRow | None:
+        """A run that was loaded, as it is by now."""
+        return self._runs.get(run_id)
+
+    def thread_status(self, thread_id: str) -> ThreadStatus:
+        """What a thread whose queue was loaded was announced as last."""
+        changed = self._threads.get(thread_id)
+        return (changed and changed.status) or self.queue.lane(thread_id).status or ThreadStatus.idle
+
+    def admit(self, run: RunRow, active: ActiveRun) -> None:
+        """Make the rows of a run that is let in, and of its thread."""
+        start = run.start
+        assert start is not None
+        self._runs[run.fold.run_id] = self._changed[run.fold.run_id] = run
+        self._thread(run.thread_id, start.created_at).may_be_new = True
+        self.queue.enter(active)
 
     def append(self, rows: Sequence[EventRow]) -> list[EventRow]:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
@@ -141,7 +196,22 @@ class UnitOfWork:
             answer.append(row)
         for row, run, fold in accepted.values():
             self._take(row, run, fold)
+        for run, _ in runs.values():
+            self._stand(run)
         return answer
+
+    def _stand(self, run: RunRow) -> None:
+        """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back."""
+        active = self.queue.find(run.fold.run_id)
+        if active is None or run.fold.sequence == 0:
+            return
+        if is_final(run.fold.status):
+            at_rest = thread_status_after(run.fold.status, another_waits=False)
+            self.queue.release(active, self.thread_status(run.thread_id), at_rest)
+        elif active.state is Standing.pending:
+            active.state = Standing.claimed
+            active.at_rest = None
+            self.queue.change(active)
 
     def _run_of(self, row: EventRow) -> tuple[RunRow, RunFold]:
         run = self._runs.get(row.event.run_id)
@@ -155,7 +225,7 @@ class UnitOfWork:
         event_id = row.event.event_id
         known = accepted[event_id][0] if event_id in accepted else self._events.get(event_id)
         if known is None and (self._check_ids or row.event.sequence <= fold.sequence):
-            known = self._session.event(event_id)
+            known = self.session.event(event_id)
         if known is not None and not known.tells_the_same_as(row):
             other = known.event
             raise EventConflictError(event_id=event_id, sequence=other.sequence, run_id=other.run_id)
@@ -168,11 +238,13 @@ class UnitOfWork:
         run.take(row, fold)
         self._events[event.event_id] = row
         if is_first or concerns_thread(event):
-            thread = self._threads.get(event.thread_id)
-            if thread is None:
-                thread = ThreadRow(thread_id=event.thread_id, created_at=row.occurred_at, updated_at=row.occurred_at)
-                self._threads[event.thread_id] = thread
-            thread.take(row, starts_run=is_first)
+            self._thread(event.thread_id, row.occurred_at).take(row, starts_run=is_first)
+
+    def _thread(self, thread_id: str, when: str) -> ThreadRow:
+        thread = self._threads.get(thread_id)
+        if thread is None:
+            thread = self._threads[thread_id] = ThreadRow(thread_id=thread_id, created_at=when, updated_at=when)
+        return thread
 
     @property
     def new_events(self) -> Sequence[EventRow]:
@@ -181,12 +253,16 @@ class UnitOfWork:
 
     def write(self) -> None:
         """Send the changes to the database."""
-        session = self._session
+        session = self.session
         if self.thread_states:
             session.save_thread_states(self.thread_states.values())
-        if self._events:
+        if self._threads:
             session.save_threads(self._threads.values())
+        if self._changed:
             session.save_runs(self._changed.values())
+        if self.queue.removed or self.queue.changed:
+            session.save_active(self.queue.removed, self.queue.changed.values())
+        if self._events:
             session.insert_events(self._events.values())
 
 
@@ -204,12 +280,11 @@ def commit_together(session: Session, works: Sequence[Work]) -> Committed:
 
 
 def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Committed:
-    run_ids = {run_id for work in works for run_id in work.run_ids()}
     with session.transaction():
-        unit = UnitOfWork(session, run_ids, check_ids=check_ids)
+        unit = UnitOfWork(session, works, check_ids=check_ids)
         outcomes = [_apply(work, unit) for work in works]
         unit.write()
-    return Committed(outcomes, unit.new_events)
+    return Committed(outcomes, unit.new_events, unit.queue.handovers)
 
 
 def _apply(work: Work, unit: UnitOfWork) -> Any:

@@ -50,6 +50,7 @@ def _make_active_runs() -> None:
         sa.Column("due_at", _Text),
         sa.Column("multitask", _Text, nullable=False),
         sa.Column("cancel_requested", _Text),
+        sa.Column("at_rest", _Text),
         sa.Column("request", _Text),
         sa.PrimaryKeyConstraint("ordinal", name="pk_active_runs"),
         sa.UniqueConstraint("run_id", name="uq_active_runs_run_id"),

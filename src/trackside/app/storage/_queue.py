@@ -1,0 +1,214 @@
+"""Who holds a thread and who waits for it: pure, but for one question that the database may have to answer.
+
+A run is in the queue of its thread from its admission to its release. At most one run of a thread holds it, and only
+that one may be claimed. What is found here is what one transaction sees; what it changes is written at its end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from trackside.harness.types import CancelAction, ThreadStatus
+
+
+class Standing(StrEnum):
+    """Where an active run stands."""
+
+    delayed = "delayed"
+    """It is not due yet: it neither holds its thread nor waits for it."""
+    pending = "pending"
+    """It waits; if it holds its thread, it may be claimed."""
+    claimed = "claimed"
+    """Its start is in the log."""
+    withdrawn = "withdrawn"
+    """It will never be claimed; its owner is about to announce its end."""
+    ended = "ended"
+    """Its end is in the log, but the thread has to be announced as resting before it is given back."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ActiveRun:
+    """A row of `active_runs`. `ordinal` is 0 until it is stored; `at_rest` is the thread's status if nobody waits."""
+
+    run_id: str
+    thread_id: str
+    state: Standing
+    multitask: str
+    ordinal: int = 0
+    holds: bool = False
+    owner: str | None = None
+    due_at: str | None = None
+    cancel_requested: CancelAction | None = None
+    at_rest: ThreadStatus | None = None
+    request: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the line behind the one that holds the thread."""
+        return self.state is Standing.pending and not self.holds
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lane:
+    """A thread as one transaction sees it: its status as last announced, who holds it, who is the first to wait.
+
+    `status` is None while the thread has no row. `waiting` are those that are known, in their order; unless `complete`
+    the database may have more behind them.
+    """
+
+    thread_id: str
+    status: ThreadStatus | None = None
+    holder: ActiveRun | None = None
+    waiting: deque[ActiveRun] = field(default_factory=deque)
+    complete: bool = True
+    arrivals: deque[ActiveRun] = field(default_factory=deque)
+    """Those that this transaction lets in, behind all others."""
+
+
+class Line(Protocol):
+    """What a queue asks of the database."""
+
+    def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
+        """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What became of a thread whose holder has ended.
+
+    `next_run_id` holds it now. If `at_rest` is given, nobody waits, although the thread was announced as busy: it stays
+    held until it has been announced as that.
+    """
+
+    run_id: str
+    thread_id: str
+    thread_status: ThreadStatus
+    next_run_id: str | None = None
+    next_owner: str | None = None
+    at_rest: ThreadStatus | None = None
+
+
+_PAGE = 64
+
+
+class Queue:
+    """The active runs of some threads, and what one transaction changes about them."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._lanes: dict[str, Lane] = {}
+        self._runs: dict[str, ActiveRun] = {}
+        self.changed: dict[str, ActiveRun] = {}
+        """Rows to make or to change."""
+        self.removed: dict[str, ActiveRun] = {}
+        """Rows to delete."""
+        self.handovers: list[Handover] = []
+
+    def know(self, run: ActiveRun) -> ActiveRun:
+        """Take a stored row in; what is known of it already counts."""
+        if run.run_id in self.removed:
+            return self.removed[run.run_id]
+        return self._runs.setdefault(run.run_id, run)
+
+    def know_lane(self, lane: Lane) -> None:
+        """Take a thread in, as the database has it."""
+        if lane.thread_id not in self._lanes:
+            lane.holder = None if lane.holder is None else self.know(lane.holder)
+            lane.waiting = deque(self.know(run) for run in lane.waiting)
+            self._lanes[lane.thread_id] = lane
+
+    def knows_lane(self, thread_id: str) -> bool:
+        """Whether a thread has been taken in."""
+        return thread_id in self._lanes
+
+    def lane(self, thread_id: str) -> Lane:
+        """A thread that has been taken in."""
+        return self._lanes[thread_id]
+
+    def find(self, run_id: str) -> ActiveRun | None:
+        """An active run that has been taken in, and is still active."""
+        return self._runs.get(run_id)
+
+    def first_waiting(self, lane: Lane) -> ActiveRun | None:
+        """The run that holds the thread next."""
+        return next(self._each_waiting(lane), None)
+
+    def all_waiting(self, lane: Lane) -> list[ActiveRun]:
+        """All runs that wait for the thread, in their order."""
+        return [*self._each_waiting(lane)]
+
+    def _each_waiting(self, lane: Lane) -> Iterator[ActiveRun]:
+        known = 0
+        last = 0
+        while True:
+            for run in [*lane.waiting][known:]:
+                last = run.ordinal
+                if self._still_waits(run):
+                    yield run
+            known = len(lane.waiting)
+            if lane.complete:
+                break
+            page = self._line.waiting(lane.thread_id, after=last, limit=_PAGE)
+            lane.waiting.extend(self.know(run) for run in page)
+            lane.complete = len(page) < _PAGE
+        yield from [run for run in lane.arrivals if self._still_waits(run)]
+
+    def _still_waits(self, run: ActiveRun) -> bool:
+        return run.waits and self._runs.get(run.run_id) is run
+
+    def enter(self, run: ActiveRun) -> None:
+        """Let a run in: it holds its thread if nobody does, waits behind the others, or is delayed."""
+        self._runs[run.run_id] = run
+        self.change(run)
+        if run.state is Standing.pending:
+            lane = self._lanes[run.thread_id]
+            if lane.holder is None:
+                self._hold(lane, run)
+            else:
+                lane.arrivals.append(run)
+
+    def change(self, run: ActiveRun) -> None:
+        """Note that a row has been changed."""
+        self.changed[run.run_id] = run
+
+    def release(self, run: ActiveRun, status: ThreadStatus, at_rest: ThreadStatus) -> None:
+        """The end of a run is in the log: give its thread to the next, unless it has to be announced as resting first.
+
+        `status` is the thread's, as announced by now; `at_rest` what it is when nobody waits.
+        """
+        if not run.holds:
+            self._remove(run)
+            return
+        lane = self._lanes[run.thread_id]
+        following = self.first_waiting(lane)
+        if following is None and status is ThreadStatus.busy:
+            run.state = Standing.ended
+            run.at_rest = run.at_rest or at_rest
+            self.change(run)
+            self.handovers.append(Handover(run.run_id, run.thread_id, status, at_rest=run.at_rest))
+            return
+        self._remove(run)
+        lane.holder = None
+        if following is None:
+            self.handovers.append(Handover(run.run_id, run.thread_id, status))
+            return
+        following.at_rest = run.at_rest or at_rest
+        self._hold(lane, following)
+        self.handovers.append(
+            Handover(run.run_id, run.thread_id, status, next_run_id=following.run_id, next_owner=following.owner)
+        )
+
+    def _hold(self, lane: Lane, run: ActiveRun) -> None:
+        run.holds = True
+        lane.holder = run
+        self.change(run)
+
+    def _remove(self, run: ActiveRun) -> None:
+        del self._runs[run.run_id]
+        self.changed.pop(run.run_id, None)
+        self.removed[run.run_id] = run
