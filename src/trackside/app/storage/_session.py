@@ -12,6 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow
+from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage._queue import ActiveRun, Lane
 
 
@@ -41,6 +42,10 @@ class Session(Protocol):
 
         Values go in and come out as the database has them: times and JSON are text.
         """
+        ...
+
+    def clock(self) -> LeaseClock:
+        """The time by the clock that leases in this database are measured with."""
         ...
 
     def lock_threads(self, thread_ids: Collection[str]) -> None:

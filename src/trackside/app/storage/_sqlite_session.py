@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage._encoding import EventRow, json_of, json_text, time_of
 from trackside.app.storage._fold import RunRow, StoredFacts, ThreadRow
+from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._session import CollisionError, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
@@ -226,6 +227,10 @@ class SqliteSession:
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
         return self._driver.execute(*compiled(statement, _DIALECT)).fetchall()
+
+    def clock(self) -> LeaseClock:
+        """The time by the clock that leases in this file are measured with: all who use it are on this machine."""
+        return machine_clock()
 
     def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
         """What is stored of these runs, as far as it decides about their next events."""

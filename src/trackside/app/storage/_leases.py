@@ -1,0 +1,77 @@
+"""Leases: the right to look after something, until a moment that whoever holds it keeps moving ahead.
+
+All who compete for a lease have to agree on the time, and no change of the wall clock may end or lengthen one (I8). In
+PostgreSQL it is the server's: `clock_timestamp()`, which goes on within a transaction, and which whoever sets the server's
+clock sets for all alike. Who shares an SQLite file is on one machine, whose monotonic clock runs from its start: that
+clock's name is the machine's start, and a lease by the clock of another start has ended.
+
+A lease is stored as `clock` and `lease_until`, in seconds. Inside a transaction `Session.clock()` tells the time:
+
+    now = session.clock()
+    free = has_ended(workers.c.clock, workers.c.lease_until, now)   # a condition in a statement
+    values = {"clock": now.clock, "lease_until": now.seconds + lease_seconds}
+
+Outside of one, `read_clock(connection)` does.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Double, Select, cast, func, or_, select
+
+MAX_LEASE_SECONDS: Final = 3_600.0
+"""No lease is given for longer. One that would go on for longer is from before a start that nobody noticed."""
+
+DATABASE_CLOCK: Final = "database"
+"""The name of the clock of a PostgreSQL server."""
+
+DATABASE_SECONDS: Final[Select[Any]] = select(cast(func.extract("epoch", func.clock_timestamp()), Double))
+"""Asks a PostgreSQL server for the time, in seconds."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LeaseClock(NamedTuple):
+    """A time, and the name of the clock that told it; only times of one clock can be compared."""
+
+    clock: str
+    seconds: float
+
+
+def machine_clock() -> LeaseClock:
+    """The time since this machine was started: the same in all its processes."""
+    return LeaseClock(boot_id(), monotonic())
+
+
+@cache
+def boot_id() -> str:
+    """What this start of the machine is called; systems that do not name their starts have one name for all."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "machine"
+
+
+def read_clock(connection: Connection) -> LeaseClock:
+    """The time by the clock of the leases in this database, for whoever only reads."""
+    if connection.dialect.name == "postgresql":
+        return LeaseClock(DATABASE_CLOCK, connection.execute(DATABASE_SECONDS).scalar_one())
+    return machine_clock()
+
+
+def has_ended(clock: ColumnElement[Any], lease_until: ColumnElement[Any], now: LeaseClock) -> ColumnElement[bool]:
+    """Whether a lease in these columns has ended."""
+    too_far = lease_until > now.seconds + MAX_LEASE_SECONDS
+    return or_(clock != now.clock, lease_until <= now.seconds, too_far)
+
+
+def seconds_left(clock: str | None, lease_until: float | None, now: LeaseClock) -> float:
+    """How long a lease goes on; 0 if it has ended, or there is none."""
+    if clock != now.clock or lease_until is None:
+        return 0.0
+    left = lease_until - now.seconds
+    return left if 0 < left <= MAX_LEASE_SECONDS else 0.0
