@@ -13,11 +13,14 @@ from trackside.harness import (
     InvalidSpecError,
     RunHandle,
     RunManager,
+    RunRecord,
     RunSpec,
     RunStatus,
     ThreadBusyError,
     UnknownRunError,
 )
+from trackside.harness.memory import MemoryCoordinator
+from trackside.harness.ports import Admission
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
 BUSY = "thread_status_updated busy"
@@ -311,3 +314,21 @@ async def test_after_the_close_nothing_starts() -> None:
     await manager.aclose()
     with pytest.raises(ClosedError, match="run manager is closed"):
         await manager.start(RunSpec("echo"))
+
+
+@virtual
+async def test_others_can_execute_what_names_an_agent_and_nothing_else() -> None:
+    async def stranger(input: Any) -> None: ...
+
+    class Remembering(MemoryCoordinator):
+        async def admit(self, record: RunRecord, *, spec: RunSpec | None = None, **options: Any) -> Admission:
+            admitted.append((record.agent, spec))
+            return await super().admit(record, spec=spec, **options)
+
+    admitted: list[tuple[str, RunSpec | None]] = []
+    specs = [RunSpec("echo", 1), RunSpec(echo, 2), RunSpec(stranger, 3)]
+    async with manager_of(coordinator=Remembering()) as manager:
+        for spec in specs:
+            await (await manager.start(spec)).result()
+    names = ["echo", "echo", "stranger"]
+    assert admitted == list(zip(names, [*specs[:2], None], strict=True))

@@ -1,4 +1,6 @@
-"""From what a caller asks for to a run that can be let in: checks a `RunSpec` and makes its `RunRecord`."""
+"""From what a caller asks for to a run that can be let in: checks a `RunSpec`, makes its `RunRecord`, and gives it a
+form in which it survives the process.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 MAX_ID_CHARS = 255
 """How long an id may be; every database indexes this much."""
 
 _COMMANDS = ("resume", "update", "goto")
+_DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
+_LISTS = ("stream_mode", "interrupt_before", "interrupt_after")
+_WHOLE = sys.maxsize  # characters: of what is executed later, nothing is cut off
 
 
 def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | None = None) -> RunRecord:
@@ -50,6 +55,41 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
         trigger=_text(spec.trigger, "trigger"),
     )
+
+
+def request_of(spec: RunSpec, agent: str) -> JsonObject:
+    """What was asked for as plain JSON, so that another process can execute it; `spec_of` makes a spec of it again.
+
+    What JSON lacks is converted and what is nested too deep is cut, as in an event's payload, and `"sanitized": true`
+    says so; text is not cut. Fields that have their default are left out.
+
+    Args:
+        spec: what was asked for.
+        agent: the name under which whoever executes it knows its agent. A run whose agent has none is nobody else's to
+            execute: it is admitted without a spec.
+
+    Raises:
+        PayloadError: (a `ValueError`) a value's own code fails while it is read.
+    """
+    asked = {name: value for name, default in _DEFAULTS.items() if (value := getattr(spec, name)) is not default}
+    return canonical_payload(asked | {"agent": agent}, max_chars=_WHOLE, path="spec")
+
+
+def spec_of(request: Mapping[str, Any]) -> RunSpec:
+    """The spec in what `request_of` gave.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it asks for something that this version does not know.
+    """
+    asked: dict[str, Any] = dict(request)
+    for name in _LISTS:
+        if type(modes := asked.get(name)) is list:
+            asked[name] = tuple(modes)
+    asked.pop("sanitized", None)
+    if unknown := asked.keys() - _DEFAULTS.keys():
+        field = min(unknown)
+        raise InvalidSpecError(field=field, value=asked[field], why="a newer version of Trackside has written it")
+    return RunSpec(**asked)
 
 
 def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:

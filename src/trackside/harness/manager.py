@@ -175,7 +175,8 @@ class RunManager:
         if agents is not None and not isinstance(agents, Mapping):
             raise NotAgentsError(passed=f"{agents!r:.80}")
         clock = clock or SystemClock()
-        self._agents = {name: as_agent(agent, name=name) for name, agent in (agents or {}).items()}
+        self._given = dict(agents or {})
+        self._agents = {name: as_agent(agent, name=name) for name, agent in self._given.items()}
         self._services = Services(
             coordinator=steady(coordinator or MemoryCoordinator(clock=clock)),
             stream=stream or MemoryStream(),
@@ -220,7 +221,8 @@ class RunManager:
             raise NotASpecError(passed=f"{spec!r:.80}")
         if self._guard is None:
             self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
-        active = self._prepare(spec)
+        name = self._name_of(spec.agent)
+        active = self._prepare(spec, name)
         record = active.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
         # A start that is repeated under its idempotency key finds the run that is there.
@@ -230,7 +232,9 @@ class RunManager:
         cancels = 0 if caller is None else caller.cancelling()
         try:
             # Finished once begun: a cancel of the caller is held off until it is known who was let in.
-            admission = await self._services.coordinator.admit(record, idempotency=idempotency_of(spec))
+            admission = await self._services.coordinator.admit(
+                record, spec=None if name is None else spec, idempotency=idempotency_of(spec)
+            )
         except BaseException:
             self._forget(active)
             raise
@@ -344,16 +348,16 @@ class RunManager:
         ended.cancel()
         hurry.cancel()
 
-    def _prepare(self, spec: RunSpec) -> _Active:
+    def _prepare(self, spec: RunSpec, name: str | None) -> _Active:
         """A run as it is asked for, not let in yet."""
         parent = current_run()
         depth = depth_below(parent)
-        agent = self._agent_of(spec.agent)
+        agent = as_agent(spec.agent) if name is None else self._agent_named(name)
         worker = RunWorker(
             spec,
             record_of(
                 spec,
-                agent=spec.agent if isinstance(spec.agent, str) else agent.name,
+                agent=name or agent.name,
                 now=self._services.clock.now(),
                 parent_run_id=None if parent is None else parent.run_id,
             ),
@@ -367,12 +371,16 @@ class RunManager:
         # A run that waits for runs it started must not keep the place that they need.
         return _Active(worker, _Outcome(), holds_slot=depth == 0, context=copy_context())
 
-    def _agent_of(self, agent: Any) -> Agent:
-        if not isinstance(agent, str):
-            return as_agent(agent)
-        known = self._agents.get(agent)
+    def _name_of(self, agent: Any) -> str | None:
+        """The name under which other processes know an agent, too; None if it has none."""
+        if isinstance(agent, str):
+            return agent
+        return next((name for name, given in self._given.items() if given is agent), None)
+
+    def _agent_named(self, name: str) -> Agent:
+        known = self._agents.get(name)
         if known is None:
-            raise UnknownAgentError(name=agent, known=", ".join(sorted(self._agents)) or "none")
+            raise UnknownAgentError(name=name, known=", ".join(sorted(self._agents)) or "none")
         return known
 
     def _let_in(self, active: _Active, admission: Admission, *, received: bool) -> None:
