@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trackside.harness.buffered import BufferedObserver, FlushReport
 from trackside.harness.errors import ClosedError
@@ -54,6 +55,29 @@ class DispatchPolicy:
 
 IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
 """Each observer is called once, directly, before the run goes on: for a script."""
+
+
+class MissedEvents(NamedTuple):
+    """What a required observer never took of a run that has ended, and where it keeps that instead (None: nowhere)."""
+
+    observer: str
+    events: Sequence[RunLifecycleEvent]
+    kept_in: str | None
+
+
+@dataclass(slots=True)
+class MissedStats:
+    """How many events required observers never took: those that they keep elsewhere, and those that are lost to them."""
+
+    kept: int = 0
+    lost: int = 0
+
+    def count(self, missed: MissedEvents) -> None:
+        """Add what one observer missed."""
+        if missed.kept_in is None:
+            self.lost += len(missed.events)
+        else:
+            self.kept += len(missed.events)
 
 
 class _Calls:
@@ -121,14 +145,16 @@ class RequiredObserver:
     A call that fails is tried again inside the policy's deadline, unless its error says `retryable = False`. What was
     not taken even so is held, and offered once more before the next event of the same run: all of it in one batch, so
     that a store that recovers has the run without a gap; one by one to an observer without `on_events`, which misses what
-    it refuses again. So nothing is overtaken by what came later (I12).
+    it refuses again. So nothing is overtaken by what came later (I12). What it has still not taken when the run is over
+    goes to its `on_missed`, if it has one (`observer.MissedEventsObserver`).
     """
 
     def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
         self._calls = _Calls(observer, policy.call_limit)
         self._policy = policy
+        self._on_missed = getattr(observer, "on_missed", None)
         self._held: dict[str, list[RunLifecycleEvent]] = {}
-        self._missed: dict[str, list[RunLifecycleEvent]] = {}
+        self._missed: dict[str, tuple[list[RunLifecycleEvent], BaseException]] = {}
 
     async def give(
         self, events: Sequence[RunLifecycleEvent]
@@ -164,20 +190,49 @@ class RequiredObserver:
             return await self._offer_singly(run_id, held)
         taken, raised = await self._calls.take(held)
         if raised is not None:
-            self._missed[run_id] = held[taken:]
+            self._miss(run_id, held[taken:], raised)
         return held[:taken]
 
-    def forget(self, run_id: str) -> list[RunLifecycleEvent]:
-        """The run is over; the events of it that the observer never took."""
-        missed = self._missed.pop(run_id, [])
-        if missed:
-            logger.error(
-                "of run %s the required observer %s never took: %s",
-                run_id,
-                self._calls.name,
-                ", ".join(f"{event.event_type.value} ({event.sequence})" for event in missed),
-            )
+    async def give_up(self, run_id: str) -> MissedEvents | None:
+        """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was."""
+        if run_id not in self._missed:
+            return None
+        events, failure = self._missed.pop(run_id)
+        missed = MissedEvents(self._calls.name, events, await self._keep(events, failure))
+        logger.error(
+            "of run %s the required observer %s never took: %s%s",
+            run_id,
+            missed.observer,
+            ", ".join(f"{event.event_type.value} ({event.sequence})" for event in events),
+            "" if missed.kept_in is None else f"; it keeps them in {missed.kept_in}",
+        )
         return missed
+
+    async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+        """Where the observer keeps what it could not take; None if it does not."""
+        if self._on_missed is None:
+            return None
+        places: list[str | None] = []
+
+        async def hand_over() -> None:
+            places.append(await self._on_missed(events, failure))
+
+        for _ in range(1 + _REDELIVERIES):
+            try:
+                limit = self._policy.call_limit
+                await call_observer(hand_over(), observer=self._calls.name, limit=limit, to_the_end=True)
+            except asyncio.CancelledError:  # of the call itself, as a closing event loop does it
+                continue
+            except BaseException as exc:  # the observer's failure; its events are lost to it, which is said
+                if not is_own_failure(exc):
+                    raise
+                logger.exception("required observer %s could not keep what it never took", self._calls.name)
+            break
+        return places[0] if places else None
+
+    def _miss(self, run_id: str, events: Sequence[RunLifecycleEvent], failure: BaseException) -> None:
+        before = self._missed[run_id][0] if run_id in self._missed else []
+        self._missed[run_id] = [*before, *events], failure
 
     async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
         """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
@@ -203,7 +258,7 @@ class RequiredObserver:
             if raised is None:
                 taken.append(event)
             else:
-                self._missed.setdefault(run_id, []).append(event)
+                self._miss(run_id, [event], raised)
         return taken
 
 
@@ -232,6 +287,7 @@ class ObserverSet:
         self._leaving: dict[BufferedObserver, set[object]] = {}
         self._retiring: dict[asyncio.Task[FlushReport], BufferedObserver] = {}
         self._closed = False
+        self.missed = MissedStats()
 
     def add(self, observer: RunObserver | RunEventCallback, *, required: bool = False) -> None:
         """Bind one more observer, after all others, from the next dispatch on."""
@@ -297,18 +353,20 @@ class ObserverSet:
                 await _offer(observer, events)
         return failure
 
-    async def finish(self, run_id: str) -> list[RunLifecycleEvent]:
+    async def finish(self, run_id: str) -> list[MissedEvents]:
         """A run has ended that some required observer refused events of: offer them for the last time.
 
-        Returns those that one of them never took.
+        Returns, for each of them that never took some, which and what it did with them instead.
         """
         late: Sequence[RunLifecycleEvent] = ()
-        missed: list[RunLifecycleEvent] = []
+        missed: list[MissedEvents] = []
         for observer in self._chain:
             if isinstance(observer, RequiredObserver):
                 taken = (await observer.give(late))[0] if late else ()
                 late = [*taken, *await observer.give_rest(run_id)]
-                missed += observer.forget(run_id)
+                if (never_taken := await observer.give_up(run_id)) is not None:
+                    missed.append(never_taken)
+                    self.missed.count(never_taken)
             elif late:
                 await _offer(observer, late)
         return missed

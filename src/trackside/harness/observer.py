@@ -32,6 +32,7 @@ __all__ = [
     "CallbackObserver",
     "CompositeObserver",
     "LifecycleEventType",
+    "MissedEventsObserver",
     "NullObserver",
     "ObserverBinding",
     "ObserverLike",
@@ -114,6 +115,28 @@ class BatchRunObserver(RunObserver, Protocol):
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Take these events, which are in order."""
+        ...
+
+
+@runtime_checkable
+class MissedEventsObserver(RunObserver, Protocol):
+    """An observer that, bound as required, wants to keep elsewhere what of a run it could not take in the end."""
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+        """Keep these events of one run, which come to nobody's `on_event` again.
+
+        Called once the run is over and everything has been offered again in vain, with all that is left of the run, in
+        order: up to its terminal event and what follows that. Should the run have something to announce even then, once
+        more with that. It is held to the same time limit as any call. What is kept still counts as not taken: those
+        bound after this observer do not see it, and the run's result says that its end was not taken, and where it is.
+
+        Args:
+            events: what is left of the run.
+            failure: what the observer raised when these were offered last.
+
+        Returns:
+            Where they are, as people shall read it; None if they are not kept.
+        """
         ...
 
 

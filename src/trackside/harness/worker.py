@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, flaw_of
-from trackside.harness.dispatch import ObserverSet
+from trackside.harness.dispatch import MissedEvents, ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotPausedError, PayloadError
 from trackside.harness.failures import text_of, traceback_of
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
-from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
     Claim,
@@ -373,6 +373,8 @@ class RunWorker:
         result = self._result_of(end, completion_data, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
+        if self.delivery_error is not None:
+            await self._observers.finish(run_id)  # what the release may have had to announce
         self._run.close()
         with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
             await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
@@ -434,12 +436,14 @@ class RunWorker:
             says["title"] = self._journal.title
         return Draft(LifecycleEventType.THREAD_STATUS_UPDATED, says, plain=True)
 
-    def _result_of(self, end: _End, completion_data: JsonObject, missed: Sequence[RunLifecycleEvent]) -> RunResult:
+    def _result_of(self, end: _End, completion_data: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
         """What the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
         record, status, error = self.record, end.status, end.says.get("error")
-        if any(is_terminal(event.event_type) for event in missed):
+        if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
             why = text_of(self.delivery_error)
             error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
+            if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
+                error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
             status = RunStatus.error
         own = _own_copy(completion_data)
         return RunResult(record.run_id, record.thread_id, status, error, own, self._journal.title)
