@@ -33,6 +33,9 @@ from trackside.harness.types import Json
 POSITION = "position"
 """The name of the counter that numbers events."""
 
+TOKEN = "token"
+"""The name of the counter that numbers consumers, those of all subscriptions."""
+
 # Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
 _Text = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
@@ -335,3 +338,12 @@ parked_events = Table(
     Index(None, "position"),
 )
 """Events that a subscription could not handle, and went past (I28)."""
+
+_shall_be_retried = parked_events.c.state == "retry"
+Index(
+    "ix_parked_events_retry",
+    parked_events.c.subscription,
+    parked_events.c.position,
+    sqlite_where=_shall_be_retried,
+    postgresql_where=_shall_be_retried,
+)

@@ -18,7 +18,7 @@ class StorageError(TracksideError):
 
 
 class DatabaseUrlError(StorageError, ValueError):
-    """{url!r} is not the address of a database that can be used: {why}. Write sqlite:///relative/path.db or sqlite:////absolute/path.db."""
+    """{url!r} is not the address of a database that can be used: {why}. Write sqlite:///relative/path.db, sqlite:////absolute/path.db or postgresql://user@host/database."""  # noqa: E501
 
     fault = "caller"
 
@@ -53,6 +53,68 @@ class ReadOnlyStoreError(StorageError):
 
 class UnreadableDatabaseError(StorageError):
     """The database {database} cannot be read: {why}. Get the right to read there, or look into a copy of it and all files named {name}-… in a folder of your own."""  # noqa: E501
+
+
+class DriverMissingError(StorageError, ImportError):
+    """Storing in PostgreSQL needs {package}, which is not installed: pip install 'trackside[postgres]'."""
+
+    fault = "caller"
+
+
+class ServerUnreachableError(StorageError):
+    """The server of {database} cannot be reached: {why}. Check that it runs and takes connections from here, then try again."""  # noqa: E501
+
+    retryable = True
+
+
+class AccessRefusedError(StorageError):
+    """The server does not let this user in to {database}: {why}. Check the user's name, the password and pg_hba.conf."""
+
+
+class NoSuchDatabaseError(StorageError, LookupError):
+    """The server has no database {name!r}: make it (`createdb {name}`), or check the address {database}."""
+
+    fault = "caller"
+
+
+class RightMissingError(StorageError):
+    """The user of {database} may not do that: {why}. Let its owner GRANT the right, or connect as another user."""
+
+
+class TooManyConnectionsError(StorageError):
+    """The server of {database} takes no more connections: {why}. Close some, or raise its `max_connections`, and try again."""  # noqa: E501
+
+    retryable = True
+
+
+class ReadersBusyError(StorageError):
+    """All {count} connections that read from {database} stayed busy for {seconds:g} s. Ask for less at once, and try again."""  # noqa: E501
+
+    retryable = True
+
+
+class StatementStoppedError(StorageError):
+    """The server of {database} stopped a statement: {why}; nothing was written. Try again, or raise its `statement_timeout`."""  # noqa: E501
+
+    retryable = True
+
+
+class TransactionConflictError(StorageError):
+    """Transactions on {database} were in each other's way: {why}; nothing was written. Try again."""
+
+    retryable = True
+
+
+class ConnectionLostError(StorageError):
+    """The connection to {database} was lost: {why}; nothing was written. Try again."""
+
+    retryable = True
+
+
+class OutcomeUnknownError(StorageError):
+    """The connection to {database} was lost during a commit, so it is not known whether it was written: {why}. Do the same again: events that are there already are found by their ids."""  # noqa: E501
+
+    retryable = True
 
 
 class NotADatabaseError(StorageError):
@@ -94,7 +156,7 @@ class DatabaseIOError(StorageError):
 
 
 class DamagedDatabaseError(StorageError):
-    """The database {database} is damaged: {why}. Stop writing, keep a copy, and restore a backup or use `.recover` of the sqlite3 shell."""  # noqa: E501
+    """The database {database} is damaged: {why}. Stop writing, keep a copy, and restore a backup, or (SQLite) use `.recover` of the sqlite3 shell."""  # noqa: E501
 
 
 class ForeignLoopError(StorageError, RuntimeError):
@@ -123,5 +185,49 @@ class StateTooLargeError(StorageError, ValueError):
 
 class InvalidQueryError(StorageError, ValueError):
     """Nothing can be looked up with {field}={value!r:.100}: {why}."""
+
+    fault = "caller"
+
+
+class InvalidSubscriptionError(StorageError, ValueError):
+    """A subscription cannot have {field}={value!r:.100}: {why}."""
+
+    fault = "caller"
+
+
+class UnknownSubscriptionError(StorageError, LookupError):
+    """There is no subscription {name!r}; `trackside subscriptions` lists those that there are."""
+
+    fault = "caller"
+
+
+class SubscriptionConflictError(StorageError, ValueError):
+    """Subscription {name!r} is there already, with {field} {found} and not {wanted}: open it as it is, change it with `update`, or take another name."""  # noqa: E501
+
+    fault = "caller"
+
+
+class SubscriptionBusyError(StorageError):
+    """Subscription {name!r} is with consumer {consumer!r}, whose lease goes on for {seconds:.1f} s: one at a time."""
+
+    fault = "caller"
+    retryable = True
+
+
+class SubscriptionPausedError(StorageError):
+    """Subscription {name!r} is paused: `resume` it first."""
+
+    fault = "caller"
+    retryable = True
+
+
+class SubscriptionLostError(StorageError):
+    """Consumer {consumer!r} has subscription {name!r} no more: its lease ended and another took over, or it was moved, changed or deleted. Nothing was changed; acquire it again."""  # noqa: E501
+
+    fault = "caller"
+
+
+class NotParkedError(StorageError, LookupError):
+    """Subscription {name!r} has no event parked at position {position}; `trackside parked {name}` lists those that it has."""
 
     fault = "caller"

@@ -153,3 +153,12 @@ def _make_subscriptions() -> None:
         _reference("position", "events.position", name="fk_parked_events_position"),
     )
     op.create_index("ix_parked_events_position", "parked_events", ["position"])
+    retry = sa.text("state = 'retry'")
+    op.create_index(
+        "ix_parked_events_retry",
+        "parked_events",
+        ["subscription", "position"],
+        sqlite_where=retry,
+        postgresql_where=retry,
+    )
+    op.bulk_insert(sa.table("counters", sa.column("name"), sa.column("value")), [{"name": "token", "value": 0}])
