@@ -137,6 +137,16 @@ class SqliteTooOldError(StorageError):
     """This Python comes with SQLite {found}; the store needs {needed} or newer. Use another Python, for example one that uv installs."""  # noqa: E501
 
 
+class ServerTooOldError(StorageError):
+    """The server of {database} is PostgreSQL {found}; the store needs {needed} or newer."""
+
+
+class NoSchemaError(StorageError, LookupError):
+    """The search path of {database} names no schema that is there: make one (CREATE SCHEMA), or name another with ?search_path=…"""  # noqa: E501
+
+    fault = "caller"
+
+
 class DatabaseBusyError(StorageError):
     """The database {database} stayed locked by another process for {seconds:g} s; nothing was written. Try again."""
 
@@ -229,5 +239,11 @@ class SubscriptionLostError(StorageError):
 
 class NotParkedError(StorageError, LookupError):
     """Subscription {name!r} has no event parked at position {position}; `trackside parked {name}` lists those that it has."""
+
+    fault = "caller"
+
+
+class FollowerBusyError(StorageError, RuntimeError):
+    """The next event of this follower is waited for already: let each task follow for itself."""
 
     fault = "caller"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
 
@@ -12,17 +12,24 @@ from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
 from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
+from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._reads import reads_of
+from trackside.app.storage._recent import EventFilter
 from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
 from trackside.app.storage._schema import check, prepare
+from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._sqlite import SqliteDatabase, Synchronous
 from trackside.app.storage._sqlite_session import SqliteSession
+from trackside.app.storage._sqlite_signals import sqlite_signals
 from trackside.app.storage._stats import read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
+from trackside.app.storage.errors import StoreOptionError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -34,9 +41,14 @@ class Store:
     open the same file at the same time.
     """
 
-    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
+    def __init__(self, writer: Writer | NoWriter, readers: Readers, signals: CommitSignals, feed: EventFeed) -> None:
         self._writer = writer
         self._readers = readers
+        self._signals = signals
+        self._feed = feed
+        self._coordinators: list[StoredCoordinator] = []
+        if isinstance(writer, Writer):
+            writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
 
     @classmethod
     @asynccontextmanager
@@ -49,6 +61,7 @@ class Store:
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 5.0,
         limits: WriteLimits | None = None,
+        follow: FollowOptions | None = None,
     ) -> AsyncGenerator[Store]:
         """Open a database for the length of an `async with`; make it, or bring its tables up to date, if need be.
 
@@ -64,6 +77,7 @@ class Store:
                 a power cut just after the file was made.
             busy_timeout: seconds that a write, or who opens the file, waits while another process has it to itself.
             limits: how much one transaction takes and how much may wait.
+            follow: what is kept in memory for those who follow the log, and how soon they see what others write.
 
         Raises:
             StorageError: the database cannot be used; the type and the message say why and what to do.
@@ -71,12 +85,16 @@ class Store:
         database = SqliteDatabase.from_url(url, synchronous=synchronous, busy_timeout=busy_timeout)
         make_ready = check if read_only else partial(prepare, create=create)
         await asyncio.to_thread(make_ready, database)
-        readers = Readers(await asyncio.to_thread(reads_of, database), database=str(database))
+        reads = await asyncio.to_thread(reads_of, database)
+        readers = Readers(reads, database=str(database))
+        following = follow or FollowOptions()
+        signals = sqlite_signals(database, reads, every=following.look_every)
+        feed = EventFeed(readers, signals, following, database=str(database))
         if read_only:
-            store = cls(NoWriter(database=str(database)), readers)
+            store = cls(NoWriter(database=str(database)), readers, signals, feed)
         else:
-            session = SqliteSession(database)
-            store = cls(Writer(session, database=str(database), limits=limits or WriteLimits()), readers)
+            writer = Writer(SqliteSession(database), database=str(database), limits=limits or WriteLimits())
+            store = cls(writer, readers, signals, feed)
         try:
             yield store
         finally:
@@ -84,11 +102,14 @@ class Store:
 
     async def aclose(self) -> None:
         """Write what was accepted, and close. Done by the `async with`; may be called again."""
-        self._writer.refuse_more()
-        try:
-            await self._readers.aclose()
-        finally:
-            await self._writer.aclose()
+        async with AsyncExitStack() as closing:  # from the last to the first
+            closing.push_async_callback(self._signals.aclose)
+            closing.push_async_callback(self._writer.aclose)
+            closing.push_async_callback(self._readers.aclose)
+            closing.push_async_callback(self._feed.aclose)
+            closing.callback(self._writer.refuse_more)
+            for coordinator in self._coordinators:
+                closing.push_async_callback(coordinator.aclose)
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
         """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.
@@ -161,6 +182,38 @@ class Store:
             return [_queries.event_of(row) for row in connection.execute(query)]
 
         return await self._readers.run(find)
+
+    def follow(
+        self,
+        after: int = 0,
+        *,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        types: AnyOf[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+    ) -> Follower:
+        """The events that fit, one after another in order of position: those that are there, then each one that comes.
+
+            async for stored in store.follow(after=last_seen):
+                last_seen = stored.position
+
+        None is missed and none comes twice, whoever wrote it. What is committed through this store comes at once, what
+        other processes commit a moment later. Any number may follow at the same time, and each takes the time that it
+        needs: one reader serves all who are near the end, and whoever falls behind reads the log for itself.
+
+        It ends when the store is closed, and not before. The filters are those of `events`; there is none by status,
+        because a status changes after the event. Leaving the loop is enough: nothing has to be closed. An event may be the
+        same object for several followers, so leave its payload as it is.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it. That `after` is behind the end of the log
+                is said when the first event is asked for.
+            ClosedError: the store is closed.
+        """
+        wanted = EventFilter.of(run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since, after=after)
+        read = partial(self.events, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since)
+        return Follower(self._feed, wanted, after, read)
 
     async def run(self, run_id: str) -> StoredRun | None:
         """The run with this id; None if there is none."""
@@ -248,3 +301,25 @@ class Store:
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
+
+    def coordinator(self, *, lease_seconds: float = LEASE_SECONDS) -> StoredCoordinator:
+        """Who may run, for a manager whose runs are recorded here, beside others in whatever process:
+
+            coordinator = store.coordinator()
+            RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
+
+        It is closed with the store: close the manager before.
+
+        Args:
+            lease_seconds: after so many seconds without a sign of life this process is taken for dead, and others end its
+                runs. It gives three signs in that time, also while an agent blocks the event loop.
+
+        Raises:
+            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600.
+        """
+        if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
+            why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
+            raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
+        coordinator = StoredCoordinator(self._writer, self._readers, self._signals, lease_seconds=lease_seconds)
+        self._coordinators.append(coordinator)
+        return coordinator

@@ -1,0 +1,398 @@
+"""Following the log: any number of followers, one reader.
+
+A feed keeps the latest events, decoded once, and every follower that is near the end of the log is served from there. What
+this process commits gets there straight from its writer, as long as nothing of other processes lies in between; that, the
+feed reads from the log when somebody waits for it. A follower is no more than a cursor: one that falls behind what the
+feed keeps reads pages of its own until it is there again, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol, override
+
+from sqlalchemy import Connection, func, select
+
+from trackside.app.storage import _queries, errors
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._recent import EventFilter, RecentEvents
+from trackside.app.storage._records import StoredEvent
+from trackside.app.storage._signals import CommitSignals
+from trackside.app.storage._tables import POSITION, counters, events, runs
+from trackside.harness.errors import ClosedError, TracksideError
+
+logger = logging.getLogger("trackside.storage")
+
+_PAGE = 500
+"""Events that the feed reads at once."""
+_OWN_PAGE = 100
+"""Events that a follower reads at once, and so the most that it holds for itself."""
+_EVENT_BYTES = 500
+"""About what an event takes besides its payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowOptions:
+    """What `Store.follow` keeps in memory for all its followers, and how soon it sees what other processes write.
+
+    Raises:
+        StoreOptionError: a value does not fit.
+    """
+
+    recent_count: int = 4_096
+    """Events that are kept."""
+    recent_bytes: int = 16 * 1_048_576
+    look_every: float = 0.05
+    """Seconds between two looks at an SQLite file for commits of other processes, while somebody waits for them."""
+
+    def __post_init__(self) -> None:
+        for name in ("recent_count", "recent_bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise errors.StoreOptionError(option=name, value=value, why="it is a whole number from 1 up")
+        if type(self.look_every) not in {int, float} or not 0.001 <= self.look_every <= 3600:
+            why = "it is a number of seconds from 0.001 to 3600"
+            raise errors.StoreOptionError(option="look_every", value=self.look_every, why=why)
+
+
+def log_end(connection: Connection) -> int:
+    """The last position that was given to an event, whether it still is in the log or not."""
+    end: int = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
+    return end
+
+
+class ReadPage(Protocol):
+    """Reads wanted events from the log, in order: `Store.events`, with the filter in it."""
+
+    def __call__(self, after: int, *, before: int, limit: int) -> Awaitable[list[StoredEvent]]:
+        """The first `limit` of them between two positions."""
+        ...
+
+
+class _Reading(NamedTuple):
+    """What was found in the log: the next events with the sizes of their payloads, and the end at that moment.
+
+    Without a page, the feed goes on at the end.
+    """
+
+    end: int
+    page: Sequence[tuple[StoredEvent, int]] | None = None
+
+
+def _read_on(connection: Connection, *, after: int | None, most: int | None) -> _Reading:
+    """The log after a position; its end alone if there is none, or if there are more than `most` positions in between."""
+    end = log_end(connection)  # first: then all events up to it are in the page, whatever is committed meanwhile
+    if after is None or (most is not None and end - after > most):
+        return _Reading(end)
+    query = select(events, func.length(events.c.payload).label("size"))
+    rows = connection.execute(query.where(events.c.position > after).order_by(events.c.position).limit(_PAGE))
+    return _Reading(end, [(_queries.event_of(row), row.size) for row in rows])
+
+
+def _agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
+    rows = connection.execute(select(runs.c.run_id, runs.c.agent).where(runs.c.run_id.in_(run_ids)))
+    return {row.run_id: row.agent for row in rows}
+
+
+type _Waiter = asyncio.Future[int | TracksideError]
+
+
+class EventFeed:
+    """The end of the log, for all followers of one store. Belongs to the store's event loop."""
+
+    def __init__(self, readers: Readers, signals: CommitSignals, options: FollowOptions, *, database: str) -> None:
+        self._readers = readers
+        self._database = database
+        self._signals = signals
+        self._recent = RecentEvents(count=options.recent_count, size=options.recent_bytes)
+        self._recent_count = options.recent_count
+        self._loop = asyncio.get_running_loop()
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self._waiting: dict[str | None, dict[Follower, _Waiter]] = {}
+        self._begun = False
+        self._behind = False
+        self._committed = 0
+        self._untold: set[str] = set()
+        self._told = 0
+        self._reading_lock = asyncio.Lock()
+        self._agents_lock = asyncio.Lock()
+        self._reader: asyncio.Task[None] | None = None
+        self.closed = False
+        self.reads = 0
+        """How often the log was read for all followers together."""
+
+    def join(self, follower: Follower) -> None:
+        """Somebody follows from now on, until it leaves or is forgotten.
+
+        Raises:
+            ClosedError: the store is closed.
+        """
+        if self.closed:
+            raise ClosedError(what="store")
+        self._followers.add(follower)
+
+    def leave(self, follower: Follower) -> None:
+        """It follows no more, also where it waits. May be called again."""
+        self._followers.discard(follower)
+        if (waiter := self._waiting.get(follower.wanted.subject, {}).get(follower)) is not None:
+            _answer(waiter, 0)
+        if not self._followers:
+            self._pause()
+
+    def on_commit(self, rows: Sequence[EventRow]) -> None:
+        """Take what this process has committed, unless something that is not here lies before it."""
+        self._committed = rows[-1].position
+        if not self._begun:
+            return
+        if not self._followers:
+            self._pause()
+        elif rows[0].position > self._recent.end + 1:
+            self._fall_behind()
+        else:
+            for row in rows:
+                self._take(StoredEvent(row.position, row.event), len(row.payload))
+
+    def holds(self, cursor: int) -> bool:
+        """Whether all that comes after this position is here, as far as it is known."""
+        return self._begun and self._recent.holds(cursor)
+
+    async def first(self, cursor: int, wanted: EventFilter) -> tuple[StoredEvent | None, int]:
+        """The first event that is here after the cursor and is wanted; and the position up to which all has been seen.
+
+        Raises:
+            StorageError: an agent could not be looked up.
+        """
+        if wanted.agent is not None:
+            while self._recent.agents.unknown:
+                await self._learn_agents()
+        if not self.holds(cursor):
+            return None, cursor
+        stored = self._recent.first(cursor, wanted)
+        return stored, self._recent.end if stored is None else stored.position
+
+    async def reach(self, cursor: int) -> int:
+        """Where the log ends; it is read anew if that seems to be before this position.
+
+        Raises:
+            StorageError: the log could not be read.
+        """
+        if not self._begun or cursor > self._recent.end:
+            async with self._reading_lock:
+                if not self._begun or cursor > self._recent.end:
+                    await self._read_locked()
+        return self._recent.end
+
+    async def wait(self, follower: Follower) -> int:
+        """Wait until something may have come that a follower wants which has seen all that is here.
+
+        Returns a position up to which it has missed nothing.
+
+        Raises:
+            StorageError: the log could not be read.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            raise errors.ForeignLoopError(database=self._database)
+        subject = follower.wanted.subject
+        waiter: _Waiter = loop.create_future()
+        if not self._waiting:
+            self._signals.listen(self._fall_behind)
+        self._waiting.setdefault(subject, {})[follower] = waiter
+        if self._behind:
+            self._read_soon()
+        try:
+            outcome = await waiter
+        finally:
+            self._forget(subject, follower)
+        if isinstance(outcome, TracksideError):
+            # Many followers get what stopped their common reader: each its own exception.
+            raise type(outcome)(**outcome.details) from outcome
+        return outcome
+
+    def _forget(self, subject: str | None, follower: Follower) -> None:
+        waiting = self._waiting.get(subject)
+        if waiting is not None:
+            waiting.pop(follower, None)
+            if not waiting:
+                del self._waiting[subject]
+        if not self._waiting:
+            self._signals.stop_listening(self._fall_behind)
+
+    async def aclose(self) -> None:
+        """End all followers. May be called again."""
+        self.closed = True
+        self._answer_all(0)
+        self._followers.clear()
+        self._pause()
+        if (reader := self._reader) is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    def _pause(self) -> None:
+        """Keep nothing while nobody follows."""
+        self._begun = False
+        self._restart(0)
+
+    def _restart(self, end: int) -> None:
+        self._untold.clear()
+        self._recent.restart(end)
+
+    def _fall_behind(self) -> None:
+        """There may be more in the log than is here."""
+        self._behind = True
+        if self._waiting:
+            self._read_soon()
+
+    def _read_soon(self) -> None:
+        if self._reader is None or self._reader.done():
+            self._reader = self._loop.create_task(self._read_for_all(), name="trackside-follow")
+
+    async def _read_for_all(self) -> None:
+        """Read on while there may be more, and somebody waits for it: the others have enough to do."""
+        try:
+            while self._behind and self._waiting:
+                async with self._reading_lock:
+                    await self._read_locked()
+        except TracksideError as exc:
+            self._answer_all(exc)
+        except Exception as exc:  # whatever it is, those who wait must hear of it
+            logger.exception("the log could not be followed")
+            self._answer_all(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
+
+    async def _read_locked(self) -> None:
+        """Go on by a page; begin at the end of the log, also anew where a page would be one of many and nobody waits."""
+        after = self._recent.end if self._begun else None
+        most = None if self._waiting else self._recent_count
+        self._behind = False
+        self.reads += 1
+        try:
+            found = await self._readers.run(partial(_read_on, after=after, most=most))
+        except BaseException:
+            self._behind = True
+            raise
+        if found.page is None or not self._begun:
+            self._begun = True
+            self._restart(found.end)
+            self._answer_all(0)  # who has begun to wait meanwhile is behind this end
+        else:
+            for stored, size in found.page:
+                self._take(stored, size)
+            if len(found.page) < _PAGE:
+                self._recent.reach(found.end)
+            else:
+                self._behind = True
+        if self._committed > self._recent.end:  # meanwhile, and before there was anything that it could follow on
+            self._behind = True
+
+    async def _learn_agents(self) -> None:
+        async with self._agents_lock:
+            if unknown := self._recent.agents.unknown:
+                found = await self._readers.run(partial(_agents_of, run_ids=unknown))
+                self._recent.agents.learn(unknown, found)
+
+    def _take(self, stored: StoredEvent, size: int) -> None:
+        if stored.position <= self._recent.end:
+            return
+        if not self._untold:
+            self._told = self._recent.end
+            # Soon, and not now: who has committed this goes first, as the next commit takes longer than the news of it.
+            self._loop.call_soon(self._tell)
+        self._untold.update((stored.event.run_id, stored.event.thread_id))
+        self._recent.append(stored, size + _EVENT_BYTES)
+
+    def _tell(self) -> None:
+        """Wake those who may want what has come. The others have seen nothing of it, and have missed nothing."""
+        subjects, self._untold = self._untold, set()
+        if subjects:
+            for subject in (None, *subjects):
+                for waiter in self._waiting.pop(subject, {}).values():
+                    _answer(waiter, self._told)
+
+    def _answer_all(self, answer: int | TracksideError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiters in waiting.values():
+            for waiter in waiters.values():
+                _answer(waiter, answer)
+
+
+def _answer(waiter: _Waiter, answer: int | TracksideError) -> None:
+    if not waiter.done():
+        waiter.set_result(answer)
+
+
+class Follower(AsyncIterator[StoredEvent]):
+    """The events of the log after a position, one after another, without end: what `Store.follow` gives.
+
+    An exception does not end it: the next call goes on from where it was, and so it does after a cancel. It holds nothing
+    that has to be given back; `aclose` only ends it, for everybody.
+    """
+
+    def __init__(self, feed: EventFeed, wanted: EventFilter, after: int, read: ReadPage) -> None:
+        self.wanted = wanted
+        self._feed = feed
+        self._read = read
+        self._cursor = after
+        self._page: deque[StoredEvent] = deque()
+        self._asked = False
+        self._ended = False
+        feed.join(self)
+
+    @property
+    def position(self) -> int:
+        """All up to this position has been given, or is not wanted: who goes on after it misses nothing."""
+        return self._page[0].position - 1 if self._page else self._cursor
+
+    @override
+    async def __anext__(self) -> StoredEvent:
+        """The next event, as soon as there is one.
+
+        Raises:
+            InvalidQueryError: the log has never been as long as the position to begin after.
+            FollowerBusyError: it is waited for already.
+            StorageError: the log could not be read.
+        """
+        if self._asked:
+            raise errors.FollowerBusyError
+        self._asked = True
+        try:
+            while not self._page:
+                if self._ended or self._feed.closed:
+                    raise StopAsyncIteration
+                if (stored := await self._look()) is not None:
+                    return stored
+            return self._page.popleft()
+        except ClosedError:
+            raise StopAsyncIteration from None
+        finally:
+            self._asked = False
+
+    async def _look(self) -> StoredEvent | None:
+        """The next event if the feed has it; else waits, or fetches a page from the log."""
+        feed = self._feed
+        if feed.holds(self._cursor):
+            stored, self._cursor = await feed.first(self._cursor, self.wanted)
+            if stored is None and feed.holds(self._cursor):
+                self._cursor = max(self._cursor, await feed.wait(self))
+            return stored
+        end = await feed.reach(self._cursor)
+        if self._cursor > end:
+            why = f"the log ends at {end}; after that no position was ever given to an event"
+            raise errors.InvalidQueryError(field="after", value=self._cursor, why=why)
+        if not feed.holds(self._cursor):
+            page = await self._read(self._cursor, before=end + 1, limit=_OWN_PAGE)
+            self._page.extend(page)
+            self._cursor = page[-1].position if len(page) == _OWN_PAGE else end
+        return None
+
+    async def aclose(self) -> None:
+        """Give nothing more. May be called again."""
+        self._ended = True
+        self._page.clear()
+        self._feed.leave(self)

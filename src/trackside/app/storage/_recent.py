@@ -1,0 +1,184 @@
+"""The latest events of the log, in memory, for all who follow it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+
+from trackside.app.storage._queries import AnyOf, logged_events
+from trackside.app.storage._records import StoredEvent
+from trackside.harness.types import LifecycleEventType
+
+_position_of = attrgetter("position")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events somebody wants; None wants all."""
+
+    run_id: str | None = None
+    thread_id: str | None = None
+    agent: str | None = None
+    types: frozenset[LifecycleEventType] | None = None
+    since: datetime | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        run_id: str | None,
+        thread_id: str | None,
+        agent: str | None,
+        types: AnyOf[LifecycleEventType] | None,
+        since: datetime | None,
+        after: int,
+    ) -> EventFilter:
+        """What `Store.events` finds under these arguments.
+
+        Raises:
+            InvalidQueryError: an argument does not fit.
+        """
+        logged_events(
+            after=after,
+            before=None,
+            newest_first=False,
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            status=None,
+            types=types,
+            since=since,
+            limit=1,
+        )
+        kinds = None if types is None else [types] if isinstance(types, str) else types
+        return cls(
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            types=None if kinds is None else frozenset(map(LifecycleEventType, kinds)),
+            since=since,
+        )
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self == _EVERYTHING
+
+    @property
+    def subject(self) -> str | None:
+        """The id of a run or thread without which no event fits."""
+        return self.thread_id if self.run_id is None else self.run_id
+
+    def fits(self, stored: StoredEvent, agents: Mapping[str, str | None]) -> bool:
+        """Whether it wants this event; `agents` has the agent of its run."""
+        event = stored.event
+        return (
+            (self.run_id is None or event.run_id == self.run_id)
+            and (self.thread_id is None or event.thread_id == self.thread_id)
+            and (self.types is None or event.event_type in self.types)
+            and (self.since is None or event.occurred_at >= self.since)
+            and (self.agent is None or agents.get(event.run_id) == self.agent)
+        )
+
+
+_EVERYTHING = EventFilter()
+
+
+class RunAgents:
+    """Which agents the latest runs are of. Only their starts tell; who did not see one has to look it up.
+
+    It remembers the runs that were noted last, `count` of them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._agents: OrderedDict[str, str | None] = OrderedDict()
+        self._unknown: dict[str, None] = {}
+
+    @property
+    def known(self) -> Mapping[str, str | None]:
+        """The agents by run; None where a run has none, or is unknown."""
+        return self._agents
+
+    @property
+    def unknown(self) -> list[str]:
+        """The runs that have to be looked up."""
+        return [*self._unknown]
+
+    def note(self, stored: StoredEvent) -> None:
+        """An event of this run has come."""
+        event = stored.event
+        if event.event_type is LifecycleEventType.RUN_STARTED and isinstance(agent := event.payload.get("agent"), str):
+            self._agents[event.run_id] = agent
+        elif event.run_id not in self._agents:
+            self._agents[event.run_id] = None
+            self._unknown[event.run_id] = None
+        self._agents.move_to_end(event.run_id)
+        if len(self._agents) > self._count:
+            forgotten, _ = self._agents.popitem(last=False)
+            self._unknown.pop(forgotten, None)
+
+    def learn(self, looked_up: Iterable[str], agents: Mapping[str, str | None]) -> None:
+        """These were looked up; one that is not found has been removed, and has no agent any more."""
+        for run_id in looked_up:
+            if run_id in self._unknown:
+                del self._unknown[run_id]
+                self._agents[run_id] = agents.get(run_id)
+
+
+class RecentEvents:
+    """A stretch of the log without gaps, up to its end as far as it is known: events after `start`, up to `end`.
+
+    What is removed from the log may stay here a little longer. Bounded in count and bytes; the newest event always stays.
+    """
+
+    def __init__(self, *, count: int, size: int) -> None:
+        self._count = count
+        self._size = size
+        self._events: deque[StoredEvent] = deque()
+        self._sizes: deque[int] = deque()
+        self._total = 0
+        self.agents = RunAgents(count)
+        self.start = self.end = 0
+
+    def restart(self, end: int) -> None:
+        """Forget everything, and go on behind this position."""
+        self._events.clear()
+        self._sizes.clear()
+        self._total = 0
+        self.agents = RunAgents(self._count)
+        self.start = self.end = end
+
+    def append(self, stored: StoredEvent, size: int) -> None:
+        """Take the next event of the log; between `end` and it there is none."""
+        self._events.append(stored)
+        self._sizes.append(size)
+        self._total += size
+        self.end = stored.position
+        self.agents.note(stored)
+        while len(self._events) > self._count or (self._total > self._size and len(self._events) > 1):
+            self.start = self._events.popleft().position
+            self._total -= self._sizes.popleft()
+
+    def reach(self, position: int) -> None:
+        """Between the last event and this position there is nothing in the log any more."""
+        self.end = max(self.end, position)
+
+    def holds(self, cursor: int) -> bool:
+        """Whether everything after this position is here, as far as it is known."""
+        return self.start <= cursor <= self.end
+
+    def first(self, cursor: int, wanted: EventFilter) -> StoredEvent | None:
+        """The first event after a position that it holds which is wanted."""
+        if cursor == self.end:
+            return None
+        events, known = self._events, self.agents.known
+        start = bisect_right(events, cursor, key=_position_of)
+        if wanted.wants_all:
+            return events[start] if start < len(events) else None
+        fits: Callable[[StoredEvent], bool] = lambda stored: wanted.fits(stored, known)  # noqa: E731
+        return next(filter(fits, map(events.__getitem__, range(start, len(events)))), None)
