@@ -99,6 +99,11 @@ class World:
             clock=VirtualClock(),
         )
 
+    @property
+    def run_ids(self) -> list[str]:
+        """The manager's runs that have not ended."""
+        return [run.run_id for run in self.manager._runs.all()]
+
     def run(self, step: Any) -> Any:
         """Let the loop run until this has happened."""
         return self.loop.run_until_complete(step)
@@ -136,7 +141,7 @@ class World:
 
     def cancel_run_task(self, index: int) -> None:
         """Somebody reaches past the manager for the task of a run."""
-        tasks = [(run_id, active.task) for run_id, active in self.manager._active.items() if active.task]
+        tasks = [(run.run_id, run.task) for run in self.manager._runs.all() if run.task]
         if tasks:
             run_id, task = tasks[index % len(tasks)]
             self.stoppable.add(run_id)
@@ -162,7 +167,7 @@ class World:
         for observer in self.moody:
             observer.moods.clear()
         self.advance(5)  # until every start has been answered
-        for run_id in list(self.manager._active):
+        for run_id in self.run_ids:
             self.cancel(run_id, "interrupt")
         for task in self.callers:
             if task.get_name() == "run_agent":
@@ -174,10 +179,10 @@ class World:
             _, waiting = await asyncio.wait(waiting, timeout=PATIENCE)
         self.check(not waiting, f"callers wait for ever: {waiting}")
         patience = PATIENCE
-        while self.manager._active and patience > 0:
+        while self.run_ids and patience > 0:
             await asyncio.sleep(10)
             patience -= 10
-        self.check(not self.manager._active, f"runs never end: {list(self.manager._active)}")
+        self.check(not self.run_ids, f"runs never end: {self.run_ids}")
         await self.manager.observers.flush(1_000)
         self.check_quiet()
         self.closed = True
@@ -298,8 +303,8 @@ class World:
                 stats = observer.stats()
                 accounted = stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
                 self.check(stats.accepted == accounted, f"I22: {observer.name}: {stats}")
-        executing = [a for a in self.manager._active.values() if a.holds_slot and a.task and not a.task.done()]
-        self.check(len(executing) <= self.manager._max_running, f"{len(executing)} runs have a place")
+        executing = [r for r in self.manager._runs.all() if r.needs_place and r.task and not r.task.done()]
+        self.check(len(executing) <= self.manager._runs._places, f"{len(executing)} runs have a place")
         assert not self.wrong, "\n".join(self.wrong)
 
     def check_quiet(self) -> None:
@@ -317,8 +322,8 @@ class World:
         self.check(not late, f"I11: after the stores, but not in them: {late}")
         inner = getattr(self.coordinator, "inner", self.coordinator)
         self.check(inner._runs == inner._threads == {}, "the coordinator still holds runs or threads")
-        self.check(self.manager._running == len(self.manager._ready) == 0, "places are still taken")
-        self.check(not self.manager._tasks, f"tasks: {self.manager._tasks}")
+        self.check(self.manager._runs._taken == len(self.manager._runs._ready) == 0, "places are still taken")
+        self.check(not self.manager._runs._tasks, f"tasks: {self.manager._runs._tasks}")
         assert not self.wrong, "\n".join(self.wrong)
 
 

@@ -61,7 +61,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 5), action=st.sampled_from(["interrupt", "rollback"]))
     def cancel(self, index: int, action: str) -> None:
-        if runs := list(self.world.manager._active):
+        if runs := self.world.run_ids:
             self.world.cancel(runs[index % len(runs)], action)
 
     @rule(index=st.integers(0, 5))

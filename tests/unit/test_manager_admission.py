@@ -206,7 +206,7 @@ async def test_the_same_idempotency_key_for_something_else_is_refused(other: dic
         await manager.start(RunSpec(**same, idempotency_key="k"))
         with pytest.raises(InvalidSpecError, match="idempotency_key = 'k'"):
             await manager.start(RunSpec(**same | other, idempotency_key="k"))
-        assert len(manager._active) == 1
+        assert len(manager._runs.all()) == 1
 
 
 @virtual
@@ -245,7 +245,7 @@ async def test_runs_that_are_cancelled_while_they_wait_for_a_place_take_none() -
             assert told(seen.events, run.run_id) == ["run_cancelled interrupt"]
         await first.result()
         assert (await last.result()).status is RunStatus.success
-    assert manager._running == 0
+    assert manager._runs._taken == 0
 
 
 @pytest.mark.parametrize("ends", ["error", "timeout", "cancelled", "broken"])
@@ -269,7 +269,7 @@ async def test_a_place_is_given_back_however_a_run_ends(ends: str) -> None:
             await run.result()
             coordinator.broken.clear()
         assert (await (await manager.start(RunSpec("echo"))).result()).status is RunStatus.success
-    assert manager._running == 0
+    assert manager._runs._taken == 0
 
 
 @virtual

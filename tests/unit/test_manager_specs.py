@@ -57,7 +57,12 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
         ({"timeout": float("nan")}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
         ({"timeout": 10**400}, "timeout"),
-        ({"after_seconds": 5}, "after_seconds"),
+        ({"after_seconds": -1}, "after_seconds"),
+        ({"after_seconds": "5"}, "after_seconds"),
+        ({"after_seconds": False}, "after_seconds"),
+        ({"after_seconds": float("nan")}, "after_seconds"),
+        ({"after_seconds": float("inf")}, "after_seconds"),
+        ({"after_seconds": 1e15}, "after_seconds"),
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"idempotency_key": ["k"]}, "idempotency_key"),
         ({"parent_run_id": 5}, "parent_run_id"),
@@ -75,7 +80,7 @@ async def test_a_spec_that_makes_no_run_names_the_field(spec: dict[str, Any], fi
             await manager.start(RunSpec("echo", **{"input": None} | spec))
         assert caught.value.details["field"] == field
         assert str(caught.value).startswith(f"{field} = ")
-        assert manager._active == {}
+        assert manager._runs.all() == []
     assert seen.events == []
 
 

@@ -1,8 +1,8 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
-Inside, imports go downwards only: `manager`, `embedded` → `worker`, `adapters` → `context` → `emitter`, `journal`,
-`memory`, `admission`, `steady`, `failures` → `dispatch` → `buffered` → `backlog`, `timelimit` → `observer`, `ports` →
-`lifecycle` → `payload` → `types` → `errors`, `ids`.
+Inside, imports go downwards only: `manager`, `embedded` → `execution` → `worker`, `adapters` → `context`, `ending` →
+`emitter`, `journal`, `memory`, `admission`, `steady`, `failures` → `dispatch` → `buffered` → `backlog`, `timelimit` →
+`observer`, `ports` → `lifecycle` → `payload` → `types` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent
@@ -15,6 +15,7 @@ from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
     InvalidSpecError,
+    NoResultHereError,
     NotAnAgentError,
     NotAnObserverError,
     PayloadError,
@@ -69,6 +70,7 @@ __all__ = [
     "LifecycleEventType",
     "MissedEventsObserver",
     "MultitaskStrategy",
+    "NoResultHereError",
     "NotAnAgentError",
     "NotAnObserverError",
     "NullObserver",

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -41,8 +41,6 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         _check(spec.config, Mapping, "config", "a mapping of names to values")
     if spec.metadata is not None:
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
-    if spec.after_seconds is not None:
-        raise InvalidSpecError(field="after_seconds", value=spec.after_seconds, why="nothing here starts runs later")
     _check_stream_mode(spec.stream_mode)
     return RunRecord(
         run_id=_id(spec.run_id, "run_id"),
@@ -52,6 +50,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         created_at=now,
         metadata=canonical_payload(spec.metadata, path="metadata") if spec.metadata else {},
         multitask=_strategy(spec.multitask),
+        due_at=None if spec.after_seconds is None else _due_at(spec.after_seconds, now),
         parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
         trigger=_text(spec.trigger, "trigger"),
     )
@@ -130,6 +129,15 @@ def seconds_of(seconds: Any, field: str) -> float:
     if not is_number or not 0 <= seconds <= sys.float_info.max:
         raise InvalidSpecError(field=field, value=seconds, why="it has to be a number of seconds")
     return float(seconds)
+
+
+def _due_at(after_seconds: Any, now: datetime) -> datetime | None:
+    seconds = seconds_of(after_seconds, "after_seconds")
+    try:
+        return now + timedelta(seconds=seconds) if seconds else None
+    except OverflowError:
+        why = "the calendar ends before that"
+        raise InvalidSpecError(field="after_seconds", value=after_seconds, why=why) from None
 
 
 def _strategy(name: MultitaskStrategy | str) -> MultitaskStrategy:

@@ -193,6 +193,11 @@ class RequiredObserver:
             self._miss(run_id, held[taken:], raised)
         return held[:taken]
 
+    def drop(self, run_id: str) -> None:
+        """Nothing of this run counts any more."""
+        self._held.pop(run_id, None)
+        self._missed.pop(run_id, None)
+
     async def give_up(self, run_id: str) -> MissedEvents | None:
         """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was."""
         if run_id not in self._missed:
@@ -210,12 +215,12 @@ class RequiredObserver:
 
     async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
         """Where the observer keeps what it could not take; None if it does not."""
-        if self._on_missed is None:
+        if (on_missed := self._on_missed) is None:
             return None
         places: list[str | None] = []
 
         async def hand_over() -> None:
-            places.append(await self._on_missed(events, failure))
+            places.append(await on_missed(events, failure))
 
         for _ in range(1 + _REDELIVERIES):
             try:
@@ -370,6 +375,12 @@ class ObserverSet:
             elif late:
                 await _offer(observer, late)
         return missed
+
+    def drop(self, run_id: str) -> None:
+        """Somebody else has ended a run: what of it was refused here is offered to nobody again, nor kept."""
+        for observer in self._chain:
+            if isinstance(observer, RequiredObserver):
+                observer.drop(run_id)
 
     async def catch_up(self) -> None:
         """Wait until buffered observers have what they accepted: shortly, and not for one that hangs (I13)."""

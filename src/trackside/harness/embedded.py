@@ -11,12 +11,13 @@ from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of, timeout_of
 from trackside.harness.context import current_run, depth_below
 from trackside.harness.dispatch import IN_LINE, ObserverSet
+from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.ports import SystemClock
 from trackside.harness.types import CancelMode, RunSpec, RunStatus
-from trackside.harness.worker import RunWorker, Services, Stop
+from trackside.harness.worker import RunWorker, Services
 
 
 class _Embedded:

@@ -76,6 +76,10 @@ class ThreadBusyError(TracksideError):
     """Thread {thread_id!r} is busy with run {run_id!r}; wait for it, cancel it, or start with another multitask strategy than "reject"."""  # noqa: E501
 
 
+class NoResultHereError(TracksideError):
+    """Run {run_id!r} has no result here: {why}. `RunManager.get` and the log know how it ends."""
+
+
 class NotPausedError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, so there is nothing to resume; start a run with an input."""
 

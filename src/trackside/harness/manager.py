@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,15 +14,18 @@ from trackside.harness.adapters import as_agent
 from trackside.harness.admission import idempotency_of, member, record_of, seconds_of, timeout_of
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
+from trackside.harness.ending import Stop, result_of
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
     InvalidSpecError,
+    NoResultHereError,
     NotAgentsError,
     NotASpecError,
     UnknownAgentError,
     UnknownRunError,
 )
+from trackside.harness.execution import Execution, Executions, Outcome
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
@@ -41,7 +42,7 @@ from trackside.harness.ports import (
 from trackside.harness.steady import steady
 from trackside.harness.timelimit import settled
 from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus
-from trackside.harness.worker import RunWorker, Services, Stop
+from trackside.harness.worker import RunWorker, Services
 
 logger = logging.getLogger("trackside.manager")
 
@@ -51,65 +52,12 @@ _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
 
-class _Outcome:
-    """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
-
-    __slots__ = ("_abandoned", "_waiters", "result")
-
-    def __init__(self, result: RunResult | None = None) -> None:
-        self.result = result
-        self._abandoned: Callable[[], Exception] | None = None
-        self._waiters: list[asyncio.Future[RunResult]] = []
-
-    async def wait(self) -> RunResult:
-        """The result, as soon as there is one."""
-        if (result := self.result) is not None:
-            return result
-        if self._abandoned is not None:
-            raise self._abandoned()
-        waiter: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            self._waiters.remove(waiter)
-            raise
-
-    def resolve(self, result: RunResult) -> None:
-        """Tell everybody; the first result counts."""
-        if self.result is None:
-            self.result = result
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(result)
-
-    def abandon(self, error: Callable[[], Exception]) -> None:
-        """Tell everybody, also those who come later, that there will be no result here."""
-        if self.result is None:
-            self._abandoned = error
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error())
-
-
-@dataclass(slots=True, eq=False)
-class _Active:
-    """A run from its admission to its end: who executes it, and who waits for its result."""
-
-    worker: RunWorker
-    outcome: _Outcome
-    holds_slot: bool
-    context: Context
-    """The starter's, whoever it is that makes room for the run later (I21)."""
-    task: asyncio.Task[None] | None = None
-
-
 class RunHandle:
     """A run that was started: wait for it, watch it, cancel it."""
 
     __slots__ = ("_manager", "_outcome", "run_id", "thread_id")
 
-    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: _Outcome) -> None:
+    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: Outcome) -> None:
         self.run_id = run_id
         self.thread_id = thread_id
         self._manager = manager
@@ -184,18 +132,15 @@ class RunManager:
             clock=clock,
             checkpointer=checkpointer,
         )
-        self._max_running = max_running
+        self._runs = Executions(self._services.coordinator, max_running)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
         self._grace = seconds_of(shutdown_grace, "shutdown_grace")
-        self._active: dict[str, _Active] = {}
-        self._ready: deque[_Active] = deque()
-        self._running = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._guard: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self.observers = ObserverSet(observers, policy=policy or DispatchPolicy())
         """Who is told; `add` and `remove` count from the next event on."""
+        self._services.coordinator.attach(_Host(self._runs, self._agents, self._adopt))
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,14 +164,13 @@ class RunManager:
             raise _closed()
         if not isinstance(spec, RunSpec):
             raise NotASpecError(passed=f"{spec!r:.80}")
-        if self._guard is None:
-            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+        self._watch_the_loop()
         name = self._name_of(spec.agent)
-        active = self._prepare(spec, name)
-        record = active.worker.record
+        execution = self._prepare(spec, name)
+        record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
         # A start that is repeated under its idempotency key finds the run that is there.
-        if self._active.setdefault(record.run_id, active) is not active and spec.idempotency_key is None:
+        if self._runs.add(execution) is not execution and spec.idempotency_key is None:
             raise DuplicateRunError(run_id=record.run_id)
         caller = asyncio.current_task()
         cancels = 0 if caller is None else caller.cancelling()
@@ -236,15 +180,15 @@ class RunManager:
                 record, spec=None if name is None else spec, idempotency=idempotency_of(spec)
             )
         except BaseException:
-            self._forget(active)
+            self._runs.forget(execution)
             raise
         received = caller is None or caller.cancelling() == cancels
-        self._let_in(active, admission, received=received)
+        self._let_in(execution, admission, received=received)
         if not received:
             raise asyncio.CancelledError
         if admission.existing:
             return self._handle_of(admission.record)
-        return RunHandle(self, record.run_id, record.thread_id, active.outcome)
+        return RunHandle(self, record.run_id, record.thread_id, execution.outcome)
 
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
@@ -262,18 +206,19 @@ class RunManager:
     ) -> RunRecord:
         """Ask a run to stop. Asking again, or asking an ended run, changes nothing and is no error.
 
-        A run that has not started never will. With `wait` this returns when the run has really ended.
+        A run that has not started never will. With `wait` this returns when the run has really ended, if it is one of
+        this manager's; others' are asked, and their managers see to it.
 
         Raises:
             UnknownRunError: there is no such run.
             InvalidSpecError: there is no such action.
         """
         action = member(CancelAction, action, "action")
-        active = self._active.get(run_id)
+        execution = self._runs.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
-        await asyncio.shield(self._spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}"))
-        if wait and active is not None:
-            await active.outcome.wait()
+        await asyncio.shield(self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}"))
+        if wait and execution is not None:
+            await execution.outcome.wait()
         return await self.get(run_id)
 
     async def stream(
@@ -314,6 +259,10 @@ class RunManager:
             raise asyncio.CancelledError
         closing.result()
 
+    def _watch_the_loop(self) -> None:
+        if self._guard is None:
+            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+
     async def _close_with_the_loop(self) -> None:
         """Wait to be cancelled. Who does that without `aclose` is an event loop that ends: close while it still runs."""
         try:
@@ -326,50 +275,40 @@ class RunManager:
             raise
 
     async def _close(self, grace: float) -> None:
-        await self._drain(grace, cut_short=True)
-        for run_id, active in list(self._active.items()):
-            if active.task is None and self._services.coordinator.durable:
-                self._forget(active)  # it waits in the store, and starts elsewhere or after the restart (I7)
-            else:
-                self._spawn(self._stop(active, _SHUTDOWN), f"trackside-stop-{run_id}")
-        await self._drain(max(self._grace, _LEAST_GRACE))
-        for run_id in self._active:
-            logger.error("run %s was cancelled, has not stopped, and is left behind", run_id)
+        runs, now = self._runs, self._services.clock.now()
+        runs.part_with([run for run in runs.all() if run.waits_for(now)], _SHUTDOWN)  # nobody waits for their time
+        await runs.drain(grace, hurry=self._hurry)
+        runs.part_with(runs.all(), _SHUTDOWN)
+        await runs.drain(max(self._grace, _LEAST_GRACE))
+        for run in runs.all():
+            logger.error("run %s was cancelled, has not stopped, and is left behind", run.run_id)
         await self.observers.aclose(self._grace)
 
-    async def _drain(self, seconds: float, *, cut_short: bool = False) -> None:
-        """Wait until every run has ended, for at most `seconds`."""
-        if not self._active or seconds <= 0:
-            return
-        ended = asyncio.create_task(_all_done([a.outcome for a in self._active.values()]), name="trackside-drain")
-        hurry = asyncio.create_task(self._hurry.wait(), name="trackside-hurry")
-        waited_for = {ended, hurry} if cut_short else {ended}
-        await asyncio.wait(waited_for, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        hurry.cancel()
-
-    def _prepare(self, spec: RunSpec, name: str | None) -> _Active:
+    def _prepare(self, spec: RunSpec, name: str | None) -> Execution:
         """A run as it is asked for, not let in yet."""
         parent = current_run()
         depth = depth_below(parent)
         agent = as_agent(spec.agent) if name is None else self._agent_named(name)
-        worker = RunWorker(
+        record = record_of(
             spec,
-            record_of(
-                spec,
-                agent=name or agent.name,
-                now=self._services.clock.now(),
-                parent_run_id=None if parent is None else parent.run_id,
-            ),
+            agent=name or agent.name,
+            now=self._services.clock.now(),
+            parent_run_id=None if parent is None else parent.run_id,
+        )
+        # A run that waits for runs it started must not keep the place that they need.
+        return Execution(self._worker_of(spec, record, agent, depth), copy_context(), needs_place=depth == 0)
+
+    def _worker_of(self, spec: RunSpec, record: RunRecord, agent: Agent, depth: int) -> RunWorker:
+        return RunWorker(
+            spec,
+            record,
             agent,
             services=self._services,
             observers=self.observers,
             timeout=self._default_timeout if spec.timeout is None else timeout_of(spec.timeout),
             depth=depth,
-            on_released=self._on_released,
+            on_released=self._runs.schedule_next,
         )
-        # A run that waits for runs it started must not keep the place that they need.
-        return _Active(worker, _Outcome(), holds_slot=depth == 0, context=copy_context())
 
     def _name_of(self, agent: Any) -> str | None:
         """The name under which other processes know an agent, too; None if it has none."""
@@ -383,120 +322,83 @@ class RunManager:
             raise UnknownAgentError(name=name, known=", ".join(sorted(self._agents)) or "none")
         return known
 
-    def _let_in(self, active: _Active, admission: Admission, *, received: bool) -> None:
+    def _let_in(self, execution: Execution, admission: Admission, *, received: bool) -> None:
         """Act on an admission. A run whose handle nobody will receive must not hold its thread (PEERS 3)."""
         if admission.existing:
-            self._forget(active)
+            self._runs.forget(execution)
             return
-        record = active.worker.record
         for displaced in admission.displaced:
-            self._displace(displaced, CancelMode(record.multitask.value))
+            self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
         if not received:
-            self._spawn(self._stop(active, _UNRECEIVED), f"trackside-stop-{record.run_id}")
+            self._runs.stop_soon(execution, _UNRECEIVED)
         elif admission.ready:
-            self._schedule(active)
+            self._runs.schedule(execution)
 
     def _handle_of(self, record: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
-        active = self._active.get(record.run_id)
-        if active is not None:
-            return RunHandle(self, record.run_id, record.thread_id, active.outcome)
-        run_id, thread_id = record.run_id, record.thread_id
-        known = RunResult(run_id, thread_id, record.status, record.error, dict(record.completion_data), record.title)
-        return RunHandle(self, run_id, thread_id, _Outcome(known))
+        execution = self._runs.get(record.run_id)
+        outcome = Outcome() if execution is None else execution.outcome
+        if execution is None and is_final(record.status):
+            outcome.resolve(result_of(record))
+        elif execution is None:
+            outcome.abandon(partial(NoResultHereError, run_id=record.run_id, why="another process executes it"))
+        return RunHandle(self, record.run_id, record.thread_id, outcome)
 
-    def _displace(self, displaced: RunRecord, mode: CancelMode) -> None:
-        active = self._active.get(displaced.run_id)
-        if active is None:
-            return  # another process has it, and hears of it from the coordinator
-        stop = Stop(RunStatus.cancelled, "another run took its place on the thread", mode)
-        if displaced.status is RunStatus.pending:
-            self._spawn(self._decline(active, stop), f"trackside-decline-{displaced.run_id}")
-        else:
-            active.worker.stop(stop)
+    def _adopt(self, record: RunRecord, spec: RunSpec) -> Execution | None:
+        """Know a run that was let in elsewhere, or here before the lease ended; None if the manager is closing."""
+        agent = self._agents.get(record.agent)
+        if self._closing is not None or agent is None:
+            logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
+            return None
+        self._watch_the_loop()
+        return self._runs.add(Execution(self._worker_of(spec, record, agent, 0), Context()))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:
         await self._services.coordinator.request_cancel(run_id, action)
-        if (active := self._active.get(run_id)) is not None:
-            await self._stop(active, Stop(RunStatus.cancelled, mode=CancelMode(action.value)))
-
-    async def _stop(self, active: _Active, stop: Stop) -> None:
-        """Stop a run: one that has not started is ended here, one that has is asked to."""
-        if await self._services.coordinator.withdraw(active.worker.record.run_id):
-            await self._decline(active, stop)
-        else:
-            active.worker.stop(stop)
-
-    def _on_released(self, run_id: str) -> None:
-        active = self._active.get(run_id)
-        if active is not None:
-            self._schedule(active)
-
-    def _schedule(self, active: _Active) -> None:
-        """Execute a run that may be claimed, now or when there is a place."""
-        if active.outcome.result is not None:
-            return  # it was cancelled while it waited
-        if active.holds_slot and self._running >= self._max_running:
-            self._ready.append(active)
-            return
-        self._running += active.holds_slot
-        name = f"trackside-run-{active.worker.record.run_id}"
-        # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
-        loop = asyncio.get_running_loop()
-        active.task = asyncio.Task(
-            self._execute(active), loop=loop, name=name, context=active.context, eager_start=True
-        )
-
-    async def _execute(self, active: _Active) -> None:
-        worker = active.worker
-        try:
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
-            await worker.run()
-        except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
-            logger.exception("run %s could not be executed", worker.record.run_id)
-            self._resolve(active, _broken(worker.record, exc))
-        finally:
-            if worker.result is not None:
-                self._resolve(active, worker.result)
-            self._running -= active.holds_slot
-            while self._ready and self._running < self._max_running:
-                self._schedule(self._ready.popleft())
-        if worker.fatal is not None:
-            raise worker.fatal
-
-    async def _decline(self, active: _Active, stop: Stop) -> None:
-        self._resolve(active, await active.worker.decline(stop))
-
-    def _resolve(self, active: _Active, result: RunResult) -> None:
-        active.outcome.resolve(result)
-        self._forget(active)
-
-    def _forget(self, active: _Active) -> None:
-        active.outcome.abandon(_closed)  # unless there is a result
-        run_id = active.worker.record.run_id
-        if self._active.get(run_id) is active:
-            del self._active[run_id]
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        # Started at once, as runs are; the context is the worker's to choose, so that nobody sees another's run (I21).
-        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name=name, eager_start=True)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        if (execution := self._runs.get(run_id)) is not None:
+            await self._runs.stop(execution, _asked_for(action))
 
 
-def _broken(record: RunRecord, exc: Exception) -> RunResult:
-    return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
+class _Host:
+    """What a coordinator tells its manager (`ports.RunHost`)."""
+
+    __slots__ = ("_adopt", "_agents", "_runs")
+
+    def __init__(
+        self, runs: Executions, agents: Mapping[str, Agent], adopt: Callable[[RunRecord, RunSpec], Execution | None]
+    ) -> None:
+        self._runs = runs
+        self._agents = agents
+        self._adopt = adopt
+
+    @property
+    def agents(self) -> Collection[str]:
+        return self._agents.keys()
+
+    def on_ready(self, run_id: str) -> None:
+        self._runs.schedule_next(run_id)
+
+    def on_displaced(self, displaced: Sequence[RunRecord], mode: CancelMode) -> None:
+        for run in displaced:
+            self._runs.displace(run, mode)
+
+    def on_cancel(self, run_id: str, action: CancelAction) -> None:
+        if (execution := self._runs.get(run_id)) is not None:
+            self._runs.stop_soon(execution, _asked_for(action))
+
+    def on_lost(self, run_id: str) -> None:
+        if (execution := self._runs.get(run_id)) is not None:
+            self._runs.lose(execution)
+
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
+        execution = self._adopt(record, spec)
+        if execution is not None and ready:
+            self._runs.schedule(execution)
+
+
+def _asked_for(action: CancelAction) -> Stop:
+    return Stop(RunStatus.cancelled, mode=CancelMode(action.value))
 
 
 def _closed() -> ClosedError:
     return ClosedError(what="run manager")
-
-
-async def _all_done(outcomes: Sequence[_Outcome]) -> None:
-    for outcome in outcomes:
-        with contextlib.suppress(ClosedError):
-            await outcome.wait()

@@ -31,7 +31,15 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadState,
 )
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
+from trackside.harness.types import (
+    CancelAction,
+    CancelMode,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
 
 KEEP_ENDED_RUNS = 256
 KEEP_THREADS = 10_000
@@ -53,6 +61,8 @@ class _Run:
     settled_as: RunStatus | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     idempotency: IdempotencyKey | None = None
+    timer: asyncio.TimerHandle | None = None
+    """Until the run is due; as long, its thread is one of its own that nobody else knows."""
 
     def snapshot(self) -> RunRecord:
         return replace(
@@ -130,25 +140,58 @@ class MemoryCoordinator:
             return Admission(record=known.snapshot(), ready=False, existing=True)
         if record.run_id in self._runs or record.run_id in self._ended:
             raise DuplicateRunError(run_id=record.run_id)
-        thread = self._threads.get(record.thread_id)
-        strategy = record.multitask
-        if thread is not None and thread.head is not None and strategy is MultitaskStrategy.reject:
-            raise ThreadBusyError(thread_id=record.thread_id, run_id=thread.head.record.run_id)
-        if thread is None:
-            thread = self._resting.pop(record.thread_id, None) or _Thread(record.thread_id)
-            self._threads[record.thread_id] = thread
+        if record.due_at is not None:
+            run = self._delay(record, record.due_at)
+            displaced: list[RunRecord] = []
+        else:
+            thread = self._threads.get(record.thread_id)
+            if thread is not None and thread.head is not None and record.multitask is MultitaskStrategy.reject:
+                raise ThreadBusyError(thread_id=record.thread_id, run_id=thread.head.record.run_id)
+            run = _Run(record, thread or self._wake(record.thread_id))
+            displaced = self._take_place(run)
+        self._runs[record.run_id] = run
+        if idempotency is not None:
+            run.idempotency = idempotency
+            self._keys[idempotency.key] = run
+        return Admission(record=record, ready=run.thread.head is run, displaced=displaced)
+
+    def _delay(self, record: RunRecord, due_at: datetime) -> _Run:
+        run = _Run(record, _Thread(record.thread_id))
+        seconds = (due_at - self._now()).total_seconds()
+        run.timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._on_due, run)
+        return run
+
+    def _on_due(self, run: _Run) -> None:
+        """Let a delayed run in, as if it came now."""
+        run.timer = None
+        if run.cancel_requested is not None:
+            return  # whoever asked for that is about to withdraw it
+        run.thread = self._threads.get(run.thread.thread_id) or self._wake(run.thread.thread_id)
+        displaced = self._take_place(run)
+        if self._host is None:
+            return
+        if displaced:
+            self._host.on_displaced(displaced, CancelMode(run.record.multitask.value))
+        if run.claimable:
+            self._host.on_ready(run.record.run_id)
+
+    def _wake(self, thread_id: str) -> _Thread:
+        """A thread that nobody holds; held from now on."""
+        resting = self._resting.pop(thread_id, None)
+        thread = self._threads[thread_id] = _Thread(thread_id) if resting is None else resting
+        return thread
+
+    def _take_place(self, run: _Run) -> list[RunRecord]:
+        """Put a run on its thread, at the head if that is free; those that have to make room for it."""
+        thread, strategy = run.thread, run.record.multitask
         displaced: list[RunRecord] = []
         if strategy is MultitaskStrategy.interrupt or strategy is MultitaskStrategy.rollback:
             displaced = self._make_room(thread, CancelAction(strategy.value))
-        run = _Run(record, thread, idempotency=idempotency)
-        self._runs[record.run_id] = run
-        if idempotency is not None:
-            self._keys[idempotency.key] = run
         if thread.head is None:
             thread.head = run
         else:
             thread.wait(run)
-        return Admission(record=record, ready=thread.head is run, displaced=displaced)
+        return displaced
 
     def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
         displaced: list[RunRecord] = []
@@ -181,6 +224,9 @@ class MemoryCoordinator:
 
     def _withdraw(self, run: _Run) -> None:
         run.withdrawn = True
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
         if run.thread.queue and run.thread.head is not run:
             run.thread.queue.remove(run)
 

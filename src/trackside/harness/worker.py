@@ -1,7 +1,7 @@
 """Executes one run: announce it, call the agent, stop it if asked, announce how it ended.
 
 The worker is a supervisor: the agent runs in a task of its own, which alone is ever cancelled, and every other step is
-finished once begun (I17). Whatever the agent does or raises becomes an `_End`, and every run takes the same way out:
+finished once begun (I17). Whatever the agent does or raises becomes an `End`, and every run takes the same way out:
 settle, announce the end, give the thread back. There is no other place where a run ends, and nobody is told before.
 """
 
@@ -13,15 +13,25 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, flaw_of
 from trackside.harness.dispatch import MissedEvents, ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
-from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotPausedError, PayloadError
-from trackside.harness.failures import text_of, traceback_of
+from trackside.harness.ending import (
+    End,
+    Stop,
+    error_told,
+    failed,
+    own_copy,
+    result_of,
+    stopped,
+    undelivered,
+    unknown_end,
+)
+from trackside.harness.errors import AgentOutputError, EventOrderError, NotPausedError, PayloadError
 from trackside.harness.journal import Journal
-from trackside.harness.lifecycle import is_terminal, terminal_event_of, thread_status_after
+from trackside.harness.lifecycle import is_final, terminal_event_of, thread_status_after
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
@@ -60,35 +70,15 @@ class Services:
     checkpointer: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run shall end before its agent does."""
-
-    status: RunStatus
-    reason: str | None = None
-    mode: CancelMode | None = None
-
-
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
-
-
-class _End(NamedTuple):
-    """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers.
-
-    A run that was asked for wrongly leaves the thread `untouched`, so that a question that is open stays open.
-    """
-
-    status: RunStatus
-    says: JsonObject
-    remembers: ThreadState | None = None
-    untouched: bool = False
+_LOST = Stop(RunStatus.cancelled, "somebody else has ended the run")  # which nobody is told
 
 
 class RunWorker:
     """One run, from its claim to the release of its thread.
 
-    Call `run` or, for a run that was withdrawn, `decline`; one of them, once. `stop` may be called at any time, from
-    the same event loop.
+    Call `run` or, for a run that was withdrawn, `decline`; one of them, once, but `run` again if it gave None. `stop` and
+    `lose` may be called at any time, from the same event loop.
     """
 
     def __init__(
@@ -133,6 +123,8 @@ class RunWorker:
         self._began = services.clock.monotonic()
         self._stop: Stop | None = None
         self._claimed = False
+        self._lost = False
+        self._end_taken = False
         self._recalled = False
         self._thread_before: ThreadStatus | None = None
         self._calling = False
@@ -153,6 +145,26 @@ class RunWorker:
         if self._task is not None:
             self._task.cancel()
         return True
+
+    def lose(self) -> None:
+        """Somebody else has ended the run: its agent has to stop, and nothing that it says counts any more (I5)."""
+        if not self._end_taken:
+            self._lost = True
+            self.stop(_LOST)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the run has been claimed, or is being declined: the worker itself sees to its result."""
+        return self._claimed or self._ending
+
+    async def ended_elsewhere(self) -> RunResult | None:
+        """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
+        try:
+            record = await self._services.coordinator.get(self.record.run_id)
+        except Exception:  # the coordinator's failure
+            logger.exception("how run %s has ended elsewhere could not be found out", self.record.run_id)
+            return None
+        return result_of(record) if record is not None and is_final(record.status) else None
 
     async def run(self) -> RunResult | None:
         """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere.
@@ -181,7 +193,7 @@ class RunWorker:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
         self._ending = True
         bind_run(self._run)
-        return await self._finish(_stopped(stop))
+        return await self._finish(stopped(stop))
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Pass live output on, from any thread (`context.RunPort`)."""
@@ -208,21 +220,21 @@ class RunWorker:
         reason = f"the run took longer than its timeout of {self._timeout:g} s"
         return self._loop.call_later(self._timeout, self.stop, Stop(RunStatus.timeout, reason))
 
-    async def _execute(self, claim: Claim) -> _End:
-        """Announce the start, call the agent; however that goes, it is an `_End`."""
+    async def _execute(self, claim: Claim) -> End:
+        """Announce the start, call the agent; however that goes, it is an `End`."""
         # An agent that uses the thread's state waits for nothing else here.
         at_once = self._uses_thread_state and getattr(self._services.states, "immediate", False)
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
-        if not isinstance(messages, _End):
+        if not isinstance(messages, End):
             opening += [_human(message) for message in messages]
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
-            return self._undelivered()
-        if isinstance(messages, _End):
+            return undelivered(self.delivery_error)
+        if isinstance(messages, End):
             return messages
         self._calling = True
         result = await self._supervised(self._call())
-        return result if isinstance(result, _End) else self._judge(result)
+        return result if isinstance(result, End) else self._judge(result)
 
     async def _call(self) -> AgentResult:
         return await self._agent.run(self._run)  # in a coroutine of ours: one that is no `async def` raises here, too
@@ -262,19 +274,19 @@ class RunWorker:
             opening.append(self._thread_update(before, ThreadStatus.busy))
         return opening
 
-    async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
-        """Await a call that never waits; what it raised is an `_End`."""
+    async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | End:
+        """Await a call that never waits; what it raised is an `End`."""
         try:
             return await call
         except BaseException as exc:  # noqa: BLE001  # the input's own code may raise anything
             return self._failed(exc)
 
-    async def _supervised[T](self, call: Coroutine[Any, Any, T]) -> T | _End:
-        """Await a call of the agent, which alone is cancelled when the run is stopped; what it raised is an `_End`."""
+    async def _supervised[T](self, call: Coroutine[Any, Any, T]) -> T | End:
+        """Await a call of the agent, which alone is cancelled when the run is stopped; what it raised is an `End`."""
         self._stop_if_cancelled()
         if self._stop is not None:
             call.close()
-            return _stopped(self._stop)
+            return stopped(self._stop)
         task = self._task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         if self._run.cancelled:  # asked for in the call's first step, when there was no task to cancel yet
             task.cancel()
@@ -293,13 +305,13 @@ class RunWorker:
         self._task = None
         return self._outcome_of(task)
 
-    def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | _End:
+    def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
         if self.delivery_error is not None:
-            return self._undelivered()
+            return undelivered(self.delivery_error)
         if self._stop is not None:
-            return _stopped(self._stop)
+            return stopped(self._stop)
         if task.cancelled():  # somebody reached past us for the agent's task, as a closing event loop does
-            return _stopped(_TASK_CANCELLED)
+            return stopped(_TASK_CANCELLED)
         outcome = task.result()
         return self._failed(outcome.exception) if isinstance(outcome, Raised) else outcome
 
@@ -314,17 +326,21 @@ class RunWorker:
         return drafts
 
     async def _announce(self, drafts: Sequence[Draft]) -> bool:
-        """Emit; False if a required observer did not take it, which `delivery_error` remembers."""
+        """Emit; False if the run is lost, or a required observer did not take it, which `delivery_error` remembers."""
+        if self._lost:
+            return False
         try:
             await self._emitter.emit(*drafts)
         except BaseException as exc:  # noqa: BLE001  # whatever an observer raises, the run still has to end (I18)
             self.delivery_error = exc
             if isinstance(exc, KeyboardInterrupt):
                 self.fatal = exc
+            if isinstance(exc, EventOrderError) and not self._end_taken and await self.ended_elsewhere() is not None:
+                self.lose()  # I5: the log refuses what comes after an end, and that end is not ours
             return False
         return True
 
-    def _judge(self, result: AgentResult) -> _End:
+    def _judge(self, result: AgentResult) -> End:
         """What an agent's result makes of its run."""
         if (flaw := flaw_of(result)) is not None:
             return self._failed(AgentOutputError(agent=self.record.agent, why=flaw))
@@ -336,29 +352,36 @@ class RunWorker:
             if values is None and run.paused is not None:  # the question has been answered or overtaken
                 values = run.values
             remembers = ThreadState(dict(values)) if self._uses_thread_state and values is not None else None
-            return _End(RunStatus.success, {}, remembers)
+            return End(RunStatus.success, {}, remembers)
         try:
             says = canonical_payload({"interrupts": list(result.interrupts)})
         except PayloadError as exc:
             return self._failed(exc)
         paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"])
         remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
-        return _End(RunStatus.interrupted, says, remembers)
+        return End(RunStatus.interrupted, says, remembers)
 
-    def _failed(self, exc: BaseException) -> _End:
+    def _failed(self, exc: BaseException) -> End:
         if isinstance(exc, KeyboardInterrupt):
             self.fatal = exc
-        says = {"error": text_of(exc), "error_type": type(exc).__qualname__, "traceback": traceback_of(exc)}
-        asked_wrongly = isinstance(exc, InvalidSpecError | NotPausedError) and exc.fault == "caller"
-        return _End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
+        return failed(exc)
 
-    def _undelivered(self) -> _End:
-        exc = self.delivery_error
-        says = {"error": f"a required observer failed: {text_of(exc)}", "error_type": type(exc).__qualname__}
-        return _End(RunStatus.error, canonical_payload(says))
+    async def _finish(self, end: End) -> RunResult:
+        """The one way out of every run: end it, unless somebody else has, and only then tell."""
+        result = None if self._lost else await self._end_here(end)
+        if result is None:
+            result = await self._end_as_lost()
+        self._run.close()
+        with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
+            await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
+        self.result = result
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return result
 
-    async def _finish(self, end: _End) -> RunResult:
-        """The one way out of every run: settle, announce, give the thread back, and only then tell."""
+    async def _end_here(self, end: End) -> RunResult | None:
+        """Settle, announce, give the thread back; None if it turns out that the run is lost."""
         end = await self._put_thread_right(end)
         run_id = self.record.run_id
         journal = self._journal
@@ -369,22 +392,24 @@ class RunWorker:
         if settlement.status is not settlement.previous:
             closing.append(self._thread_update(settlement.previous, settlement.status))
         await self._announce(closing)
+        if self._lost:
+            return None
+        self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
         result = self._result_of(end, completion_data, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce
-        self._run.close()
-        with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
-            await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
-        self.result = result
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
         return result
 
-    async def _settle(self, end: _End, completion_data: JsonObject) -> Settlement:
+    async def _end_as_lost(self) -> RunResult:
+        """Tell nobody but the caller, and him what the coordinator says; the thread is others' business."""
+        self._observers.drop(self.record.run_id)
+        self._services.stream.close(self.record.run_id)
+        return await self.ended_elsewhere() or unknown_end(self.record)
+
+    async def _settle(self, end: End, completion_data: JsonObject) -> Settlement:
         """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
         at_rest = self._thread_before if end.untouched else None
         if end.status is RunStatus.cancelled and self._run.paused is not None:
@@ -404,7 +429,7 @@ class RunWorker:
             after = at_rest or thread_status_after(end.status, another_waits=False) if self._claimed else before
             return Settlement(previous=before, status=after)
 
-    async def _put_thread_right(self, end: _End) -> _End:
+    async def _put_thread_right(self, end: End) -> End:
         """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's."""
         stop = self._stop
         try:
@@ -421,7 +446,7 @@ class RunWorker:
             return self._failed(exc)
         return end
 
-    def _closing(self, end: _End, completion_data: JsonObject) -> Draft:
+    def _closing(self, end: End, completion_data: JsonObject) -> Draft:
         kind = terminal_event_of(end.status)
         says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status.value}
         says.update(end.says)
@@ -436,17 +461,10 @@ class RunWorker:
             says["title"] = self._journal.title
         return Draft(LifecycleEventType.THREAD_STATUS_UPDATED, says, plain=True)
 
-    def _result_of(self, end: _End, completion_data: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
-        """What the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
-        record, status, error = self.record, end.status, end.says.get("error")
-        if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
-            why = text_of(self.delivery_error)
-            error = f"the run ended as {status.value}, but a required observer did not take that: {why}"
-            if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
-                error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
-            status = RunStatus.error
-        own = _own_copy(completion_data)
-        return RunResult(record.run_id, record.thread_id, status, error, own, self._journal.title)
+    def _result_of(self, end: End, completion_data: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
+        status, error = error_told(end, missed, self.delivery_error)
+        own = own_copy(completion_data)
+        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, self._journal.title)
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
@@ -462,27 +480,8 @@ class RunWorker:
             self._on_released(release.next_run_id)
 
 
-def _own_copy(completion_data: JsonObject) -> JsonObject:
-    """The caller may do what he likes with his; the event keeps what it says."""
-    own = dict(completion_data)
-    for name in ("token_usage_by_model", "token_usage_by_caller"):
-        own[name] = {who: dict(usage) for who, usage in own[name].items()} if own[name] else {}
-    return own
-
-
 def _human(message: JsonObject) -> Draft:
     return Draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message}, plain=True)
-
-
-def _stopped(stop: Stop) -> _End:
-    says: JsonObject = {}
-    if stop.status is RunStatus.timeout:
-        says = {"error": stop.reason, "error_type": "TimeoutError"}
-    else:
-        says = {"cancel_mode": stop.mode.value if stop.mode else CancelMode.interrupt.value}
-        if stop.reason is not None:
-            says["reason"] = stop.reason
-    return _End(stop.status, says)
 
 
 def _answer_to(paused: PausedRun, resume: Any) -> Any:

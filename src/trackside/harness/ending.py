@@ -1,0 +1,93 @@
+"""How runs end: why one is stopped, what its terminal event says, what its caller gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from trackside.harness.dispatch import MissedEvents
+from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.failures import text_of, traceback_of
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunResult
+from trackside.harness.payload import canonical_payload
+from trackside.harness.ports import ThreadState
+from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run shall end before its agent does."""
+
+    status: RunStatus
+    reason: str | None = None
+    mode: CancelMode | None = None
+
+
+class End(NamedTuple):
+    """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers.
+
+    A run that was asked for wrongly leaves the thread `untouched`, so that a question that is open stays open.
+    """
+
+    status: RunStatus
+    says: JsonObject
+    remembers: ThreadState | None = None
+    untouched: bool = False
+
+
+def stopped(stop: Stop) -> End:
+    """The end of a run that was stopped."""
+    says: JsonObject = {}
+    if stop.status is RunStatus.timeout:
+        says = {"error": stop.reason, "error_type": "TimeoutError"}
+    else:
+        says = {"cancel_mode": stop.mode.value if stop.mode else CancelMode.interrupt.value}
+        if stop.reason is not None:
+            says["reason"] = stop.reason
+    return End(stop.status, says)
+
+
+def failed(exc: BaseException) -> End:
+    """The end of a run that raised this."""
+    says = {"error": text_of(exc), "error_type": type(exc).__qualname__, "traceback": traceback_of(exc)}
+    asked_wrongly = isinstance(exc, InvalidSpecError | NotPausedError) and exc.fault == "caller"
+    return End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
+
+
+def undelivered(failure: BaseException | None) -> End:
+    """The end of a run that could not go on because a required observer failed."""
+    says = {"error": f"a required observer failed: {text_of(failure)}", "error_type": type(failure).__qualname__}
+    return End(RunStatus.error, canonical_payload(says))
+
+
+def error_told(end: End, missed: Sequence[MissedEvents], failure: BaseException | None) -> tuple[RunStatus, str | None]:
+    """Status and error that the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
+    status, error = end.status, end.says.get("error")
+    if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
+        error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
+        if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
+            error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
+        status = RunStatus.error
+    return status, error
+
+
+def result_of(record: RunRecord) -> RunResult:
+    """What the caller of a run gets that has ended elsewhere or earlier."""
+    own = own_copy(record.completion_data)
+    return RunResult(record.run_id, record.thread_id, record.status, record.error, own, record.title)
+
+
+def unknown_end(record: RunRecord) -> RunResult:
+    """What the caller of a run gets that somebody else has ended without saying how."""
+    return RunResult(record.run_id, record.thread_id, RunStatus.error, "it was ended elsewhere, and nobody says how")
+
+
+def own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
+    """The caller may do what he likes with his; the event keeps what it says."""
+    own = dict(completion_data)
+    for name in ("token_usage_by_model", "token_usage_by_caller"):
+        if name in own:
+            own[name] = {who: dict(usage) for who, usage in own[name].items()} if own[name] else {}
+    return own

@@ -1,0 +1,271 @@
+"""The runs of one manager, from their admission to their end: who has a place, who waits for one, who awaits a result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from trackside.harness.ending import Stop, unknown_end
+from trackside.harness.errors import NoResultHereError
+from trackside.harness.observer import RunResult
+from trackside.harness.ports import RunCoordinator
+from trackside.harness.types import CancelMode, RunRecord, RunStatus
+from trackside.harness.worker import RunWorker
+
+logger = logging.getLogger("trackside.manager")
+
+_LEFT = "the manager was closed before the run started; it waits in the store for another process or the next start"
+_NOT_LET_IN = "the run was not let in"
+
+
+class Outcome:
+    """A result that many may wait for; who stops waiting stops nobody else. What `shield` does, at a fifth of its price."""
+
+    __slots__ = ("_abandoned", "_waiters", "result")
+
+    def __init__(self, result: RunResult | None = None) -> None:
+        self.result = result
+        self._abandoned: Callable[[], Exception] | None = None
+        self._waiters: list[asyncio.Future[RunResult]] = []
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a result, or will be none."""
+        return self.result is not None or self._abandoned is not None
+
+    async def wait(self) -> RunResult:
+        """The result, as soon as there is one."""
+        if (result := self.result) is not None:
+            return result
+        if self._abandoned is not None:
+            raise self._abandoned()
+        waiter: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._waiters.remove(waiter)
+            raise
+
+    def resolve(self, result: RunResult) -> None:
+        """Tell everybody; the first result counts."""
+        if self.result is None:
+            self.result = result
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(result)
+
+    def abandon(self, error: Callable[[], Exception]) -> None:
+        """Tell everybody, also those who come later, that there will be no result here."""
+        if self.result is None:
+            self._abandoned = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error())
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """A run as its manager has it: who executes it, and who waits for its result."""
+
+    worker: RunWorker
+    context: Context
+    """The starter's, whoever it is that makes room for the run later (I21)."""
+    needs_place: bool = True
+    outcome: Outcome = field(default_factory=Outcome)
+    scheduled: bool = False
+    """It may be claimed, and executes as soon as there is a place."""
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.worker.record.run_id
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not begun here."""
+        return self.task is None and not self.worker.under_way
+
+    def waits_for(self, now: datetime) -> bool:
+        """Whether it has not begun because it is not due yet."""
+        due_at = self.worker.record.due_at
+        return due_at is not None and now < due_at and self.waits
+
+
+class Executions:
+    """Executes the runs of a manager.
+
+    Args:
+        coordinator: who may run when; `steady`.
+        places: how many runs that need a place execute at once.
+    """
+
+    def __init__(self, coordinator: RunCoordinator, places: int) -> None:
+        self._coordinator = coordinator
+        self._places = places
+        self._taken = 0
+        self._ready: deque[Execution] = deque()
+        self._by_id: dict[str, Execution] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, run_id: str) -> Execution | None:
+        """A run that has not ended."""
+        return self._by_id.get(run_id)
+
+    def all(self) -> list[Execution]:
+        """The runs that have not ended."""
+        return list(self._by_id.values())
+
+    def add(self, execution: Execution) -> Execution:
+        """Know a run from now on; the one with its id that was known before, if there is one."""
+        return self._by_id.setdefault(execution.run_id, execution)
+
+    def schedule(self, execution: Execution) -> None:
+        """Execute a run that may be claimed, now or when there is a place; saying so again is fine."""
+        if execution.scheduled or execution.outcome.settled:
+            return
+        execution.scheduled = True
+        if execution.needs_place and self._taken >= self._places:
+            self._ready.append(execution)
+        else:
+            self._begin(execution)
+
+    def schedule_next(self, run_id: str) -> None:
+        """A run may be claimed, because a thread was given back; if it is another process's, that one sees to it."""
+        if (execution := self._by_id.get(run_id)) is not None:
+            self.schedule(execution)
+
+    def displace(self, run: RunRecord, mode: CancelMode) -> None:
+        """A run has to make room; if it is another process's, that one hears of it from the coordinator."""
+        execution = self._by_id.get(run.run_id)
+        if execution is None:
+            return
+        stop = Stop(RunStatus.cancelled, "another run took its place on the thread", mode)
+        if run.status is RunStatus.pending:
+            self.spawn(self._decline(execution, stop), f"trackside-decline-{run.run_id}")
+        else:
+            execution.worker.stop(stop)
+
+    async def stop(self, execution: Execution, stop: Stop) -> None:
+        """Stop a run: one that has not started is ended here, one that has is asked to."""
+        if await self._coordinator.withdraw(execution.run_id):
+            await self._decline(execution, stop)
+        else:
+            execution.worker.stop(stop)
+
+    def stop_soon(self, execution: Execution, stop: Stop) -> None:
+        """The same, by a task of its own."""
+        self.spawn(self.stop(execution, stop), f"trackside-stop-{execution.run_id}")
+
+    def lose(self, execution: Execution) -> None:
+        """Somebody else has ended a run: stop it, and give its result to those who wait."""
+        execution.worker.lose()
+        if not execution.worker.under_way:
+            self.spawn(self._tell_as_lost(execution), f"trackside-lost-{execution.run_id}")
+
+    def part_with(self, executions: Iterable[Execution], stop: Stop) -> None:
+        """Stop runs because their manager closes; what has not begun stays in a store that outlives the process (I7)."""
+        for execution in executions:
+            if self._coordinator.durable and execution.waits:
+                self.forget(execution, why=_LEFT)
+            else:
+                self.stop_soon(execution, stop)
+
+    def forget(self, execution: Execution, *, why: str = _NOT_LET_IN) -> None:
+        """Know a run no more; who waits for a result that is not there is told why."""
+        execution.outcome.abandon(partial(NoResultHereError, run_id=execution.run_id, why=why))
+        self._remove(execution)
+
+    async def drain(self, seconds: float, *, hurry: asyncio.Event | None = None) -> None:
+        """Wait until every run has ended, for at most `seconds`, or until there is a hurry."""
+        if not (self._by_id or self._tasks) or seconds <= 0:
+            return
+        outcomes = [execution.outcome for execution in self._by_id.values()]
+        ended = asyncio.create_task(_all_done(outcomes, list(self._tasks)), name="trackside-drain")
+        waited_for: set[asyncio.Task[Any]] = {ended}
+        if hurry is not None:
+            waited_for.add(asyncio.create_task(hurry.wait(), name="trackside-hurry"))
+        await asyncio.wait(waited_for, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in waited_for:
+            task.cancel()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Do something about a run in a task of its own."""
+        # Started at once, as runs are; the context is the worker's to choose, so that nobody sees another's run (I21).
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name=name, eager_start=True)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _begin(self, execution: Execution) -> None:
+        self._taken += execution.needs_place
+        name = f"trackside-run-{execution.run_id}"
+        # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
+        loop = asyncio.get_running_loop()
+        execution.task = asyncio.Task(
+            self._execute(execution), loop=loop, name=name, context=execution.context, eager_start=True
+        )
+
+    async def _execute(self, execution: Execution) -> None:
+        worker = execution.worker
+        try:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                worker.stop(Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled))
+            if await worker.run() is None and not worker.under_way:
+                await self._await_others(execution)
+        except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
+            logger.exception("run %s could not be executed", worker.record.run_id)
+            self._resolve(execution, _broken(worker.record, exc))
+        finally:
+            if worker.result is not None:
+                self._resolve(execution, worker.result)
+            self._taken -= execution.needs_place
+            while self._ready and self._taken < self._places:
+                if not (waiting := self._ready.popleft()).outcome.settled:
+                    self._begin(waiting)
+        if worker.fatal is not None:
+            raise worker.fatal
+
+    async def _await_others(self, execution: Execution) -> None:
+        """A claim came to nothing: somebody else ends the run, or has; the coordinator says when (`RunHost.on_lost`)."""
+        execution.task, execution.scheduled = None, False
+        if (result := await execution.worker.ended_elsewhere()) is not None:
+            self._resolve(execution, result)
+
+    async def _tell_as_lost(self, execution: Execution) -> None:
+        worker = execution.worker
+        self._resolve(execution, await worker.ended_elsewhere() or unknown_end(worker.record))
+
+    async def _decline(self, execution: Execution, stop: Stop) -> None:
+        self._resolve(execution, await execution.worker.decline(stop))
+
+    def _resolve(self, execution: Execution, result: RunResult) -> None:
+        execution.outcome.resolve(result)
+        self._remove(execution)
+
+    def _remove(self, execution: Execution) -> None:
+        if self._by_id.get(execution.run_id) is execution:
+            del self._by_id[execution.run_id]
+
+
+def _broken(record: RunRecord, exc: Exception) -> RunResult:
+    return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
+
+
+async def _all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:
+    for outcome in outcomes:
+        with contextlib.suppress(NoResultHereError):
+            await outcome.wait()
+    if tasks:
+        await asyncio.wait(tasks)
