@@ -13,7 +13,6 @@ from sqlalchemy import Connection
 from trackside.app.storage import _queries
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
-from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._reads import reads_of
@@ -28,8 +27,6 @@ from trackside.app.storage._stats import read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
-from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
-from trackside.app.storage.errors import StoreOptionError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -46,7 +43,6 @@ class Store:
         self._readers = readers
         self._signals = signals
         self._feed = feed
-        self._coordinators: list[StoredCoordinator] = []
         if isinstance(writer, Writer):
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
 
@@ -108,8 +104,6 @@ class Store:
             closing.push_async_callback(self._readers.aclose)
             closing.push_async_callback(self._feed.aclose)
             closing.callback(self._writer.refuse_more)
-            for coordinator in self._coordinators:
-                closing.push_async_callback(coordinator.aclose)
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
         """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.
@@ -301,25 +295,3 @@ class Store:
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
-
-    def coordinator(self, *, lease_seconds: float = LEASE_SECONDS) -> StoredCoordinator:
-        """Who may run, for a manager whose runs are recorded here, beside others in whatever process:
-
-            coordinator = store.coordinator()
-            RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
-
-        It is closed with the store: close the manager before.
-
-        Args:
-            lease_seconds: after so many seconds without a sign of life this process is taken for dead, and others end its
-                runs. It gives three signs in that time, also while an agent blocks the event loop.
-
-        Raises:
-            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600.
-        """
-        if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
-            why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
-            raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
-        coordinator = StoredCoordinator(self._writer, self._readers, self._signals, lease_seconds=lease_seconds)
-        self._coordinators.append(coordinator)
-        return coordinator
