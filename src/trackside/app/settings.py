@@ -23,7 +23,8 @@ DEFAULT_DATABASE_URL = "sqlite:///trackside.db"
 
 _ENVIRONMENT_PREFIX = "TRACKSIDE_"
 _DATABASE_URL = "database.url"
-_KEYS = frozenset({_DATABASE_URL})
+_DATABASE_SPOOL = "database.spool"
+_KEYS = frozenset({_DATABASE_URL, _DATABASE_SPOOL})
 _AGENTS = "agents."  # whatever stands behind the dot is the agent's name
 _FLAGS: Mapping[str, str] = {_DATABASE_URL: "--database"}
 _URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -44,6 +45,9 @@ class Settings:
     agents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """References to agents (`path/file.py:name` or `package.module:name`) by the names they go by."""
     database_url: str = DEFAULT_DATABASE_URL
+    database_spool: str | None = None
+    """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
+    `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def complaint(self, key: str, why: str) -> SettingsError:
@@ -88,6 +92,7 @@ def load_settings(
     settings = Settings(
         agents={key.removeprefix(_AGENTS): value for key, value in values.items() if key.startswith(_AGENTS)},
         database_url=_URL.sub(lambda scheme: scheme[0].lower(), values.get(_DATABASE_URL, DEFAULT_DATABASE_URL), 1),
+        database_spool=values.get(_DATABASE_SPOOL),
         sources=sources,
     )
     _check(settings)
@@ -144,6 +149,8 @@ def _check(settings: Settings) -> None:
     if not _URL.match(settings.database_url):
         url = settings.database_url
         raise settings.database_complaint(f"{url!r} is not a database URL; a file is written sqlite:///{url or 'FILE'}")
+    if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
+        raise settings.complaint(_DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
     for name, reference in settings.agents.items():
         key = f"{_AGENTS}{name}"
         if ":" in name:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import Sequence
-from typing import Protocol
+from contextvars import Context
 
+from trackside.app.spool import DeliveryReport, EventLog, Spool, SpoolError, is_refusal
 from trackside.harness.errors import TracksideError
 from trackside.harness.observer import RunLifecycleEvent
 
+__all__ = ["EventLog", "NotAnEventLogError", "StorageObserver"]
 
-class EventLog(Protocol):
-    """Where events go; `trackside.app.storage.Store` is one."""
+logger = logging.getLogger("trackside.spool")
 
-    async def append(self, events: Sequence[RunLifecycleEvent]) -> object:
-        """Store these events in one transaction; return when they are durable."""
-        ...
+_FIRST_PAUSE = 1.0  # seconds
+_LONGEST_PAUSE = 60.0
 
 
 class NotAnEventLogError(TracksideError, TypeError):
@@ -28,19 +31,135 @@ class StorageObserver:
     the log raises says by `retryable` whether the same event may be taken later; an event that is taken twice is stored
     once.
 
+    With a `spool`, what the log could not take of a run that is over is kept on this machine's disk (I14) and delivered,
+    in order, when the log is back: a task looks for it in growing pauses, and at once when the log takes something again.
+    What comes later of a thread waits for what is spooled of it. Call `deliver_spooled` at the start, before anything
+    runs, for what earlier processes left, and `aclose` in the end; the spool is closed with it.
+
     Raises:
         NotAnEventLogError: (a `TypeError`) `log` takes no events.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *, spool: Spool | None = None) -> None:
         if isinstance(log, type) or not callable(getattr(log, "append", None)):
             raise NotAnEventLogError(passed=f"{log!r:.100}")
         self._log = log
+        self._spool = spool
+        self._is_away = False
+        self._is_back = asyncio.Event()
+        self._delivery: asyncio.Task[DeliveryReport] | None = None
+        self._lookout: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Store one event."""
-        await self._log.append((event,))
+        await self.on_events((event,))
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Store these events in one transaction: all or none."""
-        await self._log.append(events)
+        if self._spool is None:
+            await self._log.append(events)
+            return
+        await self._deliver_before(self._spool, events)
+        try:
+            await self._log.append(events)
+        except BaseException as exc:
+            self._is_away = not is_refusal(exc)
+            raise
+        if self._is_away:
+            self._is_away = False
+            self._is_back.set()
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+        """Spool the rest of a run; the folder it is in. None: there is no spool, or no log will ever take these events.
+
+        Raises:
+            SpoolError: it could not be kept there either.
+        """
+        if self._spool is None or is_refusal(failure):
+            return None
+        await self._spool.append(events)
+        self._is_away = True
+        self._look_out(self._spool)
+        return str(self._spool.folder)
+
+    async def deliver_spooled(self) -> DeliveryReport:
+        """Give the log what waits in the spool, also of processes that have ended; what is left is tried again later.
+
+        Whatever goes wrong is said in the program's log and keeps nobody from starting.
+        """
+        if self._spool is None:
+            return DeliveryReport()
+        report = await self._deliver(self._spool)
+        if report.waiting:
+            self._look_out(self._spool)
+        return report
+
+    async def aclose(self) -> None:
+        """Leave what is still spooled to the next start, and close the spool; again is fine."""
+        self._closed = True
+        tasks = [task for task in (self._delivery, self._lookout) if task is not None]
+        self._delivery = self._lookout = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._spool is not None:
+            await self._spool.aclose()
+
+    async def _deliver_before(self, spool: Spool, events: Sequence[RunLifecycleEvent]) -> None:
+        """See that nothing overtakes what is spooled of the same run or thread: the log would refuse the run's later
+        events, and take an older status of the thread for the newer one.
+
+        Raises:
+            Exception: what the log failed with, if that may pass, or if something of the same run still waits.
+        """
+        runs, threads = {event.run_id for event in events}, {event.thread_id for event in events}
+        for _ in range(2):  # the first may join a delivery that began before the last was spooled
+            if not spool.holds(*runs, *threads):
+                return
+            failure = (await self._deliver(spool)).failure
+            if failure is not None and (_may_pass(failure) or spool.holds(*runs)):
+                raise failure
+
+    async def _deliver(self, spool: Spool) -> DeliveryReport:
+        """Deliver, or join the delivery that is under way."""
+        if self._delivery is None or self._delivery.done():
+            # Not in the context of the run that happens to ask: it works for others, too (I21).
+            self._delivery = asyncio.create_task(
+                self._deliver_all(spool), name="trackside-spool-delivery", context=Context()
+            )
+        return await asyncio.shield(self._delivery)
+
+    async def _deliver_all(self, spool: Spool) -> DeliveryReport:
+        try:
+            report = await spool.deliver(self._log)
+        except SpoolError as exc:
+            report = DeliveryReport(waiting=spool.waiting, failure=exc)
+        if report.failure is not None:
+            logger.warning(
+                "the rests of %d runs wait in the spool %s: %s", report.waiting, spool.folder, report.failure
+            )
+        self._is_away = report.failure is not None and _may_pass(report.failure)
+        return report
+
+    def _look_out(self, spool: Spool) -> None:
+        """From now on deliver, until nothing waits."""
+        if not self._closed and (self._lookout is None or self._lookout.done()):
+            self._lookout = asyncio.create_task(
+                self._deliver_until_empty(spool), name="trackside-spool-lookout", context=Context()
+            )
+
+    async def _deliver_until_empty(self, spool: Spool) -> None:
+        pause = _FIRST_PAUSE
+        while spool.waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._is_back.wait()
+            self._is_back.clear()
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            await self._deliver(spool)
+
+
+def _may_pass(failure: BaseException) -> bool:
+    return bool(getattr(failure, "retryable", False))

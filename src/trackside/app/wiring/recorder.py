@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trackside.app.observers.storage import EventLog, StorageObserver
+from trackside.app.spool import Spool
 from trackside.harness.observer import RunLifecycleEvent
 
 
 class Recorder(StorageObserver):
-    """Stores events, and knows whether any was stored and what went wrong last."""
+    """Stores events, and knows whether any was stored, what went wrong last, and which runs ended in the spool."""
 
-    def __init__(self, log: EventLog) -> None:
-        super().__init__(log)
+    def __init__(self, log: EventLog, *, spool: Spool | None = None) -> None:
+        super().__init__(log, spool=spool)
         self.has_recorded = False
         self.failure: BaseException | None = None
+        self.spooled_in: str | None = None
+        """The folder that holds what could not be recorded, if anything could not."""
         self._on_first: list[Callable[[], object]] = []
 
     def on_first(self, call: Callable[[], object]) -> None:
@@ -35,3 +38,9 @@ class Recorder(StorageObserver):
         self.has_recorded = True
         while self._on_first:
             self._on_first.pop()()
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+        """Spool the rest of a run, if there is a spool and a log may ever take it."""
+        place = await super().on_missed(events, failure)
+        self.spooled_in = place or self.spooled_in
+        return place

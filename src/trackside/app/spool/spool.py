@@ -1,0 +1,349 @@
+"""The spool: what a log could not take goes to this machine's disk, and to the log when that is back (I14)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakSet
+
+from trackside.app.spool._file import Entry, SpoolFile, bytes_in, set_aside, waiting_files
+from trackside.app.spool._records import DamagedLineError, Refused, Waiting, encode, waiting
+from trackside.app.spool.errors import SpoolError, SpoolFullError
+from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.failures import text_of
+from trackside.harness.observer import RunLifecycleEvent
+
+logger = logging.getLogger("trackside.spool")
+
+DEFAULT_MAX_BYTES = 256 * 1_048_576
+REFUSED_FILE = "refused.jsonl"
+DAMAGED_FILE = "damaged.lines"
+
+
+class EventLog(Protocol):
+    """Where events go in the end; `trackside.app.storage.Store` is one."""
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> object:
+        """Store these events in one transaction, each once however often it comes; return when they are durable.
+
+        Raises:
+            TracksideError: they were not stored. One that is a `ValueError`, too, is about the events: no log will ever
+                take them. Any other is about the log, and says by `retryable` whether it may pass by itself.
+        """
+        ...
+
+
+def is_refusal(failure: BaseException | None) -> bool:
+    """Whether a log has looked at the events and will never take them."""
+    return isinstance(failure, TracksideError) and isinstance(failure, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryReport:
+    """What one delivery came to, in records, which are the rests of runs."""
+
+    delivered: int = 0
+    refused: int = 0
+    """Those that the log will never take: they are in `refused.jsonl` now, each with the reason."""
+    damaged: int = 0
+    """Lines that were torn or changed: they are in `damaged.lines` now."""
+    waiting: int = 0
+    """Those that are still there, of this process and of those that have ended."""
+    failure: BaseException | None = None
+    """What the log failed with last, if it is why some still wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolStats:
+    """What went through a spool in this process: records that came, and what became of them and of others' ones."""
+
+    spooled: int
+    delivered: int
+    refused: int
+    damaged: int
+    waiting: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How a delivery goes."""
+
+    delivered: int = 0
+    refused: int = 0
+    damaged: int = 0
+    waiting: int = 0
+    of_others: int = 0
+    failure: BaseException | None = None
+    stopped: bool = False
+    """Whether the failure is of a kind that may pass, so that nothing more is tried now."""
+    held_threads: set[str] = field(default_factory=set)
+    """Threads of which something stays where it is, and so all that comes behind it."""
+
+    def report(self) -> DeliveryReport:
+        return DeliveryReport(
+            delivered=self.delivered,
+            refused=self.refused,
+            damaged=self.damaged,
+            waiting=self.waiting,
+            failure=self.failure,
+        )
+
+
+class Spool:
+    """A folder with what a log could not take.
+
+    Several processes may use the same folder: each writes to a file of its own, and delivers those of processes that
+    have ended. The folder is made when it is needed, and removed when nothing is left in it. Files and folder are for
+    their owner's eyes.
+
+    Belongs to one event loop. A forked child has an empty one of its own on the same folder (I24).
+
+    Args:
+        folder: where; one log's alone.
+        max_bytes: how much all files in it may take together.
+    """
+
+    def __init__(self, folder: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = Path(folder).absolute()
+        self._max_bytes = max_bytes
+        self._executor: ThreadPoolExecutor | None = None
+        # Both are changed in the executor's one thread only.
+        self._own: SpoolFile | None = None
+        self._waiting: dict[str, frozenset[str]] = {}  # ids of runs and threads in this process's file, by record
+        self._delivering = asyncio.Lock()
+        self._closed = False
+        self._spooled = 0
+        self._totals = _Tally()
+        _spools.add(self)
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Keep events of a run as one record; when this returns, they are on disk.
+
+        Raises:
+            SpoolFullError: they would not fit.
+            SpoolError: they could not be written.
+            PayloadError: a payload cannot be read.
+            ClosedError: the spool is closed.
+        """
+        self._check_open()
+        key, line = encode(waiting(events, datetime.now(UTC)))
+        ids = {event.run_id for event in events} | {event.thread_id for event in events}
+        await self._in_thread(self._write, key, line, frozenset(ids))
+        self._spooled += 1
+
+    async def deliver(self, log: EventLog) -> DeliveryReport:
+        """Give the log what waits here: of this process and of those that have ended, the oldest first.
+
+        A record goes when the log has it. A failure of the log that may pass ends the delivery. One that will not pass,
+        but is not about the events either, leaves the record where it is, and those of the same thread behind it. What
+        goes wrong is in the report and in the program's log.
+
+        Raises:
+            SpoolError: the folder cannot be used.
+            ClosedError: the spool is closed.
+        """
+        self._check_open()
+        async with self._delivering:
+            tally = _Tally()
+            files = await self._in_thread(self._claim)
+            try:
+                for file in files:
+                    await self._deliver_file(file, log, tally)
+            finally:
+                await self._in_thread(self._let_go, files)
+                self._add_up(tally)
+        if tally.delivered:
+            logger.info("delivered from the spool %s: the rests of %d runs", self.folder, tally.delivered)
+        return tally.report()
+
+    def holds(self, *ids: str) -> bool:
+        """Whether something of one of these runs or threads still waits that this process has put here."""
+        return bool(self._waiting) and any(not known.isdisjoint(ids) for known in list(self._waiting.values()))
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait here: of this process and, as far as the last delivery saw, of those that have ended."""
+        return len(self._waiting) + self._totals.of_others
+
+    def stats(self) -> SpoolStats:
+        """What went through in this process."""
+        totals = self._totals
+        return SpoolStats(
+            spooled=self._spooled,
+            delivered=totals.delivered,
+            refused=totals.refused,
+            damaged=totals.damaged,
+            waiting=self.waiting,
+        )
+
+    async def aclose(self) -> None:
+        """Let go of the file, for other processes to deliver, when a delivery under way has ended; again is fine."""
+        self._closed = True
+        async with self._delivering:
+            if self._executor is not None:
+                await self._in_thread(self._close_own)
+                self._executor.shutdown(wait=False)
+                self._executor = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(what="spool")
+
+    async def _in_thread[**P, T](self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call in the one thread that touches the files; once begun it is finished, whoever cancels the caller."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="trackside-spool")
+        try:
+            return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
+        except OSError as exc:
+            raise SpoolError(folder=str(self.folder), why=exc.strerror or str(exc)) from exc
+
+    def _write(self, key: str, line: bytes, ids: frozenset[str]) -> None:
+        size = bytes_in(self.folder)
+        if size + len(line) > self._max_bytes:
+            aside = f"{REFUSED_FILE} and {DAMAGED_FILE}"
+            folder = str(self.folder)
+            raise SpoolFullError(folder=folder, size=size, limit=self._max_bytes, more=len(line), aside=aside)
+        self._check_own()
+        if self._own is None:
+            self._own = SpoolFile.create(self.folder)
+        self._own.append(line)
+        self._waiting[key] = ids
+
+    def _claim(self) -> list[SpoolFile]:
+        """The files of processes that have ended, now locked, and this process's own."""
+        self._check_own()
+        files: list[SpoolFile] = []
+        for path in waiting_files(self.folder):
+            if self._own is not None and path == self._own.path:
+                files.append(self._own)
+                continue
+            try:
+                file = SpoolFile.adopt(path)
+            except OSError as exc:  # another user's, say; it keeps nobody from delivering the others
+                logger.warning("%s cannot be delivered: %s", path, exc.strerror)
+                continue
+            if file is not None:
+                files.append(file)
+        return files
+
+    def _check_own(self) -> None:
+        if self._own is not None and self._own.is_gone:
+            logger.error("somebody removed %s with the rests of %d runs in it", self._own.path, len(self._waiting))
+            self._close_own()
+
+    def _let_go(self, files: Sequence[SpoolFile]) -> None:
+        for file in files:
+            if file is not self._own:
+                file.close()
+
+    async def _deliver_file(self, file: SpoolFile, log: EventLog, tally: _Tally) -> None:
+        is_own = file is self._own
+        done: list[str] = []
+        try:
+            for entry in await self._in_thread(file.entries):
+                if tally.stopped:
+                    break
+                if await self._deliver_entry(file, entry, log, tally):
+                    done.append(entry.id)
+        finally:
+            left = await self._in_thread(self._settle, file, done)
+        tally.waiting += left
+        tally.of_others += 0 if is_own else left
+
+    async def _deliver_entry(self, file: SpoolFile, entry: Entry, log: EventLog, tally: _Tally) -> bool:
+        """Whether an entry is done with: delivered, refused for good, or set aside."""
+        record = await self._in_thread(self._read, file, entry)
+        if record is None:
+            tally.damaged += 1
+            return True
+        events = [event.event() for event in record.events]
+        threads = {event.thread_id for event in events}
+        if threads & tally.held_threads:
+            return False
+        try:
+            await log.append(events)
+        except Exception as exc:  # noqa: BLE001  # the log's failure, which the report tells
+            if is_refusal(exc):
+                await self._refuse(record, exc)
+                tally.refused += 1
+                return True
+            tally.failure = exc
+            tally.stopped = getattr(exc, "retryable", False)
+            tally.held_threads |= threads
+            return False
+        tally.delivered += 1
+        return True
+
+    async def _refuse(self, record: Waiting, failure: Exception) -> None:
+        reason = text_of(failure)
+        refused = Refused(
+            refused_at=datetime.now(UTC), reason=reason, spooled_at=record.spooled_at, events=record.events
+        )
+        where = self.folder / REFUSED_FILE
+        await self._in_thread(set_aside, where, encode(refused)[1])
+        logger.error(
+            "the log will never take the rest of run %s, which is in %s now: %s", record.events[0].run_id, where, reason
+        )
+
+    def _read(self, file: SpoolFile, entry: Entry) -> Waiting | None:
+        """The record at an entry; None if there is none, but a torn or changed line, which is then set aside."""
+        try:
+            return file.read(entry)
+        except DamagedLineError as exc:
+            why = str(exc)
+        where = self.folder / DAMAGED_FILE
+        set_aside(where, file.read_line(entry).rstrip(b"\n") + b"\n")
+        logger.error(
+            "the line at byte %d of %s is no record (%s); it is in %s now", entry.offset, file.path, why, where
+        )
+        return None
+
+    def _settle(self, file: SpoolFile, done: Sequence[str]) -> int:
+        """See onto the disk what of a file is done; how much of it is left."""
+        is_own = file is self._own
+        left = file.settle(tuple(done))
+        if is_own:
+            self._waiting = {entry.id: self._waiting.get(entry.id, frozenset()) for entry in left}
+        if not left:
+            self._own = None if is_own else self._own
+            with contextlib.suppress(OSError):  # there is something else in it
+                self.folder.rmdir()
+        return len(left)
+
+    def _add_up(self, tally: _Tally) -> None:
+        totals = self._totals
+        totals.delivered += tally.delivered
+        totals.refused += tally.refused
+        totals.damaged += tally.damaged
+        totals.of_others = tally.of_others
+
+    def _close_own(self) -> None:
+        own, self._own, self._waiting = self._own, None, {}
+        if own is not None:
+            own.close()
+
+    def start_anew_in_child(self) -> None:
+        """After a fork: leave what is the parent's to the parent. Called by itself."""
+        self._close_own()  # the lock stays the parent's: it goes with the last copy of the descriptor
+        self._executor = None
+        self._delivering = asyncio.Lock()
+
+
+_spools: WeakSet[Spool] = WeakSet()
+
+
+def _start_anew_in_child() -> None:
+    for spool in list(_spools):
+        spool.start_anew_in_child()
+
+
+os.register_at_fork(after_in_child=_start_anew_in_child)

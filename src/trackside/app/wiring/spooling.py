@@ -1,0 +1,46 @@
+"""Says where what a database could not take is kept until it can: one folder for each database."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from trackside.app.settings import Settings
+
+_SQLITE = "sqlite:///"
+
+
+def spool_folder(settings: Settings) -> Path:
+    """The folder of the spool, absolute.
+
+    Beside an SQLite file, and named after it; for a database on a server in this user's state directory. With the
+    setting `database.spool` in that folder instead. There each database has one of its own, so that what is spooled for
+    one is never delivered to another.
+    """
+    url = settings.database_url
+    if url.startswith(_SQLITE):
+        path = Path(url.removeprefix(_SQLITE)).absolute()
+        if settings.database_spool is None:
+            return path.with_name(f"{path.name}-spool")
+        name, identity = path.name, str(path)
+    else:
+        # Who connects and how may change; what is connected to stays the same database.
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        name, identity = unquote(parts.path.strip("/")) or "database", f"{host}{parts.path}"
+    return _of_all(settings) / f"{_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def _of_all(settings: Settings) -> Path:
+    if settings.database_spool is not None:
+        return Path(settings.database_spool).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return home / "trackside" / "spool"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)[:80]
