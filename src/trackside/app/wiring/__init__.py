@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trackside.app.settings import Settings
+from trackside.app.spool import Spool
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.recorder import Recorder
+from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import ObserverBinding, RunHandle, RunManager, RunObserver, RunSpec, TracksideError
 from trackside.harness.memory import MemoryCoordinator
 
@@ -65,6 +67,9 @@ async def open_app(
 ) -> AsyncGenerator[App]:
     """Open the database and a manager that records into it; closes both.
 
+    What the database could not take of runs is spooled on this machine's disk, and what earlier processes left there is
+    delivered before anything else happens.
+
     `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
     see what is not stored.
 
@@ -79,7 +84,9 @@ async def open_app(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         coordinator = MemoryCoordinator()
-        recorder = Recorder(store)
+        recorder = Recorder(store, spool=Spool(spool_folder(settings)))
+        stack.push_async_callback(recorder.aclose)
+        await recorder.deliver_spooled()
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
