@@ -222,6 +222,7 @@ class SubscriptionBusyError(StorageError):
 
     fault = "caller"
     retryable = True
+    seconds: float
 
 
 class SubscriptionPausedError(StorageError):

@@ -27,6 +27,7 @@ from trackside.app.storage._stats import read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage.subscriptions import Subscriptions
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -45,6 +46,8 @@ class Store:
         self._feed = feed
         if isinstance(writer, Writer):
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
+        self.subscriptions = Subscriptions(writer, readers, signals)
+        """Observers with a name and a cursor, which are fed from the log whatever dies in between."""
 
     @classmethod
     @asynccontextmanager

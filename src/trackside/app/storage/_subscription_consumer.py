@@ -1,0 +1,200 @@
+"""Whoever consumes a subscription, as long as it has the lease."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._subscription_reads import read_batch, read_retries
+from trackside.app.storage._subscription_records import (
+    Batch,
+    OnFailure,
+    ParkedEvent,
+    SubscriptionFilter,
+    check_number,
+    kept_text,
+)
+from trackside.app.storage._subscriptions import Acknowledge, ConsumerStep, Fail, Grant, Park, Release, Renew, Settle
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidSubscriptionError
+
+
+class SubscriptionConsumer:
+    """The one who may read a subscription and move its cursor; made by `Subscriptions.acquire`.
+
+    Read a batch, handle its events in order, acknowledge as far as they are handled, park what cannot be. Keep the lease
+    by `renew` while that takes long, and give it back in the end (`async with` does). An event whose handling was not
+    acknowledged when the process died comes again, with the same id, sequence and content (I25, I26).
+
+    Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, or
+    it was moved, changed or deleted.
+    """
+
+    def __init__(
+        self,
+        writer: Writer | NoWriter,
+        readers: Readers,
+        grant: Grant,
+        *,
+        name: str,
+        consumer: str,
+        lease_seconds: float,
+        on_release: Callable[[], object],
+    ) -> None:
+        self.name = name
+        self.consumer = consumer
+        self.lease_seconds = lease_seconds
+        self._writer = writer
+        self._readers = readers
+        self._grant = grant
+        self._on_release = on_release
+        self._passed = grant.cursor  # up to here nothing is left to be handled
+        self._through = grant.cursor  # up to here was read
+        self._unhandled: deque[int] = deque()
+        self._retrying: set[int] = set()
+
+    @property
+    def token(self) -> int:
+        """A number that no consumer had before: what is written elsewhere can be guarded by it, as fencing tokens are."""
+        return self._grant.token
+
+    @property
+    def filter(self) -> SubscriptionFilter:
+        """Which events come."""
+        return self._grant.filter
+
+    @property
+    def on_failure(self) -> OnFailure:
+        """What shall become of an event that keeps failing."""
+        return self._grant.on_failure
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.release()
+
+    async def read(self, limit: int = 100) -> Batch:
+        """The next events, `limit` at most; what was read and not acknowledged comes again.
+
+        A batch without events still goes on in the log, unless it is `at_end`: read again.
+
+        Raises:
+            InvalidSubscriptionError: `limit` is not a whole number from 1 up.
+            SubscriptionPausedError: the subscription is paused.
+            SubscriptionLostError: see the class.
+        """
+        check_number("limit", limit, least=1)
+        batch = await self._readers.run(
+            read_batch(
+                self.name,
+                consumer=self.consumer,
+                token=self.token,
+                wanted=self.filter,
+                after=self._passed,
+                limit=limit,
+            )
+        )
+        self._through = batch.through
+        self._unhandled = deque(stored.position for stored in batch.events)
+        if not batch.events:
+            self._passed = batch.through
+        return batch
+
+    async def acknowledge(self, position: int) -> None:
+        """Everything that was read up to this position is handled, or not wanted: never deliver it again.
+
+        Raises:
+            InvalidSubscriptionError: the position was not read yet.
+            SubscriptionLostError: see the class.
+        """
+        check_number("position", position)
+        if position > self._through:
+            why = f"only what was read can be acknowledged, and that goes up to {self._through}"
+            raise InvalidSubscriptionError(field="position", value=position, why=why)
+        await self._write(Acknowledge, position=position)
+        self._pass(position)
+
+    async def park(self, position: int, error: str, *, attempts: int = 1) -> None:
+        """Put an event aside and go past it: the next one that was read, or one of `read_retries` that failed again.
+
+        Raises:
+            InvalidSubscriptionError: it is neither.
+            SubscriptionLostError: see the class.
+        """
+        check_number("position", position)
+        check_number("attempts", attempts, least=1)
+        is_next = bool(self._unhandled) and position == self._unhandled[0]
+        if not is_next and position not in self._retrying:
+            why = "only the next event of the batch can be parked, or one that was retried"
+            raise InvalidSubscriptionError(field="position", value=position, why=why)
+        await self._write(Park, position=position, attempts=attempts, error=kept_text(error))
+        self._retrying.discard(position)
+        self._pass(position)
+
+    async def note_failure(self, error: str, *, attempts: int) -> None:
+        """Say where operators see it that the next event has failed so many times in a row.
+
+        Raises:
+            SubscriptionLostError: see the class.
+        """
+        check_number("attempts", attempts, least=1)
+        await self._write(Fail, error=kept_text(error), attempts=attempts)
+
+    async def read_retries(self, limit: int = 100) -> list[ParkedEvent]:
+        """Parked events that somebody wants to be tried again.
+
+        Raises:
+            InvalidSubscriptionError: `limit` is not a whole number from 1 up.
+            SubscriptionPausedError: the subscription is paused.
+            SubscriptionLostError: see the class.
+        """
+        check_number("limit", limit, least=1)
+        found = await self._readers.run(read_retries(self.name, consumer=self.consumer, token=self.token, limit=limit))
+        self._retrying = {parked.stored.position for parked in found}
+        return found
+
+    async def settle_retry(self, position: int) -> None:
+        """An event of `read_retries` is handled now, and not parked any more.
+
+        Raises:
+            InvalidSubscriptionError: it is none of them.
+            SubscriptionLostError: see the class.
+        """
+        check_number("position", position)
+        if position not in self._retrying:
+            raise InvalidSubscriptionError(field="position", value=position, why="it is not being retried")
+        await self._write(Settle, position=position)
+        self._retrying.discard(position)
+
+    async def renew(self) -> bool:
+        """Keep the lease for as long as at first, from now on. True: the subscription was paused, so stop.
+
+        Raises:
+            SubscriptionLostError: see the class.
+        """
+        paused: bool = await self._write(Renew, lease_seconds=self.lease_seconds, passed=self._passed)
+        return paused
+
+    async def release(self) -> None:
+        """Give the lease back, so that another need not wait until it ends. May be called again, or when it is lost."""
+        await self._write(Release, passed=self._passed)
+        self._on_release()
+
+    def _pass(self, position: int) -> None:
+        self._passed = max(self._passed, position)
+        while self._unhandled and self._unhandled[0] <= position:
+            self._unhandled.popleft()
+
+    async def _write(self, step: type[ConsumerStep], **values: Any) -> Any:
+        now = time_text(datetime.now(UTC))
+        return await self._writer.write(
+            step(name=self.name, now=now, consumer=self.consumer, token=self.token, **values)
+        )

@@ -1,0 +1,186 @@
+"""What is looked up for subscriptions: how they stand, what comes next, what is parked.
+
+A wish that few events fit must not make anybody read the whole log at once, so what comes next is looked for in a
+stretch of so many positions at a time, and the cursor goes on with the stretches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+
+from trackside.app.storage import errors
+from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left
+from trackside.app.storage._queries import event_of
+from trackside.app.storage._records import StoredEvent
+from trackside.app.storage._subscription_records import (
+    Batch,
+    OnFailure,
+    ParkedEvent,
+    ParkedState,
+    Subscription,
+    SubscriptionFilter,
+    SubscriptionState,
+)
+from trackside.app.storage._tables import POSITION, counters, events, parked_events, subscriptions
+
+STRETCH: Final = 10_000
+"""Positions that are looked through at once: some milliseconds."""
+
+_END = select(counters.c.value).where(counters.c.name == POSITION).scalar_subquery()
+
+
+def standing(name: str | None = None) -> Select[Any]:
+    """How subscriptions stand: all of them by name, or one. It does not matter how long the log is."""
+    oldest = select(events.c.occurred_at).where(events.c.position > subscriptions.c.cursor)
+    parked = select(func.count()).where(parked_events.c.subscription == subscriptions.c.name)
+    query = select(
+        subscriptions,
+        (_END - subscriptions.c.cursor).label("behind"),
+        oldest.order_by(events.c.position).limit(1).scalar_subquery().label("oldest_at"),
+        parked.scalar_subquery().label("parked"),
+    ).order_by(subscriptions.c.name)
+    return query if name is None else query.where(subscriptions.c.name == name)
+
+
+def subscription_of(row: Row[Any], now: LeaseClock) -> Subscription:
+    """The subscription in a row."""
+    return Subscription(
+        name=row.name,
+        filter=SubscriptionFilter.from_json(row.filter),
+        on_failure=OnFailure(row.on_failure),
+        state=SubscriptionState(row.state),
+        cursor=row.cursor,
+        behind=row.behind,
+        oldest_at=row.oldest_at,
+        parked=row.parked,
+        consumer=row.consumer if seconds_left(row.clock, row.lease_until, now) else None,
+        failures=row.failures,
+        last_error=row.last_error,
+        last_error_at=row.last_error_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def read_standing(name: str | None) -> Callable[[Connection], list[Subscription]]:
+    """Reads how subscriptions stand."""
+
+    def read(connection: Connection) -> list[Subscription]:
+        now = read_clock(connection)
+        return [subscription_of(row, now) for row in connection.execute(standing(name))]
+
+    return read
+
+
+def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | None]]:
+    """Reads how long the lease of a subscription goes on (0 if anybody may have it), and whose it is.
+
+    What it gives raises:
+        UnknownSubscriptionError: there is no such subscription.
+        SubscriptionPausedError: it is paused.
+    """
+    columns = [subscriptions.c[column] for column in ("state", "consumer", "clock", "lease_until")]
+    query = select(*columns).where(subscriptions.c.name == name)
+
+    def read(connection: Connection) -> tuple[float, str | None]:
+        row = connection.execute(query).first()
+        if row is None:
+            raise errors.UnknownSubscriptionError(name=name)
+        if row.state != SubscriptionState.active:
+            raise errors.SubscriptionPausedError(name=name)
+        return seconds_left(row.clock, row.lease_until, read_clock(connection)), row.consumer
+
+    return read
+
+
+def read_batch(
+    name: str, *, consumer: str, token: int, wanted: SubscriptionFilter, after: int, limit: int
+) -> Callable[[Connection], Batch]:
+    """Reads what comes next for the consumer with this token.
+
+    What it gives raises:
+        SubscriptionLostError: the token does not count any more.
+        SubscriptionPausedError: the subscription is paused.
+    """
+
+    def read(connection: Connection) -> Batch:
+        _check_token(connection, name, consumer, token)
+        # The end first: an event that is committed after this look lies behind it, and is not passed by mistake.
+        end: int = connection.execute(select(_END)).scalar_one()
+        first = connection.execute(first_position(after)).scalar()
+        if first is None or first > end:
+            return Batch((), max(after, end), at_end=True)
+        through = end if wanted.run_id is not None else min(end, first + STRETCH - 1)
+        rows = connection.execute(wanted_events(wanted.conditions(), after, through, limit))
+        found = tuple(event_of(row) for row in rows)
+        if len(found) == limit:
+            through = found[-1].position
+        return Batch(found, through, at_end=through >= end)
+
+    return read
+
+
+def first_position(after: int) -> Select[Any]:
+    """The first position after this one that has an event; what was pruned has left holes."""
+    return select(events.c.position).where(events.c.position > after).order_by(events.c.position).limit(1)
+
+
+def wanted_events(conditions: list[ColumnElement[bool]], after: int, through: int, limit: int) -> Select[Any]:
+    """Events in a stretch of the log."""
+    position = events.c.position
+    stretch = select(events).where(position > after, position <= through, *conditions)
+    return stretch.order_by(position).limit(limit)
+
+
+def read_retries(name: str, *, consumer: str, token: int, limit: int) -> Callable[[Connection], list[ParkedEvent]]:
+    """Reads parked events that shall be tried again by the consumer with this token; raises as `read_batch` does."""
+
+    def read(connection: Connection) -> list[ParkedEvent]:
+        cursor = _check_token(connection, name, consumer, token)
+        return [parked_of(row) for row in connection.execute(retries(name, through=cursor, limit=limit))]
+
+    return read
+
+
+def retries(name: str, *, through: int, limit: int) -> Select[Any]:
+    """Parked events that shall be tried again; what lies after the cursor comes once more anyway."""
+    position = parked_events.c.position
+    query = _parked(name).where(parked_events.c.state == ParkedState.retry.value, position <= through)
+    return query.order_by(position).limit(limit)
+
+
+def parked(name: str, *, after: int, limit: int) -> Select[Any]:
+    """What a subscription has parked, in order of position."""
+    return _parked(name).where(parked_events.c.position > after).order_by(parked_events.c.position).limit(limit)
+
+
+def parked_of(row: Row[Any]) -> ParkedEvent:
+    """The parked event in a row."""
+    stored: StoredEvent = event_of(row)
+    return ParkedEvent(
+        stored=stored,
+        state=ParkedState(row.state),
+        attempts=row.attempts,
+        error=row.error,
+        parked_at=row.parked_at,
+    )
+
+
+def _parked(name: str) -> Select[Any]:
+    told = (parked_events.c.state, parked_events.c.attempts, parked_events.c.error, parked_events.c.parked_at)
+    joined = select(events, *told).join(parked_events, parked_events.c.position == events.c.position)
+    return joined.where(parked_events.c.subscription == name)
+
+
+def _check_token(connection: Connection, name: str, consumer: str, token: int) -> int:
+    """See that the token counts; the cursor."""
+    query = select(subscriptions.c.token, subscriptions.c.state, subscriptions.c.cursor)
+    row = connection.execute(query.where(subscriptions.c.name == name)).first()
+    if row is None or row.token != token:
+        raise errors.SubscriptionLostError(name=name, consumer=consumer)
+    if row.state != SubscriptionState.active:
+        raise errors.SubscriptionPausedError(name=name)
+    return int(row.cursor)

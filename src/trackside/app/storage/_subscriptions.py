@@ -1,0 +1,390 @@
+"""The steps of subscriptions that write, each one transaction: nothing of a step is ever half done (I25).
+
+Whoever consumes has a token, a number that is given once. A step of a consumer first sees that the token is still the
+one that counts, in the transaction in which it writes, so nobody who was replaced changes anything. Whatever moves,
+changes or ends what a consumer does gives the subscription another token.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, override
+
+from sqlalchemy import delete, func, insert, select, update
+
+from trackside.app.storage import errors
+from trackside.app.storage._encoding import json_of, json_text
+from trackside.app.storage._leases import seconds_left
+from trackside.app.storage._session import Session
+from trackside.app.storage._subscription_records import (
+    OnFailure,
+    ParkedState,
+    Start,
+    SubscriptionFilter,
+    SubscriptionState,
+)
+from trackside.app.storage._tables import POSITION, TOKEN, counters, parked_events, subscriptions
+from trackside.app.storage._work import UnitOfWork, Work
+
+_STEP_BYTES: Final = 1_000
+_NOBODY: Final = {"consumer": None, "clock": None, "lease_until": None}
+
+
+class _Row(NamedTuple):
+    """A subscription, as far as steps depend on it."""
+
+    name: str
+    filter: str
+    cursor: int
+    on_failure: str
+    state: str
+    consumer: str | None
+    clock: str | None
+    lease_until: float | None
+    token: int
+    failures: int
+
+
+class Grant(NamedTuple):
+    """The right to consume, and what is to be consumed."""
+
+    token: int
+    cursor: int
+    filter: SubscriptionFilter
+    on_failure: OnFailure
+
+
+def protected_from(session: Session) -> int | None:
+    """The first position that some subscription has not passed (I30); None if there is no subscription.
+
+    Paused subscriptions count. What they have parked lies before it, and is protected as well: see `parked_events`.
+    """
+    ((least,),) = session.execute(select(func.min(subscriptions.c.cursor)))
+    return None if least is None else least + 1
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Step(Work):
+    """Something that is done to one subscription; `now` is the wall clock's time, for people to read."""
+
+    name: str
+    now: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return _STEP_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Any:
+        return self._take(unit.session)
+
+    @abstractmethod
+    def _take(self, session: Session) -> Any:
+        """Do it.
+
+        Raises:
+            StorageError: it cannot be done; nothing was written.
+        """
+
+    def _find(self, session: Session) -> _Row | None:
+        columns = [subscriptions.c[name] for name in _Row._fields]
+        rows = session.execute(select(*columns).where(subscriptions.c.name == self.name).with_for_update())
+        return _Row(*rows[0]) if rows else None
+
+    def _load(self, session: Session) -> _Row:
+        row = self._find(session)
+        if row is None:
+            raise errors.UnknownSubscriptionError(name=self.name)
+        return row
+
+    def _change(self, session: Session, **values: Any) -> None:
+        changed = update(subscriptions).where(subscriptions.c.name == self.name)
+        session.execute(changed.values(updated_at=self.now, **values))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Open(Step):
+    """Make a subscription unless it is there; "now" becomes a position, once and for all (I29)."""
+
+    filter: SubscriptionFilter
+    on_failure: OnFailure
+    start: Start
+
+    @override
+    def _take(self, session: Session) -> None:
+        if (row := self._find(session)) is not None:
+            self._check_same(row)
+            return
+        columns = {
+            "name": self.name,
+            "filter": json_text(self.filter.to_json()),
+            "on_failure": self.on_failure.value,
+            "cursor": _position_of(session, "start", self.start),
+            "state": SubscriptionState.active.value,
+            "created_at": self.now,
+            "updated_at": self.now,
+            "token": 0,
+            "failures": 0,
+        }
+        session.execute(insert(subscriptions).values(columns))
+
+    def _check_same(self, row: _Row) -> None:
+        found = SubscriptionFilter.from_json(json_of(row.filter)).to_json(), row.on_failure
+        wanted = self.filter.to_json(), self.on_failure.value
+        for what, is_there, asked in zip(("filter", "on_failure"), found, wanted, strict=True):
+            if is_there != asked:
+                raise errors.SubscriptionConflictError(name=self.name, field=what, found=is_there, wanted=asked)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Update(Step):
+    """Give a subscription another filter or policy; what is None stays. Whoever consumes has to begin again."""
+
+    filter: SubscriptionFilter | None
+    on_failure: OnFailure | None
+
+    @override
+    def _take(self, session: Session) -> None:
+        self._load(session)
+        changes: dict[str, Any] = {}
+        if self.filter is not None:
+            changes["filter"] = json_text(self.filter.to_json())
+        if self.on_failure is not None:
+            changes["on_failure"] = self.on_failure.value
+        self._change(session, token=_next_token(session), **_NOBODY, **changes)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SetState(Step):
+    """Pause a subscription or let it go on. A consumer may still say what it has handled."""
+
+    state: SubscriptionState
+
+    @override
+    def _take(self, session: Session) -> None:
+        self._load(session)
+        self._change(session, state=self.state.value)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Seek(Step):
+    """Move the cursor, back or ahead. Whoever consumes has to begin again."""
+
+    to: Start
+
+    @override
+    def _take(self, session: Session) -> None:
+        self._load(session)
+        cursor = _position_of(session, "position", self.to)
+        self._change(session, cursor=cursor, failures=0, token=_next_token(session), **_NOBODY)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Delete(Step):
+    """Remove a subscription and what it has parked."""
+
+    _was_there: bool = False
+
+    @override
+    def _take(self, session: Session) -> None:
+        if self._find(session) is None and not self._was_there:  # the reply to an earlier commit may have been lost
+            raise errors.UnknownSubscriptionError(name=self.name)
+        self._was_there = True
+        session.execute(delete(parked_events).where(parked_events.c.subscription == self.name))
+        session.execute(delete(subscriptions).where(subscriptions.c.name == self.name))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Acquire(Step):
+    """Become the consumer, if there is none whose lease goes on. Its result is a `Grant`."""
+
+    consumer: str
+    lease_seconds: float
+    _given: tuple[str, float, int] | None = None
+
+    @override
+    def _take(self, session: Session) -> Grant:
+        row = self._load(session)
+        if (row.consumer, row.lease_until, row.token) != self._given:  # else it is ours, and the reply was lost
+            row = self._give(session, row)
+        filter_ = SubscriptionFilter.from_json(json_of(row.filter))
+        return Grant(row.token, row.cursor, filter_, OnFailure(row.on_failure))
+
+    def _give(self, session: Session, row: _Row) -> _Row:
+        if row.state != SubscriptionState.active:
+            raise errors.SubscriptionPausedError(name=self.name)
+        now = session.clock()
+        if left := seconds_left(row.clock, row.lease_until, now):
+            raise errors.SubscriptionBusyError(name=self.name, consumer=row.consumer, seconds=left)
+        token, until = _next_token(session), now.seconds + self.lease_seconds
+        self._given = self.consumer, until, token
+        self._change(session, consumer=self.consumer, clock=now.clock, lease_until=until, token=token)
+        return row._replace(token=token)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ConsumerStep(Step):
+    """A step of the consumer with this token, and of no other."""
+
+    consumer: str
+    token: int
+
+    def _held(self, session: Session) -> _Row:
+        row = self._find(session)
+        if row is None or row.token != self.token:
+            raise errors.SubscriptionLostError(name=self.name, consumer=self.consumer)
+        return row
+
+    def _move(self, session: Session, row: _Row, cursor: int, **values: Any) -> None:
+        """Go on to a position up to which everything is handled, also what was parked there before a replay."""
+        passed = parked_events.c.position.between(row.cursor + 1, cursor)
+        session.execute(delete(parked_events).where(parked_events.c.subscription == self.name, passed))
+        self._change(session, cursor=cursor, **values)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Acknowledge(ConsumerStep):
+    """Move the cursor to a position up to which all is handled; one that it has passed already is fine, too."""
+
+    position: int
+
+    @override
+    def _take(self, session: Session) -> None:
+        row = self._held(session)
+        if self.position > row.cursor:
+            self._move(session, row, self.position, failures=0)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Renew(ConsumerStep):
+    """Keep the lease, and move the cursor past what was looked at and is not wanted. Its result: is it paused?"""
+
+    lease_seconds: float
+    passed: int
+
+    @override
+    def _take(self, session: Session) -> bool:
+        row = self._held(session)
+        now = session.clock()
+        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
+        if self.passed > row.cursor:
+            self._move(session, row, self.passed, **lease)
+        else:
+            self._change(session, **lease)
+        return row.state == SubscriptionState.paused
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Release(ConsumerStep):
+    """Give the lease back, and move the cursor past what was looked at and is not wanted."""
+
+    passed: int
+
+    @override
+    def _take(self, session: Session) -> None:
+        row = self._find(session)
+        if row is not None and row.token == self.token and row.consumer is not None:
+            self._move(session, row, max(row.cursor, self.passed), **_NOBODY)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Fail(ConsumerStep):
+    """Note that the event that comes next has failed once more."""
+
+    error: str
+    attempts: int
+
+    @override
+    def _take(self, session: Session) -> None:
+        self._held(session)
+        self._change(session, failures=self.attempts, last_error=self.error, last_error_at=self.now)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Park(ConsumerStep):
+    """Put an event aside and go past it; one that was tried again stays where it is."""
+
+    position: int
+    attempts: int
+    error: str
+
+    @override
+    def _take(self, session: Session) -> None:
+        row = self._held(session)
+        key = {"subscription": self.name, "position": self.position}
+        told = {
+            "state": ParkedState.parked.value,
+            "attempts": self.attempts,
+            "error": self.error,
+            "parked_at": self.now,
+        }
+        if self.position > row.cursor:
+            self._move(session, row, self.position, failures=0, last_error=self.error, last_error_at=self.now)
+            session.execute(insert(parked_events).values(**key, **told))
+        else:
+            self._change(session, last_error=self.error, last_error_at=self.now)
+            session.execute(update(parked_events).filter_by(**key).values(**told))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Settle(ConsumerStep):
+    """A parked event was tried again, and handled."""
+
+    position: int
+
+    @override
+    def _take(self, session: Session) -> None:
+        self._held(session)
+        session.execute(delete(parked_events).filter_by(subscription=self.name, position=self.position))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class DecideParked(Step):
+    """Have parked events tried again, or drop them: one, or all. Its result is how many."""
+
+    position: int | None
+    retry: bool
+    _decided: set[int] = field(default_factory=set)
+
+    @override
+    def _take(self, session: Session) -> int:
+        self._load(session)
+        which = [parked_events.c.subscription == self.name]
+        if self.position is not None:
+            which.append(parked_events.c.position == self.position)
+        found = {position for (position,) in session.execute(select(parked_events.c.position).where(*which))}
+        self._decided |= found  # what an earlier commit has dropped whose reply was lost counts as well
+        if self.position is not None and not self._decided:
+            raise errors.NotParkedError(name=self.name, position=self.position)
+        if self.retry:
+            session.execute(update(parked_events).where(*which).values(state=ParkedState.retry.value))
+        else:
+            session.execute(delete(parked_events).where(*which))
+        return len(self._decided)
+
+
+def _next_token(session: Session) -> int:
+    session.execute(update(counters).where(counters.c.name == TOKEN).values(value=counters.c.value + 1))
+    ((token,),) = session.execute(select(counters.c.value).where(counters.c.name == TOKEN))
+    return int(token)
+
+
+def _position_of(session: Session, argument: str, start: Start) -> int:
+    """The position in what callers may say.
+
+    Raises:
+        InvalidSubscriptionError: it lies behind the end of the log.
+    """
+    ((end,),) = session.execute(select(counters.c.value).where(counters.c.name == POSITION))
+    match start:
+        case "beginning":
+            return 0
+        case "now":
+            return int(end)
+        case _ if start > end:
+            why = f"the last position in the log is {end}"
+            raise errors.InvalidSubscriptionError(field=argument, value=start, why=why)
+        case position:
+            return position

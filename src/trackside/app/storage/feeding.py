@@ -1,0 +1,356 @@
+"""Feeds an observer from a durable subscription, across failures of the observer, of the store and of processes.
+
+Any number of processes may feed the same subscription: one does, by a lease, and the others wait to take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Final, Self
+
+from trackside.app.storage._subscription_records import Batch, OnFailure, ParkedEvent, check_number, check_seconds
+from trackside.app.storage.errors import (
+    SubscriptionBusyError,
+    SubscriptionLostError,
+    SubscriptionPausedError,
+    UnknownSubscriptionError,
+)
+from trackside.app.storage.subscriptions import LEASE_SECONDS, SubscriptionConsumer, Subscriptions
+from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.failures import text_of
+from trackside.harness.observer import (
+    ObserverLike,
+    PartlyTaken,
+    RunLifecycleEvent,
+    ensure_observer,
+    is_own_failure,
+    observer_name,
+)
+from trackside.harness.timelimit import call_observer
+
+logger = logging.getLogger("trackside.subscriptions")
+
+_ACKNOWLEDGE_EVERY: Final = 0.1
+"""Seconds of handling that come again, at most, if the process dies between two events."""
+_LOOK_EVERY: Final = 5.0
+"""Seconds after which a feed that waits looks for itself, in case that it was not told."""
+_STORE_PAUSE: Final = 1.0
+"""Seconds before a feed whose store failed tries again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedPolicy:
+    """How an observer is fed. All times are seconds.
+
+    Raises:
+        InvalidSubscriptionError: a value does not fit; the message names it.
+    """
+
+    batch: int = 100
+    """Events that are read at once, and given at once to an observer that takes batches."""
+    attempts: int = 5
+    """How often an event is tried before it is parked, where the subscription parks. One whose error says
+    `retryable = False` is parked at once."""
+    first_pause: float = 0.5
+    """After the first failure; after the next ones twice as long each, half of it left to chance."""
+    longest_pause: float = 60.0
+    call_limit: float | None = 30.0
+    """How long one call of the observer may take."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long the others wait for a process that has died."""
+    grace: float = 30.0
+    """How long closing waits for what the observer has in hand."""
+
+    def __post_init__(self) -> None:
+        check_number("batch", self.batch, least=1)
+        check_number("attempts", self.attempts, least=1)
+        for name in ("first_pause", "longest_pause", "grace"):
+            check_seconds(name, getattr(self, name), least=0, most=86_400)
+        if self.call_limit is not None:
+            check_seconds("call_limit", self.call_limit, least=0.001, most=86_400)
+        check_seconds("lease_seconds", self.lease_seconds, least=1, most=3_600)
+
+    def pause(self, attempts: int) -> float:
+        """How long to wait after so many failures in a row."""
+        longest = min(self.longest_pause, self.first_pause * 2.0 ** min(attempts - 1, 32))
+        return longest * random.uniform(0.5, 1.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class FeedCounts:
+    """What became of the events that a feed has read: `read` = `handled` + `parked` + `returned` + `pending`, always.
+
+    What was `returned` will be delivered again, here or elsewhere.
+    """
+
+    read: int = 0
+    handled: int = 0
+    parked: int = 0
+    returned: int = 0
+    failed_calls: int = 0
+
+    @property
+    def pending(self) -> int:
+        """How many the observer has in hand."""
+        return self.read - self.handled - self.parked - self.returned
+
+
+class SubscriptionFeed:
+    """Gives the events of a subscription to an observer, in order, each at least once.
+
+        async with SubscriptionFeed(store.subscriptions, "mail", observer):
+            ...
+
+    An observer that raises gets the event again, after a pause; if it goes on raising the event is parked, or blocks those
+    after it, as the subscription says. Observers with `on_events` get batches; of one that failed, its events one by one. So
+    the events of a run arrive in their order, except one that was parked and retried. What is delivered twice has the same
+    `event_id`.
+
+    Args:
+        subscriptions: those of the store, as `store.subscriptions`.
+        name: the subscription, which has to be there: `Subscriptions.open`.
+        observer: whom to give events.
+        policy: how.
+        consumer: what others see of who feeds; this machine and process if left out.
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) `observer` cannot take events.
+    """
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        name: str,
+        observer: ObserverLike,
+        *,
+        policy: FeedPolicy | None = None,
+        consumer: str | None = None,
+    ) -> None:
+        self.name = name
+        self.counts = FeedCounts()
+        self.failure: TracksideError | None = None
+        """Why it ended without being closed: its subscription was deleted, or the store closed."""
+        self._subscriptions = subscriptions
+        self._observer = ensure_observer(observer)
+        self._on_events = getattr(self._observer, "on_events", None)
+        self._label = observer_name(self._observer)
+        self._policy = policy or FeedPolicy()
+        self._consumer = consumer
+        self._stopping = asyncio.Event()
+        self._wakeup = asyncio.Event()
+        self._paused = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to feed.
+
+        Raises:
+            UnknownSubscriptionError: there is no such subscription.
+        """
+        await self._subscriptions.get(self.name)
+        self._task = asyncio.create_task(self._run(), name=f"trackside-feed-{self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish the batch in hand, acknowledge it, and let others feed. May be called again.
+
+        What is not handled after the policy's `grace`, or waits to be tried again, is left to whoever feeds next.
+        """
+        self._stopping.set()
+        self._wakeup.set()
+        if self._task is None:
+            return
+        try:
+            await asyncio.wait([self._task], timeout=self._policy.grace)
+        finally:
+            self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        """Feed whenever it is this process's turn, until closed."""
+        while not self._stopping.is_set():
+            try:
+                await self._take_turn()
+            except (UnknownSubscriptionError, ClosedError) as exc:
+                logger.warning("subscription %s is fed no more: %s", self.name, exc)
+                self.failure = exc
+                return
+            except SubscriptionLostError as exc:
+                logger.info("%s", exc)
+            except Exception:  # the store's failure, or our own: what is not fed is said, and tried again
+                logger.exception("subscription %s could not be fed", self.name)
+                await self._pause(_STORE_PAUSE)
+
+    async def _take_turn(self) -> None:
+        """Feed as long as this process has the lease; wait for it a while if it is not free."""
+        self._subscriptions.listen(self._wakeup.set)
+        try:
+            consumer = await self._subscriptions.acquire(
+                self.name, consumer=self._consumer, lease_seconds=self._policy.lease_seconds
+            )
+        except SubscriptionBusyError as exc:
+            await self._wait(min(exc.seconds, _LOOK_EVERY))
+        except SubscriptionPausedError:
+            await self._wait(_LOOK_EVERY)
+        else:
+            self._paused = False
+            async with consumer:
+                await self._feed_by(consumer)
+        finally:
+            self._subscriptions.stop_listening(self._wakeup.set)
+
+    async def _feed_by(self, consumer: SubscriptionConsumer) -> None:
+        """Feed, and keep the lease meanwhile.
+
+        Raises:
+            SubscriptionLostError: the lease is another's now.
+            StorageError: the store failed.
+        """
+        keeping = asyncio.create_task(self._keep_lease(consumer), name=f"trackside-lease-{self.name}")
+        feeding = asyncio.create_task(self._feed(consumer), name=f"trackside-feeding-{self.name}")
+        try:
+            await asyncio.wait([keeping, feeding], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (feeding, keeping):
+                task.cancel()
+            await asyncio.wait([keeping, feeding])
+        for task in (keeping, feeding):
+            if not task.cancelled():
+                task.result()
+
+    async def _keep_lease(self, consumer: SubscriptionConsumer) -> None:
+        """Renew the lease three times in its length; give it up when it may have ended because the store failed."""
+        until = monotonic() + consumer.lease_seconds
+        while True:
+            await asyncio.sleep(consumer.lease_seconds / 3)
+            begun = monotonic()
+            try:
+                self._paused = await consumer.renew()
+                until = begun + consumer.lease_seconds
+            except SubscriptionLostError:
+                raise
+            except TracksideError:
+                if monotonic() + consumer.lease_seconds / 3 >= until:
+                    raise
+                logger.warning("the lease of subscription %s could not be renewed", self.name, exc_info=True)
+
+    async def _feed(self, consumer: SubscriptionConsumer) -> None:
+        """Give what comes to the observer, until closed or paused."""
+        with suppress(SubscriptionPausedError):
+            while not self._is_to_stop:
+                self._wakeup.clear()
+                retries = await consumer.read_retries(self._policy.batch)
+                await self._retry(consumer, retries)
+                batch = await consumer.read(self._policy.batch)
+                await self._handle(consumer, batch)
+                if batch.at_end and not batch.events and not retries:
+                    await self._wait(_LOOK_EVERY)
+
+    @property
+    def _is_to_stop(self) -> bool:
+        return self._paused or self._stopping.is_set()
+
+    async def _handle(self, consumer: SubscriptionConsumer, batch: Batch) -> None:
+        """Handle a batch, all of it unless paused, or closed while an event of it waits to be tried again."""
+        left = deque(batch.events)
+        self.counts.read += len(left)
+        attempts = 0
+        try:
+            while left and not self._paused:
+                taken, raised = await self._offer([stored.event for stored in left], singly=attempts > 0)
+                if taken:
+                    attempts = 0
+                    last = [left.popleft() for _ in range(taken)][-1]
+                    await consumer.acknowledge(last.position if left else batch.through)
+                    self.counts.handled += taken
+                if raised is None:
+                    continue
+                attempts += 1
+                position = left[0].position
+                if consumer.on_failure is OnFailure.park and self._is_hopeless(raised, attempts):
+                    await consumer.park(position, text_of(raised), attempts=attempts)
+                    left.popleft()
+                    self.counts.parked += 1
+                    attempts = 0
+                    continue
+                await consumer.note_failure(text_of(raised), attempts=attempts)
+                await self._pause(self._policy.pause(attempts))
+                if self._stopping.is_set():
+                    return
+        finally:
+            self.counts.returned += self.counts.pending
+
+    def _is_hopeless(self, raised: BaseException, attempts: int) -> bool:
+        return attempts >= self._policy.attempts or not getattr(raised, "retryable", True)
+
+    async def _retry(self, consumer: SubscriptionConsumer, retries: Sequence[ParkedEvent]) -> None:
+        """Try parked events once more, each by itself; what fails stays parked."""
+        self.counts.read += len(retries)
+        try:
+            for parked in retries:
+                if self._is_to_stop:
+                    return
+                stored = parked.stored
+                taken, raised = await self._offer([stored.event], singly=True)
+                if taken:
+                    await consumer.settle_retry(stored.position)
+                    self.counts.handled += 1
+                else:
+                    attempts = parked.attempts + 1
+                    await consumer.park(stored.position, text_of(raised), attempts=attempts)
+                    self.counts.parked += 1
+        finally:
+            self.counts.returned += self.counts.pending
+
+    async def _offer(self, events: Sequence[RunLifecycleEvent], *, singly: bool) -> tuple[int, BaseException | None]:
+        """How many events the observer took from the front, and what it raised instead of taking the next.
+
+        Of an observer that takes single events, it may be less than all without a failure: time to acknowledge.
+        """
+        taken = 0
+        acknowledge_at = monotonic() + _ACKNOWLEDGE_EVERY
+        try:
+            if self._on_events is not None and not singly:
+                await call_observer(self._on_events(events), observer=self._label, limit=self._policy.call_limit)
+                return len(events), None
+            for event in events:
+                call = self._observer.on_event(event)
+                await call_observer(call, observer=self._label, limit=self._policy.call_limit)
+                taken += 1
+                if self._paused or monotonic() >= acknowledge_at:
+                    break
+        except PartlyTaken as part:
+            self.counts.failed_calls += 1
+            return max(0, min(part.taken, len(events) - 1)), part.cause
+        except BaseException as exc:  # the observer's failure, which is its subscription's to show
+            if not is_own_failure(exc):
+                raise
+            self.counts.failed_calls += 1
+            return taken, exc
+        return taken, None
+
+    async def _wait(self, at_most: float) -> None:
+        """Wait until there may be something to do."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await self._wakeup.wait()
+        self._wakeup.clear()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before another try, or until closed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()

@@ -1,0 +1,281 @@
+"""Durable subscriptions: observers with a name and a cursor, fed from the log.
+
+A subscription outlives the process that consumes it. Its cursor only moves ahead, past what was handled or parked, so each
+event that it wants is handled at least once whatever dies in between (I25). One consumer at a time has it, by a lease.
+`trackside.app.storage.feeding.SubscriptionFeed` consumes one for an observer; what is here is for whoever wants to do that
+himself, and for operators.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._leases import MAX_LEASE_SECONDS
+from trackside.app.storage._queries import AnyOf
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._signals import CommitSignals, Listener
+from trackside.app.storage._subscription_consumer import SubscriptionConsumer
+from trackside.app.storage._subscription_reads import parked, parked_of, read_standing, seconds_until_free
+from trackside.app.storage._subscription_records import (
+    Batch,
+    OnFailure,
+    ParkedEvent,
+    ParkedState,
+    Start,
+    Subscription,
+    SubscriptionFilter,
+    SubscriptionState,
+    check_member,
+    check_number,
+    check_seconds,
+    check_text,
+)
+from trackside.app.storage._subscriptions import Acquire, DecideParked, Delete, Open, Seek, SetState, Step, Update
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidSubscriptionError, SubscriptionBusyError, UnknownSubscriptionError
+from trackside.harness.types import LifecycleEventType
+
+__all__ = [
+    "Batch",
+    "OnFailure",
+    "ParkedEvent",
+    "ParkedState",
+    "Start",
+    "Subscription",
+    "SubscriptionConsumer",
+    "SubscriptionFilter",
+    "SubscriptionState",
+    "Subscriptions",
+]
+
+LEASE_SECONDS = 30.0
+_LEAST_LEASE_SECONDS = 1.0
+_NAMED_STARTS: dict[str, Start] = {"beginning": "beginning", "now": "now"}
+
+
+class Subscriptions:
+    """The subscriptions of a store: `store.subscriptions`."""
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers, signals: CommitSignals) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._signals = signals
+        self._listeners: set[Listener] = set()
+        if isinstance(writer, Writer):
+            writer.on_commit.append(lambda _: self._tell())
+
+    async def open(
+        self,
+        name: str,
+        *,
+        types: AnyOf[LifecycleEventType] | None = None,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        start: Start = "now",
+        on_failure: OnFailure | str = OnFailure.park,
+    ) -> Subscription:
+        """The subscription with this name; it is made if there is none yet, and goes on where it was if there is one.
+
+            await store.subscriptions.open("mail", types=["run_failed"])
+
+        Args:
+            name: what it is called, in all processes.
+            types: only events of this type, or one of these.
+            run_id: only of this run.
+            thread_id: only of this thread.
+            agent: only of runs of this agent.
+            start: where a new one begins: "now" (with the next event; resolved once, and stored), "beginning", or after a
+                position.
+            on_failure: whether an event that keeps failing is parked, or blocks those after it.
+
+        Raises:
+            SubscriptionConflictError: there is one that wants other events or has another policy; see `update`.
+            InvalidSubscriptionError: an argument does not fit; the message names it.
+            StorageError: it cannot be stored.
+        """
+        wanted = SubscriptionFilter.of(types=types, run_id=run_id, thread_id=thread_id, agent=agent)
+        policy = check_member(OnFailure, "on_failure", on_failure)
+        check_text("name", name)
+        await self._write(Open, name, filter=wanted, on_failure=policy, start=_start("start", start))
+        return await self.get(name)
+
+    async def get(self, name: str) -> Subscription:
+        """How a subscription stands.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+        """
+        found = await self._readers.run(read_standing(check_text("name", name)))
+        if not found:
+            raise UnknownSubscriptionError(name=name)
+        return found[0]
+
+    async def all(self) -> list[Subscription]:
+        """How all subscriptions stand, by name."""
+        return await self._readers.run(read_standing(None))
+
+    async def update(
+        self, name: str, *, filter: SubscriptionFilter | None = None, on_failure: OnFailure | str | None = None
+    ) -> Subscription:
+        """Have a subscription want other events from its cursor on, or give it another policy; what is left out stays.
+
+        Whoever consumes it loses it, and acquires it again.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            InvalidSubscriptionError: an argument does not fit; the message names it.
+        """
+        if filter is not None and not isinstance(filter, SubscriptionFilter):
+            raise InvalidSubscriptionError(field="filter", value=filter, why="it is a SubscriptionFilter")
+        policy = None if on_failure is None else check_member(OnFailure, "on_failure", on_failure)
+        await self._write(Update, name, filter=filter, on_failure=policy)
+        return await self.get(name)
+
+    async def pause(self, name: str) -> None:
+        """Deliver nothing until `resume`. What the consumer has in hand may still be acknowledged.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+        """
+        await self._write(SetState, name, state=SubscriptionState.paused)
+
+    async def resume(self, name: str) -> None:
+        """Go on at the cursor.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+        """
+        await self._write(SetState, name, state=SubscriptionState.active)
+
+    async def seek(self, name: str, position: Start) -> None:
+        """Move the cursor: the next event is the first after `position`. Whoever consumes it loses it, and begins anew.
+
+        Back, what was delivered is delivered again (as far as it is still in the log); ahead, what lies between is not.
+        Parked events stay parked; one that is handled once more on the way is not any longer.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            InvalidSubscriptionError: the position is none, or behind the end of the log.
+        """
+        await self._write(Seek, name, to=_start("position", position))
+
+    async def delete(self, name: str) -> None:
+        """Forget a subscription, its cursor and what it has parked. Whoever consumes it loses it.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+        """
+        await self._write(Delete, name)
+
+    async def acquire(
+        self, name: str, *, consumer: str | None = None, lease_seconds: float = LEASE_SECONDS
+    ) -> SubscriptionConsumer:
+        """Become the one who consumes a subscription.
+
+            async with await store.subscriptions.acquire("mail") as consumer:
+                batch = await consumer.read()
+
+        Args:
+            name: which one.
+            consumer: what others see of who it is; this machine and process if left out.
+            lease_seconds: how long others wait for a consumer that does not `renew`; from 1 to 3600.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            SubscriptionBusyError: another consumer has it; its `seconds` say for how long at least.
+            SubscriptionPausedError: it is paused.
+            InvalidSubscriptionError: an argument does not fit; the message names it.
+        """
+        check_text("name", name)
+        consumer = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else check_text("consumer", consumer)
+        lease = check_seconds("lease_seconds", lease_seconds, least=_LEAST_LEASE_SECONDS, most=MAX_LEASE_SECONDS)
+        # Looked at first, so that those who wait for their turn do not write.
+        left, holder = await self._readers.run(seconds_until_free(name))
+        if left:
+            raise SubscriptionBusyError(name=name, consumer=holder, seconds=left)
+        grant = await self._write(Acquire, name, consumer=consumer, lease_seconds=lease)
+        return SubscriptionConsumer(
+            self._writer,
+            self._readers,
+            grant,
+            name=name,
+            consumer=consumer,
+            lease_seconds=lease,
+            on_release=self._announce,
+        )
+
+    async def parked(self, name: str, *, after: int = 0, limit: int = 1000) -> list[ParkedEvent]:
+        """What a subscription has parked, in order of position; the next page comes after the last one's.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            InvalidSubscriptionError: an argument does not fit; the message names it.
+        """
+        check_number("after", after)
+        check_number("limit", limit, least=1)
+        await self.get(name)
+        return await self._readers.all(parked(name, after=after, limit=limit), parked_of)
+
+    async def retry_parked(self, name: str, position: int | None = None) -> int:
+        """Have the consumer try a parked event again, or all of them; how many. What it can handle is not parked then.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            NotParkedError: nothing is parked at this position.
+        """
+        return await self._decide(name, position, retry=True)
+
+    async def drop_parked(self, name: str, position: int | None = None) -> int:
+        """Give a parked event up, or all of them; how many. They stay in the log.
+
+        Raises:
+            UnknownSubscriptionError: there is none with this name.
+            NotParkedError: nothing is parked at this position.
+        """
+        return await self._decide(name, position, retry=False)
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` called on the loop when something was committed, here or elsewhere, that may matter to a consumer.
+
+        It costs something: stop when nobody waits.
+        """
+        self._listeners.add(listener)
+        self._signals.listen(listener)
+
+    def stop_listening(self, listener: Listener) -> None:
+        """Tell this one nothing more. May be called again."""
+        self._listeners.discard(listener)
+        self._signals.stop_listening(listener)
+
+    async def _decide(self, name: str, position: int | None, *, retry: bool) -> int:
+        if position is not None:
+            check_number("position", position)
+        decided: int = await self._write(DecideParked, name, position=position, retry=retry)
+        return decided
+
+    async def _write(self, step: type[Step], name: str, **values: Any) -> Any:
+        check_text("name", name)
+        done = await self._writer.write(step(name=name, now=time_text(datetime.now(UTC)), **values))
+        self._announce()
+        return done
+
+    def _announce(self) -> None:
+        self._tell()
+        self._signals.announce()
+
+    def _tell(self) -> None:
+        for listener in [*self._listeners]:
+            listener()
+
+
+def _start(field: str, said: Any) -> Start:
+    if not isinstance(said, str):
+        return check_number(field, said)
+    if said not in _NAMED_STARTS:
+        raise InvalidSubscriptionError(field=field, value=said, why='it is "beginning", "now", or a position')
+    return _NAMED_STARTS[said]
