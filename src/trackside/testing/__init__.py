@@ -1,16 +1,26 @@
 """For the tests of whoever runs agents or observes runs: a loop whose time is virtual, observers that misbehave on
-purpose, events to give them, a checker of what a run announced. Imports the harness and nothing else; needs no pytest.
+purpose, events to give them, a checker of what a run announced; and for whoever writes an observer, a coordinator or a
+store, the conformance kit (`contracts`). Imports the harness and nothing else; only the kit needs pytest, and is imported
+when it is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from trackside.testing.events import make_event, make_run
 from trackside.testing.loop import DeadlockError, HorizonError, VirtualClock, VirtualTimeLoop, run_virtual
 from trackside.testing.observers import Misbehaviour, RecordingBatchObserver, RecordingObserver
 from trackside.testing.run_order import assert_run_order
 
+if TYPE_CHECKING:
+    from trackside.testing.contracts import CoordinatorContract, Coordinators, ObserverContract
+
 __all__ = [
+    "CoordinatorContract",
+    "Coordinators",
     "DeadlockError",
     "HorizonError",
     "Misbehaviour",
+    "ObserverContract",
     "RecordingBatchObserver",
     "RecordingObserver",
     "VirtualClock",
@@ -20,3 +30,13 @@ __all__ = [
     "make_run",
     "run_virtual",
 ]
+
+_KIT = {"CoordinatorContract", "Coordinators", "ObserverContract"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _KIT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trackside.testing import contracts
+
+    return getattr(contracts, name)

@@ -1,0 +1,151 @@
+"""Requests that come again, and runs that are asked for now and start later."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import pytest
+
+from trackside.harness.errors import InvalidSpecError, ThreadBusyError
+from trackside.harness.ports import IdempotencyKey
+from trackside.harness.types import CancelAction, CancelMode, RunStatus, ThreadStatus
+from trackside.testing.contracts._promise import Contract, promise
+from trackside.testing.contracts.fleet import Coordinators, Worker
+
+_KEY = IdempotencyKey("key", "body")
+
+
+class RequestPromises(Contract):
+    """The part of a `CoordinatorContract` that is about idempotency keys and delayed runs."""
+
+    delay: ClassVar[float] = 0.1
+    """Seconds after which the runs of a test are due; long enough for a few steps of the coordinator."""
+
+    @promise("idempotency")
+    async def test_the_same_request_gives_the_run_that_is_there(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        first = worker.record("t")
+        assert not (await worker.admit(first, key=_KEY)).existing, "a new key was called known"
+        await self._finds(worker, first.run_id, RunStatus.pending)
+        await worker.start(first.run_id)
+        await self._finds(worker, first.run_id, RunStatus.running)
+        await worker.end(first.run_id)
+        await self._finds(worker, first.run_id, RunStatus.success)
+
+    async def _finds(self, worker: Worker, run_id: str, status: RunStatus) -> None:
+        again = worker.record("t", multitask="reject")
+        admission = await worker.admit(again, key=_KEY)
+        assert admission.existing, f"the same request started another run while the first was {status}"
+        assert admission.record.run_id == run_id, f"the key named {run_id}, and {admission.record.run_id} came back"
+        assert admission.record.status is status, f"the run was {status} and came back as {admission.record.status}"
+        assert await worker.coordinator.get(again.run_id) is None, "the same request left another run behind"
+
+    @promise("idempotency")
+    async def test_a_key_with_another_body_is_refused(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        first = worker.record("t")
+        await worker.admit(first, key=_KEY)
+        for when in ("active", "ended"):
+            other = worker.record("t2")
+            try:
+                await worker.admit(other, key=IdempotencyKey(_KEY.key, "another body"))
+            except InvalidSpecError:
+                assert await worker.coordinator.get(other.run_id) is None, "a refused request left a run behind"
+            else:
+                raise AssertionError(f"the key of an {when} run was taken with another body")
+            if when == "active":
+                await worker.start(first.run_id)
+                await worker.end(first.run_id)
+
+    @promise("idempotency")
+    async def test_of_many_same_requests_at_once_one_starts_a_run(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        records = [worker.record(f"t{number}") for number in range(8)]
+        admissions = await asyncio.gather(*(worker.admit(record, key=_KEY) for record in records))
+        new = [a for a in admissions if not a.existing]
+        assert len(new) == 1, f"8 same requests at once started {len(new)} runs"
+        assert {a.record.run_id for a in admissions} == {new[0].record.run_id}, "they were given different runs"
+
+    @promise("idempotency")
+    async def test_a_refused_request_does_not_use_its_key_up(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        first = await worker.run_on("t")
+        with pytest.raises(ThreadBusyError):
+            await worker.admit(worker.record("t", multitask="reject"), key=_KEY)
+        await worker.end(first)
+        admission = await worker.admit(worker.record("t", multitask="reject"), key=_KEY)
+        assert not admission.existing, "a request that was refused was taken for one that is there"
+
+    @promise("due_at")
+    async def test_a_delayed_run_holds_nothing_and_nobody_waits_for_it(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        delayed = worker.record("t", due_in=3_600)
+        assert not (await worker.admit(delayed)).ready, "a run was ready before it was due"
+        assert await worker.coordinator.claim(delayed.run_id) is None, "a run was to be had before it was due"
+        admission = await worker.admit(worker.record("t", multitask="reject"))
+        assert admission.ready, "a delayed run held its thread"
+        await worker.start(admission.record.run_id)
+        settlement = await worker.coordinator.settle(admission.record.run_id, RunStatus.success)
+        assert settlement.status is ThreadStatus.idle, f"a delayed run kept its thread {settlement.status}"
+        await worker.announce_end(admission.record.run_id, "t", RunStatus.success, settlement)
+        release = await worker.release(admission.record.run_id, "t", settlement.status)
+        assert release.next_run_id is None, "a delayed run was given its thread before it was due"
+        await worker.drop(delayed.run_id)
+
+    @promise("due_at")
+    async def test_a_delayed_run_may_be_claimed_when_it_is_due(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        run_id = await worker.let_in("t", due_in=self.delay)
+        await worker.host.told(lambda: run_id in worker.host.ready, "that a run is due")
+        await worker.start(run_id)
+        await worker.end(run_id)
+
+    @promise("due_at")
+    async def test_a_run_that_has_become_due_waits_behind_those_that_are_there(
+        self, coordinators: Coordinators
+    ) -> None:
+        worker = await coordinators.worker()
+        delayed = worker.record("t", multitask="reject", due_in=self.delay)
+        await worker.admit(delayed)
+        holder, before = await worker.run_on("t"), await worker.let_in("t")
+        await self._pass_delay(worker)
+        after = await worker.let_in("t")
+        order = [holder]
+        while (release := await worker.end(order[-1])).next_run_id is not None:
+            order.append(release.next_run_id)
+            await worker.start(order[-1])
+        names = {holder: "holder", before: "before", delayed.run_id: "delayed", after: "after"}
+        seen = [names[run_id] for run_id in order]
+        assert seen == ["holder", "before", "delayed", "after"], f"the order of the thread was {', '.join(seen)}"
+        assert delayed.run_id not in worker.host.ready, "its host was told that it may be claimed while it waited"
+
+    @promise("due_at")
+    async def test_a_run_that_has_become_due_displaces_as_it_was_asked_to(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        delayed = await worker.let_in("t", multitask="interrupt", due_in=self.delay)
+        holder = await worker.run_on("t")
+        said = (holder, CancelMode.interrupt)
+        await worker.host.told(lambda: said in worker.host.displaced, "that a run has to make room")
+        assert (await worker.get(holder)).cancel_requested is CancelAction.interrupt, "the active run was not asked"
+        release = await worker.end(holder, RunStatus.cancelled)
+        assert release.next_run_id == delayed, f"the thread was given to {release.next_run_id}"
+
+    @promise("due_at")
+    async def test_a_delayed_run_that_is_cancelled_or_withdrawn_never_becomes_due(
+        self, coordinators: Coordinators
+    ) -> None:
+        worker = await coordinators.worker()
+        cancelled = await worker.let_in("t", due_in=self.delay)
+        withdrawn = await worker.let_in("t", due_in=self.delay)
+        await worker.coordinator.request_cancel(cancelled, CancelAction.interrupt)
+        await worker.drop(withdrawn)
+        await worker.drop(cancelled)
+        await self._pass_delay(worker)
+        assert not {cancelled, withdrawn} & {*worker.host.ready}, "a run that was gone became due"
+        assert (await worker.admit(worker.record("t", multitask="reject"))).ready, "a run that was gone held its thread"
+
+    async def _pass_delay(self, worker: Worker) -> None:
+        """Let a run become due on a thread of its own: what was due before it is due by now."""
+        later = await worker.let_in("a thread of its own", due_in=self.delay)
+        await worker.host.told(lambda: later in worker.host.ready, "that a run is due")

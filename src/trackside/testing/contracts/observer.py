@@ -1,0 +1,284 @@
+"""What holds for every observer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, ClassVar, cast, override
+
+import pytest
+
+from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserver, ensure_observer
+from trackside.harness.types import LifecycleEventType
+from trackside.testing.contracts import _events
+from trackside.testing.contracts._promise import Contract, promise
+
+_TURNS_TO_CANCEL_AFTER = (1, 2, 3, 5, 8)  # of the event loop: before, in and after what the observer waits for
+
+
+class ObserverContract(Contract):
+    """The contract of an observer; subclass it and define the fixture `observer`, which gives a fresh one.
+
+    The fixture may be async, and may give an async context manager, which is entered for the test.
+
+        class TestTotals(ObserverContract):
+            complete = True
+
+            @pytest.fixture
+            def observer(self) -> Totals:
+                return Totals()
+
+            async def effects(self, observer: Totals) -> list[str]:
+                return observer.counted
+    """
+
+    contract_fixture = "observer"
+
+    complete: ClassVar[bool] = False
+    """Every event that it took has an effect, in sequence order within each run, and `effects` can tell."""
+
+    idempotent: ClassVar[bool] = False
+    """An event that comes again has no second effect, and `effects` can tell."""
+
+    accounts: ClassVar[bool] = False
+    """It has `stats()` that tell what became of each event: `accepted`, `delivered`, `failed`, `dropped`, `pending`."""
+
+    async def effects(self, observer: Any) -> Sequence[str]:
+        """The event ids of what the observer did so far, in order of the effects; once for each effect.
+
+        Wait here for what the observer does later on its own. Needed for the claims `complete` and `idempotent`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes a claim that needs the method `effects`")
+
+    @override
+    def check_fixture(self, given: Any) -> None:
+        ensure_observer(given)
+        assert hasattr(given, "on_event"), f"the fixture `observer` gave {given!r}, which has no method on_event"
+
+    @pytest.mark.parametrize("kind", list(LifecycleEventType), ids=str)
+    @promise("events")
+    async def test_takes_each_kind_of_event_in_all_its_forms(
+        self, observer: RunObserver, kind: LifecycleEventType
+    ) -> None:
+        for run in _events.each_kind(kind):
+            await _give(observer, run)
+
+    @promise("events")
+    async def test_takes_the_end_of_a_run_that_never_started(self, observer: RunObserver) -> None:
+        for kind in (LifecycleEventType.RUN_CANCELLED, LifecycleEventType.RUN_FAILED):
+            await _give(observer, _events.never_started(kind))
+
+    @promise("payloads")
+    async def test_takes_payloads_with_unknown_keys_without_status_or_with_nothing(self, observer: RunObserver) -> None:
+        for run in _events.with_strange_payloads():
+            await _give(observer, run)
+
+    @promise("events")
+    async def test_takes_runs_that_go_on_side_by_side(self, observer: RunObserver) -> None:
+        runs = [_events.run_of(number) for number in range(8)]
+        await asyncio.gather(*(_give(observer, run) for run in runs))
+        await _give(observer, _events.round_robin([_events.run_of(number) for number in range(8)]))
+
+    @promise("duplicates")
+    async def test_takes_an_event_that_comes_again(self, observer: RunObserver) -> None:
+        run = _events.run_of(1)
+        for event in run:
+            await _give(observer, [event, event, *_events.copies([event])])
+        await _give(observer, _events.copies(run))
+
+    @promise("read-only")
+    async def test_leaves_events_as_they_are(self, observer: RunObserver) -> None:
+        runs = [_events.run_of(1), *_events.with_strange_payloads()]
+        before = deepcopy(runs)
+        for run in runs:
+            await _give(observer, run)
+        await self._settle(observer)
+        for given, was in zip([e for run in runs for e in run], [e for run in before for e in run], strict=True):
+            assert given == was, f"{_name(given)} had {vars(was)} and has {vars(given)}"
+
+    @promise("cancellation")
+    async def test_a_cancel_of_on_event_is_not_swallowed(self, observer: RunObserver) -> None:
+        for turns in _TURNS_TO_CANCEL_AFTER:
+            run = _events.run_of(turns)
+            call = asyncio.create_task(observer.on_event(run[0]), name="on_event")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            pending = call.cancel()
+            await asyncio.wait({call})
+            assert call.cancelled() or not pending, (
+                f"on_event was cancelled after {turns} turns of the loop and {_ending(call)} instead of being cancelled"
+            )
+            await _give(observer, run)
+
+    @promise("failures")
+    async def test_goes_on_after_events_that_are_out_of_order(self, observer: RunObserver) -> None:
+        for events in _events.out_of_order():
+            await _give(observer, events[:-1])
+            await _refuse_or_take(observer, events[-1])
+            await _give(observer, _events.run_of(2))
+
+    @promise("batches")
+    async def test_takes_batches_of_one_run_of_many_runs_and_of_nothing(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        await on_events([])
+        await on_events(_events.run_of(1))
+        await on_events(_events.round_robin([_events.run_of(number) for number in range(4)]))
+        for run in _events.with_strange_payloads():
+            await on_events(run)
+
+    @promise("batches")
+    async def test_takes_a_batch_that_comes_again_in_parts(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        run = _events.run_of(1)
+        await on_events(run[:2])
+        await on_events(_events.copies(run))
+        await _give(observer, run)
+
+    @promise("effects", claim="complete")
+    async def test_every_event_has_its_effect(self, observer: RunObserver) -> None:
+        runs = [_events.run_of(number) for number in range(8)]
+        await asyncio.gather(*(_give(observer, run) for run in runs))
+        await self._has_had(observer, [event for run in runs for event in run])
+
+    @promise("I12", claim="complete")
+    async def test_effects_come_in_the_order_of_the_run(self, observer: RunObserver) -> None:
+        runs = [_events.run_of(number) for number in range(8)]
+        await _give(observer, _events.round_robin(runs))
+        effects = await self.effects(observer)
+        for run in runs:
+            ids = {event.event_id: event.sequence for event in run}
+            seen = [ids[event_id] for event_id in effects if event_id in ids]
+            assert seen == sorted(seen), f"sequences of {run[0].run_id} took effect as {seen}"
+
+    @promise("batches", claim="complete")
+    async def test_a_batch_has_the_effects_of_its_events(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        runs = [_events.run_of(number) for number in range(3)]
+        batch = _events.round_robin(runs)
+        await on_events(batch[:1])
+        await on_events(batch[1:])
+        await self._has_had(observer, batch)
+
+    @promise("batches", claim="complete")
+    async def test_a_batch_that_is_refused_has_no_effect(self, observer: RunObserver) -> None:
+        on_events = _on_events(observer)
+        for *good, bad in _events.out_of_order():
+            taken = await _taken(on_events, [*good, bad])
+            effects = set(await self.effects(observer))
+            seen = [event for event in good[taken:] if event.event_id in effects]
+            assert not seen, f"of {len(good) - taken} events that counted as refused {len(seen)} took effect"
+
+    @promise("idempotent", claim="idempotent")
+    async def test_an_event_that_comes_again_has_one_effect(self, observer: RunObserver) -> None:
+        run = _events.run_of(1)
+        for event in run:
+            await _give(observer, [event, *_events.copies([event])])
+        await asyncio.gather(*(_give(observer, _events.copies(run)) for _ in range(3)))
+        if hasattr(observer, "on_events"):
+            await _on_events(observer)(_events.copies(run))
+        effects = await self.effects(observer)
+        twice = [event for event in run if effects.count(event.event_id) > 1]
+        assert not twice, f"{_name(twice[0])} took effect {effects.count(twice[0].event_id)} times"
+
+    @promise("I22", claim="accounts")
+    async def test_accounts_for_every_event_at_any_moment(self, observer: RunObserver) -> None:
+        stats = cast("Any", observer).stats
+        events = _events.round_robin([_events.run_of(number) for number in range(8)])
+        for accepted, event in enumerate(events, 1):
+            await observer.on_event(event)
+            _check_accounts(stats(), accepted)
+            await asyncio.sleep(0)
+            _check_accounts(stats(), accepted)
+        await self._settle(observer)
+        _check_accounts(stats(), len(events))
+
+    @promise("I23")
+    async def test_flush_reports_and_may_be_repeated(self, observer: RunObserver) -> None:
+        flush = getattr(observer, "flush", None)
+        if flush is None:
+            pytest.skip("it has no flush")
+        await _give(observer, _events.run_of(1))
+        for _ in range(2):
+            report = await flush(self.patience / 2)
+            assert report is not None, "flush returned None instead of a report"
+            assert not isinstance(report, bool), f"flush returned {report} instead of a report"
+
+    @promise("I23")
+    async def test_closes_once_and_refuses_what_comes_after(self, observer: RunObserver) -> None:
+        close = getattr(observer, "aclose", None)
+        if close is None:
+            pytest.skip("it has no aclose")
+        await _give(observer, _events.run_of(1))
+        await close()
+        await close()
+        refused = False
+        try:
+            await observer.on_event(_events.run_of(2)[0])
+        except Exception:  # noqa: BLE001  # which one it is, is the observer's to choose
+            refused = True
+        assert refused, "an event that came after aclose was taken, and nobody knows what became of it"
+
+    async def _settle(self, observer: RunObserver) -> None:
+        """Let an observer that works on its own finish, as far as this is known to work."""
+        if self.complete or self.idempotent:
+            await self.effects(observer)
+        elif (flush := getattr(observer, "flush", None)) is not None:
+            await flush(self.patience / 2)
+
+    async def _has_had(self, observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> None:
+        effects = set(await self.effects(observer))
+        missing = [event for event in events if event.event_id not in effects]
+        assert not missing, f"{len(missing)} of {len(events)} events had no effect, the first {_name(missing[0])}"
+
+
+async def _give(observer: RunObserver, events: Sequence[RunLifecycleEvent]) -> None:
+    for event in events:
+        try:
+            await observer.on_event(event)
+        except Exception as exc:
+            raise AssertionError(f"{type(exc).__name__}: {exc} on {_name(event)} with {dict(event.payload)}") from exc
+
+
+async def _refuse_or_take(observer: RunObserver, event: RunLifecycleEvent) -> None:
+    try:
+        await observer.on_event(event)
+    except Exception:  # noqa: BLE001  # which one it is, is the observer's to choose
+        return
+    except BaseException as exc:
+        raise AssertionError(f"{type(exc).__name__} on {_name(event)}, which is no Exception") from exc
+
+
+async def _taken(on_events: Any, events: Sequence[RunLifecycleEvent]) -> int:
+    try:
+        await on_events(events)
+    except PartlyTaken as part:
+        return part.taken
+    except Exception:  # noqa: BLE001  # which one it is, is the observer's to choose
+        return 0
+    return len(events)
+
+
+def _on_events(observer: RunObserver) -> Any:
+    on_events = getattr(observer, "on_events", None)
+    if on_events is None:
+        pytest.skip("it has no on_events")
+    return on_events
+
+
+def _check_accounts(stats: Any, accepted: int) -> None:
+    dropped = stats.dropped
+    lost = sum(dropped.values()) if isinstance(dropped, Mapping) else dropped
+    total = stats.delivered + stats.failed + lost + stats.pending
+    assert stats.accepted == total == accepted, f"of {accepted} events {stats}"
+
+
+def _name(event: RunLifecycleEvent) -> str:
+    return f"{event.event_type} {event.sequence} of {event.run_id}"
+
+
+def _ending(call: asyncio.Task[None]) -> str:
+    if call.cancelled():
+        return "was cancelled"
+    exc = call.exception()
+    return "returned" if exc is None else f"raised {type(exc).__name__}: {exc}"
