@@ -110,7 +110,13 @@ async def test_nothing_is_on_disk_before_something_is_spooled_and_after_it_is_de
 async def test_events_come_back_as_they_were(spool: Spool) -> None:
     log = ListLog()
     events = make_run(messages=3)
-    odd = {"text": "\u2028 é \ud800 \0", "number": 10**400, "nan": float("nan"), "bytes": b"\xff", "list": [1, 2.5, None]}
+    odd = {
+        "text": "\u2028 é \ud800 \0",
+        "number": 10**400,
+        "nan": float("nan"),
+        "bytes": b"\xff",
+        "list": [1, 2.5, None],
+    }
     events[0] = RunLifecycleEvent(**{**vars(events[0]), "payload": {"agent": "a", "metadata": odd}})
 
     await spool.append(events)
@@ -134,7 +140,7 @@ async def test_what_is_on_disk_is_for_its_owner_alone(spool: Spool, folder: Path
 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    assert "refused.jsonl" in os.listdir(folder)
+    assert (folder / "refused.jsonl").exists()
 
 
 async def test_each_line_is_json_with_the_checksum_of_its_record(spool: Spool, folder: Path, unblocked: None) -> None:

@@ -197,12 +197,12 @@ class Spool:
         if self._closed:
             raise ClosedError(what="spool")
 
-    async def _in_thread[**P, T](self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _in_thread[*A, T](self, call: Callable[[*A], T], *args: *A) -> T:
         """Call in the one thread that touches the files; once begun it is finished, whoever cancels the caller."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="trackside-spool")
         try:
-            return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
         except OSError as exc:
             raise SpoolError(folder=str(self.folder), why=exc.strerror or str(exc)) from exc
 

@@ -1,0 +1,312 @@
+"""`StorageObserver` with a spool, on virtual time: when it delivers, what it lets nobody overtake, what it declines."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+from tests.contract.ways_to_run import required, virtual
+
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.spool import Spool, SpoolError
+from trackside.harness import (
+    ClosedError,
+    DispatchPolicy,
+    LifecycleEventType,
+    RunLifecycleEvent,
+    RunManager,
+    RunSpec,
+    current_run,
+)
+from trackside.harness.errors import EventOrderError, TracksideError
+from trackside.harness.lifecycle import RunFold, is_terminal
+from trackside.testing import VirtualClock, assert_run_order, make_event, make_run
+
+POLICY = DispatchPolicy(call_limit=30.0, retry_for=0.0)
+
+
+class AwayError(TracksideError):
+    """The log is away."""
+
+    fault = "store"
+    retryable = True
+
+
+class BrokenError(TracksideError):
+    """The log cannot do this."""
+
+    fault = "store"
+
+
+class Log:
+    """A log in memory that keeps the order of each run, and is away while `away` is set."""
+
+    def __init__(self) -> None:
+        self.events: list[RunLifecycleEvent] = []
+        self.away: Exception | None = None
+        self.tries: list[float] = []
+        self.seen_by: set[object] = set()
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
+        self.tries.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.001)
+        self.seen_by.add(current_run())
+        if self.away is not None:
+            raise self.away
+        folds: dict[str, RunFold] = {}
+        known = {event.event_id for event in self.events}
+        new = [event for event in events if event.event_id not in known]
+        for event in [*self.events, *new]:
+            fold = folds.get(event.run_id) or RunFold(event.run_id)
+            folds[event.run_id] = fold.apply(event.event_type, event.sequence, event.payload)
+        self.events += new
+
+
+@asynccontextmanager
+async def observing(log: Log, folder: Path) -> AsyncIterator[tuple[StorageObserver, Spool]]:
+    spool = Spool(folder)
+    observer = StorageObserver(log, spool=spool)
+    yield observer, spool
+    await observer.aclose()
+
+
+async def missed(observer: StorageObserver, events: Sequence[RunLifecycleEvent]) -> str | None:
+    """Have the observer miss these, as the harness does."""
+    with pytest.raises(TracksideError) as failed:
+        await observer.on_events(events)
+    return await observer.on_missed(events, failed.value)
+
+
+async def settled(observer: StorageObserver) -> None:
+    """Wait until it has nothing more to deliver."""
+    if observer._lookout is not None:
+        await asyncio.wait([observer._lookout])
+
+
+@virtual
+async def test_a_run_that_ends_while_the_log_is_away_is_delivered_when_it_is_back(tmp_path: Path) -> None:
+    async def agent(input: Any) -> str:
+        log.away = AwayError()
+        return "done"
+
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        async with RunManager(
+            {"agent": agent}, observers=[required(observer)], policy=POLICY, clock=VirtualClock()
+        ) as manager:
+            result = await (await manager.start(RunSpec("agent"))).result()
+            assert manager.observers.missed.kept == 2
+        log.away = None
+        await settled(observer)
+        assert spool.waiting == 0
+
+    assert result.error == (
+        "the run ended as success, but a required observer did not take that: The log is away;"
+        f" kept for later in {tmp_path}/spool"
+    )
+    assert_run_order(log.events)
+    assert sum(is_terminal(event.event_type) for event in log.events) == 1
+
+
+@virtual
+async def test_while_the_log_stays_away_the_pauses_grow_up_to_a_minute(tmp_path: Path) -> None:
+    log = Log()
+    log.away = AwayError()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        await missed(observer, make_run())
+        log.tries.clear()
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(300)
+
+    assert [round(when - began) for when in log.tries] == [1, 3, 7, 15, 31, 63, 123, 183, 243]
+
+
+@virtual
+async def test_it_delivers_at_once_when_the_log_takes_something_again(tmp_path: Path) -> None:
+    log = Log()
+    log.away = AwayError()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        await missed(observer, make_run("a", thread_id="a"))
+        await asyncio.sleep(100)  # the next try is half a minute away
+        log.away = None
+        before = asyncio.get_running_loop().time()
+        await observer.on_events(make_run("b", thread_id="b"))
+        await settled(observer)
+
+        assert spool.waiting == 0
+        assert asyncio.get_running_loop().time() - before < 1
+    assert [event.run_id for event in log.events] == ["b"] * 5 + ["a"] * 5, "off the path of the run"
+
+
+@virtual
+async def test_a_run_that_goes_on_does_not_wait_for_what_is_spooled_of_other_threads(tmp_path: Path) -> None:
+    log = Log()
+    log.away = AwayError()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        await missed(observer, make_run("a", thread_id="a"))
+        log.away = None
+        await observer.on_events(make_run("b", thread_id="b"))
+
+        assert {event.run_id for event in log.events} == {"b"}
+        assert spool.waiting == 1
+
+
+@virtual
+async def test_later_events_of_a_run_come_behind_what_is_spooled_of_it(tmp_path: Path) -> None:
+    log, events = Log(), make_run()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        log.away = AwayError()
+        await missed(observer, events[:4])
+        await missed(observer, events[4:])
+        assert spool.waiting == 2
+        log.away = None
+        await observer.on_events([late := make_event(LifecycleEventType.THREAD_STATUS_UPDATED, sequence=6)])
+
+        assert spool.waiting == 0
+    assert log.events == [*events, late]
+
+
+@virtual
+async def test_the_next_run_of_a_thread_is_stored_behind_what_is_spooled_of_the_thread(tmp_path: Path) -> None:
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        log.away = AwayError()
+        await missed(observer, make_run("first", thread_id="t"))
+        with pytest.raises(AwayError):
+            await observer.on_events(make_run("second", thread_id="t"))
+        log.away = None
+        await observer.on_events(make_run("second", thread_id="t"))
+
+    assert [event.run_id for event in log.events] == ["first"] * 5 + ["second"] * 5
+
+
+@virtual
+async def test_a_record_that_cannot_be_stored_holds_up_its_own_run_and_not_the_thread(tmp_path: Path) -> None:
+    log, events = Log(), make_run("first", thread_id="t")
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        log.away = BrokenError()
+        await missed(observer, events[:4])
+        append = log.append
+
+        async def all_but_first(events: Sequence[RunLifecycleEvent]) -> None:
+            log.away = BrokenError() if events[0].run_id == "first" else None
+            await append(events)
+
+        log.append = all_but_first  # type: ignore[method-assign]
+        with pytest.raises(BrokenError):
+            await observer.on_events(events[4:])
+        await observer.on_events(second := make_run("second", thread_id="t"))
+
+    assert log.events == second
+
+
+@virtual
+async def test_many_that_wait_for_the_same_delivery_cause_one(tmp_path: Path) -> None:
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        log.away = AwayError()
+        await missed(observer, make_run("first", thread_id="t"))
+        log.tries.clear()
+        tries = [observer.on_events(make_run(f"next-{number}", thread_id="t")) for number in range(50)]
+        outcomes = await asyncio.gather(*tries, return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes} == {AwayError}
+    assert len(log.tries) == 1
+
+
+@virtual
+async def test_what_the_log_refuses_for_good_is_not_spooled(tmp_path: Path) -> None:
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        await observer.on_events(make_run())
+        with pytest.raises(EventOrderError) as refused:
+            await observer.on_events(again := make_run())
+        assert await observer.on_missed(again, refused.value) is None
+        assert spool.waiting == 0
+
+
+@virtual
+async def test_without_a_spool_nothing_is_kept(tmp_path: Path) -> None:
+    observer = StorageObserver(Log())
+
+    assert await observer.on_missed(make_run(), AwayError()) is None
+    assert (await observer.deliver_spooled()).waiting == 0
+    await observer.aclose()
+
+
+def test_a_spool_that_fails_keeps_nobody_from_starting(
+    tmp_path: Path, blockbuster: BlockBuster, caplog: pytest.LogCaptureFixture
+) -> None:
+    blockbuster.deactivate()
+
+    @virtual
+    async def story() -> None:
+        log = Log()
+        async with observing(log, tmp_path / "spool") as (observer, _):
+            log.away = AwayError()
+            await missed(observer, make_run())
+        log.away = None
+        (file,) = (tmp_path / "spool").glob("waiting-*")
+        file.write_bytes(b"torn")
+        (tmp_path / "spool" / "damaged.lines").mkdir()
+        async with observing(log, tmp_path / "spool") as (observer, _):
+            report = await observer.deliver_spooled()
+            assert isinstance(report.failure, SpoolError)
+            await observer.on_events(make_run())
+
+    with caplog.at_level(logging.WARNING):
+        story()
+    assert "Is a directory" in caplog.text
+
+
+@virtual
+async def test_what_is_left_at_the_end_is_delivered_by_the_next_start(tmp_path: Path) -> None:
+    log, events = Log(), make_run()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        log.away = AwayError()
+        await missed(observer, events)
+        await asyncio.sleep(1.0005)  # in the middle of a delivery
+    with pytest.raises(ClosedError):
+        await observer.on_missed(events, AwayError())
+    assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint(
+        {"trackside-spool-delivery", "trackside-spool-lookout"}
+    )
+    log.away = None
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        report = await observer.deliver_spooled()
+        assert (report.delivered, spool.waiting) == (1, 0)
+
+    assert log.events == events
+
+
+@virtual
+async def test_what_is_left_at_the_start_is_tried_again_later(tmp_path: Path) -> None:
+    log = Log()
+    log.away = AwayError()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        await missed(observer, make_run())
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        assert (await observer.deliver_spooled()).waiting == 1
+        log.away = None
+        await settled(observer)
+        assert spool.waiting == 0
+
+
+@virtual
+async def test_deliveries_do_not_run_in_the_context_of_a_run(tmp_path: Path) -> None:
+    async def agent(input: Any) -> None:
+        log.away = AwayError()
+
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        async with RunManager({"agent": agent}, observers=[required(observer)], policy=POLICY) as manager:
+            await (await manager.start(RunSpec("agent"))).result()
+        log.away = None
+        log.seen_by.clear()
+        await settled(observer)
+
+    assert log.seen_by == {None}
