@@ -6,7 +6,7 @@ anybody's emitter, so a value of the wrong kind counts as absent instead of stop
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,10 @@ from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 _MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 bits
+_MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
+_MAX_SECONDS = 10**12
+_MAX_NAME_CHARS = 255
+_MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much beside the id of a run
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class RunStart:
     metadata: str
     parent_run_id: str | None
     trigger: str | None
+    labels: Sequence[Label]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,8 +63,11 @@ class StoredFacts:
     agent: str | None
 
 
-type UsageRow = tuple[str, str, int, int, int, int]
-"""Kind, name, and input, output, cache-read and reasoning tokens."""
+type Label = tuple[str, str]
+"""Key and value, as JSON text, of something in a run's metadata by which the run is found."""
+
+type UsageRow = tuple[str, str, int, int, int, int, float | None]
+"""Kind, name, and input, output, cache-read and reasoning tokens, and the cost in US dollars."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,13 +131,32 @@ def concerns_thread(event: RunLifecycleEvent) -> bool:
 def _start(row: EventRow) -> RunStart:
     payload = row.event.payload
     metadata = payload.get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = {}
     return RunStart(
         created_at=row.occurred_at,
-        agent=_text(payload.get("agent")),
-        metadata=json_text(metadata) if isinstance(metadata, dict) else "{}",
+        agent=_name(payload.get("agent")),
+        metadata=json_text(metadata),
         parent_run_id=_text(payload.get("parent_run_id")),
         trigger=_text(payload.get("trigger")),
+        labels=labels_of(metadata),
     )
+
+
+def labels_of(metadata: Mapping[str, Any]) -> list[Label]:
+    """The plain values in a run's metadata by which it is found; it is not by long ones, fractions, lists and objects."""
+    labels = ((key, label_value(value)) for key, value in metadata.items())
+    return [(key, value) for key, value in labels if value is not None and is_label(key, value)]
+
+
+def label_value(value: Any) -> str | None:
+    """The text of a value by which a run may be found; None if it may not."""
+    return json_text(value) if value is None or type(value) in {str, int, bool} else None
+
+
+def is_label(key: str, value: str) -> bool:
+    """Whether a key and the text of its value are short enough for an index."""
+    return len(key.encode()) + len(value.encode()) <= _MAX_LABEL_BYTES
 
 
 def _end(row: EventRow, started_at: str | None) -> RunEnd:
@@ -149,7 +176,7 @@ def _end(row: EventRow, started_at: str | None) -> RunEnd:
         tool_call_count=_count(data.get("tool_call_count")),
         message_count=_count(data.get("message_count")),
         duration_seconds=_duration(data.get("duration_seconds"), started_at, row.event.occurred_at),
-        cost_usd=_amount(data.get("cost_usd")),
+        cost_usd=_amount(data.get("cost_usd"), at_most=_MAX_COST),
         usage=[
             *_usage("model", data.get("token_usage_by_model")),
             *_usage("caller", data.get("token_usage_by_caller")),
@@ -161,7 +188,7 @@ def _usage(kind: str, usage: Any) -> Iterator[UsageRow]:
     if not isinstance(usage, dict):
         return
     for name, tokens in usage.items():
-        if isinstance(tokens, dict):
+        if isinstance(tokens, dict) and _name(name) is not None:
             yield (
                 kind,
                 name,
@@ -169,12 +196,13 @@ def _usage(kind: str, usage: Any) -> Iterator[UsageRow]:
                 _count(tokens.get("output_tokens")),
                 _count(tokens.get("cache_read_tokens")),
                 _count(tokens.get("reasoning_tokens")),
+                _amount(tokens.get("cost_usd"), at_most=_MAX_COST),
             )
 
 
 def _duration(said: Any, started_at: str | None, ended_at: datetime) -> float | None:
     """What the emitter measured; else what the clocks say, if the run has started at all."""
-    measured = _amount(said)
+    measured = _amount(said, at_most=_MAX_SECONDS)
     if measured is not None or started_at is None:
         return measured
     return max(0.0, (ended_at - time_of(started_at)).total_seconds())
@@ -184,9 +212,14 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _name(value: Any) -> str | None:
+    """A text by which runs are found and sums are kept; one that is longer than an index takes is none."""
+    return value if isinstance(value, str) and len(value) <= _MAX_NAME_CHARS else None
+
+
 def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
 
 
-def _amount(value: Any) -> float | None:
-    return float(value) if type(value) in {int, float} and value >= 0 else None
+def _amount(value: Any, *, at_most: int) -> float | None:
+    return float(value) if type(value) in {int, float} and 0 <= value <= at_most else None

@@ -14,6 +14,7 @@ from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow
 from trackside.app.storage._leases import LeaseClock
 from trackside.app.storage._queue import ActiveRun, Lane
+from trackside.app.storage._totals import Totals
 
 
 class CollisionError(errors.StorageError):
@@ -76,8 +77,16 @@ class Session(Protocol):
         """Make rows for runs that start, and change what changes in others."""
         ...
 
+    def next_ordinal(self) -> int:
+        """A place behind all active runs."""
+        ...
+
     def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
         """Delete the rows of runs that are not active any more; then make or change the rows of others."""
+        ...
+
+    def add_to_totals(self, totals: Totals) -> None:
+        """Add to the sums over runs."""
         ...
 
     def insert_events(self, rows: Collection[EventRow]) -> None:

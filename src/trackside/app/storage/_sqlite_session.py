@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import ClauseElement, Connection, Table
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -25,7 +25,8 @@ from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._session import CollisionError, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
-from trackside.app.storage._tables import POSITION
+from trackside.app.storage._tables import POSITION, duration_totals, run_totals, usage_totals
+from trackside.app.storage._totals import Totals
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus, ThreadStatus
@@ -55,7 +56,18 @@ class _Bulk:
             done += size
 
 
-_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"  # as `_active_of` reads
+def _adding_to(totals: Table) -> _Bulk:
+    """Adds amounts to the rows of sums; makes those that are missing."""
+    key = [column.name for column in totals.primary_key]
+    names = [column.name for column in totals.columns]
+    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in names if name not in key)
+    return _Bulk(
+        f"INSERT INTO {totals.name} ({', '.join(names)}) VALUES * ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}",
+        len(names),
+    )
+
+
+_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"
 
 _LOAD_RUNS: Final = f"""
     SELECT json_group_array(json_array(
@@ -166,10 +178,18 @@ _END_RUNS: Final = _Bulk(
 )
 _INSERT_USAGE: Final = _Bulk(
     """
-    INSERT OR ROLLBACK INTO usage (run_id, kind, name, input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
-    VALUES *""",
-    7,
+    INSERT OR ROLLBACK INTO usage (
+        run_id, kind, name, input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cost_usd
+    ) VALUES *""",
+    8,
 )
+_INSERT_LABELS: Final = _Bulk(
+    "INSERT OR ROLLBACK INTO run_labels (key, value, created_at, run_id) VALUES *",
+    4,
+)
+_ADD_TO_RUN_TOTALS: Final = _adding_to(run_totals)
+_ADD_TO_DURATION_TOTALS: Final = _adding_to(duration_totals)
+_ADD_TO_USAGE_TOTALS: Final = _adding_to(usage_totals)
 _INSERT_EVENTS: Final = _Bulk(
     """
     INSERT OR ROLLBACK INTO events (position, event_id, run_id, thread_id, sequence, event_type, occurred_at, payload)
@@ -287,9 +307,11 @@ class SqliteSession:
         advanced: list[Sequence[Any]] = []
         ended: list[Sequence[Any]] = []
         used: list[Sequence[Any]] = []
+        labels: list[Sequence[Any]] = []
         for run in runs:
-            if run.start is not None:
+            if (start := run.start) is not None:
                 started.append(_started(run))
+                labels.extend((*label, start.created_at, run.fold.run_id) for label in start.labels)
             elif run.begins:
                 begun.append((run.fold.run_id, run.fold.status.value, run.started_at, run.fold.sequence))
             if run.end is not None:
@@ -303,8 +325,13 @@ class SqliteSession:
             (_ADVANCE_RUNS, advanced),
             (_END_RUNS, ended),
             (_INSERT_USAGE, used),
+            (_INSERT_LABELS, labels),
         ):
             statement.execute(self._driver, rows)
+
+    def next_ordinal(self) -> int:
+        """A place behind all active runs."""
+        return self._driver.execute("SELECT coalesce(max(ordinal), 0) + 1 FROM active_runs").fetchone()[0]
 
     def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
         """Delete the rows of runs that are not active any more; then make or change the rows of others."""
@@ -313,6 +340,13 @@ class SqliteSession:
             driver.execute(_REMOVE_ACTIVE, (json_text([*removed]),))
         _CHANGE_ACTIVE.execute(driver, [_changed_active(run) for run in changed if run.ordinal])
         _INSERT_ACTIVE.execute(driver, [_new_active(run) for run in changed if not run.ordinal])
+
+    def add_to_totals(self, totals: Totals) -> None:
+        """Add to the sums over runs."""
+        driver = self._driver
+        _ADD_TO_RUN_TOTALS.execute(driver, totals.run_rows())
+        _ADD_TO_DURATION_TOTALS.execute(driver, totals.duration_rows())
+        _ADD_TO_USAGE_TOTALS.execute(driver, totals.usage_rows())
 
     def insert_events(self, rows: Collection[EventRow]) -> None:
         """Give events the next positions and store them."""

@@ -296,6 +296,7 @@ usage_totals = Table(
     Column("status", _Text, primary_key=True),
     Column("kind", _Text, primary_key=True),
     Column("name", _Text, primary_key=True),
+    Column("runs", _LongInteger, nullable=False),
     Column("input_tokens", _LongInteger, nullable=False),
     Column("output_tokens", _LongInteger, nullable=False),
     Column("cache_read_tokens", _LongInteger, nullable=False),

@@ -10,17 +10,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import Any, override
 
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import CollisionError, Session
-from trackside.app.storage.errors import EventConflictError
+from trackside.app.storage._tables import idempotency_keys
+from trackside.app.storage._totals import Totals
+from trackside.app.storage.errors import (
+    ConnectionLostError,
+    EventConflictError,
+    OutcomeUnknownError,
+    ServerUnreachableError,
+    StorageError,
+    TransactionConflictError,
+)
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, thread_status_after
+from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import ThreadStatus
 
+_REPEATED = (TransactionConflictError, ConnectionLostError, OutcomeUnknownError, ServerUnreachableError)
+_MOST_COLLISIONS = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
 _ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of other rows
 
 
@@ -132,6 +146,10 @@ class UnitOfWork:
         self._threads: dict[str, ThreadRow] = {}
         self._events: dict[str, EventRow] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
+        self.idempotency_keys: dict[str, tuple[IdempotencyKey, str]] = {}
+        """The keys of runs that are let in, and the runs that they name."""
+        self.totals = Totals()
+        """What is to be added to the sums, besides what follows from the runs that change."""
         self.load(
             run_ids={run_id for work in works for run_id in work.run_ids()},
             thread_ids={thread_id for work in works for thread_id in work.thread_ids()},
@@ -158,6 +176,18 @@ class UnitOfWork:
     def run(self, run_id: str) -> RunRow | None:
         """A run that was loaded, as it is by now."""
         return self._runs.get(run_id)
+
+    def changes_run(self, run_id: str) -> bool:
+        """Whether something is to be written about a run."""
+        return run_id in self._changed
+
+    def changes_thread(self, thread_id: str) -> bool:
+        """Whether something is to be written about a thread."""
+        return thread_id in self._threads
+
+    def forget_run(self, run_id: str) -> None:
+        """Know no more of a run whose rows have been deleted: nothing can follow in it."""
+        self._runs.pop(run_id, None)
 
     def thread_status(self, thread_id: str) -> ThreadStatus:
         """What a thread whose queue was loaded was announced as last."""
@@ -260,23 +290,48 @@ class UnitOfWork:
             session.save_threads(self._threads.values())
         if self._changed:
             session.save_runs(self._changed.values())
+            for run in self._changed.values():
+                self.totals.take(run)
+        if self.idempotency_keys:
+            keys = [(named.key, named.body, run_id) for named, run_id in self.idempotency_keys.values()]
+            session.execute(idempotency_keys.insert().values(keys))
         if self.queue.removed or self.queue.changed:
             session.save_active(self.queue.removed, self.queue.changed.values())
+        if self.totals:
+            session.add_to_totals(self.totals)
         if self._events:
             session.insert_events(self._events.values())
 
 
-def commit_together(session: Session, works: Sequence[Work]) -> Committed:
-    """Write all works in one transaction.
+def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:
+    """Write all works in one transaction, which is repeated for so many seconds if it met another or lost its connection.
 
     Raises:
+        OutcomeUnknownError: the connection was lost in a commit, and there was no other soon enough.
         StorageError: the transaction could not be committed and nothing was written.
     """
-    try:
-        return _commit(session, works, check_ids=False)
-    except CollisionError:
-        # Somebody reuses the event id of another run, which the sequences do not tell. Find out who.
-        return _commit(session, works, check_ids=True)
+    until = monotonic() + patience
+    pause = _FIRST_PAUSE
+    collisions = 0
+    unknown: OutcomeUnknownError | None = None
+    while True:
+        try:
+            return _commit(session, works, check_ids=collisions > 0)
+        except CollisionError:
+            # Somebody reuses the event id of another run, which the sequences do not tell: find out who. Or another
+            # process made the same thread, run or event at this moment: now it is there to be found.
+            collisions += 1
+            if collisions == _MOST_COLLISIONS:
+                raise
+        except StorageError as exc:
+            if isinstance(exc, OutcomeUnknownError):
+                unknown = exc  # I4: what was committed all the same is found by its id
+            if not isinstance(exc, _REPEATED) or monotonic() + pause > until:
+                if unknown is None or unknown is exc:
+                    raise
+                raise unknown from exc
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Committed:

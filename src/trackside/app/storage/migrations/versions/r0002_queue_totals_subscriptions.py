@@ -104,7 +104,7 @@ def _make_totals() -> None:
     cost = ("priced_runs", "cost_nanousd")
     _make_totals_table("run_totals", (), ("runs", *of_runs, *cost))
     _make_totals_table("duration_totals", ("bin",), ("runs",))
-    _make_totals_table("usage_totals", ("kind", "name"), (*of_usage, *cost))
+    _make_totals_table("usage_totals", ("kind", "name"), ("runs", *of_usage, *cost))
 
 
 def _make_totals_table(name: str, keys: tuple[str, ...], sums: tuple[str, ...]) -> None:
