@@ -75,6 +75,21 @@ def test_cost_is_absent_until_a_call_has_a_price_and_zero_is_a_price() -> None:
     assert journal.completion_data(0)["cost_usd"] == 0.75
 
 
+def test_cost_is_summed_by_model_and_by_caller_where_a_call_had_a_price() -> None:
+    journal = Journal()
+    journal.record_usage("local", input_tokens=1, output_tokens=1)
+    journal.record_usage("paid", input_tokens=1, output_tokens=1, cost_usd=0.25)
+    journal.record_usage("paid", input_tokens=1, output_tokens=1, cost_usd=0.5, caller="researcher")
+    journal.record_usage("free", input_tokens=1, output_tokens=1, cost_usd=0, caller="researcher")
+    data = journal.completion_data(0)
+
+    def costs(by: str) -> dict[str, float | None]:
+        return {name: usage.get("cost_usd") for name, usage in data[by].items()}
+
+    assert costs("token_usage_by_model") == {"local": None, "paid": 0.75, "free": 0}
+    assert costs("token_usage_by_caller") == {"lead_agent": 0.25, "researcher": 0.5}
+
+
 @pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens"])
 @pytest.mark.parametrize("count", [-1, 1.5, "7", None, True, math.nan], ids=repr)
 def test_count_that_is_no_whole_number_from_zero_up_is_refused_and_nothing_counted(field: str, count: Any) -> None:

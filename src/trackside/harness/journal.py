@@ -20,25 +20,36 @@ _TYPE_OF_ROLE = {"user": "human", "assistant": "ai", "function": "tool", "develo
 
 
 class Usage:
-    """Tokens of one model or one caller.
+    """Tokens and cost of one model or one caller.
 
     `cache_read_tokens` are part of the input, `reasoning_tokens` of the output; both appear only where there were any.
+    `cost_usd` appears where a call had a price: unknown is not zero.
     """
 
-    __slots__ = ("cache_read_tokens", "input_tokens", "output_tokens", "reasoning_tokens")
+    __slots__ = ("cache_read_tokens", "cost_usd", "input_tokens", "output_tokens", "reasoning_tokens")
 
     def __init__(self) -> None:
         self.input_tokens = 0
         self.output_tokens = 0
         self.cache_read_tokens = 0
         self.reasoning_tokens = 0
+        self.cost_usd: float | None = None
 
-    def add(self, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int) -> None:
+    def add(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        cache_read_tokens: int,
+        reasoning_tokens: int,
+        cost_usd: float | None,
+    ) -> None:
         """Count one call."""
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         self.cache_read_tokens += cache_read_tokens
         self.reasoning_tokens += reasoning_tokens
+        if cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
 
     def as_json(self) -> JsonObject:
         """As `completion_data` shows it."""
@@ -51,6 +62,8 @@ class Usage:
             shown["cache_read_tokens"] = self.cache_read_tokens
         if self.reasoning_tokens:
             shown["reasoning_tokens"] = self.reasoning_tokens
+        if self.cost_usd is not None:
+            shown["cost_usd"] = self.cost_usd
         return shown
 
 
@@ -67,7 +80,6 @@ class Journal:
         self._tool_calls = 0
         self._messages = 0
         self._message_ids: set[str] = set()
-        self._cost: float | None = None
         self._first_human: str | None = None
         self._last_ai: str | None = None
 
@@ -98,9 +110,7 @@ class Journal:
         with self._lock:
             self._llm_calls += 1
             for usage in (self._total, _of(self._models, model), _of(self._callers, caller)):
-                usage.add(*tokens)
-            if cost_usd is not None:
-                self._cost = (self._cost or 0.0) + cost_usd
+                usage.add(*tokens, cost_usd)
 
     def record_tool_call(self, name: str) -> None:
         """Count one call of a tool."""
@@ -142,8 +152,8 @@ class Journal:
                 "last_ai_message": self._last_ai,
                 "duration_seconds": round(duration_seconds, 6),
             }
-            if self._cost is not None:
-                data["cost_usd"] = self._cost
+            if total.cost_usd is not None:
+                data["cost_usd"] = total.cost_usd
         return data
 
 
