@@ -1,0 +1,298 @@
+"""A real database that is full, locked or read-only when a run ends: the end is spooled, and delivered when it is back."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+from sqlalchemy import event
+
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.spool import DeliveryReport, Spool
+from trackside.app.storage import Store
+from trackside.harness import (
+    DispatchPolicy,
+    LifecycleEventType,
+    ObserverBinding,
+    RunManager,
+    RunResult,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_terminal
+from trackside.testing import assert_run_order, make_event, make_run
+
+POLICY = DispatchPolicy(retry_for=0.0)
+
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked_by_another_process(path: Path) -> Iterator[None]:
+    """While this is entered, another process has the database to itself."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        yield
+    finally:
+        holder.communicate()
+
+
+@contextmanager
+def limited(store: Store, limit: str, afterwards: str) -> Iterator[None]:
+    """While this is entered, the writer's own connections are limited by a pragma."""
+    session: Any = store._writer._session  # type: ignore[union-attr]
+
+    def on_connect(driver: sqlite3.Connection, _: object) -> None:
+        driver.execute(f"PRAGMA {limit}")
+
+    event.listen(session._engine, "connect", on_connect)
+    session._driver.execute(f"PRAGMA {limit}")
+    try:
+        yield
+    finally:
+        event.remove(session._engine, "connect", on_connect)
+        session._driver.execute(f"PRAGMA {afterwards}")
+
+
+@contextmanager
+def medium(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own; skips where that takes more rights than there are."""
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"a file system can be mounted by root only: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(autouse=True)
+def unblocked(blockbuster: BlockBuster) -> None:
+    """These tests do to databases, in the middle of a run, what blocks."""
+    blockbuster.deactivate()
+
+
+@asynccontextmanager
+async def observing(store: Store, folder: Path) -> AsyncIterator[StorageObserver]:
+    observer = StorageObserver(store, spool=Spool(folder))
+    yield observer
+    await observer.aclose()
+
+
+async def run_once(
+    observer: StorageObserver, agent: Callable[..., Any] = lambda given: given, thread_id: str = "t"
+) -> RunResult:
+    """One run, in a manager of its own."""
+    bound = [ObserverBinding(observer, required=True)]
+    async with RunManager({"agent": agent}, observers=bound, policy=POLICY) as manager:
+        return await (await manager.start(RunSpec("agent", "hello", thread_id=thread_id))).result()
+
+
+async def assert_whole(store: Store, result: RunResult, status: RunStatus) -> None:
+    """The run is in the log from its start to one end, and its rows say the same."""
+    events = [stored.event for stored in await store.events(run_id=result.run_id)]
+    assert_run_order(events)
+    assert sum(is_terminal(event.event_type) for event in events) == 1
+    run = await store.run(result.run_id)
+    assert run is not None
+    assert (run.status, run.last_sequence) == (status, len(events))
+    everything = await store.events()
+    assert [stored.position for stored in everything] == list(range(1, len(everything) + 1))
+
+
+async def test_a_full_disk_at_the_end_of_a_run(store: Store, tmp_path: Path) -> None:
+    async with observing(store, tmp_path / "spool") as observer:
+        full = limited(store, "max_page_count = 1", "max_page_count = 1000000")
+
+        def agent(input: Any, run: Any) -> None:
+            run.set_title("x" * 200_000)
+            full.__enter__()
+
+        result = await run_once(observer, agent)
+        full.__exit__(None, None, None)
+        assert result.status is RunStatus.error
+        assert "There is no room left for the database" in (result.error or "")
+        assert f"kept for later in {tmp_path}/spool" in (result.error or "")
+        assert (await observer.deliver_spooled()).delivered == 1
+
+    await assert_whole(store, result, RunStatus.success)
+    assert not (tmp_path / "spool").exists()
+
+
+async def test_a_database_that_another_process_has_locked(url: str, path: Path, tmp_path: Path) -> None:
+    async with Store.open(url, busy_timeout=0.05) as store, observing(store, tmp_path / "spool") as observer:
+        lock = locked_by_another_process(path)
+        result = await run_once(observer, lambda _: lock.__enter__())
+        assert "stayed locked by another process" in (result.error or "")
+        locked = await observer.deliver_spooled()
+        assert (locked.delivered, locked.waiting) == (0, 1)
+        lock.__exit__(None, None, None)
+        assert (await observer.deliver_spooled()).delivered == 1
+        await assert_whole(store, result, RunStatus.success)
+
+
+async def test_a_run_that_could_not_even_start_is_whole_in_the_log_when_it_is_back(
+    url: str, path: Path, tmp_path: Path
+) -> None:
+    called: list[object] = []
+    async with Store.open(url, busy_timeout=0.05) as store, observing(store, tmp_path / "spool") as observer:
+        with locked_by_another_process(path):
+            result = await run_once(observer, called.append)
+        await observer.deliver_spooled()
+        await assert_whole(store, result, RunStatus.error)
+
+    assert called == [], "I14: not stored, so the agent is never called"
+
+
+async def test_a_database_that_turned_read_only(store: Store, tmp_path: Path) -> None:
+    async with observing(store, tmp_path / "spool") as observer:
+        read_only = limited(store, "query_only = ON", "query_only = OFF")
+        result = await run_once(observer, lambda _: read_only.__enter__())
+        assert "cannot be written" in (result.error or "")
+        assert (await observer.deliver_spooled()).waiting == 1
+        read_only.__exit__(None, None, None)
+        await observer.deliver_spooled()
+
+    await assert_whole(store, result, RunStatus.success)
+
+
+async def test_a_medium_that_is_full(tmp_path: Path) -> None:
+    with medium(tmp_path / "disk", "size=6m") as disk:
+        async with (
+            Store.open(f"sqlite:///{disk}/runs.db") as store,
+            observing(store, tmp_path / "spool") as observer,
+        ):
+            filler = disk / "filler"
+
+            async def agent(input: Any, run: Any) -> None:
+                run.set_title("x" * 300_000)
+                with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                    while True:
+                        file.write(bytes(4_096))
+
+            result = await run_once(observer, agent)
+            assert result.status is RunStatus.error
+            assert f"kept for later in {tmp_path}/spool" in (result.error or "")
+            filler.unlink()
+            await observer.deliver_spooled()
+            await assert_whole(store, result, RunStatus.success)
+
+
+async def test_a_medium_that_is_full_of_database_and_spool_says_that_the_end_is_lost(tmp_path: Path) -> None:
+    with medium(tmp_path / "disk", "size=6m") as disk:
+        async with Store.open(f"sqlite:///{disk}/runs.db") as store, observing(store, disk / "spool") as observer:
+
+            async def agent(input: Any, run: Any) -> None:
+                run.set_title("x" * 300_000)
+                with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                    while True:
+                        file.write(bytes(4_096))
+
+            result = await run_once(observer, agent)
+            (disk / "filler").unlink()
+
+            assert "did not take that" in (result.error or "")
+            assert "kept for later" not in (result.error or "")
+            assert await observer.deliver_spooled() == DeliveryReport()
+
+
+async def test_a_medium_that_is_remounted_read_only(tmp_path: Path) -> None:
+    def remount(disk: Path, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+    with medium(tmp_path / "disk", "size=8m") as disk:
+        async with observing_on(disk, tmp_path / "spool") as (_, observer):
+            await run_once(observer)
+        # Files that are open for writing keep a medium from being remounted, so it is before the next start.
+        remount(disk, "ro")
+        with pytest.raises(TracksideError, match="cannot be written"):
+            async with Store.open(f"sqlite:///{disk}/runs.db"):
+                pass
+        remount(disk, "rw")
+        async with observing_on(disk, tmp_path / "spool") as (store, observer):
+            result = await run_once(observer)
+            await assert_whole(store, result, RunStatus.success)
+
+
+@asynccontextmanager
+async def observing_on(disk: Path, spool: Path) -> AsyncIterator[tuple[Store, StorageObserver]]:
+    async with Store.open(f"sqlite:///{disk}/runs.db") as store, observing(store, spool) as observer:
+        yield store, observer
+
+
+async def test_a_run_that_was_ended_as_lost_meanwhile_keeps_that_end(url: str, path: Path, tmp_path: Path) -> None:
+    run = make_run("run-1")
+    opening, rest = run[:3], run[3:]
+    says = {"status": "error", "error": "its worker is lost", "error_type": "worker_lost"}
+    lost = make_event(LifecycleEventType.RUN_FAILED, run_id="run-1", sequence=4, payload=says)
+    async with Store.open(url, busy_timeout=0.05) as store, observing(store, tmp_path / "spool") as observer:
+        await observer.on_events(opening)
+        with locked_by_another_process(path), pytest.raises(TracksideError) as failed:
+            await observer.on_events(rest)
+        await observer.on_missed(rest, failed.value)
+        await store.append([lost])
+
+        report = await observer.deliver_spooled()
+
+        assert (report.delivered, report.refused, report.waiting) == (0, 1, 0)
+        events = [stored.event for stored in await store.events(run_id="run-1")]
+        assert_run_order(events)
+        assert events[-1].event_id == lost.event_id
+        assert lost.event_id not in (tmp_path / "spool" / "refused.jsonl").read_text()
+        assert all(event.event_id in (tmp_path / "spool" / "refused.jsonl").read_text() for event in rest)
+
+
+async def test_the_thread_is_what_its_newest_run_says_however_late_the_end_of_an_older_one_comes(
+    url: str, path: Path, tmp_path: Path
+) -> None:
+    async def fail(input: Any) -> None:
+        raise LookupError
+
+    async with Store.open(url, busy_timeout=0.05) as store, observing(store, tmp_path / "spool") as observer:
+        lock = locked_by_another_process(path)
+        first = await run_once(observer, lambda _: lock.__enter__())
+        lock.__exit__(None, None, None)
+        second = await run_once(observer, fail)
+
+        await assert_whole(store, first, RunStatus.success)
+        await assert_whole(store, second, RunStatus.error)
+        thread = await store.thread("t")
+        assert thread is not None
+        assert (thread.status, thread.last_run_id) == (ThreadStatus.error, second.run_id)
+        ends = await store.events(types=[LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_STARTED])
+        assert [stored.event.run_id for stored in ends] == [first.run_id, first.run_id, second.run_id]
+
+
+async def test_two_processes_that_lose_the_same_database_each_deliver_their_own(
+    url: str, path: Path, tmp_path: Path
+) -> None:
+    async with (
+        Store.open(url, busy_timeout=0.05) as one,
+        Store.open(url, busy_timeout=0.05) as two,
+        observing(one, tmp_path / "spool") as first,
+        observing(two, tmp_path / "spool") as second,
+    ):
+        with locked_by_another_process(path):
+            results = [await run_once(first, thread_id="a"), await run_once(second, thread_id="b")]
+        reports = await asyncio.gather(first.deliver_spooled(), second.deliver_spooled())
+
+        assert [report.delivered for report in reports] == [1, 1]
+        for result in results:
+            await assert_whole(one, result, RunStatus.error)
