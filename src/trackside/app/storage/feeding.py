@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from trackside.app.storage._subscription_records import Batch, OnFailure, ParkedEvent, check_number, check_seconds
 from trackside.app.storage.errors import (
+    StorageError,
     SubscriptionBusyError,
     SubscriptionLostError,
     SubscriptionPausedError,
@@ -146,6 +147,7 @@ class SubscriptionFeed:
         self._consumer = consumer
         self._stopping = asyncio.Event()
         self._wakeup = asyncio.Event()
+        self._held: SubscriptionConsumer | None = None
         self._paused = False
         self._task: asyncio.Task[None] | None = None
 
@@ -181,36 +183,49 @@ class SubscriptionFeed:
 
     async def _run(self) -> None:
         """Feed whenever it is this process's turn, until closed."""
-        while not self._stopping.is_set():
-            try:
-                await self._take_turn()
-            except (UnknownSubscriptionError, ClosedError) as exc:
-                logger.warning("subscription %s is fed no more: %s", self.name, exc)
-                self.failure = exc
-                return
-            except SubscriptionLostError as exc:
-                logger.info("%s", exc)
-            except Exception:  # the store's failure, or our own: what is not fed is said, and tried again
-                logger.exception("subscription %s could not be fed", self.name)
-                await self._pause(_STORE_PAUSE)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._take_turn()
+                except (UnknownSubscriptionError, ClosedError) as exc:
+                    logger.warning("subscription %s is fed no more: %s", self.name, exc)
+                    self.failure = exc
+                    return
+                except SubscriptionLostError as exc:
+                    self._held = None
+                    logger.info("%s", exc)
+                except Exception:  # the store's failure, or our own: what is not fed is said, and tried again
+                    logger.exception("subscription %s could not be fed", self.name)
+                    await self._pause(_STORE_PAUSE)
+        finally:
+            if self._held is not None:
+                with suppress(TracksideError):  # then its lease ends by itself
+                    await self._held.release()
 
     async def _take_turn(self) -> None:
         """Feed as long as this process has the lease; wait for it a while if it is not free."""
         self._subscriptions.listen(self._wakeup.set)
         try:
-            consumer = await self._subscriptions.acquire(
-                self.name, consumer=self._consumer, lease_seconds=self._policy.lease_seconds
-            )
+            consumer = self._held = await self._become_consumer()
         except SubscriptionBusyError as exc:
             await self._wait(min(exc.seconds, _LOOK_EVERY))
         except SubscriptionPausedError:
             await self._wait(_LOOK_EVERY)
         else:
-            self._paused = False
-            async with consumer:
-                await self._feed_by(consumer)
+            await self._feed_by(consumer)
+            self._held = None
+            await consumer.release()
         finally:
             self._subscriptions.stop_listening(self._wakeup.set)
+
+    async def _become_consumer(self) -> SubscriptionConsumer:
+        """Acquire the subscription, or go on with what it had when the store failed."""
+        if self._held is not None:
+            self._paused = await self._held.renew()
+            return self._held
+        self._paused = False
+        lease_seconds = self._policy.lease_seconds
+        return await self._subscriptions.acquire(self.name, consumer=self._consumer, lease_seconds=lease_seconds)
 
     async def _feed_by(self, consumer: SubscriptionConsumer) -> None:
         """Feed, and keep the lease meanwhile.
@@ -242,7 +257,7 @@ class SubscriptionFeed:
                 until = begun + consumer.lease_seconds
             except SubscriptionLostError:
                 raise
-            except TracksideError:
+            except StorageError:
                 if monotonic() + consumer.lease_seconds / 3 >= until:
                     raise
                 logger.warning("the lease of subscription %s could not be renewed", self.name, exc_info=True)
