@@ -278,7 +278,13 @@ async def test_every_terminal_event_carries_the_tokens(way: Way, ends: str) -> N
     assert data["first_human_message"] == "question"
     assert data["last_ai_message"] == ("done" if ends == "success" else "one moment")
     assert data["token_usage_by_model"] == {
-        "model-a": {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120, "cache_read_tokens": 7},
+        "model-a": {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "total_tokens": 120,
+            "cache_read_tokens": 7,
+            "cost_usd": 0.25,
+        },
         "model-b": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "reasoning_tokens": 2},
     }
     assert {name: usage["total_tokens"] for name, usage in data["token_usage_by_caller"].items()} == {
