@@ -96,7 +96,7 @@ async def test_a_database_that_cannot_be_opened_blames_who_chose_it(tmp_path: Pa
 
 async def test_looking_makes_no_database(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(NothingRecordedError, match="nothing recorded at sqlite:"):
-        async with open_store(settings, create=False):
+        async with open_store(settings, read_only=True):
             pass
 
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,20 @@ from typing import Annotated
 import typer
 
 from trackside._version import __version__
+from trackside.app.cli.options import (
+    ALL,
+    RUN_STATUSES,
+    THREAD_STATUSES,
+    TYPES,
+    Agent,
+    Database,
+    Json,
+    Limit,
+    Thread,
+    choices,
+    positive,
+    whole_number,
+)
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 app = typer.Typer(
@@ -27,49 +41,15 @@ class StreamMode(StrEnum):
     debug = "debug"
 
 
-def _choices(kinds: type[StrEnum]) -> str:
-    return ", ".join(kinds)
-
-
-_ALL = 2**63 - 1
-_MOST_DIGITS = 19  # of the numbers that are too large for a database, as they are for people
-_RUN_STATUSES, _THREAD_STATUSES, _TYPES = map(_choices, (RunStatus, ThreadStatus, LifecycleEventType))
-
-_Database = Annotated[
-    str | None,
-    typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
-]
 _JSON_OF_A_RUN = "Events as JSON lines; last the result, with what the agent returned as `output`."
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 _Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.")]
 _Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
 ]
 _Stream = Annotated[
     list[StreamMode] | None,
-    typer.Option(metavar="MODE", help=f"Show this of the agent's work, too ({_choices(StreamMode)}); may be repeated."),
+    typer.Option(metavar="MODE", help=f"Show this of the agent's work, too ({choices(StreamMode)}); may be repeated."),
 ]
-_Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
-_Thread = Annotated[
-    str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
-]
-
-
-def _whole_number(text: object, least: int = 0) -> int:
-    """A number from `least` up that a database can have; typer would say less of one that is not."""
-    typed = str(text)
-    if not (typed.isascii() and typed.isdigit()) or (len(typed) < _MOST_DIGITS and int(typed) < least):
-        raise typer.BadParameter(f"{typed!r} is not a whole number from {least} up")
-    if len(typed) >= _MOST_DIGITS:
-        raise typer.BadParameter("it is too large")
-    return int(typed)
-
-
-def _positive(text: object) -> int:
-    return _whole_number(text, 1)
-
-
-_Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=_positive, help="How many at most.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -98,7 +78,7 @@ def run(
         typer.Argument(metavar="INPUT", help="A text (a human message), JSON, @FILE, or - for standard input."),
     ] = None,
     thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
-    database: _Database = None,
+    database: Database = None,
     timeout: _Timeout = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
@@ -127,7 +107,7 @@ def resume(
     ],
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A text, JSON, @FILE, or - for standard input.")],
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
-    database: _Database = None,
+    database: Database = None,
     timeout: _Timeout = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
@@ -151,10 +131,10 @@ def runs(
     run: Annotated[str | None, typer.Argument(metavar="ID", help="One run; the beginning of its id is enough.")] = None,
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only with this status ({_RUN_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only with this status ({RUN_STATUSES}); may be repeated."),
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only of this agent.")] = None,
-    thread: _Thread = None,
+    thread: Thread = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only those created since: 2h, 3d, 2026-01-31.")
     ] = None,
@@ -164,18 +144,18 @@ def runs(
             "--limit",
             "-n",
             metavar="N",
-            parser=_positive,
+            parser=positive,
             help="How many at most; with an ID, how many of its events.",
             show_default="20; of its events, all",
         ),
     ] = None,
-    database: _Database = None,
-    json: _Json = False,
+    database: Database = None,
+    json: Json = False,
 ) -> int:
     """Show the newest runs, or one run in full."""
     from trackside.app.cli import listing
 
-    limit = limit or (20 if run is None else _ALL)
+    limit = limit or (20 if run is None else ALL)
     options = listing.LookOptions(
         database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
     )
@@ -189,7 +169,7 @@ def threads(
     ] = None,
     status: Annotated[
         list[ThreadStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only with this status ({_THREAD_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only with this status ({THREAD_STATUSES}); may be repeated."),
     ] = None,
     agent: Annotated[
         str | None, typer.Option(metavar="AGENT", help="Only those with a run of this agent, the last one or not.")
@@ -204,11 +184,11 @@ def threads(
     limit: Annotated[
         int,
         typer.Option(
-            "--limit", "-n", metavar="N", parser=_positive, help="How many at most; with an ID, how many of its runs."
+            "--limit", "-n", metavar="N", parser=positive, help="How many at most; with an ID, how many of its runs."
         ),
     ] = 20,
-    database: _Database = None,
-    json: _Json = False,
+    database: Database = None,
+    json: Json = False,
 ) -> int:
     """Show the threads that changed last, or one thread with its runs and open questions."""
     from trackside.app.cli import listing
@@ -226,26 +206,26 @@ def events(
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,
-        typer.Option(metavar="TYPE", help=f"Only this type ({_TYPES}); may be repeated."),
+        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated."),
     ] = None,
     status: Annotated[
         list[RunStatus] | None,
         typer.Option(
-            metavar="STATUS", help=f"Only of runs that have this status now ({_RUN_STATUSES}); may be repeated."
+            metavar="STATUS", help=f"Only of runs that have this status now ({RUN_STATUSES}); may be repeated."
         ),
     ] = None,
-    agent: _Agent = None,
-    thread: _Thread = None,
+    agent: Agent = None,
+    thread: Thread = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
     ] = None,
     after: Annotated[
         int | None,
-        typer.Option(parser=_whole_number, metavar="POSITION", help="The first after this position, not the newest."),
+        typer.Option(parser=whole_number, metavar="POSITION", help="The first after this position, not the newest."),
     ] = None,
-    limit: _Limit = 50,
-    database: _Database = None,
-    json: _Json = False,
+    limit: Limit = 50,
+    database: Database = None,
+    json: Json = False,
 ) -> int:
     """Show the newest events of the log, oldest first."""
     from trackside.app.cli import listing
@@ -260,10 +240,10 @@ def events(
 def stats(
     status: Annotated[
         list[RunStatus] | None,
-        typer.Option(metavar="STATUS", help=f"Only of runs with this status ({_RUN_STATUSES}); may be repeated."),
+        typer.Option(metavar="STATUS", help=f"Only of runs with this status ({RUN_STATUSES}); may be repeated."),
     ] = None,
-    agent: _Agent = None,
-    thread: _Thread = None,
+    agent: Agent = None,
+    thread: Thread = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only of runs created since: 2h, 3d, 2026-01-31.")
     ] = None,
@@ -273,12 +253,12 @@ def stats(
             "--limit",
             "-n",
             metavar="N",
-            parser=_positive,
+            parser=positive,
             help="How many rows of each table, the biggest first; --json has all.",
         ),
     ] = 20,
-    database: _Database = None,
-    json: _Json = False,
+    database: Database = None,
+    json: Json = False,
 ) -> int:
     """Show what the runs come to: how they ended, how long they took, what they used."""
     from trackside.app.cli import listing

@@ -69,7 +69,7 @@ class _Look:
         """Open the database and show what is in it."""
 
         async def look() -> None:
-            async with open_store(self.settings, create=False) as store:
+            async with open_store(self.settings, read_only=True) as store:
                 await show(store)
 
         asyncio.run(look())

@@ -204,5 +204,5 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
 
 
 async def _find_paused(settings: Settings, thread: str) -> StoredRun:
-    async with open_store(settings, create=False) as store:
+    async with open_store(settings, read_only=True) as store:
         return await find_paused_run(store, thread)

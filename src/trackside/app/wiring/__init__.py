@@ -99,8 +99,8 @@ async def open_app(
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, *, create: bool = True) -> AsyncGenerator[Store]:
-    """Open the database; unless `create`, it has to be there already, and looking leaves no file behind.
+async def open_store(settings: Settings, *, create: bool = True, read_only: bool = False) -> AsyncGenerator[Store]:
+    """Open the database; unless `create`, it has to be there already. With `read_only` looking leaves no file behind.
 
     Raises:
         SettingsError: it cannot be opened; the message says who chose it and what to do.
@@ -111,7 +111,9 @@ async def open_store(settings: Settings, *, create: bool = True) -> AsyncGenerat
 
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context(Store.open(settings.database_url, read_only=not create))
+            store = await stack.enter_async_context(
+                Store.open(settings.database_url, create=create, read_only=read_only)
+            )
         except DatabaseMissingError as exc:
             raise NothingRecordedError(database=settings.database_url) from exc
         except StorageError as exc:

@@ -1,0 +1,49 @@
+"""Options that several commands have, and how what is typed there is read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+ALL = 2**63 - 1
+_MOST_DIGITS = 19  # of the numbers that are too large for a database, as they are for people
+
+
+def choices(kinds: type[StrEnum]) -> str:
+    """What can be typed for a kind of thing."""
+    return ", ".join(kinds)
+
+
+RUN_STATUSES, THREAD_STATUSES, TYPES = map(choices, (RunStatus, ThreadStatus, LifecycleEventType))
+
+Database = Annotated[
+    str | None,
+    typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
+Thread = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
+]
+
+
+def whole_number(text: object, least: int = 0) -> int:
+    """A number from `least` up that a database can have; typer would say less of one that is not."""
+    typed = str(text)
+    if not (typed.isascii() and typed.isdigit()) or (len(typed) < _MOST_DIGITS and int(typed) < least):
+        raise typer.BadParameter(f"{typed!r} is not a whole number from {least} up")
+    if len(typed) >= _MOST_DIGITS:
+        raise typer.BadParameter("it is too large")
+    return int(typed)
+
+
+def positive(text: object) -> int:
+    """A number from 1 up."""
+    return whole_number(text, 1)
+
+
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many at most.")]
