@@ -183,6 +183,7 @@ class Queue:
         """
         if not run.holds:
             self._remove(run)
+            self.handovers.append(Handover(run.run_id, run.thread_id, status))
             return
         lane = self._lanes[run.thread_id]
         following = self.first_waiting(lane)

@@ -30,7 +30,7 @@ from trackside.app.storage.errors import (
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, thread_status_after
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import ThreadStatus
+from trackside.harness.types import LifecycleEventType, ThreadStatus
 
 _REPEATED = (TransactionConflictError, ConnectionLostError, OutcomeUnknownError, ServerUnreachableError)
 _MOST_COLLISIONS = 5
@@ -78,9 +78,13 @@ class Work(ABC):
 
 @dataclass(slots=True, eq=False)
 class Append(Work):
-    """Events to append, in this order. Its result is these events as stored."""
+    """Events to append, in this order. Its result is these events as stored.
+
+    `workers` are those of this process: a run that another one looks after cannot be started here.
+    """
 
     rows: Sequence[EventRow]
+    workers: Collection[str] = ()
 
     @property
     @override
@@ -97,7 +101,7 @@ class Append(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
-        return unit.append(self.rows)
+        return unit.append(self.rows, self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +206,10 @@ class UnitOfWork:
         self._thread(run.thread_id, start.created_at).may_be_new = True
         self.queue.enter(active)
 
-    def append(self, rows: Sequence[EventRow]) -> list[EventRow]:
+    def append(self, rows: Sequence[EventRow], workers: Collection[str] = ()) -> list[EventRow]:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
+
+        `workers` are those on whose behalf it is done: only they may start runs of theirs.
 
         Raises:
             EventOrderError: an event cannot follow what its run has.
@@ -220,6 +226,8 @@ class UnitOfWork:
                 continue
             if event.thread_id != run.thread_id:
                 raise _foreign_thread(row, run)
+            if event.event_type is LifecycleEventType.RUN_STARTED:
+                self._check_owner(row, workers)
             fold = fold.apply(event.event_type, event.sequence, event.payload)
             runs[event.run_id] = run, fold
             accepted[event.event_id] = row, run, fold
@@ -229,6 +237,13 @@ class UnitOfWork:
         for run, _ in runs.values():
             self._stand(run)
         return answer
+
+    def _check_owner(self, row: EventRow, workers: Collection[str]) -> None:
+        active = self.queue.find(row.event.run_id)
+        if active is None or active.owner is None or active.owner in workers:
+            return
+        why = f"worker {active.owner} looks after the run: another process took it over"
+        raise EventOrderError(run_id=active.run_id, event_type=str(row.event.event_type), sequence=1, why=why)
 
     def _stand(self, run: RunRow) -> None:
         """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back."""

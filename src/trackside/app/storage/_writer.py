@@ -19,6 +19,7 @@ from typing import Any
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._queue import Handover
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
 from trackside.harness.errors import ClosedError, TracksideError
@@ -119,15 +120,17 @@ class _Job:
     work: Work
     size: int
     done: asyncio.Future[Any]
+    takes_room: bool = True
 
 
 class Writer:
     """Owns the thread that writes. Belongs to the event loop in which it was made."""
 
-    def __init__(self, session: Session, *, database: str, limits: WriteLimits) -> None:
+    def __init__(self, session: Session, *, database: str, limits: WriteLimits, patience: float = 0.0) -> None:
         self._session = session
         self._database = database
         self._limits = limits
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._room = _Room(limits.waiting_count, limits.waiting_bytes)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -135,6 +138,8 @@ class Writer:
         self._stopped = self._loop.create_future()
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
+        self.on_handover: list[Callable[[Handover], object]] = []
+        """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
         # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
         self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
         self._thread.start()
@@ -158,6 +163,11 @@ class Writer:
             # Several callers may get what stopped their common transaction: each its own exception.
             raise type(outcome.error)(**outcome.error.details) from outcome.error
         return outcome
+
+    def put(self, work: Work) -> None:
+        """Have something small written, from whichever thread, without waiting for room or for the outcome."""
+        if not self._closing:
+            self._jobs.put(_Job(work, 0, self._loop.create_future(), takes_room=False))
 
     def _enqueue(self, work: Work, size: int) -> asyncio.Future[Any]:
         if self._closing:
@@ -206,7 +216,7 @@ class Writer:
 
     def _commit(self, jobs: Sequence[_Job]) -> Committed:
         try:
-            return commit_together(self._session, [job.work for job in jobs])
+            return commit_together(self._session, [job.work for job in jobs], patience=self._patience)
         except TracksideError as exc:
             refused = Refused(exc)
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
@@ -218,12 +228,15 @@ class Writer:
         if committed.events:
             for tell in self.on_commit:
                 tell(committed.events)
+        for handover in committed.handovers:
+            for hear in self.on_handover:
+                hear(handover)
         for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)
             elif isinstance(outcome, Refused):
                 logger.warning("nobody waits any more for a write that failed: %s", outcome.error)
-        self._room.leave([job.size for job in jobs])
+        self._room.leave([job.size for job in jobs if job.takes_room])
 
     def _tell_loop(self, callback: Callable[..., object], *args: Any) -> bool:
         try:
@@ -238,6 +251,11 @@ class NoWriter:
 
     def __init__(self, *, database: str) -> None:
         self._database = database
+        self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
+        self.on_handover: list[Callable[[Handover], object]] = []
+
+    def put(self, work: Work) -> None:
+        """Nothing is to be written."""
 
     async def write(self, work: Work) -> Any:
         """Refuse the work.

@@ -1,0 +1,490 @@
+"""What a coordinator has written: each step is a work that sees its thread's queue and leaves it consistent.
+
+Runs have an owner, the worker that looks after them. Whoever takes a run of another owner out of the queue ends it in
+the same transaction, so that no run ever waits for somebody who does not know that it is his.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, override
+
+from sqlalchemy import and_, exists, or_, select, update
+
+from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
+from trackside.app.storage._fold import RunRow, RunStart
+from trackside.app.storage._leases import has_ended
+from trackside.app.storage._queue import ActiveRun, Standing
+from trackside.app.storage._tables import active_runs, idempotency_keys, runs, workers
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
+from trackside.harness.lifecycle import RunFold, thread_status_after
+from trackside.harness.ports import IdempotencyKey, Settlement
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus, ThreadStatus
+
+_ROW_BYTES = 600  # an admission's rows besides what was asked for
+
+type Fate = Literal["claimed", "withdrawn"]
+"""What has become of a run that its own process may claim: whoever says so first, in whichever thread, wins."""
+
+type Fates = dict[str, Fate]
+
+
+class Displaced(NamedTuple):
+    """A run that has to make room: one that runs is asked to stop, one of the same owner has been withdrawn."""
+
+    run_id: str
+    running: bool
+
+
+class Admitted(NamedTuple):
+    """How a run was let in; `existing` is the run that its idempotency key named before."""
+
+    ready: bool
+    thread_status: ThreadStatus
+    displaced: Sequence[Displaced] = ()
+    existing: str | None = None
+
+
+class Owned(NamedTuple):
+    """An active run, as its owner asks for it."""
+
+    run_id: str
+    ready: bool
+    cancel_requested: CancelAction | None
+    thread_status: ThreadStatus
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _ThreadWork(Work):
+    """A work on one run and the queue of its thread."""
+
+    run_id: str
+    thread_id: str
+    owner: str | None
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES
+
+    @override
+    def run_ids(self) -> Iterable[str]:
+        return (self.run_id,)
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return (self.thread_id,)
+
+    @override
+    def queues(self) -> Iterable[str]:
+        return (self.thread_id,)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Entry(_ThreadWork):
+    """A run takes its place on its thread.
+
+    `fates` are those of the owner's runs; `withdrawn` are the runs whose fate this work decided, to be undone if it
+    fails.
+    """
+
+    fates: Fates
+    withdrawn: list[str] = field(default_factory=list)
+
+    def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
+        """Have all runs of the thread make room, if the one that comes asks for that."""
+        strategy = MultitaskStrategy(coming.multitask)
+        if strategy is not MultitaskStrategy.interrupt and strategy is not MultitaskStrategy.rollback:
+            return []
+        lane = unit.queue.lane(coming.thread_id)
+        present = [*([lane.holder] if lane.holder else ()), *unit.queue.all_waiting(lane)]
+        action = CancelAction(strategy.value)
+        moved = (self._displace(unit, run, action) for run in present)
+        return [displaced for displaced in moved if displaced is not None]
+
+    def _displace(self, unit: UnitOfWork, run: ActiveRun, action: CancelAction) -> Displaced | None:
+        if run.state is Standing.claimed or (run.state is Standing.pending and self._is_starting(run)):
+            run.cancel_requested = run.cancel_requested or action
+            unit.queue.change(run)
+            return Displaced(run.run_id, running=True)
+        if run.state is not Standing.pending:
+            return None
+        if run.owner == self.owner:
+            run.cancel_requested = run.cancel_requested or action
+            run.state = Standing.withdrawn
+            unit.queue.change(run)
+            return Displaced(run.run_id, running=False)
+        unit.load(run_ids=[run.run_id], thread_ids=(), queues=())
+        cancel_in_place(unit, run, action, "another run took its place on the thread")
+        return None
+
+    def _is_starting(self, run: ActiveRun) -> bool:
+        """Whether the owner has claimed the run already, though its start is not in the log yet."""
+        if run.owner != self.owner:
+            return False
+        if self.fates.setdefault(run.run_id, "withdrawn") == "claimed":
+            return True
+        self.withdrawn.append(run.run_id)
+        return False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Admit(_Entry):
+    """Let a run in. `request` is what was asked for, as JSON text."""
+
+    start: RunStart
+    multitask: MultitaskStrategy
+    due_at: str | None
+    request: str | None
+    idempotency: IdempotencyKey | None
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES + len(self.request or "") + len(self.start.metadata)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Admitted:
+        if (existing := self._named_before(unit)) is not None:
+            return Admitted(ready=False, thread_status=ThreadStatus.idle, existing=existing)
+        if unit.run(self.run_id) is not None:
+            return self._again(unit)
+        lane = unit.queue.lane(self.thread_id)
+        if self.multitask is MultitaskStrategy.reject and lane.holder is not None:
+            raise ThreadBusyError(thread_id=self.thread_id, run_id=lane.holder.run_id)
+        if self.idempotency is not None:
+            unit.idempotency_keys[self.idempotency.key] = (self.idempotency, self.run_id)
+        active = ActiveRun(
+            run_id=self.run_id,
+            thread_id=self.thread_id,
+            state=Standing.pending if self.due_at is None else Standing.delayed,
+            multitask=self.multitask.value,
+            owner=self.owner,
+            due_at=self.due_at,
+            request=self.request,
+        )
+        displaced = [] if self.due_at is not None else self.make_room(unit, active)
+        unit.admit(RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start), active)
+        return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+
+    def _named_before(self, unit: UnitOfWork) -> str | None:
+        """The run that the idempotency key names; its own if this is asked again."""
+        if self.idempotency is None:
+            return None
+        known = unit.idempotency_keys.get(self.idempotency.key)
+        if known is None:
+            query = select(idempotency_keys.c.body, idempotency_keys.c.run_id)
+            found = unit.session.execute(query.where(idempotency_keys.c.key == self.idempotency.key))
+            if not found:
+                return None
+            body, run_id = found[0]
+            known = IdempotencyKey(self.idempotency.key, body), run_id
+        named, run_id = known
+        if named.body != self.idempotency.body:
+            why = f"run {run_id} was started with this key and asked for something else"
+            raise InvalidSpecError(field="idempotency_key", value=named.key, why=why)
+        return None if run_id == self.run_id else run_id
+
+    def _again(self, unit: UnitOfWork) -> Admitted:
+        """The answer to an admission that is asked again, because the first answer was lost."""
+        active = unit.queue.find(self.run_id)
+        run = unit.run(self.run_id)
+        is_ours = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
+        if not is_ours or active is None or active.owner != self.owner or self.owner is None:
+            raise DuplicateRunError(run_id=self.run_id)
+        return Admitted(active.holds, unit.thread_status(self.thread_id))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Promote(_Entry):
+    """Give a delayed run that is due its place. None: it is not delayed any more."""
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Admitted | None:
+        active = unit.queue.find(self.run_id)
+        if active is None or active.state is not Standing.delayed or active.owner != self.owner:
+            return None
+        active.state = Standing.pending
+        displaced = self.make_room(unit, active)
+        active.ordinal = unit.session.next_ordinal()
+        place = update(active_runs).where(active_runs.c.run_id == self.run_id)
+        unit.session.execute(place.values(ordinal=active.ordinal))
+        unit.queue.enter(active)
+        return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Claim(_ThreadWork):
+    """Take a pending run at the head of its thread that is nobody's, or one's own; what its thread's status is.
+
+    None: it is not to be had.
+    """
+
+    @override
+    def apply(self, unit: UnitOfWork) -> ThreadStatus | None:
+        active = unit.queue.find(self.run_id)
+        if active is None or active.state is not Standing.pending or not active.holds:
+            return None
+        if active.cancel_requested is not None:
+            return None
+        if active.owner != self.owner:
+            if not is_abandoned(unit, active.owner):
+                return None
+            active.owner = self.owner
+            unit.queue.change(active)
+        return unit.thread_status(self.thread_id)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Withdraw(_ThreadWork):
+    """Take a run that has not started out of the queue, for its owner to announce its end; whether it is withdrawn."""
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        active = unit.queue.find(self.run_id)
+        if active is None or active.owner != self.owner:
+            return False
+        if active.state in {Standing.pending, Standing.delayed}:
+            active.state = Standing.withdrawn
+            unit.queue.change(active)
+        return active.state is Standing.withdrawn
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class RequestCancel(_ThreadWork):
+    """Record that a run should stop; one of another owner that has not started is ended at once."""
+
+    action: CancelAction
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        if unit.run(self.run_id) is None:
+            raise UnknownRunError(run_id=self.run_id)
+        active = unit.queue.find(self.run_id)
+        if active is None:
+            return
+        waits = active.state in {Standing.pending, Standing.delayed}
+        if waits and (self.owner is None or active.owner != self.owner):
+            cancel_in_place(unit, active, active.cancel_requested or self.action)
+        elif active.cancel_requested is None:
+            active.cancel_requested = self.action
+            unit.queue.change(active)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Settle(_ThreadWork):
+    """What the end of a run means for its thread."""
+
+    status: RunStatus
+    at_rest: ThreadStatus | None
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Settlement:
+        active = unit.queue.find(self.run_id)
+        if active is None:
+            raise UnknownRunError(run_id=self.run_id)
+        announced = unit.thread_status(self.thread_id)
+        if active.state is not Standing.claimed:  # it never was the thread's business
+            return Settlement(previous=announced, status=announced)
+        at_rest = self.at_rest or thread_status_after(self.status, another_waits=False)
+        if unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is None:
+            return Settlement(previous=announced, status=at_rest)
+        active.at_rest = at_rest
+        unit.queue.change(active)
+        return Settlement(previous=announced, status=ThreadStatus.busy)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Register(Work):
+    """Begin, or go on, to be a worker, until the lease ends. False: it had ended, and others have ended its runs."""
+
+    worker_id: str
+    name: str
+    started_at: str
+    lease_seconds: float
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        now = unit.session.clock()
+        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
+        renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
+        if unit.session.execute(renewal.returning(workers.c.worker_id)):
+            return True
+        row = {"worker_id": self.worker_id, "name": self.name, "started_at": self.started_at, **lease}
+        unit.session.execute(workers.insert().values(row))
+        return False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ListOwned(Work):
+    """All active runs of one owner, as they are in the database."""
+
+    owner: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return 0
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[Owned]:
+        columns = ("run_id", "thread_id", "state", "holds", "cancel_requested")
+        query = select(*(active_runs.c[name] for name in columns)).where(active_runs.c.owner == self.owner)
+        rows = unit.session.execute(query)
+        held = {thread_id for _, thread_id, state, holds, _ in rows if holds and state == Standing.pending}
+        unit.load(run_ids=(), thread_ids=(), queues=held)
+        return [
+            Owned(
+                run_id,
+                ready=thread_id in held and bool(holds),
+                cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
+                thread_status=unit.thread_status(thread_id) if thread_id in held else ThreadStatus.idle,
+            )
+            for run_id, thread_id, _, holds, cancel_requested in rows
+        ]
+
+
+class Reaped(NamedTuple):
+    """What was found of workers that are gone: runs that were ended, runs that wait for another worker."""
+
+    ended: Sequence[str]
+    orphaned: Sequence[str]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Reap(Work):
+    """End the runs of workers that are gone, and leave those that have not started to others (I7)."""
+
+    limit: int = 256
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.limit * _ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Reaped:
+        session = unit.session
+        ended_leases = has_ended(workers.c.clock, workers.c.lease_until, session.clock())
+        # One reaper at a time, and before a renewal that comes too late: that one will find no row.
+        lost = select(workers.c.worker_id).where(ended_leases).with_for_update(skip_locked=True)
+        gone = [worker_id for (worker_id,) in session.execute(lost)]
+        unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
+        query = (
+            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request.is_not(None))
+            .where(active_runs.c.owner.is_not(None), or_(active_runs.c.owner.in_(gone), unowned))
+            .order_by(active_runs.c.ordinal)
+            .limit(self.limit)
+        )
+        rows = session.execute(query)
+        threads = {thread_id for _, thread_id, _ in rows}
+        unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
+        ended: list[str] = []
+        orphaned: list[str] = []
+        for run_id, _, can_go_on in rows:
+            active = unit.queue.find(run_id)
+            if active is None:
+                continue
+            if can_go_on and active.state in {Standing.pending, Standing.delayed}:
+                active.owner = None
+                unit.queue.change(active)
+                orphaned.append(run_id)
+            else:
+                _bury(unit, active)
+                ended.append(run_id)
+        if gone and len(rows) < self.limit:
+            session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
+        return Reaped(ended, orphaned)
+
+
+def _bury(unit: UnitOfWork, active: ActiveRun) -> None:
+    """Announce of a run what its worker did not live to announce."""
+    match active.state:
+        case Standing.claimed:
+            lose(unit, active, "the process that executed the run went away before the run had ended")
+        case Standing.pending | Standing.delayed:
+            lose(unit, active, "the process that had the run's agent went away before the run had started")
+        case Standing.withdrawn:
+            cancel_in_place(unit, active, active.cancel_requested or CancelAction.interrupt)
+        case Standing.ended:
+            announce_rest(unit, active)
+
+
+class Adopted(NamedTuple):
+    """A run that has a new owner; `request` is what was asked for, as JSON text."""
+
+    run_id: str
+    request: str
+    ready: bool
+    thread_status: ThreadStatus
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Adopt(Work):
+    """Take over runs that wait for a worker, first come first, as far as they are of these agents."""
+
+    owner: str
+    agents: Sequence[str]
+    limit: int = 256
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.limit * _ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[Adopted]:
+        query = (
+            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request)
+            .join(runs, runs.c.run_id == active_runs.c.run_id)
+            .where(active_runs.c.owner.is_(None), active_runs.c.request.is_not(None), runs.c.agent.in_(self.agents))
+            .order_by(active_runs.c.ordinal)
+            .limit(self.limit)
+        )
+        rows = unit.session.execute(query)
+        threads = {thread_id for _, thread_id, _ in rows}
+        unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
+        adopted: list[Adopted] = []
+        for run_id, thread_id, request in rows:
+            active = unit.queue.find(run_id)
+            if active is None or active.owner is not None:
+                continue
+            active.owner = self.owner
+            unit.queue.change(active)
+            adopted.append(Adopted(run_id, request, active.holds, unit.thread_status(thread_id)))
+        return adopted
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Leave(Work):
+    """Be a worker no more: runs that have not started wait for another; what is left is for the next reaper."""
+
+    worker_id: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        waits = active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
+        own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.request.is_not(None))
+        unit.session.execute(update(active_runs).where(own).values(owner=None))
+        unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+
+
+def is_abandoned(unit: UnitOfWork, owner: str | None) -> bool:
+    """Whether nobody looks after runs of this owner."""
+    if owner is None:
+        return True
+    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    alive = select(workers.c.worker_id).where(workers.c.worker_id == owner, ~ended)
+    return not unit.session.execute(alive)

@@ -1,0 +1,71 @@
+"""Ends runs that nobody can end by running them: their process is gone, or another one took them out of the queue.
+
+The log gets what the harness would have announced (I1, I7): a run that had started its terminal event, one that never
+started its terminal event alone, and whoever held the thread last that it rests, if it was announced as busy.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from trackside.app.storage._encoding import encode_events, time_of
+from trackside.app.storage._queue import ActiveRun, Standing
+from trackside.app.storage._work import UnitOfWork
+from trackside.harness.ids import new_id
+from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import terminal_event_of, thread_status_after
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import CancelAction, CancelMode, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+
+WORKER_LOST = "worker_lost"
+"""The `error_type` of a run whose process went away."""
+
+
+def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, reason: str | None = None) -> None:
+    """End a run that has not started as cancelled."""
+    says: JsonObject = {"cancel_mode": CancelMode(action.value).value}
+    if reason is not None:
+        says["reason"] = reason
+    _end(unit, active, RunStatus.cancelled, says)
+
+
+def lose(unit: UnitOfWork, active: ActiveRun, why: str) -> None:
+    """End a run as failed, because its worker is lost."""
+    says = {"status": RunStatus.error.value, "error": why, "error_type": WORKER_LOST}
+    _end(unit, active, RunStatus.error, says)
+
+
+def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
+    """Say of a thread whose last run has ended that it rests, and give it back."""
+    _append(unit, active, [_rest(unit, active, active.at_rest or ThreadStatus.idle)])
+
+
+def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject) -> None:
+    run = unit.run(active.run_id)
+    assert run is not None
+    now = datetime.now(UTC)
+    seconds = 0.0 if run.started_at is None else max(0.0, (now - time_of(run.started_at)).total_seconds())
+    closing = [(terminal_event_of(status), {**says, "completion_data": Journal().completion_data(seconds)})]
+    if active.holds and unit.thread_status(active.thread_id) is ThreadStatus.busy:
+        lane = unit.queue.lane(active.thread_id)
+        if unit.queue.first_waiting(lane) is None:
+            own_rest = None if active.state is Standing.claimed else active.at_rest
+            at_rest = own_rest or thread_status_after(status, another_waits=False)
+            closing.append(_rest(unit, active, at_rest))
+    _append(unit, active, closing)
+
+
+def _rest(unit: UnitOfWork, active: ActiveRun, at_rest: ThreadStatus) -> tuple[LifecycleEventType, JsonObject]:
+    says: JsonObject = {"status": at_rest.value, "previous": unit.thread_status(active.thread_id).value}
+    return LifecycleEventType.THREAD_STATUS_UPDATED, says
+
+
+def _append(unit: UnitOfWork, active: ActiveRun, says: list[tuple[LifecycleEventType, JsonObject]]) -> None:
+    run = unit.run(active.run_id)
+    assert run is not None
+    now = datetime.now(UTC)
+    events = [
+        RunLifecycleEvent(new_id(), kind, active.run_id, active.thread_id, sequence, now, payload)
+        for sequence, (kind, payload) in enumerate(says, run.fold.sequence + 1)
+    ]
+    unit.append(encode_events(events))

@@ -1,0 +1,496 @@
+"""Who may run, and when, in the database: the port `RunCoordinator` for any number of processes on one store.
+
+The log and the queue are one database, so most steps need no transaction of their own: the event that starts a run is
+its claim, the event that ends it gives its thread to the next. What is left to write is the admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from msgspec.structs import replace
+from sqlalchemy import Row, select
+
+from trackside.app.storage._coordination import (
+    Admit,
+    Admitted,
+    Adopt,
+    Adopted,
+    Claim,
+    Displaced,
+    Fates,
+    Leave,
+    ListOwned,
+    Owned,
+    Promote,
+    Reap,
+    Register,
+    RequestCancel,
+    Settle,
+    Withdraw,
+)
+from trackside.app.storage._encoding import json_of, json_text, time_text
+from trackside.app.storage._fold import RunStart, labels_of
+from trackside.app.storage._heart import Heart
+from trackside.app.storage._queue import Handover
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._signals import CommitSignals
+from trackside.app.storage._tables import active_runs, runs
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import StorageError
+from trackside.harness import ports
+from trackside.harness.admission import request_of, spec_of
+from trackside.harness.errors import TracksideError, UnknownRunError
+from trackside.harness.ids import new_id
+from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
+from trackside.harness.types import (
+    CancelAction,
+    CancelMode,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
+
+logger = logging.getLogger("trackside.storage")
+
+_RECORDS: Final = select(
+    runs, active_runs.c.multitask, active_runs.c.due_at, active_runs.c.cancel_requested
+).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
+
+LEASE_SECONDS = 15.0
+MIN_LEASE_SECONDS = 0.1
+_BEATS_PER_LEASE = 3
+_LEAST_PAUSE = 0.2  # seconds between two looks at what others did
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Mine:
+    """A run that this worker looks after, from its admission to its release."""
+
+    record: RunRecord
+    ready: bool
+    thread_status: ThreadStatus
+    claimed: bool = False
+    withdrawn: bool = False
+    cancel_requested: CancelAction | None = None
+    handover: Handover | None = None
+    over: bool = False
+    """Its end is in the log."""
+    timer: asyncio.TimerHandle | None = field(default=None)
+
+
+class StoredCoordinator:
+    """Admission, claims and cancels for all processes that have this store open; see `ports.RunCoordinator`.
+
+    It expects the events of its runs in the same store: bind a `StorageObserver(store)`, required, to the manager that
+    uses it. A process that goes away without a word loses its lease, and whoever looks next ends its runs (I7).
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        writer: Writer | NoWriter,
+        readers: Readers,
+        signals: CommitSignals,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.worker_id = new_id()
+        """The name under which this process owns runs."""
+        self._writer = writer
+        self._readers = readers
+        self._signals = signals
+        self._lease = lease_seconds
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._started_at = time_text(datetime.now(UTC))
+        self._host: RunHost | None = None
+        self._mine: dict[str, _Mine] = {}
+        self._fates: Fates = {}
+        self._heart: Heart | None = None
+        self._enrolling = asyncio.Lock()
+        self._enrolled = False
+        self._closed = False
+        self._nudge = asyncio.Event()
+        self._upkeep: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        writer.on_handover.append(self._on_handover)
+
+    def attach(self, host: RunHost) -> None:
+        """Name the manager; from now on runs of workers that are gone are ended, and those that wait are taken over."""
+        self._host = host
+        self._upkeep = asyncio.create_task(self._keep_up(), name="trackside-coordinator")
+
+    async def admit(
+        self, record: RunRecord, *, spec: RunSpec | None = None, idempotency: IdempotencyKey | None = None
+    ) -> Admission:
+        """Let a run in, at the head of its thread or behind those that are there, in one transaction."""
+        await self._enroll()
+        request = None if spec is None else request_of(spec, record.agent)
+        work = Admit(
+            run_id=record.run_id,
+            thread_id=record.thread_id,
+            owner=self.worker_id,
+            start=_start_of(record),
+            multitask=record.multitask,
+            due_at=None if record.due_at is None else time_text(record.due_at),
+            request=None if request is None else json_text(request),
+            idempotency=idempotency,
+            fates=self._fates,
+        )
+        admitted = await self._enter(work)
+        if admitted.existing is not None:
+            known = await self.get(admitted.existing)
+            assert known is not None
+            return Admission(record=known, ready=False, existing=True)
+        self._take(record, ready=admitted.ready, thread_status=admitted.thread_status)
+        displaced = (
+            await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
+            if admitted.displaced
+            else ()
+        )
+        return Admission(record=record, ready=admitted.ready, displaced=displaced)
+
+    async def claim(self, run_id: str) -> ports.Claim | None:
+        """Take the pending run at the head of its thread. The event that starts it makes that known to all others."""
+        mine = self._mine.get(run_id)
+        if mine is not None and (mine.claimed or mine.cancel_requested is not None):
+            return None
+        if mine is None or not mine.ready or self._fates.setdefault(run_id, "claimed") != "claimed":
+            mine = await self._claim_stored(run_id)
+            if mine is None:
+                return None
+        mine.claimed = True
+        return ports.Claim(record=mine.record, thread_status=mine.thread_status)
+
+    async def _claim_stored(self, run_id: str) -> _Mine | None:
+        record = await self.get(run_id)
+        if record is None:
+            return None
+        work = Claim(run_id=run_id, thread_id=record.thread_id, owner=self.worker_id)
+        await self._enroll()
+        thread_status = await self._writer.write(work)
+        if thread_status is None:
+            return None
+        self._fates[run_id] = "claimed"
+        return self._take(record, ready=True, thread_status=thread_status)
+
+    async def withdraw(self, run_id: str) -> bool:
+        """Take a pending run of this worker out of the queue; True for exactly one caller."""
+        mine = self._mine.get(run_id)
+        if mine is None or mine.claimed or mine.withdrawn:
+            return False
+        if self._fates.setdefault(run_id, "withdrawn") == "claimed":
+            return False
+        work = Withdraw(run_id=run_id, thread_id=mine.record.thread_id, owner=self.worker_id)
+        try:
+            withdrawn = await self._writer.write(work)
+        except TracksideError:
+            self._undecide([run_id])
+            raise
+        if not withdrawn or self._mine[run_id].withdrawn:
+            return False
+        mine.withdrawn = True
+        return True
+
+    async def settle(
+        self,
+        run_id: str,
+        status: RunStatus,
+        *,
+        at_rest: ThreadStatus | None = None,
+        error: str | None = None,
+        title: str | None = None,
+        completion_data: Mapping[str, Any] | None = None,
+    ) -> Settlement:
+        """What the end of a run means for its thread. How it ended, its terminal event tells."""
+        mine = self._held(run_id)
+        thread_id = mine.record.thread_id
+        work = Settle(run_id=run_id, thread_id=thread_id, owner=self.worker_id, status=status, at_rest=at_rest)
+        settlement: Settlement = await self._writer.write(work)
+        return settlement
+
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        """Learn who has the thread now. The event that ended the run has given it away already."""
+        mine = self._held(run_id)
+        handover, mine.handover = mine.handover, None
+        if handover is None:
+            logger.warning("the end of run %s is not in the log yet: its thread stays held until it is", run_id)
+            self._forget(run_id)
+            return Release()
+        if handover.at_rest is not None:
+            return Release(settlement=Settlement(previous=announced, status=handover.at_rest))
+        self._forget(run_id)
+        return Release(next_run_id=handover.next_run_id if handover.next_owner == self.worker_id else None)
+
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        """Record that a run should stop; one that waits in another process ends at once."""
+        mine = self._mine.get(run_id)
+        if mine is not None:
+            mine.cancel_requested = mine.cancel_requested or action
+            thread_id = mine.record.thread_id
+        else:
+            thread_id = (await self._known(run_id)).thread_id
+        await self._writer.write(RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action))
+        if mine is None:
+            self._signals.announce()
+        return await self._known(run_id)
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """What is known about a run."""
+        query = _RECORDS.where(runs.c.run_id == run_id)
+        return await self._readers.first(query, _record_of)
+
+    async def aclose(self) -> None:
+        """Stop looking after runs: those that have not started wait for another worker. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        tasks = [*self._tasks, *([self._upkeep] if self._upkeep is not None else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._signals.stop_listening(self._nudge.set)
+        for mine in self._mine.values():
+            if mine.timer is not None:
+                mine.timer.cancel()
+        if self._heart is not None:
+            self._heart.stop()
+        if self._enrolled:
+            await self._writer.write(Leave(worker_id=self.worker_id))
+
+    async def _known(self, run_id: str) -> RunRecord:
+        record = await self.get(run_id)
+        if record is None:
+            raise UnknownRunError(run_id=run_id)
+        return record
+
+    def _held(self, run_id: str) -> _Mine:
+        mine = self._mine.get(run_id)
+        if mine is None:
+            raise UnknownRunError(run_id=run_id)
+        return mine
+
+    def _take(self, record: RunRecord, *, ready: bool, thread_status: ThreadStatus) -> _Mine:
+        mine = self._mine.get(record.run_id)
+        if mine is None:
+            mine = self._mine[record.run_id] = _Mine(record=record, ready=ready, thread_status=thread_status)
+            self._arm(mine)
+        else:
+            mine.ready, mine.thread_status = ready, thread_status
+        return mine
+
+    def _forget(self, run_id: str) -> None:
+        mine = self._mine.pop(run_id, None)
+        self._fates.pop(run_id, None)
+        if mine is not None and mine.timer is not None:
+            mine.timer.cancel()
+
+    def _undecide(self, run_ids: Collection[str]) -> None:
+        for run_id in run_ids:
+            if self._fates.get(run_id) == "withdrawn":
+                del self._fates[run_id]
+
+    async def _enter(self, work: Admit | Promote) -> Any:
+        try:
+            return await self._writer.write(work)
+        except TracksideError:
+            self._undecide(work.withdrawn)
+            raise
+
+    async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
+        """The records of runs that have to make room."""
+        records: list[RunRecord] = []
+        for run_id, running in displaced:
+            mine = self._mine.get(run_id)
+            if mine is None:
+                self._signals.announce()  # its owner has to be told
+                records.append(await self._known(run_id))
+                continue
+            mine.cancel_requested = mine.cancel_requested or action
+            mine.withdrawn = mine.withdrawn or not running
+            status = RunStatus.running if running else RunStatus.pending
+            records.append(replace(mine.record, status=status, cancel_requested=mine.cancel_requested))
+        return records
+
+    def _on_handover(self, handover: Handover) -> None:
+        """A run has ended in the log; called on the loop, before whoever wrote its end goes on."""
+        ended = self._mine.get(handover.run_id)
+        if ended is not None:
+            ended.handover = handover
+            ended.over = True
+        if handover.next_run_id is None:
+            return
+        following = self._mine.get(handover.next_run_id)
+        if following is None:
+            self._signals.announce()
+            return
+        following.ready, following.thread_status = True, handover.thread_status
+        if ended is None and self._host is not None:
+            self._host.on_ready(handover.next_run_id)
+
+    def _arm(self, mine: _Mine) -> None:
+        """See to it that a delayed run takes its place when it is due."""
+        due_at = mine.record.due_at
+        if due_at is not None and not mine.ready:
+            seconds = max(0.0, (due_at - datetime.now(UTC)).total_seconds())
+            loop = asyncio.get_running_loop()
+            mine.timer = loop.call_later(seconds, self._spawn, mine)
+
+    def _spawn(self, mine: _Mine) -> None:
+        self._own(self._promote(mine), name=f"trackside-due-{mine.record.run_id}")
+
+    def _own(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _promote(self, mine: _Mine) -> None:
+        record = mine.record
+        work = Promote(run_id=record.run_id, thread_id=record.thread_id, owner=self.worker_id, fates=self._fates)
+        try:
+            admitted: Admitted | None = await self._enter(work)
+        except StorageError as exc:
+            logger.warning("run %s is due, but could not take its place: %s", record.run_id, exc)
+            mine.timer = asyncio.get_running_loop().call_later(self._lease / _BEATS_PER_LEASE, self._spawn, mine)
+            return
+        if admitted is None or self._host is None:
+            return
+        mine.ready, mine.thread_status = admitted.ready, admitted.thread_status
+        if admitted.displaced:
+            displaced = await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
+            self._host.on_displaced(displaced, CancelMode(record.multitask.value))
+        if mine.ready:
+            self._host.on_ready(record.run_id)
+
+    async def _enroll(self) -> None:
+        """Be a worker: what is admitted is looked after by somebody who is known to be alive."""
+        if self._enrolled:
+            return
+        async with self._enrolling:
+            if self._enrolled:
+                return
+            await self._writer.write(self._registration())
+            self._enrolled = True
+            self._heart = Heart(self._beat, every=self._lease / _BEATS_PER_LEASE)
+            self._signals.listen(self._nudge.set)
+
+    def _registration(self) -> Register:
+        return Register(
+            worker_id=self.worker_id, name=self._name, started_at=self._started_at, lease_seconds=self._lease
+        )
+
+    def _beat(self) -> None:
+        """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
+        self._writer.put(self._registration())
+
+    async def _keep_up(self) -> None:
+        """End what was left behind, take over what waits, and hear what other processes want of runs that are here."""
+        period = self._lease / _BEATS_PER_LEASE
+        next_round = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self._enroll()
+                if loop.time() >= next_round:
+                    next_round = loop.time() + period
+                    await self._clear_up()
+                await self._look()
+            except StorageError as exc:
+                logger.warning("the queue of runs cannot be looked after: %s", exc)
+            except Exception:  # whatever it is, runs of others would wait for ever if this ended
+                logger.exception("the queue of runs cannot be looked after")
+            await asyncio.sleep(_LEAST_PAUSE)
+            try:
+                async with asyncio.timeout(max(0.0, next_round - loop.time())):
+                    await self._nudge.wait()
+            except TimeoutError:
+                pass
+            self._nudge.clear()
+
+    async def _clear_up(self) -> None:
+        reaped = await self._writer.write(Reap())
+        for run_id in reaped.ended:
+            logger.warning("run %s was ended: its worker is lost", run_id)
+        host = self._host
+        if host is None or not host.agents:
+            return
+        for adopted in await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents])):
+            await self._adopt(host, adopted)
+
+    async def _adopt(self, host: RunHost, adopted: Adopted) -> None:
+        known = self._mine.get(adopted.run_id)
+        if known is not None:  # taken from this worker, which was thought to be dead, and given back
+            known.ready, known.thread_status = adopted.ready, adopted.thread_status
+            return
+        record = await self._known(adopted.run_id)
+        spec = spec_of(json_of(adopted.request))
+        self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
+        host.on_adopted(record, spec, ready=adopted.ready)
+
+    async def _look(self) -> None:
+        """Compare what this worker thinks is its own with what the database says."""
+        host = self._host
+        before = {run_id: mine for run_id, mine in self._mine.items() if not mine.over}
+        if host is None or not before:
+            return
+        owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self.worker_id))}
+        for run_id, mine in before.items():
+            if self._mine.get(run_id) is not mine or mine.over:
+                continue
+            if run_id not in owned:
+                self._forget(run_id)
+                host.on_lost(run_id)
+            else:
+                self._hear(host, mine, owned[run_id])
+
+    def _hear(self, host: RunHost, mine: _Mine, said: Owned) -> None:
+        run_id = mine.record.run_id
+        if said.cancel_requested is not None and mine.cancel_requested is None:
+            mine.cancel_requested = said.cancel_requested
+            host.on_cancel(run_id, said.cancel_requested)
+        elif said.ready and not mine.ready:
+            mine.ready, mine.thread_status = True, said.thread_status
+            host.on_ready(run_id)
+
+
+def _start_of(record: RunRecord) -> RunStart:
+    return RunStart(
+        created_at=time_text(record.created_at),
+        agent=record.agent,
+        metadata=json_text(dict(record.metadata)),
+        parent_run_id=record.parent_run_id,
+        trigger=record.trigger,
+        labels=labels_of(record.metadata),
+    )
+
+
+def _record_of(row: Row[Any]) -> RunRecord:
+    cancel_requested = row.cancel_requested
+    return RunRecord(
+        run_id=row.run_id,
+        thread_id=row.thread_id,
+        agent=row.agent or "",
+        status=RunStatus(row.status),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        metadata=row.metadata,
+        multitask=MultitaskStrategy(row.multitask or MultitaskStrategy.enqueue),
+        due_at=row.due_at,
+        parent_run_id=row.parent_run_id,
+        trigger=row.trigger,
+        cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
+        error=row.error,
+        title=row.title,
+        completion_data=row.completion_data or {},
+    )
