@@ -16,6 +16,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from trackside.app.spool import DeliveryReport, Spool, SpoolError, SpoolFullError
+from trackside.app.spool._file import _lock
 from trackside.harness import ClosedError, RunLifecycleEvent
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold
@@ -417,6 +418,36 @@ async def test_many_at_once_are_all_kept_and_delivered_once(spool: Spool) -> Non
     assert sum(report.delivered for report in reports) == 50
     assert_run_order(log.events)
     assert spool.stats().delivered == spool.stats().spooled == 50
+
+
+def test_a_file_that_somebody_removed_before_it_was_locked_is_no_file_to_use(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        assert _lock(descriptor)
+        path.unlink()
+        assert not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def test_a_new_file_is_not_taken_away_before_its_process_has_locked_it(folder: Path) -> None:
+    async def spool_in_new_files() -> None:
+        for number in range(50):
+            spool = Spool(folder)
+            await spool.append(make_run(f"run-{number}"))
+            await spool.aclose()
+
+    log, spool = ListLog(), Spool(folder)
+    spooling = asyncio.create_task(spool_in_new_files())
+    while not spooling.done():
+        await spool.deliver(log)
+    await spooling
+    await spool.deliver(log)
+    await spool.aclose()
+
+    assert_run_order(log.events)
+    assert len(log.events) == 5 * 50
 
 
 async def test_a_forked_child_neither_delivers_nor_frees_what_is_its_parents(

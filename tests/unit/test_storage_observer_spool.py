@@ -188,20 +188,21 @@ async def test_the_next_run_of_a_thread_is_stored_behind_what_is_spooled_of_the_
 async def test_a_record_that_cannot_be_stored_holds_up_its_own_run_and_not_the_thread(tmp_path: Path) -> None:
     log, events = Log(), make_run("first", thread_id="t")
     async with observing(log, tmp_path / "spool") as (observer, _):
+        await observer.on_events(events[:3])
         log.away = BrokenError()
-        await missed(observer, events[:4])
+        await missed(observer, events[3:4])
         append = log.append
 
-        async def all_but_first(events: Sequence[RunLifecycleEvent]) -> None:
-            log.away = BrokenError() if events[0].run_id == "first" else None
+        async def all_but_the_end(events: Sequence[RunLifecycleEvent]) -> None:
+            log.away = BrokenError() if is_terminal(events[0].event_type) else None
             await append(events)
 
-        log.append = all_but_first  # type: ignore[method-assign]
+        log.append = all_but_the_end  # type: ignore[method-assign]
         with pytest.raises(BrokenError):
             await observer.on_events(events[4:])
         await observer.on_events(second := make_run("second", thread_id="t"))
 
-    assert log.events == second
+    assert log.events == [*events[:3], *second]
 
 
 @virtual
