@@ -1,0 +1,117 @@
+"""Two workers on one store: each with a store, a coordinator and a manager of its own, as two processes have them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside import ObserverBinding, RunContext, RunHandle, RunManager, RunSpec
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store
+from trackside.app.storage.coordinator import StoredCoordinator
+from trackside.harness.types import LifecycleEventType
+
+NEVER = 3_600.0
+"""A lease that nobody renews in the length of a test: it ends when the test says so."""
+
+
+@dataclass
+class Agents:
+    """What the agents of a test have done, and what they wait for."""
+
+    begun: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    running: dict[str, asyncio.Event] = field(default_factory=dict)
+    go_on: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def work(self, input: Any, run: RunContext) -> dict[str, Any]:
+        """Take note, and go on when told; an input that begins with "quick" needs not be told."""
+        name = str(input)
+        self.begun.append(name)
+        self._event(self.running, name).set()
+        if not name.startswith("quick"):
+            try:
+                await self._event(self.go_on, name).wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(name)
+                raise
+        return {"did": name}
+
+    def let(self, name: str) -> None:
+        """Let an agent go on."""
+        self._event(self.go_on, name).set()
+
+    async def until_running(self, name: str) -> None:
+        """Wait until an agent has begun."""
+        async with asyncio.timeout(20):
+            await self._event(self.running, name).wait()
+
+    @staticmethod
+    def _event(events: dict[str, asyncio.Event], name: str) -> asyncio.Event:
+        return events.setdefault(name, asyncio.Event())
+
+
+@dataclass
+class Worker:
+    """What one process has."""
+
+    store: Store
+    manager: RunManager
+    coordinator: StoredCoordinator
+
+    async def start(self, input: Any = None, **options: Any) -> RunHandle:
+        return await self.manager.start(RunSpec("work", input, **options))
+
+    async def until_ended(self, run_id: str) -> None:
+        """Wait until the log has the end of a run."""
+        ends = {LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_CANCELLED}
+        async with asyncio.timeout(20):
+            async for _ in self.store.follow(run_id=run_id, types=ends):
+                return
+
+    async def told(self, thread_id: str) -> list[str]:
+        """What the log says of a thread, in words."""
+        events = await self.store.events(thread_id=thread_id)
+        return [" ".join([e.event.event_type.value, *_details(e.event.payload)]) for e in events]
+
+
+def _details(payload: Any) -> list[str]:
+    return [str(payload[key]) for key in ("status", "error_type", "cancel_mode") if key in payload]
+
+
+@pytest.fixture
+def agents() -> Agents:
+    return Agents()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.fixture
+async def worker(url: str, agents: Agents) -> AsyncIterator[Any]:
+    """Makes a worker; those that a test does not close are closed with it."""
+    async with AsyncExitStack() as stack:
+
+        @asynccontextmanager
+        async def make(lease_seconds: float = NEVER, **options: Any) -> AsyncIterator[Worker]:
+            async with Store.open(url) as store:
+                coordinator = store.coordinator(lease_seconds=lease_seconds)
+                observers = [ObserverBinding(StorageObserver(store), required=True)]
+                async with RunManager(
+                    {"work": agents.work}, observers=observers, coordinator=coordinator, shutdown_grace=0.0, **options
+                ) as manager:
+                    yield Worker(store, manager, coordinator)
+
+        async def enter(**options: Any) -> Worker:
+            return await stack.enter_async_context(make(**options))
+
+        enter.make = make  # type: ignore[attr-defined]
+        yield enter

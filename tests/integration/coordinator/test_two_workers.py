@@ -1,0 +1,277 @@
+"""Two workers on one store: threads held across them, cancels that reach the other, runs of a worker that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.integration.coordinator.conftest import Agents
+
+from trackside import RunSpec, RunStatus, ThreadBusyError
+from trackside.harness.errors import EventOrderError, InvalidSpecError
+from trackside.harness.ids import new_id
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+from trackside.testing import assert_run_order
+
+
+def execute(url: str, statement: str) -> list[Any]:
+    """What another program does to the database."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=5)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+def take_for_dead(url: str, worker_id: str) -> None:
+    """Let the lease of a worker end."""
+    execute(url, f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
+
+
+async def test_a_thread_is_held_against_other_processes(worker: Any, agents: Agents) -> None:
+    a, b = await worker(), await worker()
+    first = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+
+    with pytest.raises(ThreadBusyError, match=first.run_id):
+        await b.start("quick", thread_id="t", multitask="reject")
+    second = await b.start("quick two", thread_id="t")
+    third = await a.start("quick three", thread_id="t")
+    agents.let("one")
+    results = [await handle.result() for handle in (first, second, third)]
+
+    assert [result.status for result in results] == ["success"] * 3
+    assert agents.begun == ["one", "quick two", "quick three"]
+    assert await a.told("t") == [
+        "run_started",
+        "thread_status_updated busy",
+        "human_message",
+        "run_completed success",
+        *("run_started", "human_message", "run_completed success") * 2,
+        "thread_status_updated idle",
+    ]
+
+
+async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(worker: Any, agents: Agents, url: str) -> None:
+    a = await worker()
+    lost = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+
+    take_for_dead(url, a.coordinator.worker_id)
+    b = await worker()
+    await b.until_ended(lost.run_id)
+    following = await (await b.start("quick two", thread_id="t")).result()
+    result = await lost.result()
+
+    assert following.status is RunStatus.success
+    assert (result.status, agents.cancelled) == (RunStatus.error, ["one"])
+    assert await b.told("t") == [
+        *("run_started", "thread_status_updated busy", "human_message"),
+        "run_failed error worker_lost",
+        "thread_status_updated error",
+        *("run_started", "thread_status_updated busy", "human_message"),
+        "run_completed success",
+        "thread_status_updated idle",
+    ]
+    for run in await b.store.runs():
+        assert_run_order([stored.event for stored in await b.store.events(run_id=run.run_id)])
+
+
+async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(
+    worker: Any, agents: Agents, url: str
+) -> None:
+    a = await worker(max_running=1)
+    lost = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = [await a.start(f"quick {n}", thread_id="t", timeout=60) for n in range(3)]
+    elsewhere = await a.start("quick elsewhere")
+
+    take_for_dead(url, a.coordinator.worker_id)
+    b = await worker(max_running=1)
+    for handle in (lost, *waiting, elsewhere):
+        await b.until_ended(handle.run_id)
+
+    assert [name for name in agents.begun if name != "quick elsewhere"] == ["one", "quick 0", "quick 1", "quick 2"]
+    assert agents.begun.count("quick elsewhere") == 1
+    statuses = {run.run_id: run.status for run in await b.store.runs()}
+    assert [statuses[handle.run_id] for handle in waiting] == [RunStatus.success] * 3
+    assert [(await handle.result()).status for handle in waiting] == [RunStatus.success] * 3
+
+
+async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(worker: Any, agents: Agents) -> None:
+    async with worker.make(max_running=1) as a:
+        running = await a.start("one", thread_id="t")
+        await agents.until_running("one")
+        waiting = [await a.start(f"quick {n}", thread_id="t") for n in range(2)]
+        delayed = await a.start("quick later", after_seconds=3_600)
+
+    b = await worker()
+    for handle in waiting:
+        await b.until_ended(handle.run_id)
+
+    assert agents.begun == ["one", "quick 0", "quick 1"]
+    assert (await b.store.run(running.run_id)).status is RunStatus.cancelled
+    assert (await b.store.run(delayed.run_id)).status is RunStatus.pending
+    record = await b.manager.cancel(delayed.run_id)
+    assert record.status is RunStatus.cancelled
+
+
+async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(worker: Any, agents: Agents) -> None:
+    async with worker.make() as a:
+        delayed = await a.start("quick later", after_seconds=0.2)
+        assert agents.begun == []
+
+    b = await worker()
+    await b.until_ended(delayed.run_id)
+
+    run = await b.store.run(delayed.run_id)
+    assert (run.status, agents.begun) == (RunStatus.success, ["quick later"])
+    assert (run.started_at - run.created_at).total_seconds() >= 0.2
+
+
+async def test_a_cancel_from_elsewhere_reaches_a_running_run(worker: Any, agents: Agents) -> None:
+    a, b = await worker(), await worker()
+    handle = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+
+    record = await b.manager.cancel(handle.run_id)
+    result = await handle.result()
+
+    assert record.cancel_requested == "interrupt"
+    assert (result.status, agents.cancelled) == (RunStatus.cancelled, ["one"])
+    assert (await b.told("t"))[-2:] == ["run_cancelled interrupt", "thread_status_updated idle"]
+
+
+async def test_a_cancel_from_elsewhere_ends_a_waiting_run_at_once(worker: Any, agents: Agents) -> None:
+    a, b = await worker(), await worker()
+    first = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = await a.start("quick two", thread_id="t")
+    last = await a.start("quick three", thread_id="t")
+
+    record = await b.manager.cancel(waiting.run_id)
+    result = await waiting.result()
+    agents.let("one")
+
+    assert (record.status, result.status) == (RunStatus.cancelled, RunStatus.cancelled)
+    assert (await last.result()).status is RunStatus.success
+    assert [e.event.event_type for e in await b.store.events(run_id=waiting.run_id)] == ["run_cancelled"]
+    assert agents.begun == ["one", "quick three"]
+    assert (await first.result()).status is RunStatus.success
+
+
+async def test_interrupt_makes_room_across_processes(worker: Any, agents: Agents) -> None:
+    a, b = await worker(), await worker()
+    running = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = [await a.start("quick two", thread_id="t"), await b.start("quick three", thread_id="t")]
+
+    coming = await b.start("quick four", thread_id="t", multitask="interrupt")
+    results = [await handle.result() for handle in (running, *waiting, coming)]
+
+    assert [result.status for result in results] == ["cancelled"] * 3 + ["success"]
+    assert agents.begun == ["one", "quick four"]
+    assert (await b.told("t"))[-1] == "thread_status_updated idle"
+
+
+async def test_the_last_waiting_run_is_cancelled_from_elsewhere_after_busy_was_announced(
+    worker: Any, agents: Agents
+) -> None:
+    a, b = await worker(), await worker(max_running=1)
+    blocker = await b.start("blocker")  # b has no place for more
+    await agents.until_running("blocker")
+    first = await a.start("quick one", thread_id="t")
+    waiting = await b.start("quick two", thread_id="t")
+    await first.result()
+
+    await a.manager.cancel(waiting.run_id)
+
+    assert (await waiting.result()).status is RunStatus.cancelled
+    assert (await a.store.thread("t")).status == "idle"
+    assert (await (await a.start("quick three", thread_id="t")).result()).status is RunStatus.success
+    agents.let("blocker")
+    await blocker.result()
+
+
+async def test_an_idempotency_key_names_one_run_in_all_processes_and_after_a_restart(
+    worker: Any, agents: Agents
+) -> None:
+    async with worker.make() as a:
+        first = await a.start("quick", idempotency_key="k")
+        await first.result()
+    b = await worker()
+    again = await b.start("quick", idempotency_key="k")
+
+    assert again.run_id == first.run_id
+    assert (await again.result()).status is RunStatus.success
+    with pytest.raises(InvalidSpecError, match="asked for something else"):
+        await b.start("quick other", idempotency_key="k")
+    assert agents.begun == ["quick"]
+
+
+async def test_a_run_that_was_taken_over_cannot_be_started_by_its_first_owner(worker: Any, agents: Agents) -> None:
+    a, b = await worker(max_running=1), await worker(max_running=1)
+    for each, name in ((a, "at a"), (b, "at b")):
+        await each.start(name)
+        await agents.until_running(name)
+    waiting = await b.start("quick", thread_id="t")  # for a place, not for its thread
+
+    started = RunLifecycleEvent(
+        new_id(), LifecycleEventType.RUN_STARTED, waiting.run_id, "t", 1, datetime.now(UTC), {"agent": "work"}
+    )
+    with pytest.raises(EventOrderError, match="looks after the run"):
+        await a.store.append([started])
+
+    agents.let("at b")
+    assert (await waiting.result()).status is RunStatus.success
+    agents.let("at a")
+
+
+async def test_many_workers_admit_at_once_and_the_thread_has_one_run_at_a_time(worker: Any, agents: Agents) -> None:
+    workers = [await worker() for _ in range(4)]
+
+    handles = await asyncio.gather(*(each.start(f"quick {n}", thread_id="t") for n in range(10) for each in workers))
+    results = [await handle.result() for handle in handles]
+
+    assert [result.status for result in results] == ["success"] * 40
+    words = await workers[0].told("t")
+    assert words.count("thread_status_updated busy") == words.count("thread_status_updated idle")
+    running = 0
+    for word in words:
+        running += word.startswith("run_started") - word.startswith("run_completed")
+        assert running in {0, 1}
+
+
+async def test_what_was_withdrawn_by_a_worker_that_died_is_announced_by_the_next(
+    worker: Any, agents: Agents, url: str
+) -> None:
+    a = await worker()
+    await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    waiting = await a.start("quick", thread_id="t")
+    execute(url, f"UPDATE active_runs SET state = 'withdrawn' WHERE run_id = '{waiting.run_id}'")
+
+    take_for_dead(url, a.coordinator.worker_id)
+    b = await worker()
+    await b.until_ended(waiting.run_id)
+
+    assert (await b.store.run(waiting.run_id)).status is RunStatus.cancelled
+    assert execute(url, "SELECT count(*) FROM active_runs") == [(0,)]
+
+
+async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(worker: Any, blockbuster: Any) -> None:
+    blockbuster.deactivate()
+    a, b = await worker(lease_seconds=0.3), await worker(lease_seconds=0.3)
+
+    async def block(input: Any) -> str:
+        time.sleep(1.0)
+        return "done"
+
+    handle = await a.manager.start(RunSpec(block, thread_id="t"))
+    result = await handle.result()
+
+    assert result.status is RunStatus.success
+    assert (await b.told("t"))[-2:] == ["run_completed success", "thread_status_updated idle"]
