@@ -1,0 +1,86 @@
+"""Consumes a subscription until it dies at a named step, and says what it has handled.
+
+Reads `URL STEP NUMBER` from its standard input. For each line it forks a child that feeds an observer from the
+subscription "mail" and kills itself at the step when it comes to it for that time; at the step "end" it never does, and
+ends when nothing is left. Every fifth event cannot be handled, and is parked.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+from trackside.app.storage import Store
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
+from trackside.app.storage.subscriptions import SubscriptionConsumer
+from trackside.harness.observer import RunLifecycleEvent
+
+STEPS = ["read", "acknowledge", "park", "note_failure", "release"]
+POLICY = FeedPolicy(batch=7, attempts=2, first_pause=0)
+
+
+def say(line: str) -> None:
+    # One small write to a pipe happens whole or not at all, also when the process is killed.
+    os.write(1, f"{line}\n".encode())
+
+
+class Fate:
+    """Kills this process when it comes to a step for a certain time."""
+
+    def __init__(self, step: str, number: int) -> None:
+        self._step = step
+        self._left = number
+
+    def at(self, step: str) -> None:
+        if step == self._step:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def on(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def fated(*args: Any, **options: Any) -> Any:
+            self.at(f"before {method.__name__}")
+            result = await method(*args, **options)
+            self.at(f"after {method.__name__}")
+            return result
+
+        return fated
+
+
+async def consume(url: str, fate: Fate) -> None:
+    for step in STEPS:
+        setattr(SubscriptionConsumer, step, fate.on(getattr(SubscriptionConsumer, step)))
+    number = count(1)
+
+    async def handle(event: RunLifecycleEvent) -> None:
+        if event.sequence % 5 == 0:
+            fate.at("failing")
+            raise ValueError(f"{next(number)} times nothing")
+        fate.at("handling")
+        say(f"handled {event.sequence} {event.event_id}")
+        fate.at("handled")
+
+    async with Store.open(url) as store:
+        await store.subscriptions.open("mail")
+        fate.at("opened")
+        async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=POLICY) as feed:
+            while (await store.subscriptions.get("mail")).behind or feed.counts.pending:
+                await asyncio.sleep(0.001)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        url, number, step = line.strip().split(" ", 2)
+        child = os.fork()
+        if child == 0:
+            asyncio.run(consume(url, Fate(step, int(number))))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        say(f"dead {os.waitstatus_to_exitcode(status)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""SIGKILL of a consumer at each of its steps: every event is handled at least once or parked, and none is passed (I25)."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from trackside.app.storage import Store
+from trackside.app.storage._tables import subscriptions as table
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.testing import make_event
+
+EVENTS = 40
+STEPS = [
+    "before read",
+    "after read",
+    "handling",
+    "handled",
+    "failing",
+    "before note_failure",
+    "after note_failure",
+    "before park",
+    "after park",
+    "before acknowledge",
+    "after acknowledge",
+    "before release",
+]
+
+
+class EndLeases(Work):
+    """As if the time of all leases were up."""
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def apply(self, unit: UnitOfWork) -> None:
+        unit.session.execute(update(table).values(lease_until=0.0))
+
+
+class Consumer:
+    """The process beside us that consumes, and what it said."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("subscriber.py")
+        self._process = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._said = self._process.stdin, self._process.stdout
+
+    def live(self, url: str, step: str, number: int = 1) -> tuple[list[tuple[int, str]], int]:
+        """One life of a consumer, to the end or to a step: position and id of what it handled, and its exit code."""
+        self._orders.write(f"{url} {number} {step}\n")
+        handled = []
+        for line in self._said:
+            word, *rest = line.split()
+            if word == "dead":
+                return handled, int(rest[0])
+            handled.append((int(rest[0]), rest[1]))
+        raise AssertionError("the consumer ended by itself")
+
+    def close(self) -> None:
+        self._orders.close()
+        self._said.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def consumer() -> Iterator[Consumer]:
+    with closing(Consumer()) as consumer:
+        yield consumer
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+def in_store[T](url: str, do: Callable[[Store], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with Store.open(url) as store:
+            return await do(store)
+
+    return asyncio.run(main())
+
+
+def make_log(url: str, **subscription: Any) -> dict[int, str]:
+    """A run of so many events, and a subscription; the ids of the events by position, which is their sequence, too."""
+
+    async def make(store: Store) -> dict[int, str]:
+        kinds = ["run_started", *["human_message"] * (EVENTS - 1)]
+        events = [make_event(kind, sequence=n) for n, kind in enumerate(kinds, 1)]
+        if subscription:
+            await store.subscriptions.open("mail", **subscription)
+        return {stored.position: stored.event.event_id for stored in await store.append(events)}
+
+    return in_store(url, make)
+
+
+def after_a_death(url: str, handled: set[int]) -> tuple[int, set[int]]:
+    """Cursor and parked positions, after a check that nothing was passed; then anybody may take over."""
+
+    async def look(store: Store) -> tuple[int, set[int]]:
+        standing = await store.subscriptions.get("mail")
+        parked = {event.stored.position for event in await store.subscriptions.parked("mail")}
+        await store._writer.write(EndLeases())
+        return standing.cursor, parked
+
+    cursor, parked = in_store(url, look)
+    assert set(range(1, cursor + 1)) <= handled | parked
+    return cursor, parked
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_a_step_again_and_again(consumer: Consumer, url: str, step: str) -> None:
+    ids = make_log(url, start="beginning")
+    handled: dict[int, str] = {}
+    deaths = 0
+    for number in (1, 2, 3, 2):
+        said, code = consumer.live(url, step, number)
+        assert [position for position, _ in said] == sorted({position for position, _ in said})
+        assert {position: ids[position] for position, _ in said} == dict(said)
+        handled |= dict(said)
+        deaths += code == -signal.SIGKILL
+        after_a_death(url, {*handled})
+    assert deaths >= 1  # `release` comes once in a life that goes on to the end
+
+    said, code = consumer.live(url, "end")
+
+    handled |= dict(said)
+    cursor, parked = after_a_death(url, {*handled})
+    assert (code, cursor) == (0, EVENTS)
+    assert parked == {position for position in ids if position % 5 == 0}
+    assert handled == {position: event_id for position, event_id in ids.items() if position not in parked}
+
+
+def test_killed_between_from_now_and_the_first_read(consumer: Consumer, url: str) -> None:
+    in_store(url, lambda store: store.append([make_event("run_started", run_id="before")]))
+
+    _, code = consumer.live(url, "opened")
+    ids = make_log(url)
+    said, _ = consumer.live(url, "end")
+
+    assert code == -signal.SIGKILL
+    # Positions are one ahead of sequences, by which the consumer names what it has handled.
+    assert [position for position, _ in said] == [n for n in range(1, EVENTS + 1) if n % 5]
+    assert ids.keys() == {*range(2, EVENTS + 2)}
+
+
+COMPETE = """
+import asyncio, os, sys
+from trackside.app.storage import Store
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
+
+async def main(url):
+    async def handle(event):
+        os.write(1, f"{event.sequence}\\n".encode())
+
+    async with Store.open(url) as store:
+        policy = FeedPolicy(lease_seconds=1, batch=5)
+        async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=policy, consumer=str(os.getpid())):
+            await asyncio.Event().wait()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str, tmp_path: Path) -> None:
+    said = [tmp_path / f"said-{number}" for number in range(3)]
+    competitors = []
+
+    async def compete(store: Store) -> list[int]:
+        subs = store.subscriptions
+        await subs.open("mail")
+        for path in said:
+            with path.open("w") as stdout:
+                competitors.append(subprocess.Popen([sys.executable, "-c", COMPETE, url], stdout=stdout))
+        killed: list[int] = []
+        for n in range(1, 31):
+            await store.append([make_event("human_message" if n > 1 else "run_started", sequence=n)])
+            if n not in {10, 20}:
+                continue
+            while (standing := await subs.get("mail")).behind or standing.consumer is None:
+                await asyncio.sleep(0.005)
+            killed.append(int(standing.consumer))
+            os.kill(killed[-1], signal.SIGKILL)
+        while (await subs.get("mail")).behind:
+            await asyncio.sleep(0.005)
+        return killed
+
+    try:
+        killed = in_store(url, compete)
+    finally:
+        for process in competitors:
+            process.kill()
+            process.wait()
+
+    shares = sorted(([int(line) for line in path.read_text().split()] for path in said), key=lambda share: share[-1])
+    assert len(set(killed)) == 2
+    assert shares == [[*range(1, 11)], [*range(11, 21)], [*range(21, 31)]]
