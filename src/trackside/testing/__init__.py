@@ -12,7 +12,7 @@ from trackside.testing.observers import Misbehaviour, RecordingBatchObserver, Re
 from trackside.testing.run_order import assert_run_order
 
 if TYPE_CHECKING:
-    from trackside.testing.contracts import CoordinatorContract, Coordinators, ObserverContract
+    from trackside.testing.contracts import CoordinatorContract, Coordinators, ObserverContract, StoreContract, Stores
 
 __all__ = [
     "CoordinatorContract",
@@ -23,6 +23,8 @@ __all__ = [
     "ObserverContract",
     "RecordingBatchObserver",
     "RecordingObserver",
+    "StoreContract",
+    "Stores",
     "VirtualClock",
     "VirtualTimeLoop",
     "assert_run_order",
@@ -31,7 +33,7 @@ __all__ = [
     "run_virtual",
 ]
 
-_KIT = {"CoordinatorContract", "Coordinators", "ObserverContract"}
+_KIT = {"CoordinatorContract", "Coordinators", "ObserverContract", "StoreContract", "Stores"}
 
 
 def __getattr__(name: str) -> Any:

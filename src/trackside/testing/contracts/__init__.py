@@ -10,8 +10,20 @@ its one fixture, claim what should hold, and see whether it does. Imports the ha
 """
 
 from trackside.testing.contracts._promise import Contract
+from trackside.testing.contracts._rules import RULES
 from trackside.testing.contracts.coordinator import CoordinatorContract
 from trackside.testing.contracts.fleet import Coordinators
 from trackside.testing.contracts.observer import ObserverContract
+from trackside.testing.contracts.store import StoreContract
+from trackside.testing.contracts.stores import EventStore, Stores
 
-__all__ = ["Contract", "CoordinatorContract", "Coordinators", "ObserverContract"]
+__all__ = [
+    "RULES",
+    "Contract",
+    "CoordinatorContract",
+    "Coordinators",
+    "EventStore",
+    "ObserverContract",
+    "StoreContract",
+    "Stores",
+]

@@ -21,7 +21,7 @@ RULES: Mapping[str, str] = {
     "idempotent": "an event that comes again has no second effect",
     "I12": "an observer sees a run's events in sequence order",
     "I22": "accepted = delivered + failed + dropped + pending, always",
-    "I23": "flush(timeout) reports, aclose may be repeated, and an event after it is refused",
+    "I23": "flush(timeout) reports, aclose may be repeated, and no event after it is lost silently",
     # coordinators
     "RunCoordinator.admit": "a run is let in under its strategy, all or nothing; first come, first served",
     "RunCoordinator.claim": "a pending run is given to exactly one, when it is at the head of its thread",

@@ -136,14 +136,15 @@ class StepPromises(Contract):
         worker = await coordinators.worker()
         first, second = await worker.run_on("t"), await worker.let_in("t")
         settlement = await worker.coordinator.settle(first, RunStatus.error)
-        await worker.announce_end(first, "t", RunStatus.error, settlement)
         await worker.drop(second)
+        await worker.announce_end(first, "t", RunStatus.error, settlement)
         release = await worker.coordinator.release(first, settlement.status)
         expected = Settlement(ThreadStatus.busy, ThreadStatus.error)
         assert release.settlement == expected, f"nobody waits, busy was announced, and release says {release}"
         third = worker.record("t")
         assert not (await worker.admit(third)).ready, "the thread was free before it was said to rest"
-        release = await worker.release(first, "t", ThreadStatus.error)
+        await worker.announce_rest(first, "t", expected)
+        release = await worker.coordinator.release(first, ThreadStatus.error)
         assert release.next_run_id == third.run_id, f"next was {release.next_run_id}, and a run had come meanwhile"
 
     @promise("RunCoordinator.release")

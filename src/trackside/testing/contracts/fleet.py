@@ -242,11 +242,15 @@ class Worker:
             end.append(_thread_status(settlement.previous, settlement.status))
         await self._announce(run_id, thread_id, end)
 
+    async def announce_rest(self, run_id: str, thread_id: str, settlement: Settlement) -> None:
+        """Make durable what a thread becomes after all."""
+        await self._announce(run_id, thread_id, [_thread_status(settlement.previous, settlement.status)])
+
     async def release(self, run_id: str, thread_id: str, announced: ThreadStatus) -> Release:
         """Give the thread back; announce first what has to be announced first."""
         release = await self.coordinator.release(run_id, announced)
         while (settlement := release.settlement) is not None:
-            await self._announce(run_id, thread_id, [_thread_status(settlement.previous, settlement.status)])
+            await self.announce_rest(run_id, thread_id, settlement)
             release = await self.coordinator.release(run_id, settlement.status)
         return release
 

@@ -1,0 +1,81 @@
+"""Looking into a store, for the stories of a `StoreContract`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from trackside.harness.errors import TracksideError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.testing.contracts.stores import EventStore, PlacedEvent
+
+_PAGE = 100
+
+
+async def whole_log(store: EventStore) -> list[PlacedEvent]:
+    """Everything that is there, page by page."""
+    log: list[PlacedEvent] = []
+    while page := await store.events(log[-1].position if log else 0, limit=_PAGE):
+        log.extend(page)
+    return log
+
+
+async def check_log(store: EventStore, expected: Sequence[RunLifecycleEvent]) -> None:
+    """The log has these events, at positions without a gap, and nothing else."""
+    log = await whole_log(store)
+    check_positions(log)
+    stored = {placed.event.event_id: placed.event for placed in log}
+    assert len(stored) == len(log), f"{len(log) - len(stored)} events are stored more than once"
+    missing = [event for event in expected if event.event_id not in stored]
+    assert not missing, f"{len(missing)} of {len(expected)} events are not there, the first {name(missing[0])}"
+    more = stored.keys() - {event.event_id for event in expected}
+    assert not more, f"{len(more)} events are there that nobody has been told are stored"
+    for event in expected:
+        check_same(stored[event.event_id], event)
+
+
+def check_positions(log: Sequence[PlacedEvent]) -> None:
+    """Positions are 1, 2, 3 … and sequences follow them."""
+    positions = [placed.position for placed in log]
+    assert positions == [*range(1, len(log) + 1)], f"positions are {positions}, not 1 to {len(log)}"
+    sequences: dict[str, int] = {}
+    for placed in log:
+        before = sequences.get(placed.event.run_id, 0)
+        assert placed.event.sequence == before + 1, f"{name(placed.event)} comes after {before} at {placed.position}"
+        sequences[placed.event.run_id] = placed.event.sequence
+
+
+def check_same(stored: RunLifecycleEvent, given: RunLifecycleEvent) -> None:
+    """An event is stored as it was given."""
+    for field in fields(given):
+        if field.name != "payload":
+            was, now = getattr(given, field.name), getattr(stored, field.name)
+            assert now == was, f"{field.name} of {name(given)} was {was!r} and is {now!r}"
+    assert text(stored.payload) == text(given.payload), f"the payload of {name(given)} is {text(stored.payload)}"
+
+
+async def check_refused(store: EventStore, events: Sequence[Any], what: str) -> None:
+    """An append is refused with an error of Trackside, and leaves the log as it was."""
+    before = len(await whole_log(store))
+    try:
+        await store.append(events)
+    except TracksideError:
+        pass
+    except Exception as exc:
+        raise AssertionError(f"{what} raised {type(exc).__name__}, which is no TracksideError: {exc}") from exc
+    else:
+        raise AssertionError(f"{what} was stored")
+    after = len(await whole_log(store))
+    assert after == before, f"{what} was refused, and left {after - before} events"
+
+
+def text(value: Any) -> str:
+    """A payload as text that tells True from 1 and 1 from 1.0."""
+    return json.dumps(dict(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def name(event: RunLifecycleEvent) -> str:
+    """An event in a few words."""
+    return f"{event.event_type} {event.sequence} of {event.run_id}"
