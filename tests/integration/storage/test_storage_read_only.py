@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection
 
 from trackside.app.storage import Store, StoredEvent, _schema
-from trackside.app.storage._reads import GuestReads, reads_of
+from trackside.app.storage._sqlite_reads import GuestReads, reads_of
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage.errors import (
     DatabaseBusyError,
@@ -356,7 +356,7 @@ def test_whatever_writers_do_a_guest_sees_whole_commits_and_the_newest(recorded:
     reads = GuestReads(SqliteDatabase(path=recorded))
 
     def look(connection: Connection) -> tuple[int, str | None]:
-        (count,) = connection.exec_driver_sql("SELECT value FROM counters").one()
+        (count,) = connection.exec_driver_sql("SELECT value FROM counters WHERE name = 'position'").one()
         return count, connection.exec_driver_sql("SELECT title FROM threads").scalar_one()
 
     with subprocess.Popen([sys.executable, "-c", COME_AND_GO, recorded, "200"]) as writer:

@@ -1,27 +1,24 @@
-"""Where reads run: in a few threads, so that neither the writer nor the loop waits for them."""
+"""What a store is read with, by whatever the database reads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select
 
 from trackside.app.storage import errors
-from trackside.app.storage._reads import Reads
-from trackside.app.storage._sqlite import READERS
+from trackside.app.storage._backend import Reads
 from trackside.harness.errors import ClosedError
 
 
 class Readers:
-    """Owns the threads that read, and what they read with. Belongs to the event loop in which it was made."""
+    """Owns what reads. Belongs to the event loop in which it was made."""
 
     def __init__(self, reads: Reads, *, database: str) -> None:
         self._reads = reads
         self._database = database
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="trackside-reader")
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
@@ -45,13 +42,9 @@ class Readers:
             raise ClosedError(what="store")
         if asyncio.get_running_loop() is not self._loop:
             raise errors.ForeignLoopError(database=self._database)
-        return await self._loop.run_in_executor(self._threads, self._reads.read, read)
+        return await self._reads.read(read)
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""
         self._closed = True
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._threads.shutdown()
-        self._reads.close()
+        await self._reads.aclose()

@@ -1,9 +1,11 @@
-"""How a database is read by those who may write there, and by those who may not. Neither leaves anything behind."""
+"""SQLite: how a file is read by those who may write there, and by those who may not. Neither leaves anything behind."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from trackside.app.storage import errors
-from trackside.app.storage._sqlite import SqliteDatabase
+from trackside.app.storage._sqlite import READERS, SqliteDatabase
 
 
 class PooledReads:
@@ -105,10 +107,31 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-type Reads = PooledReads | GuestReads
+class ThreadedReads:
+    """Reads in a few threads, so that neither the writer nor the loop waits for them."""
+
+    def __init__(self, reads: PooledReads | GuestReads) -> None:
+        self._reads = reads
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="trackside-reader")
+
+    async def read[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds; all its queries see the same moment. It is called again where that moment did not last.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reads.read, read)
+
+    async def aclose(self) -> None:
+        """Let running reads end, and close the connections. May be called again."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        self._reads.close()
 
 
-def reads_of(database: SqliteDatabase) -> Reads:
+def reads_of(database: SqliteDatabase) -> PooledReads | GuestReads:
     """How this user reads the database, which is there.
 
     Raises:

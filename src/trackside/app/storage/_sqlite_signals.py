@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from trackside.app.storage._follow import log_end
-from trackside.app.storage._reads import GuestReads, Reads
 from trackside.app.storage._signals import Mark, PolledSignals
 from trackside.app.storage._sqlite import SqliteDatabase
+from trackside.app.storage._sqlite_reads import GuestReads, PooledReads
 
 
 class DataVersion:
@@ -44,7 +44,7 @@ class LastPosition:
         """Nothing is kept open."""
 
 
-def sqlite_signals(database: SqliteDatabase, reads: Reads, *, every: float) -> PolledSignals:
+def sqlite_signals(database: SqliteDatabase, reads: PooledReads | GuestReads, *, every: float) -> PolledSignals:
     """The signals of a file that is read in this way, looked for so often (in seconds)."""
     mark: Mark = LastPosition(reads) if isinstance(reads, GuestReads) else DataVersion(database)
     return PolledSignals(mark, every=every)

@@ -11,18 +11,16 @@ from functools import partial
 from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
+from trackside.app.storage._backend import Synchronous
+from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
 from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._reads import reads_of
 from trackside.app.storage._recent import EventFilter
 from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
 from trackside.app.storage._schema import check, prepare
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._sqlite import SqliteDatabase, Synchronous
-from trackside.app.storage._sqlite_session import SqliteSession
-from trackside.app.storage._sqlite_signals import sqlite_signals
 from trackside.app.storage._stats import read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
@@ -68,31 +66,34 @@ class Store:
                 manager = RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)])
 
         Args:
-            url: `sqlite:///relative/path.db` or `sqlite:////absolute/path.db`.
-            create: make the database if it is missing; False refuses instead.
+            url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `postgresql://user:password@host/database`.
+            create: make the database, on PostgreSQL the tables in it, if they are missing; False refuses instead.
             read_only: only look: nothing is made, changed, brought up to date or left behind, whatever the other options
                 say, and the right to read the file is enough. What others commit meanwhile is seen.
             synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster), "EXTRA" also
-                a power cut just after the file was made.
-            busy_timeout: seconds that a write, or who opens the file, waits while another process has it to itself.
+                a power cut just after the file was made. On PostgreSQL "NORMAL" is `synchronous_commit = off`: what was
+                committed in the last second before the server crashes may be lost; and there is no "EXTRA".
+            busy_timeout: seconds that a write, or who opens the database, waits for others who are at the same place. On
+                PostgreSQL also how long a transaction that lost its connection is repeated, and a read waits for one.
             limits: how much one transaction takes and how much may wait.
             follow: what is kept in memory for those who follow the log, and how soon they see what others write.
 
         Raises:
             StorageError: the database cannot be used; the type and the message say why and what to do.
         """
-        database = SqliteDatabase.from_url(url, synchronous=synchronous, busy_timeout=busy_timeout)
+        backend = await asyncio.to_thread(backend_at, url, synchronous=synchronous, busy_timeout=busy_timeout)
+        database = str(backend)
         make_ready = check if read_only else partial(prepare, create=create)
-        await asyncio.to_thread(make_ready, database)
-        reads = await asyncio.to_thread(reads_of, database)
-        readers = Readers(reads, database=str(database))
+        await asyncio.to_thread(make_ready, backend)
+        readers = Readers(await asyncio.to_thread(backend.reads), database=database)
         following = follow or FollowOptions()
-        signals = sqlite_signals(database, reads, every=following.look_every)
-        feed = EventFeed(readers, signals, following, database=str(database))
+        signals = await asyncio.to_thread(backend.signals, every=following.look_every)
+        feed = EventFeed(readers, signals, following, database=database)
         if read_only:
-            store = cls(NoWriter(database=str(database)), readers, signals, feed)
+            store = cls(NoWriter(database=database), readers, signals, feed)
         else:
-            writer = Writer(SqliteSession(database), database=str(database), limits=limits or WriteLimits())
+            session = await asyncio.to_thread(backend.session)
+            writer = Writer(session, database=database, limits=limits or WriteLimits(), patience=busy_timeout)
             store = cls(writer, readers, signals, feed)
         try:
             yield store

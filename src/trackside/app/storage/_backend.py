@@ -1,0 +1,94 @@
+"""What the store needs of a database, whichever it is; `_sqlite_backend` and `_postgres_backend` have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Connection
+
+from trackside.app.storage._session import Session
+from trackside.app.storage._signals import CommitSignals
+
+type Synchronous = Literal["EXTRA", "FULL", "NORMAL"]
+
+
+class Reads(Protocol):
+    """How a database is read, from the event loop in which this was made."""
+
+    async def read[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds; all its queries see the same moment. It may be called again where that moment did not last.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let running reads end, and let go of all connections. May be called again."""
+        ...
+
+
+class Backend(Protocol):
+    """One database that is or will be a store. `str` of it is how messages name it, without a password."""
+
+    @property
+    def busy_timeout(self) -> float:
+        """Seconds for which a write waits for others, and for which one that can be repeated is repeated."""
+        ...
+
+    def check_place(self, *, create: bool) -> None:
+        """See that the database is there or (with `create`) can be made.
+
+        Raises:
+            StorageError: it is not; the message says what to do.
+        """
+        ...
+
+    def check_writable(self) -> None:
+        """See that this user may write there, as far as that can be told without writing.
+
+        Raises:
+            ReadOnlyDatabaseError: something keeps the user from it.
+        """
+        ...
+
+    def look[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds, at once and on a connection of its own.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        ...
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that what is in the database is ours, or nothing.
+
+        Raises:
+            ForeignDatabaseError: it is another program's.
+        """
+        ...
+
+    def change(self, change: Callable[[Connection], Any]) -> None:
+        """Let tables be changed, in one transaction and while nobody else does it.
+
+        Raises:
+            StorageError: that failed, and changed nothing.
+        """
+        ...
+
+    def session(self) -> Session:
+        """What the writer writes with."""
+        ...
+
+    def reads(self) -> Reads:
+        """What readers read with.
+
+        Raises:
+            StorageError: this user may not read the database.
+        """
+        ...
+
+    def signals(self, *, every: float) -> CommitSignals:
+        """What tells that other processes have committed; where nobody tells, it looks so often (in seconds)."""
+        ...

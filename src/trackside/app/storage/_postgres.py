@@ -1,0 +1,261 @@
+"""PostgreSQL: how connections to it are made, and what its errors mean.
+
+The driver is asyncpg, which is imported when the first connection is made: who stores in SQLite does not need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from urllib.parse import urlencode
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from trackside.app.storage import errors
+from trackside.app.storage._postgres_url import PostgresAddress
+
+if TYPE_CHECKING:
+    import asyncpg
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+READERS: Final = 4
+OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
+
+_DURABLE = ("FULL", "NORMAL")
+_IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
+_OURS = frozenset({"alembic_version", "counters", "events", "runs", "threads"})
+
+# Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
+
+_TABLES = text("""
+    SELECT c.relname FROM pg_class c
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    ORDER BY c.relname""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresDatabase:
+    """One database on a server, and in it the first schema of the search path.
+
+    `busy_timeout` is how many seconds a statement waits for a lock, or a read for a connection.
+    """
+
+    address: PostgresAddress
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    busy_timeout: float = 5.0
+
+    @classmethod
+    def from_url(cls, url: str, *, synchronous: str = "FULL", busy_timeout: float = 5.0) -> Self:
+        """The database at this address.
+
+        Raises:
+            DatabaseUrlError: the address is not one of a PostgreSQL database.
+            StoreOptionError: an option has a value that does not fit.
+        """
+        if synchronous not in _DURABLE:
+            why = f"with PostgreSQL it is one of {', '.join(_DURABLE)}"
+            raise errors.StoreOptionError(option="synchronous", value=synchronous, why=why)
+        if type(busy_timeout) not in {int, float} or not 0 < busy_timeout <= 3600:
+            why = "with PostgreSQL it is a number of seconds above 0, up to 3600"
+            raise errors.StoreOptionError(option="busy_timeout", value=busy_timeout, why=why)
+        return cls(address=PostgresAddress.from_url(url), synchronous=synchronous, busy_timeout=busy_timeout)
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    async def connect(self, **settings: str) -> asyncpg.Connection[Any]:
+        """Make a connection; `settings` are for its session.
+
+        Raises:
+            DriverMissingError: asyncpg is not installed.
+            OSError, asyncpg.PostgresError, asyncpg.InterfaceError: see `translate`.
+        """
+        driver = load_driver()
+        place = self.address
+        return await driver.connect(
+            f"postgresql://?{urlencode(place.driver)}",
+            host=[*place.hosts] or None,
+            port=[*place.ports] or None,
+            user=place.user,
+            password=place.password,
+            database=place.database,
+            timeout=place.connect_timeout,
+            server_settings={**self._settings, **settings, **dict(place.server)},
+        )
+
+    @property
+    def _settings(self) -> Mapping[str, str]:
+        return {
+            "application_name": "trackside",
+            "TimeZone": "UTC",
+            "lock_timeout": f"{max(1, round(self.busy_timeout * 1000))}ms",
+            "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION}s",
+            "jit": "off",  # compiling takes longer than any statement of ours runs
+        }
+
+    async def connect_writer(self) -> asyncpg.Connection[Any]:
+        """A connection whose commits survive what `synchronous` says."""
+        if self.synchronous == "NORMAL":
+            return await self.connect(synchronous_commit="off")
+        connection = await self.connect()
+        try:
+            # Not always "on": a server that waits for its replicas, too, goes on doing so.
+            await connection.execute(
+                "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def connect_reader(self) -> asyncpg.Connection[Any]:
+        """A connection that only reads; a transaction of it sees one moment."""
+        return await self.connect(default_transaction_read_only="on", default_transaction_isolation="repeatable read")
+
+    def reading(self) -> AsyncEngine:
+        """An engine for a few connections that only read, on the running loop."""
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        load_driver()
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self.connect_reader,
+            pool_size=READERS,
+            max_overflow=0,
+            pool_timeout=self.busy_timeout,
+            pool_pre_ping=False,
+        )
+
+    def changing(self) -> AsyncEngine:
+        """An engine for one connection that changes tables, on the running loop."""
+        from sqlalchemy.ext.asyncio import create_async_engine
+        from sqlalchemy.pool import NullPool
+
+        load_driver()
+        return create_async_engine("postgresql+asyncpg://", async_creator=self.connect_writer, poolclass=NullPool)
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that the server is new enough, and the schema ours or empty.
+
+        Raises:
+            ForeignDatabaseError: it has tables of another program, or there is no such schema.
+        """
+        version = int(connection.scalar(text("SELECT current_setting('server_version_num')")))
+        if version < OLDEST_SERVER:
+            raise errors.ServerTooOldError(
+                database=str(self), found=f"{version // 10_000}", needed=f"{OLDEST_SERVER // 10_000}"
+            )
+        if connection.scalar(text("SELECT current_schema()")) is None:
+            raise errors.NoSchemaError(database=str(self))
+        tables = connection.execute(_TABLES).scalars().all()
+        if tables and not _OURS.issubset(tables):
+            raise errors.ForeignDatabaseError(database=str(self), why=f"it has tables such as {tables[0]!r}")
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Turns the driver's and SQLAlchemy's exceptions into ours."""
+        try:
+            yield
+        except Exception as exc:
+            if (error := self.translate(exc)) is None:
+                raise
+            raise error from exc
+
+    def translate(self, exc: BaseException) -> errors.StorageError | None:  # noqa: PLR0911  # one for each kind of trouble
+        """What an exception of the driver or of SQLAlchemy means; None if it is neither."""
+        if isinstance(exc, PoolTimeoutError):
+            return errors.ReadersBusyError(database=str(self), count=READERS, seconds=self.busy_timeout)
+        original = _original(exc)
+        if original is None:
+            return None
+        database, why, code = str(self), _reason(original), _code_of(original)
+        if isinstance(original, load_driver().ClientConfigurationError):
+            return errors.DatabaseUrlError(url=database, why=why)
+        match code[:2], code:
+            case _, "55P03":
+                return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
+            case _, "57014":
+                return errors.StatementStoppedError(database=database, why=why)
+            case "40", _:
+                return errors.TransactionConflictError(database=database, why=why)
+            case _, "53100":
+                return errors.DatabaseFullError(database=database, why=why)
+            case _, "53300":
+                return errors.TooManyConnectionsError(database=database, why=why)
+            case _, "3D000":
+                return errors.NoSuchDatabaseError(database=database, name=self.address.database or self.address.user)
+            case _, "42501":
+                return errors.RightMissingError(database=database, why=why)
+            case _, "25006":
+                return errors.ReadOnlyDatabaseError(database=database, why=why)
+            case "28", _:
+                return errors.AccessRefusedError(database=database, why=why)
+            case "58", _:
+                return errors.DatabaseIOError(database=database, why=why)
+            case "XX", "XX001" | "XX002":
+                return errors.DamagedDatabaseError(database=database, why=why)
+            case _ if is_lost(original):
+                return errors.ConnectionLostError(database=database, why=why)
+            case _:
+                return errors.StorageError(database=database, why=why)
+
+    def unreachable(self, exc: BaseException) -> errors.StorageError | None:
+        """What an exception means that came while connecting; None if it is none of the driver."""
+        error = self.translate(exc)
+        if isinstance(error, errors.ConnectionLostError):
+            return errors.ServerUnreachableError(database=str(self), why=error.details["why"])
+        return error
+
+
+def load_driver() -> Any:
+    """The driver.
+
+    Raises:
+        DriverMissingError: it, or what SQLAlchemy needs to go with it, is not installed.
+    """
+    for package in ("asyncpg", "greenlet"):
+        try:
+            __import__(package)
+        except ImportError as exc:
+            raise errors.DriverMissingError(package=package) from exc
+    import asyncpg
+
+    return asyncpg
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Whether an exception means that there is no connection any more, or none was made."""
+    original = _original(exc)
+    code = "" if original is None else _code_of(original)
+    return isinstance(original, OSError) or code in _LOST or code[:2] in _LOST
+
+
+def _original(exc: BaseException) -> BaseException | None:
+    """The driver's own exception; None if it is none of the driver and none of a connection."""
+    import asyncpg
+
+    if isinstance(exc, DBAPIError) and exc.orig is not None:
+        exc = exc.orig.__cause__ or exc.orig
+    driven = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, asyncio.TimeoutError)
+    return exc if isinstance(exc, driven) else None
+
+
+def _code_of(original: BaseException) -> str:
+    import asyncpg
+
+    if isinstance(original, asyncpg.InterfaceError):
+        return "08006" if "clos" in str(original) else ""  # the driver has no code for a connection that is closed
+    return getattr(original, "sqlstate", None) or ""
+
+
+def _reason(original: BaseException) -> str:
+    if isinstance(original, TimeoutError) and not str(original):
+        return "it does not answer"
+    return str(original) or type(original).__name__

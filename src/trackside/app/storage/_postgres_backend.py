@@ -1,0 +1,159 @@
+"""PostgreSQL as the store needs it: the tables, the session that writes, and the connections that read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, text
+
+from trackside.app.storage import errors
+from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._postgres_session import PostgresSession
+from trackside.app.storage._signals import PolledSignals
+from trackside.app.storage._tables import POSITION
+
+if TYPE_CHECKING:
+    import asyncpg
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_LOG_END: Final = "SELECT value FROM counters WHERE name = $1"
+_UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
+"""Who makes or changes tables holds this advisory lock of the database."""
+
+
+class PostgresReads:
+    """Reads on a few connections that cannot write. A read sees one moment, and is not called again."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._engine = database.reading()
+
+    async def read[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds.
+
+        Raises:
+            ReadersBusyError: no connection became free in time.
+            StorageError: the database cannot be read.
+        """
+        return await _run(self._database, self._engine, read)
+
+    async def aclose(self) -> None:
+        """Let go of the connections. May be called again."""
+        await self._engine.dispose()
+
+
+class LogEnd:
+    """The end of the log, seen from a connection that is kept for it, by a thread."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: asyncpg.Connection[Any] | None = None
+
+    def look(self) -> int:
+        """Where it is now."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        with self._database.translated():
+            return self._loop.run_until_complete(self._look())
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    async def _look(self) -> int:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect_reader()
+        end: int = await self._connection.fetchval(_LOG_END, POSITION)
+        return end
+
+
+class PostgresBackend:
+    """A schema in a database on a server."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self.busy_timeout = database.busy_timeout
+
+    def __str__(self) -> str:
+        return str(self._database)
+
+    def check_place(self, *, create: bool) -> None:
+        """Databases are made by whoever runs the server; whether this one is there, the first connection tells."""
+
+    def check_writable(self) -> None:
+        """What a user may do, the server says when it is done."""
+
+    def look[T](self, read: Callable[[Connection], T]) -> T:
+        """What `read` finds, at once and on a connection of its own; not for a thread with a running loop."""
+
+        async def look() -> T:
+            engine = self._database.reading()
+            try:
+                return await _run(self._database, engine, read)
+            finally:
+                await engine.dispose()
+
+        return asyncio.run(look())
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that the schema is ours, or empty."""
+        self._database.check_owner(connection)
+
+    def change(self, change: Callable[[Connection], Any]) -> None:
+        """Let tables be changed; whoever else wants to waits, for as long as it takes."""
+
+        def change_alone(connection: Connection) -> None:
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = {max(1, round(self.busy_timeout * 1000))}"))
+            change(connection)
+
+        async def change_it() -> None:
+            engine = self._database.changing()
+            try:
+                await _run(self._database, engine, change_alone, commit=True)
+            finally:
+                await engine.dispose()
+
+        asyncio.run(change_it())
+
+    def session(self) -> PostgresSession:
+        """What the writer writes with."""
+        return PostgresSession(self._database)
+
+    def reads(self) -> PostgresReads:
+        """What readers read with."""
+        return PostgresReads(self._database)
+
+    def signals(self, *, every: float) -> PolledSignals:
+        """Looks at the end of the log so often (in seconds)."""
+        return PolledSignals(LogEnd(self._database), every=every)
+
+
+async def _run[T](
+    database: PostgresDatabase, engine: AsyncEngine, function: Callable[[Connection], T], *, commit: bool = False
+) -> T:
+    """Call a function with a connection of the engine, in a transaction."""
+    try:
+        connection = await engine.connect()
+    except Exception as exc:
+        if (error := database.unreachable(exc)) is None:
+            raise
+        raise error from exc
+    try:
+        with database.translated():
+            found = await connection.run_sync(function)
+            if commit:
+                await connection.commit()
+            return found
+    finally:
+        with database.translated():
+            await connection.close()

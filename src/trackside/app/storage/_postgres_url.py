@@ -1,0 +1,145 @@
+"""Addresses of PostgreSQL databases, as people write them for psql, psycopg, asyncpg and SQLAlchemy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Final, Self
+from urllib.parse import parse_qsl, quote, unquote
+
+from trackside.app.storage.errors import DatabaseUrlError
+
+SCHEMES: Final = frozenset({"postgres", "postgresql"})
+"""What stands before :// or, with the name of a driver behind a plus, is the part before that."""
+
+_URL = re.compile(
+    r"(?P<scheme>[^:]+)://(?:(?P<who>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?", re.DOTALL
+)
+_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d*))?")
+_MOST_PORTS = 65_535
+
+_TLS = frozenset(
+    {
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+    }
+)
+_TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_PLACE = ("host", "port", "user", "password", "dbname")
+_DRIVER = frozenset({"passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib"})
+_SERVER = frozenset({"application_name", "options", "search_path"})
+_KNOWN = (*_PLACE, *sorted(_TLS | _DRIVER | _SERVER), "connect_timeout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresAddress:
+    """Where a database is and how to get in. What is missing comes from the variables (`PGHOST` …) and files of libpq."""
+
+    hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: str | None = None
+    driver: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What the driver reads of an address: TLS, password files, services."""
+    server: tuple[tuple[str, str], ...] = ()
+    """Settings of the session."""
+    connect_timeout: float = 10.0
+    """Seconds until a server that does not answer counts as unreachable."""
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """The address in a URL.
+
+        Raises:
+            DatabaseUrlError: it is none, or has an option that is not known; it is named without its password.
+        """
+        found = _URL.fullmatch(url)
+        if found is None:
+            raise refused(url, "a /, ? or @ in a user name or password is written %2F, %3F, %40")
+        user, colon, password = (found["who"] or "").partition(":")
+        options = dict(_options(url, found["query"] or ""))
+        hosts, ports = _places(url, options.pop("host", None) or found["hosts"], options.pop("port", None))
+        return cls(
+            hosts=hosts,
+            ports=ports,
+            user=options.pop("user", None) or unquote(user) or None,
+            password=options.pop("password", None) or (unquote(password) if colon else None),
+            database=options.pop("dbname", None) or unquote(found["database"] or "") or None,
+            connect_timeout=_seconds(url, options.pop("connect_timeout", "10")),
+            server=tuple((name, value) for name, value in options.items() if name in _SERVER),
+            driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER),
+        )
+
+    def __str__(self) -> str:
+        """The address without its password and options."""
+        who = f"{quote(self.user, safe='')}@" if self.user else ""
+        places = [f"{host}:{port}" if port else host for host, port in zip_longest(self.hosts, self.ports)]
+        return f"postgresql://{who}{','.join(places)}/{quote(self.database or '', safe='')}"
+
+
+def refused(url: str, why: str) -> DatabaseUrlError:
+    """The error to raise for a URL; it shows the URL without what might be a password."""
+    return DatabaseUrlError(url=without_password(url), why=why)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: without its password, wherever that begins and ends."""
+    url = re.sub(r"(?<=://)([^:@/?]*):.*@", r"\1:…@", url, flags=re.DOTALL)
+    return re.sub(r"((?:^|[?&])[^=&]*password=)[^&]*", r"\1…", url)
+
+
+def _options(url: str, query: str) -> Iterator[tuple[str, str]]:
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        known = "sslmode" if name == "ssl" else name  # as SQLAlchemy writes it for asyncpg
+        if known not in _KNOWN:
+            raise refused(url, f"it has an unknown option {name!r}; known are {', '.join(_KNOWN)}")
+        if known == "sslmode" and value not in _TLS_MODES:
+            raise refused(url, f"{name} is one of {', '.join(_TLS_MODES)}")
+        yield known, value
+
+
+def _places(url: str, hosts: str, ports: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Hosts, and a port for each if any is said."""
+    names: list[str] = []
+    numbers: list[str] = []
+    for host in unquote(hosts).split(",") if hosts else ():
+        if host.startswith("/"):  # a folder with a socket in it
+            names.append(host)
+            numbers.append("")
+            continue
+        place = _HOST.fullmatch(host)
+        if place is None:
+            raise refused(url, f"{host!r} is no host with a port, as localhost:5432")
+        names.append(place["host"].strip("[]"))
+        numbers.append(place["port"] or "")
+    if ports is not None:
+        names = names or ["localhost"]
+        said = ports.split(",")
+        numbers = said * len(names) if len(said) == 1 else said
+    if len(numbers) != len(names):
+        raise refused(url, "it has another number of ports than of hosts")
+    if not any(numbers):
+        return tuple(names), ()
+    return tuple(names), tuple(_port(url, number or "5432") for number in numbers)
+
+
+def _port(url: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_PORTS):
+        raise refused(url, f"a port is a number from 1 to {_MOST_PORTS}")
+    return int(text)
+
+
+def _seconds(url: str, text: str) -> float:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise refused(url, "connect_timeout is a whole number of seconds from 1 up")
+    return float(text)

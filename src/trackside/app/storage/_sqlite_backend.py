@@ -1,0 +1,69 @@
+"""SQLite as the store needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from sqlalchemy import Connection
+
+from trackside.app.storage import errors
+from trackside.app.storage._signals import PolledSignals
+from trackside.app.storage._sqlite import APPLICATION_ID, SqliteDatabase
+from trackside.app.storage._sqlite_reads import ThreadedReads, reads_of
+from trackside.app.storage._sqlite_session import SqliteSession
+from trackside.app.storage._sqlite_signals import sqlite_signals
+
+
+class SqliteBackend:
+    """A file, the connection that writes there, and those that read."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self.busy_timeout = database.busy_timeout
+
+    def __str__(self) -> str:
+        return str(self._database)
+
+    def check_place(self, *, create: bool) -> None:
+        """See that the file is there or (with `create`) can be made."""
+        self._database.check_place(create=create)
+
+    def check_writable(self) -> None:
+        """See that this user may write to the file and beside it."""
+        if (why := self._database.why_read_only()) is not None:
+            raise errors.ReadOnlyDatabaseError(database=str(self), why=why)
+
+    def look[T](self, read: Callable[[Connection], T]) -> T | None:
+        """What `read` finds; None if there is no file yet. Waits for nobody who writes."""
+        if not self._database.path.exists():
+            return None
+        with closing(reads_of(self._database)) as reads:
+            return reads.read(read)
+
+    def check_owner(self, connection: Connection) -> None:
+        """See that the file is ours, or empty."""
+        self._database.check_owner(connection)
+
+    def change(self, change: Callable[[Connection], Any]) -> None:
+        """Let tables be changed while nobody else writes; mark the file as ours."""
+        engine = self._database.writer()
+        try:
+            with self._database.translated(), engine.begin() as connection:
+                change(connection)
+                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        finally:
+            engine.dispose()
+
+    def session(self) -> SqliteSession:
+        """What the writer writes with."""
+        return SqliteSession(self._database)
+
+    def reads(self) -> ThreadedReads:
+        """What readers read with."""
+        return ThreadedReads(reads_of(self._database))
+
+    def signals(self, *, every: float) -> PolledSignals:
+        """Looks at the file so often (in seconds)."""
+        return sqlite_signals(self._database, reads_of(self._database), every=every)

