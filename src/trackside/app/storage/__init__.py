@@ -1,7 +1,15 @@
 """The log of runs in a database: the only room that speaks SQL. It imports the harness, and nobody's web or commands."""
 
 from trackside.app.storage._follow import Follower, FollowOptions
-from trackside.app.storage._records import RunTotals, Stats, StoredEvent, StoredRun, StoredThread, TokenTotals
+from trackside.app.storage._records import (
+    RunTotals,
+    Stats,
+    StoredEvent,
+    StoredRun,
+    StoredThread,
+    TimeBucket,
+    TokenTotals,
+)
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
 from trackside.app.storage.store import Store
@@ -16,6 +24,7 @@ __all__ = [
     "StoredRun",
     "StoredThread",
     "StoredThreadStates",
+    "TimeBucket",
     "TokenTotals",
     "WriteLimits",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, exists, f
 
 from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._records import StoredEvent, StoredRun, StoredThread
+from trackside.app.storage._stats import Chosen
 from trackside.app.storage._tables import events, runs, thread_states, threads
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.observer import RunLifecycleEvent
@@ -23,7 +25,12 @@ type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 FEW_EVENTS = 2_000
 """So many are fetched by the index of runs, and sorted, in less time than a long log takes to read."""
 
+MOST_BUCKETS = 1_000
+"""So many buckets of time are given at once."""
+
 _MAX_POSITION = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
 def logged_events(
@@ -115,6 +122,52 @@ def runs_that_fit(
     return conditions
 
 
+def chosen_runs(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    agent: str | None,
+    thread_id: str | None,
+    status: AnyOf[RunStatus] | None,
+) -> Chosen:
+    """The runs of which somebody wants totals."""
+    since, until = _interval(since, until)
+    return Chosen(
+        agent=None if agent is None else _plain("agent", agent),
+        statuses=_members(RunStatus, "status", [*RunStatus] if status is None else status),
+        thread_id=None if thread_id is None else _plain("thread_id", thread_id),
+        since=since,
+        until=until,
+    )
+
+
+def chosen_buckets(
+    *,
+    since: datetime,
+    until: datetime,
+    width: timedelta,
+    agent: str | None,
+    status: AnyOf[RunStatus] | None,
+) -> Chosen:
+    """The runs of which somebody wants totals in buckets: from the one that has `since` to the one before `until`."""
+    if not _is_width(width):
+        why = "it is a timedelta of whole hours, or of whole minutes of which an hour is a multiple"
+        raise InvalidQueryError(field="width", value=width, why=why)
+    chosen = chosen_runs(since=since, until=until, agent=agent, thread_id=None, status=status)
+    if chosen.since is None or chosen.since < _EPOCH:
+        raise InvalidQueryError(field="since", value=since, why="buckets begin in 1970")
+    if chosen.until is None:
+        raise InvalidQueryError(field="until", value=until, why="it is a datetime with a time zone")
+    first, behind = (chosen.since - _EPOCH) // width, -((_EPOCH - chosen.until) // width)
+    if behind - first > MOST_BUCKETS:
+        why = f"it divides the time into {behind - first} buckets, and {MOST_BUCKETS} are the most"
+        raise InvalidQueryError(field="width", value=width, why=why)
+    try:
+        return replace(chosen, since=_EPOCH + first * width, until=_EPOCH + behind * width)
+    except OverflowError:
+        raise InvalidQueryError(field="until", value=until, why="the last bucket ends behind the year 9999") from None
+
+
 def newest_runs(
     *,
     status: AnyOf[RunStatus] | None,
@@ -186,10 +239,30 @@ def one_thread_state(thread_id: str) -> Select[Any]:
     return select(thread_states).where(_is(thread_states.c.thread_id, thread_id))
 
 
+def _is_width(width: Any) -> bool:
+    """Whether hours divide into buckets of this width, or these into hours."""
+    if not isinstance(width, timedelta) or width < _MINUTE or width % _MINUTE:
+        return False
+    return not (width % _HOUR and _HOUR % width)
+
+
+def _interval(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
+    """A time from `since` to before `until`, either of which may be open."""
+    begin = None if since is None else _since(since)
+    end = None if until is None else _time("until", until)
+    if begin is not None and end is not None and end < begin:
+        raise InvalidQueryError(field="until", value=until, why="it is not before since")
+    return begin, end
+
+
 def _since(said: Any) -> datetime:
+    return _time("since", said)
+
+
+def _time(field: str, said: Any) -> datetime:
     when = _utc(said)
     if when is None:
-        raise InvalidQueryError(field="since", value=said, why="it is a datetime with a time zone")
+        raise InvalidQueryError(field=field, value=said, why="it is a datetime with a time zone")
     return when
 
 

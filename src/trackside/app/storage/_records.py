@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from trackside.app.storage._encoding import time_text
@@ -76,17 +76,24 @@ class StoredThread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTotals:
-    """Tokens of one model or one caller. Cache reads are part of the input, reasoning is part of the output."""
+    """What went to one model or one caller. Cache reads are part of the input, reasoning is part of the output.
+
+    `cost_usd` is None if no run had a price for it.
+    """
 
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int
     reasoning_tokens: int
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTotals:
-    """What some runs come to. `cost_usd` is None if no run had a price, durations (of ended runs) if none has ended."""
+    """What some runs come to. `cost_usd` is None if no run had a price, durations (of ended runs) if none has ended.
+
+    Durations are exact where there are few runs, else at most 1.6 % too long or too short.
+    """
 
     runs: int = 0
     by_status: Mapping[RunStatus, int]
@@ -102,12 +109,20 @@ class RunTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Totals of the runs since a time. Runs that never started count under the agent None."""
+    """Totals of some runs. Runs that never started count under the agent None."""
 
     total: RunTotals
     by_agent: Mapping[str | None, RunTotals]
     by_model: Mapping[str, TokenTotals]
     by_caller: Mapping[str, TokenTotals]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeBucket(Stats):
+    """Totals of the runs that were created from `start` on, for the length of `width`."""
+
+    start: datetime
+    width: timedelta
 
 
 def cursor_of(when: datetime, id_: str) -> str:

@@ -1,116 +1,236 @@
-"""Totals over runs: how many, how they ended, how long they took, what they used and cost."""
+"""Totals over runs: how many, how they ended, how long they took, what they used and cost; in all, or in buckets of time.
+
+They come from the sums that are kept with the runs (`_totals`): whole hours and minutes from there, and the runs of the
+begun minutes at both ends one by one, so that counts and sums are exact. So are percentiles of up to `FEW_RUNS` runs;
+those of more follow from the bins of durations. Runs of one thread are added up one by one.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, func, literal_column, select
 
-from trackside.app.storage._records import RunTotals, Stats, TokenTotals
-from trackside.app.storage._tables import runs, usage
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._records import Stats, TimeBucket
+from trackside.app.storage._sums import TOKENS, USED, Sums
+from trackside.app.storage._tables import duration_totals, run_totals, runs, usage, usage_totals
+from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, bin_of, minute_of, priced
+from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
-_COUNTS = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
+FEW_RUNS = 2_000
+"""The percentiles of so many runs are exact."""
+
+_ENDED = [status.value for status in RunStatus if is_final(status)]
+_OPEN = [status.value for status in RunStatus if not is_final(status)]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE = timedelta(minutes=1)
+
+type _Conditions = list[ColumnElement[bool]]
 
 
-type _Chosen = Sequence[ColumnElement[bool]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Runs of an agent (None: of all), with one of these statuses, of a thread (None: all), created in [since, until)."""
+
+    agent: str | None
+    statuses: Sequence[str]
+    thread_id: str | None
+    since: datetime | None
+    until: datetime | None
+
+    def rows(self, statuses: Iterable[str], within: _Edge | None = None) -> _Conditions:
+        """What holds for the rows of runs; if they have one of these statuses, and were created within this time."""
+        since, until = within or (self.since, self.until)
+        # A status is always said: the indexes by status and by agent have it before the time.
+        conditions: _Conditions = [runs.c.status.in_([status for status in statuses if status in self.statuses])]
+        if self.agent is not None:
+            conditions.append(runs.c.agent == self.agent)
+        if self.thread_id is not None:
+            conditions.append(runs.c.thread_id == self.thread_id)
+        if since is not None:
+            conditions.append(runs.c.created_at >= since)
+        if until is not None:
+            conditions.append(runs.c.created_at < until)
+        return conditions
+
+    def sums(self, table: Table, span: _Span) -> _Conditions:
+        """What holds for the rows of sums over them in a span."""
+        conditions: _Conditions = [table.c.seconds == span.seconds, table.c.status.in_(self.statuses)]
+        if self.agent is not None:
+            conditions.append(table.c.agent == self.agent)
+        if span.first is not None:
+            conditions.append(table.c.start >= span.first)
+        if span.behind is not None:
+            conditions.append(table.c.start < span.behind)
+        return conditions
 
 
-def read_stats(connection: Connection, chosen: _Chosen) -> Stats:
-    """Totals of the runs for which all that is `chosen` holds."""
-    groups: dict[str | None, list[Row[Any]]] = defaultdict(list)
-    for row in _sums(connection, chosen):
-        groups[row.agent].append(row)
-    durations = _percentiles(connection, chosen, [runs.c.agent])
-    return Stats(
-        total=_totals([row for rows in groups.values() for row in rows], _percentiles(connection, chosen, []).get(())),
-        by_agent={agent: _totals(rows, durations.get((agent,))) for agent, rows in groups.items()},
-        by_model=_tokens(connection, chosen, "model"),
-        by_caller=_tokens(connection, chosen, "caller"),
-    )
+class _Span(NamedTuple):
+    """Periods of so many seconds, from one to before another; None: without end there."""
+
+    seconds: int
+    first: int | None
+    behind: int | None
 
 
-def _sums(connection: Connection, chosen: _Chosen) -> Sequence[Row[Any]]:
-    sums = [func.sum(runs.c[name]).label(name) for name in _COUNTS]
-    query = (
-        select(
-            runs.c.agent, runs.c.status, func.count().label("runs"), func.sum(runs.c.cost_usd).label("cost_usd"), *sums
-        )
-        .where(*chosen)
-        .group_by(runs.c.agent, runs.c.status)
-        .order_by(runs.c.agent, runs.c.status)
-    )
-    return connection.execute(query).all()
+class _Edge(NamedTuple):
+    """A time that is no whole minute."""
+
+    since: datetime
+    until: datetime
 
 
-def _totals(rows: Iterable[Row[Any]], durations: tuple[float, float] | None) -> RunTotals:
-    by_status: dict[RunStatus, int] = defaultdict(int)
-    counts = dict.fromkeys(_COUNTS, 0)
-    cost: float | None = None
-    for row in rows:
-        by_status[RunStatus(row.status)] += row.runs
-        for name in _COUNTS:
-            counts[name] += getattr(row, name)
-        if row.cost_usd is not None:
-            cost = (cost or 0.0) + row.cost_usd
-    p50, p95 = durations or (None, None)
-    return RunTotals(
-        runs=sum(by_status.values()),
-        by_status=dict(by_status),
-        cost_usd=cost,
-        duration_p50=p50,
-        duration_p95=p95,
-        **counts,
-    )
+def read_stats(connection: Connection, chosen: Chosen) -> Stats:
+    """Totals of the chosen runs."""
+    reader = _Reader(connection, chosen)
+    if chosen.thread_id is not None or chosen.agent == NO_AGENT:  # an agent without a name counts as none
+        reader.add_runs(chosen.rows(RunStatus))
+        reader.add_durations(chosen.rows(_ENDED))
+    else:
+        reader.add_all()
+    return Stats(**_fields(reader.sums[0]))
 
 
-def _percentiles(
-    connection: Connection, chosen: _Chosen, group: Sequence[Column[Any]]
-) -> Mapping[tuple[Any, ...], tuple[float, float]]:
-    """Median and 95th percentile of the durations in each group: the nearest rank, so each is one that happened."""
-    duration = runs.c.duration_seconds
-    ranked = (
-        select(
-            *group,
-            duration,
-            func.row_number().over(partition_by=group, order_by=duration).label("rank"),
-            func.count().over(partition_by=group).label("count"),
-        )
-        .where(*chosen, duration.is_not(None))
-        .subquery()
-    )
-    at_p50 = ranked.c.rank == (ranked.c.count * 50 + 99) // 100
-    at_p95 = ranked.c.rank == (ranked.c.count * 95 + 99) // 100
-    query = select(ranked).where(or_(at_p50, at_p95)).order_by(ranked.c.rank)
-    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for row in connection.execute(query):
-        found[tuple(row)[: len(group)]].append(row.duration_seconds)
-    return {key: (values[0], values[-1]) for key, values in found.items()}
+def read_timeline(connection: Connection, chosen: Chosen, width: timedelta) -> list[TimeBucket]:
+    """Totals of the chosen runs by when they were created; begins and ends with whole buckets."""
+    assert chosen.since is not None
+    assert chosen.until is not None
+    minutes = width // _MINUTE
+    reader = _Reader(connection, chosen, minutes)
+    reader.add_all()
+    first, behind = ((when - _EPOCH) // width for when in (chosen.since, chosen.until))
+    return [
+        TimeBucket(start=_EPOCH + bucket * width, width=width, **_fields(reader.sums[bucket]))
+        for bucket in range(first, behind)
+    ]
 
 
-def _tokens(connection: Connection, chosen: _Chosen, kind: str) -> Mapping[str, TokenTotals]:
-    query = (
-        select(
-            usage.c.name,
-            func.sum(usage.c.input_tokens).label("input_tokens"),
-            func.sum(usage.c.output_tokens).label("output_tokens"),
-            func.sum(usage.c.cache_read_tokens).label("cache_read_tokens"),
-            func.sum(usage.c.reasoning_tokens).label("reasoning_tokens"),
-        )
-        .where(usage.c.kind == kind)
-        .group_by(usage.c.name)
-        .order_by(usage.c.name)
-    )
-    if chosen:  # not a join, for which SQLite reads the usage of all runs
-        query = query.where(usage.c.run_id.in_(select(runs.c.run_id).where(*chosen)))
+def _fields(sums: Sums) -> dict[str, Any]:
     return {
-        row.name: TokenTotals(
-            input_tokens=row.input_tokens,
-            output_tokens=row.output_tokens,
-            cache_read_tokens=row.cache_read_tokens,
-            reasoning_tokens=row.reasoning_tokens,
-        )
-        for row in connection.execute(query)
+        "total": sums.total(),
+        "by_agent": sums.by_agent(),
+        "by_model": sums.by_name("model"),
+        "by_caller": sums.by_name("caller"),
     }
+
+
+class _Reader:
+    """Adds up the chosen runs, in buckets of so many minutes; None: all in one, number 0."""
+
+    def __init__(self, connection: Connection, chosen: Chosen, minutes: int | None = None) -> None:
+        self._connection = connection
+        self._chosen = chosen
+        self._minutes = minutes
+        self.sums: dict[int, Sums] = defaultdict(Sums)
+
+    def add_all(self) -> None:
+        """Add everything, from the sums as far as they go."""
+        periods = [seconds for seconds in PERIODS if self._minutes is None or self._minutes * MINUTE % seconds == 0]
+        spans, edges = divide(self._chosen.since, self._chosen.until, periods)
+        for span in spans:
+            self._add_sums(span)
+        for edge in edges:
+            self.add_runs(self._chosen.rows(_ENDED, edge))
+        self.add_runs(self._chosen.rows(_OPEN))
+        if sum(sums.count for sums in self.sums.values()) <= FEW_RUNS:
+            self.add_durations(self._chosen.rows(_ENDED))
+            return
+        for span in spans:
+            self._add_bins(span)
+        for edge in edges:
+            for agent, created_at, duration in self._durations(self._chosen.rows(_ENDED, edge)):
+                self._sums_at(created_at).bins[agent or NO_AGENT][bin_of(duration)] += 1
+
+    def add_runs(self, conditions: _Conditions) -> None:
+        """Add runs one by one, but for their durations."""
+        used = [runs.c[name] for name in USED]
+        query = select(runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, *used).where(*conditions)
+        row: Sequence[Any]
+        for row in self._connection.execute(query):
+            created_at, agent, status, cost_usd, *amounts = row
+            self._sums_at(created_at).add_runs(agent or NO_AGENT, status, [1, *amounts, *priced(cost_usd)])
+        tokens = [usage.c[name] for name in TOKENS]
+        # Not a join, for which SQLite reads the usage of all runs.
+        of_them = usage.c.run_id.in_(select(runs.c.run_id).where(*conditions))
+        for row in self._connection.execute(
+            select(usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
+        ):
+            kind, name, cost_usd, *amounts = row
+            self.sums[0].add_usage(kind, name, [1, *amounts, *priced(cost_usd)])
+
+    def add_durations(self, conditions: _Conditions) -> None:
+        """Add durations one by one."""
+        for agent, created_at, duration in self._durations(conditions):
+            self._sums_at(created_at).durations[agent or NO_AGENT].append(duration)
+
+    def _durations(self, conditions: _Conditions) -> Iterator[Sequence[Any]]:
+        query = select(runs.c.agent, runs.c.created_at, runs.c.duration_seconds)
+        yield from self._connection.execute(query.where(*conditions, runs.c.duration_seconds.is_not(None)))
+
+    def _sums_at(self, created_at: datetime) -> Sums:
+        return self.sums[0 if self._minutes is None else minute_of(time_text(created_at)) // self._minutes]
+
+    def _add_sums(self, span: _Span) -> None:
+        for bucket, agent, status, *amounts in self._grouped(run_totals, span, ["agent", "status"]):
+            self.sums[bucket].add_runs(agent, status, amounts)
+        for bucket, kind, name, *amounts in self._grouped(usage_totals, span, ["kind", "name"]):
+            self.sums[bucket].add_usage(kind, name, amounts)
+
+    def _add_bins(self, span: _Span) -> None:
+        for bucket, agent, bin_, count in self._grouped(duration_totals, span, ["agent", "bin"]):
+            self.sums[bucket].bins[agent][bin_] += count
+
+    def _grouped(self, table: Table, span: _Span, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The sums in a table, of each bucket and group; the first of them is how many runs are in it, never 0."""
+        keys = [table.c[name] for name in names]
+        amounts = [func.sum(column) for column in table.c if column.name not in table.primary_key.columns]
+        if self._minutes is None:
+            bucket: ColumnElement[int] = literal_column("0")
+            groups: list[ColumnElement[Any]] = [*keys]
+        else:
+            # As a literal: to PostgreSQL, two parameters are two expressions.
+            bucket = table.c.start // literal_column(str(self._minutes * MINUTE // span.seconds))
+            groups = [bucket, *keys]
+        query = select(bucket, *keys, *amounts).where(*self._chosen.sums(table, span)).group_by(*groups)
+        for number, *rest in self._connection.execute(query.having(func.sum(table.c.runs) != 0)):
+            yield number, *rest[: len(keys)], *map(int, rest[len(keys) :])  # PostgreSQL sums up as decimal numbers
+
+
+def divide(
+    since: datetime | None, until: datetime | None, periods: Sequence[int] = PERIODS
+) -> tuple[list[_Span], list[_Edge]]:
+    """A time as whole periods, as long ones as possible, and what is left of the minutes at its ends."""
+    first = None if since is None else -((_EPOCH - since) // _MINUTE)
+    behind = None if until is None else (until - _EPOCH) // _MINUTE
+    if since is not None and until is not None and first is not None and behind is not None and first > behind:
+        return [], [_Edge(since, until)]
+    edges: list[_Edge] = []
+    if since is not None and first is not None and since < (begin := _EPOCH + first * _MINUTE):
+        edges.append(_Edge(since, begin))
+    if until is not None and behind is not None and (end := _EPOCH + behind * _MINUTE) < until:
+        edges.append(_Edge(end, until))
+    return [*_spans(first, behind, sorted(periods, reverse=True))], edges
+
+
+def _spans(first: int | None, behind: int | None, periods: Sequence[int]) -> Iterator[_Span]:
+    """Minutes from one to before another, as periods of the given lengths, the longest one first."""
+    if not periods or (first is not None and first == behind):
+        return
+    seconds, *shorter = periods
+    minutes = seconds // MINUTE
+    begin = None if first is None else -(-first // minutes)
+    end = None if behind is None else behind // minutes
+    if begin is not None and end is not None and begin >= end:
+        yield from _spans(first, behind, shorter)
+        return
+    if first is not None and begin is not None:
+        yield from _spans(first, begin * minutes, shorter)
+    yield _Span(seconds, begin, end)
+    if behind is not None and end is not None:
+        yield from _spans(end * minutes, behind, shorter)

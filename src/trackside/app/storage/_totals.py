@@ -76,7 +76,7 @@ class Totals:
         duration: float | None = None,
     ) -> None:
         """Add a run (1) or subtract it (-1), with what it used."""
-        amounts = (1, *used, *_cost(cost_usd))
+        amounts = (1, *used, *priced(cost_usd))
         _add(self.runs, place, amounts if runs == 1 else [runs * amount for amount in amounts])
         if duration is not None:
             self.durations[*place, bin_of(duration)] += runs
@@ -84,7 +84,7 @@ class Totals:
     def count_usage(self, place: _Place, usage: UsageRow, runs: int) -> None:
         """Add what a run (1) used of one model, or one caller of it, or subtract it (-1)."""
         kind, name, *tokens, cost_usd = usage
-        amounts = (1, *tokens, *_cost(cost_usd))
+        amounts = (1, *tokens, *priced(cost_usd))
         _add(self.usage, (*place, kind, name), amounts if runs == 1 else [runs * amount for amount in amounts])
 
     def __bool__(self) -> bool:
@@ -118,6 +118,11 @@ def nano_dollars(cost_usd: float) -> int:
     return round(cost_usd * _NANO)
 
 
+def priced(cost_usd: float | None) -> tuple[int, int]:
+    """What a run adds to the runs with a price, and to the nano-dollars."""
+    return (0, 0) if cost_usd is None else (1, nano_dollars(cost_usd))
+
+
 def dollars(nano: int) -> float:
     """A sum of `nano_dollars`."""
     return nano / _NANO
@@ -137,10 +142,6 @@ def middle_of(bin_: int) -> float:
         return 0.0
     power, part = divmod(bin_, _BINS)
     return ldexp((_BINS + part + 0.5) / (2 * _BINS), power)
-
-
-def _cost(cost_usd: float | None) -> tuple[int, int]:
-    return (0, 0) if cost_usd is None else (1, nano_dollars(cost_usd))
 
 
 def _add[K](sums: dict[K, Sequence[int]], key: K, amounts: Sequence[int]) -> None:

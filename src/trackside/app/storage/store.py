@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from sqlalchemy import Connection
@@ -18,10 +18,10 @@ from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
 from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recent import EventFilter
-from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread
+from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage._schema import check, prepare
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._stats import read_stats
+from trackside.app.storage._stats import read_stats, read_timeline
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
@@ -283,18 +283,59 @@ class Store:
     async def stats(
         self,
         since: datetime | None = None,
+        until: datetime | None = None,
         *,
         agent: str | None = None,
         thread_id: str | None = None,
         status: AnyOf[RunStatus] | None = None,
     ) -> Stats:
-        """Totals of all runs, or of those that `runs` lists under the same filter.
+        """Totals of all runs, or of those that `runs` lists under the same filter, however many they are.
+
+        Counts and sums are exact; durations are where there are few runs or `thread_id` is given (see `RunTotals`).
+
+        Args:
+            since: only runs that were created then or later.
+            until: only runs that were created before.
+            agent: only of this agent.
+            thread_id: only of this thread; its runs are added up one by one.
+            status: only runs that have this status now, or one of these.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        chosen = _queries.runs_that_fit(status=status, agent=agent, thread_id=thread_id, since=since)
+        chosen = _queries.chosen_runs(since=since, until=until, agent=agent, thread_id=thread_id, status=status)
         return await self._readers.run(lambda connection: read_stats(connection, chosen))
+
+    async def timeline(
+        self,
+        since: datetime,
+        until: datetime | None = None,
+        *,
+        width: timedelta = timedelta(hours=1),
+        agent: str | None = None,
+        status: AnyOf[RunStatus] | None = None,
+    ) -> list[TimeBucket]:
+        """The same totals over time: one bucket after the other, empty ones too, by when the runs were created.
+
+        Buckets are whole, and begin at the same times for everybody (those of a day at midnight UTC): the first is the
+        one in which `since` is, the last one ends at `until` or later.
+
+            for bucket in await store.timeline(now - timedelta(days=1), width=timedelta(minutes=15)):
+                print(bucket.start, bucket.total.runs, bucket.total.duration_p95, bucket.total.cost_usd)
+
+        Args:
+            since: from when on.
+            until: up to when; None: up to now.
+            width: whole hours, or whole minutes of which an hour is a multiple; at most 1,000 buckets.
+            agent: only runs of this agent.
+            status: only runs that have this status now, or one of these.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        until = datetime.now(UTC) if until is None else until
+        chosen = _queries.chosen_buckets(since=since, until=until, width=width, agent=agent, status=status)
+        return await self._readers.run(lambda connection: read_timeline(connection, chosen, width))
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""

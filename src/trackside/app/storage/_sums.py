@@ -1,0 +1,95 @@
+"""What some runs come to, added up from rows of sums or of runs, and the records that say it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import add
+
+from trackside.app.storage._records import RunTotals, TokenTotals
+from trackside.app.storage._totals import dollars, middle_of
+from trackside.harness.types import RunStatus
+
+USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
+"""What a run used, as its row and the sums over runs name it."""
+
+TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
+"""The same of one model or caller."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """What some runs come to. Percentiles are exact unless there are `bins`."""
+
+    runs: dict[tuple[str, str], Sequence[int]] = field(default_factory=dict)
+    """By agent and status: runs, what they used, those with a price, and nano-dollars."""
+    usage: dict[tuple[str, str], Sequence[int]] = field(default_factory=dict)
+    """By kind and name: runs, tokens, those with a price, and nano-dollars."""
+    durations: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By agent, in seconds."""
+    bins: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    """Counts of durations by agent and bin."""
+
+    @property
+    def count(self) -> int:
+        """How many runs there are."""
+        return sum(runs for runs, *_ in self.runs.values())
+
+    def add_runs(self, agent: str, status: str, amounts: Sequence[int]) -> None:
+        """Add runs of an agent that have a status."""
+        known = self.runs.get((agent, status))
+        self.runs[agent, status] = amounts if known is None else [*map(add, known, amounts)]
+
+    def add_usage(self, kind: str, name: str, amounts: Sequence[int]) -> None:
+        """Add what runs used of a model, or a caller of them."""
+        known = self.usage.get((kind, name))
+        self.usage[kind, name] = amounts if known is None else [*map(add, known, amounts)]
+
+    def total(self) -> RunTotals:
+        """All of them together."""
+        return self._of({agent for agent, _ in self.runs})
+
+    def by_agent(self) -> dict[str | None, RunTotals]:
+        """By agent; None: no agent."""
+        return {agent or None: self._of({agent}) for agent in sorted({agent for agent, _ in self.runs})}
+
+    def by_name(self, kind: str) -> dict[str, TokenTotals]:
+        """What they used, by model or by caller."""
+        return {
+            name: TokenTotals(cost_usd=dollars(nano) if priced else None, **dict(zip(TOKENS, tokens, strict=True)))
+            for (of_kind, name), (_, *tokens, priced, nano) in sorted(self.usage.items())
+            if of_kind == kind
+        }
+
+    def _of(self, agents: set[str]) -> RunTotals:
+        by_status: Counter[RunStatus] = Counter()
+        sums: Sequence[int] = [0] * (len(USED) + 2)
+        for (agent, status), (count, *amounts) in sorted(self.runs.items()):
+            if agent in agents:
+                by_status[RunStatus(status)] += count
+                sums = [*map(add, sums, amounts)]
+        *used, priced, nano = sums
+        return RunTotals(
+            runs=by_status.total(),
+            by_status=dict(by_status),
+            cost_usd=dollars(nano) if priced else None,
+            duration_p50=self._percentile(agents, 50),
+            duration_p95=self._percentile(agents, 95),
+            **dict(zip(USED, used, strict=True)),
+        )
+
+    def _percentile(self, agents: set[str], percent: int) -> float | None:
+        """By the nearest rank: of single durations it is one that happened."""
+        counts: Counter[float] = Counter()
+        for agent in agents:
+            if self.bins:
+                counts.update(self.bins.get(agent, {}))
+            else:
+                counts.update(self.durations.get(agent, ()))
+        left = (counts.total() * percent + 99) // 100
+        for value in sorted(counts):
+            left -= counts[value]
+            if left <= 0:
+                return middle_of(int(value)) if self.bins else value
+        return None
