@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trackside.app.observers.storage import EventLog, StorageObserver
-from trackside.app.spool import Spool
+from trackside.app.spool import DeliveryReport, Spool
 from trackside.harness.observer import RunLifecycleEvent
 
 
 class Recorder(StorageObserver):
     """Stores events, and knows whether any was stored, what went wrong last, and which runs ended in the spool."""
 
-    def __init__(self, log: EventLog, *, spool: Spool | None = None) -> None:
+    def __init__(self, log: EventLog, *, spool: Spool) -> None:
         super().__init__(log, spool=spool)
+        self.spool_folder = spool.folder
+        self.delivered_at_start = DeliveryReport()
         self.has_recorded = False
         self.failure: BaseException | None = None
         self.spooled_in: str | None = None
@@ -40,7 +42,12 @@ class Recorder(StorageObserver):
             self._on_first.pop()()
 
     async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
-        """Spool the rest of a run, if there is a spool and a log may ever take it."""
+        """Spool the rest of a run, if a log may ever take it."""
         place = await super().on_missed(events, failure)
         self.spooled_in = place or self.spooled_in
         return place
+
+    async def deliver_spooled(self) -> DeliveryReport:
+        """Give the log what earlier processes left in the spool."""
+        self.delivered_at_start = await super().deliver_spooled()
+        return self.delivered_at_start

@@ -1,0 +1,72 @@
+"""Where what a database could not take is kept: one folder for each database, and never another's."""
+
+from pathlib import Path
+
+import pytest
+
+from trackside.app.settings import Settings, SettingsError, load_settings
+from trackside.app.wiring.spooling import spool_folder
+
+
+def test_it_is_beside_an_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert spool_folder(Settings()) == tmp_path / "trackside.db-spool"
+    assert spool_folder(Settings(database_url="sqlite:////data/runs.db")) == Path("/data/runs.db-spool")
+
+
+def test_for_a_database_on_a_server_it_is_in_the_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(database_url="postgresql://me:secret@db.example:5433/runs?sslmode=require")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    folder = spool_folder(settings)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+
+    assert folder.parent == Path("/state/trackside/spool")
+    assert folder.name.startswith("runs-")
+    assert spool_folder(settings) == Path("/home/me/.local/state/trackside/spool") / folder.name
+
+
+def test_it_stays_the_same_whoever_connects_and_however() -> None:
+    urls = [
+        "postgresql://me:old@db/runs",
+        "postgresql://you:new@db/runs?sslmode=require",
+        "postgres://db/runs",
+        "postgresql+asyncpg://me@db/runs",
+    ]
+
+    assert len({spool_folder(Settings(database_url=url)) for url in urls}) == 1
+
+
+def test_two_databases_never_share_one() -> None:
+    urls = [
+        "postgresql://a/runs",
+        "postgresql://b/runs",
+        "postgresql://a/other",
+        "sqlite:///runs.db",
+        "sqlite:////runs.db",
+    ]
+
+    assert len({spool_folder(Settings(database_url=url, database_spool="/spool")) for url in urls}) == len(urls)
+
+
+def test_no_name_of_a_database_leads_out_of_the_folder() -> None:
+    for name in ("..", "a/b", "../../etc", "%2e%2e%2fx", "a b$c", "x" * 500):
+        settings = Settings(database_url=f"postgresql://db/{name}", database_spool="/spool")
+
+        folder = spool_folder(settings)
+
+        assert folder.parent == Path("/spool")
+        assert folder.resolve() == folder
+        assert len(folder.name) < 100
+
+
+def test_the_setting_names_the_folder_of_all(tmp_path: Path) -> None:
+    settings = load_settings(environ={"TRACKSIDE_DATABASE_SPOOL": "~/spools"}, folder=tmp_path)
+
+    assert spool_folder(settings).parent == Path("~/spools").expanduser()
+
+
+def test_a_setting_that_names_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="^TRACKSIDE_DATABASE_SPOOL: '' is not the name of a folder"):
+        load_settings(environ={"TRACKSIDE_DATABASE_SPOOL": ""}, folder=tmp_path)
