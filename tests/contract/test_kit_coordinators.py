@@ -1,10 +1,18 @@
 """Our own coordinators keep the contract of a coordinator."""
 
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
 import pytest
 
+from trackside.app.storage import Store
+from trackside.app.storage.coordinator import StoredCoordinator
+from trackside.harness import RunLifecycleEvent
 from trackside.harness.memory import MemoryCoordinator
-from trackside.testing import VirtualClock
-from trackside.testing.contracts import CoordinatorContract, Coordinators
+from trackside.harness.ports import RunCoordinator
+from trackside.testing import CoordinatorContract, Coordinators, VirtualClock
+
+LEASE = 0.3  # seconds, so that a process that is gone is found to be gone while a test waits for it
 
 
 class TestMemoryCoordinator(CoordinatorContract):
@@ -14,3 +22,44 @@ class TestMemoryCoordinator(CoordinatorContract):
     async def coordinators(self) -> Coordinators:
         clock = VirtualClock()
         return Coordinators(lambda: MemoryCoordinator(clock=clock), clock=clock)
+
+
+class StoredCoordinators(Coordinators):
+    """Each as in a process of its own: with a store of its own on the same database."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(self._open_store)
+        self.url = url
+        self.stores: dict[RunCoordinator, Store] = {}
+
+    @asynccontextmanager
+    async def _open_store(self) -> AsyncGenerator[StoredCoordinator]:
+        async with Store.open(self.url) as store:
+            coordinator = store.coordinator(lease_seconds=LEASE)
+            self.stores[coordinator] = store
+            yield coordinator
+
+    async def announce(self, coordinator: RunCoordinator, events: Sequence[RunLifecycleEvent]) -> None:
+        await self.stores[coordinator].append(events)
+
+    async def kill(self, coordinator: RunCoordinator) -> None:
+        assert isinstance(coordinator, StoredCoordinator)
+        assert coordinator._heart is not None
+        assert coordinator._upkeep is not None
+        coordinator._heart.stop()
+        coordinator._upkeep.cancel()
+        coordinator._enrolled = False  # so that it does not say goodbye when its store is closed
+
+    async def told(self, run_id: str) -> list[RunLifecycleEvent]:
+        store = next(reversed(self.stores.values()))
+        return [stored.event for stored in await store.events(run_id=run_id)]
+
+
+class TestStoredCoordinator(CoordinatorContract):
+    durable = True
+    shared = True
+    delay = 0.05
+
+    @pytest.fixture
+    async def coordinators(self, database_url: str) -> Coordinators:
+        return StoredCoordinators(database_url)

@@ -33,7 +33,7 @@ RULES: Mapping[str, str] = {
     "one active run": "at most one run of a thread is active, whoever admits and ends how many",
     "idempotency": "a key names one request for ever: the same body gives the same run, another is refused",
     "due_at": "a run that is not due holds nothing and waits for nothing; then it takes its place as if it came in now",
-    "repeatable": "a step that is taken again by its caller, because its reply was lost, answers the same",
+    "repeatable": "a step whose reply was lost, and that its caller takes again, answers as it would have",
     "durable": "a pending run outlives its process, and starts elsewhere in its order (I7)",
     "shared": "coordinators on one truth are as one, and tell each other's hosts what concerns them",
     "I7": "a run whose process is gone gets exactly one end, and its thread becomes free",

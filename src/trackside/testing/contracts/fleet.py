@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 
@@ -162,7 +162,6 @@ class Worker:
     coordinator: RunCoordinator
     host: RecordingHost
     _stack: AsyncExitStack
-    claimed: list[str] = field(default_factory=list)
 
     def record(
         self,
@@ -198,14 +197,16 @@ class Worker:
     async def claim(self, run_id: str) -> Claim | None:
         """Claim a run and, if it is to be had, announce its start."""
         claim = await self.coordinator.claim(run_id)
-        if claim is None:
-            return None
-        self.claimed.append(run_id)
+        if claim is not None:
+            await self.announce_start(claim)
+        return claim
+
+    async def announce_start(self, claim: Claim) -> None:
+        """Make the start of a run durable, with its thread being busy if it was not."""
         start = [(LifecycleEventType.RUN_STARTED, {"agent": claim.record.agent, "metadata": {}})]
         if claim.thread_status is not ThreadStatus.busy:
             start.append(_thread_status(claim.thread_status, ThreadStatus.busy))
         await self._announce(claim.record.run_id, claim.record.thread_id, start)
-        return claim
 
     async def start(self, run_id: str) -> Claim:
         """Claim a run that has to be there to be had."""
