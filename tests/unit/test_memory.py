@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.ways_to_run import virtual
 
 from trackside.harness import (
@@ -21,8 +24,8 @@ from trackside.harness import (
     UnknownRunError,
 )
 from trackside.harness.memory import KEEP_THREADS, MemoryCoordinator, MemoryStream, MemoryThreadStates
-from trackside.harness.ports import IdempotencyKey, PausedRun, Release, Settlement, ThreadState
-from trackside.harness.types import CancelAction
+from trackside.harness.ports import Admission, IdempotencyKey, PausedRun, Release, Settlement, ThreadState
+from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import VirtualClock
 from trackside.testing.loop import EPOCH
 
@@ -132,6 +135,73 @@ async def test_making_room_names_what_was_displaced() -> None:
         ("waiting", RunStatus.pending, CancelAction.rollback),
     ]
     assert not await coordinator.withdraw("waiting"), "its end is the admitting caller's to announce"
+
+
+class Host:
+    """Writes down what it is told."""
+
+    agents = ()
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_ready(self, run_id: str) -> None:
+        self.told.append(("ready", run_id))
+
+    def on_displaced(self, displaced: Sequence[RunRecord], mode: CancelMode) -> None:
+        self.told.append((mode.value, [run.run_id for run in displaced]))
+
+    def on_cancel(self, run_id: str, action: CancelAction) -> None: ...
+    def on_lost(self, run_id: str) -> None: ...
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None: ...
+
+
+def due_in(seconds: float, run: RunRecord) -> RunRecord:
+    return replace(run, due_at=EPOCH + timedelta(seconds=seconds))
+
+
+@virtual
+async def test_a_run_that_is_due_takes_its_place_and_its_host_hears_of_it() -> None:
+    coordinator, host = MemoryCoordinator(clock=VirtualClock()), Host()
+    coordinator.attach(host)
+    for run in (due_in(10, record("a")), due_in(20, record("b")), due_in(30, record("c", multitask="rollback"))):
+        assert await coordinator.admit(run) == Admission(record=run, ready=False, displaced=[])
+        assert await coordinator.claim(run.run_id) is None
+    await asyncio.sleep(15)
+    assert host.told == [("ready", "a")]
+    assert await coordinator.claim("a")
+    await asyncio.sleep(20)
+    assert host.told[1:] == [("rollback", ["a", "b"])], "b waits for its thread, and then has to make room"
+    assert (await end(coordinator, "a"))[1] == Release(next_run_id="c")
+    await asyncio.sleep(1_000)
+    assert len(host.told) == 2
+
+
+@virtual
+async def test_a_run_that_is_cancelled_before_it_is_due_displaces_nobody() -> None:
+    coordinator, host = MemoryCoordinator(clock=VirtualClock()), Host()
+    coordinator.attach(host)
+    await coordinator.admit(record("active"))
+    for run_id in ("withdrawn", "asked to stop"):
+        await coordinator.admit(due_in(10, record(run_id, multitask="interrupt")))
+    assert await coordinator.withdraw("withdrawn")
+    await coordinator.request_cancel("asked to stop", CancelAction.interrupt)
+    await asyncio.sleep(20)
+    assert host.told == []
+    assert await coordinator.withdraw("asked to stop")
+    for run_id in ("withdrawn", "asked to stop"):
+        assert await end(coordinator, run_id, RunStatus.cancelled) == (Settlement(IDLE, IDLE), Release())
+    assert await coordinator.claim("active")
+    await end(coordinator, "active")
+    assert coordinator._runs == coordinator._threads == {}
+
+
+@virtual
+async def test_a_run_that_was_due_while_the_process_was_busy_is_due_at_once() -> None:
+    coordinator = MemoryCoordinator(clock=VirtualClock())
+    await coordinator.admit(due_in(-10, record("late")))
+    await asyncio.sleep(0.001)
+    assert await coordinator.claim("late")
 
 
 async def test_when_nobody_waits_any_more_the_status_has_to_be_announced_first() -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from trackside.harness.ending import Stop, unknown_end
+from trackside.harness.ending import Stop
 from trackside.harness.errors import NoResultHereError
 from trackside.harness.observer import RunResult
 from trackside.harness.ports import RunCoordinator
@@ -23,6 +23,7 @@ from trackside.harness.worker import RunWorker
 logger = logging.getLogger("trackside.manager")
 
 _LEFT = "the manager was closed before the run started; it waits in the store for another process or the next start"
+_TAKEN_OVER = "another process has taken it over"
 _NOT_LET_IN = "the run was not let in"
 
 
@@ -167,7 +168,7 @@ class Executions:
         self.spawn(self.stop(execution, stop), f"trackside-stop-{execution.run_id}")
 
     def lose(self, execution: Execution) -> None:
-        """Somebody else has ended a run: stop it, and give its result to those who wait."""
+        """A run is not this manager's any more: stop it, and tell those who wait how it has ended, or that it goes on."""
         execution.worker.lose()
         if not execution.worker.under_way:
             self.spawn(self._tell_as_lost(execution), f"trackside-lost-{execution.run_id}")
@@ -238,14 +239,17 @@ class Executions:
             raise worker.fatal
 
     async def _await_others(self, execution: Execution) -> None:
-        """A claim came to nothing: somebody else ends the run, or has; the coordinator says when (`RunHost.on_lost`)."""
+        """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""
         execution.task, execution.scheduled = None, False
         if (result := await execution.worker.ended_elsewhere()) is not None:
+            execution.worker.lose()
             self._resolve(execution, result)
 
     async def _tell_as_lost(self, execution: Execution) -> None:
-        worker = execution.worker
-        self._resolve(execution, await worker.ended_elsewhere() or unknown_end(worker.record))
+        if (result := await execution.worker.ended_elsewhere()) is not None:
+            self._resolve(execution, result)
+        else:
+            self.forget(execution, why=_TAKEN_OVER)
 
     async def _decline(self, execution: Execution, stop: Stop) -> None:
         self._resolve(execution, await execution.worker.decline(stop))

@@ -105,9 +105,10 @@ class RunHost(Protocol):
         ...
 
     def on_lost(self, run_id: str) -> None:
-        """A run of this host has been ended by somebody else: its code has to stop, and nothing it says counts any more.
+        """A run is not this host's any more: its code has to stop, and nothing it says counts.
 
-        `RunCoordinator.get` knows how it ended.
+        Somebody else has ended it (its process was taken for dead, or it was cancelled while it was pending), and
+        `RunCoordinator.get` knows how; or another process has taken it over while it was pending.
         """
         ...
 
@@ -125,7 +126,9 @@ class RunCoordinator(Protocol):
     `durable` says whether a pending run outlives the process. One that never waits for anything may say so with an
     attribute `immediate = True`, which saves its callers work.
 
-    Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way.
+    Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
+    a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the
+    same happens no second time.
     """
 
     durable: bool
@@ -156,7 +159,11 @@ class RunCoordinator(Protocol):
         ...
 
     async def claim(self, run_id: str) -> Claim | None:
-        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had."""
+        """Take a pending run, at the head of its thread's queue, for execution; None if it is not to be had.
+
+        After None a host that does not end the run itself asks `get` once; if the run has not ended, the coordinator says
+        what becomes of it: `RunHost.on_lost`, `on_cancel`, or `on_ready` if it can be claimed after all.
+        """
         ...
 
     async def withdraw(self, run_id: str) -> bool:

@@ -147,9 +147,11 @@ class RunWorker:
         return True
 
     def lose(self) -> None:
-        """Somebody else has ended the run: its agent has to stop, and nothing that it says counts any more (I5)."""
+        """The run is somebody else's, or was ended by him: its agent has to stop, and nothing it says counts any more."""
         if not self._end_taken:
             self._lost = True
+            self._run.close()
+            self._services.stream.close(self.record.run_id)
             self.stop(_LOST)
 
     @property
@@ -406,7 +408,6 @@ class RunWorker:
     async def _end_as_lost(self) -> RunResult:
         """Tell nobody but the caller, and him what the coordinator says; the thread is others' business."""
         self._observers.drop(self.record.run_id)
-        self._services.stream.close(self.record.run_id)
         return await self.ended_elsewhere() or unknown_end(self.record)
 
     async def _settle(self, end: End, completion_data: JsonObject) -> Settlement:
