@@ -36,6 +36,7 @@ from trackside.testing import make_event
 NAME = "mail"
 KINDS = ["run_started", "human_message", "thread_status_updated"]
 STRETCH = 4
+OPERATIONS = ["end lease", "seek", "pause", "lose replies", "update", "restart", "delete"]
 filters = st.sampled_from([None, ("human_message",), ("human_message", "thread_status_updated"), ("run_failed",)])
 small = st.integers(0, 12)
 
@@ -174,17 +175,14 @@ class Subscribing(RuleBasedStateMachine):
         self.run(self.store.append(events))
         self.kinds += kinds
 
-    @rule(repeats=st.booleans())
     def lose_replies(self, repeats: bool) -> None:
         self.repeats = repeats
 
-    @rule()
     def end_lease(self) -> None:
         ended = update(table).values(lease_until=0.0)
         self.run(self.writer.write(OnSession(lambda session: session.execute(ended))))
         self.model.lease_goes_on = False
 
-    @rule()
     def restart(self) -> None:
         """The process ends without giving anything back; what its consumers knew is gone, their leases are not."""
         self.run(self.stack.aclose())
@@ -208,6 +206,20 @@ class Subscribing(RuleBasedStateMachine):
 
     def usable(self, reader: Reader | None) -> bool:
         return reader is not None and reader.real._readers is self.subs._readers
+
+    @rule(reader=readers, limit=st.integers(1, 4), then=st.sampled_from(["handle", "handle one", "park", "nothing"]))
+    def work(self, reader: Reader | None, limit: int, then: str) -> None:
+        """What consumers do most of the time."""
+        self.read(reader, limit)
+        if reader is None or self.model.holder is not reader or not reader.unhandled:
+            return
+        match then:
+            case "handle":
+                self.acknowledge(reader, reader.through)
+            case "handle one":
+                self.acknowledge(reader, reader.unhandled[0])
+            case "park":
+                self.park(reader, 0, next_one=True)
 
     @rule(reader=readers, limit=st.integers(1, 4))
     def read(self, reader: Reader | None, limit: int) -> None:
@@ -316,12 +328,10 @@ class Subscribing(RuleBasedStateMachine):
             self.move(reader.passed)
             self.dismiss()
 
-    @rule(pause=st.booleans())
     def pause(self, pause: bool) -> None:
         self.step((self.subs.pause if pause else self.subs.resume)(NAME))
         self.model.paused = pause
 
-    @rule(to=st.one_of(st.sampled_from(["beginning", "now"]), small))
     def seek(self, to: Any) -> None:
         position = {"beginning": 0, "now": self.end}.get(to, to)
         error = InvalidSubscriptionError if position > self.end else None
@@ -331,7 +341,6 @@ class Subscribing(RuleBasedStateMachine):
             self.model.failures = 0
             self.dismiss()
 
-    @rule(wanted=filters, on_failure=st.sampled_from(["park", "block"]))
     def update(self, wanted: tuple[str, ...] | None, on_failure: str) -> None:
         self.step(self.subs.update(NAME, filter=SubscriptionFilter.of(types=wanted), on_failure=on_failure))
         self.model.wanted, self.model.on_failure = wanted, on_failure
@@ -349,10 +358,29 @@ class Subscribing(RuleBasedStateMachine):
             else:
                 del self.model.parked[parked]
 
-    @rule(wanted=filters, start=st.sampled_from(["beginning", "now"]), on_failure=st.sampled_from(["park", "block"]))
     def delete_and_make_anew(self, wanted: tuple[str, ...] | None, start: str, on_failure: str) -> None:
         self.step(self.subs.delete(NAME))
         self.make(wanted, start, on_failure)
+
+    @rule(data=st.data())
+    def operate(self, data: Any) -> None:
+        """Somebody changes the subscription, or something happens to its consumer; one rule, so that it stays rare."""
+        starts, policies = st.sampled_from(["beginning", "now"]), st.sampled_from(["park", "block"])
+        match data.draw(st.sampled_from(OPERATIONS)):
+            case "end lease":
+                self.end_lease()
+            case "restart":
+                self.restart()
+            case "lose replies":
+                self.lose_replies(data.draw(st.booleans()))
+            case "pause":
+                self.pause(data.draw(st.integers(0, 3)) == 0)
+            case "seek":
+                self.seek(data.draw(st.one_of(starts, small)))
+            case "update":
+                self.update(data.draw(filters), data.draw(policies))
+            case "delete":
+                self.delete_and_make_anew(data.draw(filters), data.draw(starts), data.draw(policies))
 
     @invariant()
     def it_stands_as_the_model_says(self) -> None:
@@ -379,4 +407,4 @@ class Subscribing(RuleBasedStateMachine):
 
 
 class TestSubscribing(Subscribing.TestCase):
-    settings = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=40)
+    settings = settings(max_examples=max(30, settings().max_examples // 5), stateful_step_count=40)
