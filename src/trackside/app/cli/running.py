@@ -17,6 +17,7 @@ from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor
 from trackside.app.cli.lookup import find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.app.settings import Settings, load_settings
@@ -43,6 +44,10 @@ class NotRecordedError(TracksideError):
     """the run was not started, because it could not be recorded: {why}."""
 
     fault: ClassVar[Fault] = "store"
+
+
+class SpooledError(NotRecordedError):
+    """the run was not started, because it could not be recorded: {why}. That it failed is kept in {spool}; `trackside run` delivers it once the database takes it again."""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,17 +151,36 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     if isinstance(spec.input, str) and (keys := keys_instead_of_text(agent)):
         why = f"this graph takes no text, but an object with {', '.join(keys)}; write '{json_line({keys[0]: '…'})}'"
         raise ArgumentError(name="INPUT", why=why)
-    waiting = asyncio.get_running_loop().call_later(_WAITING_AFTER, view.waiting, "for the database")
-    async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
-        app.recorder.on_first(waiting.cancel)
-        handle = await app.start(spec)
-        result = await _result(handle, view)
-        if result is None:
-            await _leave(app, handle, view, settings)
+    app, result, unclosed = await _run_and_close(settings, agent, spec, view)
+    why, spool = text_of(app.recorder.failure).rstrip("."), app.recorder.spooled_in
     if not app.recorder.has_recorded:
-        raise NotRecordedError(why=text_of(app.recorder.failure).rstrip("."))
+        raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
     view.finish(result, settings, forgotten=forgets(agent))
+    say_what_is_spooled(app.recorder, result.run_id)
+    if unclosed is not None and spool is None:
+        raise unclosed
     return EXIT_CODE_OF[result.status]
+
+
+async def _run_and_close(
+    settings: Settings, agent: Any, spec: RunSpec, view: View
+) -> tuple[App, RunResult, TracksideError | None]:
+    """Run it, and close everything; what failed when that was closed, which must not hide how the run ended."""
+    app: App | None = None
+    result: RunResult | None = None
+    waiting = asyncio.get_running_loop().call_later(_WAITING_AFTER, view.waiting, "for the database")
+    try:
+        async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
+            app.recorder.on_first(waiting.cancel)
+            handle = await app.start(spec)
+            result = await _result(handle, view)
+            if result is None:
+                await _leave(app, handle, view, settings)
+    except TracksideError as exc:
+        if app is None or result is None:
+            raise
+        return app, result, exc
+    return app, result, None
 
 
 async def _result(handle: RunHandle, view: View) -> RunResult | None:
