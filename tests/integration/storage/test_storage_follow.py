@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import textwrap
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +46,10 @@ async def settle() -> None:
     """Let everything happen that needs no more than the loop."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+def waiters(store: Store) -> int:
+    return sum(map(len, store._feed._waiting.values()))
 
 
 def count_reads(store: Store) -> list[Any]:
@@ -120,7 +124,8 @@ async def test_a_thousand_followers_have_one_reader(pushed: Store, script) -> No
     await pushed.append(script().whole())
     reads = count_reads(pushed)
     tasks = [asyncio.ensure_future(positions(pushed.follow(after=5), 50)) for _ in range(1_000)]
-    await settle()
+    while waiters(pushed) < 1_000:
+        await asyncio.sleep(0)
     for _ in range(10):
         await pushed.append(script().whole())
 
@@ -212,6 +217,100 @@ async def test_two_processes_write_and_followers_miss_nothing_and_see_nothing_tw
         for seen in await asyncio.gather(*tasks):
             assert seen == list(range(1, theirs + ours + 1))
     assert await child.wait() == 0
+
+
+def around_the_next_read(
+    store: Store,
+    *,
+    before: Callable[[], Awaitable[Any]] | None = None,
+    after: Callable[[], Awaitable[Any]] | None = None,
+) -> None:
+    """Let something happen between the moment in which the store is about to read and the one that its read sees, or
+    between that one and the answer."""
+    run = store._readers.run
+
+    async def hooked(read: Callable[..., Any]) -> Any:
+        store._readers.run = run  # type: ignore[method-assign]
+        if before is not None:
+            await before()
+        found = await run(read)
+        if after is not None:
+            await after()
+        return found
+
+    store._readers.run = hooked  # type: ignore[method-assign]
+
+
+async def test_what_is_committed_while_the_first_follower_looks_where_the_log_ends_is_not_missed(
+    pushed: Store, script
+) -> None:
+    waiting = asyncio.ensure_future(anext(pushed.follow()))
+    while not waiters(pushed):
+        await asyncio.sleep(0)
+    await pushed.append([script().started()])
+    await waiting
+    del waiting
+    gc.collect()
+    await pushed.append([script().started()])
+    assert not pushed._feed._begun
+
+    around_the_next_read(pushed, after=lambda: pushed.append([script().started()]))
+
+    assert await positions(pushed.follow(after=2), 1) == [3]
+
+
+async def test_what_is_read_and_was_pushed_meanwhile_comes_once(pushed: Store, script) -> None:
+    follower = pushed.follow()
+    waiting = asyncio.ensure_future(positions(follower, 3))
+    while pushed._feed._reader is None or not pushed._feed._reader.done():
+        await asyncio.sleep(0)
+
+    around_the_next_read(pushed, before=lambda: pushed.append([script().started()]))
+    pushed._signals._hint()
+    while not pushed._feed._reader.done():
+        await asyncio.sleep(0)
+    await pushed.append([script().started(), script().started()])
+
+    assert await waiting == [1, 2, 3]
+
+
+async def test_who_begins_to_wait_while_the_feed_leaps_ahead_reads_what_lies_between(
+    url: str, store: Store, script
+) -> None:
+    async with (
+        Store.open(url, follow=FollowOptions(recent_count=8, look_every=3600)) as pushed,
+        Store.open(url) as other,
+    ):
+        await pushed.append(script().whole())
+        early = pushed.follow()
+        assert await positions(early, 5) == [1, 2, 3, 4, 5]
+        for _ in range(4):
+            await other.append(script().whole())
+        waiting: list[asyncio.Task[list[int]]] = []
+
+        async def begin_to_wait() -> None:
+            waiting.append(asyncio.create_task(positions(early, 20)))
+            await settle()
+
+        around_the_next_read(pushed, after=begin_to_wait)
+        late = asyncio.ensure_future(anext(pushed.follow(after=25)))
+
+        while not waiting:
+            await asyncio.sleep(0)
+        assert await waiting[0] == list(range(6, 26))
+        await pushed.append([script().started()])
+        assert (await late).position == 26
+
+
+async def test_what_others_commit_may_be_more_than_is_read_at_once(url: str, pushed: Store, script) -> None:
+    seen = [asyncio.ensure_future(positions(pushed.follow(), 1_301)) for _ in range(3)]
+    while waiters(pushed) < 3:
+        await asyncio.sleep(0)
+    async with Store.open(url) as other:
+        await other.append([event for _ in range(260) for event in script().whole()])
+    await pushed.append([script().started()])
+
+    assert await asyncio.gather(*seen) == [list(range(1, 1_302))] * 3
 
 
 async def test_who_falls_behind_what_is_kept_reads_for_itself_and_holds_up_nobody(
@@ -323,6 +422,25 @@ async def test_the_log_may_have_lost_events_that_were_removed(
     await pushed.append(script().whole())
     assert (await waiting).position == 21
     assert await positions(pushed.follow(after=20), 1) == [21]
+
+
+async def test_a_position_of_an_event_that_was_removed_was_given_out_all_the_same(
+    url: str, pushed: Store, database: sqlite3.Connection, script
+) -> None:
+    await pushed.append(script().whole())
+    early = pushed.follow()
+    assert await positions(early, 5) == [1, 2, 3, 4, 5]
+    async with Store.open(url) as other:
+        await other.append(script().whole())
+    database.execute("DELETE FROM events WHERE position > 5")
+
+    waiting = asyncio.ensure_future(anext(pushed.follow(after=10)))
+    while not waiters(pushed):
+        await asyncio.sleep(0)
+    await pushed.append([script().started()])
+
+    assert (await waiting).position == 11
+    assert await positions(early, 1) == [11]
 
 
 async def test_a_position_that_nobody_was_given_is_refused(url: str, pushed: Store, script) -> None:
