@@ -28,7 +28,7 @@ async def test_a_run_is_stored_before_other_observers_hear_of_it(settings: Setti
             stored_when_seen.append(any(one.event.event_id == event.event_id for one in stored))
 
         composite.add(watch)
-        result = await (await app.start(RunSpec("echo", "hello"))).result()
+        result = await (await app.manager.start(RunSpec("echo", "hello"))).result()
         stored = await app.store.run(result.run_id)
 
     assert result.status is RunStatus.success
@@ -46,7 +46,7 @@ async def test_without_agents_those_of_the_settings_are_loaded(
     named = Settings(database_url=settings.database_url, agents={"loud": f"{tmp_path}/configured_agents.py:shout"})
 
     async with open_app(named) as app:
-        result = await (await app.start(RunSpec("loud", "hello"))).result()
+        result = await (await app.manager.start(RunSpec("loud", "hello"))).result()
         run = await app.store.run(result.run_id)
 
     assert result.completion_data["last_ai_message"] == "HELLO"
@@ -59,9 +59,9 @@ async def test_a_thread_keeps_its_status_from_one_process_to_the_next(settings: 
         raise LookupError
 
     async with open_app(settings, {"fail": fail}) as app:
-        await (await app.start(RunSpec("fail", thread_id="t-1"))).result()
+        await (await app.manager.start(RunSpec("fail", thread_id="t-1"))).result()
     async with open_app(settings, {"echo": echo}) as app:
-        await (await app.start(RunSpec("echo", thread_id="t-1"))).result()
+        await (await app.manager.start(RunSpec("echo", thread_id="t-1"))).result()
         events = await app.store.events(thread_id="t-1", types=["thread_status_updated"])
 
     changes = [(one.event.payload["previous"], one.event.payload["status"]) for one in events]

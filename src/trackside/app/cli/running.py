@@ -168,11 +168,14 @@ async def _run_and_close(
     """Run it, and close everything; what failed when that was closed, which must not hide how the run ended."""
     app: App | None = None
     result: RunResult | None = None
-    waiting = asyncio.get_running_loop().call_later(_WAITING_AFTER, view.waiting, "for the database")
+    loop = asyncio.get_running_loop()
+    waiting = loop.call_later(_WAITING_AFTER, view.waiting, "for the database")
     try:
-        async with open_app(settings, {spec.agent: agent}, observers=[view]) as app:
+        async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False) as app:
+            handle = await _start(app, spec)
+            waiting.cancel()
+            waiting = loop.call_later(_WAITING_AFTER, view.waiting, f"for thread {handle.thread_id}, which is busy")
             app.recorder.on_first(waiting.cancel)
-            handle = await app.start(spec)
             result = await _result(handle, view)
             if result is None:
                 await _leave(app, handle, view, settings)
@@ -181,6 +184,15 @@ async def _run_and_close(
             raise
         return app, result, exc
     return app, result, None
+
+
+async def _start(app: App, spec: RunSpec) -> RunHandle:
+    try:
+        return await app.manager.start(spec)
+    except TracksideError as exc:
+        if exc.fault != "store":
+            raise
+        raise NotRecordedError(why=str(exc).rstrip(".")) from exc
 
 
 async def _result(handle: RunHandle, view: View) -> RunResult | None:

@@ -15,6 +15,7 @@ from sqlalchemy import and_, exists, or_, select, update
 from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import has_ended
+from trackside.app.storage._processes import is_gone, this_process
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
@@ -317,8 +318,8 @@ class Register(Work):
         renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
         if unit.session.execute(renewal.returning(workers.c.worker_id)):
             return True
-        row = {"worker_id": self.worker_id, "name": self.name, "started_at": self.started_at, **lease}
-        unit.session.execute(workers.insert().values(row))
+        row = {"worker_id": self.worker_id, "name": self.name, "process": this_process(), "started_at": self.started_at}
+        unit.session.execute(workers.insert().values(row | lease))
         return False
 
 
@@ -372,10 +373,7 @@ class Reap(Work):
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
         session = unit.session
-        ended_leases = has_ended(workers.c.clock, workers.c.lease_until, session.clock())
-        # One reaper at a time, and before a renewal that comes too late: that one will find no row.
-        lost = select(workers.c.worker_id).where(ended_leases).with_for_update(skip_locked=True)
-        gone = [worker_id for (worker_id,) in session.execute(lost)]
+        gone = _workers_gone(unit)
         unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
         query = (
             select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request.is_not(None))
@@ -402,6 +400,16 @@ class Reap(Work):
         if gone and len(rows) < self.limit:
             session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
         return Reaped(ended, orphaned)
+
+
+def _workers_gone(unit: UnitOfWork) -> list[str]:
+    """Workers whose lease has ended, or whose process has."""
+    processes = select(workers.c.worker_id, workers.c.process).where(workers.c.process.is_not(None))
+    known = [worker_id for worker_id, process in unit.session.execute(processes) if is_gone(process)]
+    ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+    # One reaper at a time, and before a renewal that comes too late: that one will find no row.
+    lost = select(workers.c.worker_id).where(or_(ended, workers.c.worker_id.in_(known)))
+    return [worker_id for (worker_id,) in unit.session.execute(lost.with_for_update(skip_locked=True))]
 
 
 def _bury(unit: UnitOfWork, active: ActiveRun) -> None:

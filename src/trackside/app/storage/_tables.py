@@ -183,6 +183,7 @@ workers = Table(
     metadata,
     Column("worker_id", _Text, primary_key=True),
     Column("name", _Text, nullable=False),
+    Column("process", _Text),
     Column("started_at", UtcTime, nullable=False),
     Column("clock", _Text, nullable=False),
     Column("lease_until", Float, nullable=False),

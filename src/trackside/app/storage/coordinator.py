@@ -93,9 +93,10 @@ class StoredCoordinator:
 
     It expects the events of its runs in the same store: bind a `StorageObserver(store)`, required, to the manager that
     uses it. A process that goes away without a word loses its lease, and whoever looks next ends its runs (I7).
-    """
 
-    durable = True
+    With `hands_over`, runs that have not started when their process goes are another's to execute, and this one takes over
+    those that others leave; without, they end with their process.
+    """
 
     def __init__(
         self,
@@ -104,7 +105,9 @@ class StoredCoordinator:
         signals: CommitSignals,
         *,
         lease_seconds: float = LEASE_SECONDS,
+        hands_over: bool = True,
     ) -> None:
+        self.durable = hands_over
         self.worker_id = new_id()
         """The name under which this process owns runs."""
         self._writer = writer
@@ -135,7 +138,7 @@ class StoredCoordinator:
     ) -> Admission:
         """Let a run in, at the head of its thread or behind those that are there, in one transaction."""
         await self._enroll()
-        request = None if spec is None else request_of(spec, record.agent)
+        request = None if spec is None or not self.durable else request_of(spec, record.agent)
         work = Admit(
             run_id=record.run_id,
             thread_id=record.thread_id,
@@ -266,7 +269,10 @@ class StoredCoordinator:
         if self._heart is not None:
             self._heart.stop()
         if self._enrolled:
-            await self._writer.write(Leave(worker_id=self.worker_id))
+            try:
+                await self._writer.write(Leave(worker_id=self.worker_id))
+            except StorageError as exc:  # the next one to look finds that this worker is gone
+                logger.info("worker %s could not sign off: %s", self.worker_id, exc)
 
     async def _known(self, run_id: str) -> RunRecord:
         record = await self.get(run_id)
@@ -386,7 +392,10 @@ class StoredCoordinator:
 
     def _registration(self) -> Register:
         return Register(
-            worker_id=self.worker_id, name=self._name, started_at=self._started_at, lease_seconds=self._lease
+            worker_id=self.worker_id,
+            name=self._name,
+            started_at=self._started_at,
+            lease_seconds=self._lease,
         )
 
     def _beat(self) -> None:
@@ -422,7 +431,7 @@ class StoredCoordinator:
         for run_id in reaped.ended:
             logger.warning("run %s was ended: its worker is lost", run_id)
         host = self._host
-        if host is None or not host.agents:
+        if host is None or not host.agents or not self.durable:
             return
         for adopted in await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents])):
             await self._adopt(host, adopted)

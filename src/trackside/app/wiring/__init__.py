@@ -6,8 +6,8 @@ Reads settings, so that nothing below has to. Storage and frameworks are importe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,12 @@ from trackside.app.spool import Spool
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.spooling import spool_folder
-from trackside.harness import ObserverBinding, RunHandle, RunManager, RunObserver, RunSpec, TracksideError
-from trackside.harness.memory import MemoryCoordinator
+from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
 
-__all__ = ["App", "MissingExtraError", "NothingRecordedError", "load_agents", "open_app", "open_store"]
+__all__ = ["App", "MissingExtraError", "NothingRecordedError", "blaming", "load_agents", "open_app", "open_store"]
 
 
 class MissingExtraError(TracksideError, ImportError):
@@ -40,13 +39,6 @@ class App:
     manager: RunManager
     store: Store
     recorder: Recorder
-    _coordinator: MemoryCoordinator
-
-    async def start(self, spec: RunSpec) -> RunHandle:
-        """Start a run on a thread that may have a past in the store; see `RunManager.start`."""
-        if spec.thread_id is not None and (thread := await self.store.thread(spec.thread_id)) is not None:
-            self._coordinator.remember_thread(spec.thread_id, thread.status)
-        return await self.manager.start(spec)
 
 
 def load_agents(settings: Settings) -> dict[str, Any]:
@@ -64,6 +56,7 @@ async def open_app(
     agents: Mapping[str, Any] | None = None,
     *,
     observers: Sequence[RunObserver] = (),
+    hands_over: bool = True,
 ) -> AsyncGenerator[App]:
     """Open the database and a manager that records into it; closes both.
 
@@ -71,7 +64,8 @@ async def open_app(
     delivered before anything else happens.
 
     `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
-    see what is not stored.
+    see what is not stored. `hands_over` says whether runs that have not started are left to other processes in the end,
+    and theirs taken over.
 
     Raises:
         SettingsError: the database cannot be used.
@@ -83,19 +77,18 @@ async def open_app(
         agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
-        coordinator = MemoryCoordinator()
         recorder = Recorder(store, spool=Spool(spool_folder(settings)))
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
-            coordinator=coordinator,
+            coordinator=store.coordinator(hands_over=hands_over),
             states=store.thread_states(),
             checkpointer=await _checkpointer(settings, agents, stack),
         )
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder, coordinator)
+        yield App(manager, store, recorder)
 
 
 @asynccontextmanager
@@ -107,18 +100,31 @@ async def open_store(settings: Settings, *, create: bool = True, read_only: bool
         NothingRecordedError: it is not there, and shall not be made.
     """
     from trackside.app.storage import Store
-    from trackside.app.storage.errors import DatabaseMissingError, StorageError
 
     async with AsyncExitStack() as stack:
-        try:
+        with blaming(settings):
             store = await stack.enter_async_context(
                 Store.open(settings.database_url, create=create, read_only=read_only)
             )
-        except DatabaseMissingError as exc:
-            raise NothingRecordedError(database=settings.database_url) from exc
-        except StorageError as exc:
-            raise settings.database_complaint(str(exc).rstrip(".")) from exc
         yield store
+
+
+@contextmanager
+def blaming(settings: Settings) -> Generator[None]:
+    """Says of what goes wrong with the database who chose it.
+
+    Raises:
+        SettingsError: it cannot be used; the message says what to do.
+        NothingRecordedError: it is not there, and shall not be made.
+    """
+    from trackside.app.storage.errors import DatabaseMissingError, StorageError
+
+    try:
+        yield
+    except DatabaseMissingError as exc:
+        raise NothingRecordedError(database=settings.database_url) from exc
+    except StorageError as exc:
+        raise settings.database_complaint(str(exc).rstrip(".")) from exc
 
 
 async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: AsyncExitStack) -> Any:

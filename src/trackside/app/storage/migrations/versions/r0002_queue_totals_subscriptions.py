@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from trackside.app.storage.migrations.fill_0002 import fill
+
 revision = "0002"
 down_revision = "0001"
 
@@ -16,7 +18,7 @@ def _reference(column: str, other: str, *, name: str) -> sa.ForeignKeyConstraint
 
 
 def upgrade() -> None:
-    """Make the tables of what is admitted, summed up and subscribed to."""
+    """Make the tables of what is admitted, summed up and subscribed to; label and sum up the runs that are there."""
     op.add_column("usage", sa.Column("cost_usd", sa.Float))
     _make_workers()
     _make_active_runs()
@@ -24,6 +26,7 @@ def upgrade() -> None:
     _make_run_labels()
     _make_totals()
     _make_subscriptions()
+    fill(op.get_bind())
 
 
 def _make_workers() -> None:
@@ -31,6 +34,7 @@ def _make_workers() -> None:
         "workers",
         sa.Column("worker_id", _Text, nullable=False),
         sa.Column("name", _Text, nullable=False),
+        sa.Column("process", _Text),
         sa.Column("started_at", _Text, nullable=False),
         sa.Column("clock", _Text, nullable=False),
         sa.Column("lease_until", sa.Float, nullable=False),

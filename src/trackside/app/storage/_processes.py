@@ -1,0 +1,52 @@
+"""Whether a process on this machine still lives, so that nobody has to wait for its lease to end.
+
+Linux says when a process started, in `/proc`; its number alone may have gone to another. Elsewhere, and about processes
+of other machines and containers, nothing is known, and the lease decides.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from trackside.app.storage._leases import boot_id
+
+_PROC = Path("/proc")
+_STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the name, see proc_pid_stat(5)
+
+
+def this_process() -> str | None:
+    """A name for this process that no other ever has, not even after a restart; None if there is none to be had."""
+    started = _start_of(os.getpid())
+    return None if started is None else f"{_place()}/{os.getpid()}/{started}"
+
+
+def is_gone(process: str | None) -> bool:
+    """Whether the process of this name was one of this machine, and is no more."""
+    if process is None:
+        return False
+    place, _, rest = process.rpartition("/")
+    place, _, number = place.rpartition("/")
+    return place == _place() and number.isdigit() and _start_of(int(number)) != rest
+
+
+def _place() -> str:
+    return f"{boot_id()}/{_pid_namespace()}"
+
+
+@cache
+def _pid_namespace() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return "?"
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process started, in the system's own unit; None if it has ended, or nobody can tell."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[_STATE] in {"Z", "X"} else fields[_STARTED]
