@@ -274,6 +274,25 @@ async def test_a_torn_last_record_is_told_set_aside_and_counted(
     await spool.aclose()
 
 
+async def test_wherever_a_file_breaks_off_its_whole_records_are_delivered_and_the_rest_is_set_aside(
+    tmp_path: Path, unblocked: None
+) -> None:
+    async with left_behind(tmp_path / "whole", make_run("a"), make_run("b")) as path:
+        content = path.read_bytes()
+    for end in range(1, len(content), 61):
+        folder, log = tmp_path / f"{end}", ListLog()
+        folder.mkdir()
+        (folder / path.name).write_bytes(content[:end])
+        spool = Spool(folder)
+        report = await spool.deliver(log)
+        await spool.aclose()
+
+        whole, torn = content[:end].count(b"\n"), not content[:end].endswith(b"\n")
+        assert report == DeliveryReport(delivered=whole, damaged=int(torn)), end
+        assert log.offered == ["a", "b"][:whole]
+        assert not torn or (folder / "damaged.lines").read_bytes() == content[:end].splitlines()[-1] + b"\n"
+
+
 @pytest.mark.parametrize("change", [b"thread-2", b'\xff"x": {'])
 async def test_a_changed_record_in_the_middle_is_set_aside_and_the_others_are_delivered(
     folder: Path, change: bytes, unblocked: None

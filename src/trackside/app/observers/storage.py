@@ -60,7 +60,8 @@ class StorageObserver:
         if self._spool is None:
             await self._log.append(events)
             return
-        await self._deliver_before(self._spool, events)
+        if self._spool.waiting:
+            await self._deliver_before(self._spool, events)
         try:
             await self._log.append(events)
         except BaseException as exc:
