@@ -117,6 +117,21 @@ def read_seconds(text: str, name: str) -> float:
     return seconds
 
 
+def read_age(text: str, name: str) -> timedelta:
+    """How long ago something was, at the least: `12h`, `30d`, `8w`; `0d` is any time.
+
+    Raises:
+        ArgumentError: it is not a length of time with its unit.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    try:
+        if found and found[2]:
+            return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    except OverflowError:
+        pass
+    raise ArgumentError(name=name, why=f"{text!r} is not a length of time with its unit; write 12h, 30d or 8w")
+
+
 def read_since(text: str, *, now: datetime) -> datetime:
     """A moment in the past: `2h` ago, `3d` ago, or an ISO date or time (local, unless it says its offset).
 

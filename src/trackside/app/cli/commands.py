@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside._version import __version__
+from trackside.app.cli import data_commands
 from trackside.app.cli.options import (
     ALL,
     RUN_STATUSES,
@@ -268,3 +269,6 @@ def stats(
             database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
         )
     )
+
+
+app.add_typer(data_commands.app)

@@ -12,11 +12,13 @@ from trackside.app.storage._records import (
 )
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
+from trackside.app.storage.retention import PruneReport
 from trackside.app.storage.store import Store
 
 __all__ = [
     "FollowOptions",
     "Follower",
+    "PruneReport",
     "RunTotals",
     "Stats",
     "Store",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from sqlalchemy import Connection, inspect, text
 
 from trackside.app.storage import errors
@@ -64,7 +65,10 @@ def found_version(backend: Backend) -> str | None:
 def _bring_up_to_date(connection: Connection, backend: Backend) -> None:
     # Looked at again: another process may have done it while this one waited for the lock.
     if _revision(connection, backend) != REVISIONS[-1]:
-        _upgrade(connection)
+        try:
+            _upgrade(connection)
+        except msgspec.DecodeError as exc:  # a migration reads what an older version has written
+            raise errors.DamagedDatabaseError(database=str(backend), why=f"it has JSON that is none: {exc}") from exc
 
 
 def _revision(connection: Connection, backend: Backend) -> str | None:

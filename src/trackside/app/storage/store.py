@@ -25,6 +25,7 @@ from trackside.app.storage._stats import read_stats, read_timeline
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
@@ -336,6 +337,41 @@ class Store:
         until = datetime.now(UTC) if until is None else until
         chosen = _queries.chosen_buckets(since=since, until=until, width=width, agent=agent, status=status)
         return await self._readers.run(lambda connection: read_timeline(connection, chosen, width))
+
+    async def prune(
+        self,
+        *,
+        older_than: timedelta | None,
+        status: AnyOf[RunStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        batch: int = BATCH,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Remove whole runs that ended long ago, while others go on writing; what was removed is gone for good.
+
+        With the last of its runs a thread at rest goes, too, and what it remembers. Runs stay that are active, whose
+        question waits for a human, or that a subscription needs: it has not passed all their events, or has one parked.
+        A prune that was cut short has removed some of the runs, and the next one goes on.
+
+        Args:
+            older_than: how long ago they ended; None: whenever.
+            status: only runs that ended with this status, or one of these.
+            agent: only of this agent.
+            thread_id: only of this thread.
+            batch: about how many events are removed in one transaction.
+            dry_run: remove nothing, and say what would be removed now.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+            ReadOnlyStoreError: the store was opened with `read_only`, and this is no `dry_run`.
+            StorageError: the database failed; what had been removed stays removed.
+        """
+        now = datetime.now(UTC)
+        outdated = Outdated.since(now, older_than, status=status, agent=agent, thread_id=thread_id)
+        if dry_run:
+            return await foresee(self._readers, outdated)
+        return await prune(self._writer, self._readers, outdated, batch=batch)
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""

@@ -1,0 +1,107 @@
+"""The command `prune`: says what it would remove, asks, removes it, says what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from trackside.app.cli.arguments import ArgumentError, read_age
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.jsonlines import record_object
+from trackside.app.cli.lookup import find_thread
+from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.settings import Settings, load_settings
+from trackside.app.wiring import open_store
+from trackside.harness.types import RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.storage import PruneReport
+
+_OLDER_THAN = "--older-than"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    """What was typed after `prune`."""
+
+    older_than: str
+    status: Sequence[RunStatus] | None
+    agent: str | None
+    thread: str | None
+    dry_run: bool
+    yes: bool
+    database: str | None
+    json: bool
+
+
+def prune(options: PruneOptions) -> ExitCode:
+    """Remove old runs, if that is what the person wants."""
+    settings = load_settings({"database.url": options.database})
+    older_than = read_age(options.older_than, _OLDER_THAN)
+    console = standard_output()
+    if options.dry_run or not options.yes:
+        # Nothing is held open while somebody thinks about it.
+        foreseen = asyncio.run(_prune(settings, options, older_than, dry_run=True))
+        if options.dry_run or not foreseen.runs:
+            return _show(console, options, foreseen, removed=False)
+        if not _agrees(settings, foreseen):
+            standard_error().print("Nothing was removed.")
+            return ExitCode.cancelled
+    return _show(console, options, asyncio.run(_prune(settings, options, older_than, dry_run=False)), removed=True)
+
+
+async def _prune(settings: Settings, options: PruneOptions, older_than: timedelta, *, dry_run: bool) -> PruneReport:
+    async with open_store(settings, create=False, read_only=dry_run) as store:
+        thread_id = None if options.thread is None else (await find_thread(store, options.thread)).thread_id
+        return await store.prune(
+            older_than=older_than,
+            status=options.status,
+            agent=options.agent,
+            thread_id=thread_id,
+            dry_run=dry_run,
+        )
+
+
+def _agrees(settings: Settings, foreseen: PruneReport) -> bool:
+    """Ask whoever sits at the terminal.
+
+    Raises:
+        ArgumentError: nobody does.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ArgumentError(
+            name="--yes", why=f"nobody can be asked here; {_amount(foreseen)} would be removed for good"
+        )
+    question = f"Remove {_amount(foreseen)} from {settings.database_url} for good? [y/N] "
+    standard_error().print(question, end="")
+    return sys.stdin.readline().strip().casefold() in {"y", "yes"}
+
+
+def _show(console: OutputConsole, options: PruneOptions, report: PruneReport, *, removed: bool) -> ExitCode:
+    if options.json:
+        console.print_json_lines([record_object(report)])
+    else:
+        for line in _lines(report, removed=removed):
+            console.print(line, soft_wrap=True)
+    console.check()
+    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _lines(report: PruneReport, *, removed: bool) -> list[str]:
+    done, kept = ("Removed", "Kept") if removed else ("Would remove", "Would keep")
+    lines = [f"{done} {_amount(report)}." if report.runs else "There is nothing to remove."]
+    for name, runs in report.kept_for.items():
+        lines.append(f"{kept} {count(runs, 'run')} that subscription {one_line(name)!r} has not done with.")
+    if report.kept_waiting:
+        lines.append(f"{kept} {count(report.kept_waiting, 'run')} that a human may still answer.")
+    return lines
+
+
+def _amount(report: PruneReport) -> str:
+    amount = f"{count(report.runs, 'run')} with {count(report.events, 'event')}"
+    return f"{amount}, and {count(report.threads, 'thread')}" if report.threads else amount

@@ -1,0 +1,90 @@
+"""Looking after a database as a whole: of which version its tables are, and whether all in it is as it should be.
+
+These functions block: they are for commands, and for threads of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection
+
+from trackside.app.storage._backends import backend_at
+from trackside.app.storage._checks import Finding, contents, tables
+from trackside.app.storage._schema import REVISIONS, found_version, prepare
+from trackside.app.storage.errors import DatabaseMissingError
+
+BUSY_TIMEOUT = 5.0
+"""Seconds for which an upgrade waits for others who write."""
+
+SAMPLE = 1_000
+"""How many runs, the newest, `check_database` compares with their events unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaVersion:
+    """The revision of a database's tables (None: there are none yet), and that of this version of Trackside."""
+
+    found: str | None
+    known: str
+
+
+def schema_version(url: str) -> SchemaVersion:
+    """Of which version the tables of a database are; changes nothing.
+
+    Raises:
+        NewerDatabaseError: a newer Trackside made them.
+        StorageError: the database is not there, or cannot be read.
+    """
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=False)
+    return SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
+
+
+def upgrade_database(url: str) -> SchemaVersion:
+    """Make the tables, or bring them up to date, in one transaction; says of which version they were.
+
+    Several processes may do it at once: one does, and the others find it done.
+
+    Raises:
+        NewerDatabaseError: a newer Trackside made them.
+        StorageError: it could not be done, and nothing has changed.
+    """
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=True)
+    version = SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
+    prepare(backend, create=True)
+    return version
+
+
+def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
+    """What is wrong with a database; nothing, if the list is empty. Changes nothing, and sees one moment.
+
+    Args:
+        url: as for `Store.open`.
+        sample: how many runs, the newest first, are compared with their events; None: all.
+
+    Raises:
+        NewerDatabaseError: a newer Trackside made its tables.
+        StorageError: the database is not there, or cannot be read.
+    """
+    version = schema_version(url)
+    if version.found is None:
+        raise DatabaseMissingError(database=str(backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)))
+    if version.found != version.known:
+        what = f"they are of version {version.found}, and this Trackside works with {version.known}"
+        return [Finding("tables", f"{what}: `trackside db upgrade` brings them up to date")]
+    return backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(partial(_find, sample=sample))
+
+
+def _find(connection: Connection, *, sample: int | None) -> list[Finding]:
+    return [*_all(connection, sample)]
+
+
+def _all(connection: Connection, sample: int | None) -> Iterator[Finding]:
+    wrong = [*tables(connection)]
+    yield from wrong
+    if not wrong:  # what is asked below takes tables as they are declared
+        yield from contents(connection, sample)

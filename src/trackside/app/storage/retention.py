@@ -1,0 +1,455 @@
+"""Retention: old runs leave the database, whole, in small transactions, while others go on writing.
+
+A run goes with all that is stored of it, or stays with all of it. What a transaction removes is looked at once more
+inside it, so that whatever others did meanwhile counts; and as each leaves everything consistent, a prune that was killed
+is gone on with by the next one. Positions are never given again: who reads on finds the next one that there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple, override
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._queries import AnyOf, runs_that_fit
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._tables import (
+    active_runs,
+    duration_totals,
+    events,
+    idempotency_keys,
+    parked_events,
+    run_labels,
+    run_totals,
+    runs,
+    subscriptions,
+    thread_states,
+    threads,
+    usage,
+    usage_totals,
+)
+from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, minute_of
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus, ThreadStatus
+
+BATCH = 1_000
+"""About how many events one transaction removes: some milliseconds in which nobody else writes."""
+
+_PAGE = 500  # runs that are looked at together
+_ROW_BYTES = 300
+_AT_REST = (ThreadStatus.idle, ThreadStatus.error)  # neither busy, nor waiting for a human
+
+type _Conditions = Sequence[ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What a prune removed, or (of a dry run) would remove: runs, their events, and threads that have no run any more.
+
+    What was old enough and stayed is counted, too: in `kept_for`, by the name of each subscription, runs with events that
+    it has not passed yet or that are parked for it; in `kept_waiting`, runs whose questions a human may still answer.
+    """
+
+    runs: int
+    events: int
+    threads: int
+    kept_for: Mapping[str, int]
+    kept_waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outdated:
+    """Which runs are to go: those that ended before `cutoff` (None: all that have ended) and for which the rest holds.
+
+    A run that was created later is younger than that, whatever it says of its end: a wall clock may have been set back.
+    """
+
+    cutoff: datetime | None
+    statuses: Sequence[RunStatus]
+    agent: str | None
+    thread_id: str | None
+
+    @classmethod
+    def since(
+        cls,
+        now: datetime,
+        older_than: timedelta | None,
+        *,
+        status: AnyOf[RunStatus] | None,
+        agent: str | None,
+        thread_id: str | None,
+    ) -> Outdated:
+        """Those that ended so long before `now`.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        runs_that_fit(status=status, agent=agent, thread_id=thread_id)
+        statuses = [] if status is None else [status] if isinstance(status, str) else status
+        chosen = [*dict.fromkeys(map(RunStatus, statuses))]
+        if not all(map(is_final, chosen)):
+            raise InvalidQueryError(field="status", value=status, why="only runs that have ended are removed")
+        return cls(cutoff=_cutoff(now, older_than), statuses=chosen, agent=agent, thread_id=thread_id)
+
+    def each(self) -> list[_Conditions]:
+        """What holds for the rows of these runs, for one status after the other, so that an index gives them in order."""
+        others = runs_that_fit(agent=self.agent, thread_id=self.thread_id)
+        if self.cutoff is None:
+            others.append(runs.c.ended_at.is_not(None))
+        else:
+            others += [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
+        if not self.statuses:
+            return [others]
+        return [[*others, *runs_that_fit(status=status)] for status in self.statuses]
+
+
+def _cutoff(now: datetime, older_than: Any) -> datetime | None:
+    if older_than is None:
+        return None
+    try:
+        if older_than >= timedelta(0):
+            return now - older_than  # type: ignore[no-any-return]  # a time less a length of time
+    except (TypeError, OverflowError):
+        pass
+    why = "it is a timedelta from 0 up that does not reach behind the year 1, or None for all that have ended"
+    raise InvalidQueryError(field="older_than", value=older_than, why=why)
+
+
+class Candidate(NamedTuple):
+    """A run that is to go; `last` is the position of its last event, `asks` that its thread waits for an answer to it."""
+
+    run_id: str
+    thread_id: str
+    created_at: datetime
+    events: int
+    last: int
+    asks: bool
+
+
+@dataclass(slots=True)
+class _Page:
+    """Some candidates, and for which subscriptions each has to stay."""
+
+    candidates: Sequence[Candidate]
+    needed_by: Mapping[str, set[str]]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been found and done so far."""
+
+    runs: int = 0
+    events: int = 0
+    threads: int = 0
+    kept_waiting: int = 0
+    kept_for: Counter[str] = field(default_factory=Counter)
+
+    def sort_out(self, page: _Page) -> list[Candidate]:
+        """Count what has to stay; the rest may go."""
+        free: list[Candidate] = []
+        for candidate in page.candidates:
+            needed_by = page.needed_by.get(candidate.run_id, ())
+            self.kept_for.update(needed_by)
+            self.kept_waiting += candidate.asks
+            if not needed_by and not candidate.asks:
+                free.append(candidate)
+        return free
+
+    def add(self, removed: Removed) -> None:
+        """Count what has gone."""
+        self.runs += removed.runs
+        self.events += removed.events
+        self.threads += removed.threads
+
+    def report(self) -> PruneReport:
+        """What it all comes to."""
+        return PruneReport(
+            runs=self.runs,
+            events=self.events,
+            threads=self.threads,
+            kept_for=dict(sorted(self.kept_for.items())),
+            kept_waiting=self.kept_waiting,
+        )
+
+
+async def prune(writer: Writer | NoWriter, readers: Readers, outdated: Outdated, *, batch: int) -> PruneReport:
+    """Remove runs, in transactions of about `batch` events.
+
+    Raises:
+        InvalidQueryError: `batch` does not fit.
+        StorageError: the database failed; what had been removed stays removed.
+    """
+    if type(batch) is not int or batch < 1:
+        raise InvalidQueryError(field="batch", value=batch, why="it is a whole number from 1 up")
+    tally = _Tally()
+    async for page in _pages(readers, outdated):
+        free = tally.sort_out(page)
+        for part in _parts(free, batch):
+            tally.add(await _write(writer, RemoveRuns(part)))
+        if free:
+            await _write(writer, RemoveEmptyTotals({minute_of(time_text(run.created_at)) for run in free}))
+    return tally.report()
+
+
+async def _write(writer: Writer | NoWriter, work: Work) -> Any:
+    began = monotonic()
+    done = await writer.write(work)
+    # Others, who may be in other processes, get as much time as this took; SQLite has no queue for them.
+    await asyncio.sleep(monotonic() - began)
+    return done
+
+
+async def foresee(readers: Readers, outdated: Outdated) -> PruneReport:
+    """What `prune` would do now."""
+    tally = _Tally()
+    async for page in _pages(readers, outdated):
+        free = tally.sort_out(page)
+        tally.add(Removed(runs=len(free), events=sum(candidate.events for candidate in free), threads=0))
+    tally.threads = await readers.run(partial(_threads_left_empty, outdated=outdated))
+    return tally.report()
+
+
+async def _pages(readers: Readers, outdated: Outdated) -> AsyncIterator[_Page]:
+    for chosen in outdated.each():
+        after: Candidate | None = None
+        while True:
+            page = await readers.run(partial(_look, chosen=chosen, after=after))
+            if not page.candidates:
+                break
+            after = page.candidates[-1]
+            yield page
+
+
+def _parts(candidates: Iterable[Candidate], batch: int) -> Iterator[list[Candidate]]:
+    """Runs with about so many events together; a run is never divided."""
+    part: list[Candidate] = []
+    size = 0
+    for candidate in candidates:
+        if part and size + candidate.events > batch:
+            yield part
+            part, size = [], 0
+        part.append(candidate)
+        size += candidate.events
+    if part:
+        yield part
+
+
+def _look(connection: Connection, *, chosen: _Conditions, after: Candidate | None) -> _Page:
+    rows = connection.execute(_oldest(chosen, after)).all()
+    candidates = [Candidate(*row) for row in rows]
+    return _Page(candidates, _needed_by(connection, candidates))
+
+
+def _oldest(chosen: _Conditions, after: Candidate | None) -> Select[Any]:
+    query = (
+        select(runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence, _last_position(), _asks())
+        .where(*chosen, _is_released())
+        .order_by(runs.c.created_at, runs.c.run_id)
+        .limit(_PAGE)
+    )
+    if after is None:
+        return query
+    place = tuple_(literal(after.created_at, runs.c.created_at.type), literal(after.run_id, runs.c.run_id.type))
+    return query.where(tuple_(runs.c.created_at, runs.c.run_id) > place)
+
+
+def _needed_by(connection: Connection, candidates: Sequence[Candidate]) -> dict[str, set[str]]:
+    """The names of the subscriptions that have not passed all events of a run, or have one of them parked."""
+    needed_by: dict[str, set[str]] = {}
+    for name, cursor in connection.execute(select(subscriptions.c.name, subscriptions.c.cursor)):
+        for candidate in candidates:
+            if candidate.last > cursor:
+                needed_by.setdefault(candidate.run_id, set()).add(name)
+    parked = select(parked_events.c.subscription, events.c.run_id).join_from(parked_events, events)
+    for name, run_id in connection.execute(parked.where(events.c.run_id.in_([one.run_id for one in candidates]))):
+        needed_by.setdefault(run_id, set()).add(name)
+    return needed_by
+
+
+def _threads_left_empty(connection: Connection, outdated: Outdated) -> int:
+    goes = or_(*(and_(*chosen, _is_released(), *_is_free()) for chosen in outdated.each()))
+    its_run = exists().where(runs.c.thread_id == threads.c.thread_id)
+    query = select(func.count()).select_from(threads).where(threads.c.status.in_(_AT_REST), its_run)
+    # Where a condition is about nothing (a run without an agent), it does not hold.
+    stays = its_run.where(not_(func.coalesce(goes, false())))
+    return connection.execute(query.where(not_(stays))).scalar_one()
+
+
+def _last_position() -> ColumnElement[int]:
+    last = select(events.c.position).where(events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence)
+    return func.coalesce(last.correlate(runs).scalar_subquery(), 0)
+
+
+def _is_released() -> ColumnElement[bool]:
+    """Whether a run has ended for its coordinator, too."""
+    return ~exists().where(active_runs.c.run_id == runs.c.run_id)
+
+
+def _asks() -> ColumnElement[bool]:
+    """Whether a run asked what its thread waits to be answered: of those that asked it is the last one."""
+    later, its_thread = runs.alias(), threads.alias()
+    asked = RunStatus.interrupted.value
+    return and_(
+        runs.c.status == asked,
+        exists().where(
+            its_thread.c.thread_id == runs.c.thread_id, its_thread.c.status == ThreadStatus.interrupted.value
+        ),
+        ~exists().where(
+            later.c.thread_id == runs.c.thread_id,
+            later.c.status == asked,
+            tuple_(later.c.created_at, later.c.run_id) > tuple_(runs.c.created_at, runs.c.run_id),
+        ),
+    )
+
+
+def _is_free() -> list[ColumnElement[bool]]:
+    """What holds for runs that nobody needs any more (I30)."""
+    its_event_is_parked = and_(parked_events.c.position == events.c.position, events.c.run_id == runs.c.run_id)
+    return [
+        not_(_asks()),
+        ~exists().where(subscriptions.c.cursor < _last_position()),
+        ~exists().where(its_event_is_parked),
+    ]
+
+
+class Removed(NamedTuple):
+    """How much has gone."""
+
+    runs: int
+    events: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRuns(Work):
+    """Removes these runs, except those that somebody needs by now, and the threads that are left without any."""
+
+    candidates: Sequence[Candidate]
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES * sum(candidate.events for candidate in self.candidates)
+
+    @override
+    def run_ids(self) -> Iterable[str]:
+        return (candidate.run_id for candidate in self.candidates)
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return {candidate.thread_id for candidate in self.candidates}
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Removed:
+        session = unit.session
+        wanted = [run_id for run_id in self.run_ids() if not unit.changes_run(run_id)]
+        found = session.execute(
+            select(runs.c.run_id, runs.c.thread_id, runs.c.last_sequence).where(
+                runs.c.run_id.in_(wanted), runs.c.ended_at.is_not(None), _is_released(), *_is_free()
+            )
+        )
+        if not found:
+            return Removed(0, 0, 0)
+        run_ids = [run_id for run_id, _, _ in found]
+        _subtract(unit, run_ids)
+        for table in (events, usage, run_labels, idempotency_keys, runs):
+            session.execute(delete(table).where(table.c.run_id.in_(run_ids)))
+        for run_id in run_ids:
+            unit.forget_run(run_id)
+        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids)
+        return Removed(len(found), sum(count for _, _, count in found), gone)
+
+    def _remove_threads(self, unit: UnitOfWork, thread_ids: Iterable[str], run_ids: Sequence[str]) -> int:
+        """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
+        session = unit.session
+        concerned = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
+        has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
+        found = session.execute(
+            select(threads.c.thread_id).where(
+                threads.c.thread_id.in_(concerned), threads.c.status.in_(_AT_REST), ~has_run
+            )
+        )
+        gone = [thread_id for (thread_id,) in found]
+        for table in (thread_states, threads):
+            session.execute(delete(table).where(table.c.thread_id.in_(gone)))
+        newest = (
+            select(runs.c.run_id)
+            .where(runs.c.thread_id == threads.c.thread_id)
+            .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
+            .limit(1)
+        )
+        session.execute(
+            update(threads)
+            .where(threads.c.thread_id.in_(concerned), threads.c.last_run_id.in_(run_ids))
+            .values(last_run_id=newest.scalar_subquery())
+        )
+        return len(gone)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEmptyTotals(Work):
+    """Removes what is left of totals when all their runs have gone, of runs created in these minutes from 1970 on."""
+
+    minutes: Collection[int]
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES * len(self.minutes)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        for table in (run_totals, duration_totals, usage_totals):
+            for seconds in PERIODS:
+                starts = {minute * MINUTE // seconds for minute in self.minutes}
+                unit.session.execute(
+                    delete(table).where(table.c.seconds == seconds, table.c.start.in_(starts), table.c.runs == 0)
+                )
+
+
+_USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
+
+
+def _subtract(unit: UnitOfWork, run_ids: Sequence[str]) -> None:
+    """Take runs out of the totals in which they counted."""
+    places: dict[str, tuple[int, str, str]] = {}
+    facts = (runs.c.run_id, runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, runs.c.duration_seconds)
+    counts = [runs.c[name] for name in _USED]
+    for run_id, created_at, agent, status, cost_usd, duration, *used in unit.session.execute(
+        select(*facts, *counts).where(runs.c.run_id.in_(run_ids))
+    ):
+        place = places[run_id] = (minute_of(created_at), agent or NO_AGENT, status)
+        unit.totals.count(place, -1, used, cost_usd=cost_usd, duration=duration)
+    tokens = [usage.c[name] for name in _TOKENS]
+    for run_id, *used in unit.session.execute(
+        select(usage.c.run_id, usage.c.kind, usage.c.name, *tokens, usage.c.cost_usd).where(usage.c.run_id.in_(run_ids))
+    ):
+        kind, name, inputs, outputs, cached, reasoning, cost_usd = used
+        unit.totals.count_usage(places[run_id], (kind, name, inputs, outputs, cached, reasoning, cost_usd), -1)

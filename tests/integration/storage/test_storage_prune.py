@@ -1,0 +1,322 @@
+"""Old runs leave whole, with all that follows from them, while others write and read; what somebody needs stays."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, select
+
+from trackside.app.storage import PruneReport, Store
+from trackside.app.storage._tables import (
+    idempotency_keys,
+    metadata,
+    parked_events,
+    subscriptions,
+)
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
+from trackside.harness.errors import EventOrderError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.ports import ThreadState
+
+DAY = timedelta(days=1)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+class Execute(Work):
+    """Statements that nobody but a test runs."""
+
+    size = 0
+
+    def __init__(self, *statements: Any) -> None:
+        self.statements = statements
+
+    def apply(self, unit: UnitOfWork) -> None:
+        for statement in self.statements:
+            unit.session.execute(statement)
+
+
+async def count(store: Store, table: Any) -> int:
+    query = select(func.count()).select_from(table)
+    return await store._readers.run(lambda connection: connection.execute(query).scalar_one())
+
+
+async def everything(store: Store, *, but: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """All rows of all tables."""
+
+    def read(connection: Any) -> dict[str, list[Any]]:
+        return {
+            table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
+            for table in metadata.sorted_tables
+            if table.name not in but
+        }
+
+    return await store._readers.run(read)
+
+
+def subscription(name: str, cursor: int) -> Any:
+    return insert(subscriptions).values(
+        name=name,
+        filter="{}",
+        cursor=cursor,
+        on_failure="block",
+        state="active",
+        created_at="2026-01-31T09:30:00.000000Z",
+        updated_at="2026-01-31T09:30:00.000000Z",
+        token=0,
+        failures=0,
+    )
+
+
+def removed(runs: int = 0, events: int = 0, threads: int = 0, *, waiting: int = 0, **kept_for: int) -> PruneReport:
+    return PruneReport(runs=runs, events=events, threads=threads, kept_for=kept_for, kept_waiting=waiting)
+
+
+USAGE = {"input_tokens": 10, "output_tokens": 4, "cache_read_tokens": 2, "reasoning_tokens": 1, "cost_usd": 0.25}
+DATA: dict[str, Any] = {
+    "total_input_tokens": 10,
+    "total_output_tokens": 4,
+    "llm_call_count": 2,
+    "tool_call_count": 1,
+    "message_count": 3,
+    "duration_seconds": 1.5,
+    "cost_usd": 0.25,
+    "token_usage_by_model": {"small": USAGE},
+    "token_usage_by_caller": {"lead_agent": USAGE},
+}
+
+
+def used(run: Any, **metadata: Any) -> list[RunLifecycleEvent]:
+    return [run.started(metadata=metadata), run.thread("busy"), run.completed("A title", **DATA), run.thread("idle")]
+
+
+async def test_a_run_leaves_no_trace_but_its_positions(store: Store, script) -> None:
+    untouched = await everything(store)
+    for _ in range(3):
+        run = script(start=LONG_AGO)
+        await store.append(used(run, customer="a"))
+        key = insert(idempotency_keys).values(key=run.run_id, body="{}", run_id=run.run_id)
+        await store._writer.write(Execute(key))
+        await store.thread_states().save(run.thread_id, ThreadState({"x": 1}))
+
+    report = await store.prune(older_than=DAY)
+    (later,) = await store.append([script().started()])
+
+    assert report == removed(3, 12, 3)
+    assert later.position == 13
+    await store.append([])
+    rest = await everything(store, but=["counters", "runs", "events", "threads", "run_totals", "run_labels"])
+    assert rest == {name: untouched[name] for name in rest}
+    assert [stored.position for stored in await store.events()] == [13]
+
+
+async def test_what_others_have_is_as_if_the_removed_runs_had_never_been(url: str, store: Store, script) -> None:
+    for start in (LONG_AGO, datetime.now(UTC)):
+        for agent in ("chat", "search"):
+            run = script(start=start)
+            await store.append([run.started(agent, metadata={"n": 1}), run.completed(**DATA), run.thread("idle")])
+    young = (await everything(store))["runs"][2:]
+
+    assert await store.prune(older_than=DAY) == removed(2, 6, 2)
+
+    after = await everything(store)
+    assert after["runs"] == young
+    assert await store.stats() == await store.stats(since=LONG_AGO + DAY)
+    totals = [table for name, table in after.items() if name.endswith("_totals")]
+    assert all(start > 1_600_000_000 // seconds for rows in totals for seconds, start, *_ in rows)
+    assert all(amount > 0 for rows in totals for row in rows for amount in [row[-1]])
+
+
+async def test_only_runs_that_ended_so_long_ago(store: Store, script) -> None:
+    now = datetime.now(UTC)
+    old, young, active = script(start=now - 2 * DAY), script(start=now - DAY / 2), script(start=now - 9 * DAY)
+    late = script(start=now - 9 * DAY)
+    await store.append([*old.whole(), *young.whole(), active.started(), late.started()])
+    late.start = now
+    await store.append([late.completed()])
+
+    assert await store.prune(older_than=DAY) == removed(1, 5, 1)
+    assert {run.run_id for run in await store.runs()} == {young.run_id, active.run_id, late.run_id}
+    assert await store.prune(older_than=None) == removed(2, 7, 2)
+    assert [run.run_id for run in await store.runs()] == [active.run_id]
+
+
+@pytest.mark.parametrize(
+    ("filter", "gone"),
+    [
+        ({"status": "error"}, {"b"}),
+        ({"status": ["error", "success"]}, {"a", "b", "c"}),
+        ({"agent": "search"}, {"c"}),
+        ({"agent": "search", "status": "error"}, set()),
+        ({"thread_id": "t-a"}, {"a"}),
+        ({"agent": "nobody"}, set()),
+        ({}, {"a", "b", "c", "d"}),
+    ],
+)
+async def test_only_runs_that_fit(store: Store, script, filter: dict[str, Any], gone: set[str]) -> None:
+    a, b, c, d = (script(name, f"t-{name}", LONG_AGO) for name in "abcd")
+    await store.append([a.started(), a.completed(), b.started(), b.failed()])
+    await store.append([c.started("search"), c.completed(), d.event("run_cancelled", cancel_mode="interrupt")])
+    foreseen = await store.prune(older_than=DAY, dry_run=True, **filter)
+    assert len(await store.runs()) == 4
+
+    done = await store.prune(older_than=DAY, **filter)
+
+    assert {run.run_id for run in await store.runs()} == set("abcd") - gone
+    assert (done, done.runs) == (foreseen, len(gone))
+
+
+async def test_a_thread_goes_with_its_last_run_and_else_names_the_last_that_it_has(store: Store, script) -> None:
+    first, second = script(thread_id="t", start=LONG_AGO), script(thread_id="t", start=LONG_AGO + DAY)
+    await store.append([*first.whole(), second.started(), second.failed(), second.thread("error")])
+
+    assert await store.prune(older_than=DAY, status="error") == removed(1, 3, 0)
+    (thread,) = await store.threads()
+    assert thread.last_run_id == first.run_id
+
+    assert await store.prune(older_than=DAY) == removed(1, 5, 1)
+    assert await store.threads() == []
+
+
+async def test_a_question_to_a_human_stays_and_so_does_its_thread(store: Store, script) -> None:
+    before, asking, failed = (script(thread_id="t", start=LONG_AGO + n * DAY) for n in range(3))
+    question = {"status": "interrupted", "interrupts": [{"id": "1", "value": "Sure?"}]}
+    asked = [asking.started(), asking.event("run_completed", **question), asking.thread("interrupted")]
+    await store.append([*before.whole(), *asked])
+    await store.append([failed.started(), failed.failed(), failed.thread("interrupted")])
+    await store.thread_states().save("t", ThreadState({"x": 1}))
+
+    assert await store.prune(older_than=DAY, dry_run=True) == removed(2, 8, waiting=1)
+    assert await store.prune(older_than=DAY) == removed(2, 8, waiting=1)
+    assert [run.run_id for run in await store.runs()] == [asking.run_id]
+    assert await store.thread_states().load("t") is not None
+
+    answered = script(thread_id="t", start=LONG_AGO + 3 * DAY)
+    await store.append([answered.started(), answered.completed(), answered.thread("idle")])
+    assert await store.prune(older_than=DAY) == removed(2, 6, 1)
+
+
+async def test_what_a_subscription_has_not_passed_or_has_parked_stays(store: Store, script) -> None:
+    one, two, three = (script(start=LONG_AGO) for _ in range(3))
+    await store.append([one.started(), one.completed()])  # positions 1, 2
+    await store.append([two.started(), three.started(), three.completed(), two.completed()])  # 3, 4, 5, 6
+    parked = insert(parked_events).values(
+        subscription="parking", position=1, state="parked", attempts=3, error="no", parked_at="2026"
+    )
+    await store._writer.write(Execute(subscription("slow", 5), subscription("quick", 6), subscription("parking", 6)))
+    await store._writer.write(Execute(parked))
+
+    expected = removed(1, 2, 1, slow=1, parking=1)
+    assert await store.prune(older_than=DAY, dry_run=True) == expected
+    assert await store.prune(older_than=DAY) == expected
+
+    assert {run.run_id for run in await store.runs()} == {one.run_id, two.run_id}
+
+
+async def test_what_is_needed_by_now_stays_although_it_was_free_when_it_was_chosen(store: Store, script) -> None:
+    run = script(start=LONG_AGO)
+    await store.append(run.whole())
+    subscribed = asyncio.create_task(store._writer.write(Execute(subscription("new", 0))))
+    pruned = asyncio.create_task(store.prune(older_than=DAY))
+    await subscribed
+
+    assert (await pruned).runs in {0, 1}
+    assert len(await store.events()) in {0, 5}
+    # Whoever was first: a run that is there is there whole, and is reported only if it has gone.
+    assert (await pruned).events + len(await store.events()) == 5
+
+
+async def test_nothing_can_follow_in_a_run_that_has_gone(store: Store, script) -> None:
+    run = script(start=LONG_AGO)
+    await store.append(run.whole())
+    await store.prune(older_than=DAY)
+
+    with pytest.raises(EventOrderError):
+        await store.append([run.thread("error")])
+
+
+async def test_an_event_that_comes_in_the_same_transaction_saves_its_run(store: Store, script) -> None:
+    runs_ = [script(start=LONG_AGO) for _ in range(50)]
+    for run in runs_:
+        await store.append(run.whole())
+    late = [asyncio.create_task(store.append([run.thread("error")])) for run in runs_]
+    pruning = asyncio.create_task(store.prune(older_than=DAY, batch=5))
+    outcomes = await asyncio.gather(*late, return_exceptions=True)
+    report = await pruning
+
+    accepted = sum(isinstance(outcome, list) for outcome in outcomes)
+    assert all(isinstance(outcome, list | EventOrderError) for outcome in outcomes)
+    assert report.runs == 50
+    assert report.events == 250 + accepted
+    assert await store.events() == []
+
+
+async def test_pruning_while_others_append_and_follow(store: Store, script) -> None:
+    for _ in range(60):
+        await store.append(script(start=LONG_AGO).whole())
+    done = asyncio.Event()
+    written: list[int] = []
+
+    async def produce() -> None:
+        while not done.is_set():
+            for event in script(start=datetime.now(UTC)).whole():
+                (stored,) = await store.append([event])
+                written.append(stored.position)
+
+    async def read() -> list[int]:
+        seen: list[int] = []
+        while not done.is_set():
+            seen += [stored.position for stored in await store.events(max(seen, default=0), limit=50)]
+        return seen
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(produce())
+        readers = [tasks.create_task(read()) for _ in range(2)]
+        report = await store.prune(older_than=DAY, batch=10)
+        done.set()
+
+    assert report == removed(60, 300, 60)
+    assert sorted(written) == list(range(301, 301 + len(written)))
+    for reader in readers:
+        seen = [position for position in reader.result() if position > 300]
+        assert seen == sorted(written)[: len(seen)]
+        assert seen
+
+
+async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store, script) -> None:
+    big = script(start=LONG_AGO)
+    await store.append([big.started(), *[big.message() for _ in range(50)], big.completed()])
+    for _ in range(3):
+        await store.append(script(start=LONG_AGO).whole())
+
+    assert await store.prune(older_than=DAY, batch=10) == removed(4, 67, 4)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("older_than", -DAY),
+        ("older_than", timedelta.max),
+        ("older_than", 3),
+        ("status", "running"),
+        ("status", "asleep"),
+        ("agent", "\0"),
+        ("thread_id", 7),
+        ("batch", 0),
+        ("batch", "many"),
+    ],
+)
+async def test_an_argument_that_does_not_fit_is_named(store: Store, argument: str, value: Any) -> None:
+    with pytest.raises(InvalidQueryError, match=argument):
+        await store.prune(**{"older_than": DAY, argument: value})
+
+
+async def test_who_may_only_look_removes_nothing(url: str, store: Store, script) -> None:
+    await store.append(script(start=LONG_AGO).whole())
+    async with Store.open(url, read_only=True) as looking:
+        assert await looking.prune(older_than=DAY, dry_run=True) == removed(1, 5, 1)
+        with pytest.raises(ReadOnlyStoreError):
+            await looking.prune(older_than=DAY)

@@ -1,0 +1,248 @@
+"""A database of the first version keeps all it has when it is brought up to date, and gets what later versions add."""
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, column, insert, table, update
+
+from trackside.app.storage import PruneReport, Stats, Store, _schema
+from trackside.app.storage._backends import backend_at
+from trackside.app.storage.errors import DamagedDatabaseError, NewerDatabaseError
+from trackside.app.storage.maintenance import SchemaVersion, check_database, schema_version, upgrade_database
+
+START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
+LONG = "x" * 300
+
+
+def text(when: datetime) -> str:
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def usage(**more: Any) -> dict[str, Any]:
+    return {"input_tokens": 7, "output_tokens": 3, "cache_read_tokens": 2, "reasoning_tokens": 1, **more}
+
+
+DATA: dict[str, Any] = {
+    "total_input_tokens": 7,
+    "total_output_tokens": 3,
+    "llm_call_count": 2,
+    "message_count": 4,
+    "duration_seconds": 1.5,
+    "cost_usd": 0.125,
+    "token_usage_by_model": {"small": usage(cost_usd=0.125), "free": usage(cost_usd=0), "own": usage(), LONG: usage()},
+    "token_usage_by_caller": {"lead_agent": usage(cost_usd="much")},
+}
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class OldDatabase:
+    """What the first version left: rows for its tables, written without any of its code."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, dict[str, Any]]] = []
+        self.position = 0
+
+    def add(self, table: str, **row: Any) -> None:
+        self.rows.append((table, row))
+
+    def add_run(self, number: int, *, agent: str | None, end: dict[str, Any] | None, **metadata: Any) -> None:
+        run_id, thread_id, when = f"run-{number}", f"thread-{number}", START + timedelta(seconds=17 * number)
+        said, ended = end or {}, None if end is None else when + timedelta(seconds=2)
+        self.add(
+            "threads",
+            thread_id=thread_id,
+            status="busy" if end is None else "idle",
+            created_at=text(when),
+            updated_at=text(ended or when),
+            last_run_id=run_id,
+        )
+        self.add(
+            "runs",
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            status="running" if end is None else "success",
+            created_at=text(when),
+            started_at=text(when),
+            ended_at=ended and text(ended),
+            last_sequence=1 if end is None else 2,
+            metadata=compact(metadata),
+            completion_data=None if end is None else compact(end),
+            total_input_tokens=said.get("total_input_tokens", 0),
+            total_output_tokens=said.get("total_output_tokens", 0),
+            llm_call_count=said.get("llm_call_count", 0),
+            message_count=said.get("message_count", 0),
+            duration_seconds=None if end is None else end.get("duration_seconds", 2.0),
+            cost_usd=said.get("cost_usd"),
+        )
+        self._add_event(run_id, thread_id, 1, "run_started", when, {"agent": agent, "metadata": metadata})
+        if ended is not None:
+            self._add_event(run_id, thread_id, 2, "run_completed", ended, {"completion_data": end})
+        for kind in ("model", "caller"):
+            for name, tokens in said.get(f"token_usage_by_{kind}", {}).items():
+                counts = {key: value for key, value in tokens.items() if key.endswith("_tokens")}
+                self.add("usage", run_id=run_id, kind=kind, name=name, **counts)
+
+    def _add_event(self, run_id: str, thread_id: str, sequence: int, kind: str, when: datetime, payload: Any) -> None:
+        self.position += 1
+        self.add(
+            "events",
+            position=self.position,
+            event_id=f"event-{self.position}",
+            run_id=run_id,
+            thread_id=thread_id,
+            sequence=sequence,
+            event_type=kind,
+            occurred_at=text(when),
+            payload=compact(payload),
+        )
+
+    def write(self, url: str) -> None:
+        backend_at(url, synchronous="FULL", busy_timeout=5).change(self._write)
+
+    def _write(self, connection: Connection) -> None:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(_schema._MIGRATIONS))
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, "0001")
+        for name, row in self.rows:
+            connection.execute(insert(table(name, *map(column, row))).values(row))
+        counters = table("counters", column("value"))
+        connection.execute(update(counters).values(value=self.position))
+
+
+@pytest.fixture
+def old(url: str) -> None:
+    old = OldDatabase()
+    for number in range(8):
+        agent = [None, "chat", "search", LONG][number % 4]
+        end = [DATA, {}, None][number % 3]
+        labels = {"customer": "Zoë", "n": number, "vip": True, "gone": None}
+        old.add_run(number, agent=agent, end=end, **labels, tags=["a"], part=1.5, big=LONG * 4)
+    old.write(url)
+
+
+def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in database.execute(query).fetchall()]
+
+
+def stats_of(url: str) -> tuple[Stats, PruneReport]:
+    """What the store says of all, and what a prune of all that has ended comes to."""
+
+    async def ask() -> tuple[Stats, PruneReport]:
+        async with Store.open(url) as store:
+            return await store.stats(), await store.prune(older_than=None)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.usefixtures("old")
+def test_an_old_database_keeps_all_and_gets_what_is_new(url: str, database: Any) -> None:
+    kept = [
+        "SELECT * FROM events ORDER BY position",
+        "SELECT * FROM threads ORDER BY thread_id",
+        "SELECT run_id, status, created_at, completion_data, duration_seconds FROM runs ORDER BY run_id",
+    ]
+    before = [rows(database, query) for query in kept]
+
+    upgrade_database(url)
+
+    assert [rows(database, query) for query in kept] == before
+    # Everything that is kept beside the events is as if this version had written them, down to the last sum.
+    assert check_database(url, sample=None) == []
+    costs = rows(database, "SELECT DISTINCT name, cost_usd FROM usage ORDER BY name")
+    assert costs == [("free", 0.0), ("lead_agent", None), ("own", None), ("small", 0.125)]
+    labels = rows(database, "SELECT key, value FROM run_labels WHERE run_id = 'run-3' ORDER BY key")
+    assert labels == [("customer", '"Zoë"'), ("gone", "null"), ("n", "3"), ("vip", "true")]
+
+
+@pytest.mark.usefixtures("old")
+def test_runs_of_an_old_database_are_summed_up_and_can_be_pruned(url: str, database: Any) -> None:
+    stats, pruned = stats_of(url)
+
+    assert (stats.total.runs, stats.total.cost_usd) == (8, 0.375)
+    assert set(stats.by_agent) == {None, "chat", "search"}
+    assert (pruned.runs, pruned.events) == (6, 12)
+    assert check_database(url, sample=None) == []
+    assert rows(database, "SELECT count(*) FROM run_totals") == [(0,)]
+
+
+@pytest.mark.usefixtures("old")
+def test_the_version_is_told_and_upgraded(url: str) -> None:
+    known = _schema.REVISIONS[-1]
+
+    assert schema_version(url) == SchemaVersion(found="0001", known=known)
+    (finding,) = check_database(url)
+    assert "db upgrade" in finding.what
+    assert upgrade_database(url) == SchemaVersion(found="0001", known=known)
+    assert upgrade_database(url) == schema_version(url) == SchemaVersion(found=known, known=known)
+    assert check_database(url) == []
+
+
+def test_a_new_database_is_made(url: str) -> None:
+    assert upgrade_database(url).found is None
+    assert check_database(url) == []
+
+
+def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
+    upgrade_database(url)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = path.read_bytes()
+
+    for ask in (schema_version, upgrade_database, check_database):
+        with pytest.raises(NewerDatabaseError):
+            ask(url)
+    assert path.read_bytes() == before
+
+
+UPGRADE = textwrap.dedent("""
+    import sys
+    from trackside.app.storage.maintenance import upgrade_database
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(upgrade_database(sys.argv[1]).found)
+""")
+
+
+@pytest.mark.usefixtures("old")
+def test_processes_that_upgrade_one_database_at_once(url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", UPGRADE, url]
+    upgraders = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(4)]
+    for upgrader in upgraders:
+        assert upgrader.stdout.readline() == "ready\n"
+    for upgrader in upgraders:
+        upgrader.stdin.write("go\n")
+        upgrader.stdin.flush()
+    said = [upgrader.communicate() for upgrader in upgraders]
+
+    assert [error for _, error in said] == [""] * len(upgraders)
+    assert {found.strip() for found, _ in said} <= {"0001", _schema.REVISIONS[-1]}
+    assert check_database(url, sample=None) == []
+
+
+@pytest.mark.usefixtures("old")
+def test_an_upgrade_that_fails_changes_nothing(url: str, database: Any) -> None:
+    database.execute("UPDATE runs SET metadata = 'no JSON' WHERE run_id = 'run-5'")
+    before = rows(database, "SELECT * FROM runs ORDER BY run_id")
+
+    with pytest.raises(DamagedDatabaseError, match="JSON"):
+        upgrade_database(url)
+
+    assert schema_version(url).found == "0001"
+    assert rows(database, "SELECT * FROM runs ORDER BY run_id") == before
