@@ -72,7 +72,9 @@ def promise[C: Contract](rule: str, *, claim: str | None = None) -> Callable[[St
                 except AssertionError as exc:
                     exc.args = (f"{text}. Seen: {exc}",)
                     raise
-                except Exception as exc:
+                except pytest.fail.Exception as exc:  # by `pytest.raises`
+                    raise AssertionError(f"{text}. Seen: {exc}") from None
+                except (Exception, asyncio.CancelledError, SystemExit) as exc:
                     raise AssertionError(f"{text}. Seen: {type(exc).__name__}: {exc}") from exc
 
         assert inspect.iscoroutinefunction(story), f"{story} is a promise and has to be async"

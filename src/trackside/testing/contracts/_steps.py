@@ -131,7 +131,7 @@ class StepPromises(Contract):
         assert record.ended_at is not None, "an ended run has no ended_at"
 
     @promise("RunCoordinator.release")
-    async def test_a_thread_that_was_called_busy_for_a_run_that_is_gone_is_held_until_it_is_said_to_rest(
+    async def test_a_thread_called_busy_for_a_run_that_is_gone_is_held_until_it_is_said_to_rest(
         self, coordinators: Coordinators
     ) -> None:
         worker = await coordinators.worker()

@@ -1,0 +1,206 @@
+"""Coordinators that are broken in one way each, and which test of the contract has to notice."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from trackside.harness import RunRecord, ThreadBusyError, ThreadStatus
+from trackside.harness.ids import new_id
+from trackside.harness.memory import MemoryCoordinator
+from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, RunHost, Settlement
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus
+from trackside.testing import CoordinatorContract, Coordinators, VirtualClock
+
+
+class LetsTwoHoldAThread(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        return await super().admit(replace(record, thread_id=f"{record.thread_id} {new_id()}"), **asked)
+
+
+class LooksBeforeItWaits(MemoryCoordinator):
+    """Whether a thread is free is one statement, the admission another."""
+
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        free = record.thread_id not in self._threads
+        await asyncio.sleep(0)
+        thread_id = f"{record.thread_id} {new_id()}" if free and record.thread_id in self._threads else record.thread_id
+        return await super().admit(replace(record, thread_id=thread_id), **asked)
+
+
+class LetsTheLastGoFirst(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        admission = await super().admit(record, **asked)
+        if (
+            not admission.ready
+            and record.thread_id in self._threads
+            and (queue := self._threads[record.thread_id].queue)
+        ):
+            queue.rotate(1)
+        return admission
+
+
+class GivesARunTwice(MemoryCoordinator):
+    async def claim(self, run_id: str) -> Claim | None:
+        claim = await super().claim(run_id)
+        run = self._runs.get(run_id)
+        if claim is None and run is not None and run.status is RunStatus.running:
+            return Claim(run.record, ThreadStatus.busy)
+        return claim
+
+
+class StartsWhatWasCancelled(MemoryCoordinator):
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        run = self._runs.get(run_id)
+        if run is not None and run.status is RunStatus.pending:
+            return run.snapshot()
+        return await super().request_cancel(run_id, action)
+
+
+class NotesACancelOfWhatHasEnded(MemoryCoordinator):
+    async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
+        return replace(await super().request_cancel(run_id, action), cancel_requested=action)
+
+
+class LetsInWhatItShouldReject(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        if record.multitask is MultitaskStrategy.reject:
+            record = replace(record, multitask=MultitaskStrategy.enqueue)
+        return await super().admit(record, **asked)
+
+
+class WithdrawsTwice(MemoryCoordinator):
+    async def withdraw(self, run_id: str) -> bool:
+        run = self._runs.get(run_id)
+        return await super().withdraw(run_id) or (run is not None and run.withdrawn)
+
+
+class WithdrawsWhatRuns(MemoryCoordinator):
+    async def withdraw(self, run_id: str) -> bool:
+        return await super().withdraw(run_id) or run_id in self._runs
+
+
+class IgnoresKeys(MemoryCoordinator):
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None, **asked: Any) -> Admission:
+        return await super().admit(record, **asked)
+
+
+class IgnoresBodies(MemoryCoordinator):
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None, **asked: Any) -> Admission:
+        key = None if idempotency is None else IdempotencyKey(idempotency.key, "")
+        return await super().admit(record, idempotency=key, **asked)
+
+
+class ForgetsKeysAtTheEnd(MemoryCoordinator):
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        self._keys.clear()
+        return await super().release(run_id, announced)
+
+
+class UsesUpTheKeyOfWhatItRefuses(MemoryCoordinator):
+    async def admit(self, record: RunRecord, *, idempotency: IdempotencyKey | None = None, **asked: Any) -> Admission:
+        try:
+            return await super().admit(record, idempotency=idempotency, **asked)
+        except ThreadBusyError:
+            if idempotency is not None:
+                await super().admit(
+                    replace(record, thread_id=new_id(), run_id=new_id()), idempotency=idempotency, **asked
+                )
+            raise
+
+
+class ForgetsWhoIsNext(MemoryCoordinator):
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        release = await super().release(run_id, announced)
+        return release if release.settlement is not None else Release()
+
+
+class FreesAThreadThatIsCalledBusy(MemoryCoordinator):
+    async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        release = await super().release(run_id, announced)
+        if release.settlement is not None:
+            return await super().release(run_id, release.settlement.status)
+        return release
+
+
+class EndsARunThatIsSettled(MemoryCoordinator):
+    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
+        settlement = await super().settle(run_id, status, **said)
+        self._runs[run_id].status = status
+        return settlement
+
+
+class CallsEveryThreadIdle(MemoryCoordinator):
+    async def claim(self, run_id: str) -> Claim | None:
+        claim = await super().claim(run_id)
+        return None if claim is None else claim._replace(thread_status=ThreadStatus.idle)
+
+
+class CallsAThreadIdleWhileAnotherWaits(MemoryCoordinator):
+    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
+        return (await super().settle(run_id, status, **said))._replace(status=ThreadStatus.idle)
+
+
+class DisplacesOnlyTheActiveRun(MemoryCoordinator):
+    def _make_room(self, thread: Any, action: CancelAction) -> list[RunRecord]:
+        queue, thread.queue = thread.queue, None
+        try:
+            return super()._make_room(thread, action)
+        finally:
+            thread.queue = queue
+
+
+class HoldsAThreadForADelayedRun(MemoryCoordinator):
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        return await super().admit(replace(record, due_at=None), **asked)
+
+
+class TellsNobodyWhatIsDue(MemoryCoordinator):
+    def attach(self, host: RunHost) -> None: ...
+
+
+class LetsADelayedRunGoFirst(MemoryCoordinator):
+    def _take_place(self, run: Any) -> list[RunRecord]:
+        displaced = super()._take_place(run)
+        if run.record.due_at is not None and run.thread.queue:
+            run.thread.queue.rotate(1)
+        return displaced
+
+
+MUTANTS: dict[type[MemoryCoordinator], str] = {
+    LetsTwoHoldAThread: "test_a_run_on_a_busy_thread_waits",
+    LooksBeforeItWaits: "test_many_admissions_at_once_let_one_run_be_claimed",
+    LetsTheLastGoFirst: "test_waiting_runs_get_their_thread_in_the_order_of_their_admission",
+    GivesARunTwice: "test_of_many_claims_at_once_one_gets_the_run",
+    StartsWhatWasCancelled: "test_a_cancel_before_the_claim_wins",
+    NotesACancelOfWhatHasEnded: "test_a_cancel_changes_nothing_about_an_ended_run",
+    LetsInWhatItShouldReject: "test_reject_refuses_a_run_on_a_thread_that_is_not_free",
+    WithdrawsTwice: "test_of_many_that_withdraw_a_run_one_is_told_yes",
+    WithdrawsWhatRuns: "test_a_running_run_cannot_be_withdrawn",
+    IgnoresKeys: "test_the_same_request_gives_the_run_that_is_there",
+    IgnoresBodies: "test_a_key_with_another_body_is_refused",
+    ForgetsKeysAtTheEnd: "test_the_same_request_gives_the_run_that_is_there",
+    UsesUpTheKeyOfWhatItRefuses: "test_a_refused_request_does_not_use_its_key_up",
+    ForgetsWhoIsNext: "test_a_waiting_run_is_not_forgotten_whoever_leaves_before_it",
+    FreesAThreadThatIsCalledBusy: "test_a_thread_called_busy_for_a_run_that_is_gone_is_held_until_it_is_said_to_rest",
+    EndsARunThatIsSettled: "test_a_settled_run_holds_its_thread_and_has_not_ended",
+    CallsEveryThreadIdle: "test_a_claim_carries_what_was_last_announced_of_the_thread",
+    CallsAThreadIdleWhileAnotherWaits: "test_a_thread_stays_busy_while_another_run_waits",
+    DisplacesOnlyTheActiveRun: "test_interrupt_and_rollback_withdraw_the_runs_that_wait",
+    HoldsAThreadForADelayedRun: "test_a_delayed_run_holds_nothing_and_nobody_waits_for_it",
+    TellsNobodyWhatIsDue: "test_a_delayed_run_may_be_claimed_when_it_is_due",
+    LetsADelayedRunGoFirst: "test_a_run_that_has_become_due_waits_behind_those_that_are_there",
+}
+
+
+def suite(kind: type[MemoryCoordinator]) -> type[CoordinatorContract]:
+    class TestSuite(CoordinatorContract):
+        virtual_time = True
+
+        @pytest.fixture
+        async def coordinators(self) -> Coordinators:
+            clock = VirtualClock()
+            return Coordinators(lambda: kind(clock=clock), clock=clock)
+
+    return TestSuite

@@ -1,0 +1,224 @@
+"""Observers that are broken in one way each, and which test of the contract has to notice."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trackside.harness import LifecycleEventType, RunLifecycleEvent
+from trackside.testing import ObserverContract
+
+
+class Sound:
+    """Takes events after a moment, each once; the observer that the others spoil."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.closed = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self.on_events([event])
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.take(events)
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if self.closed:
+            raise RuntimeError("closed")
+        self.done.extend(event.event_id for event in events if event.event_id not in self.done)
+
+    def stats(self) -> Any:
+        taken = len(self.done)
+        return SimpleNamespace(accepted=taken, delivered=taken, failed=0, dropped={}, pending=0)
+
+    async def flush(self, timeout: float) -> Any:
+        return self.stats()
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class SwallowsCancel(Sound):
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        try:
+            await super().on_event(event)
+        except asyncio.CancelledError:
+            self.take([event])
+
+
+class KeepsItsLockWhenCancelled(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = asyncio.Lock()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self.lock.acquire()
+        await super().on_event(event)
+        self.lock.release()
+
+
+class ChangesTheEvent(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            event.payload["seen"] = True  # type: ignore[index]
+        super().take(events)
+
+
+class LosesTheLastOfABatch(Sound):
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        await super().on_events(events[:-1] if len(events) > 1 else events)
+
+
+class KeepsPartOfARefusedBatch(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequences: Counter[str] = Counter()
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_id not in self.done:
+                if event.sequence != self.sequences[event.run_id] + 1:
+                    raise ValueError("out of order")
+                self.sequences[event.run_id] += 1
+            super().take([event])
+
+
+class RefusesUnknownKeys(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if unknown := [key for event in events for key in event.payload if " " in key]:
+            raise TypeError(f"unexpected keyword {unknown[0]!r}")
+        super().take(events)
+
+
+class NeedsAStatus(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_type is LifecycleEventType.RUN_COMPLETED:
+                event.payload["status"]
+        super().take(events)
+
+
+class NeedsAStart(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: set[str] = set()
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_type is LifecycleEventType.RUN_STARTED:
+                self.started.add(event.run_id)
+            elif event.run_id not in self.started:
+                raise LookupError(event.run_id)
+        super().take(events)
+
+
+class RefusesWhatComesAgain(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if any(event.event_id in self.done for event in events):
+            raise ValueError("UNIQUE constraint failed")
+        super().take(events)
+
+
+class CountsWhatComesAgain(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        self.done.extend(event.event_id for event in events)
+
+
+class KnowsOneRunAtATime(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: str | None = None
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_type is LifecycleEventType.RUN_STARTED:
+                self.current = event.run_id
+        await super().on_events([event for event in events if event.run_id == self.current])
+
+
+class TakesTheLatestFirst(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_id not in self.done:
+                self.done.insert(0, event.event_id)
+
+
+class ExitsOnWhatItDoesNotExpect(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: set[str] = set()
+
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        for event in events:
+            if event.event_type is LifecycleEventType.RUN_STARTED and event.event_id not in self.done:
+                if event.run_id in self.started:
+                    raise SystemExit("a run started twice")
+                self.started.add(event.run_id)
+        super().take(events)
+
+
+class MiscountsWhatItTook(Sound):
+    def stats(self) -> Any:
+        taken = len(self.done)
+        return SimpleNamespace(accepted=taken, delivered=taken // 2, failed=0, dropped={}, pending=0)
+
+
+class SaysYesToAFlush(Sound):
+    async def flush(self, timeout: float) -> Any:
+        return True
+
+
+class ClosesOnlyOnce(Sound):
+    async def aclose(self) -> None:
+        if self.closed:
+            raise RuntimeError("already closed")
+        self.closed = True
+
+
+class TakesSilentlyAfterItsEnd(Sound):
+    def take(self, events: Sequence[RunLifecycleEvent]) -> None:
+        if not self.closed:
+            super().take(events)
+
+
+MUTANTS: dict[type[Sound], str] = {
+    SwallowsCancel: "test_a_cancel_of_on_event_is_not_swallowed",
+    KeepsItsLockWhenCancelled: "test_a_cancel_of_on_event_is_not_swallowed",
+    ChangesTheEvent: "test_leaves_events_as_they_are",
+    LosesTheLastOfABatch: "test_a_batch_has_the_effects_of_its_events",
+    KeepsPartOfARefusedBatch: "test_a_batch_that_is_refused_has_no_effect",
+    RefusesUnknownKeys: "test_takes_payloads_with_unknown_keys_without_status_or_with_nothing",
+    NeedsAStatus: "test_takes_payloads_with_unknown_keys_without_status_or_with_nothing",
+    NeedsAStart: "test_takes_the_end_of_a_run_that_never_started",
+    RefusesWhatComesAgain: "test_takes_an_event_that_comes_again",
+    CountsWhatComesAgain: "test_an_event_that_comes_again_has_one_effect",
+    KnowsOneRunAtATime: "test_every_event_has_its_effect",
+    TakesTheLatestFirst: "test_effects_come_in_the_order_of_the_run",
+    ExitsOnWhatItDoesNotExpect: "test_goes_on_after_events_that_are_out_of_order",
+    MiscountsWhatItTook: "test_accounts_for_every_event_at_any_moment",
+    SaysYesToAFlush: "test_flush_reports_and_may_be_repeated",
+    ClosesOnlyOnce: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+    TakesSilentlyAfterItsEnd: "test_closes_as_often_as_asked_and_loses_nothing_silently_after_it",
+}
+
+
+def suite(kind: type[Sound]) -> type[ObserverContract]:
+    class TestSuite(ObserverContract):
+        virtual_time = True
+        complete = True
+        idempotent = True
+        accounts = True
+
+        @pytest.fixture
+        async def observer(self) -> Sound:
+            return kind()
+
+        async def effects(self, observer: Sound) -> list[str]:
+            return observer.done
+
+    return TestSuite

@@ -1,0 +1,238 @@
+"""Stores that are broken in one way each, and which test of the contract has to notice."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.contract.memory_log import Disk, MemoryLog, Placed, Row
+
+from trackside.harness import LifecycleEventType, RunLifecycleEvent, RunStatus
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import RunFold, is_final, is_terminal
+from trackside.testing import StoreContract, Stores
+
+
+class DropsAnEvent(MemoryLog):
+    def visible(self) -> list[Placed]:
+        return [p for p in super().visible() if p.event.event_type is not LifecycleEventType.HUMAN_MESSAGE]
+
+
+class ReadsBackwards(MemoryLog):
+    def visible(self) -> list[Placed]:
+        return super().visible()[::-1]
+
+
+class IgnoresALimit(MemoryLog):
+    async def events(self, after: int = 0, **options: Any) -> list[Placed]:
+        return await super().events(after, **{**options, "limit": max(options.get("limit", 1000), 0) and 1000})
+
+
+class AcceptsASecondEnd(MemoryLog):
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        if is_final(fold.status) and is_terminal(event.event_type) and event.sequence == fold.sequence + 1:
+            return replace(fold, sequence=event.sequence)
+        return super().follows(fold, event)
+
+
+class TakesEventsAfterTheEnd(MemoryLog):
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        if is_final(fold.status) and not is_terminal(event.event_type) and event.sequence == fold.sequence + 1:
+            return replace(fold, sequence=event.sequence)
+        return super().follows(fold, event)
+
+
+class TakesAGap(MemoryLog):
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        if event.sequence > fold.sequence + 1 > 1 and not is_final(fold.status):
+            fold = replace(fold, sequence=event.sequence - 1)
+        return super().follows(fold, event)
+
+
+class TakesAForeignThread(MemoryLog):
+    def check_thread(self, event: RunLifecycleEvent) -> None: ...
+
+
+class NumbersBeforeItCommits(MemoryLog):
+    """As a database sequence does: a reader passes the hole before it is filled."""
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        placed = await super().append(events)
+        hidden = [p for p in placed if p.position % 3 == 0]
+        self.hidden: list[Placed] = [*getattr(self, "hidden", []), *hidden]
+        for _ in range(7 if hidden else 0):
+            await asyncio.sleep(0)
+        self.hidden = [p for p in self.hidden if p not in hidden]
+        return placed
+
+    def visible(self) -> list[Placed]:
+        return [p for p in super().visible() if p not in getattr(self, "hidden", [])]
+
+
+class TellsBeforeItCommits(MemoryLog):
+    committed = 0
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        placed = await super().append(events)
+        asyncio.get_running_loop().call_later(0.01, self.commit, len(self.disk.log))
+        return placed
+
+    def commit(self, end: int) -> None:
+        self.committed = end
+
+    def visible(self) -> list[Placed]:
+        return super().visible()[: self.committed]
+
+
+class StoresWhatComesAgain(MemoryLog):
+    def find(self, event: RunLifecycleEvent) -> Placed | None:
+        return None
+
+    def follows(self, fold: RunFold, event: RunLifecycleEvent) -> RunFold:
+        if any(placed.event.event_id == event.event_id for placed in self.disk.log):
+            return fold
+        return super().follows(fold, event)
+
+
+class RefusesWhatComesAgain(MemoryLog):
+    def find(self, event: RunLifecycleEvent) -> Placed | None:
+        return None
+
+
+class TakesAnotherEventUnderTheSameId(MemoryLog):
+    def check_same(self, known: RunLifecycleEvent, event: RunLifecycleEvent) -> None: ...
+
+
+class LeavesAGapWhereItRefused(MemoryLog):
+    gap = 0
+
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        try:
+            return await super().append(events)
+        except TracksideError:
+            self.gap += 1
+            raise
+
+    def visible(self) -> list[Placed]:
+        return [replace(p, position=p.position + self.gap) if p.position > 5 else p for p in super().visible()]
+
+
+class StoresOneByOne(MemoryLog):
+    async def append(self, events: Sequence[RunLifecycleEvent]) -> list[Placed]:
+        return [placed for event in events for placed in await super(StoresOneByOne, self).append([event])]
+
+
+class ForgetsUnknownKeys(MemoryLog):
+    def payload(self, event: RunLifecycleEvent) -> dict[str, Any]:
+        return {key: value for key, value in super().payload(event).items() if " " not in key}
+
+
+class MakesWholeFloatsIntegers(MemoryLog):
+    def payload(self, event: RunLifecycleEvent) -> dict[str, Any]:
+        text = json.dumps(super().payload(event))
+        return json.loads(
+            text, parse_float=lambda digits: int(float(digits)) if digits.endswith(".0") else float(digits)
+        )  # type: ignore[no-any-return]
+
+
+class MarksNothing(MemoryLog):
+    def payload(self, event: RunLifecycleEvent) -> dict[str, Any]:
+        kept = super().payload(event)
+        if "sanitized" not in event.payload:
+            kept.pop("sanitized", None)
+        return kept
+
+
+class KeepsWhatItWasHanded(MemoryLog):
+    def payload(self, event: RunLifecycleEvent) -> dict[str, Any]:
+        kept = super().payload(event)
+        return event.payload if kept == event.payload else kept  # type: ignore[return-value]
+
+
+class CutsMicroseconds(MemoryLog):
+    def encoded(self, event: RunLifecycleEvent) -> RunLifecycleEvent:
+        event = super().encoded(event)
+        return replace(event, occurred_at=event.occurred_at.replace(microsecond=0))
+
+
+class FailsWithErrorsOfItsOwn(MemoryLog):
+    def encoded(self, event: RunLifecycleEvent) -> RunLifecycleEvent:
+        try:
+            return super().encoded(event)
+        except TracksideError as exc:
+            raise RuntimeError("(sqlite3.IntegrityError) datatype mismatch") from exc
+
+
+class LosesTheLastEventOnOpening(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        del disk.log[4:]
+
+
+class ForgetsEndsOnOpening(MemoryLog):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        for run_id, fold in disk.folds.items():
+            disk.folds[run_id] = replace(fold, status=RunStatus.running)
+
+
+class ForgetsTheRowOfAnEnd(MemoryLog):
+    async def run(self, run_id: str) -> Row | None:
+        row = await super().run(run_id)
+        return replace(row, status=RunStatus.running) if row is not None and is_final(row.status) else row
+
+
+class WakesNoFollowerWhileItReads(MemoryLog):
+    async def follow(self, after: int = 0, *, run_id: str | None = None) -> AsyncIterator[Placed]:
+        while True:
+            for placed in await self.events(after, run_id=run_id):
+                after = placed.position
+                yield placed
+            await asyncio.sleep(0)
+            await self.disk.grown.wait()
+
+
+MUTANTS: dict[type[MemoryLog], str] = {
+    DropsAnEvent: "test_what_was_appended_is_there_as_it_was_given",
+    ReadsBackwards: "test_pages_give_every_event_once_and_in_order",
+    IgnoresALimit: "test_pages_give_every_event_once_and_in_order",
+    AcceptsASecondEnd: "test_a_run_ends_once",
+    TakesEventsAfterTheEnd: "test_a_run_that_has_ended_takes_no_further_event",
+    TakesAGap: "test_an_event_that_cannot_follow_is_refused",
+    TakesAForeignThread: "test_an_event_that_cannot_follow_is_refused",
+    NumbersBeforeItCommits: "test_a_reader_with_a_cursor_misses_nothing_while_others_write",
+    TellsBeforeItCommits: "test_what_an_append_has_returned_is_there_to_be_read",
+    StoresWhatComesAgain: "test_an_event_that_comes_again_is_not_stored_again",
+    RefusesWhatComesAgain: "test_an_append_whose_reply_was_lost_may_be_repeated_by_many_at_once",
+    TakesAnotherEventUnderTheSameId: "test_an_event_id_names_one_event",
+    LeavesAGapWhereItRefused: "test_a_refused_append_uses_no_position",
+    StoresOneByOne: "test_an_append_with_one_event_that_cannot_follow_stores_none",
+    ForgetsUnknownKeys: "test_what_was_appended_is_there_as_it_was_given",
+    MakesWholeFloatsIntegers: "test_json_comes_back_as_it_was",
+    MarksNothing: "test_any_python_value_comes_back_in_its_canonical_form",
+    KeepsWhatItWasHanded: "test_what_is_stored_does_not_change_with_what_its_emitter_still_holds",
+    CutsMicroseconds: "test_times_keep_their_microseconds_and_come_back_in_utc",
+    FailsWithErrorsOfItsOwn: "test_what_is_no_event_is_refused",
+    LosesTheLastEventOnOpening: "test_what_was_stored_is_there_after_a_restart",
+    ForgetsEndsOnOpening: "test_a_restart_forgets_no_end_and_no_event_id",
+    ForgetsTheRowOfAnEnd: "test_the_rows_of_run_and_thread_follow_each_event",
+    WakesNoFollowerWhileItReads: "test_followers_miss_nothing_while_others_write",
+}
+
+
+def suite(kind: type[MemoryLog]) -> type[StoreContract]:
+    class TestSuite(StoreContract):
+        virtual_time = True
+        durable = True
+        shared = True
+        rows = True
+        follows = True
+
+        @pytest.fixture
+        async def stores(self) -> Stores:
+            disk = Disk()
+            return Stores(lambda: kind(disk))
+
+    return TestSuite

@@ -1,0 +1,63 @@
+"""The kit notices: each observer, store and coordinator that is broken in one way fails, by the test that is about it."""
+
+from typing import Any
+
+import pytest
+from tests.contract.memory_fleet import FleetMember
+from tests.contract.memory_log import MemoryLog
+from tests.contract.mutants import coordinators, fleets, observers, stores
+
+from trackside.harness.memory import MemoryCoordinator
+
+pytest_plugins = ["pytester"]
+
+SOUND: list[tuple[Any, type]] = [
+    (observers, observers.Sound),
+    (stores, MemoryLog),
+    (coordinators, MemoryCoordinator),
+    (fleets, FleetMember),
+]
+MUTANTS = [(room, mutant, test) for room, _ in SOUND for mutant, test in room.MUTANTS.items()]
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading those of all packages that are installed here would take most of the time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+def outcomes(pytester: pytest.Pytester, room: Any, kind: type) -> tuple[list[Any], list[Any]]:
+    """The reports of the tests that passed and that failed."""
+    pytester.makepyfile(
+        test_suite=f"""
+        import {kind.__module__} as kinds
+        from {room.__name__} import suite
+
+        TestSuite = suite(kinds.{kind.__name__})
+        """
+    )
+    passed, _, failed = pytester.inline_run("-p", "pytest_trackside", "-p", "no:cacheprovider").listoutcomes()
+    return passed, failed
+
+
+def name(room: Any, kind: type) -> str:
+    return f"{room.__name__.rpartition('.')[2]}-{kind.__name__}"
+
+
+@pytest.mark.parametrize(("room", "kind"), SOUND, ids=[name(*sound) for sound in SOUND])
+def test_what_is_sound_passes(pytester: pytest.Pytester, room: Any, kind: type) -> None:
+    passed, failed = outcomes(pytester, room, kind)
+    assert not failed, failed[0].longreprtext
+    assert {test for of_room, _, test in MUTANTS if of_room is room} <= {story_of(report) for report in passed}
+
+
+@pytest.mark.parametrize(("room", "mutant", "test"), MUTANTS, ids=[name(*mutant[:2]) for mutant in MUTANTS])
+def test_a_mutant_is_caught(pytester: pytest.Pytester, room: Any, mutant: type, test: str) -> None:
+    _, failed = outcomes(pytester, room, mutant)
+    assert test in {story_of(report) for report in failed}
+    for report in failed:
+        assert " is broken: " in report.longrepr.reprcrash.message.splitlines()[0]
+
+
+def story_of(report: Any) -> str:
+    return str(report.nodeid).partition("::TestSuite::")[2].partition("[")[0]
