@@ -157,7 +157,7 @@ async def test_each_line_is_json_with_the_checksum_of_its_record(spool: Spool, f
 async def test_a_failure_that_may_pass_ends_the_delivery_and_leaves_everything(spool: Spool) -> None:
     log = ListLog()
     for run_id in ("a", "b", "c"):
-        await spool.append(make_run(run_id, thread_id=run_id))
+        await spool.append(make_run(run_id))
     log.fails["b"] = AwayError()
 
     report = await spool.deliver(log)
@@ -168,6 +168,38 @@ async def test_a_failure_that_may_pass_ends_the_delivery_and_leaves_everything(s
     assert (await spool.deliver(log)).delivered == 2
     assert log.offered == ["a", "b", "b", "c"]
     assert_run_order(log.events)
+
+
+async def test_while_the_log_is_away_one_record_is_tried_for_all(spool: Spool) -> None:
+    log = ListLog()
+    log.fails["*"] = AwayError()
+    for number in range(10):
+        await spool.append(make_run(f"run-{number}", thread_id=f"thread-{number}"))
+
+    assert (await spool.deliver(log)).waiting == 10
+    assert log.offered == ["run-0"]
+
+
+async def test_many_records_are_given_to_the_log_beside_each_other_but_those_of_a_thread_in_order(spool: Spool) -> None:
+    class Slow(ListLog):
+        async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
+            inside.append(events[0].thread_id)
+            most.append(len(inside))
+            assert len(inside) == len(set(inside))
+            await super().append(events)
+            inside.remove(events[0].thread_id)
+
+    inside: list[str] = []
+    most: list[int] = []
+    log = Slow()
+    for number in range(200):
+        await spool.append(make_run(f"run-{number}", thread_id=f"thread-{number % 70}"))
+
+    assert (await spool.deliver(log)).delivered == 200
+    assert max(most) == 64
+    for thread in range(70):
+        runs = [event.run_id for event in log.events if event.thread_id == f"thread-{thread}" and event.sequence == 1]
+        assert runs == [f"run-{number}" for number in range(thread, 200, 70)]
 
 
 async def test_a_rest_that_comes_in_two_records_is_delivered_in_order(spool: Spool) -> None:

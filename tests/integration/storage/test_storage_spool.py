@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from postgres_server import PostgresServer
 from sqlalchemy import event
 
 from trackside.app.observers.storage import StorageObserver
@@ -117,7 +118,7 @@ async def assert_whole(store: Store, result: RunResult, status: RunStatus) -> No
     assert [stored.position for stored in everything] == list(range(1, len(everything) + 1))
 
 
-async def test_a_full_disk_at_the_end_of_a_run(store: Store, tmp_path: Path) -> None:
+async def test_a_full_disk_at_the_end_of_a_run(store: Store, path: Path, tmp_path: Path) -> None:
     async with observing(store, tmp_path / "spool") as observer:
         full = limited(store, "max_page_count = 1", "max_page_count = 1000000")
 
@@ -161,7 +162,7 @@ async def test_a_run_that_could_not_even_start_is_whole_in_the_log_when_it_is_ba
     assert called == [], "I14: not stored, so the agent is never called"
 
 
-async def test_a_database_that_turned_read_only(store: Store, tmp_path: Path) -> None:
+async def test_a_database_that_turned_read_only(store: Store, path: Path, tmp_path: Path) -> None:
     async with observing(store, tmp_path / "spool") as observer:
         read_only = limited(store, "query_only = ON", "query_only = OFF")
         result = await run_once(observer, lambda _: read_only.__enter__())
@@ -296,3 +297,20 @@ async def test_two_processes_that_lose_the_same_database_each_deliver_their_own(
         assert [report.delivered for report in reports] == [1, 1]
         for result in results:
             await assert_whole(one, result, RunStatus.error)
+
+
+async def test_a_server_that_stops_in_the_middle_of_a_run(own_postgres_server: PostgresServer, tmp_path: Path) -> None:
+    server = own_postgres_server
+    async with (
+        Store.open(server.create_database("runs"), busy_timeout=0.5) as store,
+        observing(store, tmp_path / "spool") as observer,
+    ):
+        stopped = await run_once(observer, lambda _: server.stop("immediate"))
+        unreached = await run_once(observer, thread_id="another")
+        assert f"kept for later in {tmp_path}/spool" in (stopped.error or "")
+        assert (await observer.deliver_spooled()).waiting == 2
+
+        server.start()
+        assert (await observer.deliver_spooled()).delivered == 2
+        await assert_whole(store, stopped, RunStatus.success)
+        await assert_whole(store, unreached, RunStatus.error)

@@ -65,6 +65,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     spooled_at: datetime
     events: tuple[SpooledEvent, ...]
 
+    @property
+    def thread_ids(self) -> set[str]:
+        """The threads that the events are of."""
+        return {event.thread_id for event in self.events}
+
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="done"):
     """Lines further up, by id, that need not be looked at again."""

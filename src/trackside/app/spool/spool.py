@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from trackside.harness.observer import RunLifecycleEvent
 logger = logging.getLogger("trackside.spool")
 
 DEFAULT_MAX_BYTES = 256 * 1_048_576
+_AT_ONCE = 64  # records that are given to the log beside each other
 REFUSED_FILE = "refused.jsonl"
 DAMAGED_FILE = "damaged.lines"
 
@@ -72,6 +74,16 @@ class SpoolStats:
     waiting: int
 
 
+@dataclass(slots=True, eq=False)
+class _Append:
+    """A record on its way to the disk, with the ids of its runs and threads, and what kept it from there."""
+
+    key: str
+    line: bytes
+    ids: frozenset[str]
+    failure: Exception | None = None
+
+
 @dataclass(slots=True)
 class _Tally:
     """How a delivery goes."""
@@ -118,6 +130,7 @@ class Spool:
         # Both are changed in the executor's one thread only.
         self._own: SpoolFile | None = None
         self._waiting: dict[str, frozenset[str]] = {}  # ids of runs and threads in this process's file, by record
+        self._appends: deque[_Append] = deque()
         self._delivering = asyncio.Lock()
         self._closed = False
         self._spooled = 0
@@ -136,7 +149,11 @@ class Spool:
         self._check_open()
         key, line = encode(waiting(events, datetime.now(UTC)))
         ids = {event.run_id for event in events} | {event.thread_id for event in events}
-        await self._in_thread(self._write, key, line, frozenset(ids))
+        append = _Append(key, line, frozenset(ids))
+        self._appends.append(append)
+        await self._in_thread(self._write_appends)
+        if append.failure is not None:
+            raise self._error_of(append.failure)
         self._spooled += 1
 
     async def deliver(self, log: EventLog) -> DeliveryReport:
@@ -204,19 +221,41 @@ class Spool:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
         except OSError as exc:
-            raise SpoolError(folder=str(self.folder), why=exc.strerror or str(exc)) from exc
+            raise self._error_of(exc) from exc
 
-    def _write(self, key: str, line: bytes, ids: frozenset[str]) -> None:
+    def _error_of(self, failure: Exception) -> SpoolError:
+        """Each caller's own error, though one write may have failed for many."""
+        if isinstance(failure, SpoolError):
+            return failure
+        return SpoolError(folder=str(self.folder), why=getattr(failure, "strerror", None) or str(failure))
+
+    def _write_appends(self) -> None:
+        """Write all that waits by now in one go: many runs end at once when a log goes away, and each flush takes time."""
+        appends: list[_Append] = []
         size = bytes_in(self.folder)
-        if size + len(line) > self._max_bytes:
-            aside = f"{REFUSED_FILE} and {DAMAGED_FILE}"
-            folder = str(self.folder)
-            raise SpoolFullError(folder=folder, size=size, limit=self._max_bytes, more=len(line), aside=aside)
-        self._check_own()
-        if self._own is None:
-            self._own = SpoolFile.create(self.folder)
-        self._own.append(line)
-        self._waiting[key] = ids
+        while self._appends:
+            append = self._appends.popleft()
+            if size + len(append.line) > self._max_bytes:
+                append.failure = self._full(size, len(append.line))
+            else:
+                appends.append(append)
+                size += len(append.line)
+        if not appends:
+            return
+        try:
+            self._check_own()
+            if self._own is None:
+                self._own = SpoolFile.create(self.folder)
+            self._own.append(b"".join(append.line for append in appends))
+        except OSError as exc:
+            for append in appends:
+                append.failure = exc
+        else:
+            self._waiting.update({append.key: append.ids for append in appends})
+
+    def _full(self, size: int, more: int) -> SpoolFullError:
+        aside = f"{REFUSED_FILE} and {DAMAGED_FILE}"
+        return SpoolFullError(folder=str(self.folder), size=size, limit=self._max_bytes, more=more, aside=aside)
 
     def _claim(self) -> list[SpoolFile]:
         """The files of processes that have ended, now locked, and this process's own."""
@@ -249,36 +288,51 @@ class Spool:
         is_own = file is self._own
         done: list[str] = []
         try:
-            for entry in await self._in_thread(file.entries):
-                if tally.stopped:
-                    break
-                if await self._deliver_entry(file, entry, log, tally):
-                    done.append(entry.id)
+            entries = deque(await self._in_thread(file.entries))
+            at_once = 1  # if the log is away, one finds it out for all
+            while entries and not tally.stopped:
+                batch = await self._in_thread(self._read_batch, file, entries, at_once)
+                done += await self._deliver_batch(batch, log, tally)
+                at_once = _AT_ONCE
         finally:
             left = await self._in_thread(self._settle, file, done)
         tally.waiting += left
         tally.of_others += 0 if is_own else left
 
-    async def _deliver_entry(self, file: SpoolFile, entry: Entry, log: EventLog, tally: _Tally) -> bool:
-        """Whether an entry is done with: delivered, refused for good, or set aside."""
-        record = await self._in_thread(self._read, file, entry)
+    async def _deliver_batch(
+        self, batch: Sequence[tuple[str, Waiting | None]], log: EventLog, tally: _Tally
+    ) -> list[str]:
+        """Deliver records of different threads beside each other, so that the log may take them together.
+
+        Returns the ids of those that are done with.
+        """
+        tasks = [
+            asyncio.create_task(self._deliver_record(record, log, tally), name=f"trackside-spool-{key[:12]}")
+            for key, record in batch
+        ]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [key for (key, _), is_done in zip(batch, outcomes, strict=True) if is_done]
+
+    async def _deliver_record(self, record: Waiting | None, log: EventLog, tally: _Tally) -> bool:
+        """Whether a record is done with: delivered, refused for good, or no record at all."""
         if record is None:
             tally.damaged += 1
             return True
-        events = [event.event() for event in record.events]
-        threads = {event.thread_id for event in events}
-        if threads & tally.held_threads:
+        if record.thread_ids & tally.held_threads:
             return False
         try:
-            await log.append(events)
+            await log.append([event.event() for event in record.events])
         except Exception as exc:  # noqa: BLE001  # the log's failure, which the report tells
             if is_refusal(exc):
                 await self._refuse(record, exc)
                 tally.refused += 1
                 return True
             tally.failure = exc
-            tally.stopped = getattr(exc, "retryable", False)
-            tally.held_threads |= threads
+            tally.stopped = tally.stopped or getattr(exc, "retryable", False)
+            tally.held_threads |= record.thread_ids
             return False
         tally.delivered += 1
         return True
@@ -293,6 +347,19 @@ class Spool:
         logger.error(
             "the log will never take the rest of run %s, which is in %s now: %s", record.events[0].run_id, where, reason
         )
+
+    def _read_batch(self, file: SpoolFile, entries: deque[Entry], at_once: int) -> list[tuple[str, Waiting | None]]:
+        """Take the next records from the front, no two of one thread, each with its id."""
+        batch: list[tuple[str, Waiting | None]] = []
+        threads: set[str] = set()
+        while entries and len(batch) < at_once:
+            record = self._read(file, entries[0])
+            if record is not None:
+                if threads & record.thread_ids:
+                    break
+                threads |= record.thread_ids
+            batch.append((entries.popleft().id, record))
+        return batch
 
     def _read(self, file: SpoolFile, entry: Entry) -> Waiting | None:
         """The record at an entry; None if there is none, but a torn or changed line, which is then set aside."""
@@ -335,6 +402,7 @@ class Spool:
         """After a fork: leave what is the parent's to the parent. Called by itself."""
         self._close_own()  # the lock stays the parent's: it goes with the last copy of the descriptor
         self._executor = None
+        self._appends.clear()
         self._delivering = asyncio.Lock()
 
 
