@@ -220,6 +220,30 @@ async def test_many_that_wait_for_the_same_delivery_cause_one(tmp_path: Path) ->
 
 
 @virtual
+async def test_who_joins_a_delivery_that_began_too_early_for_him_waits_for_the_next(tmp_path: Path) -> None:
+    class Gated(Log):
+        async def append(self, events: Sequence[RunLifecycleEvent]) -> None:
+            if events[0].run_id == "first":
+                reached.set()
+                await opened.wait()
+            await super().append(events)
+
+    log, reached, opened = Gated(), asyncio.Event(), asyncio.Event()
+    events = make_run("second", thread_id="other")
+    async with observing(log, tmp_path / "spool") as (observer, _):
+        await observer.on_missed(make_run("first"), AwayError())
+        delivering = asyncio.create_task(observer.deliver_spooled())
+        await reached.wait()
+        await observer.on_missed(events[:4], AwayError())
+        later = asyncio.create_task(observer.on_events(events[4:]))
+        await asyncio.sleep(0.01)
+        opened.set()
+        await asyncio.gather(delivering, later)
+
+    assert [event for event in log.events if event.run_id == "second"] == events
+
+
+@virtual
 async def test_what_the_log_refuses_for_good_is_not_spooled(tmp_path: Path) -> None:
     log = Log()
     async with observing(log, tmp_path / "spool") as (observer, spool):
