@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, text
 
-from trackside.app.storage import errors
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_session import PostgresSession
-from trackside.app.storage._signals import PolledSignals
-from trackside.app.storage._tables import POSITION
+from trackside.app.storage._postgres_signals import PostgresSignals
 
 if TYPE_CHECKING:
-    import asyncpg
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-_LOG_END: Final = "SELECT value FROM counters WHERE name = $1"
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
 """Who makes or changes tables holds this advisory lock of the database."""
 
@@ -42,37 +38,6 @@ class PostgresReads:
     async def aclose(self) -> None:
         """Let go of the connections. May be called again."""
         await self._engine.dispose()
-
-
-class LogEnd:
-    """The end of the log, seen from a connection that is kept for it, by a thread."""
-
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: asyncpg.Connection[Any] | None = None
-
-    def look(self) -> int:
-        """Where it is now."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-        with self._database.translated():
-            return self._loop.run_until_complete(self._look())
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
-        if self._loop is not None:
-            self._loop.close()
-            self._loop = None
-
-    async def _look(self) -> int:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect_reader()
-        end: int = await self._connection.fetchval(_LOG_END, POSITION)
-        return end
 
 
 class PostgresBackend:
@@ -133,9 +98,9 @@ class PostgresBackend:
         """What readers read with."""
         return PostgresReads(self._database)
 
-    def signals(self, *, every: float) -> PolledSignals:
-        """Looks at the end of the log so often (in seconds)."""
-        return PolledSignals(LogEnd(self._database), every=every)
+    def signals(self, *, every: float) -> PostgresSignals:
+        """Hears of commits from the server; looks of its own are rare, however often `every` asks for them."""
+        return PostgresSignals(self._database)
 
 
 async def _run[T](
