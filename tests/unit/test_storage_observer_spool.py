@@ -143,6 +143,24 @@ async def test_it_delivers_at_once_when_the_log_takes_something_again(tmp_path: 
 
 
 @virtual
+async def test_a_log_that_refuses_something_is_there_again(tmp_path: Path) -> None:
+    log = Log()
+    async with observing(log, tmp_path / "spool") as (observer, spool):
+        await observer.on_events(make_run("b", thread_id="b"))
+        log.away = AwayError()
+        await missed(observer, make_run("a", thread_id="a"))
+        await asyncio.sleep(100)
+        log.away = None
+        before = asyncio.get_running_loop().time()
+        with pytest.raises(EventOrderError):
+            await observer.on_events(make_run("b", thread_id="b"))
+        await settled(observer)
+
+        assert spool.waiting == 0
+        assert asyncio.get_running_loop().time() - before < 1
+
+
+@virtual
 async def test_a_run_that_goes_on_does_not_wait_for_what_is_spooled_of_other_threads(tmp_path: Path) -> None:
     log = Log()
     log.away = AwayError()

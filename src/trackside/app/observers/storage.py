@@ -65,11 +65,9 @@ class StorageObserver:
         try:
             await self._log.append(events)
         except BaseException as exc:
-            self._is_away = not is_refusal(exc)
+            self._notice(is_away=not is_refusal(exc))
             raise
-        if self._is_away:
-            self._is_away = False
-            self._is_back.set()
+        self._notice(is_away=False)
 
     async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
         """Spool the rest of a run; the folder it is in. None: there is no spool, or no log will ever take these events.
@@ -107,6 +105,11 @@ class StorageObserver:
             await asyncio.wait(tasks)
         if self._spool is not None:
             await self._spool.aclose()
+
+    def _notice(self, *, is_away: bool) -> None:
+        if self._is_away and not is_away:
+            self._is_back.set()
+        self._is_away = is_away
 
     async def _deliver_before(self, spool: Spool, events: Sequence[RunLifecycleEvent]) -> None:
         """See that nothing overtakes what is spooled of the same run or thread: the log would refuse the run's later

@@ -7,7 +7,6 @@ one whose process has gone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,6 +148,8 @@ def bytes_in(folder: Path) -> int:
 
 def set_aside(path: Path, line: bytes) -> None:
     """Add a line to a file that several processes may add to."""
+    import fcntl  # Windows has none: there, too, only what really has to be spooled fails
+
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, _FILE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -185,6 +186,8 @@ def sync_folder(folder: Path) -> None:
 
 def _lock(descriptor: int) -> bool:
     """Lock an open file; False if somebody else has it, or has removed it."""
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -414,4 +414,5 @@ def _start_anew_in_child() -> None:
         spool.start_anew_in_child()
 
 
-os.register_at_fork(after_in_child=_start_anew_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_start_anew_in_child)
