@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,12 @@ class EndLeases(Work):
 
     def apply(self, unit: UnitOfWork) -> None:
         unit.session.execute(update(table).values(lease_until=0.0))
+
+
+@pytest.fixture(autouse=True)
+def wake_ups_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed that has to look for itself, because it was not told, hangs its test."""
+    monkeypatch.setattr(feeding, "_LOOK_EVERY", 3_600.0)
 
 
 @pytest.fixture
@@ -268,7 +275,13 @@ class TestFailures:
             await assert_balanced(feed, subs, read=7, handled=4, parked=3)
 
     async def test_the_store_fails_and_comes_back(
-        self, url: str, database: sqlite3.Connection, script: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+        self,
+        path: Path,
+        url: str,
+        database: sqlite3.Connection,
+        script: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: Any,
     ) -> None:
         monkeypatch.setattr(feeding, "_STORE_PAUSE", 0.01)
         taken: list[int] = []
@@ -294,7 +307,10 @@ class TestFailures:
 
 
 class TestStopping:
-    async def test_closing_finishes_what_is_in_hand(self, subs: Subscriptions, five: Any) -> None:
+    async def test_closing_finishes_what_is_in_hand(
+        self, subs: Subscriptions, five: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(feeding, "_ACKNOWLEDGE_EVERY", 0.0)  # so that it looks up after each event
         works = asyncio.Event()
         taken: list[int] = []
 
