@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.harness import RunLifecycleEvent, RunRecord, RunSpec, RunStatus, ThreadStatus
+from trackside.harness import RunLifecycleEvent, RunRecord, RunSpec, RunStatus
 from trackside.harness.errors import EventOrderError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator
-from trackside.harness.ports import Claim, RunHost
+from trackside.harness.ports import Claim, RunHost, Settlement
 from trackside.harness.types import CancelAction
 from trackside.testing import RecordingObserver
 
@@ -35,17 +35,24 @@ class SharedCoordinator(MemoryCoordinator):
         self.claims.append(run_id)
         return None if run_id in self.claimed_elsewhere else await super().claim(run_id)
 
-    async def end(self, run_id: str, error: str = "its worker is lost", *, tells: bool = True) -> None:
-        """Another process ends a run, as a reaper does; without `tells` its host has yet to find out."""
+    async def end(self, run_id: str, error: str = "its worker is lost", *, tells: bool = True) -> list[Settlement]:
+        """Another process ends a run, as a reaper does; without `tells` its host has yet to find out.
+
+        Returns how the thread's status changes by that.
+        """
         await self.withdraw(run_id)
-        await self.settle(run_id, RunStatus.error, error=error, title="T", completion_data={"total_tokens": 7})
-        announced = ThreadStatus.error
-        while (release := await self.release(run_id, announced)).settlement is not None:
-            announced = release.settlement.status
+        settlement = await self.settle(
+            run_id, RunStatus.error, error=error, title="T", completion_data={"total_tokens": 7}
+        )
+        changes = [settlement] if settlement.status is not settlement.previous else []
+        while (release := await self.release(run_id, settlement.status)).settlement is not None:
+            settlement = release.settlement
+            changes.append(settlement)
         if tells:
             self.host.on_lost(run_id)
         if release.next_run_id is not None:
             self.host.on_ready(release.next_run_id)
+        return changes
 
     async def cancel(self, run_id: str, action: str = "interrupt") -> None:
         """Another process asks for a run of this one to stop."""

@@ -15,8 +15,10 @@ from trackside.harness.ports import RunHost, ThreadState
 class SlowCoordinator:
     """A `MemoryCoordinator` whose every step waits `seconds` before it happens and `seconds` before it is answered."""
 
-    def __init__(self, seconds: float = 1.0, *, durable: bool = False, **options: Any) -> None:
-        self.inner = MemoryCoordinator(**options)
+    def __init__(
+        self, seconds: float = 1.0, *, durable: bool = False, inner: MemoryCoordinator | None = None, **options: Any
+    ) -> None:
+        self.inner = inner or MemoryCoordinator(**options)
         self.durable = durable
         self.seconds = seconds
         self.broken: dict[str, BaseException] = {}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tests.contract.slow_ports import SlowCoordinator, SlowStates
+from tests.property.other_processes import OtherProcesses
 
 from trackside.harness import (
     ClosedError,
@@ -34,7 +35,6 @@ from trackside.harness.buffered import BufferedObserver
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal
-from trackside.harness.memory import MemoryCoordinator
 from trackside.harness.observer import PartlyTaken
 from trackside.testing import VirtualClock, VirtualTimeLoop, assert_run_order
 
@@ -77,11 +77,13 @@ class World:
         self.guest: Watcher | None = None
         self.own_buffer = BufferedObserver(Moody(self, "own buffer"), capacity=7, terminal_reserve=2, batch_size=3)
         self.release = asyncio.Event()
-        self.coordinator = SlowCoordinator(0.25) if slow else MemoryCoordinator()
+        self.others = OtherProcesses(self)
+        self.coordinator = SlowCoordinator(0.25, inner=self.others.coordinator) if slow else self.others.coordinator
         self.run(self._open(max_running, DispatchPolicy(buffer=buffer, **POLICY), slow=slow))  # type: ignore[arg-type]
 
     async def _open(self, max_running: int, policy: DispatchPolicy, *, slow: bool) -> None:
         self.manager = RunManager(
+            self.agents,
             observers=[
                 ObserverBinding(self.witness, required=True),
                 ObserverBinding(self.moody[0], required=True),
@@ -167,6 +169,7 @@ class World:
         for observer in self.moody:
             observer.moods.clear()
         self.advance(5)  # until every start has been answered
+        self.run(self.others.tell())
         for run_id in self.run_ids:
             self.cancel(run_id, "interrupt")
         for task in self.callers:
@@ -243,8 +246,9 @@ class World:
         self.check(current_run() is run, "I21: an agent does not see its run")
         known = run.run_id in self.witness.runs or run.run_id in self.embedded_witness.runs
         self.check(known, "I14: an agent is called whose start nobody has taken")
-        if known:
+        if known and run.run_id not in self.others.ended:
             thread = self._of(run)
+            thread.agents -= self.others.ended  # which may take their time to notice
             self.check(not thread.agents, f"two agents on thread {run.thread_id}: {thread.agents}, {run.run_id}")
             self.check(thread.status == "busy", f"an agent runs on a thread that is {thread.status}")
             told = run.run_id in self.embedded_witness.runs or all(run.run_id in m.started for m in self.moody[:2])
@@ -320,7 +324,7 @@ class World:
         taken = [set(map(_id_of, observer.taken)) for observer in self.moody[:2]]
         late = [e for e in self.last.taken if not all(e.event_id in ids for ids in taken)]
         self.check(not late, f"I11: after the stores, but not in them: {late}")
-        inner = getattr(self.coordinator, "inner", self.coordinator)
+        inner = self.others.coordinator
         self.check(inner._runs == inner._threads == {}, "the coordinator still holds runs or threads")
         self.check(self.manager._runs._taken == len(self.manager._runs._ready) == 0, "places are still taken")
         self.check(not self.manager._runs._tasks, f"tasks: {self.manager._runs._tasks}")
@@ -380,6 +384,10 @@ class Witness(Watcher):
         self.ends: dict[str, RunLifecycleEvent] = {}
         self.threads: dict[str, Thread] = {}
 
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        self.world.others.refuse(event)
+        await super().on_event(event)
+
     def take(self, event: RunLifecycleEvent) -> None:
         super().take(event)
         fold = self.runs.get(event.run_id) or RunFold(event.run_id)
@@ -403,7 +411,8 @@ class Witness(Watcher):
             self.world.check(says["previous"] == thread.status, f"{says} although the thread was {thread.status}")
             thread.status = says["status"]
         elif is_terminal(event.event_type) and thread.active == event.run_id:
-            self.world.check(event.run_id not in thread.agents, "a run ends while its agent still runs")
+            stopped = event.run_id not in thread.agents or event.run_id in self.world.others.ended
+            self.world.check(stopped, "a run ends while its agent still runs")
             thread.active = None
 
     def _check_cancelled(self, event: RunLifecycleEvent) -> None:
@@ -423,8 +432,8 @@ class Witness(Watcher):
         undelivered = "did not take that" in (result.error or "")
         same = result.status is status or (undelivered and result.status is RunStatus.error)
         self.world.check(same, f"the result says {result.status}, the events {status}")
-        if result.thread_id.startswith("keyed-"):
-            return  # a start that is repeated late gets what the coordinator knows, and that is not who took the end
+        if result.thread_id.startswith("keyed-") or run_id in self.world.others.ended:
+            return  # these get what the coordinator knows, and that is not who took the end
         stored = self is not self.world.witness or all(run_id in m.ended for m in self.world.moody[:2])
         self.world.check(stored or undelivered, "nobody says that the end of a run was not taken")
 

@@ -39,9 +39,12 @@ class Schedules(RuleBasedStateMachine):
         thread_id=THREADS,
         multitask=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt", "rollback"]),
         timeout=st.sampled_from([None, None, 0.5, 3]),
+        after_seconds=st.sampled_from([None, None, None, 0.25, 1, 50]),
     )
-    def start(self, temper: str, thread_id: str | None, multitask: str, timeout: float | None) -> None:
-        self.world.start(temper, thread_id, multitask=multitask, timeout=timeout)
+    def start(
+        self, temper: str, thread_id: str | None, multitask: str, timeout: float | None, after_seconds: float | None
+    ) -> None:
+        self.world.start(temper, thread_id, multitask=multitask, timeout=timeout, after_seconds=after_seconds)
 
     @rule(thread_id=THREADS, key=st.sampled_from(["k0", "k1"]))
     def start_under_a_key(self, thread_id: str | None, key: str) -> None:
@@ -63,6 +66,21 @@ class Schedules(RuleBasedStateMachine):
     def cancel(self, index: int, action: str) -> None:
         if runs := self.world.run_ids:
             self.world.cancel(runs[index % len(runs)], action)
+
+    @rule(index=st.integers(0, 5), tells=st.booleans())
+    def others_end_a_run(self, index: int, tells: bool) -> None:
+        if runs := self.world.run_ids:
+            self.world.run(self.world.others.end(runs[index % len(runs)], tells=tells))
+
+    @rule(index=st.integers(0, 5), action=st.sampled_from(["interrupt", "rollback"]))
+    def others_cancel_a_run(self, index: int, action: str) -> None:
+        if runs := self.world.run_ids:
+            self.world.run(self.world.others.cancel(runs[index % len(runs)], action))
+
+    @precondition(lambda self: not self.world.closed)
+    @rule(temper=st.sampled_from(TEMPERS), thread_id=THREADS)
+    def others_leave_a_run_behind(self, temper: str, thread_id: str | None) -> None:
+        self.world.run(self.world.others.hand_over(temper, thread_id))
 
     @rule(index=st.integers(0, 5))
     def cancel_a_caller(self, index: int) -> None:

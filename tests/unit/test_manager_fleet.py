@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.contract.shared_ports import SharedCoordinator, SharedLog
+from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
 from trackside.harness import (
@@ -354,3 +355,24 @@ async def test_a_run_that_another_process_executes_has_no_result_here() -> None:
         assert again.run_id == first.run_id
         with pytest.raises(NoResultHereError, match="another process executes it"):
             await again.result()
+
+
+@virtual
+async def test_a_cancel_while_it_is_found_out_that_a_run_is_lost_does_not_keep_its_caller_waiting() -> None:
+    """Found by generated schedules: the question was cut off, and with it everything that comes after the end."""
+    coordinator = SharedCoordinator(clock=VirtualClock())
+    slow = SlowCoordinator(1.0, inner=coordinator)
+    log = SharedLog(coordinator)
+    async with RunManager(observers=[required(log)], coordinator=slow, clock=VirtualClock()) as manager:
+        run = await manager.start(RunSpec(sleeper, run_id="lost"))
+        waits = asyncio.create_task(run.result())
+        await slow.done["claim"].wait()
+        await asyncio.sleep(50)
+        await coordinator.end("lost", tells=False)
+        await slow.entered["get"].wait()
+        execution = manager._runs.get("lost")
+        assert execution is not None
+        assert execution.task is not None
+        execution.task.cancel()
+        assert summary(await waits) == LOST
+        assert manager._runs.all() == []

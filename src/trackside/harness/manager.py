@@ -187,7 +187,7 @@ class RunManager:
         if not received:
             raise asyncio.CancelledError
         if admission.existing:
-            return self._handle_of(admission.record)
+            return await self._handle_of(admission.record)
         return RunHandle(self, record.run_id, record.thread_id, execution.outcome)
 
     async def get(self, run_id: str) -> RunRecord:
@@ -334,15 +334,19 @@ class RunManager:
         elif admission.ready:
             self._runs.schedule(execution)
 
-    def _handle_of(self, record: RunRecord) -> RunHandle:
+    async def _handle_of(self, known: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
-        execution = self._runs.get(record.run_id)
-        outcome = Outcome() if execution is None else execution.outcome
-        if execution is None and is_final(record.status):
-            outcome.resolve(result_of(record))
-        elif execution is None:
-            outcome.abandon(partial(NoResultHereError, run_id=record.run_id, why="another process executes it"))
-        return RunHandle(self, record.run_id, record.thread_id, outcome)
+        run_id = known.run_id
+        if (execution := self._runs.get(run_id)) is not None:
+            outcome = execution.outcome
+        else:
+            outcome = Outcome()
+            record = await self._services.coordinator.get(run_id)  # it may have ended since it was found
+            if record is not None and is_final(record.status):
+                outcome.resolve(result_of(record))
+            else:
+                outcome.abandon(partial(NoResultHereError, run_id=run_id, why="another process executes it"))
+        return RunHandle(self, run_id, known.thread_id, outcome)
 
     def _adopt(self, record: RunRecord, spec: RunSpec) -> Execution | None:
         """Know a run that was let in elsewhere, or here before the lease ended; None if the manager is closing."""

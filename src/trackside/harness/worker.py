@@ -162,7 +162,7 @@ class RunWorker:
     async def ended_elsewhere(self) -> RunResult | None:
         """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
         try:
-            record = await self._services.coordinator.get(self.record.run_id)
+            record = await finish(lambda: self._services.coordinator.get(self.record.run_id), name="get")
         except Exception:  # the coordinator's failure
             logger.exception("how run %s has ended elsewhere could not be found out", self.record.run_id)
             return None

@@ -1,0 +1,79 @@
+"""The other processes of a generated schedule: they end runs, cancel them, and leave theirs behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.contract.shared_ports import SharedCoordinator
+
+from trackside.harness import LifecycleEventType, RunLifecycleEvent, RunRecord, RunSpec, RunStatus
+from trackside.harness.errors import EventOrderError
+from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import RunFold
+from trackside.testing import VirtualClock
+
+if TYPE_CHECKING:
+    from tests.property.run_schedules import World
+
+
+class OtherProcesses:
+    """Share a world's coordinator and the log, which the witness stands for."""
+
+    def __init__(self, world: World) -> None:
+        self.coordinator = SharedCoordinator()
+        self.ended: set[str] = set()
+        """Runs that they have ended."""
+        self._told: set[str] = set()
+        self._world = world
+
+    def refuse(self, event: RunLifecycleEvent) -> None:
+        """The log takes nothing of a run that has ended (I5), and nobody offers it who knows that."""
+        if event.run_id not in self.ended:
+            return
+        self._world.check(event.run_id not in self._told, f"I5: {event} of a run that is known to be lost")
+        kind = event.event_type.value
+        raise EventOrderError(run_id=event.run_id, event_type=kind, sequence=event.sequence, why="others ended it")
+
+    async def end(self, run_id: str, *, tells: bool) -> None:
+        """End a run whose process is taken for dead, and write that into the log, if the log does not say more already."""
+        witness = self._world.witness
+        record = await self.coordinator.get(run_id)
+        if record is None or run_id in witness.ends or (record.status is RunStatus.running) != (run_id in witness.runs):
+            return
+        self.ended.add(run_id)
+        if tells:
+            self._told.add(run_id)
+        changes = await self.coordinator.end(run_id, tells=tells)
+        self._write(record, LifecycleEventType.RUN_FAILED, {"error": "its worker is lost", "completion_data": {}})
+        for change in changes:
+            says = {"previous": change.previous.value, "status": change.status.value}
+            self._write(record, LifecycleEventType.THREAD_STATUS_UPDATED, says)
+
+    async def tell(self) -> None:
+        """Let the manager know of every run that they have ended."""
+        for run_id in self.ended - self._told:
+            self._told.add(run_id)
+            self.coordinator.host.on_lost(run_id)
+
+    async def cancel(self, run_id: str, action: str) -> None:
+        """Ask for a run to stop, if there is still such a run."""
+        if run_id in self.coordinator._runs:
+            self._world.stoppable.add(run_id)
+            await self.coordinator.cancel(run_id, action)
+
+    async def hand_over(self, temper: str, thread_id: str | None) -> None:
+        """Go away, with a run let in that waits."""
+        record = RunRecord(
+            run_id=new_id(),
+            thread_id=thread_id or new_id(),
+            agent=temper,
+            status=RunStatus.pending,
+            created_at=VirtualClock().now(),
+        )
+        await self.coordinator.hand_over(record, RunSpec(temper, temper))
+
+    def _write(self, record: RunRecord, kind: LifecycleEventType, says: dict[str, Any]) -> None:
+        witness = self._world.witness
+        sequence = witness.runs.get(record.run_id, RunFold(record.run_id)).sequence + 1
+        now = VirtualClock().now()
+        witness.take(RunLifecycleEvent(new_id(), kind, record.run_id, record.thread_id, sequence, now, says))
