@@ -1,0 +1,108 @@
+"""The commands about durable subscriptions, and their options."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from trackside.app.cli.options import Database, Json, Limit, positive
+
+app = typer.Typer()
+
+
+class SubscriptionAction(StrEnum):
+    """What can be done to a subscription."""
+
+    pause = "pause"
+    resume = "resume"
+    delete = "delete"
+
+
+class ParkedAction(StrEnum):
+    """What can be done with parked events."""
+
+    retry = "retry"
+    drop = "drop"
+
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The subscription.")]
+
+
+@app.command()
+def subscriptions(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One subscription.")] = None,
+    action: Annotated[
+        SubscriptionAction | None,
+        typer.Argument(
+            metavar=f"[{'|'.join(SubscriptionAction)}]",
+            help="Deliver nothing for now, go on at its place, or forget it and its place.",
+        ),
+    ] = None,
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Show how far the observers are that are fed from the log, or one of them in full; pause, resume or delete it."""
+    from trackside.app.cli import subscriptions as steps
+
+    if name is None:
+        return steps.show_all(database, json=json)
+    match action:
+        case None:
+            return steps.show_one(database, name, json=json)
+        case SubscriptionAction.pause:
+            return steps.pause(database, name, json=json)
+        case SubscriptionAction.resume:
+            return steps.resume(database, name, json=json)
+        case SubscriptionAction.delete:
+            return steps.delete(database, name, json=json)
+
+
+@app.command()
+def replay(
+    name: _Name,
+    from_: Annotated[
+        int,
+        typer.Option("--from", metavar="POSITION", parser=positive, help="The first event to deliver again; 1 is all."),
+    ],
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Deliver events again from a position on, or go ahead to it and leave out what lies between."""
+    from trackside.app.cli import subscriptions as steps
+
+    return steps.replay(database, name, from_, json=json)
+
+
+@app.command()
+def parked(
+    name: _Name,
+    action: Annotated[
+        ParkedAction | None,
+        typer.Argument(metavar=f"[{'|'.join(ParkedAction)}]", help="Deliver them again, or give them up."),
+    ] = None,
+    position: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--position",
+            "-p",
+            metavar="POSITION",
+            parser=positive,
+            help="Retry or drop only the event there; may be repeated.",
+        ),
+    ] = None,
+    limit: Limit = 50,
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
+    from trackside.app.cli import subscriptions as steps
+
+    match action:
+        case None:
+            return steps.show_parked(database, name, position, limit=limit, json=json)
+        case ParkedAction.retry:
+            return steps.retry_parked(database, name, position, json=json)
+        case ParkedAction.drop:
+            return steps.drop_parked(database, name, position, json=json)

@@ -1,0 +1,237 @@
+"""The commands `subscriptions`, `replay` and `parked`: how far observers are that are fed from the log, and their moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from trackside.app.cli.appearance import Look, look_of
+from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
+from trackside.app.cli.jsonlines import record_object, stored_event_object
+from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.overviews import look_text
+from trackside.app.cli.tables import Column, print_facts, print_table
+from trackside.app.settings import load_settings
+from trackside.app.wiring import open_store
+from trackside.harness.types import JsonObject
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Store
+    from trackside.app.storage.subscriptions import ParkedEvent, Subscription, Subscriptions
+
+_BRIEF = 100  # characters
+
+_GOING_ON = Look("✓", "+", "active", "green")
+_PAUSED = Look("‖", "=", "paused", "yellow")
+_FAILING = Look("✗", "x", "failing", "red")
+
+
+def show_all(database: str | None, *, json: bool) -> ExitCode:
+    """Show how all subscriptions stand."""
+    found = _in_store(database, lambda store: store.subscriptions.all(), read_only=True)
+    now = datetime.now(UTC)
+    return _show(
+        [record_object(subscription) for subscription in found],
+        lambda console: _print_table(console, found, now),
+        json=json,
+    )
+
+
+def show_one(database: str | None, name: str, *, json: bool) -> ExitCode:
+    """Show how one subscription stands."""
+    found = _in_store(database, lambda store: store.subscriptions.get(name), read_only=True)
+    now = datetime.now(UTC)
+    return _show([record_object(found)], lambda console: _print_one(console, found, now), json=json)
+
+
+def pause(database: str | None, name: str, *, json: bool) -> ExitCode:
+    """Deliver nothing for now."""
+    return _change(database, name, lambda all_: all_.pause(name), "is paused at position {cursor}", json=json)
+
+
+def resume(database: str | None, name: str, *, json: bool) -> ExitCode:
+    """Go on where it was."""
+    return _change(database, name, lambda all_: all_.resume(name), "goes on after position {cursor}", json=json)
+
+
+def delete(database: str | None, name: str, *, json: bool) -> ExitCode:
+    """Forget a subscription; what is shown is how it stood last."""
+
+    async def do(store: Store) -> Subscription:
+        last = await store.subscriptions.get(name)
+        await store.subscriptions.delete(name)
+        return last
+
+    found = _in_store(database, do)
+    said = f"is deleted; it was at position {found.cursor}"
+    return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
+
+
+def replay(database: str | None, name: str, position: int, *, json: bool) -> ExitCode:
+    """Have a subscription go on with the event at a position."""
+    said = f"goes on with position {position}, {{behind}} from the end"
+    return _change(database, name, lambda all_: all_.seek(name, position - 1), said, json=json)
+
+
+def show_parked(
+    database: str | None, name: str, positions: Sequence[int] | None, *, limit: int, json: bool
+) -> ExitCode:
+    """Show what a subscription has parked.
+
+    Raises:
+        ArgumentError: positions were chosen, which is for what is done with the events.
+    """
+    if positions:
+        why = "it says which events to retry or drop; leave it out to see all"
+        raise ArgumentError(name="--position", why=why)
+    found = _in_store(database, lambda store: store.subscriptions.parked(name, limit=limit), read_only=True)
+    now = datetime.now(UTC)
+    return _show(
+        [_parked_object(event) for event in found], lambda console: _print_parked(console, found, now), json=json
+    )
+
+
+def retry_parked(database: str | None, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
+    """Have parked events delivered again."""
+    return _decide(database, name, lambda all_: all_.retry_parked, positions, "will be delivered again", json=json)
+
+
+def drop_parked(database: str | None, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
+    """Give parked events up."""
+    return _decide(database, name, lambda all_: all_.drop_parked, positions, "dropped", json=json)
+
+
+def _change(
+    database: str | None, name: str, do: Callable[[Subscriptions], Awaitable[None]], said: str, *, json: bool
+) -> ExitCode:
+    """Do something to a subscription, and show or say how it stands then."""
+
+    async def change(store: Store) -> Subscription:
+        await do(store.subscriptions)
+        return await store.subscriptions.get(name)
+
+    found = _in_store(database, change)
+    told = said.format(cursor=found.cursor, behind=count(found.behind, "position"))
+    return _show([record_object(found)], lambda console: _say(console, name, told), json=json)
+
+
+def _decide(
+    database: str | None,
+    name: str,
+    method: Callable[[Subscriptions], Callable[[str, int | None], Awaitable[int]]],
+    positions: Sequence[int] | None,
+    done: str,
+    *,
+    json: bool,
+) -> ExitCode:
+    async def decide(store: Store) -> int:
+        chosen: Sequence[int | None] = sorted({*positions}) if positions else [None]
+        return sum([await method(store.subscriptions)(name, position) for position in chosen])
+
+    number = _in_store(database, decide)
+    told: JsonObject = {"subscription": name, "events": number}
+    return _show([told], lambda console: console.print(f"{count(number, 'event')} {done}."), json=json)
+
+
+def _in_store[T](database: str | None, do: Callable[[Store], Awaitable[T]], *, read_only: bool = False) -> T:
+    settings = load_settings({"database.url": database})
+
+    async def main() -> T:
+        async with open_store(settings, create=False, read_only=read_only) as store:
+            return await do(store)
+
+    return asyncio.run(main())
+
+
+def _show(objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None], *, json: bool) -> ExitCode:
+    console = standard_output()
+    if json:
+        console.print_json_lines(objects)
+    elif objects:
+        print_them(console)
+    else:
+        console.print("There is nothing that fits.", style="dim")
+    console.check()
+    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _say(console: OutputConsole, name: str, said: str) -> None:
+    console.print(f"{one_line(name)} {said}.", soft_wrap=True)
+
+
+def _print_table(console: OutputConsole, subscriptions: Sequence[Subscription], now: datetime) -> None:
+    columns: list[Column[Subscription]] = [
+        Column(title="NAME", cell=lambda found: one_line(found.name)),
+        Column(title="STATE", cell=lambda found: look_text(console, _look_of(found))),
+        Column(title="CURSOR", cell=lambda found: f"{found.cursor:,}", rank=5, right=True),
+        Column(title="BEHIND", cell=lambda found: f"{found.behind:,}", right=True),
+        Column(title="SINCE", cell=lambda found: "" if found.oldest_at is None else ago(found.oldest_at, now), rank=2),
+        Column(title="PARKED", cell=lambda found: f"{found.parked:,}" if found.parked else "", rank=1, right=True),
+        Column(title="FAILED", cell=lambda found: f"{found.failures:,}×" if found.failures else "", rank=3, right=True),
+        Column(title="CONSUMER", cell=lambda found: one_line(found.consumer or ""), rank=6),
+        Column(title="LAST ERROR", cell=lambda found: _brief(found.last_error or ""), rank=4, least=16),
+    ]
+    print_table(console, columns, subscriptions)
+
+
+def _print_one(console: OutputConsole, found: Subscription, now: datetime) -> None:
+    behind = count(found.behind, "position")
+    if found.oldest_at is not None:
+        behind = f"{behind}, since {moment(found.oldest_at, now)}"
+    failed = "" if found.last_error_at is None else f"{found.last_error} ({ago(found.last_error_at, now)})"
+    wanted = [
+        f"{name} {one_line(', '.join(value) if isinstance(value, list) else value)}"
+        for name, value in found.filter.to_json().items()
+    ]
+    print_facts(
+        console,
+        [
+            ("subscription", one_line(found.name)),
+            ("state", look_text(console, _look_of(found))),
+            ("wants", ", ".join(wanted) or "all events"),
+            ("on failure", found.on_failure.value),
+            ("cursor", f"{found.cursor:,}"),
+            ("behind", behind),
+            ("parked", f"{found.parked:,}" if found.parked else ""),
+            ("failed", f"{count(found.failures, 'time')} in a row" if found.failures else ""),
+            ("last error", failed),
+            ("consumer", one_line(found.consumer or "")),
+            ("made", moment(found.created_at, now)),
+            ("changed", moment(found.updated_at, now)),
+        ],
+    )
+
+
+def _print_parked(console: OutputConsole, parked: Sequence[ParkedEvent], now: datetime) -> None:
+    columns: list[Column[ParkedEvent]] = [
+        Column(title="POSITION", cell=lambda found: str(found.stored.position), right=True),
+        Column(title="EVENT", cell=lambda found: look_text(console, look_of(found.stored.event))),
+        Column(title="RUN", cell=lambda found: found.stored.event.run_id, rank=3, least=12, keep_end=True),
+        Column(title="STATE", cell=lambda found: found.state.value, rank=1),
+        Column(title="TRIES", cell=lambda found: f"{found.attempts:,}", rank=2, right=True),
+        Column(title="PARKED", cell=lambda found: ago(found.parked_at, now), rank=4),
+        Column(title="ERROR", cell=lambda found: Text(_brief(found.error), "red"), least=16),
+    ]
+    print_table(console, columns, parked)
+
+
+def _parked_object(found: ParkedEvent) -> JsonObject:
+    told = record_object(found)
+    del told["stored"]
+    return {**stored_event_object(found.stored), **told}
+
+
+def _look_of(found: Subscription) -> Look:
+    if found.state.value == "paused":
+        return _PAUSED
+    return _FAILING if found.failures else _GOING_ON
+
+
+def _brief(text: str) -> str:
+    return abridged(one_line(text), _BRIEF)

@@ -1,0 +1,177 @@
+"""`trackside subscriptions`, `replay` and `parked`: how far observers are that are fed from the log, and their moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside.app.storage import Store
+from trackside.testing import make_run
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ERROR = "the address\nis gone"
+
+
+@pytest.fixture
+def subscribed(here: Trackside, tmp_path: Path) -> Trackside:
+    """A run of five events; `audit` has read it, `mail` has parked 1 and 3 and goes on failing, `hook` is paused."""
+
+    async def prepare(store: Store) -> None:
+        await store.append(make_run())
+        subs = store.subscriptions
+        await subs.open("audit", start="now", on_failure="block")
+        await subs.open("hook", types=["run_failed", "run_completed"], agent="chat", start=3)
+        await subs.pause("hook")
+        await subs.open("mail", start="beginning")
+        async with await subs.acquire("mail") as consumer:
+            await consumer.read()
+            await consumer.park(1, "no such user", attempts=5)
+            await consumer.acknowledge(2)
+            await consumer.park(3, ERROR)
+            await consumer.note_failure(ERROR, attempts=2)
+
+    in_store(tmp_path, prepare)
+    return here
+
+
+def in_store[T](folder: Path, do: Callable[[Store], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with Store.open(f"sqlite:///{folder / 'trackside.db'}") as store:
+            return await do(store)
+
+    return asyncio.run(main())
+
+
+def standing(folder: Path, name: str) -> Any:
+    return in_store(folder, lambda store: store.subscriptions.get(name))
+
+
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_how_all_stand(subscribed: Trackside) -> None:
+    title, *rows = said(subscribed("subscriptions")).splitlines()
+
+    assert title.split() == ["NAME", "STATE", "CURSOR", "BEHIND", "SINCE", "PARKED", "FAILED", "LAST", "ERROR"]
+    assert [row.split()[:5] for row in rows] == [
+        ["audit", "✓", "active", "5", "0"],
+        ["hook", "‖", "paused", "3", "2"],
+        ["mail", "✗", "failing", "3", "2"],
+    ]
+    assert rows[2].endswith("2×  the address is gone")
+
+    audit, hook, mail = objects(subscribed("subscriptions", "--json"))
+    assert (audit["name"], audit["cursor"], audit["oldest_at"], audit["on_failure"]) == ("audit", 5, None, "block")
+    assert hook["filter"] == {
+        "types": ["run_completed", "run_failed"],
+        "run_id": None,
+        "thread_id": None,
+        "agent": "chat",
+    }
+    assert (mail["parked"], mail["failures"], mail["last_error"], mail["consumer"]) == (2, 2, ERROR, None)
+
+
+def test_one_in_full(subscribed: Trackside) -> None:
+    shown = said(subscribed("subscriptions", "hook"))
+    facts = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert (facts["state"], facts["wants"]) == ("‖ paused", "types run_completed, run_failed, agent chat")
+    assert facts["behind"].startswith("2 positions, since ")
+    assert "parked" not in facts
+    failing = said(subscribed("subscriptions", "mail"))
+    assert "wants         all events\n" in failing
+    assert "2 times in a row" in failing
+    assert objects(subscribed("subscriptions", "mail", "--json")) == objects(subscribed("subscriptions", "--json"))[2:]
+
+
+def test_pause_resume_and_delete(subscribed: Trackside, tmp_path: Path) -> None:
+    assert said(subscribed("subscriptions", "mail", "pause")) == "mail is paused at position 3.\n"
+    assert standing(tmp_path, "mail").state == "paused"
+    assert said(subscribed("subscriptions", "mail", "resume")) == "mail goes on after position 3.\n"
+    assert objects(subscribed("subscriptions", "mail", "resume", "--json"))[0]["state"] == "active"
+    assert said(subscribed("subscriptions", "mail", "delete")) == "mail is deleted; it was at position 3.\n"
+    assert [found["name"] for found in objects(subscribed("subscriptions", "--json"))] == ["audit", "hook"]
+
+
+def test_replay_begins_with_the_position_that_was_asked_for(subscribed: Trackside, tmp_path: Path) -> None:
+    assert (
+        said(subscribed("replay", "audit", "--from", "5"))
+        == "audit goes on with position 5, 1 position from the end.\n"
+    )
+    assert standing(tmp_path, "audit").cursor == 4
+    assert objects(subscribed("replay", "audit", "--from", "1", "--json"))[0]["behind"] == 5
+
+    async def next_position(store: Store) -> int:
+        async with await store.subscriptions.acquire("audit") as consumer:
+            return (await consumer.read()).events[0].position
+
+    assert in_store(tmp_path, next_position) == 1
+
+
+def test_parked_events_are_shown_retried_and_dropped(subscribed: Trackside, tmp_path: Path) -> None:
+    title, first, second = said(subscribed("parked", "mail")).splitlines()
+    assert title.split() == ["POSITION", "EVENT", "RUN", "STATE", "TRIES", "PARKED", "ERROR"]
+    assert first.split()[:3] == ["1", "▸", "started"]
+    assert first.endswith("no such user")
+    assert second.endswith("the address is gone")
+    one, other = objects(subscribed("parked", "mail", "--json"))
+    assert (one["position"], one["event_type"], one["attempts"], one["error"]) == (1, "run_started", 5, "no such user")
+    assert (other["position"], other["error"]) == (3, ERROR)
+    assert len(objects(subscribed("parked", "mail", "--json", "--limit", "1"))) == 1
+
+    assert said(subscribed("parked", "mail", "retry", "--position", "3")) == "1 event will be delivered again.\n"
+    assert [event["state"] for event in objects(subscribed("parked", "mail", "--json"))] == ["parked", "retry"]
+    assert said(subscribed("parked", "mail", "drop", "-p", "1")) == "1 event dropped.\n"
+    assert objects(subscribed("parked", "mail", "drop", "--json")) == [{"subscription": "mail", "events": 1}]
+    assert said(subscribed("parked", "mail")) == "There is nothing that fits.\n"
+    assert standing(tmp_path, "mail").parked == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("subscriptions nobody", "There is no subscription 'nobody'"),
+        ("subscriptions nobody delete", "There is no subscription 'nobody'"),
+        ("subscriptions mail explode", "'explode' is not one of"),
+        ("replay nobody --from 1", "There is no subscription 'nobody'"),
+        ("replay mail", "Missing option '--from'"),
+        ("replay mail --from 0", "'0' is not a whole number from 1 up"),
+        ("replay mail --from 7", "position=6: the last position in the log is 5"),
+        ("parked nobody", "There is no subscription 'nobody'"),
+        ("parked mail retry -p 2", "no event parked at position 2"),
+        ("parked mail -p 2", "--position: it says which events to retry or drop"),
+        ("parked mail --limit 0", "'0' is not a whole number from 1 up"),
+    ],
+)
+def test_what_cannot_be(subscribed: Trackside, command: str, complaint: str) -> None:
+    done = subscribed(*command.split())
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_database_that_is_not_there_is_not_made(here: Trackside, tmp_path: Path) -> None:
+    for command in (
+        ["subscriptions"],
+        ["subscriptions", "mail", "pause"],
+        ["replay", "mail", "--from", "1"],
+        ["parked", "m"],
+    ):
+        done = here(*command)
+        assert done.returncode == 2
+        assert "nothing recorded" in done.stderr
+    assert not (tmp_path / "trackside.db").exists()
