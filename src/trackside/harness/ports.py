@@ -124,7 +124,8 @@ class RunCoordinator(Protocol):
     stopped, and released after its terminal event is durable. Its thread is held until the release.
 
     `durable` says whether a pending run outlives the process. One that never waits for anything may say so with an
-    attribute `immediate = True`, which saves its callers work.
+    attribute `immediate = True`, which saves its callers work; one whose steps are finished once begun, also when the
+    task that takes them is cancelled meanwhile, with `steady = True`. Others are wrapped in tasks that see to that.
 
     Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
     a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the

@@ -43,7 +43,8 @@ async def finish[T](step: Callable[[], Coroutine[Any, Any, T]], *, name: str) ->
 
 def steady(coordinator: RunCoordinator) -> RunCoordinator:
     """The coordinator with every step finished once begun; one that never waits is that already."""
-    return coordinator if getattr(coordinator, "immediate", False) else _SteadyCoordinator(coordinator)
+    is_steady = getattr(coordinator, "immediate", False) or getattr(coordinator, "steady", False)
+    return coordinator if is_steady else _SteadyCoordinator(coordinator)
 
 
 class _SteadyCoordinator:

@@ -2,7 +2,7 @@
 
 A call runs in a task of its own that starts at once (`eager_start`), so a call that never waits costs no trip through
 the event loop, and one that does can be left behind: `asyncio.wait_for` waits for ever on a callee that swallows
-cancellation, `asyncio.wait` does not (I15).
+cancellation, which is not done here (I15).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trackside.harness.errors import ObserverCancelledError, ObserverExitError, ObserverTimeoutError
@@ -88,27 +89,37 @@ async def call_observer(
         raise outcome.exception
 
 
-async def settled[T](task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """Wait until a task is done, whoever tries to cancel the waiting; `current_task().cancelling()` remembers that."""
-    if not task.done():
-        await _wait(task, None, to_the_end=True)
-    return task
+async def settled[F: asyncio.Future[Any]](future: F) -> F:
+    """Wait until something is done, whoever tries to cancel the waiting; `current_task().cancelling()` remembers that."""
+    if not future.done():
+        await _wait(future, None, to_the_end=True)
+    return future
 
 
-async def _wait(task: asyncio.Task[Any], limit: float | None, *, to_the_end: bool) -> None:
-    """Wait for a task until it is done or the limit is up."""
-    clock = asyncio.get_running_loop().time
-    until = None if limit is None else clock() + limit
-    while not task.done():
-        left = None if until is None else until - clock()
-        if left is not None and left <= 0:
-            return
+async def _wait(future: asyncio.Future[Any], limit: float | None, *, to_the_end: bool) -> None:
+    """Wait until something is done or the limit is up. What `asyncio.wait` does for many, at half its price."""
+    loop = asyncio.get_running_loop()
+    until = None if limit is None else loop.time() + limit
+    while not future.done() and (until is None or loop.time() < until):
+        over: asyncio.Future[None] = loop.create_future()
+        wake = partial(_wake, over)
+        future.add_done_callback(wake)
+        timer = None if until is None else loop.call_at(until, wake, future)
         try:
-            await asyncio.wait((task,), timeout=left)
+            await over
         except asyncio.CancelledError:
             if not to_the_end:
                 raise
             # I17: what was begun is finished first; the caller looks at `cancelling()` and goes on with it then.
+        finally:
+            future.remove_done_callback(wake)
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(over: asyncio.Future[None], _: asyncio.Future[Any]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 def leave_behind(task: asyncio.Task[Any]) -> None:

@@ -1,90 +1,181 @@
-"""How the database finds what is asked for most: by an index, without reading a whole table or sorting one."""
+"""How databases find what is asked for: by an index, without reading a whole table or sorting one."""
 
-import sqlite3
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Connection, event
 
-from trackside.app.storage._queries import logged_events, newest_runs, newest_threads
+from trackside.app.storage import Store, _listings, _stats
 
-SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+SINCE = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)
+UNTIL = SINCE + timedelta(days=2)
 CURSOR = "2026-01-01T00:00:00Z/x"
 
-EVENTS = {
-    "after": 7,
-    "before": None,
-    "newest_first": True,
-    "run_id": None,
-    "thread_id": None,
-    "agent": None,
-    "status": None,
-    "types": None,
-    "since": None,
-    "limit": 50,
-}
-RECORDS = {
-    "status": None,
-    "agent": None,
-    "thread_id": None,
-    "since": None,
-    "id_prefix": None,
-    "before": None,
-    "limit": 20,
-}
+LOG = "events USING INTEGER PRIMARY KEY (rowid>?"
+RARE = "ix_events_rare (event_type=? AND position>?"
+EVENTS_OF_RUN = "sqlite_autoindex_events_1 (run_id=?"
+RUN = "sqlite_autoindex_runs_1 (run_id=?"
+RUNS_OF_THREAD = "ix_runs_thread_id_created_at_run_id (thread_id=?"
+RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
+RUNS_OF_AGENT = "ix_runs_agent_status_created_at_run_id (agent=?"
+THREADS_OF_STATUS = "ix_threads_status_updated_at_thread_id (status=?"
+LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
+LABEL_OF_RUN = "ix_run_labels_run_id (run_id=? AND key=? AND value=? AND created_at=?"
+BEHIND = "(created_at,run_id)<(?,?)"
+BEFORE = "(created_at,run_id)>(?,?)"
 
-LOG = "INTEGER PRIMARY KEY (rowid>?"
-EVENTS_OF_RUN, RUN, THREAD = (f"sqlite_autoindex_{table}_1" for table in ("events", "runs", "threads"))
-RUNS_OF_THREAD = "ix_runs_thread_id_created_at_run_id (thread_id=?)"
-RUNS_OF_AGENT = "ix_runs_agent_created_at_run_id (agent=?)"
-RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?)"
-
-THROUGH_RUNS = {"run_id", "thread_id", "by_runs"}
-
-# What is asked for, and by which index each table is read.
-PLANS: list[tuple[Callable[..., Select[Any]], dict[str, Any], list[str]]] = [
-    (logged_events, {}, [LOG]),
-    (logged_events, {"newest_first": False}, [LOG]),
-    (logged_events, {"before": 9, "types": ["run_failed"], "since": SINCE}, [f"{LOG} AND rowid<?)"]),
-    (logged_events, {"agent": "chat"}, [LOG, f"{RUN} (run_id=?)"]),
-    (logged_events, {"status": "error"}, [LOG, f"{RUN} (run_id=?)"]),
-    (logged_events, {"agent": "rare", "by_runs": True}, [f"{EVENTS_OF_RUN} (run_id=?)", RUNS_OF_AGENT]),
-    (logged_events, {"status": "error", "by_runs": True}, [f"{EVENTS_OF_RUN} (run_id=?)", RUNS_OF_STATUS]),
-    (logged_events, {"run_id": "r"}, [f"{EVENTS_OF_RUN} (run_id=?)"]),
-    (logged_events, {"thread_id": "t"}, [f"{EVENTS_OF_RUN} (run_id=?)", RUNS_OF_THREAD]),
-    (newest_runs, {}, ["ix_runs_created_at_run_id"]),
-    (newest_runs, {"before": CURSOR}, ["ix_runs_created_at_run_id ((created_at,run_id)<(?,?))"]),
-    (newest_runs, {"since": SINCE}, ["ix_runs_created_at_run_id (created_at>?)"]),
-    (newest_runs, {"agent": "a"}, ["ix_runs_agent_created_at_run_id (agent=?)"]),
-    (newest_runs, {"status": "error"}, ["ix_runs_status_created_at_run_id (status=?)"]),
-    (newest_runs, {"thread_id": "t"}, [RUNS_OF_THREAD]),
-    (newest_runs, {"id_prefix": "01"}, [f"{RUN} (run_id>? AND run_id<?)"]),
-    (newest_threads, {}, ["ix_threads_updated_at_thread_id"]),
-    (newest_threads, {"since": SINCE}, ["ix_threads_updated_at_thread_id (updated_at>?)"]),
-    (newest_threads, {"thread_id": "t"}, [f"{THREAD} (thread_id=?)"]),
-    (newest_threads, {"id_prefix": "01"}, [f"{THREAD} (thread_id>? AND thread_id<?)"]),
-    (newest_threads, {"agent": "a"}, ["ix_threads_updated_at_thread_id", RUNS_OF_THREAD]),
+# What is asked for; whether few records fit; by which indexes they are found.
+ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
+    ("events", {}, False, [LOG]),
+    ("events", {"before": 9, "newest_first": True}, False, [f"{LOG} AND rowid<?"]),
+    ("events", {"types": "human_message", "since": SINCE}, False, [LOG]),
+    ("events", {"types": "run_failed"}, False, [RARE]),
+    ("events", {"types": ["run_failed", "run_cancelled"], "newest_first": True}, False, [RARE, RARE]),
+    ("events", {"types": "run_failed", "agent": "chat"}, False, [RARE, RUN]),
+    ("events", {"types": "run_failed", "run_id": "r"}, True, [EVENTS_OF_RUN]),
+    ("events", {"agent": "chat"}, False, [LOG, RUN]),
+    ("events", {"status": "error"}, False, [LOG, RUN]),
+    ("events", {"thread_id": "t"}, False, [LOG]),
+    ("events", {"agent": "rare"}, True, [EVENTS_OF_RUN, RUNS_OF_AGENT]),
+    ("events", {"status": "error"}, True, [EVENTS_OF_RUN, RUNS_OF_STATUS]),
+    ("events", {"thread_id": "t"}, True, [EVENTS_OF_RUN, RUNS_OF_THREAD]),
+    ("events", {"run_id": "r"}, True, [EVENTS_OF_RUN]),
+    ("run_with_events", {"run_id": "r"}, True, [RUN]),
+    ("runs", {}, False, [RUNS_OF_STATUS] * 7),
+    ("runs", {"before": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEHIND}"] * 7),
+    ("runs", {"after": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEFORE}"] * 7),
+    ("runs", {"since": SINCE, "until": UNTIL}, False, [f"{RUNS_OF_STATUS} AND created_at>? AND created_at<?"] * 7),
+    ("runs", {"status": "error", "before": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEHIND}"]),
+    ("runs", {"agent": "a"}, False, [f"{RUNS_OF_AGENT} AND status=?"] * 7),
+    ("runs", {"agent": "a", "status": "error", "after": CURSOR}, False, [f"{RUNS_OF_AGENT} AND status=? AND {BEFORE}"]),
+    ("runs", {"thread_id": "t", "before": CURSOR}, False, [f"{RUNS_OF_THREAD} AND {BEHIND}"]),
+    ("runs", {"thread_id": "t", "status": "error"}, True, [RUNS_OF_THREAD]),
+    ("runs", {"thread_id": "t", "status": "error"}, False, [RUNS_OF_STATUS]),
+    ("runs", {"metadata": {"user": "a"}, "before": CURSOR}, False, [f"{LABEL} AND {BEHIND}"]),
+    ("runs", {"metadata": {"user": "a", "x": 1}}, True, [LABEL, RUN, LABEL_OF_RUN]),
+    ("runs", {"metadata": {"user": "a"}, "status": "error"}, True, [LABEL, RUN]),
+    ("runs", {"metadata": {"user": "a"}, "status": "error"}, False, [RUNS_OF_STATUS, LABEL_OF_RUN]),
+    ("runs", {"id_prefix": "01"}, True, ["sqlite_autoindex_runs_1 (run_id>? AND run_id<?)"]),
+    ("runs", {"id_prefix": "01", "status": "error"}, False, [RUNS_OF_STATUS]),
+    ("threads", {}, False, [THREADS_OF_STATUS] * 4),
+    ("threads", {"since": SINCE}, False, [f"{THREADS_OF_STATUS} AND updated_at>?"] * 4),
+    ("threads", {"status": "busy", "before": CURSOR}, False, [f"{THREADS_OF_STATUS} AND (updated_at,thread_id)<(?,?)"]),
+    ("threads", {"status": "busy", "after": CURSOR}, False, [f"{THREADS_OF_STATUS} AND (updated_at,thread_id)>(?,?)"]),
+    ("threads", {"thread_id": "t"}, True, ["sqlite_autoindex_threads_1 (thread_id=?"]),
+    ("threads", {"id_prefix": "01"}, True, ["sqlite_autoindex_threads_1 (thread_id>? AND thread_id<?)"]),
+    ("threads", {"agent": "a", "status": "idle"}, False, [THREADS_OF_STATUS, RUNS_OF_THREAD]),
+    ("threads", {"agent": "a", "status": "idle"}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUNS_OF_AGENT]),
+    ("threads", {"metadata": {"user": "a"}}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUN, LABEL]),
+]
+TOTALS: list[tuple[str, dict[str, Any]]] = [
+    ("stats", {}),
+    ("stats", {"since": SINCE, "until": UNTIL}),
+    ("stats", {"since": SINCE, "agent": "a", "status": ["error", "running"]}),
+    ("stats", {"thread_id": "t"}),
+    ("timeline", {"since": SINCE, "until": UNTIL}),
+    ("timeline", {"since": SINCE, "until": UNTIL, "width": timedelta(minutes=5), "agent": "a"}),
 ]
 
 
+class Step(NamedTuple):
+    """A line of a plan of SQLite's."""
+
+    id: int
+    parent: int
+    unused: int
+    what: str
+
+
+async def statements_of(store: Store, ask: Callable[[], Awaitable[object]]) -> list[tuple[str, Any]]:
+    """What the database is asked meanwhile."""
+    seen: list[tuple[str, Any]] = []
+
+    def see(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any) -> None:
+        if statement.lstrip().startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    engine = await store._readers.run(lambda connection: connection.engine)
+    event.listen(engine, "before_cursor_execute", see)
+    try:
+        await ask()
+    finally:
+        event.remove(engine, "before_cursor_execute", see)
+    return seen
+
+
+async def plans_of(store: Store, dialect: str, ask: Callable[[], Awaitable[object]]) -> list[list[Any]]:
+    """How the database does what it is asked for."""
+    statements = await statements_of(store, ask)
+
+    def explain(connection: Connection) -> list[list[Any]]:
+        if dialect == "postgres":
+            # A table without rows is read as a whole unless it must not be.
+            for setting in ("enable_seqscan", "enable_bitmapscan"):
+                connection.exec_driver_sql(f"SET LOCAL {setting} = off")
+        explaining = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
+        return [connection.exec_driver_sql(f"{explaining} {text}", values).all() for text, values in statements]
+
+    return await store._readers.run(explain)
+
+
+def assert_no_table_is_read_as_a_whole(dialect: str, plans: list[list[Any]]) -> None:
+    assert plans
+    for plan in plans:
+        lines = [str(row[-1]) for row in plan]
+        if dialect == "sqlite":
+            assert not [line for line in lines if line.startswith("SCAN") and not line.startswith("SCAN anon_")], lines
+        else:
+            assert not [line for line in lines if "Seq Scan" in line], lines
+
+
 @pytest.mark.parametrize(
-    ("query", "filters", "indexes"), PLANS, ids=[f"{query.__name__} {' '.join(filters)}" for query, filters, _ in PLANS]
+    ("method", "filters", "few", "indexes"),
+    ASKED,
+    ids=[f"{method} {filters} {few}" for method, filters, few, _ in ASKED],
 )
-@pytest.mark.usefixtures("store")
-def test_an_index_serves_what_is_asked_for_most(
-    database: sqlite3.Connection, query: Callable[..., Select[Any]], filters: dict[str, Any], indexes: list[str]
+async def test_an_index_leads_to_each_page(
+    store: Store,
+    dialect: str,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    filters: dict[str, Any],
+    few: bool,
+    indexes: list[str],
 ) -> None:
-    every = EVENTS if query is logged_events else RECORDS
-    compiled = query(**every | filters).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    monkeypatch.setattr(_listings, "FEW", 0 if few else -1)
 
-    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {compiled}")]
+    plans = await plans_of(store, dialect, lambda: getattr(store, method)(**filters))
 
-    reads = [step for step in plan if step.startswith(("SCAN", "SEARCH"))]
-    assert len(reads) == len(indexes), plan
-    assert all(index in read for read, index in zip(reads, indexes, strict=True)), plan
-    # The few events of a run or a thread, and the records that begin alike, may be sorted after they are found.
-    is_sorted = any(step.startswith("USE TEMP B-TREE") for step in plan)
-    assert not is_sorted or "id_prefix" in filters or (query is logged_events and THROUGH_RUNS & set(filters))
+    assert_no_table_is_read_as_a_whole(dialect, plans)
+    if dialect == "sqlite":
+        steps = [Step(*row) for plan in plans for row in plan]
+        searches = [step.what for step in steps if step.what.startswith("SEARCH")]
+        for index in {*indexes}:
+            assert sum(index in search for search in searches) >= indexes.count(index), searches
+        if not few:
+            for plan in plans:
+                assert_only_a_page_is_sorted([Step(*row) for row in plan])
+
+
+def assert_only_a_page_is_sorted(plan: list[Step]) -> None:
+    """What is sorted are pages that were found in order, or records looked up by the keys in one."""
+    for sort in (step for step in plan if "TEMP B-TREE" in step.what):
+        sorted_ = [
+            step.what for step in plan if step.parent == sort.parent and step.what.startswith(("SCAN", "SEARCH"))
+        ]
+        by_key = ("(run_id=?)", "(thread_id=?)", "(rowid=?)")
+        assert all(what.startswith("SCAN anon_") or what.endswith(by_key) for what in sorted_), plan
+
+
+@pytest.mark.parametrize("few", [1_000, -1], ids=["few runs", "many runs"])
+@pytest.mark.parametrize(("method", "filters"), TOTALS, ids=str)
+async def test_totals_read_no_table_as_a_whole(
+    store: Store, dialect: str, monkeypatch: pytest.MonkeyPatch, method: str, filters: dict[str, Any], few: int
+) -> None:
+    monkeypatch.setattr(_stats, "FEW_RUNS", few)
+
+    plans = await plans_of(store, dialect, lambda: getattr(store, method)(**filters))
+
+    assert_no_table_is_read_as_a_whole(dialect, plans)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from trackside.app.storage import Store, _queries
+from trackside.app.storage import Store, _listings
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -52,11 +52,11 @@ async def test_events_from_the_end_back_in_pages(store: Store, script) -> None:
     assert await store.events(before=1) == []
 
 
-@pytest.mark.parametrize("few", [0, _queries.FEW_EVENTS], ids=["through the log", "through the runs"])
+@pytest.mark.parametrize("few", [-1, _listings.FEW], ids=["through the log", "through the runs"])
 async def test_events_by_the_agent_and_status_of_their_run_and_by_time(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(_queries, "FEW_EVENTS", few)
+    monkeypatch.setattr(_listings, "FEW", few)
     start = script().start
     chat, failed, going = (
         script(thread_id="shared"),
@@ -83,22 +83,6 @@ async def test_events_by_the_agent_and_status_of_their_run_and_by_time(
     assert await positions(status=[]) == []
     assert await positions(since=start + timedelta(seconds=1)) == [3, 4, 5, 6]
     assert await positions(since=start + timedelta(hours=1)) == [3]
-
-
-@pytest.mark.parametrize(("most", "are_few"), [(2, True), (1, False), (0, False)])
-async def test_few_is_said_of_the_events_of_the_runs_that_fit(
-    store: Store, script, monkeypatch: pytest.MonkeyPatch, most: int, *, are_few: bool
-) -> None:
-    rare = script()
-    await store.append([rare.started("rare"), rare.message(), *script().whole()])
-    monkeypatch.setattr(_queries, "FEW_EVENTS", most)
-
-    async def said(agent: str | None) -> bool:
-        return await store._readers.run(lambda it: _queries.are_few(it, agent=agent, status=None))
-
-    assert await said("rare") is are_few
-    assert await said("nobody") is True
-    assert await said(None) is False
 
 
 async def test_records_by_the_beginning_of_their_id(store: Store, script) -> None:

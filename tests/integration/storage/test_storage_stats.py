@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trackside.app.storage import RunTotals, Store, StoredRun, TokenTotals, _stats
 from trackside.app.storage._stats import divide
-from trackside.app.storage._totals import HOUR, MINUTE
+from trackside.app.storage._totals import DAY, HOUR, MINUTE
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -22,7 +22,7 @@ USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_cal
 # Of the runs in `some_runs`: at whole minutes and hours, just before and behind them, and far away.
 TIMES = st.builds(
     lambda hours, minutes, micros: NEW_YEAR + timedelta(hours=hours, minutes=minutes, microseconds=micros),
-    st.integers(-1, 5),
+    st.sampled_from([-1, 0, 1, 2, 3, 5, -30, 30]),
     st.sampled_from([0, 0, 1, 30, 59]),
     st.sampled_from([0, 0, 1, 999_999, 30_000_000]),
 )
@@ -229,5 +229,12 @@ def test_a_time_within_a_minute_is_not_divided() -> None:
     assert divide(since, until) == ([], [(since, until)])
 
 
-def test_all_times_are_hours() -> None:
-    assert divide(None, None) == ([(HOUR, None, None)], [])
+def test_a_long_time_is_divided_into_days_as_far_as_possible() -> None:
+    spans, edges = divide(EPOCH + timedelta(hours=23, minutes=59), EPOCH + timedelta(days=3))
+
+    assert spans == [(MINUTE, 1439, 1440), (DAY, 1, 3)]
+    assert edges == []
+
+
+def test_all_times_are_days() -> None:
+    assert divide(None, None) == ([(DAY, None, None)], [])

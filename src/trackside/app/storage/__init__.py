@@ -3,6 +3,7 @@
 from trackside.app.storage._follow import Follower, FollowOptions
 from trackside.app.storage._records import (
     RunTotals,
+    RunWithEvents,
     Stats,
     StoredEvent,
     StoredRun,
@@ -20,6 +21,7 @@ __all__ = [
     "Follower",
     "PruneReport",
     "RunTotals",
+    "RunWithEvents",
     "Stats",
     "Store",
     "StoredEvent",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 
-from trackside.app.storage._queries import AnyOf, logged_events
+from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._queries import EventListing
 from trackside.app.storage._records import StoredEvent
 from trackside.harness.types import LifecycleEventType
 
@@ -42,7 +43,7 @@ class EventFilter:
         Raises:
             InvalidQueryError: an argument does not fit.
         """
-        logged_events(
+        EventListing.of(
             after=after,
             before=None,
             newest_first=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,8 +53,16 @@ class StoredRun:
 
     @property
     def cursor(self) -> str:
-        """What to pass as `before` to get the runs after this one in a listing."""
+        """Its place in a listing: pass it as `before` to get older runs, as `after` to get newer ones."""
         return cursor_of(self.created_at, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunWithEvents:
+    """A run and its events, in their order, as they were at one moment."""
+
+    run: StoredRun
+    events: Sequence[StoredEvent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +78,7 @@ class StoredThread:
 
     @property
     def cursor(self) -> str:
-        """What to pass as `before` to get the threads after this one in a listing."""
+        """Its place in a listing: pass it as `before` to get older threads, as `after` to get newer ones."""
         return cursor_of(self.updated_at, self.thread_id)
 
 

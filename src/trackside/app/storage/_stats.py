@@ -1,35 +1,40 @@
 """Totals over runs: how many, how they ended, how long they took, what they used and cost; in all, or in buckets of time.
 
-They come from the sums that are kept with the runs (`_totals`): whole hours and minutes from there, and the runs of the
-begun minutes at both ends one by one, so that counts and sums are exact. So are percentiles of up to `FEW_RUNS` runs;
-those of more follow from the bins of durations. Runs of one thread are added up one by one.
+They come from the sums that are kept with the runs (`_totals`): whole days, hours and minutes from there, and the runs of
+the begun minutes at both ends one by one, so that counts and sums are exact. So are percentiles of up to `FEW_RUNS`
+runs; those of more follow from the bins of durations. Runs of one thread are added up one by one.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, func, literal_column, select
 
+from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._records import Stats, TimeBucket
 from trackside.app.storage._sums import TOKENS, USED, Sums
 from trackside.app.storage._tables import duration_totals, run_totals, runs, usage, usage_totals
 from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, bin_of, minute_of, priced
+from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 FEW_RUNS = 2_000
 """The percentiles of so many runs are exact."""
 
+MOST_BUCKETS = 1_000
+"""So many buckets of time are given at once."""
+
 _ENDED = [status.value for status in RunStatus if is_final(status)]
 _OPEN = [status.value for status in RunStatus if not is_final(status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MINUTE = timedelta(minutes=1)
+_MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 type _Conditions = list[ColumnElement[bool]]
 
@@ -84,6 +89,67 @@ class _Edge(NamedTuple):
 
     since: datetime
     until: datetime
+
+
+def chosen_runs(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    agent: str | None,
+    thread_id: str | None,
+    status: AnyOf[RunStatus] | None,
+) -> Chosen:
+    """The runs of which somebody wants totals.
+
+    Raises:
+        InvalidQueryError: an argument does not fit.
+    """
+    since, until = interval(since, until)
+    statuses = [*RunStatus] if status is None else members(RunStatus, "status", status)
+    return Chosen(
+        agent=plain_or_none("agent", agent),
+        statuses=[status.value for status in statuses],
+        thread_id=plain_or_none("thread_id", thread_id),
+        since=since,
+        until=until,
+    )
+
+
+def chosen_buckets(
+    *,
+    since: datetime,
+    until: datetime,
+    width: timedelta,
+    agent: str | None,
+    status: AnyOf[RunStatus] | None,
+) -> Chosen:
+    """The runs of which somebody wants totals in buckets: all of the buckets that have a part of this time.
+
+    Raises:
+        InvalidQueryError: an argument does not fit.
+    """
+    if not _is_width(width):
+        why = "it is a timedelta of whole hours, or of whole minutes of which an hour is a multiple"
+        raise InvalidQueryError(field="width", value=width, why=why)
+    begin, end = time("since", since), time("until", until)
+    chosen = chosen_runs(since=begin, until=end, agent=agent, thread_id=None, status=status)
+    if begin < _EPOCH:
+        raise InvalidQueryError(field="since", value=since, why="buckets begin in 1970")
+    first, behind = (begin - _EPOCH) // width, -((_EPOCH - end) // width)
+    if behind - first > MOST_BUCKETS:
+        why = f"it divides the time into {behind - first} buckets, and {MOST_BUCKETS} are the most"
+        raise InvalidQueryError(field="width", value=width, why=why)
+    try:
+        return replace(chosen, since=_EPOCH + first * width, until=_EPOCH + behind * width)
+    except OverflowError:
+        raise InvalidQueryError(field="until", value=until, why="the last bucket ends behind the year 9999") from None
+
+
+def _is_width(width: Any) -> bool:
+    """Whether hours divide into buckets of this width, or these into hours."""
+    if not isinstance(width, timedelta) or width < _MINUTE or width % _MINUTE:
+        return False
+    return not (width % _HOUR and _HOUR % width)
 
 
 def read_stats(connection: Connection, chosen: Chosen) -> Stats:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import ColumnElement, exists
 
+from trackside.app.storage._arguments import AnyOf
 from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text
-from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._tables import events, runs
 from trackside.app.storage.errors import InvalidSubscriptionError

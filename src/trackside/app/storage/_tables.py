@@ -28,13 +28,16 @@ from sqlalchemy.dialects import postgresql
 
 from trackside.app.storage._encoding import json_of, json_text, time_of, time_text
 from trackside.harness.lifecycle import TERMINAL_EVENTS
-from trackside.harness.types import Json
+from trackside.harness.types import Json, LifecycleEventType
 
 POSITION = "position"
 """The name of the counter that numbers events."""
 
 TOKEN = "token"
 """The name of the counter that numbers consumers, those of all subscriptions."""
+
+REMOVALS = "removals"
+"""The name of the counter of transactions that removed runs."""
 
 # Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
 _Text = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -93,7 +96,8 @@ threads = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Column("last_run_id", _Text),
-    Index(None, "updated_at", "thread_id"),
+    # None for all threads or all runs alone: they are merged, status by status.
+    Index(None, "status", "updated_at", "thread_id"),
 )
 
 runs = Table(
@@ -121,10 +125,9 @@ runs = Table(
     Column("message_count", _LongInteger, nullable=False, server_default="0"),
     Column("duration_seconds", Float),
     Column("cost_usd", Float),
-    Index(None, "created_at", "run_id"),
     Index(None, "thread_id", "created_at", "run_id"),
     Index(None, "status", "created_at", "run_id"),
-    Index(None, "agent", "created_at", "run_id"),
+    Index(None, "agent", "status", "created_at", "run_id"),
 )
 
 events = Table(
@@ -142,6 +145,12 @@ events = Table(
     # A thread's events are found through its runs.
     UniqueConstraint("run_id", "sequence"),
 )
+
+RARE_EVENTS = frozenset({LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_CANCELLED})
+"""Types of events that are looked for among millions of others; of the others each run has one at least."""
+
+_is_rare = events.c.event_type.in_(sorted(RARE_EVENTS))
+Index("ix_events_rare", events.c.event_type, events.c.position, sqlite_where=_is_rare, postgresql_where=_is_rare)
 
 _ends_a_run = events.c.event_type.in_(sorted(TERMINAL_EVENTS))
 Index("uq_events_one_end", events.c.run_id, unique=True, sqlite_where=_ends_a_run, postgresql_where=_ends_a_run)  # I5
@@ -273,7 +282,7 @@ run_totals = Table(
     Column("cost_nanousd", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Sums over the runs that were created in a minute or an hour: `start` counts so many `seconds` from 1970 on."""
+"""Sums over the ended runs that were created in a minute, an hour or a day: `start` counts so many `seconds` from 1970 on."""
 
 duration_totals = Table(
     "duration_totals",

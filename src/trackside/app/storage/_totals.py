@@ -1,8 +1,8 @@
 """Sums over ended runs, kept in the transaction that ends them, so that nobody has to read all runs for a total.
 
-A run counts in the minute and in the hour in which it was created, under its agent and its status. Those that have not
-ended are few, and found by their status: they are counted when somebody asks, and so no sum is ever corrected until
-retention removes runs.
+A run counts in the minute, the hour and the day of UTC in which it was created, under its agent and its status. Those
+that have not ended are few, and found by their status: they are counted when somebody asks, and so no sum is ever
+corrected until retention removes runs.
 
 Durations are counted in bins, from which percentiles follow. As in HdrHistogram (http://hdrhistogram.org) each power of two
 is divided evenly, here into `_BINS` bins, so that a bin is between 1/64 and 1/32 of its durations wide and its middle at
@@ -21,9 +21,9 @@ from typing import Any
 from trackside.app.storage._encoding import time_of
 from trackside.app.storage._fold import RunRow, UsageRow
 
-MINUTE, HOUR = 60, 3600
+MINUTE, HOUR, DAY = 60, 3600, 86_400
 
-PERIODS = (MINUTE, HOUR)
+PERIODS = (MINUTE, HOUR, DAY)
 """Seconds of which sums are kept; each is a multiple of the one before."""
 
 NO_AGENT = ""

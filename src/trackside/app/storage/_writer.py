@@ -23,6 +23,7 @@ from trackside.app.storage._queue import Handover
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
 from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.timelimit import settled
 
 logger = logging.getLogger("trackside.storage")
 
@@ -158,16 +159,30 @@ class Writer:
         size = work.size
         if not self._room.enter(size):
             await self._room.wait(size)
-        outcome = await self._enqueue(work, size)
-        if isinstance(outcome, Refused):
-            # Several callers may get what stopped their common transaction: each its own exception.
-            raise type(outcome.error)(**outcome.error.details) from outcome.error
-        return outcome
+        return _answer_of(await self._enqueue(work, size))
 
-    def put(self, work: Work) -> None:
-        """Have something small written, from whichever thread, without waiting for room or for the outcome."""
-        if not self._closing:
-            self._jobs.put(_Job(work, 0, self._loop.create_future(), takes_room=False))
+    async def write_to_the_end(self, work: Work) -> Any:
+        """Have something small written, whatever cancels the caller: `current_task().cancelling()` remembers it (I17).
+
+        It does not wait for room.
+
+        Raises:
+            TracksideError: it was refused, or its transaction failed; nothing of it was written.
+            ClosedError: the writer is closed.
+        """
+        return _answer_of((await settled(self.put(work))).result())
+
+    def put(self, work: Work) -> asyncio.Future[Any]:
+        """Have something small written, from whichever thread, without waiting for room; what becomes of it.
+
+        Raises:
+            ClosedError: the writer is closed.
+        """
+        if self._closing:
+            raise _closed()
+        job = _Job(work, 0, self._loop.create_future(), takes_room=False)
+        self._jobs.put(job)
+        return job.done
 
     def _enqueue(self, work: Work, size: int) -> asyncio.Future[Any]:
         if self._closing:
@@ -254,8 +269,21 @@ class NoWriter:
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         self.on_handover: list[Callable[[Handover], object]] = []
 
-    def put(self, work: Work) -> None:
-        """Nothing is to be written."""
+    async def write_to_the_end(self, work: Work) -> Any:
+        """Refuse the work.
+
+        Raises:
+            ReadOnlyStoreError: always.
+        """
+        raise errors.ReadOnlyStoreError(database=self._database)
+
+    def put(self, work: Work) -> asyncio.Future[Any]:
+        """Refuse the work.
+
+        Raises:
+            ReadOnlyStoreError: always.
+        """
+        raise errors.ReadOnlyStoreError(database=self._database)
 
     async def write(self, work: Work) -> Any:
         """Refuse the work.
@@ -270,6 +298,13 @@ class NoWriter:
 
     async def aclose(self) -> None:
         """Nothing is to be closed."""
+
+
+def _answer_of(outcome: Any) -> Any:
+    if isinstance(outcome, Refused):
+        # Several callers may get what stopped their common transaction: each its own exception.
+        raise type(outcome.error)(**outcome.error.details) from outcome.error
+    return outcome
 
 
 def _closed() -> ClosedError:

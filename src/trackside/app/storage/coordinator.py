@@ -7,12 +7,14 @@ its claim, the event that ends it gives its thread to the next. What is left to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -47,9 +49,10 @@ from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.harness import ports
 from trackside.harness.admission import request_of, spec_of
-from trackside.harness.errors import TracksideError, UnknownRunError
+from trackside.harness.errors import ClosedError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
+from trackside.harness.steady import finish
 from trackside.harness.types import (
     CancelAction,
     CancelMode,
@@ -94,9 +97,13 @@ class StoredCoordinator:
     It expects the events of its runs in the same store: bind a `StorageObserver(store)`, required, to the manager that
     uses it. A process that goes away without a word loses its lease, and whoever looks next ends its runs (I7).
 
+    Steps are finished once begun, whoever is cancelled meanwhile: what is in the queue of the writer is written.
+
     With `hands_over`, runs that have not started when their process goes are another's to execute, and this one takes over
     those that others leave; without, they end with their process.
     """
+
+    steady = True
 
     def __init__(
         self,
@@ -121,7 +128,6 @@ class StoredCoordinator:
         self._fates: Fates = {}
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()
-        self._enrolled = False
         self._closed = False
         self._nudge = asyncio.Event()
         self._upkeep: asyncio.Task[None] | None = None
@@ -150,10 +156,14 @@ class StoredCoordinator:
             idempotency=idempotency,
             fates=self._fates,
         )
-        admitted = await self._enter(work)
+        try:
+            admitted: Admitted = await self._writer.write_to_the_end(work)
+        except TracksideError:
+            self._undecide(work.withdrawn)
+            raise
         if admitted.existing is not None:
-            known = await self.get(admitted.existing)
-            assert known is not None
+            existing = admitted.existing
+            known = await finish(lambda: self._known(existing), name="existing")
             return Admission(record=known, ready=False, existing=True)
         self._take(record, ready=admitted.ready, thread_status=admitted.thread_status)
         displaced = (
@@ -181,7 +191,7 @@ class StoredCoordinator:
             return None
         work = Claim(run_id=run_id, thread_id=record.thread_id, owner=self.worker_id)
         await self._enroll()
-        thread_status = await self._writer.write(work)
+        thread_status = await self._writer.write_to_the_end(work)
         if thread_status is None:
             return None
         self._fates[run_id] = "claimed"
@@ -196,7 +206,7 @@ class StoredCoordinator:
             return False
         work = Withdraw(run_id=run_id, thread_id=mine.record.thread_id, owner=self.worker_id)
         try:
-            withdrawn = await self._writer.write(work)
+            withdrawn = await self._writer.write_to_the_end(work)
         except TracksideError:
             self._undecide([run_id])
             raise
@@ -219,7 +229,7 @@ class StoredCoordinator:
         mine = self._held(run_id)
         thread_id = mine.record.thread_id
         work = Settle(run_id=run_id, thread_id=thread_id, owner=self.worker_id, status=status, at_rest=at_rest)
-        settlement: Settlement = await self._writer.write(work)
+        settlement: Settlement = await self._writer.write_to_the_end(work)
         return settlement
 
     async def release(self, run_id: str, announced: ThreadStatus) -> Release:
@@ -243,7 +253,8 @@ class StoredCoordinator:
             thread_id = mine.record.thread_id
         else:
             thread_id = (await self._known(run_id)).thread_id
-        await self._writer.write(RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action))
+        work = RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action)
+        await self._writer.write_to_the_end(work)
         if mine is None:
             self._signals.announce()
         return await self._known(run_id)
@@ -268,9 +279,8 @@ class StoredCoordinator:
                 mine.timer.cancel()
         if self._heart is not None:
             self._heart.stop()
-        if self._enrolled:
             try:
-                await self._writer.write(Leave(worker_id=self.worker_id))
+                await self._writer.write_to_the_end(Leave(worker_id=self.worker_id))
             except StorageError as exc:  # the next one to look finds that this worker is gone
                 logger.info("worker %s could not sign off: %s", self.worker_id, exc)
 
@@ -306,13 +316,6 @@ class StoredCoordinator:
             if self._fates.get(run_id) == "withdrawn":
                 del self._fates[run_id]
 
-    async def _enter(self, work: Admit | Promote) -> Any:
-        try:
-            return await self._writer.write(work)
-        except TracksideError:
-            self._undecide(work.withdrawn)
-            raise
-
     async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
         """The records of runs that have to make room."""
         records: list[RunRecord] = []
@@ -320,7 +323,7 @@ class StoredCoordinator:
             mine = self._mine.get(run_id)
             if mine is None:
                 self._signals.announce()  # its owner has to be told
-                records.append(await self._known(run_id))
+                records.append(await finish(partial(self._known, run_id), name="displaced"))
                 continue
             mine.cancel_requested = mine.cancel_requested or action
             mine.withdrawn = mine.withdrawn or not running
@@ -364,8 +367,9 @@ class StoredCoordinator:
         record = mine.record
         work = Promote(run_id=record.run_id, thread_id=record.thread_id, owner=self.worker_id, fates=self._fates)
         try:
-            admitted: Admitted | None = await self._enter(work)
+            admitted: Admitted | None = await self._writer.write(work)
         except StorageError as exc:
+            self._undecide(work.withdrawn)
             logger.warning("run %s is due, but could not take its place: %s", record.run_id, exc)
             mine.timer = asyncio.get_running_loop().call_later(self._lease / _BEATS_PER_LEASE, self._spawn, mine)
             return
@@ -380,15 +384,13 @@ class StoredCoordinator:
 
     async def _enroll(self) -> None:
         """Be a worker: what is admitted is looked after by somebody who is known to be alive."""
-        if self._enrolled:
+        if self._heart is not None:
             return
         async with self._enrolling:
-            if self._enrolled:
-                return
             await self._writer.write(self._registration())
-            self._enrolled = True
-            self._heart = Heart(self._beat, every=self._lease / _BEATS_PER_LEASE)
-            self._signals.listen(self._nudge.set)
+            if self._heart is None:
+                self._heart = Heart(self._beat, every=self._lease / _BEATS_PER_LEASE)
+                self._signals.listen(self._nudge.set)
 
     def _registration(self) -> Register:
         return Register(
@@ -400,7 +402,8 @@ class StoredCoordinator:
 
     def _beat(self) -> None:
         """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
-        self._writer.put(self._registration())
+        with contextlib.suppress(ClosedError):
+            self._writer.put(self._registration())
 
     async def _keep_up(self) -> None:
         """End what was left behind, take over what waits, and hear what other processes want of runs that are here."""

@@ -34,10 +34,13 @@ from sqlalchemy import (
 )
 
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._queries import AnyOf, runs_that_fit
+from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import (
+    REMOVALS,
     active_runs,
+    counters,
     duration_totals,
     events,
     idempotency_keys,
@@ -55,7 +58,7 @@ from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, minute_of
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
-from trackside.harness.lifecycle import is_final
+from trackside.harness.lifecycle import FINAL_STATUSES, is_final
 from trackside.harness.types import RunStatus, ThreadStatus
 
 BATCH = 1_000
@@ -124,9 +127,8 @@ class Outdated:
             others.append(runs.c.ended_at.is_not(None))
         else:
             others += [runs.c.ended_at < self.cutoff, runs.c.created_at < self.cutoff]
-        if not self.statuses:
-            return [others]
-        return [[*others, *runs_that_fit(status=status)] for status in self.statuses]
+        statuses = self.statuses or sorted(FINAL_STATUSES)
+        return [[*others, *runs_that_fit(status=status)] for status in statuses]
 
 
 def _cutoff(now: datetime, older_than: Any) -> datetime | None:
@@ -377,6 +379,7 @@ class RemoveRuns(Work):
         if not found:
             return Removed(0, 0, 0)
         run_ids = [run_id for run_id, _, _ in found]
+        session.execute(update(counters).where(counters.c.name == REMOVALS).values(value=counters.c.value + 1))
         _subtract(unit, run_ids)
         for table in (events, usage, run_labels, idempotency_keys, runs):
             session.execute(delete(table).where(table.c.run_id.in_(run_ids)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,17 +11,19 @@ from functools import partial
 from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
+from trackside.app.storage._arguments import AnyOf
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
-from trackside.app.storage._queries import AnyOf
+from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
+from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recent import EventFilter
-from trackside.app.storage._records import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage._schema import check, prepare
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._stats import read_stats, read_timeline
+from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats, read_timeline
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
@@ -162,8 +164,7 @@ class Store:
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        ask = partial(
-            _queries.logged_events,
+        listing = EventListing.of(
             after=after,
             before=before,
             newest_first=newest_first,
@@ -175,12 +176,7 @@ class Store:
             since=since,
             limit=limit,
         )
-
-        def find(connection: Connection) -> list[StoredEvent]:
-            query = ask(by_runs=_queries.are_few(connection, agent=agent, status=status))
-            return [_queries.event_of(row) for row in connection.execute(query)]
-
-        return await self._readers.run(find)
+        return await self._readers.run(listing.read)
 
     def follow(
         self,
@@ -216,7 +212,23 @@ class Store:
 
     async def run(self, run_id: str) -> StoredRun | None:
         """The run with this id; None if there is none."""
-        return await self._readers.first(_queries.one_run(run_id), _queries.run_of)
+        return await self._readers.first(_queries.one_run(run_id), run_of)
+
+    async def run_with_events(self, run_id: str) -> RunWithEvents | None:
+        """The run with this id and all its events, as they were at one moment; None if there is none.
+
+        Raises:
+            InvalidQueryError: `run_id` is not a text.
+        """
+        one, its_events = _queries.one_run(run_id), _queries.events_of_run(run_id)
+
+        def find(connection: Connection) -> RunWithEvents | None:
+            row = connection.execute(one).one_or_none()
+            if row is None:
+                return None
+            return RunWithEvents(run_of(row), [_queries.event_of(event) for event in connection.execute(its_events)])
+
+        return await self._readers.run(find)
 
     async def runs(
         self,
@@ -224,32 +236,50 @@ class Store:
         status: AnyOf[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
+        metadata: Mapping[str, str | int | bool | None] | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         id_prefix: str | None = None,
+        after: str | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
-        """Runs that fit, those created last first; the next page comes with the last one's `cursor` as `before`.
+        """Runs that fit, those created last first, a page of them.
 
-        `since` is about when they were created; `id_prefix` is how their ids begin.
+        The answer is always in this order. The next page, of older runs, comes with the last one's `cursor` as `before`;
+        the page before, of newer ones, with the first one's `cursor` as `after`: the `limit` runs that are next to it.
+        Nothing is counted off, so that a deep page comes as fast as the first one.
+
+        Args:
+            status: only runs that have this status now, or one of these. Runs that wait are `pending`.
+            agent: only of this agent.
+            thread_id: only of this thread.
+            metadata: only runs whose metadata have all of these: texts, whole numbers, True, False or None.
+            since: only runs that were created then or later.
+            until: only runs that were created before.
+            id_prefix: how their ids begin.
+            after: only runs that are newer than this `cursor`, next to it.
+            before: only runs that are older than this `cursor`.
+            limit: how many at most.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        query = _queries.newest_runs(
+        listing = RunListing.of(
             status=status,
             agent=agent,
             thread_id=thread_id,
+            metadata=metadata,
             since=since,
+            until=until,
             id_prefix=id_prefix,
-            before=before,
-            limit=limit,
+            page=Page.of(after=after, before=before, limit=limit),
         )
-        return await self._readers.all(query, _queries.run_of)
+        return await self._readers.run(listing.read)
 
     async def thread(self, thread_id: str) -> StoredThread | None:
         """The thread with this id; None if there is none."""
-        return await self._readers.first(_queries.one_thread(thread_id), _queries.thread_of)
+        return await self._readers.first(_queries.one_thread(thread_id), thread_of)
 
     async def threads(
         self,
@@ -257,29 +287,45 @@ class Store:
         status: AnyOf[ThreadStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
+        metadata: Mapping[str, str | int | bool | None] | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         id_prefix: str | None = None,
+        after: str | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[StoredThread]:
         """Threads that fit, those in which something happened last first; pages as in `runs`.
 
-        `agent` is one that has a run on the thread; `since` is about when something happened last; `id_prefix` is how
-        their ids begin.
+        A thread moves to the front when something happens in it: whoever pages from the front back misses none, and may
+        see one again.
+
+        Args:
+            status: only threads that have this status now, or one of these.
+            agent: only threads that have a run of this agent.
+            thread_id: only this one.
+            metadata: only threads that have a run with these metadata (of this `agent`, if both are given).
+            since: only threads in which something happened then or later.
+            until: only threads in which nothing happened from then on.
+            id_prefix: how their ids begin.
+            after: only threads in which something happened later than in the one of this `cursor`, next to it.
+            before: only threads in which nothing happened since the one of this `cursor`.
+            limit: how many at most.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        query = _queries.newest_threads(
+        listing = ThreadListing.of(
             status=status,
             agent=agent,
             thread_id=thread_id,
+            metadata=metadata,
             since=since,
+            until=until,
             id_prefix=id_prefix,
-            before=before,
-            limit=limit,
+            page=Page.of(after=after, before=before, limit=limit),
         )
-        return await self._readers.all(query, _queries.thread_of)
+        return await self._readers.run(listing.read)
 
     async def stats(
         self,
@@ -304,7 +350,7 @@ class Store:
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        chosen = _queries.chosen_runs(since=since, until=until, agent=agent, thread_id=thread_id, status=status)
+        chosen = chosen_runs(since=since, until=until, agent=agent, thread_id=thread_id, status=status)
         return await self._readers.run(lambda connection: read_stats(connection, chosen))
 
     async def timeline(
@@ -335,7 +381,7 @@ class Store:
             InvalidQueryError: an argument does not fit; the message names it.
         """
         until = datetime.now(UTC) if until is None else until
-        chosen = _queries.chosen_buckets(since=since, until=until, width=width, agent=agent, status=status)
+        chosen = chosen_buckets(since=since, until=until, width=width, agent=agent, status=status)
         return await self._readers.run(lambda connection: read_timeline(connection, chosen, width))
 
     async def prune(

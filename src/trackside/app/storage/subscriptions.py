@@ -13,9 +13,9 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
+from trackside.app.storage._arguments import AnyOf
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
-from trackside.app.storage._queries import AnyOf
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._signals import CommitSignals, Listener
 from trackside.app.storage._subscription_consumer import SubscriptionConsumer

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.integration.coordinator.conftest import Agents
+from tests.integration.storage.coordinator.conftest import Agents
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.harness.errors import EventOrderError, InvalidSpecError
@@ -20,15 +18,9 @@ from trackside.harness.types import LifecycleEventType
 from trackside.testing import assert_run_order
 
 
-def execute(url: str, statement: str) -> list[Any]:
-    """What another program does to the database."""
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=5)) as connection, connection:
-        return connection.execute(statement).fetchall()
-
-
-def take_for_dead(url: str, worker_id: str) -> None:
+def take_for_dead(database: Any, worker_id: str) -> None:
     """Let the lease of a worker end."""
-    execute(url, f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
+    database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
 
 
 async def test_a_thread_is_held_against_other_processes(worker: Any, agents: Agents) -> None:
@@ -55,12 +47,14 @@ async def test_a_thread_is_held_against_other_processes(worker: Any, agents: Age
     ]
 
 
-async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(worker: Any, agents: Agents, url: str) -> None:
+async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(
+    worker: Any, agents: Agents, database: Any
+) -> None:
     a = await worker()
     lost = await a.start("one", thread_id="t")
     await agents.until_running("one")
 
-    take_for_dead(url, a.coordinator.worker_id)
+    take_for_dead(database, a.coordinator.worker_id)
     b = await worker()
     await b.until_ended(lost.run_id)
     following = await (await b.start("quick two", thread_id="t")).result()
@@ -81,7 +75,7 @@ async def test_a_run_of_a_dead_worker_ends_once_and_its_thread_is_free(worker: A
 
 
 async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(
-    worker: Any, agents: Agents, url: str
+    worker: Any, agents: Agents, database: Any
 ) -> None:
     a = await worker(max_running=1)
     lost = await a.start("one", thread_id="t")
@@ -89,7 +83,7 @@ async def test_what_a_dead_worker_had_waiting_starts_elsewhere_in_its_order(
     waiting = [await a.start(f"quick {n}", thread_id="t", timeout=60) for n in range(3)]
     elsewhere = await a.start("quick elsewhere")
 
-    take_for_dead(url, a.coordinator.worker_id)
+    take_for_dead(database, a.coordinator.worker_id)
     b = await worker(max_running=1)
     for handle in (lost, *waiting, elsewhere):
         await b.until_ended(handle.run_id)
@@ -246,20 +240,20 @@ async def test_many_workers_admit_at_once_and_the_thread_has_one_run_at_a_time(w
 
 
 async def test_what_was_withdrawn_by_a_worker_that_died_is_announced_by_the_next(
-    worker: Any, agents: Agents, url: str
+    worker: Any, agents: Agents, database: Any
 ) -> None:
     a = await worker()
     await a.start("one", thread_id="t")
     await agents.until_running("one")
     waiting = await a.start("quick", thread_id="t")
-    execute(url, f"UPDATE active_runs SET state = 'withdrawn' WHERE run_id = '{waiting.run_id}'")
+    database.execute(f"UPDATE active_runs SET state = 'withdrawn' WHERE run_id = '{waiting.run_id}'")
 
-    take_for_dead(url, a.coordinator.worker_id)
+    take_for_dead(database, a.coordinator.worker_id)
     b = await worker()
     await b.until_ended(waiting.run_id)
 
     assert (await b.store.run(waiting.run_id)).status is RunStatus.cancelled
-    assert execute(url, "SELECT count(*) FROM active_runs") == [(0,)]
+    assert database.execute("SELECT count(*) FROM active_runs").fetchall() == [(0,)]
 
 
 async def test_an_agent_that_blocks_the_loop_is_not_taken_for_dead(worker: Any, blockbuster: Any) -> None:

@@ -24,7 +24,7 @@ _MOST_SECONDS = 10**12
 _NANO = 1_000_000_000
 _BINS = 32
 _AT_ONCE = 2.0**-20
-_PERIODS = (60, 3600)
+_PERIODS = (60, 3600, 86_400)
 
 _USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")

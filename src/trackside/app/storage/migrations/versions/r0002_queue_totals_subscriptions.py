@@ -1,4 +1,4 @@
-"""Workers and active runs, idempotency keys, labels, totals, subscriptions; the cost of each model and caller."""
+"""Workers and active runs, idempotency keys, labels, totals, subscriptions; the cost of each model and caller; indexes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +26,8 @@ def upgrade() -> None:
     _make_run_labels()
     _make_totals()
     _make_subscriptions()
+    _make_counters()
+    _change_indexes()
     fill(op.get_bind())
 
 
@@ -165,4 +167,21 @@ def _make_subscriptions() -> None:
         sqlite_where=retry,
         postgresql_where=retry,
     )
-    op.bulk_insert(sa.table("counters", sa.column("name"), sa.column("value")), [{"name": "token", "value": 0}])
+
+
+def _change_indexes() -> None:
+    """Find records by agent and status together, and rare events; the time alone is what all statuses together give."""
+    op.drop_index("ix_threads_updated_at_thread_id", "threads")
+    op.drop_index("ix_runs_created_at_run_id", "runs")
+    op.drop_index("ix_runs_agent_created_at_run_id", "runs")
+    op.create_index("ix_threads_status_updated_at_thread_id", "threads", ["status", "updated_at", "thread_id"])
+    op.create_index("ix_runs_agent_status_created_at_run_id", "runs", ["agent", "status", "created_at", "run_id"])
+    is_rare = sa.text("event_type IN ('run_cancelled', 'run_failed')")
+    op.create_index(
+        "ix_events_rare", "events", ["event_type", "position"], sqlite_where=is_rare, postgresql_where=is_rare
+    )
+
+
+def _make_counters() -> None:
+    counters = sa.table("counters", sa.column("name"), sa.column("value"))
+    op.bulk_insert(counters, [{"name": "token", "value": 0}, {"name": "removals", "value": 0}])

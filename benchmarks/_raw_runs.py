@@ -1,0 +1,149 @@
+"""Complete runs written by hand on the `sqlite3` module, with group commit: what durable runs are measured beside.
+
+It writes the rows that the store writes, in the three transactions that a run waits for, and checks nothing.
+"""
+
+import asyncio
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trackside.harness.ids import new_id
+
+_ADMIT_THREAD = """
+    INSERT INTO threads (thread_id, status, created_at, updated_at) VALUES (?, 'idle', ?, ?)
+    ON CONFLICT (thread_id) DO NOTHING"""
+_ADMIT_RUN = """
+    INSERT INTO runs (run_id, thread_id, agent, status, created_at, last_sequence, metadata)
+    VALUES (?, ?, 'agent', 'pending', ?, 0, '{}')"""
+_ADMIT_ACTIVE = """
+    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner, request)
+    VALUES (?, ?, 'pending', 'enqueue', 1, 'me', ?)"""
+_START_RUN = "UPDATE runs SET status = 'running', started_at = ?, last_sequence = 2 WHERE run_id = ?"
+_START_ACTIVE = "UPDATE active_runs SET state = 'claimed' WHERE run_id = ?"
+_THREAD = "UPDATE threads SET status = ?, updated_at = ?, last_run_id = ? WHERE thread_id = ?"
+_END_RUN = """
+    UPDATE runs SET status = 'success', ended_at = ?, last_sequence = 4, completion_data = ?, duration_seconds = ?
+    WHERE run_id = ?"""
+_END_ACTIVE = "DELETE FROM active_runs WHERE run_id = ?"
+_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_TOTALS = """
+    INSERT INTO run_totals VALUES (?, ?, 'agent', ?, ?, 0, 0, 0, 0, 0, 0, 0)
+    ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"""
+_DURATIONS = """
+    INSERT INTO duration_totals VALUES (?, ?, 'agent', 'success', 1, ?)
+    ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"""
+
+_REQUEST = json.dumps({"agent": "agent"})
+_COMPLETION = json.dumps({"total_input_tokens": 0, "total_output_tokens": 0, "total_tokens": 0, "message_count": 0})
+_SAYS = {
+    "run_started": json.dumps({"agent": "agent", "metadata": {}}),
+    "busy": json.dumps({"status": "busy", "previous": "idle"}),
+    "run_completed": json.dumps(
+        {"status": "success", "title": None, "completion_data": json.loads(_COMPLETION) | {"duration_seconds": 0.001}}
+    ),
+    "idle": json.dumps({"status": "idle", "previous": "busy"}),
+}
+
+type _Job = tuple[str, str, str, asyncio.Future[None]]
+
+
+class RawRuns:
+    """A thread and a queue; one transaction takes all that waits, with `executemany`."""
+
+    def __init__(self, path: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._driver = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._driver.execute("PRAGMA journal_mode = WAL")
+        self._driver.execute("PRAGMA synchronous = FULL")
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    async def run(self) -> None:
+        """One run on a thread of its own: admitted, started, ended, each durable before the next."""
+        run_id, thread_id = new_id(), new_id()
+        for step in ("admit", "start", "end"):
+            done = self._loop.create_future()
+            self._jobs.put((step, run_id, thread_id, done))
+            await done
+
+    async def aclose(self) -> None:
+        """Stop the thread."""
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            while not self._jobs.empty() and (job := self._jobs.get()) is not None:
+                jobs.append(job)
+            self._driver.execute("BEGIN IMMEDIATE")
+            when = datetime.now(UTC).isoformat()
+            for step, write in (("admit", self._admit), ("start", self._start), ("end", self._end)):
+                if runs := [(run_id, thread_id) for name, run_id, thread_id, _ in jobs if name == step]:
+                    write(runs, when)
+            self._add_up(Counter(step for step, *_ in jobs))
+            self._driver.execute("COMMIT")
+            self._loop.call_soon_threadsafe(_answer, [done for *_, done in jobs])
+        self._driver.close()
+
+    def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
+        many = self._driver.executemany
+        many(_ADMIT_THREAD, [(thread_id, when, when) for _, thread_id in runs])
+        many(_ADMIT_RUN, [(run_id, thread_id, when) for run_id, thread_id in runs])
+        many(_ADMIT_ACTIVE, [(run_id, thread_id, _REQUEST) for run_id, thread_id in runs])
+
+    def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
+        many = self._driver.executemany
+        many(_THREAD, [("busy", when, run_id, thread_id) for run_id, thread_id in runs])
+        many(_START_RUN, [(when, run_id) for run_id, _ in runs])
+        many(_START_ACTIVE, [(run_id,) for run_id, _ in runs])
+        self._write_events(runs, when, 1, ("run_started", "busy"))
+
+    def _end(self, runs: Sequence[tuple[str, str]], when: str) -> None:
+        many = self._driver.executemany
+        many(_THREAD, [("idle", when, run_id, thread_id) for run_id, thread_id in runs])
+        many(_END_RUN, [(when, _COMPLETION, 0.001, run_id) for run_id, _ in runs])
+        many(_END_ACTIVE, [(run_id,) for run_id, _ in runs])
+        self._write_events(runs, when, 3, ("run_completed", "idle"))
+
+    def _write_events(self, runs: Sequence[tuple[str, str]], when: str, first: int, kinds: Sequence[str]) -> None:
+        count = len(runs) * len(kinds)
+        self._driver.execute("UPDATE counters SET value = value + ? WHERE name = 'position'", (count,))
+        (last,) = self._driver.execute("SELECT value FROM counters WHERE name = 'position'").fetchone()
+        rows: list[tuple[Any, ...]] = []
+        for run_id, thread_id in runs:
+            for sequence, kind in enumerate(kinds, first):
+                event_type = kind if kind.startswith("run") else "thread_status_updated"
+                position = last - count + len(rows) + 1
+                rows.append((position, new_id(), run_id, thread_id, sequence, event_type, when, _SAYS[kind]))
+        self._driver.executemany(_EVENT, rows)
+
+    def _add_up(self, steps: Counter[str]) -> None:
+        changes = {
+            "pending": steps["admit"] - steps["start"],
+            "running": steps["start"] - steps["end"],
+            "success": steps["end"],
+        }
+        now = int(time.time())
+        for seconds in (60, 3_600):
+            for status, change in changes.items():
+                if change:
+                    self._driver.execute(_TOTALS, (seconds, now // seconds, status, change))
+            if steps["end"]:
+                self._driver.execute(_DURATIONS, (seconds, now // seconds, steps["end"]))
+
+
+def _answer(futures: Sequence[asyncio.Future[None]]) -> None:
+    for done in futures:
+        done.set_result(None)
+
+

@@ -1,0 +1,127 @@
+"""What callers of the store may ask with: each function checks one argument, and says what is wrong with it by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from trackside.app.storage._encoding import is_plain_text, time_of
+from trackside.app.storage._fold import Label, is_label, label_value
+from trackside.app.storage.errors import InvalidQueryError
+
+type AnyOf[K: StrEnum] = K | str | Collection[K | str]
+"""A member of an enumeration, by its name or itself, or several, any of which will do."""
+
+_MAX_POSITION = 2**63 - 1
+
+
+class Place(NamedTuple):
+    """Where something stands in a listing: its time and its id."""
+
+    when: datetime
+    id_: str
+
+
+def position(field: str, said: Any) -> int:
+    """A position in the log."""
+    if type(said) is not int or not 0 <= said <= _MAX_POSITION:
+        raise InvalidQueryError(field=field, value=said, why="a position is a whole number from 0 up")
+    return said
+
+
+def limit_of(said: Any) -> int:
+    """How many at most."""
+    if type(said) is not int or not 1 <= said <= _MAX_POSITION:
+        raise InvalidQueryError(field="limit", value=said, why="it is a whole number from 1 up")
+    return said
+
+
+def plain(field: str, said: Any) -> str:
+    """A text that a database can hold."""
+    if not isinstance(said, str) or not is_plain_text(said):
+        raise InvalidQueryError(field=field, value=said, why="it is a text, without NUL and half characters")
+    return said
+
+
+def plain_or_none(field: str, said: Any) -> str | None:
+    """A text that a database can hold, if there is one."""
+    return None if said is None else plain(field, said)
+
+
+def members[K: StrEnum](kinds: type[K], field: str, said: Any) -> list[K]:
+    """Members of an enumeration, from one or several of their values, each once."""
+    try:
+        return [*dict.fromkeys(kinds(value) for value in ([said] if isinstance(said, str) else said))]
+    except (TypeError, ValueError):
+        raise InvalidQueryError(field=field, value=said, why=f"there are {', '.join(kinds)}") from None
+
+
+def time(field: str, said: Any) -> datetime:
+    """An aware time, in UTC."""
+    when = _utc(said)
+    if when is None:
+        raise InvalidQueryError(field=field, value=said, why="it is a datetime with a time zone")
+    return when
+
+
+def interval(since: Any, until: Any) -> tuple[datetime | None, datetime | None]:
+    """A time from `since` to before `until`, either of which may be open."""
+    begin = None if since is None else time("since", since)
+    end = None if until is None else time("until", until)
+    if begin is not None and end is not None and end < begin:
+        raise InvalidQueryError(field="until", value=until, why="it is not before since")
+    return begin, end
+
+
+def place(field: str, said: Any) -> Place:
+    """The place that a cursor names."""
+    when, slash, id_ = said.partition("/") if isinstance(said, str) else ("", "", "")
+    try:
+        moment = _utc(time_of(when))
+    except ValueError:
+        moment = None
+    if moment is None or not slash or not is_plain_text(id_):
+        raise InvalidQueryError(field=field, value=said, why="it is not the `cursor` of a record")
+    return Place(moment, id_)
+
+
+def labels(metadata: Any) -> list[Label]:
+    """What the metadata of a run shall say."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidQueryError(field="metadata", value=metadata, why="it is a mapping of keys to plain values")
+    return [(plain("metadata", key), _label(key, value)) for key, value in metadata.items()]
+
+
+def _label(key: str, value: Any) -> str:
+    text = label_value(plain("metadata", value) if isinstance(value, str) else value)
+    if text is None or not is_label(key, text):
+        why = f"runs are found by short texts, whole numbers, True, False and None, and not by this under {key!r:.50}"
+        raise InvalidQueryError(field="metadata", value=value, why=why)
+    return text
+
+
+def id_range(prefix: str) -> tuple[str, str | None]:
+    """The first id that begins like this, and the first one behind all that do; None if none is behind.
+
+    Not LIKE, which knows no case in SQLite and so cannot use the index. It takes ids that are sorted by code point: in
+    SQLite they are, in PostgreSQL under the collation "C".
+    """
+    kept = prefix.rstrip(chr(sys.maxunicode))
+    if not kept:
+        return prefix, None
+    following = ord(kept[-1]) + 1
+    # D800 to DFFF are halves of characters.
+    return prefix, kept[:-1] + chr(0xE000 if following == 0xD800 else following)
+
+
+def _utc(said: Any) -> datetime | None:
+    """An aware time in UTC; None if it is not one, or not one there."""
+    if not isinstance(said, datetime) or said.utcoffset() is None:
+        return None
+    try:
+        return said.astimezone(UTC)
+    except OverflowError:
+        return None

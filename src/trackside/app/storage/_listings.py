@@ -1,0 +1,377 @@
+"""Runs and threads in pages, newest first, however many there are: a page begins at a place, and no rows are counted off.
+
+Indexes end with time and id, so that whichever finds the records finds them in the order of the listing, and is read no
+further than a page needs. There is none for the time alone: one page each of the runs of every status, or of the threads,
+makes a page of all, and costs those who write nothing. Of several filters the one that few records fit leads, and the
+others are looked at; which one that is, a glance at the indexes tells. What it leads to is sorted only if that is few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    exists,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
+
+from trackside.app.storage._arguments import (
+    AnyOf,
+    Place,
+    id_range,
+    interval,
+    labels,
+    limit_of,
+    members,
+    place,
+    plain_or_none,
+)
+from trackside.app.storage._fold import Label
+from trackside.app.storage._records import StoredRun, StoredThread
+from trackside.app.storage._tables import run_labels, runs, threads
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.types import RunStatus, ThreadStatus
+
+FEW = 2_000
+"""So many records are looked at, and sorted, in a few milliseconds."""
+
+type Conditions = list[ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A part of a listing: the newest records, those after (newer than) a place, or those before (older than) one."""
+
+    after: Place | None
+    before: Place | None
+    limit: int
+
+    @classmethod
+    def of(cls, *, after: str | None, before: str | None, limit: int) -> Self:
+        """Check what was asked for.
+
+        Raises:
+            InvalidQueryError: an argument does not fit.
+        """
+        if after is not None and before is not None:
+            raise InvalidQueryError(field="after", value=after, why="a page is after a cursor or before one: give one")
+        return cls(
+            after=None if after is None else place("after", after),
+            before=None if before is None else place("before", before),
+            limit=limit_of(limit),
+        )
+
+    def keys(self, conditions: Iterable[ColumnElement[bool]], when: Column[Any], id_: Column[Any]) -> Select[Any]:
+        """The times and ids of its records."""
+        query = select(when.label("time"), id_.label("id")).where(*conditions).limit(self.limit)
+        if self.after is not None:
+            query = query.where(tuple_(when, id_) > _values(self.after, when, id_))
+        if self.before is not None:
+            query = query.where(tuple_(when, id_) < _values(self.before, when, id_))
+        return self._in_order(query, when, id_)
+
+    def merged(self, parts: Sequence[Select[Any]]) -> Select[Any]:
+        """The keys of its records, where each part has a page of them."""
+        if len(parts) == 1:
+            return parts[0]
+        every = union_all(*(select(part.subquery()) for part in parts)).subquery()
+        return self._in_order(select(every).limit(self.limit), every.c.time, every.c.id)
+
+    def _in_order(self, query: Select[Any], when: ColumnElement[Any], id_: ColumnElement[Any]) -> Select[Any]:
+        if self.after is not None:
+            return query.order_by(when, id_)
+        return query.order_by(when.desc(), id_.desc())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunListing:
+    """Some of the runs, those created last first."""
+
+    statuses: Sequence[RunStatus] | None
+    agent: str | None
+    thread_id: str | None
+    labels: Sequence[Label]
+    since: datetime | None
+    until: datetime | None
+    id_prefix: str | None
+    page: Page
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        status: AnyOf[RunStatus] | None,
+        agent: str | None,
+        thread_id: str | None,
+        metadata: Any,
+        since: datetime | None,
+        until: datetime | None,
+        id_prefix: str | None,
+        page: Page,
+    ) -> Self:
+        """Check what was asked for.
+
+        Raises:
+            InvalidQueryError: an argument does not fit.
+        """
+        since, until = interval(since, until)
+        return cls(
+            statuses=None if status is None else members(RunStatus, "status", status),
+            agent=plain_or_none("agent", agent),
+            thread_id=plain_or_none("thread_id", thread_id),
+            labels=[] if metadata is None else labels(metadata),
+            since=since,
+            until=until,
+            id_prefix=plain_or_none("id_prefix", id_prefix),
+            page=page,
+        )
+
+    def read(self, connection: Connection) -> list[StoredRun]:
+        """The runs."""
+        if self.statuses == []:
+            return []
+        found = self._keys(connection).subquery()
+        query = (
+            select(runs)
+            .where(runs.c.run_id.in_(select(found.c.id)))
+            .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
+        )
+        return [run_of(row) for row in connection.execute(query)]
+
+    def _keys(self, connection: Connection) -> Select[Any]:
+        by_status = self.statuses is not None or self.agent is not None
+        filters = by_status + (self.thread_id is not None) + len(self.labels) + (self.id_prefix is not None)
+        alone = filters == 1
+        if self.thread_id is not None and (alone or are_few(connection, self._of_thread(self.thread_id))):
+            return self._through_thread(self.thread_id)
+        for label in self.labels:
+            if alone or are_few(connection, self._of_label(label)):
+                return self._through_label(label)
+        if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix)):
+            return self._through_ids(self.id_prefix)
+        if by_status or (self.thread_id is None and not self.labels):
+            return self._through_statuses()
+        if self.thread_id is not None:
+            return self._through_thread(self.thread_id)
+        return self._through_label(self.labels[0])
+
+    def _through_thread(self, thread_id: str) -> Select[Any]:
+        conditions = [*self._of_thread(thread_id), *self._rest(thread=False)]
+        return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
+
+    def _through_ids(self, id_prefix: str) -> Select[Any]:
+        conditions = [*_begins(runs.c.run_id, id_prefix), *self._time(runs.c.created_at), *self._rest(prefix=False)]
+        return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
+
+    def _through_label(self, label: Label) -> Select[Any]:
+        conditions = self._of_label(label)
+        if rest := self._rest(label=label):
+            conditions.append(exists().where(runs.c.run_id == run_labels.c.run_id, *rest))
+        return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
+
+    def _through_statuses(self) -> Select[Any]:
+        shared = [*self._time(runs.c.created_at), *self._rest(statuses=False)]
+        if self.agent is not None:
+            shared.append(runs.c.agent == self.agent)
+        statuses = [*RunStatus] if self.statuses is None else self.statuses
+        parts = [
+            self.page.keys([runs.c.status == status.value, *shared], runs.c.created_at, runs.c.run_id)
+            for status in statuses
+        ]
+        return self.page.merged(parts)
+
+    def _of_thread(self, thread_id: str) -> Conditions:
+        return [runs.c.thread_id == thread_id, *self._time(runs.c.created_at)]
+
+    def _of_label(self, label: Label) -> Conditions:
+        key, value = label
+        return [run_labels.c.key == key, run_labels.c.value == value, *self._time(run_labels.c.created_at)]
+
+    def _time(self, when: Column[Any]) -> Conditions:
+        return _within(when, self.since, self.until)
+
+    def _rest(
+        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, label: Label | None = None
+    ) -> Conditions:
+        """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
+        conditions = [_is_labelled(other) for other in self.labels if other != label]
+        if statuses and self.statuses is not None:
+            conditions.append(_unindexed(runs.c.status).in_([status.value for status in self.statuses]))
+        if statuses and self.agent is not None:
+            conditions.append(_unindexed(runs.c.agent) == self.agent)
+        if thread and self.thread_id is not None:
+            conditions.append(_unindexed(runs.c.thread_id) == self.thread_id)
+        if prefix and self.id_prefix is not None:
+            conditions += _begins(_unindexed(runs.c.run_id), self.id_prefix)
+        return conditions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadListing:
+    """Some of the threads, those in which something happened last first."""
+
+    statuses: Sequence[ThreadStatus]
+    thread_id: str | None
+    agent: str | None
+    labels: Sequence[Label]
+    since: datetime | None
+    until: datetime | None
+    id_prefix: str | None
+    page: Page
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        status: AnyOf[ThreadStatus] | None,
+        agent: str | None,
+        thread_id: str | None,
+        metadata: Any,
+        since: datetime | None,
+        until: datetime | None,
+        id_prefix: str | None,
+        page: Page,
+    ) -> Self:
+        """Check what was asked for.
+
+        Raises:
+            InvalidQueryError: an argument does not fit.
+        """
+        since, until = interval(since, until)
+        return cls(
+            statuses=[*ThreadStatus] if status is None else members(ThreadStatus, "status", status),
+            agent=plain_or_none("agent", agent),
+            thread_id=plain_or_none("thread_id", thread_id),
+            labels=[] if metadata is None else labels(metadata),
+            since=since,
+            until=until,
+            id_prefix=plain_or_none("id_prefix", id_prefix),
+            page=page,
+        )
+
+    def read(self, connection: Connection) -> list[StoredThread]:
+        """The threads."""
+        if not self.statuses:
+            return []
+        found = self._keys(connection).subquery()
+        query = (
+            select(threads)
+            .where(threads.c.thread_id.in_(select(found.c.id)))
+            .order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
+        )
+        return [thread_of(row) for row in connection.execute(query)]
+
+    def _keys(self, connection: Connection) -> Select[Any]:
+        if (few := self._few(connection)) is not None:
+            statuses = _unindexed(threads.c.status).in_([status.value for status in self.statuses])
+            return self.page.keys([*few, statuses, *self._time()], threads.c.updated_at, threads.c.thread_id)
+        shared = [*self._time(), *self._has_run()]
+        if self.id_prefix is not None:
+            shared += _begins(_unindexed(threads.c.thread_id), self.id_prefix)
+        parts = [
+            self.page.keys([threads.c.status == status.value, *shared], threads.c.updated_at, threads.c.thread_id)
+            for status in self.statuses
+        ]
+        return self.page.merged(parts)
+
+    def _few(self, connection: Connection) -> Conditions | None:
+        """What holds for few threads, which can be sorted, and all that are asked for; None if they may be many."""
+        of_prefix = [] if self.id_prefix is None else _begins(threads.c.thread_id, self.id_prefix)
+        if self.thread_id is not None:
+            return [threads.c.thread_id == self.thread_id, *of_prefix, *self._has_run()]
+        if of_prefix and are_few(connection, of_prefix):
+            return [*of_prefix, *self._has_run()]
+        if (of_runs := self._few_runs(connection)) is not None:
+            return [*of_prefix, threads.c.thread_id.in_(select(runs.c.thread_id).where(*of_runs))]
+        return None
+
+    def _few_runs(self, connection: Connection) -> Conditions | None:
+        """What holds for the runs that the threads shall have, if they are few; None if they may be many, or any."""
+        for key, value in self.labels:
+            of_label = [run_labels.c.key == key, run_labels.c.value == value]
+            if are_few(connection, of_label):
+                return [runs.c.run_id.in_(select(run_labels.c.run_id).where(*of_label)), *self._of_its_runs()]
+        if self.agent is not None and are_few(connection, [runs.c.agent == self.agent]):
+            return [runs.c.agent == self.agent, *map(_is_labelled, self.labels)]
+        return None
+
+    def _of_its_runs(self) -> Conditions:
+        conditions = [*map(_is_labelled, self.labels)]
+        if self.agent is not None:
+            conditions.append(_unindexed(runs.c.agent) == self.agent)
+        return conditions
+
+    def _has_run(self) -> Conditions:
+        """That they have a run as it is asked for."""
+        if of_runs := self._of_its_runs():
+            return [exists().where(runs.c.thread_id == threads.c.thread_id, *of_runs)]
+        return []
+
+    def _time(self) -> Conditions:
+        return _within(threads.c.updated_at, self.since, self.until)
+
+
+def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> bool:
+    """Whether no more than `FEW` rows fit; an index has to tell. Looks at no more than that."""
+    some = select(literal(1)).where(*conditions).limit(FEW + 1).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one() <= FEW
+
+
+def run_of(row: Row[Any]) -> StoredRun:
+    """The run in a row."""
+    values = dict(row._mapping)  # noqa: SLF001  # the documented way to a row's names
+    values["status"] = RunStatus(row.status)
+    values["completion_data"] = row.completion_data or {}
+    return StoredRun(**values)
+
+
+def thread_of(row: Row[Any]) -> StoredThread:
+    """The thread in a row."""
+    values = dict(row._mapping)  # noqa: SLF001  # the documented way to a row's names
+    values["status"] = ThreadStatus(row.status)
+    return StoredThread(**values)
+
+
+def _values(where: Place, when: Column[Any], id_: Column[Any]) -> ColumnElement[Any]:
+    return tuple_(literal(where.when, when.type), literal(where.id_, id_.type))
+
+
+def _within(when: Column[Any], since: datetime | None, until: datetime | None) -> Conditions:
+    conditions: Conditions = []
+    if since is not None:
+        conditions.append(when >= since)
+    if until is not None:
+        conditions.append(when < until)
+    return conditions
+
+
+def _begins(id_: ColumnElement[Any], prefix: str) -> Conditions:
+    first, behind = id_range(prefix)
+    return [id_ >= first] if behind is None else [id_ >= first, id_ < behind]
+
+
+def _is_labelled(label: Label) -> ColumnElement[bool]:
+    key, value = label
+    return exists().where(
+        run_labels.c.key == key,
+        run_labels.c.value == value,
+        run_labels.c.created_at == runs.c.created_at,
+        run_labels.c.run_id == runs.c.run_id,
+    )
+
+
+def _unindexed(column: Column[Any]) -> ColumnElement[Any]:
+    """The same value, which no index has: SQLite would follow an index from any condition that it can."""
+    return column.concat("")
