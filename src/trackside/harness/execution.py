@@ -77,6 +77,7 @@ class Outcome:
 class Execution:
     """A run as its manager has it: who executes it, and who waits for its result."""
 
+    run_id: str
     worker: RunWorker
     context: Context
     """The starter's, whoever it is that makes room for the run later (I21)."""
@@ -85,11 +86,6 @@ class Execution:
     scheduled: bool = False
     """It may be claimed, and executes as soon as there is a place."""
     task: asyncio.Task[None] | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return self.worker.record.run_id
 
     @property
     def waits(self) -> bool:
@@ -259,8 +255,9 @@ class Executions:
         self._remove(execution)
 
     def _remove(self, execution: Execution) -> None:
-        if self._by_id.get(execution.run_id) is execution:
-            del self._by_id[execution.run_id]
+        run_id = execution.run_id
+        if self._by_id.get(run_id) is execution:
+            del self._by_id[run_id]
 
 
 def _broken(record: RunRecord, exc: Exception) -> RunResult:

@@ -124,6 +124,7 @@ class RunManager:
             raise NotAgentsError(passed=f"{agents!r:.80}")
         clock = clock or SystemClock()
         self._given = dict(agents or {})
+        self._names = {id(agent): name for name, agent in self._given.items()}  # of what `_given` keeps alive
         self._agents = {name: as_agent(agent, name=name) for name, agent in self._given.items()}
         self._services = Services(
             coordinator=steady(coordinator or MemoryCoordinator(clock=clock)),
@@ -296,7 +297,8 @@ class RunManager:
             parent_run_id=None if parent is None else parent.run_id,
         )
         # A run that waits for runs it started must not keep the place that they need.
-        return Execution(self._worker_of(spec, record, agent, depth), copy_context(), needs_place=depth == 0)
+        worker = self._worker_of(spec, record, agent, depth)
+        return Execution(record.run_id, worker, copy_context(), needs_place=depth == 0)
 
     def _worker_of(self, spec: RunSpec, record: RunRecord, agent: Agent, depth: int) -> RunWorker:
         return RunWorker(
@@ -314,7 +316,7 @@ class RunManager:
         """The name under which other processes know an agent, too; None if it has none."""
         if isinstance(agent, str):
             return agent
-        return next((name for name, given in self._given.items() if given is agent), None)
+        return self._names.get(id(agent))
 
     def _agent_named(self, name: str) -> Agent:
         known = self._agents.get(name)
@@ -355,7 +357,7 @@ class RunManager:
             logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
             return None
         self._watch_the_loop()
-        return self._runs.add(Execution(self._worker_of(spec, record, agent, 0), Context()))
+        return self._runs.add(Execution(record.run_id, self._worker_of(spec, record, agent, 0), Context()))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:
         await self._services.coordinator.request_cancel(run_id, action)

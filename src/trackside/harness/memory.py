@@ -184,13 +184,13 @@ class MemoryCoordinator:
     def _take_place(self, run: _Run) -> list[RunRecord]:
         """Put a run on its thread, at the head if that is free; those that have to make room for it."""
         thread, strategy = run.thread, run.record.multitask
+        if thread.head is None:
+            thread.head = run
+            return []
         displaced: list[RunRecord] = []
         if strategy is MultitaskStrategy.interrupt or strategy is MultitaskStrategy.rollback:
             displaced = self._make_room(thread, CancelAction(strategy.value))
-        if thread.head is None:
-            thread.head = run
-        else:
-            thread.wait(run)
+        thread.wait(run)
         return displaced
 
     def _make_room(self, thread: _Thread, action: CancelAction) -> list[RunRecord]:
