@@ -72,15 +72,20 @@ def promise[C: Contract](rule: str, *, claim: str | None = None) -> Callable[[St
                 except AssertionError as exc:
                     exc.args = (f"{text}. Seen: {exc}",)
                     raise
-                except pytest.fail.Exception as exc:  # by `pytest.raises`
-                    raise AssertionError(f"{text}. Seen: {exc}") from None
-                except (Exception, asyncio.CancelledError, SystemExit) as exc:
-                    raise AssertionError(f"{text}. Seen: {type(exc).__name__}: {exc}") from exc
+                except (Exception, asyncio.CancelledError, SystemExit, pytest.fail.Exception) as exc:
+                    __tracebackhide__ = False
+                    raise AssertionError(f"{text}. Seen: {_words(exc)}") from exc
 
         assert inspect.iscoroutinefunction(story), f"{story} is a promise and has to be async"
         return test
 
     return bind
+
+
+def _words(exc: BaseException) -> str:
+    if isinstance(exc, pytest.fail.Exception):  # of `pytest.raises`, which says all in its message
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 async def _told(contract: Contract, story: Story[Any], arguments: dict[str, Any]) -> None:

@@ -1,0 +1,42 @@
+"""The how-to of the conformance kit: its examples pass, fail where it says that they do, and its rules are the kit's."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trackside.testing.contracts import RULES
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```py\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def run_pytest(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """As somebody does who has pytest and Trackside, and no settings at all."""
+    (folder / "test_example.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["observer", "store"])
+def test_an_example_passes(example: str, tmp_path: Path) -> None:
+    result = run_pytest(tmp_path, example)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_mistake_that_the_document_makes_is_told_as_it_says(tmp_path: Path) -> None:
+    guard = re.compile(r"^        if event.event_id in self.counted:\n.*\n", re.MULTILINE)
+    broken, found = guard.subn("", EXAMPLES[0])
+    assert found == 1
+    result = run_pytest(tmp_path, broken)
+    failures = re.findall(r"^E +(AssertionError: .*)$", result.stdout, re.MULTILINE)
+    (promised,) = re.findall(r"^AssertionError: .* Seen: ", DOCUMENT, re.MULTILINE)
+    assert [failure for failure in failures if failure.startswith(promised)]
+    assert len(failures) == 1
+
+
+def test_the_rules_in_the_document_are_those_of_the_kit() -> None:
+    listed = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", DOCUMENT.partition("## The rules")[2], re.MULTILINE)
+    assert dict(listed[1:]) == dict(RULES)

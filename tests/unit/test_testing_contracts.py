@@ -1,0 +1,160 @@
+"""How the conformance kit meets pytest: fixtures, claims, loops, and what a failure says."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from trackside.testing import ObserverContract
+
+pytest_plugins = ["pytester"]
+
+OBSERVER = """
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from trackside.testing import ObserverContract
+
+
+class Observer:
+    def __init__(self):
+        self.loop = asyncio.get_running_loop()
+
+    async def on_event(self, event):
+        assert asyncio.get_running_loop() is self.loop, "another loop"
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        assert asyncio.get_running_loop() is self.loop, "closed on another loop"
+        print("closed")
+
+
+@asynccontextmanager
+async def opened():
+    async with Observer() as observer:
+        yield observer
+"""
+
+FIXTURES = {
+    "a coroutine": "async def observer(self): return Observer()",
+    "a coroutine that gives a context manager": "async def observer(self): return opened()",
+    "an async generator": """async def observer(self):
+            async with Observer() as observer:
+                yield observer""",
+    "a context manager": "def observer(self): return opened()",
+    "one that asks for others": "async def observer(self, tmp_path, request): return Observer()",
+}
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading those of all packages that are installed here would take most of the time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+def run(pytester: pytest.Pytester, body: str, *options: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """The reports of the tests that passed, were skipped and failed."""
+    pytester.makepyfile(test_suite=f"{OBSERVER}\n\nclass TestSuite(ObserverContract):\n    {body}\n")
+    result = pytester.inline_run("-p", "pytest_trackside", "-p", "no:cacheprovider", *options)
+    passed, skipped, failed = result.listoutcomes()
+    return list(passed), list(skipped), list(failed)
+
+
+@pytest.mark.parametrize("mode", ["none", "strict", "auto"])
+@pytest.mark.parametrize("fixture", FIXTURES)
+def test_a_fixture_of_any_kind_is_opened_and_closed_on_the_loop_of_its_test(
+    pytester: pytest.Pytester, fixture: str, mode: str
+) -> None:
+    scope = "asyncio_default_fixture_loop_scope=function"
+    plugin = () if mode == "none" else ("-p", "pytest_asyncio", "-o", f"asyncio_mode={mode}", "-o", scope)
+    passed, _, failed = run(pytester, f"@pytest.fixture\n    {FIXTURES[fixture]}", "-k", "payloads or swallowed", *plugin)
+    assert not failed, failed[0].longreprtext
+    assert len(passed) == 2
+    assert all("closed" in report.capstdout for report in passed)
+
+
+def test_the_fixture_may_be_parametrised_and_live_outside_of_the_class(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "import pytest\n@pytest.fixture(params=[1, 2])\nasync def observer(request):\n    from test_suite import Observer\n"
+        "    yield Observer()"
+    )
+    passed, _, failed = run(pytester, "pass", "-k", "payloads")
+    assert not failed, failed[0].longreprtext
+    assert len(passed) == 2
+
+
+def test_what_is_not_claimed_is_skipped_with_a_reason(pytester: pytest.Pytester) -> None:
+    _, skipped, _ = run(pytester, f"@pytest.fixture\n    {FIXTURES['a coroutine']}", "-k", "every_event_has_its_effect")
+    (report,) = skipped
+    assert report.longrepr[2] == "Skipped: TestSuite does not claim complete"
+
+
+def test_a_claim_that_there_is_not_is_an_error() -> None:
+    with pytest.raises(
+        TypeError, match=r"TestMine.durble is no claim of this contract; its claims are accounts, compl"
+    ):
+        type("TestMine", (ObserverContract,), {"durble": True})
+
+
+def test_a_claim_may_be_taken_back_by_a_subclass_of_a_subclass() -> None:
+    claims = type("TestMine", (ObserverContract,), {"complete": True})
+    assert not type("TestYours", (claims,), {"complete": False}).complete
+
+
+@pytest.mark.parametrize(
+    ("does", "seen"),
+    [
+        ("raise KeyError('status')", "KeyError: 'status' on run_started 1 of run-"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("await asyncio.Event().wait()", "it did not end within 0.05 s"),
+        ("asyncio.current_task().cancel(); await asyncio.sleep(0)", "CancelledError"),
+        ("pytest.fail('not like that')", "not like that"),
+    ],
+)
+def test_a_failure_says_in_its_first_line_which_rule_is_broken_and_what_was_seen(
+    pytester: pytest.Pytester, does: str, seen: str
+) -> None:
+    body = f"""patience = 0.05
+
+    @pytest.fixture
+    def observer(self):
+        class Broken:
+            async def on_event(self, event):
+                {does}
+        return Broken()"""
+    _, _, (report,) = run(pytester, body, "-k", "unknown_keys")
+    said = report.longrepr.reprcrash.message.splitlines()[0]
+    rule = "payloads is broken: keys that nobody knows and a missing status are legal in every payload. Seen: "
+    assert said.startswith(f"AssertionError: {rule}{seen}")
+
+
+def test_a_fixture_that_gives_something_else_is_told_so(pytester: pytest.Pytester) -> None:
+    _, _, (report,) = run(pytester, "@pytest.fixture\n    def observer(self): return 7", "-k", "unknown_keys")
+    assert "7 is not an observer" in report.longrepr.reprcrash.message
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import trackside.testing", "pytest"),
+        ("import trackside.testing as t; assert not hasattr(t, 'nothing')", "pytest"),
+        ("import pytest_trackside", "trackside"),
+        ("import pytest_trackside", "asyncio"),
+    ],
+)
+def test_an_import_brings_nothing_that_it_does_not_need(statement: str, unwanted: str) -> None:
+    code = f"{statement}\nimport sys\nassert {unwanted!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_kit_is_there_under_the_name_of_its_room() -> None:
+    import trackside.testing
+    from trackside.testing import contracts
+
+    assert {*trackside.testing._KIT} <= {*trackside.testing.__all__}
+    assert all(getattr(trackside.testing, name) is getattr(contracts, name) for name in trackside.testing._KIT)
