@@ -72,7 +72,9 @@ def test_a_fixture_of_any_kind_is_opened_and_closed_on_the_loop_of_its_test(
 ) -> None:
     scope = "asyncio_default_fixture_loop_scope=function"
     plugin = () if mode == "none" else ("-p", "pytest_asyncio", "-o", f"asyncio_mode={mode}", "-o", scope)
-    passed, _, failed = run(pytester, f"@pytest.fixture\n    {FIXTURES[fixture]}", "-k", "payloads or swallowed", *plugin)
+    passed, _, failed = run(
+        pytester, f"@pytest.fixture\n    {FIXTURES[fixture]}", "-k", "payloads or swallowed", *plugin
+    )
     assert not failed, failed[0].longreprtext
     assert len(passed) == 2
     assert all("closed" in report.capstdout for report in passed)
