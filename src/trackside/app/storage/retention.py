@@ -33,8 +33,8 @@ from sqlalchemy import (
     update,
 )
 
-from trackside.app.storage._encoding import time_text
 from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._encoding import time_text
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import (
