@@ -152,7 +152,7 @@ class RunManager:
         await self.aclose(grace=self._grace if exc is None else 0.0)
 
     async def start(self, spec: RunSpec) -> RunHandle:
-        """Let a run in; it executes as soon as its thread and a place are free.
+        """Let a run in; it executes as soon as it is due and its thread and a place are free.
 
         Raises:
             ClosedError: the manager is closing.
@@ -239,6 +239,9 @@ class RunManager:
 
     async def aclose(self, *, grace: float | None = None) -> None:
         """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
+
+        Runs that are not due yet get no grace. With a durable coordinator those that have not started are not cancelled but
+        left to it.
 
         Again is fine. Cancelling this cuts the grace short, and is passed on when everything is closed.
         """

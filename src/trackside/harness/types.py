@@ -83,8 +83,9 @@ class RunSpec:
     """A run that somebody asks for.
 
     `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if
-    the thread is busy; `command` is `{"resume": answer}` (also `update`, `goto` for LangGraph) and takes the place of
-    `input`. `stream_mode` lists what the agent should stream besides its lifecycle.
+    the thread is busy; with `after_seconds` the run takes its place there only then. `command` is `{"resume": answer}`
+    (also `update`, `goto` for LangGraph) and takes the place of `input`. `stream_mode` lists what the agent should stream
+    besides its lifecycle.
     """
 
     agent: Any
