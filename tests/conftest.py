@@ -1,11 +1,13 @@
-"""What holds for every test: no blocking call on the loop, long tests only when asked for."""
+"""What holds for every test: no blocking call on the loop, long tests only when asked for, one PostgreSQL server for all."""
 
 import os
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
+from postgres_server import PostgresServer, RunningServer, running_at
 
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("default"), max_examples=2_000)
@@ -45,4 +47,38 @@ def blockbuster() -> Iterator[BlockBuster]:
         # Coverage's tracer takes a lock for a moment, which another thread of the test may hold.
         for lock in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             blocker.functions[lock].can_block_in("coverage/collector.py", "lock_data")
+        # For each connection asyncpg looks for a password file and certificates of this user, on the local disk.
+        for function in blocker.functions.values():
+            function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
+            # A loop in a thread of its own, where nobody else waits.
+            function.can_block_in("app/storage/_postgres_backend.py", "change_alone")
         yield blocker
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[RunningServer]:
+    """A PostgreSQL server, started for the first test that needs it; or the one at `TRACKSIDE_TEST_POSTGRES`."""
+    elsewhere = os.environ.get("TRACKSIDE_TEST_POSTGRES")
+    with running_at(elsewhere) if elsewhere else PostgresServer(fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_names() -> Iterator[str]:
+    """Names for databases that nobody else uses on this server."""
+    return (f"trackside_test_{os.getpid()}_{number}" for number in count(1))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
+    """The address of an empty PostgreSQL database."""
+    name = next(postgres_names)
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that the test may stop."""
+    with PostgresServer(fsync=False) as server:
+        yield server

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import RawConnection, RunningServer
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
+DIALECTS = ["sqlite", "postgres"]
 START = datetime(2026, 1, 31, 9, 30, 0, 123456, UTC)
 
 
@@ -59,14 +61,32 @@ def script() -> type[Script]:
     return Script
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a database on each; what takes the `path` of a file is about SQLite."""
+    if "dialect" in metafunc.fixturenames:
+        metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else DIALECTS)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.db"
 
 
 @pytest.fixture
-def url(path: Path) -> str:
-    return f"sqlite:///{path}"
+def url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database that is not there yet (SQLite) or empty; for a `store`, of one with our tables."""
+    with_tables = "store" in request.fixturenames
+    if dialect == "sqlite":
+        path: Path = request.getfixturevalue("path")
+        if with_tables:
+            shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: RunningServer = request.getfixturevalue("postgres_server")
+    name = next(request.getfixturevalue("postgres_names"))
+    template = request.getfixturevalue("postgres_with_tables") if with_tables else None
+    yield server.create_database(name, template=template)
+    server.drop_database(name)
 
 
 @pytest.fixture
@@ -78,28 +98,43 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+# Made once: most tests are about what comes after.
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once: most tests are about what comes after."""
+def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "runs.db"
-
-    async def make() -> None:
-        async with Store.open(f"sqlite:///{path}"):
-            pass
-
-    asyncio.run(make())
+    make_tables(f"sqlite:///{path}")
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres_with_tables(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
+    name = next(postgres_names)
+    make_tables(postgres_server.create_database(name))
+    yield name
+    postgres_server.drop_database(name)
+
+
+def make_tables(url: str) -> None:
+    async def make() -> None:
+        async with Store.open(url):
+            pass
+
+    asyncio.run(make())
+
+
 @pytest.fixture
-async def store(url: str, path: Path, empty_database: Path) -> AsyncIterator[Store]:
-    shutil.copy(empty_database, path)
+async def store(url: str) -> AsyncIterator[Store]:
     async with Store.open(url) as store:
         yield store
 
 
 @pytest.fixture
-def database(path: Path) -> Iterator[sqlite3.Connection]:
-    """The same file without any of our code, in autocommit mode."""
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)) as connection:
+def database(dialect: str, url: str) -> Iterator[Any]:
+    """The same database without any of our code, in autocommit mode; both kinds have `execute(…).fetchall()`."""
+    if dialect == "postgres":
+        connection: Any = RawConnection(url)
+    else:
+        file = url.removeprefix("sqlite:///")
+        connection = sqlite3.connect(file, isolation_level=None, timeout=5, check_same_thread=False)
+    with closing(connection):
         yield connection

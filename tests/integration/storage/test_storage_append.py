@@ -399,10 +399,10 @@ async def test_a_person_can_read_the_tables(store: Store, script, database: sqli
     await store.append([run.started(), run.message("Grüße")])
 
     times = database.execute("SELECT occurred_at FROM events ORDER BY position").fetchall()
-    text = database.execute("SELECT payload ->> '$.message.content' FROM events WHERE sequence = 2").fetchone()
+    (payload,) = database.execute("SELECT payload FROM events WHERE sequence = 2").fetchone()
 
     assert times == [("2026-01-31T09:30:00.123456Z",), ("2026-01-31T09:30:01.123456Z",)]
-    assert text == ("Grüße",)
+    assert '"content":"Grüße"' in payload
 
 
 async def test_an_unknown_run_has_no_row(store: Store) -> None:

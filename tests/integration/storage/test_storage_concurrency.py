@@ -39,6 +39,7 @@ async def test_what_waits_is_committed_together(url: str, script) -> None:
     assert len(commits) < 20
 
 
+@pytest.mark.usefixtures("path")
 async def test_a_batch_is_a_handful_of_statements(store: Store, script, blockbuster: BlockBuster) -> None:
     blockbuster.deactivate()  # the test looks into the writer's own connection
     await store.append(script().whole())

@@ -14,6 +14,7 @@ from trackside.app.storage import Store
 from trackside.app.storage.errors import DatabaseBusyError, DatabaseFullError, StorageError
 
 
+@pytest.mark.usefixtures("path")
 async def test_a_full_disk_is_retryable_and_works_again_when_there_is_room(
     store: Store, script, blockbuster: BlockBuster
 ) -> None:
@@ -68,6 +69,7 @@ FILE_LIMIT = textwrap.dedent("""
 """)
 
 
+@pytest.mark.usefixtures("path")
 def test_a_file_that_may_not_grow_is_retryable_and_works_again(url: str, database: sqlite3.Connection) -> None:
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", FILE_LIMIT, url], capture_output=True, text=True, timeout=60, check=False
@@ -77,6 +79,7 @@ def test_a_file_that_may_not_grow_is_retryable_and_works_again(url: str, databas
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.usefixtures("path")
 async def test_a_locked_database_is_retryable_and_works_again(url: str, script, database: sqlite3.Connection) -> None:
     event = script().started()
     async with Store.open(url, busy_timeout=0.05) as store:
@@ -89,6 +92,7 @@ async def test_a_locked_database_is_retryable_and_works_again(url: str, script, 
         assert [stored.position for stored in await store.append([event])] == [1]
 
 
+@pytest.mark.usefixtures("path")
 async def test_each_caller_of_a_transaction_that_failed_gets_its_own_exception(
     url: str, script, database: sqlite3.Connection
 ) -> None:
@@ -101,6 +105,7 @@ async def test_each_caller_of_a_transaction_that_failed_gets_its_own_exception(
     assert len({id(outcome) for outcome in outcomes}) == 3
 
 
+@pytest.mark.usefixtures("path")
 async def test_a_failure_that_nobody_waits_for_is_logged(
     url: str, script, database: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,6 +133,7 @@ async def test_a_defect_of_ours_reaches_the_caller_and_the_writer_goes_on(
     assert [stored.position for stored in await store.append(script().whole())] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.usefixtures("path")
 async def test_a_table_that_somebody_dropped_is_no_driver_exception(
     store: Store, script, database: sqlite3.Connection
 ) -> None:

@@ -274,6 +274,7 @@ class TestFailures:
             assert (parked.stored.position, parked.attempts, parked.error) == (2, 4, "down")
             await assert_balanced(feed, subs, read=7, handled=4, parked=3)
 
+    @pytest.mark.usefixtures("path")
     async def test_the_store_fails_and_comes_back(
         self,
         path: Path,

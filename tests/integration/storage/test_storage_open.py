@@ -47,6 +47,7 @@ async def test_what_was_stored_is_there_when_opened_again(url: str, script) -> N
     assert later.position == len(before) + 1
 
 
+@pytest.mark.usefixtures("path")
 async def test_who_opens_waits_for_nobody_who_writes(url: str, script, database: sqlite3.Connection) -> None:
     async with Store.open(url) as store:
         await store.append(script().whole())
@@ -64,6 +65,7 @@ async def test_a_closed_database_is_one_file(url: str, path: Path, script) -> No
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.usefixtures("path")
 async def test_commits_are_flushed_to_the_disk_unless_told_otherwise(url: str, blockbuster: BlockBuster) -> None:
     blockbuster.deactivate()  # the test looks into the writer's own connection
     async with Store.open(url) as store:
@@ -151,6 +153,7 @@ async def test_a_damaged_database_says_so(url: str, path: Path, script) -> None:
     assert isinstance(await refusal(url), DamagedDatabaseError)
 
 
+@pytest.mark.usefixtures("path")
 async def test_an_sqlite_that_is_too_old(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
 

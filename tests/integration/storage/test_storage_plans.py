@@ -9,6 +9,8 @@ from sqlalchemy import Connection, event
 
 from trackside.app.storage import Store, _listings, _stats
 
+pytestmark = pytest.mark.usefixtures("path")
+
 SINCE = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)
 UNTIL = SINCE + timedelta(days=2)
 CURSOR = "2026-01-01T00:00:00Z/x"

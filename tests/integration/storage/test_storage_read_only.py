@@ -121,9 +121,9 @@ async def events_in(path: Path) -> list[StoredEvent]:
 
 
 @pytest.fixture
-async def recorded(path: Path, url: str, empty_database: Path, script) -> Path:
+async def recorded(path: Path, url: str, sqlite_with_tables: Path, script) -> Path:
     """A database with one run, closed."""
-    shutil.copy(empty_database, path)
+    shutil.copy(sqlite_with_tables, path)
     async with Store.open(url) as store:
         await store.append(script().whole())
     return path
