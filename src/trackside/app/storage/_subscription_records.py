@@ -88,8 +88,12 @@ class SubscriptionFilter:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The filter in what `to_json` made."""
         types = stored.get("types")
-        named = None if types is None else tuple(map(LifecycleEventType, types))
-        return cls(**{**stored, "types": named})
+        return cls(
+            types=None if types is None else tuple(map(LifecycleEventType, types)),
+            run_id=stored.get("run_id"),
+            thread_id=stored.get("thread_id"),
+            agent=stored.get("agent"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The filter as JSON; two that want the same look the same."""
