@@ -62,7 +62,7 @@ SPOILERS = {
     "runs: 1 run": f"DELETE FROM events WHERE run_id = {A_RUN}",
     "threads: 3 threads": "UPDATE threads SET last_run_id = 'x' WHERE last_run_id IN "
     "(SELECT run_id FROM runs WHERE status = 'success')",
-    "run_totals: 2 sums": "UPDATE run_totals SET runs = runs + 1 WHERE status = 'success'",
+    "run_totals: 3 sums": "UPDATE run_totals SET runs = runs + 1 WHERE status = 'success'",
     "duration_totals: ": "DELETE FROM duration_totals WHERE status = 'success'",
     "usage_totals: ": "UPDATE usage_totals SET output_tokens = 0 WHERE name = 'small'",
     "a row that its events do not tell: status": f"UPDATE runs SET status = 'error' WHERE run_id = {A_RUN}",
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_found(url: str, path: Path, spoil: sqlite3.Connection,
 @pytest.mark.usefixtures("filled")
 def test_a_damaged_file(url: str, path: Path, spoil: sqlite3.Connection) -> None:
     (page,) = spoil.execute(
-        "SELECT rootpage FROM sqlite_master WHERE name = 'ix_runs_agent_created_at_run_id'"
+        "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'runs' AND sql IS NOT NULL"
     ).fetchone()
     (size,) = spoil.execute("PRAGMA page_size").fetchone()
     spoil.execute("PRAGMA wal_checkpoint(TRUNCATE)")

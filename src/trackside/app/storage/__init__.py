@@ -15,10 +15,13 @@ from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
 from trackside.app.storage.retention import PruneReport
 from trackside.app.storage.store import Store
+from trackside.app.storage.transfer import ExportReport, ImportReport
 
 __all__ = [
+    "ExportReport",
     "FollowOptions",
     "Follower",
+    "ImportReport",
     "PruneReport",
     "RunTotals",
     "RunWithEvents",

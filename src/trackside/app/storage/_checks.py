@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import groupby
+from itertools import batched, groupby
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Result, Row, Select, Text, func, or_, select, type_coerce
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Text, func, or_, select, type_coerce
 from sqlalchemy.sql.expression import exists
 
 from trackside.app.storage._encoding import EventRow, json_of, time_of
@@ -160,7 +160,7 @@ _PLACE: Final = (type_coerce(runs.c.created_at, Text), runs.c.agent, runs.c.stat
 def _recount(connection: Connection) -> Totals:
     totals = Totals()
     has_ended = runs.c.ended_at.is_not(None)
-    query: Select[Any] = select(*_PLACE, runs.c.cost_usd, runs.c.duration_seconds, *_USED).where(has_ended)
+    query = select(*_PLACE, runs.c.cost_usd, runs.c.duration_seconds, *_USED).where(has_ended)
     for created_at, agent, status, cost_usd, duration, *used in _stream(connection, query):
         place = (minute_of(created_at), agent or NO_AGENT, status)
         totals.count(place, 1, used, cost_usd=cost_usd, duration=duration)
@@ -172,7 +172,7 @@ def _recount(connection: Connection) -> Totals:
     return totals
 
 
-def _stream(connection: Connection, query: Select[Any]) -> Result[Any]:
+def _stream(connection: Connection, query: Select[Any]) -> Iterable[Any]:
     return connection.execute(query, execution_options={"yield_per": 1_000})
 
 
@@ -190,7 +190,7 @@ def _runs(connection: Connection, sample: int | None) -> Iterator[Finding]:
     if sample is not None:
         query = query.limit(sample)
     found = 0
-    for page in _stream(connection, query).partitions(_PAGE):
+    for page in batched(_stream(connection, query), _PAGE):
         histories = _histories(connection, [run.run_id for run in page])
         used = _usage_of(connection, [run.run_id for run in page])
         for run in page:

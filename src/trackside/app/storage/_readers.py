@@ -18,7 +18,8 @@ class Readers:
 
     def __init__(self, reads: Reads, *, database: str) -> None:
         self._reads = reads
-        self._database = database
+        self.database = database
+        """How messages name what is read."""
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
@@ -41,7 +42,7 @@ class Readers:
         if self._closed:
             raise ClosedError(what="store")
         if asyncio.get_running_loop() is not self._loop:
-            raise errors.ForeignLoopError(database=self._database)
+            raise errors.ForeignLoopError(database=self.database)
         return await self._reads.read(read)
 
     async def aclose(self) -> None:

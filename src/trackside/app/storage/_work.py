@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, override
 
+from sqlalchemy import select, update
+
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import CollisionError, Session
-from trackside.app.storage._tables import idempotency_keys
+from trackside.app.storage._tables import POSITION, counters, idempotency_keys
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
     ConnectionLostError,
@@ -150,6 +152,8 @@ class UnitOfWork:
         self._threads: dict[str, ThreadRow] = {}
         self._events: dict[str, EventRow] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
+        self.positions: dict[str, int] = {}
+        """Where new events, by their id, were in another log."""
         self.idempotency_keys: dict[str, tuple[IdempotencyKey, str]] = {}
         """The keys of runs that are let in, and the runs that they name."""
         self.totals = Totals()
@@ -314,8 +318,28 @@ class UnitOfWork:
             session.save_active(self.queue.removed, self.queue.changed.values())
         if self.totals:
             session.add_to_totals(self.totals)
-        if self._events:
+        if self.positions:
+            self._insert_in_place()
+        elif self._events:
             session.insert_events(self._events.values())
+
+    def _insert_in_place(self) -> None:
+        """Store events that have a place where they were, unless the log has got there, and the others behind them."""
+        session = self.session
+        counter = counters.c.name == POSITION
+        ((last,),) = session.execute(select(counters.c.value).where(counter).with_for_update())
+        stretch: list[EventRow] = []
+        for event_id, row in self._events.items():
+            wanted = self.positions.get(event_id, 0)
+            if wanted > last + 1:
+                if stretch:
+                    session.insert_events(stretch)
+                    stretch = []
+                last = wanted - 1
+                session.execute(update(counters).where(counter).values(value=last))
+            stretch.append(row)
+            last += 1
+        session.insert_events(stretch)
 
 
 def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:

@@ -248,3 +248,39 @@ class FollowerBusyError(StorageError, RuntimeError):
     """The next event of this follower is waited for already: let each task follow for itself."""
 
     fault = "caller"
+
+
+class ForeignExportError(StorageError, ValueError):
+    """This is no export of Trackside's: {why}. Nothing was imported."""
+
+    fault = "caller"
+
+
+class ExportTooNewError(StorageError, ValueError):
+    """This export is of version {found}, and this Trackside reads {known}: upgrade Trackside. Nothing was imported."""
+
+    fault = "caller"
+
+
+class ExportDamagedError(StorageError, ValueError):
+    """Line {line} of the export is wrong: {why}. What was imported before it stays; with a good file the import goes on from there."""  # noqa: E501
+
+    fault = "caller"
+
+
+class ImportConflictError(StorageError, ValueError):
+    """Line {line} of the export does not fit what the store has: {why} What was imported before it stays."""
+
+    fault = "caller"
+
+
+class ExportTornError(StorageError):
+    """While {database} was exported, old runs were removed from it, and of some only a part may be in the export: export it again."""  # noqa: E501
+
+    retryable = True
+
+
+class MissingParquetError(StorageError, ImportError):
+    """Parquet needs pyarrow, which is not installed: pip install 'trackside[parquet]', or use JSON lines."""
+
+    fault = "caller"

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
@@ -29,6 +30,16 @@ from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.subscriptions import Subscriptions
+from trackside.app.storage.transfer import (
+    ExportChoice,
+    ExportFormat,
+    ExportReport,
+    ImportReport,
+    export_events,
+    import_events,
+    reader_of,
+    writer_of,
+)
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -418,6 +429,70 @@ class Store:
         if dry_run:
             return await foresee(self._readers, outdated)
         return await prune(self._writer, self._readers, outdated, batch=batch)
+
+    async def export_events(
+        self,
+        file: BinaryIO,
+        *,
+        format: ExportFormat = "jsonl",
+        start: int = 1,
+        to: int | None = None,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        types: AnyOf[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+    ) -> ExportReport:
+        """Write events to a file, in the order of the log, up to where it ends now.
+
+        They are read page by page, so that memory does not grow with them and others may write meanwhile. An export of
+        all events of some runs is the store of these runs: whatever else is stored of them follows from their events. What
+        threads remember, queues and subscriptions are not in it.
+
+        Args:
+            file: where they are written to; it is not closed.
+            format: "jsonl" or "parquet".
+            start: the first position.
+            to: the last position; None: the end of the log.
+            run_id: only of this run.
+            thread_id: only of this thread.
+            agent: only of runs of this agent.
+            types: only events of this type, or one of these. Such an export cannot be imported.
+            since: only events that occurred then or later.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+            MissingParquetError: the format is Parquet, and nothing here can write it.
+            ExportTornError: runs were removed meanwhile, and what was written may have some of them in part.
+            StorageError: the database cannot be read.
+        """
+        choice = ExportChoice.of(
+            start=start, to=to, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since
+        )
+        writer = await asyncio.to_thread(writer_of, file, format)
+        return await export_events(self._readers, writer, choice)
+
+    async def import_events(self, file: BinaryIO, *, format: ExportFormat = "jsonl") -> ImportReport:
+        """Append the events of an export that are not here yet, in the order of the export.
+
+        In an empty store they get the positions that they had, with all holes; in one that has other events, the next
+        ones. Each transaction leaves a valid store, and an import that was cut short is gone on with by doing it again.
+
+        Args:
+            file: where they are read from; it is not closed.
+            format: "jsonl" or "parquet".
+
+        Raises:
+            ForeignExportError: it is no export.
+            ExportTooNewError: a newer version made it.
+            ExportDamagedError: a line of it is wrong; what came before it is imported.
+            ImportConflictError: an event cannot follow what its run has here, or its id is another event's.
+            MissingParquetError: the format is Parquet, and nothing here can read it.
+            ReadOnlyStoreError: the store was opened with `read_only`.
+            StorageError: the database failed; what was imported before stays.
+        """
+        reader = await asyncio.to_thread(reader_of, file, format)
+        return await import_events(self._writer, self._readers, reader)
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""

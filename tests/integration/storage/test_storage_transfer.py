@@ -1,0 +1,469 @@
+"""What is exported comes back as it was, bytes and positions; what is wrong with a file is said by line."""
+
+import asyncio
+import gzip
+import io
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from trackside.app.storage import ExportReport, ImportReport, Store
+from trackside.app.storage._tables import (
+    counters,
+    duration_totals,
+    events,
+    run_labels,
+    run_totals,
+    runs,
+    threads,
+    usage,
+    usage_totals,
+)
+from trackside.app.storage.errors import (
+    DatabaseFullError,
+    ExportDamagedError,
+    ExportTooNewError,
+    ExportTornError,
+    ForeignExportError,
+    ImportConflictError,
+    InvalidQueryError,
+    ReadOnlyStoreError,
+)
+
+FORMATS = ["jsonl", "parquet"]
+LONG_AGO = datetime(2020, 1, 1, 3, 4, 5, 678901, UTC)
+USAGE = {"input_tokens": 10, "output_tokens": 4, "cost_usd": 0.1}
+DATA: dict[str, Any] = {
+    "total_input_tokens": 10,
+    "duration_seconds": 1.5,
+    "cost_usd": 0.1,
+    "token_usage_by_model": {"small": USAGE},
+    "token_usage_by_caller": {"lead_agent": USAGE},
+}
+ODD = {"z": 1, "a": [1.0, -0.0, 1e300, 2**63, None, True], "text": 'Zoë\u2028"\\/\n\x7f😀', "": {"nested": {}}}
+
+type Another = Callable[[], AbstractAsyncContextManager[Store]]
+
+
+@pytest.fixture
+def another(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Another:
+    """Opens one more empty store, in a database of the same kind."""
+    made = 0
+
+    @asynccontextmanager
+    async def open_another() -> AsyncIterator[Store]:
+        nonlocal made
+        made += 1
+        if dialect == "sqlite":
+            path = tmp_path / f"another-{made}.db"
+            await asyncio.to_thread(shutil.copy, request.getfixturevalue("sqlite_with_tables"), path)
+            async with Store.open(f"sqlite:///{path}") as store:
+                yield store
+            return
+        server, name = request.getfixturevalue("postgres_server"), next(request.getfixturevalue("postgres_names"))
+        template = request.getfixturevalue("postgres_with_tables")
+        url = await asyncio.to_thread(server.create_database, name, template=template)
+        async with Store.open(url) as store:
+            yield store
+        await asyncio.to_thread(server.drop_database, name)
+
+    if dialect == "postgres":
+        for fixture in ("postgres_server", "postgres_names", "postgres_with_tables"):
+            request.getfixturevalue(fixture)
+    return open_another
+
+
+async def fill(store: Store, script) -> None:
+    """Runs of several kinds, some of them at once, and a hole where an old one was removed."""
+    done, asking, failed, running = script(), script(), script(), script()
+    gone = script(start=LONG_AGO)
+    await store.append([done.started(metadata={"n": 1, "who": "Zoë"}, odd=ODD), gone.started(), asking.started()])
+    await store.append(
+        [gone.completed(), done.thread("busy"), running.started(parent_run_id=done.run_id), failed.started()]
+    )
+    await store.append([done.completed("A title", **DATA), failed.failed("timeout"), done.thread("idle")])
+    await store.append([asking.event("run_completed", status="interrupted", interrupts=[{"id": "1", "value": "?"}])])
+    await store.append([asking.thread("interrupted"), script().event("run_cancelled", cancel_mode="shutdown")])
+    last = script(start=LONG_AGO)
+    await store.append([last.started(), last.completed()])  # the counter goes on from there all the same
+    assert (await store.prune(older_than=timedelta(days=1000))).runs == 2
+
+
+async def exported(store: Store, **options: Any) -> bytes:
+    file = io.BytesIO()
+    await store.export_events(file, **options)
+    return file.getvalue()
+
+
+async def told(store: Store) -> dict[str, Any]:
+    """All that follows from events."""
+    tables = (events, runs, threads, usage, run_labels, run_totals, duration_totals, usage_totals, counters)
+
+    def read(connection: Any) -> dict[str, Any]:
+        rows = {
+            table.name: sorted((tuple(row) for row in connection.execute(select(table))), key=repr) for table in tables
+        }
+        rows["counters"] = [row for row in rows["counters"] if row[0] == "position"]
+        return rows
+
+    return await store._readers.run(read)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_what_comes_back_is_what_was_there(store: Store, another: Another, script, format: Any) -> None:
+    await fill(store, script)
+    file = await exported(store, format=format)
+    async with another() as copy:
+        report = await copy.import_events(io.BytesIO(file), format=format)
+        again = await exported(copy, format=format)
+
+        assert again == file
+        assert await told(copy) == await told(store)
+        assert await copy.stats() == await store.stats()
+        (later,) = await copy.append([script().started()])
+
+    assert report == ImportReport(imported=11, known=0, kept_positions=True)
+    assert later.position == 16
+
+
+async def test_an_export_is_readable(store: Store, script) -> None:
+    run = script("r", "t")
+    await store.append([run.started(n=1), run.completed()])
+
+    report = await store.export_events(file := io.BytesIO())
+
+    header, first, second, footer = map(json.loads, file.getvalue().splitlines())
+    assert header == {"format": "trackside.events", "version": 1, "to": 2, "chosen": {}}
+    assert first == {
+        "position": 1,
+        "event_id": first["event_id"],
+        "event_type": "run_started",
+        "run_id": "r",
+        "thread_id": "t",
+        "sequence": 1,
+        "occurred_at": "2026-01-31T09:30:00.123456Z",
+        "payload": {"agent": "chat", "metadata": {}, "n": 1},
+    }
+    assert second["position"] == 2
+    assert footer == {"events": 2}
+    assert report == ExportReport(events=2, to=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "positions"),
+    [
+        ({}, [1, 2, 3, 4]),
+        ({"start": 2}, [2, 3, 4]),
+        ({"to": 3}, [1, 2, 3]),
+        ({"start": 2, "to": 2}, [2]),
+        ({"start": 9}, []),
+        ({"run_id": "a"}, [1, 3]),
+        ({"thread_id": "t-b"}, [2, 4]),
+        ({"agent": "search"}, [2, 4]),
+        ({"types": "run_started"}, [1, 2]),
+        ({"types": []}, []),
+        ({"since": datetime(2026, 1, 31, 9, 30, 1, tzinfo=UTC)}, [3, 4]),
+    ],
+)
+async def test_some_of_the_events(store: Store, script, options: dict[str, Any], positions: list[int]) -> None:
+    a, b = script("a", "t-a"), script("b", "t-b")
+    await store.append([a.started(), b.started("search"), a.completed(), b.completed()])
+
+    lines = [json.loads(line) for line in (await exported(store, **options)).splitlines()]
+
+    assert [line["position"] for line in lines[1:-1]] == positions
+    assert bool(lines[0]["chosen"]) == bool(options.keys() - {"to"})
+
+
+async def test_an_export_ends_where_the_log_ended_when_it_began(store: Store, script) -> None:
+    await fill(store, script)
+
+    class Appending(io.BytesIO):
+        """While it is written, the log goes on."""
+
+        def write(self, data: Any) -> int:
+            asyncio.run_coroutine_threadsafe(store.append([script().started()]), loop).result()
+            return super().write(data)
+
+    loop = asyncio.get_running_loop()
+    before = await exported(store)
+    await store.export_events(file := Appending())
+
+    assert file.getvalue() == before
+
+
+async def test_an_export_that_a_prune_has_torn_says_so(store: Store, script) -> None:
+    await fill(store, script)
+
+    class Pruning(io.BytesIO):
+        def write(self, data: Any) -> int:
+            asyncio.run_coroutine_threadsafe(store.prune(older_than=None), loop).result()
+            return super().write(data)
+
+    loop = asyncio.get_running_loop()
+
+    with pytest.raises(ExportTornError):
+        await store.export_events(Pruning())
+
+
+async def test_pages_are_as_small_as_their_payloads_are_large(store: Store, another: Another, script) -> None:
+    run = script()
+    await store.append([run.started()])
+    for _ in range(5):
+        await store.append([run.message("x" * 3_000_000)])
+    for _ in range(30):
+        await store.append([run.message("x") for _ in range(100)])
+    file = await exported(store)
+
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(file))
+        assert await exported(copy) == file
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_in_a_store_with_other_events_they_get_new_positions(
+    store: Store, another: Another, script, format: Any
+) -> None:
+    await fill(store, script)
+    file = await exported(store, format=format)
+    async with another() as other:
+        await other.append(script().whole())
+        report = await other.import_events(io.BytesIO(file), format=format)
+        again = await other.import_events(io.BytesIO(file), format=format)
+        listed = [stored.event for stored in await other.events(5)]
+        positions = [stored.position for stored in await other.events()]
+
+    assert report == ImportReport(imported=11, known=0, kept_positions=False)
+    assert again == ImportReport(imported=0, known=11, kept_positions=False)
+    assert listed == [stored.event for stored in await store.events()]
+    assert positions == [*range(1, 17)]
+
+
+async def test_an_import_that_was_cut_short_goes_on(store: Store, another: Another, script) -> None:
+    await fill(store, script)
+    file = await exported(store)
+    lines = file.splitlines(keepends=True)
+    async with another() as copy:
+        for cut in (1, 4, 9, 12):
+            with pytest.raises(ExportDamagedError, match=f"Line {cut} .* its last line is missing"):
+                await copy.import_events(io.BytesIO(b"".join(lines[:cut])))
+            assert len(await copy.events()) == cut - 1
+        report = await copy.import_events(io.BytesIO(file))
+        assert await exported(copy) == file
+        assert await told(copy) == await told(store)
+
+    assert report == ImportReport(imported=0, known=11, kept_positions=True)
+
+
+async def test_a_later_export_goes_on_where_the_first_one_ended(store: Store, another: Another, script) -> None:
+    run = script()
+    await store.append([run.started(), run.thread("busy")])
+    first = await exported(store)
+    await store.append([run.completed(), run.thread("idle")])
+    rest = await exported(store, start=3)
+
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(first))
+        await copy.import_events(io.BytesIO(rest))
+
+        assert await told(copy) == await told(store)
+
+
+def changed(file: bytes, line: int, **fields: Any) -> bytes:
+    lines = file.splitlines()
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | fields).encode()
+    return b"\n".join([*lines, b""])
+
+
+def without(file: bytes, line: int) -> bytes:
+    lines = file.splitlines(keepends=True)
+    return b"".join(lines[: line - 1] + lines[line:])
+
+
+DAMAGED: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "not JSON": (3, lambda file: file.replace(b'{"position":2', b"position 2")),
+    "half a line": (3, lambda file: file[: file.index(b'{"position":3') - 20]),
+    "another field": (3, lambda file: changed(file, 3, more=1)),
+    "no event id": (3, lambda file: changed(file, 3, event_id="")),
+    "no such type": (3, lambda file: changed(file, 3, event_type="run_paused")),
+    "no such time": (3, lambda file: changed(file, 3, occurred_at="yesterday")),
+    "a time without a zone": (3, lambda file: changed(file, 3, occurred_at="2026-01-31T09:30:00")),
+    "a payload that is none": (3, lambda file: changed(file, 3, payload=[])),
+    "a sequence that is none": (3, lambda file: changed(file, 3, sequence=-1)),
+    "a position twice": (3, lambda file: changed(file, 3, position=1)),
+    "a position beyond all": (3, lambda file: changed(file, 3, position=2**63)),
+    "an event too few": (6, lambda file: changed(file, 6, events=5)),
+    "an event too many": (7, lambda file: file + b'{"position":9}\n'),
+    "no last line": (5, lambda file: without(file, 6)),
+    "bytes": (3, lambda file: file.replace(b"run-b", b"\xff\xfe\xff", 1)),
+}
+
+
+@pytest.mark.parametrize(("line", "damage"), DAMAGED.values(), ids=DAMAGED)
+async def test_a_damaged_line_is_named_and_what_came_before_stays(
+    store: Store, another: Another, script, line: int, damage: Callable[[bytes], bytes]
+) -> None:
+    a, b = script("run-a"), script("run-b")
+    await store.append([a.started(), b.started(), a.completed(), b.completed()])
+    file = await exported(store)
+    async with another() as copy:
+        with pytest.raises(ExportDamagedError) as damaged:
+            await copy.import_events(io.BytesIO(damage(file)))
+        assert damaged.value.line == line
+        events_before = line - 1 if damage is DAMAGED["no last line"][1] else min(line - 2, 4)
+        assert [stored.position for stored in await copy.events()] == [*range(1, events_before + 1)]
+        await copy.import_events(io.BytesIO(file))
+        assert await exported(copy) == file
+
+
+CONFLICTS: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
+    "an event is missing": (3, lambda file: without(file, 3), "the next sequence number is 2"),
+    "a run without its beginning": (2, lambda file: without(file, 2), "the next sequence number is 1"),
+    "another thread": (3, lambda file: changed(file, 3, thread_id="x"), "its thread is 'x'"),
+    "two ends": (6, lambda file: changed(file, 6, event_type="run_failed", payload={}), "the run has ended"),
+    "an id twice": (
+        4,
+        lambda file: changed(file, 4, event_id=json.loads(file.splitlines()[1])["event_id"]),
+        "is taken",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "spoil", "why"), CONFLICTS.values(), ids=CONFLICTS)
+async def test_an_event_that_cannot_follow_is_refused_with_its_line(
+    store: Store, another: Another, script, line: int, spoil: Callable[[bytes], bytes], why: str
+) -> None:
+    run = script()
+    await store.append(run.whole())
+    file = await exported(store)
+    async with another() as copy:
+        with pytest.raises(ImportConflictError) as conflict:
+            await copy.import_events(io.BytesIO(spoil(file).replace(b'{"events": 5}', b'{"events":5}')))
+        assert (conflict.value.line, conflict.value.fault) == (line, "caller")
+        assert why in str(conflict.value)
+
+
+async def test_an_event_that_is_there_otherwise_is_refused(store: Store, script) -> None:
+    run = script()
+    await store.append(run.whole())
+    file = await exported(store)
+
+    with pytest.raises(ImportConflictError, match="Line 4 .* is taken by another event"):
+        await store.import_events(io.BytesIO(changed(file, 4, payload={"other": 1})))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"{}\n",
+        b"hello\n",
+        b'{"format":"other","version":1,"to":1,"chosen":{}}\n',
+        b"\x00" * 5_000,
+        b'{"form',
+    ],
+)
+async def test_a_file_of_somebody_else(store: Store, content: bytes) -> None:
+    with pytest.raises(ForeignExportError):
+        await store.import_events(io.BytesIO(content))
+    with pytest.raises(ForeignExportError):
+        await store.import_events(io.BytesIO(content), format="parquet")
+    assert await store.events() == []
+
+
+async def test_a_file_of_a_newer_version(store: Store) -> None:
+    header = b'{"format":"trackside.events","version":2,"to":1,"chosen":{},"more":1}\n'
+    with pytest.raises(ExportTooNewError, match="version 2"):
+        await store.import_events(io.BytesIO(header))
+
+
+async def test_compressed_files_that_end_too_early(store: Store, another: Another, script) -> None:
+    for _ in range(20):
+        await store.append(script().whole())
+    packed = gzip.compress(await exported(store))
+    async with another() as copy:
+        with pytest.raises(ExportDamagedError, match="Line"):
+            await copy.import_events(gzip.GzipFile(fileobj=io.BytesIO(packed[: len(packed) // 2])))
+        await copy.import_events(gzip.GzipFile(fileobj=io.BytesIO(packed)))
+        assert len(await copy.events()) == 100
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.99])
+async def test_parquet_that_ends_too_early_imports_nothing(store: Store, another: Another, script, keep: float) -> None:
+    await fill(store, script)
+    file = await exported(store, format="parquet")
+    async with another() as copy:
+        with pytest.raises(ForeignExportError):
+            await copy.import_events(io.BytesIO(file[: int(len(file) * keep)]), format="parquet")
+        assert await copy.events() == []
+
+
+async def test_parquet_with_damaged_rows(store: Store, another: Another, script) -> None:
+    await fill(store, script)
+    file = bytearray(await exported(store, format="parquet"))
+    file[40:120] = b"\xff" * 80
+    async with another() as copy:
+        with pytest.raises(ExportDamagedError):
+            await copy.import_events(io.BytesIO(bytes(file)), format="parquet")
+
+
+async def test_an_import_while_others_append(store: Store, another: Another, script) -> None:
+    for _ in range(300):
+        await store.append(script().whole())
+    file = await exported(store)
+    async with another() as copy:
+        importing = asyncio.create_task(copy.import_events(io.BytesIO(file)))
+        own = 0
+        while not importing.done():
+            own += len(await copy.append(script().whole()))
+        report = await importing
+        positions = [stored.position for stored in await copy.events(limit=100_000)]
+
+    assert (report.imported, len(positions)) == (1_500, 1_500 + own)
+    assert positions == sorted(set(positions))
+
+
+async def test_an_import_into_a_full_disk_goes_on_when_there_is_room(
+    url: str, path: Path, store: Store, another: Another, script, blockbuster
+) -> None:
+    for _ in range(40):
+        await store.append([script().started(text="x" * 200_000)])
+    file = await exported(store)
+    blockbuster.deactivate()  # the test limits the writer's own connection
+    async with another() as copy:
+        await copy.append([])
+        copy._writer._session._driver.execute("PRAGMA max_page_count = 1500")
+        with pytest.raises(DatabaseFullError):
+            await copy.import_events(io.BytesIO(file))
+        there = await copy.events(limit=100)
+        assert 0 < len(there) < 40
+
+        copy._writer._session._driver.execute("PRAGMA max_page_count = 1000000")
+        report = await copy.import_events(io.BytesIO(file))
+        assert (report.known, report.imported) == (len(there), 40 - len(there))
+        assert await exported(copy) == file
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("start", -1), ("to", "end"), ("run_id", 3), ("agent", "\0"), ("types", "x"), ("since", "2h"), ("format", "csv")],
+)
+async def test_an_argument_that_does_not_fit_is_named(store: Store, argument: str, value: Any) -> None:
+    with pytest.raises(InvalidQueryError, match=argument):
+        await store.export_events(io.BytesIO(), **{argument: value})
+
+
+async def test_who_may_only_look_imports_nothing(url: str, store: Store, script) -> None:
+    await store.append(script().whole())
+    async with Store.open(url, read_only=True) as looking:
+        file = await exported(looking)
+        with pytest.raises(ReadOnlyStoreError):
+            await looking.import_events(io.BytesIO(file))
