@@ -30,6 +30,8 @@ class Options:
     write: bool
     load: float
     """Of the machine in the minute before, in processes."""
+    given: argparse.Namespace
+    """All of it, for what a benchmark takes besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,13 @@ class Report:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-def options_of(description: str | None, effort: Effort) -> Options:
-    """Read the command line; `effort` is what a real measurement takes."""
+def options_of(
+    description: str | None, effort: Effort, *, more: Callable[[argparse.ArgumentParser], object] | None = None
+) -> Options:
+    """Read the command line; `effort` is what a real measurement takes, `more` adds arguments."""
     parser = argparse.ArgumentParser(description=description)
+    if more is not None:
+        more(parser)
     parser.add_argument("--quick", action="store_true", help="see whether it works; the figures mean nothing")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"instead of {effort.rounds}, at least 2")
     parser.add_argument(
@@ -96,6 +102,7 @@ def options_of(description: str | None, effort: Effort) -> Options:
         results=given.results or (None if given.quick else RESULTS),
         write=given.write,
         load=round(os.getloadavg()[0], 2),
+        given=given,
     )
 
 

@@ -1,0 +1,263 @@
+"""Listings in pages, both ways, under any filters: they are the records that fit, in order, none missed and none twice."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trackside.app.storage import Store, StoredRun, StoredThread, _listings
+from trackside.app.storage.errors import InvalidQueryError
+
+PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+async def some_runs(store: Store, script) -> list[StoredRun]:
+    """Forty runs, some of which were created at the same moment."""
+    for number in range(40):
+        start = script().start + timedelta(minutes=number // 3)
+        run = script(start=start, thread_id=f"t{number % 7}", run_id=f"{'ab'[number % 2]}{number:02}")
+        metadata = {"user": f"u{number % 3}", "attempt": number % 5, "test": number % 2 == 0, "none": None}
+        events = [run.started("chat" if number % 4 else "research", metadata=metadata), run.thread("busy")]
+        if number % 5:
+            events += [run.completed() if number % 3 else run.failed(), run.thread("idle" if number % 3 else "error")]
+        await store.append(events)
+    return await store.runs(limit=1_000)
+
+
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["success", "running", ["error", "success"], ["error", "error"], []]),
+        "agent": st.sampled_from(["chat", "research", "nobody"]),
+        "thread_id": st.sampled_from(["t0", "t1", "nowhere"]),
+        "metadata": st.sampled_from(
+            [{"user": "u1"}, {"user": "u1", "attempt": 2}, {"test": True}, {"test": 1}, {"none": None}, {"x": 1}, {}]
+        ),
+        "since": st.integers(0, 14),
+        "until": st.integers(0, 14),
+        "id_prefix": st.sampled_from(["a", "b1", ""]),
+    },
+)
+
+
+def says(metadata: Any, wanted: dict[str, Any]) -> bool:
+    """Whether metadata have all of this, where True is not 1."""
+    return all(key in metadata and repr(metadata[key]) == repr(value) for key, value in wanted.items())
+
+
+def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
+    status = filters.get("status", run.status)
+    return (
+        run.status in ([status] if isinstance(status, str) else status)
+        and run.agent == filters.get("agent", run.agent)
+        and run.thread_id == filters.get("thread_id", run.thread_id)
+        and says(run.metadata, filters.get("metadata", {}))
+        and filters.get("since", run.created_at) <= run.created_at
+        and (filters.get("until") is None or run.created_at < filters["until"])
+        and run.run_id.startswith(filters.get("id_prefix", ""))
+    )
+
+
+async def all_pages(ask: Any, size: int) -> list[Any]:
+    """Every record, from the newest on."""
+    found = page = await ask(limit=size)
+    while len(page) == size:
+        page = await ask(before=page[-1].cursor, limit=size)
+        found = [*found, *page]
+    return found
+
+
+async def all_pages_back(ask: Any, size: int, oldest: Any) -> list[Any]:
+    """Every record that is newer than one, from there on."""
+    found: list[Any] = []
+    cursor = oldest.cursor
+    while page := await ask(after=cursor, limit=size):
+        found = [*page, *found]
+        cursor = page[0].cursor
+    return found
+
+
+def ids(records: Sequence[StoredRun | StoredThread]) -> list[str]:
+    return [record.run_id if isinstance(record, StoredRun) else record.thread_id for record in records]
+
+
+@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["few records", "many records"])
+@PROPERTY
+@given(filters=FILTERS, size=st.integers(1, 9))
+async def test_pages_of_runs_are_all_that_fit_both_ways(
+    store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any], size: int
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", few)
+    start = some_runs[-1].created_at
+    filters = filters | {name: start + timedelta(minutes=filters[name]) for name in {"since", "until"} & {*filters}}
+    if "since" in filters and "until" in filters:
+        filters["since"], filters["until"] = sorted((filters["since"], filters["until"]))
+    expected = [run for run in some_runs if fits(run, filters)]
+
+    async def ask(**page: Any) -> list[StoredRun]:
+        return await store.runs(**filters, **page)
+
+    assert ids(await all_pages(ask, size)) == ids(expected)
+    oldest = some_runs[-1]
+    assert ids(await all_pages_back(ask, size, oldest)) == ids([run for run in expected if run != oldest])
+
+
+@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["few records", "many records"])
+@PROPERTY
+@given(
+    filters=st.fixed_dictionaries(
+        {},
+        optional={
+            "agent": st.sampled_from(["chat", "research", "nobody"]),
+            "metadata": st.sampled_from([{"user": "u1"}, {"user": "u1", "attempt": 2}, {"x": 1}]),
+            "status": st.sampled_from(["busy", ["idle", "error"], []]),
+            "thread_id": st.sampled_from(["t1", "nowhere"]),
+            "id_prefix": st.sampled_from(["t", "t1"]),
+        },
+    ),
+    size=st.integers(1, 4),
+)
+async def test_pages_of_threads_are_all_that_fit_both_ways(
+    store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any], size: int
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", few)
+    of_runs = {name: filters[name] for name in ("agent", "metadata") if name in filters}
+    with_runs = {run.thread_id for run in some_runs if fits(run, of_runs)}
+    status = filters.get("status")
+    threads = await store.threads(limit=100)
+    expected = [
+        thread
+        for thread in threads
+        if thread.thread_id in with_runs
+        and (status is None or thread.status in ([status] if isinstance(status, str) else status))
+        and thread.thread_id == filters.get("thread_id", thread.thread_id)
+        and thread.thread_id.startswith(filters.get("id_prefix", ""))
+    ]
+
+    async def ask(**page: Any) -> list[StoredThread]:
+        return await store.threads(**filters, **page)
+
+    assert ids(await all_pages(ask, size)) == ids(expected)
+    oldest = threads[-1]
+    assert ids(await all_pages_back(ask, size, oldest)) == ids([thread for thread in expected if thread != oldest])
+
+
+async def test_threads_by_when_something_happened_last(store: Store, some_runs) -> None:
+    threads = await store.threads()
+    middle = threads[3].updated_at
+
+    assert await store.threads(since=middle) == [thread for thread in threads if thread.updated_at >= middle]
+    assert await store.threads(until=middle) == [thread for thread in threads if thread.updated_at < middle]
+
+
+async def test_what_a_cursor_names_may_be_gone(store: Store, some_runs) -> None:
+    place = some_runs[10].cursor.replace(some_runs[10].run_id, "never was")
+
+    assert ids(await store.runs(before=place, limit=100)) == [
+        run.run_id for run in some_runs if (run.created_at, run.run_id) < (some_runs[10].created_at, "never was")
+    ]
+
+
+@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["through the runs", "through the log"])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"thread_id": "t1"},
+        {"thread_id": "t1", "agent": "chat"},
+        {"thread_id": "t1", "status": "error"},
+        {"types": "run_failed"},
+        {"types": ["run_failed", "run_cancelled"]},
+        {"types": ["run_failed", "run_started"]},
+        {"types": "run_failed", "agent": "research"},
+        {"types": "run_failed", "run_id": "a00"},
+        {"types": "run_cancelled"},
+        {"types": []},
+    ],
+    ids=str,
+)
+async def test_pages_of_events_are_all_that_fit_both_ways(
+    store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(_listings, "FEW", few)
+    of_runs = {name: value for name, value in filters.items() if name in {"thread_id", "agent", "status"}}
+    chosen = {run.run_id for run in some_runs if fits(run, of_runs)} & {filters.get("run_id")} or {
+        run.run_id for run in some_runs if fits(run, of_runs)
+    }
+    types = filters.get("types")
+    expected = [
+        stored.position
+        for stored in await store.events()
+        if stored.event.run_id in chosen
+        and filters.get("run_id", stored.event.run_id) == stored.event.run_id
+        and (types is None or stored.event.event_type in ([types] if isinstance(types, str) else types))
+    ]
+
+    up: list[int] = []
+    while page := await store.events(up[-1] if up else 0, **filters, limit=3):
+        up += [stored.position for stored in page]
+    down: list[int] = []
+    while page := await store.events(before=down[-1] if down else None, newest_first=True, **filters, limit=3):
+        down += [stored.position for stored in page]
+
+    assert up == expected
+    assert down == expected[::-1]
+
+
+async def test_a_run_comes_with_all_its_events(store: Store, script) -> None:
+    run = script()
+    stored = await store.append(run.whole())
+    await store.append(script().whole())
+
+    found = await store.run_with_events(run.run_id)
+
+    assert found is not None
+    assert found.run == await store.run(run.run_id)
+    assert found.events == stored
+    assert await store.run_with_events("nobody's") is None
+
+
+async def test_a_position_behind_the_end_is_refused_and_the_end_itself_is_not(store: Store, script) -> None:
+    stored = await store.append(script().whole())
+
+    assert await store.events(stored[-1].position) == []
+    with pytest.raises(InvalidQueryError, match=r"after=6: the log ends at 5"):
+        await store.events(6)
+
+
+@pytest.mark.parametrize("method", ["runs", "threads"])
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("after", {"after": "2026-01-01T00:00:00Z/a", "before": "2026-01-01T00:00:00Z/a"}),
+        ("after", {"after": "2026-01-01T00:00:00Z"}),
+        ("after", {"after": 7}),
+        ("before", {"before": "yesterday/a"}),
+        ("before", {"before": "2026-01-01T00:00:00/a"}),
+        ("before", {"before": "2026-01-01T00:00:00Z/\0"}),
+        ("until", {"until": "now"}),
+        ("metadata", {"metadata": "user"}),
+        ("metadata", {"metadata": {"share": 0.5}}),
+        ("metadata", {"metadata": {"list": [1]}}),
+        ("metadata", {"metadata": {"long": "x" * 1_000}}),
+        ("metadata", {"metadata": {"nul": "\0"}}),
+        ("metadata", {"metadata": {7: "x"}}),
+        ("limit", {"limit": -1}),
+        ("limit", {"limit": 0}),
+        ("status", {"status": "asleep"}),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_looked_up_is_refused_by_name(
+    store: Store, method: str, field: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidQueryError, match=f"Nothing can be looked up with {field}="):
+        await getattr(store, method)(**arguments)
+
+
+async def test_an_unknown_filter_is_refused(store: Store) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        await store.runs(colour="red")
