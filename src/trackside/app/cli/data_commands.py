@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Agent, Database, Json, Thread
+from trackside.app.cli.options import TYPES, Agent, Database, Json, Thread, whole_number
 from trackside.harness.lifecycle import FINAL_STATUSES
-from trackside.harness.types import RunStatus
+from trackside.harness.types import LifecycleEventType, RunStatus
+
+
+class ExportFormat(StrEnum):
+    """What an export can look like."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+
 
 _ENDS = ", ".join(status for status in RunStatus if status in FINAL_STATUSES)
 
@@ -55,6 +64,71 @@ def prune(
             json=json,
         )
     )
+
+
+@app.command()
+def export(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Where to; compressed if it ends in .gz; - is standard output.")
+    ] = "-",
+    format: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            metavar="FORMAT", help="jsonl or parquet.", show_default="jsonl; parquet if FILE ends in .parquet"
+        ),
+    ] = None,
+    start: Annotated[
+        int, typer.Option("--from", metavar="POSITION", parser=whole_number, help="The first position.")
+    ] = 1,
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="POSITION", parser=whole_number, help="The last position.", show_default="the end"),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+    ] = None,
+    thread: Thread = None,
+    agent: Agent = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those that occurred since: 2h, 3d, 2026-01-31.")
+    ] = None,
+    type: Annotated[
+        list[LifecycleEventType] | None,
+        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated. Cannot be imported."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    database: Database = None,
+) -> int:
+    """Write the events of the log to a file, from which everything else follows; `import` reads it."""
+    from trackside.app.cli import transfers
+
+    return transfers.export(
+        transfers.ExportOptions(
+            file=file,
+            format=None if format is None else format.value,
+            start=start,
+            to=to,
+            run=run,
+            thread=thread,
+            agent=agent,
+            types=type or None,
+            since=since,
+            force=force,
+            database=database,
+        )
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `export` has written; - is standard input.")],
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again."""
+    from trackside.app.cli import transfers
+
+    return transfers.import_(file, database, json=json)
 
 
 @db.command()

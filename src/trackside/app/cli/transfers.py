@@ -1,0 +1,198 @@
+"""The commands `export` and `import`: which file is meant, how it is opened, and what is said in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
+
+from trackside.app.cli.arguments import ArgumentError, read_since
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import count
+from trackside.app.cli.jsonlines import record_object
+from trackside.app.cli.lookup import find_run, find_thread
+from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.settings import load_settings
+from trackside.app.wiring import open_store
+from trackside.harness.errors import Fault, TracksideError
+from trackside.harness.types import LifecycleEventType
+
+if TYPE_CHECKING:
+    from trackside.app.storage import ExportReport, ImportReport
+    from trackside.app.storage.transfer import ExportFormat
+
+_STANDARD = "-"
+_FILE = "FILE"
+_GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
+
+
+class FileError(TracksideError, OSError):
+    """{file} cannot be {what}: {why}."""
+
+    fault: ClassVar[Fault] = "store"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What was typed after `export`."""
+
+    file: str
+    format: ExportFormat | None
+    start: int
+    to: int | None
+    run: str | None
+    thread: str | None
+    agent: str | None
+    types: Sequence[LifecycleEventType] | None
+    since: str | None
+    force: bool
+    database: str | None
+
+
+def export(options: ExportOptions) -> ExitCode:
+    """Write events to a file, or to standard output."""
+    chosen = options.format or ("parquet" if options.file.endswith(".parquet") else "jsonl")
+    if chosen == "parquet" and options.file.endswith(".gz"):
+        raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
+    with _output(options.file, force=options.force) as file:
+        report = asyncio.run(_export(options, file, chosen))
+    where = "standard output" if options.file == _STANDARD else options.file
+    said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
+    standard_error().print(said, soft_wrap=True)
+    return ExitCode.success
+
+
+async def _export(options: ExportOptions, file: BinaryIO, format: ExportFormat) -> ExportReport:
+    settings = load_settings({"database.url": options.database})
+    since = None if options.since is None else read_since(options.since, now=datetime.now(UTC))
+    async with open_store(settings, read_only=True) as store:
+        return await store.export_events(
+            file,
+            format=format,
+            start=options.start,
+            to=options.to,
+            run_id=None if options.run is None else (await find_run(store, options.run)).run_id,
+            thread_id=None if options.thread is None else (await find_thread(store, options.thread)).thread_id,
+            agent=options.agent,
+            types=options.types,
+            since=since,
+        )
+
+
+@contextmanager
+def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
+    """Where an export is written to; a file is there when all of it is, and only for this user to read."""
+    if name == _STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    try:
+        with _device(path) if _is_device(path, force=force) else _new_file(path) as file:
+            if not name.endswith(".gz"):
+                yield file
+                return
+            # Without a name and a time in it, so that the same events are the same bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                yield cast("BinaryIO", packed)
+    except FileError:
+        raise
+    except OSError as exc:
+        raise FileError(file=name, what="written", why=exc.strerror or str(exc)) from exc
+
+
+def _is_device(path: Path, *, force: bool) -> bool:
+    """Whether this is something else than a file, as a pipe, which is written to and not replaced.
+
+    Raises:
+        ArgumentError: it is a file or folder, and may not be replaced.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise ArgumentError(name=_FILE, why=f"{path} is a folder")
+    if stat.S_ISREG(mode) and not force:
+        raise ArgumentError(name=_FILE, why=f"{path} is there already; --force replaces it")
+    return not stat.S_ISREG(mode)
+
+
+@contextmanager
+def _device(path: Path) -> Generator[BinaryIO]:
+    with path.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def _new_file(path: Path) -> Generator[BinaryIO]:
+    """A file that gets its name when it is complete and on disk; of one that fails nothing is left."""
+    target = path.resolve()
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        made = Path(file.name)
+        try:
+            yield cast("BinaryIO", file)
+            file.flush()
+            os.fsync(file.fileno())
+            made.replace(target)
+        except BaseException:
+            made.unlink(missing_ok=True)
+            raise
+
+
+def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
+    """Append the events of an export that are not in the database yet."""
+    settings = load_settings({"database.url": database})
+    with _input(name) as (file, found):
+
+        async def read() -> ImportReport:
+            async with open_store(settings) as store:
+                return await store.import_events(file, format=found)
+
+        report = asyncio.run(read())
+    console = standard_output()
+    if json:
+        console.print_json_lines([record_object(report)])
+    else:
+        console.print(_said(report), soft_wrap=True)
+    console.check()
+    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _said(report: ImportReport) -> str:
+    imported = f"Imported {count(report.imported, 'event')}"
+    if report.imported:
+        imported += " at the positions that they had" if report.kept_positions else " at new positions"
+    return f"{imported}; {count(report.known, 'event')} of the file {'was' if report.known == 1 else 'were'} there already."
+
+
+@contextmanager
+def _input(name: str) -> Generator[tuple[BinaryIO, ExportFormat]]:
+    """What an import is read from, and its format, which shows at its beginning."""
+    if name == _STANDARD:
+        yield _recognized(cast("io.BufferedReader", sys.stdin.buffer))
+        return
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(Path(name).open("rb"))
+        except OSError as exc:
+            raise FileError(file=name, what="read", why=exc.strerror) from exc
+        yield _recognized(file)
+
+
+def _recognized(file: io.BufferedReader) -> tuple[BinaryIO, ExportFormat]:
+    beginning = file.peek(len(_PARQUET))
+    if beginning.startswith(_GZIP):
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb")), "jsonl"
+    return file, "parquet" if beginning.startswith(_PARQUET) else "jsonl"

@@ -1,0 +1,240 @@
+"""Old runs removed, events taken out and in, tables looked after: from the command line."""
+
+import asyncio
+import gzip
+import json
+import shutil
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside.app.storage import Store
+from trackside.harness.ids import new_id
+from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+OTHER = "--database=sqlite:///other.db"
+
+
+async def record(url: str, *, runs: int, ago: timedelta = timedelta(0)) -> None:
+    async with Store.open(url) as store:
+        for _ in range(runs):
+            run_id, thread_id, when = new_id(), new_id(), datetime.now(UTC) - ago
+            ends = [
+                (LifecycleEventType.RUN_STARTED, {"agent": "chat", "metadata": {"ago": ago.days}}),
+                (LifecycleEventType.RUN_COMPLETED, {"status": "success", "completion_data": {}}),
+            ]
+            await store.append(
+                RunLifecycleEvent(new_id(), kind, run_id, thread_id, number, when, payload)
+                for number, (kind, payload) in enumerate(ends, 1)
+            )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "trackside.db"
+    asyncio.run(record(f"sqlite:///{path}", runs=3, ago=timedelta(days=40)))
+    asyncio.run(record(f"sqlite:///{path}", runs=2))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def database(recorded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(recorded, tmp_path / "trackside.db"))
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
+
+
+def test_prune_without_a_terminal_removes_only_what_was_agreed_to(here: Run, database: Path) -> None:
+    asked = here("prune", "--older-than", "30d")
+    dry = here("prune", "--older-than", "30d", "--dry-run")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr == (
+        "error: --yes: nobody can be asked here; 3 runs with 6 events, and 3 threads would be removed for good.\n"
+    )
+    assert (dry.returncode, dry.stdout) == (0, "Would remove 3 runs with 6 events, and 3 threads.\n")
+    assert rows(database, "SELECT count(*) FROM runs") == [(5,)]
+
+    done = here("prune", "--older-than", "30d", "--yes")
+    again = here("prune", "--older-than", "30d", "--yes")
+
+    assert (done.returncode, done.stdout) == (0, "Removed 3 runs with 6 events, and 3 threads.\n")
+    assert (again.returncode, again.stdout) == (0, "There is nothing to remove.\n")
+    assert rows(database, "SELECT count(*) FROM runs") == [(2,)]
+    assert here("db", "check", "--all").stdout == "All is well.\n"
+
+
+def test_prune_says_what_it_kept_and_for_whom(here: Run, database: Path) -> None:
+    with closing(sqlite3.connect(database)) as open_database, open_database:
+        names = "name, filter, cursor, on_failure, state, created_at, updated_at, token, failures"
+        row = "'hook', '{}', 3, 'block', 'active', '2026', '2026', 0, 0"
+        open_database.execute(f"INSERT INTO subscriptions ({names}) VALUES ({row})")
+
+    done = here("prune", "--older-than", "30d", "--yes")
+    told = here("prune", "--older-than", "0d", "--dry-run", "--json")
+
+    assert done.stdout == (
+        "Removed 1 run with 2 events, and 1 thread.\nKept 2 runs that subscription 'hook' has not done with.\n"
+    )
+    report = {"runs": 0, "events": 0, "threads": 0, "kept_for": {"hook": 4}, "kept_waiting": 0}
+    assert json.loads(told.stdout) == report
+
+
+@pytest.mark.parametrize(("answer", "left", "code"), [(b"y\r", 2, 0), (b"no\r", 5, 130), (b"\r", 5, 130)])
+def test_prune_asks_on_a_terminal(terminal, database: Path, answer: bytes, left: int, code: int) -> None:
+    one = terminal("prune", "--older-than", "30d", columns=120)
+    one.wait_for("for good? [y/N]")
+    one.press(answer)
+
+    assert one.wait() == code
+    assert rows(database, "SELECT count(*) FROM runs") == [(left,)]
+
+
+@pytest.mark.parametrize("age", ["30", "soon", "-3d", "99999999999999w"])
+def test_an_age_that_is_none(here: Run, age: str) -> None:
+    said = here("prune", f"--older-than={age}", "--yes")
+
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "--older-than: " in said.stderr
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz", "events.parquet"])
+def test_out_and_in_again(here: Run, tmp_path: Path, name: str) -> None:
+    exported = here("export", name)
+    imported = here("import", name, OTHER)
+    again = here("import", name, OTHER, "--json")
+    file, other = tmp_path / name, tmp_path / f"other-{name}"
+
+    assert exported.stderr == f"Exported 10 events of the log up to position 10 to {name}.\n"
+    assert (
+        imported.stdout
+        == "Imported 10 events at the positions that they had; 0 events of the file were there already.\n"
+    )
+    assert json.loads(again.stdout) == {"imported": 0, "known": 10, "kept_positions": True}
+    assert here("export", other.name, OTHER).returncode == 0
+    assert other.read_bytes() == file.read_bytes()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert here("db", "check", "--all", OTHER).stdout == "All is well.\n"
+
+
+def test_through_a_pipe(trackside: Run, tmp_path: Path) -> None:
+    piped = trackside(shell='"$0" export | gzip | "$0" import - --database sqlite:///other.db')
+
+    assert piped.stdout.startswith("Imported 10 events ")
+    assert rows(tmp_path / "other.db", "SELECT count(*) FROM events") == [(10,)]
+
+
+def test_some_events_as_lines(here: Run) -> None:
+    said = here("export", "--from", "5", "--to", "8", "--type", "run_completed", "--agent", "chat", "--since", "100d")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+
+    assert [line["position"] for line in lines[1:-1]] == [6, 8]
+    assert lines[0]["chosen"].keys() == {"from", "types", "agent", "since"}
+
+
+def test_a_reader_that_goes_away_is_no_error(trackside: Run) -> None:
+    said = trackside(shell='"$0" export | head -n 1')
+
+    assert (said.returncode, len(said.stdout.splitlines())) == (0, 1)
+
+
+def test_a_file_that_is_there_stays_unless_it_may_be_replaced(here: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text("mine")
+
+    refused = here("export", "events.jsonl")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: FILE: events.jsonl is there already; --force replaces it.\n",
+    )
+    assert file.read_text() == "mine"
+
+    assert here("export", "events.jsonl", "--force").returncode == 0
+    assert len(file.read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "what"),
+    [
+        ("/dev/full", 1, "error: /dev/full cannot be written: No space left on device.\n"),
+        ("none/events.jsonl", 1, "error: none/events.jsonl cannot be written: No such file or directory.\n"),
+        (".", 2, "error: FILE: . is a folder.\n"),
+    ],
+)
+def test_a_place_that_takes_no_export(here: Run, tmp_path: Path, name: str, code: int, what: str) -> None:
+    before = {*tmp_path.iterdir()}
+
+    said = here("export", name)
+
+    assert (said.returncode, said.stderr) == (code, what)
+    assert {*tmp_path.iterdir()} == before
+
+
+def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(database)) as open_database, open_database:
+        open_database.execute("DROP TABLE events")
+
+    assert here("export", "events.jsonl").returncode == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"trackside.db"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "what"),
+    [
+        (b"hello\n", 2, "error: This is no export of Trackside's: "),
+        (b"PAR1 or so", 2, "error: This is no export of Trackside's: "),
+        (gzip.compress(b"hello\n"), 2, "error: This is no export of Trackside's: "),
+        (b'{"format":"trackside.events","version":7,"to":1,"chosen":{}}\n', 2, "error: This export is of version 7"),
+        (b'{"format":"trackside.events","version":1,"to":1,"chosen":{}}\n', 2, "error: Line 1 of the export is wrong"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(here: Run, tmp_path: Path, content: bytes, code: int, what: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+
+    said = here("import", "file", OTHER)
+
+    assert (said.returncode, said.stdout) == (code, "")
+    assert said.stderr.startswith(what)
+
+
+def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    said = trackside("export", "events.parquet", PYTHONPATH=str(tmp_path))
+
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "pip install 'trackside[parquet]'" in said.stderr
+    assert not (tmp_path / "events.parquet").exists()
+
+
+def test_the_version_of_the_tables(here: Run, database: Path, tmp_path: Path) -> None:
+    (version,) = rows(database, "SELECT version_num FROM alembic_version")[0]
+
+    assert here("db", "current").stdout == f"{version} (up to date)\n"
+    assert here("db", "upgrade").stdout == f"Nothing to do: the tables are of version {version}.\n"
+    assert here("db", "upgrade", OTHER).stdout == f"Made the tables, of version {version}.\n"
+    assert json.loads(here("db", "current", OTHER, "--json").stdout) == {"found": version, "known": version}
+    missing = here("db", "current", "--database=sqlite:///none.db")
+    assert (missing.returncode, missing.stderr.startswith("error: nothing recorded at")) == (2, True)
+
+
+def test_what_is_wrong_with_a_database_is_told_by_lines_and_exit_code(here: Run, database: Path) -> None:
+    assert (here("db", "check").returncode, here("db", "check", "--json").stdout) == (0, "")
+    with closing(sqlite3.connect(database)) as open_database, open_database:
+        open_database.execute("UPDATE counters SET value = 1 WHERE name = 'position'")
+
+    said, told = here("db", "check"), here("db", "check", "--json")
+
+    assert (said.returncode, told.returncode) == (1, 1)
+    assert said.stdout == "counters: the last position given is 1, and an event has 10\n"
+    assert json.loads(told.stdout) == {"where": "counters", "what": "the last position given is 1, and an event has 10"}
