@@ -7,13 +7,15 @@ would import the whole harness first, and before anybody measures its coverage.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("trackside.testing")
+if "trackside.testing" not in sys.modules:  # another plugin was first; pytest would only warn
+    pytest.register_assert_rewrite("trackside.testing")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
