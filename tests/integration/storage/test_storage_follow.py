@@ -594,6 +594,8 @@ async def test_followers_that_were_left_are_forgotten_with_what_was_kept_for_the
     await pushed.append(script().whole())
     assert not pushed._feed._recent._events
     await settle()
+    assert pushed._feed._reader is not None
+    await asyncio.wait([pushed._feed._reader])
     assert {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}} <= {"trackside-signals"}
     assert await positions(pushed.follow(), 10) == list(range(1, 11))
 

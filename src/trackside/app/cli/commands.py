@@ -238,6 +238,48 @@ def events(
 
 
 @app.command()
+def tail(
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+    ] = None,
+    type: Annotated[
+        list[LifecycleEventType] | None,
+        typer.Option(metavar="TYPE", help=f"Only this type ({TYPES}); may be repeated."),
+    ] = None,
+    agent: Agent = None,
+    thread: Thread = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Begin with all that occurred since: 2h, 3d, 2026-01-31.")
+    ] = None,
+    after: Annotated[
+        int | None, typer.Option(parser=whole_number, metavar="POSITION", help="Begin with all after this position.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-n",
+            metavar="N",
+            parser=whole_number,
+            help="Begin with so many of the newest at most.",
+            show_default="10; with --since or --after, all",
+        ),
+    ] = None,
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Show events as they come, whichever process they come from, until Ctrl-C (exit code 130)."""
+    from trackside.app.cli import listing
+
+    if limit is None:
+        limit = 10 if since is None and after is None else ALL
+    options = listing.LookOptions(
+        database=database, json=json, status=None, agent=agent, thread=thread, since=since, limit=limit
+    )
+    return listing.show_tail(options, run=run, types=type or None, after=after)
+
+
+@app.command()
 def stats(
     status: Annotated[
         list[RunStatus] | None,

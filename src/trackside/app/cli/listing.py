@@ -1,9 +1,10 @@
-"""The commands that look at what was recorded: `runs`, `threads`, `events`, `stats`."""
+"""The commands that look at what was recorded: `runs`, `threads`, `events`, `tail`, `stats`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -13,14 +14,16 @@ from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
+from trackside.app.cli.options import ALL
 from trackside.app.cli.output import OutputConsole, standard_output
-from trackside.app.cli.overviews import print_events, print_runs, print_stats, print_threads
+from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
+from trackside.app.cli.stopping import ended_by_stop_signals
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store
+    from trackside.app.storage import Store, StoredEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,18 @@ class _Look:
             print_them(self._console)
         else:
             self.show_nothing()
+
+    def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have `on_gone` called when nobody reads any more what is shown."""
+        return self._console.watching_reader(on_gone)
+
+    def show_at_once(self, stored: StoredEvent) -> bool:
+        """Show one event of those that go on coming; False if nobody reads them any more."""
+        if self._options.json:
+            self._console.print_json_lines([stored_event_object(stored)])
+        else:
+            print_event(self._console, stored, datetime.now(UTC))
+        return not self._console.quiet
 
     def show_nothing(self) -> None:
         """Say to a person that nothing was found."""
@@ -176,6 +191,41 @@ def show_events(
         look.show(objects, lambda console: print_events(console, events, look.now))
 
     return look.run(show)
+
+
+def show_tail(
+    options: LookOptions[RunStatus], *, run: str | None, types: Sequence[LifecycleEventType] | None, after: int | None
+) -> ExitCode:
+    """Show the newest events that fit, or all after a position or since a time, and then each one as it comes.
+
+    Only a reader that goes away, or whoever stops the command, ends it.
+    """
+    look = _Look(options)
+    stopped = asyncio.Event()
+
+    async def show(store: Store) -> None:
+        filters = await look.filters(store)
+        run_id = None if run is None else (await find_run(store, run)).run_id
+        start = after or 0
+        if options.limit < ALL:
+            newest = await store.events(newest_first=True, limit=1)
+            end = newest[0].position if newest else 0
+            found = []
+            if options.limit and end > start:
+                found = await store.events(
+                    start, before=end + 1, newest_first=True, run_id=run_id, types=types, limit=options.limit, **filters
+                )
+            for stored in reversed(found):
+                look.show_at_once(stored)
+            start = max(start, end)
+        follower = store.follow(start, run_id=run_id, types=types, **filters)
+        with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
+            async for stored in follower:
+                if not look.show_at_once(stored):
+                    return
+
+    code = look.run(show)
+    return ExitCode.cancelled if stopped.is_set() else code
 
 
 def show_stats(options: LookOptions[RunStatus]) -> ExitCode:

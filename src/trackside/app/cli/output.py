@@ -7,11 +7,14 @@ cannot be written (a full disk, a closed terminal) silences it, too, and is an e
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import stat
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TextIO
 
 from rich.console import Console
@@ -84,6 +87,28 @@ class OutputConsole(Console):
             self.on_broken_pipe()
         except OSError as exc:
             self._on_failure(exc)
+
+    @contextmanager
+    def watching_reader(self, on_gone: Callable[[], object]) -> Generator[None]:
+        """Have `on_gone` called on the running loop when the reader goes away, also while there is nothing to print."""
+
+        def gone() -> None:
+            loop.remove_reader(self.file)
+            self.on_broken_pipe()
+            on_gone()
+
+        mode = os.fstat(self.file.fileno()).st_mode
+        if not stat.S_ISFIFO(
+            mode
+        ):  # only a pipe has one reader; nothing can be read here, so that it is gone is all it says
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.file, gone)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self.file)
 
     def on_broken_pipe(self) -> None:
         """Say nothing more."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NEVER_STARTED = "(never started)"
 _BRIEF = 100  # characters
+_ENOUGH_OF_AN_ID = 18  # characters of a UUIDv7: its millisecond, and what comes within that
+_LONGEST_LABEL = len("completed")
 
 
 def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime) -> None:
@@ -68,6 +70,19 @@ def print_events(console: OutputConsole, events: Sequence[StoredEvent], now: dat
         Column(title="WHAT", cell=lambda stored: _brief(words_of(stored.event)), rank=3, least=10),
     ]
     print_table(console, columns, events)
+
+
+def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> None:
+    """One event as a line below others that came before; what follows is not known yet, so its columns are as wide as
+    they mostly have to be.
+    """
+    event, look = stored.event, look_of(stored.event)
+    run_id = event.run_id[:_ENOUGH_OF_AN_ID] if console.is_screen else event.run_id
+    line = Text(f"{stored.position:>7}  {moment(event.occurred_at, now)}  {run_id}  {event.sequence:>2}  ")
+    line.append_text(look_text(console, look)).pad_right(max(0, _LONGEST_LABEL - len(look.label)))
+    line.append(f"  {_brief(words_of(event))}")
+    line.rstrip()
+    console.print(line, no_wrap=True, overflow="ellipsis", soft_wrap=not console.is_screen)
 
 
 def print_stats(console: OutputConsole, stats: Stats, limit: int) -> None:

@@ -9,7 +9,8 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -29,6 +30,24 @@ def stop_signals() -> list[signal.Signals]:
     """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored."""
     hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
+@contextmanager
+def ended_by_stop_signals(end: Callable[[], object], stopped: asyncio.Event) -> Generator[None]:
+    """Have these signals call `end` on the running loop, which nobody blocks, and set `stopped`; however often they come."""
+
+    def stop() -> None:
+        stopped.set()
+        end()
+
+    loop, numbers = asyncio.get_running_loop(), stop_signals()
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 class StopSignals:

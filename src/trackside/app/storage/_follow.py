@@ -331,7 +331,7 @@ class Follower(AsyncIterator[StoredEvent]):
     """The events of the log after a position, one after another, without end: what `Store.follow` gives.
 
     An exception does not end it: the next call goes on from where it was, and so it does after a cancel. It holds nothing
-    that has to be given back; `aclose` only ends it, for everybody.
+    that has to be given back; `end` is for ending it from elsewhere.
     """
 
     def __init__(self, feed: EventFeed, wanted: EventFilter, after: int, read: ReadPage) -> None:
@@ -392,7 +392,11 @@ class Follower(AsyncIterator[StoredEvent]):
         return None
 
     async def aclose(self) -> None:
-        """Give nothing more. May be called again."""
+        """As `end`: what closes asynchronous iterators can close this one, too."""
+        self.end()
+
+    def end(self) -> None:
+        """Give nothing more, also to who waits for the next event now. May be called again."""
         self._ended = True
         self._page.clear()
         self._feed.leave(self)

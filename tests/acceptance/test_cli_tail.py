@@ -1,0 +1,117 @@
+"""`trackside tail`: events as they come from other processes, until somebody stops it or stops reading."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+Piped = Callable[..., "subprocess.Popen[str]"]
+
+AGENTS = """
+async def talk(input, run):
+    run.set_title(f"On {input}")
+
+async def fail(input):
+    raise LookupError("no such thing")
+"""
+
+
+@pytest.fixture
+def recorded(trackside: Trackside, tmp_path: Path) -> Trackside:
+    """A database with one run, of five events."""
+    (tmp_path / "agents.py").write_text(AGENTS)
+    assert trackside("run", "agents.py:talk", "trains", "--thread", "t-1").returncode == 0
+    return trackside
+
+
+def positions(tail: subprocess.Popen[str], count: int) -> list[int]:
+    assert tail.stdout is not None
+    return [json.loads(tail.stdout.readline())["position"] for _ in range(count)]
+
+
+def test_tail_begins_with_the_newest_and_goes_on_with_what_another_process_records(
+    recorded: Trackside, piped: Piped
+) -> None:
+    tail = piped("tail", "-n", "2", "--json")
+    assert positions(tail, 2) == [4, 5]
+
+    recorded("run", "agents.py:fail", "boats", "--thread", "t-2")
+    assert positions(tail, 5) == [6, 7, 8, 9, 10]
+    recorded("run", "agents.py:talk", "planes", "--thread", "t-1")
+    assert positions(tail, 5) == [11, 12, 13, 14, 15]
+
+    tail.send_signal(signal.SIGINT)
+    assert tail.communicate() == ("", "")
+    assert tail.returncode == 130
+
+
+def test_tail_shows_people_a_line_for_each_event_that_fits(recorded: Trackside, piped: Piped) -> None:
+    tail = piped(
+        "tail", "--thread", "t-1", "--agent", "agents.py:talk", "--type", "run_started", "--type", "run_completed"
+    )
+    assert tail.stdout is not None
+    assert "▸ started    agents.py:talk" in tail.stdout.readline()
+    assert "✓ completed" in tail.stdout.readline()
+
+    recorded("run", "agents.py:fail", "boats", "--thread", "t-1")
+    recorded("run", "agents.py:talk", "planes", "--thread", "t-2")
+    recorded("run", "agents.py:talk", "ships", "--thread", "t-1")
+
+    line = tail.stdout.readline()
+    assert line.split()[0] == "16"
+    assert "▸ started    agents.py:talk" in line
+    tail.send_signal(signal.SIGTERM)
+    assert tail.wait() == 130
+
+
+def test_tail_begins_where_it_is_told_to(recorded: Trackside, piped: Piped) -> None:
+    (run,) = [json.loads(line) for line in recorded("runs", "--json").stdout.splitlines()]
+
+    assert positions(piped("tail", "--json", "--after", "3"), 2) == [4, 5]
+    assert positions(piped("tail", "--json", "--since", "1h"), 5) == [1, 2, 3, 4, 5]
+    assert positions(piped("tail", "--json", "--since", "1h", "-n", "1"), 1) == [5]
+    assert positions(piped("tail", "--json", "--run", run["run_id"][:23]), 5) == [1, 2, 3, 4, 5]
+    only_new = piped("tail", "--json", "-n", "0", "--type", "run_failed")
+    everything = piped("tail", "--json")
+    assert positions(everything, 5) == [1, 2, 3, 4, 5]
+    recorded("run", "agents.py:fail", "boats")
+    assert positions(everything, 5) == [6, 7, 8, 9, 10]
+    recorded("run", "agents.py:fail", "boats")
+    assert positions(only_new, 1)[0] in {9, 14}  # whether it had begun at the first is not said
+
+
+def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Trackside) -> None:
+    done = recorded("tail", "--json", shell='"$0" "$@" | head -n 1')
+
+    assert json.loads(done.stdout.splitlines()[0])["position"] == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--after", "99"), "after=99: the log ends at 5"),
+        (("--thread", "t-9"), "No thread here has an id that begins with 't-9'"),
+        (("--type", "run_begun"), "run_begun"),
+        (("-n", "-1"), "not a whole number from 0 up"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(recorded: Trackside, arguments: tuple[str, ...], said: str) -> None:
+    done = recorded("tail", *arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_nothing_can_be_followed_where_nothing_was_recorded(trackside: Trackside) -> None:
+    done: Any = trackside("tail")
+
+    assert done.returncode == 2
+    assert "nothing recorded" in done.stderr
