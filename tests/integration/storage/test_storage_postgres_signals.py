@@ -1,0 +1,146 @@
+"""How processes on PostgreSQL tell each other of commits: seldom, beside the writes, and through lost connections."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+
+import pytest
+from postgres_server import RawConnection
+
+from trackside.app.storage import Store, StoredEvent
+from trackside.app.storage._postgres_signals import CHANNEL, PostgresSignals
+
+SIGNALLERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|NOTIFY)'"
+
+
+@pytest.fixture
+def server(postgres_url: str) -> Iterator[RawConnection]:
+    with closing(RawConnection(postgres_url)) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def here(postgres_url: str) -> AsyncIterator[Store]:
+    async with Store.open(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+async def there(postgres_url: str, here: Store) -> AsyncIterator[Store]:
+    async with Store.open(postgres_url) as store:
+        yield store
+
+
+def signals_of(store: Store) -> PostgresSignals:
+    assert isinstance(store._signals, PostgresSignals)
+    return store._signals
+
+
+async def following(store: Store) -> "asyncio.Task[StoredEvent]":
+    """Somebody who waits for the next event, and whose store hears of it."""
+    waiting = asyncio.ensure_future(anext(store.follow()))
+    signals = signals_of(store)
+    before = signals._hints
+    async with asyncio.timeout(60):
+        while not (store._feed._waiting and signals._hints > before):
+            await asyncio.sleep(0)
+        while store._feed._behind or not store._feed._reader.done():
+            await asyncio.sleep(0)
+    return waiting
+
+
+async def test_a_commit_is_told_to_other_processes_and_not_to_oneself(
+    here: Store, there: Store, server: RawConnection, script
+) -> None:
+    waiting = await following(here)
+    heard = signals_of(here)._hints
+
+    (stored,) = await there.append([script().started()])
+
+    async with asyncio.timeout(60):
+        assert await waiting == stored
+    assert signals_of(here)._hints > heard
+
+    heard, sent = signals_of(here)._hints, signals_of(here).notifications
+    await here.append([script().started()])
+    while signals_of(here).notifications == sent:
+        await asyncio.sleep(0)
+    await asyncio.to_thread(server.execute, "SELECT 1")
+    assert signals_of(here)._hints == heard
+
+
+async def test_many_commits_make_few_notifications(here: Store, there: Store, script) -> None:
+    waiting = await following(here)
+
+    async def produce() -> None:
+        for event in script().whole():
+            await there.append([event])
+
+    for _ in range(20):
+        await asyncio.gather(*(produce() for _ in range(20)))
+
+    assert signals_of(there).notifications < 300  # of 2,000 events in 100 and more commits
+    async with asyncio.timeout(60):
+        await waiting
+
+
+async def test_a_lost_connection_is_made_again_and_what_was_committed_meanwhile_comes(
+    here: Store, there: Store, server: RawConnection, script
+) -> None:
+    waiting = await following(here)
+    hints = signals_of(here)._hints
+    signals_of(there).announce = lambda: None  # type: ignore[method-assign]  # nobody tells
+
+    killed = server.execute(f"SELECT pg_terminate_backend(pid) FROM ({SIGNALLERS}) AS found").fetchall()
+    await there.append([script().started()])
+
+    assert killed
+    async with asyncio.timeout(60):
+        assert (await waiting).position == 1
+    assert signals_of(here)._hints > hints
+
+
+async def test_a_notification_that_is_lost_costs_only_time(here: Store, there: Store, script) -> None:
+    signals_of(here)._look_every = 0.01
+    waiting = await following(here)
+    signals_of(there).announce = lambda: None  # type: ignore[method-assign]
+
+    await there.append([script().started()])
+
+    async with asyncio.timeout(60):
+        assert (await waiting).position == 1
+
+
+async def test_what_is_committed_last_is_still_told(here: Store, there: Store, script) -> None:
+    waiting = await following(here)
+    sent = signals_of(there).notifications
+
+    await there.append([script().started()])
+    await there.aclose()
+
+    assert signals_of(there).notifications > sent
+    assert not signals_of(there)._unannounced
+    async with asyncio.timeout(60):
+        await waiting
+
+
+async def test_a_store_that_neither_writes_nor_waits_has_no_connection_for_it(
+    here: Store, server: RawConnection, script
+) -> None:
+    assert await here.events() == []
+    assert server.execute(SIGNALLERS).fetchall() == []
+
+    await following(here)
+    assert len(server.execute(SIGNALLERS).fetchall()) == 1
+    await here.aclose()
+
+
+async def test_anybody_may_notify(here: Store, there: Store, server: RawConnection, script) -> None:
+    waiting = await following(here)
+    signals_of(there).announce = lambda: None  # type: ignore[method-assign]
+    await there.append([script().started()])
+
+    server.execute(f"NOTIFY {CHANNEL}, 'whatever'")
+
+    async with asyncio.timeout(60):
+        assert (await waiting).position == 1
