@@ -19,7 +19,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from sqlalchemy import update
 
 from trackside.app.storage import Store, _subscription_reads
-from trackside.app.storage._subscriptions import protected_from
 from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import (
@@ -397,7 +396,6 @@ class Subscribing(RuleBasedStateMachine):
         assert (standing.consumer is not None) == model.lease_goes_on
         assert {event.stored.position: event.state for event in parked} == model.parked
         assert standing.parked == len(model.parked)
-        assert self.run(self.writer.write(OnSession(protected_from))) == model.cursor + 1
 
     def teardown(self) -> None:
         _subscription_reads.STRETCH = self.stretch

@@ -1,13 +1,15 @@
 """Durable subscriptions: each event that is wanted comes until it is handled, and the cursor passes nothing else (I25)."""
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from trackside.app.storage import Store, StoredEvent, _subscription_reads
-from trackside.app.storage._subscriptions import protected_from
+from trackside.app.storage._tables import events, runs, threads
 from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import (
@@ -43,8 +45,13 @@ async def end_leases(store: Store, **values: Any) -> None:
     await store._writer.write(OnSession(lambda session: session.execute(ended)))
 
 
-def positions(events: Sequence[StoredEvent]) -> list[int]:
-    return [stored.position for stored in events]
+def remove_all(session: Any) -> None:
+    for gone in (events, runs, threads):
+        session.execute(delete(gone))
+
+
+def positions(found: Sequence[StoredEvent]) -> list[int]:
+    return [stored.position for stored in found]
 
 
 @pytest.fixture
@@ -268,6 +275,30 @@ class TestLeases:
             await consumer.release()  # the lease of another is not given back
             assert (await other.subscriptions.get("mail")).consumer == "second"
 
+    async def test_nobody_waits_for_a_subscription_that_another_is_at(
+        self, subs: Subscriptions, store: Store, dialect: str, url: str
+    ) -> None:
+        if dialect == "sqlite":
+            pytest.skip("one transaction at a time is all that there is")
+        await subs.open("mail")
+        begun, going_on = threading.Event(), threading.Event()
+
+        def hold(session: Any) -> None:
+            session.execute(update(table).values(failures=1))
+            begun.set()
+            going_on.wait()
+
+        async with Store.open(url) as other:
+            holding = asyncio.create_task(other._writer.write(OnSession(hold)))
+            await asyncio.to_thread(begun.wait)
+            try:
+                with pytest.raises(SubscriptionBusyError):
+                    await subs.acquire("mail")
+            finally:
+                going_on.set()
+            await holding
+        await subs.acquire("mail")
+
     @pytest.mark.parametrize("ending", [{"lease_until": 0.0}, {"clock": "the start before"}], ids=["time", "restart"])
     async def test_when_its_lease_has_ended_another_takes_over_and_the_first_can_do_nothing(
         self, subs: Subscriptions, store: Store, ending: dict[str, Any]
@@ -478,19 +509,37 @@ class TestParking:
 
 @pytest.mark.usefixtures("five")
 class TestRetention:
-    async def test_what_some_subscription_has_not_passed_is_protected(self, subs: Subscriptions, store: Store) -> None:
-        async def protected() -> int | None:
-            found: int | None = await store._writer.write(OnSession(protected_from))
-            return found
+    async def test_what_a_live_subscription_has_not_passed_or_has_parked_stays(
+        self, subs: Subscriptions, store: Store
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        await subs.open("slow", start=4)
+        await subs.pause("slow")  # it is live all the same
+        async with await subs.acquire("mail") as consumer:
+            await consumer.read()
+            await consumer.park(1, "no")
+            await consumer.acknowledge(5)
 
-        assert await protected() is None
-        await subs.open("ahead", start="now")
-        assert await protected() == 6
-        await subs.open("behind", start=2)
-        await subs.pause("behind")
-        assert await protected() == 3
-        await subs.delete("behind")
-        assert await protected() == 6
+        assert (await store.prune(older_than=None)).runs == 0
+        await subs.drop_parked("mail")
+        assert (await store.prune(older_than=None)).runs == 0
+        await subs.delete("slow")
+        assert (await store.prune(older_than=None)).runs == 1
+
+    async def test_an_event_that_was_pruned_under_the_consumer_is_passed_and_not_parked(
+        self, subs: Subscriptions, store: Store
+    ) -> None:
+        await subs.open("mail", start="now")
+        await subs.seek("mail", "beginning")
+        consumer = await subs.acquire("mail")
+        await consumer.read()
+        # A prune that looked at the cursor before the seek does what it began.
+        await store._writer.write(OnSession(remove_all))
+
+        await consumer.park(1, "no")
+
+        assert await subs.parked("mail") == []
+        assert (await subs.get("mail")).cursor == 1
 
     async def test_lag_says_how_far_behind_and_since_when(
         self, subs: Subscriptions, five: Sequence[StoredEvent]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, override
+from typing import Any, Final, NamedTuple, Never, override
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import json_of, json_text
@@ -24,10 +24,11 @@ from trackside.app.storage._subscription_records import (
     SubscriptionFilter,
     SubscriptionState,
 )
-from trackside.app.storage._tables import POSITION, TOKEN, counters, parked_events, subscriptions
+from trackside.app.storage._tables import POSITION, TOKEN, counters, events, parked_events, subscriptions
 from trackside.app.storage._work import UnitOfWork, Work
 
 _STEP_BYTES: Final = 1_000
+_MOMENT: Final = 0.1  # seconds after which a transaction that was under way is over
 _NOBODY: Final = {"consumer": None, "clock": None, "lease_until": None}
 
 
@@ -55,15 +56,6 @@ class Grant(NamedTuple):
     on_failure: OnFailure
 
 
-def protected_from(session: Session) -> int | None:
-    """The first position that some subscription has not passed (I30); None if there is no subscription.
-
-    Paused subscriptions count. What they have parked lies before it, and is protected as well: see `parked_events`.
-    """
-    ((least,),) = session.execute(select(func.min(subscriptions.c.cursor)))
-    return None if least is None else least + 1
-
-
 @dataclass(slots=True, eq=False, kw_only=True)
 class Step(Work):
     """Something that is done to one subscription; `now` is the wall clock's time, for people to read."""
@@ -88,9 +80,11 @@ class Step(Work):
             StorageError: it cannot be done; nothing was written.
         """
 
-    def _find(self, session: Session) -> _Row | None:
+    def _find(self, session: Session, *, wait: bool = True) -> _Row | None:
+        """The row, which nobody else changes until this transaction ends; unless `wait`, None if somebody is at it."""
         columns = [subscriptions.c[name] for name in _Row._fields]
-        rows = session.execute(select(*columns).where(subscriptions.c.name == self.name).with_for_update())
+        query = select(*columns).where(subscriptions.c.name == self.name)
+        rows = session.execute(query.with_for_update(skip_locked=not wait))
         return _Row(*rows[0]) if rows else None
 
     def _load(self, session: Session) -> _Row:
@@ -206,11 +200,19 @@ class Acquire(Step):
 
     @override
     def _take(self, session: Session) -> Grant:
-        row = self._load(session)
+        # Whoever waits for a subscription does not wait for its row: two who want each other's would hold up everybody.
+        row = self._find(session, wait=False) or self._being_changed(session)
         if (row.consumer, row.lease_until, row.token) != self._given:  # else it is ours, and the reply was lost
             row = self._give(session, row)
         filter_ = SubscriptionFilter.from_json(json_of(row.filter))
         return Grant(row.token, row.cursor, filter_, OnFailure(row.on_failure))
+
+    def _being_changed(self, session: Session) -> Never:
+        holder = session.execute(select(subscriptions.c.consumer).where(subscriptions.c.name == self.name))
+        if not holder:
+            raise errors.UnknownSubscriptionError(name=self.name)
+        ((consumer,),) = holder
+        raise errors.SubscriptionBusyError(name=self.name, consumer=consumer, seconds=_MOMENT)
 
     def _give(self, session: Session, row: _Row) -> _Row:
         if row.state != SubscriptionState.active:
@@ -321,8 +323,12 @@ class Park(ConsumerStep):
             "parked_at": self.now,
         }
         if self.position > row.cursor:
+            event = select(events.c.position).where(events.c.position == self.position)
+            # After a seek back it may just be pruned: then there is nothing left to be parked.
+            is_there = bool(session.execute(event.with_for_update(read=True, key_share=True)))
             self._move(session, row, self.position, failures=0, last_error=self.error, last_error_at=self.now)
-            session.execute(insert(parked_events).values(**key, **told))
+            if is_there:
+                session.execute(insert(parked_events).values(**key, **told))
         else:
             self._change(session, last_error=self.error, last_error_at=self.now)
             session.execute(update(parked_events).filter_by(**key).values(**told))
