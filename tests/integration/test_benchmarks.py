@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("dispatch", "import_time", "memory_runs")
+NAMES = ("dispatch", "follow", "import_time", "memory_runs")
 
 
 def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -63,6 +63,26 @@ def test_profile_finds_the_parts_of_a_run_and_every_sample_in_one_of_them(tmp_pa
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
     assert {"harness/worker.py", "harness/memory.py"} <= shares.keys()
     assert "| harness/worker.py " in done.stdout
+
+
+def test_a_big_store_is_filled_asked_for_every_page_and_appended_to(tmp_path: Path) -> None:
+    done = bench("big", "--quick", "--events", 500, "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / "big.json").read_text())
+    assert written["events"] == 500
+    assert written["bytes_per_event"] > 0
+    assert len(written["milliseconds"]) >= 40
+    assert all(f"| {name} " in done.stdout for name in written["milliseconds"])
+    assert [budget["what"].split()[0] for budget in written["budgets"]] == ["append", "any", "stats"]
+
+
+def test_pages_are_read_beside_the_same_rows_by_hand(tmp_path: Path) -> None:
+    done = bench("read", "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    contenders = json.loads((tmp_path / "read.json").read_text())["contenders"]
+    assert Counter(way["name"] for way in contenders) == {"by hand, on `sqlite3`": 5, "Store": 5}
 
 
 @pytest.mark.parametrize("name", [*NAMES, "run_profile"])
