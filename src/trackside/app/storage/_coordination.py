@@ -6,12 +6,13 @@ the same transaction, so that no run ever waits for somebody who does not know t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, override
 
 from sqlalchemy import and_, exists, or_, select, update
 
+from trackside.app.storage._encoding import json_of
 from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import has_ended
@@ -19,10 +20,11 @@ from trackside.app.storage._processes import is_gone, this_process
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.harness.admission import spec_of
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import RunFold, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunSpec, RunStatus, ThreadStatus
 
 _ROW_BYTES = 600  # an admission's rows besides what was asked for
 
@@ -361,8 +363,12 @@ class Reaped(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Reap(Work):
-    """End the runs of workers that are gone, and leave those that have not started to others (I7)."""
+    """End the runs of workers that are gone, and leave those that have not started to others (I7).
 
+    `reaper` is not gone, whatever its lease says: it is here.
+    """
+
+    reaper: str
     limit: int = 256
 
     @property
@@ -373,11 +379,11 @@ class Reap(Work):
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
         session = unit.session
-        gone = _workers_gone(unit)
+        gone = _workers_gone(unit, but=self.reaper)
         unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
         query = (
             select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request.is_not(None))
-            .where(active_runs.c.owner.is_not(None), or_(active_runs.c.owner.in_(gone), unowned))
+            .where(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned))
             .order_by(active_runs.c.ordinal)
             .limit(self.limit)
         )
@@ -402,13 +408,13 @@ class Reap(Work):
         return Reaped(ended, orphaned)
 
 
-def _workers_gone(unit: UnitOfWork) -> list[str]:
+def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
     """Workers whose lease has ended, or whose process has."""
     processes = select(workers.c.worker_id, workers.c.process).where(workers.c.process.is_not(None))
     known = [worker_id for worker_id, process in unit.session.execute(processes) if is_gone(process)]
     ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
     # One reaper at a time, and before a renewal that comes too late: that one will find no row.
-    lost = select(workers.c.worker_id).where(or_(ended, workers.c.worker_id.in_(known)))
+    lost = select(workers.c.worker_id).where(workers.c.worker_id != but, or_(ended, workers.c.worker_id.in_(known)))
     return [worker_id for (worker_id,) in unit.session.execute(lost.with_for_update(skip_locked=True))]
 
 
@@ -426,12 +432,19 @@ def _bury(unit: UnitOfWork, active: ActiveRun) -> None:
 
 
 class Adopted(NamedTuple):
-    """A run that has a new owner; `request` is what was asked for, as JSON text."""
+    """A run that has a new owner, and what was asked for."""
 
     run_id: str
-    request: str
+    spec: RunSpec
     ready: bool
     thread_status: ThreadStatus
+
+
+class Adoption(NamedTuple):
+    """Runs that have a new owner, and those that another version of Trackside has to execute, with the reason."""
+
+    adopted: Sequence[Adopted]
+    unfit: Mapping[str, str]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -448,7 +461,7 @@ class Adopt(Work):
         return self.limit * _ROW_BYTES
 
     @override
-    def apply(self, unit: UnitOfWork) -> list[Adopted]:
+    def apply(self, unit: UnitOfWork) -> Adoption:
         query = (
             select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request)
             .join(runs, runs.c.run_id == active_runs.c.run_id)
@@ -460,14 +473,20 @@ class Adopt(Work):
         threads = {thread_id for _, thread_id, _ in rows}
         unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
         adopted: list[Adopted] = []
+        unfit: dict[str, str] = {}
         for run_id, thread_id, request in rows:
             active = unit.queue.find(run_id)
             if active is None or active.owner is not None:
                 continue
+            try:
+                spec = spec_of(json_of(request))
+            except InvalidSpecError as exc:
+                unfit[run_id] = str(exc)
+                continue
             active.owner = self.owner
             unit.queue.change(active)
-            adopted.append(Adopted(run_id, request, active.holds, unit.thread_status(thread_id)))
-        return adopted
+            adopted.append(Adopted(run_id, spec, active.holds, unit.thread_status(thread_id)))
+        return Adoption(adopted, unfit)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -25,6 +25,7 @@ from trackside.app.storage._coordination import (
     Admitted,
     Adopt,
     Adopted,
+    Adoption,
     Claim,
     Displaced,
     Fates,
@@ -38,7 +39,7 @@ from trackside.app.storage._coordination import (
     Settle,
     Withdraw,
 )
-from trackside.app.storage._encoding import json_of, json_text, time_text
+from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._queue import Handover
@@ -48,7 +49,7 @@ from trackside.app.storage._tables import active_runs, runs
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.harness import ports
-from trackside.harness.admission import request_of, spec_of
+from trackside.harness.admission import request_of
 from trackside.harness.errors import ClosedError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
@@ -129,6 +130,7 @@ class StoredCoordinator:
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()
         self._closed = False
+        self._unfit: set[str] = set()
         self._nudge = asyncio.Event()
         self._upkeep: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -430,14 +432,18 @@ class StoredCoordinator:
             self._nudge.clear()
 
     async def _clear_up(self) -> None:
-        reaped = await self._writer.write(Reap())
+        reaped = await self._writer.write(Reap(reaper=self.worker_id))
         for run_id in reaped.ended:
             logger.warning("run %s was ended: its worker is lost", run_id)
         host = self._host
         if host is None or not host.agents or not self.durable:
             return
-        for adopted in await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents])):
+        adoption: Adoption = await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents]))
+        for adopted in adoption.adopted:
             await self._adopt(host, adopted)
+        for run_id in adoption.unfit.keys() - self._unfit:
+            logger.warning("run %s waits for another version of Trackside: %s", run_id, adoption.unfit[run_id])
+        self._unfit = {*adoption.unfit}
 
     async def _adopt(self, host: RunHost, adopted: Adopted) -> None:
         known = self._mine.get(adopted.run_id)
@@ -445,9 +451,8 @@ class StoredCoordinator:
             known.ready, known.thread_status = adopted.ready, adopted.thread_status
             return
         record = await self._known(adopted.run_id)
-        spec = spec_of(json_of(adopted.request))
         self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
-        host.on_adopted(record, spec, ready=adopted.ready)
+        host.on_adopted(record, adopted.spec, ready=adopted.ready)
 
     async def _look(self) -> None:
         """Compare what this worker thinks is its own with what the database says."""
