@@ -36,7 +36,7 @@ def subscriptions(
     action: Annotated[
         SubscriptionAction | None,
         typer.Argument(
-            metavar=f"[{'|'.join(SubscriptionAction)}]",
+            metavar="|".join(SubscriptionAction),
             help="Deliver nothing for now, go on at its place, or forget it and its place.",
         ),
     ] = None,
@@ -80,7 +80,7 @@ def parked(
     name: _Name,
     action: Annotated[
         ParkedAction | None,
-        typer.Argument(metavar=f"[{'|'.join(ParkedAction)}]", help="Deliver them again, or give them up."),
+        typer.Argument(metavar="|".join(ParkedAction), help="Deliver them again, or give them up."),
     ] = None,
     position: Annotated[
         list[int] | None,
