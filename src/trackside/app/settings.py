@@ -28,6 +28,7 @@ _KEYS = frozenset({_DATABASE_URL, _DATABASE_SPOOL})
 _AGENTS = "agents."  # whatever stands behind the dot is the agent's name
 _FLAGS: Mapping[str, str] = {_DATABASE_URL: "--database"}
 _URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
 
 
 class SettingsError(TracksideError, ValueError):
@@ -54,6 +55,14 @@ class Settings:
         """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
         source = self.sources.get(key, "the default")
         return SettingsError(where=source if source.startswith(("-", "TRACKSIDE_")) else f"{source}, {key}", why=why)
+
+    @property
+    def database_shown(self) -> str:
+        """The database's address as it may be shown: without a password."""
+        shown = self.database_url
+        for password in _PASSWORDS:
+            shown = password.sub(r"\1…", shown)
+        return shown
 
     @property
     def database_source(self) -> str | None:

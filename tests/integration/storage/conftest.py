@@ -62,9 +62,10 @@ def script() -> type[Script]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs a database on each; what takes the `path` of a file is about SQLite."""
+    """Run what needs a database on each, or those in the module's `DIALECTS`; what takes a `path` is about SQLite."""
     if "dialect" in metafunc.fixturenames:
-        metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else DIALECTS)
+        dialects = getattr(metafunc.module, "DIALECTS", DIALECTS)
+        metafunc.parametrize("dialect", ["sqlite"] if "path" in metafunc.fixturenames else dialects)
 
 
 @pytest.fixture

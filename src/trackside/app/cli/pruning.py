@@ -77,7 +77,7 @@ def _agrees(settings: Settings, foreseen: PruneReport) -> bool:
         raise ArgumentError(
             name="--yes", why=f"nobody can be asked here; {_amount(foreseen)} would be removed for good"
         )
-    question = f"Remove {_amount(foreseen)} from {settings.database_url} for good? [y/N] "
+    question = f"Remove {_amount(foreseen)} from {settings.database_shown} for good? [y/N] "
     standard_error().print(question, end="")
     return sys.stdin.readline().strip().casefold() in {"y", "yes"}
 

@@ -32,5 +32,5 @@ def resume_command(thread_id: str, interrupts: Sequence[JsonObject], settings: S
     answer = shlex.quote(json.dumps(dict.fromkeys(ids, "ANSWER"))) if len(ids) > 1 else "'ANSWER'"
     # Settings from the environment or the file are there the next time, too.
     given = settings.database_source == "--database"
-    database = f" --database {shlex.quote(settings.database_url)}" if given else ""
+    database = f" --database {shlex.quote(settings.database_shown)}" if given else ""
     return f"trackside resume {shlex.quote(thread_id)} {answer}{database}"

@@ -114,7 +114,7 @@ class Timeline:
             self._live.stop()
         self._rows.print(None, Look("", "", "run", "dim"), result.run_id)
         self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
-        self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_url)
+        self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_shown)
         if asked := [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]:
             self._show_how_to_answer(None if forgotten else resume_command(result.thread_id, asked, settings))
 

@@ -53,8 +53,8 @@ class Backend(Protocol):
         """
         ...
 
-    def look[T](self, read: Callable[[Connection], T]) -> T:
-        """What `read` finds, at once and on a connection of its own.
+    def look[T](self, read: Callable[[Connection], T]) -> T | None:
+        """What `read` finds, at once and on a connection of its own; None if there is no database yet.
 
         Raises:
             StorageError: the database cannot be read.

@@ -83,6 +83,7 @@ def number_events(rows: Iterable[EventRow], first: int) -> list[Row]:
 
 
 def run_of(
+    active: Row | None,
     run_id: str,
     thread_id: str,
     status: str,
@@ -90,7 +91,6 @@ def run_of(
     started_at: str | None,
     created_at: str,
     agent: str | None,
-    active: Row | None,
 ) -> RunRow:
     """A run, and what is stored of its place in a queue."""
     return RunRow(

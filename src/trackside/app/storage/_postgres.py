@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection, text
@@ -31,6 +31,19 @@ _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds,
 _OURS = frozenset({"alembic_version", "counters", "events", "runs", "threads"})
 
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOCK_TIMEOUT, _NO_DATABASE = "55P03", "3D000"
+_MEANINGS: Final[Mapping[str, type[errors.StorageError]]] = {
+    "25006": errors.ReadOnlyDatabaseError,
+    "28": errors.AccessRefusedError,
+    "40": errors.TransactionConflictError,
+    "42501": errors.RightMissingError,
+    "53100": errors.DatabaseFullError,
+    "53300": errors.TooManyConnectionsError,
+    "57014": errors.StatementStoppedError,
+    "58": errors.DatabaseIOError,
+    "XX001": errors.DamagedDatabaseError,
+    "XX002": errors.DamagedDatabaseError,
+}
 _LOST = frozenset({"08", "57P01", "57P02", "57P03", "57P05", "25P03"})
 
 _TABLES = text("""
@@ -48,7 +61,7 @@ class PostgresDatabase:
     """
 
     address: PostgresAddress
-    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    synchronous: str = "FULL"
     busy_timeout: float = 5.0
 
     @classmethod
@@ -70,7 +83,7 @@ class PostgresDatabase:
     def __str__(self) -> str:
         return str(self.address)
 
-    async def connect(self, **settings: str) -> asyncpg.Connection[Any]:
+    async def connect(self, **settings: str) -> asyncpg.Connection:
         """Make a connection; `settings` are for its session.
 
         Raises:
@@ -100,7 +113,7 @@ class PostgresDatabase:
             "jit": "off",  # compiling takes longer than any statement of ours runs
         }
 
-    async def connect_writer(self) -> asyncpg.Connection[Any]:
+    async def connect_writer(self) -> asyncpg.Connection:
         """A connection whose commits survive what `synchronous` says."""
         if self.synchronous == "NORMAL":
             return await self.connect(synchronous_commit="off")
@@ -115,7 +128,7 @@ class PostgresDatabase:
             raise
         return connection
 
-    async def connect_reader(self) -> asyncpg.Connection[Any]:
+    async def connect_reader(self) -> asyncpg.Connection:
         """A connection that only reads; a transaction of it sees one moment."""
         return await self.connect(default_transaction_read_only="on", default_transaction_isolation="repeatable read")
 
@@ -130,7 +143,6 @@ class PostgresDatabase:
             pool_size=READERS,
             max_overflow=0,
             pool_timeout=self.busy_timeout,
-            pool_pre_ping=False,
         )
 
     def changing(self) -> AsyncEngine:
@@ -168,43 +180,25 @@ class PostgresDatabase:
                 raise
             raise error from exc
 
-    def translate(self, exc: BaseException) -> errors.StorageError | None:  # noqa: PLR0911  # one for each kind of trouble
+    def translate(self, exc: BaseException) -> errors.StorageError | None:
         """What an exception of the driver or of SQLAlchemy means; None if it is neither."""
+        database = str(self)
         if isinstance(exc, PoolTimeoutError):
-            return errors.ReadersBusyError(database=str(self), count=READERS, seconds=self.busy_timeout)
+            return errors.ReadersBusyError(database=database, count=READERS, seconds=self.busy_timeout)
         original = _original(exc)
         if original is None:
             return None
-        database, why, code = str(self), _reason(original), _code_of(original)
+        why, code = _reason(original), _code_of(original)
         if isinstance(original, load_driver().ClientConfigurationError):
             return errors.DatabaseUrlError(url=database, why=why)
-        match code[:2], code:
-            case _, "55P03":
-                return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
-            case _, "57014":
-                return errors.StatementStoppedError(database=database, why=why)
-            case "40", _:
-                return errors.TransactionConflictError(database=database, why=why)
-            case _, "53100":
-                return errors.DatabaseFullError(database=database, why=why)
-            case _, "53300":
-                return errors.TooManyConnectionsError(database=database, why=why)
-            case _, "3D000":
-                return errors.NoSuchDatabaseError(database=database, name=self.address.database or self.address.user)
-            case _, "42501":
-                return errors.RightMissingError(database=database, why=why)
-            case _, "25006":
-                return errors.ReadOnlyDatabaseError(database=database, why=why)
-            case "28", _:
-                return errors.AccessRefusedError(database=database, why=why)
-            case "58", _:
-                return errors.DatabaseIOError(database=database, why=why)
-            case "XX", "XX001" | "XX002":
-                return errors.DamagedDatabaseError(database=database, why=why)
-            case _ if is_lost(original):
-                return errors.ConnectionLostError(database=database, why=why)
-            case _:
-                return errors.StorageError(database=database, why=why)
+        if code == _LOCK_TIMEOUT:
+            return errors.DatabaseBusyError(database=database, seconds=self.busy_timeout)
+        if code == _NO_DATABASE:
+            return errors.NoSuchDatabaseError(database=database, name=self.address.database or self.address.user)
+        if is_lost(original):
+            return errors.ConnectionLostError(database=database, why=why)
+        meaning = _MEANINGS.get(code) or _MEANINGS.get(code[:2], errors.StorageError)
+        return meaning(database=database, why=why)
 
     def unreachable(self, exc: BaseException) -> errors.StorageError | None:
         """What an exception means that came while connecting; None if it is none of the driver."""

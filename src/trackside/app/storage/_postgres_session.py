@@ -40,7 +40,7 @@ from trackside.harness.types import ThreadStatus
 if TYPE_CHECKING:
     import asyncpg
 
-_DIALECT = PGDialect_asyncpg()
+_DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
 
 
@@ -228,7 +228,7 @@ class PostgresSession:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._connection: asyncpg.Connection | None = None
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -253,7 +253,7 @@ class PostgresSession:
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
         text, values = compiled(statement, _DIALECT)
-        return [tuple(row) for row in self._fetch(text, *values)]
+        return self._fetch(text, *values)
 
     def clock(self) -> LeaseClock:
         """The time by the server's clock, which all who use it share."""
@@ -269,8 +269,8 @@ class PostgresSession:
         rows = self._fetch(_LOCK_RUNS, [*run_ids])
         if not rows:
             return {}
-        active = {row["run_id"]: row for row in self._fetch(_LOAD_ACTIVE, [row["run_id"] for row in rows])}
-        return {row["run_id"]: run_of(*row, active=active.get(row["run_id"])) for row in rows}
+        active = {row[0]: row for row in self._fetch(_LOAD_ACTIVE, [row[0] for row in rows])}
+        return {row[0]: run_of(active.get(row[0]), *row) for row in rows}
 
     def lanes(self, thread_ids: Collection[str]) -> list[Lane]:
         """The status of each of these threads, who holds it, and who is the first to wait."""
@@ -346,13 +346,16 @@ class PostgresSession:
         if self._loop is None:
             return
         if connection is not None and not connection.is_closed():
-            with self._database.translated():
+            try:
                 self._wait(connection.close(timeout=1))
+            except Exception:  # noqa: BLE001  # the driver's: the server does not listen any more, and need not
+                connection.terminate()
+        self._wait(asyncio.sleep(0))  # what was cut off is let go of by the loop
         self._loop.close()
         self._loop = None
 
     @property
-    def _driver(self) -> asyncpg.Connection[Any]:
+    def _driver(self) -> asyncpg.Connection:
         assert self._connection is not None
         return self._connection
 
@@ -373,7 +376,9 @@ class PostgresSession:
         except BaseException as exc:
             self._roll_back()
             if is_lost(exc):
-                raise errors.OutcomeUnknownError(database=str(self._database), why=str(exc)) from exc
+                raise errors.OutcomeUnknownError(
+                    database=str(self._database), why=str(exc) or type(exc).__name__
+                ) from exc
             if (error := self._meaning(exc)) is None:
                 raise
             raise error from exc
@@ -396,8 +401,8 @@ class PostgresSession:
             return CollisionError(database=str(self._database), why=str(exc))
         return self._database.translate(exc)
 
-    def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
-        return self._wait(self._driver.fetch(statement, *values))
+    def _fetch(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self._wait(self._driver.fetch(statement, *values))]
 
     def _write(self, bulk: _Bulk, rows: Collection[Sequence[Any]]) -> None:
         if rows:

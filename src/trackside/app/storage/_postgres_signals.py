@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, override
+from typing import TYPE_CHECKING, Final, override
 
 from trackside.app.storage._postgres import PostgresDatabase, load_driver
 from trackside.app.storage._signals import CommitSignals
@@ -71,7 +71,7 @@ class PostgresSignals(CommitSignals):
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
+    async def _connected(self) -> AsyncGenerator[asyncpg.Connection]:
         # That a NOTIFY is lost with a server that crashes does no harm: its connections are lost, too.
         connection = await self._database.connect(synchronous_commit="off")
         try:
@@ -87,7 +87,7 @@ class PostgresSignals(CommitSignals):
         finally:
             connection.terminate()
 
-    async def _serve(self, connection: asyncpg.Connection[Any]) -> None:
+    async def _serve(self, connection: asyncpg.Connection) -> None:
         """Announce what is to be announced, until the connection is lost or there is nothing more to come."""
         while not connection.is_closed():
             if self._unannounced:
@@ -102,7 +102,7 @@ class PostgresSignals(CommitSignals):
                 except TimeoutError:
                     self._hint()
 
-    async def _notify(self, connection: asyncpg.Connection[Any]) -> None:
+    async def _notify(self, connection: asyncpg.Connection) -> None:
         self._unannounced = False
         try:
             await connection.execute(f"NOTIFY {CHANNEL}", timeout=_PATIENCE)

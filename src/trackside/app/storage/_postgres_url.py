@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Final, Self
+from typing import Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from trackside.app.storage.errors import DatabaseUrlError
 
-SCHEMES: Final = frozenset({"postgres", "postgresql"})
-"""What stands before :// or, with the name of a driver behind a plus, is the part before that."""
-
 _URL = re.compile(
-    r"(?P<scheme>[^:]+)://(?:(?P<who>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?", re.DOTALL
+    r"(?P<scheme>[^:]+)://(?:(?P<who>[^/?]*)@)?(?P<hosts>[^/?@]*)(?:/(?P<database>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
 )
 _HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>\d*))?")
 _MOST_PORTS = 65_535
@@ -64,17 +62,17 @@ class PostgresAddress:
             DatabaseUrlError: it is none, or has an option that is not known; it is named without its password.
         """
         found = _URL.fullmatch(url)
-        if found is None:
+        if found is None or (found["who"] is None and "@" in url):
             raise refused(url, "a /, ? or @ in a user name or password is written %2F, %3F, %40")
         user, colon, password = (found["who"] or "").partition(":")
         options = dict(_options(url, found["query"] or ""))
-        hosts, ports = _places(url, options.pop("host", None) or found["hosts"], options.pop("port", None))
+        hosts, ports = _places(url, options.pop("host", "") or found["hosts"], options.pop("port", ""))
         return cls(
             hosts=hosts,
             ports=ports,
-            user=options.pop("user", None) or unquote(user) or None,
-            password=options.pop("password", None) or (unquote(password) if colon else None),
-            database=options.pop("dbname", None) or unquote(found["database"] or "") or None,
+            user=options.pop("user", "") or unquote(user) or None,
+            password=options.pop("password", "") or (unquote(password) if colon else None),
+            database=options.pop("dbname", "") or unquote(found["database"] or "") or None,
             connect_timeout=_seconds(url, options.pop("connect_timeout", "10")),
             server=tuple((name, value) for name, value in options.items() if name in _SERVER),
             driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER),
@@ -108,7 +106,7 @@ def _options(url: str, query: str) -> Iterator[tuple[str, str]]:
         yield known, value
 
 
-def _places(url: str, hosts: str, ports: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _places(url: str, hosts: str, ports: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Hosts, and a port for each if any is said."""
     names: list[str] = []
     numbers: list[str] = []
@@ -119,10 +117,10 @@ def _places(url: str, hosts: str, ports: str | None) -> tuple[tuple[str, ...], t
             continue
         place = _HOST.fullmatch(host)
         if place is None:
-            raise refused(url, f"{host!r} is no host with a port, as localhost:5432")
+            raise refused(url, "a host stands there with its port or alone, as localhost:5432")
         names.append(place["host"].strip("[]"))
         numbers.append(place["port"] or "")
-    if ports is not None:
+    if ports:
         names = names or ["localhost"]
         said = ports.split(",")
         numbers = said * len(names) if len(said) == 1 else said

@@ -28,8 +28,17 @@ class MissingExtraError(TracksideError, ImportError):
     """{what} needs {package}, which is not installed: pip install 'trackside[{extra}]'."""
 
 
+class CheckpointerMissingError(TracksideError):
+    """A LangGraph graph without a checkpointer of its own keeps its checkpoints in an SQLite file, and the database is {database}: compile the graph with a checkpointer, as the one of langgraph-checkpoint-postgres."""  # noqa: E501
+
+    fault = "agent"
+
+
 class NothingRecordedError(TracksideError, LookupError):
     """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
+
+
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,7 @@ def blaming(settings: Settings) -> Generator[None]:
     try:
         yield
     except DatabaseMissingError as exc:
-        raise NothingRecordedError(database=settings.database_url) from exc
+        raise NothingRecordedError(database=settings.database_shown) from exc
     except StorageError as exc:
         raise settings.database_complaint(str(exc).rstrip(".")) from exc
 
@@ -131,12 +140,14 @@ async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: As
     """What remembers threads for graphs that have no checkpointer of their own; in the same database as all the rest."""
     if not any(_needs_checkpointer(agent) for agent in agents.values()):
         return None
+    if not settings.database_url.startswith(_SQLITE):
+        raise CheckpointerMissingError(database=settings.database_shown)
     try:
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
     except ImportError as exc:
         what = "A LangGraph graph without a checkpointer of its own"
         raise MissingExtraError(what=what, package="langgraph-checkpoint-sqlite", extra="langgraph") from exc
-    path = settings.database_url.removeprefix("sqlite:///")
+    path = settings.database_url.removeprefix(_SQLITE)
     return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
 
 

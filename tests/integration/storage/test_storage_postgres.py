@@ -1,0 +1,439 @@
+"""PostgreSQL: what its failures become, what survives them, and what several processes do to each other there."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from postgres_server import PostgresServer, RawConnection, RunningServer
+from sqlalchemy import Connection, text
+
+from trackside.app.storage import Store
+from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._postgres_backend import PostgresBackend
+from trackside.app.storage._session import CollisionError
+from trackside.app.storage._tables import metadata
+from trackside.app.storage._work import Append, commit_together
+from trackside.app.storage.errors import (
+    AccessRefusedError,
+    ConnectionLostError,
+    DatabaseBusyError,
+    DatabaseMissingError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    NoSchemaError,
+    NoSuchDatabaseError,
+    OutcomeUnknownError,
+    ReadersBusyError,
+    ReadOnlyDatabaseError,
+    RightMissingError,
+    ServerUnreachableError,
+    StatementStoppedError,
+    StorageError,
+    TooManyConnectionsError,
+)
+
+DIALECTS = ["postgres"]
+
+
+@pytest.fixture
+def server(postgres_server: RunningServer) -> RunningServer:
+    return postgres_server
+
+
+async def refusal(url: str, **options: object) -> StorageError:
+    with pytest.raises(StorageError) as refused:
+        async with Store.open(url, **options):
+            pass
+    return refused.value
+
+
+def option(url: str, **options: str) -> str:
+    return url + "".join(f"&{name}={quote(value)}" for name, value in options.items())
+
+
+async def end_sessions(database: RawConnection) -> None:
+    await asyncio.to_thread(
+        database.execute,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid != pg_backend_pid()",
+    )
+
+
+async def test_a_server_that_does_not_run() -> None:
+    error = await refusal("postgresql://me:secret@127.0.0.1:1/runs")
+
+    assert isinstance(error, ServerUnreachableError)
+    assert error.retryable
+    assert "me@127.0.0.1:1/runs" in str(error)
+    assert "secret" not in str(error)
+
+
+async def test_a_database_that_is_not_there(server: RunningServer) -> None:
+    error = await refusal(server.url("nowhere"))
+
+    assert isinstance(error, NoSuchDatabaseError)
+    assert "createdb nowhere" in str(error)
+
+
+async def test_a_password_that_is_wrong(own_postgres_server: PostgresServer) -> None:
+    own_postgres_server.execute("CREATE ROLE visitor LOGIN PASSWORD 'right'")
+
+    error = await refusal(own_postgres_server.tcp_url("postgres", user="visitor", password="wr0ng"))
+
+    assert isinstance(error, AccessRefusedError)
+    assert not error.retryable
+    assert "wr0ng" not in str(error)
+
+
+async def test_a_user_who_may_make_no_tables(own_postgres_server: PostgresServer) -> None:
+    own_postgres_server.execute("CREATE ROLE visitor LOGIN PASSWORD 'right'")
+
+    error = await refusal(own_postgres_server.tcp_url("postgres", user="visitor", password="right"))
+
+    assert isinstance(error, RightMissingError)
+    assert "GRANT" in str(error)
+
+
+async def test_a_user_who_may_only_read_looks_and_does_not_write(own_postgres_server: PostgresServer, script) -> None:
+    url = own_postgres_server.create_database("runs")
+    async with Store.open(url) as store:
+        await store.append(script().whole())
+    own_postgres_server.execute("CREATE ROLE reader LOGIN PASSWORD 'r'; GRANT pg_read_all_data TO reader")
+    url = own_postgres_server.tcp_url("runs", user="reader", password="r")
+
+    async with Store.open(url, read_only=True) as store:
+        assert len(await store.events()) == 5
+    async with Store.open(url) as store:
+        with pytest.raises(RightMissingError):
+            await store.append(script().whole())
+
+
+async def test_a_server_that_takes_no_writes(url: str, database: RawConnection, script) -> None:
+    async with Store.open(url):
+        pass
+
+    async with Store.open(option(url, options="-c default_transaction_read_only=on")) as store:
+        await store.append(script().whole())  # we say ourselves that we write
+    error = await refusal(option(url, search_path="nowhere"))
+
+    assert isinstance(error, NoSchemaError)
+
+
+async def test_a_schema_of_another_program_stays_as_it_is(url: str, database: RawConnection) -> None:
+    database.execute("CREATE TABLE accounts (name text)")
+
+    error = await refusal(url)
+    database.execute("CREATE SCHEMA agents")
+    async with Store.open(option(url, search_path="agents")):
+        pass
+
+    assert isinstance(error, ForeignDatabaseError)
+    assert "accounts" in str(error)
+    assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
+    assert database.execute("SELECT count(*) FROM agents.events").fetchone() == (0,)
+
+
+async def test_a_newer_schema_is_refused(url: str, database: RawConnection) -> None:
+    async with Store.open(url):
+        pass
+    database.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    assert isinstance(await refusal(url), NewerDatabaseError)
+
+
+@pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}])
+async def test_an_empty_database_is_not_filled_by_one_who_only_looks(
+    url: str, database: RawConnection, options
+) -> None:
+    assert isinstance(await refusal(url, **options), DatabaseMissingError)
+    assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+async def test_the_migrated_schema_is_the_declared_one(store: Store) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    assert await store._readers.run(differences) == []
+
+
+def definitions(connection: Connection) -> set[tuple[object, ...]]:
+    columns = """
+        SELECT table_name, column_name, data_type, is_nullable, column_default, collation_name
+        FROM information_schema.columns WHERE table_schema = 'public'"""
+    indexes = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    constraints = """
+        SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace"""
+    found = {tuple(row) for query in (columns, indexes, constraints) for row in connection.execute(text(query))}
+    return {row for row in found if row[0] != "alembic_version"}
+
+
+async def test_columns_collations_indexes_and_constraints_are_the_declared_ones(
+    store: Store, postgres_url: str
+) -> None:
+    declared = PostgresBackend(PostgresDatabase.from_url(postgres_url))
+    await asyncio.to_thread(declared.change, metadata.create_all)
+
+    assert await store._readers.run(definitions) == await asyncio.to_thread(declared.look, definitions)
+
+
+async def test_a_lock_that_another_holds_is_waited_for_only_so_long(url: str, database: RawConnection, script) -> None:
+    event = script().started()
+    async with Store.open(url, busy_timeout=0.05) as store:
+        await asyncio.to_thread(database.execute, "BEGIN")
+        await asyncio.to_thread(database.execute, "LOCK TABLE counters")
+        with pytest.raises(DatabaseBusyError, match=r"0\.05 s") as busy:
+            await store.append([event])
+        await asyncio.to_thread(database.execute, "ROLLBACK")
+
+        assert busy.value.retryable
+        assert [stored.position for stored in await store.append([event])] == [1]
+
+
+async def test_all_connections_that_read_are_busy(url: str, database: RawConnection) -> None:
+    async with Store.open(url, busy_timeout=1) as store:
+        await asyncio.to_thread(database.execute, "BEGIN")
+        await asyncio.to_thread(database.execute, "LOCK TABLE events")
+        reads = await asyncio.gather(*(store.events() for _ in range(6)), return_exceptions=True)
+        await asyncio.to_thread(database.execute, "ROLLBACK")
+
+        assert {type(read) for read in reads} == {DatabaseBusyError, ReadersBusyError}
+        assert await store.events() == []
+
+
+async def test_a_server_that_takes_no_more_connections(own_postgres_server: PostgresServer) -> None:
+    own_postgres_server.execute("CREATE ROLE visitor LOGIN PASSWORD 'v' CONNECTION LIMIT 0")
+
+    error = await refusal(own_postgres_server.tcp_url("postgres", user="visitor", password="v"))
+
+    assert isinstance(error, TooManyConnectionsError)
+    assert error.retryable
+
+
+async def test_a_statement_that_the_server_stops(url: str, script) -> None:
+    async with Store.open(url):
+        pass
+    async with Store.open(option(url, options="-c statement_timeout=50ms")) as store:
+        with pytest.raises(StatementStoppedError):
+            await store._readers.run(lambda connection: connection.execute(text("SELECT pg_sleep(10)")))
+
+
+async def test_connections_are_ours_to_see_and_set_up(store: Store, database: RawConnection, script) -> None:
+    await store.append(script().whole())
+
+    def settings(connection: Connection) -> list[str]:
+        names = ("TimeZone", "application_name", "jit", "default_transaction_read_only", "transaction_isolation")
+        return [connection.scalar(text(f"SHOW {name}")) for name in names]
+
+    assert await store._readers.run(settings) == ["UTC", "trackside", "off", "on", "repeatable read"]
+    with pytest.raises(ReadOnlyDatabaseError):
+        await store._readers.run(lambda connection: connection.execute(text("DELETE FROM counters")))
+
+
+async def test_a_connection_that_was_lost_is_made_anew_unnoticed(store: Store, database: RawConnection, script) -> None:
+    run = script()
+    await store.append([run.started()])
+    await store.events()
+    await end_sessions(database)
+
+    stored = await store.append([run.message(), run.completed()])
+
+    assert [event.position for event in stored] == [2, 3]
+    assert await until_read(store) == 3
+
+
+async def until_read(store: Store) -> int:
+    """A read whose connection was cut fails once; each of the pool may have been."""
+    for _ in range(10):
+        try:
+            return len(await store.events())
+        except ConnectionLostError:
+            continue
+    raise AssertionError("reads do not come back")
+
+
+async def test_a_server_that_restarts_is_waited_for(own_postgres_server: PostgresServer, script) -> None:
+    url = own_postgres_server.create_database("runs")
+    run = script()
+    async with Store.open(url) as store:
+        await store.append([run.started()])
+        own_postgres_server.stop("immediate")
+        append = asyncio.ensure_future(store.append([run.completed()]))
+        await asyncio.to_thread(own_postgres_server.start)
+
+        assert [stored.position for stored in await append] == [2]
+        assert await until_read(store) == 2
+
+
+async def test_a_server_that_stays_away_is_an_error_and_then_all_is_well_again(
+    own_postgres_server: PostgresServer, script
+) -> None:
+    url = own_postgres_server.create_database("runs")
+    run = script()
+    async with Store.open(url, busy_timeout=0.05) as store:
+        await store.append([started := run.started()])
+        own_postgres_server.stop()
+        with pytest.raises((ConnectionLostError, ServerUnreachableError)) as lost:
+            await store.append([run.message()])
+        run.sequence -= 1
+        await asyncio.to_thread(own_postgres_server.start)
+
+        assert lost.value.retryable
+        assert [stored.position for stored in await store.append([started, run.message()])] == [1, 2]
+
+
+@pytest.fixture
+async def session(url: str, store: Store) -> AsyncIterator[object]:
+    """A session that the test drives itself, as the writer's thread does."""
+    session = PostgresBackend(PostgresDatabase.from_url(url)).session()
+    yield session
+    await asyncio.to_thread(session.close)
+
+
+async def test_a_commit_whose_reply_was_lost_is_found_by_its_ids(session, script, database: RawConnection) -> None:
+    wait, commits = session._wait, []
+
+    def lose_the_reply(doing):
+        committing = doing.cr_frame is not None and doing.cr_frame.f_locals.get("query") == "COMMIT"
+        done = wait(doing)
+        if committing and not commits:
+            commits.append(done)
+            session._driver.terminate()
+            raise ConnectionResetError("the reply is lost")
+        return done
+
+    session._wait = lose_the_reply
+    rows = encode_events(script().whole())
+
+    committed = await asyncio.to_thread(commit_together, session, [Append(rows)], patience=5)
+
+    assert commits == ["COMMIT"]
+    assert [row.position for row in committed.outcomes[0]] == [1, 2, 3, 4, 5]
+    assert committed.events == []
+    assert database.execute("SELECT count(*) FROM events").fetchone() == (5,)
+
+
+async def test_a_commit_that_was_cut_off_says_so_if_nobody_can_be_asked(session, script) -> None:
+    wait = session._wait
+
+    def cut_off(doing):
+        if doing.cr_frame is not None and doing.cr_frame.f_locals.get("query") == "COMMIT":
+            doing.close()
+            session._driver.terminate()
+            raise ConnectionResetError("cut off")
+        return wait(doing)
+
+    session._wait = cut_off
+
+    with pytest.raises(OutcomeUnknownError) as unknown:
+        await asyncio.to_thread(commit_together, session, [Append(encode_events(script().whole()))], patience=0.05)
+
+    assert unknown.value.retryable
+
+
+async def test_a_session_that_is_ended_in_its_transaction_wrote_nothing(
+    session, script, database: RawConnection
+) -> None:
+    def end_it() -> None:
+        with session.transaction():
+            session.execute(metadata.tables["counters"].update().values(value=7))
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            )
+            session.execute(metadata.tables["counters"].select())
+
+    with pytest.raises(ConnectionLostError, match="nothing was written"):
+        await asyncio.to_thread(end_it)
+
+    assert database.execute("SELECT max(value) FROM counters").fetchone() == (0,)
+
+
+async def test_a_collision_is_told_from_other_failures(session) -> None:
+    def collide() -> None:
+        with session.transaction():
+            session.execute(metadata.tables["counters"].insert().values(name="position", value=1))
+
+    with pytest.raises(CollisionError):
+        await asyncio.to_thread(collide)
+
+
+MAKE_RUNS = textwrap.dedent("""
+    import asyncio, sys
+    from datetime import UTC, datetime
+    from trackside.app.storage import Store
+    from trackside.harness.ids import new_id
+    from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+
+    KINDS = ["run_started", "human_message", "run_completed"]
+
+    async def produce(store, runs):
+        for number in range(runs):
+            run_id, thread_id = new_id(), f"thread-{number}"  # the same new threads in all processes
+            for sequence, kind in enumerate(KINDS, 1):
+                event = RunLifecycleEvent(
+                    new_id(), LifecycleEventType(kind), run_id, thread_id, sequence, datetime.now(UTC), {}
+                )
+                await store.append([event])
+
+    async def main():
+        async with Store.open(sys.argv[1]) as store:
+            await asyncio.gather(*(produce(store, 20) for _ in range(4)))
+
+    asyncio.run(main())
+""")
+
+
+async def test_a_reader_that_follows_never_misses_an_event_of_four_processes(store: Store, url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", MAKE_RUNS, url]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    seen: list[int] = []
+    while any(writer.poll() is None for writer in writers):
+        seen += [event.position for event in await store.events(after=seen[-1] if seen else 0)]
+    seen += [event.position for event in await store.events(after=seen[-1] if seen else 0, limit=10_000)]
+
+    assert [writer.communicate()[1] for writer in writers] == [""] * 4
+    assert seen == list(range(1, 4 * 4 * 20 * 3 + 1))
+
+
+SAME_RUN = textwrap.dedent("""
+    import asyncio, sys
+    from datetime import UTC, datetime
+    from trackside.app.storage import Store
+    from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+
+    async def main():
+        async with Store.open(sys.argv[1]) as store:
+            print("ready", flush=True)
+            sys.stdin.readline()
+            for number in range(30):
+                event = RunLifecycleEvent(
+                    f"event-{number}", LifecycleEventType.RUN_STARTED, f"run-{number}", "thread", 1,
+                    datetime(2026, 1, 31, tzinfo=UTC), {},
+                )
+                (stored,) = await store.append([event])
+                print(stored.position, flush=True)
+
+    asyncio.run(main())
+""")
+
+
+def test_processes_that_append_the_same_events_at_once_store_them_once(url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", SAME_RUN, url]
+    writers = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(3)]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    said = [writer.communicate() for writer in writers]
+
+    assert [error for _, error in said] == [""] * 3
+    assert said[0][0] == said[1][0] == said[2][0]
+    assert sorted(map(int, said[0][0].split())) == list(range(1, 31))
