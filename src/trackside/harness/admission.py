@@ -24,6 +24,7 @@ MAX_ID_CHARS = 255
 
 _COMMANDS = ("resume", "update", "goto")
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
+_DEFAULT_STREAM_MODE = _DEFAULTS["stream_mode"]
 _LISTS = ("stream_mode", "interrupt_before", "interrupt_after")
 _WHOLE = sys.maxsize  # characters: of what is executed later, nothing is cut off
 
@@ -174,6 +175,8 @@ def _check(value: Any, kind: type, field: str, what: str) -> None:
 
 
 def _check_stream_mode(modes: Any) -> None:
+    if modes is _DEFAULT_STREAM_MODE:
+        return
     if not isinstance(modes, str) and not (isinstance(modes, Sequence) and all(isinstance(m, str) for m in modes)):
         raise InvalidSpecError(field="stream_mode", value=modes, why="it has to be a mode or a list of modes")
 

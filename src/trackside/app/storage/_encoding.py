@@ -11,7 +11,7 @@ import msgspec
 
 from trackside.app.storage.errors import InvalidEventError
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_payload
+from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_text
 from trackside.harness.types import Json, LifecycleEventType
 
 MAX_PAYLOAD_CHARS = 4 * MAX_CHARS
@@ -89,7 +89,7 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
     if type(event.sequence) is not int or event.sequence < 1:
         raise InvalidEventError(field="sequence", value=event.sequence, why="sequence numbers are 1, 2, 3 …")
     occurred_at, written = _utc(event.occurred_at)
-    payload = canonical_payload(event.payload, max_chars=MAX_PAYLOAD_CHARS, max_depth=MAX_PAYLOAD_DEPTH)
+    payload, text = canonical_text(event.payload, max_chars=MAX_PAYLOAD_CHARS, max_depth=MAX_PAYLOAD_DEPTH)
     # A copy: what has been stored does not change with what the emitter still holds.
     kept = RunLifecycleEvent(
         event.event_id,
@@ -100,7 +100,7 @@ def _encode_event(event: RunLifecycleEvent) -> EventRow:
         occurred_at,
         payload,
     )
-    return EventRow(kept, written, json_text(payload))
+    return EventRow(kept, written, text)
 
 
 def _check_id(field: str, value: Any) -> None:
@@ -133,6 +133,8 @@ def _event_type(value: Any) -> LifecycleEventType:
 
 def _utc(when: Any) -> tuple[datetime, str]:
     """A time in UTC, and as text."""
+    if type(when) is datetime and when.tzinfo is UTC:  # as our own harness tells it
+        return when, _text_of_utc(when)
     if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidEventError(field="occurred_at", value=when, why="it is a datetime with a time zone")
     try:

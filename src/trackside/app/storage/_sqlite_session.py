@@ -25,7 +25,7 @@ from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._session import CollisionError, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
-from trackside.app.storage._tables import POSITION, duration_totals, run_totals, usage_totals
+from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 from trackside.app.storage._totals import Totals
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent
@@ -196,6 +196,12 @@ _INSERT_EVENTS: Final = _Bulk(
     VALUES *""",
     8,
 )
+_NOTE_TIMES: Final = _Bulk(
+    """
+    INSERT INTO event_times (part, latest) VALUES *
+    ON CONFLICT (part) DO UPDATE SET latest = max(latest, excluded.latest)""",
+    2,
+)
 _SAVE_THREAD_STATES: Final = _Bulk(
     """
     INSERT INTO thread_states (thread_id, remembered, paused, updated_at) VALUES *
@@ -331,7 +337,8 @@ class SqliteSession:
 
     def next_ordinal(self) -> int:
         """A place behind all active runs."""
-        return self._driver.execute("SELECT coalesce(max(ordinal), 0) + 1 FROM active_runs").fetchone()[0]
+        (ordinal,) = self._driver.execute("SELECT coalesce(max(ordinal), 0) + 1 FROM active_runs").fetchone()
+        return int(ordinal)
 
     def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
         """Delete the rows of runs that are not active any more; then make or change the rows of others."""
@@ -370,6 +377,9 @@ class SqliteSession:
                 )
             )
         _INSERT_EVENTS.execute(driver, values)
+        latest = max([row.occurred_at for row in rows])
+        parts = range((last - len(rows) + 1) // EVENTS_AT_A_TIME, last // EVENTS_AT_A_TIME + 1)
+        _NOTE_TIMES.execute(driver, [(part, latest) for part in parts])
 
     def save_thread_states(self, states: Collection[Sequence[str | None]]) -> None:
         """Store what threads remember: id, values, what is paused, and since when."""
