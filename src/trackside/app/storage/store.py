@@ -17,6 +17,7 @@ from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
+from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
@@ -28,6 +29,8 @@ from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
+from trackside.app.storage.errors import StoreOptionError
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.storage.transfer import (
@@ -56,6 +59,8 @@ class Store:
         self._readers = readers
         self._signals = signals
         self._feed = feed
+        self._coordinators: list[StoredCoordinator] = []
+        self._workers: set[str] = set()
         if isinstance(writer, Writer):
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
         self.subscriptions = Subscriptions(writer, readers, signals)
@@ -122,6 +127,8 @@ class Store:
             closing.push_async_callback(self._readers.aclose)
             closing.push_async_callback(self._feed.aclose)
             closing.callback(self._writer.refuse_more)
+            for coordinator in self._coordinators:
+                closing.push_async_callback(coordinator.aclose)
 
     async def append(self, events: Sequence[RunLifecycleEvent]) -> list[StoredEvent]:
         """Store events, in this order, all or none; when it returns they are on disk with the rows that follow from them.
@@ -141,7 +148,7 @@ class Store:
         rows = encode_events(events)
         if not rows:
             return []
-        stored = await self._writer.write(Append(rows))
+        stored = await self._writer.write(Append(rows, self._workers))
         return [StoredEvent(row.position, row.event) for row in stored]
 
     async def events(
@@ -497,3 +504,30 @@ class Store:
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
+
+    def coordinator(self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True) -> StoredCoordinator:
+        """Who may run, for a manager whose runs are recorded here, beside others in whatever process:
+
+            coordinator = store.coordinator()
+            RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
+
+        It is closed with the store: close the manager before.
+
+        Args:
+            lease_seconds: after so many seconds without a sign of life this process is taken for dead, and others end its
+                runs. It gives three signs in that time, also while an agent blocks the event loop.
+            hands_over: whether runs that have not started when this process goes wait for another one, and those that
+                others leave are taken over here. A command for one run wants neither.
+
+        Raises:
+            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600.
+        """
+        if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
+            why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
+            raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
+        coordinator = StoredCoordinator(
+            self._writer, self._readers, self._signals, lease_seconds=lease_seconds, hands_over=hands_over
+        )
+        self._coordinators.append(coordinator)
+        self._workers.add(coordinator.worker_id)
+        return coordinator
