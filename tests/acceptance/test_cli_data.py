@@ -228,6 +228,18 @@ def test_the_version_of_the_tables(here: Run, database: Path, tmp_path: Path) ->
     assert (missing.returncode, missing.stderr.startswith("error: nothing recorded at")) == (2, True)
 
 
+def test_space_is_given_back(here: Run, database: Path) -> None:
+    asyncio.run(record(f"sqlite:///{database}", runs=200, ago=timedelta(days=40)))
+    before = database.stat().st_size
+    here("prune", "--older-than", "30d", "--yes")
+
+    assert database.stat().st_size == before
+    assert here("db", "compact").returncode == 0
+    assert database.stat().st_size < before / 2
+    assert here("db", "check", "--all").stdout == "All is well.\n"
+    assert here("db", "compact", "--database=sqlite:///none.db").returncode == 2
+
+
 def test_what_is_wrong_with_a_database_is_told_by_lines_and_exit_code(here: Run, database: Path) -> None:
     assert (here("db", "check").returncode, here("db", "check", "--json").stdout) == (0, "")
     with closing(sqlite3.connect(database)) as open_database, open_database:

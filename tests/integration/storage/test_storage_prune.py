@@ -17,6 +17,7 @@ from trackside.app.storage._tables import (
 )
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
+from trackside.app.storage.maintenance import check_database
 from trackside.harness.errors import EventOrderError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import ThreadState
@@ -107,7 +108,7 @@ async def test_a_run_leaves_no_trace_but_its_positions(store: Store, script) -> 
     assert report == removed(3, 12, 3)
     assert later.position == 13
     await store.append([])
-    rest = await everything(store, but=["counters", "runs", "events", "threads", "run_totals", "run_labels"])
+    rest = await everything(store, but=["counters", "runs", "events", "event_times", "threads", "run_labels"])
     assert rest == {name: untouched[name] for name in rest}
     assert [stored.position for stored in await store.events()] == [13]
 
@@ -284,6 +285,30 @@ async def test_pruning_while_others_append_and_follow(store: Store, script) -> N
         seen = [position for position in reader.result() if position > 300]
         assert seen == sorted(written)[: len(seen)]
         assert seen
+
+
+async def test_prunes_at_once_beside_appends_to_the_same_threads(url: str, store: Store, script) -> None:
+    threads = [f"t-{number}" for number in range(5)]
+    for number in range(100):
+        await store.append(used(script(thread_id=threads[number % 5], start=LONG_AGO)))
+    done = asyncio.Event()
+
+    async def produce(one: Store) -> int:
+        count = 0
+        while not done.is_set():
+            await one.append(used(script(thread_id=threads[count % 5], start=datetime.now(UTC))))
+            count += 1
+        return count
+
+    async with Store.open(url) as second, Store.open(url) as third, asyncio.TaskGroup() as tasks:
+        producers = [tasks.create_task(produce(one)) for one in (store, second, third, third)]
+        reports = await asyncio.gather(*(one.prune(older_than=DAY, batch=20) for one in (store, second, third)))
+        done.set()
+
+    appended = sum(producer.result() for producer in producers)
+    assert sum(report.runs for report in reports) == 100
+    assert len(await store.runs(limit=10_000)) == appended
+    assert await asyncio.to_thread(check_database, url, sample=None) == []
 
 
 async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store, script) -> None:

@@ -48,7 +48,7 @@ def prune(
 
     Runs stay that are active, whose question waits for an answer, or that a subscription needs.
 
-    The file does not become smaller: new runs take the room.
+    The file does not become smaller, as new runs take the room; `db compact` makes it so.
     """
     from trackside.app.cli import pruning
 
@@ -159,3 +159,11 @@ def check(
     from trackside.app.cli import schema
 
     return schema.check(database, every=every, json=json)
+
+
+@db.command()
+def compact(database: Database = None) -> int:
+    """Give the space that removed runs had back to the disk. Meanwhile nobody can record; new runs would take it, too."""
+    from trackside.app.cli import schema
+
+    return schema.compact(database)

@@ -1,4 +1,4 @@
-"""The commands of `db`: of which version the tables are, bringing them up to date, finding what is wrong."""
+"""The commands of `db`: of which version the tables are, bringing them up to date, what is wrong, giving space back."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ def upgrade(database: str | None) -> ExitCode:
         console.print(f"Made the tables, of version {version.known}.")
     else:
         console.print(f"Brought the tables from version {version.found} to {version.known}.")
+    return _written(console)
+
+
+def compact(database: str | None) -> ExitCode:
+    """Give back the space that nothing fills."""
+    from trackside.app.storage.maintenance import compact_database
+
+    settings = load_settings({_DATABASE: database})
+    with blaming(settings):
+        compact_database(settings.database_url)
+    console = standard_output()
+    console.print("Done.")
     return _written(console)
 
 

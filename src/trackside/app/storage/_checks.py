@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from itertools import batched, groupby
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Text, func, or_, select, type_coerce
+from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Text, func, or_, select, type_coerce
 from sqlalchemy.sql.expression import exists
 
 from trackside.app.storage._encoding import EventRow, json_of, time_of
@@ -172,7 +172,7 @@ def _recount(connection: Connection) -> Totals:
     return totals
 
 
-def _stream(connection: Connection, query: Select[Any]) -> Iterable[Any]:
+def _stream(connection: Connection, query: Executable) -> Iterable[Any]:
     return connection.execute(query, execution_options={"yield_per": 1_000})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -53,6 +54,18 @@ class SqliteBackend:
             with self._database.translated(), engine.begin() as connection:
                 change(connection)
                 connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        finally:
+            engine.dispose()
+
+    def compact(self) -> None:
+        """Write the file anew without the room that nothing fills; nobody else writes meanwhile."""
+        engine = self._database.writer()
+        try:
+            with self._database.translated(), engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute("VACUUM")  # not inside a transaction
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             engine.dispose()
 

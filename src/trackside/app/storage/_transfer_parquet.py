@@ -172,4 +172,6 @@ def _event(line: int, others: Sequence[Any], microseconds: int, payload: str) ->
         when = time_text(_EPOCH + microseconds * _MICROSECOND)
     except (OverflowError, TypeError) as exc:
         raise ExportDamagedError(line=line, why="its time is not one of the years 1 to 9999") from exc
-    return ExportedEvent(*[*others, when, msgspec.Raw(payload.encode())])
+    position, event_id, event_type, run_id, thread_id, sequence = others
+    as_stored = msgspec.Raw(payload.encode())
+    return ExportedEvent(position, event_id, event_type, run_id, thread_id, sequence, when, as_stored)

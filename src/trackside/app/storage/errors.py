@@ -284,3 +284,9 @@ class MissingParquetError(StorageError, ImportError):
     """Parquet needs pyarrow, which is not installed: pip install 'trackside[parquet]', or use JSON lines."""
 
     fault = "caller"
+
+
+class CompactedByServerError(StorageError):
+    """The space of {database} is its server's: autovacuum makes room for new rows, and `VACUUM FULL` in psql gives it back to the disk."""  # noqa: E501
+
+    fault = "caller"

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
 from trackside.app.storage._schema import REVISIONS, found_version, prepare
-from trackside.app.storage.errors import DatabaseMissingError
+from trackside.app.storage._sqlite_backend import SqliteBackend
+from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
 BUSY_TIMEOUT = 5.0
 """Seconds for which an upgrade waits for others who write."""
@@ -59,6 +60,25 @@ def upgrade_database(url: str) -> SchemaVersion:
     return version
 
 
+def compact_database(url: str) -> None:
+    """Give the space that removed runs had back to the disk.
+
+    The file is written anew, for which as much space has to be free as it takes in the end, and nobody else can write
+    meanwhile. It is seldom worth it: new runs take the room of those that were removed.
+
+    Raises:
+        CompactedByServerError: the database is on a server.
+        DatabaseBusyError: somebody else is writing.
+        DatabaseFullError: there is too little space.
+        StorageError: it could not be done, and nothing has changed.
+    """
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    if not isinstance(backend, SqliteBackend):
+        raise CompactedByServerError(database=str(backend))
+    prepare(backend, create=False)
+    backend.compact()
+
+
 def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
     """What is wrong with a database; nothing, if the list is empty. Changes nothing, and sees one moment.
 
@@ -76,7 +96,7 @@ def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
     if version.found != version.known:
         what = f"they are of version {version.found}, and this Trackside works with {version.known}"
         return [Finding("tables", f"{what}: `trackside db upgrade` brings them up to date")]
-    return backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(partial(_find, sample=sample))
+    return backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(partial(_find, sample=sample)) or []
 
 
 def _find(connection: Connection, *, sample: int | None) -> list[Finding]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, override
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
+    Executable,
     and_,
     delete,
     exists,
@@ -61,7 +61,7 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.lifecycle import FINAL_STATUSES, is_final
 from trackside.harness.types import RunStatus, ThreadStatus
 
-BATCH = 1_000
+BATCH = 500
 """About how many events one transaction removes: some milliseconds in which nobody else writes."""
 
 _PAGE = 500  # runs that are looked at together
@@ -268,7 +268,7 @@ def _look(connection: Connection, *, chosen: _Conditions, after: Candidate | Non
     return _Page(candidates, _needed_by(connection, candidates))
 
 
-def _oldest(chosen: _Conditions, after: Candidate | None) -> Select[Any]:
+def _oldest(chosen: _Conditions, after: Candidate | None) -> Executable:
     query = (
         select(runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence, _last_position(), _asks())
         .where(*chosen, _is_released())

@@ -209,8 +209,22 @@ _COLUMNS = (
     events.c.thread_id,
     events.c.sequence,
     type_coerce(events.c.occurred_at, Text),
-    type_coerce(events.c.payload, Text),
+    type_coerce(events.c.payload, Text).label("payload"),
 )
+
+
+def _exported(
+    position: int,
+    event_id: str,
+    event_type: str,
+    run_id: str,
+    thread_id: str,
+    sequence: int,
+    occurred_at: str,
+    payload: str,
+) -> ExportedEvent:
+    as_stored = msgspec.Raw(payload.encode())
+    return ExportedEvent(position, event_id, event_type, run_id, thread_id, sequence, occurred_at, as_stored)
 
 
 def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], after: int) -> list[ExportedEvent]:
@@ -220,9 +234,8 @@ def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], 
     size = 0
     with connection.execute(query.limit(_PAGE_ROWS), execution_options={"yield_per": _FETCHED_ROWS}) as rows:
         for row in rows:
-            *fields, payload = row
-            page.append(ExportedEvent(*[*fields, msgspec.Raw(payload.encode())]))
-            size += len(payload)
+            page.append(_exported(*row))
+            size += len(row.payload)
             if size > _PAGE_BYTES:
                 break
     return page
