@@ -1,14 +1,15 @@
 """Listings in pages, both ways, under any filters: they are the records that fit, in order, none missed and none twice."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trackside.app.storage import Store, StoredRun, StoredThread, _listings
+from trackside.app.storage import Store, StoredRun, StoredThread, _listings, _queries, _sqlite_session
+from trackside.app.storage._queries import EventListing
 from trackside.app.storage.errors import InvalidQueryError
 
 PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -218,6 +219,45 @@ async def test_a_run_comes_with_all_its_events(store: Store, script) -> None:
     assert found.run == await store.run(run.run_id)
     assert found.events == stored
     assert await store.run_with_events("nobody's") is None
+
+
+async def test_events_since_a_time_are_found_wherever_in_the_log_they_are(
+    store: Store, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (_queries, _sqlite_session):
+        monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
+    start = script().start
+    # A run of yesterday came late, behind one of today; and one transaction goes over several parts of the log.
+    for days in (0, 5, 1, 0, 7, 1):
+        await store.append(script(start=start + timedelta(days=days)).whole())
+    await store.append([event for _ in range(3) for event in script(start=start + timedelta(days=6)).whole()])
+    stored = await store.events()
+
+    for days in (0, 1, 5, 6, 7, 8):
+        since = start + timedelta(days=days)
+        expected = [one.position for one in stored if one.event.occurred_at >= since]
+        assert [one.position for one in await store.events(since=since)] == expected
+        assert [one.position for one in await store.events(since=since, newest_first=True)] == expected[::-1]
+        assert [one.position for one in await store.events(7, since=since)] == [p for p in expected if p > 7]
+
+
+async def test_events_since_a_time_are_found_without_those_before(store: Store, dialect: str, script) -> None:
+    await store.append([event for _ in range(1_000) for event in script().whole()])
+    late = script(start=script().start + timedelta(days=1))
+    await store.append(late.whole())
+
+    begin = await store._readers.run(
+        lambda connection: listing_since(script().start + timedelta(hours=1))._begin(connection)
+    )
+
+    assert begin == 4_095
+    assert await store.run_with_events(late.run_id) is not None
+    assert len(await store.events(since=late.start)) == 5
+
+
+def listing_since(since: datetime) -> EventListing:
+    nothing = dict.fromkeys(("before", "run_id", "thread_id", "agent", "status", "types"))
+    return EventListing.of(after=0, newest_first=False, since=since, limit=10, **nothing)
 
 
 async def test_a_position_behind_the_end_is_refused_and_the_end_itself_is_not(store: Store, script) -> None:

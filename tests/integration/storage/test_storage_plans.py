@@ -32,7 +32,7 @@ BEFORE = "(created_at,run_id)>(?,?)"
 ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("events", {}, False, [LOG]),
     ("events", {"before": 9, "newest_first": True}, False, [f"{LOG} AND rowid<?"]),
-    ("events", {"types": "human_message", "since": SINCE}, False, [LOG]),
+    ("events", {"types": "human_message", "before": 9}, False, [f"{LOG} AND rowid<?"]),
     ("events", {"types": "run_failed"}, False, [RARE]),
     ("events", {"types": ["run_failed", "run_cancelled"], "newest_first": True}, False, [RARE, RARE]),
     ("events", {"types": "run_failed", "agent": "chat"}, False, [RARE, RUN]),

@@ -33,7 +33,7 @@ from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, Leas
 from trackside.app.storage._postgres import PostgresDatabase, is_lost
 from trackside.app.storage._queue import ActiveRun, Lane
 from trackside.app.storage._session import CollisionError, compiled
-from trackside.app.storage._tables import POSITION, duration_totals, run_totals, usage_totals
+from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 from trackside.app.storage._totals import Totals
 from trackside.harness.types import ThreadStatus
 
@@ -202,7 +202,13 @@ _INSERT_LABELS: Final = _Bulk(
 _ADD_TO_RUN_TOTALS: Final = _adding_to(run_totals)
 _ADD_TO_DURATION_TOTALS: Final = _adding_to(duration_totals)
 _ADD_TO_USAGE_TOTALS: Final = _adding_to(usage_totals)
-_TAKE_POSITIONS: Final = "UPDATE counters SET value = value + $1 WHERE name = $2 RETURNING value"
+# With the times in the same round trip: whoever has the counter holds up all the others.
+_TAKE_POSITIONS: Final = f"""
+    WITH taken AS (UPDATE counters SET value = value + $1 WHERE name = $2 RETURNING value)
+    INSERT INTO event_times (part, latest)
+    SELECT part, $3 FROM taken, generate_series((value - $1 + 1) / {EVENTS_AT_A_TIME}, value / {EVENTS_AT_A_TIME}) AS part
+    ON CONFLICT (part) DO UPDATE SET latest = greatest(event_times.latest, excluded.latest)
+    RETURNING (SELECT value FROM taken)"""
 _INSERT_EVENTS: Final = _Bulk(
     """
     INSERT INTO events (position, event_id, run_id, thread_id, sequence, event_type, occurred_at, payload)
@@ -333,7 +339,8 @@ class PostgresSession:
 
     def insert_events(self, rows: Collection[EventRow]) -> None:
         """Give events the next positions and store them. All who append wait for each other from here to the commit."""
-        ((last,),) = self._fetch(_TAKE_POSITIONS, len(rows), POSITION)
+        latest = max([row.occurred_at for row in rows])
+        ((last,), *_) = self._fetch(_TAKE_POSITIONS, len(rows), POSITION, latest)
         self._write(_INSERT_EVENTS, number_events(rows, last - len(rows) + 1))
 
     def save_thread_states(self, states: Collection[Sequence[str | None]]) -> None:

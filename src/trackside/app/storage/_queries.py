@@ -12,7 +12,17 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, exists, l
 from trackside.app.storage._arguments import AnyOf, limit_of, members, plain, plain_or_none, position, time
 from trackside.app.storage._listings import are_few
 from trackside.app.storage._records import StoredEvent
-from trackside.app.storage._tables import POSITION, RARE_EVENTS, counters, events, runs, thread_states, threads
+from trackside.app.storage._tables import (
+    EVENTS_AT_A_TIME,
+    POSITION,
+    RARE_EVENTS,
+    counters,
+    event_times,
+    events,
+    runs,
+    thread_states,
+    threads,
+)
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
@@ -83,15 +93,27 @@ class EventListing:
         """
         if self.types == [] or self.statuses == []:
             return []
-        found = self._positions(connection).subquery()
+        begin = self._begin(connection)
+        if begin is None:
+            return []
+        found = self._positions(connection, begin).subquery()
         query = select(events).where(events.c.position.in_(select(found.c.position)))
         listed = [event_of(row) for row in connection.execute(self._in_order(query, events.c.position))]
         if not listed and self.after > 0:
             self._check_end(connection)
         return listed
 
-    def _positions(self, connection: Connection) -> Select[Any]:
-        conditions = self._of_event()
+    def _begin(self, connection: Connection) -> int | None:
+        """Behind which position events can be that fit; None if there are none at any."""
+        if self.since is None:
+            return self.after
+        part = event_times.c.part
+        query = select(part).where(event_times.c.latest >= self.since).order_by(part).limit(1)
+        first = connection.execute(query).scalar()
+        return None if first is None else max(self.after, first * EVENTS_AT_A_TIME - 1)
+
+    def _positions(self, connection: Connection, begin: int) -> Select[Any]:
+        conditions = self._of_event(begin)
         if self.run_id is None and self._leads_through_runs(connection):
             of_runs = events.c.run_id.in_(select(runs.c.run_id).where(*self._of_run(), *self._of_thread()))
             return self._keys([*conditions, of_runs])
@@ -118,8 +140,8 @@ class EventListing:
         of_thread, of_run = self._of_thread(), self._of_run()
         return bool(of_thread and are_few(connection, of_thread)) or bool(of_run and are_few(connection, of_run))
 
-    def _of_event(self) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = [events.c.position > self.after]
+    def _of_event(self, begin: int) -> list[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = [events.c.position > begin]
         if self.before is not None:
             conditions.append(events.c.position < self.before)
         if self.types is not None:

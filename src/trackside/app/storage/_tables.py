@@ -155,6 +155,17 @@ Index("ix_events_rare", events.c.event_type, events.c.position, sqlite_where=_is
 _ends_a_run = events.c.event_type.in_(sorted(TERMINAL_EVENTS))
 Index("uq_events_one_end", events.c.run_id, unique=True, sqlite_where=_ends_a_run, postgresql_where=_ends_a_run)  # I5
 
+EVENTS_AT_A_TIME = 4_096
+"""So many positions share a row of `event_times`."""
+
+event_times = Table(
+    "event_times",
+    metadata,
+    Column("part", _LongInteger, primary_key=True, autoincrement=False),
+    Column("latest", UtcTime, nullable=False),
+)
+"""No event of this part of the log occurred later: so that those since a time are found without reading all before."""
+
 usage = Table(
     "usage",
     metadata,
@@ -282,7 +293,7 @@ run_totals = Table(
     Column("cost_nanousd", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Sums over the ended runs that were created in a minute, an hour or a day: `start` counts so many `seconds` from 1970 on."""
+"""Sums over the ended runs of a minute, an hour or a day: `start` counts so many `seconds` from 1970 to their creation."""
 
 duration_totals = Table(
     "duration_totals",

@@ -28,6 +28,7 @@ def upgrade() -> None:
     _make_subscriptions()
     _make_counters()
     _change_indexes()
+    _make_event_times()
     fill(op.get_bind())
 
 
@@ -166,6 +167,18 @@ def _make_subscriptions() -> None:
         ["subscription", "position"],
         sqlite_where=retry,
         postgresql_where=retry,
+    )
+
+
+def _make_event_times() -> None:
+    op.create_table(
+        "event_times",
+        sa.Column("part", _LongInteger, nullable=False, autoincrement=False),
+        sa.Column("latest", _Text, nullable=False),
+        sa.PrimaryKeyConstraint("part", name="pk_event_times"),
+    )
+    op.execute(
+        "INSERT INTO event_times (part, latest) SELECT position / 4096, max(occurred_at) FROM events GROUP BY position / 4096"
     )
 
 
