@@ -18,6 +18,7 @@ from trackside.app.storage._tables import (
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
 from trackside.app.storage.maintenance import check_database
+from trackside.app.storage.retention import Candidate, RemoveRuns
 from trackside.harness.errors import EventOrderError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import ThreadState
@@ -214,6 +215,17 @@ async def test_what_a_subscription_has_not_passed_or_has_parked_stays(store: Sto
     assert await store.prune(older_than=DAY) == expected
 
     assert {run.run_id for run in await store.runs()} == {one.run_id, two.run_id}
+
+
+async def test_what_came_to_be_needed_after_it_was_chosen_stays(store: Store, script) -> None:
+    asking, unread = script(start=LONG_AGO), script(start=LONG_AGO)
+    await store.append([asking.started(), asking.event("run_completed", status="interrupted")])
+    await store.append([asking.thread("interrupted"), unread.started(), unread.completed()])
+    await store._writer.write(Execute(subscription("slow", 4)))
+    chosen = [Candidate(run.run_id, run.thread_id, LONG_AGO, 2, 0, asks=False) for run in (asking, unread)]
+
+    assert await store._writer.write(RemoveRuns(chosen)) == (0, 0, 0)
+    assert len(await store.events()) == 5
 
 
 async def test_what_is_needed_by_now_stays_although_it_was_free_when_it_was_chosen(store: Store, script) -> None:
