@@ -190,7 +190,7 @@ def test_stats(recorded: Trackside) -> None:
     assert "3,702 tokens (3,090 in, 612 out) · 6 model calls · $0.0300" in shown
     assert "agents.py:talk     3  ✓ 3" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("gpt-5")] == [
-        ["gpt-5-mini", "3,000", "600"],
+        ["gpt-5-mini", "3,000", "600", "$0.0300"],
         ["gpt-5-nano", "90", "12"],
     ]
 

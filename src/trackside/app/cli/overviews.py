@@ -117,14 +117,14 @@ def _print_by_agent(console: OutputConsole, totals: Mapping[str | None, RunTotal
             rank=1,
             right=True,
         ),
-        Column(
-            title="COST",
-            cell=lambda entry: "" if entry[1].cost_usd is None else cost(entry[1].cost_usd),
-            rank=2,
-            right=True,
-        ),
+        Column(title="COST", cell=_cost, rank=2, right=True),
     ]
     _print_biggest(console, columns, sorted(totals.items(), key=lambda entry: -entry[1].runs), limit)
+
+
+def _cost(entry: tuple[str | None, RunTotals | TokenTotals]) -> str:
+    totals = entry[1]
+    return "" if totals.cost_usd is None else cost(totals.cost_usd)
 
 
 def _ended(console: OutputConsole, totals: RunTotals) -> Text:
@@ -142,6 +142,7 @@ def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, Toke
         Column(title="CACHED", cell=lambda entry: _number(entry[1].cache_read_tokens), rank=1, right=True),
         Column(title="TOKENS OUT", cell=lambda entry: _number(entry[1].output_tokens), right=True),
         Column(title="REASONING", cell=lambda entry: _number(entry[1].reasoning_tokens), rank=2, right=True),
+        Column(title="COST", cell=_cost, rank=3, right=True),
     ]
     by_size = sorted(totals.items(), key=lambda entry: -entry[1].input_tokens - entry[1].output_tokens)
     _print_biggest(console, columns, by_size, limit)
