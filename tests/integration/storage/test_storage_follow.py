@@ -278,6 +278,7 @@ async def test_what_is_read_and_was_pushed_meanwhile_comes_once(pushed: Store, s
     await pushed.append([script().started(), script().started()])
 
     assert await waiting == [1, 2, 3]
+    assert [stored.position for stored in pushed._feed._recent._events] == [1, 2, 3]
 
 
 async def test_who_begins_to_wait_while_the_feed_leaps_ahead_reads_what_lies_between(
