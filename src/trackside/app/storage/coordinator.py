@@ -74,6 +74,7 @@ LEASE_SECONDS = 15.0
 MIN_LEASE_SECONDS = 0.1
 _BEATS_PER_LEASE = 3
 _LEAST_PAUSE = 0.2  # seconds between two looks at what others did
+_REST = 20  # times as long as a look took
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -413,6 +414,7 @@ class StoredCoordinator:
         next_round = 0.0
         loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self._enroll()
                 if loop.time() >= next_round:
@@ -423,7 +425,8 @@ class StoredCoordinator:
                 logger.warning("the queue of runs cannot be looked after: %s", exc)
             except Exception:  # whatever it is, runs of others would wait for ever if this ended
                 logger.exception("the queue of runs cannot be looked after")
-            await asyncio.sleep(_LEAST_PAUSE)
+            # What this process commits is hinted at, too, and who has thousands of runs waiting has much to look at.
+            await asyncio.sleep(max(_LEAST_PAUSE, _REST * (loop.time() - began)))
             try:
                 async with asyncio.timeout(max(0.0, next_round - loop.time())):
                     await self._nudge.wait()
