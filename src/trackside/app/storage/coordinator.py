@@ -74,7 +74,7 @@ LEASE_SECONDS = 15.0
 MIN_LEASE_SECONDS = 0.1
 _BEATS_PER_LEASE = 3
 _LEAST_PAUSE = 0.2  # seconds between two looks at what others did
-_REST = 20  # times as long as a look took
+_REST = 5  # times as long as a look took
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -417,9 +417,10 @@ class StoredCoordinator:
             began = loop.time()
             try:
                 await self._enroll()
-                if loop.time() >= next_round:
-                    next_round = loop.time() + period
+                if began >= next_round:
+                    next_round = began + period
                     await self._clear_up()
+                began = loop.time()
                 await self._look()
             except StorageError as exc:
                 logger.warning("the queue of runs cannot be looked after: %s", exc)
