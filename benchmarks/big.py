@@ -5,7 +5,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -182,7 +182,7 @@ async def appending(url: str | None) -> AsyncGenerator[Work]:
 
 
 @contextmanager
-def database_of(given: str | None) -> Iterator[tuple[str, Path | None]]:
+def database_of(given: str | None) -> Generator[tuple[str, Path | None]]:
     """The address of the database, and its file if it is one of ours."""
     if given is not None:
         path = Path(given.removeprefix("sqlite:///")) if given.startswith("sqlite") else None

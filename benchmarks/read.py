@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,7 +74,7 @@ def cases_of(place: int) -> dict[str, Case]:
 
 
 @contextmanager
-def filled(count: int) -> Iterator[Path]:
+def filled(count: int) -> Generator[Path]:
     """A log for all contenders."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "read.db"

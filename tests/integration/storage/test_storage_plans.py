@@ -24,7 +24,7 @@ RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
 RUNS_OF_AGENT = "ix_runs_agent_status_created_at_run_id (agent=?"
 THREADS_OF_STATUS = "ix_threads_status_updated_at_thread_id (status=?"
 LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
-LABEL_OF_RUN = "ix_run_labels_run_id (run_id=? AND key=? AND value=? AND created_at=?"
+LABEL_OF_RUN = "USING PRIMARY KEY (key=? AND value=? AND created_at=?"
 BEHIND = "(created_at,run_id)<(?,?)"
 BEFORE = "(created_at,run_id)>(?,?)"
 

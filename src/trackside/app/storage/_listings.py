@@ -8,9 +8,10 @@ others are looked at; which one that is, a glance at the indexes tells. What it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 from sqlalchemy import (
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Table,
     exists,
     func,
     literal,
@@ -45,7 +47,10 @@ from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import RunStatus, ThreadStatus
 
 FEW = 2_000
-"""So many records are looked at, and sorted, in a few milliseconds."""
+"""So many records are looked up, and sorted, in some milliseconds."""
+
+MANY = 20_000
+"""So many entries of an index are counted in a millisecond. Where more fit each filter, any of them may lead."""
 
 type Conditions = list[ColumnElement[bool]]
 
@@ -89,7 +94,9 @@ class Page:
         every = union_all(*(select(part.subquery()) for part in parts)).subquery()
         return self._in_order(select(every).limit(self.limit), every.c.time, every.c.id)
 
-    def _in_order(self, query: Select[Any], when: ColumnElement[Any], id_: ColumnElement[Any]) -> Select[Any]:
+    def _in_order(
+        self, query: Select[*tuple[Any, ...]], when: ColumnElement[Any], id_: ColumnElement[Any]
+    ) -> Select[Any]:
         if self.after is not None:
             return query.order_by(when, id_)
         return query.order_by(when.desc(), id_.desc())
@@ -151,21 +158,20 @@ class RunListing:
         return [run_of(row) for row in connection.execute(query)]
 
     def _keys(self, connection: Connection) -> Select[Any]:
-        by_status = self.statuses is not None or self.agent is not None
-        filters = by_status + (self.thread_id is not None) + len(self.labels) + (self.id_prefix is not None)
-        alone = filters == 1
-        if self.thread_id is not None and (alone or are_few(connection, self._of_thread(self.thread_id))):
-            return self._through_thread(self.thread_id)
-        for label in self.labels:
-            if alone or are_few(connection, self._of_label(label)):
-                return self._through_label(label)
         if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix)):
             return self._through_ids(self.id_prefix)
-        if by_status or (self.thread_id is None and not self.labels):
-            return self._through_statuses()
+        ways: list[tuple[Conditions, Callable[[], Select[Any]]]] = []
+        if self.statuses is not None or self.agent is not None:
+            ways.append((self._of_statuses(), self._through_statuses))
         if self.thread_id is not None:
-            return self._through_thread(self.thread_id)
-        return self._through_label(self.labels[0])
+            ways.append((self._of_thread(self.thread_id), partial(self._through_thread, self.thread_id)))
+        ways += [(self._of_label(label), partial(self._through_label, label)) for label in self.labels]
+        if not ways:
+            return self._through_statuses()
+        if len(ways) == 1:
+            return ways[0][1]()
+        _, through = min(ways, key=lambda way: _count(connection, way[0], MANY))
+        return through()
 
     def _through_thread(self, thread_id: str) -> Select[Any]:
         conditions = [*self._of_thread(thread_id), *self._rest(thread=False)]
@@ -177,20 +183,25 @@ class RunListing:
 
     def _through_label(self, label: Label) -> Select[Any]:
         conditions = self._of_label(label)
-        if rest := self._rest(label=label):
+        conditions += [_is_labelled(other, run_labels) for other in self.labels if other != label]
+        if rest := self._rest(labels=False):
             conditions.append(exists().where(runs.c.run_id == run_labels.c.run_id, *rest))
         return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
 
     def _through_statuses(self) -> Select[Any]:
-        shared = [*self._time(runs.c.created_at), *self._rest(statuses=False)]
-        if self.agent is not None:
-            shared.append(runs.c.agent == self.agent)
-        statuses = [*RunStatus] if self.statuses is None else self.statuses
+        rest = self._rest(statuses=False)
         parts = [
-            self.page.keys([runs.c.status == status.value, *shared], runs.c.created_at, runs.c.run_id)
-            for status in statuses
+            self.page.keys([*self._of_statuses([status]), *rest], runs.c.created_at, runs.c.run_id)
+            for status in self.statuses or RunStatus
         ]
         return self.page.merged(parts)
+
+    def _of_statuses(self, statuses: Sequence[RunStatus] | None = None) -> Conditions:
+        wanted = [status.value for status in statuses or self.statuses or RunStatus]
+        conditions: Conditions = [runs.c.status.in_(wanted) if len(wanted) > 1 else runs.c.status == wanted[0]]
+        if self.agent is not None:
+            conditions.append(runs.c.agent == self.agent)
+        return [*conditions, *self._time(runs.c.created_at)]
 
     def _of_thread(self, thread_id: str) -> Conditions:
         return [runs.c.thread_id == thread_id, *self._time(runs.c.created_at)]
@@ -203,10 +214,10 @@ class RunListing:
         return _within(when, self.since, self.until)
 
     def _rest(
-        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, label: Label | None = None
+        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, labels: bool = True
     ) -> Conditions:
         """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
-        conditions = [_is_labelled(other) for other in self.labels if other != label]
+        conditions = [_is_labelled(label, runs) for label in self.labels] if labels else []
         if statuses and self.statuses is not None:
             conditions.append(_unindexed(runs.c.status).in_([status.value for status in self.statuses]))
         if statuses and self.agent is not None:
@@ -302,13 +313,16 @@ class ThreadListing:
         for key, value in self.labels:
             of_label = [run_labels.c.key == key, run_labels.c.value == value]
             if are_few(connection, of_label):
-                return [runs.c.run_id.in_(select(run_labels.c.run_id).where(*of_label)), *self._of_its_runs()]
+                others = [_is_labelled(other, run_labels) for other in self.labels if other != (key, value)]
+                found = select(run_labels.c.run_id).where(*of_label, *others)
+                agent = [] if self.agent is None else [_unindexed(runs.c.agent) == self.agent]
+                return [runs.c.run_id.in_(found), *agent]
         if self.agent is not None and are_few(connection, [runs.c.agent == self.agent]):
-            return [runs.c.agent == self.agent, *map(_is_labelled, self.labels)]
+            return [runs.c.agent == self.agent, *(_is_labelled(label, runs) for label in self.labels)]
         return None
 
     def _of_its_runs(self) -> Conditions:
-        conditions = [*map(_is_labelled, self.labels)]
+        conditions = [_is_labelled(label, runs) for label in self.labels]
         if self.agent is not None:
             conditions.append(_unindexed(runs.c.agent) == self.agent)
         return conditions
@@ -325,8 +339,14 @@ class ThreadListing:
 
 def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> bool:
     """Whether no more than `FEW` rows fit; an index has to tell. Looks at no more than that."""
-    some = select(literal(1)).where(*conditions).limit(FEW + 1).subquery()
-    return connection.execute(select(func.count()).select_from(some)).scalar_one() <= FEW
+    return _count(connection, conditions, FEW + 1) <= FEW
+
+
+def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> int:
+    """How many rows fit, if they are no more than that."""
+    some = select(literal(1)).where(*conditions).limit(most).subquery()
+    count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return count
 
 
 def run_of(row: Row[Any]) -> StoredRun:
@@ -362,16 +382,18 @@ def _begins(id_: ColumnElement[Any], prefix: str) -> Conditions:
     return [id_ >= first] if behind is None else [id_ >= first, id_ < behind]
 
 
-def _is_labelled(label: Label) -> ColumnElement[bool]:
+def _is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
+    """That the run of a row has a label, where all runs with this label stand together."""
     key, value = label
+    label_ = run_labels.alias()
     return exists().where(
-        run_labels.c.key == key,
-        run_labels.c.value == value,
-        run_labels.c.created_at == runs.c.created_at,
-        run_labels.c.run_id == runs.c.run_id,
+        label_.c.key == key,
+        label_.c.value == value,
+        label_.c.created_at == of.c.created_at,
+        _unindexed(label_.c.run_id) == of.c.run_id,
     )
 
 
-def _unindexed(column: Column[Any]) -> ColumnElement[Any]:
+def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """The same value, which no index has: SQLite would follow an index from any condition that it can."""
     return column.concat("")

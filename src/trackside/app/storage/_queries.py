@@ -24,6 +24,7 @@ from trackside.app.storage._tables import (
     threads,
 )
 from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.lifecycle import STATUSES_OF_EVENT, is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 
@@ -115,7 +116,7 @@ class EventListing:
     def _positions(self, connection: Connection, begin: int) -> Select[Any]:
         conditions = self._of_event(begin)
         if self.run_id is None and self._leads_through_runs(connection):
-            of_runs = events.c.run_id.in_(select(runs.c.run_id).where(*self._of_run(), *self._of_thread()))
+            of_runs = events.c.run_id.in_(select(runs.c.run_id).where(*self._ending(), *self._of_thread()))
             return self._keys([*conditions, of_runs])
         if of_run := self._of_run():
             conditions.append(exists().where(runs.c.run_id == events.c.run_id, *of_run))
@@ -137,7 +138,7 @@ class EventListing:
 
     def _leads_through_runs(self, connection: Connection) -> bool:
         """Whether the runs that fit are so few that their events are found faster through them."""
-        of_thread, of_run = self._of_thread(), self._of_run()
+        of_thread, of_run = self._of_thread(), self._ending()
         return bool(of_thread and are_few(connection, of_thread)) or bool(of_run and are_few(connection, of_run))
 
     def _of_event(self, begin: int) -> list[ColumnElement[bool]]:
@@ -152,6 +153,12 @@ class EventListing:
 
     def _of_run(self) -> list[ColumnElement[bool]]:
         return _runs(self.statuses, self.agent)
+
+    def _ending(self) -> list[ColumnElement[bool]]:
+        """What holds for the runs; where only ends are wanted and an agent leads to them, also how they ended."""
+        if self.agent is None or self.statuses is not None or not self.types or not all(map(is_terminal, self.types)):
+            return self._of_run()
+        return _runs([status for kind in self.types for status in STATUSES_OF_EVENT[kind]], self.agent)
 
     def _of_thread(self) -> list[ColumnElement[bool]]:
         return [] if self.thread_id is None else [runs.c.thread_id == self.thread_id]

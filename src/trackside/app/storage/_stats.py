@@ -217,17 +217,13 @@ class _Reader:
         """Add runs one by one, but for their durations."""
         used = [runs.c[name] for name in USED]
         query = select(runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, *used).where(*conditions)
-        row: Sequence[Any]
-        for row in self._connection.execute(query):
-            created_at, agent, status, cost_usd, *amounts = row
+        for created_at, agent, status, cost_usd, *amounts in map(tuple, self._connection.execute(query)):
             self._sums_at(created_at).add_runs(agent or NO_AGENT, status, [1, *amounts, *priced(cost_usd)])
         tokens = [usage.c[name] for name in TOKENS]
         # Not a join, for which SQLite reads the usage of all runs.
         of_them = usage.c.run_id.in_(select(runs.c.run_id).where(*conditions))
-        for row in self._connection.execute(
-            select(usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
-        ):
-            kind, name, cost_usd, *amounts = row
+        used_by = select(usage.c.kind, usage.c.name, usage.c.cost_usd, *tokens).where(of_them)
+        for kind, name, cost_usd, *amounts in map(tuple, self._connection.execute(used_by)):
             self.sums[0].add_usage(kind, name, [1, *amounts, *priced(cost_usd)])
 
     def add_durations(self, conditions: _Conditions) -> None:
