@@ -1,0 +1,134 @@
+"""The processes beside a test that work on a database, what they said, and how they die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+from log_check import Told
+
+PATIENCE = 60.0  # seconds that a process may take for what it has to do
+
+
+class Child:
+    """One process: tell it something, wait for what it says, let it die."""
+
+    def __init__(self, news: Condition) -> None:
+        self._news = news
+        self.pid = 0
+        self.exit_code: int | None = None
+        self.said: Counter[str] = Counter()
+        """How many lines of each kind."""
+        self.last: dict[str, str] = {}
+        """The last line of each kind."""
+
+    def hear(self, kind: str, rest: str) -> None:
+        """Take a line of what it says."""
+        self.said[kind] += 1
+        self.last[kind] = rest
+        if kind == "born":
+            self.pid = int(rest)
+        elif kind == "dead":
+            self.exit_code = int(rest)
+
+    def wait_for(self, kind: str, count: int = 1, *, patience: float = PATIENCE) -> bool:
+        """Wait until it has said so much, or is dead; whether that was so soon enough."""
+        with self._news:
+            return self._news.wait_for(lambda: self.said[kind] >= count or self.exit_code is not None, patience)
+
+    def signal(self, word: signal.Signals) -> None:
+        """Tell it something, if it still lives."""
+        self.wait_for("born")
+        with self._news:
+            if self.exit_code is None:
+                os.kill(self.pid, word)
+
+    def kill(self) -> bool:
+        """SIGKILL; whether that was what it died of."""
+        self.signal(signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
+
+    def finish(self) -> None:
+        """Let it finish what it does; it has to be able to."""
+        self.signal(signal.SIGTERM)
+        assert self.wait() == 0, self.last
+
+    def wait(self) -> int | None:
+        """Wait for its death; its exit code, None if it is stuck."""
+        self.wait_for("dead")
+        return self.exit_code
+
+
+class Children:
+    """Makes processes that work on one database after another, and gathers what they say."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("crash_child.py")
+        self._process = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._news = Condition()
+        self._children: list[Child] = []
+        self.told = Told()
+        """What they have said of the database that they work on now."""
+        self._listening = Thread(target=self._listen, name="crash-children")
+        self._listening.start()
+
+    def make(self, kind: str, url: str, **options: Any) -> Child:
+        """A process that does this kind of work; see `crash_child`."""
+        assert self._process.stdin is not None
+        with self._news:
+            order = {"order": len(self._children), "kind": kind, "url": url, **options}
+            child = Child(self._news)
+            self._children.append(child)
+        self._process.stdin.write(json.dumps(order) + "\n")
+        return child
+
+    def begin_anew(self) -> None:
+        """Go on to another database."""
+        with self._news:
+            self.told = Told()
+
+    def close(self) -> None:
+        """End those that still live, and whoever makes them."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        for child in self._children:
+            child.signal(signal.SIGCONT)
+            child.signal(signal.SIGKILL)
+        self._listening.join()
+        self._process.stdout.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            number, kind, *rest = line.rstrip("\n").split(" ", 2)
+            with self._news:
+                self._hear(self._children[int(number)], kind, *rest)
+                self._news.notify_all()
+
+    def _hear(self, child: Child, kind: str, rest: str = "") -> None:
+        child.hear(kind, rest)
+        words = rest.split(" ")
+        match kind:
+            case "event":
+                event_id, digest, *position = words
+                self.told.events[event_id] = digest
+                if position:
+                    self.told.positions[event_id] = int(position[0])
+            case "begun":
+                self.told.begun.append(words[0])
+            case "ended":
+                self.told.ended[words[0]] = words[1]
+            case "key":
+                if self.told.keys.setdefault(words[0], words[1]) != words[1]:
+                    self.told.wrong.append(f"key {words[0]} names two runs")
+            case "wrong":
+                self.told.wrong.append(rest)

@@ -1,0 +1,94 @@
+"""Named points at which a process kills itself, around the steps of the writer and the works that it writes.
+
+A point is a step and a work: at "written Admit" a process dies when it has written an admission and not committed it.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from trackside.app.storage import _coordination, _work, _writer
+from trackside.app.storage._work import Append, UnitOfWork
+from trackside.app.storage._writer import Writer
+from trackside.harness.lifecycle import is_terminal
+
+STEPS = ("before", "loaded", "written", "committed", "handed back")
+WORKS = ("start", "end", "Admit", "Promote", "Withdraw", "RequestCancel", "Settle", "Register")
+RECOVERIES = ("Reap", "Adopt")
+"""Only those that find something count, so there is no point before they have looked."""
+STEPS_OF_RECOVERY = ("written", "committed", "handed back")
+PARTING = ("before", "written", "committed")
+"""The points of `Leave`, which is written when a coordinator closes."""
+
+
+class DeadlyPoint:
+    """Kills this process when it has come to a point so many times."""
+
+    def __init__(self, step: str, work: str, number: int) -> None:
+        self._step = step
+        self._work = work
+        self._left = number
+        self._found: set[str] = set()
+
+    def install(self) -> None:
+        """From now on, watch all writers of this process."""
+        commit, hand_back, load, write = Writer._commit, Writer._hand_back, UnitOfWork.load, UnitOfWork.write
+
+        def committing(writer: Writer, jobs: Sequence[Any]) -> Any:
+            self._found = {*_names([job.work for job in jobs])}
+            self._at("before")
+            committed = commit(writer, jobs)
+            self._at("committed")
+            return committed
+
+        def loading(unit: UnitOfWork, **options: Any) -> None:
+            load(unit, **options)
+            self._at("loaded")
+
+        def writing(unit: UnitOfWork) -> None:
+            write(unit)
+            self._at("written")
+
+        def handing_back(writer: Writer, jobs: Sequence[Any], committed: Any) -> None:
+            hand_back(writer, jobs, committed)
+            self._found = {*_names([job.work for job in jobs]), *_recoveries(committed.outcomes)}
+            self._at("handed back")
+
+        _writer.Writer._commit = committing
+        _writer.Writer._hand_back = handing_back
+        _work.UnitOfWork.load = loading
+        _work.UnitOfWork.write = writing
+        for kind in (_coordination.Reap, _coordination.Adopt):
+            kind.apply = self._noting(kind.apply)
+
+    def _noting(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(work: Any, unit: UnitOfWork) -> Any:
+            outcome = apply(work, unit)
+            self._found |= {*_recoveries([outcome])}
+            return outcome
+
+        return noted
+
+    def _at(self, step: str) -> None:
+        if step == self._step and self._work in self._found:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _names(works: Sequence[Any]) -> Iterator[str]:
+    for work in works:
+        if isinstance(work, Append):
+            kinds = {row.event.event_type for row in work.rows}
+            yield from ["start"] * ("run_started" in kinds) + ["end"] * any(map(is_terminal, kinds))
+        elif type(work).__name__ not in RECOVERIES:
+            yield type(work).__name__
+
+
+def _recoveries(outcomes: Sequence[Any]) -> Iterator[str]:
+    for outcome in outcomes:
+        if isinstance(outcome, _coordination.Reaped) and (outcome.ended or outcome.orphaned):
+            yield "Reap"
+        elif isinstance(outcome, _coordination.Adoption) and outcome.adopted:
+            yield "Adopt"

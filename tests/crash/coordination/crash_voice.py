@@ -1,0 +1,30 @@
+"""How a process that may be killed at any moment says something: whole lines, at once."""
+
+import asyncio
+import os
+import signal
+
+
+class Voice:
+    """Says lines that begin with the number of an order."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.say(f"born {os.getpid()}")
+
+    def say(self, line: str) -> None:
+        """One small write to a pipe happens whole or not at all, also when the process is killed."""
+        os.write(1, f"{self._number} {line}\n".encode())
+
+    def wrong(self, what: str) -> None:
+        """Something that must never be."""
+        self.say(f"wrong {what}")
+
+
+def on_word(*words: signal.Signals) -> list[asyncio.Event]:
+    """An event for each of these signals."""
+    loop = asyncio.get_running_loop()
+    events = [asyncio.Event() for _ in words]
+    for word, event in zip(words, events, strict=True):
+        loop.add_signal_handler(word, event.set)
+    return events

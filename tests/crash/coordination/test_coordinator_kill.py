@@ -1,0 +1,90 @@
+"""SIGKILL of processes with managers, at random and at named points: what they said is true, and all goes on (I1–I7)."""
+
+import random
+import signal
+from collections import Counter
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+from crash_children import Child, Children
+from crash_points import PARTING, RECOVERIES, STEPS, STEPS_OF_RECOVERY, WORKS
+from log_check import assert_whole, end_of_log
+
+LIVES_OF_ONE_DATABASE = 10
+
+POINTS = [*product(STEPS, WORKS), *product(STEPS_OF_RECOVERY, RECOVERIES), *product(PARTING, ["Leave"])]
+
+
+def settle(url: str, children: Children) -> None:
+    """Let one more process end what is left."""
+    assert children.make("manage", url, callers=0).wait() == 0, "somebody waits for ever"
+    assert_whole(url, children.told)
+
+
+def die_at_random(child: Child, moments: random.Random) -> None:
+    child.wait_for("event", moments.choice([0, 1, 20, 100, 200]))
+    child.wait_for("dead", patience=moments.uniform(0, 0.03))  # it never ends by itself: this is how long it may go on
+    assert child.kill()
+
+
+def die_at(point: tuple[str, str], url: str, children: Children, moments: random.Random) -> bool:
+    """Let processes work until one has come to the point, and died there; False if none did."""
+    step, work = point
+    if work in RECOVERIES:
+        die_at_random(children.make("manage", url, after=end_of_log(url)), moments)
+        child = children.make("manage", url, after=end_of_log(url), fault=[step, work, 1])
+    else:
+        number = 1 if work in {"Leave", "Register"} else moments.choice([1, 2, 5])
+        child = children.make("manage", url, after=end_of_log(url), fault=[step, work, number])
+    if work == "Leave":
+        child.wait_for("event", 50)
+        child.signal(signal.SIGINT)
+    child.wait_for("dead", patience=5)
+    return child.kill() and child.said["dead"] == 1
+
+
+def kill_again_and_again(url: str, children: Children, points: list[tuple[str, str] | None], seed: int) -> None:
+    moments = random.Random(seed)
+    children.make("manage", url, callers=0).finish()
+    for point in points:
+        if point is None:
+            die_at_random(children.make("manage", url, after=end_of_log(url)), moments)
+        else:
+            die_at(point, url, children, moments)
+        assert_whole(url, children.told, at_rest=False)
+        settle(url, children)
+
+
+def points_to_die_at(count: int, seed: int) -> list[tuple[str, str] | None]:
+    """Each named one as often as others, and every third at random."""
+    chosen = random.Random(seed)
+    named = cycle(chosen.sample(POINTS, len(POINTS)))
+    return [next(named) if number % 3 else None for number in range(count)]
+
+
+def some_seed() -> int:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    return seed
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_process_that_is_killed_leaves_nothing_undone_and_nothing_twice(url: str, children: Children) -> None:
+    seed = some_seed()
+    kill_again_and_again(url, children, points_to_die_at(6, seed), seed)
+
+
+@pytest.mark.long
+def test_two_hundred_kills(tmp_path: Path, children: Children) -> None:
+    seed = some_seed()
+    points = points_to_die_at(200, seed)
+    said: Counter[str] = Counter()
+    for number in range(0, len(points), LIVES_OF_ONE_DATABASE):
+        children.begin_anew()
+        url = f"sqlite:///{tmp_path / f'runs-{number}.db'}"
+        kill_again_and_again(url, children, points[number : number + LIVES_OF_ONE_DATABASE], seed + number)
+        said += Counter(
+            events=len(children.told.events), begun=len(children.told.begun), ended=len(children.told.ended)
+        )
+    print(f"acknowledged {said}")
