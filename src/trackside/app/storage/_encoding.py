@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,8 +49,7 @@ def json_of(text: str) -> Json:
     return _decode_json(text)
 
 
-@dataclass(slots=True, eq=False)
-class EventRow:
+class EventRow(msgspec.Struct, eq=False):
     """An event in the form in which it is stored; `position` is 0 until it has one."""
 
     event: RunLifecycleEvent

@@ -7,9 +7,10 @@ anybody's emitter, so a value of the wrong kind counts as absent instead of stop
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from trackside.app.storage._encoding import EventRow, json_text, time_of
 from trackside.app.storage._queue import ActiveRun
@@ -24,8 +25,7 @@ _MAX_NAME_CHARS = 255
 _MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much beside the id of a run
 
 
-@dataclass(slots=True, kw_only=True)
-class RunStart:
+class RunStart(Struct, kw_only=True, eq=False):
     """What the first event of a run says."""
 
     created_at: str
@@ -36,8 +36,7 @@ class RunStart:
     labels: Sequence[Label]
 
 
-@dataclass(slots=True, kw_only=True)
-class RunEnd:
+class RunEnd(Struct, kw_only=True, eq=False):
     """What the event that ends a run says."""
 
     ended_at: str
@@ -55,8 +54,7 @@ class RunEnd:
     usage: list[UsageRow]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFacts:
+class StoredFacts(Struct, kw_only=True, frozen=True):
     """What the row of a run says that no later event changes."""
 
     created_at: str
@@ -70,8 +68,7 @@ type UsageRow = tuple[str, str, int, int, int, int, float | None]
 """Kind, name, and input, output, cache-read and reasoning tokens, and the cost in US dollars."""
 
 
-@dataclass(slots=True, kw_only=True)
-class RunRow:
+class RunRow(Struct, kw_only=True, eq=False):
     """A run as one transaction knows it.
 
     `stored` is what the database has of it. `start`, `begins` and `end` say what this transaction writes: a new row, that
@@ -100,8 +97,7 @@ class RunRow:
         self.fold = fold
 
 
-@dataclass(slots=True, kw_only=True)
-class ThreadRow:
+class ThreadRow(Struct, kw_only=True, eq=False):
     """What one transaction changes in a thread; None: stays as it is."""
 
     thread_id: str

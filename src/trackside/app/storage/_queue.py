@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from trackside.harness.types import CancelAction, ThreadStatus
 
@@ -30,8 +32,7 @@ class Standing(StrEnum):
     """Its end is in the log, but the thread has to be announced as resting before it is given back."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class ActiveRun:
+class ActiveRun(Struct, kw_only=True, eq=False):
     """A row of `active_runs`. `ordinal` is 0 until it is stored; `at_rest` is the thread's status if nobody waits."""
 
     run_id: str
@@ -52,8 +53,7 @@ class ActiveRun:
         return self.state is Standing.pending and not self.holds
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Lane:
+class Lane(Struct, kw_only=True, eq=False):
     """A thread as one transaction sees it: its status as last announced, who holds it, who is the first to wait.
 
     `status` is None while the thread has no row. `waiting` are those that are known, in their order; unless `complete`
