@@ -222,8 +222,12 @@ class Promote(_Entry):
 class Claim(_ThreadWork):
     """Take a pending run at the head of its thread that is nobody's, or one's own; what its thread's status is.
 
-    None: it is not to be had.
+    None: it is not to be had. `fates` are those of the owner's runs: that the run is claimed has to be known to whoever
+    comes next in the same transaction. `decided` says that this work has put it there, to be undone if it fails.
     """
+
+    fates: Fates
+    decided: bool = False
 
     @override
     def apply(self, unit: UnitOfWork) -> ThreadStatus | None:
@@ -232,12 +236,18 @@ class Claim(_ThreadWork):
             return None
         if active.cancel_requested is not None:
             return None
+        if active.owner != self.owner and not is_abandoned(unit, active.owner):
+            return None
+        if not self._decide():
+            return None
         if active.owner != self.owner:
-            if not is_abandoned(unit, active.owner):
-                return None
             active.owner = self.owner
             unit.queue.change(active)
         return unit.thread_status(self.thread_id)
+
+    def _decide(self) -> bool:
+        self.decided = self.decided or self.run_id not in self.fates
+        return self.fates.setdefault(self.run_id, "claimed") == "claimed"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

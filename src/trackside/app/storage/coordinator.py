@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from trackside.app.storage._coordination import (
     Adoption,
     Claim,
     Displaced,
+    Fate,
     Fates,
     Leave,
     ListOwned,
@@ -127,6 +129,10 @@ class StoredCoordinator:
         self._started_at = time_text(datetime.now(UTC))
         self._host: RunHost | None = None
         self._mine: dict[str, _Mine] = {}
+        self._given: dict[str, ThreadStatus] = {}
+        """Runs that got their thread before their admission here had returned, and the status of that."""
+        self._adopted: deque[Adopted] = deque()
+        """Runs that are this worker's by now, and that it has not taken in yet."""
         self._fates: Fates = {}
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()
@@ -168,13 +174,13 @@ class StoredCoordinator:
             existing = admitted.existing
             known = await finish(lambda: self._known(existing), name="existing")
             return Admission(record=known, ready=False, existing=True)
-        self._take(record, ready=admitted.ready, thread_status=admitted.thread_status)
+        mine = self._take(record, ready=admitted.ready, thread_status=admitted.thread_status)
         displaced = (
             await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
             if admitted.displaced
             else ()
         )
-        return Admission(record=record, ready=admitted.ready, displaced=displaced)
+        return Admission(record=record, ready=mine.ready, displaced=displaced)
 
     async def claim(self, run_id: str) -> ports.Claim | None:
         """Take the pending run at the head of its thread. The event that starts it makes that known to all others."""
@@ -182,7 +188,11 @@ class StoredCoordinator:
         if mine is not None and (mine.claimed or mine.cancel_requested is not None):
             return None
         if mine is None or not mine.ready or self._fates.setdefault(run_id, "claimed") != "claimed":
-            mine = await self._claim_stored(run_id)
+            try:
+                mine = await self._claim_stored(run_id)
+            except StorageError as exc:  # as long as it is this worker's, the next look brings it back
+                logger.warning("run %s could not be claimed: %s", run_id, exc)
+                return None
             if mine is None:
                 return None
         mine.claimed = True
@@ -192,12 +202,16 @@ class StoredCoordinator:
         record = await self.get(run_id)
         if record is None:
             return None
-        work = Claim(run_id=run_id, thread_id=record.thread_id, owner=self.worker_id)
+        work = Claim(run_id=run_id, thread_id=record.thread_id, owner=self.worker_id, fates=self._fates)
         await self._enroll()
-        thread_status = await self._writer.write_to_the_end(work)
+        thread_status = None
+        try:
+            thread_status = await self._writer.write_to_the_end(work)
+        finally:
+            if work.decided and thread_status is None:
+                self._undecide([run_id], "claimed")
         if thread_status is None:
             return None
-        self._fates[run_id] = "claimed"
         return self._take(record, ready=True, thread_status=thread_status)
 
     async def withdraw(self, run_id: str) -> bool:
@@ -302,6 +316,8 @@ class StoredCoordinator:
     def _take(self, record: RunRecord, *, ready: bool, thread_status: ThreadStatus) -> _Mine:
         mine = self._mine.get(record.run_id)
         if mine is None:
+            if (given := self._given.pop(record.run_id, None)) is not None:
+                ready, thread_status = True, given
             mine = self._mine[record.run_id] = _Mine(record=record, ready=ready, thread_status=thread_status)
             self._arm(mine)
         else:
@@ -314,9 +330,9 @@ class StoredCoordinator:
         if mine is not None and mine.timer is not None:
             mine.timer.cancel()
 
-    def _undecide(self, run_ids: Collection[str]) -> None:
+    def _undecide(self, run_ids: Collection[str], fate: Fate = "withdrawn") -> None:
         for run_id in run_ids:
-            if self._fates.get(run_id) == "withdrawn":
+            if self._fates.get(run_id) == fate:
                 del self._fates[run_id]
 
     async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
@@ -344,7 +360,10 @@ class StoredCoordinator:
             return
         following = self._mine.get(handover.next_run_id)
         if following is None:
-            self._signals.announce()
+            if handover.next_owner == self.worker_id:  # its admission is committed, and who waits for that has not run yet
+                self._given[handover.next_run_id] = handover.thread_status
+            else:
+                self._signals.announce()
             return
         following.ready, following.thread_status = True, handover.thread_status
         if ended is None and self._host is not None:
@@ -378,7 +397,8 @@ class StoredCoordinator:
             return
         if admitted is None or self._host is None:
             return
-        mine.ready, mine.thread_status = admitted.ready, admitted.thread_status
+        if not mine.ready:  # which another's end may have made it since
+            mine.ready, mine.thread_status = admitted.ready, admitted.thread_status
         if admitted.displaced:
             displaced = await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
             self._host.on_displaced(displaced, CancelMode(record.multitask.value))
@@ -443,8 +463,10 @@ class StoredCoordinator:
         if host is None or not host.agents or not self.durable:
             return
         adoption: Adoption = await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents]))
-        for adopted in adoption.adopted:
-            await self._adopt(host, adopted)
+        self._adopted.extend(adoption.adopted)
+        while self._adopted:  # those that could not be taken in now are there the next time
+            await self._adopt(host, self._adopted[0])
+            self._adopted.popleft()
         for run_id in adoption.unfit.keys() - self._unfit:
             logger.warning("run %s waits for another version of Trackside: %s", run_id, adoption.unfit[run_id])
         self._unfit = {*adoption.unfit}
@@ -455,8 +477,8 @@ class StoredCoordinator:
             known.ready, known.thread_status = adopted.ready, adopted.thread_status
             return
         record = await self._known(adopted.run_id)
-        self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
-        host.on_adopted(record, adopted.spec, ready=adopted.ready)
+        mine = self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
+        host.on_adopted(record, adopted.spec, ready=mine.ready)
 
     async def _look(self) -> None:
         """Compare what this worker thinks is its own with what the database says."""
@@ -479,7 +501,7 @@ class StoredCoordinator:
         if said.cancel_requested is not None and mine.cancel_requested is None:
             mine.cancel_requested = said.cancel_requested
             host.on_cancel(run_id, said.cancel_requested)
-        elif said.ready and not mine.ready:
+        elif said.ready and not mine.claimed and not mine.withdrawn:
             mine.ready, mine.thread_status = True, said.thread_status
             host.on_ready(run_id)
 

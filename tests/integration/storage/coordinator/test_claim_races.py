@@ -1,0 +1,69 @@
+"""Who claims a run, and who takes its place in the same transaction, agree about who was first."""
+
+from typing import Any
+
+import pytest
+
+from trackside.app.storage import Store
+from trackside.app.storage._coordination import Admit, Claim, Displaced, Fates
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._fold import RunStart
+from trackside.app.storage._work import commit_together
+from trackside.harness.types import MultitaskStrategy, ThreadStatus
+
+
+DIALECTS = ["sqlite"]  # who is first is decided before the database is asked
+
+
+def admission(script: Any, run_id: str, fates: Fates, strategy: MultitaskStrategy) -> Admit:
+    created_at = time_text(script().start)
+    start = RunStart(created_at=created_at, agent="chat", metadata="{}", parent_run_id=None, trigger=None, labels=())
+    return Admit(
+        run_id=run_id,
+        thread_id="t",
+        owner="me",
+        start=start,
+        multitask=strategy,
+        due_at=None,
+        request=None,
+        idempotency=None,
+        fates=fates,
+    )
+
+
+@pytest.fixture
+def write(store: Store) -> Any:
+    """Write works in one transaction, and give what they come to."""
+    return lambda *works: commit_together(store._writer._session, works).outcomes
+
+
+async def test_a_run_that_is_claimed_is_asked_to_stop_by_whoever_comes_in_the_same_transaction(
+    write: Any, script: Any, blockbuster: Any
+) -> None:
+    blockbuster.deactivate()  # the test writes itself, as the writer's thread does
+    fates: Fates = {}
+    write(admission(script, "one", fates, MultitaskStrategy.enqueue))
+
+    claimed, admitted = write(
+        Claim(run_id="one", thread_id="t", owner="me", fates=fates),
+        admission(script, "two", fates, MultitaskStrategy.interrupt),
+    )
+
+    assert claimed is ThreadStatus.idle
+    assert admitted.displaced == [Displaced("one", running=True)]
+
+
+async def test_a_run_that_was_made_to_leave_cannot_be_claimed_in_the_same_transaction(
+    write: Any, script: Any, blockbuster: Any
+) -> None:
+    blockbuster.deactivate()  # the test writes itself, as the writer's thread does
+    fates: Fates = {}
+    write(admission(script, "one", fates, MultitaskStrategy.enqueue))
+
+    admitted, claimed = write(
+        admission(script, "two", fates, MultitaskStrategy.rollback),
+        Claim(run_id="one", thread_id="t", owner="me", fates=fates),
+    )
+
+    assert admitted.displaced == [Displaced("one", running=False)]
+    assert claimed is None
