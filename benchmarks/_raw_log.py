@@ -5,8 +5,8 @@ import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from trackside import LifecycleEventType, RunLifecycleEvent
 
@@ -37,30 +37,36 @@ class RawLog:
     """A thread and a queue; one transaction takes all that waits, with `executemany`.
 
     Args:
-        path: a database that has the tables.
+        path: of a database that has the tables, or none if it keeps events alone.
         with_rows: also keep the rows of runs and threads, as the store does.
     """
 
-    def __init__(self, path: Path, *, with_rows: bool) -> None:
+    def __init__(self, path: str, *, with_rows: bool) -> None:
         self._with_rows = with_rows
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._driver = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._driver.execute("PRAGMA journal_mode = WAL")
         self._driver.execute("PRAGMA synchronous = FULL")
+        if not with_rows:
+            self._driver.executescript(EVENTS_ALONE)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str, *, with_rows: bool) -> AsyncGenerator["RawLog"]:
+        """A log in this file, with tables of its own if it keeps events alone."""
+        log = cls(url.removeprefix("sqlite:///"), with_rows=with_rows)
+        yield log
+        log._jobs.put(None)
+        await asyncio.to_thread(log._thread.join)
 
     async def append(self, event: RunLifecycleEvent) -> None:
         """Queue one event and wait for its commit."""
         done = self._loop.create_future()
         self._jobs.put((event, event.occurred_at.isoformat(), json.dumps(event.payload), done))
         await done
-
-    async def aclose(self) -> None:
-        """Stop the thread."""
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         while (first := self._jobs.get()) is not None:

@@ -9,10 +9,9 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from trackside.harness.ids import new_id
@@ -35,19 +34,20 @@ _END_RUN = """
 _END_ACTIVE = "DELETE FROM active_runs WHERE run_id = ?"
 _EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _TOTALS = """
-    INSERT INTO run_totals VALUES (?, ?, 'agent', ?, ?, 0, 0, 0, 0, 0, 0, 0)
+    INSERT INTO run_totals VALUES (?, ?, 'agent', 'success', ?, 0, 0, 0, 0, 0, 0, 0)
     ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"""
 _DURATIONS = """
     INSERT INTO duration_totals VALUES (?, ?, 'agent', 'success', 1, ?)
     ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"""
 
-_REQUEST = json.dumps({"agent": "agent"})
-_COMPLETION = json.dumps({"total_input_tokens": 0, "total_output_tokens": 0, "total_tokens": 0, "message_count": 0})
-_SAYS = {
+PERIODS = (60, 3_600, 86_400)
+REQUEST = json.dumps({"agent": "agent"})
+COMPLETION = json.dumps({"total_input_tokens": 0, "total_output_tokens": 0, "total_tokens": 0, "message_count": 0})
+SAYS = {
     "run_started": json.dumps({"agent": "agent", "metadata": {}}),
     "busy": json.dumps({"status": "busy", "previous": "idle"}),
     "run_completed": json.dumps(
-        {"status": "success", "title": None, "completion_data": json.loads(_COMPLETION) | {"duration_seconds": 0.001}}
+        {"status": "success", "title": None, "completion_data": json.loads(COMPLETION) | {"duration_seconds": 0.001}}
     ),
     "idle": json.dumps({"status": "idle", "previous": "busy"}),
 }
@@ -58,7 +58,7 @@ type _Job = tuple[str, str, str, asyncio.Future[None]]
 class RawRuns:
     """A thread and a queue; one transaction takes all that waits, with `executemany`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._driver = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -67,6 +67,15 @@ class RawRuns:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str) -> AsyncGenerator["RawRuns"]:
+        """Runs in this file, which has the store's tables."""
+        runs = cls(url.removeprefix("sqlite:///"))
+        yield runs
+        runs._jobs.put(None)
+        await asyncio.to_thread(runs._thread.join)
+
     async def run(self) -> None:
         """One run on a thread of its own: admitted, started, ended, each durable before the next."""
         run_id, thread_id = new_id(), new_id()
@@ -74,11 +83,6 @@ class RawRuns:
             done = self._loop.create_future()
             self._jobs.put((step, run_id, thread_id, done))
             await done
-
-    async def aclose(self) -> None:
-        """Stop the thread."""
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         while (first := self._jobs.get()) is not None:
@@ -90,7 +94,7 @@ class RawRuns:
             for step, write in (("admit", self._admit), ("start", self._start), ("end", self._end)):
                 if runs := [(run_id, thread_id) for name, run_id, thread_id, _ in jobs if name == step]:
                     write(runs, when)
-            self._add_up(Counter(step for step, *_ in jobs))
+            self._add_up(sum(step == "end" for step, *_ in jobs))
             self._driver.execute("COMMIT")
             self._loop.call_soon_threadsafe(_answer, [done for *_, done in jobs])
         self._driver.close()
@@ -99,7 +103,7 @@ class RawRuns:
         many = self._driver.executemany
         many(_ADMIT_THREAD, [(thread_id, when, when) for _, thread_id in runs])
         many(_ADMIT_RUN, [(run_id, thread_id, when) for run_id, thread_id in runs])
-        many(_ADMIT_ACTIVE, [(run_id, thread_id, _REQUEST) for run_id, thread_id in runs])
+        many(_ADMIT_ACTIVE, [(run_id, thread_id, REQUEST) for run_id, thread_id in runs])
 
     def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         many = self._driver.executemany
@@ -111,7 +115,7 @@ class RawRuns:
     def _end(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         many = self._driver.executemany
         many(_THREAD, [("idle", when, run_id, thread_id) for run_id, thread_id in runs])
-        many(_END_RUN, [(when, _COMPLETION, 0.001, run_id) for run_id, _ in runs])
+        many(_END_RUN, [(when, COMPLETION, 0.001, run_id) for run_id, _ in runs])
         many(_END_ACTIVE, [(run_id,) for run_id, _ in runs])
         self._write_events(runs, when, 3, ("run_completed", "idle"))
 
@@ -124,26 +128,16 @@ class RawRuns:
             for sequence, kind in enumerate(kinds, first):
                 event_type = kind if kind.startswith("run") else "thread_status_updated"
                 position = last - count + len(rows) + 1
-                rows.append((position, new_id(), run_id, thread_id, sequence, event_type, when, _SAYS[kind]))
+                rows.append((position, new_id(), run_id, thread_id, sequence, event_type, when, SAYS[kind]))
         self._driver.executemany(_EVENT, rows)
 
-    def _add_up(self, steps: Counter[str]) -> None:
-        changes = {
-            "pending": steps["admit"] - steps["start"],
-            "running": steps["start"] - steps["end"],
-            "success": steps["end"],
-        }
-        now = int(time.time())
-        for seconds in (60, 3_600):
-            for status, change in changes.items():
-                if change:
-                    self._driver.execute(_TOTALS, (seconds, now // seconds, status, change))
-            if steps["end"]:
-                self._driver.execute(_DURATIONS, (seconds, now // seconds, steps["end"]))
+    def _add_up(self, ended: int) -> None:
+        if ended:
+            starts = [(seconds, int(time.time()) // seconds, ended) for seconds in PERIODS]
+            self._driver.executemany(_TOTALS, starts)
+            self._driver.executemany(_DURATIONS, starts)
 
 
 def _answer(futures: Sequence[asyncio.Future[None]]) -> None:
     for done in futures:
         done.set_result(None)
-
-

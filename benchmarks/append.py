@@ -1,16 +1,15 @@
-"""How many durable events a second the store appends on SQLite, beside group commit written by hand on `sqlite3`."""
+"""How many durable events a second the store appends, beside group commit written by hand on the database's driver."""
 
 import asyncio
-import sqlite3
-import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from _raw_log import EVENTS_ALONE, RawLog
+from _databases import Databases, PostgresDatabases, SqliteFiles
+from _raw_log import RawLog
+from _raw_postgres_log import RawPostgresLog
 from _report import Budget, Report, figure, options_of, publish, table, times
 from _rounds import Contender, Effort, Race, Work, race
 
@@ -75,48 +74,33 @@ def produce(append: AppendOne, producers: int) -> Work:
 
 
 @asynccontextmanager
-async def events_by_hand(producers: int) -> AsyncGenerator[Work]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "raw.db"
-        with closing(sqlite3.connect(path)) as database:
-            database.executescript(EVENTS_ALONE)
-        log = RawLog(path, with_rows=False)
+async def by_hand(databases: Databases, producers: int, *, with_rows: bool) -> AsyncGenerator[Work]:
+    async with (
+        databases.new(with_tables=with_rows) as url,
+        RAW_LOGS[databases.name].at(url, with_rows=with_rows) as log,
+    ):
         yield produce(log.append, producers)
-        await log.aclose()
 
 
 @asynccontextmanager
-async def rows_by_hand(producers: int) -> AsyncGenerator[Work]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "raw.db"
-        async with Store.open(f"sqlite:///{path}"):
-            pass  # for its tables
-        log = RawLog(path, with_rows=True)
-        yield produce(log.append, producers)
-        await log.aclose()
+async def stored(databases: Databases, producers: int) -> AsyncGenerator[Work]:
+    async with databases.new(with_tables=True) as url, Store.open(url) as store:
+        yield produce(StorageObserver(store).on_event, producers)
 
 
-@asynccontextmanager
-async def stored(producers: int) -> AsyncGenerator[Work]:
-    with tempfile.TemporaryDirectory() as folder:
-        async with Store.open(f"sqlite:///{folder}/store.db") as store:
-            yield produce(StorageObserver(store).on_event, producers)
-
-
-WAYS: dict[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
-    EVENTS_BY_HAND: events_by_hand,
-    ROWS_BY_HAND: rows_by_hand,
+RAW_LOGS: Mapping[str, type[RawLog | RawPostgresLog]] = {"SQLite": RawLog, "PostgreSQL": RawPostgresLog}
+WAYS: Mapping[str, Callable[[Databases, int], AbstractAsyncContextManager[Work]]] = {
+    EVENTS_BY_HAND: partial(by_hand, with_rows=False),
+    ROWS_BY_HAND: partial(by_hand, with_rows=True),
     STORED: stored,
 }
 
 
-def case_of(producers: int) -> str:
-    return f"{producers} producer{'s' if producers > 1 else ''}"
+def case_of(database: str, producers: int) -> str:
+    return f"{database}, {producers} producer{'s' if producers > 1 else ''}"
 
 
-def table_of(result: Race, producers: int) -> str:
-    case = case_of(producers)
-
+def table_of(result: Race, case: str) -> str:
     def row(name: str) -> list[str]:
         way = result.contender(name, case)
         return [
@@ -136,28 +120,31 @@ def table_of(result: Race, producers: int) -> str:
     )
 
 
-def budgets_of(result: Race) -> list[Budget]:
+def budgets_of(result: Race, cases: Iterable[str]) -> list[Budget]:
     return [
         Budget.of(
             f"{case}: at least 0.6 of the rate of the same rows by hand",
             0.6,
             partial(result.ratio, result.contender(ROWS_BY_HAND, case), result.contender(STORED, case)),
         )
-        for case in map(case_of, PRODUCERS)
+        for case in cases
     ]
 
 
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    contenders = [Contender(name, case_of(n), partial(way, n)) for n in PRODUCERS for name, way in WAYS.items()]
-    result = race(contenders, options.effort)
+    sizes = PRODUCERS[:1] if options.quick else PRODUCERS
+    with PostgresDatabases() as server:
+        cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
+        ways = [(name, case, partial(way, *given)) for case, given in cases.items() for name, way in WAYS.items()]
+        result = race([Contender(*way) for way in ways], options.effort)
     report = Report(
         name="append",
         unit="nanoseconds for one event",
         race=result,
-        tables=[table_of(result, producers) for producers in PRODUCERS],
-        budgets=budgets_of(result),
-        packages=["sqlalchemy"],
+        tables=[table_of(result, case) for case in cases],
+        budgets=budgets_of(result, cases),
+        packages=["sqlalchemy", "asyncpg"],
     )
     publish(report, options)
 

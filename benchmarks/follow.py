@@ -117,14 +117,15 @@ async def bare_condition() -> AsyncGenerator[Work]:
 async def stored(name: str, urls: Iterator[str], followers: int) -> AsyncGenerator[Work]:
     arrivals, source = Arrivals(followers), events()
     async with Store.open(next(urls)) as store:
-        commit = store._writer._commit
+        writer: Any = store._writer
+        commit = writer._commit
 
         def timed(jobs: Sequence[Any]) -> Any:
             committed = commit(jobs)
             arrivals.sent_at = time.perf_counter_ns()
             return committed
 
-        store._writer._commit = timed
+        writer._commit = timed
 
         async def follow() -> None:
             async for _ in store.follow():

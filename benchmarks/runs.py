@@ -1,13 +1,13 @@
-"""How many complete durable runs a second the manager does on SQLite, beside the same rows written by hand."""
+"""How many complete durable runs a second the manager does on a store, beside the same rows written by hand."""
 
 import asyncio
-import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from _databases import Databases, PostgresDatabases, SqliteFiles
+from _raw_postgres_runs import RawPostgresRuns
 from _raw_runs import RawRuns
 from _report import Budget, Report, figure, options_of, publish, table, times
 from _rounds import Contender, Effort, Race, Work, race
@@ -37,14 +37,9 @@ def at_once(run: Callable[[], Awaitable[object]], concurrent: int) -> Work:
 
 
 @asynccontextmanager
-async def by_hand(concurrent: int) -> AsyncGenerator[Work]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "raw.db"
-        async with Store.open(f"sqlite:///{path}"):
-            pass  # for its tables
-        runs = RawRuns(path)
+async def by_hand(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
+    async with databases.new(with_tables=True) as url, RAW_RUNS[databases.name].at(url) as runs:
         yield at_once(runs.run, concurrent)
-        await runs.aclose()
 
 
 async def agent(input: Any) -> None:
@@ -52,32 +47,35 @@ async def agent(input: Any) -> None:
 
 
 @asynccontextmanager
-async def durable(concurrent: int) -> AsyncGenerator[Work]:
-    with tempfile.TemporaryDirectory() as folder:
-        async with (
-            Store.open(f"sqlite:///{folder}/store.db") as store,
-            RunManager(
-                {"agent": agent},
-                observers=[ObserverBinding(StorageObserver(store), required=True)],
-                coordinator=store.coordinator(),
-            ) as manager,
-        ):
+async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
+    async with (
+        databases.new(with_tables=True) as url,
+        Store.open(url) as store,
+        RunManager(
+            {"agent": agent},
+            observers=[ObserverBinding(StorageObserver(store), required=True)],
+            coordinator=store.coordinator(),
+        ) as manager,
+    ):
 
-            async def run() -> None:
-                await (await manager.start(RunSpec("agent"))).result()
+        async def run() -> None:
+            await (await manager.start(RunSpec("agent"))).result()
 
-            yield at_once(run, concurrent)
-
-
-WAYS: dict[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {BY_HAND: by_hand, DURABLE: durable}
+        yield at_once(run, concurrent)
 
 
-def case_of(concurrent: int) -> str:
-    return "one at a time" if concurrent == 1 else f"{concurrent} at once"
+RAW_RUNS: Mapping[str, type[RawRuns | RawPostgresRuns]] = {"SQLite": RawRuns, "PostgreSQL": RawPostgresRuns}
+WAYS: Mapping[str, Callable[[Databases, int], AbstractAsyncContextManager[Work]]] = {
+    BY_HAND: by_hand,
+    DURABLE: durable,
+}
 
 
-def table_of(result: Race, concurrent: int) -> str:
-    case = case_of(concurrent)
+def case_of(database: str, concurrent: int) -> str:
+    return f"{database}, one at a time" if concurrent == 1 else f"{database}, {concurrent} at once"
+
+
+def table_of(result: Race, case: str) -> str:
     hand = result.contender(BY_HAND, case)
 
     def row(name: str) -> list[str]:
@@ -92,28 +90,31 @@ def table_of(result: Race, concurrent: int) -> str:
     return table([case, "runs/s by wall clock", "µs of CPU time", "× same rows, wall", "CPU"], map(row, WAYS))
 
 
-def budgets_of(result: Race) -> list[Budget]:
+def budgets_of(result: Race, cases: Iterable[str]) -> list[Budget]:
     return [
         Budget.of(
             f"{case}: at least {BUDGET} of the rate of the same rows by hand",
             BUDGET,
             partial(result.ratio, result.contender(BY_HAND, case), result.contender(DURABLE, case)),
         )
-        for case in map(case_of, CONCURRENT)
+        for case in cases
     ]
 
 
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    contenders = [Contender(name, case_of(n), partial(way, n)) for n in CONCURRENT for name, way in WAYS.items()]
-    result = race(contenders, options.effort)
+    sizes = CONCURRENT[:1] if options.quick else CONCURRENT
+    with PostgresDatabases() as server:
+        cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
+        ways = [(name, case, partial(way, *given)) for case, given in cases.items() for name, way in WAYS.items()]
+        result = race([Contender(*way) for way in ways], options.effort)
     report = Report(
         name="runs",
         unit="nanoseconds for one run",
         race=result,
-        tables=[table_of(result, concurrent) for concurrent in CONCURRENT],
-        budgets=budgets_of(result),
-        packages=["sqlalchemy"],
+        tables=[table_of(result, case) for case in cases],
+        budgets=budgets_of(result, cases),
+        packages=["sqlalchemy", "asyncpg"],
     )
     publish(report, options)
 

@@ -85,6 +85,19 @@ def test_pages_are_read_beside_the_same_rows_by_hand(tmp_path: Path) -> None:
     assert Counter(way["name"] for way in contenders) == {"by hand, on `sqlite3`": 5, "Store": 5}
 
 
+@pytest.mark.parametrize(("name", "ways"), [("append", 3), ("runs", 2)])
+def test_the_store_is_measured_beside_the_same_rows_by_hand_on_both_databases(
+    name: str, ways: int, tmp_path: Path
+) -> None:
+    done = bench(name, "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    cases = Counter(way["case"].partition(",")[0] for way in written["contenders"])
+    assert cases == {"SQLite": ways, "PostgreSQL": ways}
+    assert [budget["what"].partition(",")[0] for budget in written["budgets"]] == ["SQLite", "PostgreSQL"]
+
+
 @pytest.mark.parametrize("name", [*NAMES, "run_profile"])
 def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(name: str) -> None:
     readme = (BENCHMARKS / "README.md").read_text()

@@ -221,7 +221,7 @@ class PostgresServer(RunningServer):
     def _run(self, program: str, *arguments: object) -> None:
         # Into a file, not a pipe, which the server would inherit and hold open.
         with tempfile.TemporaryFile("w+") as said:
-            command = [self.bin / program, "-D", self.data, *map(str, arguments)]
+            command: list[str | Path] = [self.bin / program, "-D", self.data, *map(str, arguments)]
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, user=self._user, cwd="/", check=False
             )
