@@ -5,8 +5,7 @@ import random
 import signal
 from datetime import UTC, datetime
 
-from crash_voice import Voice, on_word
-from log_check import digest_of
+from crash_voice import Voice, digest_of, on_word
 
 from trackside.app.storage import Store, StoredEvent
 from trackside.app.storage.errors import StorageError
@@ -17,9 +16,9 @@ from trackside.harness.types import JsonObject
 PAUSE = 0.005  # seconds, where a reader found nothing new
 
 
-def events_of_a_run(threads: list[str]) -> list[RunLifecycleEvent]:
-    """A run from its start to its end. Many are on a thread at once: nobody coordinates them."""
-    run_id, thread_id = new_id(), random.choice(threads)
+def events_of_a_run(thread_id: str) -> list[RunLifecycleEvent]:
+    """A run from its start to its end."""
+    run_id = new_id()
     usage = {"input_tokens": random.randrange(100), "output_tokens": 1}
     data = {
         "token_usage_by_model": {"small": usage},
@@ -42,11 +41,10 @@ async def append_runs(number: int, url: str, *, producers: int = 6) -> None:
     random.seed()
     (done,) = on_word(signal.SIGTERM)
     voice = Voice(number)
-    threads = [f"thread-{number}-{n}" for n in range(3)] + ["shared-1", "shared-2"]
 
-    async def produce(store: Store) -> None:
+    async def produce(store: Store, thread_id: str) -> None:
         while not done.is_set():
-            events = events_of_a_run(threads)
+            events = events_of_a_run(thread_id)
             while events:
                 batch, events = events[: (size := random.randint(1, 3))], events[size:]
                 for stored in await _append_at_last(store, batch, voice):
@@ -55,8 +53,8 @@ async def append_runs(number: int, url: str, *, producers: int = 6) -> None:
 
     async with Store.open(url) as store, asyncio.TaskGroup() as tasks:
         voice.say("ready")
-        for _ in range(producers):
-            tasks.create_task(produce(store))
+        for producer in range(producers):
+            tasks.create_task(produce(store, f"thread-{number}-{producer}"))
 
 
 async def _append_at_last(store: Store, batch: list[RunLifecycleEvent], voice: Voice) -> list[StoredEvent]:

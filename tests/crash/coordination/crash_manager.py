@@ -10,8 +10,7 @@ from typing import Any
 
 from crash_points import DeadlyPoint
 from crash_troubles import have_a_full_disk, have_jumpy_clocks, have_read_only_media
-from crash_voice import Voice, on_word
-from log_check import digest_of
+from crash_voice import Voice, digest_of, on_word
 from sqlalchemy import func, select
 
 from trackside import DispatchPolicy, ObserverBinding, RunContext, RunHandle, RunManager, RunSpec

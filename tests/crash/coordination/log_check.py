@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
+from crash_voice import digest_of
 from postgres_server import RawConnection
 
 ENDS = {"run_completed": "success", "run_failed": "error", "run_cancelled": "cancelled"}
@@ -29,11 +29,6 @@ TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_token
 PERIODS = (60, 3_600, 86_400)  # seconds
 
 type Row = dict[str, Any]
-
-
-def digest_of(payload: Any) -> str:
-    """What a process says of a payload instead of all of it."""
-    return sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -114,7 +109,8 @@ def assert_whole(url: str, told: Told | None = None, *, at_rest: bool = True) ->
         if url.startswith("sqlite"):
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert database.execute("PRAGMA foreign_key_check").fetchall() == []
-        assert found_wrong(database, told, at_rest=at_rest) == []
+        wrong = found_wrong(database, told, at_rest=at_rest)
+    assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:20]])
 
 
 def found_wrong(database: Any, told: Told | None = None, *, at_rest: bool = True) -> list[str]:
