@@ -12,6 +12,9 @@ import sys
 import traceback
 from typing import Any
 
+import asyncpg  # noqa: F401  # this and the next two for those who would import them later, each for itself
+import sqlalchemy.dialects.postgresql.asyncpg
+import sqlalchemy.ext.asyncio  # noqa: F401
 from crash_log import append_runs, follow_log, page_log
 from crash_manager import manage_runs
 

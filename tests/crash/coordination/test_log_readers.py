@@ -10,6 +10,7 @@ READERS = ["follow", "page"] * 2
 
 def write_and_read(url: str, children: Children, seconds: float) -> int:
     """Let them all work for so long; how many events there are in the end."""
+    children.make("append", url, producers=0).finish()  # there are tables before everybody comes
     readers = [children.make(kind, url) for kind in READERS]
     writers = [children.make("append", url, producers=4) for _ in range(WRITERS)]
     for child in (*readers, *writers):
