@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, override
+from typing import Final, Literal, NamedTuple, override
 
 from sqlalchemy import and_, exists, or_, select, update
 
-from trackside.app.storage._encoding import json_of
+from trackside.app.storage._encoding import json_of, time_of
 from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import has_ended
@@ -24,7 +24,10 @@ from trackside.harness.admission import spec_of
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import RunFold, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunSpec, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
+
+_ASKED: Final = (runs.c.agent, runs.c.created_at, runs.c.metadata, runs.c.parent_run_id, runs.c.trigger)
+"""What the row of a run says of what was asked for."""
 
 _ROW_BYTES = 600  # an admission's rows besides what was asked for
 
@@ -444,7 +447,7 @@ def _bury(unit: UnitOfWork, active: ActiveRun) -> None:
 class Adopted(NamedTuple):
     """A run that has a new owner, and what was asked for."""
 
-    run_id: str
+    record: RunRecord
     spec: RunSpec
     ready: bool
     thread_status: ThreadStatus
@@ -473,18 +476,18 @@ class Adopt(Work):
     @override
     def apply(self, unit: UnitOfWork) -> Adoption:
         query = (
-            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request)
+            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request, *_ASKED)
             .join(runs, runs.c.run_id == active_runs.c.run_id)
             .where(active_runs.c.owner.is_(None), active_runs.c.request.is_not(None), runs.c.agent.in_(self.agents))
             .order_by(active_runs.c.ordinal)
             .limit(self.limit)
         )
         rows = unit.session.execute(query)
-        threads = {thread_id for _, thread_id, _ in rows}
-        unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
+        threads = {thread_id for _, thread_id, *_ in rows}
+        unit.load(run_ids=[run_id for run_id, *_ in rows], thread_ids=threads, queues=threads)
         adopted: list[Adopted] = []
         unfit: dict[str, str] = {}
-        for run_id, thread_id, request in rows:
+        for run_id, thread_id, request, *asked in rows:
             active = unit.queue.find(run_id)
             if active is None or active.owner is not None:
                 continue
@@ -495,8 +498,27 @@ class Adopt(Work):
                 continue
             active.owner = self.owner
             unit.queue.change(active)
-            adopted.append(Adopted(run_id, spec, active.holds, unit.thread_status(thread_id)))
+            record = _record_of(active, *asked)
+            adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
         return Adoption(adopted, unfit)
+
+
+def _record_of(
+    active: ActiveRun, agent: str, created_at: str, metadata: str, parent_run_id: str | None, trigger: str | None
+) -> RunRecord:
+    """What is known of a run that has not started."""
+    return RunRecord(
+        run_id=active.run_id,
+        thread_id=active.thread_id,
+        agent=agent,
+        status=RunStatus.pending,
+        created_at=time_of(created_at),
+        metadata=json_of(metadata),
+        multitask=MultitaskStrategy(active.multitask),
+        due_at=None if active.due_at is None else time_of(active.due_at),
+        parent_run_id=parent_run_id,
+        trigger=trigger,
+    )
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import socket
-from collections import deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -131,8 +130,6 @@ class StoredCoordinator:
         self._mine: dict[str, _Mine] = {}
         self._given: dict[str, ThreadStatus] = {}
         """Runs that got their thread before their admission here had returned, and the status of that."""
-        self._adopted: deque[Adopted] = deque()
-        """Runs that are this worker's by now, and that it has not taken in yet."""
         self._fates: Fates = {}
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()
@@ -360,7 +357,7 @@ class StoredCoordinator:
             return
         following = self._mine.get(handover.next_run_id)
         if following is None:
-            if handover.next_owner == self.worker_id:  # its admission is committed, and who waits for that has not run yet
+            if handover.next_owner == self.worker_id:  # whoever waits for its admission has not heard of that yet
                 self._given[handover.next_run_id] = handover.thread_status
             else:
                 self._signals.announce()
@@ -463,20 +460,18 @@ class StoredCoordinator:
         if host is None or not host.agents or not self.durable:
             return
         adoption: Adoption = await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents]))
-        self._adopted.extend(adoption.adopted)
-        while self._adopted:  # those that could not be taken in now are there the next time
-            await self._adopt(host, self._adopted[0])
-            self._adopted.popleft()
+        for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here
+            self._adopt(host, adopted)
         for run_id in adoption.unfit.keys() - self._unfit:
             logger.warning("run %s waits for another version of Trackside: %s", run_id, adoption.unfit[run_id])
         self._unfit = {*adoption.unfit}
 
-    async def _adopt(self, host: RunHost, adopted: Adopted) -> None:
-        known = self._mine.get(adopted.run_id)
+    def _adopt(self, host: RunHost, adopted: Adopted) -> None:
+        record = adopted.record
+        known = self._mine.get(record.run_id)
         if known is not None:  # taken from this worker, which was thought to be dead, and given back
             known.ready, known.thread_status = adopted.ready, adopted.thread_status
             return
-        record = await self._known(adopted.run_id)
         mine = self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
         host.on_adopted(record, adopted.spec, ready=mine.ready)
 

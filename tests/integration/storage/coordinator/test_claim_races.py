@@ -67,3 +67,22 @@ async def test_a_run_that_was_made_to_leave_cannot_be_claimed_in_the_same_transa
 
     assert admitted.displaced == [Displaced("one", running=False)]
     assert claimed is None
+
+
+async def test_a_run_that_is_taken_over_and_due_at_once_makes_those_leave_that_are_taken_over_with_it(
+    worker: Any, agents: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker.make(max_running=1) as a:
+        await a.start("one", thread_id="t")
+        await agents.until_running("one")
+        due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=0.05)
+        waiting = [await a.start(f"quick {n}", thread_id="t") for n in range(5)]
+
+    b = await worker(max_running=1)
+    for handle in (due, *waiting):
+        await b.until_ended(handle.run_id)
+
+    statuses = {run.run_id: run.status for run in await b.store.runs()}
+    assert statuses[due.run_id] == "success"
+    assert {statuses[handle.run_id] for handle in waiting} <= {"cancelled", "success"}
+    assert "could not be" not in caplog.text
