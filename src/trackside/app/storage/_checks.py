@@ -7,10 +7,11 @@ is found here was done by somebody else, by a broken disk, or by a mistake of ou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import batched, groupby
 from typing import Any, Final
 
+from msgspec.structs import asdict
 from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Text, func, or_, select, type_coerce
 from sqlalchemy.sql.expression import exists
 
@@ -262,4 +263,4 @@ def _expected(run: RunRow) -> dict[str, Any]:
     end = run.end
     if end is None:
         return {**expected, **dict.fromkeys(("ended_at", "error", "completion_data", "duration_seconds", "cost_usd"))}
-    return {**expected, **{field.name: getattr(end, field.name) for field in fields(end) if field.name != "usage"}}
+    return {**expected, **{name: value for name, value in asdict(end).items() if name != "usage"}}
