@@ -93,11 +93,12 @@ class _Entry(_ThreadWork):
     """A run takes its place on its thread.
 
     `fates` are those of the owner's runs; `withdrawn` are the runs whose fate this work decided, to be undone if it
-    fails.
+    fails. `given` is the answer so far: a transaction whose reply was lost is repeated, and finds all of it done.
     """
 
     fates: Fates
     withdrawn: list[str] = field(default_factory=list)
+    given: Admitted | None = None
 
     def make_room(self, unit: UnitOfWork, coming: ActiveRun) -> list[Displaced]:
         """Have all runs of the thread make room, if the one that comes asks for that."""
@@ -106,6 +107,7 @@ class _Entry(_ThreadWork):
             return []
         lane = unit.queue.lane(coming.thread_id)
         present = [*([lane.holder] if lane.holder else ()), *unit.queue.all_waiting(lane)]
+        unit.load(run_ids=[run.run_id for run in present if run.owner != self.owner], thread_ids=(), queues=())
         action = CancelAction(strategy.value)
         moved = (self._displace(unit, run, action) for run in present)
         return [displaced for displaced in moved if displaced is not None]
@@ -122,7 +124,6 @@ class _Entry(_ThreadWork):
             run.state = Standing.withdrawn
             unit.queue.change(run)
             return Displaced(run.run_id, running=False)
-        unit.load(run_ids=[run.run_id], thread_ids=(), queues=())
         cancel_in_place(unit, run, action, "another run took its place on the thread")
         return None
 
@@ -173,7 +174,8 @@ class Admit(_Entry):
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         unit.admit(RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start), active)
-        return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+        self.given = Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+        return self.given
 
     def _named_before(self, unit: UnitOfWork) -> str | None:
         """The run that the idempotency key names; its own if this is asked again."""
@@ -200,7 +202,8 @@ class Admit(_Entry):
         is_ours = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
         if not is_ours or active is None or active.owner != self.owner or self.owner is None:
             raise DuplicateRunError(run_id=self.run_id)
-        return Admitted(active.holds, unit.thread_status(self.thread_id))
+        displaced = () if self.given is None else self.given.displaced
+        return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -210,15 +213,18 @@ class Promote(_Entry):
     @override
     def apply(self, unit: UnitOfWork) -> Admitted | None:
         active = unit.queue.find(self.run_id)
-        if active is None or active.state is not Standing.delayed or active.owner != self.owner:
+        if active is None or active.owner != self.owner:
             return None
+        if active.state is not Standing.delayed:
+            return self.given
         active.state = Standing.pending
         displaced = self.make_room(unit, active)
         active.ordinal = unit.session.next_ordinal()
         place = update(active_runs).where(active_runs.c.run_id == self.run_id)
         unit.session.execute(place.values(ordinal=active.ordinal))
         unit.queue.enter(active)
-        return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+        self.given = Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+        return self.given
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -395,21 +401,23 @@ class Reap(Work):
         gone = _workers_gone(unit, but=self.reaper)
         unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
         query = (
-            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request.is_not(None))
+            select(
+                active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner, active_runs.c.request.is_not(None)
+            )
             .where(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned))
             .order_by(active_runs.c.ordinal)
             .limit(self.limit)
         )
         rows = session.execute(query)
-        threads = {thread_id for _, thread_id, _ in rows}
-        unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
+        threads = {thread_id for _, thread_id, _, _ in rows}
+        unit.load(run_ids=[run_id for run_id, _, _, _ in rows], thread_ids=threads, queues=threads)
         ended: list[str] = []
         orphaned: list[str] = []
-        for run_id, _, can_go_on in rows:
+        for run_id, _, owner, can_go_on in rows:
             active = unit.queue.find(run_id)
-            if active is None:
+            if active is None or active.owner != owner:  # somebody was faster, before its rows could be locked
                 continue
-            if can_go_on and active.state in {Standing.pending, Standing.delayed}:
+            if can_go_on and active.waits_for_worker:
                 active.owner = None
                 unit.queue.change(active)
                 orphaned.append(run_id)
@@ -434,12 +442,14 @@ def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
 def _bury(unit: UnitOfWork, active: ActiveRun) -> None:
     """Announce of a run what its worker did not live to announce."""
     match active.state:
+        case Standing.pending | Standing.delayed | Standing.withdrawn if active.cancel_requested is not None:
+            cancel_in_place(unit, active, active.cancel_requested)
         case Standing.claimed:
             lose(unit, active, "the process that executed the run went away before the run had ended")
         case Standing.pending | Standing.delayed:
             lose(unit, active, "the process that had the run's agent went away before the run had started")
         case Standing.withdrawn:
-            cancel_in_place(unit, active, active.cancel_requested or CancelAction.interrupt)
+            cancel_in_place(unit, active, CancelAction.interrupt)
         case Standing.ended:
             announce_rest(unit, active)
 
@@ -467,6 +477,8 @@ class Adopt(Work):
     owner: str
     agents: Sequence[str]
     limit: int = 256
+    taken: list[str] = field(default_factory=list)
+    """What it took when its reply was lost."""
 
     @property
     @override
@@ -478,7 +490,14 @@ class Adopt(Work):
         query = (
             select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request, *_ASKED)
             .join(runs, runs.c.run_id == active_runs.c.run_id)
-            .where(active_runs.c.owner.is_(None), active_runs.c.request.is_not(None), runs.c.agent.in_(self.agents))
+            .where(
+                or_(
+                    active_runs.c.owner.is_(None),
+                    and_(active_runs.c.owner == self.owner, active_runs.c.run_id.in_(self.taken)),
+                ),
+                active_runs.c.request.is_not(None),
+                runs.c.agent.in_(self.agents),
+            )
             .order_by(active_runs.c.ordinal)
             .limit(self.limit)
         )
@@ -489,7 +508,7 @@ class Adopt(Work):
         unfit: dict[str, str] = {}
         for run_id, thread_id, request, *asked in rows:
             active = unit.queue.find(run_id)
-            if active is None or active.owner is not None:
+            if active is None or not active.waits_for_worker or active.owner not in {None, self.owner}:
                 continue
             try:
                 spec = spec_of(json_of(request))
@@ -534,7 +553,10 @@ class Leave(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        waits = active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
+        waits = and_(
+            active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value]),
+            active_runs.c.cancel_requested.is_(None),
+        )
         own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.request.is_not(None))
         unit.session.execute(update(active_runs).where(own).values(owner=None))
         unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -51,6 +52,11 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     def waits(self) -> bool:
         """Whether it is in the line behind the one that holds the thread."""
         return self.state is Standing.pending and not self.holds
+
+    @property
+    def waits_for_worker(self) -> bool:
+        """Whether another worker can take it over: it has not begun, and nobody wants it to stop."""
+        return self.state in {Standing.pending, Standing.delayed} and self.cancel_requested is None
 
 
 class Lane(Struct, kw_only=True, eq=False):
@@ -146,7 +152,7 @@ class Queue:
         known = 0
         last = 0
         while True:
-            for run in [*lane.waiting][known:]:
+            for run in [*islice(lane.waiting, known, None)]:
                 last = run.ordinal
                 if self._still_waits(run):
                     yield run

@@ -239,17 +239,20 @@ class UnitOfWork:
         for row, run, fold in accepted.values():
             self._take(row, run, fold)
         for run, _ in runs.values():
-            self._stand(run)
+            self._stand(run, workers)
         return answer
 
     def _check_owner(self, row: EventRow, workers: Collection[str]) -> None:
         active = self.queue.find(row.event.run_id)
-        if active is None or active.owner is None or active.owner in workers:
+        if active is None or active.owner in workers or (active.owner is None and len(workers) == 1):
             return
-        why = f"worker {active.owner} looks after the run: another process took it over"
+        if active.owner is None:
+            why = "nobody looks after the run: it waits for a process to take it over"
+        else:
+            why = f"worker {active.owner} looks after the run: another process took it over"
         raise EventOrderError(run_id=active.run_id, event_type=str(row.event.event_type), sequence=1, why=why)
 
-    def _stand(self, run: RunRow) -> None:
+    def _stand(self, run: RunRow, workers: Collection[str]) -> None:
         """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back."""
         active = self.queue.find(run.fold.run_id)
         if active is None or run.fold.sequence == 0:
@@ -260,6 +263,8 @@ class UnitOfWork:
         elif active.state is Standing.pending:
             active.state = Standing.claimed
             active.at_rest = None
+            if active.owner is None:  # its worker was taken for dead, and is back before another one came
+                active.owner = next(iter(workers), None)
             self.queue.change(active)
 
     def _run_of(self, row: EventRow) -> tuple[RunRow, RunFold]:

@@ -224,7 +224,7 @@ class StoredCoordinator:
         except TracksideError:
             self._undecide([run_id])
             raise
-        if not withdrawn or self._mine[run_id].withdrawn:
+        if not withdrawn or mine.withdrawn:
             return False
         mine.withdrawn = True
         return True
@@ -250,8 +250,9 @@ class StoredCoordinator:
         """Learn who has the thread now. The event that ended the run has given it away already."""
         mine = self._held(run_id)
         handover, mine.handover = mine.handover, None
-        if handover is None:
-            logger.warning("the end of run %s is not in the log yet: its thread stays held until it is", run_id)
+        if handover is None:  # or the reply to its commit was lost, and then the next run is to be looked for
+            logger.warning("it is not known yet that the end of run %s is in the log: its thread may stay held", run_id)
+            self._nudge.set()
             self._forget(run_id)
             return Release()
         if handover.at_rest is not None:
@@ -262,15 +263,13 @@ class StoredCoordinator:
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         """Record that a run should stop; one that waits in another process ends at once."""
         mine = self._mine.get(run_id)
-        if mine is not None:
-            mine.cancel_requested = mine.cancel_requested or action
-            thread_id = mine.record.thread_id
-        else:
-            thread_id = (await self._known(run_id)).thread_id
+        thread_id = (await self._known(run_id)).thread_id if mine is None else mine.record.thread_id
         work = RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action)
         await self._writer.write_to_the_end(work)
         if mine is None:
             self._signals.announce()
+        else:  # not before: a cancel that could not be stored must not keep the run from being claimed
+            mine.cancel_requested = mine.cancel_requested or action
         return await self._known(run_id)
 
     async def get(self, run_id: str) -> RunRecord | None:
@@ -334,25 +333,32 @@ class StoredCoordinator:
 
     async def _displaced(self, displaced: Sequence[Displaced], action: CancelAction) -> list[RunRecord]:
         """The records of runs that have to make room."""
-        records: list[RunRecord] = []
-        for run_id, running in displaced:
-            mine = self._mine.get(run_id)
-            if mine is None:
-                self._signals.announce()  # its owner has to be told
-                records.append(await finish(partial(self._known, run_id), name="displaced"))
-                continue
+        own = [(mine, running) for run_id, running in displaced if (mine := self._mine.get(run_id)) is not None]
+        for mine, running in own:  # before anything is awaited: nobody else may withdraw them now
             mine.cancel_requested = mine.cancel_requested or action
             mine.withdrawn = mine.withdrawn or not running
-            status = RunStatus.running if running else RunStatus.pending
-            records.append(replace(mine.record, status=status, cancel_requested=mine.cancel_requested))
-        return records
+        records = {
+            mine.record.run_id: replace(
+                mine.record,
+                status=RunStatus.running if running else RunStatus.pending,
+                cancel_requested=mine.cancel_requested,
+            )
+            for mine, running in own
+        }
+        others = [run_id for run_id, _ in displaced if run_id not in records]
+        if others:
+            self._signals.announce()  # their owners have to be told
+        for run_id in others:
+            records[run_id] = await finish(partial(self._known, run_id), name="displaced")
+        return [records[run_id] for run_id, _ in displaced]
 
     def _on_handover(self, handover: Handover) -> None:
         """A run has ended in the log; called on the loop, before whoever wrote its end goes on."""
         ended = self._mine.get(handover.run_id)
         if ended is not None:
             ended.handover = handover
-            ended.over = True
+            # What ends here though its worker neither runs it nor took it out was not its own any more, as a look tells.
+            ended.over = ended.claimed or ended.withdrawn
         if handover.next_run_id is None:
             return
         following = self._mine.get(handover.next_run_id)
