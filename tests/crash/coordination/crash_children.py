@@ -26,6 +26,8 @@ class Child:
         """How many lines of each kind."""
         self.last: dict[str, str] = {}
         """The last line of each kind."""
+        self.refusals: Counter[str] = Counter()
+        """The errors of the store that it met."""
 
     def hear(self, kind: str, rest: str) -> None:
         """Take a line of what it says."""
@@ -35,6 +37,8 @@ class Child:
             self.pid = int(rest)
         elif kind == "dead":
             self.exit_code = int(rest)
+        elif kind == "refused":
+            self.refusals[rest.split(" ", maxsplit=1)[0]] += 1
 
     def wait_for(self, kind: str, count: int = 1, *, patience: float = PATIENCE) -> bool:
         """Wait until it has said so much, or is dead; whether that was so soon enough."""
@@ -53,9 +57,14 @@ class Child:
         self.signal(signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
 
+    def let_finish(self) -> None:
+        """Tell it to finish what it does, and to begin nothing more."""
+        self.wait_for("ready")
+        self.signal(signal.SIGTERM)
+
     def finish(self) -> None:
         """Let it finish what it does; it has to be able to."""
-        self.signal(signal.SIGTERM)
+        self.let_finish()
         assert self.wait() == 0, self.last
 
     def wait(self) -> int | None:

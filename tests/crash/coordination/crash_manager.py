@@ -244,6 +244,7 @@ async def manage_runs(
                 agents.by_name,
                 observers=[ObserverBinding(observer, required=True), ObserverBinding(Told(acknowledge), required=True)],
                 coordinator=store.coordinator(lease_seconds=lease),
+                states=store.thread_states(),
                 max_running=8,
                 shutdown_grace=0.05 if callers else 5.0,
                 policy=DispatchPolicy(retry_for=retry_for),

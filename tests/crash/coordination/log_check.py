@@ -21,6 +21,9 @@ from postgres_server import RawConnection
 ENDS = {"run_completed": "success", "run_failed": "error", "run_cancelled": "cancelled"}
 OTHER_ENDS = {("run_completed", "interrupted"), ("run_failed", "timeout")}
 FINAL = {*ENDS.values(), "interrupted", "timeout"}
+POSSIBLE = [{"idle"}, {"busy"}, {"interrupted"}, {"error"}, {"idle", "interrupted"}]
+"""What a thread was, and what is said that it was: a question that is still open may count, although it was idle since."""
+
 STATUSES_OF_STATE = {"claimed": {"running"}, "ended": FINAL}
 """What a run may be in the log, by its state in the queue; pending in any other."""
 
@@ -216,13 +219,22 @@ def thread_rows(rows: Rows) -> Iterator[str]:
             last = event["run_id"] if event["sequence"] == 1 else last
             if event["event_type"] == "thread_status_updated":
                 said = event["payload"]
-                if said.get("previous", status) != status or said["status"] == status:
-                    yield f"at {event['position']} thread {thread_id} was {status}, and it says {said}"
+                if {said.get("previous", status), status} not in POSSIBLE or said["status"] == status:
+                    what = f"at {event['position']} thread {thread_id} was {status}, and it says {said}:"
+                    yield what + _around(rows, event)
                 status = said["status"]
         if (row["status"], row["last_run_id"]) != (status, last):
             yield f"the row of thread {thread_id} is not what its events say: {row}, not {status} after {last}"
         if status == "busy" and thread_id not in held and rows.active:
             yield f"thread {thread_id} is busy, and nobody holds it"
+
+
+def _around(rows: Rows, event: Row) -> str:
+    """What happened on the thread of an event before it."""
+    known = rows.of_thread[event["thread_id"]]
+    place = known.index(event)
+    names = ("position", "run_id", "event_type", "payload")
+    return "".join(f"\n    {[one[name] for name in names]}"[:250] for one in known[max(0, place - 12) : place + 3])
 
 
 def turns(rows: Rows) -> Iterator[str]:

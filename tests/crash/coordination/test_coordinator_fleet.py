@@ -35,8 +35,7 @@ def lose_some(url: str, children: Children, *, rounds: int, seed: int) -> None:
             fleet.append(lost)
     fleet = [child for child in fleet if child.exit_code is None] + [children.make("manage", url, callers=0)]
     for child in fleet:
-        child.wait_for("ready")
-        child.signal(signal.SIGTERM)
+        child.let_finish()
     assert {child.wait() for child in fleet} <= {0, -signal.SIGKILL}, [child.last for child in fleet]
     if any(child.exit_code for child in fleet):  # it came to its fault only now
         assert children.make("manage", url, callers=0).wait() == 0

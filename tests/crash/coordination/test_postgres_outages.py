@@ -1,0 +1,119 @@
+"""A server that stops, sessions that are ended, locks that others hold: managers survive, and nothing is lost or doubled."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crash_children import Child, Children
+from log_check import assert_whole, look_into
+from postgres_server import PostgresServer
+
+MANAGERS = 2
+RETRYABLE = {
+    "ConnectionLostError",
+    "DatabaseBusyError",
+    "OutcomeUnknownError",
+    "ReadersBusyError",
+    "ServerUnreachableError",
+    "TransactionConflictError",
+}
+
+END_COMMITS = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE application_name = 'trackside' AND pid != pg_backend_pid() AND state = 'active' AND query LIKE 'COMMIT%'"""
+END_TRANSACTIONS = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE application_name = 'trackside' AND pid != pg_backend_pid() AND xact_start IS NOT NULL"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server whose commits are on disk, and that may be stopped."""
+    with PostgresServer(fsync=True) as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: PostgresServer, postgres_names: Iterator[str]) -> str:
+    return server.create_database(next(postgres_names))
+
+
+@pytest.fixture
+def managers(url: str, children: Children, tmp_path: Path) -> list[Child]:
+    """Two processes with managers; what they cannot store they keep on the disk of this machine."""
+    children.make("manage", url, callers=0).wait()
+    options = {"callers": 4, "spool": str(tmp_path / "spool"), "lease": 5.0}
+    return [children.make("manage", url, **options) for _ in range(MANAGERS)]
+
+
+def go_on(managers: list[Child], events: int = 30) -> None:
+    """Wait until each of them has stored so many events more."""
+    for child in managers:
+        assert child.wait_for("event", child.said["event"] + events)
+        assert child.exit_code is None, child.last
+
+
+def finish(url: str, managers: list[Child], children: Children) -> None:
+    for child in managers:
+        child.let_finish()
+    assert [child.wait() for child in managers] == [0] * len(managers), [child.last for child in managers]
+    assert_whole(url, children.told)
+    assert {kind for child in managers for kind in child.refusals} <= RETRYABLE
+
+
+def stop_again_and_again(
+    url: str, server: PostgresServer, managers: list[Child], children: Children, *, times: int
+) -> None:
+    for _ in range(times):
+        go_on(managers)
+        server.stop("immediate")
+        server.start()
+    go_on(managers)
+    finish(url, managers, children)
+
+
+def test_managers_go_on_after_the_server_was_stopped(
+    url: str, server: PostgresServer, managers: list[Child], children: Children
+) -> None:
+    stop_again_and_again(url, server, managers, children, times=2)
+
+
+@pytest.mark.long
+def test_the_server_is_stopped_fifty_times(
+    url: str, server: PostgresServer, managers: list[Child], children: Children
+) -> None:
+    stop_again_and_again(url, server, managers, children, times=50)
+    print(f"{len(children.told.events)} events acknowledged, refused: {[child.refusals for child in managers]}")
+
+
+@pytest.mark.parametrize("ending", [END_COMMITS, END_TRANSACTIONS], ids=["commits", "transactions"])
+def test_sessions_are_ended_in_the_middle(ending: str, url: str, managers: list[Child], children: Children) -> None:
+    ended = 0
+    go_on(managers)
+    with look_into(url) as database:
+        for _ in range(20):
+            go_on(managers, 3)
+            for _ in range(100):
+                (count,) = database.execute(ending).fetchone()
+                ended += count
+                if count:
+                    break
+    go_on(managers)
+    finish(url, managers, children)
+    assert ended > 5
+
+
+@pytest.mark.parametrize("table", ["counters", "events"])
+def test_a_lock_that_somebody_holds_for_too_long(table: str, url: str, children: Children, tmp_path: Path) -> None:
+    children.make("manage", url, callers=0).wait()
+    options = {"callers": 4, "spool": str(tmp_path / "spool"), "busy": 0.1, "retry_for": 0.2}
+    managers = [children.make("manage", url, **options) for _ in range(MANAGERS)]
+    go_on(managers)
+    with look_into(url) as database:
+        database.execute("BEGIN")
+        database.execute(f"LOCK TABLE {table}")
+        for child in managers:
+            assert child.wait_for("refused", child.said["refused"] + 5)
+        database.execute("ROLLBACK")
+    go_on(managers)
+    finish(url, managers, children)
