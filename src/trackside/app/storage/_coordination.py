@@ -478,7 +478,7 @@ class Adopt(Work):
     agents: Sequence[str]
     limit: int = 256
     taken: list[str] = field(default_factory=list)
-    """What it took when its reply was lost."""
+    """What it has taken over: a transaction whose reply was lost is repeated, and finds that done."""
 
     @property
     @override
@@ -519,6 +519,7 @@ class Adopt(Work):
             unit.queue.change(active)
             record = _record_of(active, *asked)
             adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
+        self.taken += [run.record.run_id for run in adopted]
         return Adoption(adopted, unfit)
 
 

@@ -1,0 +1,231 @@
+"""Nothing is lost between two: replies that do not arrive, workers that come back, steps that meet in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from tests.property.queue_hands import AGENT, ForgetfulSession, Hand, Held, Step, take
+from tests.property.queue_model import Run
+
+from trackside.app.storage import Store
+from trackside.app.storage._coordination import Claim, Reap, Reaped
+from trackside.app.storage.errors import StorageError
+from trackside.harness.errors import EventOrderError
+from trackside.harness.ids import new_id
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def hand(store: Store) -> Iterator[Callable[[], Hand]]:
+    """Makes workers on one store, which know of each other only what the database says."""
+    session = ForgetfulSession(store._writer._session)
+    store._writer._session = cast("Any", session)
+    hands: list[Hand] = []
+
+    def make() -> Hand:
+        hands.append(Hand(store, session))
+        return hands[-1]
+
+    yield make
+    for each in hands:
+        if each.coordinator._heart is not None:
+            each.coordinator._heart.stop()
+
+
+def run_of(thread_id: str, multitask: str = "enqueue", *, due_at: datetime | None = None) -> RunRecord:
+    return RunRecord(
+        run_id=new_id(),
+        thread_id=thread_id,
+        agent=AGENT,
+        status=RunStatus.pending,
+        created_at=datetime.now(UTC),
+        multitask=MultitaskStrategy(multitask),
+        due_at=due_at,
+    )
+
+
+async def admit(hand: Hand, thread_id: str = "t", multitask: str = "enqueue", *, due_at: datetime | None = None) -> str:
+    record = run_of(thread_id, multitask, due_at=due_at)
+    await hand.coordinator.admit(record, spec=RunSpec(AGENT, {}))
+    return record.run_id
+
+
+async def start(hand: Hand, run_id: str, thread_id: str = "t") -> None:
+    """Claim a run and announce its start, as that worker and no other."""
+    claim = await hand.coordinator.claim(run_id)
+    assert claim is not None
+    held = Held(Run(run_id, thread_id, hand.name, 0, can_move=True, multitask="enqueue"), claim=claim)
+    hand.store._workers.clear()
+    hand.store._workers.add(hand.name)
+    await hand.store.append(held.opening())
+
+
+def take_for_dead(database: Any, hand: Hand) -> None:
+    database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.name}'")
+
+
+async def together(hand: Hand, *acts: Callable[[], Any]) -> list[Any]:
+    """Do several things that meet in one transaction."""
+    return await take(hand, [Step(act, expect=lambda outcome: None) for act in acts], lose_reply=False)
+
+
+def standing(database: Any, run_id: str) -> Any:
+    """Where an active run stands, and whose it is."""
+    return database.execute(f"SELECT state, owner FROM active_runs WHERE run_id = '{run_id}'").fetchone()
+
+
+async def test_who_has_to_leave_is_named_although_the_reply_to_the_admission_was_lost(hand: Any) -> None:
+    a = hand()
+    waiting = await admit(a)
+
+    a.session.loses_in = 1
+    admission = await a.coordinator.admit(run_of("t", "interrupt"))
+
+    assert [run.run_id for run in admission.displaced] == [waiting]
+    assert await a.coordinator.withdraw(waiting) is False
+
+
+async def test_who_has_to_leave_is_named_although_the_reply_to_who_became_due_was_lost(hand: Any) -> None:
+    a = hand()
+    waiting = await admit(a)
+    due = await admit(a, multitask="interrupt", due_at=LATER)
+
+    a.session.loses_in = 1
+    await a.coordinator._promote(a.coordinator._mine[due])
+
+    assert a.told == [("displaced", waiting, False)]
+
+
+async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    waiting = await admit(a)
+    await b.coordinator._enroll()
+    take_for_dead(database, a)
+
+    b.session.loses_in = 2  # after the one that reaps
+    await b.coordinator._clear_up()
+
+    assert b.told == [("adopted", waiting, True)]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_nobody(
+    hand: Any, database: Any, leaves: bool
+) -> None:
+    a, b = hand(), hand()
+    waiting = await admit(a)
+    await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
+
+    if leaves:
+        await a.coordinator.aclose()
+    else:
+        take_for_dead(database, a)
+    await b.coordinator._clear_up()
+
+    assert b.told == []
+    assert (await b.store.run(waiting)).status is RunStatus.cancelled
+
+
+async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_it_over(
+    hand: Any, database: Any
+) -> None:
+    a, b = hand(), hand()
+    waiting = await admit(a)
+    b.agents = ()
+    await b.coordinator._enroll()
+    take_for_dead(database, a)
+    await b.coordinator._clear_up()
+    assert standing(database, waiting) == ("pending", None)
+
+    await start(a, waiting)
+
+    assert standing(database, waiting) == ("claimed", a.name)
+    b.agents = (AGENT,)
+    await b.coordinator._clear_up()
+    assert b.told == []
+
+
+async def test_a_run_that_nobody_looks_after_is_not_started_by_who_never_was_its_worker(
+    hand: Any, database: Any
+) -> None:
+    a = hand()
+    waiting = await admit(a)
+    await a.coordinator.aclose()
+    a.store._workers.clear()
+
+    held = Held(Run(waiting, "t", None, 0, can_move=True, multitask="enqueue"), claim=cast("Any", run_of("t")))
+    with pytest.raises(EventOrderError, match="nobody looks after the run"):
+        await a.store.append([held.event(cast("Any", "run_started"), agent=AGENT)])
+
+
+async def test_a_run_that_was_claimed_in_the_same_transaction_is_not_ended_for_its_dead_worker(
+    hand: Any, database: Any
+) -> None:
+    a, b = hand(), hand()
+    record = run_of("t")
+    await a.coordinator.admit(record)  # nobody else could begin it anew
+    await b.coordinator._enroll()
+    take_for_dead(database, a)
+
+    claim = Claim(run_id=record.run_id, thread_id="t", owner=b.name, fates={})
+    _, reaped = await together(b, lambda: b.store._writer.write(claim), lambda: b.store._writer.write(Reap(reaper="c")))
+
+    assert reaped == Reaped([], [])
+    assert standing(database, record.run_id) == ("pending", b.name)
+
+
+class FailingSession(ForgetfulSession):
+    """A session on which nothing can be committed."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[None]:
+        with self._session.transaction():
+            yield
+            raise StorageError(database="it", why="no space is left")
+
+
+async def test_a_cancel_that_could_not_be_stored_leaves_a_run_that_can_be_claimed(hand: Any) -> None:
+    a = hand()
+    waiting = await admit(a)
+
+    a.store._writer._session = FailingSession(a.session)
+    with pytest.raises(StorageError, match="no space is left"):
+        await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
+    a.store._writer._session = a.session
+
+    assert await a.coordinator.claim(waiting) is not None
+
+
+async def test_who_cancels_a_run_that_was_left_to_others_hears_that_it_is_lost(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    waiting = await admit(a)
+    b.agents = ()
+    await b.coordinator._enroll()
+    take_for_dead(database, a)
+    await b.coordinator._clear_up()
+
+    await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
+    assert await a.coordinator.withdraw(waiting) is False
+    await a.coordinator._look()
+
+    assert a.told == [("lost", waiting)]
+
+
+async def test_a_run_that_has_to_leave_is_withdrawn_by_one_of_two_who_meet(hand: Any) -> None:
+    a, b = hand(), hand()
+    running = await admit(b)
+    await start(b, running)
+    waiting = await admit(a)
+
+    admission, withdrawn = await together(
+        a, lambda: a.coordinator.admit(run_of("t", "interrupt")), lambda: a.coordinator.withdraw(waiting)
+    )
+
+    assert [(run.run_id, run.status) for run in admission.displaced] == [(running, "running"), (waiting, "pending")]
+    assert withdrawn is False

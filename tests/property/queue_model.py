@@ -1,0 +1,251 @@
+"""Threads, runs and workers as anybody would describe them: dicts and lists, no SQL, no transactions, no caches.
+
+Each method is a step of `harness.ports.RunCoordinator`, or an append, and gives the answer that is to be expected. Who is
+concerned has said so before: nothing is looked up, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+type State = Literal["delayed", "pending", "claimed", "withdrawn", "ended", "gone"]
+
+RESTS = {"success": "idle", "cancelled": "idle", "interrupted": "interrupted", "error": "error", "timeout": "error"}
+
+
+class Busy(Exception):
+    """`reject`, and somebody has the thread."""
+
+
+@dataclass(eq=False)
+class Run:
+    run_id: str
+    thread_id: str
+    owner: str | None
+    number: int
+    can_move: bool
+    multitask: str
+    state: State = "pending"
+    cancel: str | None = None
+    rest: str | None = None
+    status: str = "pending"
+    sequence: int = 0
+    next_run_id: str | None = None
+    """Who had the thread after it."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether its code has not begun, and nobody has taken it out of the queue."""
+        return self.state in {"pending", "delayed"}
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in {"pending", "running"}
+
+
+@dataclass(eq=False)
+class Thread:
+    status: str = "idle"
+    holder: Run | None = None
+    line: list[Run] = field(default_factory=list)
+
+
+@dataclass
+class Model:
+    runs: dict[str, Run] = field(default_factory=dict)
+    threads: dict[str, Thread] = field(default_factory=dict)
+    workers: dict[str, bool] = field(default_factory=dict)
+    """Those that have a lease, and whether it goes on."""
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    events: int = 0
+    pruned: int = 0
+    starting: set[tuple[str, str]] = field(default_factory=set)
+    """Runs that a worker has claimed, though their start is not in the log."""
+
+    @property
+    def active(self) -> list[Run]:
+        """The runs that have not ended for their thread, first come first."""
+        return sorted((run for run in self.runs.values() if run.state != "gone"), key=lambda run: run.number)
+
+    def thread(self, thread_id: str) -> Thread:
+        return self.threads.setdefault(thread_id, Thread())
+
+    def holds(self, run: Run) -> bool:
+        return self.thread(run.thread_id).holder is run
+
+    def lives(self, owner: str | None) -> bool:
+        """Whether somebody looks after runs of this owner."""
+        return owner is not None and self.workers.get(owner, False)
+
+    def admit(self, run: Run, *, delayed: bool) -> list[tuple[str, bool]]:
+        """Who has to make room, and whether he runs."""
+        if run.multitask == "reject" and self.thread(run.thread_id).holder is not None:
+            raise Busy
+        self.runs[run.run_id] = run
+        self.thread(run.thread_id)
+        if delayed:
+            run.state = "delayed"
+            return []
+        return self.take_place(run)
+
+    def take_place(self, run: Run) -> list[tuple[str, bool]]:
+        """A run holds its thread, or stands in line behind the others."""
+        thread = self.thread(run.thread_id)
+        displaced = [*self._make_room(run, thread)] if run.multitask in {"interrupt", "rollback"} else []
+        run.state = "pending"
+        if thread.holder is None:
+            thread.holder = run
+        else:
+            thread.line.append(run)
+        return displaced
+
+    def _make_room(self, coming: Run, thread: Thread) -> Iterator[tuple[str, bool]]:
+        for run in [*([thread.holder] if thread.holder else ()), *thread.line]:
+            is_own = run.owner == coming.owner
+            if run.state == "claimed" or (
+                run.state == "pending" and is_own and (run.owner, run.run_id) in self.starting
+            ):
+                run.cancel = run.cancel or coming.multitask
+                yield run.run_id, True
+            elif run.state == "pending" and is_own:
+                run.cancel = run.cancel or coming.multitask
+                self._withdraw(run)
+                yield run.run_id, False
+            elif run.state == "pending":
+                self.end_for_others(run, "cancelled")
+
+    def _withdraw(self, run: Run) -> None:
+        run.state = "withdrawn"
+        thread = self.thread(run.thread_id)
+        if run in thread.line:
+            thread.line.remove(run)
+
+    def promote(self, run: Run, owner: str) -> list[tuple[str, bool]] | None:
+        if run.state != "delayed" or run.owner != owner:
+            return None
+        run.number = 1 + max(other.number for other in self.runs.values())
+        return self.take_place(run)
+
+    def may_be_claimed(self, run: Run, worker: str) -> bool:
+        is_to_be_had = run.state == "pending" and self.holds(run) and run.cancel is None
+        return is_to_be_had and (run.owner == worker or not self.lives(run.owner))
+
+    def withdraw(self, run: Run, worker: str) -> bool:
+        if not run.waits or run.owner != worker:
+            return False
+        self._withdraw(run)
+        return True
+
+    def request_cancel(self, run: Run, worker: str, action: str) -> None:
+        if run.waits and run.owner != worker:
+            run.cancel = run.cancel or action
+            self.end_for_others(run, "cancelled")
+        elif run.state != "gone":
+            run.cancel = run.cancel or action
+
+    def start(self, run: Run, worker: str) -> bool:
+        """Whether the log takes the start of a run from this worker."""
+        if run.has_ended or run.sequence or run.owner not in {None, worker}:
+            return False
+        run.owner = worker
+        run.status, run.state, run.rest = "running", "claimed", None
+        self.starting.discard((worker, run.run_id))
+        return True
+
+    def settle(self, run: Run, status: str, at_rest: str | None) -> tuple[str, str]:
+        """What the thread was announced as, and what it will be."""
+        thread = self.thread(run.thread_id)
+        if run.state != "claimed":
+            return thread.status, thread.status
+        at_rest = at_rest or RESTS[status]
+        if not thread.line:
+            return thread.status, at_rest
+        run.rest = at_rest
+        return thread.status, "busy"
+
+    def end(self, run: Run, status: str, thread_status: str | None) -> None:
+        """The end of a run is in the log, and maybe what its thread is by now."""
+        if run.waits:
+            self._withdraw(run)
+        run.status = status
+        self.tell(run)
+        if thread_status is not None:
+            self.tell(run, thread_status)
+        self.release(run)
+
+    def tell(self, run: Run, thread_status: str | None = None) -> None:
+        """An event more."""
+        run.sequence += 1
+        self.events += 1
+        if thread_status is not None:
+            self.thread(run.thread_id).status = thread_status
+
+    def release(self, run: Run) -> None:
+        """Give the thread to the next in line; unless it is still called busy, and nobody is there to keep it so."""
+        thread = self.thread(run.thread_id)
+        if not self.holds(run):
+            run.state = "gone"
+            return
+        rest = run.rest or RESTS[run.status]
+        if not thread.line and thread.status == "busy":
+            run.state, run.rest = "ended", rest
+            return
+        run.state = "gone"
+        thread.holder = thread.line.pop(0) if thread.line else None
+        if thread.holder is not None:
+            thread.holder.rest = rest
+            run.next_run_id = thread.holder.run_id
+
+    def end_for_others(self, run: Run, status: str) -> None:
+        """End a run that its owner does not end: as the harness would."""
+        thread = self.thread(run.thread_id)
+        rest = (None if run.state == "claimed" else run.rest) or RESTS[status]
+        is_last = self.holds(run) and thread.status == "busy" and not thread.line
+        self.end(run, status, rest if is_last else None)
+
+    def reap(self, reaper: str) -> None:
+        """End, or leave to others, what workers have that are gone."""
+        for run in self.active:
+            if run.owner in {None, reaper} or self.lives(run.owner):
+                continue
+            if run.waits and run.can_move and run.cancel is None:
+                run.owner = None
+            elif run.state == "ended":
+                self.tell(run, run.rest or "idle")
+                self.release(run)
+            else:
+                is_cancelled = run.state == "withdrawn" or (run.waits and run.cancel is not None)
+                self.end_for_others(run, "cancelled" if is_cancelled else "error")
+        self.workers = {worker: lives for worker, lives in self.workers.items() if lives or worker == reaper}
+
+    def adopt(self, worker: str) -> list[Run]:
+        """Take over what waits for a worker."""
+        orphans = [run for run in self.active if run.owner is None and run.waits and run.can_move]
+        for run in orphans:
+            run.owner = worker
+        return orphans
+
+    def leave(self, worker: str) -> None:
+        """A worker goes: what has not started waits for another."""
+        for run in self.active:
+            if run.owner == worker and run.waits and run.can_move and run.cancel is None:
+                run.owner = None
+        self.workers.pop(worker, None)
+
+    def prune(self, passed: set[str]) -> None:
+        """Remove what has ended, but questions that are open, and runs that a subscription has not passed."""
+        for run in [run for run in self.runs.values() if run.state == "gone"]:
+            if run.run_id in passed and not self._asks(run):
+                self.pruned += run.sequence
+                del self.runs[run.run_id]
+                self.keys = {key: named for key, named in self.keys.items() if named[1] != run.run_id}
+        for thread_id, thread in [*self.threads.items()]:
+            is_empty = not any(run.thread_id == thread_id for run in self.runs.values())
+            if is_empty and thread.status in {"idle", "error"}:
+                del self.threads[thread_id]
+
+    def _asks(self, run: Run) -> bool:
+        asked = [r.run_id for r in self.runs.values() if r.thread_id == run.thread_id and r.status == "interrupted"]
+        return self.thread(run.thread_id).status == "interrupted" and run.run_id == max(asked, default="")
