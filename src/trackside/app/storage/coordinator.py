@@ -449,8 +449,9 @@ class StoredCoordinator:
                 logger.warning("the queue of runs cannot be looked after: %s", exc)
             except Exception:  # whatever it is, runs of others would wait for ever if this ended
                 logger.exception("the queue of runs cannot be looked after")
-            # What this process commits is hinted at, too, and who has thousands of runs waiting has much to look at.
-            await asyncio.sleep(max(_LEAST_PAUSE, _REST * (loop.time() - began)))
+            # What this process commits is hinted at, too, and who has thousands of runs waiting has much to look at. A look
+            # that waited for a database that was away is no reason to leave the next one for long.
+            await asyncio.sleep(max(_LEAST_PAUSE, min(period, _REST * (loop.time() - began))))
             try:
                 async with asyncio.timeout(max(0.0, next_round - loop.time())):
                     await self._nudge.wait()
