@@ -13,12 +13,16 @@ from trackside.app.storage._records import (
 )
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
+from trackside.app.storage.coordinator import StoredCoordinator
+from trackside.app.storage.feeding import FeedCounts, FeedPolicy, SubscriptionFeed
 from trackside.app.storage.retention import PruneReport
 from trackside.app.storage.store import Store
 from trackside.app.storage.transfer import ExportReport, ImportReport
 
 __all__ = [
     "ExportReport",
+    "FeedCounts",
+    "FeedPolicy",
     "FollowOptions",
     "Follower",
     "ImportReport",
@@ -27,10 +31,12 @@ __all__ = [
     "RunWithEvents",
     "Stats",
     "Store",
+    "StoredCoordinator",
     "StoredEvent",
     "StoredRun",
     "StoredThread",
     "StoredThreadStates",
+    "SubscriptionFeed",
     "TimeBucket",
     "TokenTotals",
     "WriteLimits",

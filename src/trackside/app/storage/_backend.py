@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from trackside.app.storage._session import Session
 from trackside.app.storage._signals import CommitSignals
 
-type Synchronous = Literal["EXTRA", "FULL", "NORMAL"]
+type Synchronous = Literal["FULL", "NORMAL"]
 
 
 class Reads(Protocol):

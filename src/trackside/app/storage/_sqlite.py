@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage import errors
 
-type Synchronous = Literal["EXTRA", "FULL", "NORMAL"]
+type Synchronous = Literal["FULL", "NORMAL"]
 
 APPLICATION_ID = int.from_bytes(b"Trck")
 """Stands in the header of our files, so that nobody takes another program's file for ours, or ours for another's."""
@@ -33,7 +33,7 @@ OLDEST_SQLITE = (3, 33, 0)  # UPDATE … FROM
 READERS = 4
 _BUSY_PAUSE = 0.01  # seconds
 _CACHED_STATEMENTS = 256  # the bulk statements exist in several sizes each
-_SYNCHRONOUS = ("EXTRA", "FULL", "NORMAL")
+_SYNCHRONOUS = ("FULL", "NORMAL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

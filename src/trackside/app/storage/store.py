@@ -89,9 +89,9 @@ class Store:
             create: make the database, on PostgreSQL the tables in it, if they are missing; False refuses instead.
             read_only: only look: nothing is made, changed, brought up to date or left behind, whatever the other options
                 say, and the right to read the file is enough. What others commit meanwhile is seen.
-            synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster), "EXTRA" also
-                a power cut just after the file was made. On PostgreSQL "NORMAL" is `synchronous_commit = off`: what was
-                committed in the last second before the server crashes may be lost; and there is no "EXTRA".
+            synchronous: "FULL" survives a power cut, "NORMAL" only the end of the process (and is faster). On PostgreSQL
+                "NORMAL" is `synchronous_commit = off`: what was committed in the last second before the server crashes may
+                be lost.
             busy_timeout: seconds that a write, or who opens the database, waits for others who are at the same place. On
                 PostgreSQL also how long a transaction that lost its connection is repeated, and a read waits for one.
             limits: how much one transaction takes and how much may wait.
