@@ -13,6 +13,9 @@ RETRYABLE = {
     "ConnectionLostError",
     "DatabaseBusyError",
     "OutcomeUnknownError",
+    "ReadBlockedError",
+    "ReadConflictError",
+    "ReadLostError",
     "ReadersBusyError",
     "ServerUnreachableError",
     "TransactionConflictError",
@@ -46,11 +49,19 @@ def managers(url: str, children: Children, tmp_path: Path) -> list[Child]:
     return [children.make("manage", url, **options) for _ in range(MANAGERS)]
 
 
-def go_on(managers: list[Child], events: int = 30) -> None:
+def go_on(url: str, managers: list[Child], events: int = 30) -> None:
     """Wait until each of them has stored so many events more."""
     for child in managers:
-        assert child.wait_for("event", child.said["event"] + events)
-        assert child.exit_code is None, child.last
+        has_gone_on = child.wait_for("event", child.said["event"] + events, patience=30) and child.exit_code is None
+        assert has_gone_on, "\n".join(map(str, [*child.last.items(), *queue_in(url)]))
+
+
+def queue_in(url: str) -> list[tuple[object, ...]]:
+    with look_into(url) as database:
+        query = (
+            "SELECT thread_id, run_id, state, holds, owner, cancel_requested, at_rest FROM active_runs ORDER BY ordinal"
+        )
+        return list(database.execute(query).fetchall())
 
 
 def finish(url: str, managers: list[Child], children: Children) -> None:
@@ -65,10 +76,10 @@ def stop_again_and_again(
     url: str, server: PostgresServer, managers: list[Child], children: Children, *, times: int
 ) -> None:
     for _ in range(times):
-        go_on(managers)
+        go_on(url, managers)
         server.stop("immediate")
         server.start()
-    go_on(managers)
+    go_on(url, managers)
     finish(url, managers, children)
 
 
@@ -89,16 +100,16 @@ def test_the_server_is_stopped_fifty_times(
 @pytest.mark.parametrize("ending", [END_COMMITS, END_TRANSACTIONS], ids=["commits", "transactions"])
 def test_sessions_are_ended_in_the_middle(ending: str, url: str, managers: list[Child], children: Children) -> None:
     ended = 0
-    go_on(managers)
+    go_on(url, managers)
     with look_into(url) as database:
         for _ in range(20):
-            go_on(managers, 3)
+            go_on(url, managers, 3)
             for _ in range(100):
                 (count,) = database.execute(ending).fetchone()
                 ended += count
                 if count:
                     break
-    go_on(managers)
+    go_on(url, managers)
     finish(url, managers, children)
     assert ended > 5
 
@@ -108,12 +119,12 @@ def test_a_lock_that_somebody_holds_for_too_long(table: str, url: str, children:
     children.make("manage", url, callers=0).wait()
     options = {"callers": 4, "spool": str(tmp_path / "spool"), "busy": 0.1, "retry_for": 0.2}
     managers = [children.make("manage", url, **options) for _ in range(MANAGERS)]
-    go_on(managers)
+    go_on(url, managers)
     with look_into(url) as database:
         database.execute("BEGIN")
         database.execute(f"LOCK TABLE {table}")
         for child in managers:
             assert child.wait_for("refused", child.said["refused"] + 5)
         database.execute("ROLLBACK")
-    go_on(managers)
+    go_on(url, managers)
     finish(url, managers, children)

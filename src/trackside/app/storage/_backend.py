@@ -17,7 +17,9 @@ class Reads(Protocol):
     """How a database is read, from the event loop in which this was made."""
 
     async def read[T](self, read: Callable[[Connection], T]) -> T:
-        """What `read` finds; all its queries see the same moment. It may be called again where that moment did not last.
+        """What `read` finds; all its queries see the same moment.
+
+        It may be called again where that moment, or the connection, did not last.
 
         Raises:
             StorageError: the database cannot be read.

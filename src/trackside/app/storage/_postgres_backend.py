@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, text
@@ -11,32 +12,54 @@ from sqlalchemy import Connection, text
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_session import PostgresSession
 from trackside.app.storage._postgres_signals import PostgresSignals
+from trackside.app.storage.errors import ConnectionLostError, ServerUnreachableError
+from trackside.harness.errors import ClosedError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
 """Who makes or changes tables holds this advisory lock of the database."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries of a read that has no connection
 
 
 class PostgresReads:
-    """Reads on a few connections that cannot write. A read sees one moment, and is not called again."""
+    """Reads on a few connections that cannot write.
+
+    A read sees one moment. Where its connection is lost, it is called again on another one; a server that is away is
+    waited for.
+    """
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._engine = database.reading()
+        self._closed = False
 
     async def read[T](self, read: Callable[[Connection], T]) -> T:
         """What `read` finds.
 
         Raises:
             ReadersBusyError: no connection became free in time.
+            ServerUnreachableError: the server did not come back in time.
+            ClosedError: this was closed while it waited for the server.
             StorageError: the database cannot be read.
         """
-        return await _run(self._database, self._engine, read)
+        until = monotonic() + self._database.busy_timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await _run(self._database, self._engine, read)
+            except (ConnectionLostError, ServerUnreachableError):
+                if monotonic() + pause > until:
+                    raise
+            await asyncio.sleep(pause)
+            if self._closed:  # a connection that was made now would be left behind
+                raise ClosedError(what="store")
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def aclose(self) -> None:
         """Let go of the connections. May be called again."""
+        self._closed = True
         await self._engine.dispose()
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select
 
 from trackside.app.storage import errors
 from trackside.app.storage._backend import Reads
 from trackside.harness.errors import ClosedError
+
+_OF_READS: Final[Mapping[type[errors.StorageError], type[errors.StorageError]]] = {
+    errors.ConnectionLostError: errors.ReadLostError,
+    errors.DatabaseBusyError: errors.ReadBlockedError,
+    errors.StatementStoppedError: errors.ReadStoppedError,
+    errors.TransactionConflictError: errors.ReadConflictError,
+}
+"""What these errors are called where nothing was to be written, and so nobody asks whether it was."""
 
 
 class Readers:
@@ -43,7 +51,12 @@ class Readers:
             raise ClosedError(what="store")
         if asyncio.get_running_loop() is not self._loop:
             raise errors.ForeignLoopError(database=self.database)
-        return await self._reads.read(read)
+        try:
+            return await self._reads.read(read)
+        except errors.StorageError as exc:
+            if (of_read := _OF_READS.get(type(exc))) is None:
+                raise
+            raise of_read(**exc.details) from exc
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""

@@ -99,16 +99,28 @@ class StatementStoppedError(StorageError):
     retryable = True
 
 
+class ReadStoppedError(StatementStoppedError):
+    """The server of {database} stopped a read: {why}. Ask for less at once, or raise its `statement_timeout`."""
+
+
 class TransactionConflictError(StorageError):
     """Transactions on {database} were in each other's way: {why}; nothing was written. Try again."""
 
     retryable = True
 
 
+class ReadConflictError(TransactionConflictError):
+    """A read of {database} was in the way of a change: {why}. Try again."""
+
+
 class ConnectionLostError(StorageError):
     """The connection to {database} was lost: {why}; nothing was written. Try again."""
 
     retryable = True
+
+
+class ReadLostError(ConnectionLostError):
+    """The connection to {database} was lost in a read: {why}. Check that its server runs, then try again."""
 
 
 class OutcomeUnknownError(StorageError):
@@ -151,6 +163,10 @@ class DatabaseBusyError(StorageError):
     """The database {database} stayed locked by another process for {seconds:g} s; nothing was written. Try again."""
 
     retryable = True
+
+
+class ReadBlockedError(DatabaseBusyError):
+    """The database {database} could not be read for {seconds:g} s, as another process had locked it. Try again."""
 
 
 class DatabaseFullError(StorageError):
@@ -272,6 +288,10 @@ class ImportConflictError(StorageError, ValueError):
     """Line {line} of the export does not fit what the store has: {why} What was imported before it stays."""
 
     fault = "caller"
+
+
+class PartialExportError(ImportConflictError):
+    """Line {line} of the export does not fit what the store has: {why} The export has only a part of some runs (it was made by {chosen}), and can be imported only where the events before are; export whole runs instead. What was imported before it stays."""  # noqa: E501
 
 
 class ExportTornError(StorageError):
