@@ -50,7 +50,14 @@ def have_read_only_media() -> None:
     signal.signal(signal.SIGUSR2, lambda *_: read_only.__setitem__(0, False))
 
 
-class JumpyTime(datetime):
+class _LikeDatetime(type):
+    """Takes every time for one of its own."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, datetime)
+
+
+class JumpyTime(datetime, metaclass=_LikeDatetime):
     """A wall clock that somebody sets wrong again and again."""
 
     offset = 0

@@ -17,7 +17,10 @@ class Voice:
 
     def say(self, line: str) -> None:
         """One small write to a pipe happens whole or not at all, also when the process is killed."""
-        os.write(1, f"{self._number} {line}\n".encode())
+        try:
+            os.write(1, f"{self._number} {line}\n".encode())
+        except BrokenPipeError:  # whoever listened is gone: nobody would ever end this process
+            os._exit(1)
 
     def wrong(self, what: str) -> None:
         """Something that must never be."""
