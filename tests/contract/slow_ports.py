@@ -59,11 +59,15 @@ class SlowStates(MemoryThreadStates):
         super().__init__(**options)
         self.seconds = seconds
         self.broken: BaseException | None = None
+        """What it raises when it saves; when it loads, if `loses` says so."""
+        self.loses = False
         self.loading = asyncio.Event()
 
     async def load(self, thread_id: str) -> ThreadState | None:
         self.loading.set()
         await asyncio.sleep(self.seconds)
+        if self.loses and self.broken is not None:
+            raise self.broken
         return await super().load(thread_id)
 
     async def save(self, thread_id: str, state: ThreadState) -> None:

@@ -42,8 +42,9 @@ class DispatchPolicy:
     """How much an observer may cost a run. All times are seconds.
 
     `call_limit` bounds one call. A required observer that fails is tried again after `first_pause`, then after twice
-    that …, for `retry_for` in all; 0 means that it has one try. With `buffer` optional observers take events from a
-    queue of their own and cost the run nothing; without, they are called in line and cost it up to `call_limit` each.
+    that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
+    with the same patience. With `buffer` optional observers take events from a queue of their own and cost the run
+    nothing; without, they are called in line and cost it up to `call_limit` each.
     """
 
     call_limit: float | None = 30.0
@@ -55,6 +56,26 @@ class DispatchPolicy:
 
 IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
 """Each observer is called once, directly, before the run goes on: for a script."""
+
+
+class Retries:
+    """How long something that a run cannot go on without is tried again, counted from its first failure."""
+
+    def __init__(self, policy: DispatchPolicy, what: str) -> None:
+        self._policy = policy
+        self._what = what
+        self._clock = asyncio.get_running_loop().time
+        self._give_up = self._clock() + policy.retry_for
+        self._pause = policy.first_pause
+
+    def pause_after(self, failure: BaseException) -> float | None:
+        """How many seconds to wait before the next try; None if there is none any more."""
+        pause = self._pause
+        if self._clock() + pause > self._give_up:
+            return None
+        self._pause = min(2 * pause, self._policy.longest_pause)
+        logger.warning("%s failed (%r); trying again in %.2f s", self._what, failure, pause)
+        return pause
 
 
 class MissedEvents(NamedTuple):
@@ -241,16 +262,12 @@ class RequiredObserver:
 
     async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
         """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
-        clock = asyncio.get_running_loop().time
-        give_up = clock() + self._policy.retry_for
-        pause = self._policy.first_pause
+        retries = Retries(self._policy, f"required observer {self._calls.name}")
         failure: BaseException | None = raised
         while failure is not None:
-            if not getattr(failure, "retryable", True) or clock() + pause > give_up:
+            if not getattr(failure, "retryable", True) or (pause := retries.pause_after(failure)) is None:
                 return failure
-            logger.warning("required observer %s failed (%r); trying again in %.2f s", self._calls.name, failure, pause)
             await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
-            pause = min(2 * pause, self._policy.longest_pause)
             taken, failure = await self._calls.take(waiting)
             del waiting[:taken]
         return None
@@ -284,7 +301,7 @@ class ObserverSet:
         self, observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (), *, policy: DispatchPolicy
     ) -> None:
         self._source = observers if type(observers) is CompositeObserver else CompositeObserver(_listed(observers))
-        self._policy = policy
+        self.policy = policy
         self._wrapped: dict[int, tuple[ObserverBinding, _Wrapped]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
         self._chain: tuple[_Wrapped, ...] = ()
@@ -423,13 +440,13 @@ class ObserverSet:
 
     def _wrap(self, binding: ObserverBinding) -> _Wrapped:
         if binding.required:
-            return RequiredObserver(binding.observer, self._policy)
+            return RequiredObserver(binding.observer, self.policy)
         if isinstance(binding.observer, BufferedObserver):
             return binding.observer
-        if self._policy.buffer:
+        if self.policy.buffer:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
-            return Context().run(BufferedObserver, binding.observer, call_limit=self._policy.call_limit)
-        return OptionalObserver(binding.observer, self._policy)
+            return Context().run(BufferedObserver, binding.observer, call_limit=self.policy.call_limit)
+        return OptionalObserver(binding.observer, self.policy)
 
 
 async def _offer(observer: OptionalObserver | BufferedObserver, events: Sequence[RunLifecycleEvent]) -> None:

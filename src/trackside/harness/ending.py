@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trackside.harness.dispatch import MissedEvents
-from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.errors import InvalidSpecError, NotPausedError, ThreadMemoryError
 from trackside.harness.failures import text_of, traceback_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunResult
@@ -50,8 +50,10 @@ def stopped(stop: Stop) -> End:
 
 
 def failed(exc: BaseException) -> End:
-    """The end of a run that raised this."""
-    says = {"error": text_of(exc), "error_type": type(exc).__qualname__, "traceback": traceback_of(exc)}
+    """The end of a run that raised this. Its traceback is kept if it leads to the agent, and not into a store's driver."""
+    says = {"error": text_of(exc), "error_type": type(exc).__qualname__}
+    if not isinstance(exc, ThreadMemoryError):
+        says["traceback"] = traceback_of(exc)
     asked_wrongly = isinstance(exc, InvalidSpecError | NotPausedError) and exc.fault == "caller"
     return End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
 

@@ -106,6 +106,24 @@ class AgentOutputError(TracksideError, TypeError):
     fault = "agent"
 
 
+class ThreadMemoryError(TracksideError):
+    """What thread {thread_id!r} remembers could not be used: {why}."""
+
+    fault: ClassVar[Fault] = "store"
+
+
+class ThreadNotLoadedError(ThreadMemoryError):
+    """The agent was not called, and what its thread {thread_id!r} remembers could not be loaded: {why}."""
+
+
+class ThreadNotSavedError(ThreadMemoryError):
+    """The agent {did}, but its thread {thread_id!r} does not remember it: {why}."""
+
+
+class ThreadNotRolledBackError(ThreadMemoryError):
+    """The agent was stopped, but its thread {thread_id!r} could not be rolled back and may remember some of what it did: {why}."""  # noqa: E501
+
+
 class ObserverTimeoutError(TracksideError, TimeoutError):
     """Observer {observer} did not finish within {seconds:g} s and was left behind."""
 

@@ -22,6 +22,11 @@ def text_of(exc: BaseException | None) -> str:
     return text or f"{name} without a message"
 
 
+def line_of(exc: BaseException | None) -> str:
+    """What an exception says, in one line that goes on or ends with the sentence that it is put into."""
+    return " ".join(text_of(exc).split()).rstrip(".")
+
+
 def traceback_of(exc: BaseException) -> str:
     """The exception's traceback, from the first frame that is not the harness's own; the end of it if it is long."""
     trace = exc.__traceback__

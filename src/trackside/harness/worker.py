@@ -44,6 +44,7 @@ from trackside.harness.ports import (
     ThreadState,
     ThreadStates,
 )
+from trackside.harness.recall import ThreadMemory
 from trackside.harness.steady import finish
 from trackside.harness.timelimit import Raised, settled, start_contained
 from trackside.harness.types import (
@@ -118,6 +119,7 @@ class RunWorker:
             checkpointer=services.checkpointer,
             depth=depth,
         )
+        self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._began = services.clock.monotonic()
@@ -150,6 +152,7 @@ class RunWorker:
         """The run is somebody else's, or was ended by him: its agent has to stop, and nothing it says counts any more."""
         if not self._end_taken:
             self._lost = True
+            self._memory.leave()
             self._run.close()
             self._services.stream.close(self.record.run_id)
             self.stop(_LOST)
@@ -256,7 +259,7 @@ class RunWorker:
         return [self._journal.record_message(message) for message in messages]
 
     async def _recall(self) -> None:
-        state = await self._services.states.load(self._run.thread_id) or ThreadState()
+        state = await self._memory.load()
         self._run.values, self._run.paused = state.values, state.paused
         self._recalled = True
 
@@ -431,14 +434,16 @@ class RunWorker:
             return Settlement(previous=before, status=after)
 
     async def _put_thread_right(self, end: End) -> End:
-        """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's."""
+        """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's.
+
+        Also where the agent has finished: `success` promises that the thread's next run goes on from there.
+        """
         stop = self._stop
         try:
             if end.remembers is not None:
-                remembers = end.remembers
-                await finish(lambda: self._services.states.save(self._run.thread_id, remembers), name="save")
+                await self._memory.save(end.remembers)
             elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
-                checkpoint_id = await finish(lambda: self._agent.rollback(self._run), name="rollback")
+                checkpoint_id = await self._memory.roll_back(self._agent)
                 if checkpoint_id is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
             if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared

@@ -1,13 +1,28 @@
 """What threads remember is there in another process, too."""
 
 import asyncio
+import logging
 import math
+import sqlite3
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
 
+from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage._thread_states import MAX_STATE_BYTES
 from trackside.app.storage.errors import InvalidQueryError, StateTooLargeError
+from trackside.harness import (
+    DispatchPolicy,
+    ObserverBinding,
+    RunLifecycleEvent,
+    RunManager,
+    RunResult,
+    RunSpec,
+    RunStatus,
+)
 from trackside.harness.ports import PausedRun, ThreadState
 
 
@@ -75,3 +90,71 @@ async def test_a_large_state_is_kept_whole_and_one_that_is_too_large_is_refused(
 async def test_a_thread_id_that_is_no_text_is_refused(store: Store) -> None:
     with pytest.raises(InvalidQueryError, match="thread_id"):
         await store.thread_states().load(7)
+
+
+class UnlockOn(logging.Handler):
+    """Lets go of a locked database when the program's log has said something often enough."""
+
+    def __init__(self, database: sqlite3.Connection, says: str, times: int) -> None:
+        super().__init__()
+        self._database = database
+        self._says = says
+        self.times = times
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.times -= self._says in record.getMessage()
+        if self.times == 0 and self._database.in_transaction:
+            self._database.rollback()
+
+
+@pytest.fixture
+def run_while_locked(url: str, database: sqlite3.Connection, blockbuster: BlockBuster) -> Callable[..., Any]:
+    """Runs an agent that returns when another process has locked the database, until the log says something."""
+
+    async def run(says: str, *, times: int, retry_for: float) -> tuple[RunResult, list[RunLifecycleEvent], Any]:
+        blockbuster.deactivate()
+        unlock = UnlockOn(database, says, times)
+
+        async def agent(input: str) -> dict[str, Any]:
+            database.execute("BEGIN IMMEDIATE")
+            return {"messages": [{"type": "ai", "content": "the answer"}]}
+
+        logger = logging.getLogger("trackside")
+        logger.addHandler(unlock)
+        try:
+            async with Store.open(url, busy_timeout=0.02) as store:
+                recorder = ObserverBinding(StorageObserver(store), required=True)
+                policy = DispatchPolicy(retry_for=retry_for)
+                async with RunManager(
+                    {"a": agent}, observers=[recorder], states=store.thread_states(), policy=policy
+                ) as manager:
+                    result = await (await manager.start(RunSpec("a", "hi", thread_id="t"))).result()
+                return result, [stored.event for stored in await store.events()], await store.thread_states().load("t")
+        finally:
+            logger.removeHandler(unlock)
+
+    return run
+
+
+@pytest.mark.usefixtures("path")
+async def test_a_run_whose_end_meets_a_lock_that_goes_in_time_succeeds(run_while_locked) -> None:
+    result, events, state = await run_while_locked("trying again", times=3, retry_for=60)
+
+    assert (result.status, result.error) == (RunStatus.success, None)
+    assert events[-2].payload["status"] == "success"
+    assert state.values["messages"][0]["content"] == "the answer"
+
+
+@pytest.mark.usefixtures("path")
+async def test_a_run_that_its_thread_does_not_remember_says_that_its_agent_had_finished(run_while_locked) -> None:
+    result, events, state = await run_while_locked("does not remember it", times=1, retry_for=0)
+
+    end = events[-2].payload
+    assert result.status is RunStatus.error
+    assert result.error == end["error"]
+    assert end["error"].startswith("The agent has finished, but its thread 't' does not remember it: The database ")
+    assert "stayed locked" in end["error"]
+    assert end["error_type"] == "ThreadNotSavedError"
+    assert "traceback" not in end
+    assert end["completion_data"]["last_ai_message"] == "the answer"
+    assert state is None

@@ -1,0 +1,87 @@
+"""What a run does with what its thread remembers: load it, save it, roll it back; with patience where the store has none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from trackside.harness.context import Agent, RunContext
+from trackside.harness.dispatch import DispatchPolicy, Retries
+from trackside.harness.errors import (
+    ThreadMemoryError,
+    ThreadNotLoadedError,
+    ThreadNotRolledBackError,
+    ThreadNotSavedError,
+    TracksideError,
+)
+from trackside.harness.failures import line_of
+from trackside.harness.ports import ThreadState, ThreadStates
+from trackside.harness.steady import finish
+
+logger = logging.getLogger("trackside.worker")
+
+
+class ThreadMemory:
+    """One run's way to what its thread remembers.
+
+    A step whose failure says `retryable = True` is taken again inside the policy's deadline, as a required observer's is.
+    """
+
+    def __init__(self, states: ThreadStates, run: RunContext, policy: DispatchPolicy) -> None:
+        self._states = states
+        self._run = run
+        self._policy = policy
+        self._left = False
+
+    def leave(self) -> None:
+        """The thread is somebody else's: try nothing again."""
+        self._left = True
+
+    async def load(self) -> ThreadState:
+        """What the thread remembers.
+
+        Raises:
+            ThreadNotLoadedError: the store does not say.
+        """
+        step = partial(self._states.load, self._run.thread_id)
+        return await self._patiently(step, ThreadNotLoadedError) or ThreadState()
+
+    async def save(self, state: ThreadState) -> None:
+        """Have the thread remember this; finished once begun (I17).
+
+        Raises:
+            ThreadNotSavedError: the store does not take it.
+        """
+        step = partial(self._states.save, self._run.thread_id, state)
+        did = "has finished" if state.paused is None else "waits for an answer"
+        await finish(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
+
+    async def roll_back(self, agent: Agent) -> str | None:
+        """Have the agent undo what its run left in the thread; finished once begun (I17).
+
+        Raises:
+            ThreadNotRolledBackError: it could not.
+        """
+        step = partial(agent.rollback, self._run)
+        return await finish(lambda: self._patiently(step, ThreadNotRolledBackError), name="rollback")
+
+    async def _patiently[T](
+        self, step: Callable[[], Coroutine[Any, Any, T]], failure: type[ThreadMemoryError], **says: str
+    ) -> T:
+        run = self._run
+        retries: Retries | None = None
+        while True:
+            try:
+                return await step()
+            except Exception as exc:  # the store's or the checkpointer's failure
+                retries = retries or Retries(self._policy, f"what thread {run.thread_id} remembers")
+                may_pass = getattr(exc, "retryable", False) and not self._left
+                if not may_pass or (pause := retries.pause_after(exc)) is None:
+                    for_good = failure(thread_id=run.thread_id, why=line_of(exc), **says)
+                    trace = None if isinstance(exc, TracksideError) else exc
+                    logger.error("run %s: %s", run.run_id, for_good, exc_info=trace)  # noqa: TRY400
+                    raise for_good from exc
+            await asyncio.sleep(pause)
