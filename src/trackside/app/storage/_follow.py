@@ -4,6 +4,8 @@ A feed keeps the latest events, decoded once, and every follower that is near th
 this process commits gets there straight from its writer, as long as nothing of other processes lies in between; that, the
 feed reads from the log when somebody waits for it. A follower is no more than a cursor: one that falls behind what the
 feed keeps reads pages of its own until it is there again, and costs nobody else anything.
+
+A database that is away ends nobody: the feed and each follower that reads for itself try again, with growing pauses.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import asyncio
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol, override
@@ -36,6 +39,7 @@ _OWN_PAGE = 100
 """Events that a follower reads at once, and so the most that it holds for itself."""
 _EVENT_BYTES = 500
 """About what an event takes besides its payload."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to read a database that is away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,13 @@ def _agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str 
     return {row.run_id: row.agent for row in rows}
 
 
+def _pause_after(failures: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 8))
+
+
+type HearOutage = Callable[[errors.StorageError], object]
+"""Called on the loop with the error, once for each time that the database is away."""
+
 type _Waiter = asyncio.Future[int | TracksideError]
 
 
@@ -124,6 +135,7 @@ class EventFeed:
         self._reading_lock = asyncio.Lock()
         self._agents_lock = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
+        self._is_away = False
         self.closed = False
         self.reads = 0
         """How often the log was read for all followers together."""
@@ -229,11 +241,33 @@ class EventFeed:
         """End all followers. May be called again."""
         self.closed = True
         self._answer_all(0)
+        for follower in self._followers:
+            follower.wake()
         self._followers.clear()
         self._pause()
         if (reader := self._reader) is not None:
             reader.cancel()
             await asyncio.wait([reader])
+
+    def note_outage(self, failure: errors.StorageError) -> None:
+        """The log could not be read: it is said once, until it could be again.
+
+        Raises:
+            StorageError: this failure, if it is none that passes.
+        """
+        if not failure.retryable:
+            raise failure
+        if self._is_away:
+            return
+        self._is_away = True
+        logger.warning("the log cannot be followed for now, and is tried again until it can: %s", failure)
+        for follower in self._followers:
+            if follower.on_outage is not None:
+                self._loop.call_soon(follower.on_outage, failure)  # not here: what it raises is its own affair
+
+    def note_return(self) -> None:
+        """The log could be read."""
+        self._is_away = False
 
     def _pause(self) -> None:
         """Keep nothing while nobody follows."""
@@ -256,10 +290,18 @@ class EventFeed:
 
     async def _read_for_all(self) -> None:
         """Read on while there may be more, and somebody waits for it: the others have enough to do."""
+        failures = 0
         try:
             while self._behind and self._waiting:
-                async with self._reading_lock:
-                    await self._read_locked()
+                try:
+                    async with self._reading_lock:
+                        await self._read_locked()
+                except errors.StorageError as exc:
+                    self.note_outage(exc)
+                    failures += 1
+                    await asyncio.sleep(_pause_after(failures))
+                else:
+                    failures = 0
         except TracksideError as exc:
             self._answer_all(exc)
         except Exception as exc:  # whatever it is, those who wait must hear of it
@@ -277,6 +319,7 @@ class EventFeed:
         except BaseException:
             self._behind = True
             raise
+        self.note_return()
         if found.page is None or not self._begun:
             self._begun = True
             self._restart(found.end)
@@ -330,18 +373,28 @@ def _answer(waiter: _Waiter, answer: int | TracksideError) -> None:
 class Follower(AsyncIterator[StoredEvent]):
     """The events of the log after a position, one after another, without end: what `Store.follow` gives.
 
-    An exception does not end it: the next call goes on from where it was, and so it does after a cancel. It holds nothing
-    that has to be given back; `end` is for ending it from elsewhere.
+    While the database is away, it waits. An exception does not end it: the next call goes on from where it was, and so it
+    does after a cancel. It holds nothing that has to be given back; `end` is for ending it from elsewhere.
     """
 
-    def __init__(self, feed: EventFeed, wanted: EventFilter, after: int, read: ReadPage) -> None:
+    def __init__(
+        self,
+        feed: EventFeed,
+        wanted: EventFilter,
+        after: int,
+        read: ReadPage,
+        *,
+        on_outage: HearOutage | None = None,
+    ) -> None:
         self.wanted = wanted
+        self.on_outage = on_outage
         self._feed = feed
         self._read = read
         self._cursor = after
         self._page: deque[StoredEvent] = deque()
         self._asked = False
         self._ended = False
+        self._awake = asyncio.Event()
         feed.join(self)
 
     @property
@@ -356,17 +409,26 @@ class Follower(AsyncIterator[StoredEvent]):
         Raises:
             InvalidQueryError: the log has never been as long as the position to begin after.
             FollowerBusyError: it is waited for already.
-            StorageError: the log could not be read.
+            StorageError: the log cannot be read, and not because the database is away.
         """
         if self._asked:
             raise errors.FollowerBusyError
         self._asked = True
+        failures = 0
         try:
             while not self._page:
                 if self._ended or self._feed.closed:
                     raise StopAsyncIteration
-                if (stored := await self._look()) is not None:
-                    return stored
+                try:
+                    stored = await self._look()
+                except errors.StorageError as exc:
+                    self._feed.note_outage(exc)
+                    failures += 1
+                    await self._rest(_pause_after(failures))
+                else:
+                    failures = 0
+                    if stored is not None:
+                        return stored
             return self._page.popleft()
         except ClosedError:
             raise StopAsyncIteration from None
@@ -387,9 +449,20 @@ class Follower(AsyncIterator[StoredEvent]):
             raise errors.InvalidQueryError(field="after", value=self._cursor, why=why)
         if not feed.holds(self._cursor):
             page = await self._read(self._cursor, before=end + 1, limit=_OWN_PAGE)
+            self._feed.note_return()
             self._page.extend(page)
             self._cursor = page[-1].position if len(page) == _OWN_PAGE else end
         return None
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until this ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._awake.wait()
+
+    def wake(self) -> None:
+        """Wait for the database no longer: this ends."""
+        self._awake.set()
 
     async def aclose(self) -> None:
         """As `end`: what closes asynchronous iterators can close this one, too."""
@@ -398,5 +471,6 @@ class Follower(AsyncIterator[StoredEvent]):
     def end(self) -> None:
         """Give nothing more, also to who waits for the next event now. May be called again."""
         self._ended = True
+        self.wake()
         self._page.clear()
         self._feed.leave(self)

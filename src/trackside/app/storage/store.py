@@ -16,7 +16,7 @@ from trackside.app.storage._arguments import AnyOf
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
-from trackside.app.storage._follow import EventFeed, Follower, FollowOptions
+from trackside.app.storage._follow import EventFeed, Follower, FollowOptions, HearOutage
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
 from trackside.app.storage._queries import EventListing
@@ -30,7 +30,7 @@ from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
-from trackside.app.storage.errors import StoreOptionError
+from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.storage.transfer import (
@@ -38,9 +38,10 @@ from trackside.app.storage.transfer import (
     ExportFormat,
     ExportReport,
     ImportReport,
+    OpenedExport,
     export_events,
     import_events,
-    reader_of,
+    open_export,
     writer_of,
 )
 from trackside.harness.observer import RunLifecycleEvent
@@ -205,6 +206,7 @@ class Store:
         agent: str | None = None,
         types: AnyOf[LifecycleEventType] | None = None,
         since: datetime | None = None,
+        on_outage: HearOutage | None = None,
     ) -> Follower:
         """The events that fit, one after another in order of position: those that are there, then each one that comes.
 
@@ -215,18 +217,21 @@ class Store:
         other processes commit a moment later. Any number may follow at the same time, and each takes the time that it
         needs: one reader serves all who are near the end, and whoever falls behind reads the log for itself.
 
-        It ends when the store is closed, and not before. The filters are those of `events`; there is none by status,
-        because a status changes after the event. Leaving the loop is enough: nothing has to be closed. An event may be the
-        same object for several followers, so leave its payload as it is.
+        It ends when the store is closed, and not before: while the database is away it waits, and goes on. `on_outage` is
+        called with the error when that begins; what cannot pass by itself is raised. The filters are those of `events`;
+        there is none by status, because a status changes after the event. Leaving the loop is enough: nothing has to be
+        closed. An event may be the same object for several followers, so leave its payload as it is.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it. That `after` is behind the end of the log
                 is said when the first event is asked for.
             ClosedError: the store is closed.
         """
+        if on_outage is not None and not callable(on_outage):
+            raise InvalidQueryError(field="on_outage", value=on_outage, why="it is a function that takes the error")
         wanted = EventFilter.of(run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since, after=after)
         read = partial(self.events, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since)
-        return Follower(self._feed, wanted, after, read)
+        return Follower(self._feed, wanted, after, read, on_outage=on_outage)
 
     async def run(self, run_id: str) -> StoredRun | None:
         """The run with this id; None if there is none."""
@@ -479,27 +484,33 @@ class Store:
         writer = await asyncio.to_thread(writer_of, file, format)
         return await export_events(self._readers, writer, choice)
 
-    async def import_events(self, file: BinaryIO, *, format: ExportFormat = "jsonl") -> ImportReport:
+    async def import_events(self, file: BinaryIO | OpenedExport, *, format: ExportFormat = "jsonl") -> ImportReport:
         """Append the events of an export that are not here yet, in the order of the export.
 
         In an empty store they get the positions that they had, with all holes; in one that has other events, the next
         ones. Each transaction leaves a valid store, and an import that was cut short is gone on with by doing it again.
 
+        What threads remember is not in an export, so a question that waits for an answer there cannot be answered here.
+        Runs that had not ended stay so, and nobody executes them: the report counts them. A thread that would be busy with
+        no run at all gets the status that its last run leaves.
+
         Args:
-            file: where they are read from; it is not closed.
-            format: "jsonl" or "parquet".
+            file: where they are read from (it is not closed), or what `transfer.open_export` has opened.
+            format: "jsonl" or "parquet"; of a file.
 
         Raises:
             ForeignExportError: it is no export.
             ExportTooNewError: a newer version made it.
             ExportDamagedError: a line of it is wrong; what came before it is imported.
-            ImportConflictError: an event cannot follow what its run has here, or its id is another event's.
+            ImportConflictError: an event cannot follow what its run has here, or its id is another event's
+                (`PartialExportError`, if the export has only a part of some runs).
             MissingParquetError: the format is Parquet, and nothing here can read it.
             ReadOnlyStoreError: the store was opened with `read_only`.
             StorageError: the database failed; what was imported before stays.
         """
-        reader = await asyncio.to_thread(reader_of, file, format)
-        return await import_events(self._writer, self._readers, reader)
+        if not isinstance(file, OpenedExport):
+            file = await asyncio.to_thread(open_export, file, format=format)
+        return await import_events(self._writer, self._readers, file)
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
