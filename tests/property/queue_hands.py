@@ -117,6 +117,7 @@ class Hand:
         self.coordinator._host = self  # attached, it would look after the queue whenever it likes
         self.held: dict[str, Held] = {}
         self.told: list[tuple[Any, ...]] = []
+        self.is_enrolled = False
 
     @property
     def name(self) -> str:
@@ -140,6 +141,12 @@ class Hand:
     async def leave(self) -> None:
         """Close the coordinator, as its process would; the store is for the next one to use."""
         await self.coordinator.aclose()
+        self.forget()
+
+    def die(self) -> None:
+        """Go without a word, once the lease has ended."""
+        if self.coordinator._heart is not None:
+            self.coordinator._heart.stop()
         self.forget()
 
     def forget(self) -> None:

@@ -93,7 +93,7 @@ class Model:
     def take_place(self, run: Run) -> list[tuple[str, bool]]:
         """A run holds its thread, or stands in line behind the others."""
         thread = self.thread(run.thread_id)
-        displaced = [*self._make_room(run, thread)] if run.multitask in {"interrupt", "rollback"} else []
+        displaced = sorted(self._make_room(run, thread)) if run.multitask in {"interrupt", "rollback"} else []
         run.state = "pending"
         if thread.holder is None:
             thread.holder = run
@@ -102,7 +102,7 @@ class Model:
         return displaced
 
     def _make_room(self, coming: Run, thread: Thread) -> Iterator[tuple[str, bool]]:
-        for run in [*([thread.holder] if thread.holder else ()), *thread.line]:
+        for run in [*thread.line, *([thread.holder] if thread.holder else ())]:
             is_own = run.owner == coming.owner
             if run.state == "claimed" or (
                 run.state == "pending" and is_own and (run.owner, run.run_id) in self.starting

@@ -6,7 +6,7 @@ the same transaction, so that no run ever waits for somebody who does not know t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, override
 
@@ -106,11 +106,12 @@ class _Entry(_ThreadWork):
         if strategy is not MultitaskStrategy.interrupt and strategy is not MultitaskStrategy.rollback:
             return []
         lane = unit.queue.lane(coming.thread_id)
-        present = [*([lane.holder] if lane.holder else ()), *unit.queue.all_waiting(lane)]
+        # Who holds the thread comes last: else it would be given to each of the others, only to be taken away again.
+        present = [*unit.queue.all_waiting(lane), *([lane.holder] if lane.holder else ())]
         unit.load(run_ids=[run.run_id for run in present if run.owner != self.owner], thread_ids=(), queues=())
         action = CancelAction(strategy.value)
-        moved = (self._displace(unit, run, action) for run in present)
-        return [displaced for displaced in moved if displaced is not None]
+        moved = [self._displace(unit, run, action) for run in present]
+        return [displaced for displaced in [*moved[-1:], *moved[:-1]] if displaced is not None]
 
     def _displace(self, unit: UnitOfWork, run: ActiveRun, action: CancelAction) -> Displaced | None:
         if run.state is Standing.claimed or (run.state is Standing.pending and self._is_starting(run)):
@@ -374,10 +375,14 @@ class ListOwned(Work):
 
 
 class Reaped(NamedTuple):
-    """What was found of workers that are gone: runs that were ended, runs that wait for another worker."""
+    """What was found of workers that are gone: runs that were ended, runs that wait for another worker.
+
+    `is_all` says that there is no more to be found.
+    """
 
     ended: Sequence[str]
     orphaned: Sequence[str]
+    is_all: bool = True
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -426,7 +431,7 @@ class Reap(Work):
                 ended.append(run_id)
         if gone and len(rows) < self.limit:
             session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
-        return Reaped(ended, orphaned)
+        return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned))
 
 
 def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
@@ -468,14 +473,19 @@ class Adoption(NamedTuple):
 
     adopted: Sequence[Adopted]
     unfit: Mapping[str, str]
+    is_all: bool
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Adopt(Work):
-    """Take over runs that wait for a worker, first come first, as far as they are of these agents."""
+    """Take over runs that wait for a worker, first come first, as far as they are of these agents.
+
+    `unfit` are known to be for another version of Trackside.
+    """
 
     owner: str
     agents: Sequence[str]
+    unfit: Collection[str] = ()
     limit: int = 256
     taken: list[str] = field(default_factory=list)
     """What it has taken over: a transaction whose reply was lost is repeated, and finds that done."""
@@ -496,6 +506,7 @@ class Adopt(Work):
                     and_(active_runs.c.owner == self.owner, active_runs.c.run_id.in_(self.taken)),
                 ),
                 active_runs.c.request.is_not(None),
+                active_runs.c.run_id.not_in(self.unfit),
                 runs.c.agent.in_(self.agents),
             )
             .order_by(active_runs.c.ordinal)
@@ -520,7 +531,7 @@ class Adopt(Work):
             record = _record_of(active, *asked)
             adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
         self.taken += [run.record.run_id for run in adopted]
-        return Adoption(adopted, unfit)
+        return Adoption(adopted, unfit, is_all=len(rows) < self.limit or not (adopted or unfit))
 
 
 def _record_of(

@@ -28,6 +28,8 @@ OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
 
 _DURABLE = ("FULL", "NORMAL")
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
+# The plans that a connection keeps may be from when the tables were empty, and were not worth an index.
+_WRITERS_PLANS = {"enable_seqscan": "off"}
 _OURS = frozenset({"alembic_version", "counters", "events", "runs", "threads"})
 
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -116,8 +118,8 @@ class PostgresDatabase:
     async def connect_writer(self) -> asyncpg.Connection:
         """A connection whose commits survive what `synchronous` says."""
         if self.synchronous == "NORMAL":
-            return await self.connect(synchronous_commit="off")
-        connection = await self.connect()
+            return await self.connect(**_WRITERS_PLANS, synchronous_commit="off")
+        connection = await self.connect(**_WRITERS_PLANS)
         try:
             # Not always "on": a server that waits for its replicas, too, goes on doing so.
             await connection.execute(

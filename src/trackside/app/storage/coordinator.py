@@ -35,6 +35,7 @@ from trackside.app.storage._coordination import (
     Owned,
     Promote,
     Reap,
+    Reaped,
     Register,
     RequestCancel,
     Settle,
@@ -460,18 +461,23 @@ class StoredCoordinator:
             self._nudge.clear()
 
     async def _clear_up(self) -> None:
-        reaped = await self._writer.write(Reap(reaper=self.worker_id))
-        for run_id in reaped.ended:
-            logger.warning("run %s was ended: its worker is lost", run_id)
+        is_all = False
+        while not is_all:  # a part in each transaction, so that nobody waits long
+            reaped: Reaped = await self._writer.write(Reap(reaper=self.worker_id))
+            for run_id in reaped.ended:
+                logger.warning("run %s was ended: its worker is lost", run_id)
+            is_all = reaped.is_all
         host = self._host
-        if host is None or not host.agents or not self.durable:
-            return
-        adoption: Adoption = await self._writer.write(Adopt(owner=self.worker_id, agents=[*host.agents]))
-        for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here
-            self._adopt(host, adopted)
-        for run_id in adoption.unfit.keys() - self._unfit:
-            logger.warning("run %s waits for another version of Trackside: %s", run_id, adoption.unfit[run_id])
-        self._unfit = {*adoption.unfit}
+        is_all = host is None or not host.agents or not self.durable
+        while host is not None and not is_all:
+            adopt = Adopt(owner=self.worker_id, agents=[*host.agents], unfit=[*self._unfit])
+            adoption: Adoption = await self._writer.write(adopt)
+            for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here
+                self._adopt(host, adopted)
+            for run_id, why in adoption.unfit.items():
+                logger.warning("run %s waits for another version of Trackside: %s", run_id, why)
+            self._unfit.update(adoption.unfit)
+            is_all = adoption.is_all
 
     def _adopt(self, host: RunHost, adopted: Adopted) -> None:
         record = adopted.record
