@@ -121,7 +121,7 @@ def test_out_and_in_again(here: Run, tmp_path: Path, name: str) -> None:
         imported.stdout
         == "Imported 10 events at the positions that they had; 0 events of the file were there already.\n"
     )
-    assert json.loads(again.stdout) == {"imported": 0, "known": 10, "kept_positions": True}
+    assert json.loads(again.stdout) == {"imported": 0, "known": 10, "kept_positions": True, "unfinished": 0}
     assert here("export", other.name, OTHER).returncode == 0
     assert other.read_bytes() == file.read_bytes()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -168,7 +168,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(here: Run, tmp_pat
     ("name", "code", "what"),
     [
         ("/dev/full", 1, "error: /dev/full cannot be written: No space left on device.\n"),
-        ("none/events.jsonl", 1, "error: none/events.jsonl cannot be written: No such file or directory.\n"),
+        ("none/events.jsonl", 2, "error: FILE: none/events.jsonl cannot be written: No such file or directory.\n"),
         (".", 2, "error: FILE: . is a folder.\n"),
     ],
 )
@@ -206,6 +206,57 @@ def test_a_file_that_cannot_be_imported(here: Run, tmp_path: Path, content: byte
 
     assert (said.returncode, said.stdout) == (code, "")
     assert said.stderr.startswith(what)
+    assert (tmp_path / "other.db").exists() is (b'"version":1' in content)
+
+
+def test_an_import_of_a_file_that_is_not_there_makes_no_database(here: Run, tmp_path: Path) -> None:
+    said = here("import", "evnts.jsonl", OTHER)
+
+    assert (said.returncode, said.stderr) == (
+        2,
+        "error: FILE: evnts.jsonl cannot be read: No such file or directory.\n",
+    )
+    assert not (tmp_path / "other.db").exists()
+
+
+@pytest.mark.parametrize("name", ["trackside.db", "./trackside.db", "link.db", "hard.db", "trackside.db-wal"])
+def test_an_export_never_replaces_its_own_database(here: Run, database: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.db").symlink_to(database)
+    (tmp_path / "hard.db").hardlink_to(database)
+    before = database.read_bytes()
+
+    said = here("export", name, "--force")
+
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == f"error: FILE: {name} belongs to the database that is exported; choose another name.\n"
+    assert database.read_bytes() == before
+    assert not (tmp_path / "trackside.db-wal").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--from", "0"], "'0' is not a whole number from 1 up"),
+        (["--from", "100"], "--from: the log ends at 10"),
+        (["--from", "5", "--to", "3"], "--to: it is not before the first position, 5"),
+        (["--to", "1000"], "--to: the log ends at 10"),
+    ],
+)
+def test_positions_that_the_log_does_not_have(here: Run, tmp_path: Path, options: list[str], what: str) -> None:
+    said = here("export", "events.jsonl", *options)
+
+    assert (said.returncode, said.stdout) == (2, "")
+    assert what in said.stderr
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path) -> None:
+    here("export", "events.jsonl", "--to", "9")
+
+    first, second = here("import", "events.jsonl", OTHER).stdout.splitlines()
+
+    assert first.startswith("Imported 9 events at the positions that they had")
+    assert second == "1 run without an end in the file: nobody executes that here."
 
 
 def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:

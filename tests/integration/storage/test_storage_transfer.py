@@ -34,6 +34,7 @@ from trackside.app.storage.errors import (
     ForeignExportError,
     ImportConflictError,
     InvalidQueryError,
+    PartialExportError,
     ReadOnlyStoreError,
 )
 
@@ -129,7 +130,7 @@ async def test_what_comes_back_is_what_was_there(store: Store, another: Another,
         assert await copy.stats() == await store.stats()
         (later,) = await copy.append([script().started()])
 
-    assert report == ImportReport(imported=11, known=0, kept_positions=True)
+    assert report == ImportReport(imported=11, known=0, kept_positions=True, unfinished=1)
     assert later.position == 16
 
 
@@ -163,7 +164,7 @@ async def test_an_export_is_readable(store: Store, script) -> None:
         ({"start": 2}, [2, 3, 4]),
         ({"to": 3}, [1, 2, 3]),
         ({"start": 2, "to": 2}, [2]),
-        ({"start": 9}, []),
+        ({"start": 5}, []),
         ({"run_id": "a"}, [1, 3]),
         ({"thread_id": "t-b"}, [2, 4]),
         ({"agent": "search"}, [2, 4]),
@@ -240,8 +241,8 @@ async def test_in_a_store_with_other_events_they_get_new_positions(
         listed = [stored.event for stored in await other.events(5)]
         positions = [stored.position for stored in await other.events()]
 
-    assert report == ImportReport(imported=11, known=0, kept_positions=False)
-    assert again == ImportReport(imported=0, known=11, kept_positions=False)
+    assert report == ImportReport(imported=11, known=0, kept_positions=False, unfinished=1)
+    assert again == ImportReport(imported=0, known=11, kept_positions=False, unfinished=1)
     assert listed == [stored.event for stored in await store.events()]
     assert positions == [*range(1, 17)]
 
@@ -259,7 +260,7 @@ async def test_an_import_that_was_cut_short_goes_on(store: Store, another: Anoth
         assert await exported(copy) == file
         assert await told(copy) == await told(store)
 
-    assert report == ImportReport(imported=0, known=11, kept_positions=True)
+    assert report == ImportReport(imported=0, known=11, kept_positions=True, unfinished=1)
 
 
 async def test_a_later_export_goes_on_where_the_first_one_ended(store: Store, another: Another, script) -> None:
@@ -459,6 +460,63 @@ async def test_an_import_into_a_full_disk_goes_on_when_there_is_room(
 async def test_an_argument_that_does_not_fit_is_named(store: Store, argument: str, value: Any) -> None:
     with pytest.raises(InvalidQueryError, match=argument):
         await store.export_events(io.BytesIO(), **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"start": 0}, "start"), ({"start": 7}, "start"), ({"start": 3, "to": 2}, "to"), ({"to": 6}, "to")],
+)
+async def test_positions_that_are_none_of_the_log_are_refused(
+    store: Store, script, options: dict[str, int], field: str
+) -> None:
+    await store.append(script().whole())
+
+    with pytest.raises(InvalidQueryError) as refused:
+        await store.export_events(file := io.BytesIO(), **options)
+    assert (refused.value.details["field"], file.getvalue()) == (field, b"")
+
+
+async def test_an_import_says_how_many_runs_nobody_ends(store: Store, another: Another, script) -> None:
+    a, b = script(), script()
+    await store.append([a.started(), b.started(), b.completed()])
+    cut = await exported(store)
+    await store.append([a.completed()])
+    async with another() as copy:
+        assert (await copy.import_events(io.BytesIO(cut))).unfinished == 1
+        assert (await copy.import_events(io.BytesIO(await exported(store)))).unfinished == 0
+        assert (await copy.import_events(io.BytesIO(cut))).unfinished == 0
+
+
+@pytest.mark.parametrize(("status", "rests"), [("success", "idle"), ("interrupted", "interrupted")])
+async def test_a_thread_rests_whose_last_run_was_exported_without_the_next(
+    store: Store, another: Another, script, status: str, rests: str
+) -> None:
+    first, follows, goes_on = script(thread_id="t"), script(thread_id="t"), script(thread_id="u")
+    await store.append([first.started(), first.thread("busy"), first.event("run_completed", status=status)])
+    await store.append([follows.started()])
+    await store.append([goes_on.started(), goes_on.thread("busy")])
+    async with another() as copy:
+        await copy.import_events(io.BytesIO(await exported(store, run_id=first.run_id)))
+        await copy.import_events(io.BytesIO(await exported(store, run_id=goes_on.run_id)))
+        assert {thread.thread_id: thread.status for thread in await copy.threads()} == {"u": "busy", "t": rests}
+
+
+@pytest.mark.parametrize("options", [{"types": "run_completed"}, {"start": 2}])
+async def test_an_export_of_parts_of_runs_is_refused_as_such(
+    store: Store, another: Another, script, options: dict[str, Any]
+) -> None:
+    await store.append(script().whole())
+    async with another() as copy:
+        with pytest.raises(PartialExportError, match="Line 2 .* export whole runs instead"):
+            await copy.import_events(io.BytesIO(await exported(store, **options)))
+
+
+async def test_a_field_that_is_wrong_is_named(store: Store, another: Another, script) -> None:
+    await store.append(script().whole())
+    file = changed(await exported(store), 3, occurred_at="yesterday")
+    async with another() as copy:
+        with pytest.raises(ExportDamagedError, match="Line 3 .* occurred_at 'yesterday' is not a time"):
+            await copy.import_events(io.BytesIO(file))
 
 
 async def test_who_may_only_look_imports_nothing(url: str, store: Store, script) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import TYPES, Agent, Database, Json, Thread, whole_number
+from trackside.app.cli.options import TYPES, Agent, Database, Json, Thread, positive
 from trackside.harness.lifecycle import FINAL_STATUSES
 from trackside.harness.types import LifecycleEventType, RunStatus
 
@@ -78,11 +78,11 @@ def export(
         ),
     ] = None,
     start: Annotated[
-        int, typer.Option("--from", metavar="POSITION", parser=whole_number, help="The first position.")
+        int, typer.Option("--from", metavar="POSITION", parser=positive, help="The first position.")
     ] = 1,
     to: Annotated[
         int | None,
-        typer.Option(metavar="POSITION", parser=whole_number, help="The last position.", show_default="the end"),
+        typer.Option(metavar="POSITION", parser=positive, help="The last position.", show_default="the end"),
     ] = None,
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
@@ -99,7 +99,10 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     database: Database = None,
 ) -> int:
-    """Write the events of the log to a file, from which everything else follows; `import` reads it."""
+    """Write the events of the log to a file; `import` reads it, and makes runs and threads of them again.
+
+    What threads remember is not in it, so a question that waits for an answer can only be answered here.
+    """
     from trackside.app.cli import transfers
 
     return transfers.export(
@@ -125,7 +128,11 @@ def import_(
     database: Database = None,
     json: Json = False,
 ) -> int:
-    """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again."""
+    """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again.
+
+    It shows what happened elsewhere: threads do not remember it and wait for no answer here, and runs that had not ended
+    stay as they were, with nobody who executes them.
+    """
     from trackside.app.cli import transfers
 
     return transfers.import_(file, database, json=json)

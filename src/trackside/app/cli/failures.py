@@ -24,8 +24,25 @@ _OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT
 _STOPPED_TWICE = re.compile(r"([?!])\.$")
 
 
+_TYPED_AS = {
+    "after": "--after",
+    "agent": "--agent",
+    "name": "NAME",
+    "older_than": "--older-than",
+    "position": "--from",
+    "run_id": "--run",
+    "since": "--since",
+    "start": "--from",
+    "status": "--status",
+    "thread_id": "--thread",
+    "to": "--to",
+    "types": "--type",
+}
+"""How arguments of the store are called on the command line."""
+
+
 class ExitCode(IntEnum):
-    """What the shell learns."""
+    """What the shell learns: `usage` if what was typed is wrong, `error` if it could not be done all the same."""
 
     success = 0
     error = 1
@@ -65,10 +82,21 @@ def report(failure: BaseException) -> ExitCode:
             _say(str(failure))
             return ExitCode.usage
         case TracksideError():
-            _say(str(failure))
+            _say(_as_typed(failure))
             return ExitCode.error if failure.fault in {"store", "observer"} else ExitCode.usage
         case _:
             return _bug(failure)
+
+
+def _as_typed(failure: TracksideError) -> str:
+    """The message; of what a store refuses to look up or to do, with the name under which it was typed."""
+    from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
+
+    if isinstance(failure, InvalidQueryError | InvalidSubscriptionError):
+        field = failure.details["field"]
+        if (name := _TYPED_AS.get(field)) is not None:
+            return f"{name}: {failure.details['why']}."
+    return str(failure)
 
 
 def _misuse(failure: TyperException) -> ExitCode:

@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_run, find_thread
 from trackside.app.cli.output import standard_error, standard_output
-from trackside.app.settings import load_settings
+from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
 from trackside.harness.errors import Fault, TracksideError
 from trackside.harness.types import LifecycleEventType
@@ -35,6 +35,8 @@ _STANDARD = "-"
 _FILE = "FILE"
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
+_SQLITE = "sqlite:///"
+_BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # files that SQLite keeps there
 
 
 class FileError(TracksideError, OSError):
@@ -65,16 +67,17 @@ def export(options: ExportOptions) -> ExitCode:
     chosen = options.format or ("parquet" if options.file.endswith(".parquet") else "jsonl")
     if chosen == "parquet" and options.file.endswith(".gz"):
         raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
+    settings = load_settings({"database.url": options.database})
+    _spare_database(options.file, settings)
     with _output(options.file, force=options.force) as file:
-        report = asyncio.run(_export(options, file, chosen))
+        report = asyncio.run(_export(settings, options, file, chosen))
     where = "standard output" if options.file == _STANDARD else options.file
     said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
     standard_error().print(said, soft_wrap=True)
     return ExitCode.success
 
 
-async def _export(options: ExportOptions, file: BinaryIO, format: ExportFormat) -> ExportReport:
-    settings = load_settings({"database.url": options.database})
+async def _export(settings: Settings, options: ExportOptions, file: BinaryIO, format: ExportFormat) -> ExportReport:
     since = None if options.since is None else read_since(options.since, now=datetime.now(UTC))
     async with open_store(settings, read_only=True) as store:
         return await store.export_events(
@@ -88,6 +91,20 @@ async def _export(options: ExportOptions, file: BinaryIO, format: ExportFormat) 
             types=options.types,
             since=since,
         )
+
+
+def _spare_database(name: str, settings: Settings) -> None:
+    """See that an export does not replace the database that it reads.
+
+    Raises:
+        ArgumentError: it would.
+    """
+    if name == _STANDARD or not settings.database_url.startswith(_SQLITE):
+        return
+    database, target = Path(settings.database_url.removeprefix(_SQLITE)).resolve(), Path(name).resolve()
+    own = [database, *(database.with_name(database.name + ending) for ending in _BESIDE_DATABASE)]
+    if any(target == file or (target.exists() and file.exists() and target.samefile(file)) for file in own):
+        raise ArgumentError(name=_FILE, why=f"{name} belongs to the database that is exported; choose another name")
 
 
 @contextmanager
@@ -108,6 +125,8 @@ def _output(name: str, *, force: bool) -> Generator[BinaryIO]:
                 yield cast("BinaryIO", packed)
     except FileError:
         raise
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ArgumentError(name=_FILE, why=f"{name} cannot be written: {exc.strerror}") from exc
     except OSError as exc:
         raise FileError(file=name, what="written", why=exc.strerror or str(exc)) from exc
 
@@ -153,28 +172,35 @@ def _new_file(path: Path) -> Generator[BinaryIO]:
 
 def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
     """Append the events of an export that are not in the database yet."""
+    from trackside.app.storage.transfer import open_export
+
     settings = load_settings({"database.url": database})
     with _input(name) as (file, found):
+        export = open_export(file, format=found)  # before a database is made for it
 
         async def read() -> ImportReport:
             async with open_store(settings) as store:
-                return await store.import_events(file, format=found)
+                return await store.import_events(export)
 
         report = asyncio.run(read())
     console = standard_output()
     if json:
         console.print_json_lines([record_object(report)])
     else:
-        console.print(_said(report), soft_wrap=True)
+        for line in _said(report):
+            console.print(line, soft_wrap=True)
     console.check()
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
 
 
-def _said(report: ImportReport) -> str:
+def _said(report: ImportReport) -> Iterator[str]:
     imported = f"Imported {count(report.imported, 'event')}"
     if report.imported:
         imported += " at the positions that they had" if report.kept_positions else " at new positions"
-    return f"{imported}; {count(report.known, 'event')} of the file {'was' if report.known == 1 else 'were'} there already."
+    known, were = count(report.known, "event"), "was" if report.known == 1 else "were"
+    yield f"{imported}; {known} of the file {were} there already."
+    if report.unfinished:
+        yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes that here."
 
 
 @contextmanager
@@ -186,9 +212,12 @@ def _input(name: str) -> Generator[tuple[BinaryIO, ExportFormat]]:
     with ExitStack() as opened:
         try:
             file = opened.enter_context(Path(name).open("rb"))
+            found = _recognized(file)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
+            raise ArgumentError(name=_FILE, why=f"{name} cannot be read: {exc.strerror}") from exc
         except OSError as exc:
             raise FileError(file=name, what="read", why=exc.strerror) from exc
-        yield _recognized(file)
+        yield found
 
 
 def _recognized(file: io.BufferedReader) -> tuple[BinaryIO, ExportFormat]:

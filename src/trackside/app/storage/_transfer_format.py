@@ -243,20 +243,27 @@ def row_of(line: int, event: ExportedEvent, payload: bytes) -> EventRow:
         ExportDamagedError: it is none that a store takes.
     """
     try:
-        made = _event(event, _decode_payload(payload))
+        made = _event(line, event, _decode_payload(payload))
         (row,) = encode_events([made])
-    except (msgspec.MsgspecError, ValueError, InvalidEventError, PayloadError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise ExportDamagedError(line=line, why=f"its payload is not JSON: {exc}") from exc
+    except (InvalidEventError, PayloadError) as exc:
         raise ExportDamagedError(line=line, why=str(exc).rstrip(".")) from exc
     return row
 
 
-def _event(event: ExportedEvent, payload: Mapping[str, Any]) -> RunLifecycleEvent:
+def _event(line: int, event: ExportedEvent, payload: Mapping[str, Any]) -> RunLifecycleEvent:
+    try:
+        occurred_at = time_of(event.occurred_at)
+    except ValueError as exc:
+        why = f"its occurred_at {event.occurred_at!r:.100} is not a time"
+        raise ExportDamagedError(line=line, why=why) from exc
     return RunLifecycleEvent(
         event.event_id,
         event.event_type,  # type: ignore[arg-type]  # seen to by `encode_events`, which says what is wrong with it
         event.run_id,
         event.thread_id,
         event.sequence,
-        time_of(event.occurred_at),
+        occurred_at,
         payload,
     )

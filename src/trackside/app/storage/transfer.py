@@ -8,10 +8,11 @@ passed over, so that an import which was cut short is gone on with by doing it a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import batched
 from typing import Any, BinaryIO, Literal, Self, override
 
 import msgspec
@@ -19,8 +20,9 @@ from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, ty
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
 from trackside.app.storage._encoding import EventRow, time_text
+from trackside.app.storage._left_busy import is_left_busy, last_run_status
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, REMOVALS, counters, events, runs
+from trackside.app.storage._tables import POSITION, REMOVALS, active_runs, counters, events, runs, threads
 from trackside.app.storage._transfer_format import (
     ExportedEvent,
     ExportFooter,
@@ -38,10 +40,12 @@ from trackside.app.storage.errors import (
     ExportTornError,
     ImportConflictError,
     InvalidQueryError,
+    PartialExportError,
     StorageError,
 )
 from trackside.harness.errors import EventOrderError
-from trackside.harness.types import LifecycleEventType
+from trackside.harness.lifecycle import is_terminal, thread_status_after, thread_status_of
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 type ExportFormat = Literal["jsonl", "parquet"]
 
@@ -51,6 +55,8 @@ _FETCHED_ROWS = 100
 _BATCH_ROWS = 1_000
 _BATCH_BYTES = 4 * 1_048_576
 _ROW_BYTES = 300
+_RUNS_IN_PART = frozenset({"from", "since", "types"})
+"""Choices that take some events of a run and leave others out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +69,16 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport:
-    """How many events are new, how many were there already, and whether the new ones have the positions of the export."""
+    """How many events are new, how many were there already, and whether the new ones have the positions of the export.
+
+    An import ends no run. `unfinished` says how many of those in the export have no end here and are in nobody's hands, so
+    that nobody will end them either: an export of what came later may bring their ends.
+    """
 
     imported: int
     known: int
     kept_positions: bool
+    unfinished: int
 
 
 def writer_of(file: BinaryIO, format: ExportFormat) -> ExportWriter:
@@ -106,6 +117,32 @@ def _unknown(format: object) -> InvalidQueryError:
     return InvalidQueryError(field="format", value=format, why='there are "jsonl" and "parquet"')
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedExport:
+    """An export whose beginning has been read, and is that of one."""
+
+    header: ExportHeader
+    reader: ExportReader
+
+
+def open_export(file: BinaryIO, *, format: ExportFormat = "jsonl") -> OpenedExport:
+    """Read the beginning of an export, to know that it is one before there is a store for it. Blocks.
+
+    Args:
+        file: where it is read from; it is not closed.
+        format: "jsonl" or "parquet".
+
+    Raises:
+        ForeignExportError: it is no export.
+        ExportTooNewError: it is of a version that is not known here.
+        ExportDamagedError: the file cannot be read.
+        InvalidQueryError: there is no such format.
+        MissingParquetError: the format is Parquet, and nothing here can read it.
+    """
+    reader = reader_of(file, format)
+    return OpenedExport(reader.begin(), reader)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportChoice:
     """Which events are exported: those from a position to another, or to the end, for which the rest holds."""
@@ -135,15 +172,31 @@ class ExportChoice:
         Raises:
             InvalidQueryError: an argument does not fit.
         """
+        if position("start", start) < 1:
+            raise InvalidQueryError(field="start", value=start, why="the first position is 1")
+        if to is not None and position("to", to) < start:
+            raise InvalidQueryError(field="to", value=to, why=f"it is not before the first position, {start}")
         return cls(
-            start=position("start", start),
-            to=None if to is None else position("to", to),
+            start=start,
+            to=to,
             run_id=plain_or_none("run_id", run_id),
             thread_id=plain_or_none("thread_id", thread_id),
             agent=plain_or_none("agent", agent),
             types=None if types is None else members(LifecycleEventType, "types", types),
             since=None if since is None else time("since", since),
         )
+
+    def check_end(self, end: int) -> None:
+        """See that the log reaches so far; what comes next in it may be asked for, too.
+
+        Raises:
+            InvalidQueryError: it ends before.
+        """
+        why = f"the log ends at {end}"
+        if self.start > end + 1:
+            raise InvalidQueryError(field="start", value=self.start, why=why)
+        if self.to is not None and self.to > end:
+            raise InvalidQueryError(field="to", value=self.to, why=why)
 
     def described(self) -> dict[str, Any]:
         """What is chosen, as the file says it: nothing, if all is."""
@@ -177,13 +230,15 @@ async def export_events(readers: Readers, writer: ExportWriter, choice: ExportCh
     """Write the chosen events, up to where the log ends now.
 
     Raises:
+        InvalidQueryError: the log does not reach as far as was asked for.
         ExportTornError: runs were removed meanwhile, and what was written may have some of them in part.
         StorageError: the database cannot be read.
     """
     end, removals = await readers.run(_state)
-    to = end if choice.to is None else min(end, choice.to)
+    choice.check_end(end)
+    to = end if choice.to is None else choice.to
     await asyncio.to_thread(writer.begin, ExportHeader(to=to, chosen=choice.described()))
-    after, count = max(0, choice.start - 1), 0
+    after, count = choice.start - 1, 0
     conditions = [*choice.conditions(), events.c.position <= to]
     while page := await readers.run(partial(_page, conditions=conditions, after=after)):
         await asyncio.to_thread(writer.write, page)
@@ -241,31 +296,77 @@ def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], 
     return page
 
 
-async def import_events(writer: Writer | NoWriter, readers: Readers, reader: ExportReader) -> ImportReport:
+async def import_events(writer: Writer | NoWriter, readers: Readers, export: OpenedExport) -> ImportReport:
     """Append the events of an export that are not there yet.
 
     Raises:
-        ForeignExportError: it is no export.
-        ExportTooNewError: it is of a version that is not known here.
         ExportDamagedError: a line of it is wrong; what came before it is imported.
         ImportConflictError: an event cannot follow what its run has here, or its id is another event's.
+        PartialExportError: an event cannot follow, and only some events of each run were exported.
         StorageError: the database failed; what was imported before stays.
     """
-    header = await asyncio.to_thread(reader.begin)
     last, stored = await readers.run(_extent)
-    batches = _batches(reader.rows(), last)
-    placing = _Placing(last, stored)
+    batches = _batches(export.reader.rows(), last)
+    placing, loose = _Placing(last, stored), _LooseEnds()
     while batch := await asyncio.to_thread(next, batches, None):
         keep = placing.keeps(batch)
         try:
             positions = _positions(batch) if keep else {}
             rows = await writer.write(ImportEvents([one.row for one in batch], positions=positions))
         except (EventOrderError, EventConflictError) as exc:
-            raise ImportConflictError(line=_line_of(exc, batch), why=str(exc)) from exc
+            raise _conflict(exc, batch, export.header) from exc
         placing.note(batch, rows)
+        loose.note(batch)
     if placing.all_kept:
-        await writer.write(EndLog(header.to))
-    return ImportReport(imported=placing.imported, known=placing.known, kept_positions=placing.all_kept)
+        await writer.write(EndLog(export.header.to))
+    for thread_ids in batched(loose.threads, _BATCH_ROWS):
+        await writer.write(RestThreads(thread_ids))
+    unfinished = 0
+    for run_ids in batched(loose.runs, _BATCH_ROWS):
+        unfinished += await readers.run(partial(_abandoned, run_ids=run_ids))
+    return ImportReport(
+        imported=placing.imported, known=placing.known, kept_positions=placing.all_kept, unfinished=unfinished
+    )
+
+
+class _LooseEnds:
+    """What an export leaves open: runs without an end, and threads that it says are busy. Both are few at any moment."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, None] = {}
+        self.threads: dict[str, None] = {}
+
+    def note(self, batch: Sequence[ImportedRow]) -> None:
+        """Take note of what these events begin and end."""
+        for one in batch:
+            event = one.row.event
+            if event.sequence == 1:
+                self.runs[event.run_id] = None
+            if is_terminal(event.event_type):
+                self.runs.pop(event.run_id, None)
+            status = thread_status_of(event.event_type, event.payload)
+            if status is ThreadStatus.busy:
+                self.threads[event.thread_id] = None
+            elif status is not None:
+                self.threads.pop(event.thread_id, None)
+
+
+def _abandoned(connection: Connection, *, run_ids: Sequence[str]) -> int:
+    """How many of these runs have no end here, and nobody who will give them one."""
+    is_active = exists().where(active_runs.c.run_id == runs.c.run_id)
+    query = select(func.count()).select_from(runs)
+    return connection.execute(
+        query.where(runs.c.run_id.in_(run_ids), runs.c.ended_at.is_(None), ~is_active)
+    ).scalar_one()
+
+
+def _conflict(
+    exc: EventOrderError | EventConflictError, batch: Sequence[ImportedRow], header: ExportHeader
+) -> ImportConflictError:
+    line = _line_of(exc, batch)
+    if isinstance(exc, EventOrderError) and (left_out := _RUNS_IN_PART & header.chosen.keys()):
+        return PartialExportError(line=line, chosen=" and ".join(sorted(left_out)), why=str(exc))
+    return ImportConflictError(line=line, why=str(exc))
 
 
 def _extent(connection: Connection) -> tuple[int, int]:
@@ -356,6 +457,35 @@ class ImportEvents(Append):
         new = {row.event.event_id for row, mine in zip(stored, self.rows, strict=True) if row is mine}
         unit.positions.update((event_id, place) for event_id, place in self.positions.items() if event_id in new)
         return stored
+
+
+@dataclass(frozen=True, slots=True)
+class RestThreads(Work):
+    """Gives threads that are busy with no run the status that their last run leaves.
+
+    The event that said so may not have been exported: where a run follows at once, it is the last one of that run.
+    """
+
+    candidates: Sequence[str]
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES * len(self.candidates)
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return self.candidates
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        concerned = [thread_id for thread_id in self.candidates if not unit.changes_thread(thread_id)]
+        query = select(threads.c.thread_id, last_run_status()).where(threads.c.thread_id.in_(concerned), is_left_busy())
+        for thread_id, status in unit.session.execute(query):
+            rests = ThreadStatus.idle
+            if status is not None:
+                rests = thread_status_after(RunStatus(status), another_waits=False)
+            unit.session.execute(update(threads).where(threads.c.thread_id == thread_id).values(status=rests.value))
 
 
 @dataclass(frozen=True, slots=True)
