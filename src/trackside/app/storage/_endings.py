@@ -6,11 +6,17 @@ started its terminal event alone, and whoever held the thread last that it rests
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
-from trackside.app.storage._encoding import encode_events, time_of
+from msgspec import DecodeError
+from sqlalchemy import select
+
+from trackside.app.storage._encoding import encode_events, json_of, time_of
 from trackside.app.storage._queue import ActiveRun, Standing
+from trackside.app.storage._tables import events
 from trackside.app.storage._work import UnitOfWork
+from trackside.harness.errors import PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of, thread_status_after
@@ -44,8 +50,11 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
     run = unit.run(active.run_id)
     assert run is not None
     now = datetime.now(UTC)
-    seconds = 0.0 if run.started_at is None else max(0.0, (now - time_of(run.started_at)).total_seconds())
-    closing = [(terminal_event_of(status), {**says, "completion_data": Journal().completion_data(seconds)})]
+    journal, seconds = Journal(), 0.0
+    if run.started_at is not None:
+        seconds = max(0.0, (now - time_of(run.started_at)).total_seconds())
+        _recall_messages(unit, active.run_id, journal)
+    closing = [(terminal_event_of(status), {**says, "completion_data": journal.completion_data(seconds)})]
     if active.holds and unit.thread_status(active.thread_id) is ThreadStatus.busy:
         lane = unit.queue.lane(active.thread_id)
         if unit.queue.first_waiting(lane) is None:
@@ -53,6 +62,17 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
             at_rest = own_rest or thread_status_after(status, another_waits=False)
             closing.append(_rest(unit, active, at_rest))
     _append(unit, active, closing)
+
+
+def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
+    """Count what the log has of the run's messages; what its process alone knew, as tokens, is lost with it."""
+    is_message = events.c.event_type == LifecycleEventType.HUMAN_MESSAGE.value
+    of_run = select(events.c.payload).where(events.c.run_id == run_id, is_message).order_by(events.c.sequence)
+    for (payload,) in unit.session.execute(of_run):
+        with contextlib.suppress(PayloadError, DecodeError):  # somebody's own emitter, or a damaged row
+            match json_of(payload):
+                case {"message": message}:
+                    journal.record_message(message)
 
 
 def _rest(unit: UnitOfWork, active: ActiveRun, at_rest: ThreadStatus) -> tuple[LifecycleEventType, JsonObject]:
@@ -64,8 +84,8 @@ def _append(unit: UnitOfWork, active: ActiveRun, says: list[tuple[LifecycleEvent
     run = unit.run(active.run_id)
     assert run is not None
     now = datetime.now(UTC)
-    events = [
+    appended = [
         RunLifecycleEvent(new_id(), kind, active.run_id, active.thread_id, sequence, now, payload)
         for sequence, (kind, payload) in enumerate(says, run.fold.sequence + 1)
     ]
-    unit.append(encode_events(events))
+    unit.append(encode_events(appended))

@@ -16,7 +16,8 @@ from trackside.app.storage._coordination import Claim, Reap, Reaped
 from trackside.app.storage.errors import StorageError
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import CancelAction, LifecycleEventType, MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -78,6 +79,63 @@ async def together(hand: Hand, *acts: Callable[[], Any]) -> list[Any]:
 def standing(database: Any, run_id: str) -> Any:
     """Where an active run stands, and whose it is."""
     return database.execute(f"SELECT state, owner FROM active_runs WHERE run_id = '{run_id}'").fetchone()
+
+
+async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, database: Any, store: Store) -> None:
+    a, b = hand(), hand()
+    lost = await admit(a)
+    await start(a, lost)
+    said = ["x" * 3_000, [{"type": "text", "text": "and more"}], None]
+    messages: list[Any] = [{"id": f"m{n}", "type": "human", "content": content} for n, content in enumerate(said)]
+    payloads = [*({"message": message} for message in messages), {"message": "of another emitter"}, {}]
+    started = (await store.events(run_id=lost))[-1].event
+    human = LifecycleEventType.HUMAN_MESSAGE
+    await store.append(
+        [
+            RunLifecycleEvent(new_id(), human, lost, "t", started.sequence + n, started.occurred_at, payload)
+            for n, payload in enumerate(payloads, 1)
+        ]
+    )
+
+    take_for_dead(database, a)
+    await b.coordinator._clear_up()
+
+    run = await store.run(lost)
+    assert run is not None
+    assert run.error_type == "worker_lost"
+    assert run.completion_data["message_count"] == run.message_count == 4
+    assert run.completion_data["first_human_message"] == "x" * 2_000
+    assert run.completion_data["total_tokens"] == 0
+    assert run.duration_seconds is not None
+    assert run.duration_seconds > 0
+
+
+@pytest.mark.parametrize("damage", ["{", "5"])
+async def test_a_message_that_is_damaged_keeps_no_run_from_its_end(
+    hand: Any, database: Any, store: Store, damage: str
+) -> None:
+    a, b = hand(), hand()
+    lost = await admit(a)
+    await start(a, lost)
+    before = (await store.events(run_id=lost))[-1].event
+    message = RunLifecycleEvent(
+        new_id(),
+        LifecycleEventType.HUMAN_MESSAGE,
+        lost,
+        "t",
+        before.sequence + 1,
+        before.occurred_at,
+        {"message": "hi"},
+    )
+    await store.append([message])
+    database.execute(f"UPDATE events SET payload = '{damage}' WHERE event_id = '{message.event_id}'")
+
+    take_for_dead(database, a)
+    await b.coordinator._clear_up()
+
+    run = await store.run(lost)
+    assert run is not None
+    assert (run.error_type, run.message_count) == ("worker_lost", 0)
 
 
 async def test_who_has_to_leave_is_named_although_the_reply_to_the_admission_was_lost(hand: Any) -> None:
