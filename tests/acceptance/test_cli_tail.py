@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import PostgresServer, RunningServer
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 Piped = Callable[..., "subprocess.Popen[str]"]
@@ -115,3 +116,47 @@ def test_nothing_can_be_followed_where_nothing_was_recorded(trackside: Trackside
 
     assert done.returncode == 2
     assert "nothing recorded" in done.stderr
+
+
+def test_tail_says_that_the_server_is_away_and_goes_on_when_it_is_back(
+    trackside: Trackside, piped: Piped, own_postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    url = own_postgres_server.create_database("runs")
+    assert trackside("run", "agents.py:talk", "trains", "-d", url).returncode == 0
+    tail = piped("tail", "--json", "-d", url)
+    assert tail.stderr is not None
+    assert positions(tail, 5) == [1, 2, 3, 4, 5]
+
+    own_postgres_server.stop("immediate")
+    said = tail.stderr.readline()
+    own_postgres_server.start()
+
+    assert said.startswith("waiting: The server of ")
+    assert said.endswith("It goes on here when the database is back.\n")
+    assert trackside("run", "agents.py:talk", "boats", "-d", url).returncode == 0
+    assert positions(tail, 5) == [6, 7, 8, 9, 10]
+    tail.send_signal(signal.SIGINT)
+    assert tail.communicate() == ("", "")
+
+
+def test_a_signal_to_stop_ends_tail_also_before_it_follows(
+    trackside: Trackside, piped: Piped, postgres_server: RunningServer, postgres_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    assert trackside("run", "agents.py:talk", "trains", "-d", postgres_url).returncode == 0
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    database = postgres_server.connect(name)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    try:
+        database.execute("BEGIN")
+        database.execute("LOCK TABLE events")
+        tail = piped("tail", "--json", "-n", "2", "-d", postgres_url)
+        while postgres_server.execute(waits, database=name) != [(1,)]:
+            assert tail.poll() is None
+        tail.send_signal(signal.SIGTERM)
+
+        assert tail.communicate() == ("", "")
+        assert tail.returncode == 130
+    finally:
+        database.close()

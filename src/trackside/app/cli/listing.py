@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from trackside.app.cli.arguments import ArgumentError, read_since
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
 from trackside.app.cli.options import ALL
-from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
-from trackside.app.cli.stopping import ended_by_stop_signals
+from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
@@ -198,8 +199,9 @@ def show_tail(
 ) -> ExitCode:
     """Show the newest events that fit, or all after a position or since a time, and then each one as it comes.
 
-    Only a reader that goes away, or whoever stops the command, ends it.
+    Only a reader that goes away, or whoever stops the command, ends it; a database that is away is waited for.
     """
+    interrupt_on_stop_signals()
     look = _Look(options)
     stopped = asyncio.Event()
 
@@ -218,7 +220,7 @@ def show_tail(
             for stored in reversed(found):
                 look.show_at_once(stored)
             start = max(start, end)
-        follower = store.follow(start, run_id=run_id, types=types, **filters)
+        follower = store.follow(start, run_id=run_id, types=types, on_outage=_say_away, **filters)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
             async for stored in follower:
                 if not look.show_at_once(stored):
@@ -226,6 +228,12 @@ def show_tail(
 
     code = look.run(show)
     return ExitCode.cancelled if stopped.is_set() else code
+
+
+def _say_away(error: Exception) -> None:
+    console = standard_error()
+    console.print("waiting:", style="bold yellow", end=" ")
+    console.print(f"{one_line(str(error))} It goes on here when the database is back.", soft_wrap=True)
 
 
 def show_stats(options: LookOptions[RunStatus]) -> ExitCode:

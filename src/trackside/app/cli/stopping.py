@@ -40,14 +40,15 @@ def ended_by_stop_signals(end: Callable[[], object], stopped: asyncio.Event) -> 
         stopped.set()
         end()
 
-    loop, numbers = asyncio.get_running_loop(), stop_signals()
-    for number in numbers:
+    loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in stop_signals()}
+    for number in before:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 class StopSignals:
