@@ -125,7 +125,7 @@ async def test_a_defect_of_ours_reaches_the_caller_and_the_writer_goes_on(
     store: Store, script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store._writer._session, "insert_events", lambda rows: 1 / 0)
+        patch.setattr(store._writer._session, "save", lambda changes: 1 / 0)
         with pytest.raises(StorageError, match="ZeroDivisionError") as failed:
             await store.append(script().whole())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Collection, Container, Iterable, Sequence
+from enum import StrEnum, auto
+from typing import Any
 
 from trackside.app.storage._encoding import EventRow, json_of, time_of
-from trackside.app.storage._fold import RunRow, StoredFacts
+from trackside.app.storage._fold import RunEnd, RunRow, RunStart, StoredFacts, ThreadRow
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
+from trackside.app.storage._session import Changes
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus, ThreadStatus
@@ -17,33 +18,78 @@ from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus,
 type Row = Sequence[Any]
 
 
-@dataclass(slots=True)
-class RunChanges:
-    """What a transaction changes in runs, by the statement that does it."""
+class Step(StrEnum):
+    """What one bulk statement does, in the order in which a transaction does all of them, and locks rows.
 
-    started: list[Row] = field(default_factory=list)
-    begun: list[Row] = field(default_factory=list)
-    advanced: list[Row] = field(default_factory=list)
-    ended: list[Row] = field(default_factory=list)
-    used: list[Row] = field(default_factory=list)
-    labels: list[Row] = field(default_factory=list)
+    No row is touched by two of them, so that they may be parts of one statement. Only the rule that a thread has one
+    holder looks at the rows of several: whoever gives one back comes first.
+    """
 
-    @classmethod
-    def of(cls, runs: Iterable[RunRow]) -> Self:
-        """Sort runs by what becomes of them."""
-        changes = cls()
-        for run in runs:
-            if (start := run.start) is not None:
-                changes.started.append(_started(run))
-                changes.labels.extend((*label, start.created_at, run.fold.run_id) for label in start.labels)
-            elif run.begins:
-                changes.begun.append((run.fold.run_id, run.fold.status.value, run.started_at, run.fold.sequence))
-            if run.end is not None:
-                changes.ended.append(_ended(run))
-                changes.used.extend((run.fold.run_id, *usage) for usage in run.end.usage)
-            elif run.start is None and not run.begins:
-                changes.advanced.append((run.fold.run_id, run.fold.sequence))
-        return changes
+    save_thread_states = auto()
+    insert_threads = auto()
+    change_threads = auto()
+    insert_runs = auto()
+    insert_ended_runs = auto()
+    begin_runs = auto()
+    advance_runs = auto()
+    end_runs = auto()
+    insert_usage = auto()
+    insert_labels = auto()
+    remove_active = auto()
+    release_active = auto()
+    hold_active = auto()
+    insert_active = auto()
+    add_to_run_totals = auto()
+    add_to_duration_totals = auto()
+    add_to_usage_totals = auto()
+
+
+type Batch = dict[Step, list[Row]]
+"""The rows of each step, in the order of the steps."""
+
+
+def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
+    """The rows of all that changes but the events. Of `stored_threads` it is known that they have rows."""
+    batch: Batch = {step: [] for step in Step}
+    batch[Step.save_thread_states].extend(changes.thread_states)
+    for thread in changes.threads:
+        if thread.may_be_new and thread.thread_id not in stored_threads:
+            batch[Step.insert_threads].append(_new_thread(thread))
+        else:
+            batch[Step.change_threads].append(changed_thread(thread))
+    for run in changes.runs:
+        _add_run(batch, run)
+    batch[Step.remove_active].extend([(run_id,) for run_id in changes.inactive])
+    for active in changes.active:
+        if active.ordinal:
+            step = Step.hold_active if active.holds else Step.release_active
+            batch[step].append(_changed_active(active))
+        else:
+            batch[Step.insert_active].append(_new_active(active))
+    if changes.totals:
+        batch[Step.add_to_run_totals] = changes.totals.run_rows()
+        batch[Step.add_to_duration_totals] = changes.totals.duration_rows()
+        batch[Step.add_to_usage_totals] = changes.totals.usage_rows()
+    return batch
+
+
+def _add_run(batch: Batch, run: RunRow) -> None:
+    """Sort a run by what becomes of it."""
+    run_id, start, end = run.fold.run_id, run.start, run.end
+    if start is not None:
+        batch[Step.insert_labels].extend([(*label, start.created_at, run_id) for label in start.labels])
+    if end is not None:
+        batch[Step.insert_usage].extend([(run_id, *usage) for usage in end.usage])
+    if start is not None and end is not None:
+        batch[Step.insert_ended_runs].append((*_started(run, start), *_ended(end)))
+    elif start is not None:
+        batch[Step.insert_runs].append(_started(run, start))
+    elif end is not None:
+        batch[Step.end_runs].append((run_id, run.fold.status.value, run.started_at, run.fold.sequence, *_ended(end)))
+    elif run.begins:
+        batch[Step.begin_runs].append((run_id, run.fold.status.value, run.started_at, run.fold.sequence))
+    else:
+        batch[Step.advance_runs].append((run_id, run.fold.sequence))
 
 
 def stored_event(row: Row) -> EventRow:
@@ -61,25 +107,29 @@ def stored_event(row: Row) -> EventRow:
     return EventRow(event, occurred_at, payload, position)
 
 
-def number_events(rows: Iterable[EventRow], first: int) -> list[Row]:
-    """Give events their positions, from the first on, and the rows to insert."""
-    values: list[Row] = []
+def times_of(rows: Collection[EventRow]) -> tuple[str]:
+    """When the last of these events occurred."""
+    return (max([row.occurred_at for row in rows]),)
+
+
+def number_events(rows: Iterable[EventRow], first: int) -> None:
+    """Give events their positions, from the first on."""
     for position, row in enumerate(rows, first):
         row.position = position
-        event = row.event
-        values.append(
-            (
-                position,
-                event.event_id,
-                event.run_id,
-                event.thread_id,
-                event.sequence,
-                event.event_type.value,
-                row.occurred_at,
-                row.payload,
-            )
-        )
-    return values
+
+
+def event_row(row: EventRow) -> Row:
+    """A new row of `events`, but for its position."""
+    event = row.event
+    return (
+        event.event_id,
+        event.run_id,
+        event.thread_id,
+        event.sequence,
+        event.event_type.value,
+        row.occurred_at,
+        row.payload,
+    )
 
 
 def run_of(
@@ -140,13 +190,23 @@ def active_of(
     )
 
 
-def changed_active(run: ActiveRun) -> Row:
-    """What may change in a row of `active_runs`."""
+def changed_thread(thread: ThreadRow) -> Row:
+    """What may change in a row of `threads`; None stays as it is."""
+    status = thread.status and thread.status.value
+    return thread.thread_id, status, thread.title, thread.last_run_id, thread.updated_at
+
+
+def _new_thread(thread: ThreadRow) -> Row:
+    status = (thread.status or ThreadStatus.idle).value
+    return thread.thread_id, status, thread.title, thread.last_run_id, thread.created_at, thread.updated_at
+
+
+def _changed_active(run: ActiveRun) -> Row:
     return run.run_id, run.state.value, run.holds, run.owner, run.cancel_requested, run.at_rest
 
 
-def new_active(run: ActiveRun) -> Row:
-    """A new row of `active_runs`; the database gives it its ordinal."""
+def _new_active(run: ActiveRun) -> Row:
+    """The database gives it its ordinal."""
     return (
         run.run_id,
         run.thread_id,
@@ -161,9 +221,7 @@ def new_active(run: ActiveRun) -> Row:
     )
 
 
-def _started(run: RunRow) -> Row:
-    start = run.start
-    assert start is not None
+def _started(run: RunRow, start: RunStart) -> Row:
     return (
         run.fold.run_id,
         run.thread_id,
@@ -178,13 +236,8 @@ def _started(run: RunRow) -> Row:
     )
 
 
-def _ended(run: RunRow) -> Row:
-    end = run.end
-    assert end is not None
+def _ended(end: RunEnd) -> Row:
     return (
-        run.fold.run_id,
-        run.fold.status.value,
-        run.fold.sequence,
         end.ended_at,
         end.title,
         end.error,

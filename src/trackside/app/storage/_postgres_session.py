@@ -1,231 +1,52 @@
-"""PostgreSQL: the statements of the writer, for whole batches, on a connection and an event loop of the thread that writes.
+"""PostgreSQL: what the writer does, on a connection and an event loop of the thread that writes.
 
-A batch is written in a handful of statements that take their rows as arrays, `unnest($1::text[], …)`: each costs a round
-trip, and is parsed and planned once. Several processes may write at once. Whoever changes a row holds its lock until the
-commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each sorted by key.
-The counter is held shortest, and what has a position becomes visible in the order of positions (I2).
+Each statement costs a round trip, so a transaction has four: it begins, locks and loads, writes, and commits; where runs
+are active, their queues are loaded in a fifth. Several processes may write at once. Whoever changes a row holds its lock
+until the commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each
+sorted by key. What has a position becomes visible in the order of positions (I2).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ClauseElement, Integer, Table
+from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from trackside.app.storage import errors
 from trackside.app.storage._batch_rows import (
-    RunChanges,
     active_of,
-    changed_active,
+    batch_of,
+    event_row,
     lane_of,
-    new_active,
     number_events,
     run_of,
     stored_event,
+    times_of,
 )
 from trackside.app.storage._encoding import EventRow, json_of
-from trackside.app.storage._fold import RunRow, ThreadRow
+from trackside.app.storage._fold import RunRow
 from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock
 from trackside.app.storage._postgres import PostgresDatabase, is_lost
+from trackside.app.storage._postgres_statements import (
+    LOAD_EVENT,
+    LOAD_QUEUES,
+    LOAD_WAITING,
+    LOCK,
+    NEXT_ORDINAL,
+    writing,
+)
 from trackside.app.storage._queue import ActiveRun, Lane
-from trackside.app.storage._session import CollisionError, compiled
-from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
-from trackside.app.storage._totals import Totals
-from trackside.harness.types import ThreadStatus
+from trackside.app.storage._session import Changes, CollisionError, compiled
 
 if TYPE_CHECKING:
     import asyncpg
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
-
-
-class _Bulk:
-    """A statement that takes rows as one array for each column, in the place of `ROWS`."""
-
-    def __init__(self, statement: str, *types: str) -> None:
-        arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
-        self.text = statement.replace("ROWS", f"unnest({arrays})")
-
-
-def _adding_to(totals: Table) -> _Bulk:
-    """Adds amounts to the rows of sums; makes those that are missing."""
-    key = [column.name for column in totals.primary_key]
-    names = [column.name for column in totals.columns]
-    sums = ", ".join(f"{name} = {totals.name}.{name} + excluded.{name}" for name in names if name not in key)
-    return _Bulk(
-        f"INSERT INTO {totals.name} ({', '.join(names)}) SELECT * FROM ROWS"
-        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}",
-        *["bigint" if isinstance(column.type, Integer) else "text" for column in totals.columns],
-    )
-
-
-_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"
-
-# NO KEY: who only refers to a row, as new events do to their run, is not kept out.
-_LOCK_THREADS: Final = """
-    SELECT FROM threads WHERE thread_id = ANY($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE"""
-
-_LOCK_RUNS: Final = """
-    SELECT run_id, thread_id, status, last_sequence, started_at, created_at, agent FROM runs
-    WHERE run_id = ANY($1::text[]) ORDER BY run_id FOR NO KEY UPDATE"""
-
-# Not joined to the runs: of a joined row, what another had changed while this one waited for its lock would not be seen.
-_LOAD_ACTIVE: Final = f"SELECT {_ACTIVE} FROM active_runs WHERE run_id = ANY($1::text[])"
-
-_LOAD_LANES: Final = f"""
-    SELECT
-        thread_id,
-        (SELECT status FROM threads t WHERE t.thread_id = asked.thread_id),
-        (SELECT json_build_array({_ACTIVE})::text FROM active_runs a WHERE a.thread_id = asked.thread_id AND holds),
-        (SELECT json_build_array({_ACTIVE})::text FROM active_runs a
-         WHERE a.thread_id = asked.thread_id AND state = 'pending' AND NOT holds ORDER BY ordinal LIMIT 1)
-    FROM unnest($1::text[]) AS asked (thread_id)"""
-
-_LOAD_WAITING: Final = f"""
-    SELECT {_ACTIVE} FROM active_runs
-    WHERE thread_id = $1 AND state = 'pending' AND NOT holds AND ordinal > $2 ORDER BY ordinal LIMIT $3"""
-
-_NEXT_ORDINAL: Final = "SELECT nextval(pg_get_serial_sequence('active_runs', 'ordinal'))"
-_REMOVE_ACTIVE: Final = "DELETE FROM active_runs WHERE run_id = ANY($1::text[])"
-_INSERT_ACTIVE: Final = _Bulk(
-    """
-    INSERT INTO active_runs (
-        run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, request
-    ) SELECT * FROM ROWS""",
-    *["text"] * 4,
-    "boolean",
-    *["text"] * 5,
-)
-_CHANGE_ACTIVE: Final = _Bulk(
-    """
-    UPDATE active_runs SET
-        state = new.state,
-        holds = new.holds,
-        owner = new.owner,
-        cancel_requested = new.cancel_requested,
-        at_rest = new.at_rest
-    FROM ROWS AS new (run_id, state, holds, owner, cancel_requested, at_rest)
-    WHERE active_runs.run_id = new.run_id""",
-    *("text", "text", "boolean"),
-    *["text"] * 3,
-)
-
-_LOAD_EVENT: Final = """
-    SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
-    FROM events WHERE event_id = $1"""
-
-# Waits for a process that makes the same thread at this moment.
-_INSERT_THREADS: Final = _Bulk(
-    """
-    INSERT INTO threads (thread_id, status, created_at, updated_at)
-    SELECT * FROM ROWS AS new (thread_id) ORDER BY thread_id
-    ON CONFLICT (thread_id) DO NOTHING""",
-    *["text"] * 4,
-)
-_UPDATE_THREADS: Final = _Bulk(
-    """
-    UPDATE threads SET
-        status = coalesce(new.status, threads.status),
-        title = coalesce(new.title, threads.title),
-        last_run_id = coalesce(new.last_run_id, threads.last_run_id),
-        updated_at = greatest(new.updated_at, threads.updated_at)
-    FROM ROWS AS new (thread_id, status, title, last_run_id, updated_at) WHERE threads.thread_id = new.thread_id""",
-    *["text"] * 5,
-)
-_INSERT_RUNS: Final = _Bulk(
-    """
-    INSERT INTO runs (
-        run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, trigger, metadata
-    ) SELECT * FROM ROWS AS new (run_id) ORDER BY run_id""",
-    *["text"] * 6,
-    "bigint",
-    *["text"] * 3,
-)
-_BEGIN_RUNS: Final = _Bulk(
-    """
-    UPDATE runs SET status = new.status, started_at = new.started_at, last_sequence = new.last_sequence
-    FROM ROWS AS new (run_id, status, started_at, last_sequence) WHERE runs.run_id = new.run_id""",
-    *["text"] * 3,
-    "bigint",
-)
-_ADVANCE_RUNS: Final = _Bulk(
-    """
-    UPDATE runs SET last_sequence = new.last_sequence
-    FROM ROWS AS new (run_id, last_sequence) WHERE runs.run_id = new.run_id""",
-    "text",
-    "bigint",
-)
-_END_RUNS: Final = _Bulk(
-    """
-    UPDATE runs SET
-        status = new.status,
-        last_sequence = new.last_sequence,
-        ended_at = new.ended_at,
-        title = new.title,
-        error = new.error,
-        error_type = new.error_type,
-        completion_data = new.completion_data,
-        total_input_tokens = new.total_input_tokens,
-        total_output_tokens = new.total_output_tokens,
-        llm_call_count = new.llm_call_count,
-        tool_call_count = new.tool_call_count,
-        message_count = new.message_count,
-        duration_seconds = new.duration_seconds,
-        cost_usd = new.cost_usd
-    FROM ROWS AS new (
-        run_id, status, last_sequence, ended_at, title, error, error_type, completion_data, total_input_tokens,
-        total_output_tokens, llm_call_count, tool_call_count, message_count, duration_seconds, cost_usd
-    ) WHERE runs.run_id = new.run_id""",
-    *("text", "text", "bigint"),
-    *["text"] * 5,
-    *["bigint"] * 5,
-    *["double precision"] * 2,
-)
-_INSERT_USAGE: Final = _Bulk(
-    """
-    INSERT INTO usage (
-        run_id, kind, name, input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cost_usd
-    ) SELECT * FROM ROWS""",
-    *["text"] * 3,
-    *["bigint"] * 4,
-    "double precision",
-)
-_INSERT_LABELS: Final = _Bulk(
-    "INSERT INTO run_labels (key, value, created_at, run_id) SELECT * FROM ROWS",
-    *["text"] * 4,
-)
-_ADD_TO_RUN_TOTALS: Final = _adding_to(run_totals)
-_ADD_TO_DURATION_TOTALS: Final = _adding_to(duration_totals)
-_ADD_TO_USAGE_TOTALS: Final = _adding_to(usage_totals)
-# With the times in the same round trip: whoever has the counter holds up all the others.
-_TAKE_POSITIONS: Final = f"""
-    WITH taken AS (UPDATE counters SET value = value + $1 WHERE name = $2 RETURNING value)
-    INSERT INTO event_times (part, latest)
-    SELECT part, $3 FROM taken, generate_series((value - $1 + 1) / {EVENTS_AT_A_TIME}, value / {EVENTS_AT_A_TIME}) AS part
-    ON CONFLICT (part) DO UPDATE SET latest = greatest(event_times.latest, excluded.latest)
-    RETURNING (SELECT value FROM taken)"""
-_INSERT_EVENTS: Final = _Bulk(
-    """
-    INSERT INTO events (position, event_id, run_id, thread_id, sequence, event_type, occurred_at, payload)
-    SELECT * FROM ROWS""",
-    "bigint",
-    *["text"] * 3,
-    "bigint",
-    *["text"] * 3,
-)
-_SAVE_THREAD_STATES: Final = _Bulk(
-    """
-    INSERT INTO thread_states (thread_id, remembered, paused, updated_at)
-    SELECT * FROM ROWS AS new (thread_id) ORDER BY thread_id
-    ON CONFLICT (thread_id) DO UPDATE SET
-        remembered = excluded.remembered, paused = excluded.paused, updated_at = excluded.updated_at""",
-    *["text"] * 4,
-)
 
 
 class PostgresSession:
@@ -235,6 +56,7 @@ class PostgresSession:
         self._database = database
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: asyncpg.Connection | None = None
+        self._stored_threads: set[str] = set()
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -246,6 +68,7 @@ class PostgresSession:
             StorageError: it could not be begun or committed; nothing was written.
         """
         self._connect()
+        self._stored_threads.clear()
         try:
             self._wait(self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"))
             yield
@@ -266,86 +89,59 @@ class PostgresSession:
         ((seconds,),) = self.execute(DATABASE_SECONDS)
         return LeaseClock(DATABASE_CLOCK, seconds)
 
-    def lock_threads(self, thread_ids: Collection[str]) -> None:
-        """Keep others from changing these threads, as far as they have rows, and their queues."""
-        self._fetch(_LOCK_THREADS, [*thread_ids])
+    def load(
+        self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]
+    ) -> tuple[dict[str, RunRow], list[Lane]]:
+        """What is stored of these runs and queues; nobody else changes them meanwhile."""
+        runs: list[tuple[Any, ...]] = []
+        if thread_ids or run_ids:
+            for run_id, thread_id, *facts, is_active in self._fetch(LOCK, [*thread_ids], [*run_ids]):
+                if run_id is None:
+                    self._stored_threads.add(thread_id)
+                else:
+                    runs.append((is_active, run_id, thread_id, *facts))
+        active_ids = [run_id for is_active, run_id, *_ in runs if is_active]
+        wanted = {
+            *queues,
+            *(thread_id for is_active, _, thread_id, *_ in runs if is_active and thread_id in thread_ids),
+        }
+        # A thread that has no row has no queue. If another makes one meanwhile, that it is made again stops this one.
+        new = {thread_id for thread_id in wanted if thread_id in thread_ids and thread_id not in self._stored_threads}
+        active, lanes = self._queues(active_ids, wanted - new) if active_ids or wanted > new else ({}, [])
+        lanes.extend(lane_of(thread_id, None, None, None) for thread_id in new)
+        return {run_id: run_of(active.get(run_id), run_id, *facts) for _, run_id, *facts in runs}, lanes
 
-    def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
-        """What is stored of these runs, as far as it decides about their next events; nobody else changes it meanwhile."""
-        rows = self._fetch(_LOCK_RUNS, [*run_ids])
-        if not rows:
-            return {}
-        active = {row[0]: row for row in self._fetch(_LOAD_ACTIVE, [row[0] for row in rows])}
-        return {row[0]: run_of(active.get(row[0]), *row) for row in rows}
-
-    def lanes(self, thread_ids: Collection[str]) -> list[Lane]:
-        """The status of each of these threads, who holds it, and who is the first to wait."""
-        return [
-            lane_of(thread_id, status, holder and json_of(holder), waiting and json_of(waiting))
-            for thread_id, status, holder, waiting in self._fetch(_LOAD_LANES, [*thread_ids])
-        ]
+    def _queues(self, run_ids: Collection[str], thread_ids: Collection[str]) -> tuple[dict[str, Any], list[Lane]]:
+        ((found,),) = self._fetch(LOAD_QUEUES, [*run_ids], [*thread_ids])
+        active, lanes = json_of(found)
+        return {row[0]: row for row in active}, [lane_of(*lane) for lane in lanes]
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
         """Runs that wait for a thread, first come first, from behind this ordinal on."""
-        return [active_of(*row) for row in self._fetch(_LOAD_WAITING, thread_id, after, limit)]
+        return [active_of(*row) for row in self._fetch(LOAD_WAITING, thread_id, after, limit)]
 
     def event(self, event_id: str) -> EventRow | None:
         """The stored event with this id."""
-        return next(map(stored_event, self._fetch(_LOAD_EVENT, event_id)), None)
-
-    def save_threads(self, threads: Collection[ThreadRow]) -> None:
-        """Make rows for threads that are new, and change what changes in others."""
-        new = [
-            (thread.thread_id, ThreadStatus.idle.value, thread.created_at, thread.updated_at)
-            for thread in threads
-            if thread.may_be_new
-        ]
-        self._write(_INSERT_THREADS, new)
-        changed = [
-            (row.thread_id, row.status and row.status.value, row.title, row.last_run_id, row.updated_at)
-            for row in threads
-        ]
-        self._write(_UPDATE_THREADS, changed)
-
-    def save_runs(self, runs: Iterable[RunRow]) -> None:
-        """Make rows for runs that start, and change what changes in others."""
-        changes = RunChanges.of(runs)
-        self._write(_INSERT_RUNS, changes.started)
-        self._write(_BEGIN_RUNS, changes.begun)
-        self._write(_ADVANCE_RUNS, changes.advanced)
-        self._write(_END_RUNS, changes.ended)
-        self._write(_INSERT_USAGE, changes.used)
-        self._write(_INSERT_LABELS, changes.labels)
+        return next(map(stored_event, self._fetch(LOAD_EVENT, event_id)), None)
 
     def next_ordinal(self) -> int:
         """A place behind all active runs."""
-        ((ordinal,),) = self._fetch(_NEXT_ORDINAL)
+        ((ordinal,),) = self._fetch(NEXT_ORDINAL)
         return int(ordinal)
 
-    def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
-        """Delete the rows of runs that are not active any more; then make or change the rows of others."""
-        if removed:
-            self._fetch(_REMOVE_ACTIVE, [*removed])
-        # Who gives a thread back first: that it has one holder is checked row by row.
-        for holds in (False, True):
-            self._write(_CHANGE_ACTIVE, [changed_active(run) for run in changed if run.ordinal and run.holds is holds])
-        self._write(_INSERT_ACTIVE, [new_active(run) for run in changed if not run.ordinal])
-
-    def add_to_totals(self, totals: Totals) -> None:
-        """Add to the sums over runs. Who adds to the same sums waits for this transaction."""
-        self._write(_ADD_TO_RUN_TOTALS, totals.run_rows())
-        self._write(_ADD_TO_DURATION_TOTALS, totals.duration_rows())
-        self._write(_ADD_TO_USAGE_TOTALS, totals.usage_rows())
-
-    def insert_events(self, rows: Collection[EventRow]) -> None:
-        """Give events the next positions and store them. All who append wait for each other from here to the commit."""
-        latest = max([row.occurred_at for row in rows])
-        ((last,), *_) = self._fetch(_TAKE_POSITIONS, len(rows), POSITION, latest)
-        self._write(_INSERT_EVENTS, number_events(rows, last - len(rows) + 1))
-
-    def save_thread_states(self, states: Collection[Sequence[str | None]]) -> None:
-        """Store what threads remember: id, values, what is paused, and since when."""
-        self._write(_SAVE_THREAD_STATES, states)
+    def save(self, changes: Changes) -> None:
+        """Write all of it. All who append wait for each other from the moment it gives positions to the commit."""
+        batch = batch_of(changes, stored_threads=self._stored_threads)
+        steps = tuple([step for step, rows in batch.items() if rows])
+        events = changes.events
+        if not (steps or events):
+            return
+        values: list[Any] = [[*column] for step in steps for column in zip(*batch[step], strict=True)]
+        if events:
+            values.extend(times_of(events))
+            values.extend([*column] for column in zip(*map(event_row, events), strict=True))
+        ((last,),) = self._fetch(writing(steps, events=bool(events)), *values)
+        number_events(events, last - len(events) + 1)
 
     def close(self) -> None:
         """Let go of the connection; a later transaction makes a new one."""
@@ -410,10 +206,6 @@ class PostgresSession:
 
     def _fetch(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self._wait(self._driver.fetch(statement, *values))]
-
-    def _write(self, bulk: _Bulk, rows: Collection[Sequence[Any]]) -> None:
-        if rows:
-            self._wait(self._driver.execute(bulk.text, *map(list, zip(*rows, strict=True))))
 
     def _wait[T](self, doing: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:

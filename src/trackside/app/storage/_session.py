@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import ClauseElement, Dialect
@@ -19,6 +20,21 @@ from trackside.app.storage._totals import Totals
 
 class CollisionError(errors.StorageError):
     """Something is in {database} already that has to be unique: {why}."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Changes:
+    """What a transaction writes, by kind of row."""
+
+    thread_states: Collection[Sequence[str | None]] = ()
+    """What threads remember: id, values, what is paused, and since when."""
+    threads: Collection[ThreadRow] = ()
+    runs: Collection[RunRow] = ()
+    inactive: Collection[str] = ()
+    """The ids of runs that are not active any more."""
+    active: Collection[ActiveRun] = ()
+    totals: Totals | None = None
+    events: Collection[EventRow] = ()
 
 
 class Session(Protocol):
@@ -49,16 +65,14 @@ class Session(Protocol):
         """The time by the clock that leases in this database are measured with."""
         ...
 
-    def lock_threads(self, thread_ids: Collection[str]) -> None:
-        """Keep others from changing these threads, as far as they have rows, and their queues."""
-        ...
+    def load(
+        self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]
+    ) -> tuple[dict[str, RunRow], list[Lane]]:
+        """What is stored of these runs and queues, as far as it decides about what comes next.
 
-    def runs(self, run_ids: Collection[str]) -> dict[str, RunRow]:
-        """What is stored of these runs, as far as it decides about their next events; nobody else changes it meanwhile."""
-        ...
-
-    def lanes(self, thread_ids: Collection[str]) -> list[Lane]:
-        """The status of each of these threads, who holds it, and who is the first to wait."""
+        With the queues come those of such of the threads as have one of the runs as an active one. Nobody else changes
+        the runs, or the threads and their queues, as far as they have rows, until the end of the transaction.
+        """
         ...
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
@@ -69,32 +83,12 @@ class Session(Protocol):
         """The stored event with this id."""
         ...
 
-    def save_threads(self, threads: Collection[ThreadRow]) -> None:
-        """Make rows for threads that are new, and change what changes in others."""
-        ...
-
-    def save_runs(self, runs: Iterable[RunRow]) -> None:
-        """Make rows for runs that start, and change what changes in others."""
-        ...
-
     def next_ordinal(self) -> int:
         """A place behind all active runs."""
         ...
 
-    def save_active(self, removed: Collection[str], changed: Collection[ActiveRun]) -> None:
-        """Delete the rows of runs that are not active any more; then make or change the rows of others."""
-        ...
-
-    def add_to_totals(self, totals: Totals) -> None:
-        """Add to the sums over runs."""
-        ...
-
-    def insert_events(self, rows: Collection[EventRow]) -> None:
-        """Give events the next positions, in their `position`, and store them."""
-        ...
-
-    def save_thread_states(self, states: Collection[Sequence[str | None]]) -> None:
-        """Store what threads remember: id, values, what is paused, and since when."""
+    def save(self, changes: Changes) -> None:
+        """Write all of it, and give the events the next positions, in their `position`."""
         ...
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import select, update
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
-from trackside.app.storage._session import CollisionError, Session
+from trackside.app.storage._session import Changes, CollisionError, Session
 from trackside.app.storage._tables import POSITION, counters, idempotency_keys
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
@@ -166,20 +166,17 @@ class UnitOfWork:
 
     def load(self, *, run_ids: Collection[str], thread_ids: Collection[str], queues: Collection[str]) -> None:
         """Take in what the database has, and keep others from changing it."""
-        if thread_ids:
-            self.session.lock_threads(thread_ids)
         missing = [run_id for run_id in run_ids if run_id not in self._runs]
-        found = self.session.runs(missing) if missing else {}
+        unknown = [thread_id for thread_id in queues if not self.queue.knows_lane(thread_id)]
+        if not (missing or thread_ids or unknown):
+            return
+        found, lanes = self.session.load(run_ids=missing, thread_ids=thread_ids, queues=unknown)
         self._runs.update(found)
-        wanted = {thread_id for thread_id in queues if not self.queue.knows_lane(thread_id)}
         for run in found.values():
             if run.active is not None:
                 self.queue.know(run.active)
-                if run.thread_id in thread_ids and not self.queue.knows_lane(run.thread_id):
-                    wanted.add(run.thread_id)
-        if wanted:
-            for lane in self.session.lanes(wanted):
-                self.queue.know_lane(lane)
+        for lane in lanes:
+            self.queue.know_lane(lane)
 
     def run(self, run_id: str) -> RunRow | None:
         """A run that was loaded, as it is by now."""
@@ -307,26 +304,24 @@ class UnitOfWork:
 
     def write(self) -> None:
         """Send the changes to the database."""
-        session = self.session
-        if self.thread_states:
-            session.save_thread_states(self.thread_states.values())
-        if self._threads:
-            session.save_threads(self._threads.values())
-        if self._changed:
-            session.save_runs(self._changed.values())
-            for run in self._changed.values():
-                self.totals.take(run)
         if self.idempotency_keys:
             keys = [(named.key, named.body, run_id) for named, run_id in self.idempotency_keys.values()]
-            session.execute(idempotency_keys.insert().values(keys))
-        if self.queue.removed or self.queue.changed:
-            session.save_active(self.queue.removed, self.queue.changed.values())
-        if self.totals:
-            session.add_to_totals(self.totals)
+            self.session.execute(idempotency_keys.insert().values(keys))
+        for run in self._changed.values():
+            self.totals.take(run)
+        self.session.save(
+            Changes(
+                thread_states=self.thread_states.values(),
+                threads=self._threads.values(),
+                runs=self._changed.values(),
+                inactive=self.queue.removed,
+                active=self.queue.changed.values(),
+                totals=self.totals,
+                events=() if self.positions else self._events.values(),
+            )
+        )
         if self.positions:
             self._insert_in_place()
-        elif self._events:
-            session.insert_events(self._events.values())
 
     def _insert_in_place(self) -> None:
         """Store events that have a place where they were, unless the log has got there, and the others behind them."""
@@ -338,13 +333,13 @@ class UnitOfWork:
             wanted = self.positions.get(event_id, 0)
             if wanted > last + 1:
                 if stretch:
-                    session.insert_events(stretch)
+                    session.save(Changes(events=stretch))
                     stretch = []
                 last = wanted - 1
                 session.execute(update(counters).where(counter).values(value=last))
             stretch.append(row)
             last += 1
-        session.insert_events(stretch)
+        session.save(Changes(events=stretch))
 
 
 def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:

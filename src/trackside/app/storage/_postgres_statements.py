@@ -1,0 +1,245 @@
+"""PostgreSQL: the statements of the writer. What a transaction writes is one statement, made of the steps that have rows.
+
+Each step takes its rows as an array for each column, `unnest($1::text[], …)`, and is a part, a CTE that changes something.
+PostgreSQL would do the parts at any time, in any order. So each one begins by counting the rows of the one before it
+(`AFTER`), which has to be done by then: locks are taken in the order of the steps. All parts see the database as it was
+before the statement, which is why none may touch rows of another. Last comes the counter of positions, the one row that
+everybody needs: whoever has it keeps the others waiting for the events and the commit, and for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import Integer, Table
+
+from trackside.app.storage._batch_rows import Step
+from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
+
+_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"
+
+# NO KEY: who only refers to a row, as new events do to their run, is not kept out.
+LOCK: Final = """
+    WITH locked AS MATERIALIZED (
+        SELECT thread_id FROM threads WHERE thread_id = ANY($1::text[]) ORDER BY thread_id FOR NO KEY UPDATE
+    ), found AS MATERIALIZED (
+        SELECT run_id, thread_id, status, last_sequence, started_at, created_at, agent FROM runs
+        WHERE run_id = ANY($2::text[]) AND (SELECT count(*) FROM locked) >= 0 ORDER BY run_id FOR NO KEY UPDATE
+    )
+    SELECT NULL, thread_id, NULL, NULL, NULL, NULL, NULL, NULL FROM locked
+    UNION ALL
+    SELECT run_id, thread_id, status, last_sequence, started_at, created_at, agent,
+        EXISTS (SELECT FROM active_runs a WHERE a.run_id = found.run_id)
+    FROM found"""
+"""Locks threads, then runs. Whether a run was active when it began to wait for the locks: if not, it is not now."""
+
+# Not a part of the above, which would not see what another had changed while it waited for the locks.
+LOAD_QUEUES: Final = f"""
+    SELECT json_build_array(
+        (SELECT coalesce(json_agg(json_build_array({_ACTIVE})), '[]') FROM active_runs WHERE run_id = ANY($1::text[])),
+        (SELECT coalesce(json_agg(json_build_array(
+            thread_id,
+            (SELECT status FROM threads t WHERE t.thread_id = asked.thread_id),
+            (SELECT json_build_array({_ACTIVE}) FROM active_runs a WHERE a.thread_id = asked.thread_id AND holds),
+            (SELECT json_build_array({_ACTIVE}) FROM active_runs a
+             WHERE a.thread_id = asked.thread_id AND state = 'pending' AND NOT holds ORDER BY ordinal LIMIT 1)
+        )), '[]') FROM unnest($2::text[]) AS asked (thread_id))
+    )::text"""
+"""Active runs, and of threads their status, who holds them, and who is the first to wait."""
+
+LOAD_WAITING: Final = f"""
+    SELECT {_ACTIVE} FROM active_runs
+    WHERE thread_id = $1 AND state = 'pending' AND NOT holds AND ordinal > $2 ORDER BY ordinal LIMIT $3"""
+
+LOAD_EVENT: Final = """
+    SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
+    FROM events WHERE event_id = $1"""
+
+NEXT_ORDINAL: Final = "SELECT nextval(pg_get_serial_sequence('active_runs', 'ordinal'))"
+
+
+class _Bulk:
+    """A part that takes its rows in the place of `ROWS`; `types` are those of the columns."""
+
+    def __init__(self, statement: str, *types: str) -> None:
+        self._statement = statement
+        self._types = types
+
+    def part(self, first: int, after: str) -> tuple[str, int]:
+        """The part with parameters from this number on, and the number behind its last one."""
+        arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(self._types, first))
+        statement = self._statement.replace("ROWS", f"unnest({arrays})").replace("AFTER", after)
+        return statement, first + len(self._types)
+
+
+def _adding_to(totals: Table) -> _Bulk:
+    """Adds amounts to the rows of sums; makes those that are missing. Whoever adds to the same sums waits."""
+    key = [column.name for column in totals.primary_key]
+    names = [column.name for column in totals.columns]
+    sums = ", ".join(f"{name} = {totals.name}.{name} + excluded.{name}" for name in names if name not in key)
+    return _Bulk(
+        f"INSERT INTO {totals.name} ({', '.join(names)}) SELECT * FROM ROWS WHERE AFTER"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}",
+        *["bigint" if isinstance(column.type, Integer) else "text" for column in totals.columns],
+    )
+
+
+_STARTED: Final = (
+    "run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, trigger, metadata"
+)
+_STARTED_TYPES: Final = (*["text"] * 6, "bigint", *["text"] * 3)
+_ENDED: Final = (
+    "ended_at, title, error, error_type, completion_data, total_input_tokens, total_output_tokens, llm_call_count, "
+    "tool_call_count, message_count, duration_seconds, cost_usd"
+)
+_ENDED_TYPES: Final = (*["text"] * 5, *["bigint"] * 5, *["double precision"] * 2)
+
+_CHANGE_ACTIVE: Final = _Bulk(
+    """
+    UPDATE active_runs SET
+        state = new.state,
+        holds = new.holds,
+        owner = new.owner,
+        cancel_requested = new.cancel_requested,
+        at_rest = new.at_rest
+    FROM ROWS AS new (run_id, state, holds, owner, cancel_requested, at_rest)
+    WHERE active_runs.run_id = new.run_id AND AFTER""",
+    *("text", "text", "boolean"),
+    *["text"] * 3,
+)
+
+_BULKS: Final[Mapping[Step, _Bulk]] = {
+    Step.save_thread_states: _Bulk(
+        """
+        INSERT INTO thread_states (thread_id, remembered, paused, updated_at)
+        SELECT * FROM ROWS AS new (thread_id) WHERE AFTER ORDER BY thread_id
+        ON CONFLICT (thread_id) DO UPDATE SET
+            remembered = excluded.remembered, paused = excluded.paused, updated_at = excluded.updated_at""",
+        *["text"] * 4,
+    ),
+    Step.insert_threads: _Bulk(
+        """
+        INSERT INTO threads (thread_id, status, title, last_run_id, created_at, updated_at)
+        SELECT * FROM ROWS AS new (thread_id) WHERE AFTER ORDER BY thread_id""",
+        *["text"] * 6,
+    ),
+    Step.change_threads: _Bulk(
+        """
+        UPDATE threads SET
+            status = coalesce(new.status, threads.status),
+            title = coalesce(new.title, threads.title),
+            last_run_id = coalesce(new.last_run_id, threads.last_run_id),
+            updated_at = greatest(new.updated_at, threads.updated_at)
+        FROM ROWS AS new (thread_id, status, title, last_run_id, updated_at)
+        WHERE threads.thread_id = new.thread_id AND AFTER""",
+        *["text"] * 5,
+    ),
+    Step.insert_runs: _Bulk(
+        f"INSERT INTO runs ({_STARTED}) SELECT * FROM ROWS AS new (run_id) WHERE AFTER ORDER BY run_id",
+        *_STARTED_TYPES,
+    ),
+    Step.insert_ended_runs: _Bulk(
+        f"INSERT INTO runs ({_STARTED}, {_ENDED}) SELECT * FROM ROWS AS new (run_id) WHERE AFTER ORDER BY run_id",
+        *_STARTED_TYPES,
+        *_ENDED_TYPES,
+    ),
+    Step.begin_runs: _Bulk(
+        """
+        UPDATE runs SET status = new.status, started_at = new.started_at, last_sequence = new.last_sequence
+        FROM ROWS AS new (run_id, status, started_at, last_sequence) WHERE runs.run_id = new.run_id AND AFTER""",
+        *["text"] * 3,
+        "bigint",
+    ),
+    Step.advance_runs: _Bulk(
+        """
+        UPDATE runs SET last_sequence = new.last_sequence
+        FROM ROWS AS new (run_id, last_sequence) WHERE runs.run_id = new.run_id AND AFTER""",
+        "text",
+        "bigint",
+    ),
+    Step.end_runs: _Bulk(
+        f"""
+        UPDATE runs SET
+            status = new.status, started_at = new.started_at, last_sequence = new.last_sequence,
+            {", ".join(f"{name} = new.{name}" for name in _ENDED.split(", "))}
+        FROM ROWS AS new (run_id, status, started_at, last_sequence, {_ENDED})
+        WHERE runs.run_id = new.run_id AND AFTER""",
+        *["text"] * 3,
+        "bigint",
+        *_ENDED_TYPES,
+    ),
+    Step.insert_usage: _Bulk(
+        """
+        INSERT INTO usage (
+            run_id, kind, name, input_tokens, output_tokens, cache_read_tokens, reasoning_tokens, cost_usd
+        ) SELECT * FROM ROWS WHERE AFTER""",
+        *["text"] * 3,
+        *["bigint"] * 4,
+        "double precision",
+    ),
+    Step.insert_labels: _Bulk(
+        "INSERT INTO run_labels (key, value, created_at, run_id) SELECT * FROM ROWS WHERE AFTER",
+        *["text"] * 4,
+    ),
+    Step.remove_active: _Bulk(
+        "DELETE FROM active_runs USING ROWS AS old (run_id) WHERE active_runs.run_id = old.run_id AND AFTER",
+        "text",
+    ),
+    Step.release_active: _CHANGE_ACTIVE,
+    Step.hold_active: _CHANGE_ACTIVE,
+    Step.insert_active: _Bulk(
+        """
+        INSERT INTO active_runs (
+            run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, request
+        ) SELECT * FROM ROWS WHERE AFTER""",
+        *["text"] * 4,
+        "boolean",
+        *["text"] * 5,
+    ),
+    Step.add_to_run_totals: _adding_to(run_totals),
+    Step.add_to_duration_totals: _adding_to(duration_totals),
+    Step.add_to_usage_totals: _adding_to(usage_totals),
+}
+
+_EVENT: Final = "event_id, run_id, thread_id, sequence, event_type, occurred_at, payload"
+_EVENT_TYPES: Final = (*["text"] * 3, "bigint", *["text"] * 3)
+
+
+@lru_cache(maxsize=1024)
+def writing(steps: tuple[Step, ...], *, events: bool) -> str:
+    """One statement for these steps, in this order, and behind them for events, if there are any.
+
+    Its parameters are the columns of the rows of each step; then the times of the events, and their columns. It gives the
+    position of the last event.
+    """
+    parts: list[str] = []
+    after = "true"
+    number = 1
+    for step in steps:
+        statement, number = _BULKS[step].part(number, after)
+        parts.append(f"{step} AS ({statement} RETURNING true)")
+        after = f"(SELECT count(*) FROM {step}) >= 0"
+    if not events:
+        return f"WITH {', '.join(parts)} SELECT 0 WHERE {after}"
+    parts.extend(_event_parts(number, after))
+    return f"WITH {', '.join(parts)} SELECT value FROM taken"
+
+
+def _event_parts(first: int, after: str) -> list[str]:
+    latest, *columns = (f"${number}" for number in range(first, first + 1 + len(_EVENT_TYPES)))
+    arrays = ", ".join(f"{column}::{kind}[]" for column, kind in zip(columns, _EVENT_TYPES, strict=True))
+    count = f"cardinality({columns[0]}::text[])"
+    return [
+        f"taken AS (UPDATE counters SET value = value + {count} WHERE name = '{POSITION}' AND {after} RETURNING value)",
+        f"""dated AS (
+            INSERT INTO event_times (part, latest)
+            SELECT part, {latest}::text
+            FROM taken, generate_series((value - {count} + 1) / {EVENTS_AT_A_TIME}, value / {EVENTS_AT_A_TIME}) AS part
+            ON CONFLICT (part) DO UPDATE SET latest = greatest(event_times.latest, excluded.latest))""",
+        f"""stored AS (
+            INSERT INTO events (position, {_EVENT})
+            SELECT taken.value - {count} + new.ordinality, {_EVENT}
+            FROM taken, unnest({arrays}) WITH ORDINALITY AS new ({_EVENT}))""",
+    ]
