@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trackside.app.storage import Store
+from trackside.harness import LifecycleEventType, RunLifecycleEvent
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -99,6 +103,24 @@ def test_runs(recorded: Trackside) -> None:
     assert [event["sequence"] for event in whole["events"]] == list(range(1, whole["last_sequence"] + 1))
     (whole,) = objects(recorded("runs", beginning, "--json", "--limit", "2"))
     assert [event["sequence"] for event in whole["events"]] == [1, 2]
+    *_, left_out = recorded("runs", beginning, "--limit", "2").stdout.splitlines()
+    assert left_out == f"… and {whole['last_sequence'] - 2} more"
+
+
+def test_a_run_that_never_started_took_no_time(here: Trackside) -> None:
+    said = {"cancel_mode": "interrupt", "completion_data": {"duration_seconds": 0.714}}
+    cancelled = RunLifecycleEvent("e", LifecycleEventType.RUN_CANCELLED, "r", "t", 1, datetime.now(UTC), said)
+
+    async def record() -> None:
+        async with Store.open("sqlite:///trackside.db") as store:
+            await store.append([cancelled])
+
+    asyncio.run(record())
+
+    titles, (row,) = titles_and_rows(here("runs"))
+    assert "TOOK" not in titles, "a column without a cell is left out"
+    assert row.startswith("r ")
+    assert "took" not in here("runs", "r").stdout
 
 
 def test_threads(recorded: Trackside) -> None:

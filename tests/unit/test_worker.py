@@ -174,6 +174,18 @@ async def test_a_run_that_never_started_has_nothing_to_roll_back() -> None:
 
 
 @virtual
+async def test_a_run_that_never_started_took_no_time_however_long_it_waited() -> None:
+    seen = RecordingObserver()
+    async with ByManager(required(seen)) as runs:
+        await runs.start(Scripted(seconds=5.0), thread_id="t")
+        waiting = await runs.start(Scripted(), thread_id="t")
+        await asyncio.sleep(3)
+        await runs.manager.cancel(waiting.run_id, wait=True)
+    (alone,) = [event for event in seen.events if event.run_id == waiting.run_id]
+    assert alone.payload["completion_data"]["duration_seconds"] == 0.0
+
+
+@virtual
 async def test_a_rollback_that_fails_is_said_to_have_failed() -> None:
     seen = RecordingObserver()
     agent = Scripted(seconds=5.0, rolls_back_to=ConnectionError("checkpointer down"))

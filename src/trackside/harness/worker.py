@@ -122,7 +122,7 @@ class RunWorker:
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._began = services.clock.monotonic()
+        self._began: float | None = None
         self._stop: Stop | None = None
         self._claimed = False
         self._lost = False
@@ -390,7 +390,7 @@ class RunWorker:
         end = await self._put_thread_right(end)
         run_id = self.record.run_id
         journal = self._journal
-        seconds = self._services.clock.monotonic() - self._began
+        seconds = 0.0 if self._began is None else self._services.clock.monotonic() - self._began
         completion_data = journal.completion_data(seconds)
         settlement = await self._settle(end, completion_data)
         closing = [*self._take_outbox(), self._closing(end, completion_data)]

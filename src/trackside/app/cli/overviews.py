@@ -158,10 +158,12 @@ def _print_biggest[T](console: OutputConsole, columns: Sequence[Column[T]], reco
 
 
 def took(run: StoredRun, now: datetime) -> str:
-    """How long a run took, or has been going on."""
+    """How long a run took, or has been going on; nothing if it never started."""
+    if run.started_at is None:
+        return ""
     if run.duration_seconds is not None:
         return duration(run.duration_seconds)
-    if run.started_at is None or is_final(run.status):
+    if is_final(run.status):
         return ""
     return f"{duration((now - run.started_at).total_seconds())} …"
 
