@@ -109,6 +109,19 @@ def test_an_age_that_is_none(here: Run, age: str) -> None:
     assert "--older-than: " in said.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--older-than", "0d", "--status", "running"], "--status: only runs that have ended are removed"),
+        (["--older-than", "9999999d"], "--older-than: '9999999d' is longer ago than the year 1"),
+    ],
+)
+def test_what_cannot_be_removed_is_said_as_it_was_typed(here: Run, options: list[str], what: str) -> None:
+    said = here("prune", *options, "--yes")
+
+    assert (said.returncode, said.stdout, said.stderr) == (2, "", f"error: {what}.\n")
+
+
 @pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz", "events.parquet"])
 def test_out_and_in_again(here: Run, tmp_path: Path, name: str) -> None:
     exported = here("export", name)

@@ -136,8 +136,37 @@ def test_parked_events_are_shown_retried_and_dropped(subscribed: Trackside, tmp_
     assert [event["state"] for event in objects(subscribed("parked", "mail", "--json"))] == ["parked", "retry"]
     assert said(subscribed("parked", "mail", "drop", "-p", "1")) == "1 event dropped.\n"
     assert objects(subscribed("parked", "mail", "drop", "--json")) == [{"subscription": "mail", "events": 1}]
-    assert said(subscribed("parked", "mail")) == "There is nothing that fits.\n"
+    assert said(subscribed("parked", "mail")) == "mail has no parked events.\n"
     assert standing(tmp_path, "mail").parked == 0
+
+
+def test_what_is_over_is_no_last_error(subscribed: Trackside) -> None:
+    facts = said(subscribed("subscriptions", "mail"))
+    assert "last error    the address is gone (" in facts
+
+    subscribed("replay", "mail", "--from", "4")
+    assert "the address is gone" in said(subscribed("subscriptions", "mail"))  # two events are parked still
+    subscribed("parked", "mail", "drop")
+
+    assert "last error" not in said(subscribed("subscriptions", "mail"))
+    assert "address" not in said(subscribed("subscriptions"))
+
+
+def test_no_subscriptions_at_all(subscribed: Trackside) -> None:
+    for name in ("audit", "hook", "mail"):
+        subscribed("subscriptions", name, "delete")
+
+    assert said(subscribed("subscriptions")) == "There are no subscriptions.\n"
+    assert objects(subscribed("subscriptions", "--json")) == []
+
+
+@pytest.mark.parametrize("action", ["retry", "drop"])
+def test_a_limit_is_not_passed_over(subscribed: Trackside, tmp_path: Path, action: str) -> None:
+    done = subscribed("parked", "mail", action, "-n", "1")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --limit: it says how many to show; --position chooses what to {action}.\n"
+    assert standing(tmp_path, "mail").parked == 2
 
 
 @pytest.mark.parametrize(
@@ -149,7 +178,7 @@ def test_parked_events_are_shown_retried_and_dropped(subscribed: Trackside, tmp_
         ("replay nobody --from 1", "There is no subscription 'nobody'"),
         ("replay mail", "Missing option '--from'"),
         ("replay mail --from 0", "'0' is not a whole number from 1 up"),
-        ("replay mail --from 7", "position=6: the last position in the log is 5"),
+        ("replay mail --from 7", "error: --from: the last position in the log is 5.\n"),
         ("parked nobody", "There is no subscription 'nobody'"),
         ("parked mail retry -p 2", "no event parked at position 2"),
         ("parked mail -p 2", "--position: it says which events to retry or drop"),

@@ -98,7 +98,7 @@ def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Tracksid
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--after", "99"), "after=99: the log ends at 5"),
+        (("--after", "99"), "error: --after: the log ends at 5"),
         (("--thread", "t-9"), "No thread here has an id that begins with 't-9'"),
         (("--type", "run_begun"), "run_begun"),
         (("-n", "-1"), "not a whole number from 0 up"),

@@ -117,18 +117,19 @@ def read_seconds(text: str, name: str) -> float:
     return seconds
 
 
-def read_age(text: str, name: str) -> timedelta:
+def read_age(text: str, name: str, *, now: datetime) -> timedelta:
     """How long ago something was, at the least: `12h`, `30d`, `8w`; `0d` is any time.
 
     Raises:
-        ArgumentError: it is not a length of time with its unit.
+        ArgumentError: it is not a length of time with its unit, or was before the year 1.
     """
     found = _DURATION.fullmatch(text.strip())
     try:
         if found and found[2]:
-            return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+            age = timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+            return now - (now - age)  # as far as there are years
     except OverflowError:
-        pass
+        raise ArgumentError(name=name, why=f"{text!r} is longer ago than the year 1") from None
     raise ArgumentError(name=name, why=f"{text!r} is not a length of time with its unit; write 12h, 30d or 8w")
 
 

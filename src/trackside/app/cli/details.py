@@ -46,6 +46,8 @@ def print_run(console: OutputConsole, run: StoredRun, events: Sequence[StoredEve
     print_facts(console, facts)
     console.print()
     _print_timeline(console, [stored.event for stored in events])
+    if run.last_sequence > len(events):
+        console.print(f"… and {run.last_sequence - len(events):,} more", style="dim")
 
 
 def print_thread(

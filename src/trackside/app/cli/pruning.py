@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from trackside.app.cli.arguments import ArgumentError, read_age
@@ -42,7 +42,7 @@ class PruneOptions:
 def prune(options: PruneOptions) -> ExitCode:
     """Remove old runs, if that is what the person wants."""
     settings = load_settings({"database.url": options.database})
-    older_than = read_age(options.older_than, _OLDER_THAN)
+    older_than = read_age(options.older_than, _OLDER_THAN, now=datetime.now(UTC))
     console = standard_output()
     if options.dry_run or not options.yes:
         # Nothing is held open while somebody thinks about it.

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Database, Json, Limit, positive
+from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.options import Database, Json, positive
 
 app = typer.Typer()
 
@@ -92,16 +93,21 @@ def parked(
             help="Retry or drop only the event there; may be repeated.",
         ),
     ] = None,
-    limit: Limit = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many to show.", show_default="50"),
+    ] = None,
     database: Database = None,
     json: Json = False,
 ) -> int:
     """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
     from trackside.app.cli import subscriptions as steps
 
+    if action is not None and limit is not None:
+        raise ArgumentError(name="--limit", why=f"it says how many to show; --position chooses what to {action}")
     match action:
         case None:
-            return steps.show_parked(database, name, position, limit=limit, json=json)
+            return steps.show_parked(database, name, position, limit=limit or 50, json=json)
         case ParkedAction.retry:
             return steps.retry_parked(database, name, position, json=json)
         case ParkedAction.drop:

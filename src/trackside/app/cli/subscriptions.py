@@ -39,6 +39,7 @@ def show_all(database: str | None, *, json: bool) -> ExitCode:
     return _show(
         [record_object(subscription) for subscription in found],
         lambda console: _print_table(console, found, now),
+        nothing="There are no subscriptions.",
         json=json,
     )
 
@@ -93,7 +94,10 @@ def show_parked(
     found = _in_store(database, lambda store: store.subscriptions.parked(name, limit=limit), read_only=True)
     now = datetime.now(UTC)
     return _show(
-        [_parked_object(event) for event in found], lambda console: _print_parked(console, found, now), json=json
+        [_parked_object(event) for event in found],
+        lambda console: _print_parked(console, found, now),
+        nothing=f"{one_line(name)} has no parked events.",
+        json=json,
     )
 
 
@@ -149,14 +153,16 @@ def _in_store[T](database: str | None, do: Callable[[Store], Awaitable[T]], *, r
     return asyncio.run(main())
 
 
-def _show(objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None], *, json: bool) -> ExitCode:
+def _show(
+    objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None], *, nothing: str = "", json: bool
+) -> ExitCode:
     console = standard_output()
     if json:
         console.print_json_lines(objects)
     elif objects:
         print_them(console)
     else:
-        console.print("There is nothing that fits.", style="dim")
+        console.print(nothing, style="dim")
     console.check()
     return ExitCode.reader_gone if console.reader_gone else ExitCode.success
 
@@ -175,7 +181,7 @@ def _print_table(console: OutputConsole, subscriptions: Sequence[Subscription], 
         Column(title="PARKED", cell=lambda found: f"{found.parked:,}" if found.parked else "", rank=1, right=True),
         Column(title="FAILED", cell=lambda found: f"{found.failures:,}×" if found.failures else "", rank=3, right=True),
         Column(title="CONSUMER", cell=lambda found: one_line(found.consumer or ""), rank=6),
-        Column(title="LAST ERROR", cell=lambda found: _brief(found.last_error or ""), rank=4, least=16),
+        Column(title="LAST ERROR", cell=lambda found: _brief(_trouble(found)), rank=4, least=16),
     ]
     print_table(console, columns, subscriptions)
 
@@ -184,7 +190,9 @@ def _print_one(console: OutputConsole, found: Subscription, now: datetime) -> No
     behind = count(found.behind, "position")
     if found.oldest_at is not None:
         behind = f"{behind}, since {moment(found.oldest_at, now)}"
-    failed = "" if found.last_error_at is None else f"{found.last_error} ({ago(found.last_error_at, now)})"
+    failed = one_line(_trouble(found))
+    if failed and found.last_error_at is not None:
+        failed = f"{failed} ({ago(found.last_error_at, now)})"
     wanted = [
         f"{name} {one_line(', '.join(value) if isinstance(value, list) else value)}"
         for name, value in found.filter.to_json().items()
@@ -225,6 +233,11 @@ def _parked_object(found: ParkedEvent) -> JsonObject:
     told = record_object(found)
     del told["stored"]
     return {**stored_event_object(found.stored), **told}
+
+
+def _trouble(found: Subscription) -> str:
+    """The last error, while there is something left of it to be seen to."""
+    return (found.last_error or "") if found.failures or found.parked else ""
 
 
 def _look_of(found: Subscription) -> Look:
