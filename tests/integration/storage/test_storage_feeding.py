@@ -304,6 +304,8 @@ class TestFailures:
                 await feed.aclose()
         # Within the same lease: it does not lock itself out. Nothing was acknowledged, so all came again.
         assert "stayed locked" in caplog.text
+        assert "Traceback" not in caplog.text
+        assert caplog.text.count("could not be fed") == 1
         assert taken[:5] == taken[-5:] == [1, 2, 3, 4, 5]
 
 

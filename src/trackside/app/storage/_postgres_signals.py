@@ -62,9 +62,16 @@ class PostgresSignals(CommitSignals):
                     pause = _FIRST_PAUSE
                     self._hint()  # something may have been missed
                     await self._serve(connection)
-            except Exception:  # whatever it is, whoever listens is told to look, and another connection is tried
+            except Exception as exc:  # whatever it is, whoever listens is told to look, and another connection is tried
                 if pause == _FIRST_PAUSE:
-                    logger.warning("commits of others to %s are noticed late for now", self._database, exc_info=True)
+                    why = self._database.unreachable(exc)
+                    defect = exc if why is None else None
+                    logger.warning(
+                        "commits of others to %s are noticed late for now: %s",
+                        self._database,
+                        why or exc,
+                        exc_info=defect,
+                    )
             if not self._closed:
                 self._hint()
                 await asyncio.sleep(pause)

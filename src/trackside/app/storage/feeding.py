@@ -149,6 +149,7 @@ class SubscriptionFeed:
         self._wakeup = asyncio.Event()
         self._held: SubscriptionConsumer | None = None
         self._paused = False
+        self._is_away = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -194,13 +195,24 @@ class SubscriptionFeed:
                 except SubscriptionLostError as exc:
                     self._held = None
                     logger.info("%s", exc)
-                except Exception:  # the store's failure, or our own: what is not fed is said, and tried again
+                except StorageError as exc:
+                    self._say_away(exc)
+                    await self._pause(_STORE_PAUSE)
+                except Exception:  # our own failure: what is not fed is said, and tried again
                     logger.exception("subscription %s could not be fed", self.name)
                     await self._pause(_STORE_PAUSE)
         finally:
             if self._held is not None:
                 with suppress(TracksideError):  # then its lease ends by itself
                     await self._held.release()
+
+    def _say_away(self, failure: StorageError) -> None:
+        """Say what keeps the store from being read, once for each time; what does not pass is said whole."""
+        if not failure.retryable:
+            logger.error("subscription %s could not be fed", self.name, exc_info=failure)
+        elif not self._is_away:
+            logger.warning("subscription %s could not be fed, and is tried again until it can: %s", self.name, failure)
+        self._is_away = failure.retryable
 
     async def _take_turn(self) -> None:
         """Feed as long as this process has the lease; wait for it a while if it is not free."""
@@ -212,6 +224,7 @@ class SubscriptionFeed:
         except SubscriptionPausedError:
             await self._wait(_LOOK_EVERY)
         else:
+            self._is_away = False
             await self._feed_by(consumer)
             self._held = None
             await consumer.release()
@@ -257,10 +270,10 @@ class SubscriptionFeed:
                 until = begun + consumer.lease_seconds
             except SubscriptionLostError:
                 raise
-            except StorageError:
+            except StorageError as exc:
                 if monotonic() + consumer.lease_seconds / 3 >= until:
                     raise
-                logger.warning("the lease of subscription %s could not be renewed", self.name, exc_info=True)
+                logger.warning("the lease of subscription %s could not be renewed: %s", self.name, exc)
 
     async def _feed(self, consumer: SubscriptionConsumer) -> None:
         """Give what comes to the observer, until closed or paused."""
