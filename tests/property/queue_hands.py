@@ -172,7 +172,7 @@ async def take(hand: Hand, steps: Sequence[Step], *, lose_reply: int) -> list[An
     writer: Any = hand.store._writer
     if len(steps) == 1:
         hand.session.loses_in = int(lose_reply)
-        return await asyncio.gather(steps[0].act(), return_exceptions=True)
+        return [*await asyncio.gather(steps[0].act(), return_exceptions=True)]
     await hand.coordinator._enroll()
     gate = Gate()
     opened = writer.put(gate)
