@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from trackside.app.storage import Store
+from trackside.app.storage import Store, maintenance
 from trackside.harness.ids import new_id
 from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
 
@@ -270,6 +270,41 @@ def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path)
 
     assert first.startswith("Imported 9 events at the positions that they had")
     assert second == "1 run without an end in the file: nobody executes that here."
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["runs"],
+        ["prune", "--older-than=0d", "--yes"],
+        ["db", "check"],
+        ["db", "current"],
+        ["db", "upgrade"],
+        ["db", "compact"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_is_malformed_is_a_failure_and_not_a_typing_mistake(
+    here: Run, database: Path, command: list[str]
+) -> None:
+    database.write_bytes(b"no database at all" * 1_000)
+
+    said = here(*command, "--database=sqlite:///trackside.db")
+
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "is not an SQLite database" in said.stderr
+
+
+def test_a_database_that_is_locked_is_not_blamed_on_its_address(
+    here: Run, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "BUSY_TIMEOUT", 0.0)
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        said = here("db", "compact", "--database=sqlite:///trackside.db")
+
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr.startswith("error: The database trackside.db stayed locked by another process")
 
 
 def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from trackside.app.settings import Settings, SettingsError
-from trackside.app.wiring import NothingRecordedError, open_app, open_store
+from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError
+from trackside.app.wiring import NothingRecordedError, blaming, open_app, open_store
 from trackside.harness import ClosedError, CompositeObserver, RunLifecycleEvent, RunSpec, RunStatus, ThreadStatus
 
 
@@ -92,6 +93,22 @@ async def test_a_database_that_cannot_be_opened_blames_who_chose_it(tmp_path: Pa
     with pytest.raises(SettingsError, match="^TRACKSIDE_DATABASE_URL: There is no folder"):
         async with open_store(settings):
             pass
+
+
+async def test_a_database_that_is_locked_blames_nobody_for_its_address(tmp_path: Path) -> None:
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/runs.db", sources={"database.url": "--database"})
+    busy = DatabaseBusyError(database="runs.db", seconds=5.0)
+
+    with pytest.raises(DatabaseBusyError) as raised, blaming(settings):
+        raise busy
+    with (
+        pytest.raises(SettingsError, match="^--database: The database runs.db is damaged") as damaged,
+        blaming(settings),
+    ):
+        raise DamagedDatabaseError(database="runs.db", why="it is malformed")
+
+    assert raised.value is busy
+    assert damaged.value.fault == "store"
 
 
 async def test_looking_makes_no_database(settings: Settings, tmp_path: Path) -> None:

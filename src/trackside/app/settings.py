@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import Fault, TracksideError
 
 SETTINGS_FILE = "trackside.toml"
 DEFAULT_DATABASE_URL = "sqlite:///trackside.db"
@@ -69,12 +69,15 @@ class Settings:
         """Who chose the database: a flag, a variable, the file; None for the default."""
         return self.sources.get(_DATABASE_URL)
 
-    def database_complaint(self, why: str) -> SettingsError:
-        """The error to raise when the database cannot be used."""
+    def database_complaint(self, why: str, *, fault: Fault = "caller") -> SettingsError:
+        """The error to raise when the database cannot be used; its `fault` is the store's if another address would not
+        have helped to find it.
+        """
         if self.database_source is None:
             name = self.database_url.removeprefix("sqlite:///")
-            return DefaultDatabaseError(why=why.replace(name, f"{name} (the default database)", 1))
-        return self.complaint(_DATABASE_URL, why)
+            return DefaultDatabaseError(why=why.replace(name, f"{name} (the default database)", 1), fault=fault)
+        complaint = self.complaint(_DATABASE_URL, why)
+        return SettingsError(**complaint.details, fault=fault)
 
 
 def load_settings(

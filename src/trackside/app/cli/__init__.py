@@ -1,5 +1,8 @@
 """The command `trackside`: reads settings and arguments, has the wiring assemble things, shows what happens.
 
+Exit codes are 2 if what was typed is wrong, and 1 if it could not be done all the same: whether a `TracksideError` is the
+one or the other, its `fault` says.
+
 Only what a command needs is imported when it is used, so that `trackside --help` is quick.
 """
 

@@ -65,7 +65,10 @@ def _program(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Runs agents and tells everyone who needs to know."""
+    """Runs agents and tells everyone who needs to know.
+
+    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong; `run` and `resume` have more.
+    """
 
 
 @app.command()

@@ -120,11 +120,12 @@ async def open_store(settings: Settings, *, create: bool = True, read_only: bool
 
 @contextmanager
 def blaming(settings: Settings) -> Generator[None]:
-    """Says of what goes wrong with the database who chose it.
+    """Says of what is wrong with the database who chose it.
 
     Raises:
-        SettingsError: it cannot be used; the message says what to do.
+        SettingsError: it cannot be used; the message says what to do, and `fault` whether what was chosen is to blame.
         NothingRecordedError: it is not there, and shall not be made.
+        StorageError: it is locked, full or away, which has nothing to do with how it was chosen.
     """
     from trackside.app.storage.errors import DatabaseMissingError, StorageError
 
@@ -133,7 +134,9 @@ def blaming(settings: Settings) -> Generator[None]:
     except DatabaseMissingError as exc:
         raise NothingRecordedError(database=settings.database_shown) from exc
     except StorageError as exc:
-        raise settings.database_complaint(str(exc).rstrip(".")) from exc
+        if exc.retryable:
+            raise
+        raise settings.database_complaint(str(exc).rstrip("."), fault=exc.fault) from exc
 
 
 async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: AsyncExitStack) -> Any:
