@@ -1,7 +1,9 @@
 """Listings in pages, both ways, under any filters: they are the records that fit, in order, none missed and none twice."""
 
+import shutil
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,7 +165,7 @@ async def test_what_a_cursor_names_may_be_gone(store: Store, some_runs) -> None:
     ]
 
 
-@pytest.mark.parametrize("few", [_listings.FEW, -1], ids=["through the runs", "through the log"])
+@pytest.mark.parametrize("few", [_queries.FEW_RUNS, -1], ids=["through the runs", "through the log"])
 @pytest.mark.parametrize(
     "filters",
     [
@@ -183,7 +185,7 @@ async def test_what_a_cursor_names_may_be_gone(store: Store, some_runs) -> None:
 async def test_pages_of_events_are_all_that_fit_both_ways(
     store: Store, some_runs, monkeypatch: pytest.MonkeyPatch, few: int, filters: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", few)
+    monkeypatch.setattr(_queries, "FEW_RUNS", few)
     of_runs = {name: value for name, value in filters.items() if name in {"thread_id", "agent", "status"}}
     chosen = {run.run_id for run in some_runs if fits(run, of_runs)} & {filters.get("run_id")} or {
         run.run_id for run in some_runs if fits(run, of_runs)
@@ -258,6 +260,44 @@ async def test_events_since_a_time_are_found_without_those_before(store: Store, 
 def listing_since(since: datetime) -> EventListing:
     nothing = dict.fromkeys(("before", "run_id", "thread_id", "agent", "status", "types"))
     return EventListing.of(after=0, newest_first=False, since=since, limit=10, **nothing)
+
+
+@PROPERTY
+@given(data=st.data())
+async def test_events_of_some_runs_are_found_in_whatever_stretch_of_the_log_they_are(
+    path: Path, sqlite_with_tables: Path, script, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    for module in (_queries, _sqlite_session):
+        monkeypatch.setattr(module, "EVENTS_AT_A_TIME", 4)
+    monkeypatch.setattr(_queries, "FEW_RUNS", data.draw(st.sampled_from([-1, 0, 1, 2])))
+    shutil.copy(sqlite_with_tables, path)
+    # Runs of any age, whose events come one by one and in turns, so that some go on for the whole log.
+    waiting = [
+        script(start=script().start + timedelta(days=day), thread_id=f"t{day % 2}").whole()
+        for day in data.draw(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+    ]
+    agents = data.draw(st.lists(st.sampled_from(["rare", "often"]), min_size=len(waiting), max_size=len(waiting)))
+    rare = set[str]()
+    async with Store.open(f"sqlite:///{path}") as store:
+        for events, agent in zip(waiting, agents, strict=True):
+            events[0].payload["agent"] = agent
+            if agent == "rare":
+                rare.add(events[0].run_id)
+        while waiting:
+            events = data.draw(st.sampled_from(waiting))
+            await store.append([events.pop(0)])
+            waiting = [events for events in waiting if events]
+        all_of_them = await store.events()
+        begin = data.draw(st.integers(0, len(all_of_them)))
+        limit = data.draw(st.integers(1, 9))
+
+        expected = [one for one in all_of_them if one.event.run_id in rare and one.position > begin]
+        assert await store.events(begin, agent="rare", limit=limit) == expected[:limit]
+        assert await store.events(begin, agent="rare", newest_first=True, limit=limit) == expected[::-1][:limit]
+        of_thread = [one for one in expected if one.event.thread_id == "t1"]
+        assert (
+            await store.events(begin, agent="rare", thread_id="t1", status="success", limit=limit) == of_thread[:limit]
+        )
 
 
 async def test_a_position_behind_the_end_is_refused_and_the_end_itself_is_not(store: Store, script) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, event
 
-from trackside.app.storage import Store, _listings, _stats
+from trackside.app.storage import Store, _listings, _queries, _stats
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -19,9 +19,9 @@ LOG = "events USING INTEGER PRIMARY KEY (rowid>?"
 RARE = "ix_events_rare (event_type=? AND position>?"
 EVENTS_OF_RUN = "sqlite_autoindex_events_1 (run_id=?"
 RUN = "sqlite_autoindex_runs_1 (run_id=?"
-RUNS_OF_THREAD = "ix_runs_thread_id_created_at_run_id (thread_id=?"
+RUNS_OF_THREAD = "COVERING INDEX ix_runs_thread (thread_id=?"
 RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
-RUNS_OF_AGENT = "ix_runs_agent_status_created_at_run_id (agent=?"
+RUNS_OF_AGENT = "COVERING INDEX ix_runs_agent (agent=?"
 THREADS_OF_STATUS = "ix_threads_status_updated_at_thread_id (status=?"
 LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
 LABEL_OF_RUN = "USING PRIMARY KEY (key=? AND value=? AND created_at=?"
@@ -69,7 +69,7 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("threads", {"id_prefix": "01"}, True, ["sqlite_autoindex_threads_1 (thread_id>? AND thread_id<?)"]),
     ("threads", {"agent": "a", "status": "idle"}, False, [THREADS_OF_STATUS, RUNS_OF_THREAD]),
     ("threads", {"agent": "a", "status": "idle"}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUNS_OF_AGENT]),
-    ("threads", {"metadata": {"user": "a"}}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUN, LABEL]),
+    ("threads", {"metadata": {"user": "a"}}, True, ["sqlite_autoindex_threads_1 (thread_id=?", LABEL]),
 ]
 TOTALS: list[tuple[str, dict[str, Any]]] = [
     ("stats", {}),
@@ -146,7 +146,8 @@ async def test_an_index_leads_to_each_page(
     few: bool,
     indexes: list[str],
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", 0 if few else -1)
+    for module, name in ((_listings, "FEW"), (_queries, "FEW_RUNS")):
+        monkeypatch.setattr(module, name, 0 if few else -1)
 
     plans = await plans_of(store, dialect, lambda: getattr(store, method)(**filters))
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from trackside.app.storage import Store, _listings
+from trackside.app.storage import Store, _queries
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
@@ -52,11 +52,11 @@ async def test_events_from_the_end_back_in_pages(store: Store, script) -> None:
     assert await store.events(before=1) == []
 
 
-@pytest.mark.parametrize("few", [-1, _listings.FEW], ids=["through the log", "through the runs"])
+@pytest.mark.parametrize("few", [-1, _queries.FEW_RUNS], ids=["through the log", "through the runs"])
 async def test_events_by_the_agent_and_status_of_their_run_and_by_time(
     store: Store, script, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(_listings, "FEW", few)
+    monkeypatch.setattr(_queries, "FEW_RUNS", few)
     start = script().start
     chat, failed, going = (
         script(thread_id="shared"),

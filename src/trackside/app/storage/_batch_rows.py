@@ -77,7 +77,8 @@ def _add_run(batch: Batch, run: RunRow) -> None:
     """Sort a run by what becomes of it."""
     run_id, start, end = run.fold.run_id, run.start, run.end
     if start is not None:
-        batch[Step.insert_labels].extend([(*label, start.created_at, run_id) for label in start.labels])
+        place = (start.created_at, run_id, run.thread_id, start.agent)
+        batch[Step.insert_labels].extend([(*label, *place) for label in start.labels])
     if end is not None:
         batch[Step.insert_usage].extend([(run_id, *usage) for usage in end.usage])
     if start is not None and end is not None:
@@ -107,9 +108,10 @@ def stored_event(row: Row) -> EventRow:
     return EventRow(event, occurred_at, payload, position)
 
 
-def times_of(rows: Collection[EventRow]) -> tuple[str]:
-    """When the last of these events occurred."""
-    return (max([row.occurred_at for row in rows]),)
+def times_of(rows: Collection[EventRow]) -> tuple[str, str, str]:
+    """When the last of these events occurred; when the oldest and the newest of their runs were created."""
+    created_at = [row.run_created_at for row in rows]
+    return max([row.occurred_at for row in rows]), min(created_at), max(created_at)
 
 
 def number_events(rows: Iterable[EventRow], first: int) -> None:

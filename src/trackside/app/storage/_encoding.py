@@ -50,12 +50,16 @@ def json_of(text: str) -> Json:
 
 
 class EventRow(msgspec.Struct, eq=False):
-    """An event in the form in which it is stored; `position` is 0 until it has one."""
+    """An event in the form in which it is stored; `position` is 0 until it has one.
+
+    `run_created_at` is known where the event is written.
+    """
 
     event: RunLifecycleEvent
     occurred_at: str
     payload: str
     position: int = 0
+    run_created_at: str = ""
 
     def tells_the_same_as(self, other: EventRow) -> bool:
         """Whether the other row is this event once more, and not another one under the same id."""

@@ -85,6 +85,13 @@ class RunRow(Struct, kw_only=True, eq=False):
     active: ActiveRun | None = None
     """Its place in the queue of its thread, as it was stored."""
 
+    @property
+    def created_at(self) -> str:
+        """When it was created, as the database has it or will have it."""
+        facts = self.stored or self.start
+        assert facts is not None
+        return facts.created_at
+
     def take(self, row: EventRow, fold: RunFold) -> None:
         """Go on to what the run is after this event, which led to `fold`."""
         if self.stored is None and self.start is None:

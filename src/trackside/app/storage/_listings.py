@@ -21,9 +21,9 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
-    exists,
     func,
     literal,
+    literal_column,
     select,
     tuple_,
     union_all,
@@ -49,8 +49,11 @@ from trackside.harness.types import RunStatus, ThreadStatus
 FEW = 2_000
 """So many records are looked up, and sorted, in some milliseconds."""
 
-MANY = 20_000
-"""So many entries of an index are counted in a millisecond. Where more fit each filter, any of them may lead."""
+MANY = 10_000
+"""So many entries of an index are counted in half a millisecond. Where more fit each filter, any of them may lead."""
+
+_A_LOOK_UP = 8
+"""How much longer it takes to look a run up in another index than to go on to the next one of a thread."""
 
 type Conditions = list[ColumnElement[bool]]
 
@@ -158,23 +161,27 @@ class RunListing:
         return [run_of(row) for row in connection.execute(query)]
 
     def _keys(self, connection: Connection) -> Select[Any]:
-        if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix)):
+        if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix), FEW):
             return self._through_ids(self.id_prefix)
-        ways: list[tuple[Conditions, Callable[[], Select[Any]]]] = []
-        if self.statuses is not None or self.agent is not None:
-            ways.append((self._of_statuses(), self._through_statuses))
+        ways: list[tuple[Conditions, int, Callable[[], Select[Any]]]] = []
         if self.thread_id is not None:
-            ways.append((self._of_thread(self.thread_id), partial(self._through_thread, self.thread_id)))
-        ways += [(self._of_label(label), partial(self._through_label, label)) for label in self.labels]
+            ways.append((self._of_thread(self.thread_id), 1, partial(self._through_thread, self.thread_id)))
+        if self.statuses is not None or self.agent is not None:
+            ways.append((self._of_statuses(), _A_LOOK_UP, self._through_statuses))
+        ways += [(self._of_label(label), _A_LOOK_UP, partial(self._through_label, label)) for label in self.labels]
         if not ways:
             return self._through_statuses()
         if len(ways) == 1:
-            return ways[0][1]()
-        _, through = min(ways, key=lambda way: _count(connection, way[0], MANY))
+            return ways[0][2]()
+        _, _, through = min(ways, key=lambda way: way[1] * _count(connection, way[0], MANY))
         return through()
 
     def _through_thread(self, thread_id: str) -> Select[Any]:
-        conditions = [*self._of_thread(thread_id), *self._rest(thread=False)]
+        conditions = [*self._of_thread(thread_id), *self._rest(thread=False, statuses=False)]
+        if self.agent is not None:
+            conditions.append(unindexed(runs.c.agent) == self.agent)
+        if self.statuses is not None:
+            conditions.append(has_status(self.statuses, runs))
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
     def _through_ids(self, id_prefix: str) -> Select[Any]:
@@ -184,8 +191,14 @@ class RunListing:
     def _through_label(self, label: Label) -> Select[Any]:
         conditions = self._of_label(label)
         conditions += [_is_labelled(other, run_labels) for other in self.labels if other != label]
-        if rest := self._rest(labels=False):
-            conditions.append(exists().where(runs.c.run_id == run_labels.c.run_id, *rest))
+        if self.agent is not None:
+            conditions.append(run_labels.c.agent == self.agent)
+        if self.thread_id is not None:
+            conditions.append(run_labels.c.thread_id == self.thread_id)
+        if self.id_prefix is not None:
+            conditions += _begins(unindexed(run_labels.c.run_id), self.id_prefix)
+        if self.statuses is not None:
+            conditions.append(has_status(self.statuses, run_labels))
         return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
 
     def _through_statuses(self) -> Select[Any]:
@@ -213,19 +226,17 @@ class RunListing:
     def _time(self, when: Column[Any]) -> Conditions:
         return _within(when, self.since, self.until)
 
-    def _rest(
-        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, labels: bool = True
-    ) -> Conditions:
+    def _rest(self, *, thread: bool = True, prefix: bool = True, statuses: bool = True) -> Conditions:
         """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
-        conditions = [_is_labelled(label, runs) for label in self.labels] if labels else []
+        conditions = [_is_labelled(label, runs) for label in self.labels]
         if statuses and self.statuses is not None:
-            conditions.append(_unindexed(runs.c.status).in_([status.value for status in self.statuses]))
+            conditions.append(unindexed(runs.c.status).in_([status.value for status in self.statuses]))
         if statuses and self.agent is not None:
-            conditions.append(_unindexed(runs.c.agent) == self.agent)
+            conditions.append(unindexed(runs.c.agent) == self.agent)
         if thread and self.thread_id is not None:
-            conditions.append(_unindexed(runs.c.thread_id) == self.thread_id)
+            conditions.append(unindexed(runs.c.thread_id) == self.thread_id)
         if prefix and self.id_prefix is not None:
-            conditions += _begins(_unindexed(runs.c.run_id), self.id_prefix)
+            conditions += _begins(unindexed(runs.c.run_id), self.id_prefix)
         return conditions
 
 
@@ -286,11 +297,11 @@ class ThreadListing:
 
     def _keys(self, connection: Connection) -> Select[Any]:
         if (few := self._few(connection)) is not None:
-            statuses = _unindexed(threads.c.status).in_([status.value for status in self.statuses])
+            statuses = unindexed(threads.c.status).in_([status.value for status in self.statuses])
             return self.page.keys([*few, statuses, *self._time()], threads.c.updated_at, threads.c.thread_id)
         shared = [*self._time(), *self._has_run()]
         if self.id_prefix is not None:
-            shared += _begins(_unindexed(threads.c.thread_id), self.id_prefix)
+            shared += _begins(unindexed(threads.c.thread_id), self.id_prefix)
         parts = [
             self.page.keys([threads.c.status == status.value, *shared], threads.c.updated_at, threads.c.thread_id)
             for status in self.statuses
@@ -302,44 +313,44 @@ class ThreadListing:
         of_prefix = [] if self.id_prefix is None else _begins(threads.c.thread_id, self.id_prefix)
         if self.thread_id is not None:
             return [threads.c.thread_id == self.thread_id, *of_prefix, *self._has_run()]
-        if of_prefix and are_few(connection, of_prefix):
+        if of_prefix and are_few(connection, of_prefix, FEW):
             return [*of_prefix, *self._has_run()]
-        if (of_runs := self._few_runs(connection)) is not None:
-            return [*of_prefix, threads.c.thread_id.in_(select(runs.c.thread_id).where(*of_runs))]
+        if (of_runs := self._of_few_runs(connection)) is not None:
+            return [*of_prefix, threads.c.thread_id.in_(of_runs)]
         return None
 
-    def _few_runs(self, connection: Connection) -> Conditions | None:
-        """What holds for the runs that the threads shall have, if they are few; None if they may be many, or any."""
+    def _of_few_runs(self, connection: Connection) -> Select[Any] | None:
+        """The threads of the runs that they shall have, if these are few; None if they may be many, or any."""
         for key, value in self.labels:
             of_label = [run_labels.c.key == key, run_labels.c.value == value]
-            if are_few(connection, of_label):
+            if are_few(connection, of_label, FEW):
                 others = [_is_labelled(other, run_labels) for other in self.labels if other != (key, value)]
-                found = select(run_labels.c.run_id).where(*of_label, *others)
-                agent = [] if self.agent is None else [_unindexed(runs.c.agent) == self.agent]
-                return [runs.c.run_id.in_(found), *agent]
-        if self.agent is not None and are_few(connection, [runs.c.agent == self.agent]):
-            return [runs.c.agent == self.agent, *(_is_labelled(label, runs) for label in self.labels)]
+                agent = [] if self.agent is None else [run_labels.c.agent == self.agent]
+                return select(run_labels.c.thread_id).where(*of_label, *others, *agent)
+        if self.agent is not None and are_few(connection, [runs.c.agent == self.agent], FEW):
+            labelled = (_is_labelled(label, runs) for label in self.labels)
+            return select(runs.c.thread_id).where(runs.c.agent == self.agent, *labelled)
         return None
 
     def _of_its_runs(self) -> Conditions:
         conditions = [_is_labelled(label, runs) for label in self.labels]
         if self.agent is not None:
-            conditions.append(_unindexed(runs.c.agent) == self.agent)
+            conditions.append(unindexed(runs.c.agent) == self.agent)
         return conditions
 
     def _has_run(self) -> Conditions:
         """That they have a run as it is asked for."""
         if of_runs := self._of_its_runs():
-            return [exists().where(runs.c.thread_id == threads.c.thread_id, *of_runs)]
+            return [there_is(runs.c.thread_id == threads.c.thread_id, *of_runs)]
         return []
 
     def _time(self) -> Conditions:
         return _within(threads.c.updated_at, self.since, self.until)
 
 
-def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> bool:
-    """Whether no more than `FEW` rows fit; an index has to tell. Looks at no more than that."""
-    return _count(connection, conditions, FEW + 1) <= FEW
+def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]], few: int) -> bool:
+    """Whether no more rows fit than that; an index has to tell. Looks at no more."""
+    return _count(connection, conditions, few + 1) <= few
 
 
 def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> int:
@@ -386,14 +397,29 @@ def _is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
     """That the run of a row has a label, where all runs with this label stand together."""
     key, value = label
     label_ = run_labels.alias()
-    return exists().where(
+    return there_is(
         label_.c.key == key,
         label_.c.value == value,
         label_.c.created_at == of.c.created_at,
-        _unindexed(label_.c.run_id) == of.c.run_id,
+        unindexed(label_.c.run_id) == of.c.run_id,
     )
 
 
-def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:
+    """That the run of a row has one of these statuses, where all runs that have it stand together."""
+    run = runs.alias()
+    return there_is(
+        run.c.status.in_([status.value for status in statuses]),
+        run.c.created_at == of.c.created_at,
+        unindexed(run.c.run_id) == of.c.run_id,
+    )
+
+
+def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """That there is a row of which this holds. It selects nothing of it, so that the row itself need not be fetched."""
+    return select(literal_column("1")).where(*conditions).exists()
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """The same value, which no index has: SQLite would follow an index from any condition that it can."""
     return column.concat("")

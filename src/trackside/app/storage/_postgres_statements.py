@@ -180,8 +180,8 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         "double precision",
     ),
     Step.insert_labels: _Bulk(
-        "INSERT INTO run_labels (key, value, created_at, run_id) SELECT * FROM ROWS WHERE AFTER",
-        *["text"] * 4,
+        "INSERT INTO run_labels (key, value, created_at, run_id, thread_id, agent) SELECT * FROM ROWS WHERE AFTER",
+        *["text"] * 6,
     ),
     Step.remove_active: _Bulk(
         "DELETE FROM active_runs USING ROWS AS old (run_id) WHERE active_runs.run_id = old.run_id AND AFTER",
@@ -228,16 +228,19 @@ def writing(steps: tuple[Step, ...], *, events: bool) -> str:
 
 
 def _event_parts(first: int, after: str) -> list[str]:
-    latest, *columns = (f"${number}" for number in range(first, first + 1 + len(_EVENT_TYPES)))
+    latest, oldest, newest, *columns = (f"${number}" for number in range(first, first + 3 + len(_EVENT_TYPES)))
     arrays = ", ".join(f"{column}::{kind}[]" for column, kind in zip(columns, _EVENT_TYPES, strict=True))
     count = f"cardinality({columns[0]}::text[])"
     return [
         f"taken AS (UPDATE counters SET value = value + {count} WHERE name = '{POSITION}' AND {after} RETURNING value)",
         f"""dated AS (
-            INSERT INTO event_times (part, latest)
-            SELECT part, {latest}::text
+            INSERT INTO event_times (part, latest, oldest_run, newest_run)
+            SELECT part, {latest}::text, {oldest}::text, {newest}::text
             FROM taken, generate_series((value - {count} + 1) / {EVENTS_AT_A_TIME}, value / {EVENTS_AT_A_TIME}) AS part
-            ON CONFLICT (part) DO UPDATE SET latest = greatest(event_times.latest, excluded.latest))""",
+            ON CONFLICT (part) DO UPDATE SET
+                latest = greatest(event_times.latest, excluded.latest),
+                oldest_run = least(event_times.oldest_run, excluded.oldest_run),
+                newest_run = greatest(event_times.newest_run, excluded.newest_run))""",
         f"""stored AS (
             INSERT INTO events (position, {_EVENT})
             SELECT taken.value - {count} + new.ordinality, {_EVENT}

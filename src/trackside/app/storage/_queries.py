@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, exists, literal_column, select, union_all
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal_column, select, union_all
 
 from trackside.app.storage._arguments import AnyOf, limit_of, members, plain, plain_or_none, position, time
-from trackside.app.storage._listings import are_few
+from trackside.app.storage._listings import are_few, has_status, there_is, unindexed
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._tables import (
     EVENTS_AT_A_TIME,
@@ -28,6 +28,9 @@ from trackside.harness.lifecycle import STATUSES_OF_EVENT, is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType, RunStatus
 
+FEW_RUNS = 250
+"""The events of so many runs are looked up, and sorted, in about two milliseconds."""
+
 # As it stands in the index, so that the database sees that the index has all that is asked for.
 _is_rare = events.c.event_type.in_([literal_column(f"'{kind}'") for kind in sorted(RARE_EVENTS)])
 
@@ -36,8 +39,9 @@ _is_rare = events.c.event_type.in_([literal_column(f"'{kind}'") for kind in sort
 class EventListing:
     """Some of the events, in order of position, up or down.
 
-    The log is read in its order, and each event looked at, until there are enough; where few runs fit, their events are
-    fetched and sorted instead, and types that are rare have an index of their own.
+    The log is read in its order until there are enough; types that are rare have an index of their own. Those of some
+    runs are searched for in stretches of it that get longer: where few runs that fit can have events there, these are
+    fetched and sorted, else each event's run is looked at.
     """
 
     after: int
@@ -97,9 +101,10 @@ class EventListing:
         begin = self._begin(connection)
         if begin is None:
             return []
-        found = self._positions(connection, begin).subquery()
-        query = select(events).where(events.c.position.in_(select(found.c.position)))
-        listed = [event_of(row) for row in connection.execute(self._in_order(query, events.c.position))]
+        if self.run_id is not None or not self._of_run():
+            listed = self._fetch(connection, self._looking_at_each(begin, self.before), self.limit)
+        else:
+            listed = self._of_some_runs(connection, begin)
         if not listed and self.after > 0:
             self._check_end(connection)
         return listed
@@ -113,17 +118,42 @@ class EventListing:
         first = connection.execute(query).scalar()
         return None if first is None else max(self.after, first * EVENTS_AT_A_TIME - 1)
 
-    def _positions(self, connection: Connection, begin: int) -> Select[Any]:
-        conditions = self._of_event(begin)
-        if self.run_id is None and self._leads_through_runs(connection):
-            of_runs = events.c.run_id.in_(select(runs.c.run_id).where(*self._ending(), *self._of_thread()))
-            return self._keys([*conditions, of_runs])
-        if of_run := self._of_run():
-            conditions.append(exists().where(runs.c.run_id == events.c.run_id, *of_run))
+    def _of_some_runs(self, connection: Connection, begin: int) -> list[StoredEvent]:
+        of_runs = self._of_run()
+        if are_few(connection, self._of_thread() or of_runs, FEW_RUNS):
+            return self._fetch(connection, self._of_few_runs(begin, self.before, of_runs), self.limit)
+        end = _end(connection) + 1
+        listed: list[StoredEvent] = []
+        for stretch in _stretches(
+            begin + 1, end if self.before is None else min(end, self.before), newest_first=self.newest_first
+        ):
+            in_stretch = [*of_runs, *_with_events_in(stretch)]
+            if are_few(connection, in_stretch, FEW_RUNS):
+                found = self._of_few_runs(stretch.start - 1, stretch.stop, in_stretch)
+            else:
+                found = self._looking_at_each(stretch.start - 1, stretch.stop)
+            listed += self._fetch(connection, found, self.limit - len(listed))
+            if len(listed) == self.limit:
+                break
+        return listed
+
+    def _of_few_runs(self, after: int, before: int | None, of_runs: Sequence[ColumnElement[bool]]) -> Select[Any]:
+        # Not the column itself, which would lead through the log.
+        place = events.c.position + 0
+        of_these = events.c.run_id.in_(select(runs.c.run_id).where(*of_runs))
+        return self._keys([*_between(place, after, before), *self._of_event(), of_these])
+
+    def _looking_at_each(self, after: int, before: int | None) -> Select[Any]:
+        conditions = [*_between(events.c.position, after, before), *self._of_event()]
         if self.run_id is not None:
             conditions.append(events.c.run_id == self.run_id)
         if self.thread_id is not None:
             conditions.append(events.c.thread_id == self.thread_id)
+        if of_run := _runs(self.statuses, self.agent):
+            conditions.append(there_is(runs.c.run_id == events.c.run_id, *of_run))
+        return self._positions(conditions)
+
+    def _positions(self, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
         if self.run_id is not None or self.types is None or not RARE_EVENTS.issuperset(self.types):
             return self._keys(conditions)
         parts = [self._keys([*conditions, _is_rare, events.c.event_type == kind.value]) for kind in self.types]
@@ -133,18 +163,16 @@ class EventListing:
     def _keys(self, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
         return self._in_order(select(events.c.position).where(*conditions).limit(self.limit), events.c.position)
 
+    def _fetch(self, connection: Connection, positions: Select[Any], limit: int) -> list[StoredEvent]:
+        found = positions.subquery()
+        query = select(events).where(events.c.position.in_(select(found.c.position))).limit(limit)
+        return [event_of(row) for row in connection.execute(self._in_order(query, events.c.position))]
+
     def _in_order(self, query: Select[Any], position: ColumnElement[int]) -> Select[Any]:
         return query.order_by(position.desc() if self.newest_first else position)
 
-    def _leads_through_runs(self, connection: Connection) -> bool:
-        """Whether the runs that fit are so few that their events are found faster through them."""
-        of_thread, of_run = self._of_thread(), self._ending()
-        return bool(of_thread and are_few(connection, of_thread)) or bool(of_run and are_few(connection, of_run))
-
-    def _of_event(self, begin: int) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = [events.c.position > begin]
-        if self.before is not None:
-            conditions.append(events.c.position < self.before)
+    def _of_event(self) -> list[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = []
         if self.types is not None:
             conditions.append(events.c.event_type.in_([kind.value for kind in self.types]))
         if self.since is not None:
@@ -152,22 +180,62 @@ class EventListing:
         return conditions
 
     def _of_run(self) -> list[ColumnElement[bool]]:
-        return _runs(self.statuses, self.agent)
-
-    def _ending(self) -> list[ColumnElement[bool]]:
-        """What holds for the runs; where only ends are wanted and an agent leads to them, also how they ended."""
-        if self.agent is None or self.statuses is not None or not self.types or not all(map(is_terminal, self.types)):
-            return self._of_run()
-        return _runs([status for kind in self.types for status in STATUSES_OF_EVENT[kind]], self.agent)
+        """What holds for the runs, in a way that leads to them by time; where only ends are wanted, also how they ended."""
+        if self.agent is None and self.statuses is None:
+            return self._of_thread()
+        statuses = self.statuses
+        if statuses is None and self.types and all(map(is_terminal, self.types)):
+            statuses = [status for kind in self.types for status in STATUSES_OF_EVENT[kind]]
+        if self.thread_id is None:
+            return _runs(statuses or [*RunStatus], self.agent)
+        conditions = self._of_thread()
+        if self.agent is not None:
+            conditions.append(unindexed(runs.c.agent) == self.agent)
+        if statuses is not None:
+            conditions.append(has_status(statuses, runs))
+        return conditions
 
     def _of_thread(self) -> list[ColumnElement[bool]]:
         return [] if self.thread_id is None else [runs.c.thread_id == self.thread_id]
 
     def _check_end(self, connection: Connection) -> None:
-        end = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
+        end = _end(connection)
         if self.after > end:
             why = f"the log ends at {end}: it is the position in another log, or in this one before it was put back"
             raise InvalidQueryError(field="after", value=self.after, why=why)
+
+
+def _end(connection: Connection) -> int:
+    end: int = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
+    return end
+
+
+def _stretches(begin: int, end: int, *, newest_first: bool) -> Iterator[range]:
+    """The positions from one to before another in stretches of 1, 4, 16 … parts of the log, from the one or the other on."""
+    first, behind = begin // EVENTS_AT_A_TIME, -(-end // EVENTS_AT_A_TIME)
+    parts = 1
+    while first < behind:
+        if newest_first:
+            start, stop = max(first, behind - parts), behind
+            behind = start
+        else:
+            start, stop = first, min(first + parts, behind)
+            first = stop
+        yield range(max(begin, start * EVENTS_AT_A_TIME), min(end, stop * EVENTS_AT_A_TIME))
+        parts *= 4
+
+
+def _with_events_in(stretch: range) -> list[ColumnElement[bool]]:
+    """What holds for all runs that have events in this stretch, and for few others."""
+    first, last = stretch.start // EVENTS_AT_A_TIME, (stretch.stop - 1) // EVENTS_AT_A_TIME
+    of_stretch = event_times.c.part.between(first, last)
+    oldest = select(func.min(event_times.c.oldest_run)).where(of_stretch).scalar_subquery()
+    newest = select(func.max(event_times.c.newest_run)).where(of_stretch).scalar_subquery()
+    return [runs.c.created_at >= oldest, runs.c.created_at <= newest]
+
+
+def _between(place: ColumnElement[int], after: int, before: int | None) -> list[ColumnElement[bool]]:
+    return [place > after] if before is None else [place > after, place < before]
 
 
 def event_of(row: Row[Any]) -> StoredEvent:

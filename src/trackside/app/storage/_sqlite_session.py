@@ -182,8 +182,8 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         8,
     ),
     Step.insert_labels: _Bulk(
-        "INSERT OR ROLLBACK INTO run_labels (key, value, created_at, run_id) VALUES *",
-        4,
+        "INSERT OR ROLLBACK INTO run_labels (key, value, created_at, run_id, thread_id, agent) VALUES *",
+        6,
     ),
     Step.remove_active: _Bulk("DELETE FROM active_runs WHERE run_id IN (VALUES *)", 1),
     Step.release_active: _CHANGE_ACTIVE,
@@ -207,9 +207,12 @@ _INSERT_EVENTS: Final = _Bulk(
 )
 _NOTE_TIMES: Final = _Bulk(
     """
-    INSERT INTO event_times (part, latest) VALUES *
-    ON CONFLICT (part) DO UPDATE SET latest = max(latest, excluded.latest)""",
-    2,
+    INSERT INTO event_times (part, latest, oldest_run, newest_run) VALUES *
+    ON CONFLICT (part) DO UPDATE SET
+        latest = max(latest, excluded.latest),
+        oldest_run = min(oldest_run, excluded.oldest_run),
+        newest_run = max(newest_run, excluded.newest_run)""",
+    4,
 )
 
 

@@ -125,9 +125,10 @@ runs = Table(
     Column("message_count", _LongInteger, nullable=False, server_default="0"),
     Column("duration_seconds", Float),
     Column("cost_usd", Float),
-    Index(None, "thread_id", "created_at", "run_id"),
+    # What comes behind the id is there to be looked at, and never changes.
+    Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
     Index(None, "status", "created_at", "run_id"),
-    Index(None, "agent", "status", "created_at", "run_id"),
+    Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id"),
 )
 
 events = Table(
@@ -163,8 +164,14 @@ event_times = Table(
     metadata,
     Column("part", _LongInteger, primary_key=True, autoincrement=False),
     Column("latest", UtcTime, nullable=False),
+    Column("oldest_run", UtcTime, nullable=False),
+    Column("newest_run", UtcTime, nullable=False),
 )
-"""No event of this part of the log occurred later: so that those since a time are found without reading all before."""
+"""No event of this part of the log occurred later, and none is of a run created before the oldest or after the newest.
+
+So events since a time are found without reading all before, and those of some runs through the few of these that can be
+in a part.
+"""
 
 usage = Table(
     "usage",
@@ -271,10 +278,12 @@ run_labels = Table(
     Column("value", _Text, primary_key=True),
     Column("created_at", UtcTime, primary_key=True),
     Column("run_id", _Text, _reference(runs.c.run_id), primary_key=True),
+    Column("thread_id", _Text, nullable=False),
+    Column("agent", _Text),
     Index(None, "run_id"),
     sqlite_with_rowid=False,
 )
-"""Plain values in the metadata of runs, as JSON text, so that runs are found by them."""
+"""Plain values in the metadata of runs, as JSON text, so that runs are found by them; and what never changes of a run."""
 
 run_totals = Table(
     "run_totals",

@@ -287,6 +287,7 @@ class UnitOfWork:
         is_first = run.fold.sequence == 0
         self._runs[event.run_id] = self._changed[event.run_id] = run
         run.take(row, fold)
+        row.run_created_at = run.created_at
         self._events[event.event_id] = row
         if is_first or concerns_thread(event):
             self._thread(event.thread_id, row.occurred_at).take(row, starts_run=is_first)

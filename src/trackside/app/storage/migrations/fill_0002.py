@@ -40,12 +40,12 @@ def _table(name: str, *columns: str) -> sa.TableClause:
 
 _runs = _table(
     "runs",
-    *("run_id", "agent", "status", "created_at", "started_at", "ended_at"),
+    *("run_id", "thread_id", "agent", "status", "created_at", "started_at", "ended_at"),
     *("metadata", "completion_data", "duration_seconds", "cost_usd"),
     *_USED,
 )
 _usage = _table("usage", "run_id", "kind", "name", *_TOKENS, "cost_usd")
-_labels = _table("run_labels", "key", "value", "created_at", "run_id")
+_labels = _table("run_labels", "key", "value", "created_at", "run_id", "thread_id", "agent")
 _run_totals = _table("run_totals", *_KEY, "runs", *_USED, *_COST)
 _duration_totals = _table("duration_totals", *_KEY, "bin", "runs")
 _usage_totals = _table("usage_totals", *_KEY, "kind", "name", "runs", *_TOKENS, *_COST)
@@ -97,7 +97,7 @@ def _labels_of(run: sa.Row[Any]) -> Iterator[tuple[Any, ...]]:
         if value is None or type(value) in {str, int, bool}:
             text = msgspec.json.encode(value).decode()
             if len(key.encode()) + len(text.encode()) <= _MOST_LABEL_BYTES:
-                yield key, text, run.created_at, run.run_id
+                yield key, text, run.created_at, run.run_id, run.thread_id, run.agent
 
 
 def _costs(completion_data: str | None) -> dict[tuple[str, str], float]:

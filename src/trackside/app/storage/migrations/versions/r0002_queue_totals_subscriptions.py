@@ -98,6 +98,8 @@ def _make_run_labels() -> None:
         sa.Column("value", _Text, nullable=False),
         sa.Column("created_at", _Text, nullable=False),
         sa.Column("run_id", _Text, nullable=False),
+        sa.Column("thread_id", _Text, nullable=False),
+        sa.Column("agent", _Text),
         sa.PrimaryKeyConstraint("key", "value", "created_at", "run_id", name="pk_run_labels"),
         _reference("run_id", "runs.run_id", name="fk_run_labels_run_id"),
         sqlite_with_rowid=False,
@@ -175,11 +177,14 @@ def _make_event_times() -> None:
         "event_times",
         sa.Column("part", _LongInteger, nullable=False, autoincrement=False),
         sa.Column("latest", _Text, nullable=False),
+        sa.Column("oldest_run", _Text, nullable=False),
+        sa.Column("newest_run", _Text, nullable=False),
         sa.PrimaryKeyConstraint("part", name="pk_event_times"),
     )
-    op.execute(
-        "INSERT INTO event_times (part, latest) SELECT position / 4096, max(occurred_at) FROM events GROUP BY position / 4096"
-    )
+    op.execute("""
+        INSERT INTO event_times (part, latest, oldest_run, newest_run)
+        SELECT position / 4096, max(occurred_at), min(created_at), max(created_at)
+        FROM events JOIN runs ON runs.run_id = events.run_id GROUP BY position / 4096""")
 
 
 def _change_indexes() -> None:
@@ -187,8 +192,10 @@ def _change_indexes() -> None:
     op.drop_index("ix_threads_updated_at_thread_id", "threads")
     op.drop_index("ix_runs_created_at_run_id", "runs")
     op.drop_index("ix_runs_agent_created_at_run_id", "runs")
+    op.drop_index("ix_runs_thread_id_created_at_run_id", "runs")
     op.create_index("ix_threads_status_updated_at_thread_id", "threads", ["status", "updated_at", "thread_id"])
-    op.create_index("ix_runs_agent_status_created_at_run_id", "runs", ["agent", "status", "created_at", "run_id"])
+    op.create_index("ix_runs_thread", "runs", ["thread_id", "created_at", "run_id", "agent"])
+    op.create_index("ix_runs_agent", "runs", ["agent", "status", "created_at", "run_id", "thread_id"])
     is_rare = sa.text("event_type IN ('run_cancelled', 'run_failed')")
     op.create_index(
         "ix_events_rare", "events", ["event_type", "position"], sqlite_where=is_rare, postgresql_where=is_rare
