@@ -121,7 +121,7 @@ def number_events(rows: Iterable[EventRow], first: int) -> None:
 
 
 def event_row(row: EventRow) -> Row:
-    """A new row of `events`, but for its position."""
+    """A new row of `events`, the position last."""
     event = row.event
     return (
         event.event_id,
@@ -131,6 +131,7 @@ def event_row(row: EventRow) -> Row:
         event.event_type.value,
         row.occurred_at,
         row.payload,
+        row.position,
     )
 
 

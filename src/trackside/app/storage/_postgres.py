@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from trackside.app.storage import errors
+from trackside.app.storage._encoding import UndecodableError, undecodable
 from trackside.app.storage._postgres_url import PostgresAddress
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
 
 _DURABLE = ("FULL", "NORMAL")
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
-# The plans that a connection keeps may be from when the tables were empty, and were not worth an index.
-_WRITERS_PLANS = {"enable_seqscan": "off"}
+# The plans that a connection keeps may be from when the tables were empty, and were not worth an index; and to join with
+# few rows is to look each of them up.
+_WRITERS_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 _OURS = frozenset({"alembic_version", "counters", "events", "runs", "threads"})
 
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -185,6 +187,8 @@ class PostgresDatabase:
     def translate(self, exc: BaseException) -> errors.StorageError | None:
         """What an exception of the driver or of SQLAlchemy means; None if it is neither."""
         database = str(self)
+        if isinstance(exc, UndecodableError):
+            return undecodable(database, exc)
         if isinstance(exc, PoolTimeoutError):
             return errors.ReadersBusyError(database=database, count=READERS, seconds=self.busy_timeout)
         original = _original(exc)

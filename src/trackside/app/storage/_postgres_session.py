@@ -139,7 +139,8 @@ class PostgresSession:
         values: list[Any] = [[*column] for step in steps for column in zip(*batch[step], strict=True)]
         if events:
             values.extend(times_of(events))
-            values.extend([*column] for column in zip(*map(event_row, events), strict=True))
+            *columns, _ = zip(*map(event_row, events), strict=True)  # positions are given by the statement
+            values.extend([*column] for column in columns)
         ((last,),) = self._fetch(writing(steps, events=bool(events)), *values)
         number_events(events, last - len(events) + 1)
 

@@ -311,7 +311,7 @@ class SqliteSession:
         (last,) = driver.execute("SELECT value FROM counters WHERE name = ?", (POSITION,)).fetchone()
         first = last - len(events) + 1
         number_events(events, first)
-        _INSERT_EVENTS.execute(driver, [(*event_row(row), row.position) for row in events])
+        _INSERT_EVENTS.execute(driver, [event_row(row) for row in events])
         times = times_of(events)
         parts = range(first // EVENTS_AT_A_TIME, last // EVENTS_AT_A_TIME + 1)
         _NOTE_TIMES.execute(driver, [(part, *times) for part in parts])

@@ -1,0 +1,112 @@
+"""PostgreSQL: what the one statement that writes a transaction relies on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import asyncpg
+import pytest
+
+from trackside.app.storage import Store
+from trackside.app.storage._batch_rows import Step
+from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._postgres_statements import LOCK, writing
+from trackside.app.storage._work import Append, UnitOfWork
+
+DIALECTS = ["postgres"]
+TABLES = ("threads", "runs", "active_runs", "counters")
+
+
+@pytest.fixture
+async def writer(store: Store, url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await PostgresDatabase.from_url(url).connect_writer()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def other(store: Store, url: str) -> AsyncIterator[Store]:
+    async with Store.open(url) as other:
+        yield other
+
+
+async def plan(connection: asyncpg.Connection, statement: str) -> str:
+    """The plan that serves whatever the parameters are, as a connection keeps it."""
+    prepared = await connection.prepare(statement)
+    nothing = ", ".join(["NULL"] * len(prepared.get_parameters()))
+    await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE asked AS {statement}")
+    rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE asked ({nothing})")
+    await connection.execute("DEALLOCATE asked")
+    return "\n".join(row[0] for row in rows)
+
+
+async def test_rows_are_found_by_their_keys_even_where_the_plan_is_from_when_tables_were_small(
+    writer: asyncpg.Connection, store: Store, script
+) -> None:
+    for analyzed in (False, True):
+        if analyzed:
+            await store.append(script().whole())
+            await writer.execute("ANALYZE")
+        for statement in (LOCK, writing(tuple(Step), events=True)):
+            for line in (await plan(writer, statement)).splitlines():
+                assert not any(f"Seq Scan on {table}" in line for table in TABLES), line
+                assert "Hash Join" not in line
+                assert "Merge Join" not in line
+
+
+async def test_each_step_waits_for_the_one_before_it_and_the_counter_for_all(writer: asyncpg.Connection) -> None:
+    steps = tuple(Step)
+    text = writing(steps, events=True)
+
+    for before, after in pairwise(steps):
+        part = text[text.index(f"{after} AS (") :].partition("RETURNING true")[0]
+        assert f"(SELECT count(*) FROM {before}) >= 0" in part
+    assert f"name = 'position' AND (SELECT count(*) FROM {steps[-1]}) >= 0" in text
+    assert "One-Time Filter" in await plan(writer, text)
+
+
+async def test_events_that_wait_for_the_counter_get_the_positions_behind_those_that_had_it(
+    writer: asyncpg.Connection, store: Store, script
+) -> None:
+    await store.append(script().whole())
+    transaction = writer.transaction()
+    await transaction.start()
+    await writer.execute("UPDATE counters SET value = value + 3 WHERE name = 'position'")
+
+    appending = asyncio.ensure_future(store.append(script().whole()))
+    await _until_somebody_waits(writer)
+    await transaction.commit()
+
+    assert [one.position for one in await appending] == [9, 10, 11, 12, 13]
+    assert len(await store.events()) == 10
+
+
+async def test_a_thread_that_another_process_makes_at_this_moment_is_changed_and_not_made_again(
+    store: Store, other: Store, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = script(), script()
+    theirs.thread_id = mine.thread_id
+    await store.append(script().whole())  # both are connected
+    late = encode_events([theirs.started(), theirs.thread("busy")])
+    made: list[object] = []
+    write = UnitOfWork.write
+
+    def write_late(unit: UnitOfWork) -> None:
+        if not made and unit.session is store._writer._session:
+            made.append(other._writer.put(Append(late)))
+            while not made[0].done():
+                pass
+        write(unit)
+
+    monkeypatch.setattr(UnitOfWork, "write", write_late)
+    await store.append([mine.started()])
+
+    thread = await store.thread(mine.thread_id)
+    assert thread is not None
+    assert (thread.status, thread.last_run_id) == ("busy", mine.run_id)
+
+
+async def _until_somebody_waits(connection: asyncpg.Connection) -> None:
+    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0)
