@@ -218,7 +218,7 @@ def test_a_run_that_cannot_be_recorded_is_not_started_and_says_so_in_one_line(
 
     said = the_one_line(trackside("run", "agents.py:echo", "x", *options), 1)
 
-    assert said.startswith("the run was not started, because it could not be recorded: The database trackside.db is")
+    assert said.startswith("the run was not started, because it could not be recorded: the database trackside.db is")
     assert "damaged" in said
 
 

@@ -26,7 +26,7 @@ from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.errors import Fault
-from trackside.harness.failures import text_of
+from trackside.harness.failures import line_of
 from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
         why = f"this graph takes no text, but an object with {', '.join(keys)}; write '{json_line({keys[0]: '…'})}'"
         raise ArgumentError(name="INPUT", why=why)
     app, result, unclosed = await _run_and_close(settings, agent, spec, view)
-    why, spool = text_of(app.recorder.failure).rstrip("."), app.recorder.spooled_in
+    why, spool = _clause(app.recorder.failure), app.recorder.spooled_in
     if not app.recorder.has_recorded:
         raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
     view.finish(result, settings, forgotten=forgets(agent))
@@ -192,7 +192,13 @@ async def _start(app: App, spec: RunSpec) -> RunHandle:
     except TracksideError as exc:
         if exc.fault != "store":
             raise
-        raise NotRecordedError(why=str(exc).rstrip(".")) from exc
+        raise NotRecordedError(why=_clause(exc)) from exc
+
+
+def _clause(failure: BaseException | None) -> str:
+    """What a failure says, to go on with a sentence that ends in a colon."""
+    text = line_of(failure)
+    return text[0].lower() + text[1:] if text.startswith(("The ", "There ", "All ", "Transactions ")) else text
 
 
 async def _result(handle: RunHandle, view: View) -> RunResult | None:

@@ -16,7 +16,6 @@ from trackside.app.storage._encoding import encode_events, json_of, time_of
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import events
 from trackside.app.storage._work import UnitOfWork
-from trackside.harness.errors import PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of, thread_status_after
@@ -69,7 +68,7 @@ def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
     is_message = events.c.event_type == LifecycleEventType.HUMAN_MESSAGE.value
     of_run = select(events.c.payload).where(events.c.run_id == run_id, is_message).order_by(events.c.sequence)
     for (payload,) in unit.session.execute(of_run):
-        with contextlib.suppress(PayloadError, DecodeError):  # somebody's own emitter, or a damaged row
+        with contextlib.suppress(ValueError, DecodeError):  # somebody's own emitter, or a damaged row
             match json_of(payload):
                 case {"message": message}:
                     journal.record_message(message)

@@ -134,6 +134,8 @@ class StoredCoordinator:
         self._fates: Fates = {}
         self._heart: Heart | None = None
         self._enrolling = asyncio.Lock()
+        self._not_enrolled: StorageError | None = None
+        """What the last try to be known as a worker failed with."""
         self._closed = False
         self._unfit: set[str] = set()
         self._nudge = asyncio.Event()
@@ -410,14 +412,23 @@ class StoredCoordinator:
             self._host.on_ready(record.run_id)
 
     async def _enroll(self) -> None:
-        """Be a worker: what is admitted is looked after by somebody who is known to be alive."""
-        if self._heart is not None:
-            return
+        """Be a worker: what is admitted is looked after by somebody who is known to be alive.
+
+        Who comes while another tries hears how that went, instead of waiting as long once more.
+        """
+        before = self._not_enrolled
         async with self._enrolling:
-            await self._writer.write(self._registration())
-            if self._heart is None:
-                self._heart = Heart(self._beat, every=self._lease / _BEATS_PER_LEASE)
-                self._signals.listen(self._nudge.set)
+            if self._heart is not None:
+                return
+            if (failure := self._not_enrolled) is not None and failure is not before:
+                raise type(failure)(**failure.details) from failure
+            try:
+                await self._writer.write(self._registration())
+            except StorageError as exc:
+                self._not_enrolled = exc
+                raise
+            self._heart = Heart(self._beat, every=self._lease / _BEATS_PER_LEASE)
+            self._signals.listen(self._nudge.set)
 
     def _registration(self) -> Register:
         return Register(

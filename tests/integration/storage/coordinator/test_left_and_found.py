@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
+from blockbuster import BlockBuster
 from tests.property.queue_hands import AGENT, ForgetfulSession, Hand, Held, Step, take
 from tests.property.queue_model import Run
 
 from trackside.app.storage import Store
 from trackside.app.storage._coordination import Claim, Reap, Reaped
-from trackside.app.storage.errors import StorageError
+from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -287,3 +289,27 @@ async def test_a_run_that_has_to_leave_is_withdrawn_by_one_of_two_who_meet(hand:
 
     assert [(run.run_id, run.status) for run in admission.displaced] == [(running, "running"), (waiting, "pending")]
     assert withdrawn is False
+
+
+@pytest.mark.usefixtures("path")
+async def test_who_comes_while_another_waits_for_a_locked_database_waits_no_second_time(
+    url: str, database: Any, blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()
+    async with Store.open(url, busy_timeout=0.05) as store:
+        coordinator = store.coordinator()
+        tries = []
+        write = store._writer.write
+        store._writer.write = lambda work: (tries.append(work), write(work))[1]  # type: ignore[method-assign]
+
+        database.execute("BEGIN IMMEDIATE")
+        admissions = [coordinator.admit(run_of(f"t{n}")) for n in range(3)]
+        outcomes = await asyncio.gather(*admissions, return_exceptions=True)
+        database.rollback()
+        admission = await coordinator.admit(run_of("t"))
+        await coordinator.aclose()
+
+    assert [type(outcome) for outcome in outcomes] == [DatabaseBusyError] * 3
+    assert len({id(outcome) for outcome in outcomes}) == 3
+    assert admission.ready
+    assert len(tries) == 2, "one for all three, and one when it was free again"
