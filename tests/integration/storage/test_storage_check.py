@@ -62,6 +62,12 @@ SPOILERS = {
     "runs: 1 run": f"DELETE FROM events WHERE run_id = {A_RUN}",
     "threads: 3 threads": "UPDATE threads SET last_run_id = 'x' WHERE last_run_id IN "
     "(SELECT run_id FROM runs WHERE status = 'success')",
+    "threads: 1 thread": f"UPDATE threads SET status = 'busy' WHERE last_run_id = {A_RUN}",
+    "has an event at position 2 that is damaged: '{' is not JSON": "UPDATE events SET payload = '{' WHERE position = 2",
+    "has an event at position 2 that is damaged: '[]' is not an object": "UPDATE events SET payload = '[]' "
+    "WHERE position = 2",
+    "has an event at position 2 that is damaged: 'late' is not a time": "UPDATE events SET occurred_at = 'late' "
+    "WHERE position = 2",
     "run_totals: 3 sums": "UPDATE run_totals SET runs = runs + 1 WHERE status = 'success'",
     "duration_totals: ": "DELETE FROM duration_totals WHERE status = 'success'",
     "usage_totals: ": "UPDATE usage_totals SET output_tokens = 0 WHERE name = 'small'",

@@ -27,6 +27,7 @@ from trackside.app.storage._tables import (
     usage_totals,
 )
 from trackside.app.storage.errors import (
+    DamagedDatabaseError,
     DatabaseFullError,
     ExportDamagedError,
     ExportTooNewError,
@@ -513,10 +514,23 @@ async def test_an_export_of_parts_of_runs_is_refused_as_such(
 
 async def test_a_field_that_is_wrong_is_named(store: Store, another: Another, script) -> None:
     await store.append(script().whole())
-    file = changed(await exported(store), 3, occurred_at="yesterday")
+    whole = await exported(store)
     async with another() as copy:
         with pytest.raises(ExportDamagedError, match="Line 3 .* occurred_at 'yesterday' is not a time"):
-            await copy.import_events(io.BytesIO(file))
+            await copy.import_events(io.BytesIO(changed(whole, 3, occurred_at="yesterday")))
+        with pytest.raises(ExportDamagedError, match="Line 3 .* payload is a mapping, not NoneType"):
+            await copy.import_events(io.BytesIO(changed(whole, 3, payload=None)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_damage_is_not_exported(store: Store, database: Any, script, format: Any) -> None:
+    await store.append(script().whole())
+    await asyncio.to_thread(database.execute, "UPDATE events SET payload = '{' WHERE position = 2")
+
+    with pytest.raises(DamagedDatabaseError, match="the payload of the event at position 2 is not JSON"):
+        await store.export_events(io.BytesIO(), format=format)
+    with pytest.raises(DamagedDatabaseError, match=r"'{' is not JSON .*db check --all"):
+        await store.events()
 
 
 async def test_who_may_only_look_imports_nothing(url: str, store: Store, script) -> None:

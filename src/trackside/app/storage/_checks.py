@@ -15,8 +15,9 @@ from msgspec.structs import asdict
 from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Select, Text, func, or_, select, type_coerce
 from sqlalchemy.sql.expression import exists
 
-from trackside.app.storage._encoding import EventRow, json_of, time_of
+from trackside.app.storage._encoding import EventRow, UndecodableError, json_of, time_of
 from trackside.app.storage._fold import RunRow
+from trackside.app.storage._left_busy import is_left_busy
 from trackside.app.storage._tables import (
     POSITION,
     JsonText,
@@ -117,6 +118,9 @@ def _threads(connection: Connection) -> Iterator[Finding]:
     its_last = exists().where(runs.c.run_id == threads.c.last_run_id)
     lost = select(threads.c.thread_id).where(threads.c.last_run_id.is_not(None), ~its_last)
     yield from _each(connection, lost, "threads", "name a last run that is not there", noun="thread")
+    busy = select(threads.c.thread_id).where(is_left_busy())
+    what = "are busy with no run; unless one is just about to follow, the next run on them puts that right"
+    yield from _each(connection, busy, "threads", what, noun="thread")
 
 
 def _cursors(connection: Connection) -> Iterator[Finding]:
@@ -204,13 +208,21 @@ def _runs(connection: Connection, sample: int | None) -> Iterator[Finding]:
                 return
 
 
-def _histories(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[EventRow]]:
+def _histories(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
     query = select(*_as_stored(events.c)).where(events.c.run_id.in_(run_ids))
-    rows = map(_event_row, connection.execute(query.order_by(events.c.run_id, events.c.sequence)))
-    return {run_id: [*group] for run_id, group in groupby(rows, lambda row: row.event.run_id)}
+    rows = connection.execute(query.order_by(events.c.run_id, events.c.sequence))
+    return {run_id: [*group] for run_id, group in groupby(rows, lambda row: row.run_id)}
 
 
 def _event_row(row: Row[Any]) -> EventRow:
+    """The event in a row.
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    payload = json_of(row.payload)
+    if not isinstance(payload, dict):
+        raise UndecodableError(f"{row.payload!r:.60} is not an object")
     event = RunLifecycleEvent(
         row.event_id,
         LifecycleEventType(row.event_type),
@@ -218,7 +230,7 @@ def _event_row(row: Row[Any]) -> EventRow:
         row.thread_id,
         row.sequence,
         time_of(row.occurred_at),
-        json_of(row.payload),
+        payload,
     )
     return EventRow(event, row.occurred_at, row.payload, row.position)
 
@@ -231,11 +243,15 @@ def _usage_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, set[t
     return used
 
 
-def _wrong_with(stored: Row[Any], history: Sequence[EventRow], used: set[tuple[Any, ...]]) -> str | None:
+def _wrong_with(stored: Row[Any], history: Sequence[Row[Any]], used: set[tuple[Any, ...]]) -> str | None:
     """What is wrong with a run; None if nothing is."""
     run = RunRow(fold=RunFold(stored.run_id), thread_id=stored.thread_id)
     position = 0
-    for row in history:
+    for found in history:
+        try:
+            row = _event_row(found)
+        except ValueError as exc:
+            return f"has an event at position {found.position} that is damaged: {exc}"
         if row.event.thread_id != run.thread_id:
             return f"has an event at position {row.position} of thread {row.event.thread_id}"
         if row.position <= position:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trackside.app.storage.errors import InvalidEventError
+from trackside.app.storage.errors import DamagedDatabaseError, InvalidEventError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import MAX_CHARS, MAX_DEPTH, canonical_text
 from trackside.harness.types import Json, LifecycleEventType
@@ -34,9 +34,25 @@ def time_text(when: datetime) -> str:
     return _text_of_utc(when.astimezone(UTC))
 
 
+class UndecodableError(ValueError):
+    """A text that should be what a function of this module made, and is not."""
+
+
+def undecodable(database: str, exc: UndecodableError) -> DamagedDatabaseError:
+    """What it means that a database has such a text."""
+    return DamagedDatabaseError(database=database, why=f"{exc} (`trackside db check --all` says where)")
+
+
 def time_of(text: str) -> datetime:
-    """The time in what `time_text` made."""
-    return datetime.fromisoformat(text)
+    """The time in what `time_text` made.
+
+    Raises:
+        UndecodableError: it is something else.
+    """
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError) as exc:
+        raise UndecodableError(f"{text!r:.60} is not a time") from exc
 
 
 def json_text(value: Json) -> str:
@@ -45,8 +61,15 @@ def json_text(value: Json) -> str:
 
 
 def json_of(text: str) -> Json:
-    """The value in what `json_text` made."""
-    return _decode_json(text)
+    """The value in what `json_text` made.
+
+    Raises:
+        UndecodableError: it is something else.
+    """
+    try:
+        return _decode_json(text)
+    except (TypeError, msgspec.DecodeError) as exc:
+        raise UndecodableError(f"{text!r:.60} is not JSON") from exc
 
 
 class EventRow(msgspec.Struct, eq=False):

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, e
 from sqlalchemy.exc import DBAPIError
 
 from trackside.app.storage import errors
+from trackside.app.storage._encoding import UndecodableError, is_plain_text, undecodable
 
 type Synchronous = Literal["FULL", "NORMAL"]
 
@@ -72,6 +73,14 @@ class SqliteDatabase:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             needed = ".".join(map(str, OLDEST_SQLITE))
             raise errors.SqliteTooOldError(database=str(self), found=sqlite3.sqlite_version, needed=needed)
+        try:
+            self._check_file(create=create)
+        except PermissionError as exc:
+            raise self.unreadable(f"this user may not enter its folder ({exc.strerror})") from exc
+        except OSError as exc:  # the file's name is longer than any may be, or goes round in circles
+            raise errors.DatabaseUrlError(url=f"sqlite:///{self}", why=exc.strerror) from exc
+
+    def _check_file(self, *, create: bool) -> None:
         folder = self.path.parent
         if not folder.is_dir():
             raise errors.FolderMissingError(database=str(self), folder=str(folder))
@@ -181,6 +190,8 @@ class SqliteDatabase:
             yield
         except (sqlite3.Error, DBAPIError) as exc:
             raise self.translate(exc) from exc
+        except UndecodableError as exc:
+            raise undecodable(str(self), exc) from exc
 
     def unreadable(self, why: str) -> errors.UnreadableDatabaseError:
         """The error of a user who may not even read."""
@@ -225,15 +236,15 @@ def _path_in(url: Any) -> Path:
     if not separator:
         raise errors.DatabaseUrlError(url=url, why="it has no sqlite:// in front")
     if scheme != "sqlite":
-        raise errors.DatabaseUrlError(url=_without_password(url), why="this version stores in SQLite only")
+        raise errors.DatabaseUrlError(url=_without_password(url), why="a store is an SQLite file or a PostgreSQL database")
     if path in {"", "/", "/:memory:"}:
         raise errors.DatabaseUrlError(
             url=url, why="a database in memory belongs to one connection, and a store needs several"
         )
     if not path.startswith("/"):
         raise errors.DatabaseUrlError(url=url, why=f"after sqlite:// comes a host, and {path!r} would be one")
-    if "?" in path or "\0" in path:
-        raise errors.DatabaseUrlError(url=url, why="options and NUL have no place in it")
+    if "?" in path or not is_plain_text(path):
+        raise errors.DatabaseUrlError(url=url, why="options, NUL and half characters have no place in it")
     return Path(path.removeprefix("/"))
 
 

@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, type_coerce, update
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
-from trackside.app.storage._encoding import EventRow, time_text
+from trackside.app.storage._encoding import EventRow, UndecodableError, time_text
 from trackside.app.storage._left_busy import is_left_busy, last_run_status
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import POSITION, REMOVALS, active_runs, counters, events, runs, threads
@@ -256,6 +256,7 @@ def _state(connection: Connection) -> tuple[int, int]:
     return values[POSITION], values[REMOVALS]
 
 
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _COLUMNS = (
     events.c.position,
     events.c.event_id,
@@ -278,8 +279,16 @@ def _exported(
     occurred_at: str,
     payload: str,
 ) -> ExportedEvent:
-    as_stored = msgspec.Raw(payload.encode())
+    as_stored = _checked(position, payload)
     return ExportedEvent(position, event_id, event_type, run_id, thread_id, sequence, occurred_at, as_stored)
+
+
+def _checked(position: int, payload: str) -> msgspec.Raw:
+    """The payload as it is stored, if it is JSON: damage must not be passed on in a file that counts as a backup."""
+    try:
+        return _decode_raw(payload)
+    except msgspec.DecodeError as exc:
+        raise UndecodableError(f"the payload of the event at position {position} is not JSON") from exc
 
 
 def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], after: int) -> list[ExportedEvent]:
