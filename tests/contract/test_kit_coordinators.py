@@ -48,7 +48,7 @@ class StoredCoordinators(Coordinators):
         assert coordinator._upkeep is not None
         coordinator._heart.stop()
         coordinator._upkeep.cancel()
-        coordinator._enrolled = False  # so that it does not say goodbye when its store is closed
+        coordinator._heart = None  # so that it does not say goodbye when its store is closed
 
     async def told(self, run_id: str) -> list[RunLifecycleEvent]:
         store = next(reversed(self.stores.values()))

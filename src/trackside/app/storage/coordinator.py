@@ -15,10 +15,9 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
-from sqlalchemy import Row, select
 
 from trackside.app.storage._coordination import (
     Admit,
@@ -41,13 +40,13 @@ from trackside.app.storage._coordination import (
     Settle,
     Withdraw,
 )
-from trackside.app.storage._encoding import json_text, time_text
-from trackside.app.storage._fold import RunStart, labels_of
+from trackside.app.storage._encoding import is_plain_text, json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
+from trackside.app.storage._run_records import RECORDS, record_of, start_of
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._tables import active_runs, runs
+from trackside.app.storage._tables import runs
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.harness import ports
@@ -59,7 +58,6 @@ from trackside.harness.steady import finish
 from trackside.harness.types import (
     CancelAction,
     CancelMode,
-    MultitaskStrategy,
     RunRecord,
     RunSpec,
     RunStatus,
@@ -67,10 +65,6 @@ from trackside.harness.types import (
 )
 
 logger = logging.getLogger("trackside.storage")
-
-_RECORDS: Final = select(
-    runs, active_runs.c.multitask, active_runs.c.due_at, active_runs.c.cancel_requested
-).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
 
 LEASE_SECONDS = 15.0
 MIN_LEASE_SECONDS = 0.1
@@ -158,7 +152,7 @@ class StoredCoordinator:
             run_id=record.run_id,
             thread_id=record.thread_id,
             owner=self.worker_id,
-            start=_start_of(record),
+            start=start_of(record),
             multitask=record.multitask,
             due_at=None if record.due_at is None else time_text(record.due_at),
             request=None if request is None else json_text(request),
@@ -277,8 +271,10 @@ class StoredCoordinator:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
-        query = _RECORDS.where(runs.c.run_id == run_id)
-        return await self._readers.first(query, _record_of)
+        if not isinstance(run_id, str) or not is_plain_text(run_id):  # no run can have such an id
+            return None
+        query = RECORDS.where(runs.c.run_id == run_id)
+        return await self._readers.first(query, record_of)
 
     async def aclose(self) -> None:
         """Stop looking after runs: those that have not started wait for another worker. May be called again."""
@@ -523,36 +519,3 @@ class StoredCoordinator:
         elif said.ready and not mine.claimed and not mine.withdrawn:
             mine.ready, mine.thread_status = True, said.thread_status
             host.on_ready(run_id)
-
-
-def _start_of(record: RunRecord) -> RunStart:
-    return RunStart(
-        created_at=time_text(record.created_at),
-        agent=record.agent,
-        metadata=json_text(dict(record.metadata)),
-        parent_run_id=record.parent_run_id,
-        trigger=record.trigger,
-        labels=labels_of(record.metadata),
-    )
-
-
-def _record_of(row: Row[Any]) -> RunRecord:
-    cancel_requested = row.cancel_requested
-    return RunRecord(
-        run_id=row.run_id,
-        thread_id=row.thread_id,
-        agent=row.agent or "",
-        status=RunStatus(row.status),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        metadata=row.metadata,
-        multitask=MultitaskStrategy(row.multitask or MultitaskStrategy.enqueue),
-        due_at=row.due_at,
-        parent_run_id=row.parent_run_id,
-        trigger=row.trigger,
-        cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
-        error=row.error,
-        title=row.title,
-        completion_data=row.completion_data or {},
-    )

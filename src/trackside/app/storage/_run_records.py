@@ -1,0 +1,52 @@
+"""Runs as the harness knows them, from and for the rows that the store keeps of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Row, select
+
+from trackside.app.storage._encoding import json_text, time_text
+from trackside.app.storage._fold import RunStart, labels_of
+from trackside.app.storage._tables import active_runs, runs
+from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
+
+RECORDS: Final = select(
+    runs, active_runs.c.multitask, active_runs.c.due_at, active_runs.c.cancel_requested
+).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
+"""Runs with what is only known of them while they are active."""
+
+
+def start_of(record: RunRecord) -> RunStart:
+    """What the row of a run that is let in says of it."""
+    return RunStart(
+        created_at=time_text(record.created_at),
+        agent=record.agent,
+        metadata=json_text(dict(record.metadata)),
+        parent_run_id=record.parent_run_id,
+        trigger=record.trigger,
+        labels=labels_of(record.metadata),
+    )
+
+
+def record_of(row: Row[Any]) -> RunRecord:
+    """The run in a row of `RECORDS`."""
+    cancel_requested = row.cancel_requested
+    return RunRecord(
+        run_id=row.run_id,
+        thread_id=row.thread_id,
+        agent=row.agent or "",
+        status=RunStatus(row.status),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        metadata=row.metadata,
+        multitask=MultitaskStrategy(row.multitask or MultitaskStrategy.enqueue),
+        due_at=row.due_at,
+        parent_run_id=row.parent_run_id,
+        trigger=row.trigger,
+        cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
+        error=row.error,
+        title=row.title,
+        completion_data=row.completion_data or {},
+    )
