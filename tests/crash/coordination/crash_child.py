@@ -5,6 +5,7 @@ most of these live, are done once. Every line of what they say begins with the n
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -21,12 +22,23 @@ from crash_manager import manage_runs
 WORK = {"manage": manage_runs, "append": append_runs, "follow": follow_log, "page": page_log}
 
 
+PR_SET_PDEATHSIG = 1  # see prctl(2)
+
+
+def die_with_parent() -> None:
+    """Whatever ends the test, nothing of it goes on alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def live(order: dict[str, Any]) -> None:
     """Do the work of one order in a process of its own; say how that ended."""
+    die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     number, kind = order.pop("order"), order.pop("kind")
     child = os.fork()
     if child == 0:
+        die_with_parent()
         try:
             asyncio.run(WORK[kind](number, **order))
             os._exit(0)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
@@ -50,7 +51,8 @@ class Child:
         self.wait_for("born")
         with self._news:
             if self.exit_code is None:
-                os.kill(self.pid, word)
+                with suppress(ProcessLookupError):  # it may be dead already, and nobody has said so yet
+                    os.kill(self.pid, word)
 
     def kill(self) -> bool:
         """SIGKILL; whether that was what it died of."""
@@ -108,10 +110,7 @@ class Children:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait()
-        for child in self._children:
-            child.signal(signal.SIGCONT)
-            child.signal(signal.SIGKILL)
+        self._process.wait()  # and with it end all that it has made
         self._listening.join()
         self._process.stdout.close()
 

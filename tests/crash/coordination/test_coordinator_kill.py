@@ -72,7 +72,7 @@ def some_seed() -> int:
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_process_that_is_killed_leaves_nothing_undone_and_nothing_twice(url: str, children: Children) -> None:
     seed = some_seed()
-    kill_again_and_again(url, children, points_to_die_at(6, seed), seed)
+    kill_again_and_again(url, children, points_to_die_at(9, seed), seed)
 
 
 @pytest.mark.long
