@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Table, Text, cast, func, literal_column, select
 
 from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
 from trackside.app.storage._encoding import time_text
@@ -245,21 +245,30 @@ class _Reader:
             self.sums[bucket].add_usage(kind, name, amounts)
 
     def _add_bins(self, span: _Span) -> None:
-        for bucket, agent, bin_, count in self._grouped(duration_totals, span, ["agent", "bin"]):
-            self.sums[bucket].bins[agent][bin_] += count
+        # In lists, each of one bucket: there are hundreds of bins in each, and a row for one costs more than all else.
+        table = duration_totals
+        lists = [func.aggregate_strings(cast(column, Text), ",") for column in (table.c.bin, table.c.runs)]
+        bucket, groups = self._bucket(table, span)
+        query = select(bucket, table.c.agent, *lists).where(*self._chosen.sums(table, span))
+        for number, agent, bins, runs_ in self._connection.execute(query.group_by(*groups, table.c.agent)):
+            counts = self.sums[number].bins[agent]
+            for bin_, count in zip(bins.split(","), runs_.split(","), strict=True):
+                counts[int(bin_)] += int(count)
+
+    def _bucket(self, table: Table, span: _Span) -> tuple[ColumnElement[int], list[ColumnElement[int]]]:
+        """The number of the bucket that a row of sums is in, and what to group by for it."""
+        if self._minutes is None:
+            return literal_column("0"), []
+        # As a literal: to PostgreSQL, two parameters are two expressions.
+        bucket = table.c.start // literal_column(str(self._minutes * MINUTE // span.seconds))
+        return bucket, [bucket]
 
     def _grouped(self, table: Table, span: _Span, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """The sums in a table, of each bucket and group; the first of them is how many runs are in it, never 0."""
         keys = [table.c[name] for name in names]
         amounts = [func.sum(column) for column in table.c if column.name not in table.primary_key.columns]
-        if self._minutes is None:
-            bucket: ColumnElement[int] = literal_column("0")
-            groups: list[ColumnElement[Any]] = [*keys]
-        else:
-            # As a literal: to PostgreSQL, two parameters are two expressions.
-            bucket = table.c.start // literal_column(str(self._minutes * MINUTE // span.seconds))
-            groups = [bucket, *keys]
-        query = select(bucket, *keys, *amounts).where(*self._chosen.sums(table, span)).group_by(*groups)
+        bucket, groups = self._bucket(table, span)
+        query = select(bucket, *keys, *amounts).where(*self._chosen.sums(table, span)).group_by(*groups, *keys)
         for number, *rest in self._connection.execute(query.having(func.sum(table.c.runs) != 0)):
             yield number, *rest[: len(keys)], *map(int, rest[len(keys) :])  # PostgreSQL sums up as decimal numbers
 

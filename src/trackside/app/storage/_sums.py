@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import add
 
 from trackside.app.storage._records import RunTotals, TokenTotals
@@ -70,26 +72,29 @@ class Sums:
                 by_status[RunStatus(status)] += count
                 sums = [*map(add, sums, amounts)]
         *used, priced, nano = sums
+        duration_p50, duration_p95 = self._percentiles(agents, 50, 95)
         return RunTotals(
             runs=by_status.total(),
             by_status=dict(by_status),
             cost_usd=dollars(nano) if priced else None,
-            duration_p50=self._percentile(agents, 50),
-            duration_p95=self._percentile(agents, 95),
+            duration_p50=duration_p50,
+            duration_p95=duration_p95,
             **dict(zip(USED, used, strict=True)),
         )
 
-    def _percentile(self, agents: set[str], percent: int) -> float | None:
-        """By the nearest rank: of single durations it is one that happened."""
+    def _percentiles(self, agents: set[str], *percents: int) -> list[float | None]:
+        """By the nearest rank, in ascending order: of single durations it is one that happened."""
         counts: Counter[float] = Counter()
         for agent in agents:
             if self.bins:
-                counts.update(self.bins.get(agent, {}))
+                for bin_, count in self.bins.get(agent, {}).items():
+                    counts[bin_] += count
             else:
                 counts.update(self.durations.get(agent, ()))
-        left = (counts.total() * percent + 99) // 100
-        for value in sorted(counts):
-            left -= counts[value]
-            if left <= 0:
-                return middle_of(int(value)) if self.bins else value
-        return None
+        values = sorted(value for value, count in counts.items() if count > 0)
+        if not values:
+            return [None] * len(percents)
+        up_to = [*accumulate(counts[value] for value in values)]
+        ranks = ((up_to[-1] * percent + 99) // 100 for percent in percents)
+        found = (values[bisect_left(up_to, rank)] for rank in ranks)
+        return [middle_of(int(value)) if self.bins else value for value in found]
