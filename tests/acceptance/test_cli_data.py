@@ -327,6 +327,18 @@ def test_the_version_of_the_tables(here: Run, database: Path, tmp_path: Path) ->
     assert (missing.returncode, missing.stderr.startswith("error: nothing recorded at")) == (2, True)
 
 
+def test_the_version_of_newer_tables_is_shown_beside_ours(here: Run, database: Path) -> None:
+    (version,) = rows(database, "SELECT version_num FROM alembic_version")[0]
+    with closing(sqlite3.connect(database)) as open_database, open_database:
+        open_database.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    said, told = here("db", "current"), here("db", "current", "--json")
+
+    expected = f"9999 (this Trackside works with {version}; a newer one made them: upgrade Trackside)\n"
+    assert (said.returncode, said.stdout) == (0, expected)
+    assert json.loads(told.stdout) == {"found": "9999", "known": version}
+
+
 def test_space_is_given_back(here: Run, database: Path) -> None:
     asyncio.run(record(f"sqlite:///{database}", runs=200, ago=timedelta(days=40)))
     before = database.stat().st_size

@@ -113,6 +113,20 @@ def test_a_graph_streams_waits_and_goes_on_in_another_process(trackside: Tracksi
     assert thread["title"] == "On trains"
 
 
+def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Trackside) -> None:
+    here("run", "graph.py:graph", "What about trains?", "--thread", "t-1")
+    here("export", "log.jsonl")
+    here("import", "log.jsonl", "-d", "sqlite:///other.db")
+
+    lost = here("resume", "t-1", "yes", "-d", "sqlite:///other.db")
+
+    assert lost.returncode == 2
+    assert (lost.stdout, lost.stderr.count("\n")) == ("", 1)
+    assert lost.stderr.startswith("error: Thread 't-1' does not wait for an answer, nor remember what it asked: ")
+    assert len(here("runs", "--json", "-d", "sqlite:///other.db").stdout.splitlines()) == 1
+    assert here("resume", "t-1", "yes").returncode == 0
+
+
 def test_an_answer_that_does_not_fit_leaves_the_questions_open(here: Trackside) -> None:
     asked = here("run", "graph.py:both", "hello", "--thread", "t-1")
     command = shlex.split(asked.stdout.splitlines()[-1])

@@ -235,6 +235,20 @@ def test_an_answer_can_be_json_and_the_thread_the_beginning_of_its_id(trackside:
     assert "You said {'approved': True} to 'hello'" in done.stdout
 
 
+def test_an_imported_question_is_not_answered_where_nobody_remembers_it(here: Trackside) -> None:
+    here("run", "agents.py:ask", "hello", "--thread", "t-1")
+    here("export", "log.jsonl")
+    here("import", "log.jsonl", "-d", "sqlite:///other.db")
+
+    lost = here("resume", "t-1", "yes", "-d", "sqlite:///other.db")
+
+    assert lost.returncode == 2
+    assert (lost.stdout, lost.stderr.count("\n")) == ("", 1)
+    assert lost.stderr.startswith("error: Thread 't-1' does not wait for an answer, nor remember what it asked: ")
+    assert len(json_lines(here("runs", "--json", "-d", "sqlite:///other.db").stdout)) == 1
+    assert here("resume", "t-1", "yes").returncode == 0
+
+
 def test_an_agent_that_has_moved_is_named_for_the_answer(trackside: Trackside, tmp_path: Path) -> None:
     trackside("run", "agents.py:ask", "hello", "--thread", "t-1")
     (tmp_path / "agents.py").rename(tmp_path / "moved.py")

@@ -15,7 +15,7 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor
-from trackside.app.cli.lookup import find_paused_run
+from trackside.app.cli.lookup import NotWaitingError, find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
@@ -24,6 +24,7 @@ from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_app, open_store
 from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
+from trackside.app.wiring.memories import remembers_question
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
@@ -172,6 +173,7 @@ async def _run_and_close(
     waiting = loop.call_later(_WAITING_AFTER, view.waiting, "for the database")
     try:
         async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False) as app:
+            await _see_that_it_waits(app, agent, spec)
             handle = await _start(app, spec)
             waiting.cancel()
             waiting = loop.call_later(_WAITING_AFTER, view.waiting, f"for thread {handle.thread_id}, which is busy")
@@ -184,6 +186,19 @@ async def _run_and_close(
             raise
         return app, result, exc
     return app, result, None
+
+
+async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec) -> None:
+    """See that an answer finds its question before there is a run of it.
+
+    Raises:
+        NotWaitingError: the thread does not remember that it asked.
+    """
+    if spec.command is None or spec.thread_id is None:
+        return
+    if not await remembers_question(app, agent, spec.thread_id):
+        standing = "nor remember what it asked: an export leaves out what threads remember"
+        raise NotWaitingError(thread_id=spec.thread_id, standing=standing)
 
 
 async def _start(app: App, spec: RunSpec) -> RunHandle:

@@ -26,7 +26,8 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
     elif version.found == version.known:
         console.print(f"{version.found} (up to date)")
     else:
-        console.print(f"{version.found or 'no tables yet'} (this Trackside works with {version.known})")
+        newer = "; a newer one made them: upgrade Trackside" if version.is_newer else ""
+        console.print(f"{version.found or 'no tables yet'} (this Trackside works with {version.known}{newer})")
     return _written(console)
 
 

@@ -54,30 +54,42 @@ def found_version(backend: Backend) -> str | None:
         NewerDatabaseError: it is one that this version does not know.
         StorageError: the database is not ours, or cannot be read.
     """
+    return _known(stated_version(backend), backend)
+
+
+def stated_version(backend: Backend) -> str | None:
+    """As `found_version`, but also of a revision that this version does not know.
+
+    Raises:
+        StorageError: the database is not ours, or cannot be read.
+    """
 
     def look(connection: Connection) -> str | None:
         backend.check_owner(connection)
-        return _revision(connection, backend)
+        return _revision(connection)
 
     return backend.look(look)
 
 
 def _bring_up_to_date(connection: Connection, backend: Backend) -> None:
     # Looked at again: another process may have done it while this one waited for the lock.
-    if _revision(connection, backend) != REVISIONS[-1]:
+    if _known(_revision(connection), backend) != REVISIONS[-1]:
         try:
             _upgrade(connection)
         except msgspec.DecodeError as exc:  # a migration reads what an older version has written
             raise errors.DamagedDatabaseError(database=str(backend), why=f"it has JSON that is none: {exc}") from exc
 
 
-def _revision(connection: Connection, backend: Backend) -> str | None:
+def _known(found: str | None, backend: Backend) -> str | None:
+    if found is not None and found not in REVISIONS:
+        raise errors.NewerDatabaseError(database=str(backend), found=found, known=REVISIONS[-1])
+    return found
+
+
+def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
-    found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    if found not in REVISIONS:
-        raise errors.NewerDatabaseError(database=str(backend), found=found, known=REVISIONS[-1])
-    return str(found)
+    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
 def _upgrade(connection: Connection) -> None:

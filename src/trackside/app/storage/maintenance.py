@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
-from trackside.app.storage._schema import REVISIONS, found_version, prepare
+from trackside.app.storage._schema import REVISIONS, found_version, prepare, stated_version
 from trackside.app.storage._sqlite_backend import SqliteBackend
 from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
@@ -31,17 +31,21 @@ class SchemaVersion:
     found: str | None
     known: str
 
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer Trackside made the tables."""
+        return self.found is not None and self.found not in REVISIONS
+
 
 def schema_version(url: str) -> SchemaVersion:
-    """Of which version the tables of a database are; changes nothing.
+    """Of which version the tables of a database are, also if that is not known here; changes nothing.
 
     Raises:
-        NewerDatabaseError: a newer Trackside made them.
         StorageError: the database is not there, or cannot be read.
     """
     backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
     backend.check_place(create=False)
-    return SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
+    return SchemaVersion(found=stated_version(backend), known=REVISIONS[-1])
 
 
 def upgrade_database(url: str) -> SchemaVersion:
@@ -90,13 +94,15 @@ def check_database(url: str, *, sample: int | None = SAMPLE) -> list[Finding]:
         NewerDatabaseError: a newer Trackside made its tables.
         StorageError: the database is not there, or cannot be read.
     """
-    version = schema_version(url)
-    if version.found is None:
-        raise DatabaseMissingError(database=str(backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)))
-    if version.found != version.known:
-        what = f"they are of version {version.found}, and this Trackside works with {version.known}"
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=False)
+    found, known = found_version(backend), REVISIONS[-1]
+    if found is None:
+        raise DatabaseMissingError(database=str(backend))
+    if found != known:
+        what = f"they are of version {found}, and this Trackside works with {known}"
         return [Finding("tables", f"{what}: `trackside db upgrade` brings them up to date")]
-    return backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(partial(_find, sample=sample)) or []
+    return backend.look(partial(_find, sample=sample)) or []
 
 
 def _find(connection: Connection, *, sample: int | None) -> list[Finding]:

@@ -48,6 +48,8 @@ class App:
     manager: RunManager
     store: Store
     recorder: Recorder
+    checkpointer: Any
+    """What remembers threads for graphs that have no checkpointer of their own; None if nobody needs it."""
 
 
 def load_agents(settings: Settings) -> dict[str, Any]:
@@ -89,15 +91,16 @@ async def open_app(
         recorder = Recorder(store, spool=Spool(spool_folder(settings)))
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
+        checkpointer = await _checkpointer(settings, agents, stack)
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
             coordinator=store.coordinator(hands_over=hands_over),
             states=store.thread_states(),
-            checkpointer=await _checkpointer(settings, agents, stack),
+            checkpointer=checkpointer,
         )
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder)
+        yield App(manager, store, recorder, checkpointer)
 
 
 @asynccontextmanager
