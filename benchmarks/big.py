@@ -87,7 +87,9 @@ PAGES: Mapping[str, Ask] = {
     "threads by status": lambda s, p: s.threads(status="idle", before=p.thread, limit=PAGE),
     "threads by status, and there are none": lambda s, _: s.threads(status="interrupted", limit=PAGE),
     "threads by agent": lambda s, p: s.threads(agent="coder", before=p.thread, limit=PAGE),
+    "threads by agent with 0.1 %": lambda s, _: s.threads(agent="audit", limit=PAGE),
     "threads by agent with 0.01 %": lambda s, _: s.threads(agent="rare", limit=PAGE),
+    "threads by metadata (0.1 % of the runs)": lambda s, _: s.threads(metadata={"user": "user 7"}, limit=PAGE),
 }
 """What is asked for by users of a long log, first pages and deep ones."""
 
@@ -98,6 +100,7 @@ TOTALS: Mapping[str, Ask] = {
     "stats of all": lambda s, _: s.stats(),
     "stats of an agent": lambda s, _: s.stats(agent="coder"),
     "timeline of a day, by the hour": lambda s, _: s.timeline(_ago(days=1)),
+    "timeline of 30 days, by the hour": lambda s, _: s.timeline(_ago(days=30)),
     "timeline of 30 days, by the day": lambda s, _: s.timeline(_ago(days=30), width=timedelta(days=1)),
 }
 LAST_DAY = "stats of the last day"
@@ -212,8 +215,8 @@ def append_table(result: Race) -> str:
 
 
 def budgets_of(result: Race, pages: Mapping[str, Latency], totals: Mapping[str, Latency]) -> list[Budget]:
-    slowest = max(pages.values(), key=lambda latency: latency.p99)
-    name = next(name for name, latency in pages.items() if latency is slowest)
+    name, slowest = max(pages.items(), key=lambda page: page[1].p99)
+    fast = sum(latency.p99 <= PAGE_LIMIT_MS for latency in pages.values())
     ratio = partial(result.ratio, result.contender(EMPTY, APPEND), result.contender(FULL, APPEND))
     return [
         Budget.of(f"append at least {APPEND_LIMIT} of the rate of an empty store", APPEND_LIMIT, ratio),
@@ -223,6 +226,7 @@ def budgets_of(result: Race, pages: Mapping[str, Latency], totals: Mapping[str, 
             {"wall": slowest.p99},
             at_most=True,
         ),
+        Budget(f"all {len(pages)} kinds of pages within that", len(pages), {"wall": fast}),
         Budget(
             f"{LAST_DAY} at most {DAY_LIMIT_MS} ms (p99)", DAY_LIMIT_MS, {"wall": totals[LAST_DAY].p99}, at_most=True
         ),
