@@ -53,7 +53,7 @@ async def fill(store: Store, count: int) -> None:
 
 @contextmanager
 def _no_search_for_cycles() -> Generator[None]:
-    """Let the collector rest: there are no cycles in all these objects, and the search for them takes a third of the time."""
+    """Let the collector rest: there are no cycles among these objects, and searching for them takes a third of the time."""
     gc.disable()
     try:
         yield
