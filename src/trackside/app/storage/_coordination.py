@@ -389,10 +389,12 @@ class Reaped(NamedTuple):
 class Reap(Work):
     """End the runs of workers that are gone, and leave those that have not started to others (I7).
 
-    `reaper` is not gone, whatever its lease says: it is here.
+    `reaper` is not gone, whatever its lease says: it is here. Of its own runs those are announced as resting that are not
+    `known` to it any more: they have ended, and it did not hear that nobody has announced that yet.
     """
 
     reaper: str
+    known: Collection[str] = ()
     limit: int = 256
 
     @property
@@ -409,11 +411,16 @@ class Reap(Work):
             select(
                 active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner, active_runs.c.request.is_not(None)
             )
-            .where(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned))
+            .where(
+                or_(
+                    and_(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned)),
+                    and_(active_runs.c.owner == self.reaper, active_runs.c.state == Standing.ended.value),
+                )
+            )
             .order_by(active_runs.c.ordinal)
             .limit(self.limit)
         )
-        rows = session.execute(query)
+        rows = [row for row in session.execute(query) if row[2] != self.reaper or row[0] not in self.known]
         threads = {thread_id for _, thread_id, _, _ in rows}
         unit.load(run_ids=[run_id for run_id, _, _, _ in rows], thread_ids=threads, queues=threads)
         ended: list[str] = []
@@ -428,7 +435,8 @@ class Reap(Work):
                 orphaned.append(run_id)
             else:
                 _bury(unit, active)
-                ended.append(run_id)
+                if owner != self.reaper:
+                    ended.append(run_id)
         if gone and len(rows) < self.limit:
             session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
         return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned))

@@ -470,7 +470,7 @@ class StoredCoordinator:
     async def _clear_up(self) -> None:
         is_all = False
         while not is_all:  # a part in each transaction, so that nobody waits long
-            reaped: Reaped = await self._writer.write(Reap(reaper=self.worker_id))
+            reaped: Reaped = await self._writer.write(Reap(reaper=self.worker_id, known=self._mine.keys()))
             for run_id in reaped.ended:
                 logger.warning("run %s was ended: its worker is lost", run_id)
             is_all = reaped.is_all

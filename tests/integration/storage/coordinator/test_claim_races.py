@@ -11,7 +11,6 @@ from trackside.app.storage._fold import RunStart
 from trackside.app.storage._work import commit_together
 from trackside.harness.types import MultitaskStrategy, ThreadStatus
 
-
 DIALECTS = ["sqlite"]  # who is first is decided before the database is asked
 
 
@@ -86,3 +85,22 @@ async def test_a_run_that_is_taken_over_and_due_at_once_makes_those_leave_that_a
     assert statuses[due.run_id] == "success"
     assert {statuses[handle.run_id] for handle in waiting} <= {"cancelled", "success"}
     assert "could not be" not in caplog.text
+
+
+async def test_a_thread_is_given_back_whose_last_run_has_ended_though_nobody_here_heard_of_that(
+    worker: Any, agents: Any, database: Any
+) -> None:
+    a = await worker(lease_seconds=0.3)
+    ended = await a.start("quick one", thread_id="t")
+    await ended.result()
+    # As it is left when the reply to the commit is lost in which a run ends for whose successor the thread stayed busy.
+    database.execute("UPDATE threads SET status = 'busy' WHERE thread_id = 't'")
+    database.execute(
+        "INSERT INTO active_runs (run_id, thread_id, state, holds, owner, multitask, at_rest)"
+        f" VALUES ('{ended.run_id}', 't', 'ended', true, '{a.coordinator.worker_id}', 'enqueue', 'idle')"
+    )
+
+    following = await a.start("quick two", thread_id="t")
+
+    assert (await following.result()).status == "success"
+    assert database.execute("SELECT count(*) FROM active_runs").fetchall() == [(0,)]
