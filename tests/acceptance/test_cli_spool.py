@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,16 @@ def fill_disk():
 
 async def fills(input):
     fill_disk()
+    return "the answer"
+
+async def fills_all(input):
+    with open("disk/filler", "wb", buffering=0) as filler:
+        for size in (4096, 1):
+            try:
+                while True:
+                    filler.write(b"x" * size)
+            except OSError:
+                pass
     return "the answer"
 
 async def echo(input):
@@ -72,4 +82,47 @@ def test_a_spool_that_cannot_be_used_either_is_no_reason_for_silence(trackside: 
 
     assert failed.returncode == 1
     assert "a required observer did not take that" in failed.stdout
-    assert "kept" not in failed.stdout + failed.stderr
+    assert "could not be kept for later either, and is lost: The spool " in failed.stdout
+    assert "is lost: neither the database nor trackside.db-spool took it" in failed.stderr
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own; skips where that takes more rights than there are."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"a file system can be mounted by root only: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_an_end_that_a_full_disk_kept_nowhere_is_said_to_be_lost_and_leaves_no_empty_file(
+    trackside: Trackside, disk: Path
+) -> None:
+    there = ("-d", "sqlite:///disk/t.db")
+    failed = trackside("run", "agents.py:fills_all", "hi", "--thread", "t-1", *there)
+    run_id = failed.stdout.partition("run          ")[2].partition("\n")[0]
+
+    lost, database, spool = failed.stderr.splitlines()
+    assert failed.returncode == 1
+    assert "it could not be kept for later either, and is lost: The spool " in failed.stdout
+    assert lost == (
+        f"how run {run_id} ended is lost: neither the database nor disk/t.db-spool took it;"
+        " the next `trackside run` records that its process went away (worker_lost)"
+    )
+    assert database.startswith("  the database: There is no room left for the database disk/t.db")
+    assert spool.startswith("  disk/t.db-spool: The spool ")
+    assert "No space left on device" in spool
+    assert not [*disk.glob("t.db-spool/*")]
+
+    (disk / "filler").unlink()
+    assert trackside("run", "agents.py:echo", "x", "--thread", "t-1", *there).returncode == 0
+    shown = [json.loads(line) for line in trackside("events", "--json", "--run", run_id, *there).stdout.splitlines()]
+    ends = [event["payload"] for event in shown if event["event_type"] == "run_failed"]
+    assert [(end["error_type"], end["completion_data"]["first_human_message"]) for end in ends] == [
+        ("worker_lost", "hi")
+    ]

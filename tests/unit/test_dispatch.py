@@ -41,9 +41,9 @@ async def deliver_run(observers: ObserverSet, run_id: str = "run-1") -> list[Run
 
 async def missed(observers: ObserverSet, run_id: str = "run-1") -> list[RunLifecycleEvent]:
     """What the one observer never took that did not take all, and did not keep either."""
-    ((_, events, kept_in),) = await observers.finish(run_id)
-    assert kept_in is None
-    return list(events)
+    (missed,) = await observers.finish(run_id)
+    assert (missed.kept_in, missed.not_kept) == (None, None)
+    return list(missed.events)
 
 
 @virtual

@@ -141,10 +141,20 @@ async def test_keeping_is_bounded_in_time(how: Any, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("how", [OSError("no room"), asyncio.CancelledError(), SystemExit()])
 @virtual
-async def test_an_observer_that_fails_to_keep_is_as_one_that_keeps_nothing(how: BaseException) -> None:
+async def test_what_an_observer_fails_to_keep_is_said_to_be_lost_and_why(
+    how: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     result = await run_once(Keeper(Misbehaviour(how=FULL), keeps=Misbehaviour(how=how)))
 
-    assert result.error == "the run ended as error, but a required observer did not take that: disk full"
+    assert (result.error or "").startswith(
+        "the run ended as error, but a required observer did not take that: disk full;"
+        " it could not be kept for later either, and is lost: "
+    )
+    (said,) = [record.getMessage() for record in caplog.records if "run_failed" in record.getMessage()]
+    assert "; they are lost: it failed (disk full), and could not keep them either (" in said
+    if isinstance(how, OSError):
+        assert (result.error or "").endswith("lost: no room")
+        assert said.endswith("(no room)")
 
 
 @virtual

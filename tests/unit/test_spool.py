@@ -400,6 +400,24 @@ async def test_a_write_that_fails_half_way_leaves_nothing_of_it(spool: Spool, un
     assert log.offered == ["a", "c"]
 
 
+async def test_a_first_write_that_fails_leaves_no_empty_file_and_the_next_one_works(
+    spool: Spool, folder: Path, unblocked: None
+) -> None:
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, kept[1]))
+    try:
+        with pytest.raises(SpoolError, match="File too large"):
+            await spool.append(make_run("a"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert not folder.exists()
+    await spool.append(make_run("b"))
+    assert await spool.deliver(ListLog()) == DeliveryReport(delivered=1)
+
+
 async def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, unblocked: None) -> None:
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / "spool")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trackside.harness.buffered import BufferedObserver, FlushReport
-from trackside.harness.errors import ClosedError
+from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.failures import line_of
 from trackside.harness.observer import (
     CompositeObserver,
     NullObserver,
@@ -84,6 +85,8 @@ class MissedEvents(NamedTuple):
     observer: str
     events: Sequence[RunLifecycleEvent]
     kept_in: str | None
+    not_kept: str | None = None
+    """Why an observer that keeps such events could not keep these."""
 
 
 @dataclass(slots=True)
@@ -224,20 +227,24 @@ class RequiredObserver:
         if run_id not in self._missed:
             return None
         events, failure = self._missed.pop(run_id)
-        missed = MissedEvents(self._calls.name, events, await self._keep(events, failure))
+        place, not_kept = await self._keep(events, failure)
+        missed = MissedEvents(self._calls.name, events, place, not_kept)
+        fate = "" if place is None else f"; it keeps them in {place}"
+        if not_kept is not None:
+            fate = f"; they are lost: it failed ({line_of(failure)}), and could not keep them either ({not_kept})"
         logger.error(
             "of run %s the required observer %s never took: %s%s",
             run_id,
             missed.observer,
             ", ".join(f"{event.event_type.value} ({event.sequence})" for event in events),
-            "" if missed.kept_in is None else f"; it keeps them in {missed.kept_in}",
+            fate,
         )
         return missed
 
-    async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
-        """Where the observer keeps what it could not take; None if it does not."""
+    async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> tuple[str | None, str | None]:
+        """Where the observer keeps what it could not take, if it does, or why it could not."""
         if (on_missed := self._on_missed) is None:
-            return None
+            return None, None
         places: list[str | None] = []
 
         async def hand_over() -> None:
@@ -252,9 +259,12 @@ class RequiredObserver:
             except BaseException as exc:  # the observer's failure; its events are lost to it, which is said
                 if not is_own_failure(exc):
                     raise
-                logger.exception("required observer %s could not keep what it never took", self._calls.name)
-            break
-        return places[0] if places else None
+                trace = None if isinstance(exc, TracksideError) else exc
+                text = "required observer %s could not keep what it never took: %s"
+                logger.error(text, self._calls.name, line_of(exc), exc_info=trace)  # noqa: TRY400
+                return None, line_of(exc)
+            return (places[0] if places else None), None
+        return None, "it was cancelled again and again"
 
     def _miss(self, run_id: str, events: Sequence[RunLifecycleEvent], failure: BaseException) -> None:
         before = self._missed[run_id][0] if run_id in self._missed else []

@@ -71,6 +71,8 @@ def error_told(end: End, missed: Sequence[MissedEvents], failure: BaseException 
         error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
         if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
             error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"
+        elif reasons := [miss.not_kept for miss in untold if miss.not_kept is not None]:
+            error = f"{error.rstrip('.')}; it could not be kept for later either, and is lost: {', '.join(reasons)}"
         status = RunStatus.error
     return status, error
 

@@ -210,7 +210,8 @@ async def test_a_medium_that_is_full_of_database_and_spool_says_that_the_end_is_
             (disk / "filler").unlink()
 
             assert "did not take that" in (result.error or "")
-            assert "kept for later" not in (result.error or "")
+            assert "could not be kept for later either, and is lost: The spool" in (result.error or "")
+            assert not (disk / "spool").exists()
             assert await observer.deliver_spooled() == DeliveryReport()
 
 

@@ -9,10 +9,11 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.output import standard_error
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.wiring.recorder import Recorder
+from trackside.harness.failures import line_of
 
 
 def say_what_is_spooled(recorder: Recorder, run_id: str) -> None:
-    """Say how the end of this run was kept, and what was done at the start with what earlier ones had left."""
+    """Say how the end of this run was kept or that it is lost, and what became of what earlier ones had left."""
     for line in _lines(recorder, run_id):
         standard_error().print(line, soft_wrap=True)
 
@@ -40,3 +41,10 @@ def _lines(recorder: Recorder, run_id: str) -> Iterator[str]:
             f"how run {run_id} ended is not in the database yet, but kept in {folder};"
             " the next `trackside run` delivers it, once the database takes it again"
         )
+    if recorder.not_spooled is not None:
+        yield (
+            f"how run {run_id} ended is lost: neither the database nor {folder} took it;"
+            " the next `trackside run` records that its process went away (worker_lost)"
+        )
+        yield f"  the database: {line_of(recorder.failure)}"
+        yield f"  {folder}: {line_of(recorder.not_spooled)}"

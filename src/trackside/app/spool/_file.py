@@ -48,9 +48,14 @@ class SpoolFile:
             except FileNotFoundError:  # another process has just removed the folder, which was empty
                 continue
             if _lock(descriptor):
-                sync_folder(folder)
-                sync_folder(folder.parent)
-                return cls(path, descriptor)
+                file = cls(path, descriptor)
+                try:
+                    sync_folder(folder)
+                    sync_folder(folder.parent)
+                except OSError:
+                    file.remove_if_empty()
+                    raise
+                return file
             os.close(descriptor)  # another process took the file for one that was left behind, before it was locked
 
     @classmethod
@@ -73,6 +78,14 @@ class SpoolFile:
     def append(self, line: bytes) -> None:
         """Add a line; when this returns, it is on disk."""
         append_line(self._descriptor, line)
+
+    def remove_if_empty(self) -> bool:
+        """Leave no file behind that nothing could be written to; closes it."""
+        if os.fstat(self._descriptor).st_size:
+            return False
+        self.path.unlink(missing_ok=True)
+        self.close()
+        return True
 
     def entries(self) -> list[Entry]:
         """What is still to be done, in order."""

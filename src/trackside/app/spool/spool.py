@@ -250,8 +250,15 @@ class Spool:
         except OSError as exc:
             for append in appends:
                 append.failure = exc
+            self._leave_nothing_empty()
         else:
             self._waiting.update({append.key: append.ids for append in appends})
+
+    def _leave_nothing_empty(self) -> None:
+        with contextlib.suppress(OSError):  # whoever spools hears of the failure that came before
+            if self._own is not None and self._own.remove_if_empty():
+                self._own = None
+            self.folder.rmdir()
 
     def _full(self, size: int, more: int) -> SpoolFullError:
         aside = f"{REFUSED_FILE} and {DAMAGED_FILE}"

@@ -20,6 +20,8 @@ class Recorder(StorageObserver):
         self.failure: BaseException | None = None
         self.spooled_in: str | None = None
         """The folder that holds what could not be recorded, if anything could not."""
+        self.not_spooled: BaseException | None = None
+        """Why something that could not be recorded could not be kept in the spool either, and is lost."""
         self._on_first: list[Callable[[], object]] = []
 
     def on_first(self, call: Callable[[], object]) -> None:
@@ -43,7 +45,11 @@ class Recorder(StorageObserver):
 
     async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
         """Spool the rest of a run, if a log may ever take it."""
-        place = await super().on_missed(events, failure)
+        try:
+            place = await super().on_missed(events, failure)
+        except Exception as exc:
+            self.not_spooled = exc
+            raise
         self.spooled_in = place or self.spooled_in
         return place
 
