@@ -66,7 +66,9 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"idempotency_key": ["k"]}, "idempotency_key"),
         ({"parent_run_id": 5}, "parent_run_id"),
+        ({"parent_run_id": "a\0b"}, "parent_run_id"),
         ({"trigger": object()}, "trigger"),
+        ({"trigger": "\ud800"}, "trigger"),
         ({"stream_mode": 5}, "stream_mode"),
         ({"stream_mode": ["values", 5]}, "stream_mode"),
     ],
@@ -95,6 +97,11 @@ async def test_unknown_things_are_named_with_what_is_known() -> None:
             await manager.get("nobody")
         with pytest.raises(UnknownRunError):
             await manager.cancel("nobody")
+        for no_id in (5, [], None, "\ud800"):
+            with pytest.raises(UnknownRunError):
+                await manager.get(no_id)  # type: ignore[arg-type]
+            with pytest.raises(UnknownRunError):
+                await manager.cancel(no_id)  # type: ignore[arg-type]
         run = await manager.start(RunSpec("sleeper"))
         for action in ("explode", None, ["interrupt"]):
             with pytest.raises(InvalidSpecError) as caught:

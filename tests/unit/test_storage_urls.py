@@ -33,7 +33,8 @@ def test_an_address_names_a_file(url: str, path: str) -> None:
         ("sqlite:///:memory:", "memory"),
         ("sqlite://runs.db", "host"),
         ("sqlite:///runs.db?mode=ro", "options"),
-        ("mysql://localhost/x", "SQLite only"),
+        ("mysql://localhost/x", "an SQLite file or a PostgreSQL database"),
+        ("sqlite:///\ud800.db", "half characters"),
         (7, "not a text"),
     ],
 )

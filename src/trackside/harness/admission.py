@@ -197,7 +197,9 @@ def _text(value: Any, field: str) -> str | None:
     if value is None:
         return None
     _check(value, str, field, "a text")
-    return _plain(str(value))
+    if _plain(value) != value:
+        raise InvalidSpecError(field=field, value=value, why="it is a text without NUL and half characters")
+    return str(value)
 
 
 def _plain[T](value: T) -> T:

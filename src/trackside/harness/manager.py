@@ -197,6 +197,7 @@ class RunManager:
         Raises:
             UnknownRunError: there is no such run, or it ended too long ago.
         """
+        _check_run_id(run_id)
         record = await self._services.coordinator.get(run_id)
         if record is None:
             raise UnknownRunError(run_id=run_id)
@@ -215,6 +216,7 @@ class RunManager:
             InvalidSpecError: there is no such action.
         """
         action = member(CancelAction, action, "action")
+        _check_run_id(run_id)
         execution = self._runs.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
         await asyncio.shield(self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}"))
@@ -411,3 +413,8 @@ def _asked_for(action: CancelAction) -> Stop:
 
 def _closed() -> ClosedError:
     return ClosedError(what="run manager")
+
+
+def _check_run_id(run_id: Any) -> None:
+    if not isinstance(run_id, str):
+        raise UnknownRunError(run_id=run_id)

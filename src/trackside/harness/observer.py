@@ -45,6 +45,8 @@ __all__ = [
 
 logger = logging.getLogger("trackside.observer")
 
+_EMPTY: Mapping[str, Any] = _types.MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class RunLifecycleEvent:
@@ -71,7 +73,7 @@ class RunLifecycleEvent:
         thread_id: str,
         sequence: int,
         occurred_at: datetime,
-        payload: Mapping[str, Any] | None = None,
+        payload: Mapping[str, Any] = _EMPTY,
     ) -> None:
         fields = self.__dict__
         fields["event_id"] = event_id
@@ -80,7 +82,7 @@ class RunLifecycleEvent:
         fields["thread_id"] = thread_id
         fields["sequence"] = sequence
         fields["occurred_at"] = occurred_at
-        fields["payload"] = {} if payload is None else payload
+        fields["payload"] = {} if payload is _EMPTY else payload
 
 
 @dataclass

@@ -351,8 +351,12 @@ async def test_a_time_that_utc_does_not_have_is_refused(store: Store, script) ->
 async def test_what_is_no_event_or_no_payload_is_refused(store: Store, script) -> None:
     with pytest.raises(InvalidEventError, match="RunLifecycleEvent"):
         await store.append(["run_started"])
-    with pytest.raises(PayloadError):
-        await store.append([replace(script().started(), payload=[])])
+    for other in (None, 5, script().started()):
+        with pytest.raises(InvalidEventError, match=type(other).__name__):
+            await store.append(other)
+    for payload in ([], None):
+        with pytest.raises(PayloadError, match="a mapping, not"):
+            await store.append([replace(script().started(), payload=payload)])
 
 
 async def test_a_time_without_a_zone_is_refused_and_any_zone_becomes_utc(store: Store, script) -> None:

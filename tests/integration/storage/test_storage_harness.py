@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus, run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
+from trackside.harness.errors import UnknownRunError
 from trackside.harness.lifecycle import RunFold
 
 
@@ -51,6 +54,15 @@ async def test_runs_that_end_in_every_way_are_in_the_log_as_their_results_say(st
     assert (await store.stats()).by_model["small"].input_tokens == 5 * sum(
         run.llm_call_count for run in await store.runs()
     )
+
+
+async def test_a_run_is_unknown_by_what_can_be_no_id(store: Store) -> None:
+    async with RunManager({}, coordinator=store.coordinator()) as manager:
+        for no_id in (5, [], None, "a\0", "\ud800"):
+            with pytest.raises(UnknownRunError):
+                await manager.get(no_id)  # type: ignore[arg-type]
+            with pytest.raises(UnknownRunError):
+                await manager.cancel(no_id)  # type: ignore[arg-type]
 
 
 async def test_a_paused_run_is_answered_in_another_process(url: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
@@ -17,6 +18,7 @@ from trackside.app.storage._sqlite import APPLICATION_ID
 from trackside.app.storage.errors import (
     DamagedDatabaseError,
     DatabaseMissingError,
+    DatabaseUrlError,
     FolderMissingError,
     ForeignDatabaseError,
     NewerDatabaseError,
@@ -24,6 +26,7 @@ from trackside.app.storage.errors import (
     ReadOnlyDatabaseError,
     SqliteTooOldError,
     StorageError,
+    StoreOptionError,
 )
 from trackside.harness.errors import ClosedError
 
@@ -95,6 +98,28 @@ async def test_a_missing_database_is_not_made_by_one_who_only_looks(url: str, pa
 
     assert isinstance(error, DatabaseMissingError)
     assert not path.exists()
+
+
+async def test_a_name_that_is_too_long_for_a_file(tmp_path: Path) -> None:
+    error = await refusal(f"sqlite:///{tmp_path}/{'x' * 300}.db")
+
+    assert isinstance(error, DatabaseUrlError)
+    assert "File name too long" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("create", "no"), ("create", None), ("read_only", 1), ("limits", 5), ("follow", "soon")]
+)
+async def test_an_option_of_another_kind_is_named(url: str, option: str, value: Any) -> None:
+    error = await refusal(url, **{option: value})
+
+    assert isinstance(error, StoreOptionError)
+    assert f"{option}={value!r}" in str(error)
+
+
+async def test_a_coordinator_hands_over_or_does_not(store: Store) -> None:
+    with pytest.raises(StoreOptionError, match="hands_over='x'"):
+        store.coordinator(hands_over="x")  # type: ignore[arg-type]
 
 
 async def test_a_folder_is_no_database(tmp_path: Path) -> None:

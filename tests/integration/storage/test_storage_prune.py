@@ -344,6 +344,7 @@ async def test_a_big_run_goes_in_one_piece_and_small_ones_together(store: Store,
         ("thread_id", 7),
         ("batch", 0),
         ("batch", "many"),
+        ("batch", 2**70),
     ],
 )
 async def test_an_argument_that_does_not_fit_is_named(store: Store, argument: str, value: Any) -> None:

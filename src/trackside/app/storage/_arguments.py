@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trackside.app.storage._encoding import is_plain_text, time_of
 from trackside.app.storage._fold import Label, is_label, label_value
-from trackside.app.storage.errors import InvalidQueryError
+from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
 
 type AnyOf[K: StrEnum] = K | str | Collection[K | str]
 """A member of an enumeration, by its name or itself, or several, any of which will do."""
@@ -32,18 +32,34 @@ def position(field: str, said: Any) -> int:
     return said
 
 
-def limit_of(said: Any) -> int:
+def limit_of(said: Any, field: str = "limit") -> int:
     """How many at most."""
     if type(said) is not int or not 1 <= said <= _MAX_POSITION:
-        raise InvalidQueryError(field="limit", value=said, why="it is a whole number from 1 up")
+        raise InvalidQueryError(field=field, value=said, why="it is a whole number from 1 up to 2**63 - 1")
     return said
+
+
+def check_option(option: str, said: Any, kind: type) -> None:
+    """See that an option of a store is of this kind.
+
+    Raises:
+        StoreOptionError: it is not.
+    """
+    if not isinstance(said, kind):
+        what = "True or False" if kind is bool else f"{kind.__name__}(…)"
+        raise StoreOptionError(option=option, value=said, why=f"it is {what}")
+
+
+def is_plain(said: Any) -> bool:
+    """Whether it is a text that a database can hold."""
+    return isinstance(said, str) and is_plain_text(said)
 
 
 def plain(field: str, said: Any) -> str:
     """A text that a database can hold."""
-    if not isinstance(said, str) or not is_plain_text(said):
+    if not is_plain(said):
         raise InvalidQueryError(field=field, value=said, why="it is a text, without NUL and half characters")
-    return said
+    return str(said)
 
 
 def plain_or_none(field: str, said: Any) -> str | None:

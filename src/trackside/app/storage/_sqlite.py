@@ -236,7 +236,9 @@ def _path_in(url: Any) -> Path:
     if not separator:
         raise errors.DatabaseUrlError(url=url, why="it has no sqlite:// in front")
     if scheme != "sqlite":
-        raise errors.DatabaseUrlError(url=_without_password(url), why="a store is an SQLite file or a PostgreSQL database")
+        raise errors.DatabaseUrlError(
+            url=_without_password(url), why="a store is an SQLite file or a PostgreSQL database"
+        )
     if path in {"", "/", "/:memory:"}:
         raise errors.DatabaseUrlError(
             url=url, why="a database in memory belongs to one connection, and a store needs several"

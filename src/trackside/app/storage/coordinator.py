@@ -19,6 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._coordination import (
     Admit,
     Admitted,
@@ -40,7 +41,7 @@ from trackside.app.storage._coordination import (
     Settle,
     Withdraw,
 )
-from trackside.app.storage._encoding import is_plain_text, json_text, time_text
+from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
@@ -271,7 +272,7 @@ class StoredCoordinator:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
-        if not isinstance(run_id, str) or not is_plain_text(run_id):  # no run can have such an id
+        if not is_plain(run_id):  # no run can have such an id
             return None
         query = RECORDS.where(runs.c.run_id == run_id)
         return await self._readers.first(query, record_of)

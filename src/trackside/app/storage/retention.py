@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._arguments import AnyOf, limit_of
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
@@ -207,8 +207,7 @@ async def prune(writer: Writer | NoWriter, readers: Readers, outdated: Outdated,
         InvalidQueryError: `batch` does not fit.
         StorageError: the database failed; what had been removed stays removed.
     """
-    if type(batch) is not int or batch < 1:
-        raise InvalidQueryError(field="batch", value=batch, why="it is a whole number from 1 up")
+    limit_of(batch, "batch")
     tally = _Tally()
     async for page in _pages(readers, outdated):
         free = tally.sort_out(page)

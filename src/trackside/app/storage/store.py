@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._arguments import AnyOf, check_option
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
@@ -30,7 +30,7 @@ from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
-from trackside.app.storage.errors import InvalidQueryError, StoreOptionError
+from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.storage.transfer import (
@@ -101,19 +101,24 @@ class Store:
         Raises:
             StorageError: the database cannot be used; the type and the message say why and what to do.
         """
+        limits = WriteLimits() if limits is None else limits
+        following = FollowOptions() if follow is None else follow
+        check_option("create", create, bool)
+        check_option("read_only", read_only, bool)
+        check_option("limits", limits, WriteLimits)
+        check_option("follow", following, FollowOptions)
         backend = await asyncio.to_thread(backend_at, url, synchronous=synchronous, busy_timeout=busy_timeout)
         database = str(backend)
         make_ready = check if read_only else partial(prepare, create=create)
         await asyncio.to_thread(make_ready, backend)
         readers = Readers(await asyncio.to_thread(backend.reads), database=database)
-        following = follow or FollowOptions()
         signals = await asyncio.to_thread(backend.signals, every=following.look_every)
         feed = EventFeed(readers, signals, following, database=database)
         if read_only:
             store = cls(NoWriter(database=database), readers, signals, feed)
         else:
             session = await asyncio.to_thread(backend.session)
-            writer = Writer(session, database=database, limits=limits or WriteLimits(), patience=busy_timeout)
+            writer = Writer(session, database=database, limits=limits, patience=busy_timeout)
             store = cls(writer, readers, signals, feed)
         try:
             yield store
@@ -146,6 +151,8 @@ class Store:
             ReadOnlyStoreError: it was opened with `read_only`.
             StorageError: the database failed; if it is `retryable`, the same call may succeed later.
         """
+        if not isinstance(events, Iterable):
+            raise InvalidEventError(field="type", value=type(events).__name__, why="a store takes a sequence of events")
         rows = encode_events(events)
         if not rows:
             return []
@@ -531,8 +538,9 @@ class Store:
                 others leave are taken over here. A command for one run wants neither.
 
         Raises:
-            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600.
+            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or `hands_over` no bool.
         """
+        check_option("hands_over", hands_over, bool)
         if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
             why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
             raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
