@@ -23,6 +23,10 @@ class Databases(Protocol):
         """The address of a database that is there as long as the context, empty or with the store's tables."""
         ...
 
+    def cpu_ns(self) -> int:
+        """The CPU time until now of the processes of its server."""
+        ...
+
 
 class SqliteFiles:
     """Files in folders of their own."""
@@ -37,6 +41,9 @@ class SqliteFiles:
                 async with Store.open(url):
                     pass
             yield url
+
+    def cpu_ns(self) -> int:
+        return 0
 
 
 class PostgresDatabases:
@@ -55,6 +62,11 @@ class PostgresDatabases:
         url = self._server.create_database(name, template=await self._tables() if with_tables else None)
         yield url
         self._server.drop_database(name)
+
+    def cpu_ns(self) -> int:
+        main = int((self._server.data / "postmaster.pid").read_text().split()[0])
+        processes = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) for process in processes)
 
     async def _tables(self) -> str:
         if self._template is None:

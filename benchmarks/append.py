@@ -136,8 +136,12 @@ def main() -> None:
     sizes = PRODUCERS[:1] if options.quick else PRODUCERS
     with PostgresDatabases() as server:
         cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
-        ways = [(name, case, partial(way, *given)) for case, given in cases.items() for name, way in WAYS.items()]
-        result = race([Contender(*way) for way in ways], options.effort)
+        contenders = [
+            Contender(name, case, partial(way, of, number), server_cpu_ns=of.cpu_ns)
+            for case, (of, number) in cases.items()
+            for name, way in WAYS.items()
+        ]
+        result = race(contenders, options.effort)
     report = Report(
         name="append",
         unit="nanoseconds for one event",

@@ -106,8 +106,12 @@ def main() -> None:
     sizes = CONCURRENT[:1] if options.quick else CONCURRENT
     with PostgresDatabases() as server:
         cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
-        ways = [(name, case, partial(way, *given)) for case, given in cases.items() for name, way in WAYS.items()]
-        result = race([Contender(*way) for way in ways], options.effort)
+        contenders = [
+            Contender(name, case, partial(way, of, number), server_cpu_ns=of.cpu_ns)
+            for case, (of, number) in cases.items()
+            for name, way in WAYS.items()
+        ]
+        result = race(contenders, options.effort)
     report = Report(
         name="runs",
         unit="nanoseconds for one run",
