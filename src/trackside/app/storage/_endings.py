@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from datetime import UTC, datetime
 
-from msgspec import DecodeError
 from sqlalchemy import select
 
 from trackside.app.storage._encoding import encode_events, json_of, time_of
@@ -68,7 +67,7 @@ def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
     is_message = events.c.event_type == LifecycleEventType.HUMAN_MESSAGE.value
     of_run = select(events.c.payload).where(events.c.run_id == run_id, is_message).order_by(events.c.sequence)
     for (payload,) in unit.session.execute(of_run):
-        with contextlib.suppress(ValueError, DecodeError):  # somebody's own emitter, or a damaged row
+        with contextlib.suppress(ValueError):  # somebody's own emitter, or a damaged row
             match json_of(payload):
                 case {"message": message}:
                     journal.record_message(message)
