@@ -25,6 +25,9 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import MultitaskStrategy, RunStatus
 
 OPEN = 4  # runs that one caller has under way
+NOT_KNOWN = ("required observer", "nobody says how", "could not be executed")
+"""In the error of a result that tells nothing about how the run ended in the log."""
+
 STRATEGIES = [*[MultitaskStrategy.enqueue] * 6, *MultitaskStrategy]
 
 
@@ -139,7 +142,7 @@ class Load:
             result = await handle.result()
         except NoResultHereError:  # another process has it now
             return
-        if result.error is None or "required observer" not in result.error:
+        if not any(words in (result.error or "") for words in NOT_KNOWN):
             self._voice.say(f"ended {result.run_id} {result.status.value}")
 
     async def _cancel_somebody(self) -> None:
