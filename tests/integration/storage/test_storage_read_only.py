@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import Connection
 
 from trackside.app.storage import Store, StoredEvent, _schema
-from trackside.app.storage._sqlite_reads import GuestReads, reads_of
 from trackside.app.storage._sqlite import SqliteDatabase
+from trackside.app.storage._sqlite_reads import GuestReads, reads_of
 from trackside.app.storage.errors import (
     DatabaseBusyError,
     DatabaseMissingError,

@@ -77,9 +77,7 @@ def export(
             metavar="FORMAT", help="jsonl or parquet.", show_default="jsonl; parquet if FILE ends in .parquet"
         ),
     ] = None,
-    start: Annotated[
-        int, typer.Option("--from", metavar="POSITION", parser=positive, help="The first position.")
-    ] = 1,
+    start: Annotated[int, typer.Option("--from", metavar="POSITION", parser=positive, help="The first position.")] = 1,
     to: Annotated[
         int | None,
         typer.Option(metavar="POSITION", parser=positive, help="The last position.", show_default="the end"),

@@ -68,9 +68,9 @@ def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
     of_run = select(events.c.payload).where(events.c.run_id == run_id, is_message).order_by(events.c.sequence)
     for (payload,) in unit.session.execute(of_run):
         with contextlib.suppress(ValueError):  # somebody's own emitter, or a damaged row
-            match json_of(payload):
-                case {"message": message}:
-                    journal.record_message(message)
+            said = json_of(payload)
+            if isinstance(said, dict) and "message" in said:
+                journal.record_message(said["message"])
 
 
 def _rest(unit: UnitOfWork, active: ActiveRun, at_rest: ThreadStatus) -> tuple[LifecycleEventType, JsonObject]:

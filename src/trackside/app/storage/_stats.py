@@ -250,7 +250,8 @@ class _Reader:
         lists = [func.aggregate_strings(cast(column, Text), ",") for column in (table.c.bin, table.c.runs)]
         bucket, groups = self._bucket(table, span)
         query = select(bucket, table.c.agent, *lists).where(*self._chosen.sums(table, span))
-        for number, agent, bins, runs_ in self._connection.execute(query.group_by(*groups, table.c.agent)):
+        for row in self._connection.execute(query.group_by(*groups, table.c.agent)):
+            number, agent, bins, runs_ = tuple(row)
             counts = self.sums[number].bins[agent]
             for bin_, count in zip(bins.split(","), runs_.split(","), strict=True):
                 counts[int(bin_)] += int(count)

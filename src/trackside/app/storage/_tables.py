@@ -33,7 +33,7 @@ from trackside.harness.types import Json, LifecycleEventType
 POSITION = "position"
 """The name of the counter that numbers events."""
 
-TOKEN = "token"
+TOKEN = "token"  # noqa: S105  # a counter
 """The name of the counter that numbers consumers, those of all subscriptions."""
 
 REMOVALS = "removals"

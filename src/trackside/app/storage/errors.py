@@ -154,7 +154,7 @@ class ServerTooOldError(StorageError):
 
 
 class NoSchemaError(StorageError, LookupError):
-    """The search path of {database} names no schema that is there: make one (CREATE SCHEMA), or name another with ?search_path=…"""  # noqa: E501
+    """The search path of {database} names no schema that is there: make one (CREATE SCHEMA), or name another with ?search_path=NAME."""  # noqa: E501
 
     fault = "caller"
 
@@ -255,7 +255,7 @@ class SubscriptionLostError(StorageError):
 
 
 class NotParkedError(StorageError, LookupError):
-    """Subscription {name!r} has no event parked at position {position}; `trackside parked {name}` lists those that it has."""
+    """Subscription {name!r} has no event parked at position {position}; `trackside parked {name}` lists those that it has."""  # noqa: E501
 
     fault = "caller"
 

@@ -524,7 +524,7 @@ class Store:
         return StoredThreadStates(self._writer, self._readers)
 
     def coordinator(self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True) -> StoredCoordinator:
-        """Who may run, for a manager whose runs are recorded here, beside others in whatever process:
+        """Who may run, for a manager whose runs are recorded here, beside others in whatever process.
 
             coordinator = store.coordinator()
             RunManager(agents, observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=coordinator)
