@@ -8,7 +8,7 @@ passed over, so that an import which was cut short is gone on with by doing it a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -20,9 +20,9 @@ from sqlalchemy import ColumnElement, Connection, Text, exists, func, select, ty
 
 from trackside.app.storage._arguments import AnyOf, members, plain_or_none, position, time
 from trackside.app.storage._encoding import EventRow, UndecodableError, time_text
-from trackside.app.storage._left_busy import is_left_busy, last_run_status
+from trackside.app.storage._left_busy import RestThreads
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import POSITION, REMOVALS, active_runs, counters, events, runs, threads
+from trackside.app.storage._tables import POSITION, REMOVALS, active_runs, counters, events, runs
 from trackside.app.storage._transfer_format import (
     ExportedEvent,
     ExportFooter,
@@ -44,8 +44,8 @@ from trackside.app.storage.errors import (
     StorageError,
 )
 from trackside.harness.errors import EventOrderError
-from trackside.harness.lifecycle import is_terminal, thread_status_after, thread_status_of
-from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.lifecycle import is_terminal, thread_status_of
+from trackside.harness.types import LifecycleEventType, ThreadStatus
 
 type ExportFormat = Literal["jsonl", "parquet"]
 
@@ -466,35 +466,6 @@ class ImportEvents(Append):
         new = {row.event.event_id for row, mine in zip(stored, self.rows, strict=True) if row is mine}
         unit.positions.update((event_id, place) for event_id, place in self.positions.items() if event_id in new)
         return stored
-
-
-@dataclass(frozen=True, slots=True)
-class RestThreads(Work):
-    """Gives threads that are busy with no run the status that their last run leaves.
-
-    The event that said so may not have been exported: where a run follows at once, it is the last one of that run.
-    """
-
-    candidates: Sequence[str]
-
-    @property
-    @override
-    def size(self) -> int:
-        return _ROW_BYTES * len(self.candidates)
-
-    @override
-    def thread_ids(self) -> Iterable[str]:
-        return self.candidates
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        concerned = [thread_id for thread_id in self.candidates if not unit.changes_thread(thread_id)]
-        query = select(threads.c.thread_id, last_run_status()).where(threads.c.thread_id.in_(concerned), is_left_busy())
-        for thread_id, status in unit.session.execute(query):
-            rests = ThreadStatus.idle
-            if status is not None:
-                rests = thread_status_after(RunStatus(status), another_waits=False)
-            unit.session.execute(update(threads).where(threads.c.thread_id == thread_id).values(status=rests.value))
 
 
 @dataclass(frozen=True, slots=True)
