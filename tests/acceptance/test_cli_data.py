@@ -284,15 +284,13 @@ def test_an_import_tells_of_runs_that_nobody_executes(here: Run, tmp_path: Path)
     ],
     ids=" ".join,
 )
-def test_a_file_that_is_malformed_is_a_failure_and_not_a_typing_mistake(
-    here: Run, database: Path, command: list[str]
-) -> None:
+def test_a_file_that_is_no_database_is_named_with_who_chose_it(here: Run, database: Path, command: list[str]) -> None:
     database.write_bytes(b"no database at all" * 1_000)
 
     said = here(*command, "--database=sqlite:///trackside.db")
 
-    assert (said.returncode, said.stdout) == (1, "")
-    assert "is not an SQLite database" in said.stderr
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("error: --database: trackside.db is not an SQLite database")
 
 
 def test_a_database_that_is_locked_is_not_blamed_on_its_address(

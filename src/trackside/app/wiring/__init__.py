@@ -17,6 +17,7 @@ from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
+from trackside.harness.errors import Fault
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
@@ -128,18 +129,24 @@ def blaming(settings: Settings) -> Generator[None]:
     Raises:
         SettingsError: it cannot be used; the message says what to do, and `fault` whether what was chosen is to blame.
         NothingRecordedError: it is not there, and shall not be made.
-        StorageError: it is locked, full or away, which has nothing to do with how it was chosen.
+        StorageError: it is locked or full, which has nothing to do with how it was chosen.
     """
-    from trackside.app.storage.errors import DatabaseMissingError, StorageError
+    from trackside.app.storage.errors import (
+        DamagedDatabaseError,
+        DatabaseMissingError,
+        ServerUnreachableError,
+        StorageError,
+    )
 
     try:
         yield
     except DatabaseMissingError as exc:
         raise NothingRecordedError(database=settings.database_shown) from exc
     except StorageError as exc:
-        if exc.retryable:
+        if exc.retryable and not isinstance(exc, ServerUnreachableError):
             raise
-        raise settings.database_complaint(str(exc).rstrip("."), fault=exc.fault) from exc
+        fault: Fault = "store" if isinstance(exc, DamagedDatabaseError) else "caller"
+        raise settings.database_complaint(str(exc).rstrip("."), fault=fault) from exc
 
 
 async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: AsyncExitStack) -> Any:
