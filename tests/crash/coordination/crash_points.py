@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trackside.app.storage import _coordination, _work, _writer
+from trackside.app.storage import _recovery, _work, _writer
 from trackside.app.storage._work import Append, UnitOfWork
 from trackside.app.storage._writer import Writer
 from trackside.harness.lifecycle import is_terminal
@@ -59,7 +59,7 @@ class DeadlyPoint:
         _writer.Writer._hand_back = handing_back
         _work.UnitOfWork.load = loading
         _work.UnitOfWork.write = writing
-        for kind in (_coordination.Reap, _coordination.Adopt):
+        for kind in (_recovery.Reap, _recovery.Adopt):
             kind.apply = self._noting(kind.apply)
 
     def _noting(self, apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ def _names(works: Sequence[Any]) -> Iterator[str]:
 
 def _recoveries(outcomes: Sequence[Any]) -> Iterator[str]:
     for outcome in outcomes:
-        if isinstance(outcome, _coordination.Reaped) and (outcome.ended or outcome.orphaned):
+        if isinstance(outcome, _recovery.Reaped) and (outcome.ended or outcome.orphaned):
             yield "Reap"
-        elif isinstance(outcome, _coordination.Adoption) and outcome.adopted:
+        elif isinstance(outcome, _recovery.Adoption) and outcome.adopted:
             yield "Adopt"

@@ -23,20 +23,11 @@ from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._coordination import (
     Admit,
     Admitted,
-    Adopt,
-    Adopted,
-    Adoption,
     Claim,
     Displaced,
     Fate,
     Fates,
-    Leave,
-    ListOwned,
-    Owned,
     Promote,
-    Reap,
-    Reaped,
-    Register,
     RequestCancel,
     Settle,
     Withdraw,
@@ -45,6 +36,7 @@ from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
+from trackside.app.storage._recovery import Adopt, Adopted, Adoption, Leave, ListOwned, Owned, Reap, Reaped, Register
 from trackside.app.storage._run_records import RECORDS, record_of, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._tables import runs

@@ -14,7 +14,8 @@ from tests.property.queue_hands import AGENT, ForgetfulSession, Hand, Held, Step
 from tests.property.queue_model import Run
 
 from trackside.app.storage import Store
-from trackside.app.storage._coordination import Claim, Reap, Reaped
+from trackside.app.storage._coordination import Claim
+from trackside.app.storage._recovery import Reap, Reaped
 from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
