@@ -74,7 +74,7 @@ def test_a_big_store_is_filled_asked_for_every_page_and_appended_to(tmp_path: Pa
     assert written["bytes_per_event"] > 0
     assert len(written["milliseconds"]) >= 40
     assert all(f"| {name} " in done.stdout for name in written["milliseconds"])
-    assert [budget["what"].split()[0] for budget in written["budgets"]] == ["append", "any", "stats"]
+    assert [budget["what"].split()[0] for budget in written["budgets"]] == ["append", "any", "all", "stats"]
 
 
 def test_pages_are_read_beside_the_same_rows_by_hand(tmp_path: Path) -> None:
