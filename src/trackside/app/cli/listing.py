@@ -218,7 +218,8 @@ def show_tail(
                     start, before=end + 1, newest_first=True, run_id=run_id, types=types, limit=options.limit, **filters
                 )
             for stored in reversed(found):
-                look.show_at_once(stored)
+                if not look.show_at_once(stored):
+                    return
             start = max(start, end)
         follower = store.follow(start, run_id=run_id, types=types, on_outage=_say_away, **filters)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
