@@ -61,6 +61,7 @@ def test_a_process_goes_on_when_it_can_write_again(
     assert_whole(url, children.told)
 
 
+@pytest.mark.long  # the same
 def test_without_a_spool_the_next_process_ends_what_could_not_be_stored(url: str, children: Children) -> None:
     child = children.make("manage", url, trouble="full disk", callers=4, busy=0.1, retry_for=0.1)
     make_trouble(url, child, children)

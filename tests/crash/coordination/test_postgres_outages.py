@@ -125,6 +125,7 @@ def test_a_driver_that_lost_count_of_what_a_broken_connection_did_has_lost_it() 
     assert isinstance(database.translate(confused), ConnectionLostError)
 
 
+@pytest.mark.long  # where others want the processor, too, the processes need longer than anybody waits here
 @pytest.mark.parametrize("table", ["counters", "events"])
 def test_a_lock_that_somebody_holds_for_too_long(table: str, url: str, children: Children, tmp_path: Path) -> None:
     children.make("manage", url, callers=0).wait()
