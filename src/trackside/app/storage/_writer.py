@@ -178,17 +178,14 @@ class Writer:
         Raises:
             ClosedError: the writer is closed.
         """
-        if self._closing:
-            raise _closed()
-        job = _Job(work, 0, self._loop.create_future(), takes_room=False)
-        self._jobs.put(job)
-        return job.done
+        return self._enqueue(work, work.size, takes_room=False)
 
-    def _enqueue(self, work: Work, size: int) -> asyncio.Future[Any]:
+    def _enqueue(self, work: Work, size: int, *, takes_room: bool = True) -> asyncio.Future[Any]:
         if self._closing:
-            self._room.leave([size])
+            if takes_room:
+                self._room.leave([size])
             raise _closed()
-        job = _Job(work, size, self._loop.create_future())
+        job = _Job(work, size, self._loop.create_future(), takes_room)
         self._jobs.put(job)
         return job.done
 
