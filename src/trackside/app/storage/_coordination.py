@@ -15,15 +15,13 @@ from sqlalchemy import select, update
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._queue import ActiveRun, Standing
-from trackside.app.storage._recovery import is_abandoned
+from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
 from trackside.app.storage._tables import active_runs, idempotency_keys
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import RunFold, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus, ThreadStatus
-
-_ROW_BYTES = 600  # an admission's rows besides what was asked for
 
 type Fate = Literal["claimed", "withdrawn"]
 """What has become of a run that its own process may claim: whoever says so first, in whichever thread, wins."""
@@ -58,7 +56,7 @@ class _ThreadWork(Work):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES
+        return ROW_BYTES
 
     @override
     def run_ids(self) -> Iterable[str]:
@@ -136,7 +134,7 @@ class Admit(_Entry):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES + len(self.request or "") + len(self.start.metadata)
+        return ROW_BYTES + len(self.request or "") + len(self.start.metadata)
 
     @override
     def apply(self, unit: UnitOfWork) -> Admitted:
@@ -254,7 +252,7 @@ class Withdraw(_ThreadWork):
         active = unit.queue.find(self.run_id)
         if active is None or active.owner != self.owner:
             return False
-        if active.state in {Standing.pending, Standing.delayed}:
+        if active.has_not_begun:
             active.state = Standing.withdrawn
             unit.queue.change(active)
         return active.state is Standing.withdrawn
@@ -273,8 +271,7 @@ class RequestCancel(_ThreadWork):
         active = unit.queue.find(self.run_id)
         if active is None:
             return
-        waits = active.state in {Standing.pending, Standing.delayed}
-        if waits and (self.owner is None or active.owner != self.owner):
+        if active.has_not_begun and (self.owner is None or active.owner != self.owner):
             cancel_in_place(unit, active, active.cancel_requested or self.action)
         elif active.cancel_requested is None:
             active.cancel_requested = self.action

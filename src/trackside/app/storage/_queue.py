@@ -54,9 +54,14 @@ class ActiveRun(Struct, kw_only=True, eq=False):
         return self.state is Standing.pending and not self.holds
 
     @property
+    def has_not_begun(self) -> bool:
+        """Whether it is still to be started, now or when it is due."""
+        return self.state in {Standing.pending, Standing.delayed}
+
+    @property
     def waits_for_worker(self) -> bool:
         """Whether another worker can take it over: it has not begun, and nobody wants it to stop."""
-        return self.state in {Standing.pending, Standing.delayed} and self.cancel_requested is None
+        return self.has_not_begun and self.cancel_requested is None
 
 
 class Lane(Struct, kw_only=True, eq=False):

@@ -22,7 +22,8 @@ from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, 
 _ASKED: Final = (runs.c.agent, runs.c.created_at, runs.c.metadata, runs.c.parent_run_id, runs.c.trigger)
 """What the row of a run says of what was asked for."""
 
-_ROW_BYTES = 600  # an admission's rows besides what was asked for
+ROW_BYTES = 600
+"""About what a run takes in the queue besides what was asked for."""
 
 
 class Owned(NamedTuple):
@@ -36,7 +37,7 @@ class Owned(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Register(Work):
-    """Begin, or go on, to be a worker, until the lease ends. False: it had ended, and others have ended its runs."""
+    """Begin, or go on, to be a worker, until the lease ends. Whose lease had ended learns from a look what was lost."""
 
     worker_id: str
     name: str
@@ -46,18 +47,21 @@ class Register(Work):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES
+        return ROW_BYTES
 
     @override
-    def apply(self, unit: UnitOfWork) -> bool:
+    def apply(self, unit: UnitOfWork) -> None:
         now = unit.session.clock()
         lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
         renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
-        if unit.session.execute(renewal.returning(workers.c.worker_id)):
-            return True
-        row = {"worker_id": self.worker_id, "name": self.name, "process": this_process(), "started_at": self.started_at}
-        unit.session.execute(workers.insert().values(row | lease))
-        return False
+        if not unit.session.execute(renewal.returning(workers.c.worker_id)):
+            row = {
+                "worker_id": self.worker_id,
+                "name": self.name,
+                "process": this_process(),
+                "started_at": self.started_at,
+            }
+            unit.session.execute(workers.insert().values(row | lease))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -115,7 +119,7 @@ class Reap(Work):
     @property
     @override
     def size(self) -> int:
-        return self.limit * _ROW_BYTES
+        return self.limit * ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
@@ -216,7 +220,7 @@ class Adopt(Work):
     @property
     @override
     def size(self) -> int:
-        return self.limit * _ROW_BYTES
+        return self.limit * ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> Adoption:
@@ -284,7 +288,7 @@ class Leave(Work):
     @property
     @override
     def size(self) -> int:
-        return _ROW_BYTES
+        return ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
