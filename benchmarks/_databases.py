@@ -2,11 +2,15 @@
 
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
+
+from _report import Budget, Options
+from _rounds import Contender, Race, Work, race
 
 from trackside.app.storage import Store
 
@@ -80,3 +84,34 @@ class PostgresDatabases:
 
     def __exit__(self, *_: object) -> None:
         self._server.close()
+
+
+type Way = Callable[[Databases, int], AbstractAsyncContextManager[Work]]
+"""One way of doing the work, on new databases, by so many at once."""
+
+
+def race_on_each(
+    ways: Mapping[str, Way], sizes: Sequence[int], case_of: Callable[[str, int], str], options: Options
+) -> tuple[Race, list[str]]:
+    """Measure all ways on each database and at each size (at the first alone for a quick look); also names the cases."""
+    with PostgresDatabases() as server:
+        some = sizes[:1] if options.quick else sizes
+        cases = {case_of(of.name, size): (of, size) for of in (SqliteFiles(), server) for size in some}
+        contenders = [
+            Contender(name, case, partial(way, of, size), server_cpu_ns=of.cpu_ns)
+            for case, (of, size) in cases.items()
+            for name, way in ways.items()
+        ]
+        return race(contenders, options.effort), [*cases]
+
+
+def beside_by_hand(result: Race, cases: Iterable[str], *, by_hand: str, ours: str, least: float) -> list[Budget]:
+    """That ours reaches such a part of the rate by hand, in each case."""
+    return [
+        Budget.of(
+            f"{case}: at least {least} of the rate of the same rows by hand",
+            least,
+            partial(result.ratio, result.contender(by_hand, case), result.contender(ours, case)),
+        )
+        for case in cases
+    ]

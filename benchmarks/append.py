@@ -1,17 +1,17 @@
 """How many durable events a second the store appends, beside group commit written by hand on the database's driver."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from _databases import Databases, PostgresDatabases, SqliteFiles
+from _databases import Databases, Way, beside_by_hand, race_on_each
 from _raw_log import RawLog
 from _raw_postgres_log import RawPostgresLog
-from _report import Budget, Report, figure, options_of, publish, table, times
-from _rounds import Contender, Effort, Race, Work, race
+from _report import Report, figure, options_of, publish, table, times
+from _rounds import Effort, Race, Work
 
 from trackside import LifecycleEventType, RunLifecycleEvent
 from trackside.app.observers.storage import StorageObserver
@@ -24,6 +24,7 @@ EFFORT = Effort(rounds=11, seconds=0.5)
 PRODUCERS = (1, 16, 64, 256)
 EVENTS_BY_HAND, ROWS_BY_HAND = "by hand, events alone", "by hand, the same rows"
 STORED = "Store.append"
+BUDGET = 0.6
 
 _USAGE = {"input_tokens": 812, "output_tokens": 64, "total_tokens": 876}
 _RUN: list[tuple[LifecycleEventType, dict[str, Any]]] = [
@@ -89,7 +90,7 @@ async def stored(databases: Databases, producers: int) -> AsyncGenerator[Work]:
 
 
 RAW_LOGS: Mapping[str, type[RawLog | RawPostgresLog]] = {"SQLite": RawLog, "PostgreSQL": RawPostgresLog}
-WAYS: Mapping[str, Callable[[Databases, int], AbstractAsyncContextManager[Work]]] = {
+WAYS: Mapping[str, Way] = {
     EVENTS_BY_HAND: partial(by_hand, with_rows=False),
     ROWS_BY_HAND: partial(by_hand, with_rows=True),
     STORED: stored,
@@ -120,34 +121,15 @@ def table_of(result: Race, case: str) -> str:
     )
 
 
-def budgets_of(result: Race, cases: Iterable[str]) -> list[Budget]:
-    return [
-        Budget.of(
-            f"{case}: at least 0.6 of the rate of the same rows by hand",
-            0.6,
-            partial(result.ratio, result.contender(ROWS_BY_HAND, case), result.contender(STORED, case)),
-        )
-        for case in cases
-    ]
-
-
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    sizes = PRODUCERS[:1] if options.quick else PRODUCERS
-    with PostgresDatabases() as server:
-        cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
-        contenders = [
-            Contender(name, case, partial(way, of, number), server_cpu_ns=of.cpu_ns)
-            for case, (of, number) in cases.items()
-            for name, way in WAYS.items()
-        ]
-        result = race(contenders, options.effort)
+    result, cases = race_on_each(WAYS, PRODUCERS, case_of, options)
     report = Report(
         name="append",
         unit="nanoseconds for one event",
         race=result,
         tables=[table_of(result, case) for case in cases],
-        budgets=budgets_of(result, cases),
+        budgets=beside_by_hand(result, cases, by_hand=ROWS_BY_HAND, ours=STORED, least=BUDGET),
         packages=["sqlalchemy", "asyncpg"],
     )
     publish(report, options)

@@ -1,16 +1,15 @@
 """How many complete durable runs a second the manager does on a store, beside the same rows written by hand."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
-from _databases import Databases, PostgresDatabases, SqliteFiles
+from _databases import Databases, Way, beside_by_hand, race_on_each
 from _raw_postgres_runs import RawPostgresRuns
 from _raw_runs import RawRuns
-from _report import Budget, Report, figure, options_of, publish, table, times
-from _rounds import Contender, Effort, Race, Work, race
+from _report import Report, figure, options_of, publish, table, times
+from _rounds import Effort, Race, Work
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
@@ -65,7 +64,7 @@ async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]
 
 
 RAW_RUNS: Mapping[str, type[RawRuns | RawPostgresRuns]] = {"SQLite": RawRuns, "PostgreSQL": RawPostgresRuns}
-WAYS: Mapping[str, Callable[[Databases, int], AbstractAsyncContextManager[Work]]] = {
+WAYS: Mapping[str, Way] = {
     BY_HAND: by_hand,
     DURABLE: durable,
 }
@@ -90,34 +89,15 @@ def table_of(result: Race, case: str) -> str:
     return table([case, "runs/s by wall clock", "µs of CPU time", "× same rows, wall", "CPU"], map(row, WAYS))
 
 
-def budgets_of(result: Race, cases: Iterable[str]) -> list[Budget]:
-    return [
-        Budget.of(
-            f"{case}: at least {BUDGET} of the rate of the same rows by hand",
-            BUDGET,
-            partial(result.ratio, result.contender(BY_HAND, case), result.contender(DURABLE, case)),
-        )
-        for case in cases
-    ]
-
-
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    sizes = CONCURRENT[:1] if options.quick else CONCURRENT
-    with PostgresDatabases() as server:
-        cases = {case_of(of.name, n): (of, n) for of in (SqliteFiles(), server) for n in sizes}
-        contenders = [
-            Contender(name, case, partial(way, of, number), server_cpu_ns=of.cpu_ns)
-            for case, (of, number) in cases.items()
-            for name, way in WAYS.items()
-        ]
-        result = race(contenders, options.effort)
+    result, cases = race_on_each(WAYS, CONCURRENT, case_of, options)
     report = Report(
         name="runs",
         unit="nanoseconds for one run",
         race=result,
         tables=[table_of(result, case) for case in cases],
-        budgets=budgets_of(result, cases),
+        budgets=beside_by_hand(result, cases, by_hand=BY_HAND, ours=DURABLE, least=BUDGET),
         packages=["sqlalchemy", "asyncpg"],
     )
     publish(report, options)
