@@ -22,6 +22,13 @@ EVERYTHING = RunSpec(
     command={"resume": "yes"},
     multitask="rollback",
     timeout=2.5,
+    max_tokens=10_000,
+    max_cost_usd=0.5,
+    max_llm_calls=20,
+    max_tool_calls=30,
+    max_attempts=3,
+    attempt=2,
+    retry_of="q",
     after_seconds=60,
     idempotency_key="k",
     parent_run_id="p",
@@ -30,6 +37,7 @@ EVERYTHING = RunSpec(
     stream_subgraphs=True,
     interrupt_before=("tools",),
     interrupt_after="*",
+    durability="exit",
 )
 
 

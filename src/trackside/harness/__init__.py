@@ -1,8 +1,9 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
-Inside, imports go downwards only: `manager`, `embedded` → `execution` → `worker`, `adapters` → `context`, `ending` →
-`emitter`, `journal`, `memory`, `admission`, `steady`, `failures` → `dispatch` → `buffered` → `backlog`, `timelimit` →
-`observer`, `ports` → `lifecycle` → `payload` → `types` → `errors`, `ids`.
+Inside, imports go downwards only: `manager`, `embedded` → `execution` → `worker`, `adapters` → `recall`,
+`announcing`, `stopping` → `context`, `ending` → `emitter`, `journal`, `memory`, `admission`, `steady`, `questions` →
+`dispatch` → `buffered`, `failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle` →
+`payload` → `types` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent
@@ -11,6 +12,7 @@ from trackside.harness.buffered import BufferedObserver, BufferStats, FlushRepor
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
 from trackside.harness.dispatch import DispatchPolicy
 from trackside.harness.embedded import run_agent
+from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
@@ -40,8 +42,10 @@ from trackside.harness.observer import (
     RunResult,
     ensure_observer,
 )
-from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.ports import PriceList, StreamGap, StreamPart
+from trackside.harness.redaction import Redact
 from trackside.harness.types import (
+    AgentLimits,
     CancelAction,
     CancelMode,
     MultitaskStrategy,
@@ -53,6 +57,7 @@ from trackside.harness.types import (
 
 __all__ = [
     "Agent",
+    "AgentLimits",
     "AgentResult",
     "BatchRunObserver",
     "BufferStats",
@@ -77,6 +82,8 @@ __all__ = [
     "ObserverBinding",
     "ObserverLike",
     "PayloadError",
+    "PriceList",
+    "Redact",
     "RunContext",
     "RunEventCallback",
     "RunHandle",
@@ -87,6 +94,7 @@ __all__ = [
     "RunResult",
     "RunSpec",
     "RunStatus",
+    "StopPolicy",
     "StreamGap",
     "StreamPart",
     "ThreadBusyError",

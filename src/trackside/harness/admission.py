@@ -17,11 +17,12 @@ from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical, canonical_payload
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import AgentLimits, JsonObject, MultitaskStrategy, RunRecord, RunSpec, RunStatus
 
 MAX_ID_CHARS = 255
 """How long an id may be; every database indexes this much."""
 
+_COUNTS = ("max_tokens", "max_llm_calls", "max_tool_calls", "max_attempts")
 _COMMANDS = ("resume", "update", "goto")
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _DEFAULT_STREAM_MODE = _DEFAULTS["stream_mode"]
@@ -43,6 +44,7 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
     if spec.metadata is not None:
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
     _check_stream_mode(spec.stream_mode)
+    _check_limits(spec)
     return RunRecord(
         run_id=_id(spec.run_id, "run_id"),
         thread_id=_id(spec.thread_id, "thread_id"),
@@ -54,6 +56,8 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         due_at=None if spec.after_seconds is None else _due_at(spec.after_seconds, now),
         parent_run_id=_text(spec.parent_run_id or parent_run_id, "parent_run_id"),
         trigger=_text(spec.trigger, "trigger"),
+        attempt=1 if spec.attempt == 1 else count_of(spec.attempt, "attempt"),
+        retry_of=None if spec.retry_of is None else _id(spec.retry_of, "retry_of"),
     )
 
 
@@ -107,6 +111,40 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
 
+def check_limits(limits: AgentLimits, agent: str) -> None:
+    """See that an agent's limits can limit a run.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) one of them cannot; the message names it.
+    """
+    if limits.max_running is not None:
+        count_of(limits.max_running, f"limits[{agent!r}].max_running")
+    timeout_of(limits.timeout, f"limits[{agent!r}].timeout")
+    _check_limits(limits, f"limits[{agent!r}].")
+
+
+def _check_limits(asked: RunSpec | AgentLimits, where: str = "") -> None:
+    for name in _COUNTS:
+        if (value := getattr(asked, name)) is not None:
+            count_of(value, where + name)
+    if asked.max_cost_usd is not None and seconds_of(asked.max_cost_usd, where + "max_cost_usd", "US dollars") == 0:
+        why = "a run that may cost nothing could not call a model; leave it out for no limit"
+        raise InvalidSpecError(field=where + "max_cost_usd", value=asked.max_cost_usd, why=why)
+
+
+def count_of(value: Any, field: str) -> int:
+    """A whole number of things, one at least.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it is none.
+    """
+    if type(value) is not int or value < 1:
+        raise InvalidSpecError(
+            field=field, value=value, why="it is a whole number from 1 up; leave it out for no limit"
+        )
+    return value
+
+
 def timeout_of(seconds: Any, field: str = "timeout") -> float | None:
     """A run's timeout in seconds; None for none.
 
@@ -120,15 +158,15 @@ def timeout_of(seconds: Any, field: str = "timeout") -> float | None:
     return float(seconds)
 
 
-def seconds_of(seconds: Any, field: str) -> float:
-    """A time in seconds.
+def seconds_of(seconds: Any, field: str, unit: str = "seconds") -> float:
+    """A number of seconds, or of another unit.
 
     Raises:
         InvalidSpecError: (a `ValueError`) it is not a number from 0 up.
     """
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not 0 <= seconds <= sys.float_info.max:
-        raise InvalidSpecError(field=field, value=seconds, why="it has to be a number of seconds")
+        raise InvalidSpecError(field=field, value=seconds, why=f"it has to be a number of {unit}")
     return float(seconds)
 
 

@@ -67,7 +67,11 @@ class RunContext:
 
     `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what
     was asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an
-    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state.
+    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state. `attempt` counts the
+    tries of a run that was started anew, 1 for the first, and `retry_of` is the run that was tried before.
+
+    For adapters: `answers` are all answers to the run's questions so far, `answers_by_id` those that it brings by the ids of
+    the questions, `paused` is what was remembered when they were asked.
     """
 
     def __init__(
@@ -96,16 +100,20 @@ class RunContext:
         self.values: Mapping[str, Any] = values or {}
         self.resume: Any = command.get("resume")
         self.resuming: bool = "resume" in command
+        self.attempt = spec.attempt
+        self.retry_of = spec.retry_of
         self.stream_modes: frozenset[str] = _modes(spec.stream_mode)
         self.stream_subgraphs = spec.stream_subgraphs
         self.interrupt_before = spec.interrupt_before
         self.interrupt_after = spec.interrupt_after
+        self.durability = spec.durability
         self.checkpointer = checkpointer
         self.depth = depth
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""
         self.paused = paused
         self.answers: Sequence[Any] = ()
+        self.answers_by_id: Mapping[str, Any] = {}
         self._asked = 0
         self._journal = journal
         self._port = port
@@ -138,8 +146,13 @@ class RunContext:
         reasoning_tokens: int = 0,
         caller: str = "lead_agent",
         cost_usd: float | None = None,
+        answered: bool = True,
     ) -> None:
-        """Say that a model was called. `caller` is who called it: the lead agent, a sub-agent, a middleware."""
+        """Say that a model was called, so that its use counts, also against the run's budget.
+
+        `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left out,
+        the manager's price list is asked. `answered=False` says that the call failed after it had used this.
+        """
         self._journal.record_usage(
             model,
             input_tokens=input_tokens,
@@ -148,7 +161,14 @@ class RunContext:
             reasoning_tokens=reasoning_tokens,
             caller=caller,
             cost_usd=cost_usd,
+            answered=answered,
         )
+
+    def record_model_failure(self, error: BaseException) -> None:
+        """Say that a call of a model failed. A run in which models were called and none ever answered is an error,
+        whatever its agent returns.
+        """
+        self._journal.record_model_failure(error)
 
     def record_tool_call(self, name: str) -> None:
         """Say that a tool was called."""
@@ -200,12 +220,14 @@ class AgentResult:
     """What an agent came to: its output, or the questions it waits on.
 
     `interrupts` are `{"id": …, "value": …}`; with any of them the run ends as interrupted. `values` is what the thread
-    shall remember (None: what it did).
+    shall remember (None: what it did); of an interrupted run it remembers `paused`, JSON that the run which brings the
+    answers finds in `run.paused.state`.
     """
 
     output: Any = None
     interrupts: Sequence[Mapping[str, Any]] = ()
     values: Mapping[str, Any] | None = None
+    paused: Any = None
 
 
 def flaw_of(result: object) -> str | None:

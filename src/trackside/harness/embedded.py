@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.budget import Budget
 from trackside.harness.context import current_run, depth_below
 from trackside.harness.dispatch import IN_LINE, ObserverSet
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
-from trackside.harness.ports import SystemClock
-from trackside.harness.types import CancelMode, RunSpec, RunStatus
+from trackside.harness.ports import PriceList, SystemClock
+from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
 from trackside.harness.worker import RunWorker, Services
 
 
@@ -66,6 +68,11 @@ async def run_agent(
     thread_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     timeout: float | None = None,
+    max_tokens: int | None = None,
+    max_cost_usd: float | None = None,
+    max_llm_calls: int | None = None,
+    max_tool_calls: int | None = None,
+    prices: PriceList | None = None,
     config: Mapping[str, Any] | None = None,
     context: Any = None,
     command: Mapping[str, Any] | None = None,
@@ -84,6 +91,8 @@ async def run_agent(
         thread_id: the thread's id; made if left out.
         metadata: what `run_started` shall say about the run.
         timeout: seconds after which the run is stopped as timed out.
+        max_tokens, max_cost_usd, max_llm_calls, max_tool_calls: the run's budget; it is stopped when it has used more.
+        prices: what calls of models cost that do not say so themselves.
         config: for the agent's framework.
         context: for the agent.
         command: `{"resume": answer}` instead of an input, to go on where a run of the thread was interrupted.
@@ -109,18 +118,22 @@ async def run_agent(
         thread_id=thread_id,
         metadata=metadata,
         timeout=timeout,
+        max_tokens=max_tokens,
+        max_cost_usd=max_cost_usd,
+        max_llm_calls=max_llm_calls,
+        max_tool_calls=max_tool_calls,
         config=config,
         context=context,
         command=command,
     )
     loop = asyncio.get_running_loop()
     embedded = _embedded.get(loop) or _share(loop)
-    return await _run(spec, embedded, observers)
+    return await _run(spec, embedded, observers, prices)
 
 
-async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> RunResult:
+async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet, prices: PriceList | None) -> RunResult:
     parent = current_run()
-    services = embedded.services
+    services = embedded.services if prices is None else replace(embedded.services, prices=prices)
     agent = as_agent(spec.agent)
     record = record_of(
         spec,
@@ -135,6 +148,7 @@ async def _run(spec: RunSpec, embedded: _Embedded, observers: ObserverSet) -> Ru
         services=services,
         observers=observers,
         timeout=timeout_of(spec.timeout),
+        budget=Budget.of(spec, AgentLimits()),
         depth=depth_below(parent),
         on_released=embedded.on_released,
     )

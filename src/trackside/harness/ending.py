@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trackside.harness.dispatch import MissedEvents
-from trackside.harness.errors import InvalidSpecError, NotPausedError, ThreadMemoryError
-from trackside.harness.failures import text_of, traceback_of
+from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
+from trackside.harness.failures import line_of, text_of, traceback_of
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
@@ -23,6 +23,20 @@ class Stop:
     status: RunStatus
     reason: str | None = None
     mode: CancelMode | None = None
+    error_type: str = "TimeoutError"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopPolicy:
+    """How agents are stopped. Times are seconds.
+
+    An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`. If it still
+    goes on `stuck_after` later, the run is reported as stuck: it keeps its place and its thread until its agent has stopped,
+    and whoever asks once more has it cancelled once more.
+    """
+
+    cancel_after: float = 0.0
+    stuck_after: float = 10.0
 
 
 class End(NamedTuple):
@@ -40,8 +54,8 @@ class End(NamedTuple):
 def stopped(stop: Stop) -> End:
     """The end of a run that was stopped."""
     says: JsonObject = {}
-    if stop.status is RunStatus.timeout:
-        says = {"error": stop.reason, "error_type": "TimeoutError"}
+    if stop.status is not RunStatus.cancelled:
+        says = {"error": stop.reason, "error_type": stop.error_type}
     else:
         says = {"cancel_mode": stop.mode.value if stop.mode else CancelMode.interrupt.value}
         if stop.reason is not None:
@@ -58,15 +72,26 @@ def failed(exc: BaseException) -> End:
     return End(RunStatus.error, canonical_payload(says), untouched=asked_wrongly)
 
 
+def unanswered(agent: str, failure: BaseException) -> End:
+    """The end of a run whose agent came to an end although no model ever answered it."""
+    says = {
+        "error": str(NoAnswerError(agent=agent, cause=f"{type(failure).__qualname__}: {line_of(failure)}")),
+        "error_type": type(failure).__qualname__,
+        "traceback": traceback_of(failure),
+    }
+    return End(RunStatus.error, canonical_payload(says))
+
+
 def undelivered(failure: BaseException | None) -> End:
     """The end of a run that could not go on because a required observer failed."""
     says = {"error": f"a required observer failed: {text_of(failure)}", "error_type": type(failure).__qualname__}
     return End(RunStatus.error, canonical_payload(says))
 
 
-def error_told(end: End, missed: Sequence[MissedEvents], failure: BaseException | None) -> tuple[RunStatus, str | None]:
+def error_told(
+    status: RunStatus, error: str | None, missed: Sequence[MissedEvents], failure: BaseException | None
+) -> tuple[RunStatus, str | None]:
     """Status and error that the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
-    status, error = end.status, end.says.get("error")
     if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
         error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
         if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:

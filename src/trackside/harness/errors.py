@@ -106,6 +106,26 @@ class AgentOutputError(TracksideError, TypeError):
     fault = "agent"
 
 
+class NoAnswerError(TracksideError):
+    """The agent {agent!r} came to an end, but no call of a model was ever answered, the last one because of {cause}."""
+
+    fault = "agent"
+
+
+class ErrorOutputError(TracksideError):
+    """The last word of the agent {agent!r} is an error: {why}."""
+
+    fault = "agent"
+
+
+class UnknownQuestionError(InvalidSpecError):
+    """Thread {thread_id!r} waits for {open}, and not for an answer to {unknown}."""
+
+
+class UnansweredError(InvalidSpecError):
+    """Thread {thread_id!r} waits for answers to several questions: pass a mapping with an answer for each of {open}."""
+
+
 class ThreadMemoryError(TracksideError):
     """What thread {thread_id!r} remembers could not be used: {why}."""
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from trackside.harness.budget import Used
 from trackside.harness.errors import InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
+from trackside.harness.ports import PriceList
 from trackside.harness.types import JsonObject
+
+logger = logging.getLogger("trackside.journal")
 
 EXCERPT_CHARS = 2_000
 """How much of the first human and the last AI message `completion_data` keeps."""
@@ -68,10 +73,22 @@ class Usage:
 
 
 class Journal:
-    """Counts what one run does, whatever becomes of it. May be written to from any thread."""
+    """Counts what one run does, whatever becomes of it. May be written to from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        prices: what calls cost whose cost is not told; None: they have no cost.
+        on_use: called after each call of a model or tool, by whoever tells of it.
+    """
+
+    def __init__(self, prices: PriceList | None = None, on_use: Callable[[], None] | None = None) -> None:
         self.title: str | None = None
+        self.unpriced: set[str] = set()
+        """The models that were called and have no price."""
+        self._prices = prices
+        self._on_use = on_use
+        self._answers = 0
+        self._failed_calls = 0
+        self._last_failure: BaseException | None = None
         self._lock = threading.Lock()
         self._total = Usage()
         self._models: dict[str, Usage] = {}
@@ -93,8 +110,9 @@ class Journal:
         reasoning_tokens: int = 0,
         caller: str = "lead_agent",
         cost_usd: float | None = None,
+        answered: bool = True,
     ) -> None:
-        """Count one call of a model.
+        """Count one call of a model; of one that failed after all, with `answered=False`, what it used.
 
         Raises:
             InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
@@ -107,15 +125,60 @@ class Journal:
             raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         model, _ = canonical(str(model))
         caller, _ = canonical(str(caller))
+        if cost_usd is None and self._prices is not None:
+            cost_usd = self._price_of(model, *tokens)
         with self._lock:
             self._llm_calls += 1
+            self._answers += answered
+            if cost_usd is None:
+                self.unpriced.add(model)
             for usage in (self._total, _of(self._models, model), _of(self._callers, caller)):
                 usage.add(*tokens, cost_usd)
+        if self._on_use is not None:
+            self._on_use()
+
+    def _price_of(self, model: str, input_tokens: int, output_tokens: int, cached: int, reasoning: int) -> float | None:
+        assert self._prices is not None
+        try:
+            cost = self._prices.cost_usd(
+                model,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cache_read_tokens=cached,
+                reasoning_tokens=reasoning,
+            )
+        except Exception:  # a price list that fails costs a run its cost, and nothing else
+            logger.exception("the price of a call of %s could not be found out", model)
+            return None
+        if cost is not None and not _is_cost(cost):
+            logger.error("the price list says that a call of %s costs %r, which is no cost", model, cost)
+            return None
+        return cost
+
+    def record_model_failure(self, error: BaseException) -> None:
+        """Count a call of a model that gave no answer."""
+        with self._lock:
+            self._failed_calls += 1
+            self._last_failure = error
+
+    @property
+    def lost_model(self) -> BaseException | None:
+        """What the last call of a model failed with, if models were called and none ever answered."""
+        return None if self._answers else self._last_failure
+
+    def used(self) -> Used:
+        """What was used so far."""
+        with self._lock:
+            total = self._total
+            tokens = total.input_tokens + total.output_tokens
+            return Used(tokens, total.cost_usd, self._llm_calls, self._tool_calls)
 
     def record_tool_call(self, name: str) -> None:
         """Count one call of a tool."""
         with self._lock:
             self._tool_calls += 1
+        if self._on_use is not None:
+            self._on_use()
 
     def record_message(self, message: Mapping[str, Any]) -> JsonObject:
         """Count a message, once for each id; returns it as plain JSON with an `id` and a `type` (from its `role`).
@@ -154,6 +217,8 @@ class Journal:
             }
             if total.cost_usd is not None:
                 data["cost_usd"] = total.cost_usd
+            if self._failed_calls:
+                data["llm_error_count"] = self._failed_calls
         return data
 
 

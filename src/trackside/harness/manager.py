@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec.structs import replace
+
 from trackside.harness.adapters import as_agent
-from trackside.harness.admission import idempotency_of, member, record_of, seconds_of, timeout_of
+from trackside.harness.admission import check_limits, idempotency_of, member, record_of, seconds_of, timeout_of
+from trackside.harness.budget import Budget
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
-from trackside.harness.ending import Stop, result_of
+from trackside.harness.ending import Stop, StopPolicy, result_of
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
@@ -32,6 +35,7 @@ from trackside.harness.observer import CompositeObserver, ObserverBinding, RunOb
 from trackside.harness.ports import (
     Admission,
     Clock,
+    PriceList,
     RunCoordinator,
     RunStream,
     StreamGap,
@@ -39,13 +43,23 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
+from trackside.harness.redaction import Redact, redacted
 from trackside.harness.steady import steady
 from trackside.harness.timelimit import settled
-from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import (
+    AgentLimits,
+    CancelAction,
+    CancelMode,
+    LifecycleEventType,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+)
 from trackside.harness.worker import RunWorker, Services
 
 logger = logging.getLogger("trackside.manager")
 
+_NO_LIMITS = AgentLimits()
 _LEAST_GRACE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wanted to wait
 
 _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
@@ -97,7 +111,11 @@ class RunManager:
         states: what threads remember for agents without a checkpointer; in this process if left out.
         checkpointer: for agents of frameworks that keep their own state and have none.
         max_running: how many runs execute at once; runs that were started by runs come on top.
-        default_timeout: seconds that a run may take unless its spec says otherwise; None: for ever.
+        limits: what the runs of an agent may take, by the agent's name.
+        default_timeout: seconds that a run may take unless its spec or its agent's limits say otherwise; None: for ever.
+        stopping: how agents are stopped, and when one that does not stop is reported.
+        prices: what calls of models cost that do not say so themselves; without it only these have a cost.
+        redact: takes out of each event's payload what nobody may see; what it returns is announced instead.
         shutdown_grace: seconds that closing waits for runs, then for cancelled agents and for observers.
         policy: how much an observer may cost a run.
         clock: where the time comes from.
@@ -113,7 +131,11 @@ class RunManager:
         states: ThreadStates | None = None,
         checkpointer: Any = None,
         max_running: int = 256,
+        limits: Mapping[str, AgentLimits] | None = None,
         default_timeout: float | None = None,
+        stopping: StopPolicy | None = None,
+        prices: PriceList | None = None,
+        redact: Redact | None = None,
         shutdown_grace: float = 10.0,
         policy: DispatchPolicy | None = None,
         clock: Clock | None = None,
@@ -132,7 +154,11 @@ class RunManager:
             states=states or MemoryThreadStates(),
             clock=clock,
             checkpointer=checkpointer,
+            prices=prices,
+            redact=redact,
         )
+        self._limits = self._checked(limits or {})
+        self._stopping = stopping or StopPolicy()
         self._runs = Executions(self._services.coordinator, max_running)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
         self._grace = seconds_of(shutdown_grace, "shutdown_grace")
@@ -301,21 +327,49 @@ class RunManager:
             now=self._services.clock.now(),
             parent_run_id=None if parent is None else parent.run_id,
         )
+        record = self._as_seen(record)
         # A run that waits for runs it started must not keep the place that they need.
         worker = self._worker_of(spec, record, agent, depth)
         return Execution(record.run_id, worker, copy_context(), needs_place=depth == 0)
 
+    def _as_seen(self, record: RunRecord) -> RunRecord:
+        """The record without what nobody may see."""
+        redact = self._services.redact
+        if redact is None or not record.metadata:
+            return record
+        says = {"agent": record.agent, "metadata": dict(record.metadata)}
+        return replace(record, metadata=redacted(redact, LifecycleEventType.RUN_STARTED, says).get("metadata", {}))
+
     def _worker_of(self, spec: RunSpec, record: RunRecord, agent: Agent, depth: int) -> RunWorker:
+        limits = self._limits.get(record.agent, _NO_LIMITS)
         return RunWorker(
             spec,
             record,
             agent,
             services=self._services,
             observers=self.observers,
-            timeout=self._default_timeout if spec.timeout is None else timeout_of(spec.timeout),
+            timeout=self._timeout_of(spec, limits),
+            budget=Budget.of(spec, limits),
+            stopping=self._stopping,
             depth=depth,
             on_released=self._runs.schedule_next,
+            on_stuck=self._note_stuck,
         )
+
+    def _timeout_of(self, spec: RunSpec, limits: AgentLimits) -> float | None:
+        if spec.timeout is not None:
+            return timeout_of(spec.timeout)
+        return self._default_timeout if limits.timeout is None else limits.timeout
+
+    def _checked(self, limits: Mapping[str, AgentLimits]) -> dict[str, AgentLimits]:
+        for name, of_agent in limits.items():
+            self._agent_named(name)
+            check_limits(of_agent, name)
+        return dict(limits)
+
+    def _note_stuck(self, run_id: str) -> None:
+        noted = self._services.coordinator.note_stuck(run_id, self._services.clock.now())
+        self._runs.spawn(_noted(noted, run_id), f"trackside-stuck-{run_id}")
 
     def _name_of(self, agent: Any) -> str | None:
         """The name under which other processes know an agent, too; None if it has none."""
@@ -405,6 +459,13 @@ class _Host:
         execution = self._adopt(record, spec)
         if execution is not None and ready:
             self._runs.schedule(execution)
+
+
+async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
+    try:
+        await noted
+    except Exception:  # the coordinator's failure; the log has said it
+        logger.exception("that run %s is stuck could not be recorded", run_id)
 
 
 def _asked_for(action: CancelAction) -> Stop:

@@ -58,6 +58,7 @@ class _Run:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     cancel_requested: CancelAction | None = None
+    stuck_since: datetime | None = None
     settled_as: RunStatus | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     idempotency: IdempotencyKey | None = None
@@ -71,6 +72,7 @@ class _Run:
             started_at=self.started_at,
             ended_at=self.ended_at,
             cancel_requested=self.cancel_requested,
+            stuck_since=self.stuck_since if self.ended_at is None else None,
             **({} if self.ended_at is None else self.facts),
         )
 
@@ -278,6 +280,11 @@ class MemoryCoordinator:
             return ended.snapshot()
         run.cancel_requested = run.cancel_requested or action
         return run.snapshot()
+
+    async def note_stuck(self, run_id: str, since: datetime) -> None:
+        """Record that a run was cancelled and does not stop."""
+        if (run := self._runs.get(run_id)) is not None:
+            run.stuck_since = since
 
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run, if it is active or ended lately."""

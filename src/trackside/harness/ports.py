@@ -81,6 +81,20 @@ class Settlement(NamedTuple):
     status: ThreadStatus
 
 
+class PriceList(Protocol):
+    """What calls of models cost."""
+
+    def cost_usd(
+        self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
+    ) -> float | None:
+        """The price of one call in US dollars; None if the model is not known, which is not the same as 0.
+
+        `cache_read_tokens` are part of the input, `reasoning_tokens` of the output. Called for each call of a model, from
+        any thread.
+        """
+        ...
+
+
 class RunHost(Protocol):
     """Who executes runs: what a coordinator tells its manager besides answers.
 
@@ -208,6 +222,10 @@ class RunCoordinator(Protocol):
         """
         ...
 
+    async def note_stuck(self, run_id: str, since: datetime) -> None:
+        """Record, for those who look from outside, since when a claimed run has been cancelled and does not stop."""
+        ...
+
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
         ...
@@ -264,8 +282,7 @@ class RunStream(Protocol):
 class ThreadState:
     """What a thread remembers for agents that have no checkpointer of their own.
 
-    `values` is the last output; `paused` is what is needed to go on after an interrupt: the input that the run had, the
-    answers that it got so far, and the questions that are open.
+    `values` is the last output; `paused` is what is needed to go on after an interrupt.
     """
 
     values: JsonObject = field(default_factory=dict)
@@ -274,11 +291,16 @@ class ThreadState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PausedRun:
-    """A run that waits for a human, in a form that survives the process."""
+    """A run that waits for a human, in a form that survives the process.
+
+    The input that it had, the answers that it got so far, the questions that are open, and what its agent's framework
+    needs to go on (`AgentResult.paused`).
+    """
 
     input: Any
     answers: Sequence[Any] = ()
     interrupts: Sequence[Mapping[str, Any]] = ()
+    state: Any = None
 
 
 class ThreadStates(Protocol):
@@ -304,6 +326,7 @@ __all__ = [
     "IdempotencyKey",
     "MultitaskStrategy",
     "PausedRun",
+    "PriceList",
     "Release",
     "RunCoordinator",
     "RunHost",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from typing import Any
 
 from trackside.harness.ports import (
@@ -90,6 +91,9 @@ class _SteadyCoordinator:
 
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         return await finish(lambda: self._coordinator.request_cancel(run_id, action), name="cancel")
+
+    async def note_stuck(self, run_id: str, since: datetime) -> None:
+        await finish(lambda: self._coordinator.note_stuck(run_id, since), name="stuck")
 
     async def get(self, run_id: str) -> RunRecord | None:
         return await self._coordinator.get(run_id)

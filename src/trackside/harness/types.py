@@ -85,7 +85,11 @@ class RunSpec:
     `agent` is a name that the manager knows, or an agent object. Times are seconds. `multitask` says what happens if
     the thread is busy; with `after_seconds` the run takes its place there only then. `command` is `{"resume": answer}`
     (also `update`, `goto` for LangGraph) and takes the place of `input`. `stream_mode` lists what the agent should stream
-    besides its lifecycle.
+    besides its lifecycle. `durability` is LangGraph's: when checkpoints are written (`sync`, `async`, `exit`).
+
+    `timeout` and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run when they are
+    used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as
+    another run, up to `max_attempts` in all; `attempt` and `retry_of` say which one this is, and of which run.
     """
 
     agent: Any
@@ -99,6 +103,13 @@ class RunSpec:
     command: Mapping[str, Any] | None = None
     multitask: MultitaskStrategy | str = MultitaskStrategy.enqueue
     timeout: float | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
+    max_attempts: int | None = None
+    attempt: int = 1
+    retry_of: str | None = None
     after_seconds: float | None = None
     idempotency_key: str | None = None
     parent_run_id: str | None = None
@@ -107,6 +118,23 @@ class RunSpec:
     stream_subgraphs: bool = False
     interrupt_before: Sequence[str] | str | None = None
     interrupt_after: Sequence[str] | str | None = None
+    durability: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLimits:
+    """What the runs of one agent may take, unless a run's spec says otherwise; None: no limit.
+
+    `timeout` is in seconds. `max_running` is how many of them execute at once, which no spec changes.
+    """
+
+    max_running: int | None = None
+    timeout: float | None = None
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
+    max_attempts: int = 1
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +155,12 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """When a run that was asked for with `after_seconds` may start at the earliest."""
     parent_run_id: str | None = None
     trigger: str | None = None
+    attempt: int = 1
+    retry_of: str | None = None
+    """The run that this one is another attempt of."""
     cancel_requested: CancelAction | None = None
+    stuck_since: datetime | None = None
+    """Since when the agent has been cancelled and goes on all the same; the run still has its place and its thread."""
     error: str | None = None
     title: str | None = None
     completion_data: Mapping[str, Any] = msgspec.field(default_factory=dict)

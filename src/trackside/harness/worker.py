@@ -11,46 +11,53 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trackside.harness.announcing import Announcements
+from trackside.harness.budget import BUDGET_EXCEEDED, Budget
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, flaw_of
 from trackside.harness.dispatch import MissedEvents, ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
     End,
     Stop,
+    StopPolicy,
     error_told,
     failed,
     own_copy,
     result_of,
     stopped,
+    unanswered,
     undelivered,
     unknown_end,
 )
 from trackside.harness.errors import AgentOutputError, EventOrderError, NotPausedError, PayloadError
 from trackside.harness.journal import Journal
-from trackside.harness.lifecycle import is_final, terminal_event_of, thread_status_after
+from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
     Claim,
     Clock,
     PausedRun,
+    PriceList,
     RunCoordinator,
     RunStream,
     Settlement,
     ThreadState,
     ThreadStates,
 )
+from trackside.harness.questions import answers_of
 from trackside.harness.recall import ThreadMemory
+from trackside.harness.redaction import Redact
 from trackside.harness.steady import finish
+from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.timelimit import Raised, settled, start_contained
 from trackside.harness.types import (
     CancelMode,
     JsonObject,
-    LifecycleEventType,
     RunRecord,
     RunSpec,
     RunStatus,
@@ -62,13 +69,15 @@ logger = logging.getLogger("trackside.worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the app lends to every run. The coordinator is `steady`."""
+    """What the app lends to every run. The coordinator is `steady`; `prices` and `redact` need not be there."""
 
     coordinator: RunCoordinator
     stream: RunStream
     states: ThreadStates
     clock: Clock
     checkpointer: Any = None
+    prices: PriceList | None = None
+    redact: Redact | None = None
 
 
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
@@ -91,8 +100,11 @@ class RunWorker:
         services: Services,
         observers: ObserverSet,
         timeout: float | None = None,
+        budget: Budget | None = None,
+        stopping: StopPolicy | None = None,
         depth: int = 0,
         on_released: Callable[[str], None] | None = None,
+        on_stuck: Callable[[str], None] | None = None,
     ) -> None:
         self.record = record
         self.fatal: KeyboardInterrupt | None = None
@@ -105,9 +117,12 @@ class RunWorker:
         self._services = services
         self._observers = observers
         self._timeout = timeout
+        self._budget = budget
         self._on_released = on_released
+        self._tell_stuck = on_stuck
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
-        self._journal = Journal()
+        self._journal = Journal(services.prices, None if budget is None else self._check_budget)
+        self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
         self._run = RunContext(
             spec,
@@ -131,21 +146,20 @@ class RunWorker:
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
-        self._task: asyncio.Task[Any] | None = None
+        self._stopper = Stopper(self._run, stopping or StopPolicy(), self._on_stuck)
+        self._warned = False
         self._outbox: list[Draft] = []
         self._wake: asyncio.Future[None] | None = None
 
     def stop(self, stop: Stop) -> bool:
         """Ask the run to end; False if it is ending by itself already.
 
-        The first reason counts. The agent is cancelled each time, so one that swallowed the first cancel gets another.
+        The first reason counts. Asked again, the agent is cancelled again, in case it swallowed the first cancel.
         """
-        if self._ending or (self._calling and self._task is not None and self._task.done()):
+        if self._ending or (self._calling and self._stopper.has_finished):
             return False
         self._stop = self._stop or stop
-        self._run.cancelled = True
-        if self._task is not None:
-            self._task.cancel()
+        self._stopper.stop()
         return True
 
     def lose(self) -> None:
@@ -206,9 +220,9 @@ class RunWorker:
 
     def human_message(self, message: JsonObject) -> None:
         """Announce a message that came while the agent runs, from any thread (`context.RunPort`)."""
-        self._on_loop(self._post, _human(message))
+        self._on_loop(self._post, self._says.human(message))
 
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+    def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
         if threading.get_ident() == self._loop_thread:
             call(*arguments)
         else:
@@ -225,6 +239,34 @@ class RunWorker:
         reason = f"the run took longer than its timeout of {self._timeout:g} s"
         return self._loop.call_later(self._timeout, self.stop, Stop(RunStatus.timeout, reason))
 
+    def _check_budget(self) -> None:
+        """See whether the run has used too much, from whichever thread tells that it used something."""
+        if (over := self._over_budget()) is not None:
+            self._on_loop(self.stop, over)
+
+    def _over_budget(self) -> Stop | None:
+        budget = self._budget
+        if budget is None:
+            return None
+        if budget.max_cost_usd is not None and self._journal.unpriced and not self._warned:
+            self._warned = True
+            models = ", ".join(sorted(self._journal.unpriced))
+            logger.warning(
+                "run %s: max_cost_usd does not count calls without a price, of %s", self.record.run_id, models
+            )
+        excess = budget.excess(self._journal.used())
+        return None if excess is None else Stop(RunStatus.error, excess, error_type=BUDGET_EXCEEDED)
+
+    def _on_stuck(self, task: asyncio.Task[Any]) -> None:
+        logger.error(
+            "run %s of agent %r was cancelled and does not stop; it keeps its place and its thread until then. It is at\n%s",
+            self.record.run_id,
+            self.record.agent,
+            stack_of(task),
+        )
+        if self._tell_stuck is not None:
+            self._tell_stuck(self.record.run_id)
+
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
         # An agent that uses the thread's state waits for nothing else here.
@@ -232,7 +274,7 @@ class RunWorker:
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, End):
-            opening += [_human(message) for message in messages]
+            opening += [self._says.human(message) for message in messages]
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return undelivered(self.delivery_error)
         if isinstance(messages, End):
@@ -250,13 +292,19 @@ class RunWorker:
         if self._uses_thread_state:
             await self._recall()
             if run.resuming:
-                if run.paused is None:
-                    raise NotPausedError(thread_id=run.thread_id)
-                run.input = run.paused.input
-                run.resume = _answer_to(run.paused, run.resume)
-                run.answers = (*run.paused.answers, run.resume)
+                self._take_answers(run)
         messages = await self._agent.human_messages(run)
         return [self._journal.record_message(message) for message in messages]
+
+    def _take_answers(self, run: RunContext) -> None:
+        paused = run.paused
+        if paused is None:
+            raise NotPausedError(thread_id=run.thread_id)
+        answers = answers_of(paused, run.resume, thread_id=run.thread_id)
+        run.input = paused.input
+        run.answers_by_id = answers
+        run.answers = (*paused.answers, *answers.values())
+        run.resume = run.answers[-1] if len(paused.interrupts) == 1 else answers
 
     async def _recall(self) -> None:
         state = await self._memory.load()
@@ -264,19 +312,13 @@ class RunWorker:
         self._recalled = True
 
     def _opening(self, claim: Claim) -> list[Draft]:
-        record = self.record
-        says: JsonObject = {"agent": record.agent, "metadata": record.metadata}
-        if record.parent_run_id is not None:
-            says["parent_run_id"] = record.parent_run_id
-        if record.trigger is not None:
-            says["trigger"] = record.trigger
-        opening = [Draft(LifecycleEventType.RUN_STARTED, says, plain=True)]
+        opening = [self._says.start()]
         before = claim.thread_status
         if before is ThreadStatus.idle and self._run.paused is not None:
             before = ThreadStatus.interrupted  # by an earlier process, which left its question and no coordinator
         if before is not ThreadStatus.busy:
             self._thread_before = before
-            opening.append(self._thread_update(before, ThreadStatus.busy))
+            opening.append(self._says.thread(before, ThreadStatus.busy))
         return opening
 
     async def _caught[T](self, call: Coroutine[Any, Any, T]) -> T | End:
@@ -292,9 +334,8 @@ class RunWorker:
         if self._stop is not None:
             call.close()
             return stopped(self._stop)
-        task = self._task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
-        if self._run.cancelled:  # asked for in the call's first step, when there was no task to cancel yet
-            task.cancel()
+        task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
+        self._stopper.take(task, looks=self._calling)
         while not task.done():
             if self._outbox:
                 if not await self._announce(self._take_outbox()):
@@ -307,7 +348,7 @@ class RunWorker:
                 await asyncio.wait((task, self._wake), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.stop(_TASK_CANCELLED)
-        self._task = None
+        self._stopper.let_go()
         return self._outcome_of(task)
 
     def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
@@ -349,6 +390,10 @@ class RunWorker:
         """What an agent's result makes of its run."""
         if (flaw := flaw_of(result)) is not None:
             return self._failed(AgentOutputError(agent=self.record.agent, why=flaw))
+        if (over := self._over_budget()) is not None:  # a thread of the agent's told of it too late to be stopped
+            return stopped(over)
+        if (failure := self._journal.lost_model) is not None and not result.interrupts:
+            return unanswered(self.record.agent, failure)
         run = self._run
         if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
             run.set_title(title)
@@ -362,7 +407,9 @@ class RunWorker:
             says = canonical_payload({"interrupts": list(result.interrupts)})
         except PayloadError as exc:
             return self._failed(exc)
-        paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"])
+        paused = PausedRun(
+            input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"], state=result.paused
+        )
         remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
         return End(RunStatus.interrupted, says, remembers)
 
@@ -389,19 +436,19 @@ class RunWorker:
         """Settle, announce, give the thread back; None if it turns out that the run is lost."""
         end = await self._put_thread_right(end)
         run_id = self.record.run_id
-        journal = self._journal
         seconds = 0.0 if self._began is None else self._services.clock.monotonic() - self._began
-        completion_data = journal.completion_data(seconds)
-        settlement = await self._settle(end, completion_data)
-        closing = [*self._take_outbox(), self._closing(end, completion_data)]
+        terminal = self._says.end(end, seconds)
+        says = terminal.payload
+        settlement = await self._settle(end, says)
+        closing = [*self._take_outbox(), terminal]
         if settlement.status is not settlement.previous:
-            closing.append(self._thread_update(settlement.previous, settlement.status))
+            closing.append(self._says.thread(settlement.previous, settlement.status))
         await self._announce(closing)
         if self._lost:
             return None
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
-        result = self._result_of(end, completion_data, missed)
+        result = self._result_of(end.status, says, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         if self.delivery_error is not None:
@@ -413,7 +460,7 @@ class RunWorker:
         self._observers.drop(self.record.run_id)
         return await self.ended_elsewhere() or unknown_end(self.record)
 
-    async def _settle(self, end: End, completion_data: JsonObject) -> Settlement:
+    async def _settle(self, end: End, says: JsonObject) -> Settlement:
         """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
         at_rest = self._thread_before if end.untouched else None
         if end.status is RunStatus.cancelled and self._run.paused is not None:
@@ -423,9 +470,9 @@ class RunWorker:
                 self.record.run_id,
                 end.status,
                 at_rest=at_rest,
-                error=end.says.get("error"),
-                title=self._journal.title,
-                completion_data=completion_data,
+                error=says.get("error"),
+                title=says.get("title"),
+                completion_data=says["completion_data"],
             )
         except Exception:  # the coordinator's failure, which must not take the run's end with it (I18)
             logger.exception("run %s could not be settled; its thread may stay held", self.record.run_id)
@@ -452,45 +499,20 @@ class RunWorker:
             return self._failed(exc)
         return end
 
-    def _closing(self, end: End, completion_data: JsonObject) -> Draft:
-        kind = terminal_event_of(end.status)
-        says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status.value}
-        says.update(end.says)
-        if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
-            says["title"] = self._journal.title
-        says["completion_data"] = completion_data
-        return Draft(kind, says, plain=True)
-
-    def _thread_update(self, previous: ThreadStatus, status: ThreadStatus) -> Draft:
-        says: JsonObject = {"status": status.value, "previous": previous.value}
-        if self._journal.title is not None:
-            says["title"] = self._journal.title
-        return Draft(LifecycleEventType.THREAD_STATUS_UPDATED, says, plain=True)
-
-    def _result_of(self, end: End, completion_data: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
-        status, error = error_told(end, missed, self.delivery_error)
-        own = own_copy(completion_data)
-        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, self._journal.title)
+    def _result_of(self, status: RunStatus, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
+        status, error = error_told(status, says.get("error"), missed, self.delivery_error)
+        own = own_copy(says["completion_data"])
+        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"))
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
         coordinator, run_id = self._services.coordinator, self.record.run_id
         try:
             while (settlement := (release := await coordinator.release(run_id, announced)).settlement) is not None:
-                await self._announce([self._thread_update(settlement.previous, settlement.status)])
+                await self._announce([self._says.thread(settlement.previous, settlement.status)])
                 announced = settlement.status
         except Exception:  # the coordinator's failure; how the run ended is announced and true
             logger.exception("run %s has ended, but its thread could not be given back", run_id)
             return
         if release.next_run_id is not None and self._on_released is not None:
             self._on_released(release.next_run_id)
-
-
-def _human(message: JsonObject) -> Draft:
-    return Draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message}, plain=True)
-
-
-def _answer_to(paused: PausedRun, resume: Any) -> Any:
-    """The answer to the open question: as it is, or by the question's id."""
-    asked = paused.interrupts[-1].get("id") if paused.interrupts else None
-    return resume[asked] if isinstance(resume, Mapping) and asked in resume else resume

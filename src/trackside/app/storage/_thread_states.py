@@ -60,7 +60,12 @@ def _text(value: Any) -> str:
 
 
 def _json_of_paused(paused: PausedRun) -> dict[str, Any]:
-    return {"input": paused.input, "answers": list(paused.answers), "interrupts": list(paused.interrupts)}
+    return {
+        "input": paused.input,
+        "answers": list(paused.answers),
+        "interrupts": list(paused.interrupts),
+        "state": paused.state,
+    }
 
 
 def _state_of(row: Row[Any]) -> ThreadState:

@@ -1,0 +1,59 @@
+"""What a run announces: the payload of each of its events, redacted before anybody sees it."""
+
+from __future__ import annotations
+
+from trackside.harness.emitter import Draft
+from trackside.harness.ending import End
+from trackside.harness.journal import Journal
+from trackside.harness.lifecycle import terminal_event_of
+from trackside.harness.redaction import Redact, redacted
+from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, ThreadStatus
+
+
+class Announcements:
+    """Drafts of one run's events. Their payloads are plain JSON by construction, and nobody else's."""
+
+    __slots__ = ("_journal", "_record", "_redact")
+
+    def __init__(self, record: RunRecord, journal: Journal, redact: Redact | None) -> None:
+        self._record = record
+        self._journal = journal
+        self._redact = redact
+
+    def start(self) -> Draft:
+        """The run has started."""
+        record = self._record
+        says: JsonObject = {"agent": record.agent, "metadata": record.metadata}
+        if record.parent_run_id is not None:
+            says["parent_run_id"] = record.parent_run_id
+        if record.trigger is not None:
+            says["trigger"] = record.trigger
+        if record.attempt > 1:
+            says["attempt"] = record.attempt
+        if record.retry_of is not None:
+            says["retry_of"] = record.retry_of
+        return self._draft(LifecycleEventType.RUN_STARTED, says)
+
+    def human(self, message: JsonObject) -> Draft:
+        """A human said this."""
+        return self._draft(LifecycleEventType.HUMAN_MESSAGE, {"message": message})
+
+    def thread(self, previous: ThreadStatus, status: ThreadStatus) -> Draft:
+        """The thread's status changes."""
+        says: JsonObject = {"status": status.value, "previous": previous.value}
+        if self._journal.title is not None:
+            says["title"] = self._journal.title
+        return self._draft(LifecycleEventType.THREAD_STATUS_UPDATED, says)
+
+    def end(self, end: End, duration_seconds: float) -> Draft:
+        """The run has ended."""
+        kind = terminal_event_of(end.status)
+        says: JsonObject = {} if kind is LifecycleEventType.RUN_CANCELLED else {"status": end.status.value}
+        says.update(end.says)
+        if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
+            says["title"] = self._journal.title
+        says["completion_data"] = self._journal.completion_data(duration_seconds)
+        return self._draft(kind, says)
+
+    def _draft(self, kind: LifecycleEventType, says: JsonObject) -> Draft:
+        return Draft(kind, says if self._redact is None else redacted(self._redact, kind, says), plain=True)

@@ -1,0 +1,96 @@
+"""Stops one run's agent: asks it, cancels it, and says so if it does not stop."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from trackside.harness.context import RunContext
+from trackside.harness.ending import StopPolicy
+
+_FRAMES = 20
+
+
+class Stopper:
+    """Stops whichever call of one run's agent is under way (`take`), as its policy says.
+
+    An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may have it
+    clean up. `on_stuck` is called once, with the call's task, when an agent was cancelled and still goes on.
+    """
+
+    def __init__(self, run: RunContext, policy: StopPolicy, on_stuck: Callable[[asyncio.Task[Any]], None]) -> None:
+        self._run = run
+        self._policy = policy
+        self._on_stuck = on_stuck
+        self._task: asyncio.Task[Any] | None = None
+        self._looks = False
+        self._reported = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether there is a call, and it is over."""
+        return self._task is not None and self._task.done()
+
+    def take(self, task: asyncio.Task[Any], *, looks: bool) -> None:
+        """This call is under way now. `looks` says that it is the agent's own code, which may see that it shall stop."""
+        self._task = task
+        self._looks = looks
+        if self._run.cancelled:  # asked for in the call's first step, when there was no task to cancel yet
+            self._ask(task)
+
+    def let_go(self) -> None:
+        """The call is over."""
+        self._task = None
+        self._disarm()
+
+    def stop(self) -> None:
+        """Have the agent stop. Asked again, it is cancelled at once."""
+        asked_before = self._run.cancelled
+        self._run.cancelled = True
+        if self._task is None:
+            return
+        if asked_before:
+            self._cancel(self._task)
+        else:
+            self._ask(self._task)
+
+    def _ask(self, task: asyncio.Task[Any]) -> None:
+        if self._looks and self._policy.cancel_after > 0:
+            self._timer = task.get_loop().call_later(self._policy.cancel_after, self._cancel, task)
+        else:
+            self._cancel(task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        task.cancel()
+        if self._reported:
+            return
+        self._disarm()
+        self._timer = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
+
+    def _look(self, task: asyncio.Task[Any]) -> None:
+        if not task.done():
+            self._reported = True
+            self._on_stuck(task)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def stack_of(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, as a traceback shows it. (`Task.get_stack` shows the outermost of its coroutines alone.)"""
+    frames = []
+    awaited: Any = task.get_coro()
+    while awaited is not None and len(frames) < _FRAMES:
+        for kind in ("cr", "ag", "gi"):
+            if (frame := getattr(awaited, f"{kind}_frame", None)) is not None:
+                frames.append((frame, frame.f_lineno))
+                awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            awaited = None
+    return "".join(traceback.StackSummary.extract(frames).format()).rstrip()
