@@ -82,7 +82,7 @@ class Stopper:
 
 
 def stack_of(task: asyncio.Task[Any]) -> str:
-    """Where a task waits, as a traceback shows it. (`Task.get_stack` shows the outermost of its coroutines alone.)"""
+    """Where a task waits, as a traceback shows it; `Task.get_stack` shows the outermost of its coroutines alone."""
     frames = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(frames) < _FRAMES:
