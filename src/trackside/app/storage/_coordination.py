@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, override
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
@@ -276,6 +276,19 @@ class RequestCancel(_ThreadWork):
         elif active.cancel_requested is None:
             active.cancel_requested = self.action
             unit.queue.change(active)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class NoteStuck(_ThreadWork):
+    """Record since when a run of this owner has been cancelled and does not stop."""
+
+    since: str
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        of_owner = and_(active_runs.c.run_id == self.run_id, active_runs.c.owner == self.owner)
+        goes_on = and_(of_owner, active_runs.c.state == Standing.claimed.value)
+        unit.session.execute(update(active_runs).where(goes_on).values(stuck_since=self.since))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

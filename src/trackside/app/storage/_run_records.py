@@ -12,7 +12,11 @@ from trackside.app.storage._tables import active_runs, runs
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
 
 RECORDS: Final = select(
-    runs, active_runs.c.multitask, active_runs.c.due_at, active_runs.c.cancel_requested
+    runs,
+    active_runs.c.multitask,
+    active_runs.c.due_at,
+    active_runs.c.cancel_requested,
+    active_runs.c.stuck_since,
 ).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
 """Runs with what is only known of them while they are active."""
 
@@ -46,6 +50,7 @@ def record_of(row: Row[Any]) -> RunRecord:
         parent_run_id=row.parent_run_id,
         trigger=row.trigger,
         cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
+        stuck_since=row.stuck_since,
         error=row.error,
         title=row.title,
         completion_data=row.completion_data or {},

@@ -234,6 +234,7 @@ active_runs = Table(
     Column("cancel_requested", _Text),
     Column("at_rest", _Text),
     Column("request", JsonText),
+    Column("stuck_since", UtcTime),
     Index(None, "owner"),
 )
 """Runs from their admission to their release, in the order in which they wait. Small, whatever the log has."""

@@ -27,6 +27,7 @@ from trackside.app.storage._coordination import (
     Displaced,
     Fate,
     Fates,
+    NoteStuck,
     Promote,
     RequestCancel,
     Settle,
@@ -261,6 +262,14 @@ class StoredCoordinator:
         else:  # not before: a cancel that could not be stored must not keep the run from being claimed
             mine.cancel_requested = mine.cancel_requested or action
         return await self._known(run_id)
+
+    async def note_stuck(self, run_id: str, since: datetime) -> None:
+        """Record since when a run of this worker has been cancelled and does not stop."""
+        mine = self._mine.get(run_id)
+        if mine is not None:
+            thread_id = mine.record.thread_id
+            work = NoteStuck(run_id=run_id, thread_id=thread_id, owner=self.worker_id, since=time_text(since))
+            await self._writer.write_to_the_end(work)
 
     async def get(self, run_id: str) -> RunRecord | None:
         """What is known about a run."""
