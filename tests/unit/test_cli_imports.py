@@ -21,7 +21,7 @@ def test_help_and_version_load_no_database_and_no_framework() -> None:
         loaded = loaded_after(f"from trackside.app.cli import main; main([{option!r}])")
 
         assert "typer" in loaded
-        assert not loaded & {"sqlalchemy", "alembic", "sqlite3", "langgraph", "trackside.app.storage"}
+        assert not loaded & {"sqlalchemy", "alembic", "sqlite3", "langgraph", "genai_prices", "trackside.app.storage"}
 
 
 def test_a_usage_error_loads_no_database_either() -> None:

@@ -7,7 +7,15 @@ import pytest
 from trackside.app.settings import Settings, SettingsError
 from trackside.app.storage.errors import DamagedDatabaseError, DatabaseBusyError
 from trackside.app.wiring import NothingRecordedError, blaming, open_app, open_store
-from trackside.harness import ClosedError, CompositeObserver, RunLifecycleEvent, RunSpec, RunStatus, ThreadStatus
+from trackside.harness import (
+    ClosedError,
+    CompositeObserver,
+    RunContext,
+    RunLifecycleEvent,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
 
 
 @pytest.fixture
@@ -117,3 +125,14 @@ async def test_looking_makes_no_database(settings: Settings, tmp_path: Path) -> 
             pass
 
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_calls_of_models_have_the_price_that_is_listed(settings: Settings) -> None:
+    async def ask(input: object, run: RunContext) -> None:
+        run.record_usage("gpt-4.1", input_tokens=1_000, output_tokens=100)
+
+    for one_run in (False, True):
+        async with open_app(settings, {"ask": ask}, one_run=one_run) as app:
+            result = await (await app.manager.start(RunSpec("ask"))).result()
+
+        assert result.completion_data["cost_usd"] == pytest.approx(0.001 * 2 + 0.0001 * 8)

@@ -172,7 +172,7 @@ async def _run_and_close(
     loop = asyncio.get_running_loop()
     waiting = loop.call_later(_WAITING_AFTER, view.waiting, "for the database")
     try:
-        async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False) as app:
+        async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False, one_run=True) as app:
             await _see_that_it_waits(app, agent, spec)
             handle = await _start(app, spec)
             waiting.cancel()

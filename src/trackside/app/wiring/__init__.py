@@ -11,9 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trackside.app.pricing import GenaiPrices
 from trackside.app.settings import Settings
 from trackside.app.spool import Spool
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.prices import read_beside
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
@@ -69,6 +71,7 @@ async def open_app(
     *,
     observers: Sequence[RunObserver] = (),
     hands_over: bool = True,
+    one_run: bool = False,
 ) -> AsyncGenerator[App]:
     """Open the database and a manager that records into it; closes both.
 
@@ -77,7 +80,8 @@ async def open_app(
 
     `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
     see what is not stored. `hands_over` says whether runs that have not started are left to other processes in the end,
-    and theirs taken over.
+    and theirs taken over. With `one_run` the list of prices is read when the first price is asked for, and costs nothing
+    if none is; else at once, in a thread, so that no other run has to wait for it.
 
     Raises:
         SettingsError: the database cannot be used.
@@ -93,12 +97,16 @@ async def open_app(
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
         checkpointer = await _checkpointer(settings, agents, stack)
+        prices = GenaiPrices()
+        if not one_run:
+            await stack.enter_async_context(read_beside(prices))
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
             coordinator=store.coordinator(hands_over=hands_over),
             states=store.thread_states(),
             checkpointer=checkpointer,
+            prices=prices,
         )
         await stack.enter_async_context(manager)
         yield App(manager, store, recorder, checkpointer)

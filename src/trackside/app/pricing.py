@@ -1,0 +1,130 @@
+"""What calls of models cost: the list prices that the package `genai-prices` brings along, and prices of one's own.
+
+Nothing is ever fetched: the prices are those of the installed version of the package.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, Provider
+
+_MOST_NAMES = 1_024  # of models are remembered; names come from agents, who may make them up
+_MILLION = 1_000_000
+
+_ROUTES = frozenset({"models", "litellm", "litellm_proxy", "gateway"})
+"""Prefixes that say how a model is reached, and nothing of who bills for it."""
+_LOCAL = frozenset({"ollama", "ollama_chat", "vllm", "hosted_vllm", "lmstudio", "lm_studio", "llamacpp", "local"})
+"""Prefixes of what runs on somebody's own machine, whose cost nobody lists."""
+_BILLERS = {"azure_openai": "azure", "azure_ai": "azure"}
+"""Prefixes that the list takes for another provider's, or for nobody's."""
+_LOCAL_TAG = re.compile(r":(latest|\d+(\.\d+)?[bm])\b")  # as Ollama has it: llama3.2:3b
+_BEDROCK = re.compile(
+    r"(?:arn:aws[^/]*/)?(?:(?:us|us-gov|eu|apac|jp|au|ca|global)\.)?"
+    r"(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen|writer)\.",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrice:
+    """What a model costs, in US dollars for a million tokens. Reasoning is output; what was read from a cache costs what
+    other input does, unless it has a price of its own.
+    """
+
+    input_per_million: float
+    output_per_million: float
+    cache_read_per_million: float | None = None
+
+    def cost_usd(self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int) -> float:
+        """The price of one call in US dollars."""
+        cached = self.input_per_million if self.cache_read_per_million is None else self.cache_read_per_million
+        fresh = max(0, input_tokens - cache_read_tokens)
+        return (
+            fresh * self.input_per_million + cache_read_tokens * cached + output_tokens * self.output_per_million
+        ) / _MILLION
+
+
+class GenaiPrices:
+    """A `PriceList` of some two thousand models of forty providers, with prices of one's own in front.
+
+    A model is known by its name as people write it: `gpt-4.1`, `azure/gpt-4o-2024-11-20`, `openai:gpt-5`,
+    `us.anthropic.claude-sonnet-4-5-20250929-v1:0`, `models/gemini-2.5-pro`. A prefix that names a provider says whose
+    price counts. Models that run locally, and any other that is not listed, have no price, which is not the same as 0.
+
+    Args:
+        overrides: prices by the model's name, exactly as the agent says it.
+    """
+
+    def __init__(self, overrides: Mapping[str, ModelPrice] | None = None) -> None:
+        self._overrides = dict(overrides or {})
+
+    def load(self) -> None:
+        """Read the price list. Takes a sixth of a second, which the first price that is asked for takes otherwise."""
+        _listed("")
+
+    def cost_usd(
+        self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
+    ) -> float | None:
+        """The price of one call in US dollars; None if the model is not known, or the numbers contradict each other."""
+        if (own := self._overrides.get(model)) is not None:
+            return own.cost_usd(
+                input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cache_read_tokens
+            )
+        if (listed := _listed(model)) is None:
+            return None
+        from genai_prices import Usage
+
+        provider, info = listed
+        try:
+            usage = Usage(
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cache_read_tokens=cache_read_tokens,
+                output_reasoning_tokens=reasoning_tokens,
+            )
+            price = info.calc_price(usage, provider)
+        except ValueError:  # more tokens came from the cache than there were
+            return None
+        # A model in the list without any figure is one whose price is not known, unless it is called free.
+        is_priced = any(figure is not None for figure in vars(price.model_price).values())
+        return float(price.total_price) if is_priced or model.endswith(":free") else None
+
+
+@lru_cache(_MOST_NAMES)
+def _listed(model: str) -> tuple[Provider, ModelInfo] | None:
+    """Whose price for which model counts; None if the list does not know."""
+    from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
+
+    snapshot = get_snapshot()
+    for biller, name in _readings(model):
+        if biller is not None and find_provider_by_id(snapshot.providers, biller) is None:
+            continue
+        try:
+            return snapshot.find_provider_model(name, None, biller, None)
+        except LookupError:
+            if biller is not None:
+                return None  # whoever bills for it does not list it, so that what others take says nothing
+    return None
+
+
+def _readings(model: str) -> Iterator[tuple[str | None, str]]:
+    """What a name may mean, the likeliest first: a provider, if it says one, and a name of that one's."""
+    if _BEDROCK.match(model):
+        yield "aws", model.rpartition("/")[2]
+        return
+    found = re.search("[/:]", model)
+    prefix = model[: found.start()].lower() if found else ""
+    rest = model[found.end() :] if found else ""
+    if prefix in _ROUTES:
+        yield from _readings(rest)
+    elif prefix not in _LOCAL:
+        if prefix:
+            yield _BILLERS.get(prefix, prefix), rest
+        if not _LOCAL_TAG.search(model):
+            yield None, model
