@@ -1,0 +1,73 @@
+"""Three places in which runs are let in; what is in a database in the end is judged."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from log_check import assert_whole
+from postgres_server import RunningServer
+from tests.integration.runs.stage import BACKENDS, Agents, Backend
+
+from trackside.app.storage import Store
+
+
+def make_tables(url: str) -> None:
+    async def make() -> None:
+        async with Store.open(url):
+            pass
+
+    asyncio.run(make())
+
+
+# Made once, copied for each test.
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "runs.db"
+    make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
+    name = next(postgres_names)
+    make_tables(postgres_server.create_database(name))
+    yield name
+    postgres_server.drop_database(name)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a backend on each, unless the test says on which."""
+    chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not chosen:
+        metafunc.parametrize("backend", BACKENDS, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    match request.param:
+        case "memory":
+            yield Backend("memory")
+        case "sqlite":
+            path = tmp_path / "runs.db"
+            shutil.copy(request.getfixturevalue("sqlite_template"), path)
+            yield from judged(Backend("sqlite", f"sqlite:///{path}"))
+        case "postgres":
+            server: RunningServer = request.getfixturevalue("postgres_server")
+            name = next(request.getfixturevalue("postgres_names"))
+            url = server.create_database(name, template=request.getfixturevalue("postgres_template"))
+            yield from judged(Backend("postgres", url))
+            server.drop_database(name)
+
+
+def judged(backend: Backend) -> Iterator[Backend]:
+    """See that nothing is wrong in the database when a test has ended."""
+    yield backend
+    assert backend.url is not None
+    assert_whole(backend.url, at_rest=backend.at_rest)
+
+
+@pytest.fixture
+def agents() -> Agents:
+    return Agents()
