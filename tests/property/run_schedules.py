@@ -308,7 +308,7 @@ class World:
                 accounted = stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
                 self.check(stats.accepted == accounted, f"I22: {observer.name}: {stats}")
         executing = [r for r in self.manager._runs.all() if r.needs_place and r.task and not r.task.done()]
-        self.check(len(executing) <= self.manager._runs._places, f"{len(executing)} runs have a place")
+        self.check(len(executing) <= self.manager._runs._places.total, f"{len(executing)} runs have a place")
         assert not self.wrong, "\n".join(self.wrong)
 
     def check_quiet(self) -> None:
@@ -326,7 +326,8 @@ class World:
         self.check(not late, f"I11: after the stores, but not in them: {late}")
         inner = self.others.coordinator
         self.check(inner._runs == inner._threads == {}, "the coordinator still holds runs or threads")
-        self.check(self.manager._runs._taken == len(self.manager._runs._ready) == 0, "places are still taken")
+        places = self.manager._runs._places
+        self.check(places.taken == places.waiting == 0, "places are still taken")
         self.check(not self.manager._runs._tasks, f"tasks: {self.manager._runs._tasks}")
         assert not self.wrong, "\n".join(self.wrong)
 

@@ -245,7 +245,7 @@ async def test_runs_that_are_cancelled_while_they_wait_for_a_place_take_none() -
             assert told(seen.events, run.run_id) == ["run_cancelled interrupt"]
         await first.result()
         assert (await last.result()).status is RunStatus.success
-    assert manager._runs._taken == 0
+    assert manager._runs._places.taken == 0
 
 
 @pytest.mark.parametrize("ends", ["error", "timeout", "cancelled", "broken"])
@@ -269,7 +269,7 @@ async def test_a_place_is_given_back_however_a_run_ends(ends: str) -> None:
             await run.result()
             coordinator.broken.clear()
         assert (await (await manager.start(RunSpec("echo"))).result()).status is RunStatus.success
-    assert manager._runs._taken == 0
+    assert manager._runs._places.taken == 0
 
 
 @virtual

@@ -370,7 +370,8 @@ async def test_ten_thousand_runs_leave_nothing_behind_but_what_is_meant_to_be_ke
     await manager.observers.flush(1_000)
 
     assert manager._runs.all() == []
-    assert len(manager._runs._ready) == manager._runs._taken == len(manager._runs._tasks) == 0
+    places = manager._runs._places
+    assert places.waiting == places.taken == len(manager._runs._tasks) == 0
     assert coordinator._runs == coordinator._threads == {}
     assert len(coordinator._ended) == 100
     assert len(coordinator._keys) <= 100

@@ -2,8 +2,8 @@
 
 Inside, imports go downwards only: `manager`, `embedded` → `execution` → `worker`, `adapters` → `recall`,
 `announcing`, `stopping` → `context`, `ending` → `emitter`, `journal`, `memory`, `admission`, `steady`, `questions` →
-`dispatch` → `buffered`, `failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle` →
-`payload` → `types` → `errors`, `ids`.
+`dispatch` → `buffered`, `failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle`,
+`places` → `payload` → `types` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from trackside.harness.ending import Stop
 from trackside.harness.errors import NoResultHereError
 from trackside.harness.observer import RunResult
+from trackside.harness.places import Places
 from trackside.harness.ports import RunCoordinator
 from trackside.harness.types import CancelMode, RunRecord, RunStatus
 from trackside.harness.worker import RunWorker
@@ -88,6 +88,11 @@ class Execution:
     task: asyncio.Task[None] | None = None
 
     @property
+    def agent(self) -> str:
+        """The name of its agent."""
+        return self.worker.record.agent
+
+    @property
     def waits(self) -> bool:
         """Whether it has not begun here."""
         return self.task is None and not self.worker.under_way
@@ -103,14 +108,12 @@ class Executions:
 
     Args:
         coordinator: who may run when; `steady`.
-        places: how many runs that need a place execute at once.
+        places: for the runs that need one.
     """
 
-    def __init__(self, coordinator: RunCoordinator, places: int) -> None:
+    def __init__(self, coordinator: RunCoordinator, places: Places[Execution]) -> None:
         self._coordinator = coordinator
         self._places = places
-        self._taken = 0
-        self._ready: deque[Execution] = deque()
         self._by_id: dict[str, Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,9 +134,7 @@ class Executions:
         if execution.scheduled or execution.outcome.settled:
             return
         execution.scheduled = True
-        if execution.needs_place and self._taken >= self._places:
-            self._ready.append(execution)
-        else:
+        if not execution.needs_place or self._places.take(execution, execution.agent):
             self._begin(execution)
 
     def schedule_next(self, run_id: str) -> None:
@@ -204,7 +205,6 @@ class Executions:
         return task
 
     def _begin(self, execution: Execution) -> None:
-        self._taken += execution.needs_place
         name = f"trackside-run-{execution.run_id}"
         # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
         loop = asyncio.get_running_loop()
@@ -227,10 +227,8 @@ class Executions:
         finally:
             if worker.result is not None:
                 self._resolve(execution, worker.result)
-            self._taken -= execution.needs_place
-            while self._ready and self._taken < self._places:
-                if not (waiting := self._ready.popleft()).outcome.settled:
-                    self._begin(waiting)
+            if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
+                self._begin(follows)
         if worker.fatal is not None:
             raise worker.fatal
 
@@ -248,6 +246,7 @@ class Executions:
             self.forget(execution, why=_TAKEN_OVER)
 
     async def _decline(self, execution: Execution, stop: Stop) -> None:
+        self._places.leave(execution, execution.agent)
         self._resolve(execution, await execution.worker.decline(stop))
 
     def _resolve(self, execution: Execution, result: RunResult) -> None:
@@ -258,6 +257,7 @@ class Executions:
         run_id = execution.run_id
         if self._by_id.get(run_id) is execution:
             del self._by_id[run_id]
+            self._places.leave(execution, execution.agent)
 
 
 def _broken(record: RunRecord, exc: Exception) -> RunResult:

@@ -32,6 +32,7 @@ from trackside.harness.execution import Execution, Executions, Outcome
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
+from trackside.harness.places import Places
 from trackside.harness.ports import (
     Admission,
     Clock,
@@ -159,7 +160,8 @@ class RunManager:
         )
         self._limits = self._checked(limits or {})
         self._stopping = stopping or StopPolicy()
-        self._runs = Executions(self._services.coordinator, max_running)
+        of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
+        self._runs = Executions(self._services.coordinator, Places(max_running, of_agents))
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
         self._grace = seconds_of(shutdown_grace, "shutdown_grace")
         self._guard: asyncio.Task[None] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from trackside.harness.context import RunContext
@@ -83,7 +84,7 @@ class Stopper:
 
 def stack_of(task: asyncio.Task[Any]) -> str:
     """Where a task waits, as a traceback shows it; `Task.get_stack` shows the outermost of its coroutines alone."""
-    frames = []
+    frames: list[tuple[FrameType, int]] = []
     awaited: Any = task.get_coro()
     while awaited is not None and len(frames) < _FRAMES:
         for kind in ("cr", "ag", "gi"):

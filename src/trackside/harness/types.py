@@ -125,7 +125,8 @@ class RunSpec:
 class AgentLimits:
     """What the runs of one agent may take, unless a run's spec says otherwise; None: no limit.
 
-    `timeout` is in seconds. `max_running` is how many of them execute at once, which no spec changes.
+    `timeout` is in seconds. `max_running` is how many of them execute at once, which no spec changes; as with the manager's,
+    runs that were started by runs come on top.
     """
 
     max_running: int | None = None
