@@ -286,7 +286,11 @@ def references(rows: Rows) -> Iterator[str]:
         yield f"there is something of run {run_id}, and not the run"
     for run_id, run in rows.runs.items():
         metadata = json.loads(run["metadata"])
-        plain = {(key, json.dumps(value)) for key, value in metadata.items() if isinstance(value, str | int | None)}
+        plain = {
+            (key, json.dumps(value, ensure_ascii=False))
+            for key, value in metadata.items()
+            if isinstance(value, str | int | None)
+        }
         if labels[run_id] != plain:
             yield f"run {run_id} has the labels {labels[run_id]}, and its metadata are {metadata}"
 

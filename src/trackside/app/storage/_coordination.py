@@ -143,7 +143,7 @@ class Admit(_Entry):
         if unit.run(self.run_id) is not None:
             return self._again(unit)
         lane = unit.queue.lane(self.thread_id)
-        if self.multitask is MultitaskStrategy.reject and lane.holder is not None:
+        if self.multitask is MultitaskStrategy.reject and self.due_at is None and lane.holder is not None:
             raise ThreadBusyError(thread_id=self.thread_id, run_id=lane.holder.run_id)
         if self.idempotency is not None:
             unit.idempotency_keys[self.idempotency.key] = (self.idempotency, self.run_id)
