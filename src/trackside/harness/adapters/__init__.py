@@ -14,7 +14,11 @@ from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import Agent
 from trackside.harness.errors import NotAnAgentError
 
-_FRAMEWORKS = {"langgraph": "trackside.harness.adapters.langgraph"}
+_FRAMEWORKS = {
+    "agents": "trackside.harness.adapters.openai_agents",
+    "langgraph": "trackside.harness.adapters.langgraph",
+    "pydantic_ai": "trackside.harness.adapters.pydantic_ai",
+}
 """The adapter of objects whose class, or a base of it, comes from the package on the left."""
 
 _functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()  # scripts run one over and over

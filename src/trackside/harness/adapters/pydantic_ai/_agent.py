@@ -1,0 +1,137 @@
+"""The adapter: an agent of Pydantic AI as an `Agent`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.messages import ModelMessage
+from pydantic_ai.tools import DeferredToolRequests
+
+from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
+from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
+from trackside.harness.adapters.pydantic_ai._exits import CarriedExit
+from trackside.harness.adapters.pydantic_ai._input import Prompt
+from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled
+from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
+from trackside.harness.adapters.pydantic_ai._questions import Waiting
+from trackside.harness.adapters.pydantic_ai._watch import LEAD, watch_of
+from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.errors import ErrorOutputError
+from trackside.harness.journal import answer_message
+from trackside.harness.types import JsonObject
+
+_HISTORY = "message_history"
+
+
+def adapt(agent: Any, *, name: str | None = None) -> PydanticAIAgent | None:
+    """An agent of an `Agent` or another `AbstractAgent`; None of others."""
+    return PydanticAIAgent(agent, name=name) if isinstance(agent, AbstractAgent) else None
+
+
+class PydanticAIAgent:
+    """Runs an agent of Pydantic AI.
+
+    A text, a message or a list of messages are what the agent shall answer, what comes before the last human ones being
+    history; every other JSON value reaches it as its JSON text. `context` becomes the agent's dependencies, `config` has
+    the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`, `retries`,
+    `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`.
+
+    Calls of tools that wait for an approval, or that somebody else executes, pause the run; no `DeferredToolRequests` in
+    the agent's output type is needed for that. Each is a question, which may be answered one by one.
+
+    What is a failure: whatever `agent.run` raises, as it is (a tool's or model's exception, retries or limits that are
+    used up); a run in which models were called and none ever answered, even if a capability made an answer of that; an
+    output that is itself an exception; a last response that the provider ended with `error`. No failure is what the
+    agent's model gets to see and answers: a `ModelRetry`, a `ToolFailed`, arguments that are not valid, a call that was
+    denied, the failures of a `FallbackModel` before the answer of another.
+
+    Args:
+        agent: what to run. It is never changed.
+        name: what to call it; the agent's own name if left out.
+    """
+
+    uses_thread_state = True
+    """The harness remembers its threads' message histories and questions for it."""
+
+    def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
+        self.name = name or agent.name or "agent"
+        self._agent = agent
+
+    async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
+        """The human messages in the input; one for each answer, if the run resumes one.
+
+        Raises:
+            InvalidSpecError: the run asks for something that the agent does not have, or an answer does not fit.
+        """
+        check_spec(run)
+        options_of(run)
+        deps_of(self._agent, run.context)
+        if not run.resuming:
+            return Prompt.of(run.input).humans
+        Waiting.answered(run)
+        return [answer_message(answer) for answer in run.answers_by_id.values()]
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """Run the agent to its end or to where it waits. What it raises comes out as it is.
+
+        When cancelled, this waits until tools and models have stopped. A tool that is a plain function runs in a thread,
+        and is waited for: it should look at `run.cancelled`. An agent that swallows a cancel is stopped before its next
+        call of a model or tool.
+
+        Raises:
+            ThreadHistoryError: what the thread remembers is not what Pydantic AI has kept.
+            AgentPauseError: a tool called `run.interrupt`.
+            ErrorOutputError: the agent came to an end, and its last word is an error.
+        """
+        if not run.resuming:
+            prompt = Prompt.of(run.input)
+            history = recalled(run.values.get(_HISTORY), thread_id=run.thread_id)
+            return await self._run(run, [*history, *prompt.before], user_prompt=prompt.content)
+        waiting = Waiting.answered(run)
+        if waiting.open:
+            return waiting.result()
+        messages = waiting.messages(run.thread_id)
+        return await self._run(run, messages, deferred_tool_results=waiting.results())
+
+    async def rollback(self, run: RunContext) -> None:
+        """Nothing to do: a thread's messages are only kept of runs that came to an end."""
+
+    async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
+        watch = watch_of(run, caller=LEAD, speaker=self.name, history=len(history))
+        try:
+            with delegates_watched(run):
+                result = await self._agent.run(
+                    message_history=history,
+                    deps=deps_of(self._agent, run.context),
+                    output_type=_pausing(self._agent.output_type),
+                    capabilities=[watch],
+                    conversation_id=run.thread_id,
+                    infer_name=False,
+                    **given,
+                    **options_of(run),
+                )
+        except CarriedExit as exc:
+            raise exc.error from None
+        except RunPaused as exc:
+            raise AgentPauseError(agent=self.name) from exc
+        messages = result.all_messages()
+        watch.note(messages)
+        if isinstance(result.output, DeferredToolRequests):
+            return Waiting.asked(result.output, messages).result()
+        if isinstance(result.output, BaseException):
+            raise ErrorOutputError(agent=self.name, why=repr(result.output)) from result.output
+        if result.response.finish_reason == "error":
+            raise ErrorOutputError(
+                agent=self.name, why=result.response.text or "its model's answer ended with an error"
+            )
+        values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": plain(result.output)}
+        watch.send(values, "values")
+        return AgentResult(output=values["output"], values=values)
+
+
+def _pausing(output_type: Any) -> Any:
+    """The agent's output type, and `DeferredToolRequests`, without which a tool that waits would be an error."""
+    kinds = list(output_type) if isinstance(output_type, list | tuple) else [output_type]
+    return output_type if DeferredToolRequests in kinds else [*kinds, DeferredToolRequests]

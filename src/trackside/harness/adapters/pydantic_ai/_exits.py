@@ -1,0 +1,27 @@
+"""Gets a `SystemExit` or Ctrl-C of an agent's code to whoever runs the agent.
+
+Pydantic AI runs tools in tasks, and asyncio lets these two out of a task through the event loop: past the run, whose end
+would never be announced (I18).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+class CarriedExit(BaseException):
+    """Stands for `error` on its way through tasks. No `Exception`: nobody on the way takes it for a tool's failure."""
+
+    def __init__(self, error: SystemExit | KeyboardInterrupt) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def carrying_exits() -> Generator[None]:
+    """Raise a `CarriedExit` instead."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as exc:
+        raise CarriedExit(exc) from None

@@ -1,0 +1,139 @@
+"""Makes a prompt, and the messages before it, of a run's input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai import ImageUrl
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    SystemPromptPart,
+    TextPart,
+    UserContent,
+    UserPromptPart,
+)
+
+from trackside.harness.adapters.pydantic_ai._messages import plain
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.journal import plain_message
+from trackside.harness.types import JsonObject
+
+_ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an agent gets to begin with: what was said before, and what it shall answer.
+
+    `humans` are the messages among it that a human said.
+    """
+
+    content: str | list[UserContent] | None
+    before: list[ModelMessage]
+    humans: list[JsonObject]
+
+    @classmethod
+    def of(cls, value: Any) -> Prompt:
+        """What an input says.
+
+        A text, a message, a list of messages or `{"messages": …}` are that; every other JSON value reaches the agent as
+        its JSON text, which nobody said.
+
+        Raises:
+            InvalidSpecError: it has a message that cannot be passed on, or ends with one that is not a human's.
+        """
+        if value is None:
+            return cls(None, [], [])
+        messages = _messages_in(value)
+        if messages is None:
+            return cls(json.dumps(plain(value), ensure_ascii=False), [], [])
+        count = len(messages)
+        while count and messages[count - 1]["type"] == "human":
+            count -= 1
+        if messages and count == len(messages):
+            why = "its last message is not a human's, so there is nothing to answer"
+            raise InvalidSpecError(field="input", value=value, why=why)
+        humans = [message for message in messages if message["type"] == "human"]
+        return cls(_content(messages[count:]), [_as_model_message(message) for message in messages[:count]], humans)
+
+
+def _messages_in(value: Any) -> list[JsonObject] | None:
+    """The messages in an input; None if it is no message."""
+    if isinstance(value, str) or _is_message(value):
+        return [_plain(value)]
+    if isinstance(value, Mapping) and "messages" in value:
+        inner = value["messages"]
+        items = inner if isinstance(inner, list | tuple) and not _is_message(inner) else [inner]
+        return [_plain(item) for item in items]
+    if isinstance(value, list | tuple) and value and all(map(_is_message, value)):
+        return [_plain(item) for item in value]
+    return None
+
+
+def _is_message(item: Any) -> bool:
+    if isinstance(item, tuple):
+        return len(item) == 2 and item[0] in _ROLES and isinstance(item[1], str)
+    if isinstance(item, Mapping):
+        return "content" in item and bool(_ROLES & {str(item.get("type")), str(item.get("role"))})
+    return getattr(item, "type", None) in _ROLES and hasattr(item, "content")
+
+
+def _plain(item: Any) -> JsonObject:
+    if isinstance(item, str):
+        return plain_message(item)
+    if not _is_message(item):
+        why = 'a message is a text, or {"role": "user" | "assistant" | "system", "content": …}'
+        raise InvalidSpecError(field="input.messages", value=item, why=why)
+    return plain_message({"type": item[0], "content": item[1]} if isinstance(item, tuple) else item)
+
+
+def _content(messages: Sequence[JsonObject]) -> str | list[UserContent] | None:
+    parts = [part for message in messages for part in _parts(message["content"])]
+    if len(parts) == 1 and isinstance(text := parts[0], str):
+        return text
+    return parts or None
+
+
+def _parts(content: Any) -> list[UserContent]:
+    """The text and the images in a message's content, a text or a list of blocks as OpenAI and LangChain have them."""
+    if isinstance(content, str):
+        return [content]
+    if isinstance(content, list):
+        return [_part(block) for block in content]
+    raise InvalidSpecError(field="input.content", value=content, why="it is a text or a list of blocks")
+
+
+def _part(block: Any) -> UserContent:
+    match block:
+        case str():
+            return block
+        case {"type": "text", "text": str() as text}:
+            return text
+        case {"type": "image_url", "image_url": {"url": str() as url}} | {
+            "type": "image_url",
+            "image_url": str() as url,
+        }:
+            return ImageUrl(url)
+        case _:
+            why = 'a block is a text, {"type": "text", "text": …} or {"type": "image_url", "image_url": {"url": …}}'
+            raise InvalidSpecError(field="input.content", value=block, why=why)
+
+
+def _as_model_message(message: JsonObject) -> ModelMessage:
+    content = message["content"]
+    match message["type"]:
+        case "human":
+            return ModelRequest(parts=[UserPromptPart(_content([message]) or "")])
+        case "ai":
+            return ModelResponse(parts=[TextPart(_text(content))])
+        case _:
+            return ModelRequest(parts=[SystemPromptPart(_text(content))])
+
+
+def _text(content: Any) -> str:
+    return "".join(part for part in _parts(content) if isinstance(part, str))

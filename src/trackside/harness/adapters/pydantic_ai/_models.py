@@ -1,0 +1,202 @@
+"""Wraps the model of a request, so that each call of it is counted: answered, failed, or cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import RunContext as AgentContext
+from pydantic_ai.usage import RequestUsage
+
+from trackside.harness.adapters.pydantic_ai._exits import carrying_exits
+from trackside.harness.context import RunContext
+
+
+class Ledger:
+    """Where one agent's calls of models are counted: in the journal of `run`, credited to `caller`."""
+
+    def __init__(self, run: RunContext, caller: str) -> None:
+        self._run = run
+        self._caller = caller
+
+    def stop_if_asked(self) -> None:
+        """Go no further in a run that shall stop, whoever has swallowed its cancel.
+
+        Raises:
+            asyncio.CancelledError: it shall.
+        """
+        if self._run.cancelled:
+            raise asyncio.CancelledError
+
+    def answered(self, model: str, usage: RequestUsage) -> None:
+        """Count a call."""
+        self._record(model, usage, answered=True)
+
+    def cut_off(self, model: str, usage: RequestUsage) -> None:
+        """Count what a call used that came to no end, if it had said so."""
+        if usage.input_tokens or usage.output_tokens:
+            self._record(model, usage, answered=False)
+
+    def failed(self, error: Exception) -> None:
+        """Count a call that gave no answer."""
+        self._run.record_model_failure(error)
+
+    def _record(self, model: str, usage: RequestUsage, *, answered: bool) -> None:
+        self._run.record_usage(
+            model,
+            input_tokens=max(0, usage.input_tokens),
+            output_tokens=max(0, usage.output_tokens),
+            cache_read_tokens=max(0, usage.cache_read_tokens),
+            reasoning_tokens=max(0, usage.output_reasoning_tokens or usage.details.get("reasoning_tokens", 0)),
+            caller=self._caller,
+            cost_usd=None if usage.cost is None else float(usage.cost),
+            answered=answered,
+        )
+
+
+def counted(model: Model, ledger: Ledger) -> Model:
+    """The same model, each call of which is counted; of a `FallbackModel` each model that is tried."""
+    if _chooses(model):
+        return _RoutedModel(model, _with_counted_choices(model, ledger))
+    return _CountedModel(model, ledger)
+
+
+def _chooses(model: Model) -> bool:
+    return isinstance(_innermost(model), FallbackModel)
+
+
+def _with_counted_choices(model: Model, ledger: Ledger) -> Model:
+    """A copy of a `FallbackModel`, or of a wrapper around one, that tries the counted models."""
+    if isinstance(model, FallbackModel):
+        twin = copy.copy(model)
+        twin.models = [counted(choice, ledger) for choice in model.models]
+        return twin
+    assert isinstance(model, WrapperModel)
+    wrapper = copy.copy(model)
+    wrapper.wrapped = _with_counted_choices(model.wrapped, ledger)
+    return wrapper
+
+
+def _innermost(model: Model) -> Model:
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    return model
+
+
+def _streams(model: Model) -> bool:
+    innermost = _innermost(model)
+    if isinstance(innermost, FunctionModel):
+        return innermost.stream_function is not None
+    return type(innermost).request_stream is not Model.request_stream
+
+
+def _only_streams(model: Model) -> bool:
+    innermost = _innermost(model)
+    return isinstance(innermost, FunctionModel) and innermost.function is None
+
+
+class _RoutedModel(WrapperModel):
+    """Answers for `wrapped` in everything, and has its requests sent by `sender`, a copy of it."""
+
+    def __init__(self, wrapped: Model, sender: Model) -> None:
+        super().__init__(wrapped)
+        self._sender = sender
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        return await self._sender.request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: AgentContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        sender = self._sender.request_stream(messages, model_settings, model_request_parameters, run_context)
+        async with sender as stream:
+            yield stream
+
+
+class _CountedModel(WrapperModel):
+    """Counts each call.
+
+    Whether a request streams depends on what the run's followers want to see, not on what the model can do: one that
+    cannot stream gives its answer in one piece, and one that only streams is read to its end.
+    """
+
+    def __init__(self, wrapped: Model, ledger: Ledger) -> None:
+        super().__init__(wrapped)
+        self._ledger = ledger
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if _only_streams(self.wrapped):
+            async with self.request_stream(messages, model_settings, model_request_parameters) as stream:
+                async for _ in stream:
+                    pass
+                return stream.get()
+        self._ledger.stop_if_asked()
+        try:
+            with carrying_exits():
+                response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        except Exception as exc:  # the model's failure
+            self._ledger.failed(exc)
+            raise
+        self._ledger.answered(response.model_name or self.model_name, response.usage)
+        return response
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: AgentContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        if not _streams(self.wrapped):
+            response = await self.request(messages, model_settings, model_request_parameters)
+            yield CompletedStreamedResponse(
+                response, model_request_parameters=model_request_parameters, replay_events=True
+            )
+            return
+        self._ledger.stop_if_asked()
+        stream: StreamedResponse | None = None
+        try:
+            with carrying_exits():
+                async with self.wrapped.request_stream(
+                    messages, model_settings, model_request_parameters, run_context
+                ) as stream:
+                    yield stream
+        except BaseException as exc:
+            self._end(stream, exc)
+            raise
+        self._end(stream, None)
+
+    def _end(self, stream: StreamedResponse | None, error: BaseException | None) -> None:
+        """Count a stream by how far it came. Whoever reads it may raise, too: of a whole answer that is not its failure."""
+        if stream is not None and (error is None or stream.get().state == "complete"):
+            self._ledger.answered(stream.model_name or self.model_name, stream.usage)
+            return
+        if stream is not None:
+            self._ledger.cut_off(stream.model_name or self.model_name, stream.usage)
+        if isinstance(error, Exception):
+            self._ledger.failed(error)

@@ -1,0 +1,151 @@
+"""Sees what one run of an agent does: its models' calls, its tools, its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from pydantic_ai.capabilities import AbstractCapability, ValidatedToolArgs, WrapToolExecuteHandler
+from pydantic_ai.messages import AgentStreamEvent, ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.models import Model, ModelRequestContext
+from pydantic_ai.tools import RunContext as AgentContext
+from pydantic_ai.tools import ToolDefinition
+
+from trackside.harness.adapters.pydantic_ai._exits import carrying_exits
+from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, plain, tool_messages
+from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
+from trackside.harness.context import RunContext
+from trackside.harness.ids import new_id
+from trackside.harness.types import JsonObject
+
+LEAD = "lead_agent"
+
+MESSAGES = frozenset({"messages", "messages-tuple"})
+"""Two names of one thing: what a client asks for is what it gets."""
+
+EVENTS = "events"
+UPDATES = "updates"
+
+_tool: ContextVar[str | None] = ContextVar("trackside_pydantic_ai_tool", default=None)
+
+
+def tool_under_way() -> str | None:
+    """The tool that the calling code belongs to, if it belongs to one."""
+    return _tool.get()
+
+
+class Watch(AbstractCapability[Any]):
+    """Belongs to one run of one agent, and tells the harness's run of what it does.
+
+    Each request to a model counts when it is answered, has failed, or is cut off; each tool when it is called, before it
+    runs. Both go no further in a run that shall stop. Messages count for the lead agent alone.
+
+    Args:
+        run: the harness's run.
+        caller: who is credited with the models' calls.
+        speaker: what the agent is called in the stream.
+        namespace: where its parts belong in the stream; none for the lead agent.
+        history: how many messages its thread had before.
+    """
+
+    def __init__(
+        self, run: RunContext, *, caller: str, speaker: str, namespace: Sequence[str] = (), history: int = 0
+    ) -> None:
+        super().__init__()
+        self.run = run
+        self._ledger = Ledger(run, caller)
+        self._speaker = speaker
+        self._namespace = tuple(namespace)
+        self._seen = history
+        self._streams = not namespace or run.stream_subgraphs
+        self._message_id = new_id()
+        self._output_tools: frozenset[str] = frozenset()
+        self._output_calls: set[int] = set()
+
+    def get_wrapper_model(self, model: Model) -> Model:
+        """Count the model's calls."""
+        return counted(model, self._ledger)
+
+    async def before_model_request(
+        self, ctx: AgentContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Tell of what the tools have brought, which goes to the model now."""
+        self.note(ctx.messages)
+        self._message_id = new_id()
+        self._output_calls.clear()
+        self._output_tools = frozenset(tool.name for tool in request_context.model_request_parameters.output_tools)
+        return request_context
+
+    async def after_model_request(
+        self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        """Tell of what the model has answered."""
+        message = ai_message(response, self._message_id, self._output_tools)
+        self._tell(message, "model")
+        self._send_message(chunk(self._message_id, chunk_position="last", usage_metadata=message["usage_metadata"]))
+        return response
+
+    async def wrap_tool_execute(
+        self,
+        ctx: AgentContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: ValidatedToolArgs,
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        """Count the call before it is made, so that a budget stops it."""
+        self._ledger.stop_if_asked()
+        self.run.record_tool_call(call.tool_name)
+        self._ledger.stop_if_asked()
+        with carrying_exits(), _under_way(call.tool_name):
+            return await handler(args)
+
+    def note(self, messages: Sequence[ModelMessage]) -> None:
+        """Tell of the tools' results among the messages that have been added to the run's."""
+        for message in tool_messages(messages[self._seen :]):
+            self._tell(message, "tools")
+            self._send_message(message)
+        self._seen = len(messages)
+
+    def _tell(self, message: JsonObject, node: str) -> None:
+        if not self._namespace:
+            self.run.record_message(message)
+        self.send({node: {"messages": [message]}}, UPDATES)
+
+    def _send_message(self, message: JsonObject) -> None:
+        for mode in MESSAGES:
+            self.send([message, {"agent": self._speaker}], mode)
+
+    def send(self, data: Any, mode: str) -> None:
+        """Stream a part, if it was asked for."""
+        if self._streams and mode in self.run.stream_modes:
+            self.run.send(data, mode, namespace=self._namespace)
+
+
+class LiveWatch(Watch):
+    """Passes on what comes while the agent runs, too. Its `on_event` makes the framework stream: hence a class apart."""
+
+    async def on_event(self, ctx: AgentContext[Any], *, event: AgentStreamEvent) -> None:
+        """Stream what an event brings."""
+        if EVENTS in self.run.stream_modes:
+            self.send(plain(event), EVENTS)
+        if (piece := chunk_of(event, self._message_id, self._output_calls, self._output_tools)) is not None:
+            self._send_message(piece)
+
+
+def watch_of(run: RunContext, **options: Any) -> Watch:
+    """A watch that streams as much as the run's followers have asked for."""
+    live = run.stream_modes & {*MESSAGES, EVENTS} and (not options.get("namespace") or run.stream_subgraphs)
+    return (LiveWatch if live else Watch)(run, **options)
+
+
+@contextmanager
+def _under_way(tool: str) -> Generator[None]:
+    token = _tool.set(tool)
+    try:
+        yield
+    finally:
+        _tool.reset(token)
