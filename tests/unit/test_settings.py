@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from trackside import StopPolicy
+from trackside.app.pricing import ModelPrice
 from trackside.app.settings import DEFAULT_DATABASE_URL, Settings, SettingsError, load_settings
+from trackside.harness import AgentLimits
 
 
 def load(
@@ -116,3 +119,162 @@ def test_an_error_that_shows_only_on_use_names_who_set_the_value(tmp_path: Path)
     assert str(default) == "trackside.db (the default database) is locked."
     assert str(from_flag) == "--database: it is locked."
     assert str(from_file) == "trackside.toml, database.url: it is locked."
+
+
+LIMITS = """
+[agents]
+chat = "agents.py:graph"
+"my agent" = "agents.py:other"
+
+[limits]
+timeout = "5m"
+max_cost_usd = 0.5
+
+[limits.chat]
+max_running = 2
+timeout = 90
+max_tokens = 1000
+max_llm_calls = 3
+max_tool_calls = 4
+max_attempts = 2
+"""
+
+
+def test_an_agent_has_its_own_limits_and_for_the_rest_those_of_all(tmp_path: Path) -> None:
+    settings = load(tmp_path, toml=LIMITS)
+
+    assert settings.limits_of("my agent") == AgentLimits(timeout=300.0, max_cost_usd=0.5)
+    assert settings.limits_of("another.py:agent") == AgentLimits(timeout=300.0, max_cost_usd=0.5)
+    assert settings.limits_of("chat") == AgentLimits(
+        max_running=2,
+        timeout=90.0,
+        max_tokens=1000,
+        max_cost_usd=0.5,
+        max_llm_calls=3,
+        max_tool_calls=4,
+        max_attempts=2,
+    )
+
+
+def test_an_agent_may_be_named_as_a_limit_is(tmp_path: Path) -> None:
+    settings = load(tmp_path, toml='[agents]\ntimeout = "a.py:b"\n[limits.timeout]\nmax_tokens = 7')
+
+    assert settings.limits_of("timeout") == AgentLimits(max_tokens=7)
+
+
+def test_limits_prices_and_runs_can_be_set_in_the_environment_too(tmp_path: Path) -> None:
+    environ = {
+        "TRACKSIDE_LIMITS_TIMEOUT": "30s",
+        "TRACKSIDE_LIMITS_MAX_TOKENS": "500",
+        "TRACKSIDE_LIMITS_CHAT_TIMEOUT": "1m",
+        "TRACKSIDE_RUNS_MAX_RUNNING": "8",
+        "TRACKSIDE_RUNS_SHUTDOWN_GRACE": "0",
+        "TRACKSIDE_PRICES_LLAMA3_INPUT_PER_MILLION": "0.1",
+        "TRACKSIDE_PRICES_LLAMA3_OUTPUT_PER_MILLION": "0.2",
+    }
+    settings = load(tmp_path, toml=LIMITS, environ=environ)
+
+    assert settings.limits_of("my agent") == AgentLimits(timeout=30.0, max_tokens=500, max_cost_usd=0.5)
+    assert settings.limits_of("chat").timeout == 60.0
+    assert settings.limits_of("chat").max_tokens == 1000
+    assert (settings.max_running, settings.shutdown_grace) == (8, 0.0)
+    assert settings.prices == {"llama3": ModelPrice(input_per_million=0.1, output_per_million=0.2)}
+    assert settings.sources["limits.chat.timeout"] == "TRACKSIDE_LIMITS_CHAT_TIMEOUT"
+    assert settings.sources["limits.chat.max_tokens"] == "trackside.toml"
+
+
+def test_how_runs_are_stopped_and_what_models_cost_stands_in_the_file(tmp_path: Path) -> None:
+    toml = """
+[runs]
+max_running = 4
+shutdown_grace = "1m"
+cancel_after = 2.5
+stuck_after = "20s"
+redact = "privacy.py:hide"
+
+[prices."gpt-4.1"]
+input_per_million = 1
+output_per_million = 2.5
+cache_read_per_million = 0
+"""
+    settings = load(tmp_path, toml=toml)
+
+    assert (settings.max_running, settings.shutdown_grace) == (4, 60.0)
+    assert settings.stopping == StopPolicy(cancel_after=2.5, stuck_after=20.0)
+    assert settings.redact == "privacy.py:hide"
+    assert settings.prices == {
+        "gpt-4.1": ModelPrice(input_per_million=1.0, output_per_million=2.5, cache_read_per_million=0.0)
+    }
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[limits]\ntiemout = 3", "trackside.toml: unknown key limits.tiemout; did you mean limits.timeout?"),
+        ("[limits.chat]\nmax_token = 3", "unknown key limits.chat.max_token; did you mean limits.chat.max_tokens?"),
+        ("[runs]\nmax_runing = 3", "unknown key runs.max_runing; did you mean runs.max_running?"),
+        ("[limits]\nmax_tokens = 0", "trackside.toml, limits.max_tokens: 0 is not a whole number from 1 up"),
+        ("[limits]\nmax_tokens = true", "limits.max_tokens: True is not a whole number"),
+        ("[limits]\nmax_tokens = 1.5", "limits.max_tokens: 1.5 is not a whole number"),
+        ('[limits]\ntimeout = "soon"', "limits.timeout: 'soon' is not a length of time; write 90, 30s"),
+        ("[limits]\ntimeout = -1", "limits.timeout: -1 is not a length of time"),
+        ("[limits]\ntimeout = true", "limits.timeout: True is not a length of time"),
+        ("[limits]\ntimeout = 0", "limits.timeout: a run that may take no time could do nothing"),
+        ("[limits]\nmax_cost_usd = 0", "limits.max_cost_usd: a run that may cost nothing could not call a model"),
+        ('[limits]\nmax_cost_usd = "nan"', "limits.max_cost_usd: 'nan' is not a number of US dollars"),
+        ("[limits]\nmax_cost_usd = inf", "limits.max_cost_usd: inf is not a number of US dollars"),
+        ("[limits.chat]\ntimeout = 3", "trackside.toml, limits.chat.timeout: no agent is named 'chat'"),
+        ("[limits.chat.x]\ntimeout = 3", "unknown key limits.chat.x; a name with a dot stands in quotes"),
+        ("[prices.gpt-4.1]\ninput_per_million = 3", 'stands in quotes, [prices."gpt-4.1"]'),
+        ("[prices.m]\ninput_per_million = 3", "trackside.toml, prices.m: output_per_million is missing"),
+        ('[prices.m]\ninput_per_million = "dear"', "prices.m.input_per_million: 'dear' is not a number of US dollars"),
+        ("[prices]\ngpt = 3", "trackside.toml: unknown key prices.gpt"),
+        ("[runs]\nredact = true", "trackside.toml, runs.redact: True is not a text"),
+        ('[runs]\nredact = "hide"', "runs.redact: 'hide' is not path/file.py:name or package.module:name"),
+        ("[database.x]\nurl = 1", "trackside.toml: unknown key database.x"),
+    ],
+)
+def test_a_mistake_in_limits_prices_or_runs_names_the_key(tmp_path: Path, toml: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, toml=toml)
+
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TRACKSIDE_RUNS_MAX_RUNNING", "many", "'many' is not a whole number"),
+        ("TRACKSIDE_RUNS_MAX_RUNING", "3", "did you mean TRACKSIDE_RUNS_MAX_RUNNING?"),
+        ("TRACKSIDE_LIMITS_SPEED", "3", "there is no such setting; there are TRACKSIDE_LIMITS_NAME_MAX_RUNNING"),
+        ("TRACKSIDE_LIMITS_OTHER_TIMEOUT", "3", "no agent is named 'other'"),
+        ("TRACKSIDE_PRICES_GPT", "3", "there is no such setting; there are TRACKSIDE_PRICES_NAME_INPUT_PER_MILLION"),
+        ("TRACKSIDE_AGENTS_", "a.py:b", "there is no such setting; there are TRACKSIDE_AGENTS_NAME"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path, name: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, environ={name: value})
+
+    assert str(caught.value).startswith(f"{name}: ")
+    assert says in str(caught.value)
+
+
+def test_the_document_shows_every_section_as_it_is_read(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    toml = document.split("```toml\n")[1].split("```")[0]
+
+    settings = load(tmp_path, toml=toml)
+
+    assert settings.limits_of("research") == AgentLimits(
+        max_running=2,
+        timeout=300.0,
+        max_tokens=200_000,
+        max_cost_usd=0.5,
+        max_llm_calls=40,
+        max_tool_calls=100,
+        max_attempts=3,
+    )
+    assert settings.prices["my-model"].cache_read_per_million == 0.05
+    assert (settings.max_running, settings.shutdown_grace) == (64, 30.0)

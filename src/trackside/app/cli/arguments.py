@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from trackside.app.settings.durations import duration_of
 from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json, JsonObject
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
 
 
 class ArgumentError(TracksideError, ValueError):
@@ -110,11 +107,10 @@ def read_seconds(text: str, name: str) -> float:
     Raises:
         ArgumentError: it is not one, or it is zero.
     """
-    found = _DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else 0.0
-    if seconds <= 0:
+    found = duration_of(text)
+    if found is None or found.seconds <= 0:
         raise ArgumentError(name=name, why=f"{text!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
-    return seconds
+    return found.seconds
 
 
 def read_age(text: str, name: str, *, now: datetime) -> timedelta:
@@ -123,10 +119,10 @@ def read_age(text: str, name: str, *, now: datetime) -> timedelta:
     Raises:
         ArgumentError: it is not a length of time with its unit, or was before the year 1.
     """
-    found = _DURATION.fullmatch(text.strip())
+    found = duration_of(text)
     try:
-        if found and found[2]:
-            age = timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+        if found and found.has_unit:
+            age = timedelta(seconds=found.seconds)
             return now - (now - age)  # as far as there are years
     except OverflowError:
         raise ArgumentError(name=name, why=f"{text!r} is longer ago than the year 1") from None
@@ -139,12 +135,12 @@ def read_since(text: str, *, now: datetime) -> datetime:
     Raises:
         ArgumentError: it is neither.
     """
-    found = _DURATION.fullmatch(text.strip())
-    if found and not found[2]:
+    found = duration_of(text)
+    if found and not found.has_unit:
         raise ArgumentError(name="--since", why=f"{text!r} has no unit; write {text}m, {text}h or {text}d")
     try:
         if found:
-            return now - timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+            return now - timedelta(seconds=found.seconds)
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentError(

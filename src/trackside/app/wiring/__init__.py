@@ -15,8 +15,8 @@ from trackside.app.pricing import GenaiPrices
 from trackside.app.settings import Settings
 from trackside.app.spool import Spool
 from trackside.app.wiring.agents import AgentReference, load_agent
-from trackside.app.wiring.prices import read_beside
 from trackside.app.wiring.recorder import Recorder
+from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
 from trackside.harness.errors import Fault
@@ -81,32 +81,38 @@ async def open_app(
     `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
     see what is not stored. `hands_over` says whether runs that have not started are left to other processes in the end,
     and theirs taken over. With `one_run` the list of prices is read when the first price is asked for, and costs nothing
-    if none is; else at once, in a thread, so that no other run has to wait for it.
+    if none is; else before anything runs, so that no other run has to wait for it.
 
     Raises:
-        SettingsError: the database cannot be used.
+        SettingsError: the database cannot be used, or the hook that redacts events.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
         NotAnAgentError: an agent is none.
         MissingExtraError: an agent needs a package that is not installed.
     """
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
+    redact = None if settings.redact is None else await asyncio.to_thread(load_redaction, settings)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         recorder = Recorder(store, spool=Spool(spool_folder(settings)))
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
         checkpointer = await _checkpointer(settings, agents, stack)
-        prices = GenaiPrices()
+        prices = GenaiPrices(settings.prices)
         if not one_run:
-            await stack.enter_async_context(read_beside(prices))
+            await asyncio.to_thread(prices.load)
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
             coordinator=store.coordinator(hands_over=hands_over),
             states=store.thread_states(),
             checkpointer=checkpointer,
+            max_running=settings.max_running,
+            limits={name: settings.limits_of(name) for name in agents},
+            stopping=settings.stopping,
             prices=prices,
+            redact=redact,
+            shutdown_grace=settings.shutdown_grace,
         )
         await stack.enter_async_context(manager)
         yield App(manager, store, recorder, checkpointer)

@@ -93,6 +93,22 @@ def load_agent(reference: AgentReference) -> Any:
         AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
         AgentImportError: the module's own code failed.
     """
+    found = load_object(reference)
+    try:
+        as_agent(found)
+    except NotAnAgentError as exc:
+        why = exc.details["why"] if callable(found) else f"it is {_a(type(found).__name__)} ({found!r:.80})"
+        raise AgentReferenceError(reference=reference, why=why) from exc
+    return found
+
+
+def load_object(reference: AgentReference) -> Any:
+    """As `load_agent`, whatever stands there.
+
+    Raises:
+        AgentReferenceError: there is no such file, module or attribute; the message says what is.
+        AgentImportError: the module's own code failed.
+    """
     module = _import_file(reference) if reference.is_file else _import_module(reference)
     if not reference.attribute:
         why = f"say which object in it is meant, as {reference.module}:NAME; {_what_is_in(module)}"
@@ -103,11 +119,6 @@ def load_agent(reference: AgentReference) -> Any:
             found = getattr(found, part)
         except AttributeError:
             raise AgentReferenceError(reference=reference, why=_no_attribute(reference, found, part)) from None
-    try:
-        as_agent(found)
-    except NotAnAgentError as exc:
-        why = exc.details["why"] if callable(found) else f"it is {_a(type(found).__name__)} ({found!r:.80})"
-        raise AgentReferenceError(reference=reference, why=why) from exc
     return found
 
 

@@ -1,0 +1,173 @@
+"""What can be configured, and where it comes from: flags over environment over `trackside.toml` over defaults.
+
+A key is `section.name`. In the file it is `[section]` and `name = …`, in the environment `TRACKSIDE_SECTION_NAME`. Only
+the command line and the wiring read settings; every other module gets what it needs as arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from trackside.app.pricing import ModelPrice
+from trackside.app.settings._keys import DATABASE_SPOOL, DATABASE_URL, REDACT, Key
+from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file
+from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
+from trackside.harness.ending import StopPolicy
+from trackside.harness.errors import Fault
+from trackside.harness.types import AgentLimits
+
+__all__ = [
+    "DEFAULT_DATABASE_URL",
+    "SETTINGS_FILE",
+    "DefaultDatabaseError",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+]
+
+SETTINGS_FILE = "trackside.toml"
+DEFAULT_DATABASE_URL = "sqlite:///trackside.db"
+
+_FLAGS: Mapping[str, tuple[Key, str]] = {DATABASE_URL: (Key("database", None, "url"), "--database")}
+_URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One consistent set of settings. `sources` says for each key that is not at its default who set it."""
+
+    agents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """References to agents (`path/file.py:name` or `package.module:name`) by the names they go by."""
+    database_url: str = DEFAULT_DATABASE_URL
+    database_spool: str | None = None
+    """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
+    `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""
+    default_limits: AgentLimits = field(default_factory=AgentLimits)
+    """What the runs of an agent may take that has no limits of its own."""
+    limits: Mapping[str, AgentLimits] = field(default_factory=lambda: MappingProxyType({}))
+    """What the runs of an agent may take, by its name: its own limits, and for the rest the default ones."""
+    max_running: int = 256
+    """How many runs execute at once in a process."""
+    shutdown_grace: float = 10.0
+    """Seconds that a process which ends waits for its runs."""
+    stopping: StopPolicy = field(default_factory=StopPolicy)
+    redact: str | None = None
+    """A reference to the function that takes out of events what nobody may see; written as those of agents are."""
+    prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
+    """Prices by the name of the model, in front of those that are listed."""
+    sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def limits_of(self, agent: str) -> AgentLimits:
+        """What the runs of an agent may take."""
+        return self.limits.get(agent, self.default_limits)
+
+    def complaint(self, key: str, why: str) -> SettingsError:
+        """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
+        return SettingsError(where=where_set(key, self.sources.get(key, "the default")), why=why)
+
+    @property
+    def database_shown(self) -> str:
+        """The database's address as it may be shown: without a password."""
+        shown = self.database_url
+        for password in _PASSWORDS:
+            shown = password.sub(r"\1…", shown)
+        return shown
+
+    @property
+    def database_source(self) -> str | None:
+        """Who chose the database: a flag, a variable, the file; None for the default."""
+        return self.sources.get(DATABASE_URL)
+
+    def database_complaint(self, why: str, *, fault: Fault = "caller") -> SettingsError:
+        """The error to raise when the database cannot be used; its `fault` is the store's if another address would not
+        have helped to find it.
+        """
+        if self.database_source is None:
+            name = self.database_url.removeprefix("sqlite:///")
+            return DefaultDatabaseError(why=why.replace(name, f"{name} (the default database)", 1), fault=fault)
+        complaint = self.complaint(DATABASE_URL, why)
+        return SettingsError(**complaint.details, fault=fault)
+
+
+def load_settings(
+    flags: Mapping[str, str | None] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Read `trackside.toml`, the `TRACKSIDE_*` variables, and `flags` (by key; None: not given).
+
+    `environ` is this process's environment and `folder`, where the file is, the current one if left out.
+
+    Raises:
+        SettingsError: a key is unknown, a value does not fit, or the file is not TOML; the message names it.
+    """
+    environ = os.environ if environ is None else environ
+    folder = Path.cwd() if folder is None else folder
+    given = [entry_of(*_FLAGS[key], value) for key, value in (flags or {}).items() if value is not None]
+    entries = [*from_file(folder / SETTINGS_FILE), *from_environment(environ), *given]
+    settings = _settings_of({entry.key: entry for entry in entries}.values())
+    _check(settings)
+    return settings
+
+
+def _settings_of(entries: Iterable[Entry]) -> Settings:
+    plain: dict[str, dict[str, Any]] = defaultdict(dict)
+    owned: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    sources: dict[str, str] = {}
+    for key, source, value in entries:
+        (plain[key.section] if key.owner is None else owned[key.section][key.owner])[key.name] = value
+        sources[str(key)] = source
+    database, runs, limits = plain["database"], plain["runs"], AgentLimits(**plain["limits"])
+    stopping = {name: runs.pop(name) for name in ("cancel_after", "stuck_after") if name in runs}
+    return Settings(
+        agents={name: values[""] for name, values in owned["agents"].items()},
+        database_url=_URL.sub(lambda scheme: scheme[0].lower(), database.get("url", DEFAULT_DATABASE_URL), 1),
+        database_spool=database.get("spool"),
+        default_limits=limits,
+        limits={name: replace(limits, **own) for name, own in owned["limits"].items()},
+        stopping=StopPolicy(**stopping),
+        prices={model: _price(model, values, sources) for model, values in owned["prices"].items()},
+        sources=sources,
+        **runs,
+    )
+
+
+def _price(model: str, values: dict[str, Any], sources: Mapping[str, str]) -> ModelPrice:
+    for name in ("input_per_million", "output_per_million"):
+        if name not in values:
+            source = sources[str(Key("prices", model, next(iter(values))))]
+            raise SettingsError(where=where_set(f"prices.{model}", source), why=f"{name} is missing")
+    return ModelPrice(**values)
+
+
+def _check(settings: Settings) -> None:
+    if not _URL.match(settings.database_url):
+        url = settings.database_url
+        raise settings.database_complaint(f"{url!r} is not a database URL; a file is written sqlite:///{url or 'FILE'}")
+    if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
+        raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
+    for name, reference in settings.agents.items():
+        if ":" in name:
+            raise settings.complaint(f"agents.{name}", f"an agent's name has no colon, as {name!r} has")
+        _check_reference(settings, f"agents.{name}", reference)
+    if settings.redact is not None:
+        _check_reference(settings, REDACT, settings.redact)
+    for name in settings.limits:
+        if name not in settings.agents:
+            key = next(key for key in settings.sources if key.startswith(f"limits.{name}."))
+            configured = ", ".join(sorted(settings.agents)) or "none"
+            raise settings.complaint(key, f"no agent is named {name!r}; those under [agents] are: {configured}")
+
+
+def _check_reference(settings: Settings, key: str, reference: str) -> None:
+    if not all(reference.rpartition(":")):
+        raise settings.complaint(key, f"{reference!r} is not path/file.py:name or package.module:name")

@@ -1,0 +1,167 @@
+"""Which keys there are, and what a value of each has to be.
+
+Most are `section.name`. In some sections things have names that somebody chose (agents, models), and one more level:
+`agents.NAME`, `limits.NAME.timeout`, `prices.MODEL.input_per_million`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from trackside.app.settings.durations import duration_of
+
+DATABASE_URL = "database.url"
+DATABASE_SPOOL = "database.spool"
+REDACT = "runs.redact"
+
+_VARIABLES = "TRACKSIDE_"
+
+
+class Key(NamedTuple):
+    """The key of a setting. `owner` is whose it is, in sections where things have names: an agent, a model."""
+
+    section: str
+    owner: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return ".".join(part for part in self if part)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{value!r} is not a text; put it in quotes")
+
+
+def _count(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for no limit of your own")
+    return number
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value) if type(value) in {int, float, str} else -1.0
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{value!r} is not a number of US dollars from 0 up")
+    return number
+
+
+def _money(value: Any) -> float:
+    if (number := _number(value)) == 0:
+        raise ValueError("a run that may cost nothing could not call a model; leave it out for no limit")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    found = duration_of(str(value)) if type(value) in {int, float, str} else None
+    if found is None:
+        raise ValueError(f"{value!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
+    return found.seconds
+
+
+def _timeout(value: Any) -> float:
+    if (seconds := _seconds(value)) == 0:
+        raise ValueError("a run that may take no time could do nothing; leave it out for no limit")
+    return seconds
+
+
+type _Kinds = Mapping[str, Callable[[Any], Any]]
+
+_LIMITS: _Kinds = {
+    "max_running": _count,
+    "timeout": _timeout,
+    "max_tokens": _count,
+    "max_cost_usd": _money,
+    "max_llm_calls": _count,
+    "max_tool_calls": _count,
+    "max_attempts": _count,
+}
+_PLAIN: Mapping[str, _Kinds] = {
+    "database": {"url": _text, "spool": _text},
+    "limits": _LIMITS,
+    "runs": {
+        "max_running": _count,
+        "shutdown_grace": _seconds,
+        "cancel_after": _seconds,
+        "stuck_after": _seconds,
+        "redact": _text,
+    },
+}
+"""The sections whose keys are all known."""
+_OWNED: Mapping[str, _Kinds] = {
+    "agents": {"": _text},
+    "limits": _LIMITS,
+    "prices": dict.fromkeys(("input_per_million", "output_per_million", "cache_read_per_million"), _number),
+}
+"""What can be set of things that have names; an agent is a single value."""
+
+
+def parser_of(key: Key) -> Callable[[Any], Any] | None:
+    """What makes a value of what is set; raises `ValueError` with the reason if it cannot. None: there is no such key."""
+    if key.owner == "":
+        return None
+    return (_PLAIN if key.owner is None else _OWNED).get(key.section, {}).get(key.name)
+
+
+def has_owners(section: str, *, single: bool) -> bool:
+    """Whether things have names in a section; with `single`, whether each of them is a single value."""
+    return section in _OWNED and ("" in _OWNED[section]) is single
+
+
+def plain_keys() -> list[Key]:
+    """Those keys that have no name in them which somebody chose."""
+    return [Key(section, None, name) for section, kinds in _PLAIN.items() for name in kinds]
+
+
+def variable_of(key: Key) -> str:
+    """The environment variable that sets a plain key."""
+    return f"{_VARIABLES}{key.section}_{key.name}".upper()
+
+
+def key_of_variable(variable: str) -> Key | None:
+    """The key that an environment variable sets, where that has an owner's name in it, which is lower-case then.
+
+    Raises:
+        ValueError: it begins as such a variable does, and sets nothing.
+    """
+    for section, kinds in _OWNED.items():
+        prefix = f"{_VARIABLES}{section}_".upper()
+        if not variable.startswith(prefix):
+            continue
+        rest = variable.removeprefix(prefix).lower()
+        for name in kinds:
+            owner = rest.removesuffix(f"_{name}") if name else rest
+            if owner and (owner != rest or not name):
+                return Key(section, owner, name)
+        forms = ", ".join(f"{prefix}NAME_{name}".upper().rstrip("_") for name in kinds)
+        raise ValueError(f"there is no such setting; there are {forms}")
+    return None
+
+
+def near_variable(variable: str) -> str | None:
+    """The variable that was probably meant, if this is one that nearly sets something."""
+    if not variable.startswith(_VARIABLES):
+        return None
+    near = difflib.get_close_matches(variable, map(variable_of, plain_keys()), 1, 0.8)
+    return near[0] if near else None
+
+
+def suggestion(wrong: str) -> str:
+    """What to add to the message about a key that there is not: the one that was meant, or all that there are."""
+    section, _, last = wrong.rpartition(".")
+    owned = _OWNED.get(section.partition(".")[0], {}) if "." in section else {}
+    if near := difflib.get_close_matches(last, owned, 1, 0.6):
+        return f"; did you mean {section}.{near[0]}?"
+    if near := difflib.get_close_matches(wrong, map(str, plain_keys()), 1, 0.7):
+        return f"; did you mean {near[0]}?"
+    known = sorted(map(str, plain_keys()))
+    return (
+        f"; known are agents.NAME, {', '.join(known)}, the same limits as limits.NAME.…, prices.MODEL.input_per_million"
+    )

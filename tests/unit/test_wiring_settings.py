@@ -1,0 +1,118 @@
+"""What the settings say of runs holds for those of an app."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from trackside.app.settings import Settings, SettingsError, load_settings
+from trackside.app.wiring import open_app
+from trackside.app.wiring.agents import AgentImportError
+from trackside.harness import RunContext, RunResult, RunSpec, RunStatus
+
+type Load = Callable[..., Awaitable[Settings]]
+
+
+async def spend(input: object, run: RunContext) -> str:
+    run.record_usage("mine", input_tokens=1_000, output_tokens=100)
+    await asyncio.sleep(0)
+    return "spent"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def read(toml: str, files: dict[str, str]) -> Settings:
+        for name, text in files.items():
+            (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        head = f'[database]\nurl = "sqlite:///{tmp_path / "log.db"}"\n[agents]\nspend = "agents.py:spend"\n'
+        (tmp_path / "trackside.toml").write_text(head + toml, encoding="utf-8")
+        return load_settings(environ={}, folder=tmp_path)
+
+    async def load(toml: str = "", **files: str) -> Settings:
+        return await asyncio.to_thread(read, toml, files)
+
+    return load
+
+
+async def result_of(settings: Settings, agent: str = "spend") -> RunResult:
+    async with open_app(settings, {agent: spend}) as app:
+        return await (await app.manager.start(RunSpec(agent, "my secret"))).result()
+
+
+async def test_a_run_that_uses_more_than_its_agent_may_is_stopped(load: Load) -> None:
+    result = await result_of(await load("[limits.spend]\nmax_tokens = 1_099"))
+
+    assert result.status is RunStatus.error
+    assert result.error == "the run used 1100 tokens, and max_tokens is 1099"
+    assert (await result_of(await load("[limits.spend]\nmax_tokens = 1_100"))).status is RunStatus.success
+
+
+async def test_the_limits_of_all_agents_hold_for_one_without_its_own(load: Load) -> None:
+    settings = await load("[limits]\nmax_llm_calls = 1\nmax_tokens = 10\n[limits.spend]\nmax_tokens = 2_000")
+
+    assert (await result_of(settings)).status is RunStatus.success
+    assert "max_tokens is 10" in str((await result_of(settings, "another.py:spend")).error)
+
+
+async def test_prices_of_ones_own_make_a_cost_that_a_budget_can_limit(load: Load) -> None:
+    prices = "[prices.mine]\ninput_per_million = 2\noutput_per_million = 10\n"
+
+    result = await result_of(await load(prices))
+    assert result.completion_data["cost_usd"] == pytest.approx(0.003)
+    dear = await result_of(await load(prices + "[limits]\nmax_cost_usd = 0.0029"))
+    assert dear.error == "the run cost 0.003 USD, and max_cost_usd is 0.0029"
+
+
+HIDE = """
+def hide(kind, payload):
+    if "message" in payload:
+        payload["message"]["content"] = "[hidden]"
+    if "completion_data" in payload:
+        payload["completion_data"]["first_human_message"] = "[hidden]"
+    return payload
+
+async def later(kind, payload): return payload
+def one(payload): return payload
+number = 3
+"""
+
+
+async def test_the_redaction_hook_sees_to_it_that_a_text_is_not_stored(load: Load, tmp_path: Path) -> None:
+    settings = await load(f'[runs]\nredact = "{tmp_path}/privacy.py:hide"', privacy=HIDE)
+
+    async with open_app(settings, {"spend": spend}) as app:
+        run = await (await app.manager.start(RunSpec("spend", "my secret"))).result()
+        events = await app.store.events(run_id=run.run_id)
+
+    assert "[hidden]" in repr(events)
+    assert "my secret" not in repr(events) + repr(run)
+
+
+@pytest.mark.parametrize(
+    ("hook", "says"),
+    [
+        ("privacy.py:hid", "privacy.py has no hid"),
+        ("privat.py:hide", "there is no file"),
+        ("privacy.py:number", "is no function but 3"),
+        ("privacy.py:later", "is asynchronous"),
+        ("privacy.py:one", "cannot be called with two arguments"),
+    ],
+)
+async def test_what_is_no_redaction_hook_is_refused_before_anything_runs(
+    load: Load, tmp_path: Path, hook: str, says: str
+) -> None:
+    settings = await load(f'[runs]\nredact = "{tmp_path}/{hook}"', privacy=HIDE)
+
+    with pytest.raises(SettingsError, match="runs.redact: ") as caught:
+        await result_of(settings)
+
+    assert says in str(caught.value)
+    assert not (tmp_path / "log.db").exists()
+
+
+async def test_a_redaction_hook_whose_module_fails_is_its_authors_to_see(load: Load, tmp_path: Path) -> None:
+    settings = await load(f'[runs]\nredact = "{tmp_path}/privacy.py:hide"', privacy="1 / 0")
+
+    with pytest.raises(AgentImportError, match="ZeroDivisionError"):
+        await result_of(settings)
