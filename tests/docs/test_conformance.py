@@ -20,7 +20,7 @@ def run_pytest(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["observer", "store"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["observer", "store", "adapter"])
 def test_an_example_passes(example: str, tmp_path: Path) -> None:
     result = run_pytest(tmp_path, example)
     assert result.returncode == 0, result.stdout + result.stderr

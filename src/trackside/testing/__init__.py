@@ -1,7 +1,7 @@
 """For the tests of whoever runs agents or observes runs: a loop whose time is virtual, observers that misbehave on
-purpose, events to give them, a checker of what a run announced; and for whoever writes an observer, a coordinator or a
-store, the conformance kit (`contracts`). Imports the harness and nothing else; only the kit needs pytest, and is imported
-when it is asked for.
+purpose, events to give them, a checker of what a run announced; and for whoever writes an observer, an adapter of a
+framework, a coordinator or a store, the conformance kit (`contracts`). Imports the harness and nothing else; only the kit
+needs pytest, and is imported when it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,18 @@ from trackside.testing.observers import Misbehaviour, RecordingBatchObserver, Re
 from trackside.testing.run_order import assert_run_order
 
 if TYPE_CHECKING:
-    from trackside.testing.contracts import CoordinatorContract, Coordinators, ObserverContract, StoreContract, Stores
+    from trackside.testing.contracts import (
+        AgentContract,
+        CoordinatorContract,
+        Coordinators,
+        ObserverContract,
+        ScriptedAgents,
+        StoreContract,
+        Stores,
+    )
 
 __all__ = [
+    "AgentContract",
     "CoordinatorContract",
     "Coordinators",
     "DeadlockError",
@@ -23,6 +32,7 @@ __all__ = [
     "ObserverContract",
     "RecordingBatchObserver",
     "RecordingObserver",
+    "ScriptedAgents",
     "StoreContract",
     "Stores",
     "VirtualClock",
@@ -33,7 +43,15 @@ __all__ = [
     "run_virtual",
 ]
 
-_KIT = {"CoordinatorContract", "Coordinators", "ObserverContract", "StoreContract", "Stores"}
+_KIT = {
+    "AgentContract",
+    "CoordinatorContract",
+    "Coordinators",
+    "ObserverContract",
+    "ScriptedAgents",
+    "StoreContract",
+    "Stores",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,18 @@ RULES: Mapping[str, str] = {
     "I12": "an observer sees a run's events in sequence order",
     "I22": "accepted = delivered + failed + dropped + pending, always",
     "I23": "flush(timeout) reports, aclose may be repeated, and no event after it is lost silently",
+    # agents
+    "agent": "a run of an agent has one opening, its output as plain JSON, and one closing",
+    "messages": "each human message is announced once, and every message counted",
+    "thread memory": "a thread remembers what its runs came to, and nothing of other threads",
+    "usage": "every call of a model or tool is counted once, by model and by caller, whatever becomes of the run",
+    "budget": "a run that used more than it may is stopped, and tells what it used",
+    "failures told": "what went wrong is told with its text and its class, also if agent or framework swallowed it",
+    "stopped": "an agent that is stopped has really stopped before anybody is told",
+    "rollback": "a run that is rolled back leaves its thread as it was",
+    "questions": "an agent that asks is interrupted, goes on with the answer, and only with one to what it asked",
+    "streaming": "a follower sees what the agent comes to, in numbered parts of plain JSON",
+    "I21": "code of an agent's sees its own run, and nothing leaks between runs",
     # coordinators
     "RunCoordinator.admit": "a run is let in under its strategy, all or nothing; first come, first served",
     "RunCoordinator.claim": "a pending run is given to exactly one, when it is at the head of its thread",

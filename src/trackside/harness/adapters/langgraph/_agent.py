@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
-from langgraph.types import Command, Interrupt
+from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import (
@@ -23,7 +23,7 @@ from trackside.harness.adapters.langgraph._graph import (
     StateGraph,
     checkpointer_of,
 )
-from trackside.harness.adapters.langgraph._input import GraphInput, resume_value
+from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._stopping import see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
 from trackside.harness.adapters.langgraph._threads import roll_back
@@ -70,7 +70,8 @@ class LangGraphAgent:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
 
         Raises:
-            InvalidSpecError: the run's command or config does not fit the graph.
+            InvalidSpecError: the run's command or config does not fit the graph, or answers what nobody asked.
+            NotPausedError: it resumes a thread that waits for nothing.
         """
         state = await self._state_of(run)
         return [message for message in state.given.humans if message["id"] not in state.known_ids]
@@ -113,28 +114,14 @@ class LangGraphAgent:
 
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
         """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
-        given, saver = state.given, checkpointer_of(graph)
+        value, saver = state.given.value, checkpointer_of(graph)
         if saver is None:
-            if run.resuming:
-                raise NoCheckpointerError(graph=self.name, what="resume a thread")
             if run.interrupt_before or run.interrupt_after:
                 raise NoCheckpointerError(graph=self.name, what="stop at a node and go on later")
-            return given.value
-        if given.value is not None and not run.command:
-            return given.value
-        address = _address(run)
-        saved = await saver.aget_tuple(address)
-        state.pending = tuple(saved.pending_writes or ()) if saved else ()
-        if not run.resuming:
-            return given.value
-        snapshot = await graph.aget_state(address)
-        if not snapshot.next:
-            raise NotPausedError(thread_id=run.thread_id)
-        command = cast("Command[Any]", given.value)
-        answer = resume_value(run.resume, [interrupt.id for interrupt in snapshot.interrupts])
-        if answer is None and command.update is None and not command.goto:
-            return None  # past a breakpoint, where nobody asked anything
-        return Command(update=command.update, goto=command.goto, resume=answer)
+        elif value is None or run.command:
+            saved = await saver.aget_tuple(_address(run))
+            state.pending = tuple(saved.pending_writes or ()) if saved else ()
+        return value
 
     async def _result(self, run: RunContext, graph: Graph, stream: GraphStream) -> AgentResult:
         values = stream.values()
@@ -162,14 +149,33 @@ class LangGraphAgent:
         """What is known about a run before it begins, found out once."""
         state = self._runs.get(run)
         if state is None:
-            graph = self._graph_for(run)
-            given = GraphInput.of(run, graph)
-            known: frozenset[str] = frozenset()
-            # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
-            if checkpointer_of(graph) and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
-                known = ids_of((await graph.aget_state(_address(run))).values)
-            state = self._runs[run] = _RunState(given, known)
+            state = self._runs[run] = await self._look(run)
         return state
+
+    async def _look(self, run: RunContext) -> _RunState:
+        """What the run brings, and what of it its thread has already.
+
+        Raises:
+            InvalidSpecError: the run asks for something that the graph does not have.
+            NotPausedError: it resumes a thread that waits for nothing.
+            NoCheckpointerError: it resumes, and nothing remembers threads.
+        """
+        graph = self._graph_for(run)
+        saver = checkpointer_of(graph)
+        open_ids: Sequence[str] = ()
+        if run.resuming:
+            if saver is None:
+                raise NoCheckpointerError(graph=self.name, what="resume a thread")
+            thread = await graph.aget_state(_address(run))
+            if not thread.next:
+                raise NotPausedError(thread_id=run.thread_id)
+            open_ids = [interrupt.id for interrupt in thread.interrupts]
+        given = GraphInput.of(run, graph, open_ids)
+        known: frozenset[str] = frozenset()
+        # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
+        if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
+            known = ids_of((await graph.aget_state(_address(run))).values)
+        return _RunState(given, known)
 
 
 @dataclass(slots=True)

@@ -12,22 +12,23 @@ from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
 from trackside.harness.context import RunContext
-from trackside.harness.errors import InvalidSpecError
+from trackside.harness.errors import InvalidSpecError, UnansweredError, UnknownQuestionError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
-_INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
+# LangGraph's own ids, and UUIDs, as other agents' questions have.
+_QUESTION_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(slots=True)
 class GraphInput:
     """What a graph gets to begin or go on with, and the messages that come with it.
 
-    `value` is for `graph.astream`; of a command it lacks the `resume`, which depends on what the thread waits for.
-    `answers` are the texts of a human's answers, `humans` all human messages, answers included. `brought` counts the
-    messages in `value`; `given_ids` are the ids that the caller gave them.
+    `value` is for `graph.astream`; None goes on from the thread's last checkpoint. `answers` are the texts of a human's
+    answers, `humans` all human messages, answers included. `brought` counts the messages in `value`; `given_ids` are the
+    ids that the caller gave them.
     """
 
     value: Any
@@ -37,20 +38,27 @@ class GraphInput:
     given_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, run: RunContext, graph: Graph) -> GraphInput:
-        """What `run` asks for, in the form that `graph` takes.
+    def of(cls, run: RunContext, graph: Graph, open_ids: Sequence[str]) -> GraphInput:
+        """What `run` asks for, in the form that `graph` takes; `open_ids` are the questions that its thread waits for.
 
         Raises:
-            InvalidSpecError: the command names something that the graph does not have.
+            InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked.
         """
         if not run.command:
             return cls._of_state(run.input, graph)
         brought = cls._of_state(_pairs_as_tuples(run.command.get("update")), graph)
-        brought.value = Command(update=brought.value, goto=_destinations(run.command.get("goto"), graph))
-        if run.resuming:
-            answers = [answer_message(answer) for answer in _answers(run.resume)]
-            brought.answers = [answer["content"] for answer in answers]
-            brought.humans = [*answers, *brought.humans]
+        update, goto = brought.value, _destinations(run.command.get("goto"), graph)
+        if not run.resuming:
+            brought.value = Command(update=update, goto=goto)
+            return brought
+        by_id = _answers_by_id(run, open_ids)
+        resume = by_id or run.resume
+        # Past a breakpoint, where nobody asked anything, there may be nothing to bring.
+        given = resume is not None or update is not None or goto
+        brought.value = Command(update=update, goto=goto, resume=resume) if given else None
+        answers = [answer_message(answer) for answer in list(by_id.values()) or [run.resume]]
+        brought.answers = [answer["content"] for answer in answers]
+        brought.humans = [*answers, *brought.humans]
         return brought
 
     @classmethod
@@ -72,24 +80,24 @@ class GraphInput:
         )
 
 
-def resume_value(answer: Any, pending: Sequence[str]) -> Any:
-    """The answer in the form that LangGraph hands to the right question.
+def _answers_by_id(run: RunContext, open_ids: Sequence[str]) -> dict[str, Any]:
+    """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
-    By the question's id wherever it is known: a plain `null` or `{}` would count as no answer at all.
+    LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all.
 
     Raises:
-        InvalidSpecError: it answers a question that is not open, or does not say which of several.
+        InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
-    names_questions = _names_questions(answer)
-    if names_questions and set(answer) <= set(pending):
+    answer = run.resume
+    if _names_questions(answer, open_ids):
+        if unknown := [str(key) for key in answer if key not in open_ids]:
+            raise UnknownQuestionError(
+                thread_id=run.thread_id, open=", ".join(open_ids) or "nobody's answer", unknown=", ".join(unknown)
+            )
         return dict(answer)
-    if names_questions:
-        why = f"the questions that are open are {', '.join(pending) or 'none'}"
-        raise InvalidSpecError(field="command.resume", value=answer, why=why)
-    if len(pending) > 1:
-        why = f"{len(pending)} questions are open; answer by id, as {{id: answer}}, one or more of {', '.join(pending)}"
-        raise InvalidSpecError(field="command.resume", value=answer, why=why)
-    return {pending[0]: answer} if pending else answer
+    if len(open_ids) > 1:
+        raise UnansweredError(thread_id=run.thread_id, open=", ".join(open_ids))
+    return dict.fromkeys(open_ids, answer)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
@@ -115,12 +123,11 @@ def _pairs_as_tuples(update: Any) -> Any:
     return update
 
 
-def _names_questions(answer: Any) -> bool:
-    return isinstance(answer, Mapping) and bool(answer) and all(_INTERRUPT_ID.fullmatch(str(key)) for key in answer)
-
-
-def _answers(resume: Any) -> list[Any]:
-    return list(resume.values()) if _names_questions(resume) else [resume]
+def _names_questions(answer: Any, open_ids: Sequence[str]) -> bool:
+    """Whether an answer's keys are meant as ids of questions: one is open, or all of them look like one."""
+    if not isinstance(answer, Mapping) or not answer:
+        return False
+    return any(key in open_ids for key in answer) or all(_QUESTION_ID.fullmatch(str(key)) for key in answer)
 
 
 def _as_state(value: Any, graph: Graph) -> Any:

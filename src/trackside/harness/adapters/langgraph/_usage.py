@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class UsageRecorder(BaseCallbackHandler):
         """The graph has stopped: count what was reported of calls that never came to an end."""
         for run_id in list(self._calls):
             if (call := self._calls.pop(run_id, None)) is not None:
-                self._record(call, call.reported)
+                self._record_part(call, call.reported)
 
     def on_chain_start(
         self,
@@ -152,10 +153,10 @@ class UsageRecorder(BaseCallbackHandler):
         usage = message.usage_metadata if message is not None else None
         if usage and usage.get("total_cost") == 0:  # how LangChain marks an answer from its cache
             return
-        self._record(call, _Tokens.of(usage or _usage_of_provider(response)), even_if_empty=True)
+        self._record(call, _Tokens.of(usage or _usage_of_provider(response)))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Count what the call reported before it failed."""
+        """Count the failure, and what the call reported before it."""
         call = self._calls.pop(run_id, None)
         if call is None:
             return
@@ -163,18 +164,25 @@ class UsageRecorder(BaseCallbackHandler):
         message = _message_of(response) if isinstance(response, LLMResult) else None
         call.model = _answering_model(message, response) or call.model
         usage = message.usage_metadata if message is not None else None
-        self._record(call, _Tokens.of(usage) if usage else call.reported)
+        self._record_part(call, _Tokens.of(usage) if usage else call.reported)
+        if not isinstance(error, asyncio.CancelledError):  # the run's end, not the model's
+            self._run.record_model_failure(error)
 
-    def _record(self, call: _Call, tokens: _Tokens, *, even_if_empty: bool = False) -> None:
-        if even_if_empty or tokens != _NOTHING:
-            self._run.record_usage(
-                call.model,
-                input_tokens=tokens.input,
-                output_tokens=tokens.output,
-                cache_read_tokens=tokens.cache_read,
-                reasoning_tokens=tokens.reasoning,
-                caller=call.caller,
-            )
+    def _record_part(self, call: _Call, tokens: _Tokens) -> None:
+        """Count a call that came to no end, if it is known to have used anything."""
+        if tokens != _NOTHING:
+            self._record(call, tokens, answered=False)
+
+    def _record(self, call: _Call, tokens: _Tokens, *, answered: bool = True) -> None:
+        self._run.record_usage(
+            call.model,
+            input_tokens=tokens.input,
+            output_tokens=tokens.output,
+            cache_read_tokens=tokens.cache_read,
+            reasoning_tokens=tokens.reasoning,
+            caller=call.caller,
+            answered=answered,
+        )
 
     def _caller(self, parent: UUID | None, metadata: Mapping[str, Any], tags: Sequence[str]) -> str:
         for tag in reversed(tags):  # inherited ones come first

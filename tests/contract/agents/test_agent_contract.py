@@ -1,0 +1,23 @@
+"""The adapters keep the contract of an agent: each framework's own code runs, with a model that needs no network."""
+
+import pytest
+from tests.contract.agents.callables_scripts import CallablesScripts
+from tests.contract.agents.langgraph_scripts import LangGraphScripts
+
+from trackside.testing import AgentContract
+
+
+class TestCallables(AgentContract):
+    virtual_time = True
+
+    @pytest.fixture
+    def agents(self) -> CallablesScripts:
+        return CallablesScripts()
+
+
+class TestLangGraph(AgentContract):
+    virtual_time = True
+
+    @pytest.fixture
+    def agents(self) -> LangGraphScripts:
+        return LangGraphScripts()
