@@ -7,11 +7,14 @@ import traceback
 TRACEBACK_CHARS = 16_000
 """How much of a failed agent's traceback is kept: the end of it, where the failure is."""
 
+ERROR_CHARS = 16_000
+"""How much of what an exception says is kept: the beginning of it, and beside it there is room for all else."""
+
 _OWN_MODULES = "trackside.harness."
 
 
 def text_of(exc: BaseException | None) -> str:
-    """What an exception says, readable also where it says little or its own `__str__` fails."""
+    """What an exception says, readable also where it says little, or too much, or its own `__str__` fails."""
     name = type(exc).__qualname__
     try:
         text = str(exc)
@@ -19,6 +22,8 @@ def text_of(exc: BaseException | None) -> str:
         return f"{name}, whose message cannot be read"
     if isinstance(exc, KeyError | SystemExit):  # they say a key or a number, and not what about it
         return f"{name}: {text}"
+    if len(text) > ERROR_CHARS:
+        return f"{text[:ERROR_CHARS]}… [truncated: {len(text) - ERROR_CHARS} characters]"
     return text or f"{name} without a message"
 
 

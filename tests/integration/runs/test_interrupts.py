@@ -1,0 +1,132 @@
+"""Runs that wait for a human: their questions, the answers, and answers that fit nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.integration.runs.stage import Backend, Stage, within_patience
+
+from trackside import AgentResult, RunContext, RunResult, RunStatus
+from trackside.harness.ids import new_id
+
+EMAIL, MONEY = new_id(), new_id()
+
+
+async def asks(input: Any, run: RunContext) -> dict[str, Any]:
+    run.record_usage("small", input_tokens=5, output_tokens=2)
+    first = run.interrupt({"question": "which?"})
+    second = run.interrupt("sure?")
+    return {"input": input, "answers": [first, second]}
+
+
+class AsksSeveral:
+    """An agent of a framework: it pauses with two questions, and goes on with whichever are answered."""
+
+    name = "several"
+    uses_thread_state = True
+
+    async def human_messages(self, run: RunContext) -> Sequence[dict[str, Any]]:
+        return [{"id": new_id(), "type": "human", "content": str(run.resume)}] if run.resuming else []
+
+    async def run(self, run: RunContext) -> AgentResult:
+        had = dict(run.paused.state) if run.paused else {}
+        had |= run.answers_by_id
+        left = [{"id": each, "value": "?"} for each in (EMAIL, MONEY) if each not in had]
+        if left:
+            return AgentResult(interrupts=left, paused=had)
+        return AgentResult("done", values={"input": run.input, "had": had})
+
+    async def rollback(self, run: RunContext) -> None:
+        return None
+
+
+def questions(stage: Stage, result: RunResult) -> list[Any]:
+    return [each["value"] for each in stage.end(result).payload["interrupts"]]
+
+
+async def test_a_question_ends_its_run_and_each_answer_is_a_run_that_goes_on(backend: Backend) -> None:
+    async with backend.open({"asks": asks}) as stage:
+        first = await stage.run("asks", {"n": 1}, thread_id="t")
+        second = await stage.run("asks", thread_id="t", command={"resume": "this one"})
+        third = await stage.run("asks", thread_id="t", command={"resume": {"yes": [1, None]}})
+        assert [each.status for each in (first, second, third)] == [
+            RunStatus.interrupted,
+            RunStatus.interrupted,
+            RunStatus.success,
+        ]
+        assert (questions(stage, first), questions(stage, second)) == ([{"question": "which?"}], ["sure?"])
+        assert stage.told(first)[-2:] == ["run_completed interrupted", "thread_status_updated interrupted"]
+        assert stage.told(second)[1:3] == ["thread_status_updated busy", "human_message"], "an answer is a human's word"
+        state = await stage.manager._services.states.load("t")
+        assert state is not None
+        assert state.values == {"input": {"n": 1}, "answers": ["this one", {"yes": [1, None]}]}
+        assert state.paused is None
+        assert {each.completion_data["total_tokens"] for each in (first, second, third)} == {7}
+        if stage.store is not None:
+            thread = await stage.store.thread("t")
+            assert thread is not None
+            assert thread.status == "idle"
+
+
+async def test_several_questions_are_answered_by_their_ids_in_any_order(backend: Backend) -> None:
+    async with backend.open({"several": AsksSeveral()}) as stage:
+        first = await stage.run("several", "go", thread_id="t")
+        assert (
+            await stage.run("several", thread_id="t", command={"resume": {MONEY: 5}})
+        ).status is RunStatus.interrupted
+        last = await stage.run("several", thread_id="t", command={"resume": {EMAIL: "ok"}})
+        together = await stage.run("several", "go", thread_id="u")
+        both = await stage.run("several", thread_id="u", command={"resume": {EMAIL: 1, MONEY: 2}})
+        assert (first.status, together.status) == (RunStatus.interrupted, RunStatus.interrupted)
+        assert (last.status, both.status) == (RunStatus.success, RunStatus.success)
+        state = await stage.manager._services.states.load("t")
+        assert state is not None
+        assert state.values == {"input": "go", "had": {MONEY: 5, EMAIL: "ok"}}
+
+
+async def test_answers_that_fit_no_question_fail_their_run_and_leave_the_questions_open(backend: Backend) -> None:
+    async with backend.open({"several": AsksSeveral()}) as stage:
+        await stage.run("several", "go", thread_id="t")
+        unknown = new_id()
+        for answer, says in ({"resume": "one for all"}, EMAIL), ({"resume": {unknown: 1}}, unknown):
+            wrong = await stage.run("several", thread_id="t", command=answer)
+            assert (wrong.status, wrong.error is not None and says in wrong.error) == (RunStatus.error, True)
+            assert stage.told(wrong)[-1] == "thread_status_updated interrupted"
+            assert "Traceback" not in str(wrong.error)
+        right = await stage.run("several", thread_id="t", command={"resume": {EMAIL: 1, MONEY: 2}})
+        assert right.status is RunStatus.success
+
+
+async def test_an_answer_where_nothing_was_asked_fails_its_run_and_leaves_the_thread_as_it_was(
+    backend: Backend,
+) -> None:
+    async def echo(input: Any) -> Any:
+        return {"said": input}
+
+    async with backend.open({"echo": echo, "asks": asks}) as stage:
+        await stage.run("echo", "hello", thread_id="t")
+        for thread in ("t", "new"):
+            wrong = await stage.run("asks", thread_id=thread, command={"resume": "yes"})
+            assert wrong.status is RunStatus.error
+            assert wrong.error == (
+                f"Thread {thread!r} does not wait for an answer, so there is nothing to resume; start a run with an input."
+            )
+            assert stage.end(wrong).payload["error_type"] == "NotPausedError"
+            assert stage.told(wrong)[-1] == "thread_status_updated idle"
+        state = await stage.manager._services.states.load("t")
+        assert state is not None
+        assert state.values == {"said": "hello"}
+
+
+async def test_a_question_stays_open_whatever_becomes_of_the_runs_behind_it(backend: Backend) -> None:
+    async with backend.open({"asks": asks}) as stage:
+        first = await stage.start("asks", "go", thread_id="t")
+        gone = await stage.start("asks", thread_id="t", command={"resume": "never given"})
+        await within_patience(gone.cancel(wait=True))
+        assert (await within_patience(first.result())).status is RunStatus.interrupted
+        for action in ("interrupt", "rollback"):
+            late = await stage.start("asks", thread_id="t", command={"resume": "x"}, after_seconds=3_600)
+            await within_patience(late.cancel(action=action, wait=True))
+        assert (await stage.run("asks", thread_id="t", command={"resume": 1})).status is RunStatus.interrupted
+        assert (await stage.run("asks", thread_id="t", command={"resume": 2})).status is RunStatus.success
