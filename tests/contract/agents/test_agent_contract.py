@@ -3,6 +3,7 @@
 import pytest
 from tests.contract.agents.callables_scripts import CallablesScripts
 from tests.contract.agents.langgraph_scripts import LangGraphScripts
+from tests.contract.agents.openai_agents_scripts import OpenAIAgentsScripts
 
 from trackside.testing import AgentContract
 
@@ -21,3 +22,11 @@ class TestLangGraph(AgentContract):
     @pytest.fixture
     def agents(self) -> LangGraphScripts:
         return LangGraphScripts()
+
+
+class TestOpenAIAgents(AgentContract):
+    virtual_time = True
+
+    @pytest.fixture
+    def agents(self) -> OpenAIAgentsScripts:
+        return OpenAIAgentsScripts()

@@ -6,6 +6,7 @@ A framework's module is imported only when one of its objects is passed, and rec
 from __future__ import annotations
 
 import importlib
+import sys
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +21,9 @@ _FRAMEWORKS = {
     "pydantic_ai": "trackside.harness.adapters.pydantic_ai",
 }
 """The adapter of objects whose class, or a base of it, comes from the package on the left."""
+
+_MARKS = {"agents": "Runner"}
+"""What a package of the frameworks' has, where others may call one of theirs by that name, too, as `agents.py`."""
 
 _functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()  # scripts run one over and over
 
@@ -44,9 +48,15 @@ def as_agent(agent: Any, *, name: str | None = None) -> Agent:
     if all(callable(getattr(agent, method, None)) for method in _AGENT_METHODS):
         return agent  # type: ignore[no-any-return]  # it has what an Agent has
     for base in type(agent).__mro__:
-        module = _FRAMEWORKS.get(base.__module__.partition(".")[0])
+        module = _adapter_of(base.__module__.partition(".")[0])
         if module is not None and (adapted := importlib.import_module(module).adapt(agent, name=name)) is not None:
             return adapted  # type: ignore[no-any-return]  # every adapter module's `adapt` gives an Agent
     if callable(agent):
         return CallableAgent(agent, name=name)
     raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"a {type(agent).__name__} cannot be called")
+
+
+def _adapter_of(package: str) -> str | None:
+    """The module that adapts what comes from a package that is imported; None if there is none."""
+    mark = _MARKS.get(package)
+    return _FRAMEWORKS.get(package) if mark is None or hasattr(sys.modules.get(package), mark) else None

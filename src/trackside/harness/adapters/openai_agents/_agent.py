@@ -1,0 +1,158 @@
+"""The adapter: an agent of the OpenAI Agents SDK as an `Agent`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from agents import Agent, Runner, RunResultStreaming, RunState, TResponseInputItem
+
+from trackside.harness.adapters.openai_agents._approvals import (
+    answered_state,
+    approvals_of,
+    paused_state,
+    questions_in,
+)
+from trackside.harness.adapters.openai_agents._config import RunnerOptions, prepare_tracing
+from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
+from trackside.harness.adapters.openai_agents._errors import ToolPauseError
+from trackside.harness.adapters.openai_agents._input import history_of, humans_in, items_of, plain
+from trackside.harness.adapters.openai_agents._stream import AgentStream
+from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
+from trackside.harness.context import AgentResult, RunContext, RunPaused
+from trackside.harness.errors import ErrorOutputError, InvalidSpecError
+from trackside.harness.journal import answer_message
+from trackside.harness.types import JsonObject
+
+_NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
+
+
+def adapt(agent: Any, *, name: str | None = None) -> OpenAIAgent | None:
+    """An agent of the SDK as an agent of ours; None of anything else."""
+    return OpenAIAgent(agent, name=name) if isinstance(agent, Agent) else None
+
+
+class OpenAIAgent:
+    """Runs an agent of the OpenAI Agents SDK.
+
+    The conversation is the thread: its items are in the thread's values as `items`, next to the last `output`, and each run
+    adds to them and begins with this agent, whichever it was handed to before. A run that fails or is stopped leaves the
+    thread as it was. A run's `config` is what `RunnerOptions` says, its `context` the SDK's.
+
+    A tool that needs an approval pauses the run: with one question `{"tool", "arguments", "agent"}` for each call, which is
+    answered as `approval_of` says. Usage is credited as `UsageRecorder` says; what is streamed, `AgentStream` says.
+
+    A run is an error, and what was raised comes out as it is, when the SDK raises: its model fails, it takes too many
+    turns, a guardrail trips (which then says its name and what it found). The SDK itself turns errors of tools into texts
+    for the model; that is the model's to deal with. But if such a text is the run's output, because of `tool_use_behavior`,
+    the run fails with `ErrorOutputError`. A tool's own `failure_error_function` is believed: what it makes is an output.
+
+    Args:
+        agent: what to run. It is never changed.
+        name: what to call it; the agent's own name if left out.
+    """
+
+    uses_thread_state = True
+    """The harness remembers its threads' conversations and questions for it."""
+
+    def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
+        self.name = name or agent.name
+        self._agent = agent
+
+    async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
+        """The human messages in the input, or the answers that the run brings.
+
+        Raises:
+            InvalidSpecError: input, answer, command or config are none that the SDK could use.
+        """
+        _check(run)
+        if run.resuming:
+            approvals_of(run)
+            return [answer_message(answer) for answer in run.answers_by_id.values()]
+        return humans_in(items_of(run))
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """Run the agent to its end, or to where it waits for an approval. What the SDK raises comes out.
+
+        When cancelled, this waits until the SDK's tasks have stopped. Only a plain function as a tool runs in a thread that
+        the SDK leaves behind: it should look at `run.cancelled`.
+
+        Raises:
+            InvalidSpecError: the run asks for something that the SDK does not do.
+            ErrorOutputError: the output is what a tool left that failed.
+            ToolPauseError: a tool called `run.interrupt`.
+        """
+        options = RunnerOptions.of(run)
+        recorder = UsageRecorder(run, self._agent)
+        failed = FailedTools(options.run_config.tool_error_formatter)
+        options = replace(options, run_config=replace(options.run_config, tool_error_formatter=failed))
+        watch = CallWatch(recorder, options.run_config, options.hooks)
+        stream = AgentStream(run, self._agent.name, watch, recorder.tools)
+        given = await self._given(run, options)
+        await prepare_tracing()
+        recorder.listen()
+        try:
+            result = self._begin(run, given, options, watch)
+            await see_through(result, stream.take, recorder)
+        except RunPaused as exc:
+            raise ToolPauseError(agent=self.name) from exc
+        except BaseException as exc:
+            watch.fail(exc)
+            if (raised := as_raised(exc)) is exc:
+                raise
+            raise raised from raised.__cause__
+        if result.interruptions:
+            return AgentResult(interrupts=questions_in(result), paused=paused_state(result))
+        if (why := failed.behind(result, recorder.tools)) is not None:
+            raise ErrorOutputError(agent=self.name, why=why)
+        output = plain(result.final_output)
+        values = {"items": plain(result.to_input_list()), "output": output}
+        stream.show(values)
+        return AgentResult(output=output, values=values)
+
+    async def rollback(self, run: RunContext) -> None:
+        """Nothing to do: a conversation is only kept of runs that came to an end."""
+
+    async def _given(self, run: RunContext, options: RunnerOptions) -> list[TResponseInputItem] | RunState[Any]:
+        """The conversation up to here, or the state in which it waits."""
+        if run.resuming:
+            return await answered_state(run, self._agent, options)
+        conversation = [*history_of(run), *items_of(run)]
+        if not conversation:
+            raise InvalidSpecError(
+                field="input", value=run.input, why="the thread is empty, so there is nothing to answer"
+            )
+        return conversation
+
+    def _begin(
+        self,
+        run: RunContext,
+        given: list[TResponseInputItem] | RunState[Any],
+        options: RunnerOptions,
+        watch: CallWatch,
+    ) -> RunResultStreaming:
+        return Runner.run_streamed(
+            self._agent,
+            given,
+            context=run.context,
+            max_turns=options.max_turns,
+            hooks=watch,
+            run_config=options.run_config,
+            error_handlers=options.error_handlers,
+        )
+
+
+def _check(run: RunContext) -> None:
+    """Refuse what would be ignored or fail in the middle."""
+    RunnerOptions.of(run)
+    asked: JsonObject = {
+        "interrupt_before": run.interrupt_before,
+        "interrupt_after": run.interrupt_after,
+        "durability": run.durability,
+        "command.update": run.command.get("update"),
+        "command.goto": run.command.get("goto"),
+    }
+    for field, value in asked.items():
+        if value is not None:
+            raise InvalidSpecError(field=field, value=value, why=_NOT_HERE)

@@ -1,0 +1,96 @@
+"""Asks a human about the tool calls that need an approval, and goes on with what was said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agents import Agent, RunResultStreaming, RunState, ToolApprovalItem
+
+from trackside.harness.adapters.openai_agents._config import RunnerOptions
+from trackside.harness.adapters.openai_agents._input import plain
+from trackside.harness.approvals import Approval, approval_of
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.types import Json, JsonObject
+
+_NO_OTHER_ARGUMENTS = (
+    "the OpenAI Agents SDK calls an approved tool with the arguments that the model gave; reject the call and say in the "
+    '"message" what the model should change'
+)
+_CONTEXT_AGAIN = (
+    "the run that asked had a context which cannot be kept as JSON; give the answering run its context, too"
+)
+
+
+def questions_in(result: RunResultStreaming) -> list[JsonObject]:
+    """One question for each tool call that waits for an approval."""
+    return [
+        {
+            "id": _id_of(item, nth),
+            "value": {
+                "tool": item.qualified_name or item.name,
+                "arguments": _arguments(item),
+                "agent": item.agent.name,
+            },
+        }
+        for nth, item in enumerate(result.interruptions)
+    ]
+
+
+def paused_state(result: RunResultStreaming) -> JsonObject:
+    """What is remembered until the answers come: the SDK's state, and whether the context has to be given again."""
+    context = result.context_wrapper.context
+    lost = context is not None and not isinstance(context, Mapping)
+    state = result.to_state().to_json(context_serializer=(lambda _: {}) if lost else None)
+    return {"state": plain(state), "needs_context": lost}
+
+
+def approvals_of(run: RunContext) -> dict[str, Approval]:
+    """What a run's answers say, by the ids of the questions.
+
+    Raises:
+        InvalidSpecError: an answer is neither an approval nor a rejection.
+    """
+    approvals = {question: approval_of(answer) for question, answer in run.answers_by_id.items()}
+    for approval in approvals.values():
+        if approval.arguments is not None:
+            raise InvalidSpecError(field="command.resume", value=dict(approval.arguments), why=_NO_OTHER_ARGUMENTS)
+    return approvals
+
+
+async def answered_state(run: RunContext, agent: Agent[Any], options: RunnerOptions) -> RunState[Any]:
+    """The state of the run that asked, with the answers in it; what was not answered will be asked again.
+
+    Raises:
+        InvalidSpecError: an answer is none, or the run lacks the context that the run which asked had.
+    """
+    assert run.paused is not None, "a run that resumes is only called with what was remembered"
+    approvals = approvals_of(run)
+    kept = run.paused.state
+    if kept["needs_context"] and run.context is None:
+        raise InvalidSpecError(field="context", value=None, why=_CONTEXT_AGAIN)
+    saved = {**kept["state"], "max_turns": options.max_turns} if options.names_max_turns else kept["state"]
+    state: RunState[Any] = await RunState.from_json(agent, saved, context_deserializer=lambda _: None)
+    for nth, item in enumerate(state.get_interruptions()):
+        approval = approvals.get(_id_of(item, nth))
+        if approval is None:
+            continue
+        if approval.approved:
+            state.approve(item)
+        else:
+            state.reject(item, rejection_message=approval.message)
+    return state
+
+
+def _id_of(item: ToolApprovalItem, nth: int) -> str:
+    return item.call_id or f"approval-{nth}"
+
+
+def _arguments(item: ToolApprovalItem) -> Json:
+    """What the tool would be called with: an object, or the text of a call that is no JSON."""
+    try:
+        return plain(json.loads(item.arguments or "{}"))
+    except ValueError:
+        return item.arguments

@@ -1,0 +1,99 @@
+"""Makes the SDK's options of a run's config."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents import RunConfig, RunErrorHandlers, RunHooks
+from agents.lifecycle import RunHooksBase
+from agents.run_config import DEFAULT_MAX_TURNS
+from agents.tracing import get_trace_provider
+
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+
+_SERVER_KEEPS = "the thread keeps the conversation, and OpenAI's server cannot keep it too; leave this out"
+_REFUSED = {
+    "session": "the thread keeps the conversation; give the run a `thread_id` instead",
+    "session_input_callback": "the thread keeps the conversation, not a session; `call_model_input_filter` sees each input",
+    "session_settings": "the thread keeps the conversation, not a session",
+    "conversation_id": _SERVER_KEEPS,
+    "previous_response_id": _SERVER_KEEPS,
+    "auto_previous_response_id": _SERVER_KEEPS,
+    "context": "it is an argument of its own: `context`",
+}
+_OF_RUNNER = frozenset({"max_turns", "hooks", "error_handlers"})
+_OF_CONFIG = frozenset(field.name for field in dataclasses.fields(RunConfig)) - _REFUSED.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """What the SDK's runner is told besides the input. `max_turns` is None without a limit."""
+
+    run_config: RunConfig
+    max_turns: int | None
+    hooks: RunHooks[Any] | None
+    error_handlers: RunErrorHandlers[Any] | None
+    names_max_turns: bool
+    """Whether the run says `max_turns` itself, so that it counts for a run that goes on, too."""
+
+    @classmethod
+    def of(cls, run: RunContext) -> RunnerOptions:
+        """What a run's config says: `max_turns`, `hooks`, `error_handlers`, and the fields of the SDK's `RunConfig`.
+
+        Nothing is traced, and so nothing sent anywhere, unless the config says `"tracing_disabled": False`.
+
+        Raises:
+            InvalidSpecError: something in it is unknown, or not what the SDK takes, or not for a run here.
+        """
+        config = run.config
+        for key, value in config.items():
+            if key in _REFUSED:
+                raise InvalidSpecError(field=f"config.{key}", value=value, why=_REFUSED[key])
+            if key not in _OF_RUNNER | _OF_CONFIG:
+                why = f"an agent of the OpenAI Agents SDK knows {', '.join(sorted(_OF_RUNNER | _OF_CONFIG))}"
+                raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
+        given = {key: value for key, value in config.items() if key in _OF_CONFIG}
+        return cls(
+            _run_config({"tracing_disabled": True, "workflow_name": run.agent, "group_id": run.thread_id, **given}),
+            _max_turns(config.get("max_turns", DEFAULT_MAX_TURNS)),
+            _hooks(config.get("hooks")),
+            config.get("error_handlers"),
+            "max_turns" in config,
+        )
+
+
+_tracing_ready = False
+
+
+async def prepare_tracing() -> None:
+    """Have the SDK make what traces it, which it does on first use, traced or not: it reads certificates from the disk."""
+    global _tracing_ready  # noqa: PLW0603  # once for the process, as the SDK has it
+    if not _tracing_ready:
+        await asyncio.to_thread(get_trace_provider)
+        _tracing_ready = True
+
+
+def _run_config(fields: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig(**fields)
+    except (TypeError, ValueError) as exc:
+        raise InvalidSpecError(field="config", value=dict(fields), why=f"the SDK does not take it: {exc}") from exc
+
+
+def _max_turns(value: Any) -> int | None:
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise InvalidSpecError(
+        field="config.max_turns", value=value, why="it is a whole number from 1 up, or None: no limit"
+    )
+
+
+def _hooks(value: Any) -> RunHooks[Any] | None:
+    if value is None or isinstance(value, RunHooksBase):
+        return value
+    raise InvalidSpecError(field="config.hooks", value=value, why="it is an instance of the SDK's `RunHooks`")

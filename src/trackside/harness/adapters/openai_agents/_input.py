@@ -1,0 +1,84 @@
+"""Makes items of a conversation, as OpenAI has them, of what was asked for; and finds the human messages in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from agents import TResponseInputItem
+
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.journal import plain_message
+from trackside.harness.payload import canonical
+from trackside.harness.types import Json, JsonObject
+
+_ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_MAX_CHARS = 1 << 28  # a conversation is kept whole, or its next turn goes wrong
+_ACCEPTED = (
+    'an agent takes a text, a message such as {"type": "human", "content": "…"}, an item as OpenAI\'s Responses API has it, '
+    'a list of these, or {"messages": …}'
+)
+
+
+def plain(value: Any) -> Json:
+    """A value of the SDK as plain JSON, whole."""
+    return canonical(value, max_chars=_MAX_CHARS)[0]
+
+
+def items_of(run: RunContext) -> list[TResponseInputItem]:
+    """The items that a run brings, in OpenAI's form.
+
+    Raises:
+        InvalidSpecError: an input is not a message or a list of messages.
+    """
+    value: Any = run.input
+    if isinstance(value, Mapping) and "messages" in value:
+        if unknown := value.keys() - {"messages"}:
+            raise InvalidSpecError(field="input", value=sorted(map(str, unknown)), why=_ACCEPTED)
+        value = value["messages"]
+    if value is None:
+        return []
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [cast("TResponseInputItem", _item(part)) for part in parts]
+
+
+def history_of(run: RunContext) -> list[TResponseInputItem]:
+    """The items of the thread's conversation so far."""
+    items = run.values.get("items")
+    return list(items) if isinstance(items, list) else []
+
+
+def humans_in(items: list[TResponseInputItem]) -> list[JsonObject]:
+    """The human messages among the items of a conversation."""
+    given = cast("list[JsonObject]", items)
+    return [
+        plain_message({"type": "human", "content": item["content"]}) for item in given if item.get("role") == "user"
+    ]
+
+
+def _item(part: Any) -> JsonObject:
+    if isinstance(part, str):
+        return {"role": "user", "content": part}
+    if isinstance(part, Mapping):
+        kind, role = part.get("type"), part.get("role")
+        if isinstance(kind, str) and kind in _ROLE_OF_TYPE and "content" in part:
+            return {"role": _ROLE_OF_TYPE[kind], "content": _content(part["content"], _ROLE_OF_TYPE[kind])}
+        if role in _ROLES and kind in {None, "message"} and "content" in part:
+            plain_item: JsonObject = plain(part)
+            return {**plain_item, "content": _content(plain_item["content"], str(role))}
+        if isinstance(kind, str) and kind not in {"message", "tool"}:
+            return cast("JsonObject", plain(part))  # a call, its output, reasoning, …: the Responses API's own
+    raise InvalidSpecError(field="input", value=part, why=_ACCEPTED)
+
+
+def _content(content: Any, role: str) -> Json:
+    """A message's content in OpenAI's form; plain text blocks, as other frameworks have them, are of the role's kind."""
+    if not isinstance(content, list | tuple):
+        return content
+    kind = "output_text" if role == "assistant" else "input_text"
+    return [
+        {"type": kind, "text": block["text"]} if isinstance(block, Mapping) and block.get("type") == "text" else block
+        for block in content
+    ]

@@ -1,0 +1,146 @@
+"""Reads what the SDK streams: passes on what was asked for, counts the messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agents import (
+    AgentUpdatedStreamEvent,
+    HandoffCallItem,
+    ItemHelpers,
+    MessageOutputItem,
+    RawResponsesStreamEvent,
+    RunItemStreamEvent,
+    StreamEvent,
+    Tool,
+    ToolCallItem,
+    ToolCallOutputItem,
+)
+from agents.items import TResponseStreamEvent
+
+from trackside.harness.adapters.openai_agents._input import plain
+from trackside.harness.adapters.openai_agents._usage import CallWatch
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.ids import new_id
+from trackside.harness.types import Json, JsonObject
+
+_MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
+
+STREAM_MODES = frozenset({"values", "updates", "custom", "events", *_MESSAGES})
+"""What an agent of the SDK can stream."""
+
+
+class AgentStream:
+    """One run's stream, from the SDK to the run's followers.
+
+    `messages` are `[chunk or message, metadata]`, as a LangGraph graph streams them: a model's text piece by piece, as
+    chunks that share an id, then its tool calls and what came of them. `updates` are `{"agent", "event", "item"}` for each
+    item of the conversation, with the SDK's name of the event. `events` are the model's own. `values` come at the end.
+
+    Args:
+        run: whose stream this is.
+        agent: the name of the agent that begins.
+        watch: who is told what the model reports of its usage on the way.
+        tools: the tools that were called, by the id of the call.
+
+    Raises:
+        InvalidSpecError: a mode is not one that an agent streams.
+    """
+
+    def __init__(self, run: RunContext, agent: str, watch: CallWatch, tools: Mapping[str, Tool]) -> None:
+        if unknown := run.stream_modes - STREAM_MODES:
+            why = f"an agent of the OpenAI Agents SDK streams {', '.join(sorted(STREAM_MODES))}"
+            raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
+        self._run = run
+        self._agent = agent
+        self._watch = watch
+        self._tools = tools
+        self._message_modes = sorted(run.stream_modes & _MESSAGES)
+        self._streamed: dict[int, str] = {}  # the ids of messages that were streamed, by their place in the response
+
+    def take(self, event: StreamEvent) -> None:
+        """Pass on what this is to whom it concerns."""
+        match event:
+            case RawResponsesStreamEvent():
+                self._take_raw(event.data)
+            case RunItemStreamEvent():
+                self._take_item(event)
+            case AgentUpdatedStreamEvent():
+                self._agent = event.new_agent.name
+
+    def show(self, values: JsonObject) -> None:
+        """Say what the thread remembers now."""
+        self._send("values", values)
+
+    def _take_raw(self, event: TResponseStreamEvent) -> None:
+        if "events" in self._run.stream_modes:
+            self._run.send(plain(event), "events")
+        match event.type:
+            case "response.created" | "response.in_progress" | "response.failed" | "response.incomplete":
+                self._watch.reported(event.response.usage)
+                if event.type == "response.created":
+                    self._streamed.clear()
+            case "response.output_text.delta" | "response.refusal.delta":
+                message_id = self._streamed.setdefault(event.output_index, new_id())
+                self._say({"type": "AIMessageChunk", "content": event.delta, "id": message_id})
+            case _:
+                pass
+
+    def _take_item(self, event: RunItemStreamEvent) -> None:
+        item = event.item
+        agent = item.agent.name
+        if "updates" in self._run.stream_modes:
+            self._run.send({"agent": agent, "event": event.name, "item": plain(item.raw_item)}, "updates")
+        match item:
+            case MessageOutputItem():
+                self._take_message(item)
+            case ToolCallItem() | HandoffCallItem():
+                self._say({"type": "ai", "content": "", "id": new_id(), "tool_calls": [_call_of(item)]})
+            case ToolCallOutputItem():
+                call_id = item.call_id
+                tool = self._tools.get(call_id or "")
+                name = {} if tool is None else {"name": tool.name}
+                said = {"type": "tool", "content": _text(item.output), "id": new_id(), "tool_call_id": call_id, **name}
+                self._run.record_message(said)
+                self._say(said)
+            case _:
+                pass
+
+    def _take_message(self, item: MessageOutputItem) -> None:
+        """A message is whole now; one that was streamed is not said again."""
+        text = ItemHelpers.text_message_output(item) or ItemHelpers.extract_refusal(item.raw_item) or ""
+        first = next(iter(self._streamed), None)
+        message_id = new_id() if first is None else self._streamed.pop(first)
+        self._run.record_message({"type": "ai", "content": text, "id": message_id})
+        if first is None:
+            self._say({"type": "ai", "content": text, "id": message_id})
+        else:
+            self._say({"type": "AIMessageChunk", "content": "", "id": message_id, "chunk_position": "last"})
+
+    def _say(self, message: JsonObject) -> None:
+        for mode in self._message_modes:
+            self._run.send([{"name": self._agent, **message}, {"agent": self._agent}], mode)
+
+    def _send(self, mode: str, data: Json) -> None:
+        if mode in self._run.stream_modes:
+            self._run.send(data, mode)
+
+
+def _call_of(item: ToolCallItem | HandoffCallItem) -> JsonObject:
+    raw: JsonObject = plain(item.raw_item)
+    name = raw.get("name") or raw.get("type")
+    return {"name": name, "args": _parsed(raw.get("arguments")), "id": raw.get("call_id") or raw.get("id")}
+
+
+def _parsed(arguments: Any) -> Json:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments or {}
+    except ValueError:
+        return arguments
+
+
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else json.dumps(plain(output), ensure_ascii=False)

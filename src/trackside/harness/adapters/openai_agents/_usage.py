@@ -1,0 +1,247 @@
+"""Listens to the SDK's models and tools: tokens of each model call, credited to the agent that made it; tool calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Unpack
+
+from agents import (
+    Agent,
+    AgentHookContext,
+    InputGuardrailTripwireTriggered,
+    ModelResponse,
+    RunConfig,
+    RunContextWrapper,
+    RunHooks,
+    RunResult,
+    RunResultStreaming,
+    RunState,
+    Tool,
+    TResponseInputItem,
+)
+from agents.models import get_default_model
+from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from agents.run_config import RunOptions
+from openai.types.responses import ResponseUsage
+
+from trackside.harness.adapters.openai_agents._errors import StoppingError
+from trackside.harness.context import RunContext, current_run
+
+LEAD = "lead_agent"
+_AT_THE_PROVIDER = {
+    "web_search_call": "web_search",
+    "file_search_call": "file_search",
+    "code_interpreter_call": "code_interpreter",
+    "image_generation_call": "image_generation",
+    "mcp_call": None,
+}
+"""The kinds of tool calls that the provider itself makes and no hook tells of; None: the call says its tool's name."""
+
+type _Input = str | list[TResponseInputItem] | RunState[Any]
+
+_listening: ContextVar[UsageRecorder | None] = ContextVar("trackside_openai_agents_usage", default=None)
+
+
+class UsageRecorder:
+    """Records the usage of one of our runs, whatever becomes of it.
+
+    It listens by the SDK's `RunHooks`: to the run itself, and to each run that its tools start below it, as agents as tools
+    do, which get no hooks from the run above. For these the SDK's default runner is wrapped in one that adds ours; outside
+    our runs it does nothing.
+
+    A call is credited to `lead_agent` if the agent that is run made it, else to its agent by name, under the model's name
+    as agent or config have it. A call that fails or is cut off counts with what its stream has reported by then.
+
+    Args:
+        run: whose usage this is.
+        lead: the agent that is run.
+    """
+
+    def __init__(self, run: RunContext, lead: Agent[Any]) -> None:
+        self.run = run
+        self.tools: dict[str, Tool] = {}
+        """The tools that were called, by the id of the call."""
+        self._lead = lead
+
+    @staticmethod
+    def current() -> UsageRecorder | None:
+        """Who listens to the run that the calling code belongs to."""
+        recorder = _listening.get()
+        return recorder if recorder is not None and recorder.run is current_run() else None
+
+    def listen(self) -> None:
+        """Listen to what the calling task starts from now on."""
+        _listening.set(self)
+        runner = get_default_agent_runner()
+        if not isinstance(runner, _ListeningRunner):
+            set_default_agent_runner(_ListeningRunner(runner))
+
+    def owns(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task began within this run."""
+        return task.get_context().get(_listening) is self
+
+    def caller(self, agent: Agent[Any]) -> str:
+        """Who is credited with what an agent does."""
+        return LEAD if agent is self._lead else agent.name
+
+
+class CallWatch(RunHooks[Any]):
+    """Records the calls of one of the SDK's runs, which makes one model call at a time.
+
+    Args:
+        recorder: of which of our runs it is a part.
+        run_config: the SDK run's config, which may name the model.
+        then: whom the SDK's user wants called, too.
+    """
+
+    def __init__(
+        self, recorder: UsageRecorder, run_config: RunConfig | Mapping[str, Any] | None, then: RunHooks[Any] | None
+    ) -> None:
+        self._recorder = recorder
+        self._run = recorder.run
+        self._model = run_config.get("model") if isinstance(run_config, Mapping) else getattr(run_config, "model", None)
+        self._then = then or RunHooks()
+        self._caller: Agent[Any] | None = None  # of the call that is under way
+        self._reported: ResponseUsage | None = None
+
+    def reported(self, usage: ResponseUsage | None) -> None:
+        """What the stream says on the way about the call that is under way."""
+        if usage is not None and self._caller is not None:
+            self._reported = usage
+
+    def fail(self, error: BaseException) -> None:
+        """The SDK's run has failed; if it was waiting for the model, it is the model's failure."""
+        # A guardrail beside the model breaks the call off, as a cancel does.
+        broken_off = isinstance(error, InputGuardrailTripwireTriggered | asyncio.CancelledError)
+        if self._caller is not None and not broken_off:
+            self._run.record_model_failure(error)
+        self.close()
+
+    def close(self) -> None:
+        """The SDK's run is over: count what was reported of a call that was cut off."""
+        agent, reported = self._caller, self._reported
+        self._caller = self._reported = None
+        if agent is not None and reported is not None:
+            self._record(agent, reported, answered=False)
+
+    def close_with(self, task: asyncio.Task[Any]) -> None:
+        """The task that is the SDK's run has ended."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+        self.close()
+
+    async def on_llm_start(
+        self,
+        context: RunContextWrapper[Any],
+        agent: Agent[Any],
+        system_prompt: str | None,
+        input_items: list[TResponseInputItem],
+    ) -> None:
+        """A model is called now."""
+        self._go_on(agent, "model")
+        await self._then.on_llm_start(context, agent, system_prompt, input_items)
+        self._caller = agent
+
+    async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
+        """The model has answered."""
+        self._caller = self._reported = None
+        self._record(agent, response.usage)
+        for item in response.output:
+            if item.type in _AT_THE_PROVIDER:
+                self._run.record_tool_call(str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type)))
+        await self._then.on_llm_end(context, agent, response)
+
+    async def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> None:
+        """A tool is called now, unless that is one too many."""
+        if isinstance(call_id := getattr(context, "tool_call_id", None), str):
+            self._recorder.tools[call_id] = tool
+        self._run.record_tool_call(tool.name)
+        self._go_on(agent, f"tool {tool.name}")
+        await self._then.on_tool_start(context, agent, tool)
+
+    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
+        """Pass it on."""
+        await self._then.on_tool_end(context, agent, tool, result)
+
+    async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
+        """Pass it on."""
+        await self._then.on_agent_start(context, agent)
+
+    async def on_agent_end(self, context: AgentHookContext[Any], agent: Agent[Any], output: Any) -> None:
+        """Pass it on."""
+        await self._then.on_agent_end(context, agent, output)
+
+    async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
+        """Pass it on."""
+        await self._then.on_handoff(context, from_agent, to_agent)
+
+    def _go_on(self, agent: Agent[Any], what: str) -> None:
+        """Begin nothing any more that costs something once the run has been asked to stop, as when its budget is used up."""
+        if self._run.cancelled:
+            raise StoppingError(agent=agent.name, what=what)
+
+    def _record(self, agent: Agent[Any], usage: Any, *, answered: bool = True) -> None:
+        self._run.record_usage(
+            _name_of(self._model or agent.model),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=getattr(usage.input_tokens_details, "cached_tokens", None) or 0,
+            reasoning_tokens=getattr(usage.output_tokens_details, "reasoning_tokens", None) or 0,
+            caller=self._recorder.caller(agent),
+            answered=answered,
+        )
+
+
+class _ListeningRunner(AgentRunner):
+    """Adds hooks to the runs that tools of our runs start; otherwise the runner that it wraps."""
+
+    def __init__(self, runner: AgentRunner) -> None:
+        self._runner = runner
+
+    async def run(self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]) -> RunResult:
+        watch = _watch(options)
+        if watch is None:
+            return await self._runner.run(starting_agent, input, **options)
+        try:
+            return await self._runner.run(starting_agent, input, **options)
+        except BaseException as exc:
+            watch.fail(exc)
+            raise
+
+    def run_sync(self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]) -> RunResult:
+        watch = _watch(options)
+        if watch is None:
+            return self._runner.run_sync(starting_agent, input, **options)
+        try:
+            return self._runner.run_sync(starting_agent, input, **options)
+        except BaseException as exc:
+            watch.fail(exc)
+            raise
+
+    def run_streamed(
+        self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]
+    ) -> RunResultStreaming:
+        watch = _watch(options)
+        result = self._runner.run_streamed(starting_agent, input, **options)
+        if watch is not None and result.run_loop_task is not None:
+            result.run_loop_task.add_done_callback(watch.close_with)
+        return result
+
+
+def _watch(options: RunOptions[Any]) -> CallWatch | None:
+    """Add hooks of ours to the options of a run, unless it has them or is none of our business."""
+    recorder, hooks = UsageRecorder.current(), options.get("hooks")
+    if recorder is None or isinstance(hooks, CallWatch):
+        return None
+    watch = options["hooks"] = CallWatch(recorder, options.get("run_config"), hooks)
+    return watch
+
+
+def _name_of(model: Any) -> str:
+    """What a model is called: its name, else its class."""
+    if model is None:
+        return get_default_model()
+    name = model if isinstance(model, str) else getattr(model, "model", None)
+    return name if isinstance(name, str) and name else type(model).__name__
