@@ -24,7 +24,6 @@ from agents import (
 from agents.models import get_default_model
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.run_config import RunOptions
-from openai.types.responses import ResponseUsage
 
 from trackside.harness.adapters.openai_agents._errors import StoppingError
 from trackside.harness.context import RunContext, current_run
@@ -104,10 +103,10 @@ class CallWatch(RunHooks[Any]):
         self._model = run_config.get("model") if isinstance(run_config, Mapping) else getattr(run_config, "model", None)
         self._then = then or RunHooks()
         self._caller: Agent[Any] | None = None  # of the call that is under way
-        self._reported: ResponseUsage | None = None
+        self._reported: Any = None
 
-    def reported(self, usage: ResponseUsage | None) -> None:
-        """What the stream says on the way about the call that is under way."""
+    def reported(self, usage: Any) -> None:
+        """What the stream says on the way about the call that is under way: an OpenAI `ResponseUsage`, or None."""
         if usage is not None and self._caller is not None:
             self._reported = usage
 
