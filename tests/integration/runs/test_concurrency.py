@@ -1,0 +1,98 @@
+"""Many at once: places for runs, in all and by agent, whose turn it is, and a thousand runs on a hundred threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from tests.integration.runs.stage import PATIENCE, Agents, Backend, turns, within_patience
+
+from trackside import RunSpec, RunStatus
+
+
+class Crowd:
+    """Agents that know how many of them are there at once, and wait for each other as long as `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.order: list[Any] = []
+        self.gate = asyncio.Event()
+
+    def agent(self, name: str) -> Any:
+        async def counted(input: Any) -> Any:
+            self.order.append(input)
+            for who in (name, "all"):
+                self.now[who] += 1
+                self.most[who] = max(self.most[who], self.now[who])
+            await self.gate.wait()
+            for who in (name, "all"):
+                self.now[who] -= 1
+            return input
+
+        return counted
+
+    async def until_full(self, count: int) -> None:
+        """Wait until so many are there, and give others every chance to come, too."""
+        async with asyncio.timeout(PATIENCE):
+            while self.now["all"] < count:
+                await turns(1)
+        await turns(100)
+
+
+async def test_runs_of_different_threads_run_at_the_same_time_by_default(backend: Backend, agents: Agents) -> None:
+    async with backend.open({"work": agents.work}) as stage:
+        runs = [await stage.start("work", f"long {n}") for n in range(32)]
+        for n in range(32):
+            await agents.until_running(f"long {n}")
+        for n in range(32):
+            agents.let(f"long {n}")
+        results = await within_patience(asyncio.gather(*(run.result() for run in runs)))
+    assert {result.status for result in results} == {RunStatus.success}
+
+
+async def test_no_more_runs_execute_at_once_than_there_are_places_and_all_places_are_used(backend: Backend) -> None:
+    crowd = Crowd()
+    agents = {"a": crowd.agent("a"), "b": crowd.agent("b")}
+    async with backend.open(agents, max_running=5) as stage:
+        runs = [await stage.start("ab"[n % 2], n) for n in range(60)]
+        await crowd.until_full(5)
+        assert crowd.now["all"] == 5
+        crowd.gate.set()
+        results = await within_patience(asyncio.gather(*(run.result() for run in runs)))
+    assert {result.status for result in results} == {RunStatus.success}
+    assert crowd.most["all"] == 5
+    # First come, first served; who gets a place at the same time may begin in any order.
+    assert all(abs(place - n) < 5 for place, n in enumerate(crowd.order)), crowd.order
+
+
+async def test_a_thread_with_a_long_queue_keeps_no_other_thread_waiting(backend: Backend) -> None:
+    crowd = Crowd()
+    crowd.gate.set()
+    async with backend.open({"a": crowd.agent("a")}, max_running=2) as stage:
+        runs = [await stage.start("a", f"busy {n}", thread_id="busy") for n in range(30)]
+        runs += [await stage.start("a", f"other {n}", thread_id=f"other {n}") for n in range(5)]
+        await within_patience(asyncio.gather(*(run.result() for run in runs)))
+    last_other = max(crowd.order.index(f"other {n}") for n in range(5))
+    assert last_other < 20, crowd.order
+    assert [name for name in crowd.order if name.startswith("busy")] == [f"busy {n}" for n in range(30)]
+
+
+async def test_a_thousand_runs_at_once_on_a_hundred_threads(backend: Backend) -> None:
+    """I1 to I3, I6 and one run at a time on each thread are looked at when the stage closes and in the database."""
+    crowd = Crowd()
+    async with backend.open({"a": crowd.agent("a")}) as stage:
+        specs = [RunSpec("a", n, thread_id=f"t{n % 100}") for n in range(1_000)]
+        runs = await within_patience(asyncio.gather(*(stage.manager.start(spec) for spec in specs)))
+        await crowd.until_full(100)
+        crowd.gate.set()
+        results = await within_patience(asyncio.gather(*(run.result() for run in runs)))
+        assert Counter(result.status for result in results) == {RunStatus.success: 1_000}
+        assert len(stage.events) == 1_000 * 2 + 100 * 2, "each start and end; each thread busy and idle once"
+        if stage.store is not None:
+            assert {thread.status for thread in await stage.store.threads(limit=200)} == {"idle"}
+    assert sorted(crowd.order) == list(range(1_000))
+    assert crowd.most["a"] == 100
+    for thread in range(100):
+        assert [n for n in crowd.order if n % 100 == thread] == list(range(thread, 1_000, 100))
