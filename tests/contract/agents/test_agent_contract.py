@@ -4,6 +4,7 @@ import pytest
 from tests.contract.agents.callables_scripts import CallablesScripts
 from tests.contract.agents.langgraph_scripts import LangGraphScripts
 from tests.contract.agents.openai_agents_scripts import OpenAIAgentsScripts
+from tests.contract.agents.pydantic_ai_scripts import PydanticAIScripts
 
 from trackside.testing import AgentContract
 
@@ -30,3 +31,11 @@ class TestOpenAIAgents(AgentContract):
     @pytest.fixture
     def agents(self) -> OpenAIAgentsScripts:
         return OpenAIAgentsScripts()
+
+
+class TestPydanticAI(AgentContract):
+    virtual_time = True
+
+    @pytest.fixture
+    def agents(self) -> PydanticAIScripts:
+        return PydanticAIScripts()

@@ -16,6 +16,7 @@ from trackside.harness.adapters.pydantic_ai._input import Prompt
 from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled
 from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
 from trackside.harness.adapters.pydantic_ai._questions import Waiting
+from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import LEAD, watch_of
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError
@@ -101,7 +102,7 @@ class PydanticAIAgent:
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
         watch = watch_of(run, caller=LEAD, speaker=self.name, history=len(history))
         try:
-            with delegates_watched(run):
+            async with threads_waited_for(), delegates_watched(run):
                 result = await self._agent.run(
                     message_history=history,
                     deps=deps_of(self._agent, run.context),

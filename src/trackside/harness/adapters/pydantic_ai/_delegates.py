@@ -12,8 +12,8 @@ runs in another process, and a class of one's own that has `AbstractAgent.iter` 
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -26,8 +26,8 @@ from trackside.harness.ids import new_id
 _watched: ContextVar[RunContext | None] = ContextVar("trackside_pydantic_ai_run", default=None)
 
 
-@contextmanager
-def delegates_watched(run: RunContext) -> Generator[None]:
+@asynccontextmanager
+async def delegates_watched(run: RunContext) -> AsyncGenerator[None]:
     """Watch every agent that code inside calls, its tasks and threads included, until the run is over."""
     _watch_iter()
     token = _watched.set(run)

@@ -71,8 +71,11 @@ def ai_message(response: ModelResponse, message_id: str, output_tools: Collectio
     }
 
 
-def tool_messages(messages: Iterable[ModelMessage]) -> list[JsonObject]:
-    """The results of tools in requests to a model, also that a call was refused or has to be made again."""
+def tool_messages(messages: Iterable[ModelMessage], output_tools: Collection[str]) -> list[JsonObject]:
+    """The results of tools in requests to a model, also that a call was refused or has to be made again.
+
+    That an output tool has been called is no result.
+    """
     return [
         {
             "type": "tool",
@@ -85,7 +88,7 @@ def tool_messages(messages: Iterable[ModelMessage]) -> list[JsonObject]:
         for message in messages
         if isinstance(message, ModelRequest)
         for part in message.parts
-        if isinstance(part, ToolReturnPart)
+        if isinstance(part, ToolReturnPart) and not (part.tool_name in output_tools and part.outcome == "success")
     ]
 
 

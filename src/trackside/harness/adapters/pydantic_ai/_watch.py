@@ -105,7 +105,7 @@ class Watch(AbstractCapability[Any]):
 
     def note(self, messages: Sequence[ModelMessage]) -> None:
         """Tell of the tools' results among the messages that have been added to the run's."""
-        for message in tool_messages(messages[self._seen :]):
+        for message in tool_messages(messages[self._seen :], self._output_tools):
             self._tell(message, "tools")
             self._send_message(message)
         self._seen = len(messages)

@@ -1,0 +1,258 @@
+"""What agents of Pydantic AI get and give when they are run."""
+
+import contextvars
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_ai import Agent, ImageUrl, RunContext, Tool, UsageLimits
+from pydantic_ai.agent import WrapperAgent
+from pydantic_ai.models.test import TestModel
+from tests.integration.pydantic_ai.models import answers, call, texts
+
+from trackside import RunManager, RunSpec, RunStatus, current_run, run_agent
+from trackside.harness.adapters import as_agent
+from trackside.harness.adapters.pydantic_ai import PydanticAIAgent
+
+ME = {"role": "user", "content": "How tall is it?"}
+
+
+class Height(BaseModel):
+    metres: int
+
+
+@dataclass
+class Place:
+    name: str
+
+
+def tall() -> Agent[None, str]:
+    return Agent(answers(*["324 m"] * 3), name="guide")
+
+
+@pytest.mark.parametrize("given", ["How tall is it?", ME, [ME], {"messages": [ME]}, {"messages": "How tall is it?"}])
+async def test_what_a_human_says_is_announced_and_answered(stage: Any, given: Any) -> None:
+    outcome = await stage.play(tall(), given)
+    assert outcome.status is RunStatus.success
+    assert [message["content"] for message in outcome.humans] == ["How tall is it?"]
+    assert outcome.values["output"] == "324 m"
+    assert outcome.usage["last_ai_message"] == "324 m"
+    assert outcome.usage["message_count"] == 2
+
+
+async def test_any_other_json_reaches_the_agent_as_its_text_and_is_said_by_nobody(stage: Any) -> None:
+    heard: list[Any] = []
+    outcome = await stage.play(Agent(answers("324 m", heard=heard)), {"tower": "Eiffel", "höhe": None})
+    assert texts(heard[0]) == ['{"tower": "Eiffel", "höhe": null}']
+    assert outcome.humans == []
+
+
+async def test_messages_before_the_last_human_ones_are_history(stage: Any) -> None:
+    heard: list[Any] = []
+    given = [
+        {"role": "system", "content": "Be brief."},
+        {"type": "human", "content": "Hello"},
+        {"type": "ai", "content": "Hello!"},
+        {"type": "human", "content": [{"type": "text", "text": "What is this?"}]},
+        {"type": "human", "content": [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]},
+    ]
+    outcome = await stage.play(Agent(answers("A tower.", heard=heard)), given)
+    assert [type(part).__name__ for part in heard[0]] == ["SystemPromptPart", "UserPromptPart", "UserPromptPart"]
+    assert heard[0][-1].content == ["What is this?", ImageUrl("https://example.org/a.png")]
+    assert len(outcome.humans) == 3
+    assert outcome.status is RunStatus.success
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ([ME, {"role": "assistant", "content": "324 m"}], "input"),
+        ({"messages": [ME, {"role": "tool", "content": "?"}]}, "input.messages"),
+        ({"messages": [17]}, "input.messages"),
+        ({"role": "user", "content": [{"type": "audio"}]}, "input.content"),
+    ],
+)
+async def test_messages_that_cannot_be_passed_on_are_refused(stage: Any, given: Any, field: str) -> None:
+    outcome = await stage.play(tall(), given)
+    assert outcome.end["error_type"] == "InvalidSpecError"
+    assert outcome.end["error"].startswith(f"{field} = ")
+
+
+async def test_an_agent_without_an_input_goes_by_its_instructions(stage: Any) -> None:
+    outcome = await stage.play(Agent(answers("Good morning"), instructions="Greet."), None)
+    assert outcome.values["output"] == "Good morning"
+
+
+async def test_the_next_run_of_a_thread_goes_on_with_its_messages(stage: Any) -> None:
+    heard: list[Any] = []
+    agent = Agent(answers("first", "second", heard=heard))
+    await stage.play(agent, "one", thread_id="t")
+    outcome = await stage.play(agent, "two", thread_id="t")
+    await stage.play(Agent(answers("third", heard=heard)), "three", thread_id="other")
+    assert [texts(parts) for parts in heard] == [["one"], ["one", "two"], ["three"]]
+    assert [message["kind"] for message in outcome.values["message_history"]] == ["request", "response"] * 2
+
+
+async def test_a_run_that_fails_leaves_its_thread_as_it_was(stage: Any) -> None:
+    heard: list[Any] = []
+    agent = Agent(answers("first", RuntimeError("no"), "third", heard=heard))
+    for text in ("one", "two", "three"):
+        await stage.play(agent, text, thread_id="t")
+    assert texts(heard[-1]) == ["one", "three"]
+
+
+async def test_a_thread_that_keeps_something_else_is_not_gone_on_with(run_context: Any) -> None:
+    run = run_context("hello")
+    run.values = {"message_history": [{"kind": "?"}]}
+    with pytest.raises(Exception, match="Start a new thread") as caught:
+        await PydanticAIAgent(tall()).run(run)
+    assert type(caught.value).__name__ == "ThreadHistoryError"
+
+
+@pytest.mark.parametrize(
+    ("output_type", "given", "expected"),
+    [
+        (Height, {"metres": 324}, {"metres": 324}),
+        (Place, {"name": "Paris"}, {"name": "Paris"}),
+        ([Height, Place], None, None),
+    ],
+)
+async def test_outputs_are_json(stage: Any, output_type: Any, given: Any, expected: Any) -> None:
+    agent = Agent(TestModel(custom_output_args=given), output_type=output_type)
+    outcome = await stage.play(agent, "go")
+    assert outcome.status is RunStatus.success
+    if expected is not None:
+        assert outcome.values["output"] == expected
+    assert outcome.usage["last_ai_message"].startswith("{")
+
+
+async def test_context_becomes_the_dependencies(stage: Any) -> None:
+    async def where(ctx: RunContext[Place]) -> str:
+        return ctx.deps.name
+
+    agent = Agent(answers([call("where")], "there"), deps_type=Place, tools=[where])
+    outcome = await stage.play(agent, "where?", context={"name": "Paris"})
+    assert outcome.values["message_history"][2]["parts"][0]["content"] == "Paris"
+    refused = await stage.play(agent, "where?", context={"nom": "Paris"})
+    assert refused.end["error"].startswith("context = {'nom': 'Paris'} does not fit a run: it makes no Place")
+
+
+@pytest.mark.filterwarnings("ignore:A `cost_limit` is set but cannot be enforced")  # the model has no price
+async def test_config_says_which_model_how_and_how_much(stage: Any) -> None:
+    seen: list[Any] = []
+
+    async def settings(ctx: RunContext[None]) -> str:
+        seen.append((ctx.model_settings, ctx.metadata))
+        return "ok"
+
+    agent = Agent(answers(), tools=[settings])
+    config = {
+        "model": answers([call("settings")], "done", name="other"),
+        "model_settings": {"temperature": 0.5},
+        "metadata": {"tenant": "a"},
+        "instructions": "Be brief.",
+        "retries": {"tools": 2},
+        "usage_limits": {"request_limit": 5, "cost_limit": 0.5},
+    }
+    outcome = await stage.play(agent, "go", config=config)
+    assert outcome.status is RunStatus.success
+    assert list(outcome.usage["token_usage_by_model"]) == ["other"]
+    assert seen == [({"temperature": 0.5}, {"tenant": "a"})]
+    assert outcome.values["message_history"][0]["instructions"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"recursion_limit": 5}, "config.recursion_limit"),
+        ({"model": 5}, "config.model"),
+        ({"model_settings": "cold"}, "config.model_settings"),
+        ({"usage_limits": {"requests": 5}}, "config.usage_limits"),
+        ({"usage_limits": {"request_limit": "5"}}, "config.usage_limits.request_limit"),
+        ({"retries": -1}, "config.retries"),
+        ({"instructions": ["Be brief."]}, "config.instructions"),
+    ],
+)
+async def test_options_that_do_not_fit_are_refused_by_name(stage: Any, config: Any, field: str) -> None:
+    outcome = await stage.play(tall(), "go", config=config)
+    assert outcome.end["error_type"] == "InvalidSpecError"
+    assert outcome.end["error"].startswith(f"{field} = ")
+    assert outcome.humans == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"interrupt_before": "*"}, {"durability": "sync"}, {"input": None, "command": {"update": {"a": 1}}}],
+    ids=["breakpoint", "durability", "update"],
+)
+async def test_what_only_graphs_have_is_refused(stage: Any, asked: Any) -> None:
+    outcome = await stage.play(tall(), **({"input": "go"} | asked))
+    assert outcome.end["error_type"] == "InvalidSpecError"
+
+
+async def test_too_many_requests_are_the_frameworks_own_error(stage: Any) -> None:
+    agent = Agent(answers([call("again")], "done"), tools=[Tool(lambda: "ok", name="again")])
+    outcome = await stage.play(agent, "go", config={"usage_limits": UsageLimits(request_limit=1)})
+    assert outcome.end["error_type"] == "UsageLimitExceeded"
+    assert outcome.usage["llm_call_count"] == 1
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_tools_see_their_run(stage: Any, is_async: bool) -> None:
+    seen: list[Any] = []
+
+    def look() -> str:
+        seen.append(current_run())
+        return "ok"
+
+    async def look_async() -> str:
+        return look()
+
+    tool = Tool(look_async if is_async else look, name="look")
+    outcome = await stage.play(Agent(answers([call("look")], "done"), tools=[tool]), "go")
+    assert [run.run_id for run in seen] == [outcome.result.run_id]
+
+
+async def test_what_one_run_sets_the_next_does_not_see() -> None:
+    mark: contextvars.ContextVar[str | None] = contextvars.ContextVar("mark", default=None)
+    seen: list[str | None] = []
+
+    async def set_mark() -> str:
+        seen.append(mark.get())
+        mark.set("set")
+        return "ok"
+
+    for _ in range(2):
+        await run_agent(Agent(answers([call("set_mark")], "done"), tools=[set_mark]), "go")
+    assert seen == [None, None]
+    assert current_run() is None
+
+
+async def test_every_agent_of_the_framework_is_one(stage: Any) -> None:
+    outcome = await stage.play(WrapperAgent(tall()), "How tall is it?")
+    assert outcome.values["output"] == "324 m"
+    assert outcome.usage["llm_call_count"] == 1
+
+
+def test_an_agent_keeps_its_name() -> None:
+    assert as_agent(tall()).name == "guide"
+    assert as_agent(tall(), name="chat").name == "chat"
+    assert as_agent(Agent(answers())).name == "agent"
+
+
+async def test_several_runs_of_one_agent_at_once_do_not_mix() -> None:
+    agent = Agent(TestModel(), name="guide")
+
+    @agent.tool_plain
+    async def who() -> str:
+        run = current_run()
+        assert run is not None
+        return run.run_id
+
+    async with RunManager({"guide": agent}) as manager:
+        handles = [await manager.start(RunSpec("guide", "go")) for _ in range(20)]
+        results = [await handle.result() for handle in handles]
+    for result in results:
+        assert result.completion_data["last_ai_message"] == f'{{"who":"{result.run_id}"}}'
+        assert result.completion_data["llm_call_count"] == 2

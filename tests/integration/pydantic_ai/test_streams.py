@@ -1,0 +1,159 @@
+"""What followers of a run see of its agent while it runs."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_ai import Agent, ModelResponse, TextPart, ThinkingPart
+from pydantic_ai.capabilities import ProcessEventStream
+from pydantic_ai.models.test import TestModel
+from tests.integration.pydantic_ai.models import USAGE, answers, call, streams
+
+from trackside import RunStatus, StreamPart
+
+
+def weather(city: str) -> str:
+    return f"sunny in {city}"
+
+
+def forecaster() -> Agent[None, str]:
+    return Agent(
+        streams([call("weather", "c1", city="Rome")], ["It is ", "sunny."]), tools=[weather], name="forecaster"
+    )
+
+
+@pytest.mark.parametrize("mode", ["messages", "messages-tuple"])
+async def test_text_and_calls_come_in_chunks_of_one_message_each_and_results_whole(stage: Any, mode: str) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode=mode)
+    pieces = [message for message, _ in outcome.streamed(mode)]
+    calling = [piece for piece in pieces if piece["id"] == pieces[0]["id"]]
+    assert [piece["tool_call_chunks"] for piece in calling if piece["tool_call_chunks"]] == [
+        [{"type": "tool_call_chunk", "index": 0, "id": "c1", "name": "weather", "args": '{"city":"Rome"}'}]
+    ]
+    result = next(piece for piece in pieces if piece["type"] == "tool")
+    assert (result["name"], result["content"], result["tool_call_id"]) == ("weather", "sunny in Rome", "c1")
+    answer = [piece for piece in pieces if piece["id"] == pieces[-1]["id"]]
+    assert [piece["content"] for piece in answer] == ["It is ", "sunny.", ""]
+    assert [piece.get("chunk_position") for piece in answer] == [None, None, "last"]
+    assert {metadata["agent"] for _, metadata in outcome.streamed(mode)} == {"forecaster"}
+
+
+async def test_chunks_come_while_the_model_goes_on(stage: Any) -> None:
+    goes_on = asyncio.Event()
+    handle = await stage.start(
+        Agent(streams(["It is ", goes_on.wait, "sunny."])), "How is Rome?", stream_mode="messages"
+    )
+    async for part in handle.stream():
+        if isinstance(part, StreamPart) and part.data[0]["content"] == "It is ":
+            break
+    assert not goes_on.is_set()
+    goes_on.set()
+    assert (await handle.result()).status is RunStatus.success
+
+
+async def test_updates_show_what_the_model_and_the_tools_came_to(stage: Any) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode="updates")
+    first, second, third = outcome.streamed("updates")
+    (calling,) = first["model"]["messages"]
+    assert calling["tool_calls"] == [{"type": "tool_call", "id": "c1", "name": "weather", "args": {"city": "Rome"}}]
+    (result,) = second["tools"]["messages"]
+    assert (result["content"], result["status"]) == ("sunny in Rome", "success")
+    (answer,) = third["model"]["messages"]
+    assert (answer["type"], answer["content"]) == ("ai", "It is sunny.")
+
+
+async def test_values_come_at_the_end(stage: Any) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode=["updates", "values"])
+    assert [part.mode for part in outcome.parts] == ["updates", "updates", "updates", "values"]
+    assert outcome.values["output"] == "It is sunny."
+
+
+async def test_events_are_the_frameworks_own(stage: Any) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode="events")
+    kinds = [event["event_kind"] for event in outcome.streamed("events")]
+    assert kinds.index("function_tool_call") < kinds.index("function_tool_result") < kinds.index("final_result")
+    assert {part.mode for part in outcome.parts} == {"events"}
+
+
+async def test_everything_streamed_is_plain_json(stage: Any) -> None:
+    modes = ["values", "updates", "messages", "events"]
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode=modes)
+    for part in outcome.parts:
+        assert json.loads(json.dumps(part.data, allow_nan=False)) == part.data
+    assert {part.mode for part in outcome.parts} == set(modes)
+
+
+async def test_nothing_is_streamed_that_was_not_asked_for(stage: Any) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode=[])
+    assert outcome.parts == []
+    assert outcome.status is RunStatus.success
+
+
+async def test_a_mode_that_agents_do_not_stream_is_refused(stage: Any) -> None:
+    outcome = await stage.play(forecaster(), "How is Rome?", stream_mode=["values", "checkpoints"])
+    assert outcome.end["error_type"] == "InvalidSpecError"
+    assert outcome.end["error"].startswith("stream_mode = ['checkpoints']")
+
+
+async def test_a_model_that_does_not_stream_gives_its_answer_to_the_stream_all_the_same(stage: Any) -> None:
+    outcome = await stage.play(Agent(answers("It is sunny.")), "How is Rome?", stream_mode="messages")
+    assert "".join(message["content"] for message, _ in outcome.streamed("messages")) == "It is sunny."
+    assert outcome.usage["total_tokens"] == 15
+    assert outcome.usage["llm_call_count"] == 1
+
+
+async def test_thoughts_are_no_text(stage: Any) -> None:
+    thinking = ModelResponse(parts=[ThinkingPart("Rome is in Italy."), TextPart("It is sunny.")], usage=USAGE)
+    outcome = await stage.play(Agent(answers(thinking)), "How is Rome?", stream_mode="messages")
+    pieces = [message for message, _ in outcome.streamed("messages")]
+    assert "".join(piece["content"] for piece in pieces) == "It is sunny."
+    thoughts = "".join(piece["additional_kwargs"].get("reasoning_content", "") for piece in pieces)
+    assert thoughts == "Rome is in Italy."
+
+
+class Forecast(BaseModel):
+    city: str
+    sunny: bool
+
+
+async def test_the_call_of_an_output_tool_is_the_answers_text(stage: Any) -> None:
+    agent = Agent(TestModel(custom_output_args={"city": "Rome", "sunny": True}), output_type=Forecast)
+    outcome = await stage.play(agent, "How is Rome?", stream_mode=["messages", "updates"])
+    pieces = [message for message, _ in outcome.streamed("messages")]
+    assert json.loads("".join(piece["content"] for piece in pieces)) == {
+        "city": "Rome",
+        "sunny": True,
+    }
+    assert {piece["type"] for piece in pieces} == {"AIMessageChunk"}
+    assert not any(piece["tool_call_chunks"] for piece in pieces)
+    assert outcome.usage["message_count"] == 2
+    assert outcome.streamed("updates")[0]["model"]["messages"][0]["tool_calls"] == []
+
+
+@pytest.mark.parametrize("subgraphs", [False, True])
+async def test_agents_that_tools_call_stream_under_their_name_if_asked_for(stage: Any, subgraphs: bool) -> None:
+    meteorologist = Agent(streams(["clear ", "sky"]), name="meteorologist")
+
+    async def ask() -> str:
+        return (await meteorologist.run("How is Rome?")).output
+
+    agent = Agent(streams([call("ask")], ["It is sunny."]), tools=[ask])
+    outcome = await stage.play(agent, "How is Rome?", stream_mode=["messages", "updates"], stream_subgraphs=subgraphs)
+    inside = [part for part in outcome.parts if part.namespace]
+    said = "".join(part.data[0]["content"] for part in inside if part.mode == "messages")
+    assert said == ("clear sky" if subgraphs else "")
+    assert {part.namespace[0].partition(":")[0] for part in inside} == ({"meteorologist"} if subgraphs else set())
+
+
+async def test_an_agents_own_handler_of_events_gets_them_too(stage: Any) -> None:
+    seen: list[str] = []
+
+    async def handle(ctx: Any, events: Any) -> None:
+        seen.extend([event.event_kind async for event in events])
+
+    agent = Agent(streams(["It is ", "sunny."]), capabilities=[ProcessEventStream(handle)])
+    outcome = await stage.play(agent, "How is Rome?", stream_mode="messages")
+    assert "part_delta" in seen
+    assert "".join(message["content"] for message, _ in outcome.streamed("messages")) == "It is sunny."

@@ -1,0 +1,247 @@
+"""Tokens and calls of agents' runs: by model and by caller, whatever becomes of the run."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent, ModelHTTPError, ModelResponse, RequestUsage, TextPart
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.models.wrapper import WrapperModel
+from tests.contract.ways_to_run import virtual
+from tests.integration.pydantic_ai.models import Answer, answers, call, streams
+
+from trackside import RunStatus, run_agent
+
+LEAD = "lead_agent"
+
+
+def by(outcome: Any, what: str) -> dict[str, int]:
+    return {name: usage["total_tokens"] for name, usage in outcome.usage[f"token_usage_by_{what}"].items()}
+
+
+def http_error(model: str) -> ModelHTTPError:
+    return ModelHTTPError(500, model)
+
+
+async def test_each_request_counts_under_the_model_that_answered(stage: Any) -> None:
+    usage = RequestUsage(
+        input_tokens=100, output_tokens=50, cache_read_tokens=80, output_reasoning_tokens=30, cost=Decimal("0.25")
+    )
+    answer = ModelResponse(parts=[TextPart("done")], usage=usage)
+    outcome = await stage.play(Agent(answers([call("ok")], answer), tools=[ok]), "go")
+    assert outcome.usage["llm_call_count"] == 2
+    assert outcome.usage["token_usage_by_model"] == {
+        "small": {
+            "input_tokens": 110,
+            "output_tokens": 55,
+            "total_tokens": 165,
+            "cache_read_tokens": 80,
+            "reasoning_tokens": 30,
+            "cost_usd": 0.25,
+        }
+    }
+
+
+async def test_reasoning_tokens_that_are_a_detail_count(stage: Any) -> None:
+    usage = RequestUsage(input_tokens=1, output_tokens=9, details={"reasoning_tokens": 7})
+    outcome = await stage.play(Agent(answers(ModelResponse(parts=[TextPart("done")], usage=usage))), "go")
+    assert outcome.usage["token_usage_by_caller"][LEAD]["reasoning_tokens"] == 7
+
+
+def ok() -> str:
+    return "ok"
+
+
+def delegating(*script: Answer, delegate: Agent[None, Any], way: str = "run") -> Agent[None, str]:
+    async def ask() -> str:
+        if way == "run":
+            return (await delegate.run("go")).output
+        if way == "run_stream":
+            async with delegate.run_stream("go") as result:
+                return await result.get_output()
+        async with delegate.iter("go") as run:
+            async for _ in run:
+                pass
+        assert run.result is not None
+        return run.result.output
+
+    def ask_in_thread() -> str:  # `run_sync` is refused here by the framework
+        return asyncio.run(delegate.run("go")).output
+
+    agent = Agent(answers(*script, name="large"), name="boss")
+    agent.tool_plain(name="ask")(ask_in_thread if way == "thread" else ask)
+    return agent
+
+
+@pytest.mark.parametrize("way", ["run", "thread", "run_stream", "iter"])
+async def test_agents_that_tools_call_count_under_their_name(stage: Any, way: str) -> None:
+    delegate: Agent[None, str] = Agent(TestModel(), name="expert")
+    outcome = await stage.play(delegating([call("ask")], "done", delegate=delegate, way=way), "go")
+    assert outcome.status is RunStatus.success
+    assert set(by(outcome, "caller")) == {LEAD, "expert"}
+    assert by(outcome, "caller")[LEAD] == by(outcome, "model")["large"] == 30
+    assert by(outcome, "caller")["expert"] == by(outcome, "model")["test"] > 0
+    assert outcome.usage["llm_call_count"] == 3
+    assert outcome.usage["message_count"] == 4  # what agents say among themselves is theirs
+
+
+async def test_agents_at_once_and_deep_down_are_told_apart(stage: Any) -> None:
+    inner = Agent(answers("inner"), name="inner")
+    middle = Agent(answers([call("ask_inner")], "middle"), name="middle")
+    side = Agent(answers("side"), name="side")
+    agent = Agent(answers([call("ask_middle"), call("ask_side")], "done"))
+
+    @middle.tool_plain
+    async def ask_inner() -> str:
+        return (await inner.run("go")).output
+
+    @agent.tool_plain
+    async def ask_middle() -> str:
+        return (await middle.run("go")).output
+
+    @agent.tool_plain
+    async def ask_side() -> str:
+        return (await side.run("go")).output
+
+    outcome = await stage.play(agent, "go")
+    assert by(outcome, "caller") == {LEAD: 30, "middle": 30, "inner": 15, "side": 15}
+    assert outcome.usage["tool_call_count"] == 3
+
+
+async def test_a_run_that_a_tool_starts_counts_for_itself(stage: Any) -> None:
+    inner = Agent(answers("inner"), name="inner")
+    agent = Agent(answers([call("start")], "done"))
+    results: list[Any] = []
+
+    @agent.tool_plain
+    async def start() -> str:
+        results.append(await run_agent(inner, "go"))
+        return "ok"
+
+    outcome = await stage.play(agent, "go")
+    assert by(outcome, "caller") == {LEAD: 30}
+    assert results[0].completion_data["token_usage_by_caller"][LEAD]["total_tokens"] == 15
+
+
+async def test_an_agent_that_runs_outside_of_any_run_counts_nowhere(stage: Any) -> None:
+    outcome = await stage.play(Agent(answers("done")), "go")
+    assert (await Agent(answers("alone")).run("go")).output == "alone"
+    assert outcome.usage["llm_call_count"] == 1
+
+
+@pytest.mark.parametrize("mode", ["values", "messages"], ids=["whole", "streamed"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "wrapped"])
+async def test_a_fallback_counts_each_model_for_itself(stage: Any, wrapped: bool, mode: str) -> None:
+    model = FallbackModel(answers(http_error("first"), name="first"), answers("done", name="second"))
+    outcome = await stage.play(Agent(WrapperModel(model) if wrapped else model), "go", stream_mode=mode)
+    assert outcome.status is RunStatus.success
+    assert by(outcome, "model") == {"second": 15}
+    assert outcome.usage["llm_error_count"] == 1
+
+
+async def test_a_fallback_that_finds_no_model_is_an_error(stage: Any) -> None:
+    model = FallbackModel(answers(http_error("first")), answers(http_error("second")))
+    outcome = await stage.play(Agent(model), "go")
+    assert outcome.end["error_type"] == "FallbackExceptionGroup"
+    assert outcome.usage["llm_error_count"] == 2
+
+
+async def test_an_answer_that_a_fallback_rejects_has_been_paid_for(stage: Any) -> None:
+    def empty(response: ModelResponse) -> bool:
+        return not response.text
+
+    model = FallbackModel(answers("", name="first"), answers("done", name="second"), fallback_on=[empty])
+    outcome = await stage.play(Agent(model), "go")
+    assert by(outcome, "model") == {"first": 15, "second": 15}
+
+
+async def test_what_a_failed_run_used_counts(stage: Any) -> None:
+    agent = Agent(answers([call("ok")], http_error("small")), tools=[ok])
+    outcome = await stage.play(agent, "go")
+    assert outcome.end["error_type"] == "ModelHTTPError"
+    assert (outcome.usage["total_tokens"], outcome.usage["llm_error_count"]) == (15, 1)
+
+
+async def test_what_a_cancelled_run_used_counts_its_delegates_included(stage: Any) -> None:
+    reached = asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    delegate = Agent(answers([call("ok")], wait), tools=[ok], name="expert")
+    handle = await stage.start(delegating([call("ask")], delegate=delegate), "go")
+    await reached.wait()
+    await handle.cancel()
+    outcome = await stage.outcome(handle)
+    assert outcome.status is RunStatus.cancelled
+    assert by(outcome, "caller") == {LEAD: 15, "expert": 15}
+
+
+@virtual
+async def test_what_a_run_used_counts_that_took_too_long() -> None:
+    agent = Agent(answers([call("wait")], "done"), tools=[asyncio.Event().wait])
+    result = await run_agent(agent, "go", timeout=60)
+    assert result.status is RunStatus.timeout
+    assert result.completion_data["total_tokens"] == 15
+
+
+@pytest.mark.parametrize("end", ["cancel", "error"])
+async def test_a_stream_that_is_cut_off_counts_what_it_had_reported(stage: Any, end: str) -> None:
+    reached = asyncio.Event()
+
+    async def wait() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    script = ["It is ", wait if end == "cancel" else http_error("small")]
+    handle = await stage.start(Agent(streams(script)), "How is Rome?", stream_mode="messages")
+    if end == "cancel":
+        await reached.wait()
+        await handle.cancel()
+    outcome = await stage.outcome(handle)
+    assert outcome.status is (RunStatus.cancelled if end == "cancel" else RunStatus.error)
+    assert outcome.usage["llm_call_count"] == 1
+    assert outcome.usage["total_output_tokens"] > 0
+    assert outcome.usage.get("llm_error_count", 0) == (end == "error")
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, is_async: bool) -> None:
+    ran: list[str] = []
+
+    def act(what: str) -> str:
+        ran.append(what)
+        return "ok"
+
+    async def act_async(what: str) -> str:
+        return act(what)
+
+    agent = Agent(answers([call("act", what="a")], [call("act", what="b")], "done"))
+    agent.tool_plain(name="act")(act_async if is_async else act)
+    outcome = await stage.play(agent, "go", max_tool_calls=1)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert ran == ["a"]
+    assert outcome.usage["tool_call_count"] == 2
+
+
+async def test_a_budget_of_tokens_stops_the_run_before_the_tools_of_that_answer(stage: Any) -> None:
+    ran: list[str] = []
+
+    def act() -> str:
+        ran.append("ran")
+        return "ok"
+
+    outcome = await stage.play(Agent(answers([call("act")], "done"), tools=[act]), "go", max_tokens=14)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert outcome.usage["total_tokens"] == 15
+    assert ran == []
+
+
+async def test_a_budget_counts_what_delegates_use(stage: Any) -> None:
+    delegate = Agent(answers([call("ok")], "found"), tools=[ok], name="expert")
+    outcome = await stage.play(delegating([call("ask")], "done", delegate=delegate), "go", max_llm_calls=1)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert outcome.usage["llm_call_count"] == 2
