@@ -179,6 +179,8 @@ class Backend:
         self.url = url
         self.at_rest = True
         """Whether all runs should have ended when the test has; one that leaves some says so."""
+        self.judged = True
+        """Whether the log should be whole; a test that removes runs says so."""
 
     def __repr__(self) -> str:
         return self.name
