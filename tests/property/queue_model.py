@@ -81,7 +81,7 @@ class Model:
 
     def admit(self, run: Run, *, delayed: bool) -> list[tuple[str, bool]]:
         """Who has to make room, and whether he runs."""
-        if run.multitask == "reject" and self.thread(run.thread_id).holder is not None:
+        if run.multitask == "reject" and not delayed and self.thread(run.thread_id).holder is not None:
             raise Busy
         self.runs[run.run_id] = run
         self.thread(run.thread_id)

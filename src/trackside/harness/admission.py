@@ -27,6 +27,9 @@ _COMMANDS = ("resume", "update", "goto")
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _DEFAULT_STREAM_MODE = _DEFAULTS["stream_mode"]
 _LISTS = ("stream_mode", "interrupt_before", "interrupt_after")
+_ASKED_ONCE = frozenset({"run_id", "idempotency_key", "after_seconds", "multitask"})
+_AT_ONCE = 2  # the last attempt that does not wait
+_DOUBLINGS, _LONGEST_WAIT = 6, 60.0
 _WHOLE = sys.maxsize  # characters: of what is executed later, nothing is cut off
 
 
@@ -94,6 +97,23 @@ def spec_of(request: Mapping[str, Any]) -> RunSpec:
         field = min(unknown)
         raise InvalidSpecError(field=field, value=asked[field], why="a newer version of Trackside has written it")
     return RunSpec(**asked)
+
+
+def asked_again(request: JsonObject, *, attempt: int, retry_of: str, thread_id: str) -> JsonObject:
+    """What has to be asked for to have a run once more, as another attempt of it: at once, and under no name or key."""
+    asked = {name: value for name, value in request.items() if name not in _ASKED_ONCE}
+    return asked | {"thread_id": thread_id, "attempt": attempt, "retry_of": retry_of}
+
+
+def attempts_of(request: JsonObject) -> int:
+    """How many attempts a run has in all, by what was asked for."""
+    attempts = request.get("max_attempts")
+    return attempts if type(attempts) is int else 1
+
+
+def seconds_before(attempt: int) -> float:
+    """How long an attempt waits: the second not at all, the third 2 s, each other twice as long, a minute at most."""
+    return 0.0 if attempt <= _AT_ONCE else min(_LONGEST_WAIT, 2.0 ** min(attempt - _AT_ONCE, _DOUBLINGS))
 
 
 def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:

@@ -241,8 +241,9 @@ class MemoryCoordinator:
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
+        shut_down: bool = False,
     ) -> Settlement:
-        """Record how a run ends; the thread stays held."""
+        """Record how a run ends; the thread stays held. Nothing here outlives the process, so no run is started anew."""
         run = self._held(run_id)
         run.settled_as = status
         run.facts = {"error": error, "title": title, "completion_data": completion_data or {}}

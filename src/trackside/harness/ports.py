@@ -75,10 +75,11 @@ class Claim(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What the end of a run means for its thread, while the run still holds it."""
+    """What the end of a run means for its thread, while the run still holds it; `retried_as` is who goes on for it."""
 
     previous: ThreadStatus
     status: ThreadStatus
+    retried_as: str | None = None
 
 
 class PriceList(Protocol):
@@ -141,6 +142,10 @@ class RunCoordinator(Protocol):
     attribute `immediate = True`, which saves its callers work; one whose steps are finished once begun, also when the
     task that takes them is cancelled meanwhile, with `steady = True`. Others are wrapped in tasks that see to that.
 
+    A durable one starts runs anew as other runs, as far as their specs' `max_attempts` go: one whose worker is lost, and
+    one that was shut down (`settle`). Never one that was asked to cancel. What becomes of that is a pending run of the same
+    thread, with the next `attempt` and its `retry_of`, for any host that knows the agent.
+
     Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
     a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the
     same happens no second time.
@@ -198,11 +203,15 @@ class RunCoordinator(Protocol):
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
+        shut_down: bool = False,
     ) -> Settlement:
         """Record how a claimed or withdrawn run ends, and learn what its thread's status becomes.
 
         `at_rest` is what the thread's status is when nobody waits; what the run's status makes of it if left out. The
         thread stays held and `get` says nothing yet: the end is not durable before its event is.
+
+        A run that was `shut_down` is started anew by a durable coordinator if it has attempts left: the settlement names
+        the other run, and that one is let in when an end that says so, as `retried_as`, is durable.
         """
         ...
 

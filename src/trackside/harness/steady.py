@@ -78,10 +78,17 @@ class _SteadyCoordinator:
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
+        shut_down: bool = False,
     ) -> Settlement:
         return await finish(
             lambda: self._coordinator.settle(
-                run_id, status, at_rest=at_rest, error=error, title=title, completion_data=completion_data
+                run_id,
+                status,
+                at_rest=at_rest,
+                error=error,
+                title=title,
+                completion_data=completion_data,
+                shut_down=shut_down,
             ),
             name="settle",
         )

@@ -39,6 +39,7 @@ class Step(StrEnum):
     release_active = auto()
     hold_active = auto()
     insert_active = auto()
+    insert_retries = auto()
     add_to_run_totals = auto()
     add_to_duration_totals = auto()
     add_to_usage_totals = auto()
@@ -61,9 +62,11 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
         _add_run(batch, run)
     batch[Step.remove_active].extend([(run_id,) for run_id in changes.inactive])
     for active in changes.active:
-        if active.ordinal:
+        if active.stored:
             step = Step.hold_active if active.holds else Step.release_active
             batch[step].append(_changed_active(active))
+        elif active.ordinal:
+            batch[Step.insert_retries].append((*_new_active(active), active.ordinal))
         else:
             batch[Step.insert_active].append(_new_active(active))
     if changes.totals:
@@ -177,6 +180,8 @@ def active_of(
     due_at: str | None,
     cancel_requested: str | None,
     at_rest: str | None,
+    portable: int,
+    keeps_request: int,
 ) -> ActiveRun:
     """An active run."""
     return ActiveRun(
@@ -190,6 +195,9 @@ def active_of(
         due_at=due_at,
         cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
         at_rest=None if at_rest is None else ThreadStatus(at_rest),
+        portable=bool(portable),
+        keeps_request=bool(keeps_request),
+        stored=True,
     )
 
 
@@ -209,7 +217,7 @@ def _changed_active(run: ActiveRun) -> Row:
 
 
 def _new_active(run: ActiveRun) -> Row:
-    """The database gives it its ordinal."""
+    """What is stored of a new one besides its ordinal, which the database gives it unless it takes another's place."""
     return (
         run.run_id,
         run.thread_id,
@@ -220,7 +228,8 @@ def _new_active(run: ActiveRun) -> Row:
         run.due_at,
         run.cancel_requested,
         run.at_rest,
-        run.request,
+        run.portable,
+        run.keeps_request,
     )
 
 
@@ -236,6 +245,9 @@ def _started(run: RunRow, start: RunStart) -> Row:
         start.parent_run_id,
         start.trigger,
         start.metadata,
+        start.attempt,
+        start.retry_of,
+        start.request,
     )
 
 

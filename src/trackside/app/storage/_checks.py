@@ -18,6 +18,7 @@ from sqlalchemy.sql.expression import exists
 from trackside.app.storage._encoding import EventRow, UndecodableError, json_of, time_of
 from trackside.app.storage._fold import RunRow
 from trackside.app.storage._left_busy import is_left_busy
+from trackside.app.storage._run_records import RUN_COLUMNS
 from trackside.app.storage._tables import (
     POSITION,
     JsonText,
@@ -191,7 +192,7 @@ def _as_stored(columns: Iterable[Column[Any]]) -> list[ColumnElement[Any]]:
 
 def _runs(connection: Connection, sample: int | None) -> Iterator[Finding]:
     """Whether the rows of runs are the folds of their events (I6), and events are where they belong (I1, I3)."""
-    query = select(*_as_stored(runs.c)).order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
+    query = select(*_as_stored(RUN_COLUMNS)).order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
     if sample is not None:
         query = query.limit(sample)
     found = 0

@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple, override
 
 from sqlalchemy import and_, select, update
 
+from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
-from trackside.app.storage._tables import active_runs, idempotency_keys
+from trackside.app.storage._tables import active_runs, idempotency_keys, runs
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
 from trackside.harness.lifecycle import RunFold, thread_status_after
@@ -123,18 +124,19 @@ class _Entry(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Admit(_Entry):
-    """Let a run in. `request` is what was asked for, as JSON text."""
+    """Let a run in. Another process can execute it if it is `portable`."""
 
     start: RunStart
     multitask: MultitaskStrategy
     due_at: str | None
-    request: str | None
+    portable: bool
+    keeps_request: bool
     idempotency: IdempotencyKey | None
 
     @property
     @override
     def size(self) -> int:
-        return ROW_BYTES + len(self.request or "") + len(self.start.metadata)
+        return ROW_BYTES + len(self.start.request or "") + len(self.start.metadata)
 
     @override
     def apply(self, unit: UnitOfWork) -> Admitted:
@@ -154,7 +156,8 @@ class Admit(_Entry):
             multitask=self.multitask.value,
             owner=self.owner,
             due_at=self.due_at,
-            request=self.request,
+            portable=self.portable,
+            keeps_request=self.keeps_request,
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         unit.admit(RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start), active)
@@ -192,7 +195,10 @@ class Admit(_Entry):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Promote(_Entry):
-    """Give a delayed run that is due its place. None: it is not delayed any more."""
+    """Give a delayed run that is due its place: behind all others, unless it has one, as another attempt of a run.
+
+    None: it is not delayed any more.
+    """
 
     @override
     def apply(self, unit: UnitOfWork) -> Admitted | None:
@@ -203,12 +209,19 @@ class Promote(_Entry):
             return self.given
         active.state = Standing.pending
         displaced = self.make_room(unit, active)
-        active.ordinal = unit.session.next_ordinal()
-        place = update(active_runs).where(active_runs.c.run_id == self.run_id)
-        unit.session.execute(place.values(ordinal=active.ordinal))
+        if not self._has_place(unit):
+            active.ordinal = 0
         unit.queue.enter(active)
+        if not active.ordinal:
+            active.ordinal = unit.session.next_ordinal()
+            place = update(active_runs).where(active_runs.c.run_id == self.run_id)
+            unit.session.execute(place.values(ordinal=active.ordinal))
         self.given = Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
         return self.given
+
+    def _has_place(self, unit: UnitOfWork) -> bool:
+        retried = select(runs.c.run_id).where(runs.c.run_id == self.run_id, runs.c.retry_of.is_not(None))
+        return bool(unit.session.execute(retried))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -293,10 +306,14 @@ class NoteStuck(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Settle(_ThreadWork):
-    """What the end of a run means for its thread."""
+    """What the end of a run means for its thread.
+
+    `retried_as` is the id under which it is started anew, if that is to be.
+    """
 
     status: RunStatus
     at_rest: ThreadStatus | None
+    retried_as: str | None
 
     @override
     def apply(self, unit: UnitOfWork) -> Settlement:
@@ -304,11 +321,19 @@ class Settle(_ThreadWork):
         if active is None:
             raise UnknownRunError(run_id=self.run_id)
         announced = unit.thread_status(self.thread_id)
+        attempt = self._next_attempt(unit, active)
+        retried_as = None if attempt is None else self.retried_as
         if active.state is not Standing.claimed:  # it never was the thread's business
-            return Settlement(previous=announced, status=announced)
+            return Settlement(announced, announced, retried_as)
         at_rest = self.at_rest or thread_status_after(self.status, another_waits=False)
-        if unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is None:
-            return Settlement(previous=announced, status=at_rest)
+        goes_on = attempt is not None and attempt.is_due
+        if not goes_on and unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is None:
+            return Settlement(announced, at_rest, retried_as)
         active.at_rest = at_rest
         unit.queue.change(active)
-        return Settlement(previous=announced, status=ThreadStatus.busy)
+        return Settlement(announced, ThreadStatus.busy, retried_as)
+
+    def _next_attempt(self, unit: UnitOfWork, active: ActiveRun) -> Attempt | None:
+        if self.retried_as is None or active.cancel_requested is not None:
+            return None
+        return next_attempt(unit.session, active, self.retried_as)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
+from trackside.app.storage._attempts import next_attempt
 from trackside.app.storage._encoding import encode_events, json_of, time_of
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import events
@@ -33,10 +34,16 @@ def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, r
     _end(unit, active, RunStatus.cancelled, says)
 
 
-def lose(unit: UnitOfWork, active: ActiveRun, why: str) -> None:
-    """End a run as failed, because its worker is lost."""
-    says = {"status": RunStatus.error.value, "error": why, "error_type": WORKER_LOST}
-    _end(unit, active, RunStatus.error, says)
+def lose(unit: UnitOfWork, active: ActiveRun, why: str, *, retried_as: str | None = None) -> bool:
+    """End a run as failed, because its worker is lost; whether it goes on as `retried_as`, which it does if it may."""
+    says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": WORKER_LOST}
+    attempt = None
+    if retried_as is not None and active.cancel_requested is None:
+        attempt = next_attempt(unit.session, active, retried_as)
+    if attempt is not None:
+        says["retried_as"] = retried_as
+    _end(unit, active, RunStatus.error, says, goes_on=attempt is not None and attempt.is_due)
+    return attempt is not None
 
 
 def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
@@ -44,7 +51,8 @@ def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
     _append(unit, active, [_rest(unit, active, active.at_rest or ThreadStatus.idle)])
 
 
-def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject) -> None:
+def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject, *, goes_on: bool = False) -> None:
+    """Announce an end; with `goes_on` another attempt holds the thread next."""
     run = unit.run(active.run_id)
     assert run is not None
     now = datetime.now(UTC)
@@ -53,7 +61,7 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
         seconds = max(0.0, (now - time_of(run.started_at)).total_seconds())
         _recall_messages(unit, active.run_id, journal)
     closing = [(terminal_event_of(status), {**says, "completion_data": journal.completion_data(seconds)})]
-    if active.holds and unit.thread_status(active.thread_id) is ThreadStatus.busy:
+    if active.holds and not goes_on and unit.thread_status(active.thread_id) is ThreadStatus.busy:
         lane = unit.queue.lane(active.thread_id)
         if unit.queue.first_waiting(lane) is None:
             own_rest = None if active.state is Standing.claimed else active.at_rest

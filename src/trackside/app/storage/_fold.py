@@ -26,7 +26,7 @@ _MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes th
 
 
 class RunStart(Struct, kw_only=True, eq=False):
-    """What the first event of a run says."""
+    """What the row of a run says from its first event, or its admission, on."""
 
     created_at: str
     agent: str | None
@@ -34,6 +34,10 @@ class RunStart(Struct, kw_only=True, eq=False):
     parent_run_id: str | None
     trigger: str | None
     labels: Sequence[Label]
+    attempt: int = 1
+    retry_of: str | None = None
+    request: str | None = None
+    """What was asked for, as JSON text; events do not say it."""
 
 
 class RunEnd(Struct, kw_only=True, eq=False):
@@ -143,6 +147,8 @@ def _start(row: EventRow) -> RunStart:
         parent_run_id=_text(payload.get("parent_run_id")),
         trigger=_text(payload.get("trigger")),
         labels=labels_of(metadata),
+        attempt=max(1, _count(payload.get("attempt"))),
+        retry_of=_text(payload.get("retry_of")),
     )
 
 

@@ -42,6 +42,7 @@ from trackside.app.storage._arguments import (
 )
 from trackside.app.storage._fold import Label
 from trackside.app.storage._records import StoredRun, StoredThread
+from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import run_labels, runs, threads
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import RunStatus, ThreadStatus
@@ -153,10 +154,8 @@ class RunListing:
         if self.statuses == []:
             return []
         found = self._keys(connection).subquery()
-        query = (
-            select(runs)
-            .where(runs.c.run_id.in_(select(found.c.id)))
-            .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
+        query = RUNS.where(runs.c.run_id.in_(select(found.c.id))).order_by(
+            runs.c.created_at.desc(), runs.c.run_id.desc()
         )
         return [run_of(row) for row in connection.execute(query)]
 

@@ -6,8 +6,8 @@ The driver is asyncpg, which is imported when the first connection is made: who 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -156,6 +156,18 @@ class PostgresDatabase:
 
         load_driver()
         return create_async_engine("postgresql+asyncpg://", async_creator=self.connect_writer, poolclass=NullPool)
+
+    @asynccontextmanager
+    async def locked(self, lock: int) -> AsyncGenerator[None]:
+        """Hold an advisory lock of the database, on a connection of its own; wait while somebody else does."""
+        with self.translated():
+            connection = await self.connect(lock_timeout="0")
+        try:
+            with self.translated():
+                await connection.execute("SELECT pg_advisory_lock($1)", lock)
+            yield
+        finally:
+            connection.terminate()  # which gives the lock back
 
     def check_owner(self, connection: Connection) -> None:
         """See that the server is new enough, and the schema ours or empty.

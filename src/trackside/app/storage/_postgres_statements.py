@@ -18,7 +18,10 @@ from sqlalchemy import Integer, Table
 from trackside.app.storage._batch_rows import Step
 from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 
-_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"
+_ACTIVE: Final = (
+    "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest, "
+    "portable, keeps_request"
+)
 
 # NO KEY: who only refers to a row, as new events do to their run, is not kept out.
 LOCK: Final = """
@@ -87,14 +90,20 @@ def _adding_to(totals: Table) -> _Bulk:
 
 
 _STARTED: Final = (
-    "run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, trigger, metadata"
+    "run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, trigger, metadata, "
+    "attempt, retry_of, request"
 )
-_STARTED_TYPES: Final = (*["text"] * 6, "bigint", *["text"] * 3)
+_STARTED_TYPES: Final = (*["text"] * 6, "bigint", *["text"] * 3, "bigint", *["text"] * 2)
 _ENDED: Final = (
     "ended_at, title, error, error_type, completion_data, total_input_tokens, total_output_tokens, llm_call_count, "
     "tool_call_count, message_count, duration_seconds, cost_usd"
 )
 _ENDED_TYPES: Final = (*["text"] * 5, *["bigint"] * 5, *["double precision"] * 2)
+
+_ENTERED: Final = (
+    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
+)
+_ENTERED_TYPES: Final = (*["text"] * 4, "boolean", *["text"] * 4, *["boolean"] * 2)
 
 _CHANGE_ACTIVE: Final = _Bulk(
     """
@@ -189,14 +198,9 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     ),
     Step.release_active: _CHANGE_ACTIVE,
     Step.hold_active: _CHANGE_ACTIVE,
-    Step.insert_active: _Bulk(
-        """
-        INSERT INTO active_runs (
-            run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, request
-        ) SELECT * FROM ROWS WHERE AFTER""",
-        *["text"] * 4,
-        "boolean",
-        *["text"] * 5,
+    Step.insert_active: _Bulk(f"INSERT INTO active_runs ({_ENTERED}) SELECT * FROM ROWS WHERE AFTER", *_ENTERED_TYPES),
+    Step.insert_retries: _Bulk(
+        f"INSERT INTO active_runs ({_ENTERED}, ordinal) SELECT * FROM ROWS WHERE AFTER", *_ENTERED_TYPES, "bigint"
     ),
     Step.add_to_run_totals: _adding_to(run_totals),
     Step.add_to_duration_totals: _adding_to(duration_totals),

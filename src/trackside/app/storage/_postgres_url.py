@@ -78,11 +78,33 @@ class PostgresAddress:
             driver=tuple((name, value) for name, value in options.items() if name in _TLS | _DRIVER),
         )
 
+    @property
+    def conninfo(self) -> str:
+        """The whole address, password included, in the form that libpq takes: `name='value' …`."""
+        said = dict(self.driver) | dict(self.server)
+        if (path := said.pop("search_path", None)) is not None:  # which libpq takes as an option of the server alone
+            path = path.replace("\\", r"\\").replace(" ", r"\ ")
+            said["options"] = f"{said.get('options', '')} -c search_path={path}".lstrip()
+        place = {
+            "host": ",".join(self.hosts) or None,
+            "port": ",".join(map(str, self.ports)) or None,
+            "user": self.user,
+            "password": self.password,
+            "dbname": self.database,
+            "connect_timeout": f"{self.connect_timeout:.0f}",
+        }
+        return " ".join(f"{name}={_quoted(value)}" for name, value in (place | said).items() if value is not None)
+
     def __str__(self) -> str:
         """The address without its password and options."""
         who = f"{quote(self.user, safe='')}@" if self.user else ""
         places = [f"{host}:{port}" if port else host for host, port in zip_longest(self.hosts, self.ports)]
         return f"postgresql://{who}{','.join(places)}/{quote(self.database or '', safe='')}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace("'", r"\'")
+    return f"'{escaped}'"
 
 
 def refused(url: str, why: str) -> DatabaseUrlError:

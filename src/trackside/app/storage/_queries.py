@@ -12,6 +12,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, lit
 from trackside.app.storage._arguments import AnyOf, limit_of, members, plain, plain_or_none, position, time
 from trackside.app.storage._listings import are_few, has_status, there_is, unindexed
 from trackside.app.storage._records import StoredEvent
+from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import (
     EVENTS_AT_A_TIME,
     POSITION,
@@ -272,7 +273,17 @@ def runs_that_fit(
 
 def one_run(run_id: str) -> Select[Any]:
     """One run."""
-    return select(runs).where(_is(runs.c.run_id, run_id))
+    return RUNS.where(_is(runs.c.run_id, run_id))
+
+
+def request_of_run(run_id: str) -> Select[Any]:
+    """What was asked for when a run was started."""
+    return select(runs.c.request).where(_is(runs.c.run_id, run_id))
+
+
+def retries_of_run(run_id: str) -> Select[Any]:
+    """The ids of the runs that are further attempts of one run, oldest first."""
+    return select(runs.c.run_id).where(_is(runs.c.retry_of, run_id)).order_by(runs.c.created_at, runs.c.run_id)
 
 
 def events_of_run(run_id: str) -> Select[Any]:

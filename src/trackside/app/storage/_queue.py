@@ -34,7 +34,10 @@ class Standing(StrEnum):
 
 
 class ActiveRun(Struct, kw_only=True, eq=False):
-    """A row of `active_runs`. `ordinal` is 0 until it is stored; `at_rest` is the thread's status if nobody waits."""
+    """A row of `active_runs`; `at_rest` is the thread's status if nobody waits.
+
+    Until it is `stored` its `ordinal` is 0, which means a place behind all others, or that of the run that it retries.
+    """
 
     run_id: str
     thread_id: str
@@ -46,7 +49,9 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     due_at: str | None = None
     cancel_requested: CancelAction | None = None
     at_rest: ThreadStatus | None = None
-    request: str | None = None
+    portable: bool = False
+    keeps_request: bool = True
+    stored: bool = False
 
     @property
     def waits(self) -> bool:
@@ -181,7 +186,18 @@ class Queue:
             if lane.holder is None:
                 self._hold(lane, run)
             else:
-                lane.arrivals.append(run)
+                self._line_up(lane, run)
+
+    def _line_up(self, lane: Lane, run: ActiveRun) -> None:
+        """Let a run wait: behind all others, or where its place is, which it has of the run that it retries."""
+        if not run.ordinal:
+            lane.arrivals.append(run)
+            return
+        index = next((index for index, other in enumerate(lane.waiting) if run.ordinal < other.ordinal), None)
+        if index is None:
+            lane.arrivals.appendleft(run)
+        else:
+            lane.waiting.insert(index, run)
 
     def change(self, run: ActiveRun) -> None:
         """Note that a row has been changed."""

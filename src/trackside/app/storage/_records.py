@@ -25,7 +25,8 @@ class StoredRun:
     """A run as its events tell it. Times are aware UTC; totals are 0 until it has ended.
 
     `agent` is None if the run never started. `duration_seconds` is None until then, and `cost_usd` where no price was
-    known.
+    known. `attempt` counts the tries of what was started anew, and `retry_of` is the run that was tried before.
+    `stuck_since` is since when an agent has been cancelled and goes on all the same.
     """
 
     run_id: str
@@ -50,6 +51,9 @@ class StoredRun:
     message_count: int
     duration_seconds: float | None
     cost_usd: float | None
+    attempt: int
+    retry_of: str | None
+    stuck_since: datetime | None
 
     @property
     def cursor(self) -> str:
@@ -59,10 +63,11 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class RunWithEvents:
-    """A run and its events, in their order, as they were at one moment."""
+    """A run and its events, in their order, as they were at one moment; `retried_as` are the ids of its next attempts."""
 
     run: StoredRun
     events: Sequence[StoredEvent]
+    retried_as: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

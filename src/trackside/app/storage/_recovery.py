@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple, override
 
 from sqlalchemy import and_, exists, or_, select, update
@@ -17,9 +18,19 @@ from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.admission import spec_of
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.ids import new_id
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
 
-_ASKED: Final = (runs.c.agent, runs.c.created_at, runs.c.metadata, runs.c.parent_run_id, runs.c.trigger)
+_ASKED: Final = (
+    runs.c.request,
+    runs.c.agent,
+    runs.c.created_at,
+    runs.c.metadata,
+    runs.c.parent_run_id,
+    runs.c.trigger,
+    runs.c.attempt,
+    runs.c.retry_of,
+)
 """What the row of a run says of what was asked for."""
 
 ROW_BYTES = 600
@@ -96,12 +107,13 @@ class ListOwned(Work):
 class Reaped(NamedTuple):
     """What was found of workers that are gone: runs that were ended, runs that wait for another worker.
 
-    `is_all` says that there is no more to be found.
+    `retries` are the runs as which some of those that were ended go on. `is_all` says that there is no more to be found.
     """
 
     ended: Sequence[str]
     orphaned: Sequence[str]
     is_all: bool = True
+    retries: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -115,6 +127,8 @@ class Reap(Work):
     reaper: str
     known: Collection[str] = ()
     limit: int = 256
+    retry_ids: dict[str, str] = field(default_factory=dict)
+    """Under which ids runs go on: a transaction that is repeated gives them no others."""
 
     @property
     @override
@@ -127,9 +141,7 @@ class Reap(Work):
         gone = _workers_gone(unit, but=self.reaper)
         unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
         query = (
-            select(
-                active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner, active_runs.c.request.is_not(None)
-            )
+            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner)
             .where(
                 or_(
                     and_(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned)),
@@ -140,25 +152,28 @@ class Reap(Work):
             .limit(self.limit)
         )
         rows = [row for row in session.execute(query) if row[2] != self.reaper or row[0] not in self.known]
-        threads = {thread_id for _, thread_id, _, _ in rows}
-        unit.load(run_ids=[run_id for run_id, _, _, _ in rows], thread_ids=threads, queues=threads)
+        threads = {thread_id for _, thread_id, _ in rows}
+        unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
         ended: list[str] = []
         orphaned: list[str] = []
-        for run_id, _, owner, can_go_on in rows:
+        retries: dict[str, str] = {}
+        for run_id, _, owner in rows:
             active = unit.queue.find(run_id)
             if active is None or active.owner != owner:  # somebody was faster, before its rows could be locked
                 continue
-            if can_go_on and active.waits_for_worker:
+            if active.portable and active.waits_for_worker:
                 active.owner = None
                 unit.queue.change(active)
                 orphaned.append(run_id)
             else:
-                _bury(unit, active)
+                retry_id = self.retry_ids.setdefault(run_id, new_id())
+                if _bury(unit, active, retry_id):
+                    retries[run_id] = retry_id
                 if owner != self.reaper:
                     ended.append(run_id)
         if gone and len(rows) < self.limit:
             session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
-        return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned))
+        return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned), retries=retries)
 
 
 def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
@@ -171,19 +186,21 @@ def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
     return [worker_id for (worker_id,) in unit.session.execute(lost.with_for_update(skip_locked=True))]
 
 
-def _bury(unit: UnitOfWork, active: ActiveRun) -> None:
-    """Announce of a run what its worker did not live to announce."""
+def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str) -> bool:
+    """Announce of a run what its worker did not live to announce; whether it goes on, under that id."""
     match active.state:
         case Standing.pending | Standing.delayed | Standing.withdrawn if active.cancel_requested is not None:
             cancel_in_place(unit, active, active.cancel_requested)
         case Standing.claimed:
-            lose(unit, active, "the process that executed the run went away before the run had ended")
+            why = "the process that executed the run went away before the run had ended"
+            return lose(unit, active, why, retried_as=retry_id)
         case Standing.pending | Standing.delayed:
             lose(unit, active, "the process that had the run's agent went away before the run had started")
         case Standing.withdrawn:
             cancel_in_place(unit, active, CancelAction.interrupt)
         case Standing.ended:
             announce_rest(unit, active)
+    return False
 
 
 class Adopted(NamedTuple):
@@ -225,14 +242,14 @@ class Adopt(Work):
     @override
     def apply(self, unit: UnitOfWork) -> Adoption:
         query = (
-            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.request, *_ASKED)
+            select(active_runs.c.run_id, active_runs.c.thread_id, *_ASKED)
             .join(runs, runs.c.run_id == active_runs.c.run_id)
             .where(
                 or_(
                     active_runs.c.owner.is_(None),
                     and_(active_runs.c.owner == self.owner, active_runs.c.run_id.in_(self.taken)),
                 ),
-                active_runs.c.request.is_not(None),
+                active_runs.c.portable,
                 active_runs.c.run_id.not_in(self.unfit),
                 runs.c.agent.in_(self.agents),
             )
@@ -244,7 +261,7 @@ class Adopt(Work):
         unit.load(run_ids=[run_id for run_id, *_ in rows], thread_ids=threads, queues=threads)
         adopted: list[Adopted] = []
         unfit: dict[str, str] = {}
-        for run_id, thread_id, request, *asked in rows:
+        for run_id, thread_id, request, *facts in rows:
             active = unit.queue.find(run_id)
             if active is None or not active.waits_for_worker or active.owner not in {None, self.owner}:
                 continue
@@ -255,14 +272,21 @@ class Adopt(Work):
                 continue
             active.owner = self.owner
             unit.queue.change(active)
-            record = _record_of(active, *asked)
+            record = _record_of(active, *facts)
             adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
         self.taken += [run.record.run_id for run in adopted]
         return Adoption(adopted, unfit, is_all=len(rows) < self.limit or not (adopted or unfit))
 
 
 def _record_of(
-    active: ActiveRun, agent: str, created_at: str, metadata: str, parent_run_id: str | None, trigger: str | None
+    active: ActiveRun,
+    agent: str,
+    created_at: str,
+    metadata: str,
+    parent_run_id: str | None,
+    trigger: str | None,
+    attempt: int,
+    retry_of: str | None,
 ) -> RunRecord:
     """What is known of a run that has not started."""
     return RunRecord(
@@ -276,6 +300,8 @@ def _record_of(
         due_at=None if active.due_at is None else time_of(active.due_at),
         parent_run_id=parent_run_id,
         trigger=trigger,
+        attempt=attempt,
+        retry_of=retry_of,
     )
 
 
@@ -296,7 +322,7 @@ class Leave(Work):
             active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value]),
             active_runs.c.cancel_requested.is_(None),
         )
-        own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.request.is_not(None))
+        own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.portable)
         unit.session.execute(update(active_runs).where(own).values(owner=None))
         unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 

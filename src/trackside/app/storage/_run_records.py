@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, select
 
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
 from trackside.app.storage._tables import active_runs, runs
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunStatus
 
+RUN_COLUMNS: Final = [column for column in runs.c if column is not runs.c.request]
+"""All that is known of a run but what was asked for, which may be long."""
+
+RUNS: Final[Select[Any]] = select(*RUN_COLUMNS, active_runs.c.stuck_since).outerjoin_from(
+    runs, active_runs, runs.c.run_id == active_runs.c.run_id
+)
+"""Runs as a store gives them back, with since when they are stuck."""
+
 RECORDS: Final = select(
-    runs,
+    *RUN_COLUMNS,
     active_runs.c.multitask,
     active_runs.c.due_at,
     active_runs.c.cancel_requested,
@@ -21,8 +29,8 @@ RECORDS: Final = select(
 """Runs with what is only known of them while they are active."""
 
 
-def start_of(record: RunRecord) -> RunStart:
-    """What the row of a run that is let in says of it."""
+def start_of(record: RunRecord, request: str | None) -> RunStart:
+    """What the row of a run that is let in says of it; `request` is what was asked for, as JSON text."""
     return RunStart(
         created_at=time_text(record.created_at),
         agent=record.agent,
@@ -30,6 +38,9 @@ def start_of(record: RunRecord) -> RunStart:
         parent_run_id=record.parent_run_id,
         trigger=record.trigger,
         labels=labels_of(record.metadata),
+        attempt=record.attempt,
+        retry_of=record.retry_of,
+        request=request,
     )
 
 
@@ -49,6 +60,8 @@ def record_of(row: Row[Any]) -> RunRecord:
         due_at=row.due_at,
         parent_run_id=row.parent_run_id,
         trigger=row.trigger,
+        attempt=row.attempt,
+        retry_of=row.retry_of,
         cancel_requested=None if cancel_requested is None else CancelAction(cancel_requested),
         stuck_since=row.stuck_since,
         error=row.error,

@@ -74,7 +74,10 @@ def _adding_to(totals: Table) -> _Bulk:
     )
 
 
-_ACTIVE: Final = "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest"
+_ACTIVE: Final = (
+    "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest, "
+    "portable, keeps_request"
+)
 
 _LOAD_RUNS: Final = f"""
     SELECT json_group_array(json_array(
@@ -104,11 +107,16 @@ _LOAD_EVENT: Final = """
     FROM events WHERE event_id = ?"""
 
 _STARTED: Final = (
-    'run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, "trigger", metadata'
+    'run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, "trigger", metadata, '
+    "attempt, retry_of, request"
 )
 _ENDED: Final = (
     "ended_at, title, error, error_type, completion_data, total_input_tokens, total_output_tokens, llm_call_count, "
     "tool_call_count, message_count, duration_seconds, cost_usd"
+)
+
+_ENTERED: Final = (
+    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
 )
 
 _CHANGE_ACTIVE: Final = _Bulk(
@@ -149,8 +157,8 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         FROM new WHERE threads.thread_id = new.thread_id""",
         5,
     ),
-    Step.insert_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}) VALUES *", 10),
-    Step.insert_ended_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}, {_ENDED}) VALUES *", 22),
+    Step.insert_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}) VALUES *", 13),
+    Step.insert_ended_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}, {_ENDED}) VALUES *", 25),
     Step.begin_runs: _Bulk(
         """
         WITH new (run_id, status, started_at, last_sequence) AS (VALUES *)
@@ -188,13 +196,8 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     Step.remove_active: _Bulk("DELETE FROM active_runs WHERE run_id IN (VALUES *)", 1),
     Step.release_active: _CHANGE_ACTIVE,
     Step.hold_active: _CHANGE_ACTIVE,
-    Step.insert_active: _Bulk(
-        """
-        INSERT OR ROLLBACK INTO active_runs (
-            run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, request
-        ) VALUES *""",
-        10,
-    ),
+    Step.insert_active: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}) VALUES *", 11),
+    Step.insert_retries: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, ordinal) VALUES *", 12),
     Step.add_to_run_totals: _adding_to(run_totals),
     Step.add_to_duration_totals: _adding_to(duration_totals),
     Step.add_to_usage_totals: _adding_to(usage_totals),

@@ -125,11 +125,17 @@ runs = Table(
     Column("message_count", _LongInteger, nullable=False, server_default="0"),
     Column("duration_seconds", Float),
     Column("cost_usd", Float),
+    Column("attempt", _LongInteger, nullable=False, server_default="1"),
+    Column("retry_of", _Text),
+    Column("request", JsonText),
     # What comes behind the id is there to be looked at, and never changes.
     Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
     Index(None, "status", "created_at", "run_id"),
     Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id"),
 )
+
+_is_retry = runs.c.retry_of.is_not(None)
+Index("ix_runs_retry_of", runs.c.retry_of, sqlite_where=_is_retry, postgresql_where=_is_retry)
 
 events = Table(
     "events",
@@ -233,11 +239,16 @@ active_runs = Table(
     Column("multitask", _Text, nullable=False),
     Column("cancel_requested", _Text),
     Column("at_rest", _Text),
-    Column("request", JsonText),
     Column("stuck_since", UtcTime),
+    Column("portable", Boolean, nullable=False, server_default="0"),
+    Column("keeps_request", Boolean, nullable=False, server_default="1"),
     Index(None, "owner"),
 )
-"""Runs from their admission to their release, in the order in which they wait. Small, whatever the log has."""
+"""Runs from their admission to their release, in the order in which they wait. Small, whatever the log has.
+
+A `portable` one can be executed by another process than the one that let it in: what was asked for names its agent. One
+that does not keep its request forgets what was asked for when it ends.
+"""
 
 _holds_thread = active_runs.c.holds
 _waits = active_runs.c.state == "pending"

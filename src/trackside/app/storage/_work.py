@@ -15,6 +15,8 @@ from typing import Any, override
 
 from sqlalchemy import select, update
 
+from trackside.app.storage._arguments import is_plain
+from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
@@ -30,7 +32,7 @@ from trackside.app.storage.errors import (
     TransactionConflictError,
 )
 from trackside.harness.errors import EventOrderError, TracksideError
-from trackside.harness.lifecycle import RunFold, is_final, thread_status_after
+from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_after
 from trackside.harness.ports import IdempotencyKey
 from trackside.harness.types import LifecycleEventType, ThreadStatus
 
@@ -218,6 +220,7 @@ class UnitOfWork:
         """
         accepted: dict[str, tuple[EventRow, RunRow, RunFold]] = {}
         runs: dict[str, tuple[RunRow, RunFold]] = {}
+        retries: dict[str, str] = {}
         answer: list[EventRow] = []
         for row in rows:
             event = row.event
@@ -231,12 +234,14 @@ class UnitOfWork:
                 self._check_owner(row, workers)
             fold = fold.apply(event.event_type, event.sequence, event.payload)
             runs[event.run_id] = run, fold
+            if is_terminal(event.event_type) and is_plain(event.payload.get("retried_as")):
+                retries[event.run_id] = event.payload["retried_as"]
             accepted[event.event_id] = row, run, fold
             answer.append(row)
         for row, run, fold in accepted.values():
             self._take(row, run, fold)
         for run, _ in runs.values():
-            self._stand(run, workers)
+            self._stand(run, workers, retries.get(run.fold.run_id))
         return answer
 
     def _check_owner(self, row: EventRow, workers: Collection[str]) -> None:
@@ -249,20 +254,35 @@ class UnitOfWork:
             why = f"worker {active.owner} looks after the run: another process took it over"
         raise EventOrderError(run_id=active.run_id, event_type=str(row.event.event_type), sequence=1, why=why)
 
-    def _stand(self, run: RunRow, workers: Collection[str]) -> None:
-        """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back."""
+    def _stand(self, run: RunRow, workers: Collection[str], retried_as: str | None) -> None:
+        """Let the queue know what the log says: that a run has started, or that it has ended and gives its thread back.
+
+        `retried_as` is the run as which one that has ended goes on.
+        """
         active = self.queue.find(run.fold.run_id)
         if active is None or run.fold.sequence == 0:
             return
         if is_final(run.fold.status):
+            if retried_as is not None:
+                self._start_anew(active, retried_as)
             at_rest = thread_status_after(run.fold.status, another_waits=False)
             self.queue.release(active, self.thread_status(run.thread_id), at_rest)
+            if retried_as is not None and active.state is Standing.ended:
+                give_up_place(self.session, active)
+            if not active.keeps_request:
+                forget_request(self.session, active)
         elif active.state is Standing.pending:
             active.state = Standing.claimed
             active.at_rest = None
             if active.owner is None:  # its worker was taken for dead, and is back before another one came
                 active.owner = next(iter(workers), None)
             self.queue.change(active)
+
+    def _start_anew(self, ended: ActiveRun, run_id: str) -> None:
+        """Let the run in that goes on for one that has ended, if there is to be one."""
+        self.load(run_ids=[run_id], thread_ids=(), queues=())
+        if self.run(run_id) is None and (attempt := next_attempt(self.session, ended, run_id)) is not None:
+            self.admit(attempt.run, attempt.active)
 
     def _run_of(self, row: EventRow) -> tuple[RunRow, RunFold]:
         run = self._runs.get(row.event.run_id)

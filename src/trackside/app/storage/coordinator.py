@@ -45,7 +45,7 @@ from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.harness import ports
 from trackside.harness.admission import request_of
-from trackside.harness.errors import ClosedError, TracksideError, UnknownRunError
+from trackside.harness.errors import ClosedError, PayloadError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
 from trackside.harness.steady import finish
@@ -81,6 +81,8 @@ class _Mine:
     over: bool = False
     """Its end is in the log."""
     timer: asyncio.TimerHandle | None = field(default=None)
+    retry_id: str | None = None
+    """As which run it goes on, should it have been shut down."""
 
 
 class StoredCoordinator:
@@ -105,6 +107,7 @@ class StoredCoordinator:
         *,
         lease_seconds: float = LEASE_SECONDS,
         hands_over: bool = True,
+        keeps_requests: bool = True,
     ) -> None:
         self.durable = hands_over
         self.worker_id = new_id()
@@ -113,6 +116,7 @@ class StoredCoordinator:
         self._readers = readers
         self._signals = signals
         self._lease = lease_seconds
+        self._keeps_requests = keeps_requests
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._started_at = time_text(datetime.now(UTC))
         self._host: RunHost | None = None
@@ -141,15 +145,16 @@ class StoredCoordinator:
     ) -> Admission:
         """Let a run in, at the head of its thread or behind those that are there, in one transaction."""
         await self._enroll()
-        request = None if spec is None or not self.durable else request_of(spec, record.agent)
+        request = None if spec is None else self._request_of(spec, record)
         work = Admit(
             run_id=record.run_id,
             thread_id=record.thread_id,
             owner=self.worker_id,
-            start=start_of(record),
+            start=start_of(record, request),
             multitask=record.multitask,
             due_at=None if record.due_at is None else time_text(record.due_at),
-            request=None if request is None else json_text(request),
+            portable=self.durable and request is not None,
+            keeps_request=self._keeps_requests,
             idempotency=idempotency,
             fates=self._fates,
         )
@@ -169,6 +174,22 @@ class StoredCoordinator:
             else ()
         )
         return Admission(record=record, ready=mine.ready, displaced=displaced)
+
+    def _request_of(self, spec: RunSpec, record: RunRecord) -> str | None:
+        """What was asked for, as JSON text; None if it need not be kept.
+
+        Raises:
+            PayloadError: it cannot be read, and another process would need it.
+        """
+        if not (self.durable or self._keeps_requests):
+            return None
+        try:
+            return json_text(request_of(spec, record.agent))
+        except PayloadError as exc:
+            if self.durable:
+                raise
+            logger.warning("what was asked for is not kept of run %s: %s", record.run_id, exc)
+            return None
 
     async def claim(self, run_id: str) -> ports.Claim | None:
         """Take the pending run at the head of its thread. The event that starts it makes that known to all others."""
@@ -229,11 +250,20 @@ class StoredCoordinator:
         error: str | None = None,
         title: str | None = None,
         completion_data: Mapping[str, Any] | None = None,
+        shut_down: bool = False,
     ) -> Settlement:
         """What the end of a run means for its thread. How it ended, its terminal event tells."""
         mine = self._held(run_id)
-        thread_id = mine.record.thread_id
-        work = Settle(run_id=run_id, thread_id=thread_id, owner=self.worker_id, status=status, at_rest=at_rest)
+        if shut_down and mine.retry_id is None:
+            mine.retry_id = new_id()
+        work = Settle(
+            run_id=run_id,
+            thread_id=mine.record.thread_id,
+            owner=self.worker_id,
+            status=status,
+            at_rest=at_rest,
+            retried_as=mine.retry_id,
+        )
         settlement: Settlement = await self._writer.write_to_the_end(work)
         return settlement
 
@@ -474,7 +504,9 @@ class StoredCoordinator:
         while not is_all:  # a part in each transaction, so that nobody waits long
             reaped: Reaped = await self._writer.write(Reap(reaper=self.worker_id, known=self._mine.keys()))
             for run_id in reaped.ended:
-                logger.warning("run %s was ended: its worker is lost", run_id)
+                retried_as = reaped.retries.get(run_id)
+                goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
+                logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
             is_all = reaped.is_all
         host = self._host
         is_all = host is None or not host.agents or not self.durable

@@ -45,7 +45,7 @@ from trackside.app.storage.transfer import (
     writer_of,
 )
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 
 class Store:
@@ -244,6 +244,17 @@ class Store:
         """The run with this id; None if there is none."""
         return await self._readers.first(_queries.one_run(run_id), run_of)
 
+    async def request_of(self, run_id: str) -> JsonObject | None:
+        """What was asked for when this run was started, `RunSpec` by field, those that had their default left out.
+
+        None if there is no such run, or it is not kept: `coordinator(keeps_requests=False)`, a run whose agent had no name,
+        or that no coordinator of this store has let in.
+
+        Raises:
+            InvalidQueryError: `run_id` is not a text.
+        """
+        return await self._readers.first(_queries.request_of_run(run_id), lambda row: row.request)
+
     async def run_with_events(self, run_id: str) -> RunWithEvents | None:
         """The run with this id and all its events, as they were at one moment; None if there is none.
 
@@ -251,12 +262,14 @@ class Store:
             InvalidQueryError: `run_id` is not a text.
         """
         one, its_events = _queries.one_run(run_id), _queries.events_of_run(run_id)
+        its_retries = _queries.retries_of_run(run_id)
 
         def find(connection: Connection) -> RunWithEvents | None:
             row = connection.execute(one).one_or_none()
             if row is None:
                 return None
-            return RunWithEvents(run_of(row), [_queries.event_of(event) for event in connection.execute(its_events)])
+            told = [_queries.event_of(event) for event in connection.execute(its_events)]
+            return RunWithEvents(run_of(row), told, [*connection.scalars(its_retries)])
 
         return await self._readers.run(find)
 
@@ -523,7 +536,9 @@ class Store:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
 
-    def coordinator(self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True) -> StoredCoordinator:
+    def coordinator(
+        self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True, keeps_requests: bool = True
+    ) -> StoredCoordinator:
         """Who may run, for a manager whose runs are recorded here, beside others in whatever process.
 
             coordinator = store.coordinator()
@@ -536,16 +551,24 @@ class Store:
                 runs. It gives three signs in that time, also while an agent blocks the event loop.
             hands_over: whether runs that have not started when this process goes wait for another one, and those that
                 others leave are taken over here. A command for one run wants neither.
+            keeps_requests: whether what was asked for is kept as long as the run, so that it can be looked at and started
+                anew (`request_of`). Else it is removed when the run ends: for those who redact what is announced.
 
         Raises:
-            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or `hands_over` no bool.
+            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or one of the others no bool.
         """
+        check_option("keeps_requests", keeps_requests, bool)
         check_option("hands_over", hands_over, bool)
         if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
             why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
             raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
         coordinator = StoredCoordinator(
-            self._writer, self._readers, self._signals, lease_seconds=lease_seconds, hands_over=hands_over
+            self._writer,
+            self._readers,
+            self._signals,
+            lease_seconds=lease_seconds,
+            hands_over=hands_over,
+            keeps_requests=keeps_requests,
         )
         self._coordinators.append(coordinator)
         self._workers.add(coordinator.worker_id)

@@ -24,7 +24,8 @@ def admission(script: Any, run_id: str, fates: Fates, strategy: MultitaskStrateg
         start=start,
         multitask=strategy,
         due_at=None,
-        request=None,
+        portable=False,
+        keeps_request=True,
         idempotency=None,
         fates=fates,
     )

@@ -281,7 +281,7 @@ async def test_a_run_that_another_version_asked_for_is_left_to_it(worker: Any, a
         newer = await a.start("quick", thread_id="t")
         plain = await a.start("quick two")
     asked = '{"agent": "work", "warp": 9}'
-    database.execute(f"UPDATE active_runs SET request = '{asked}' WHERE run_id = '{newer.run_id}'")
+    database.execute(f"UPDATE runs SET request = '{asked}' WHERE run_id = '{newer.run_id}'")
 
     b = await worker()
     await b.until_ended(plain.run_id)

@@ -1,0 +1,51 @@
+"""Where LangGraph's graphs keep their threads in a PostgreSQL database: in tables of LangGraph's own, beside ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from trackside.app.storage._postgres import PostgresDatabase
+
+_SETUP_LOCK = 0x7452_6143_4865_634B
+"""Who makes or changes LangGraph's tables holds this advisory lock of the database."""
+
+
+@asynccontextmanager
+async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
+    """LangGraph's checkpointer on the database at this address, `AsyncPostgresSaver`; makes its tables.
+
+    It takes one connection, and another one when the server has closed that: LangGraph lets one checkpoint be read or
+    written at a time.
+
+    Raises:
+        ImportError: langgraph-checkpoint-postgres or its driver is not installed.
+        DatabaseUrlError: the address is not one of a PostgreSQL database.
+        StorageError: the server cannot be reached, or does not let the tables be made.
+    """
+    saver_type, pool_type = await asyncio.to_thread(_load)  # which reads files
+    database = PostgresDatabase.from_url(url)
+    pool = pool_type(
+        database.address.conninfo,
+        min_size=1,
+        max_size=1,
+        timeout=database.address.connect_timeout,
+        kwargs={"autocommit": True, "prepare_threshold": 0},  # as LangGraph's own connections are
+        check=pool_type.check_connection,
+        name="trackside-checkpoints",
+        open=False,
+    )
+    async with pool:
+        saver = saver_type(pool)
+        async with database.locked(_SETUP_LOCK):  # LangGraph does not expect two processes that begin at once
+            await saver.setup()
+        yield saver
+
+
+def _load() -> tuple[Any, Any]:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg_pool import AsyncConnectionPool
+
+    return AsyncPostgresSaver, AsyncConnectionPool
