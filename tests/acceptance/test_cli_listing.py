@@ -22,7 +22,7 @@ Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 AGENTS = """
 async def talk(input, run):
     run.record_usage("gpt-5-mini", input_tokens=1000, output_tokens=200, cost_usd=0.01)
-    run.record_usage("gpt-5-nano", input_tokens=30, output_tokens=4, caller="researcher")
+    run.record_usage("house-model", input_tokens=30, output_tokens=4, caller="researcher")
     run.message({"type": "ai", "content": f"About {input}: nothing."})
     run.set_title(f"On {input}")
 
@@ -211,15 +211,15 @@ def test_stats(recorded: Trackside) -> None:
     assert shown.startswith("5 runs  ✓ success 3  ")
     assert "3,702 tokens (3,090 in, 612 out) · 6 model calls · $0.0300" in shown
     assert "agents.py:talk     3  ✓ 3" in shown
-    assert [line.split() for line in shown.splitlines() if line.startswith("gpt-5")] == [
+    assert [line.split() for line in shown.splitlines() if line.startswith(("gpt-5", "house-"))] == [
         ["gpt-5-mini", "3,000", "600", "$0.0300"],
-        ["gpt-5-nano", "90", "12"],
+        ["house-model", "90", "12"],
     ]
 
     (stats,) = objects(recorded("stats", "--json"))
     assert stats["total"]["runs"] == 5
     assert stats["total"]["by_status"] == {"success": 3, "error": 1, "interrupted": 1}
-    assert stats["by_model"]["gpt-5-nano"]["input_tokens"] == 90
+    assert stats["by_model"]["house-model"]["input_tokens"] == 90
     (none,) = objects(recorded("stats", "--json", "--since", "2999-01-01"))
     assert none["total"]["runs"] == 0
 

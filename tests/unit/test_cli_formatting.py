@@ -128,6 +128,10 @@ def test_ids_are_cut_where_they_still_differ() -> None:
         ({"value": {"question": "May I?"}}, '{"question": "May I?"}'),
         ({"value": None}, "null"),
         ({"value": None, "next": ["publish", "notify"]}, "before publish, notify"),
+        ({"value": {"tool": "pay", "arguments": {"to": "Ann", "usd": 5}}}, 'may pay(to="Ann", usd=5) be called?'),
+        ({"value": {"tool": "pay", "arguments": "5 $", "kind": "approval"}}, "may pay(5 $) be called?"),
+        ({"value": {"tool": "pay", "arguments": {}, "kind": "external"}}, "what does pay() return?"),
+        ({"value": {"tool": "pay"}}, '{"tool": "pay"}'),
     ],
 )
 def test_a_question_is_its_text_its_json_or_what_comes_next(interrupt: dict[str, Any], text: str) -> None:
@@ -155,6 +159,15 @@ def event(kind: LifecycleEventType, **payload: Any) -> RunLifecycleEvent:
             ),
             "waiting",
             "a?\nb?",
+        ),
+        (
+            event(
+                LifecycleEventType.RUN_COMPLETED,
+                status="interrupted",
+                interrupts=[{"id": "1", "value": "a?"}, {"id": "2", "value": {"tool": "pay", "arguments": {"usd": 5}}}],
+            ),
+            "waiting",
+            "[1] a?\n[2] may pay(usd=5) be called?",
         ),
         (event(LifecycleEventType.RUN_FAILED, error="no", error_type="KeyError"), "failed", "KeyError: no"),
         (event(LifecycleEventType.RUN_FAILED, error="KeyError: 'x'", error_type="KeyError"), "failed", "KeyError: 'x'"),

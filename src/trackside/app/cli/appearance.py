@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trackside.app.cli.formatting import abridged, message_text, one_line
-from trackside.app.cli.questions import interrupts_of, question_text
+from trackside.app.cli.questions import interrupts_of, question_lines
 from trackside.harness.lifecycle import run_status_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, ThreadStatus
@@ -94,7 +94,7 @@ def _words_of(event: RunLifecycleEvent) -> str:
         case LifecycleEventType.THREAD_STATUS_UPDATED:
             return one_line(str(payload.get("status", "")))
         case LifecycleEventType.RUN_COMPLETED:
-            return "\n".join(question_text(interrupt) for interrupt in interrupts_of(payload))
+            return "\n".join(question_lines(interrupts_of(payload)))
         case LifecycleEventType.RUN_FAILED:
             return failure_text(payload)
         case LifecycleEventType.RUN_CANCELLED:

@@ -113,6 +113,21 @@ def read_seconds(text: str, name: str) -> float:
     return found.seconds
 
 
+def read_dollars(text: str, name: str) -> float:
+    """An amount of US dollars: `0.5`, `$2`.
+
+    Raises:
+        ArgumentError: it is not one, or it is zero.
+    """
+    try:
+        dollars = float(text.strip().removeprefix("$"))
+    except ValueError:
+        dollars = 0.0
+    if not 0 < dollars < float("inf"):
+        raise ArgumentError(name=name, why=f"{text!r} is not an amount of US dollars; write 0.5")
+    return dollars
+
+
 def read_age(text: str, name: str, *, now: datetime) -> timedelta:
     """How long ago something was, at the least: `12h`, `30d`, `8w`; `0d` is any time.
 

@@ -44,6 +44,18 @@ class StreamMode(StrEnum):
 
 _JSON_OF_A_RUN = "Events as JSON lines; last the result, with what the agent returned as `output`."
 _Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="How long the run may take: 90, 30s, 5m.")]
+_MaxTokens = Annotated[
+    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has used more tokens.")
+]
+_MaxCost = Annotated[
+    str | None, typer.Option("--max-cost", metavar="USD", help="Stop the run when it has cost more US dollars.")
+]
+_MaxLlmCalls = Annotated[
+    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has called models more often.")
+]
+_MaxToolCalls = Annotated[
+    int | None, typer.Option(metavar="N", parser=positive, help="Stop the run when it has called tools more often.")
+]
 _Metadata = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="K=V", help="Kept with the run; may be repeated.")
 ]
@@ -84,6 +96,10 @@ def run(
     thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
     database: Database = None,
     timeout: _Timeout = None,
+    max_tokens: _MaxTokens = None,
+    max_cost: _MaxCost = None,
+    max_llm_calls: _MaxLlmCalls = None,
+    max_tool_calls: _MaxToolCalls = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
@@ -98,7 +114,15 @@ def run(
         agent,
         input,
         running.RunOptions(
-            database=database, timeout=timeout, metadata=metadata or (), modes=tuple(stream or ()), json=json
+            database=database,
+            timeout=timeout,
+            max_tokens=max_tokens,
+            max_cost=max_cost,
+            max_llm_calls=max_llm_calls,
+            max_tool_calls=max_tool_calls,
+            metadata=metadata or (),
+            modes=tuple(stream or ()),
+            json=json,
         ),
         thread=thread,
     )
@@ -113,6 +137,10 @@ def resume(
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
     database: Database = None,
     timeout: _Timeout = None,
+    max_tokens: _MaxTokens = None,
+    max_cost: _MaxCost = None,
+    max_llm_calls: _MaxLlmCalls = None,
+    max_tool_calls: _MaxToolCalls = None,
     metadata: _Metadata = None,
     stream: _Stream = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
@@ -124,7 +152,15 @@ def resume(
         thread,
         answer,
         running.RunOptions(
-            database=database, timeout=timeout, metadata=metadata or (), modes=tuple(stream or ()), json=json
+            database=database,
+            timeout=timeout,
+            max_tokens=max_tokens,
+            max_cost=max_cost,
+            max_llm_calls=max_llm_calls,
+            max_tool_calls=max_tool_calls,
+            metadata=metadata or (),
+            modes=tuple(stream or ()),
+            json=json,
         ),
         agent=agent,
     )

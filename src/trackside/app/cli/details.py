@@ -12,7 +12,7 @@ from trackside.app.cli.appearance import AGENT, RUN_LOOKS, THREAD_LOOKS
 from trackside.app.cli.formatting import ago, json_line, moment, one_line, printable
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.overviews import NEVER_STARTED, look_text, print_runs, took
-from trackside.app.cli.questions import question_text, resume_command
+from trackside.app.cli.questions import answer_note, question_lines, resume_command
 from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.cli.tables import print_facts
 from trackside.app.cli.usage import usage_line
@@ -66,11 +66,12 @@ def print_thread(
         ("title", one_line(thread.title or "")),
         ("begun", f"{moment(thread.created_at, now)} ({ago(thread.created_at, now)})"),
         ("changed", f"{moment(thread.updated_at, now)} ({ago(thread.updated_at, now)})"),
-        *(("asks", printable(question_text(interrupt))) for interrupt in interrupts),
+        *(("asks", printable(line)) for line in question_lines(interrupts)),
     ]
     print_facts(console, facts)
     if interrupts:
-        console.print(f"\n  {resume_command(thread.thread_id, interrupts, settings)}", style="bold", soft_wrap=True)
+        console.print(f"\n{answer_note(interrupts)}", soft_wrap=True)
+        console.print(f"  {resume_command(thread.thread_id, interrupts, settings)}", style="bold", soft_wrap=True)
     console.print()
     print_runs(console, runs, now)
 

@@ -17,7 +17,7 @@ from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard
 from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
-from trackside.harness.errors import TracksideError
+from trackside.harness.errors import InvalidSpecError, TracksideError
 from trackside.harness.types import RunStatus
 
 _OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG})
@@ -38,7 +38,7 @@ _TYPED_AS = {
     "to": "--to",
     "types": "--type",
 }
-"""How arguments of the store are called on the command line."""
+"""How arguments of the store and fields of a run are called on the command line."""
 
 
 class ExitCode(IntEnum):
@@ -89,11 +89,11 @@ def report(failure: BaseException) -> ExitCode:
 
 
 def _as_typed(failure: TracksideError) -> str:
-    """The message; of what a store refuses to look up or to do, with the name under which it was typed."""
+    """The message; of what a store or a manager refuses to do, with the name under which it was typed."""
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
-    if isinstance(failure, InvalidQueryError | InvalidSubscriptionError):
-        field = failure.details["field"]
+    if isinstance(failure, InvalidQueryError | InvalidSubscriptionError | InvalidSpecError):
+        field = failure.details.get("field")
         if (name := _TYPED_AS.get(field)) is not None:
             return f"{name}: {failure.details['why']}."
     return str(failure)

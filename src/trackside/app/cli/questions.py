@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trackside.app.cli.formatting import json_line
+from trackside.app.cli.formatting import count, json_line
 from trackside.app.settings import Settings
-from trackside.harness.types import JsonObject
+from trackside.harness.types import Json, JsonObject
 
 
 def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
@@ -19,18 +19,62 @@ def interrupts_of(payload: Mapping[str, Any]) -> list[JsonObject]:
 
 
 def question_text(interrupt: JsonObject) -> str:
-    """The question of an interrupt: its text as it stands, anything else as JSON; at a breakpoint, what comes next."""
+    """The question of an interrupt: a text as it stands, a call of a tool as code has it, at a breakpoint what comes next,
+    anything else as JSON.
+    """
     value, following = interrupt.get("value"), interrupt.get("next")
     if value is None and isinstance(following, list):
         return f"before {', '.join(map(str, following))}"
+    if isinstance(value, dict) and _is_call(value):
+        call = f"{value['tool']}({_arguments(value['arguments'])})"
+        return f"may {call} be called?" if _is_approval(value) else f"what does {call} return?"
     return value if isinstance(value, str) else json_line(value)
+
+
+def question_lines(interrupts: Sequence[JsonObject]) -> list[str]:
+    """The questions, with the ids by which they are answered if there are several."""
+    several = len(interrupts) > 1
+    return [
+        f"[{interrupt['id']}] {question_text(interrupt)}" if several and "id" in interrupt else question_text(interrupt)
+        for interrupt in interrupts
+    ]
+
+
+def answer_note(interrupts: Sequence[JsonObject]) -> str:
+    """What to say above the command that answers."""
+    approvals = sum(_is_approval(interrupt.get("value")) for interrupt in interrupts)
+    form = ' (true, false, or {"approved": false, "message": "why not"})' if approvals else ""
+    if len(interrupts) == 1:
+        return f"It waits for {'an approval' if approvals else 'an answer'}{form}:"
+    kind = "approval" if approvals == len(interrupts) else "answer"
+    return f"It waits for {count(len(interrupts), kind)}{form}; those that are left out stay open:"
 
 
 def resume_command(thread_id: str, interrupts: Sequence[JsonObject], settings: Settings) -> str:
     """How to answer the questions of a thread: all of them at once, by their ids where there are several."""
-    ids = [str(interrupt.get("id")) for interrupt in interrupts]
-    answer = shlex.quote(json.dumps(dict.fromkeys(ids, "ANSWER"))) if len(ids) > 1 else "'ANSWER'"
+    answers = {str(interrupt.get("id")): _form_of(interrupt) for interrupt in interrupts}
+    one = "true" if True in answers.values() else "'ANSWER'"
+    answer = shlex.quote(json.dumps(answers)) if len(answers) > 1 else one
     # Settings from the environment or the file are there the next time, too.
     given = settings.database_source == "--database"
     database = f" --database {shlex.quote(settings.database_shown)}" if given else ""
     return f"trackside resume {shlex.quote(thread_id)} {answer}{database}"
+
+
+def _form_of(interrupt: JsonObject) -> Json:
+    return True if _is_approval(interrupt.get("value")) else "ANSWER"
+
+
+def _is_call(value: Json) -> bool:
+    """Whether a question is about a call of a tool, as the adapters of frameworks ask it."""
+    return isinstance(value, dict) and isinstance(value.get("tool"), str) and "arguments" in value
+
+
+def _is_approval(value: Json) -> bool:
+    return _is_call(value) and value.get("kind", "approval") == "approval"
+
+
+def _arguments(arguments: Json) -> str:
+    if not isinstance(arguments, dict):
+        return arguments if isinstance(arguments, str) else json_line(arguments)
+    return ", ".join(f"{name}={json_line(value)}" for name, value in arguments.items())

@@ -10,7 +10,14 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata, read_seconds
+from trackside.app.cli.arguments import (
+    ArgumentError,
+    read_answer,
+    read_dollars,
+    read_input,
+    read_metadata,
+    read_seconds,
+)
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
@@ -57,6 +64,10 @@ class RunOptions:
 
     database: str | None
     timeout: str | None
+    max_tokens: int | None = None
+    max_cost: str | None = None
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
     metadata: Sequence[str]
     modes: Sequence[str]
     json: bool
@@ -77,6 +88,10 @@ class RunOptions:
             agent,
             metadata=read_metadata(self.metadata) or None,
             timeout=None if self.timeout is None else read_seconds(self.timeout, "--timeout"),
+            max_tokens=self.max_tokens,
+            max_cost_usd=None if self.max_cost is None else read_dollars(self.max_cost, "--max-cost"),
+            max_llm_calls=self.max_llm_calls,
+            max_tool_calls=self.max_tool_calls,
             stream_mode=tuple(dict.fromkeys((*_SHOWN_MODES, *self.modes))),
             **more,
         )

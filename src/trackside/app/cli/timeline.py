@@ -6,7 +6,7 @@ file, `TERM=dumb`), each row is plain and complete when it appears.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -20,13 +20,13 @@ from trackside.app.cli.formatting import abridged, count, json_line, one_line, p
 from trackside.app.cli.live import LiveLines
 from trackside.app.cli.messages import Messages, Piece, last_answer
 from trackside.app.cli.output import OutputConsole
-from trackside.app.cli.questions import interrupts_of, resume_command
+from trackside.app.cli.questions import answer_note, interrupts_of, resume_command
 from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
-from trackside.harness.types import LifecycleEventType
+from trackside.harness.types import JsonObject, LifecycleEventType
 
 
 class Timeline:
@@ -116,14 +116,14 @@ class Timeline:
         self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
         self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_shown)
         if asked := [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]:
-            self._show_how_to_answer(None if forgotten else resume_command(result.thread_id, asked, settings))
+            self._show_how_to_answer(asked, None if forgotten else resume_command(result.thread_id, asked, settings))
 
-    def _show_how_to_answer(self, command: str | None) -> None:
+    def _show_how_to_answer(self, asked: Sequence[JsonObject], command: str | None) -> None:
         if command is None:
             why = "this graph's own checkpointer forgets when the program ends; compile it without one"
             self._console.print(f"\nIt cannot be answered: {why}.", soft_wrap=not self._console.is_screen)
         else:
-            self._console.print("\nIt waits for an answer:")
+            self._console.print(f"\n{answer_note(asked)}", soft_wrap=True)
             self._console.print(f"  {command}", style="bold", soft_wrap=True)
 
     def _show_end(self) -> None:
