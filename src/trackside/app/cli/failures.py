@@ -93,8 +93,8 @@ def _as_typed(failure: TracksideError) -> str:
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
     if isinstance(failure, InvalidQueryError | InvalidSubscriptionError | InvalidSpecError):
-        field = failure.details.get("field")
-        if (name := _TYPED_AS.get(field)) is not None:
+        name = _TYPED_AS.get(failure.details.get("field", ""))
+        if name is not None:
             return f"{name}: {failure.details['why']}."
     return str(failure)
 
