@@ -107,3 +107,15 @@ def test_urls_are_shown_without_passwords(show, url: str, shown: str) -> None:
 def test_an_option_that_postgres_does_not_have_is_refused(option: dict) -> None:
     with pytest.raises(StoreOptionError, match=f"{next(iter(option))}.*PostgreSQL"):
         PostgresDatabase.from_url("postgresql:///runs", **option)
+
+
+def test_libpq_takes_an_address_as_names_and_values() -> None:
+    url = (
+        "postgresql+asyncpg://me:it's a \\ secret@one,two:5433/my runs?search_path=a, b&options=-c jit=off&ssl=require"
+    )
+
+    assert PostgresAddress.from_url(url).conninfo == (
+        r"host='one,two' port='5432,5433' user='me' password='it\'s a \\ secret' dbname='my runs' connect_timeout='10' "
+        r"sslmode='require' options='-c jit=off -c search_path=a,\\ b'"
+    )
+    assert PostgresAddress.from_url("postgresql:///runs").conninfo == "dbname='runs' connect_timeout='10'"

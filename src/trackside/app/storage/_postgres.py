@@ -28,6 +28,7 @@ READERS: Final = 4
 OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
 
 _DURABLE = ("FULL", "NORMAL")
+_LOCK_PAUSE = 0.05  # seconds
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
 # The plans that a connection keeps may be from when the tables were empty, and were not worth an index; and to join with
 # few rows is to look each of them up.
@@ -159,12 +160,15 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def locked(self, lock: int) -> AsyncGenerator[None]:
-        """Hold an advisory lock of the database, on a connection of its own; wait while somebody else does."""
+        """Hold an advisory lock of the database, on a connection of its own."""
         with self.translated():
-            connection = await self.connect(lock_timeout="0")
+            connection = await self.connect()
         try:
             with self.translated():
-                await connection.execute("SELECT pg_advisory_lock($1)", lock)
+                # Asked again and again: a statement that waits has a snapshot, for whose end CREATE INDEX CONCURRENTLY of
+                # whoever holds the lock would wait.
+                while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110  # see above
+                    await asyncio.sleep(_LOCK_PAUSE)
             yield
         finally:
             connection.terminate()  # which gives the lock back

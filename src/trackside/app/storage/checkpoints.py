@@ -32,7 +32,8 @@ async def open_checkpoints(url: str) -> AsyncGenerator[Any]:
         min_size=1,
         max_size=1,
         timeout=database.address.connect_timeout,
-        kwargs={"autocommit": True, "prepare_threshold": 0},  # as LangGraph's own connections are
+        # The first two as LangGraph's own connections have them.
+        kwargs={"autocommit": True, "prepare_threshold": 0, "fallback_application_name": "trackside-checkpoints"},
         check=pool_type.check_connection,
         name="trackside-checkpoints",
         open=False,

@@ -31,12 +31,6 @@ class MissingExtraError(TracksideError, ImportError):
     """{what} needs {package}, which is not installed: pip install 'trackside[{extra}]'."""
 
 
-class CheckpointerMissingError(TracksideError):
-    """A LangGraph graph without a checkpointer of its own keeps its checkpoints in an SQLite file, and the database is {database}: compile the graph with a checkpointer, as the one of langgraph-checkpoint-postgres."""  # noqa: E501
-
-    fault = "agent"
-
-
 class NothingRecordedError(TracksideError, LookupError):
     """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
 
@@ -167,15 +161,31 @@ async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: As
     """What remembers threads for graphs that have no checkpointer of their own; in the same database as all the rest."""
     if not any(_needs_checkpointer(agent) for agent in agents.values()):
         return None
-    if not settings.database_url.startswith(_SQLITE):
-        raise CheckpointerMissingError(database=settings.database_shown)
+    is_file = settings.database_url.startswith(_SQLITE)
     try:
-        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+        with blaming(settings):
+            return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
     except ImportError as exc:
+        package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
+        extra = "langgraph" if is_file else "langgraph-postgres"
         what = "A LangGraph graph without a checkpointer of its own"
-        raise MissingExtraError(what=what, package="langgraph-checkpoint-sqlite", extra="langgraph") from exc
-    path = settings.database_url.removeprefix(_SQLITE)
-    return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(path))
+        raise MissingExtraError(what=what, package=package, extra=extra) from exc
+
+
+@asynccontextmanager
+async def _sqlite_saver(settings: Settings) -> AsyncGenerator[Any]:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    async with AsyncSqliteSaver.from_conn_string(settings.database_url.removeprefix(_SQLITE)) as saver:
+        yield saver
+
+
+@asynccontextmanager
+async def _postgres_saver(settings: Settings) -> AsyncGenerator[Any]:
+    from trackside.app.storage.checkpoints import open_checkpoints
+
+    async with open_checkpoints(settings.database_url) as saver:
+        yield saver
 
 
 def _needs_checkpointer(agent: Any) -> bool:
