@@ -131,6 +131,10 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
             "import sys; sys.modules['langgraph'] = None; import langgraph\n",
             "ModuleNotFoundError: import of langgraph halted; None in sys.modules; pip install 'trackside[langgraph]'",
         ),
+        (
+            "import sys; sys.modules['pydantic_ai'] = None; import pydantic_ai\n",
+            "ModuleNotFoundError: import of pydantic_ai halted; None in sys.modules; pip install 'trackside[pydantic-ai]'",
+        ),
         ("raise ValueError('two\\nlines')\n", "ValueError: two lines"),
     ],
 )

@@ -39,7 +39,7 @@ class NotAnObserverError(TracksideError, TypeError):
 
 
 class NotAnAgentError(TracksideError, TypeError):
-    """{passed} is not an agent: {why}. Pass an async function, a function or an async generator function, of the input or of the input and the run, or a compiled LangGraph graph."""  # noqa: E501
+    """{passed} is not an agent: {why}. Pass an async function, a function or an async generator function, of the input or of the input and the run, a compiled LangGraph graph, or an agent of the OpenAI Agents SDK or of Pydantic AI."""  # noqa: E501
 
 
 class InvalidSpecError(TracksideError, ValueError):

@@ -21,7 +21,8 @@ from typing import Any
 from trackside.harness.adapters import as_agent
 from trackside.harness.errors import NotAnAgentError, TracksideError
 
-_IN_EXTRA = frozenset({"langgraph", "langchain_core"})
+_EXTRAS = {"langgraph": "langgraph", "langchain_core": "langgraph", "pydantic_ai": "pydantic-ai"}
+"""The extra that brings a framework, by the name of its package."""
 
 
 class AgentReferenceError(TracksideError, LookupError):
@@ -187,8 +188,8 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         raise
     except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
         cause = traceback.format_exception_only(exc)[-1].strip()
-        if isinstance(exc, ModuleNotFoundError) and (exc.name or "").partition(".")[0] in _IN_EXTRA:
-            cause += "; pip install 'trackside[langgraph]'"
+        if isinstance(exc, ModuleNotFoundError) and (extra := _EXTRAS.get((exc.name or "").partition(".")[0])):
+            cause += f"; pip install 'trackside[{extra}]'"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
 
 

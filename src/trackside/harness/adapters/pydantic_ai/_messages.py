@@ -81,7 +81,7 @@ def tool_messages(messages: Iterable[ModelMessage], output_tools: Collection[str
             "type": "tool",
             "id": new_id(),
             "name": part.tool_name,
-            "content": part.model_response_str(),
+            "content": part.model_response_str(wrap_if_error=False),
             "tool_call_id": part.tool_call_id,
             "status": "success" if part.outcome == "success" else "error",
         }
