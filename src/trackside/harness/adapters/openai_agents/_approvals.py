@@ -72,7 +72,7 @@ async def answered_state(run: RunContext, agent: Agent[Any], options: RunnerOpti
     if kept["needs_context"] and run.context is None:
         raise InvalidSpecError(field="context", value=None, why=_CONTEXT_AGAIN)
     saved = {**kept["state"], "max_turns": options.max_turns} if options.names_max_turns else kept["state"]
-    state: RunState[Any] = await RunState.from_json(agent, saved, context_deserializer=lambda _: None)
+    state: RunState[Any] = await RunState.from_json(agent, saved, context_deserializer=dict)
     for nth, item in enumerate(state.get_interruptions()):
         approval = approvals.get(_id_of(item, nth))
         if approval is None:

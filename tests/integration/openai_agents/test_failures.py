@@ -1,0 +1,190 @@
+"""Runs that fail, and runs that only look as if they had not."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    ToolGuardrailFunctionOutput,
+    function_tool,
+    input_guardrail,
+    output_guardrail,
+    tool_input_guardrail,
+)
+from tests.contract.ways_to_run import virtual
+from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
+
+from trackside import RunStatus, run_agent
+
+
+def agent(*turns: Any, **options: Any) -> Agent[Any]:
+    return Agent("lead", model=ScriptedModel(*turns), **options)
+
+
+def broken(**options: Any) -> Any:
+    async def look() -> str:
+        raise LookupError("the lens is cracked")
+
+    return function_tool(look, **options)
+
+
+async def test_too_many_turns_are_an_error_that_says_so(stage: Any) -> None:
+    look = function_tool(lambda: "nothing", name_override="look")
+    outcome = await stage.play(agent(Calls("look"), tools=[look]), "go", config={"max_turns": 3})
+    assert outcome.end["error_type"] == "MaxTurnsExceeded"
+    assert "3" in outcome.end["error"]
+    assert outcome.usage["llm_call_count"] == 3
+
+
+async def test_an_error_handler_may_make_an_output_of_it(stage: Any) -> None:
+    look = function_tool(lambda: "nothing", name_override="look")
+    config = {"max_turns": 1, "error_handlers": {"max_turns": lambda data: "I gave up"}}
+    outcome = await stage.play(agent(Calls("look"), tools=[look]), "go", config=config)
+    assert outcome.status is RunStatus.success
+    assert outcome.values["output"] == "I gave up"
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({"topic": "arms"}, 'The guardrail no_arms stopped the run: {"topic": "arms"}'),
+        ("about arms", "The guardrail no_arms stopped the run: about arms"),
+        (None, "The guardrail no_arms stopped the run."),
+    ],
+    ids=["object", "text", "nothing"],
+)
+async def test_an_input_guardrail_says_its_name_and_what_it_found(stage: Any, found: Any, says: str) -> None:
+    @input_guardrail
+    async def no_arms(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=found, tripwire_triggered=True)
+
+    outcome = await stage.play(agent("well", input_guardrails=[no_arms]), "sell me a tank")
+    assert outcome.end["error_type"] == "InputGuardrailTripwireTriggered"
+    assert outcome.end["error"] == says
+    assert "llm_error_count" not in outcome.usage
+
+
+async def test_a_guardrail_that_trips_beside_the_model_is_no_failure_of_the_model(stage: Any) -> None:
+    tripped = asyncio.Event()
+
+    async def later(items: list[Any]) -> str:
+        await tripped.wait()
+        return "here is a tank"
+
+    @input_guardrail
+    async def no_arms(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        tripped.set()
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    outcome = await stage.play(agent(later, input_guardrails=[no_arms]), "sell me a tank")
+    assert outcome.end["error_type"] == "InputGuardrailTripwireTriggered"
+    assert "llm_error_count" not in outcome.usage
+
+
+async def test_an_output_guardrail_says_its_name_and_what_it_found(stage: Any) -> None:
+    @output_guardrail(name="polite")
+    async def check(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info={"rude": True}, tripwire_triggered=True)
+
+    outcome = await stage.play(agent("go away", output_guardrails=[check]), "hello", thread_id="thread")
+    assert outcome.end["error_type"] == "OutputGuardrailTripwireTriggered"
+    assert outcome.end["error"] == 'The guardrail polite stopped the run: {"rude": true}'
+    assert outcome.usage["llm_call_count"] == 1
+    assert outcome.streamed("values") == []
+
+
+async def test_a_tools_guardrail_says_its_name_and_what_it_found(stage: Any) -> None:
+    @tool_input_guardrail
+    def no_peeking(data: Any) -> ToolGuardrailFunctionOutput:
+        return ToolGuardrailFunctionOutput.raise_exception(output_info="peeking")
+
+    look = function_tool(lambda: "x", name_override="look", tool_input_guardrails=[no_peeking])
+    outcome = await stage.play(agent(Calls("look"), tools=[look]), "hello")
+    assert outcome.end["error_type"] == "ToolInputGuardrailTripwireTriggered"
+    assert outcome.end["error"] == "The guardrail no_peeking stopped the run: peeking"
+
+
+async def test_a_tools_error_that_the_model_deals_with_is_no_failure(stage: Any) -> None:
+    outcome = await stage.play(agent(Calls("look"), "I could not look", tools=[broken()]), "look")
+    assert outcome.status is RunStatus.success
+    assert outcome.values["output"] == "I could not look"
+
+
+async def test_a_tools_error_that_nobody_is_to_handle_comes_out_as_it_is(stage: Any) -> None:
+    outcome = await stage.play(agent(Calls("look"), tools=[broken(failure_error_function=None)]), "look")
+    assert outcome.end["error_type"] == "LookupError"
+    assert outcome.end["error"] == "the lens is cracked"
+    assert "UserError" not in outcome.end["traceback"]
+
+
+async def test_an_output_that_is_a_tools_error_is_a_failure(stage: Any) -> None:
+    stopping = agent(Calls("look"), tools=[broken()], tool_use_behavior="stop_on_first_tool")
+    outcome = await stage.play(stopping, "look", thread_id="thread")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "ErrorOutputError"
+    assert "the tool look failed with LookupError: the lens is cracked" in outcome.end["error"]
+    assert outcome.usage["tool_call_count"] == 1
+
+
+async def test_it_is_one_also_where_the_user_words_such_errors(stage: Any) -> None:
+    stopping = agent(Calls("look"), tools=[broken()], tool_use_behavior="stop_on_first_tool")
+    config = {"tool_error_formatter": lambda failure: f"sorry: {failure.error}"}
+    outcome = await stage.play(stopping, "look", config=config)
+    assert outcome.end["error_type"] == "ErrorOutputError"
+
+
+async def test_the_users_wording_of_errors_reaches_the_model(stage: Any) -> None:
+    model = ScriptedModel(Calls("look"), "I could not look")
+
+    async def sorry(failure: Any) -> str:
+        return f"sorry: {failure.error}"
+
+    config = {"tool_error_formatter": sorry}
+    await stage.play(Agent("lead", model=model, tools=[broken()]), "look", config=config)
+    assert model.heard[-1][-1]["output"] == "sorry: the lens is cracked"
+
+
+async def test_what_a_tools_own_function_makes_of_an_error_is_believed(stage: Any) -> None:
+    look = broken(failure_error_function=lambda context, error: "no cats today")
+    stopping = agent(Calls("look"), tools=[look], tool_use_behavior="stop_on_first_tool")
+    outcome = await stage.play(stopping, "look")
+    assert outcome.status is RunStatus.success
+    assert outcome.values["output"] == "no cats today"
+
+
+async def test_an_agent_as_a_tool_that_failed_is_a_failure_as_an_output(stage: Any) -> None:
+    helper = Agent("helper", model=ScriptedModel(RuntimeError("no route")))
+    tool = helper.as_tool(tool_name="helper", tool_description="Helps.")
+    stopping = agent(Calls("helper", {"input": "x"}), tools=[tool], tool_use_behavior="stop_on_first_tool")
+    outcome = await stage.play(stopping, "go")
+    assert outcome.end["error_type"] == "ErrorOutputError"
+    assert "the tool helper failed" in outcome.end["error"]
+
+
+@virtual
+async def test_a_tool_that_took_too_long_is_a_failure_as_an_output() -> None:
+    async def look() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    tool = function_tool(look, timeout=2.0)
+    stopping = agent(Calls("look"), tools=[tool], tool_use_behavior="stop_on_first_tool")
+    result = await run_agent(stopping, "go")
+    assert result.status is RunStatus.error
+    assert "took longer than its 2 s" in str(result.error)
+
+
+async def test_an_output_that_only_looks_like_an_error_is_none(stage: Any) -> None:
+    fine = function_tool(lambda: "Error: none at all", name_override="look")
+    stopping = agent(Calls("look"), tools=[fine], tool_use_behavior="stop_on_first_tool")
+    assert (await stage.play(stopping, "look")).status is RunStatus.success
+
+
+async def test_of_two_tools_the_failed_one_counts_only_if_it_is_the_output(stage: Any) -> None:
+    fine = function_tool(lambda: "a cat", name_override="fine")
+    stopping = agent([Calls("fine"), Calls("look")], tools=[fine, broken()], tool_use_behavior="stop_on_first_tool")
+    outcome = await stage.play(stopping, "look")
+    assert outcome.status is RunStatus.success
+    assert outcome.values["output"] == "a cat"

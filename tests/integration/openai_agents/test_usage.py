@@ -1,0 +1,262 @@
+"""What a run's model calls are counted as, by whomever they are made and however they end."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from agents import Agent, FunctionTool, RunConfig, Runner, RunHooks, function_tool
+from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from tests.contract.ways_to_run import virtual
+from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
+
+from trackside import RunStatus, as_agent, run_agent
+
+USED = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+
+
+def agent(*turns: Any, name: str = "lead", model: str = "scripted-1", **options: Any) -> Agent[Any]:
+    return Agent(name, model=ScriptedModel(*turns, name=model), **options)
+
+
+def as_tool(helper: Agent[Any], **options: Any) -> FunctionTool:
+    return helper.as_tool(tool_name=helper.name, tool_description="Helps.", **options)
+
+
+def nothing(name: str = "look") -> FunctionTool:
+    return function_tool(lambda: "nothing", name_override=name)
+
+
+async def waiting(items: list[Any]) -> str:
+    await asyncio.Event().wait()
+    return ""
+
+
+async def test_tokens_are_counted_with_those_cached_and_those_of_reasoning(stage: Any) -> None:
+    model = ScriptedModel("well", usage=(100, 20, 60, 7))
+    outcome = await stage.play(Agent("lead", model=model), "hello")
+    assert outcome.usage["token_usage_by_model"] == {
+        "scripted-1": {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "total_tokens": 120,
+            "cache_read_tokens": 60,
+            "reasoning_tokens": 7,
+        }
+    }
+
+
+async def test_a_handoffs_target_is_credited_by_name(stage: Any) -> None:
+    specialist = agent("I know", name="specialist", model="large")
+    outcome = await stage.play(agent(Calls("transfer_to_specialist"), handoffs=[specialist]), "who knows?")
+    assert outcome.usage["token_usage_by_caller"] == {"lead_agent": USED, "specialist": USED}
+    assert outcome.usage["token_usage_by_model"] == {"scripted-1": USED, "large": USED}
+    assert outcome.usage["tool_call_count"] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"run_config": RunConfig(tracing_disabled=True)},
+        {"hooks": RunHooks()},
+        {"on_stream": lambda event: None},
+    ],
+    ids=["plain", "own config", "own hooks", "streamed"],
+)
+async def test_agents_as_tools_are_credited_by_name_however_deep(stage: Any, options: dict[str, Any]) -> None:
+    deepest = agent("42", name="deepest")
+    helper = agent(Calls("deepest", {"input": "how deep?"}), "very", name="helper", tools=[as_tool(deepest, **options)])
+    lead = agent(Calls("helper", {"input": "ask"}), "done", tools=[as_tool(helper, **options)])
+    outcome = await stage.play(lead, "how deep?")
+    twice = {name: 2 * count for name, count in USED.items()}
+    assert outcome.usage["token_usage_by_caller"] == {"lead_agent": twice, "helper": twice, "deepest": USED}
+    assert outcome.usage["tool_call_count"] == 2
+    assert outcome.usage["message_count"] == 3  # the conversation's own: the question, the tool's word, the answer
+
+
+def in_a_thread(helper: Agent[Any]) -> Any:
+    loop = asyncio.new_event_loop()  # which `run_sync` would make too, and leave open
+    asyncio.set_event_loop(loop)
+    try:
+        return Runner.run_sync(helper, "do it").final_output
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("way", ["run", "run_sync", "run_streamed"])
+async def test_a_run_of_the_sdks_that_a_tool_starts_is_credited_to_its_agent(stage: Any, way: str) -> None:
+    helper = agent("it is done", name="helper")
+
+    async def ask() -> str:
+        if way == "run":
+            return str((await Runner.run(helper, "do it")).final_output)
+        if way == "run_sync":
+            return str(await asyncio.to_thread(in_a_thread, helper))
+        result = Runner.run_streamed(helper, "do it")
+        return str([event async for event in result.stream_events()] and result.final_output)
+
+    lead = agent(Calls("ask"), "done", tools=[function_tool(ask)])
+    outcome = await stage.play(lead, "go")
+    assert outcome.status is RunStatus.success
+    assert outcome.usage["token_usage_by_caller"]["helper"] == USED
+
+
+async def test_the_hooks_of_others_go_on_working_below(stage: Any) -> None:
+    heard = []
+
+    class Hooks(RunHooks[Any]):
+        async def on_agent_start(self, context: Any, agent: Any) -> None:
+            heard.append(f"{agent.name} starts")
+
+        async def on_llm_start(self, *arguments: Any) -> None:
+            heard.append("model")
+
+        async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
+            heard.append(f"{tool.name} gave {result}")
+
+        async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
+            heard.append(f"{agent.name} ends")
+
+    helper = agent(Calls("look"), "well", name="helper", tools=[nothing()])
+    await stage.play(agent(Calls("helper", {"input": "x"}), "done", tools=[as_tool(helper, hooks=Hooks())]), "go")
+    assert heard == ["helper starts", "model", "look gave nothing", "model", "helper ends"]
+
+
+async def test_runs_outside_ours_are_left_alone_and_another_runner_is_kept(stage: Any) -> None:
+    ran = []
+
+    class Mine(AgentRunner):
+        def run_streamed(self, starting_agent: Any, input: Any, **options: Any) -> Any:
+            ran.append((starting_agent.name, options.get("hooks")))
+            return super().run_streamed(starting_agent, input, **options)
+
+    before = get_default_agent_runner()
+    set_default_agent_runner(Mine())
+    try:
+        await stage.play(agent("well"), "hello")
+        result = Runner.run_streamed(agent("well", name="another"), "hello")
+        assert [event.type async for event in result.stream_events()]
+    finally:
+        set_default_agent_runner(before)
+    (ours, hooks), (theirs, none) = ran
+    assert (ours, theirs) == ("lead", "another")
+    assert hooks is not None
+    assert none is None
+
+
+async def test_what_a_function_runs_by_the_sdk_is_not_credited_to_the_run_around_it(stage: Any) -> None:
+    helper = agent("done", name="helper", model="large")
+
+    async def plain(text: str) -> str:
+        return str((await Runner.run(helper, text)).final_output)
+
+    @function_tool
+    async def ask() -> str:
+        return (await run_agent(plain, "go")).status
+
+    outcome = await stage.play(agent(Calls("ask"), "done", tools=[ask]), "go")
+    assert list(outcome.usage["token_usage_by_model"]) == ["scripted-1"]
+
+
+async def test_a_run_that_fails_counts_what_was_used(stage: Any) -> None:
+    outcome = await stage.play(agent(Calls("look"), RuntimeError("no route"), tools=[nothing()]), "go")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "RuntimeError"
+    assert outcome.usage["token_usage_by_caller"] == {"lead_agent": USED}
+    assert outcome.usage["llm_error_count"] == 1
+
+
+async def test_a_model_behind_a_tool_that_fails_is_counted_though_the_sdk_makes_a_text_of_it(stage: Any) -> None:
+    helper = agent(RuntimeError("no route"), name="helper")
+    outcome = await stage.play(agent(Calls("helper", {"input": "x"}), "sorry", tools=[as_tool(helper)]), "go")
+    assert outcome.status is RunStatus.success
+    assert outcome.usage["llm_error_count"] == 1
+    assert outcome.usage["token_usage_by_caller"].keys() == {"lead_agent"}
+
+
+async def test_an_answer_that_makes_no_sense_counts_as_an_answer(stage: Any) -> None:
+    outcome = await stage.play(agent(Calls("nobody knows this tool")), "go")
+    assert outcome.end["error_type"] == "ModelBehaviorError"
+    assert outcome.usage["token_usage_by_caller"] == {"lead_agent": USED}
+    assert "llm_error_count" not in outcome.usage
+
+
+async def test_a_stream_that_breaks_off_counts_what_it_had_reported(stage: Any) -> None:
+    async def breaks(items: list[Any]) -> str:
+        await asyncio.sleep(0)
+        raise ConnectionError("reset by peer")
+
+    model = ScriptedModel(breaks, early=(7, 1, 0, 0))
+    outcome = await stage.play(Agent("lead", model=model), "go")
+    assert outcome.end["error_type"] == "ConnectionError"
+    assert outcome.usage["total_tokens"] == 8
+    assert outcome.usage["llm_error_count"] == 1
+
+
+@virtual
+async def test_a_timed_out_run_counts_what_was_used_and_reported() -> None:
+    model = ScriptedModel(Calls("look"), waiting, early=(7, 1, 0, 0))
+    result = await run_agent(Agent("lead", model=model, tools=[nothing()]), "go", timeout=5.0)
+    assert result.status is RunStatus.timeout
+    assert result.completion_data["total_tokens"] == 15 + 8
+    assert result.completion_data["llm_call_count"] == 2
+    assert "llm_error_count" not in result.completion_data
+
+
+@virtual
+async def test_a_cancelled_run_counts_what_an_agent_below_had_used() -> None:
+    helper = agent(Calls("look"), waiting, name="helper", tools=[nothing()])
+    lead = agent(Calls("helper", {"input": "x"}), tools=[as_tool(helper)])
+    result = await run_agent(lead, "go", timeout=5.0)
+    assert result.completion_data["token_usage_by_caller"] == {"lead_agent": USED, "helper": USED}
+
+
+async def test_a_budget_bites_before_the_tool_that_is_one_too_many(stage: Any) -> None:
+    looked = []
+    look = function_tool(lambda: looked.append(1) or "nothing", name_override="look")
+    outcome = await stage.play(agent(Calls("look"), tools=[look]), "go", max_tool_calls=2)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert len(looked) == 2
+
+
+async def test_a_budget_is_for_all_and_bites_below_too(stage: Any) -> None:
+    looked = []
+    look = function_tool(lambda: looked.append(1) or "nothing", name_override="look")
+    helper = agent(Calls("look"), name="helper", tools=[look])
+    lead = agent(Calls("helper", {"input": "x"}), tools=[as_tool(helper)])
+    outcome = await stage.play(lead, "go", max_llm_calls=3)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert outcome.usage["llm_call_count"] == 4
+    assert len(looked) == 2
+
+
+async def test_a_model_is_called_what_agent_or_config_call_it(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents import ModelProvider
+
+    monkeypatch.setenv("OPENAI_DEFAULT_MODEL", "gpt-default")
+
+    class Provider(ModelProvider):
+        def get_model(self, model_name: str | None) -> Any:
+            return ScriptedModel("well")
+
+    class Nameless(ScriptedModel):
+        model = property(lambda self: "", lambda self, name: None)  # type: ignore[assignment]  # a class without it
+
+    async def model_of(asked: Any, **config: Any) -> str:
+        given = {"model_provider": Provider(), **config}
+        return next(iter((await stage.play(Agent("x", model=asked), "x", config=given)).usage["token_usage_by_model"]))
+
+    assert await model_of("gpt-mine") == "gpt-mine"
+    assert await model_of(None) == "gpt-default"
+    assert await model_of("gpt-mine", model="gpt-other") == "gpt-other"
+    assert await model_of(Nameless("well")) == "Nameless"
+
+
+async def test_two_adapters_of_one_agent_keep_apart(stage: Any) -> None:
+    async def answer(items: list[Any]) -> str:
+        await asyncio.sleep(0)
+        return "well"
+
+    one = agent(answer)
+    results = await asyncio.gather(*(run_agent(as_agent(one, name=f"n{n}"), "hello") for n in range(4)))
+    assert [result.completion_data["llm_call_count"] for result in results] == [1, 1, 1, 1]
