@@ -6,8 +6,12 @@ The rules of the queue are `MemoryCoordinator`'s; here is who owns which run, an
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from trackside.harness.ids import new_id
 from trackside.harness.memory import MemoryCoordinator
@@ -39,6 +43,7 @@ class Truth:
         self.specs: dict[str, tuple[RunRecord, RunSpec]] = {}
         self.admissions: dict[str, Admission] = {}
         self.ready: set[str] = set()
+        self.retries: dict[str, str] = {}
         self.log: list[RunLifecycleEvent] = []
 
     def on_ready(self, run_id: str) -> None:
@@ -70,15 +75,40 @@ class Truth:
 
     async def lose(self, record: RunRecord) -> None:
         await self.queue.settle(record.run_id, RunStatus.error, error="its worker is lost")
-        self.log.append(self.end_of(record))
-        await self.queue.release(record.run_id, ThreadStatus.error)
+        retried_as = self.next_attempt(record)
+        self.log.append(self.end_of(record, retried_as))
+        await self.start_anew(record.run_id)
+        await self.queue.release(record.run_id, ThreadStatus.error if retried_as is None else ThreadStatus.busy)
         thread = self.queue._threads.get(record.thread_id)
         if thread is not None and thread.head is not None:
             self.on_ready(thread.head.record.run_id)
 
-    def end_of(self, record: RunRecord) -> RunLifecycleEvent:
+    def next_attempt(self, record: RunRecord) -> str | None:
+        """The id of the run that goes on for one whose process is gone, if there is to be one."""
+        asked, spec = self.specs[record.run_id]
+        if record.cancel_requested is not None or asked.attempt >= (spec.max_attempts or 1):
+            return None
+        return self.retries.setdefault(record.run_id, new_id())
+
+    async def start_anew(self, ended: str) -> None:
+        """Let the run in that goes on for one whose end is in the log, in front of all that wait."""
+        run_id = self.retries.get(ended)
+        if run_id is None or run_id in self.specs:
+            return
+        asked, spec = self.specs[ended]
+        more: Any = {"run_id": run_id, "attempt": asked.attempt + 1, "retry_of": ended}
+        record = msgspec.structs.replace(asked, created_at=self.clock.now(), **more)
+        self.owners[run_id], self.specs[run_id] = None, (record, dataclasses.replace(spec, **more))
+        await self.queue.admit(record)
+        line = self.queue._threads[asked.thread_id].queue
+        assert line is not None
+        line.rotate(1)
+
+    def end_of(self, record: RunRecord, retried_as: str | None = None) -> RunLifecycleEvent:
         sequence = 1 + sum(event.run_id == record.run_id for event in self.log)
         says = {"status": "error", "error_type": "worker_lost"}
+        if retried_as is not None:
+            says["retried_as"] = retried_as
         kind = LifecycleEventType.RUN_FAILED
         return RunLifecycleEvent(new_id(), kind, record.run_id, record.thread_id, sequence, self.clock.now(), says)
 
@@ -143,10 +173,15 @@ class FleetMember:
     async def withdraw(self, run_id: str) -> bool:
         return self.owns(run_id) and await self.truth.queue.withdraw(run_id)
 
-    async def settle(self, run_id: str, status: RunStatus, **said: Any) -> Settlement:
-        return await self.truth.queue.settle(run_id, status, **said)
+    async def settle(self, run_id: str, status: RunStatus, *, shut_down: bool = False, **said: Any) -> Settlement:
+        settlement = await self.truth.queue.settle(run_id, status, **said)
+        record = await self.truth.queue.get(run_id)
+        if not shut_down or record is None or (retried_as := self.truth.next_attempt(record)) is None:
+            return settlement
+        return settlement._replace(status=ThreadStatus.busy, retried_as=retried_as)
 
     async def release(self, run_id: str, announced: ThreadStatus) -> Release:
+        await self.truth.start_anew(run_id)
         release = await self.truth.queue.release(run_id, announced)
         if release.next_run_id is None or self.owns(release.next_run_id):
             return release
@@ -157,6 +192,9 @@ class FleetMember:
         record = await self.truth.queue.request_cancel(run_id, action)
         self.tell_of_cancel(run_id, action)
         return record
+
+    async def note_stuck(self, run_id: str, since: datetime) -> None:
+        await self.truth.queue.note_stuck(run_id, since)
 
     async def get(self, run_id: str) -> RunRecord | None:
         return await self.truth.queue.get(run_id)

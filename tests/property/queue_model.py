@@ -123,7 +123,7 @@ class Model:
             thread.line.remove(run)
 
     def promote(self, run: Run, owner: str) -> list[tuple[str, bool]] | None:
-        if run.state != "delayed" or run.owner != owner:
+        if run.state != "delayed" or run.owner != owner or run.cancel is not None:
             return None
         run.number = 1 + max(other.number for other in self.runs.values())
         return self.take_place(run)

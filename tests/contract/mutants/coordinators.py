@@ -1,6 +1,7 @@
 """Coordinators that are broken in one way each, and which test of the contract has to notice."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -168,6 +169,17 @@ class LetsADelayedRunGoFirst(MemoryCoordinator):
         return displaced
 
 
+class ForgetsWhatIsStuck(MemoryCoordinator):
+    async def note_stuck(self, run_id: str, since: datetime) -> None: ...
+
+
+class CallsEndedRunsStuck(MemoryCoordinator):
+    async def get(self, run_id: str) -> RunRecord | None:
+        record = await super().get(run_id)
+        run = self._ended.get(run_id)
+        return record if record is None or run is None else replace(record, stuck_since=run.stuck_since)
+
+
 MUTANTS: dict[type[MemoryCoordinator], str] = {
     LetsTwoHoldAThread: "test_a_run_on_a_busy_thread_waits",
     LooksBeforeItWaits: "test_many_admissions_at_once_let_one_run_be_claimed",
@@ -190,6 +202,8 @@ MUTANTS: dict[type[MemoryCoordinator], str] = {
     DisplacesOnlyTheActiveRun: "test_interrupt_and_rollback_withdraw_the_runs_that_wait",
     HoldsAThreadForADelayedRun: "test_a_delayed_run_holds_nothing_and_nobody_waits_for_it",
     TellsNobodyWhatIsDue: "test_a_delayed_run_may_be_claimed_when_it_is_due",
+    ForgetsWhatIsStuck: "test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended",
+    CallsEndedRunsStuck: "test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended",
     LetsADelayedRunGoFirst: "test_a_run_that_has_become_due_waits_behind_those_that_are_there",
 }
 

@@ -1,12 +1,14 @@
 """Coordinators that share a truth wrongly, in one way each, and which test of the contract has to notice."""
 
+import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.memory_fleet import FleetMember, MemoryFleet, Truth
 
 from trackside.harness import RunRecord, ThreadStatus
-from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release
+from trackside.harness.ports import Admission, Claim, IdempotencyKey, Release, Settlement
 from trackside.harness.types import CancelAction, RunStatus
 from trackside.testing import CoordinatorContract
 
@@ -139,6 +141,46 @@ class NeverCallsAnAdoptedRunReady(_Leaving):
             super().adopt(member)
 
 
+class LeavesLostRunsForGood(_Leaving):
+    class truth_kind(Truth):
+        async def start_anew(self, ended: str) -> None: ...
+
+
+class StartsLostRunsAnewForEver(_Leaving):
+    class truth_kind(Truth):
+        def next_attempt(self, record: RunRecord) -> str | None:
+            return self.retries.setdefault(record.run_id, f"again-{record.run_id}")
+
+
+class StartsCancelledRunsAnew(_Leaving):
+    class truth_kind(Truth):
+        def next_attempt(self, record: RunRecord) -> str | None:
+            return super().next_attempt(replace(record, cancel_requested=None))
+
+
+class LetsAnotherAttemptWaitBehindAllOthers(_Leaving):
+    class truth_kind(Truth):
+        async def start_anew(self, ended: str) -> None:
+            before = set(self.specs)
+            await super().start_anew(ended)
+            if set(self.specs) != before and (line := self.queue._threads[self.specs[ended][0].thread_id].queue):
+                line.rotate(-1)
+
+
+class CountsNoAttempts(_Leaving):
+    class truth_kind(Truth):
+        async def start_anew(self, ended: str) -> None:
+            await super().start_anew(ended)
+            if (run_id := self.retries.get(ended)) is not None:
+                record, spec = self.specs[run_id]
+                self.specs[run_id] = record, dataclasses.replace(spec, attempt=1)
+
+
+class ShutsRunsDownForGood(FleetMember):
+    async def settle(self, run_id: str, status: RunStatus, *, shut_down: bool = False, **said: Any) -> Settlement:
+        return await super().settle(run_id, status, **said)
+
+
 MUTANTS: dict[type[FleetMember], str] = {
     ClaimsFromACopy: "test_a_run_is_given_to_one_of_many_coordinators",
     HoldsThreadsForItselfAlone: "test_a_thread_is_held_for_all_coordinators",
@@ -157,6 +199,12 @@ MUTANTS: dict[type[FleetMember], str] = {
     ForgetsKeysWhenOneLeaves: "test_what_is_known_survives_a_restart",
     ForgetsThreadsWhenOneLeaves: "test_what_is_known_survives_a_restart",
     ForgetsWhatWasAskedFor: "test_pending_runs_start_in_their_order_after_a_restart",
+    LeavesLostRunsForGood: "test_a_lost_run_is_started_anew_in_front_of_those_that_wait",
+    StartsLostRunsAnewForEver: "test_the_last_attempt_is_lost_for_good",
+    StartsCancelledRunsAnew: "test_a_run_without_attempts_left_or_that_was_cancelled_is_not_started_anew",
+    LetsAnotherAttemptWaitBehindAllOthers: "test_a_lost_run_is_started_anew_in_front_of_those_that_wait",
+    CountsNoAttempts: "test_a_lost_run_is_started_anew_in_front_of_those_that_wait",
+    ShutsRunsDownForGood: "test_a_run_that_was_shut_down_is_started_anew_elsewhere",
     NeverCallsAnAdoptedRunReady: "test_pending_runs_start_in_their_order_after_a_restart",
 }
 

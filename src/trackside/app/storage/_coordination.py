@@ -207,6 +207,8 @@ class Promote(_Entry):
             return None
         if active.state is not Standing.delayed:
             return self.given
+        if active.cancel_requested is not None:  # whoever asked for that is about to withdraw it
+            return None
         active.state = Standing.pending
         displaced = self.make_room(unit, active)
         if not self._has_place(unit):

@@ -48,6 +48,19 @@ class StepPromises(Contract):
         await worker.end(run_id)
         assert await worker.coordinator.claim(run_id) is None, "an ended run was to be had"
 
+    @promise("RunCoordinator.note_stuck")
+    async def test_a_run_that_does_not_stop_is_known_to_be_stuck_until_it_has_ended(
+        self, coordinators: Coordinators
+    ) -> None:
+        worker = await coordinators.worker()
+        run_id, since = await worker.run_on(), coordinators.clock.now()
+        assert (await worker.get(run_id)).stuck_since is None, "a run is stuck that nobody wanted to stop"
+        await worker.coordinator.note_stuck(run_id, since)
+        stuck_since = (await worker.get(run_id)).stuck_since
+        assert stuck_since == since, f"it is stuck since {since}, and get says {stuck_since}"
+        await worker.end(run_id, RunStatus.cancelled)
+        assert (await worker.get(run_id)).stuck_since is None, "a run that has ended is stuck"
+
     @promise("RunCoordinator.withdraw")
     async def test_of_many_that_withdraw_a_run_one_is_told_yes(self, coordinators: Coordinators) -> None:
         worker = await coordinators.worker()

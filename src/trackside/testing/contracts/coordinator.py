@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, override
 
 from trackside.testing.contracts._admission import AdmissionPromises
+from trackside.testing.contracts._attempts import AttemptPromises
 from trackside.testing.contracts._fleets import FleetPromises
 from trackside.testing.contracts._requests import RequestPromises
 from trackside.testing.contracts._steps import StepPromises
 from trackside.testing.contracts.fleet import Coordinators
 
 
-class CoordinatorContract(AdmissionPromises, StepPromises, RequestPromises, FleetPromises):
+class CoordinatorContract(AdmissionPromises, StepPromises, RequestPromises, FleetPromises, AttemptPromises):
     """The contract of a coordinator; subclass it and define the fixture `coordinators`, which gives `Coordinators`.
 
     The truth behind them is fresh for each test. The fixture may be async.

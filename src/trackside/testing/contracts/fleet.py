@@ -183,15 +183,23 @@ class Worker:
             due_at=None if due_in is None else now + timedelta(seconds=due_in),
         )
 
-    async def admit(self, record: RunRecord, *, key: IdempotencyKey | None = None) -> Admission:
-        """Let a run in, with what is needed to execute it elsewhere."""
-        spec = RunSpec(record.agent, {"question": "?"}, thread_id=record.thread_id, run_id=record.run_id)
+    async def admit(
+        self, record: RunRecord, *, key: IdempotencyKey | None = None, max_attempts: int | None = None
+    ) -> Admission:
+        """Let a run in, with what is needed to execute it elsewhere, so many times at most."""
+        spec = RunSpec(
+            record.agent,
+            {"question": "?"},
+            thread_id=record.thread_id,
+            run_id=record.run_id,
+            max_attempts=max_attempts,
+        )
         return await self.coordinator.admit(record, spec=spec, idempotency=key)
 
-    async def let_in(self, thread_id: str = "thread", **options: Any) -> str:
+    async def let_in(self, thread_id: str = "thread", *, max_attempts: int | None = None, **options: Any) -> str:
         """Admit a new run; its id."""
         record = self.record(thread_id, **options)
-        await self.admit(record)
+        await self.admit(record, max_attempts=max_attempts)
         return record.run_id
 
     async def claim(self, run_id: str) -> Claim | None:
