@@ -47,7 +47,7 @@ class SlowCoordinator:
         return answer
 
 
-_STEPS = ("admit", "claim", "withdraw", "settle", "release", "request_cancel", "get")
+_STEPS = ("admit", "claim", "withdraw", "settle", "release", "request_cancel", "note_stuck", "get")
 
 
 class SlowStates(MemoryThreadStates):

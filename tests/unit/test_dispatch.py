@@ -395,3 +395,13 @@ async def test_the_same_observer_bound_twice_sees_each_event_twice() -> None:
     events = make_run()
     await observers.deliver(events)
     assert seen.events == [*events, *events]
+
+
+@virtual
+async def test_observers_that_are_closed_before_the_first_event_are_closed() -> None:
+    buffer, seen = BufferedObserver(RecordingObserver()), RecordingObserver()
+    observers = ObserverSet([buffer, seen], policy=POLICY)
+    await observers.aclose(5)
+    await observers.deliver(make_run())  # by a run that was left behind
+    assert (buffer.stats().accepted, seen.events) == (0, [])
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("trackside-buffer")]

@@ -422,6 +422,8 @@ class ObserverSet:
     async def aclose(self, timeout: float) -> None:
         """Flush for at most `timeout` seconds and take nothing more; again is fine."""
         self._closed = True
+        if self._source.bindings is not self._seen:
+            self._rewrap()  # what was never told anything is closed, too: a run that is left behind may still end
         await asyncio.gather(*(buffer.aclose(timeout) for buffer in self._buffers()), *self._retiring)
 
     def _buffers(self) -> list[BufferedObserver]:

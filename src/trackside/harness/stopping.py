@@ -28,7 +28,10 @@ class Stopper:
         self._task: asyncio.Task[Any] | None = None
         self._looks = False
         self._reported = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        """Until the agent is cancelled, if it does not stop by itself."""
+        self._watch: asyncio.TimerHandle | None = None
+        """Until it is stuck, counted from its first cancel, however often it is cancelled."""
 
     @property
     def has_finished(self) -> bool:
@@ -60,16 +63,16 @@ class Stopper:
 
     def _ask(self, task: asyncio.Task[Any]) -> None:
         if self._looks and self._policy.cancel_after > 0:
-            self._timer = task.get_loop().call_later(self._policy.cancel_after, self._cancel, task)
+            self._patience = task.get_loop().call_later(self._policy.cancel_after, self._cancel, task)
         else:
             self._cancel(task)
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         task.cancel()
-        if self._reported:
-            return
-        self._disarm()
-        self._timer = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._watch is None and not self._reported:
+            self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
 
     def _look(self, task: asyncio.Task[Any]) -> None:
         if not task.done():
@@ -77,9 +80,10 @@ class Stopper:
             self._on_stuck(task)
 
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._patience, self._watch):
+            if timer is not None:
+                timer.cancel()
+        self._patience = self._watch = None
 
 
 def stack_of(task: asyncio.Task[Any]) -> str:

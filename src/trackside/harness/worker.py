@@ -54,7 +54,7 @@ from trackside.harness.recall import ThreadMemory
 from trackside.harness.redaction import Redact
 from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
-from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import (
     CancelMode,
     JsonObject,
@@ -337,10 +337,9 @@ class RunWorker:
         task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         self._stopper.take(task, looks=self._calling)
         while not task.done():
-            if self._outbox:
-                if not await self._announce(self._take_outbox()):
-                    task.cancel()
-                    await settled(task)
+            if self._outbox and self._is_heard:
+                if not await self._announce(self._take_outbox()) and not self._run.cancelled:
+                    self._stopper.stop()
                 self._stop_if_cancelled()
                 continue
             self._wake = self._loop.create_future()
@@ -350,6 +349,11 @@ class RunWorker:
                 self.stop(_TASK_CANCELLED)
         self._stopper.let_go()
         return self._outcome_of(task)
+
+    @property
+    def _is_heard(self) -> bool:
+        """Whether what the run announces still counts, and is taken."""
+        return self.delivery_error is None and not self._lost
 
     def _outcome_of[T](self, task: asyncio.Task[T | Raised]) -> T | End:
         if self.delivery_error is not None:

@@ -1,0 +1,70 @@
+"""When agents are told to stop, and from when on one that does not is stuck."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from tests.contract.ways_to_run import ByManager, both_ways, required, virtual
+
+from trackside.harness import LifecycleEventType, RunContext, RunStatus, StopPolicy
+from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
+from trackside.testing.loop import EPOCH
+
+
+async def stubborn(input: object, run: RunContext) -> None:
+    """Take three cancels to stop."""
+    run.message({"type": "human", "content": "wait"})
+    for _ in range(3):
+        try:
+            await asyncio.sleep(1_000)
+        except asyncio.CancelledError:
+            continue
+
+
+def refuses_messages() -> RecordingObserver:
+    return RecordingObserver(Misbehaviour(how=OSError(), on=LifecycleEventType.HUMAN_MESSAGE))
+
+
+@virtual
+async def test_a_run_is_stuck_from_its_first_cancel_on_however_often_it_is_cancelled() -> None:
+    async with ByManager(stopping=StopPolicy(stuck_after=10.0)) as runs:
+        run = await runs.start(stubborn)
+        await asyncio.sleep(1)
+        await run.cancel()
+        await asyncio.sleep(6)
+        await run.cancel()
+        await asyncio.sleep(6)
+        assert (await runs.manager.get(run.run_id)).stuck_since == EPOCH + timedelta(seconds=11)
+        await run.cancel()
+        await run.ended()
+
+
+@both_ways
+@virtual
+async def test_an_agent_whose_message_is_refused_is_told_to_stop(way: type[ByManager]) -> None:
+    seen: list[bool] = []
+
+    async def agent(input: object, run: RunContext) -> None:
+        run.message({"type": "human", "content": "wait"})
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            seen.append(run.cancelled)
+
+    async with way(required(refuses_messages())) as runs:
+        run = await runs.start(agent)
+        await run.ended()
+    assert seen == [True]
+
+
+@virtual
+async def test_an_agent_whose_message_is_refused_and_that_goes_on_is_stuck(caplog: pytest.LogCaptureFixture) -> None:
+    async with ByManager(required(refuses_messages())) as runs:
+        run = await runs.start(stubborn)
+        await asyncio.sleep(11)
+        assert (await runs.manager.get(run.run_id)).stuck_since == VirtualClock().now() - timedelta(seconds=1)
+        assert "was cancelled and does not stop" in caplog.text
+        await run.cancel()
+        await run.cancel()
+        await run.ended()
+        assert (await runs.manager.get(run.run_id)).status is RunStatus.error
