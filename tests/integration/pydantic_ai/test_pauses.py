@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, RunContext
+from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.tools import Tool
 from tests.integration.pydantic_ai.models import answers, call, texts
 
@@ -207,3 +208,21 @@ async def test_any_output_type_can_wait(stage: Any, output_type: Any) -> None:
     outcome = await stage.play(cashier.agent, "pay Ann", thread_id="t")
     assert outcome.status is RunStatus.interrupted
     assert (await answered(stage, cashier, "yes")).values["output"] == "done"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_an_agent_with_output_validators_says_itself_that_it_may_wait(stage: Any, wrapped: bool) -> None:
+    def validated(output_type: Any) -> Any:
+        agent = Cashier(ANN, output_type=output_type).agent
+
+        @agent.output_validator
+        async def validate(output: str) -> str:
+            return output
+
+        return WrapperAgent(agent) if wrapped else agent
+
+    outcome = await stage.play(validated([str, DeferredToolRequests]), "pay Ann")
+    assert outcome.status is RunStatus.interrupted
+    outcome = await stage.play(validated(str), "pay Ann")
+    assert outcome.end["error_type"] == "UserError"
+    assert "DeferredToolRequests" in outcome.end["error"]

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent, ModelHTTPError, ModelResponse, RequestUsage, TextPart
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from tests.contract.ways_to_run import virtual
-from tests.integration.pydantic_ai.models import Answer, answers, call, streams
+from tests.integration.pydantic_ai.models import USAGE, Answer, answers, call, streams
 
 from trackside import RunStatus, run_agent
 
@@ -110,19 +112,26 @@ async def test_agents_at_once_and_deep_down_are_told_apart(stage: Any) -> None:
     assert outcome.usage["tool_call_count"] == 3
 
 
-async def test_a_run_that_a_tool_starts_counts_for_itself(stage: Any) -> None:
+@pytest.mark.parametrize("through_function", [False, True], ids=["agent", "function"])
+async def test_what_is_used_in_a_run_that_a_tool_starts_is_not_the_outer_runs(
+    stage: Any, through_function: bool
+) -> None:
     inner = Agent(answers("inner"), name="inner")
     agent = Agent(answers([call("start")], "done"))
     results: list[Any] = []
 
+    async def ask_inner(text: str) -> str:
+        return (await inner.run(text)).output
+
     @agent.tool_plain
     async def start() -> str:
-        results.append(await run_agent(inner, "go"))
+        results.append(await run_agent(ask_inner if through_function else inner, "go"))
         return "ok"
 
     outcome = await stage.play(agent, "go")
     assert by(outcome, "caller") == {LEAD: 30}
-    assert results[0].completion_data["token_usage_by_caller"][LEAD]["total_tokens"] == 15
+    assert results[0].status is RunStatus.success
+    assert results[0].completion_data["total_tokens"] == (0 if through_function else 15)
 
 
 async def test_an_agent_that_runs_outside_of_any_run_counts_nowhere(stage: Any) -> None:
@@ -245,3 +254,27 @@ async def test_a_budget_counts_what_delegates_use(stage: Any) -> None:
     outcome = await stage.play(delegating([call("ask")], "done", delegate=delegate), "go", max_llm_calls=1)
     assert outcome.end["error_type"] == "budget_exceeded"
     assert outcome.usage["llm_call_count"] == 2
+
+
+async def test_an_answer_that_took_no_call_of_a_model_counts_as_a_message_alone(stage: Any) -> None:
+    class Remembering(AbstractCapability[Any]):
+        async def wrap_model_request(self, ctx: Any, *, request_context: Any, handler: Any) -> ModelResponse:
+            return ModelResponse(parts=[TextPart("as I said")], usage=USAGE)
+
+    outcome = await stage.play(Agent(answers(), capabilities=[Remembering()]), "go")
+    assert outcome.status is RunStatus.success
+    assert (outcome.usage["llm_call_count"], outcome.usage["message_count"]) == (0, 2)
+    assert outcome.usage["last_ai_message"] == "as I said"
+
+
+async def test_requests_that_a_capability_sends_in_its_own_way_count(stage: Any) -> None:
+    class Elsewhere(WrapperModel):
+        async def request(self, *request: Any) -> ModelResponse:
+            return ModelResponse(parts=[TextPart("from afar")], usage=USAGE, model_name="remote")
+
+    class Sending(AbstractCapability[Any]):
+        def get_wrapper_model(self, model: Model) -> Model:
+            return Elsewhere(model)
+
+    outcome = await stage.play(Agent(answers(), capabilities=[Sending()]), "go")
+    assert by(outcome, "model") == {"remote": 15}

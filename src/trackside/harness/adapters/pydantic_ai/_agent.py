@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.agent import AbstractAgent, WrapperAgent
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.tools import DeferredToolRequests
 
@@ -39,8 +39,9 @@ class PydanticAIAgent:
     the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`, `retries`,
     `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`.
 
-    Calls of tools that wait for an approval, or that somebody else executes, pause the run; no `DeferredToolRequests` in
-    the agent's output type is needed for that. Each is a question, which may be answered one by one.
+    Calls of tools that wait for an approval, or that somebody else executes, pause the run; only an agent with output
+    validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be answered
+    for itself.
 
     What is a failure: whatever `agent.run` raises, as it is (a tool's or model's exception, retries or limits that are
     used up); a run in which models were called and none ever answered, even if a capability made an answer of that; an
@@ -106,9 +107,10 @@ class PydanticAIAgent:
                 result = await self._agent.run(
                     message_history=history,
                     deps=deps_of(self._agent, run.context),
-                    output_type=_pausing(self._agent.output_type),
+                    output_type=_output_type(self._agent),
                     capabilities=[watch],
                     conversation_id=run.thread_id,
+                    run_id=run.run_id,
                     infer_name=False,
                     **given,
                     **options_of(run),
@@ -132,7 +134,16 @@ class PydanticAIAgent:
         return AgentResult(output=values["output"], values=values)
 
 
-def _pausing(output_type: Any) -> Any:
-    """The agent's output type, and `DeferredToolRequests`, without which a tool that waits would be an error."""
-    kinds = list(output_type) if isinstance(output_type, list | tuple) else [output_type]
-    return output_type if DeferredToolRequests in kinds else [*kinds, DeferredToolRequests]
+def _output_type(agent: AbstractAgent[Any, Any]) -> Any:
+    """The agent's output type, and `DeferredToolRequests`, without which a tool that waits would be an error.
+
+    None, which is the agent's own as it stands, where it has output validators: the framework lets a run add nothing then.
+    """
+    innermost = agent
+    while isinstance(innermost, WrapperAgent):
+        innermost = innermost.wrapped
+    if getattr(innermost, "_output_validators", ()):
+        return None
+    own = agent.output_type
+    kinds = list(own) if isinstance(own, list | tuple) else [own]
+    return own if DeferredToolRequests in kinds else [*kinds, DeferredToolRequests]

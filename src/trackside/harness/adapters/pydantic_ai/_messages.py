@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic_ai import ModelMessagesTypeAdapter
@@ -71,8 +71,8 @@ def ai_message(response: ModelResponse, message_id: str, output_tools: Collectio
     }
 
 
-def tool_messages(messages: Iterable[ModelMessage], output_tools: Collection[str]) -> list[JsonObject]:
-    """The results of tools in requests to a model, also that a call was refused or has to be made again.
+def tool_messages(request: ModelRequest, output_tools: Collection[str]) -> list[JsonObject]:
+    """The results of tools in a request to a model, also that a call was refused or has to be made again.
 
     That an output tool has been called is no result.
     """
@@ -85,9 +85,7 @@ def tool_messages(messages: Iterable[ModelMessage], output_tools: Collection[str
             "tool_call_id": part.tool_call_id,
             "status": "success" if part.outcome == "success" else "error",
         }
-        for message in messages
-        if isinstance(message, ModelRequest)
-        for part in message.parts
+        for part in request.parts
         if isinstance(part, ToolReturnPart) and not (part.tool_name in output_tools and part.outcome == "success")
     ]
 

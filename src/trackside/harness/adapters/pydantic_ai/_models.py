@@ -27,6 +27,8 @@ class Ledger:
     def __init__(self, run: RunContext, caller: str) -> None:
         self._run = run
         self._caller = caller
+        self.calls = 0
+        """How many calls were counted so far, whatever became of them."""
 
     def stop_if_asked(self) -> None:
         """Go no further in a run that shall stop, whoever has swallowed its cancel.
@@ -39,15 +41,18 @@ class Ledger:
 
     def answered(self, model: str, usage: RequestUsage) -> None:
         """Count a call."""
+        self.calls += 1
         self._record(model, usage, answered=True)
 
     def cut_off(self, model: str, usage: RequestUsage) -> None:
         """Count what a call used that came to no end, if it had said so."""
+        self.calls += 1
         if usage.input_tokens or usage.output_tokens:
             self._record(model, usage, answered=False)
 
     def failed(self, error: Exception) -> None:
         """Count a call that gave no answer."""
+        self.calls += 1
         self._run.record_model_failure(error)
 
     def _record(self, model: str, usage: RequestUsage, *, answered: bool) -> None:

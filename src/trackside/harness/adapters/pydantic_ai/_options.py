@@ -54,14 +54,13 @@ def deps_of(agent: AbstractAgent[Any, Any], context: Any) -> Any:
     Raises:
         InvalidSpecError: it cannot be made one.
     """
-    kind: type[Any] = agent.deps_type
-    if not isinstance(context, Mapping) or isinstance(context, kind):
+    if not isinstance(context, Mapping):
         return context
-    validate = getattr(kind, "model_validate", None)
+    kind: Any = agent.deps_type  # whatever its author calls a type
     try:
-        if validate is not None:
+        if (validate := getattr(kind, "model_validate", None)) is not None:
             return validate(context)
-        return kind(**context) if dataclasses.is_dataclass(kind) else context
+        return kind(**context) if hasattr(kind, "__dataclass_fields__") else context
     except (TypeError, ValueError) as exc:
         raise InvalidSpecError(field="context", value=context, why=f"it makes no {kind.__name__}: {exc}") from exc
 

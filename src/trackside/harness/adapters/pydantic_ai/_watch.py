@@ -61,6 +61,8 @@ class Watch(AbstractCapability[Any]):
         self._seen = history
         self._streams = not namespace or run.stream_subgraphs
         self._message_id = new_id()
+        self._told = False
+        self._calls_before = 0
         self._output_tools: frozenset[str] = frozenset()
         self._output_calls: set[int] = set()
 
@@ -73,7 +75,7 @@ class Watch(AbstractCapability[Any]):
     ) -> ModelRequestContext:
         """Tell of what the tools have brought, which goes to the model now."""
         self.note(ctx.messages)
-        self._message_id = new_id()
+        self._calls_before = self._ledger.calls
         self._output_calls.clear()
         self._output_tools = frozenset(tool.name for tool in request_context.model_request_parameters.output_tools)
         return request_context
@@ -81,10 +83,13 @@ class Watch(AbstractCapability[Any]):
     async def after_model_request(
         self, ctx: AgentContext[Any], *, request_context: ModelRequestContext, response: ModelResponse
     ) -> ModelResponse:
-        """Tell of what the model has answered."""
-        message = ai_message(response, self._message_id, self._output_tools)
-        self._tell(message, "model")
-        self._send_message(chunk(self._message_id, chunk_position="last", usage_metadata=message["usage_metadata"]))
+        """Tell of what the model has answered.
+
+        A wrapper around it that sends requests by another way, as in batches, has its calls counted here.
+        """
+        if self._ledger.calls == self._calls_before:
+            self._ledger.answered(response.model_name or request_context.model.model_name, response.usage)
+        self._note_answer(response)
         return response
 
     async def wrap_tool_execute(
@@ -104,11 +109,24 @@ class Watch(AbstractCapability[Any]):
             return await handler(args)
 
     def note(self, messages: Sequence[ModelMessage]) -> None:
-        """Tell of the tools' results among the messages that have been added to the run's."""
-        for message in tool_messages(messages[self._seen :], self._output_tools):
-            self._tell(message, "tools")
-            self._send_message(message)
+        """Tell of what has been added to the run's messages: tools' results, and an answer that came from no model."""
+        for message in messages[self._seen :]:
+            if isinstance(message, ModelResponse):
+                if not self._told:
+                    self._note_answer(message)
+                self._told = False
+                continue
+            for result in tool_messages(message, self._output_tools):
+                self._tell(result, "tools")
+                self._send_message(result)
         self._seen = len(messages)
+
+    def _note_answer(self, response: ModelResponse) -> None:
+        message = ai_message(response, self._message_id, self._output_tools)
+        self._tell(message, "model")
+        self._send_message(chunk(self._message_id, chunk_position="last", usage_metadata=message["usage_metadata"]))
+        self._message_id = new_id()
+        self._told = True
 
     def _tell(self, message: JsonObject, node: str) -> None:
         if not self._namespace:
