@@ -8,7 +8,7 @@ import pytest
 from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
-from trackside.harness import ClosedError, RunManager, RunSpec, RunStatus
+from trackside.harness import ClosedError, InvalidSpecError, RunManager, RunSpec, RunStatus
 from trackside.harness.errors import TracksideError
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 
@@ -74,11 +74,88 @@ async def test_leaving_the_manager_with_an_exception_does_not_wait() -> None:
 async def test_closing_again_is_fine_and_waits_for_the_same() -> None:
     manager = manager_of(shutdown_grace=10.0)
     run = await manager.start(RunSpec("sleeper", 5.0))
-    await asyncio.gather(manager.aclose(), manager.aclose(), manager.aclose(grace=0))
-    assert (await run.result()).status is RunStatus.success, "the first call says how long"
+    await asyncio.gather(manager.aclose(), manager.aclose(), manager.aclose(grace=1_000.0))
+    assert (await run.result()).status is RunStatus.success
+    assert asyncio.get_running_loop().time() == 5.0
     await manager.aclose()
     with pytest.raises(ClosedError):
         await manager.start(RunSpec("sleeper"))
+
+
+@virtual
+async def test_a_second_signal_with_less_grace_makes_a_close_quicker() -> None:
+    loop = asyncio.get_running_loop()
+    manager = manager_of(shutdown_grace=100.0)
+    quick = await manager.start(RunSpec("sleeper", 14.0))
+    slow = await manager.start(RunSpec("sleeper", 1e6))
+    closes = asyncio.create_task(manager.aclose())
+    await asyncio.sleep(10)
+    await manager.aclose(grace=5.0)
+    assert loop.time() == 15.0
+    assert (await quick.result()).status is RunStatus.success
+    assert (await slow.result()).status is RunStatus.cancelled
+    await closes
+
+
+async def rock(input: Any) -> None:
+    """An agent that nothing moves."""
+    while True:
+        try:
+            await asyncio.sleep(1e5)
+            return
+        except asyncio.CancelledError:
+            continue
+
+
+@virtual
+async def test_a_second_signal_leaves_an_agent_that_does_not_stop_a_second_and_no_more() -> None:
+    loop = asyncio.get_running_loop()
+    manager = manager_of(shutdown_grace=1_000.0)
+    run = await manager.start(RunSpec(rock))
+    closes = asyncio.create_task(manager.aclose(grace=0.0))
+    await asyncio.sleep(50)
+    await manager.aclose(grace=0.0)
+    assert loop.time() == 51.0
+    await closes
+    assert (await manager.get(run.run_id)).status is RunStatus.running, "which is the truth"
+
+
+@virtual
+async def test_each_phase_of_a_close_takes_its_time_and_no_more() -> None:
+    """The grace for runs, the time for cancelled agents, the time for observers; a manager in its worst company."""
+    loop = asyncio.get_running_loop()
+    hanging = RecordingObserver(Misbehaviour(how="swallow"))
+    manager = manager_of(hanging, shutdown_grace=10.0)
+    await manager.start(RunSpec(rock))
+    await manager.aclose(grace=100.0)
+    assert 110.0 <= loop.time() <= 120.0
+    hanging.release()
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan"), True, "soon"])
+@virtual
+async def test_a_grace_that_is_no_number_of_seconds_is_refused_and_closes_nothing(grace: Any) -> None:
+    async with manager_of() as manager:
+        with pytest.raises(InvalidSpecError, match="grace"):
+            await manager.aclose(grace=grace)
+        assert (await (await manager.start(RunSpec("sleeper"))).result()).status is RunStatus.success
+
+
+@virtual
+async def test_ten_thousand_waiting_runs_are_ended_by_a_close_at_once() -> None:
+    seen = RecordingObserver()
+    loop = asyncio.get_running_loop()
+    manager = manager_of(required(seen), max_running=2)
+    await manager.start(RunSpec("sleeper", 1e6, thread_id="long"))
+    for i in range(5_000):
+        await manager.start(RunSpec("sleeper", 1e6, thread_id="long"))
+        await manager.start(RunSpec("sleeper", 1e6, thread_id=str(i)))
+    await manager.aclose(grace=0.0)
+    assert loop.time() == 0.0
+    assert told(seen.events).count("run_cancelled shutdown") == 10_001
+    assert manager.stats().running == manager.stats().waiting_for_place == manager.stats().waiting_for_thread == 0
+    assert manager.stats().ended_by_status == {RunStatus.cancelled: 10_001}
+    assert tasks() == set()
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -1,9 +1,9 @@
 """The harness: runs agents and announces what happens to them. It knows no storage, no web, no metrics.
 
-Inside, imports go downwards only: `manager`, `embedded` → `execution` → `worker`, `adapters` → `recall`,
-`announcing`, `stopping` → `context`, `ending` → `emitter`, `journal`, `memory`, `admission`, `steady`, `questions` →
-`dispatch` → `buffered`, `failures` → `backlog`, `timelimit` → `observer`, `ports`, `budget`, `redaction` → `lifecycle`,
-`places` → `payload` → `types` → `errors`, `ids`.
+Inside, imports go downwards only: `manager`, `embedded` → `closing`, `hosting` → `execution` → `worker`, `adapters`,
+`watchdog` → `recall`, `announcing`, `stopping`, `verdict`, `spending` → `logs` → `context`, `ending` → `emitter`, `journal`,
+`memory`, `admission`, `steady`, `questions` → `dispatch` → `buffered`, `failures` → `backlog`, `timelimit` → `observer`,
+`ports`, `budget`, `redaction` → `lifecycle`, `places`, `stats` → `payload` → `types` → `errors`, `ids`.
 """
 
 from trackside.harness.adapters import as_agent
@@ -26,6 +26,7 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
 )
+from trackside.harness.logs import RunFieldsFilter, run_fields
 from trackside.harness.manager import RunHandle, RunManager
 from trackside.harness.observer import (
     BatchRunObserver,
@@ -44,6 +45,7 @@ from trackside.harness.observer import (
 )
 from trackside.harness.ports import PriceList, StreamGap, StreamPart
 from trackside.harness.redaction import Redact
+from trackside.harness.stats import ManagerStats
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,
@@ -73,6 +75,7 @@ __all__ = [
     "FlushReport",
     "InvalidSpecError",
     "LifecycleEventType",
+    "ManagerStats",
     "MissedEventsObserver",
     "MultitaskStrategy",
     "NoResultHereError",
@@ -86,6 +89,7 @@ __all__ = [
     "Redact",
     "RunContext",
     "RunEventCallback",
+    "RunFieldsFilter",
     "RunHandle",
     "RunLifecycleEvent",
     "RunManager",
@@ -106,4 +110,5 @@ __all__ = [
     "current_run",
     "ensure_observer",
     "run_agent",
+    "run_fields",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ _current: ContextVar[RunContext | None] = ContextVar("trackside_run", default=No
 def current_run() -> RunContext | None:
     """The run that the calling code belongs to: inside an agent, its tools and its observers; None elsewhere."""
     return _current.get()
+
+
+def run_of(task: asyncio.Task[Any]) -> RunContext | None:
+    """The run that a task belongs to, which may be asked from any thread."""
+    return task.get_context().get(_current)
 
 
 def depth_below(parent: RunContext | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from trackside.harness.dispatch import MissedStats
 from trackside.harness.ending import Stop
 from trackside.harness.errors import NoResultHereError
+from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.places import Places
 from trackside.harness.ports import RunCoordinator
+from trackside.harness.stats import ManagerStats, Tally
 from trackside.harness.types import CancelMode, RunRecord, RunStatus
+from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
 
 logger = logging.getLogger("trackside.manager")
@@ -56,13 +61,15 @@ class Outcome:
             self._waiters.remove(waiter)
             raise
 
-    def resolve(self, result: RunResult) -> None:
-        """Tell everybody; the first result counts."""
-        if self.result is None:
-            self.result = result
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(result)
+    def resolve(self, result: RunResult) -> bool:
+        """Tell everybody; False if they were told before, for the first result counts."""
+        if self.result is not None:
+            return False
+        self.result = result
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(result)
+        return True
 
     def abandon(self, error: Callable[[], Exception]) -> None:
         """Tell everybody, also those who come later, that there will be no result here."""
@@ -78,6 +85,7 @@ class Execution:
     """A run as its manager has it: who executes it, and who waits for its result."""
 
     run_id: str
+    agent: str
     worker: RunWorker
     context: Context
     """The starter's, whoever it is that makes room for the run later (I21)."""
@@ -85,12 +93,9 @@ class Execution:
     outcome: Outcome = field(default_factory=Outcome)
     scheduled: bool = False
     """It may be claimed, and executes as soon as there is a place."""
+    stuck: bool = False
+    """Its agent was cancelled, and had not stopped when that should have been done."""
     task: asyncio.Task[None] | None = None
-
-    @property
-    def agent(self) -> str:
-        """The name of its agent."""
-        return self.worker.record.agent
 
     @property
     def waits(self) -> bool:
@@ -109,11 +114,16 @@ class Executions:
     Args:
         coordinator: who may run when; `steady`.
         places: for the runs that need one.
+        watchdog: sees to it that they do not block the event loop unnoticed.
     """
 
-    def __init__(self, coordinator: RunCoordinator, places: Places[Execution]) -> None:
+    def __init__(
+        self, coordinator: RunCoordinator, places: Places[Execution], watchdog: LoopWatchdog | None = None
+    ) -> None:
         self._coordinator = coordinator
         self._places = places
+        self._watchdog = watchdog
+        self._tally = Tally()
         self._by_id: dict[str, Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -183,18 +193,54 @@ class Executions:
         execution.outcome.abandon(partial(NoResultHereError, run_id=execution.run_id, why=why))
         self._remove(execution)
 
-    async def drain(self, seconds: float, *, hurry: asyncio.Event | None = None) -> None:
-        """Wait until every run has ended, for at most `seconds`, or until there is a hurry."""
-        if not (self._by_id or self._tasks) or seconds <= 0:
+    async def drain(self, enough: asyncio.Event) -> None:
+        """Wait until every run has ended, or until somebody says that this is enough."""
+        if not (self._by_id or self._tasks) or enough.is_set():
             return
         outcomes = [execution.outcome for execution in self._by_id.values()]
         ended = asyncio.create_task(_all_done(outcomes, list(self._tasks)), name="trackside-drain")
-        waited_for: set[asyncio.Task[Any]] = {ended}
-        if hurry is not None:
-            waited_for.add(asyncio.create_task(hurry.wait(), name="trackside-hurry"))
-        await asyncio.wait(waited_for, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for task in waited_for:
-            task.cancel()
+        over = asyncio.create_task(enough.wait(), name="trackside-enough")
+        await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        over.cancel()
+
+    def close(self) -> None:
+        """Watch nothing more; what executes still is left behind."""
+        if self._watchdog is not None:
+            self._watchdog.close()
+
+    def note_stuck(self, run_id: str, since: datetime) -> None:
+        """The agent of a run was cancelled and does not stop: count it, and tell those who look from outside."""
+        self._tally.stuck += 1
+        if (execution := self._by_id.get(run_id)) is not None:
+            execution.stuck = True
+        self.spawn(_noted(self._coordinator.note_stuck(run_id, since), run_id), f"trackside-stuck-{run_id}")
+
+    def stats(self, now: datetime, missed: MissedStats) -> ManagerStats:
+        """What the runs do, and what became of those that have ended."""
+        running: Counter[str] = Counter()
+        present: Counter[str] = Counter()
+        for run in self._by_id.values():
+            present["started"] += run.worker.started
+            present["stuck"] += run.stuck
+            if run.task is not None:
+                running[run.agent] += 1
+            elif run.waits:
+                present["delayed" if run.waits_for(now) else "ready" if run.scheduled else "behind"] += 1
+        return ManagerStats(
+            running=running.total(),
+            waiting_for_place=present["ready"],
+            waiting_for_thread=present["behind"],
+            delayed=present["delayed"],
+            stuck=present["stuck"],
+            running_by_agent=running,
+            started_total=self._tally.started + present["started"],
+            ended_by_status={status: count for status, count in self._tally.ended.items() if count},
+            stuck_total=self._tally.stuck,
+            loop_blocks_total=0 if self._watchdog is None else self._watchdog.blocks,
+            missed_kept_total=missed.kept,
+            missed_lost_total=missed.lost,
+        )
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Do something about a run in a task of its own."""
@@ -205,6 +251,8 @@ class Executions:
         return task
 
     def _begin(self, execution: Execution) -> None:
+        if self._watchdog is not None:
+            self._watchdog.enter()
         name = f"trackside-run-{execution.run_id}"
         # Started at once up to its first pause, so that a cancel before the first tick still finds somebody to end it.
         loop = asyncio.get_running_loop()
@@ -222,11 +270,13 @@ class Executions:
             if await worker.run() is None and not worker.under_way:
                 await self._await_others(execution)
         except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
-            logger.exception("run %s could not be executed", worker.record.run_id)
+            logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
             self._resolve(execution, _broken(worker.record, exc))
         finally:
             if worker.result is not None:
                 self._resolve(execution, worker.result)
+            if self._watchdog is not None:
+                self._watchdog.leave()
             if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
                 self._begin(follows)
         if worker.fatal is not None:
@@ -250,18 +300,29 @@ class Executions:
         self._resolve(execution, await execution.worker.decline(stop))
 
     def _resolve(self, execution: Execution, result: RunResult) -> None:
-        execution.outcome.resolve(result)
+        if execution.outcome.resolve(result):
+            self._tally.ended[result.status] += 1
         self._remove(execution)
 
     def _remove(self, execution: Execution) -> None:
         run_id = execution.run_id
         if self._by_id.get(run_id) is execution:
             del self._by_id[run_id]
-            self._places.leave(execution, execution.agent)
+            if execution.worker.started:
+                self._tally.started += 1
+            else:
+                self._places.leave(execution, execution.agent)
 
 
 def _broken(record: RunRecord, exc: Exception) -> RunResult:
     return RunResult(record.run_id, record.thread_id, RunStatus.error, f"it could not be executed: {exc}")
+
+
+async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
+    try:
+        await noted
+    except Exception:  # the coordinator's failure; the log has said it
+        logger.exception("that run %s is stuck could not be recorded", run_id)
 
 
 async def _all_done(outcomes: Sequence[Outcome], tasks: Sequence[asyncio.Task[None]]) -> None:

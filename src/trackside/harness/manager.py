@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import check_limits, idempotency_of, member, record_of, seconds_of, timeout_of
 from trackside.harness.budget import Budget
+from trackside.harness.closing import Closing
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import DispatchPolicy, ObserverSet
 from trackside.harness.ending import Stop, StopPolicy, result_of
@@ -29,6 +31,7 @@ from trackside.harness.errors import (
     UnknownRunError,
 )
 from trackside.harness.execution import Execution, Executions, Outcome
+from trackside.harness.hosting import Host, asked_for
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
@@ -45,8 +48,8 @@ from trackside.harness.ports import (
     ThreadStates,
 )
 from trackside.harness.redaction import Redact, redacted
+from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
-from trackside.harness.timelimit import settled
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,
@@ -56,15 +59,16 @@ from trackside.harness.types import (
     RunSpec,
     RunStatus,
 )
+from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker, Services
 
 logger = logging.getLogger("trackside.manager")
 
 _NO_LIMITS = AgentLimits()
-_LEAST_GRACE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wanted to wait
+
+_NOTHING_LASTS = "only a durable coordinator, as store.coordinator(), outlives its process and starts a run anew"
 
 _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting it", CancelMode.task_cancelled)
-_SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
 
 class RunHandle:
@@ -118,8 +122,9 @@ class RunManager:
         prices: what calls of models cost that do not say so themselves; without it only these have a cost.
         redact: takes out of each event's payload what nobody may see; what it returns is announced instead.
         shutdown_grace: seconds that closing waits for runs, then for cancelled agents and for observers.
+        block_warning_after: seconds of a blocked event loop after which the log says who blocks it; None: it does not.
         policy: how much an observer may cost a run.
-        clock: where the time comes from.
+        clock: where the time comes from; only with the system's the event loop is watched for blocks.
     """
 
     def __init__(
@@ -138,6 +143,7 @@ class RunManager:
         prices: PriceList | None = None,
         redact: Redact | None = None,
         shutdown_grace: float = 10.0,
+        block_warning_after: float | None = 1.0,
         policy: DispatchPolicy | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -161,15 +167,13 @@ class RunManager:
         self._limits = self._checked(limits or {})
         self._stopping = stopping or StopPolicy()
         of_agents = {name: n for name, of_agent in self._limits.items() if (n := of_agent.max_running) is not None}
-        self._runs = Executions(self._services.coordinator, Places(max_running, of_agents))
+        watchdog = _watchdog_of(block_warning_after, clock)
+        self._runs = Executions(self._services.coordinator, Places(max_running, of_agents), watchdog)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
-        self._grace = seconds_of(shutdown_grace, "shutdown_grace")
-        self._guard: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
         self.observers = ObserverSet(observers, policy=policy or DispatchPolicy())
         """Who is told; `add` and `remove` count from the next event on."""
-        self._services.coordinator.attach(_Host(self._runs, self._agents, self._adopt))
+        self._closing = Closing(self._runs, self.observers, clock, seconds_of(shutdown_grace, "shutdown_grace"))
+        self._services.coordinator.attach(Host(self._runs, self._served, self._adopt))
 
     async def __aenter__(self) -> Self:
         return self
@@ -177,7 +181,7 @@ class RunManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose(grace=self._grace if exc is None else 0.0)
+        await self.aclose(grace=None if exc is None else 0.0)
 
     async def start(self, spec: RunSpec) -> RunHandle:
         """Let a run in; it executes as soon as it is due and its thread and a place are free.
@@ -189,12 +193,13 @@ class RunManager:
             DuplicateRunError: its id is taken.
             RunDepthError: runs that start runs went too deep.
         """
-        if self._closing is not None:
-            raise _closed()
+        if self._closing.begun:
+            raise ClosedError(what="run manager")
         if not isinstance(spec, RunSpec):
             raise NotASpecError(passed=f"{spec!r:.80}")
-        self._watch_the_loop()
+        self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
+        spec = self._with_attempts(spec, name)
         execution = self._prepare(spec, name)
         record = execution.worker.record
         # There before it is let in, because it can be given its thread, or be displaced, before its admission returns.
@@ -270,53 +275,23 @@ class RunManager:
     async def aclose(self, *, grace: float | None = None) -> None:
         """Stop letting runs in, let those that are there finish for `grace` seconds, cancel the rest, flush, close.
 
-        Runs that are not due yet get no grace. With a durable coordinator those that have not started are not cancelled but
-        left to it.
+        In this order: `start` raises `ClosedError`; runs that are not due yet are cancelled, the others get `grace`
+        (`shutdown_grace` if left out); who is left is cancelled (`cancel_mode="shutdown"`) and gets `shutdown_grace`, one
+        second at least, to stop; observers get as long to take what waits for them. With a durable coordinator runs that
+        have not started are not cancelled but left to it. A run whose agent does not stop is left behind, and the log says
+        so; if it stops later, while the event loop runs, its end is told to required observers and to who awaits it.
 
-        Again is fine. Cancelling this cuts the grace short, and is passed on when everything is closed.
+        Again is fine, and quicker if `grace` is shorter: the second signal of an impatient user. Cancelling this ends the
+        grace, and is passed on when everything is closed.
+
+        Raises:
+            InvalidSpecError: (a `ValueError`) the grace is not a number of seconds.
         """
-        if self._closing is None:
-            grace = self._grace if grace is None else grace
-            self._closing = asyncio.create_task(self._close(grace), name="trackside-close")
-        closing = self._closing
-        cancelled = False
-        while not closing.done():
-            try:
-                await asyncio.wait({closing})
-            except asyncio.CancelledError:
-                cancelled = True
-                self._hurry.set()
-        if self._guard is not None:
-            self._guard.cancel()
-            await asyncio.wait({self._guard})
-        if cancelled:
-            raise asyncio.CancelledError
-        closing.result()
+        await self._closing.close(None if grace is None else seconds_of(grace, "grace"))
 
-    def _watch_the_loop(self) -> None:
-        if self._guard is None:
-            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
-
-    async def _close_with_the_loop(self) -> None:
-        """Wait to be cancelled. Who does that without `aclose` is an event loop that ends: close while it still runs."""
-        try:
-            await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            closing = self._closing
-            if closing is None or not closing.done() or closing.cancelled():
-                self._closing = asyncio.create_task(self._close(0.0), name="trackside-close")
-                await settled(self._closing)
-            raise
-
-    async def _close(self, grace: float) -> None:
-        runs, now = self._runs, self._services.clock.now()
-        runs.part_with([run for run in runs.all() if run.waits_for(now)], _SHUTDOWN)  # nobody waits for their time
-        await runs.drain(grace, hurry=self._hurry)
-        runs.part_with(runs.all(), _SHUTDOWN)
-        await runs.drain(max(self._grace, _LEAST_GRACE))
-        for run in runs.all():
-            logger.error("run %s was cancelled, has not stopped, and is left behind", run.run_id)
-        await self.observers.aclose(self._grace)
+    def stats(self) -> ManagerStats:
+        """What the manager is doing and has done, in numbers; it takes a moment for each run that has not ended."""
+        return self._runs.stats(self._services.clock.now(), self.observers.missed)
 
     def _prepare(self, spec: RunSpec, name: str | None) -> Execution:
         """A run as it is asked for, not let in yet."""
@@ -332,7 +307,25 @@ class RunManager:
         record = self._as_seen(record)
         # A run that waits for runs it started must not keep the place that they need.
         worker = self._worker_of(spec, record, agent, depth)
-        return Execution(record.run_id, worker, copy_context(), needs_place=depth == 0)
+        return Execution(record.run_id, record.agent, worker, copy_context(), needs_place=depth == 0)
+
+    def _with_attempts(self, spec: RunSpec, name: str | None) -> RunSpec:
+        """The spec with as many attempts as its run has, if these are several: the coordinator sees to them.
+
+        Raises:
+            InvalidSpecError: there can be but one.
+        """
+        attempts = spec.max_attempts
+        if attempts is None:
+            attempts = _NO_LIMITS.max_attempts if name is None else self._limits.get(name, _NO_LIMITS).max_attempts
+        if type(attempts) is not int or attempts <= 1:  # what is no number of attempts, `record_of` refuses
+            return spec
+        if not self._services.coordinator.durable:
+            raise InvalidSpecError(field="max_attempts", value=attempts, why=_NOTHING_LASTS)
+        if name is None:
+            why = "nobody else knows its agent, to start the run anew: name it in RunManager({…})"
+            raise InvalidSpecError(field="max_attempts", value=attempts, why=why)
+        return spec if spec.max_attempts == attempts else dataclasses.replace(spec, max_attempts=attempts)
 
     def _as_seen(self, record: RunRecord) -> RunRecord:
         """The record without what nobody may see."""
@@ -367,11 +360,13 @@ class RunManager:
         for name, of_agent in limits.items():
             self._agent_named(name)
             check_limits(of_agent, name)
+            if of_agent.max_attempts > 1 and not self._services.coordinator.durable:
+                field = f"limits[{name!r}].max_attempts"
+                raise InvalidSpecError(field=field, value=of_agent.max_attempts, why=_NOTHING_LASTS)
         return dict(limits)
 
     def _note_stuck(self, run_id: str) -> None:
-        noted = self._services.coordinator.note_stuck(run_id, self._services.clock.now())
-        self._runs.spawn(_noted(noted, run_id), f"trackside-stuck-{run_id}")
+        self._runs.note_stuck(run_id, self._services.clock.now())
 
     def _name_of(self, agent: Any) -> str | None:
         """The name under which other processes know an agent, too; None if it has none."""
@@ -411,71 +406,28 @@ class RunManager:
                 outcome.abandon(partial(NoResultHereError, run_id=run_id, why="another process executes it"))
         return RunHandle(self, run_id, known.thread_id, outcome)
 
+    def _served(self) -> Collection[str]:
+        return () if self._closing.begun else self._agents.keys()
+
     def _adopt(self, record: RunRecord, spec: RunSpec) -> Execution | None:
         """Know a run that was let in elsewhere, or here before the lease ended; None if the manager is closing."""
         agent = self._agents.get(record.agent)
-        if self._closing is not None or agent is None:
+        if self._closing.begun or agent is None:
             logger.warning("run %s of agent %r cannot be taken over here", record.run_id, record.agent)
             return None
-        self._watch_the_loop()
-        return self._runs.add(Execution(record.run_id, self._worker_of(spec, record, agent, 0), Context()))
+        self._closing.watch_the_loop()
+        worker = self._worker_of(spec, record, agent, 0)
+        return self._runs.add(Execution(record.run_id, record.agent, worker, Context()))
 
     async def _cancel(self, run_id: str, action: CancelAction) -> None:
         await self._services.coordinator.request_cancel(run_id, action)
         if (execution := self._runs.get(run_id)) is not None:
-            await self._runs.stop(execution, _asked_for(action))
+            await self._runs.stop(execution, asked_for(action))
 
 
-class _Host:
-    """What a coordinator tells its manager (`ports.RunHost`)."""
-
-    __slots__ = ("_adopt", "_agents", "_runs")
-
-    def __init__(
-        self, runs: Executions, agents: Mapping[str, Agent], adopt: Callable[[RunRecord, RunSpec], Execution | None]
-    ) -> None:
-        self._runs = runs
-        self._agents = agents
-        self._adopt = adopt
-
-    @property
-    def agents(self) -> Collection[str]:
-        return self._agents.keys()
-
-    def on_ready(self, run_id: str) -> None:
-        self._runs.schedule_next(run_id)
-
-    def on_displaced(self, displaced: Sequence[RunRecord], mode: CancelMode) -> None:
-        for run in displaced:
-            self._runs.displace(run, mode)
-
-    def on_cancel(self, run_id: str, action: CancelAction) -> None:
-        if (execution := self._runs.get(run_id)) is not None:
-            self._runs.stop_soon(execution, _asked_for(action))
-
-    def on_lost(self, run_id: str) -> None:
-        if (execution := self._runs.get(run_id)) is not None:
-            self._runs.lose(execution)
-
-    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
-        execution = self._adopt(record, spec)
-        if execution is not None and ready:
-            self._runs.schedule(execution)
-
-
-async def _noted(noted: Coroutine[Any, Any, None], run_id: str) -> None:
-    try:
-        await noted
-    except Exception:  # the coordinator's failure; the log has said it
-        logger.exception("that run %s is stuck could not be recorded", run_id)
-
-
-def _asked_for(action: CancelAction) -> Stop:
-    return Stop(RunStatus.cancelled, mode=CancelMode(action.value))
-
-
-def _closed() -> ClosedError:
-    return ClosedError(what="run manager")
+def _watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
+    seconds = timeout_of(block_warning_after, "block_warning_after")
+    return LoopWatchdog(seconds) if seconds is not None and isinstance(clock, SystemClock) else None
 
 
 def _check_run_id(run_id: Any) -> None:

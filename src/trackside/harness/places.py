@@ -38,6 +38,8 @@ class Places[R: Hashable]:
         self._free = total
         self._unlimited = _Line[R](total)
         self._limited = {agent: _Line[R](places) for agent, places in of_agents.items()}
+        self.waiting = 0
+        """How many runs wait for a place."""
         self._lines = (self._unlimited, *self._limited.values())
         self._numbers = count()
 
@@ -46,38 +48,36 @@ class Places[R: Hashable]:
         """How many places are taken."""
         return self.total - self._free
 
-    @property
-    def waiting(self) -> int:
-        """How many runs wait for one."""
-        return sum(len(line.waiting) for line in self._lines)
-
     def take(self, run: R, agent: str) -> bool:
         """Whether the run has a place now; if not, it waits for one."""
-        line = self._line_of(agent)
+        line = self._limited.get(agent, self._unlimited)
         if self._free and line.free:
             self._free -= 1
             line.free -= 1
             return True
         line.waiting[run] = next(self._numbers)
+        self.waiting += 1
         return False
 
     def leave(self, run: R, agent: str) -> None:
         """Wait no more, if the run does."""
-        self._line_of(agent).waiting.pop(run, None)
+        line = self._limited.get(agent, self._unlimited)
+        if line.waiting.pop(run, None) is not None:
+            self.waiting -= 1
 
     def give_back(self, agent: str) -> R | None:
         """A run of this agent gives its place back; the run that has one now instead, if any had to wait for it."""
         self._free += 1
-        self._line_of(agent).free += 1
+        self._limited.get(agent, self._unlimited).free += 1
+        if not self.waiting:
+            return None
         # Before, nobody who waits could have had a place, so that one more makes room for one of them.
         may = [line for line in self._lines if line.waiting and line.free]
         if not may:
             return None
         line = min(may, key=_Line.number_of_first)
         run, _ = line.waiting.popitem(last=False)
+        self.waiting -= 1
         self._free -= 1
         line.free -= 1
         return run
-
-    def _line_of(self, agent: str) -> _Line[R]:
-        return self._limited.get(agent, self._unlimited)

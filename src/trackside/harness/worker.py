@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trackside.harness.announcing import Announcements
-from trackside.harness.budget import BUDGET_EXCEEDED, Budget
-from trackside.harness.context import Agent, AgentResult, RunContext, bind_run, flaw_of
+from trackside.harness.budget import Budget
+from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
 from trackside.harness.dispatch import MissedEvents, ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
@@ -29,29 +29,27 @@ from trackside.harness.ending import (
     own_copy,
     result_of,
     stopped,
-    unanswered,
     undelivered,
     unknown_end,
 )
-from trackside.harness.errors import AgentOutputError, EventOrderError, NotPausedError, PayloadError
+from trackside.harness.errors import EventOrderError, NotPausedError
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_final, thread_status_after
+from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import (
     Claim,
     Clock,
-    PausedRun,
     PriceList,
     RunCoordinator,
     RunStream,
     Settlement,
-    ThreadState,
     ThreadStates,
 )
 from trackside.harness.questions import answers_of
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.redaction import Redact
+from trackside.harness.spending import Spending
 from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.timelimit import Raised, start_contained
@@ -63,6 +61,7 @@ from trackside.harness.types import (
     RunStatus,
     ThreadStatus,
 )
+from trackside.harness.verdict import end_by
 
 logger = logging.getLogger("trackside.worker")
 
@@ -117,11 +116,11 @@ class RunWorker:
         self._services = services
         self._observers = observers
         self._timeout = timeout
-        self._budget = budget
         self._on_released = on_released
         self._tell_stuck = on_stuck
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(services.prices, None if budget is None else self._check_budget)
+        self._spending = None if budget is None else Spending(record, self._journal, budget)
         self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
         self._run = RunContext(
@@ -147,7 +146,6 @@ class RunWorker:
         self._calling = False
         self._ending = False
         self._stopper = Stopper(self._run, stopping or StopPolicy(), self._on_stuck)
-        self._warned = False
         self._outbox: list[Draft] = []
         self._wake: asyncio.Future[None] | None = None
 
@@ -170,6 +168,11 @@ class RunWorker:
             self._run.close()
             self._services.stream.close(self.record.run_id)
             self.stop(_LOST)
+
+    @property
+    def started(self) -> bool:
+        """Whether the run has been claimed."""
+        return self._claimed
 
     @property
     def under_way(self) -> bool:
@@ -245,17 +248,7 @@ class RunWorker:
             self._on_loop(self.stop, over)
 
     def _over_budget(self) -> Stop | None:
-        budget = self._budget
-        if budget is None:
-            return None
-        if budget.max_cost_usd is not None and self._journal.unpriced and not self._warned:
-            self._warned = True
-            models = ", ".join(sorted(self._journal.unpriced))
-            logger.warning(
-                "run %s: max_cost_usd does not count calls without a price, of %s", self.record.run_id, models
-            )
-        excess = budget.excess(self._journal.used())
-        return None if excess is None else Stop(RunStatus.error, excess, error_type=BUDGET_EXCEEDED)
+        return None if self._spending is None else self._spending.excess()
 
     def _on_stuck(self, task: asyncio.Task[Any]) -> None:
         logger.error(
@@ -263,6 +256,7 @@ class RunWorker:
             self.record.run_id,
             self.record.agent,
             stack_of(task),
+            extra=fields_of(self.record),
         )
         if self._tell_stuck is not None:
             self._tell_stuck(self.record.run_id)
@@ -391,31 +385,9 @@ class RunWorker:
         return True
 
     def _judge(self, result: AgentResult) -> End:
-        """What an agent's result makes of its run."""
-        if (flaw := flaw_of(result)) is not None:
-            return self._failed(AgentOutputError(agent=self.record.agent, why=flaw))
         if (over := self._over_budget()) is not None:  # a thread of the agent's told of it too late to be stopped
             return stopped(over)
-        if (failure := self._journal.lost_model) is not None and not result.interrupts:
-            return unanswered(self.record.agent, failure)
-        run = self._run
-        if self._journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
-            run.set_title(title)
-        if not result.interrupts:
-            values = result.values
-            if values is None and run.paused is not None:  # the question has been answered or overtaken
-                values = run.values
-            remembers = ThreadState(dict(values)) if self._uses_thread_state and values is not None else None
-            return End(RunStatus.success, {}, remembers)
-        try:
-            says = canonical_payload({"interrupts": list(result.interrupts)})
-        except PayloadError as exc:
-            return self._failed(exc)
-        paused = PausedRun(
-            input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"], state=result.paused
-        )
-        remembers = ThreadState(dict(run.values), paused) if self._uses_thread_state else None
-        return End(RunStatus.interrupted, says, remembers)
+        return end_by(result, self._run, self._journal, remembers=self._uses_thread_state)
 
     def _failed(self, exc: BaseException) -> End:
         if isinstance(exc, KeyboardInterrupt):
@@ -444,6 +416,8 @@ class RunWorker:
         terminal = self._says.end(end, seconds)
         says = terminal.payload
         settlement = await self._settle(end, says)
+        if settlement.retried_as is not None:
+            says["retried_as"] = settlement.retried_as
         closing = [*self._take_outbox(), terminal]
         if settlement.status is not settlement.previous:
             closing.append(self._says.thread(settlement.previous, settlement.status))
@@ -477,6 +451,7 @@ class RunWorker:
                 error=says.get("error"),
                 title=says.get("title"),
                 completion_data=says["completion_data"],
+                shut_down=says.get("cancel_mode") == CancelMode.shutdown.value,
             )
         except Exception:  # the coordinator's failure, which must not take the run's end with it (I18)
             logger.exception("run %s could not be settled; its thread may stay held", self.record.run_id)

@@ -1,0 +1,121 @@
+"""How a manager closes: it waits for its runs, stops those that are left, and tells observers the rest, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import Context
+
+from trackside.harness.dispatch import ObserverSet
+from trackside.harness.ending import Stop
+from trackside.harness.execution import Executions
+from trackside.harness.logs import fields_of
+from trackside.harness.ports import Clock
+from trackside.harness.timelimit import settled
+from trackside.harness.types import CancelMode, RunStatus
+
+logger = logging.getLogger("trackside.manager")
+
+_LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
+
+_SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
+
+
+class Closing:
+    """The end of a manager.
+
+    Args:
+        runs: its runs.
+        observers: who is told of them.
+        clock: where the time comes from.
+        patience: seconds that cancelled agents have to stop, and then observers to take what is left.
+    """
+
+    def __init__(self, runs: Executions, observers: ObserverSet, clock: Clock, patience: float) -> None:
+        self._runs = runs
+        self._observers = observers
+        self._clock = clock
+        self._patience = patience
+        self._grace_over = asyncio.Event()
+        self._patience_over = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._guard: asyncio.Task[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._task is not None
+
+    async def close(self, grace: float | None) -> None:
+        """Close, after `grace` seconds for the runs that are there (None: `patience`), and wait until it is done.
+
+        Again, a shorter grace makes it quicker, a longer one changes nothing. Cancelling the wait ends the grace, and is
+        passed on when everything is closed.
+        """
+        if self._task is None:
+            _set_after(self._grace_over, self._patience if grace is None else grace)
+            self._task = asyncio.create_task(self._close(), name="trackside-close")
+        elif grace is not None:
+            self._hurry(grace)
+        closing, cancelled = self._task, False
+        while not closing.done():
+            try:
+                await asyncio.wait({closing})
+            except asyncio.CancelledError:
+                cancelled = True
+                self._grace_over.set()
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait({self._guard})
+        if cancelled:
+            raise asyncio.CancelledError
+        closing.result()
+
+    def watch_the_loop(self) -> None:
+        """Close with the event loop, if nobody does before."""
+        if self._guard is None:
+            self._guard = asyncio.create_task(self._close_with_the_loop(), name="trackside-guard", context=Context())
+
+    async def _close_with_the_loop(self) -> None:
+        """Wait to be cancelled. Who does that without `close` is an event loop that ends: close while it still runs."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            closing = self._task
+            if closing is None or not closing.done() or closing.cancelled():
+                self._grace_over.set()
+                self._task = asyncio.create_task(self._close(), name="trackside-close")
+                await settled(self._task)
+            raise
+
+    def _hurry(self, grace: float) -> None:
+        least = max(grace, _LEAST_PATIENCE)
+        self._patience = min(self._patience, least)
+        _set_after(self._grace_over, grace)
+        if self._stopping:
+            _set_after(self._patience_over, least)
+
+    async def _close(self) -> None:
+        runs, now = self._runs, self._clock.now()
+        runs.part_with([run for run in runs.all() if run.waits_for(now)], _SHUTDOWN)  # nobody waits for their time
+        await runs.drain(self._grace_over)
+        self._stopping = True
+        _set_after(self._patience_over, max(self._patience, _LEAST_PATIENCE))
+        runs.part_with(runs.all(), _SHUTDOWN)
+        await runs.drain(self._patience_over)
+        for run in runs.all():
+            logger.error(
+                "run %s was cancelled, has not stopped, and is left behind",
+                run.run_id,
+                extra=fields_of(run.worker.record),
+            )
+        await self._observers.aclose(self._patience)
+        runs.close()
+
+
+def _set_after(event: asyncio.Event, seconds: float) -> None:
+    if seconds > 0:
+        asyncio.get_running_loop().call_later(seconds, event.set)
+    else:
+        event.set()

@@ -1,0 +1,47 @@
+"""What a manager is doing and has done, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trackside.harness.types import RunStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerStats:
+    """How many runs a manager has, by what they do now, and totals since it was made, which only grow.
+
+    A run that is being ended before it has begun is in none of the first four.
+    """
+
+    running: int
+    """They execute, or their ends are being announced."""
+    waiting_for_place: int
+    """Their threads are free for them, and `max_running` or that of their agents is reached."""
+    waiting_for_thread: int
+    """Other runs of their threads come first."""
+    delayed: int
+    """They are not due yet."""
+    stuck: int
+    """They are among the running: their agents were cancelled and have not stopped."""
+    running_by_agent: Mapping[str, int]
+    started_total: int
+    ended_by_status: Mapping[RunStatus, int]
+    """How those who wait for them were told that they ended."""
+    stuck_total: int
+    loop_blocks_total: int
+    """How often the event loop was found blocked (`block_warning_after`)."""
+    missed_kept_total: int
+    """Events that a required observer did not take, and that are kept for it."""
+    missed_lost_total: int
+    """Events that a required observer did not take, and will never get."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """The totals that a manager counts as it goes."""
+
+    started: int = 0
+    stuck: int = 0
+    ended: dict[RunStatus, int] = field(default_factory=lambda: dict.fromkeys(RunStatus, 0))

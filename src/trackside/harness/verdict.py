@@ -1,0 +1,43 @@
+"""What the result of an agent makes of its run."""
+
+from __future__ import annotations
+
+from trackside.harness.context import AgentResult, RunContext, flaw_of
+from trackside.harness.ending import End, failed, unanswered
+from trackside.harness.errors import AgentOutputError, PayloadError
+from trackside.harness.journal import Journal
+from trackside.harness.payload import canonical_payload
+from trackside.harness.ports import PausedRun, ThreadState
+from trackside.harness.types import RunStatus
+
+
+def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers: bool) -> End:
+    """How a run ends whose agent has come to this; `remembers` says that the harness keeps what its thread remembers.
+
+    Success, or interrupted if there are questions. An error if it is no result, or if models were called and none ever
+    answered: whatever an agent makes of that, it has nothing to say.
+    """
+    if (flaw := flaw_of(result)) is not None:
+        return failed(AgentOutputError(agent=run.agent, why=flaw))
+    if (failure := journal.lost_model) is not None and not result.interrupts:
+        return unanswered(run.agent, failure)
+    if journal.title is None and isinstance(title := (result.values or {}).get("title"), str):
+        run.set_title(title)
+    end = _interrupted if result.interrupts else _success
+    return end(result, run, remembers=remembers)
+
+
+def _success(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
+    values = result.values
+    if values is None and run.paused is not None:  # the question has been answered or overtaken
+        values = run.values
+    return End(RunStatus.success, {}, ThreadState(dict(values)) if remembers and values is not None else None)
+
+
+def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
+    try:
+        says = canonical_payload({"interrupts": list(result.interrupts)})
+    except PayloadError as exc:
+        return failed(exc)
+    paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"], state=result.paused)
+    return End(RunStatus.interrupted, says, ThreadState(dict(run.values), paused) if remembers else None)
