@@ -132,6 +132,36 @@ async def test_several_questions_at_once_are_answered_by_id_together_or_one_by_o
     assert rest.values == {"notes": ["a: A", "b: B", "c: C"]}
 
 
+def asking_in_nodes(saver: Any, *, inside: bool) -> Any:
+    """Two nodes that ask in the same step; `inside`, each of them is a graph whose node asks."""
+    builder = StateGraph(State)
+    for topic in ("a", "b"):
+
+        async def ask(state: State, topic: str = topic) -> State:
+            return {"notes": [f"{topic}: {interrupt(topic)}"]}
+
+        builder.add_node(topic, graph_of(ask) if inside else ask).add_edge(START, topic)
+    return builder.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["nodes", "sub-graphs"])
+async def test_nodes_that_ask_beside_each_other_are_answered_one_by_one(stage: Any, saver: Any, inside: bool) -> None:
+    graph = asking_in_nodes(saver, inside=inside)
+    paused = await stage.play(graph, {"notes": []}, thread_id="t")
+    ids = {asked["value"]: asked["id"] for asked in paused.interrupts}
+    assert sorted(ids) == ["a", "b"]
+
+    refused = await stage.play(graph, thread_id="t", command={"resume": {ids["a"]: "A", "0" * 32: "?"}})
+    assert (refused.status, refused.end["error_type"]) == (RunStatus.error, "UnknownQuestionError")
+    assert refused.events[-1].payload == {"status": "interrupted", "previous": "busy"}
+
+    some = await stage.play(graph, thread_id="t", command={"resume": {ids["b"]: "B"}})
+    assert [asked["value"] for asked in some.interrupts] == ["a"]
+    assert some.events[-1].payload == {"status": "interrupted", "previous": "busy"}
+    rest = await stage.play(graph, thread_id="t", command={"resume": {some.interrupts[0]["id"]: "A"}})
+    assert sorted(rest.values["notes"]) == ["a: A", "b: B"]
+
+
 async def test_one_answer_to_several_questions_is_refused_and_all_stay_open(stage: Any) -> None:
     graph = asking_in_parallel(InMemorySaver())
     paused = await stage.play(graph, {"notes": []}, thread_id="t")

@@ -26,12 +26,14 @@ from trackside.harness.adapters.langgraph._graph import (
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._stopping import see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
-from trackside.harness.adapters.langgraph._threads import roll_back
+from trackside.harness.adapters.langgraph._threads import goes_on, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.errors import InvalidSpecError, NotAnAgentError, NotPausedError
+from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError, NotPausedError
 from trackside.harness.ids import is_uuid
 from trackside.harness.types import JsonObject
+
+_DURABILITIES = ("sync", "async", "exit")
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
@@ -51,6 +53,10 @@ class LangGraphAgent:
     graph as it is, but that messages without an id get theirs now. A run's `command` is LangGraph's `Command`. The
     graph's own checkpointer is used, else the one that the manager was given, on a copy of the graph; without either,
     nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
+
+    Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if that has left one and was
+    not through; nodes that have finished are not executed again. A run whose last new message is that of a tool that
+    failed is an error: nobody has answered that.
 
     The output is what `graph.ainvoke` would return, as JSON. A `title` in the state becomes the thread's title. Usage is
     credited as `UsageRecorder` says.
@@ -87,6 +93,7 @@ class LangGraphAgent:
             NotPausedError: it resumes a thread that waits for nothing.
             NoCheckpointerError: the graph has to wait, and nothing can remember it.
             GraphPauseError: a node called `run.interrupt`.
+            ErrorOutputError: the last that the graph says is that a tool has failed.
         """
         saver = checkpointer_of(self._graph_for(run))
         return await see_through(self._run(run), run, saver)
@@ -115,10 +122,9 @@ class LangGraphAgent:
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
         """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
         value, saver = state.given.value, checkpointer_of(graph)
-        if saver is None:
-            if run.interrupt_before or run.interrupt_after:
-                raise NoCheckpointerError(graph=self.name, what="stop at a node and go on later")
-        elif value is None or run.command:
+        if saver is not None and (value is None or run.command):
+            if state.goes_on:
+                await note_attempt(saver, run.run_id, _address(run))
             saved = await saver.aget_tuple(_address(run))
             state.pending = tuple(saved.pending_writes or ()) if saved else ()
         return value
@@ -128,6 +134,8 @@ class LangGraphAgent:
         output = _output(values, graph)
         state = values if isinstance(values, dict) else None
         if not stream.stopped:
+            if (error := stream.last_error) is not None:
+                raise ErrorOutputError(agent=self.name, why=error)
             return AgentResult(output=output, values=state)
         if checkpointer_of(graph) is None:
             raise NoCheckpointerError(graph=self.name, what="wait for a human")
@@ -162,10 +170,11 @@ class LangGraphAgent:
         """
         graph = self._graph_for(run)
         saver = checkpointer_of(graph)
+        self._check(run, saver)
         open_ids: Sequence[str] = ()
+        if saver is not None and run.retry_of is not None and await goes_on(graph, saver, run, _address(run)):
+            return _RunState(GraphInput(None), frozenset(), goes_on=True)
         if run.resuming:
-            if saver is None:
-                raise NoCheckpointerError(graph=self.name, what="resume a thread")
             thread = await graph.aget_state(_address(run))
             if not thread.next:
                 raise NotPausedError(thread_id=run.thread_id)
@@ -177,14 +186,31 @@ class LangGraphAgent:
             known = ids_of((await graph.aget_state(_address(run))).values)
         return _RunState(given, known)
 
+    def _check(self, run: RunContext, saver: Saver | None) -> None:
+        if run.durability is not None and run.durability not in _DURABILITIES:
+            why = f"choose one of {', '.join(_DURABILITIES)}"
+            raise InvalidSpecError(field="durability", value=run.durability, why=why)
+        if saver is not None:
+            return
+        if run.resuming:
+            raise NoCheckpointerError(graph=self.name, what="resume a thread")
+        if run.interrupt_before or run.interrupt_after:
+            raise NoCheckpointerError(graph=self.name, what="stop at a node and go on later")
+        if run.durability is not None:
+            raise NoCheckpointerError(graph=self.name, what="be durable")
+
 
 @dataclass(slots=True)
 class _RunState:
-    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with."""
+    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with.
+
+    `goes_on` says that it is another attempt, and that the one before has left a checkpoint to go on from.
+    """
 
     given: GraphInput
     known_ids: frozenset[str]
     pending: Sequence[PendingWrite] | None = None
+    goes_on: bool = False
 
 
 def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:

@@ -17,6 +17,7 @@ from trackside.harness.adapters.langgraph._input import GraphInput, id_of
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.journal import excerpt
 from trackside.harness.payload import canonical
 from trackside.harness.types import Json, JsonObject
 
@@ -76,6 +77,7 @@ class GraphStream:
             "subgraphs": subgraphs,
             "interrupt_before": self._stops("interrupt_before", run.interrupt_before),
             "interrupt_after": self._stops("interrupt_after", run.interrupt_after),
+            "durability": run.durability,
         }
         if _EVENTS in run.stream_modes:
             await self._follow_events(value, config, options)
@@ -106,6 +108,11 @@ class GraphStream:
     def values(self) -> Json:
         """The newest state as plain JSON; None if the graph has said none."""
         return plain(self._values) if self._shown is None else self._shown
+
+    @property
+    def last_error(self) -> str | None:
+        """What a tool said that failed, if that is the last message which the run added."""
+        return _error_in(self._new_messages.last)
 
     def _take(self, chunk: tuple[Any, ...]) -> None:
         if self._task is not None and self._task.cancelling():  # a node has swallowed the cancel: it ends here
@@ -148,6 +155,9 @@ class _NewMessages:
     """
 
     def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
+        self.last: Any = None
+        """The last of a state's messages, if the graph has added it in this run."""
+        self._added: set[str | int] = set()
         self._run = run
         self._answers = list(given.answers)
         self._brought = given.brought
@@ -164,8 +174,11 @@ class _NewMessages:
             if key in self._seen:
                 continue
             self._seen.add(key)
+            if not self._at_start:
+                self._added.add(key)
             if index >= begins and (message := _message_of(item)) is not None and not self._is_announced(message):
                 self._run.record_message(message)
+        self.last = items[-1] if items and (id_of(items[-1]) or len(items) - 1) in self._added else None
         self._at_start = False
 
     def _is_announced(self, message: JsonObject) -> bool:
@@ -177,6 +190,15 @@ class _NewMessages:
             self._answers.remove(message["content"])
             return True
         return False
+
+
+def _error_in(item: Any) -> str | None:
+    """What the message of a tool that failed says, in one line; None of other messages."""
+    message = _message_of(item)
+    if message is None or message["type"] != "tool":
+        return None
+    status = item.get("status") if isinstance(item, Mapping) else getattr(item, "status", None)
+    return " ".join(excerpt(message["content"]).split()).rstrip(".") if status == "error" else None
 
 
 def ids_of(state: Any) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What a graph's checkpointer knows about a thread, and how to put the thread back to what it was before a run."""
+"""What a graph's checkpointer knows about a thread: where to go on, and how to put it back to what it was before a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
 from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
+from trackside.harness.context import RunContext
 
 INTERRUPT = "__interrupt__"
 """The key under which LangGraph streams and stores questions."""
 
 _RESUME = "__resume__"
+_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over
 _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
+
+
+async def goes_on(graph: Graph, saver: Saver, run: RunContext, address: RunnableConfig) -> bool:
+    """Whether another attempt at a run goes on from where the one before was, instead of beginning with its input.
+
+    It does if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
+    An answer is given again unless it has been used up: there is nothing open any more, or something else.
+    """
+    saved = await saver.aget_tuple(address)
+    if saved is None:
+        return False
+    wrote = saved.metadata.get("run_id") == run.retry_of
+    noted = any(channel == _ATTEMPT and value == run.retry_of for _, channel, value in saved.pending_writes or ())
+    if not run.resuming and not (wrote or noted):
+        return False
+    thread = await graph.aget_state(address)
+    if run.resuming:
+        return wrote or noted or (bool(thread.next) and not thread.interrupts)
+    return bool(thread.next)
+
+
+async def note_attempt(saver: Saver, run_id: str, address: RunnableConfig) -> None:
+    """Note at the thread's newest checkpoint that this run goes on from it, in case that it leaves none of its own."""
+    saved = await saver.aget_tuple(address)
+    if saved is not None:
+        await saver.aput_writes(saved.config, [(_ATTEMPT, run_id)], run_id)
 
 
 async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence[PendingWrite] | None) -> str | None:

@@ -1,0 +1,231 @@
+"""Another attempt at a run goes on from the last checkpoint of the one before, if that has left one and was not through."""
+
+import asyncio
+import operator
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Send, interrupt
+
+from trackside import RunStatus
+
+
+class State(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        yield InMemorySaver()
+    else:
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
+            yield sqlite
+
+
+class Steps:
+    """Nodes that count how often they are executed; one of them fails so many times."""
+
+    def __init__(self, fails: int = 1) -> None:
+        self.fails = fails
+        self.executed: list[str] = []
+
+    async def first(self, state: State) -> State:
+        self.executed.append("first")
+        return {"notes": ["first"]}
+
+    async def second(self, state: State) -> State:
+        self.executed.append("second")
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("gone")
+        return {"notes": ["second"]}
+
+    def graph(self, saver: Any = None) -> Any:
+        builder = StateGraph(State).add_sequence([("first", self.first), ("second", self.second)])
+        return builder.add_edge(START, "first").compile(checkpointer=saver)
+
+
+async def retried(stage: Any, graph: Any, of: Any, input: Any = None, **spec: Any) -> Any:
+    return await stage.play(graph, input, thread_id="t", attempt=2, retry_of=of.result.run_id, **spec)
+
+
+async def test_nodes_that_have_finished_are_not_executed_again(stage: Any, saver: Any) -> None:
+    graph = (steps := Steps()).graph(saver)
+    lost = await stage.play(graph, {"notes": ["given"]}, thread_id="t")
+    outcome = await retried(stage, graph, lost, {"notes": ["given"]})
+    assert outcome.status is RunStatus.success
+    assert outcome.values == {"notes": ["given", "first", "second"]}
+    assert steps.executed == ["first", "second", "second"]
+
+
+async def test_an_attempt_that_leaves_no_checkpoint_leaves_the_one_it_went_on_from(stage: Any, saver: Any) -> None:
+    graph = (steps := Steps(fails=3)).graph(saver)
+    attempt = await stage.play(graph, {"notes": ["given"]}, thread_id="t")
+    for _ in range(3):
+        attempt = await retried(stage, graph, attempt, {"notes": ["given"]})
+    assert attempt.values == {"notes": ["given", "first", "second"]}
+    assert steps.executed == ["first", *["second"] * 4]
+
+
+async def test_a_run_that_is_no_attempt_begins_with_its_input(stage: Any, saver: Any) -> None:
+    graph = Steps().graph(saver)
+    await stage.play(graph, {"notes": ["given"]}, thread_id="t")
+    outcome = await stage.play(graph, {"notes": ["new"]}, thread_id="t")
+    assert outcome.values == {"notes": ["given", "first", "new", "first", "second"]}
+
+
+@pytest.mark.parametrize("durability", ["exit", None])
+async def test_an_attempt_without_anything_to_go_on_from_begins_again(stage: Any, durability: str | None) -> None:
+    steps = Steps()
+    graph = steps.graph(InMemorySaver() if durability else None)
+    lost = await stage.play(graph, {"notes": ["given"]}, thread_id="other", durability=durability)
+    outcome = await retried(stage, graph, lost, {"notes": ["given"]})
+    assert outcome.values == {"notes": ["given", "first", "second"]}
+    assert steps.executed == ["first", "second"] * 2
+
+
+async def test_an_attempt_after_another_run_of_the_thread_begins_again(stage: Any, saver: Any) -> None:
+    graph = Steps(fails=2).graph(saver)
+    lost = await stage.play(graph, {"notes": ["given"]}, thread_id="t")
+    await stage.play(graph, {"notes": ["another"]}, thread_id="t")
+    outcome = await retried(stage, graph, lost, {"notes": ["given"]})
+    assert outcome.values == {"notes": ["given", "first", "another", "first", "given", "first", "second"]}
+
+
+async def test_messages_that_the_thread_has_are_not_announced_again(stage: Any) -> None:
+    fails = [ConnectionError("gone")]
+
+    async def answer(state: Any) -> dict[str, Any]:
+        if fails:
+            raise fails.pop()
+        return {"messages": [{"role": "assistant", "content": "well"}]}
+
+    builder = StateGraph(MessagesState).add_node("answer", answer).add_edge(START, "answer")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    lost = await stage.play(graph, "hello", thread_id="t")
+    outcome = await retried(stage, graph, lost, "hello")
+    assert [human["content"] for human in lost.humans] == ["hello"]
+    assert outcome.humans == []
+    assert [message["content"] for message in outcome.values["messages"]] == ["hello", "well"]
+    assert outcome.usage["last_ai_message"] == "well"
+
+
+async def test_an_answer_that_was_used_up_is_not_asked_for_again(stage: Any, saver: Any) -> None:
+    steps = Steps()
+
+    async def ask(state: State) -> State:
+        return {"notes": [interrupt("how many?")]}
+
+    builder = StateGraph(State).add_sequence([("ask", ask), ("second", steps.second)])
+    graph = builder.add_edge(START, "ask").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    lost = await stage.play(graph, thread_id="t", command={"resume": 3})
+    outcome = await retried(stage, graph, lost, command={"resume": 3})
+    assert outcome.status is RunStatus.success
+    assert outcome.values == {"notes": [3, "second"]}
+    assert outcome.humans == []
+
+
+async def test_an_answer_whose_question_is_still_open_is_given_again(stage: Any, saver: Any) -> None:
+    async def ask(state: State) -> State:
+        return {"notes": [interrupt("how many?")]}
+
+    graph = StateGraph(State).add_node("ask", ask).add_edge(START, "ask").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    never_ran = await stage.play(graph, thread_id="elsewhere", command={"resume": 3})
+    outcome = await retried(stage, graph, never_ran, command={"resume": 3})
+    assert outcome.values == {"notes": [3]}
+    assert [human["content"] for human in outcome.humans] == ["3"]
+
+
+async def test_an_answer_is_not_given_to_a_question_that_came_after_it(stage: Any, saver: Any) -> None:
+    async def first(state: State) -> State:
+        return {"notes": [interrupt("may I look?")]}
+
+    async def then(state: State) -> State:
+        return {"notes": [interrupt("may I delete it?")]}
+
+    builder = StateGraph(State).add_sequence([("first", first), ("then", then)])
+    graph = builder.add_edge(START, "first").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    lost = await stage.play(graph, thread_id="t", command={"resume": "yes"})
+    outcome = await retried(stage, graph, lost, command={"resume": "yes"})
+    assert outcome.status is RunStatus.interrupted
+    assert [asked["value"] for asked in outcome.interrupts] == ["may I delete it?"]
+
+
+async def test_tasks_beside_the_one_that_failed_are_not_executed_again(stage: Any, saver: Any) -> None:
+    executed: list[str] = []
+    fails = [ConnectionError("gone")]
+    others_done = asyncio.Event()
+
+    async def worker(state: dict[str, Any]) -> State:
+        executed.append(state["topic"])
+        if state["topic"] == "bad" and fails:
+            await others_done.wait()
+            raise fails.pop()
+        others_done.set()
+        return {"notes": [state["topic"]]}
+
+    topics = [Send("worker", {"topic": topic}) for topic in ("good", "bad")]
+    builder = StateGraph(State).add_node("worker", worker).add_conditional_edges(START, lambda _: topics, ["worker"])
+    graph = builder.compile(checkpointer=saver)
+    lost = await stage.play(graph, {"notes": []}, thread_id="t", durability="sync")
+    outcome = await retried(stage, graph, lost, {"notes": []})
+    assert outcome.values == {"notes": ["good", "bad"]}
+    assert executed == ["good", "bad", "bad"]
+
+
+KILLED = """
+import asyncio, operator, os, sys
+from typing import Annotated, TypedDict
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+from trackside import RunManager, RunSpec
+
+class State(TypedDict, total=False):
+    notes: Annotated[list, operator.add]
+
+async def first(state):
+    return {"notes": [f"first in {os.environ['TURN']}"]}
+
+async def second(state):
+    asked = interrupt("how many?")
+    if os.environ["TURN"] == "killed":
+        os._exit(9)
+    return {"notes": [f"{asked} in {os.environ['TURN']}"]}
+
+async def main(spec):
+    async with AsyncSqliteSaver.from_conn_string("threads.db") as saver:
+        builder = StateGraph(State).add_sequence([("first", first), ("second", second)])
+        graph = builder.add_edge(START, "first").compile(checkpointer=saver)
+        async with RunManager({"graph": graph}) as manager:
+            handle = await manager.start(RunSpec("graph", thread_id="t", **spec))
+            print((await handle.result()).status)
+        print((await graph.aget_state({"configurable": {"thread_id": "t"}})).values["notes"])
+
+asyncio.run(main(eval(sys.argv[1])))
+"""
+
+
+def test_an_attempt_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
+    def played(turn: str, **spec: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, repr(spec)]
+        return subprocess.run(
+            command, cwd=tmp_path, env={"TURN": turn}, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    answer = {"command": {"resume": 3}}
+    assert played("start", input={"notes": []}).stdout.splitlines()[0] == "interrupted"
+    assert played("killed", run_id="lost", **answer).returncode == 9
+    retried = played("retry", attempt=2, retry_of="lost", **answer)
+    assert retried.stdout.splitlines() == ["success", "['first in start', '3 in retry']"], retried.stderr

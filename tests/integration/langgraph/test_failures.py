@@ -1,0 +1,122 @@
+"""Failures of models and tools that a graph swallows are told all the same."""
+
+from typing import Any
+
+import pytest
+from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.outputs import ChatResult
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+
+from trackside import RunStatus
+
+
+class Lost(GenericFakeChatModel):
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        raise ConnectionError("no route")
+
+
+def chat(*nodes: Any, **compiled: Any) -> Any:
+    builder = StateGraph(MessagesState).add_sequence([(f"node{i}", node) for i, node in enumerate(nodes)])
+    return builder.add_edge(START, "node0").compile(**compiled)
+
+
+def asking(model: Any, *, swallows: bool = False) -> Any:
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        try:
+            return {"messages": [await model.ainvoke(state["messages"])]}
+        except ConnectionError:
+            if not swallows:
+                raise
+            return {"messages": [AIMessage("I am sorry")]}
+
+    return ask
+
+
+def lost() -> Lost:
+    return Lost(messages=iter(()))
+
+
+def answering(*answers: AIMessage) -> FakeMessagesListChatModel:
+    return FakeMessagesListChatModel(responses=list(answers or [AIMessage("well")]))
+
+
+async def test_a_fallback_that_answers_makes_the_run_a_success(stage: Any) -> None:
+    outcome = await stage.play(chat(asking(lost().with_fallbacks([answering()]))), "hello")
+    assert outcome.status is RunStatus.success
+    assert (outcome.usage["llm_call_count"], outcome.usage["llm_error_count"]) == (1, 1)
+
+
+async def test_fallbacks_that_all_fail_make_it_an_error_also_if_a_node_swallows_that(stage: Any) -> None:
+    outcome = await stage.play(chat(asking(lost().with_fallbacks([lost()]), swallows=True)), "hello")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "ConnectionError"
+    assert outcome.end["error"].endswith("the last one because of ConnectionError: no route.")
+    assert outcome.usage["llm_error_count"] == 2
+
+
+async def test_a_node_that_tries_again_and_gets_an_answer_has_not_failed(stage: Any) -> None:
+    outcome = await stage.play(chat(asking(lost(), swallows=True), asking(answering())), "hello")
+    assert outcome.status is RunStatus.success
+
+
+@tool
+def look() -> str:
+    """Look."""
+    raise LookupError("nothing to be seen")
+
+
+TOOLS = ToolNode([look], handle_tool_errors=True)
+CALL = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "1"}])
+
+
+async def test_a_tool_that_failed_is_not_the_last_word_of_a_success(stage: Any) -> None:
+    outcome = await stage.play(chat(asking(answering(CALL)), TOOLS), "hello")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "ErrorOutputError"
+    assert "The last word of the agent 'LangGraph' is an error: " in outcome.end["error"]
+    assert "nothing to be seen" in outcome.end["error"]
+    assert outcome.usage["llm_call_count"] == 1
+
+
+async def test_a_tool_that_failed_may_be_answered(stage: Any) -> None:
+    outcome = await stage.play(chat(asking(answering(CALL)), TOOLS, asking(answering())), "hello")
+    assert outcome.status is RunStatus.success
+
+
+async def test_a_tool_that_failed_in_an_earlier_run_is_not_this_ones_error(stage: Any) -> None:
+    async def nothing(state: MessagesState) -> dict[str, Any]:
+        return {}
+
+    saver = InMemorySaver()
+    failed = await stage.play(chat(asking(answering(CALL)), TOOLS, checkpointer=saver), "hello", thread_id="t")
+    assert failed.status is RunStatus.error
+    outcome = await stage.play(chat(nothing, checkpointer=saver), {"messages": []}, thread_id="t")
+    assert outcome.status is RunStatus.success
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+async def test_a_message_that_was_an_error_counts_as_what_it_is_in_the_end(stage: Any, repaired: bool) -> None:
+    async def fail(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [ToolMessage("gone", tool_call_id="1", id="tool", status="error")]}
+
+    async def repair(state: MessagesState) -> dict[str, Any]:
+        status = "success" if repaired else "error"
+        return {"messages": [ToolMessage("there", tool_call_id="1", id="tool", status=status)]}
+
+    outcome = await stage.play(chat(asking(answering(CALL)), fail, repair), "hello")
+    assert outcome.status is (RunStatus.success if repaired else RunStatus.error)
+
+
+async def test_too_many_steps_say_what_to_change(stage: Any) -> None:
+    async def step(state: MessagesState) -> dict[str, Any]:
+        return {}
+
+    loop = StateGraph(MessagesState).add_node("step", step).add_edge(START, "step").add_edge("step", "step").compile()
+    outcome = await stage.play(loop, "hello", config={"recursion_limit": 3})
+    assert outcome.end["error_type"] == "GraphRecursionError"
+    assert "Recursion limit of 3 reached" in outcome.end["error"]
+    assert "`recursion_limit`" in outcome.end["error"]
