@@ -8,6 +8,7 @@ import sys
 import textwrap
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,14 @@ class OldDatabase:
             payload=compact(payload),
         )
 
-    def write(self, url: str) -> None:
-        backend_at(url, synchronous="FULL", busy_timeout=5).change(self._write)
+    def write(self, url: str, revision: str = "0001") -> None:
+        backend_at(url, synchronous="FULL", busy_timeout=5).change(partial(self._write, revision))
 
-    def _write(self, connection: Connection) -> None:
+    def _write(self, revision: str, connection: Connection) -> None:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(_schema._MIGRATIONS))
         config.set_main_option("path_separator", "os")
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
         for name, row in self.rows:
             connection.execute(insert(table(name, *map(column, row))).values(row))
         counters = table("counters", column("value"))
@@ -134,6 +135,22 @@ def old(url: str) -> None:
         labels = {"customer": "Zoë", "n": number, "vip": True, "gone": None}
         old.add_run(number, agent=agent, end=end, **labels, tags=["a"], part=1.5, big=LONG * 4)
     old.write(url)
+
+
+@pytest.mark.parametrize("request_", [{"agent": "chat", "input": "?"}, None])
+def test_what_was_asked_for_moves_to_the_run(url: str, database: Any, request_: Any) -> None:
+    old = OldDatabase()
+    old.add_run(1, agent="chat", end=None)
+    asked = None if request_ is None else compact(request_)
+    place = {"ordinal": 1, "state": "claimed", "holds": True, "owner": "me", "multitask": "enqueue"}
+    old.add("active_runs", run_id="run-1", thread_id="thread-1", request=asked, **place)
+    old.write(url, "0002")
+
+    upgrade_database(url)
+
+    assert rows(database, "SELECT request, attempt, retry_of FROM runs") == [(asked, 1, None)]
+    query = "SELECT portable, keeps_request, stuck_since FROM active_runs"
+    assert rows(database, query) == [(request_ is not None, True, None)]
 
 
 def rows(database: Any, query: str) -> list[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, case, select
 
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._fold import RunStart, labels_of
@@ -14,7 +14,9 @@ from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, 
 RUN_COLUMNS: Final = [column for column in runs.c if column is not runs.c.request]
 """All that is known of a run but what was asked for, which may be long."""
 
-RUNS: Final[Select[Any]] = select(*RUN_COLUMNS, active_runs.c.stuck_since).outerjoin_from(
+_STUCK_SINCE: Final = case((runs.c.ended_at.is_(None), active_runs.c.stuck_since)).label("stuck_since")
+
+RUNS: Final[Select[Any]] = select(*RUN_COLUMNS, _STUCK_SINCE).outerjoin_from(
     runs, active_runs, runs.c.run_id == active_runs.c.run_id
 )
 """Runs as a store gives them back, with since when they are stuck."""
@@ -24,7 +26,7 @@ RECORDS: Final = select(
     active_runs.c.multitask,
     active_runs.c.due_at,
     active_runs.c.cancel_requested,
-    active_runs.c.stuck_since,
+    _STUCK_SINCE,
 ).outerjoin_from(runs, active_runs, runs.c.run_id == active_runs.c.run_id)
 """Runs with what is only known of them while they are active."""
 
