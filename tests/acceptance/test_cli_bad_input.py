@@ -135,6 +135,10 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
             "import sys; sys.modules['pydantic_ai'] = None; import pydantic_ai\n",
             "ModuleNotFoundError: import of pydantic_ai halted; None in sys.modules; pip install 'trackside[pydantic-ai]'",
         ),
+        (
+            "import sys; sys.modules['agents'] = None; import agents\n",
+            "ModuleNotFoundError: import of agents halted; None in sys.modules; pip install 'trackside[openai-agents]'",
+        ),
         ("raise ValueError('two\\nlines')\n", "ValueError: two lines"),
     ],
 )

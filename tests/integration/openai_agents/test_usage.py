@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from agents import Agent, FunctionTool, RunConfig, Runner, RunHooks, function_tool
+from agents import Agent, FunctionTool, RunConfig, RunHooks, Runner, function_tool
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel

@@ -21,7 +21,12 @@ from typing import Any
 from trackside.harness.adapters import as_agent
 from trackside.harness.errors import NotAnAgentError, TracksideError
 
-_EXTRAS = {"langgraph": "langgraph", "langchain_core": "langgraph", "pydantic_ai": "pydantic-ai"}
+_EXTRAS = {
+    "agents": "openai-agents",
+    "langchain_core": "langgraph",
+    "langgraph": "langgraph",
+    "pydantic_ai": "pydantic-ai",
+}
 """The extra that brings a framework, by the name of its package."""
 
 

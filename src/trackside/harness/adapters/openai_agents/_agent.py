@@ -13,6 +13,7 @@ from trackside.harness.adapters.openai_agents._approvals import (
     approvals_of,
     paused_state,
     questions_in,
+    waiting_tools,
 )
 from trackside.harness.adapters.openai_agents._config import RunnerOptions, prepare_tracing
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
@@ -88,8 +89,9 @@ class OpenAIAgent:
         failed = FailedTools(options.run_config.tool_error_formatter)
         options = replace(options, run_config=replace(options.run_config, tool_error_formatter=failed))
         watch = CallWatch(recorder, options.run_config, options.hooks)
-        stream = AgentStream(run, self._agent.name, watch, recorder.tools)
         given = await self._given(run, options)
+        waiting = waiting_tools(given) if isinstance(given, RunState) else {}
+        stream = AgentStream(run, self._agent.name, watch, waiting)
         await prepare_tracing()
         recorder.listen()
         try:

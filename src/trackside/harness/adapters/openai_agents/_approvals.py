@@ -84,6 +84,11 @@ async def answered_state(run: RunContext, agent: Agent[Any], options: RunnerOpti
     return state
 
 
+def waiting_tools(state: RunState[Any]) -> dict[str, str]:
+    """The names of the tools that wait for an approval, by the id of the call."""
+    return {item.call_id: item.name for item in state.get_interruptions() if item.call_id and item.name}
+
+
 def _id_of(item: ToolApprovalItem, nth: int) -> str:
     return item.call_id or f"approval-{nth}"
 

@@ -14,7 +14,6 @@ from agents import (
     RawResponsesStreamEvent,
     RunItemStreamEvent,
     StreamEvent,
-    Tool,
     ToolCallItem,
     ToolCallOutputItem,
 )
@@ -44,20 +43,20 @@ class AgentStream:
         run: whose stream this is.
         agent: the name of the agent that begins.
         watch: who is told what the model reports of its usage on the way.
-        tools: the tools that were called, by the id of the call.
+        waiting: the names of the tools that earlier calls wait for, by the id of the call.
 
     Raises:
         InvalidSpecError: a mode is not one that an agent streams.
     """
 
-    def __init__(self, run: RunContext, agent: str, watch: CallWatch, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, run: RunContext, agent: str, watch: CallWatch, waiting: Mapping[str, str]) -> None:
         if unknown := run.stream_modes - STREAM_MODES:
             why = f"an agent of the OpenAI Agents SDK streams {', '.join(sorted(STREAM_MODES))}"
             raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
         self._run = run
         self._agent = agent
         self._watch = watch
-        self._tools = tools
+        self._tools = dict(waiting)  # names, by the id of the call
         self._message_modes = sorted(run.stream_modes & _MESSAGES)
         self._streamed: dict[int, str] = {}  # the ids of messages that were streamed, by their place in the response
 
@@ -98,12 +97,13 @@ class AgentStream:
             case MessageOutputItem():
                 self._take_message(item)
             case ToolCallItem() | HandoffCallItem():
-                self._say({"type": "ai", "content": "", "id": new_id(), "tool_calls": [_call_of(item)]})
+                call = _call_of(item)
+                self._tools[call["id"]] = call["name"]
+                self._say({"type": "ai", "content": "", "id": new_id(), "tool_calls": [call]})
             case ToolCallOutputItem():
-                call_id = item.call_id
-                tool = self._tools.get(call_id or "")
-                name = {} if tool is None else {"name": tool.name}
-                said = {"type": "tool", "content": _text(item.output), "id": new_id(), "tool_call_id": call_id, **name}
+                call_id = item.call_id or ""
+                named = {"name": self._tools[call_id]} if call_id in self._tools else {}
+                said = {"type": "tool", "content": _text(item.output), "id": new_id(), "tool_call_id": call_id, **named}
                 self._run.record_message(said)
                 self._say(said)
             case _:
