@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.errors import AgentOutputError, NotAnAgentError
+from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
 from trackside.harness.types import JsonObject
 
 _NOT_SAID = (None, "human", "user")
+_OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
 _MAX_THREADS = (
     256  # asyncio's own executor has six threads on two cores: agents that wait would queue behind each other
 )
@@ -28,7 +29,8 @@ class CallableAgent:
 
     An async function is awaited. A plain function runs in a thread; it cannot be stopped from outside, so a cancelled
     run of it ends when it returns (`run.cancelled` tells it to). Of an async generator each item is streamed as a
-    `custom` part, and the last one is the output.
+    `custom` part, and the last one is the output. What is asked of a graph, a function that takes no run does not see, so
+    that is refused.
 
     Args:
         function: what to run.
@@ -59,6 +61,8 @@ class CallableAgent:
 
     async def run(self, run: RunContext) -> AgentResult:
         """Call the function; a pause becomes an interrupted result."""
+        if not self._takes_run:
+            _check(run)
         arguments = (run.input, run) if self._takes_run else (run.input,)
         try:
             if self._streams:
@@ -94,6 +98,15 @@ class CallableAgent:
         if "values" in run.stream_modes:
             run.send(values, "values")
         return AgentResult(output=plain, values=values)
+
+
+def _check(run: RunContext) -> None:
+    asked = {field: getattr(run, field) for field in _OF_GRAPHS}
+    asked |= {f"command.{name}": value for name, value in run.command.items() if name != "resume"}
+    for field, value in asked.items():
+        if value is not None:
+            why = "that is for graphs; a function that shall see it takes the run, too"
+            raise InvalidSpecError(field=field, value=value, why=why)
 
 
 def _first_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:
