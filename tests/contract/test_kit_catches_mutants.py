@@ -1,11 +1,11 @@
-"""The kit notices: each observer, store and coordinator that is broken in one way fails, by the test that is about it."""
+"""The kit notices: each observer, adapter, store and coordinator that is broken in one way fails the test about it."""
 
 from typing import Any
 
 import pytest
 from tests.contract.memory_fleet import FleetMember
 from tests.contract.memory_log import MemoryLog
-from tests.contract.mutants import coordinators, fleets, observers, stores
+from tests.contract.mutants import agents, coordinators, fleets, observers, stores
 
 from trackside.harness.memory import MemoryCoordinator
 
@@ -13,6 +13,7 @@ pytest_plugins = ["pytester"]
 
 SOUND: list[tuple[Any, type]] = [
     (observers, observers.Sound),
+    (agents, agents.Sound),
     (stores, MemoryLog),
     (coordinators, MemoryCoordinator),
     (fleets, FleetMember),

@@ -1,11 +1,12 @@
 """Failures of models and tools that a graph swallows are told all the same."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeMessagesListChatModel, GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -61,6 +62,28 @@ async def test_fallbacks_that_all_fail_make_it_an_error_also_if_a_node_swallows_
 async def test_a_node_that_tries_again_and_gets_an_answer_has_not_failed(stage: Any) -> None:
     outcome = await stage.play(chat(asking(lost(), swallows=True), asking(answering())), "hello")
     assert outcome.status is RunStatus.success
+
+
+class CutOff(Lost):
+    """A model that fails in the middle of its answer, when it has told what it used."""
+
+    def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        usage = {"input_tokens": 50, "output_tokens": 1, "total_tokens": 51}
+        yield ChatGenerationChunk(message=AIMessageChunk("we", usage_metadata=usage))
+        raise ConnectionError("cut off")
+
+
+async def test_half_an_answer_is_none_but_its_tokens_count(stage: Any) -> None:
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        try:
+            return {"messages": [part async for part in CutOff(messages=iter(())).astream("hello")]}
+        except ConnectionError:
+            return {"messages": [AIMessage("I am sorry")]}
+
+    outcome = await stage.play(chat(ask), "hello")
+    assert outcome.status is RunStatus.error
+    assert outcome.end["error_type"] == "ConnectionError"
+    assert outcome.usage["total_tokens"] == 51
 
 
 @tool
