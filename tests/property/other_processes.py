@@ -15,6 +15,9 @@ from trackside.testing import VirtualClock
 if TYPE_CHECKING:
     from tests.property.run_schedules import World
 
+LOST = {"error": "its worker is lost", "title": "T", "completion_data": {"total_tokens": 7}}
+"""What they say of a run that they have ended."""
+
 
 class OtherProcesses:
     """Share a world's coordinator and the log, which the witness stands for."""
@@ -23,6 +26,8 @@ class OtherProcesses:
         self.coordinator = SharedCoordinator()
         self.ended: set[str] = set()
         """Runs that they have ended."""
+        self.threads: set[str] = set()
+        """The threads of these; what they remember may be newer than what is announced."""
         self._told: set[str] = set()
         self._world = world
 
@@ -41,10 +46,11 @@ class OtherProcesses:
         if record is None or run_id in witness.ends or (record.status is RunStatus.running) != (run_id in witness.runs):
             return
         self.ended.add(run_id)
+        self.threads.add(record.thread_id)
         if tells:
             self._told.add(run_id)
         changes = await self.coordinator.end(run_id, tells=tells)
-        self._write(record, LifecycleEventType.RUN_FAILED, {"error": "its worker is lost", "completion_data": {}})
+        self._write(record, LifecycleEventType.RUN_FAILED, LOST)
         for change in changes:
             says = {"previous": change.previous.value, "status": change.status.value}
             self._write(record, LifecycleEventType.THREAD_STATUS_UPDATED, says)

@@ -5,6 +5,7 @@ its steps; run it again by putting these into a test of `World`.
 """
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,11 +19,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.property.run_schedules import TEMPERS, MoodError, World
+from tests.property.run_agents import TEMPERS
+from tests.property.run_schedules import World
+from tests.property.run_watchers import MoodError, OddError
 
 THREADS = st.sampled_from(["t0", "t1", None])
 SECONDS = st.sampled_from([0, 0, 0, 0.1, 0.25, 1, 6])
-MOODS = st.sampled_from([MoodError, SystemExit, asyncio.CancelledError, "hang", "swallow", "starts", "takes a part"])
+MOODS = st.sampled_from(
+    [MoodError, SystemExit, OddError, asyncio.CancelledError, "hang", "swallow", "starts", "takes a part"]
+)
+TURNS = st.sampled_from([2, 2, 2, 0, 1, 5])
 
 
 class Schedules(RuleBasedStateMachine):
@@ -30,9 +36,15 @@ class Schedules(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(seed=st.integers(0, 2**32 - 1), max_running=st.integers(1, 3), buffer=st.booleans(), slow=st.booleans())
-    def open(self, seed: int, max_running: int, buffer: bool, slow: bool) -> None:
-        self.world = World(seed, max_running=max_running, buffer=buffer, slow=slow)
+    @initialize(
+        seed=st.integers(0, 2**32 - 1),
+        max_running=st.integers(1, 3),
+        buffer=st.booleans(),
+        slow=st.booleans(),
+        cancel_after=st.sampled_from([0.0, 1.5]),
+    )
+    def open(self, **options: Any) -> None:
+        self.world = World(**options)
 
     @rule(
         temper=st.sampled_from(TEMPERS),
@@ -40,32 +52,52 @@ class Schedules(RuleBasedStateMachine):
         multitask=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt", "rollback"]),
         timeout=st.sampled_from([None, None, 0.5, 3]),
         after_seconds=st.sampled_from([None, None, None, 0.25, 1, 50]),
+        max_tokens=st.sampled_from([None, None, 10, 25, 100]),
+        turns=TURNS,
     )
-    def start(
-        self, temper: str, thread_id: str | None, multitask: str, timeout: float | None, after_seconds: float | None
-    ) -> None:
-        self.world.start(temper, thread_id, multitask=multitask, timeout=timeout, after_seconds=after_seconds)
+    def start(self, temper: str, thread_id: str | None, turns: int, **asked: Any) -> None:
+        self.world.start(temper, thread_id, **asked)
+        self.world.turn(turns)
 
     @rule(thread_id=THREADS, key=st.sampled_from(["k0", "k1"]))
     def start_under_a_key(self, thread_id: str | None, key: str) -> None:
         self.world.start("sleeps", f"keyed-{key}", idempotency_key=key)
+        self.world.turn(2)
 
-    @rule(thread_id=THREADS)
-    def resume(self, thread_id: str | None) -> None:
-        self.world.start("asks", thread_id, command={"resume": "this"})
+    @rule(
+        temper=st.sampled_from(["asks", "asks much"]),
+        thread_id=st.sampled_from(["t0", "t1"]),
+        how=st.sampled_from(["bare", "one", "one", "all", "to another"]),
+        turns=TURNS,
+    )
+    def resume(self, temper: str, thread_id: str, how: str, turns: int) -> None:
+        self.world.resume(temper, thread_id, how)
+        self.world.turn(turns)
 
-    @rule(temper=st.sampled_from(TEMPERS), thread_id=THREADS, timeout=st.sampled_from([None, 0.5, 3]))
-    def call_run_agent(self, temper: str, thread_id: str | None, timeout: float | None) -> None:
-        self.world.start_embedded(temper, thread_id, timeout=timeout)
+    @rule(
+        temper=st.sampled_from(TEMPERS),
+        thread_id=THREADS,
+        timeout=st.sampled_from([None, 0.5, 3]),
+        max_tokens=st.sampled_from([None, 25]),
+        turns=TURNS,
+    )
+    def call_run_agent(self, temper: str, thread_id: str | None, turns: int, **asked: Any) -> None:
+        self.world.start_embedded(temper, thread_id, **asked)
+        self.world.turn(turns)
 
     @rule(seconds=SECONDS)
     def wait(self, seconds: float) -> None:
         self.world.advance(seconds)
 
-    @rule(index=st.integers(0, 5), action=st.sampled_from(["interrupt", "rollback"]))
-    def cancel(self, index: int, action: str) -> None:
+    @rule(turns=st.integers(1, 4))
+    def take_turns(self, turns: int) -> None:
+        self.world.turn(turns)
+
+    @rule(index=st.integers(0, 5), action=st.sampled_from(["interrupt", "rollback"]), turns=TURNS)
+    def cancel(self, index: int, action: str, turns: int) -> None:
         if runs := self.world.run_ids:
             self.world.cancel(runs[index % len(runs)], action)
+            self.world.turn(turns)
 
     @rule(index=st.integers(0, 5), tells=st.booleans())
     def others_end_a_run(self, index: int, tells: bool) -> None:
@@ -98,11 +130,34 @@ class Schedules(RuleBasedStateMachine):
     def a_guest_comes_and_goes(self, is_required: bool) -> None:
         self.world.receive_guest(required=is_required)
 
+    @rule(away=st.booleans())
+    def the_store_goes_away_or_comes_back(self, away: bool) -> None:
+        self.world.store.away = away
+
+    @rule(times=st.integers(1, 3))
+    def the_redaction_fails(self, times: int) -> None:
+        self.world.redaction_fails = times
+
+    @rule(timeout=st.sampled_from([0, 0, 0.5, 5]))
+    def flush(self, timeout: float) -> None:
+        self.world.flush(timeout)
+
     @precondition(lambda self: not self.world.closed)
-    @rule(grace=st.sampled_from([0.0, 1.0, 10.0]), chance=st.integers(0, 9))
-    def close(self, grace: float, chance: int) -> None:
+    @rule(grace=st.sampled_from([0.0, 1.0, 10.0]), chance=st.integers(0, 9), turns=TURNS)
+    def close(self, grace: float, chance: int, turns: int) -> None:
         if chance == 0:  # a schedule is more than its end
             self.world.close(grace)
+            self.world.turn(turns)
+
+    @precondition(lambda self: self.world.closed)
+    @rule(grace=st.sampled_from([0.0, 1.0]))
+    def close_again(self, grace: float) -> None:
+        self.world.close(grace)
+
+    @precondition(lambda self: self.world.closed)
+    @rule(index=st.integers(0, 5))
+    def cancel_the_closing(self, index: int) -> None:
+        self.world.cancel_caller(index, "closes")
 
     @invariant()
     def holds(self) -> None:
@@ -122,6 +177,48 @@ SETTINGS = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def begin(world: World, what: str) -> asyncio.Task[Any]:
+    """Something that takes a number of steps, after what it needs has been done."""
+    match what:
+        case "start":
+            return world.start("chats", "t0")
+        case "interrupt":
+            world.start("slow to stop", "t0")
+            world.advance(3)
+            return world.start("chats", "t0", multitask="interrupt")
+        case "cancel":
+            world.start("slow to stop", "t0")
+            world.advance(3)
+            return world.cancel(world.run_ids[0], "rollback")
+        case "resume":
+            world.start("asks much", "t0")
+            world.advance(5)
+            return world.resume("asks much", "t0", "one")
+        case _:
+            raise AssertionError(what)
+
+
+@pytest.mark.parametrize("grace", [0.0, 1.0])
+@pytest.mark.parametrize("what", ["start", "interrupt", "cancel", "resume"])
+def test_manager_can_be_closed_at_any_await_point(what: str, grace: float) -> None:
+    for turns in count():
+        world = World(seed=turns, slow=True)
+        try:
+            caller = begin(world, what)
+            world.step(turns)
+            has_ended = caller.done()
+            world.close(grace)
+            world.check_step()
+            world.settle_down()
+            world.end()
+        except BaseException as exc:
+            exc.add_note(f"closed after {turns} turns, which is the seed, too")
+            raise
+        if has_ended:
+            assert turns > 10, "that was no wait at all"
+            return
 
 
 def test_schedules() -> None:
