@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from trackside.harness.admission import seconds_of
 from trackside.harness.dispatch import MissedEvents
 from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
 from trackside.harness.failures import line_of, text_of, traceback_of
@@ -33,10 +34,17 @@ class StopPolicy:
     An agent that shall stop sees `run.cancelled` at once, and gets a `CancelledError` after `cancel_after`. If it still
     goes on `stuck_after` later, the run is reported as stuck: it keeps its place and its thread until its agent has stopped,
     and whoever asks once more has it cancelled once more.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) one of them is not a number of seconds.
     """
 
     cancel_after: float = 0.0
     stuck_after: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("cancel_after", "stuck_after"):
+            seconds_of(getattr(self, name), name)
 
 
 class End(NamedTuple):

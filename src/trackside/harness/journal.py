@@ -295,7 +295,7 @@ def excerpt(content: Any) -> str:
 
 
 def _is_cost(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _of(usages: dict[str, Usage], name: str) -> Usage:

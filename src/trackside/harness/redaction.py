@@ -17,9 +17,13 @@ from trackside.harness.types import JsonObject, LifecycleEventType
 logger = logging.getLogger("trackside.worker")
 
 type Redact = Callable[[LifecycleEventType, JsonObject], Mapping[str, Any]]
-"""Called with each event's type and a copy of its payload, which it may change; what it returns is announced instead."""
+"""Called with each event's type and a copy of its payload, which it may change; what it returns is announced instead.
 
-_STRUCTURE = (
+Metadata goes through it when a run is let in, too, as it stands in `run_started`, and comes again with that event: what a
+hook makes of what it has made before has to be the same.
+"""
+
+_FIXED = (
     "status",
     "previous",
     "cancel_mode",
@@ -27,46 +31,65 @@ _STRUCTURE = (
     "parent_run_id",
     "attempt",
     "retry_of",
+    "retried_as",
     "error_type",
-    "interrupts",
+    "pre_run_checkpoint_id",
 )
-"""What makes an event what it is, and holds no text of users: a hook cannot change the first three."""
+"""What makes an event what it is, and holds no text of users."""
 
-_FIXED = _STRUCTURE[:3]
+_LINES = ("error", "reason", "traceback", "title", "trigger")
 _TEXTS = ("first_human_message", "last_ai_message")
 
 
 def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> JsonObject:
-    """The payload as it may be seen. If the hook fails, only what has no text of users in it is left."""
+    """The payload as it may be seen.
+
+    It stays a payload of its kind, whatever the hook makes of it: a hook changes texts, metadata and what is in messages and
+    questions, and neither statuses, names, ids nor numbers. If it fails, or makes something of another shape of a part,
+    nothing of that is left in which there may be texts.
+    """
     try:
         seen = canonical_payload(redact(kind, canonical_payload(payload)))
     except BaseException:  # the hook's failure: what should have been taken out must not get out because of it
         logger.exception("the redaction hook failed on %s; the event is announced without its texts", kind.value)
-        return _without_texts(payload)
-    for name in _FIXED:
-        if name in payload:
-            seen[name] = payload[name]
-    if "completion_data" in payload and not isinstance(seen.get("completion_data"), dict):
-        seen["completion_data"] = _numbers_of(payload["completion_data"])
-    return seen
+        seen = {"redaction_failed": True}
+        if "error" in payload:
+            seen["error"] = "not shown: the redaction hook failed"
+    for name in _LINES:
+        if not isinstance(seen.get(name), str | None):
+            seen[name] = None
+    left = {name: value for name, value in seen.items() if name not in _FIXED and name not in _PARTS}
+    left |= {name: payload[name] for name in _FIXED if name in payload}
+    return left | {name: right(payload[name], seen.get(name)) for name, right in _PARTS.items() if name in payload}
 
 
-def _without_texts(payload: JsonObject) -> JsonObject:
-    left: JsonObject = {name: payload[name] for name in _STRUCTURE if name in payload}
-    if "interrupts" in left:
-        left["interrupts"] = [{"id": question.get("id")} for question in left["interrupts"]]
-    if "completion_data" in payload:
-        left["completion_data"] = _numbers_of(payload["completion_data"])
-    if "message" in payload:
-        message = payload["message"]
-        left["message"] = {"id": message.get("id"), "type": message.get("type"), "content": ""}
-    if "metadata" in payload:
-        left["metadata"] = {}
-    if "error" in payload:
-        left["error"] = "not shown: the redaction hook failed"
-    left["redaction_failed"] = True
-    return left
+def _metadata(was: JsonObject, seen: Any) -> JsonObject:
+    return seen if isinstance(seen, dict) else {}
 
 
-def _numbers_of(completion_data: JsonObject) -> JsonObject:
-    return {**completion_data, **{name: None for name in _TEXTS if name in completion_data}}
+def _message(was: JsonObject, seen: Any) -> JsonObject:
+    """What a message says may change; that it is there, and whose it is, does not."""
+    left: JsonObject = seen if isinstance(seen, dict) else {"content": ""}
+    return left | {"id": was.get("id"), "type": was.get("type")}
+
+
+def _interrupts(was: list[JsonObject], seen: Any) -> list[JsonObject]:
+    """Questions are answered by their ids: they stay, in their order."""
+    ids = [question.get("id") for question in was]
+    if isinstance(seen, list) and [isinstance(question, dict) and question.get("id") for question in seen] == ids:
+        return seen
+    return [{"id": question} for question in ids]
+
+
+def _completion_data(was: JsonObject, seen: Any) -> JsonObject:
+    texts = {name: seen.get(name) if isinstance(seen, dict) else None for name in _TEXTS if name in was}
+    return was | {name: text if isinstance(text, str) else None for name, text in texts.items()}
+
+
+_PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "metadata": _metadata,
+    "message": _message,
+    "interrupts": _interrupts,
+    "completion_data": _completion_data,
+}
+"""What is made of a part as it was and as the hook left it."""

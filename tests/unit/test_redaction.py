@@ -1,0 +1,282 @@
+"""The redaction hook: what it takes out is nowhere, and whatever it does, a run is told truly to its end."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import required, virtual
+
+from trackside.harness import (
+    AgentResult,
+    LifecycleEventType,
+    Redact,
+    RunContext,
+    RunManager,
+    RunResult,
+    RunSpec,
+    RunStatus,
+    as_agent,
+)
+from trackside.harness.redaction import redacted
+from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
+
+SECRET = "4111 1111 1111 1111"
+COUNTS = ("total_tokens", "llm_call_count", "message_count")
+TERMINAL = {LifecycleEventType.RUN_COMPLETED, LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_CANCELLED}
+
+
+def mask(kind: LifecycleEventType, payload: Any) -> Any:
+    """A hook as one would write it: the secret is taken out of every text, however deep."""
+    match payload:
+        case str():
+            return payload.replace(SECRET, "▇")
+        case dict():
+            return {name: mask(kind, value) for name, value in payload.items()}
+        case list():
+            return [mask(kind, value) for value in payload]
+    return payload
+
+
+async def answers(input: str, run: RunContext) -> str:
+    run.message({"type": "ai", "content": f"you said {input}"})
+    run.record_usage("m", input_tokens=3, output_tokens=4)
+    run.set_title(f"about {input}")
+    return input
+
+
+async def fails(input: str, run: RunContext) -> None:
+    raise ValueError(input)
+
+
+async def asks(input: str, run: RunContext) -> Any:
+    return run.interrupt({"shall I charge": input})
+
+
+async def cancels(input: str, run: RunContext) -> None:
+    await run.context.cancel(run.run_id)
+
+
+AGENTS = [answers, fails, asks, cancels]
+
+
+class Seen:
+    """One run under a hook, and everything that anybody could see of it."""
+
+    def __init__(self, hook: Redact, **options: Any) -> None:
+        self.observer = RecordingObserver()
+        self.manager = RunManager(
+            {agent.__name__: agent for agent in AGENTS},
+            observers=[required(self.observer)],
+            redact=hook,
+            clock=VirtualClock(),
+            **options,
+        )
+
+    async def run(self, agent: Any, input: Any = f"pay with {SECRET}") -> RunResult:
+        async with self.manager as manager:
+            spec = RunSpec(agent, input, metadata={"card": SECRET, "n": 1}, context=manager)
+            handle = await manager.start(spec)
+            self.result = await handle.result()
+            self.record = await manager.get(handle.run_id)
+        assert_run_order(self.observer.events)
+        return self.result
+
+    def everything(self) -> str:
+        return repr((self.observer.events, self.result, self.record))
+
+    def payload(self, *kinds: LifecycleEventType) -> Mapping[str, Any]:
+        (event,) = [event for event in self.observer.events if event.event_type in kinds]
+        return event.payload
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@virtual
+async def test_what_the_hook_takes_out_is_nowhere(agent: Any) -> None:
+    seen = Seen(mask)
+    await seen.run(agent.__name__)
+    assert SECRET not in seen.everything()
+    assert "▇" in seen.everything()
+    assert seen.record.metadata == {"card": "▇", "n": 1}
+    assert seen.payload(LifecycleEventType.RUN_STARTED)["metadata"] == {"card": "▇", "n": 1}
+
+
+@virtual
+async def test_the_agent_and_its_thread_have_what_others_do_not_see() -> None:
+    got: list[Any] = []
+
+    async def agent(input: str, run: RunContext) -> None:
+        got.extend([input, run.metadata["card"]])
+
+    await Seen(mask).run(agent)
+    assert got == [f"pay with {SECRET}", SECRET]
+
+
+def raises(kind: LifecycleEventType, payload: Any) -> Any:
+    raise RuntimeError(kind)
+
+
+def exits(kind: LifecycleEventType, payload: Any) -> Any:
+    raise SystemExit(1)
+
+
+def none(kind: LifecycleEventType, payload: Any) -> Any:
+    return None
+
+
+def empty(kind: LifecycleEventType, payload: Any) -> Any:
+    payload.clear()
+    return {}
+
+
+def nonsense(kind: LifecycleEventType, payload: Any) -> Any:
+    return dict.fromkeys([*payload, "error", "title", "status", "cancel_mode", "x"], 5)
+
+
+def nonsense_inside(kind: LifecycleEventType, payload: Any) -> Any:
+    return {
+        name: {"completion_data": 1, "id": 2} if isinstance(value, dict) else [None] for name, value in payload.items()
+    }
+
+
+def unreadable(kind: LifecycleEventType, payload: Any) -> Any:
+    class Rude:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+        __repr__ = __str__
+
+    return {**payload, "metadata": Rude()}
+
+
+def turns_the_end_round(kind: LifecycleEventType, payload: Any) -> Any:
+    return {
+        **mask(kind, payload),
+        "status": "success",
+        "cancel_mode": "shutdown",
+        "error_type": "None",
+        "agent": "other",
+    }
+
+
+def steals_questions(kind: LifecycleEventType, payload: Any) -> Any:
+    return {**mask(kind, payload), "interrupts": [{"id": "other", "value": SECRET}]}
+
+
+BAD = [raises, exits, none, empty, nonsense, nonsense_inside, unreadable, turns_the_end_round, steals_questions]
+ENDS = {
+    "answers": (RunStatus.success, {"status": "success"}),
+    "fails": (RunStatus.error, {"status": "error", "error_type": "ValueError"}),
+    "asks": (RunStatus.interrupted, {"status": "interrupted"}),
+    "cancels": (RunStatus.cancelled, {"cancel_mode": "interrupt"}),
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("hook", BAD)
+@virtual
+async def test_a_bad_hook_lets_nothing_out_and_changes_no_end(hook: Any, agent: Any) -> None:
+    seen = Seen(hook)
+    result = await seen.run(agent.__name__)
+    status, says = ENDS[agent.__name__]
+    assert result.status is status is seen.record.status
+    assert SECRET not in seen.everything()
+    end = seen.payload(*TERMINAL)
+    assert {name: end.get(name) for name in ("status", "cancel_mode", "error_type")} == {
+        "status": None,
+        "cancel_mode": None,
+        "error_type": None,
+    } | says
+    assert {name: result.completion_data[name] for name in COUNTS} == {
+        "total_tokens": 7 if agent is answers else 0,
+        "llm_call_count": int(agent is answers),
+        "message_count": 3 if agent is answers else 1,
+    }
+    assert seen.payload(LifecycleEventType.RUN_STARTED)["agent"] == agent.__name__
+    assert seen.payload(LifecycleEventType.HUMAN_MESSAGE)["message"]["type"] == "human"
+    assert isinstance(seen.record.metadata, dict)
+    assert isinstance(result.error, str | None)
+    assert isinstance(result.title, str | None)
+
+
+@virtual
+async def test_a_hook_that_fails_is_said_in_the_log_and_in_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "trackside.worker"):
+        seen = Seen(raises)
+        result = await seen.run("fails")
+    assert "the redaction hook failed on run_failed" in caplog.text
+    assert seen.payload(LifecycleEventType.RUN_FAILED)["redaction_failed"] is True
+    assert result.error == "not shown: the redaction hook failed"
+
+
+@virtual
+async def test_a_question_is_answered_by_its_id_although_its_text_is_redacted() -> None:
+    seen = Seen(raises)
+    async with seen.manager as manager:
+        asked = await (await manager.start(RunSpec("asks", SECRET, thread_id="t"))).result()
+        assert asked.status is RunStatus.interrupted
+        (question,) = seen.payload(LifecycleEventType.RUN_COMPLETED)["interrupts"]
+        assert set(question) == {"id"}
+        resume = {"resume": {question["id"]: "yes"}}
+        answered = await (await manager.start(RunSpec("asks", command=resume, thread_id="t"))).result()
+        assert answered.status is RunStatus.success
+
+
+@virtual
+async def test_a_run_that_never_starts_and_one_that_a_run_starts_are_redacted_as_well() -> None:
+    async def parent(input: str, run: RunContext) -> None:
+        spec = RunSpec("answers", input, run_id="child", metadata={"card": SECRET})
+        await (await seen.manager.start(spec)).result()
+
+    seen = Seen(mask, max_running=1)
+    async with seen.manager as manager:
+        run = await manager.start(RunSpec(parent, SECRET, metadata={"card": SECRET}))
+        waits = await manager.start(RunSpec("answers", SECRET, metadata={"card": SECRET}))
+        await waits.cancel(wait=True)
+        assert (await manager.get(waits.run_id)).metadata == {"card": "▇"}
+        await run.result()
+    assert SECRET not in repr(seen.observer.events)
+    assert {event.run_id for event in seen.observer.events} == {run.run_id, waits.run_id, "child"}
+
+
+def test_a_hook_gets_a_copy_of_its_own() -> None:
+    payload = {"message": {"id": "1", "type": "human", "content": SECRET}}
+    before = copy.deepcopy(payload)
+
+    def mutates(kind: LifecycleEventType, payload: Any) -> Any:
+        payload["message"]["content"] = "▇"
+        payload["message"]["id"] = "2"
+        return payload
+
+    seen = redacted(mutates, LifecycleEventType.HUMAN_MESSAGE, payload)
+    assert payload == before
+    assert seen == {"message": {"id": "1", "type": "human", "content": "▇"}}
+
+
+@virtual
+async def test_what_an_agents_questions_carry_is_redacted_and_what_the_thread_remembers_is_not() -> None:
+    class Asks:
+        name = "asks-itself"
+        uses_thread_state = True
+
+        async def human_messages(self, run: RunContext) -> list[Any]:
+            return []
+
+        async def run(self, run: RunContext) -> AgentResult:
+            if run.resuming:
+                return AgentResult(values={"was": run.input})
+            return AgentResult(interrupts=[{"id": "q", "value": SECRET}])
+
+        async def rollback(self, run: RunContext) -> None:
+            return None
+
+    seen = Seen(mask)
+    async with seen.manager as manager:
+        agent = as_agent(Asks())
+        await (await manager.start(RunSpec(agent, SECRET, thread_id="t"))).result()
+        assert seen.payload(LifecycleEventType.RUN_COMPLETED)["interrupts"] == [{"id": "q", "value": "▇"}]
+        await (await manager.start(RunSpec(agent, command={"resume": "yes"}, thread_id="t"))).result()
+        state = await manager._services.states.load("t")
+    assert state is not None
+    assert state.values == {"was": SECRET}
