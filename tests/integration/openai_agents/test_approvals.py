@@ -106,6 +106,7 @@ async def test_an_answer_that_says_neither_yes_nor_no_is_refused_and_the_questio
     assert refused.status is RunStatus.error
     assert refused.end["error_type"] == "InvalidSpecError"
     assert refused.end["error"].startswith("command.resume = ")
+    assert refused.humans == []
     assert shop.refunded == []
     assert (await answer(stage, shop.agent, "yes")).status is RunStatus.success
 

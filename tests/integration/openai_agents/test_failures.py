@@ -188,3 +188,12 @@ async def test_of_two_tools_the_failed_one_counts_only_if_it_is_the_output(stage
     outcome = await stage.play(stopping, "look")
     assert outcome.status is RunStatus.success
     assert outcome.values["output"] == "a cat"
+
+
+async def test_a_model_that_repeats_a_tools_error_has_had_the_last_word(stage: Any) -> None:
+    async def repeats(items: list[Any]) -> str:
+        return str(items[-1]["output"])
+
+    outcome = await stage.play(agent(Calls("look"), repeats, tools=[broken()]), "look")
+    assert outcome.status is RunStatus.success
+    assert "An error occurred" in outcome.values["output"]

@@ -223,3 +223,28 @@ async def test_a_failing_run_leaves_no_task_of_a_tool_beside_it() -> None:
     assert result.status is RunStatus.error
     assert result.error == "lost"
     assert place.left == 1
+
+
+class Unreadable:
+    """What a tool gives back, fit for a model and for nobody else."""
+
+    def __str__(self) -> str:
+        return "a cat"
+
+    def __repr__(self) -> str:
+        raise LookupError("unreadable")
+
+
+@virtual
+async def test_a_run_whose_output_cannot_be_shown_ends_there_and_not_at_its_own_end() -> None:
+    async with RunManager() as manager, nothing_left():
+
+        async def never(items: list[Any]) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+        look = function_tool(Unreadable, name_override="look", strict_mode=False)
+        agent = Agent("lead", model=ScriptedModel(Calls("look"), never), tools=[look])
+        result = await (await manager.start(RunSpec(agent, "go"))).result()
+    assert result.status is RunStatus.error
+    assert "unreadable" in str(result.error)

@@ -1,9 +1,11 @@
 """What a follower sees of an agent's run."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from agents import Agent, function_tool
+from openai.types.responses import ResponseTextDeltaEvent
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
 from trackside import InvalidSpecError
@@ -93,3 +95,35 @@ async def test_values_come_once_at_the_end(stage: Any) -> None:
 async def test_a_mode_that_an_agent_does_not_stream_is_refused(run_context: Any) -> None:
     with pytest.raises(InvalidSpecError, match=r"checkpoints.* streams custom, events, messages"):
         await OpenAIAgent(looking()).run(run_context("x", stream_mode=["values", "checkpoints"]))
+
+
+async def test_text_that_came_to_nothing_is_not_taken_for_the_beginning_of_the_next_message(stage: Any) -> None:
+    class Stammering(ScriptedModel):
+        async def stream_response(self, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+            async for event in super().stream_response(*arguments, **options):
+                yield event
+                if event.type == "response.created" and len(self.heard) == 0:
+                    yield ResponseTextDeltaEvent(
+                        content_index=0,
+                        delta="er",
+                        item_id="msg",
+                        logprobs=[],
+                        output_index=0,
+                        sequence_number=0,
+                        type="response.output_text.delta",
+                    )
+
+    look = function_tool(lambda: "a cat", name_override="look")
+    agent = Agent("lead", model=Stammering(Calls("look"), "cat"), tools=[look])
+    outcome = await stage.play(agent, "x", stream_mode="messages")
+    ids = {message["content"]: message["id"] for message, _ in outcome.streamed("messages")}
+    assert ids["er"] != ids["cat"]
+
+
+async def test_a_tool_that_was_rejected_is_named_in_the_run_that_says_so(stage: Any) -> None:
+    look = function_tool(lambda: "a cat", name_override="look", needs_approval=True)
+    agent = Agent("lead", model=ScriptedModel(Calls("look"), "well"), tools=[look])
+    await stage.play(agent, "x", thread_id="thread")
+    outcome = await stage.play(agent, thread_id="thread", command={"resume": "no"}, stream_mode="messages")
+    (said,) = [message for message, _ in outcome.streamed("messages") if message["type"] == "tool"]
+    assert said["name"] == "look"

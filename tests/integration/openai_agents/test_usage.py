@@ -4,8 +4,19 @@ import asyncio
 from typing import Any
 
 import pytest
-from agents import Agent, FunctionTool, RunConfig, RunHooks, Runner, function_tool
+from agents import (
+    Agent,
+    FunctionTool,
+    GuardrailFunctionOutput,
+    RunConfig,
+    RunHooks,
+    Runner,
+    function_tool,
+    input_guardrail,
+)
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from openai.types.responses import ResponseFunctionWebSearch
+from openai.types.responses.response_function_web_search import ActionSearch
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
@@ -166,12 +177,40 @@ async def test_a_run_that_fails_counts_what_was_used(stage: Any) -> None:
     assert outcome.usage["llm_error_count"] == 1
 
 
-async def test_a_model_behind_a_tool_that_fails_is_counted_though_the_sdk_makes_a_text_of_it(stage: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"on_stream": lambda event: None}], ids=["plain", "streamed"])
+async def test_a_model_behind_a_tool_that_fails_is_counted_though_the_sdk_makes_a_text_of_it(
+    stage: Any, options: dict[str, Any]
+) -> None:
     helper = agent(RuntimeError("no route"), name="helper")
-    outcome = await stage.play(agent(Calls("helper", {"input": "x"}), "sorry", tools=[as_tool(helper)]), "go")
+    tools = [as_tool(helper, **options)]
+    outcome = await stage.play(agent(Calls("helper", {"input": "x"}), "sorry", tools=tools), "go")
     assert outcome.status is RunStatus.success
     assert outcome.usage["llm_error_count"] == 1
     assert outcome.usage["token_usage_by_caller"].keys() == {"lead_agent"}
+
+
+async def test_a_guardrail_that_breaks_a_model_off_is_no_failure_of_the_model(stage: Any) -> None:
+    @input_guardrail
+    async def never(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        await asyncio.sleep(0)
+        return GuardrailFunctionOutput(None, tripwire_triggered=True)
+
+    helper = agent(waiting, name="helper", input_guardrails=[never])
+    outcome = await stage.play(agent(Calls("helper", {"input": "x"}), "sorry", tools=[as_tool(helper)]), "go")
+    assert outcome.status is RunStatus.success
+    assert "llm_error_count" not in outcome.usage
+
+
+async def test_tools_that_the_provider_calls_are_counted_by_what_the_response_says(stage: Any) -> None:
+    class Searching(ScriptedModel):
+        async def _take_turn(self, input: Any) -> Any:
+            search = ActionSearch(query="cats", type="search")
+            found = ResponseFunctionWebSearch(id="ws", action=search, status="completed", type="web_search_call")
+            return [found, *await super()._take_turn(input)]
+
+    outcome = await stage.play(Agent("lead", model=Searching("cats", name="x")), "go", max_tool_calls=1)
+    assert outcome.status is RunStatus.success
+    assert outcome.usage["tool_call_count"] == 1
 
 
 async def test_an_answer_that_makes_no_sense_counts_as_an_answer(stage: Any) -> None:

@@ -22,7 +22,7 @@ _FRAMEWORKS = {
 }
 """The adapter of objects whose class, or a base of it, comes from the package on the left."""
 
-_MARKS = {"agents": "Runner"}
+_MARKS = {"agents": "set_default_openai_client"}
 """What a package of the frameworks' has, where others may call one of theirs by that name, too, as `agents.py`."""
 
 _functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()  # scripts run one over and over
