@@ -79,7 +79,7 @@ def _program(
 ) -> None:
     """Runs agents and tells everyone who needs to know.
 
-    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong; `run` and `resume` have more.
+    Exit codes: 0 done, 1 it failed, 2 what was typed is wrong; `run`, `resume` and `retry` have more.
     """
 
 
@@ -151,6 +151,42 @@ def resume(
     return running.resume(
         thread,
         answer,
+        running.RunOptions(
+            database=database,
+            timeout=timeout,
+            max_tokens=max_tokens,
+            max_cost=max_cost,
+            max_llm_calls=max_llm_calls,
+            max_tool_calls=max_tool_calls,
+            metadata=metadata or (),
+            modes=tuple(stream or ()),
+            json=json,
+        ),
+        agent=agent,
+    )
+
+
+@app.command()
+def retry(
+    run: Annotated[
+        str, typer.Argument(metavar="ID", help="The run, which has ended; the beginning of its id is enough.")
+    ],
+    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
+    database: Database = None,
+    timeout: _Timeout = None,
+    max_tokens: _MaxTokens = None,
+    max_cost: _MaxCost = None,
+    max_llm_calls: _MaxLlmCalls = None,
+    max_tool_calls: _MaxToolCalls = None,
+    metadata: _Metadata = None,
+    stream: _Stream = None,
+    json: Annotated[bool, typer.Option("--json", help=_JSON_OF_A_RUN)] = False,
+) -> int:
+    """Do once more what a run was asked for, as a new run of the same thread, and watch it."""
+    from trackside.app.cli import running
+
+    return running.retry(
+        run,
         running.RunOptions(
             database=database,
             timeout=timeout,

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent, StoredRun, StoredThread
 
 
-def print_run(console: OutputConsole, run: StoredRun, events: Sequence[StoredEvent], now: datetime) -> None:
-    """A run: what it was, what it used, and its events as a timeline."""
+def print_run(
+    console: OutputConsole, run: StoredRun, events: Sequence[StoredEvent], *, retries: Sequence[str], now: datetime
+) -> None:
+    """A run: what it was, what it used, and its events as a timeline; `retries` are the runs that went on for it."""
     began = run.started_at or run.created_at
     facts: list[tuple[str, Text | str]] = [
         ("run", run.run_id),
@@ -35,6 +37,10 @@ def print_run(console: OutputConsole, run: StoredRun, events: Sequence[StoredEve
         ("status", look_text(console, RUN_LOOKS[run.status])),
         ("started", f"{moment(began, now)} ({ago(began, now)})"),
         ("took", took(run, now)),
+        ("stuck", f"since {moment(run.stuck_since, now)} ({ago(run.stuck_since, now)})" if run.stuck_since else ""),
+        ("attempt", str(run.attempt) if run.attempt > 1 else ""),
+        ("retry of", run.retry_of or ""),
+        ("retried as", ", ".join(retries)),
         ("title", one_line(run.title or "")),
         ("used", usage_line(run.completion_data)),
         *_token_facts("model", run.completion_data.get("token_usage_by_model")),

@@ -124,8 +124,10 @@ def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
     async def show(store: Store) -> None:
         run = await find_run(store, beginning)
         events = await store.events(run_id=run.run_id, limit=options.limit)
-        whole = {**record_object(run), "events": [stored_event_object(stored) for stored in events]}
-        look.show([whole], lambda console: print_run(console, run, events, look.now))
+        retries = await store.retries_of(run.run_id)
+        told = [stored_event_object(stored) for stored in events]
+        whole = {**record_object(run), "retried_as": [*retries], "events": told}
+        look.show([whole], lambda console: print_run(console, run, events, retries=retries, now=look.now))
 
     return look.run(show)
 

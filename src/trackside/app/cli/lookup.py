@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trackside.app.cli.questions import interrupts_of
 from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_final
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ class NotWaitingError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, {standing}; start a run on it with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
 
 
+class NotEndedError(TracksideError):
+    """Run {run_id!r} has not ended, it is {status}; only a run that has ended is started anew."""
+
+
+class RequestNotKeptError(TracksideError, LookupError):
+    """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
+
+
 async def find_run(store: Store, beginning: str) -> StoredRun:
     """The run whose id this is, or whose id alone begins like this.
 
@@ -59,6 +68,21 @@ async def find_thread(store: Store, beginning: str) -> StoredThread:
         await store.threads(id_prefix=beginning, limit=_NAMED + 1),
         lambda thread: thread.thread_id,
     )
+
+
+async def find_ended_run(store: Store, beginning: str) -> tuple[StoredRun, JsonObject]:
+    """The run whose id this is, or whose id alone begins like this, and what it was asked for.
+
+    Raises:
+        NotEndedError, RequestNotKeptError: it cannot be started anew.
+        UnknownIdError, AmbiguousIdError: there is no such run, or more than one.
+    """
+    run = await find_run(store, beginning)
+    if not is_final(run.status):
+        raise NotEndedError(run_id=run.run_id, status=run.status.value)
+    if (request := await store.request_of(run.run_id)) is None:
+        raise RequestNotKeptError(run_id=run.run_id, thread_id=run.thread_id)
+    return run, request
 
 
 async def find_paused_run(store: Store, thread: str) -> StoredRun:

@@ -31,7 +31,7 @@ def print_runs(console: OutputConsole, runs: Sequence[StoredRun], now: datetime)
     thread_ids = _ids(console, [run.thread_id for run in runs])
     columns: list[Column[StoredRun]] = [
         Column(title="RUN", cell=lambda run: run_ids[run.run_id]),
-        Column(title="STATUS", cell=lambda run: look_text(console, RUN_LOOKS[run.status])),
+        Column(title="STATUS", cell=lambda run: _status(console, run)),
         Column(title="AGENT", cell=lambda run: one_line(run.agent or NEVER_STARTED), rank=2, least=12, keep_end=True),
         Column(title="STARTED", cell=lambda run: ago(run.started_at or run.created_at, now), rank=1),
         Column(title="TOOK", cell=lambda run: took(run, now), rank=3, right=True),
@@ -182,6 +182,16 @@ def look_text(console: OutputConsole, look: Look) -> Text:
 def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
     """Each id as it is shown: on a screen as much as tells them apart, elsewhere whole."""
     return shortened(ids) if console.is_screen else {id_: id_ for id_ in ids}
+
+
+def _status(console: OutputConsole, run: StoredRun) -> Text:
+    """The status of a run, with which attempt it is if it is not the first, and whether its agent does not stop."""
+    text = look_text(console, RUN_LOOKS[run.status])
+    if run.attempt > 1:
+        text.append(f" #{run.attempt}", "dim")
+    if run.stuck_since is not None:
+        text.append(" stuck", "red")
+    return text
 
 
 def _about(run: StoredRun) -> str:

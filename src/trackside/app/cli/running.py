@@ -1,4 +1,4 @@
-"""The commands that run an agent: `run` and `resume`."""
+"""The commands that run an agent: `run`, `resume` and `retry`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from trackside.app.cli.arguments import (
@@ -22,7 +22,7 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor
-from trackside.app.cli.lookup import NotWaitingError, find_paused_run
+from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
@@ -33,15 +33,17 @@ from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.app.wiring.memories import remembers_question
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
+from trackside.harness.admission import asked_again, spec_of
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
-from trackside.harness.types import RunStatus
+from trackside.harness.types import JsonObject, RunStatus
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
 
 type View = Timeline | JsonView
 
+_TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
 _SHOWN_MODES = ("values", "messages", "custom")
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
@@ -60,7 +62,7 @@ class SpooledError(NotRecordedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What `run` and `resume` have in common, as it was typed."""
+    """What the commands that run an agent have in common, as it was typed."""
 
     database: str | None
     timeout: str | None
@@ -116,6 +118,35 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
     spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": read_answer(answer)})
     return _run(settings, reference, spec, json=options.json)
+
+
+def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
+    """Do once more what a run that has ended was asked for, and show it.
+
+    Raises:
+        NotEndedError, RequestNotKeptError: it has not ended, or nobody knows what it was asked for.
+    """
+    settings = options.settings()
+    ended, request = asyncio.run(_find_ended(settings, run))
+    reference = AgentReference.parse(agent or ended.agent or "", settings.agents)
+    spec = _again(ended, request, options.spec(reference.text))
+    return _run(settings, reference, spec, json=options.json)
+
+
+def _again(ended: StoredRun, request: JsonObject, typed: RunSpec) -> RunSpec:
+    """What an ended run was asked for, with what is asked for now on top. It is the last attempt: no other process follows."""
+    attempt = ended.attempt + 1
+    asked = spec_of(asked_again(request, attempt=attempt, retry_of=ended.run_id, thread_id=ended.thread_id))
+    limits = {name: value for name in _TYPED if (value := getattr(typed, name)) is not None}
+    return replace(
+        asked,
+        agent=typed.agent,
+        metadata={**(asked.metadata or {}), **(typed.metadata or {})} or None,
+        stream_mode=typed.stream_mode,
+        max_attempts=None,
+        parent_run_id=ended.parent_run_id,
+        **limits,
+    )
 
 
 def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: bool) -> ExitCode:
@@ -273,6 +304,11 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(ExitCode.cancelled)
+
+
+async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject]:
+    async with open_store(settings, create=False) as store:
+        return await find_ended_run(store, run)
 
 
 async def _find_paused(settings: Settings, thread: str) -> StoredRun:

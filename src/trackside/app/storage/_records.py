@@ -63,11 +63,10 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class RunWithEvents:
-    """A run and its events, in their order, as they were at one moment; `retried_as` are the ids of its next attempts."""
+    """A run and its events, in their order, as they were at one moment."""
 
     run: StoredRun
     events: Sequence[StoredEvent]
-    retried_as: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

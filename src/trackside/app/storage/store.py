@@ -255,6 +255,15 @@ class Store:
         """
         return await self._readers.first(_queries.request_of_run(run_id), lambda row: row.request)
 
+    async def retries_of(self, run_id: str) -> list[str]:
+        """The ids of the runs that are another attempt of this one, oldest first.
+
+        Raises:
+            InvalidQueryError: `run_id` is not a text.
+        """
+        query = _queries.retries_of_run(run_id)
+        return await self._readers.run(lambda connection: [*connection.scalars(query)])
+
     async def run_with_events(self, run_id: str) -> RunWithEvents | None:
         """The run with this id and all its events, as they were at one moment; None if there is none.
 
@@ -262,14 +271,12 @@ class Store:
             InvalidQueryError: `run_id` is not a text.
         """
         one, its_events = _queries.one_run(run_id), _queries.events_of_run(run_id)
-        its_retries = _queries.retries_of_run(run_id)
 
         def find(connection: Connection) -> RunWithEvents | None:
             row = connection.execute(one).one_or_none()
             if row is None:
                 return None
-            told = [_queries.event_of(event) for event in connection.execute(its_events)]
-            return RunWithEvents(run_of(row), told, [*connection.scalars(its_retries)])
+            return RunWithEvents(run_of(row), [_queries.event_of(event) for event in connection.execute(its_events)])
 
         return await self._readers.run(find)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trackside.app.pricing import GenaiPrices
@@ -20,6 +20,7 @@ from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
 from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
 from trackside.harness.errors import Fault
+from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
@@ -98,11 +99,11 @@ async def open_app(
         manager = RunManager(
             agents,
             observers=[ObserverBinding(recorder, required=True), *observers],
-            coordinator=store.coordinator(hands_over=hands_over),
+            coordinator=store.coordinator(hands_over=hands_over, keeps_requests=redact is None),
             states=store.thread_states(),
             checkpointer=checkpointer,
             max_running=settings.max_running,
-            limits={name: settings.limits_of(name) for name in agents},
+            limits={name: _limits_of(name, settings, outlives=hands_over) for name in agents},
             stopping=settings.stopping,
             prices=prices,
             redact=redact,
@@ -110,6 +111,12 @@ async def open_app(
         )
         await stack.enter_async_context(manager)
         yield App(manager, store, recorder, checkpointer)
+
+
+def _limits_of(name: str, settings: Settings, *, outlives: bool) -> AgentLimits:
+    """What the runs of an agent may take; one that does not outlive this process has one attempt."""
+    limits = settings.limits_of(name)
+    return limits if outlives else replace(limits, max_attempts=1)
 
 
 @asynccontextmanager

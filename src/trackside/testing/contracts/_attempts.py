@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trackside.harness.lifecycle import is_terminal
-from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import CancelAction, JsonObject, RunRecord, RunSpec, RunStatus
 from trackside.testing.contracts._promise import Contract, promise
 from trackside.testing.contracts.fleet import Coordinators, Worker
 
@@ -92,7 +92,7 @@ async def _told_as(worker: Worker, run_id: str, retried_as: str) -> None:
 async def _shut_down(worker: Worker, run_id: str) -> str | None:
     """End a run because its process goes; as which one it goes on."""
     settlement = await worker.coordinator.settle(run_id, RunStatus.cancelled, shut_down=True)
-    says = {} if settlement.retried_as is None else {"retried_as": settlement.retried_as}
+    says: JsonObject = {} if settlement.retried_as is None else {"retried_as": settlement.retried_as}
     thread_id = await worker.thread_of(run_id)
     await worker.announce_end(run_id, thread_id, RunStatus.cancelled, settlement, cancel_mode="shutdown", **says)
     await worker.release(run_id, thread_id, settlement.status)
