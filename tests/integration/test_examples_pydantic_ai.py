@@ -1,6 +1,9 @@
 """The expense checker of the examples, with the models that need no network."""
 
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -99,3 +102,20 @@ def test_a_key_lets_a_model_think(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_MODEL", "gpt-5-nano")
     loaded = runpy.run_path(str(AGENT))["agent"]
     assert loaded.model.model_name == "gpt-5-nano"
+
+
+def test_the_command_line_asks_and_takes_the_answer_in_another_process(tmp_path: Path) -> None:
+    def trackside(*arguments: str) -> subprocess.CompletedProcess[str]:
+        executable = Path(sys.executable).with_name("trackside")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TRACKSIDE_"))}
+        environment = {**own, "PYTHONWARNINGS": "error"}
+        return subprocess.run(
+            [executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    asked = trackside("run", f"{AGENT}:agent", "dinner 96 EUR", "--thread", "desk")
+    assert (asked.returncode, asked.stderr) == (75, "")
+    assert "grant_exception" in asked.stdout
+    done = trackside("resume", "desk", "yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"total":"96.00"' in done.stdout

@@ -226,3 +226,19 @@ async def test_an_agent_with_output_validators_says_itself_that_it_may_wait(stag
     outcome = await stage.play(validated(str), "pay Ann")
     assert outcome.end["error_type"] == "UserError"
     assert "DeferredToolRequests" in outcome.end["error"]
+
+
+async def test_a_question_of_the_agents_own_gets_its_answer(stage: Any) -> None:
+    async def ask(question: str) -> str:
+        raise CallDeferred(kind="question")
+
+    heard: list[Any] = []
+    agent = Agent(answers([call("ask", question="Which city?")], "done", heard=heard), tools=[ask])
+    outcome = await stage.play(agent, "go", thread_id="t")
+    assert outcome.interrupts[0]["value"] == {
+        "tool": "ask",
+        "arguments": {"question": "Which city?"},
+        "kind": "question",
+    }
+    await stage.play(agent, thread_id="t", command={"resume": "Rome"})
+    assert texts(heard[-1])[-1] == "Rome"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 from pydantic_ai import Agent, ImageUrl, RunContext, Tool, UsageLimits
 from pydantic_ai.agent import WrapperAgent
@@ -31,7 +32,19 @@ def tall() -> Agent[None, str]:
     return Agent(answers(*["324 m"] * 3), name="guide")
 
 
-@pytest.mark.parametrize("given", ["How tall is it?", ME, [ME], {"messages": [ME]}, {"messages": "How tall is it?"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "How tall is it?",
+        ME,
+        [ME],
+        ("human", "How tall is it?"),
+        HumanMessage("How tall is it?"),
+        {"messages": [ME]},
+        {"messages": "How tall is it?"},
+        {"messages": ["How tall is it?"]},
+    ],
+)
 async def test_what_a_human_says_is_announced_and_answered(stage: Any, given: Any) -> None:
     outcome = await stage.play(tall(), given)
     assert outcome.status is RunStatus.success

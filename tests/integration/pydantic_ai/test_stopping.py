@@ -92,14 +92,16 @@ async def test_what_the_model_gets_to_see_and_answers_is_no_failure(stage: Any, 
     assert str(error) in result["content"]
 
 
-async def test_an_answer_that_a_capability_made_of_lost_models_is_an_error(stage: Any) -> None:
+@pytest.mark.parametrize("mode", ["values", "messages"])
+async def test_an_answer_that_a_capability_made_of_lost_models_is_an_error(stage: Any, mode: str) -> None:
     hooks: Hooks[None] = Hooks()
 
     @hooks.on.model_request_error
     async def make_do(ctx: Any, *, request_context: Any, error: Exception) -> ModelResponse:
         return ModelResponse(parts=[TextPart("Sorry, something went wrong.")])
 
-    outcome = await stage.play(Agent(answers(Broken("no model")), capabilities=[hooks]), "go", thread_id="t")
+    agent = Agent(answers(Broken("no model")), capabilities=[hooks])
+    outcome = await stage.play(agent, "go", thread_id="t", stream_mode=mode)
     assert outcome.status is RunStatus.error
     assert outcome.end["error_type"] == "Broken"
     after = await stage.play(Agent(answers("here again")), "go", thread_id="t")

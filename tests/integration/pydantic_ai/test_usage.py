@@ -89,6 +89,20 @@ async def test_agents_that_tools_call_count_under_their_name(stage: Any, way: st
     assert outcome.usage["message_count"] == 4  # what agents say among themselves is theirs
 
 
+async def test_a_delegate_that_is_not_heard_out_counts_with_what_it_had_said(stage: Any) -> None:
+    talker = Agent(streams(["one ", "two ", "three"]), name="talker")
+
+    async def listen() -> str:
+        async with talker.run_stream("go") as result:
+            async for text in result.stream_text(delta=True, debounce_by=None):
+                return text
+        return ""
+
+    outcome = await stage.play(Agent(answers([call("listen")], "done"), tools=[listen]), "go")
+    assert outcome.status is RunStatus.success
+    assert outcome.usage["token_usage_by_caller"]["talker"]["output_tokens"] > 0
+
+
 async def test_agents_at_once_and_deep_down_are_told_apart(stage: Any) -> None:
     inner = Agent(answers("inner"), name="inner")
     middle = Agent(answers([call("ask_inner")], "middle"), name="middle")

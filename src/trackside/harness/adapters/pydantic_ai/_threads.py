@@ -22,7 +22,8 @@ _MAX_THREADS = 256  # as for agents that are plain functions; they mostly wait
 async def threads_waited_for() -> AsyncGenerator[None]:
     """Have agents inside run their plain functions where they are waited for; leave when the last one has returned.
 
-    An agent with `UseThreadExecutor` uses its own executor, and its functions are left behind when a run is stopped.
+    It takes the place of a `using_thread_executor` around it. An agent with `UseThreadExecutor` uses its own executor, and
+    its functions are left behind when a run is stopped.
     """
     threads = _Threads()
     try:
