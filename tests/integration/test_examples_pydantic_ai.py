@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expenses.agent import agent
+from expenses.agent import agent, classifier
+from expenses.offline import Checking, Classifying
 
 from trackside import RunManager, RunResult, RunSpec, RunStatus, StreamPart
 from trackside.testing import RecordingObserver
@@ -43,7 +44,9 @@ class Desk:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
+async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    monkeypatch.setattr(agent, "model", Checking())  # whatever key there is in the environment
+    monkeypatch.setattr(classifier, "model", Classifying())
     recorder = RecordingObserver()
     async with RunManager({"expenses": agent}, observers=[recorder]) as manager:
         yield Desk(manager, recorder)
