@@ -16,10 +16,11 @@ from typing import Any
 import asyncpg  # noqa: F401  # this and the next two for those who would import them later, each for itself
 import sqlalchemy.dialects.postgresql.asyncpg
 import sqlalchemy.ext.asyncio  # noqa: F401
+from crash_attempts import lose_attempts
 from crash_log import append_runs, follow_log, page_log
 from crash_manager import manage_runs
 
-WORK = {"manage": manage_runs, "append": append_runs, "follow": follow_log, "page": page_log}
+WORK = {"manage": manage_runs, "append": append_runs, "follow": follow_log, "page": page_log, "attempts": lose_attempts}
 
 
 PR_SET_PDEATHSIG = 1  # see prctl(2)
