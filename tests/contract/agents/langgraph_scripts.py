@@ -1,13 +1,14 @@
 """Agents that are LangGraph graphs, with LangChain's fake chat models; all keep their threads in one saver."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -152,6 +153,20 @@ class Answering(GenericFakeChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         return self._generate(messages, stop, None, **kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        """Word by word; the last chunk says what the answer used, as providers' do."""
+        answer = cast("AIMessage", self._generate(messages, stop, None, **kwargs).generations[0].message)
+        for word in re.split(r"(?<= )", str(answer.content)):
+            yield ChatGenerationChunk(message=AIMessageChunk(word))
+        told = {"usage_metadata": answer.usage_metadata, "response_metadata": answer.response_metadata}
+        yield ChatGenerationChunk(message=AIMessageChunk("", tool_calls=answer.tool_calls, **told))
 
 
 def answers(text: str, *, calls: Sequence[Any] = ()) -> Answering:

@@ -19,6 +19,7 @@ class TestCallables(AgentContract):
 
 class TestLangGraph(AgentContract):
     virtual_time = True
+    streams_messages = True
 
     @pytest.fixture
     def agents(self) -> LangGraphScripts:
@@ -27,6 +28,7 @@ class TestLangGraph(AgentContract):
 
 class TestOpenAIAgents(AgentContract):
     virtual_time = True
+    streams_messages = True
 
     @pytest.fixture
     def agents(self) -> OpenAIAgentsScripts:
@@ -35,6 +37,7 @@ class TestOpenAIAgents(AgentContract):
 
 class TestPydanticAI(AgentContract):
     virtual_time = True
+    streams_messages = True
 
     @pytest.fixture
     def agents(self) -> PydanticAIScripts:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from trackside.harness.budget import BUDGET_EXCEEDED
+from trackside.harness.journal import excerpt
 from trackside.harness.types import RunStatus
 from trackside.testing.contracts._agent_stage import Arrival, is_plain, scripted, stage, tokens_of
 from trackside.testing.contracts._promise import Contract, promise
@@ -20,6 +23,9 @@ _CLOSING = ["run_completed", "thread_status_updated"]
 
 class RunningPromises(Contract):
     """The part of an `AgentContract` that is about runs that come to an end by themselves."""
+
+    streams_messages: ClassVar[bool] = False
+    """A follower of `messages` gets what models say while they say it: `[chunk, metadata]`, one id for each answer."""
 
     @promise("agent")
     async def test_a_run_has_an_opening_a_closing_and_its_output(self, agents: ScriptedAgents) -> None:
@@ -131,6 +137,30 @@ class RunningPromises(Contract):
         assert any("good morning" in str(data) for data in shown), f"the values that were streamed are {shown!r:.200}"
         numbers = [part.sequence for part in played.parts]
         assert numbers == list(range(1, len(numbers) + 1)), f"the parts are numbered {numbers}"
+
+    @promise("streaming", claim="streams_messages")
+    async def test_a_follower_of_messages_gets_an_answer_in_chunks(self, agents: ScriptedAgents) -> None:
+        async with stage(virtual=self.virtual_time) as scene:
+            played = await scene.play(scripted(agents, "says")("good morning to you"), stream_mode=["messages"])
+        modes = {part.mode for part in played.parts}
+        assert modes == {"messages"}, f"asked for were messages, and streamed were parts of {modes or 'nothing'}"
+        chunks = [part.data[0] for part in played.parts]
+        said = "".join(excerpt(chunk.get("content")) for chunk in chunks)
+        assert said == "good morning to you", f"the chunks of an answer come to {said!r}"
+        ids = {chunk.get("id") for chunk in chunks}
+        assert len(ids) == 1, f"the chunks of one answer have the ids {ids}"
+
+    @promise("streaming", claim="streams_messages")
+    async def test_a_follower_of_messages_gets_them_while_the_run_goes_on(self, agents: ScriptedAgents) -> None:
+        async with stage(virtual=self.virtual_time) as scene:
+            arrival = Arrival()
+            handle = await scene.start(scripted(agents, "waits")(arrival), stream_mode="messages")
+            async with aclosing(cast("AsyncGenerator[Any]", handle.stream())) as parts:
+                part = await anext(parts)
+            assert part.mode == "messages", f"the first part is {part}"
+            await scene.reach(handle, arrival)
+            await handle.cancel()
+            (await scene.outcome(handle)).has_ended(RunStatus.cancelled, calls=1)
 
     @promise("I21")
     async def test_an_agents_code_sees_its_run(self, agents: ScriptedAgents) -> None:
