@@ -147,6 +147,26 @@ async def test_agents_that_tools_call_stream_under_their_name_if_asked_for(stage
     assert {part.namespace[0].partition(":")[0] for part in inside} == ({"meteorologist"} if subgraphs else set())
 
 
+async def test_what_was_said_before_is_not_streamed_again(stage: Any) -> None:
+    expert = Agent(streams([call("weather", city="Rome")], ["sunny"], ["still sunny"]), tools=[weather], name="expert")
+
+    async def ask_twice() -> str:
+        first = await expert.run("How is Rome?")
+        return (await expert.run("And now?", message_history=first.all_messages())).output
+
+    agent = Agent(streams([call("ask_twice")], ["It is sunny."], ["It is."]), tools=[ask_twice])
+    first = await stage.play(agent, "?", thread_id="t", stream_mode="updates", stream_subgraphs=True)
+    assert [(next(iter(part.data)), bool(part.namespace)) for part in first.parts] == [
+        ("model", False),
+        *[("model", True), ("tools", True), ("model", True)],
+        ("model", True),
+        *[("tools", False), ("model", False)],
+    ]
+    second = await stage.play(agent, "?", thread_id="t", stream_mode="updates")
+    assert [next(iter(part.data)) for part in second.parts] == ["model"]
+    assert second.usage["message_count"] == 2
+
+
 async def test_an_agents_own_handler_of_events_gets_them_too(stage: Any) -> None:
     seen: list[str] = []
 

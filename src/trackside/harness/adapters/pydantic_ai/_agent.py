@@ -101,7 +101,7 @@ class PydanticAIAgent:
         """Nothing to do: a thread's messages are only kept of runs that came to an end."""
 
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
-        watch = watch_of(run, caller=LEAD, speaker=self.name, history=len(history))
+        watch = watch_of(run, caller=LEAD, speaker=self.name)
         try:
             async with threads_waited_for(), delegates_watched(run):
                 result = await self._agent.run(

@@ -47,18 +47,15 @@ class Watch(AbstractCapability[Any]):
         caller: who is credited with the models' calls.
         speaker: what the agent is called in the stream.
         namespace: where its parts belong in the stream; none for the lead agent.
-        history: how many messages its thread had before.
     """
 
-    def __init__(
-        self, run: RunContext, *, caller: str, speaker: str, namespace: Sequence[str] = (), history: int = 0
-    ) -> None:
+    def __init__(self, run: RunContext, *, caller: str, speaker: str, namespace: Sequence[str] = ()) -> None:
         super().__init__()
         self.run = run
         self._ledger = Ledger(run, caller)
         self._speaker = speaker
         self._namespace = tuple(namespace)
-        self._seen = history
+        self._seen = 0
         self._streams = not namespace or run.stream_subgraphs
         self._message_id = new_id()
         self._told = False
@@ -69,6 +66,10 @@ class Watch(AbstractCapability[Any]):
     def get_wrapper_model(self, model: Model) -> Model:
         """Count the model's calls."""
         return counted(model, self._ledger)
+
+    async def before_run(self, ctx: AgentContext[Any]) -> None:
+        """Remember what was said before."""
+        self._seen = len(ctx.messages)
 
     async def before_model_request(
         self, ctx: AgentContext[Any], request_context: ModelRequestContext
