@@ -159,6 +159,29 @@ async def test_a_run_is_cancelled_only_once_its_tool_has_cleaned_up() -> None:
 
 
 @virtual
+async def test_a_second_cancel_reaches_a_tool_that_ignored_the_first() -> None:
+    cancels = []
+
+    async def look() -> str:
+        while len(cancels) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancels.append(1)
+        return "a cat"
+
+    async with RunManager() as manager, nothing_left():
+        agent = Agent("lead", model=ScriptedModel(Calls("look"), "well"), tools=[function_tool(look)])
+        handle = await manager.start(RunSpec(agent, "go"))
+        await asyncio.sleep(1)
+        await handle.cancel()
+        await asyncio.sleep(1)
+        assert len(cancels) == 1
+        await handle.cancel(wait=True)
+    assert len(cancels) == 2
+
+
+@virtual
 async def test_a_run_that_is_asked_to_stop_begins_no_further_call() -> None:
     asked = asyncio.Event()
     ready = asyncio.Event()

@@ -190,12 +190,18 @@ async def test_a_model_behind_a_tool_that_fails_is_counted_though_the_sdk_makes_
 
 
 async def test_a_guardrail_that_breaks_a_model_off_is_no_failure_of_the_model(stage: Any) -> None:
+    called = asyncio.Event()
+
+    async def never(items: list[Any]) -> str:
+        called.set()
+        return await waiting(items)
+
     @input_guardrail
-    async def never(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
-        await asyncio.sleep(0)
+    async def trip(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        await called.wait()
         return GuardrailFunctionOutput(None, tripwire_triggered=True)
 
-    helper = agent(waiting, name="helper", input_guardrails=[never])
+    helper = agent(never, name="helper", input_guardrails=[trip])
     outcome = await stage.play(agent(Calls("helper", {"input": "x"}), "sorry", tools=[as_tool(helper)]), "go")
     assert outcome.status is RunStatus.success
     assert "llm_error_count" not in outcome.usage
