@@ -5,9 +5,17 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.contract.ways_to_run import virtual
+from tests.contract.ways_to_run import Gate, required, virtual
 
-from trackside.harness import AgentLimits, InvalidSpecError, RunManager, RunSpec, RunStatus, UnknownAgentError
+from trackside.harness import (
+    AgentLimits,
+    InvalidSpecError,
+    LifecycleEventType,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    UnknownAgentError,
+)
 from trackside.testing import VirtualClock
 
 
@@ -87,6 +95,20 @@ async def test_a_run_that_is_cancelled_while_its_agent_is_full_leaves_the_line()
         assert (await runs[3].result()).status is RunStatus.success
     assert shop.began == ["0", "3"]
     assert manager._runs._places.taken == 0
+
+
+@virtual
+async def test_a_run_gets_no_place_while_its_end_is_being_told() -> None:
+    gate = Gate(LifecycleEventType.RUN_CANCELLED)
+    shop = Workshop(max_running=1, observers=[required(gate)])
+    async with shop.manager as manager:
+        await manager.start(RunSpec("slow", "first"))
+        cancelled = await manager.start(RunSpec("slow", "cancelled"))
+        cancels = asyncio.create_task(cancelled.cancel(wait=True))
+        await gate.reached.wait()
+        assert manager.stats().waiting_for_place == manager._runs._places.waiting == 0
+        gate.opened.set()
+        await cancels
 
 
 @virtual

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,8 +58,14 @@ async def gone(there: list[threading.Thread]) -> None:
 
 
 async def test_an_agent_that_blocks_the_loop_is_named_once_with_its_stack_and_then_said_to_be_over(told: Told) -> None:
+    said: list[int] = []
+
     async def blocker(input: Any) -> None:
         told.wait_for(1)  # in a coroutine: nothing else can happen meanwhile
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pass
+        said.append(len(told.records))
         await asyncio.to_thread(told.wait_for, 2)
 
     async with RunManager({"blocker": blocker}, block_warning_after=0.02) as manager:
@@ -67,6 +74,7 @@ async def test_an_agent_that_blocks_the_loop_is_named_once_with_its_stack_and_th
         assert manager.stats().loop_blocks_total >= 1
         there = threads()
     await gone(there)
+    assert said == [1], "once for a block, however long it takes"
     first, second, *_ = told.records
     assert "run r of agent 'blocker' blocks it" in first.getMessage()
     assert "told.wait_for(1)" in first.getMessage(), "the place in the agent is shown"
@@ -194,10 +202,13 @@ async def test_a_forked_process_does_not_wait_for_the_thread_that_it_does_not_ha
     held = watchdog._work._cond  # type: ignore[attr-defined]
     with held:  # as the thread may at the moment of the fork
         if (child := os.fork()) == 0:
-            watchdog._asleep = True
-            watchdog.enter()
-            watchdog.close()
-            os._exit(0)
+            try:
+                watchdog._asleep = True
+                watchdog.enter()
+                watchdog.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     assert status == 0
     watchdog.close()
