@@ -116,3 +116,16 @@ async def test_a_redaction_hook_whose_module_fails_is_its_authors_to_see(load: L
 
     with pytest.raises(AgentImportError, match="ZeroDivisionError"):
         await result_of(settings)
+
+
+@pytest.mark.parametrize("redacts", [False, True])
+async def test_what_was_asked_for_is_not_kept_where_events_are_redacted(
+    load: Load, tmp_path: Path, *, redacts: bool
+) -> None:
+    hook = f'[runs]\nredact = "{tmp_path}/privacy.py:hide"' if redacts else ""
+    settings = await load(hook, privacy=HIDE)
+
+    await result_of(settings)
+
+    kept = b"".join(await asyncio.to_thread(lambda: [path.read_bytes() for path in tmp_path.glob("log.db*")]))
+    assert (b"my secret" in kept) is not redacts

@@ -136,6 +136,17 @@ def import_(
     return transfers.import_(file, database, json=json)
 
 
+@app.command()
+def doctor(database: Database = None, json: Json = False) -> int:
+    """Find what is wrong with settings, agents, database, runs, subscriptions, disks, and say what to do; changes nothing.
+
+    Exit codes: 0 all is well, 1 somebody has to do something.
+    """
+    from trackside.app.cli import diagnosis
+
+    return diagnosis.doctor(database, json=json)
+
+
 @db.command()
 def current(database: Database = None, json: Json = False) -> int:
     """Show which version the tables are of, and which one this Trackside works with."""

@@ -1,0 +1,56 @@
+"""What is in a spool, for whoever only looks: takes no lock and changes nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from trackside.app.spool._file import SpoolFile, bytes_in, waiting_files
+from trackside.app.spool.spool import DAMAGED_FILE, REFUSED_FILE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolStanding:
+    """How many records, which are the rests of runs, wait in a folder, were refused, or could not be read; and its size."""
+
+    waiting: int
+    refused: int
+    damaged: int
+    bytes: int
+
+
+def look_into(folder: Path) -> SpoolStanding:
+    """What is in the folder of a spool; nothing, if there is none. Blocks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return SpoolStanding(
+        waiting=sum(_entries_in(path) for path in waiting_files(folder)),
+        refused=_lines_in(folder / REFUSED_FILE),
+        damaged=_lines_in(folder / DAMAGED_FILE),
+        bytes=bytes_in(folder),
+    )
+
+
+def _entries_in(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # it has been delivered meanwhile
+        return 0
+    file = SpoolFile(path, descriptor)
+    try:
+        return len(file.entries())
+    except FileNotFoundError:
+        return 0
+    finally:
+        file.close()
+
+
+def _lines_in(path: Path) -> int:
+    try:
+        with path.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,195 @@
+"""How it goes with the runs in a database: who looks after them, and which of them somebody should look at.
+
+Only looks. These functions block: they are for commands, and for threads of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from trackside.app.storage._backends import backend_at
+from trackside.app.storage._leases import DATABASE_CLOCK, DATABASE_SECONDS, LeaseClock, read_clock, seconds_left
+from trackside.app.storage._left_busy import is_left_busy
+from trackside.app.storage._processes import is_gone
+from trackside.app.storage._queue import Standing
+from trackside.app.storage._subscription_reads import read_standing
+from trackside.app.storage._subscription_records import Subscription
+from trackside.app.storage._tables import active_runs, runs, threads, workers
+from trackside.app.storage.maintenance import BUSY_TIMEOUT
+
+MOST: Final = 100
+"""So many runs or threads of a kind are told of at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHealth:
+    """A process that looks after runs. `seconds_left` of its lease are 0 when it has ended: then the process is gone."""
+
+    name: str
+    started_at: datetime
+    seconds_left: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHealth:
+    """A run that has not ended, and since when it is as it is. `worker` is whose it is, None if it is nobody's."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    since: datetime
+    worker: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What was found, at one moment.
+
+    `stuck` runs were cancelled and go on, `abandoned` ones are said to run in a process that is gone, `unclaimed` ones could
+    start and nobody takes them. `clock_ahead` is by how many seconds a server's clock is ahead of this machine's.
+    """
+
+    workers: Sequence[WorkerHealth]
+    stuck: Sequence[RunHealth]
+    abandoned: Sequence[RunHealth]
+    unclaimed: Sequence[RunHealth]
+    left_busy: Sequence[str]
+    subscriptions: Sequence[Subscription]
+    damage: Sequence[str]
+    clock_ahead: float
+
+
+def database_health(url: str, *, now: datetime) -> Health | None:
+    """How it goes with the runs of a database whose tables are up to date; None if there is no database yet.
+
+    Reads the whole of an SQLite file once, to see whether it is sound.
+
+    Args:
+        url: as for `Store.open`.
+        now: the time.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    found = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(_read)
+    return None if found is None else _health(found, now)
+
+
+def check_writable(url: str) -> None:
+    """See that this user may write to a database, as far as that can be told without writing.
+
+    Raises:
+        StorageError: something keeps the user from it.
+    """
+    backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).check_writable()
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a database, if it is one."""
+    prefix, _, path = url.partition(":///")
+    return Path(path).absolute() if prefix == "sqlite" else None
+
+
+class _Found(NamedTuple):
+    """What was read, at one moment."""
+
+    workers: Sequence[Row[Any]]
+    active: Sequence[Row[Any]]
+    left_busy: Sequence[str]
+    subscriptions: Sequence[Subscription]
+    damage: Sequence[str]
+    clock: LeaseClock
+    clock_ahead: float
+
+
+def _read(connection: Connection) -> _Found:
+    clock = read_clock(connection)
+    return _Found(
+        workers=connection.execute(_owners()).all(),
+        active=connection.execute(_active()).all(),
+        left_busy=connection.scalars(select(threads.c.thread_id).where(is_left_busy()).limit(MOST)).all(),
+        subscriptions=read_standing(None)(connection),
+        damage=_damage(connection),
+        clock=clock,
+        clock_ahead=_clock_ahead(connection, clock),
+    )
+
+
+def _health(found: _Found, now: datetime) -> Health:
+    left = {row.worker_id: _seconds_left(row, found.clock) for row in found.workers}
+    lost = [row for row in found.active if _is_lost(row, left)]
+    return Health(
+        workers=[
+            WorkerHealth(name=row.name, started_at=row.started_at, seconds_left=left[row.worker_id], runs=row.owned)
+            for row in found.workers
+        ],
+        stuck=[_run_of(row) for row in found.active if row.stuck_since is not None][:MOST],
+        abandoned=[_run_of(row) for row in lost if row.state == Standing.claimed][:MOST],
+        unclaimed=[_run_of(row) for row in lost if _could_start(row, now)][:MOST],
+        left_busy=found.left_busy,
+        subscriptions=found.subscriptions,
+        damage=found.damage,
+        clock_ahead=found.clock_ahead,
+    )
+
+
+def _owners() -> Select[Any]:
+    owned = select(func.count()).where(active_runs.c.owner == workers.c.worker_id).scalar_subquery()
+    return select(workers, owned.label("owned")).order_by(workers.c.started_at)
+
+
+def _active() -> Select[Any]:
+    described = (runs.c.agent, runs.c.created_at, runs.c.started_at, workers.c.name)
+    joined = active_runs.join(runs, runs.c.run_id == active_runs.c.run_id).outerjoin(
+        workers, workers.c.worker_id == active_runs.c.owner
+    )
+    return select(active_runs, *described).select_from(joined).order_by(active_runs.c.ordinal)
+
+
+def _run_of(row: Row[Any]) -> RunHealth:
+    begun = row.started_at or max(row.created_at, row.due_at or row.created_at)
+    return RunHealth(
+        run_id=row.run_id,
+        thread_id=row.thread_id,
+        agent=row.agent or "?",
+        since=row.stuck_since or begun,
+        worker=row.name,
+    )
+
+
+def _seconds_left(row: Row[Any], clock: LeaseClock) -> float:
+    """How long a worker's lease goes on; 0 also if it need not end, because the process is known to be gone."""
+    return 0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, clock)
+
+
+def _is_lost(row: Row[Any], left: Mapping[str, float]) -> bool:
+    """Whether nobody looks after a run: it was left for others, or whoever had it is gone, with or without a trace."""
+    return row.owner is None or not left.get(row.owner)
+
+
+def _could_start(row: Row[Any], now: datetime) -> bool:
+    if row.state == Standing.delayed:
+        return row.due_at is not None and row.due_at <= now
+    return row.state == Standing.pending and bool(row.holds)
+
+
+def _damage(connection: Connection) -> list[str]:
+    if connection.dialect.name != "sqlite":
+        return []
+    return [str(said) for (said,) in connection.exec_driver_sql("PRAGMA quick_check(10)") if said != "ok"]
+
+
+def _clock_ahead(connection: Connection, clock: LeaseClock) -> float:
+    if clock.clock != DATABASE_CLOCK:
+        return 0.0
+    before = datetime.now(UTC).timestamp()
+    told = float(connection.execute(DATABASE_SECONDS).scalar_one())
+    after = datetime.now(UTC).timestamp()
+    return told - (before + after) / 2

@@ -1,0 +1,270 @@
+"""Looks for what is wrong: with the settings, the database, the runs in it, the spool. Changes nothing.
+
+Each finding says what is wrong, where, and what to do; whoever shows them adds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from trackside.app.settings import Settings
+from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
+from trackside.app.spool.standing import look_into
+from trackside.app.wiring import NothingRecordedError, blaming
+from trackside.app.wiring.spooling import spool_folder
+from trackside.app.wiring.try_loading import REDACTION
+from trackside.harness.errors import TracksideError
+
+if TYPE_CHECKING:
+    from trackside.app.storage.health import Health, RunHealth
+    from trackside.app.storage.subscriptions import Subscription
+
+LEAST_ROOM: Final = 200 * 1_048_576
+"""Bytes that should be free where a database file or the spool grows."""
+
+_PATIENCE: Final = timedelta(minutes=1)  # in which runs that could start are usually taken
+_LAG: Final = timedelta(minutes=5)  # by which a subscription may be behind
+_CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
+_LOADING_SECONDS: Final = 120.0  # that an agent's module may take to be imported
+
+
+class Severity(StrEnum):
+    """How bad it is: something does not work, a human should look at it, or it is only good to know."""
+
+    error = "error"
+    warning = "warning"
+    note = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that was found: what, where, and what to do about it (empty for notes)."""
+
+    severity: Severity
+    what: str
+    where: str
+    fix: str = ""
+
+
+async def examine(settings: Settings, *, least_room: int = LEAST_ROOM, now: datetime | None = None) -> list[Finding]:
+    """Everything that is found, the worst first. Agents are imported in processes of their own.
+
+    Args:
+        settings: what is examined.
+        least_room: bytes that should be free on the disks that are written to.
+        now: the time; this machine's if left out.
+    """
+    now = datetime.now(UTC) if now is None else now
+    found = [finding async for finding in _loading(settings)]
+    found += await asyncio.to_thread(lambda: [*_database(settings, now), *_places(settings, least_room)])
+    return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
+
+
+async def _loading(settings: Settings) -> AsyncIterator[Finding]:
+    named = {f"agents.{name}": (name, reference) for name, reference in settings.agents.items()}
+    if settings.redact is not None:
+        named["runs.redact"] = (REDACTION, settings.redact)
+    whys = await asyncio.gather(*(_try_loading(*arguments) for arguments in named.values()))
+    for (key, (_, reference)), why in zip(named.items(), whys, strict=True):
+        if why:
+            yield Finding(
+                severity=Severity.error,
+                what=f"{reference} cannot be loaded: {why.rstrip('.')}",
+                where=f"{settings.sources.get(key, 'settings')}, {key}",
+                fix="correct the reference or the module; `trackside run` with it shows the whole traceback",
+            )
+
+
+async def _try_loading(name: str, reference: str) -> str:
+    """Why something cannot be loaded; nothing if it can."""
+    program = ("-m", "trackside.app.wiring.try_loading", name, reference)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *program,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_LOADING_SECONDS):
+            _, said = await process.communicate()
+    except TimeoutError:
+        return f"importing it takes more than {_LOADING_SECONDS:g} s"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode == 0:
+        return ""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the process that imported it ended with {process.returncode}"
+
+
+def _database(settings: Settings, now: datetime) -> Iterator[Finding]:
+    from trackside.app.storage.health import check_writable, database_health
+    from trackside.app.storage.maintenance import schema_version
+
+    where = settings.database_shown
+    try:
+        with blaming(settings):
+            version = schema_version(settings.database_url)
+            if version.found != version.known:
+                yield _other_version(version.found, version.known, where, is_newer=version.is_newer)
+                return
+            health = database_health(settings.database_url, now=now)
+    except NothingRecordedError as exc:
+        yield Finding(severity=Severity.note, what=str(exc).rstrip("."), where=where)
+        return
+    except TracksideError as exc:
+        yield Finding(severity=Severity.error, what=f"it cannot be used: {exc}", where=where, fix=_SAID_THERE)
+        return
+    try:
+        check_writable(settings.database_url)
+    except TracksideError as exc:
+        yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=_SAID_THERE)
+    if health is not None:
+        yield from findings_in(health, where, now)
+
+
+_SAID_THERE = "do what the message says"
+
+
+def _other_version(found: str | None, known: str, where: str, *, is_newer: bool) -> Finding:
+    if found is None:
+        return Finding(
+            severity=Severity.note, what="it has no tables yet; whoever records a run makes them", where=where
+        )
+    what = f"its tables are of version {found}, and this Trackside works with {known}"
+    if is_newer:
+        return Finding(severity=Severity.error, what=what, where=where, fix="upgrade Trackside")
+    return Finding(severity=Severity.warning, what=what, where=where, fix="trackside db upgrade")
+
+
+def findings_in(health: Health, where: str, now: datetime) -> Iterator[Finding]:
+    """What of a database's health somebody should know; `where` is the database, as it may be shown."""
+    for damage in health.damage:
+        fix = "stop what uses it, keep a copy, and restore a backup; `trackside export` saves what can be read"
+        yield Finding(severity=Severity.error, what=f"the file is damaged: {damage}", where=where, fix=fix)
+    if abs(health.clock_ahead) > _CLOCK_SECONDS:
+        direction = "ahead of" if health.clock_ahead > 0 else "behind"
+        what = (
+            f"the server's clock is {abs(health.clock_ahead):.0f} s {direction} this machine's, by which times are told"
+        )
+        yield Finding(severity=Severity.warning, what=what, where=where, fix="have both set by NTP")
+    yield from _runs(health, now)
+    for thread_id in health.left_busy:
+        fix = f"go on with it: trackside run AGENT INPUT --thread {thread_id}"
+        what = "it is busy, and no run of it goes on"
+        yield Finding(severity=Severity.warning, what=what, where=f"thread {thread_id}", fix=fix)
+    for subscription in health.subscriptions:
+        yield from _subscription(subscription, now)
+
+
+def _runs(health: Health, now: datetime) -> Iterator[Finding]:
+    for run in health.stuck:
+        what = f"{run.agent} was cancelled and has not stopped for {_long(now - run.since)}; its thread stays held"
+        fix = f"restart {run.worker or 'its process'}, or have the agent stop: its log has where it is"
+        yield _of_run(run, Severity.error, what, fix)
+    for run in health.abandoned:
+        what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
+        yield _of_run(run, Severity.warning, what, "the next `trackside run`, or whoever records here, ends it")
+    for run in health.unclaimed:
+        if now - run.since > _PATIENCE:
+            what = f"it waits for a process that runs {run.agent}, since {_long(now - run.since)}"
+            yield _of_run(run, Severity.warning, what, f"start one, or: trackside runs {run.run_id}")
+    for worker in health.workers:
+        if worker.seconds_left > 0:
+            what = f"it looks after {worker.runs} runs, and its lease goes on for {worker.seconds_left:.0f} s"
+            yield Finding(severity=Severity.note, what=what, where=f"worker {worker.name}")
+
+
+def _of_run(run: RunHealth, severity: Severity, what: str, fix: str) -> Finding:
+    return Finding(severity=severity, what=what, where=f"run {run.run_id}, thread {run.thread_id}", fix=fix)
+
+
+def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding]:
+    name = subscription.name
+    where = f"subscription {name}"
+    if subscription.state == "paused":
+        what = f"somebody paused it, and it is {subscription.behind} events behind"
+        yield Finding(severity=Severity.note, what=what, where=where)
+    elif subscription.failures:
+        blocks = subscription.on_failure == "block"
+        what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
+        fix = "mend its observer, or go past the event: trackside replay NAME --from POSITION".replace("NAME", name)
+        severity = Severity.error if blocks else Severity.warning
+        yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
+    elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
+        what = f"it is {subscription.behind} events behind, the oldest from {_long(now - subscription.oldest_at)} ago"
+        fix = "start what feeds it" if subscription.consumer is None else "see why its observer is slow"
+        yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
+    if subscription.parked:
+        what = f"{subscription.parked} events are parked that its observer could not handle"
+        fix = f"look at them, and retry or drop them: trackside parked {name}"
+        yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
+
+
+def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
+    """What is wrong with the disks that are written to."""
+    from trackside.app.storage.health import database_file
+
+    folder = spool_folder(settings)
+    yield from _spool(folder)
+    file = database_file(settings.database_url)
+    for place in dict.fromkeys(_existing(path) for path in (file, folder) if path is not None):
+        free = shutil.disk_usage(place).free
+        if free < least_room:
+            what = f"only {free / 1_048_576:,.0f} MiB are free on its disk"
+            fix = "make room: `trackside prune` removes old runs"
+            yield Finding(severity=Severity.warning, what=what, where=str(place), fix=fix)
+
+
+def _spool(folder: Path) -> Iterator[Finding]:
+    place, where = _existing(folder), str(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = (
+            f"ends of runs that the database does not take could not be kept: {place} is no folder that can be written"
+        )
+        fix = "give the right to write there, or set database.spool"
+        yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
+        return
+    try:
+        standing = look_into(folder)
+    except OSError as exc:
+        what = f"it cannot be read: {exc.strerror}"
+        yield Finding(severity=Severity.error, what=what, where=where, fix="give the right to read there")
+        return
+    if standing.waiting:
+        what = f"{standing.waiting} ends of runs are kept here that the database has not taken"
+        fix = "the next `trackside run`, or whoever records here, delivers them"
+        yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
+    if standing.refused:
+        what = f"{standing.refused} ends of runs do not fit what the database has"
+        fix = f"look at their reasons in {folder / REFUSED_FILE}, then remove it"
+        yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
+    if standing.damaged:
+        what = f"{standing.damaged} records could not be read"
+        fix = f"see whether {folder / DAMAGED_FILE} still says something, then remove it"
+        yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of the folders above it that there is."""
+    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+
+
+def _long(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,225 @@
+"""`trackside doctor`: each thing that can be wrong is made so for real, and found, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+Piped = Callable[..., "subprocess.Popen[str]"]
+type Found = list[dict[str, str]]
+
+AGENTS = """
+import asyncio, os, resource
+
+async def echo(input):
+    return input
+
+async def sleep(input):
+    await asyncio.Event().wait()
+
+async def fills(input):
+    size = os.path.getsize("trackside.db-wal")  # which is where the next commit goes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    return "the answer"
+
+def hide(kind, payload):
+    return payload
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+
+
+def findings(done: subprocess.CompletedProcess[str], *, code: int = 1) -> Found:
+    assert (done.returncode, done.stderr) == (code, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def only(found: Found) -> dict[str, str]:
+    (finding,) = [finding for finding in found if finding["severity"] != "note"]
+    assert finding["fix"]
+    return finding
+
+
+def change(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "trackside.db")) as database, database:
+        assert database.execute(statement).rowcount == 1
+
+
+def test_a_folder_without_a_database_is_well(here: Trackside) -> None:
+    done = here("doctor")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing recorded at sqlite:///trackside.db yet" in done.stdout
+    assert done.stdout.splitlines()[-1] == "All is well."
+
+
+def test_where_all_is_well_it_says_so_and_leaves_nothing_behind(here: Trackside, tmp_path: Path) -> None:
+    toml = '[agents]\necho = "agents.py:echo"\n[runs]\nredact = "agents.py:hide"\n'
+    (tmp_path / "trackside.toml").write_text(toml)
+    here("run", "echo", "hello")
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    done = here("doctor")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "All is well.\n", "")
+    assert findings(here("doctor", "--json"), code=0) == []
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+        name for name in before if name != "__pycache__"
+    ]
+
+
+def test_a_run_whose_process_was_killed_is_found_until_the_next_run_has_ended_it(piped: Piped, here: Trackside) -> None:
+    process = piped("run", "agents.py:sleep", "hello", "--thread", "t-1")
+    assert process.stdout is not None
+    while "human" not in process.stdout.readline():
+        pass
+    (note,) = findings(here("doctor", "--json"), code=0)
+    process.kill()
+    process.wait()
+    finding = only(findings(here("doctor", "--json")))
+    here("run", "agents.py:echo", "hello")
+
+    assert note["severity"] == "note"
+    assert note["what"].startswith("it looks after 1 runs, and its lease goes on for ")
+    assert finding["severity"] == "warning"
+    assert finding["where"].endswith("thread t-1")
+    assert finding["what"].startswith("agents.py:sleep is said to run, and its process (")
+    assert here("doctor").returncode == 0
+
+
+def test_what_the_database_did_not_take_is_found_until_it_is_delivered(trackside: Trackside, here: Trackside) -> None:
+    trackside("run", "agents.py:fills", "hello")
+    kept = [finding for finding in findings(here("doctor", "--json")) if "trackside.db-spool" in finding["where"]]
+    here("run", "agents.py:echo", "hello")
+
+    assert [finding["what"] for finding in kept] == ["1 ends of runs are kept here that the database has not taken"]
+    assert here("doctor").returncode == 0
+
+
+def test_records_that_nobody_could_use_are_found(here: Trackside, tmp_path: Path) -> None:
+    here("run", "agents.py:echo", "hello")
+    spool = tmp_path / "trackside.db-spool"
+    spool.mkdir()
+    (spool / "waiting-01.jsonl").write_text("torn\n")
+    (spool / "refused.jsonl").write_text("{}\n{}\n")
+    here("run", "agents.py:echo", "hello")
+
+    found = findings(here("doctor", "--json"))
+
+    assert [finding["what"] for finding in found] == [
+        "2 ends of runs do not fit what the database has",
+        "1 records could not be read",
+    ]
+    assert "refused.jsonl" in found[0]["fix"]
+    assert "damaged.lines" in found[1]["fix"]
+
+
+def test_a_spool_that_could_not_keep_anything_is_found(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.db-spool").write_text("in the way")
+
+    finding = only(findings(here("doctor", "--json")))
+
+    assert finding["severity"] == "error"
+    assert "is no folder that can be written" in finding["what"]
+    assert "database.spool" in finding["fix"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("agents.py:ech", "agents.py has no ech (did you mean echo?)"),
+        ("agent.py:echo", "there is no file agent.py"),
+        ("broken.py:agent", "ZeroDivisionError: division by zero"),
+        ("leaves.py:agent", "SystemExit: 3"),
+        ("dies.py:agent", "the process that imported it ended with 7"),
+    ],
+)
+def test_an_agent_that_cannot_be_loaded_is_found_whatever_its_module_does(
+    here: Trackside, tmp_path: Path, reference: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text("print('loud')\n1 / 0")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)")
+    (tmp_path / "dies.py").write_text("import os; os._exit(7)")
+    (tmp_path / "trackside.toml").write_text(f'[agents]\ngood = "agents.py:echo"\nbad = "{reference}"\n')
+
+    finding = only(findings(here("doctor", "--json")))
+
+    assert (finding["severity"], finding["where"]) == ("error", "trackside.toml, agents.bad")
+    assert finding["what"].startswith(f"{reference} cannot be loaded: ")
+    assert says in finding["what"]
+
+
+def test_a_redaction_hook_that_cannot_be_loaded_is_found(here: Trackside) -> None:
+    finding = only(findings(here("doctor", "--json", TRACKSIDE_RUNS_REDACT="agents.py:echo")))
+
+    assert finding["where"] == "TRACKSIDE_RUNS_REDACT, runs.redact"
+    assert "is asynchronous" in finding["what"]
+
+
+def test_tables_of_another_version_are_found(here: Trackside, tmp_path: Path) -> None:
+    here("run", "agents.py:echo", "hello")
+    change(tmp_path, "UPDATE alembic_version SET version_num = '0001'")
+    older = only(findings(here("doctor", "--json")))
+    change(tmp_path, "UPDATE alembic_version SET version_num = '9999'")
+    newer = only(findings(here("doctor", "--json")))
+
+    assert (older["severity"], older["fix"]) == ("warning", "trackside db upgrade")
+    assert (newer["severity"], newer["fix"]) == ("error", "upgrade Trackside")
+
+
+def test_a_thread_that_is_busy_with_nothing_is_found(here: Trackside, tmp_path: Path) -> None:
+    here("run", "agents.py:echo", "hello", "--thread", "t-1")
+    change(tmp_path, "UPDATE threads SET status = 'busy'")
+
+    finding = only(findings(here("doctor", "--json")))
+    here("run", "agents.py:echo", "hello", "--thread", "t-1")
+
+    assert (finding["where"], finding["what"]) == ("thread t-1", "it is busy, and no run of it goes on")
+    assert here("doctor").returncode == 0, "what it said to do helps"
+
+
+def test_a_file_that_is_damaged_or_no_database_is_found(here: Trackside, tmp_path: Path) -> None:
+    for number in range(20):
+        here("run", "agents.py:echo", "hello" * 500, "--thread", f"t-{number}")
+    file = tmp_path / "trackside.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_runs_agent'").fetchone()
+    content = bytearray(file.read_bytes())
+    content[(page - 1) * 4096 + 100 : page * 4096] = b"\xff" * 3996
+    file.write_bytes(content)
+    damaged = here("doctor", "--json")
+    file.write_text("no database at all, but a text that is longer than a header of SQLite" * 10)
+    other = only(findings(here("doctor", "--json")))
+
+    assert damaged.returncode == 1
+    assert "error" in {json.loads(line)["severity"] for line in damaged.stdout.splitlines()}
+    assert other["severity"] == "error"
+    assert "is not an SQLite database" in other["what"]
+
+
+def test_a_person_is_shown_what_to_do(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text('[agents]\nbad = "nowhere.py:agent"\n')
+
+    lines = here("doctor").stdout.splitlines()
+
+    assert lines[0].startswith(
+        "✗ error    trackside.toml, agents.bad: nowhere.py:agent cannot be loaded: there is no file"
+    )
+    assert lines[1].strip().startswith("correct the reference or the module")
+
+
+def test_a_mistake_in_the_settings_is_a_usage_error(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "trackside.toml").write_text("[runs]\nmax_runing = 3\n")
+
+    assert here("doctor").returncode == 2

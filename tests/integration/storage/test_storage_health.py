@@ -1,0 +1,184 @@
+"""What of the runs in a database somebody should look at, on both databases; and what the doctor says of it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.settings import Settings
+from trackside.app.storage import Store
+from trackside.app.storage.health import Health, WorkerHealth, database_health
+from trackside.app.wiring.doctor import Finding, Severity, examine, findings_in
+from trackside.harness import ObserverBinding, RunManager, RunSpec, StopPolicy
+from trackside.testing import make_run
+
+type Agent = Callable[..., Awaitable[Any]]
+
+
+@asynccontextmanager
+async def managed(store: Store, agent: Agent, **options: Any) -> AsyncGenerator[RunManager]:
+    observers = [ObserverBinding(StorageObserver(store), required=True)]
+    coordinator = store.coordinator()
+    async with RunManager({"chat": agent}, observers=observers, coordinator=coordinator, **options) as manager:
+        yield manager
+
+
+async def health_of(url: str) -> Health:
+    health = await asyncio.to_thread(database_health, url, now=datetime.now(UTC))
+    assert health is not None
+    return health
+
+
+async def found(url: str, *, after: timedelta = timedelta(0), **options: Any) -> list[Finding]:
+    """What needs somebody, `after` so much time."""
+    findings = await examine(Settings(database_url=url), now=datetime.now(UTC) + after, **options)
+    return [finding for finding in findings if finding.severity is not Severity.note]
+
+
+@pytest.fixture
+def spool_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+pytestmark = pytest.mark.usefixtures("spool_at")
+
+
+async def test_in_a_new_database_all_is_well(store: Store, url: str) -> None:
+    health = await health_of(url)
+
+    assert health.workers == []
+    assert health.damage == []
+    assert abs(health.clock_ahead) < 5.0
+    assert await found(url) == []
+
+
+async def test_there_is_no_health_of_a_file_that_is_not_there(path: Path, url: str) -> None:
+    assert await asyncio.to_thread(database_health, url, now=datetime.now(UTC)) is None
+    assert not path.exists()
+
+
+async def test_an_agent_that_does_not_stop_is_found_until_it_does(store: Store, url: str) -> None:
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(input: object) -> None:
+        begun.set()
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with managed(store, stubborn, stopping=StopPolicy(stuck_after=0.0)) as manager:
+        run = await manager.start(RunSpec("chat", thread_id="t-1"))
+        await begun.wait()
+        try:
+            before = await health_of(url)
+            await run.cancel()
+            async with asyncio.timeout(10):
+                while not (await health_of(url)).stuck:
+                    pass
+            (finding,) = await found(url)
+        finally:
+            released.set()
+        await run.result()
+        after = await health_of(url)
+
+    (worker,) = before.workers
+    assert worker.runs == 1
+    assert worker.seconds_left > 0
+    assert (before.stuck, before.abandoned, before.unclaimed, after.stuck) == ([], [], [], [])
+    assert finding.severity is Severity.error
+    assert finding.where == f"run {run.run_id}, thread t-1"
+    assert finding.what.startswith("chat was cancelled and has not stopped for ")
+    assert worker.name in finding.fix
+
+
+async def test_a_run_that_a_process_left_waits_until_somebody_can_execute_it(url: str) -> None:
+    async def chat(input: object) -> None:
+        return None
+
+    async with Store.open(url) as store, managed(store, chat) as manager:
+        later = await manager.start(RunSpec("chat", thread_id="t-1", after_seconds=3_600))
+
+    not_due, soon = await found(url), await found(url, after=timedelta(seconds=3_630))
+    (finding,) = await found(url, after=timedelta(hours=2))
+
+    assert (not_due, soon) == ([], [])
+    assert finding.where == f"run {later.run_id}, thread t-1"
+    assert finding.what == "it waits for a process that runs chat, since 60 min"
+
+
+async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
+    subscriptions = store.subscriptions
+    await store.append(make_run())
+    for name in ("behind", "paused"):
+        await subscriptions.open(name, start="beginning")
+    await subscriptions.pause("paused")
+    await subscriptions.open("blocked", start="beginning", on_failure="block")
+    async with await subscriptions.acquire("blocked") as consumer:
+        await consumer.note_failure("no route", attempts=4)
+    await subscriptions.open("mail", start="beginning")
+    async with await subscriptions.acquire("mail") as consumer:
+        await consumer.read()
+        await consumer.park(1, "no such user", attempts=5)
+        await consumer.acknowledge(5)
+
+    findings = await found(url, after=timedelta(hours=1))
+
+    assert [(finding.severity, finding.where) for finding in findings] == [
+        (Severity.error, "subscription blocked"),
+        (Severity.warning, "subscription behind"),
+        (Severity.warning, "subscription mail"),
+    ]
+    assert findings[0].what == "its next event failed 4 times, and nothing overtakes it: no route"
+    assert findings[0].fix.endswith("trackside replay blocked --from POSITION")
+    assert findings[1].what.startswith("it is 5 events behind, the oldest from ")
+    assert findings[2].fix.endswith("trackside parked mail")
+
+
+async def test_a_thread_that_is_busy_with_nothing_is_found(store: Store, url: str, database: Any) -> None:
+    await store.append(make_run(thread_id="t-1"))
+    await asyncio.to_thread(database.execute, "UPDATE threads SET status = 'busy'")
+
+    (finding,) = await found(url)
+
+    assert finding.where == "thread t-1"
+
+
+async def test_a_disk_without_room_is_found(store: Store, url: str) -> None:
+    findings = await found(url, least_room=2**62)
+
+    assert findings
+    assert {finding.what.partition(" MiB ")[2] for finding in findings} == {"are free on its disk"}
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(7.4, "7 s ahead of"), (-60.0, "60 s behind"), (4.0, None)])
+def test_a_clock_that_differs_is_told(ahead: float, said: str | None) -> None:
+    now = datetime.now(UTC)
+    gone = WorkerHealth(name="host/1", started_at=now, seconds_left=0.0, runs=0)
+    health = Health(
+        workers=[gone],
+        stuck=[],
+        abandoned=[],
+        unclaimed=[],
+        left_busy=[],
+        subscriptions=[],
+        damage=[],
+        clock_ahead=ahead,
+    )
+
+    told = [finding.what for finding in findings_in(health, "db", now)]
+
+    assert [f"the server's clock is {said} this machine's, by which times are told"] * (said is not None) == told
+
+
+async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:
+    (finding,) = await found(f"postgresql:///runs?host={tmp_path}")
+
+    assert finding.severity is Severity.error
+    assert "cannot be reached" in finding.what
