@@ -486,7 +486,7 @@ class Store:
 
         They are read page by page, so that memory does not grow with them and others may write meanwhile. An export of
         all events of some runs is the store of these runs: whatever else is stored of them follows from their events. What
-        threads remember, queues and subscriptions are not in it.
+        they were asked for, what threads remember, queues and subscriptions are not in it.
 
         Args:
             file: where they are written to; it is not closed.
