@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send, interrupt
 
@@ -182,6 +184,29 @@ async def test_tasks_beside_the_one_that_failed_are_not_executed_again(stage: An
     outcome = await retried(stage, graph, lost, {"notes": []})
     assert outcome.values == {"notes": ["good", "bad"]}
     assert executed == ["good", "bad", "bad"]
+
+
+async def test_tasks_of_the_functional_api_that_have_finished_are_not_executed_again(stage: Any, saver: Any) -> None:
+    executed: list[str] = []
+    fails = [ConnectionError("gone")]
+
+    @task
+    async def look(text: str) -> str:
+        executed.append(text)
+        if text == "there" and fails:
+            raise fails.pop()
+        return f"looked {text}"
+
+    @entrypoint(checkpointer=saver)
+    async def flow(given: list[Any], *, previous: list[Any] | None = None) -> list[Any]:
+        seen = [await look("here"), await look("there")]
+        return [*(previous or ()), *given, *(AIMessage(text, id=text) for text in seen)]
+
+    lost = await stage.play(flow, [HumanMessage("look", id="h")], thread_id="t")
+    outcome = await retried(stage, flow, lost, [HumanMessage("look", id="h")])
+    assert outcome.status is RunStatus.success
+    assert executed == ["here", "there", "there"]
+    assert outcome.usage["message_count"] == 2, "the human message is the lost run's"
 
 
 KILLED = """

@@ -26,7 +26,7 @@ from trackside.harness.adapters.langgraph._graph import (
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._stopping import see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
-from trackside.harness.adapters.langgraph._threads import goes_on, note_attempt, roll_back
+from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError, NotPausedError
@@ -166,25 +166,28 @@ class LangGraphAgent:
         Raises:
             InvalidSpecError: the run asks for something that the graph does not have.
             NotPausedError: it resumes a thread that waits for nothing.
-            NoCheckpointerError: it resumes, and nothing remembers threads.
+            NoCheckpointerError: it needs what the thread remembers, and nothing does.
         """
         graph = self._graph_for(run)
         saver = checkpointer_of(graph)
         self._check(run, saver)
-        open_ids: Sequence[str] = ()
-        if saver is not None and run.retry_of is not None and await goes_on(graph, saver, run, _address(run)):
-            return _RunState(GraphInput(None), frozenset(), goes_on=True)
-        if run.resuming:
-            thread = await graph.aget_state(_address(run))
-            if not thread.next:
-                raise NotPausedError(thread_id=run.thread_id)
-            open_ids = [interrupt.id for interrupt in thread.interrupts]
-        given = GraphInput.of(run, graph, open_ids)
+        tries_again = saver is not None and run.retry_of is not None
+        goes_on = tries_again and await left_unfinished(graph, run, _address(run))
+        given = GraphInput(None) if goes_on else GraphInput.of(run, graph, await self._open_ids(run, graph))
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
             known = ids_of((await graph.aget_state(_address(run))).values)
-        return _RunState(given, known)
+        return _RunState(given, known, goes_on)
+
+    async def _open_ids(self, run: RunContext, graph: Graph) -> Sequence[str]:
+        """The ids of the questions that a run's thread waits for, if the run answers any."""
+        if not run.resuming:
+            return ()
+        thread = await graph.aget_state(_address(run))
+        if not thread.next:
+            raise NotPausedError(thread_id=run.thread_id)
+        return [interrupt.id for interrupt in thread.interrupts]
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:
         if run.durability is not None and run.durability not in _DURABILITIES:
@@ -209,8 +212,8 @@ class _RunState:
 
     given: GraphInput
     known_ids: frozenset[str]
+    goes_on: bool
     pending: Sequence[PendingWrite] | None = None
-    goes_on: bool = False
 
 
 def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:

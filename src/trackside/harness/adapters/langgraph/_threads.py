@@ -22,22 +22,23 @@ _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the i
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
 
 
-async def goes_on(graph: Graph, saver: Saver, run: RunContext, address: RunnableConfig) -> bool:
-    """Whether another attempt at a run goes on from where the one before was, instead of beginning with its input.
+async def left_unfinished(graph: Graph, run: RunContext, address: RunnableConfig) -> bool:
+    """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
-    It does if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
+    It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
     An answer is given again unless it has been used up: there is nothing open any more, or something else.
     """
-    saved = await saver.aget_tuple(address)
+    saver = checkpointer_of(graph)
+    saved = await saver.aget_tuple(address) if saver is not None else None
     if saved is None:
         return False
-    wrote = saved.metadata.get("run_id") == run.retry_of
-    noted = any(channel == _ATTEMPT and value == run.retry_of for _, channel, value in saved.pending_writes or ())
-    if not run.resuming and not (wrote or noted):
+    noted = (value for _, channel, value in saved.pending_writes or () if channel == _ATTEMPT)
+    is_its = run.retry_of in (saved.metadata.get("run_id"), *noted)
+    if not (is_its or run.resuming):
         return False
     thread = await graph.aget_state(address)
     if run.resuming:
-        return wrote or noted or (bool(thread.next) and not thread.interrupts)
+        return is_its or (bool(thread.next) and not thread.interrupts)
     return bool(thread.next)
 
 
