@@ -1,7 +1,9 @@
 """Budgets, prices, and models that never answer, the same by `run_agent` and by a `RunManager`."""
 
 import asyncio
+import functools
 import logging
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +95,18 @@ async def test_a_function_in_a_thread_spends_the_budget_of_its_run(way: Way, kin
         result = await runs.run(agent, **budget)
     assert (result.status, seen) == (RunStatus.error, [True])
     assert "the run " in (result.error or "")
+
+
+@both_ways
+@virtual
+async def test_a_cost_that_adds_up_to_the_budget_does_not_exceed_it_by_a_rounding(way: Way) -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        for _ in range(3):
+            call(run, cost_usd=0.1)
+
+    async with way() as runs:
+        assert functools.reduce(operator.add, [0.1] * 3) > 0.3, "so do floats"
+        assert (await runs.run(agent, max_cost_usd=0.3)).status is RunStatus.success
 
 
 @both_ways

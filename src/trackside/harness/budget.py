@@ -6,6 +6,8 @@ from typing import NamedTuple, Self
 
 from trackside.harness.types import AgentLimits, RunSpec
 
+_ROUNDING = 1 + 1e-9  # ten calls of 0.1 USD cost 1 USD, whatever floats make of it
+
 BUDGET_EXCEEDED = "budget_exceeded"
 """The `error_type` of a run that was stopped because it had used more than it may."""
 
@@ -42,7 +44,7 @@ class Budget(NamedTuple):
         """What was exceeded, as a sentence; None if nothing was."""
         if self.max_tokens is not None and used.tokens > self.max_tokens:
             return f"the run used {used.tokens} tokens, and max_tokens is {self.max_tokens}"
-        if self.max_cost_usd is not None and used.cost_usd is not None and used.cost_usd > self.max_cost_usd:
+        if self.max_cost_usd is not None and (used.cost_usd or 0.0) > self.max_cost_usd * _ROUNDING:
             return f"the run cost {used.cost_usd:.6g} USD, and max_cost_usd is {self.max_cost_usd:g}"
         if self.max_llm_calls is not None and used.llm_calls > self.max_llm_calls:
             return f"the run made {used.llm_calls} calls of models, and max_llm_calls is {self.max_llm_calls}"
