@@ -1,6 +1,5 @@
 """Three places in which runs are let in; what is in a database in the end is judged."""
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,20 +7,11 @@ from pathlib import Path
 import pytest
 from log_check import assert_whole
 from postgres_server import RunningServer
+from tests.contract.conftest import EmptiedDatabase, make_tables
 from tests.integration.runs.stage import BACKENDS, Agents, Backend
 
-from trackside.app.storage import Store
 
-
-def make_tables(url: str) -> None:
-    async def make() -> None:
-        async with Store.open(url):
-            pass
-
-    asyncio.run(make())
-
-
-# Made once, copied for each test.
+# Made once; copied for each test, or emptied after it.
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "runs.db"
@@ -30,10 +20,10 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
+def postgres_database(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[EmptiedDatabase]:
     name = next(postgres_names)
     make_tables(postgres_server.create_database(name))
-    yield name
+    yield EmptiedDatabase(postgres_server, name)
     postgres_server.drop_database(name)
 
 
@@ -54,11 +44,9 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             shutil.copy(request.getfixturevalue("sqlite_template"), path)
             yield from judged(Backend("sqlite", f"sqlite:///{path}"))
         case "postgres":
-            server: RunningServer = request.getfixturevalue("postgres_server")
-            name = next(request.getfixturevalue("postgres_names"))
-            url = server.create_database(name, template=request.getfixturevalue("postgres_template"))
-            yield from judged(Backend("postgres", url))
-            server.drop_database(name)
+            database: EmptiedDatabase = request.getfixturevalue("postgres_database")
+            yield from judged(Backend("postgres", database.url))
+            database.empty()
 
 
 def judged(backend: Backend) -> Iterator[Backend]:

@@ -248,7 +248,7 @@ async def test_an_agent_that_awaits_its_own_thread_is_ended_by_its_time(backend:
         await inner[0].result()
 
     async with backend.open({"waits": waits_for_itself, "echo": echo}) as stage:
-        result = await stage.run("waits", thread_id="t", timeout=0.1)
+        result = await stage.run("waits", thread_id="t", timeout=0.5)
         assert result.status is RunStatus.timeout
         assert (await within_patience(inner[0].result())).status is RunStatus.success
 

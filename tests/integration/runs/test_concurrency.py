@@ -9,6 +9,7 @@ from typing import Any
 from tests.integration.runs.stage import PATIENCE, Agents, Backend, turns, within_patience
 
 from trackside import RunSpec, RunStatus
+from trackside.harness.types import AgentLimits
 
 
 class Crowd:
@@ -65,6 +66,45 @@ async def test_no_more_runs_execute_at_once_than_there_are_places_and_all_places
     assert crowd.most["all"] == 5
     # First come, first served; who gets a place at the same time may begin in any order.
     assert all(abs(place - n) < 5 for place, n in enumerate(crowd.order)), crowd.order
+
+
+async def test_an_agent_has_no_more_places_than_its_own_and_leaves_the_others_to_others(backend: Backend) -> None:
+    crowd = Crowd()
+    agents = {"few": crowd.agent("few"), "many": crowd.agent("many")}
+    async with backend.open(agents, max_running=5, limits={"few": AgentLimits(max_running=2)}) as stage:
+        runs = [await stage.start("few", f"few {n}") for n in range(20)]
+        runs += [await stage.start("many", f"many {n}") for n in range(20)]
+        await crowd.until_full(5)
+        assert crowd.now == {"few": 2, "many": 3, "all": 5}, "who has to wait keeps nobody else waiting"
+        crowd.gate.set()
+        results = await within_patience(asyncio.gather(*(run.result() for run in runs)))
+    assert {result.status for result in results} == {RunStatus.success}
+    assert (crowd.most["few"], crowd.most["all"]) == (2, 5)
+    of_few = [int(name.split()[1]) for name in crowd.order if name.startswith("few")]
+    assert all(abs(place - n) < 2 for place, n in enumerate(of_few)), "first come, first served"
+
+
+async def test_a_place_is_given_back_however_a_run_of_a_limited_agent_ends(backend: Backend) -> None:
+    never = asyncio.Event()
+
+    async def agent(input: Any) -> Any:
+        if input == "fail":
+            raise ValueError("no")
+        if input == "hang":
+            await never.wait()
+        return input
+
+    async with backend.open({"agent": agent}, limits={"agent": AgentLimits(max_running=1)}) as stage:
+        for _ in range(3):
+            failed = await stage.start("agent", "fail")
+            timed_out = await stage.start("agent", "hang", timeout=0.02)
+            cancelled = await stage.start("agent", "hang")
+            waits = await stage.start("agent", "waits")
+            await within_patience(waits.cancel(wait=True))
+            assert (await within_patience(timed_out.result())).status is RunStatus.timeout
+            await within_patience(cancelled.cancel(wait=True))
+            assert (await within_patience(failed.result())).status is RunStatus.error
+        assert (await stage.run("agent", "fine")).status is RunStatus.success
 
 
 async def test_a_thread_with_a_long_queue_keeps_no_other_thread_waiting(backend: Backend) -> None:

@@ -81,7 +81,7 @@ async def test_a_required_observer_that_hangs_does_not_hold_up_a_close_for_ever(
     backend: Backend, agents: Agents, tmp_path: Path
 ) -> None:
     hangs = RecordingObserver(Misbehaviour(how="swallow"))
-    policy = DispatchPolicy(call_limit=0.05, retry_for=0.0)
+    policy = DispatchPolicy(call_limit=0.5, retry_for=0.0)
     async with backend.open({"work": agents.work}, policy=policy, spool=Spool(tmp_path / "spool")) as stage:
         run = await stage.start("work", "runs", thread_id="t")
         await agents.until_running("runs")

@@ -157,7 +157,7 @@ async def test_line_15_tokens_of_every_run_are_in_its_end_its_row_and_the_totals
             "fail": {},
             "ask": {},
             "spend": {"max_tool_calls": 1},
-            "late": {"timeout": 0.3},
+            "late": {"timeout": 0.5},
             "cancel": {},
             "shutdown": {},
         }.items():
@@ -198,7 +198,7 @@ async def test_line_16_a_run_that_has_ended_leaves_the_process(backend: Backend)
             raise ValueError("no")
 
     async with backend.open({"agent": agent}) as stage:
-        for n in range(60):
+        for n in range(40):
             result = await stage.run("agent", Big(n=n), thread_id=f"t{n % 7}")
             assert is_final(result.status)
         await stage.manager.observers.flush(5)
