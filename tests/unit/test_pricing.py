@@ -73,6 +73,7 @@ def test_the_provider_that_a_name_says_is_the_one_who_bills() -> None:
     assert cost("groq:llama-3.3-70b-versatile", 1_000_000) == pytest.approx(0.59)
     assert cost("together_ai/meta-llama/Llama-3.3-70B-Instruct-Turbo", 1_000_000) == pytest.approx(0.88)
     assert cost("groq/claude-sonnet-4-5", 1_000_000) is None
+    assert cost("groq/gemini-2.0-flash", 1_000_000) is None
 
 
 @pytest.mark.parametrize(

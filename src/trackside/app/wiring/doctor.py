@@ -35,6 +35,7 @@ _PATIENCE: Final = timedelta(minutes=1)  # in which runs that could start are us
 _LAG: Final = timedelta(minutes=5)  # by which a subscription may be behind
 _CLOCK_SECONDS: Final = 5.0  # by which clocks may differ
 _LOADING_SECONDS: Final = 120.0  # that an agent's module may take to be imported
+_AT_ONCE: Final = 4  # agents that are imported
 
 
 class Severity(StrEnum):
@@ -73,7 +74,8 @@ async def _loading(settings: Settings) -> AsyncIterator[Finding]:
     named = {f"agents.{name}": (name, reference) for name, reference in settings.agents.items()}
     if settings.redact is not None:
         named["runs.redact"] = (REDACTION, settings.redact)
-    whys = await asyncio.gather(*(_try_loading(*arguments) for arguments in named.values()))
+    free = asyncio.Semaphore(_AT_ONCE)
+    whys = await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in named.values()))
     for (key, (_, reference)), why in zip(named.items(), whys, strict=True):
         if why:
             yield Finding(
@@ -84,8 +86,13 @@ async def _loading(settings: Settings) -> AsyncIterator[Finding]:
             )
 
 
-async def _try_loading(name: str, reference: str) -> str:
+async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) -> str:
     """Why something cannot be loaded; nothing if it can."""
+    async with free:
+        return await _load_elsewhere(name, reference)
+
+
+async def _load_elsewhere(name: str, reference: str) -> str:
     program = ("-m", "trackside.app.wiring.try_loading", name, reference)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
