@@ -189,9 +189,10 @@ async def test_a_context_that_is_json_is_kept_until_the_answer_or_given_anew(sta
     assert (await answer(stage, agent, "yes", context={"money": 9})).values["output"] == "9"
 
 
-async def test_a_context_of_another_kind_has_to_be_given_again(stage: Any) -> None:
+@pytest.mark.parametrize("context", [Till(5), {"money": 5, "till": Till(5)}], ids=["object", "object in a mapping"])
+async def test_a_context_that_is_no_json_has_to_be_given_again(stage: Any, context: Any) -> None:
     agent = paying()
-    await stage.play(agent, "pay", thread_id="thread", context=Till(5))
+    await stage.play(agent, "pay", thread_id="thread", context=context)
     refused = await answer(stage, agent, "yes")
     assert refused.end["error"].startswith("context = None")
     assert (await answer(stage, agent, "yes", context=Till(9))).values["output"] == "9"

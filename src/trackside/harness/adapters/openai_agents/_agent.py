@@ -18,7 +18,7 @@ from trackside.harness.adapters.openai_agents._approvals import (
 from trackside.harness.adapters.openai_agents._config import RunnerOptions, prepare_tracing
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
-from trackside.harness.adapters.openai_agents._input import history_of, humans_in, items_of, plain
+from trackside.harness.adapters.openai_agents._input import history_of, humans_in, items_of, others_in, plain
 from trackside.harness.adapters.openai_agents._stream import AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
@@ -47,7 +47,8 @@ class OpenAIAgent:
     A run is an error, and what was raised comes out as it is, when the SDK raises: its model fails, it takes too many
     turns, a guardrail trips (which then says its name and what it found). The SDK itself turns errors of tools into texts
     for the model; that is the model's to deal with. But if such a text is the run's output, because of `tool_use_behavior`,
-    the run fails with `ErrorOutputError`. A tool's own `failure_error_function` is believed: what it makes is an output.
+    the run fails with `ErrorOutputError`. What the user's own code makes of an error is believed and an output: a tool's
+    `failure_error_function`, the config's `error_handlers`.
 
     Args:
         agent: what to run. It is never changed.
@@ -120,11 +121,14 @@ class OpenAIAgent:
         """The conversation up to here, or the state in which it waits."""
         if run.resuming:
             return await answered_state(run, self._agent, options)
-        conversation = [*history_of(run), *items_of(run)]
+        brought = items_of(run)
+        conversation = [*history_of(run), *brought]
         if not conversation:
             raise InvalidSpecError(
                 field="input", value=run.input, why="the thread is empty, so there is nothing to answer"
             )
+        for message in others_in(brought):
+            run.record_message(message)
         return conversation
 
     def _begin(

@@ -13,6 +13,7 @@ from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.approvals import Approval, approval_of
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.payload import canonical
 from trackside.harness.types import Json, JsonObject
 
 _NO_OTHER_ARGUMENTS = (
@@ -42,7 +43,7 @@ def questions_in(result: RunResultStreaming) -> list[JsonObject]:
 def paused_state(result: RunResultStreaming) -> JsonObject:
     """What is remembered until the answers come: the SDK's state, and whether the context has to be given again."""
     context = result.context_wrapper.context
-    lost = context is not None and not isinstance(context, Mapping)
+    lost = context is not None and (not isinstance(context, Mapping) or canonical(dict(context))[1])
     state = result.to_state().to_json(context_serializer=(lambda _: {}) if lost else None)
     return {"state": plain(state), "needs_context": lost}
 

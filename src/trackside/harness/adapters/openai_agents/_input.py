@@ -58,6 +58,16 @@ def humans_in(items: list[TResponseInputItem]) -> list[JsonObject]:
     ]
 
 
+def others_in(items: list[TResponseInputItem]) -> list[JsonObject]:
+    """The messages among the items of a conversation that no human has said."""
+    given = cast("list[JsonObject]", items)
+    return [
+        plain_message({"role": role, "content": item["content"]})
+        for item in given
+        if (role := item.get("role")) is not None and role != "user"
+    ]
+
+
 def _item(part: Any) -> JsonObject:
     if isinstance(part, str):
         return {"role": "user", "content": part}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents import (
@@ -18,6 +18,7 @@ from agents import (
     ToolCallOutputItem,
 )
 from agents.items import TResponseStreamEvent
+from openai.types.responses import ResponseOutputItem
 
 from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.adapters.openai_agents._usage import CallWatch
@@ -82,11 +83,19 @@ class AgentStream:
                 self._watch.reported(event.response.usage)
                 if event.type == "response.created":
                     self._streamed.clear()
+            case "response.completed":
+                self._count_calls(event.response.output)
             case "response.output_text.delta" | "response.refusal.delta":
                 message_id = self._streamed.setdefault(event.output_index, new_id())
                 self._say({"type": "AIMessageChunk", "content": event.delta, "id": message_id})
             case _:
                 pass
+
+    def _count_calls(self, output: Sequence[ResponseOutputItem]) -> None:
+        """An answer that only calls tools is a message, too: one, however many it calls."""
+        types = {item.type for item in output}
+        if "message" not in types and any(kind.endswith("_call") for kind in types):
+            self._run.record_message({"type": "ai", "content": ""})
 
     def _take_item(self, event: RunItemStreamEvent) -> None:
         item = event.item
