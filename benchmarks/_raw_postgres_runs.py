@@ -21,13 +21,13 @@ _ADMIT_THREAD = """
     SELECT thread_id, 'idle', at, at FROM unnest($1::text[], $2::text[]) AS new (thread_id, at)
     ON CONFLICT (thread_id) DO NOTHING"""
 _ADMIT_RUN = """
-    INSERT INTO runs (run_id, thread_id, agent, status, created_at, last_sequence, metadata)
-    SELECT run_id, thread_id, 'agent', 'pending', at, 0, '{}'
-    FROM unnest($1::text[], $2::text[], $3::text[]) AS new (run_id, thread_id, at)"""
+    INSERT INTO runs (run_id, thread_id, agent, status, created_at, last_sequence, metadata, request)
+    SELECT run_id, thread_id, 'agent', 'pending', at, 0, '{}', request
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS new (run_id, thread_id, at, request)"""
 _ADMIT_ACTIVE = """
-    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner, request)
-    SELECT run_id, thread_id, 'pending', 'enqueue', true, 'me', request
-    FROM unnest($1::text[], $2::text[], $3::text[]) AS new (run_id, thread_id, request)"""
+    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner)
+    SELECT run_id, thread_id, 'pending', 'enqueue', true, 'me'
+    FROM unnest($1::text[], $2::text[]) AS new (run_id, thread_id)"""
 _START_RUN = """
     UPDATE runs SET status = 'running', started_at = new.at, last_sequence = 2
     FROM unnest($1::text[], $2::text[]) AS new (at, run_id) WHERE runs.run_id = new.run_id"""
@@ -99,8 +99,8 @@ class RawPostgresRuns:
 
     async def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._write(_ADMIT_THREAD, [(thread_id, when) for _, thread_id in runs])
-        await self._write(_ADMIT_RUN, [(run_id, thread_id, when) for run_id, thread_id in runs])
-        await self._write(_ADMIT_ACTIVE, [(run_id, thread_id, REQUEST) for run_id, thread_id in runs])
+        await self._write(_ADMIT_RUN, [(run_id, thread_id, when, REQUEST) for run_id, thread_id in runs])
+        await self._write(_ADMIT_ACTIVE, runs)
 
     async def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._write(_THREAD, [("busy", when, run_id, thread_id) for run_id, thread_id in runs])

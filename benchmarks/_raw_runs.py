@@ -20,11 +20,11 @@ _ADMIT_THREAD = """
     INSERT INTO threads (thread_id, status, created_at, updated_at) VALUES (?, 'idle', ?, ?)
     ON CONFLICT (thread_id) DO NOTHING"""
 _ADMIT_RUN = """
-    INSERT INTO runs (run_id, thread_id, agent, status, created_at, last_sequence, metadata)
-    VALUES (?, ?, 'agent', 'pending', ?, 0, '{}')"""
+    INSERT INTO runs (run_id, thread_id, agent, status, created_at, last_sequence, metadata, request)
+    VALUES (?, ?, 'agent', 'pending', ?, 0, '{}', ?)"""
 _ADMIT_ACTIVE = """
-    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner, request)
-    VALUES (?, ?, 'pending', 'enqueue', 1, 'me', ?)"""
+    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner)
+    VALUES (?, ?, 'pending', 'enqueue', 1, 'me')"""
 _START_RUN = "UPDATE runs SET status = 'running', started_at = ?, last_sequence = 2 WHERE run_id = ?"
 _START_ACTIVE = "UPDATE active_runs SET state = 'claimed' WHERE run_id = ?"
 _THREAD = "UPDATE threads SET status = ?, updated_at = ?, last_run_id = ? WHERE thread_id = ?"
@@ -102,8 +102,8 @@ class RawRuns:
     def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         many = self._driver.executemany
         many(_ADMIT_THREAD, [(thread_id, when, when) for _, thread_id in runs])
-        many(_ADMIT_RUN, [(run_id, thread_id, when) for run_id, thread_id in runs])
-        many(_ADMIT_ACTIVE, [(run_id, thread_id, REQUEST) for run_id, thread_id in runs])
+        many(_ADMIT_RUN, [(run_id, thread_id, when, REQUEST) for run_id, thread_id in runs])
+        many(_ADMIT_ACTIVE, runs)
 
     def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         many = self._driver.executemany
