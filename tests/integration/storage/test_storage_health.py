@@ -1,6 +1,9 @@
 """What of the runs in a database somebody should look at, on both databases; and what the doctor says of it."""
 
 import asyncio
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -182,3 +185,29 @@ async def test_a_server_that_is_not_there_is_found(tmp_path: Path) -> None:
 
     assert finding.severity is Severity.error
     assert "cannot be reached" in finding.what
+
+
+EXAMINED_BY_SOMEBODY_ELSE = """
+import asyncio, os, sys
+from trackside.app.settings import Settings
+from trackside.app.wiring.doctor import examine
+
+if os.getuid() == 0:  # root may write everywhere
+    os.setgid(65534), os.setuid(65534)
+for finding in asyncio.run(examine(Settings(database_url=sys.argv[1]))):
+    print(finding.severity, finding.what)
+"""
+
+
+def test_a_database_and_a_spool_that_may_not_be_written_are_found(open_folder: Path, sqlite_with_tables: Path) -> None:
+    path = open_folder / "runs.db"
+    shutil.copy(sqlite_with_tables, path)
+    path.chmod(0o444)
+    open_folder.chmod(0o555)
+
+    command = [sys.executable, "-c", EXAMINED_BY_SOMEBODY_ELSE, f"sqlite:///{path}"]
+    database, spool = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+    assert database.startswith("error it cannot be written: The database ")
+    assert "read-only" in database
+    assert spool.startswith("error ends of runs that the database does not take could not be kept: ")

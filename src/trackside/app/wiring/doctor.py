@@ -183,11 +183,13 @@ def _runs(health: Health, now: datetime) -> Iterator[Finding]:
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
         what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
-        yield _of_run(run, Severity.warning, what, "the next `trackside run`, or whoever records here, ends it")
+        yield _of_run(
+            run, Severity.warning, what, "the next `trackside run`, or whoever records here, ends it or starts it anew"
+        )
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
             what = f"it waits for a process that runs {run.agent}, since {_long(now - run.since)}"
-            yield _of_run(run, Severity.warning, what, f"start one, or: trackside runs {run.run_id}")
+            yield _of_run(run, Severity.warning, what, "start one that has an agent of this name")
     for worker in health.workers:
         if worker.seconds_left > 0:
             what = f"it looks after {worker.runs} runs, and its lease goes on for {worker.seconds_left:.0f} s"
