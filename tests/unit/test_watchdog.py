@@ -117,6 +117,9 @@ async def test_one_thread_watches_all_runs_of_a_manager_and_ends_with_it() -> No
         assert threads() == before, "there is none before the first run"
         for _ in range(5):
             await (await manager.start(RunSpec("agent", 0))).result()
+        watchdog = manager._runs._watchdog
+        assert watchdog is not None
+        assert not watchdog._asleep, "runs that follow each other do not wake it again"
         (mine,) = [thread for thread in threads() if thread not in before]
         assert mine.daemon
     await gone([mine])

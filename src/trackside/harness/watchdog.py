@@ -68,6 +68,7 @@ class LoopWatchdog:
         return self._thread is not None and self._thread.is_alive()
 
     def _wake(self) -> None:
+        self._asleep = False
         if self._is_alive:
             self._work.set()
         elif self._thread is None and not self._closed:
