@@ -85,6 +85,7 @@ async def test_other_roles_and_items_are_passed_on_and_announced_as_nobodys(stag
     outcome = await stage.play(Agent("talker", model=model), {"messages": said})
     assert [item.get("role") for item in model.heard[0]] == ["system", "assistant", None, None, "user"]
     assert [human["content"] for human in outcome.humans] == ["and now?"]
+    assert outcome.usage["message_count"] == 4
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ async def test_agents_as_tools_are_credited_by_name_however_deep(stage: Any, opt
     twice = {name: 2 * count for name, count in USED.items()}
     assert outcome.usage["token_usage_by_caller"] == {"lead_agent": twice, "helper": twice, "deepest": USED}
     assert outcome.usage["tool_call_count"] == 2
-    assert outcome.usage["message_count"] == 3  # the conversation's own: the question, the tool's word, the answer
+    assert (
+        outcome.usage["message_count"] == 4
+    )  # the conversation's own: the question, the call, what came of it, the answer
 
 
 def in_a_thread(helper: Agent[Any]) -> Any:

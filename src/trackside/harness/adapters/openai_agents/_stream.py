@@ -17,8 +17,7 @@ from agents import (
     ToolCallItem,
     ToolCallOutputItem,
 )
-from agents.items import TResponseStreamEvent
-from openai.types.responses import ResponseOutputItem
+from agents.items import TResponseOutputItem, TResponseStreamEvent
 
 from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.adapters.openai_agents._usage import CallWatch
@@ -91,7 +90,7 @@ class AgentStream:
             case _:
                 pass
 
-    def _count_calls(self, output: Sequence[ResponseOutputItem]) -> None:
+    def _count_calls(self, output: Sequence[TResponseOutputItem]) -> None:
         """An answer that only calls tools is a message, too: one, however many it calls."""
         types = {item.type for item in output}
         if "message" not in types and any(kind.endswith("_call") for kind in types):
