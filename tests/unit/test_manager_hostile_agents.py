@@ -9,7 +9,7 @@ import pytest
 from blockbuster import BlockBuster
 from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, told, virtual
 
-from trackside.harness import InvalidSpecError, RunContext, RunManager, RunSpec, RunStatus, StopPolicy
+from trackside.harness import InvalidSpecError, RunContext, RunManager, RunSpec, RunStatus, StopPolicy, run_agent
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
 
@@ -129,6 +129,20 @@ async def test_tasks_that_an_agent_leaves_say_nothing_any_more_and_hold_nobody_u
     assert result.completion_data["total_tokens"] == 0
     assert_run_order(seen.events)
     assert "late" not in repr(seen.events)
+
+
+def test_code_that_outlives_its_run_and_its_event_loop_may_still_say_what_it_used() -> None:
+    kept: list[RunContext] = []
+
+    async def agent(input: Any, run: RunContext) -> None:
+        kept.append(run)
+
+    asyncio.run(run_agent(agent, max_tool_calls=1))
+    (run,) = kept
+    late = threading.Thread(target=lambda: kept.extend(run for _ in range(3) if run.record_tool_call("t") is None))
+    late.start()
+    late.join()
+    assert len(kept) == 4, "it did not fail"
 
 
 async def test_an_agent_that_blocks_the_event_loop_ends_and_is_counted(blockbuster: BlockBuster) -> None:

@@ -10,6 +10,7 @@ from tests.contract.ways_to_run import required, virtual
 
 from trackside.harness import (
     AgentResult,
+    InvalidSpecError,
     LifecycleEventType,
     Redact,
     RunContext,
@@ -238,6 +239,16 @@ async def test_a_run_that_never_starts_and_one_that_a_run_starts_are_redacted_as
         await run.result()
     assert SECRET not in repr(seen.observer.events)
     assert {event.run_id for event in seen.observer.events} == {run.run_id, waits.run_id, "child"}
+
+
+async def late(kind: LifecycleEventType, payload: Any) -> Any:
+    return payload
+
+
+@pytest.mark.parametrize("hook", ["mask", {}, late])
+async def test_what_cannot_be_called_as_a_hook_is_refused_before_it_withholds_everything(hook: Any) -> None:
+    with pytest.raises(InvalidSpecError, match="^redact = "):
+        RunManager(redact=hook)
 
 
 def test_a_hook_gets_a_copy_of_its_own() -> None:

@@ -47,7 +47,7 @@ from trackside.harness.ports import (
     SystemClock,
     ThreadStates,
 )
-from trackside.harness.redaction import Redact, redacted
+from trackside.harness.redaction import Redact, check_hook, redacted
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
 from trackside.harness.types import (
@@ -151,6 +151,8 @@ class RunManager:
             raise InvalidSpecError(field="max_running", value=max_running, why="at least one run has to be able to run")
         if agents is not None and not isinstance(agents, Mapping):
             raise NotAgentsError(passed=f"{agents!r:.80}")
+        if redact is not None:
+            check_hook(redact)
         clock = clock or SystemClock()
         self._given = dict(agents or {})
         self._names = {id(agent): name for name, agent in self._given.items()}  # of what `_given` keeps alive

@@ -7,10 +7,12 @@ agent needs them.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trackside.harness.errors import InvalidSpecError
 from trackside.harness.payload import canonical_payload
 from trackside.harness.types import JsonObject, LifecycleEventType
 
@@ -39,6 +41,17 @@ _FIXED = (
 
 _LINES = ("error", "reason", "traceback", "title", "trigger")
 _TEXTS = ("first_human_message", "last_ai_message")
+
+
+def check_hook(redact: Any) -> None:
+    """See that a hook can be called as one.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it is no function, or one that would have to be awaited.
+    """
+    if not callable(redact) or inspect.iscoroutinefunction(redact):
+        why = "it has to be a plain function of an event's type and its payload"
+        raise InvalidSpecError(field="redact", value=redact, why=why)
 
 
 def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> JsonObject:

@@ -244,7 +244,8 @@ class RunWorker:
 
     def _check_budget(self) -> None:
         """See whether the run has used too much, from whichever thread tells that it used something."""
-        if (over := self._over_budget()) is not None:
+        # What is left of its code may tell of use when the run, and the event loop, have ended.
+        if not self._ending and (over := self._over_budget()) is not None:
             self._on_loop(self.stop, over)
 
     def _over_budget(self) -> Stop | None:
