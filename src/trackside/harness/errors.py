@@ -80,6 +80,10 @@ class NoResultHereError(TracksideError):
     """Run {run_id!r} has no result here: {why}. `RunManager.get` and the log know how it ends."""
 
 
+class NoStreamHereError(TracksideError):
+    """Run {run_id!r} has no live output here: {why}. `RunManager.get` and the log know how far it is."""
+
+
 class NotPausedError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, so there is nothing to resume; start a run with an input."""
 

@@ -25,6 +25,7 @@ from trackside.harness.errors import (
     DuplicateRunError,
     InvalidSpecError,
     NoResultHereError,
+    NoStreamHereError,
     NotAgentsError,
     NotASpecError,
     UnknownAgentError,
@@ -266,9 +267,14 @@ class RunManager:
 
         Raises:
             UnknownRunError: there is no such run.
+            NoStreamHereError: another process executes it, whose output does not come here.
         """
-        record = await self.get(run_id)
         stream = self._services.stream
+        record = await self.get(run_id)
+        if self._runs.get(run_id) is None and getattr(stream, "local", False):
+            record = await self.get(run_id)  # it may have ended here meanwhile
+            if not is_final(record.status):
+                raise NoStreamHereError(run_id=run_id, why="another process executes it")
         if is_final(record.status):
             stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
         async for part in stream.follow(run_id, after=after, modes=modes):

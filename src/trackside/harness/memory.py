@@ -337,6 +337,8 @@ class _Channel:
 class MemoryStream:
     """The live output of the runs of one event loop, in a ring for each run."""
 
+    local = True
+
     def __init__(self, *, keep_parts: int = KEEP_PARTS, keep_runs: int = KEEP_STREAMS) -> None:
         self._keep_parts = keep_parts
         self._keep_runs = keep_runs

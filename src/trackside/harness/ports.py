@@ -270,7 +270,11 @@ class StreamGap:
 
 
 class RunStream(Protocol):
-    """The live output of runs: bounded, shared by all followers, never durable."""
+    """The live output of runs: bounded, shared by all followers, never durable.
+
+    One that has the output of this process's runs alone says so with an attribute `local = True`: nobody is left waiting
+    there for what another process's run says.
+    """
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part. Does not block and does not fail for a follower's sake."""

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.runs.stage import Agents, Backend, Stage, shared, turns, within_patience
 
 from trackside import RunContext, RunHandle, RunSpec, RunStatus, StreamPart
+from trackside.harness.errors import NoStreamHereError
 from trackside.harness.lifecycle import is_final, is_terminal
 from trackside.harness.types import AgentLimits, CancelAction
 
@@ -74,6 +75,20 @@ async def test_line_8_whoever_follows_a_run_gets_to_its_end_however_it_ends(back
             assert all(isinstance(part, StreamPart) for part in await within_patience(follows[name])), name
             await within_patience(followed(stage, run.run_id))
         await within_patience(holder.cancel(wait=True))
+
+
+@shared
+async def test_line_8_whoever_wants_to_follow_a_run_of_another_process_is_not_left_waiting(
+    backend: Backend, agents: Agents
+) -> None:
+    async with backend.open({"work": agents.work}) as here, backend.open({"work": agents.work}) as there:
+        run = await here.start("work", "long")
+        await agents.until_running("long")
+        with pytest.raises(NoStreamHereError, match="has no live output here: another process executes it"):
+            await within_patience(followed(there, run.run_id))
+        agents.let("long")
+        await within_patience(run.result())
+        assert await within_patience(followed(there, run.run_id)) == []
 
 
 async def test_line_11_whoever_waits_for_a_run_gets_how_it_ended_and_nothing_before(
