@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents import RunConfig, RunErrorHandlers, RunHooks
+from agents import Model, RunConfig, RunErrorHandlers, RunHooks
 from agents.lifecycle import RunHooksBase
 from agents.run_config import DEFAULT_MAX_TURNS
 from agents.tracing import get_trace_provider
@@ -27,7 +27,9 @@ _REFUSED = {
     "context": "it is an argument of its own: `context`",
 }
 _OF_RUNNER = frozenset({"max_turns", "hooks", "error_handlers"})
-_OF_CONFIG = frozenset(field.name for field in dataclasses.fields(RunConfig)) - _REFUSED.keys()
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+_OF_CONFIG = _DEFAULTS.keys() - _REFUSED.keys()
+_HANDLED = RunErrorHandlers.__annotations__.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,17 @@ class RunnerOptions:
         """
         config = run.config
         for key, value in config.items():
-            if key in _REFUSED:
-                raise InvalidSpecError(field=f"config.{key}", value=value, why=_REFUSED[key])
-            if key not in _OF_RUNNER | _OF_CONFIG:
-                why = f"an agent of the OpenAI Agents SDK knows {', '.join(sorted(_OF_RUNNER | _OF_CONFIG))}"
-                raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
+            _check(key, value)
         given = {key: value for key, value in config.items() if key in _OF_CONFIG}
+        defaults: dict[str, Any] = {"tracing_disabled": True, "workflow_name": run.agent, "group_id": run.thread_id}
+        try:
+            run_config = RunConfig(**{**defaults, **given})
+        except (TypeError, ValueError) as exc:
+            raise InvalidSpecError(field="config", value=given, why=f"the SDK does not take it: {exc}") from exc
         return cls(
-            _run_config({"tracing_disabled": True, "workflow_name": run.agent, "group_id": run.thread_id, **given}),
-            _max_turns(config.get("max_turns", DEFAULT_MAX_TURNS)),
-            _hooks(config.get("hooks")),
+            run_config,
+            config.get("max_turns", DEFAULT_MAX_TURNS),
+            config.get("hooks"),
             config.get("error_handlers"),
             "max_turns" in config,
         )
@@ -78,22 +81,44 @@ async def prepare_tracing() -> None:
         _tracing_ready = True
 
 
-def _run_config(fields: Mapping[str, Any]) -> RunConfig:
-    try:
-        return RunConfig(**fields)
-    except (TypeError, ValueError) as exc:
-        raise InvalidSpecError(field="config", value=dict(fields), why=f"the SDK does not take it: {exc}") from exc
+def _check(key: str, value: Any) -> None:
+    """Refuse what the SDK does not know, and what it would trip over in the middle of a run."""
+    if key in _REFUSED:
+        why = _REFUSED[key]
+    elif key not in _OF_RUNNER | _OF_CONFIG:
+        why = f"an agent of the OpenAI Agents SDK knows {', '.join(sorted(_OF_RUNNER | _OF_CONFIG))}"
+    elif (expected := _wrong(key, value)) is not None:
+        why = f"it is {expected}"
+    else:
+        return
+    raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
 
 
-def _max_turns(value: Any) -> int | None:
-    if value is None or (type(value) is int and value > 0):
-        return value
-    raise InvalidSpecError(
-        field="config.max_turns", value=value, why="it is a whole number from 1 up, or None: no limit"
+def _wrong(key: str, value: Any) -> str | None:
+    """What a value should be that is not; None if it is, or the SDK looks itself."""
+    match key:
+        case "max_turns":
+            right, expected = (
+                value is None or (type(value) is int and value > 0),
+                "a whole number from 1 up, or None: no limit",
+            )
+        case "hooks":
+            right, expected = value is None or isinstance(value, RunHooksBase), "an instance of the SDK's `RunHooks`"
+        case "error_handlers":
+            right, expected = _are_handlers(value), f"a mapping of {', '.join(sorted(_HANDLED))} to functions"
+        case "model":
+            right, expected = (
+                value is None or isinstance(value, str | Model),
+                "the name of a model, or a `Model` of the SDK's",
+            )
+        case _ if type(default := _DEFAULTS[key]) in {bool, str}:
+            right, expected = type(value) is type(default), "true or false" if isinstance(default, bool) else "a text"
+        case _:
+            return None
+    return None if right else expected
+
+
+def _are_handlers(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping) and value.keys() <= _HANDLED and all(map(callable, value.values()))
     )
-
-
-def _hooks(value: Any) -> RunHooks[Any] | None:
-    if value is None or isinstance(value, RunHooksBase):
-        return value
-    raise InvalidSpecError(field="config.hooks", value=value, why="it is an instance of the SDK's `RunHooks`")
