@@ -61,6 +61,7 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
     questions, and neither statuses, names, ids nor numbers. If it fails, or makes something of another shape of a part,
     nothing of that is left in which there may be texts.
     """
+    seen: JsonObject
     try:
         seen = canonical_payload(redact(kind, canonical_payload(payload)))
     except BaseException:  # the hook's failure: what should have been taken out must not get out because of it
