@@ -22,8 +22,8 @@ LOST = {"error": "its worker is lost", "title": "T", "completion_data": {"total_
 class OtherProcesses:
     """Share a world's coordinator and the log, which the witness stands for."""
 
-    def __init__(self, world: World) -> None:
-        self.coordinator = SharedCoordinator()
+    def __init__(self, world: World, *, durable: bool = False) -> None:
+        self.coordinator = SharedCoordinator(durable=durable)
         self.ended: set[str] = set()
         """Runs that they have ended."""
         self.threads: set[str] = set()

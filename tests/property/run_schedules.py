@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from tests.property.run_watchers import (
     LosableStore,
     Moody,
     MoodyBatches,
+    Redaction,
     Thread,
     Watcher,
     Witness,
@@ -34,7 +35,7 @@ from trackside.harness import (
     CompositeObserver,
     DispatchPolicy,
     DuplicateRunError,
-    LifecycleEventType,
+    NoResultHereError,
     ObserverBinding,
     RunContext,
     RunLifecycleEvent,
@@ -58,6 +59,9 @@ WAIT = 0.25
 
 STUCK_AFTER = 4.0
 SHUTDOWN_GRACE = 30.0
+LEAST_PATIENCE = 1.0
+"""Seconds that a manager which is being closed leaves to agents and observers in any case."""
+
 LIMITS = {"spends": AgentLimits(max_tokens=MOST_TOKENS), "slow to stop": AgentLimits(max_running=1)}
 
 PATIENCE = 2_000.0
@@ -68,7 +72,14 @@ class World:
     """A manager, its runs, everybody who watches; and runs of `run_agent` beside them."""
 
     def __init__(
-        self, seed: int, *, max_running: int = 2, buffer: bool = True, slow: bool = False, cancel_after: float = 0.0
+        self,
+        seed: int,
+        *,
+        max_running: int = 2,
+        buffer: bool = True,
+        slow: bool = False,
+        durable: bool = False,
+        cancel_after: float = 0.0,
     ) -> None:
         self.loop = VirtualTimeLoop(seed=seed)
         self.id = new_id()
@@ -78,15 +89,15 @@ class World:
         self.stoppable: set[str] = set()
         """Runs that somebody asked to stop, in whatever way: no other may be cancelled (I16)."""
         self.closed = False
+        self.closed_by = math.inf
+        """When a manager that is being closed has to be, whoever does what."""
         self.interrupted = False
         """Whether somebody has pressed Ctrl-C."""
         self.callers: list[asyncio.Task[Any]] = []
         self.results: dict[str, RunResult] = {}
         self.working: dict[str, Working] = {}
         self.worked: dict[str, Working] = {}
-        self.redaction_fails = 0
-        self.poorly_told: set[str] = set()
-        """Runs that were announced without their texts, because the redaction failed."""
+        self.redaction = Redaction()
         self.agents = agents_of(self)
         self.witness = Witness(self, "the witness")
         self.embedded_witness = Witness(self, "the witness of run_agent")
@@ -102,9 +113,11 @@ class World:
         self.guest: Guest | None = None
         self.own_buffer = BufferedObserver(Moody(self, "own buffer"), capacity=7, terminal_reserve=2, batch_size=3)
         self.release = asyncio.Event()
-        self.others = OtherProcesses(self)
+        self.others = OtherProcesses(self, durable=durable)
         self.slow = slow
-        self.coordinator = SlowCoordinator(WAIT, inner=self.others.coordinator) if slow else self.others.coordinator
+        self.coordinator = (
+            SlowCoordinator(WAIT, durable=durable, inner=self.others.coordinator) if slow else self.others.coordinator
+        )
         self.max_running = max_running
         self.run(self._open(DispatchPolicy(buffer=buffer, **POLICY)))  # type: ignore[arg-type]
 
@@ -124,7 +137,7 @@ class World:
             max_running=self.max_running,
             limits=LIMITS,
             stopping=StopPolicy(cancel_after=self.cancel_after, stuck_after=STUCK_AFTER),
-            redact=self.redact,
+            redact=self.redaction,
             shutdown_grace=SHUTDOWN_GRACE,
             clock=VirtualClock(),
         )
@@ -247,7 +260,10 @@ class World:
         )
 
     def close(self, grace: float) -> asyncio.Task[Any]:
-        """Somebody closes the manager, perhaps again."""
+        """Somebody closes the manager; again, it is to be quicker, if the grace is shorter."""
+        patience = max(grace, LEAST_PATIENCE) if self.closed else SHUTDOWN_GRACE
+        now = self.loop.time()
+        self.closed_by = max(now, min(self.closed_by, now + grace + 2 * patience + 1))
         self.closed = True
         return self._call(partial(self.manager.aclose, grace=grace), "closes")
 
@@ -311,6 +327,9 @@ class World:
             await work()
         except (ClosedError, ThreadBusyError, DuplicateRunError, UnknownRunError):
             pass  # closing, busy; a key whose run is being let in; a cancel before its run is let in
+        except NoResultHereError as exc:  # a durable run that has not begun waits for another process
+            waits = self.closed and self.others.coordinator.durable and "waits in the store" in str(exc)
+            self.check(waits, f"a caller got {exc!r}")
         except KeyboardInterrupt:
             self.check(self.interrupted, "nobody has pressed Ctrl-C")
         except BaseException as exc:
@@ -332,16 +351,6 @@ class World:
         self.results[got.run_id] = got
         if got.run_id in self.witness.runs:
             self.check_hidden(repr(got), "a result")
-
-    def redact(self, kind: LifecycleEventType, payload: dict[str, Any]) -> Any:
-        """Take the secret out of what is announced, unless that fails."""
-        run = current_run()
-        if self.redaction_fails:
-            self.redaction_fails -= 1
-            if run is not None:
-                self.poorly_told.add(run.run_id)
-            raise RecursionError(f"in {kind}: {payload}")
-        return json.loads(json.dumps(payload).replace(SECRET, "…"))
 
     @contextlib.contextmanager
     def at_work(self, run: RunContext, temper: str) -> Iterator[Working]:
@@ -432,6 +441,9 @@ class World:
             if working.run.run_id not in self.others.ended:
                 self._check_held(working)
                 self._check_stuck(working)
+        if self.loop.time() > self.closed_by:
+            slow = [task for task in self.callers if task.get_name() == "closes" and not task.done()]
+            self.check(not slow, f"the manager is not closed at {self.loop.time()}, but should be at {self.closed_by}")
         assert not self.wrong, "\n".join(self.wrong)
 
     def _check_held(self, working: Working) -> None:
@@ -456,9 +468,14 @@ class World:
 
     def check_quiet(self) -> None:
         """What holds when nothing is going on any more."""
+        inner = self.others.coordinator
+        leaves = self.closed and inner.durable  # to others what has not begun
+        left = inner._threads if leaves else {}
         for witness in (self.witness, self.embedded_witness):
             assert_run_order(witness.taken)
             for thread_id, thread in witness.threads.items():
+                if thread_id in left:
+                    continue
                 self.check(thread.status != "busy", f"thread {thread_id} stays busy")
                 self.check(thread.active is None, f"thread {thread_id} is held by {thread.active}")
             for run_id, result in self.results.items():
@@ -468,8 +485,9 @@ class World:
         late = [e for e in self.last.taken if not all(e.event_id in ids for ids in taken)]
         self.check(not late, f"I11: after the stores, but not in them: {late}")
         self.store.check_all_kept(self.witness.taken)
-        inner = self.others.coordinator
-        self.check(inner._runs == inner._threads == {}, "the coordinator still holds runs or threads")
+        self.check(inner._threads == left, "the coordinator still holds threads")
+        begun = [run_id for run_id in inner._runs if run_id in self.witness.runs or not leaves]
+        self.check(not begun, f"the coordinator still holds {begun}")
         places = self.manager._runs._places
         self.check(places.taken == places.waiting == 0, "places are still taken")
         self.check(not self.manager._runs._tasks, f"tasks: {self.manager._runs._tasks}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trackside.harness import RunLifecycleEvent, RunRecord, RunResult, RunStatus, current_run
+from trackside.harness import LifecycleEventType, RunLifecycleEvent, RunRecord, RunResult, RunStatus, current_run
 from trackside.harness.errors import EventOrderError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal
 from trackside.harness.observer import PartlyTaken
@@ -27,6 +28,24 @@ class MoodError(Exception):
 
 class OddError(BaseException):
     """What `except Exception` does not see."""
+
+
+class Redaction:
+    """Takes the secret out of what is announced, unless it fails."""
+
+    def __init__(self) -> None:
+        self.fails = 0
+        """How many of the next times."""
+        self.poorly_told: set[str] = set()
+        """Runs that were announced without their texts, because it failed."""
+
+    def __call__(self, kind: LifecycleEventType, payload: dict[str, Any]) -> Any:
+        if not self.fails:
+            return json.loads(json.dumps(payload).replace(SECRET, "…"))
+        self.fails -= 1
+        if (run := current_run()) is not None:
+            self.poorly_told.add(run.run_id)
+        raise RecursionError(f"in {kind}: {payload}")
 
 
 class Thread:
@@ -152,7 +171,7 @@ class Witness(Watcher):
             or (mode == "shutdown" and self.world.closed)
             or (mode == "task_cancelled" and (self is self.world.embedded_witness or "starting it" in reason))
             or "took its place" in reason
-            or event.run_id in self.world.poorly_told
+            or event.run_id in self.world.redaction.poorly_told
         )
         self.world.check(excused, f"I16: nobody had cancelled {event.run_id}, but {dict(event.payload)}")
 
@@ -186,7 +205,7 @@ class Witness(Watcher):
             about = (record.agent, record.metadata)
             folded = (start.payload["agent"], start.payload["metadata"])
             self.world.check(
-                about == folded or run_id in self.world.poorly_told, f"I6: {about} is announced as {folded}"
+                about == folded or run_id in self.world.redaction.poorly_told, f"I6: {about} is announced as {folded}"
             )
 
 

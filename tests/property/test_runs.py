@@ -41,6 +41,7 @@ class Schedules(RuleBasedStateMachine):
         max_running=st.integers(1, 3),
         buffer=st.booleans(),
         slow=st.booleans(),
+        durable=st.booleans(),
         cancel_after=st.sampled_from([0.0, 1.5]),
     )
     def open(self, **options: Any) -> None:
@@ -136,7 +137,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 3))
     def the_redaction_fails(self, times: int) -> None:
-        self.world.redaction_fails = times
+        self.world.redaction.fails = times
 
     @rule(timeout=st.sampled_from([0, 0, 0.5, 5]))
     def flush(self, timeout: float) -> None:
