@@ -111,6 +111,17 @@ async def test_a_block_by_nobodys_task_is_put_down_to_nobody(told: Told) -> None
     assert told.records[0].run_id == ""  # type: ignore[attr-defined]
 
 
+async def test_a_block_that_only_the_close_of_the_manager_ends_is_said_to_be_over(told: Told) -> None:
+    async def blocker(input: Any) -> None:
+        told.wait_for(1)
+
+    async with RunManager({"blocker": blocker}, block_warning_after=0.02) as manager:
+        await (await manager.start(RunSpec("blocker"))).result()
+        there = threads()
+    await gone(there)
+    assert "the event loop turns again, after" in told.records[1].getMessage()
+
+
 async def test_one_thread_watches_all_runs_of_a_manager_and_ends_with_it() -> None:
     before = threads()
     async with RunManager({"agent": asyncio.sleep}) as manager:

@@ -108,9 +108,8 @@ class LoopWatchdog:
         if loop.is_running():
             self.blocks += 1
             self._say_where(loop, self._monotonic() - asked)
-            answered.wait()
-            if not self._closed:
-                logger.warning("the event loop turns again, after %.1f s", self._monotonic() - asked)
+            answered.wait()  # or for `close`, which the loop calls
+            logger.warning("the event loop turns again, after %.1f s", self._monotonic() - asked)
         else:  # stopped, and perhaps run again later
             answered.wait()
 
