@@ -113,6 +113,25 @@ async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, data
     assert run.duration_seconds > 0
 
 
+@pytest.mark.parametrize("lost_reply", [0, 1, 2, 3])
+async def test_a_lost_run_is_started_anew_once_though_the_reply_to_that_is_lost(
+    hand: Any, database: Any, store: Store, lost_reply: int
+) -> None:
+    a, b = hand(), hand()
+    record = run_of("t")
+    await a.coordinator.admit(record, spec=RunSpec(AGENT, {}, max_attempts=2))
+    await start(a, record.run_id)
+    await b.coordinator._enroll()
+
+    take_for_dead(database, a)
+    b.session.loses_in = lost_reply
+    await b.coordinator._clear_up()
+
+    (retried_as,) = await store.retries_of(record.run_id)
+    assert [told for told in b.told if told[0] == "adopted"] == [("adopted", retried_as, True)]
+    assert len(await store.runs()) == 2
+
+
 @pytest.mark.parametrize("damage", ["{", "5"])
 async def test_a_message_that_is_damaged_keeps_no_run_from_its_end(
     hand: Any, database: Any, store: Store, damage: str
