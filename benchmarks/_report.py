@@ -10,14 +10,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from _rounds import Clock, Effort, Race, Spread
+
+type Measure = Clock | Literal["memory"]
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 RESULTS = HERE / "results"
 QUICK = Effort(rounds=2, seconds=0.001)
 CLOCKS: Mapping[Clock, str] = {"cpu": "CPU time", "wall": "wall clock"}
+MEASURES: Mapping[Measure, str] = {"cpu": "CPU time", "wall": "wall clock", "memory": "resident memory"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A figure that we want to keep, and what it is by each clock."""
+    """A figure that we want to keep, and what it is by each clock, or by another measure."""
 
     what: str
     limit: float
-    measured: Mapping[Clock, float]
+    measured: Mapping[Measure, float]
     at_most: bool = False
 
     @classmethod
@@ -54,7 +58,7 @@ class Budget:
         return all(value <= self.limit if self.at_most else value >= self.limit for value in self.measured.values())
 
     def __str__(self) -> str:
-        values = ", ".join(f"{_number(value)} by {CLOCKS[clock]}" for clock, value in self.measured.items())
+        values = ", ".join(f"{_number(value)} by {MEASURES[measure]}" for measure, value in self.measured.items())
         if self.met:
             return f"met: {self.what}: {values}"
         worst = (max if self.at_most else min)(self.measured.values())

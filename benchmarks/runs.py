@@ -46,7 +46,10 @@ async def agent(input: Any) -> None:
 
 
 @asynccontextmanager
-async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
+async def durable_manager(
+    databases: Databases, agent: Callable[[Any], Awaitable[object]] = agent
+) -> AsyncGenerator[RunManager]:
+    """A manager of this agent, on a store that is its observer and its coordinator."""
     async with (
         databases.new(with_tables=True) as url,
         Store.open(url) as store,
@@ -56,11 +59,22 @@ async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]
             coordinator=store.coordinator(),
         ) as manager,
     ):
+        yield manager
 
-        async def run() -> None:
-            await (await manager.start(RunSpec("agent"))).result()
 
-        yield at_once(run, concurrent)
+def start_and_wait(manager: RunManager) -> Callable[[], Awaitable[object]]:
+    """One run, from its start to its result."""
+
+    async def run() -> object:
+        return await (await manager.start(RunSpec("agent"))).result()
+
+    return run
+
+
+@asynccontextmanager
+async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
+    async with durable_manager(databases) as manager:
+        yield at_once(start_and_wait(manager), concurrent)
 
 
 RAW_RUNS: Mapping[str, type[RawRuns | RawPostgresRuns]] = {"SQLite": RawRuns, "PostgreSQL": RawPostgresRuns}

@@ -98,7 +98,20 @@ def test_the_store_is_measured_beside_the_same_rows_by_hand_on_both_databases(
     assert [budget["what"].partition(",")[0] for budget in written["budgets"]] == ["SQLite", "PostgreSQL"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "run_profile"])
+def test_the_manager_is_measured_beside_raw_appends_and_with_a_long_queue_and_its_memory_is(tmp_path: Path) -> None:
+    done = bench("manager", "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / "manager.json").read_text())
+    ways = Counter(way["case"] for way in written["contenders"])
+    assert ways == {"SQLite, one at a time": 3, "100 runs enqueued on one thread": 2}
+    assert written["resident_mb"].keys() == {"memory", "sqlite"}
+    assert all(len(resident) == 10 and min(resident) > 10 for resident in written["resident_mb"].values())
+    assert [budget["measured"].keys() for budget in written["budgets"]] == [{"cpu", "wall"}] * 3 + [{"memory"}] * 2
+    assert all(f"{budget['what']}: " in done.stdout for budget in written["budgets"])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "run_profile", "manager"])
 def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(name: str) -> None:
     readme = (BENCHMARKS / "README.md").read_text()
 
