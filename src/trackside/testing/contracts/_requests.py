@@ -134,8 +134,10 @@ class RequestPromises(Contract):
         async def story(thread: str, delay: float) -> None:
             delayed = worker.record(thread, multitask="interrupt", due_in=delay)
             await worker.admit(delayed)
-            holder = await worker.run_on(thread)
+            holder = await worker.let_in(thread)
+            claim = await worker.claim(holder)
             _check_in_time(worker, delayed)
+            assert claim is not None, "a run was not to be had because of one that was not due"
             said = (holder, CancelMode.interrupt)
             await worker.host.told(lambda: said in worker.host.displaced, "that a run has to make room")
             assert (await worker.get(holder)).cancel_requested is CancelAction.interrupt, "the active run was not asked"

@@ -179,6 +179,13 @@ async def test_an_agent_sees_which_attempt_it_is(worker: Any, database: Any, age
     await b.until_ended(await retry_of(b.store, first.run_id))
 
     assert seen == [(1, None), (2, first.run_id)]
+    assert await b.told(first.thread_id) == [
+        "run_started",
+        "thread_status_updated busy",
+        "human_message",
+        "run_failed error worker_lost",
+        *("run_started", "human_message", "run_completed success", "thread_status_updated idle"),
+    ]
 
 
 async def test_a_third_attempt_waits_and_then_goes_before_those_that_came_meanwhile(url: str, database: Any) -> None:
