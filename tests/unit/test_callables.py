@@ -376,6 +376,27 @@ async def test_messages_in_the_output_are_counted_once() -> None:
 
 
 @virtual
+async def test_a_conversation_that_a_thread_remembers_is_not_counted_again() -> None:
+    async def agent(input: Any, run: RunContext) -> Any:
+        before = run.values.get("messages", [])
+        return {"messages": [*before, {"role": "user", "content": input}, {"role": "assistant", "content": "well"}]}
+
+    thread = new_id()
+    results = [await run_agent(agent, "hello", thread_id=thread) for _ in range(3)]
+    assert [result.completion_data["message_count"] for result in results] == [2, 2, 2]
+
+
+@virtual
+async def test_the_same_answer_counts_each_time() -> None:
+    async def agent(input: Any) -> Any:
+        return {"messages": [{"role": "assistant", "content": "well"}]}
+
+    thread = new_id()
+    results = [await run_agent(agent, "hello", thread_id=thread) for _ in range(2)]
+    assert [result.completion_data["message_count"] for result in results] == [2, 2]
+
+
+@virtual
 async def test_an_output_that_cannot_be_read_is_an_error() -> None:
     class Unreadable:
         def __repr__(self) -> str:

@@ -73,6 +73,7 @@ async def test_messages_before_the_last_human_ones_are_history(stage: Any) -> No
     outcome = await stage.play(Agent(answers("A tower.", heard=heard)), given)
     assert [type(part).__name__ for part in heard[0]] == ["SystemPromptPart", "UserPromptPart", "UserPromptPart"]
     assert heard[0][-1].content == ["What is this?", ImageUrl("https://example.org/a.png")]
+    assert outcome.usage["message_count"] == 6, "what a run brings counts, whoever has said it"
     assert len(outcome.humans) == 3
     assert outcome.status is RunStatus.success
 

@@ -15,7 +15,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
-from trackside.harness.types import JsonObject
+from trackside.harness.types import Json, JsonObject
 
 _NOT_SAID = (None, "human", "user")
 _OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
@@ -159,14 +159,22 @@ def _contained(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[
 
 
 def _note_messages(output: Any, run: RunContext) -> None:
-    """Count what the agent says in its output: a text, or the messages in a `messages` list."""
+    """Count what the agent says in its output: a text, or the messages in a `messages` list that its thread did not have."""
     if isinstance(output, str):
         run.record_message({"type": "ai", "content": output})
     elif isinstance(output, Mapping) and isinstance(messages := output.get("messages"), list):
-        for message in messages:
+        for message in messages[_said_before(messages, run) :]:
             # The human ones are those it was given, and counted already.
             if isinstance(message, Mapping) and (message.get("type") or message.get("role")) not in _NOT_SAID:
                 run.record_message(message)
+
+
+def _said_before(messages: Sequence[Json], run: RunContext) -> int:
+    """How many of these messages the thread has already, if they go on with it; an answer may be the same as the last."""
+    before = run.values.get("messages")
+    if not isinstance(before, list) or len(messages) <= len(before) or messages[: len(before)] != before:
+        return 0
+    return len(before)
 
 
 def _takes_run(function: Callable[..., Any]) -> bool:

@@ -90,6 +90,8 @@ class PydanticAIAgent:
         if not run.resuming:
             prompt = Prompt.of(run.input)
             history = recalled(run.values.get(_HISTORY), thread_id=run.thread_id)
+            for message in prompt.others:
+                run.record_message(message)
             return await self._run(run, [*history, *prompt.before], user_prompt=prompt.content)
         waiting = Waiting.answered(run)
         if waiting.open:

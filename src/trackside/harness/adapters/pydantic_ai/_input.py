@@ -30,12 +30,13 @@ _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
 class Prompt:
     """What an agent gets to begin with: what was said before, and what it shall answer.
 
-    `humans` are the messages among it that a human said.
+    `humans` are the messages among it that a human said, `others` the rest.
     """
 
     content: str | list[UserContent] | None
     before: list[ModelMessage]
     humans: list[JsonObject]
+    others: list[JsonObject]
 
     @classmethod
     def of(cls, value: Any) -> Prompt:
@@ -48,10 +49,10 @@ class Prompt:
             InvalidSpecError: it has a message that cannot be passed on, or ends with one that is not a human's.
         """
         if value is None:
-            return cls(None, [], [])
+            return cls(None, [], [], [])
         messages = _messages_in(value)
         if messages is None:
-            return cls(json.dumps(plain(value), ensure_ascii=False), [], [])
+            return cls(json.dumps(plain(value), ensure_ascii=False), [], [], [])
         count = len(messages)
         while count and messages[count - 1]["type"] == "human":
             count -= 1
@@ -59,7 +60,9 @@ class Prompt:
             why = "its last message is not a human's, so there is nothing to answer"
             raise InvalidSpecError(field="input", value=value, why=why)
         humans = [message for message in messages if message["type"] == "human"]
-        return cls(_content(messages[count:]), [_as_model_message(message) for message in messages[:count]], humans)
+        others = [message for message in messages if message["type"] != "human"]
+        before = [_as_model_message(message) for message in messages[:count]]
+        return cls(_content(messages[count:]), before, humans, others)
 
 
 def _messages_in(value: Any) -> list[JsonObject] | None:
