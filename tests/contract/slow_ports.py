@@ -70,8 +70,8 @@ class SlowStates(MemoryThreadStates):
             raise self.broken
         return await super().load(thread_id)
 
-    async def save(self, thread_id: str, state: ThreadState) -> None:
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         await asyncio.sleep(self.seconds)
         if self.broken is not None:
             raise self.broken
-        await super().save(thread_id, state)
+        await super().save(thread_id, state, run_id=run_id)

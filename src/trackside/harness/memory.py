@@ -420,8 +420,8 @@ class MemoryThreadStates:
         # A copy, as from a database: what an agent does to its values is remembered only when its run has succeeded.
         return None if state is None else ThreadState(deepcopy(state.values), state.paused)
 
-    async def save(self, thread_id: str, state: ThreadState) -> None:
-        """Remember this from now on."""
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
+        """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
         self._states[thread_id] = state
         self._states.move_to_end(thread_id)
         if len(self._states) > self._keep:

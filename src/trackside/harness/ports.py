@@ -326,8 +326,12 @@ class ThreadStates(Protocol):
         """What the thread remembers; None for a new one."""
         ...
 
-    async def save(self, thread_id: str, state: ThreadState) -> None:
-        """Remember this from now on."""
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
+        """Remember this from now on.
+
+        `run_id` is the run that wants it. Where runs can be ended by others, that of one which has been ended is refused:
+        the thread may have gone on since.
+        """
         ...
 
 

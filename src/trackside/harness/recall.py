@@ -55,7 +55,7 @@ class ThreadMemory:
         Raises:
             ThreadNotSavedError: the store does not take it.
         """
-        step = partial(self._states.save, self._run.thread_id, state)
+        step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
         did = "has finished" if state.paused is None else "waits for an answer"
         await finish(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
 

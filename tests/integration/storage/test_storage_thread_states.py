@@ -13,7 +13,7 @@ from blockbuster import BlockBuster
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage._thread_states import MAX_STATE_BYTES
-from trackside.app.storage.errors import InvalidQueryError, StateTooLargeError
+from trackside.app.storage.errors import InvalidQueryError, RunEndedError, StateTooLargeError
 from trackside.harness import (
     DispatchPolicy,
     ObserverBinding,
@@ -53,6 +53,28 @@ async def test_what_is_remembered_last_counts(store: Store) -> None:
     await asyncio.gather(*(states.save("t", ThreadState({"n": n})) for n in range(1, 20)))
 
     assert await states.load("t") == ThreadState({"n": 19}, None)
+
+
+async def test_a_run_that_others_have_ended_changes_nothing_that_its_thread_remembers(store: Store, script) -> None:
+    states = store.thread_states()
+    first, second = script(thread_id="t"), script(thread_id="t")
+    await store.append(first.whole())
+    await store.append(second.whole()[:1])
+    await states.save("t", ThreadState({"by": "the second"}), run_id=second.run_id)
+
+    with pytest.raises(RunEndedError, match=first.run_id) as refused:
+        await states.save("t", ThreadState({"by": "the first"}), run_id=first.run_id)
+
+    assert await states.load("t") == ThreadState({"by": "the second"})
+    assert not refused.value.retryable
+
+
+async def test_a_run_that_the_store_does_not_know_is_taken_at_its_word(store: Store) -> None:
+    states = store.thread_states()
+
+    await states.save("t", ThreadState({"n": 1}), run_id="unknown")
+
+    assert await states.load("t") == ThreadState({"n": 1})
 
 
 async def test_states_and_events_share_transactions(store: Store, script) -> None:

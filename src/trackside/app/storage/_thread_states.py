@@ -35,10 +35,11 @@ class StoredThreadStates:
         """
         return await self._readers.first(one_thread_state(thread_id), _state_of)
 
-    async def save(self, thread_id: str, state: ThreadState) -> None:
+    async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on; it is on disk when this returns.
 
         Raises:
+            RunEndedError: the log has the end of the run that wants it; another process wrote that.
             StateTooLargeError: it is larger than `MAX_STATE_BYTES`.
             PayloadError: a value's own code failed while it was read.
             StorageError: it could not be written; a store that is `read_only` writes nothing.
@@ -50,7 +51,7 @@ class StoredThreadStates:
             raise StateTooLargeError(thread_id=thread_id, size=size, limit=MAX_STATE_BYTES)
         now = time_text(datetime.now(UTC))
         await self._writer.write(
-            SaveThreadState(thread_id=thread_id, remembered=remembered, paused=paused, updated_at=now)
+            SaveThreadState(thread_id=thread_id, run_id=run_id, remembered=remembered, paused=paused, updated_at=now)
         )
 
 

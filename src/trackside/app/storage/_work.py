@@ -27,6 +27,7 @@ from trackside.app.storage.errors import (
     ConnectionLostError,
     EventConflictError,
     OutcomeUnknownError,
+    RunEndedError,
     ServerUnreachableError,
     StorageError,
     TransactionConflictError,
@@ -110,9 +111,10 @@ class Append(Work):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveThreadState(Work):
-    """What a thread shall remember from now on, as JSON text."""
+    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process."""
 
     thread_id: str
+    run_id: str | None
     remembered: str
     paused: str | None
     updated_at: str
@@ -123,7 +125,14 @@ class SaveThreadState(Work):
         return len(self.remembered) + len(self.paused or "")
 
     @override
+    def run_ids(self) -> Iterable[str]:
+        return () if self.run_id is None else (self.run_id,)
+
+    @override
     def apply(self, unit: UnitOfWork) -> None:
+        run = None if self.run_id is None else unit.run(self.run_id)
+        if run is not None and is_final(run.fold.status):
+            raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
         unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 

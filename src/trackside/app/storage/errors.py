@@ -209,6 +209,10 @@ class StateTooLargeError(StorageError, ValueError):
     fault = "agent"
 
 
+class RunEndedError(StorageError):
+    """Thread {thread_id!r} takes nothing more from run {run_id!r}, which has ended as {status}: its process was taken for dead. What the run has done does not count; ask for it again."""  # noqa: E501
+
+
 class InvalidQueryError(StorageError, ValueError):
     """Nothing can be looked up with {field}={value!r:.100}: {why}."""
 
