@@ -1,6 +1,7 @@
 """Callers that are cancelled while they start or cancel a run: what was begun is finished, and nothing is held."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -140,6 +141,21 @@ async def test_a_cancel_whose_caller_is_cancelled_is_finished_all_the_same() -> 
                 last = await manager.start(RunSpec("echo", thread_id="t", run_id=f"{run_id} last"))
                 assert (await last.result()).status is RunStatus.success
     assert_run_order(seen.events)
+
+
+@virtual
+async def test_a_cancel_that_comes_to_nothing_after_its_caller_has_gone_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    coordinator = SlowCoordinator()
+    async with manager_of(coordinator=coordinator) as manager:
+        cancels = asyncio.create_task(manager.cancel("nobody"))
+        await coordinator.entered["request_cancel"].wait()
+        cancels.cancel()
+        await asyncio.sleep(10)
+    gc.collect()  # a failure that nobody looked at is told when its task goes
+    assert [(line.name, line.exc_info) for line in caplog.records] == [("trackside.manager", None)]
+    assert "There is no run 'nobody' here" in caplog.text
 
 
 @virtual

@@ -233,9 +233,10 @@ async def test_a_run_that_never_starts_and_one_that_a_run_starts_are_redacted_as
     seen = Seen(mask, max_running=1)
     async with seen.manager as manager:
         run = await manager.start(RunSpec(parent, SECRET, metadata={"card": SECRET}))
-        waits = await manager.start(RunSpec("answers", SECRET, metadata={"card": SECRET}))
+        waits = await manager.start(RunSpec("answers", SECRET, metadata={"card": SECRET}, trigger=f"mail of {SECRET}"))
         await waits.cancel(wait=True)
-        assert (await manager.get(waits.run_id)).metadata == {"card": "▇"}
+        record = await manager.get(waits.run_id)
+        assert (record.metadata, record.trigger) == ({"card": "▇"}, "mail of ▇")
         await run.result()
     assert SECRET not in repr(seen.observer.events)
     assert {event.run_id for event in seen.observer.events} == {run.run_id, waits.run_id, "child"}

@@ -255,7 +255,12 @@ class RunManager:
         _check_run_id(run_id)
         execution = self._runs.get(run_id)
         # Finished once begun: a run that is marked as cancelled but not ended would hold its thread for ever.
-        await asyncio.shield(self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}"))
+        asking = self._runs.spawn(self._cancel(run_id, action), f"trackside-cancel-{run_id}")
+        try:
+            await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            asking.add_done_callback(_say_if_failed)  # which nobody else is there for any more
+            raise
         if wait and execution is not None:
             await execution.outcome.wait()
         return await self.get(run_id)
@@ -338,10 +343,11 @@ class RunManager:
     def _as_seen(self, record: RunRecord) -> RunRecord:
         """The record without what nobody may see."""
         redact = self._services.redact
-        if redact is None or not record.metadata:
+        if redact is None or not (record.metadata or record.trigger):
             return record
-        says = {"agent": record.agent, "metadata": dict(record.metadata)}
-        return replace(record, metadata=redacted(redact, LifecycleEventType.RUN_STARTED, says).get("metadata", {}))
+        says = {"agent": record.agent, "metadata": dict(record.metadata), "trigger": record.trigger}
+        seen = redacted(redact, LifecycleEventType.RUN_STARTED, says)
+        return replace(record, metadata=seen.get("metadata", {}), trigger=seen.get("trigger"))
 
     def _worker_of(self, spec: RunSpec, record: RunRecord, agent: Agent, depth: int) -> RunWorker:
         limits = self._limits.get(record.agent, _NO_LIMITS)
@@ -431,6 +437,11 @@ class RunManager:
         await self._services.coordinator.request_cancel(run_id, action)
         if (execution := self._runs.get(run_id)) is not None:
             await self._runs.stop(execution, asked_for(action))
+
+
+def _say_if_failed(asking: asyncio.Task[None]) -> None:
+    if not asking.cancelled() and (failure := asking.exception()) is not None:
+        logger.warning("a cancel whose caller has gone came to nothing: %s", failure)
 
 
 def _watchdog_of(block_warning_after: float | None, clock: Clock) -> LoopWatchdog | None:
