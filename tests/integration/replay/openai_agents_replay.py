@@ -3,9 +3,10 @@
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
+from inspect import Parameter, Signature
 from typing import Any
 
-from agents import Agent, FunctionTool, Model, ModelResponse, Usage
+from agents import Agent, FunctionTool, Model, ModelResponse, RunContextWrapper, Usage, function_tool
 from agents.tool_context import ToolContext
 from openai.types.responses import Response, ResponseCompletedEvent
 from tests.integration.replay.recorded import Item, Message, Script, ToolFailure, Trajectory, call_item
@@ -21,6 +22,7 @@ EXTRA_CALLS = (2, 1)
 
 ASKED = "See to the ticket."
 _LEAD_MODEL = "lead-model"
+_LEFT_OUT = "-"
 
 _numbers = itertools.count(1)
 
@@ -37,7 +39,7 @@ def delegating(trajectory: Trajectory, to: str) -> Any:
 
 
 def _agent(script: Script, name: str = "recorded") -> Agent[Any]:
-    tools: list[Any] = [_tool(script, tool) for tool in script.trajectory.tools]
+    tools: list[Any] = [_tool(script, tool, parameters) for tool, parameters in script.trajectory.tools.items()]
     return Agent(name, model=_ScriptedModel(script.trajectory.model, script.answer), tools=tools)
 
 
@@ -128,11 +130,19 @@ def _response(answer: Message) -> Response:
     )
 
 
-def _tool(script: Script, name: str) -> FunctionTool:
-    async def call(context: ToolContext[Any], arguments: str) -> str:
-        try:
-            return script.result(context.tool_call_id, json.loads(arguments))
-        except ToolFailure as exc:
-            return str(exc)  # so a tool of this kind fails without failing the run
+def _tool(script: Script, name: str, parameters: set[str]) -> FunctionTool:
+    async def call(context: ToolContext[Any], **arguments: Any) -> str:
+        given = {parameter: value for parameter, value in arguments.items() if value is not _LEFT_OUT}
+        return script.result(context.tool_call_id, given)
 
-    return FunctionTool(name, name, {"type": "object", "properties": {}}, call, strict_json_schema=False)
+    places = [Parameter(one, Parameter.KEYWORD_ONLY, default=_LEFT_OUT, annotation=Any) for one in sorted(parameters)]
+    context = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=ToolContext[Any])
+    setattr(call, "__signature__", Signature([context, *places]))  # noqa: B010  # functions have no such attribute to mypy
+    call.__annotations__ = {"context": ToolContext[Any], **dict.fromkeys(parameters, Any)}
+    return function_tool(call, name_override=name, strict_mode=False, failure_error_function=_said_by)
+
+
+def _said_by(context: RunContextWrapper[Any], error: Exception) -> str:
+    """What the model gets to see of a tool that has failed."""
+    assert isinstance(error, ToolFailure), f"{error!r}"
+    return str(error)
