@@ -331,8 +331,9 @@ class Settle(_ThreadWork):
         goes_on = attempt is not None and attempt.is_due
         if not goes_on and unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is None:
             return Settlement(announced, at_rest, retried_as)
-        active.at_rest = at_rest
-        unit.queue.change(active)
+        if self.at_rest is not None:  # else it follows from the run's status, and there is nothing to write
+            active.at_rest = at_rest
+            unit.queue.change(active)
         return Settlement(announced, ThreadStatus.busy, retried_as)
 
     def _next_attempt(self, unit: UnitOfWork, active: ActiveRun) -> Attempt | None:
