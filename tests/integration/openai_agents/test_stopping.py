@@ -158,6 +158,30 @@ async def test_a_run_is_cancelled_only_once_its_tool_has_cleaned_up() -> None:
         assert done == ["cleaned up"]
 
 
+class Closing(Place):
+    """Takes its time when it is cancelled, as a connection does that is being closed."""
+
+    async def __call__(self, *_: Any) -> Any:
+        try:
+            await super().__call__()
+        finally:
+            await asyncio.sleep(3)
+            self.closed = True
+
+    closed = False
+
+
+@pytest.mark.parametrize("made", PLACES)
+@virtual
+async def test_what_is_being_closed_is_not_cancelled_again(made: Callable[[Wait], Agent[Any]]) -> None:
+    async with RunManager() as manager, nothing_left():
+        place = Closing()
+        handle = await manager.start(RunSpec(made(place), "go"))
+        await place.reached.wait()
+        await handle.cancel(wait=True)
+        assert place.closed
+
+
 @virtual
 async def test_a_second_cancel_reaches_a_tool_that_ignored_the_first() -> None:
     cancels = []

@@ -44,12 +44,12 @@ async def see_through(result: RunResultStreaming, take: Callable[[StreamEvent], 
     """
     try:
         async with aclosing(cast("AsyncGenerator[StreamEvent]", result.stream_events())) as events:
-            try:
-                async for event in events:
+            async for event in events:
+                try:
                     take(event)
-            except BaseException:
-                result.cancel()  # before the stream is closed, which would wait for the run to come to its own end
-                raise
+                except BaseException:
+                    result.cancel()  # before the stream is closed, which would wait for the run to come to its own end
+                    raise
     except BaseException:
         await _all_ended(recorder)
         raise
