@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.report import print_answers, print_commands, print_runs, print_totals
-from demo.scenario import AGENT, LANES, QUESTIONS, Scenario
+from demo.scenario import LANES, QUESTIONS, RESEARCH, Scenario
 from demo.view import LiveView
 from trackside import TracksideError
 from trackside.app.cli.output import OutputConsole, standard_output
@@ -95,16 +95,18 @@ async def run_demo(options: Options, console: OutputConsole) -> None:
     if options.database == DATABASE:
         _remove_last_demo()
     settings = load_settings(flags={"database.url": options.database})
+    from demo.by_rules import agents_by_rules  # takes seconds: first see that what was typed can be done
+
     async with AsyncExitStack() as stack:
         thinker = await _thinker(options, stack)
         view = LiveView(console)
         since = datetime.now(UTC)
-        graph = build_graph(thinker=thinker)
-        app = await stack.enter_async_context(open_app(settings, {AGENT: graph}, observers=[view]))
+        agents = {RESEARCH: build_graph(thinker=thinker), **stack.enter_context(agents_by_rules())}
+        app = await stack.enter_async_context(open_app(settings, agents, observers=[view], hands_over=False))
         _introduce(console, library, reading, options, thinker)
         deadline = DEADLINE_WITH_MODEL if isinstance(thinker, ModelThinker) else deadline_after(reading)
         with view:
-            outcomes = await Scenario(questions=questions, docs=options.docs, deadline=deadline).play(app.manager, view)
+            outcomes = await Scenario(questions=questions, docs=options.docs, deadline=deadline).play(app, view)
         console.print()
         await print_answers(console, app.store, outcomes, view.answers)
         await print_runs(console, app.store, since)
@@ -153,10 +155,13 @@ def _introduce(console: Console, library: Library, reading: float, options: Opti
     rows.add_column(style="dim")
     rows.add_row("reads", f"{counted}: {source} (indexed in {reading:.2f} s)")
     rows.add_row("thinks", thinks)
-    rows.add_row("runs", "three threads at once:")
+    rows.add_row("", "support and expenses: by rules in a model's place, whose tokens Pydantic AI estimates")
+    rows.add_row("runs", "five threads at once:")
+    lanes = Table.grid(padding=(0, 2, 0, 0))
     for lane, what in LANES.items():
-        rows.add_row("", f"{lane:<10}{what}")
-    console.rule("Trackside demo: a research agent", style="dim")
+        lanes.add_row(lane, what)
+    rows.add_row("", lanes)
+    console.rule("Trackside demo: agents of three frameworks", style="dim")
     console.print(rows)
     console.print()
 

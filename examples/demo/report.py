@@ -11,24 +11,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from demo.scenario import Outcome
+from demo.scenario import LANES, Outcome
 from demo.view import LANE
 from trackside import LifecycleEventType
 from trackside.app.cli.appearance import RUN_LOOKS
 from trackside.app.cli.formatting import duration
 from trackside.app.storage import Store, StoredEvent, StoredRun, TokenTotals
+from trackside.harness.types import Json
 
 _PAGE = 1_000
 
 
 async def print_answers(
-    console: Console, store: Store, outcomes: Sequence[Outcome], answers: Mapping[str, str]
+    console: Console, store: Store, outcomes: Sequence[Outcome], answers: Mapping[str, Json]
 ) -> None:
     """Show each question with its answer, or with what went wrong; how long it took is what the database says."""
     console.rule("Answers", style="dim")
@@ -37,8 +38,9 @@ async def print_answers(
         if run is None or run.run_id not in answers:
             console.print(Text(f"{outcome.question}\n  {outcome.result.status}: {outcome.result.error}", "red"))
             continue
+        answer = answers[run.run_id]
         panel = Panel(
-            Markdown(answers[run.run_id], code_theme="ansi_dark"),
+            Markdown(answer, code_theme="ansi_dark") if isinstance(answer, str) else _structured(answer),
             title=Text(outcome.question, "bold"),
             title_align="left",
             subtitle=Text(f"{_lane(run)}, {duration(run.duration_seconds or 0)}", "dim"),
@@ -57,7 +59,8 @@ async def print_runs(console: Console, store: Store, since: datetime) -> None:
     table.add_column("asked", overflow="fold", ratio=1)
     for column in ("took", "events", "tokens"):
         table.add_column(column, justify="right", no_wrap=True)
-    runs = sorted(await store.runs(since=since), key=lambda run: (_lane(run), run.created_at))
+    lanes = list(LANES)
+    runs = sorted(await store.runs(since=since), key=lambda run: (lanes.index(_lane(run)), run.created_at))
     for run in runs:
         look = RUN_LOOKS[run.status]
         table.add_row(
@@ -98,7 +101,7 @@ def print_commands(console: Console, database: str, thread_id: str) -> None:
     console.print()
     console.rule("Look further: nothing runs any more, this is what it left behind", style="dim")
     trackside = os.path.relpath(Path(sys.executable).with_name("trackside"))
-    for command in ("runs", f"threads {thread_id}", f"events --thread {thread_id}"):
+    for command in ("runs", f"threads {thread_id}", f"events --thread {thread_id}", "stats"):
         line = f"{shlex.quote(trackside)} {command} --database {shlex.quote(database)}"
         console.print(Text(line, "cyan"), soft_wrap=True)
 
@@ -114,7 +117,21 @@ async def _events(store: Store, since: datetime) -> list[StoredEvent]:
 async def _asked(store: Store, run: StoredRun) -> str:
     """What a human said to a run."""
     said = await store.events(run_id=run.run_id, types=[LifecycleEventType.HUMAN_MESSAGE])
-    return " ".join(str(stored.event.payload["message"]["content"]) for stored in said)
+    return " · ".join(str(stored.event.payload["message"]["content"]) for stored in said)
+
+
+def _structured(output: Json) -> RenderableType:
+    """An output that is no text: what it lists as tables, the rest line by line."""
+    shown: list[RenderableType] = []
+    for name, value in output.items():
+        if not isinstance(value, list):
+            shown.append(Text(f"{name}: {value}"))
+            continue
+        table = Table(*value[0], box=None, pad_edge=False, header_style="dim")
+        for row in value:
+            table.add_row(*map(str, row.values()))
+        shown.append(table)
+    return Group(*shown)
 
 
 def _lane(run: StoredRun) -> str:

@@ -1,14 +1,14 @@
-"""What the demo runs: questions that are answered, one that a human approves of, and three runs that do not end well.
+"""What the demo runs: questions that are answered, three agents that wait for a human, and three runs that do not end well.
 
 Nothing here says how a run ends. The deadline is too short for the work, the cancel comes while documents are read, the
-document really is unreadable, and the question really waits for its answer.
+document really is unreadable, and what asks a human really waits for the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
@@ -18,9 +18,12 @@ from uuid import uuid4
 
 from research.documents import readme_of
 
-from trackside import RunHandle, RunManager, RunResult, RunSpec, RunStatus
+from trackside import LifecycleEventType, RunHandle, RunResult, RunSpec, RunStatus
+from trackside.app.wiring import App
+from trackside.harness.types import JsonObject
 
-AGENT = "research"
+RESEARCH, SUPPORT, EXPENSES = "research", "support", "expenses"
+"""The agents: a LangGraph graph, one of the OpenAI Agents SDK, one of Pydantic AI."""
 
 QUESTIONS = (
     "How do I test asynchronous code and find blocking calls?",
@@ -31,11 +34,17 @@ LANES = {
     "answers": "questions that wait for each other",
     "approval": "a question whose plan a human has to approve",
     "trouble": "too little time, a cancel, a document that cannot be read",
+    "support": "a customer is handed over, and a refund waits for a human (OpenAI Agents SDK)",
+    "expenses": "a report with two exceptions, of which a human grants one (Pydantic AI)",
 }
 """What happens on each thread, by the name it is shown by."""
 
 DEEP_QUESTION = "How are timeouts, retries and cancellation handled?"
 WIDE_QUESTION = "Which libraries are fast, and how was that measured?"
+COMPLAINT = "My desk lamp, order 1003, came broken. Can I have my money back?"
+CLAIM = "Taxi 38.50 EUR, hotel in Rome 240 USD, dinner 96 EUR"
+EXCEPTIONS = {"hotel in Rome": True, "dinner": {"approved": False, "message": "Not for one person."}}
+"""What the human says to each expense that is above the limit."""
 
 
 class Watcher(Protocol):
@@ -62,16 +71,18 @@ class Scenario:
     docs: str | None = None
     deadline: float
 
-    async def play(self, manager: RunManager, watcher: Watcher) -> list[Outcome]:
-        """Run everything, three threads at once; gives what became of the questions that were to be answered."""
+    async def play(self, app: App, watcher: Watcher) -> list[Outcome]:
+        """Run everything, five threads at once; gives what became of the questions that were to be answered."""
         approved = self.questions[-1]
         plain = self.questions[:-1] or self.questions
         async with asyncio.TaskGroup() as group:
-            stage = _Stage(manager, watcher, group)
+            stage = _Stage(app, watcher, group)
             answers = group.create_task(self._answer(stage, plain), name="demo: answers")
             approval = group.create_task(self._approve(stage, approved), name="demo: approval")
             group.create_task(self._get_into_trouble(stage), name="demo: trouble")
-        return [*answers.result(), approval.result()]
+            support = group.create_task(self._refund(stage), name="demo: support")
+            expenses = group.create_task(self._check_expenses(stage), name="demo: expenses")
+        return [*answers.result(), approval.result(), support.result(), expenses.result()]
 
     async def _answer(self, stage: _Stage, questions: Sequence[str]) -> list[Outcome]:
         """All questions at once on one thread: each waits for the one before it."""
@@ -81,12 +92,20 @@ class Scenario:
 
     async def _approve(self, stage: _Stage, question: str) -> Outcome:
         """The agent asks whether its plan is right; here the demo is the human."""
-        run = await stage.start("approval", question, self._context(approve=True))
-        asked = await run.result()
-        if asked.status is not RunStatus.interrupted:
-            return Outcome(question, asked)
-        answer = RunSpec(AGENT, thread_id=run.thread_id, command={"resume": "yes"}, context=self._context(approve=True))
-        return Outcome(question, await (await stage.follow("approval", answer)).result())
+        spec = RunSpec(RESEARCH, said(question), context=self._context(approve=True))
+        return Outcome(question, await stage.see_through("approval", spec, lambda _: "yes"))
+
+    async def _refund(self, stage: _Stage) -> Outcome:
+        """The front desk hands over to the agent for refunds, whose tool needs an approval."""
+        return Outcome(COMPLAINT, await stage.see_through("support", RunSpec(SUPPORT, said(COMPLAINT)), lambda _: True))
+
+    async def _check_expenses(self, stage: _Stage) -> Outcome:
+        """Two expenses are above the limits: two questions at once, each of which gets an answer of its own."""
+
+        def decide(questions: Sequence[JsonObject]) -> JsonObject:
+            return {asked["id"]: EXCEPTIONS[asked["value"]["arguments"]["what"]] for asked in questions}
+
+        return Outcome(CLAIM, await stage.see_through("expenses", RunSpec(EXPENSES, said(CLAIM)), decide))
 
     async def _get_into_trouble(self, stage: _Stage) -> None:
         """Too little time; stopped while at work; a document that cannot be read."""
@@ -106,11 +125,16 @@ class Scenario:
         return {"docs": self.docs, **how}
 
 
+def said(text: str) -> JsonObject:
+    """The input in which a human says something; all three frameworks take it."""
+    return {"messages": [{"type": "human", "content": text}]}
+
+
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """Starts runs and has them watched."""
 
-    manager: RunManager
+    app: App
     watcher: Watcher
     group: asyncio.TaskGroup
 
@@ -123,14 +147,24 @@ class _Stage:
         *,
         timeout: float | None = None,
     ) -> RunHandle:
-        """Ask a question, on a new thread if there is none."""
-        message = {"type": "human", "content": question}
-        spec = RunSpec(AGENT, {"messages": [message]}, thread_id=thread_id, context=context, timeout=timeout)
+        """Ask the research agent a question, on a new thread if there is none."""
+        spec = RunSpec(RESEARCH, said(question), thread_id=thread_id, context=context, timeout=timeout)
         return await self.follow(lane, spec)
+
+    async def see_through(self, lane: str, spec: RunSpec, answer: Callable[[Sequence[JsonObject]], Any]) -> RunResult:
+        """Run what waits for a human, who finds its questions in the database, and then goes on with the answer."""
+        run = await self.follow(lane, spec)
+        result = await run.result()
+        if result.status is not RunStatus.interrupted:
+            return result
+        (end,) = await self.app.store.events(run_id=run.run_id, types=[LifecycleEventType.RUN_COMPLETED])
+        resume = {"resume": answer(end.event.payload["interrupts"])}
+        going_on = replace(spec, input=None, thread_id=run.thread_id, command=resume)
+        return await (await self.follow(lane, going_on)).result()
 
     async def follow(self, lane: str, spec: RunSpec) -> RunHandle:
         """Start a run and show it in a lane."""
-        run = await self.manager.start(
+        run = await self.app.manager.start(
             replace(spec, metadata={"demo": lane}, stream_mode=("custom", "messages", "values"))
         )
         self.group.create_task(self.watcher.watch(run), name=f"demo: watch {run.run_id}")

@@ -18,12 +18,13 @@ from rich.text import Text
 
 from trackside import LifecycleEventType, RunHandle, RunLifecycleEvent, StreamGap
 from trackside.app.cli.appearance import NOTE, Look, look_of, words_of
-from trackside.app.cli.formatting import message_text, one_line
+from trackside.app.cli.formatting import one_line
 from trackside.app.cli.live import LiveLines
-from trackside.app.cli.messages import Messages
+from trackside.app.cli.messages import Messages, Piece, last_answer
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.usage import usage_line
 from trackside.harness.lifecycle import is_terminal
+from trackside.harness.types import Json
 
 LANE = "demo"
 """The key in a run's metadata that says in which lane to show it."""
@@ -53,8 +54,8 @@ class LiveView:
         self._console = console
         self._lanes: dict[str, _Lane] = {}  # by thread
         self._ended: set[str] = set()
-        self.answers: dict[str, str] = {}
-        """The last message of each run that came to one, by run."""
+        self.answers: dict[str, Json] = {}
+        """What each run came to, by run: the agent's last message, or its output where that is no message."""
         self._began: datetime | None = None
         self._spinner = Spinner("dots")
         self._live = LiveLines(console, self._footer) if console.is_live else None
@@ -87,8 +88,8 @@ class LiveView:
             lane = self._lanes.get(run.thread_id)
             if isinstance(part, StreamGap):
                 continue
-            if part.mode == "values" and (said := part.data.get("messages")) and said[-1]["type"] == "ai":
-                self.answers[run.run_id] = message_text(said[-1]["content"])
+            if part.mode == "values" and (answer := last_answer(part.data) or part.data.get("output")):
+                self.answers[run.run_id] = answer
             if lane is None or run.run_id in self._ended:
                 continue  # events come by another way than output, so the end may have been shown already
             if part.mode == "custom":
@@ -96,6 +97,8 @@ class LiveView:
                 self._print(None, lane, NOTE, lane.doing)
             elif part.mode == "messages" and (piece := messages.take(part.data, part.namespace)) is not None:
                 lane.writing += piece.text
+                for call in _calls_in(piece):
+                    self._print(None, lane, NOTE, f"{part.data[1].get('agent', lane.name)} {call}")
 
     def _open_lane(self, event: RunLifecycleEvent) -> _Lane:
         self._began = self._began or event.occurred_at
@@ -121,6 +124,11 @@ class LiveView:
                 "", Text(lane.name, f"bold {lane.style}"), symbol, "", Text(doing, overflow="ellipsis", no_wrap=True)
             )
         return Group(Text(), rows)
+
+
+def _calls_in(piece: Piece) -> list[str]:
+    """The tools that an agent calls in a piece of a message, as `→ look_up({"number": "1003"})`."""
+    return [line for line in piece.text.splitlines() if line.startswith("→ ")]
 
 
 def _grid(*, labels: bool = True) -> Table:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sqlite3
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,6 +33,22 @@ class Demo:
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
             return connection.execute(query).fetchall()
+
+    def payloads(self, where: str) -> list[Any]:
+        return [json.loads(row["payload"]) for row in self.rows(f"SELECT payload FROM events WHERE {where}")]
+
+    def human_messages(self, run_id: str = "%") -> list[str]:
+        said = self.payloads(f"event_type = 'human_message' AND run_id LIKE '{run_id}' ORDER BY position")
+        return [payload["message"]["content"] for payload in said]
+
+    def answers(self, agent: str) -> list[str]:
+        ended = self.rows(f"SELECT completion_data FROM runs WHERE status = 'success' AND agent = '{agent}'")
+        return [json.loads(row["completion_data"])["last_ai_message"] for row in ended]
+
+    @property
+    def said(self) -> str:
+        """What it printed, without borders and line breaks."""
+        return " ".join(self.output.replace("│", " ").split())
 
 
 def environment() -> dict[str, str]:
@@ -81,7 +97,7 @@ def test_every_run_has_one_end_and_counts_its_events_without_a_gap(demo: Demo) -
     for row in demo.rows("SELECT run_id, sequence, event_type FROM events ORDER BY position"):
         sequences[row["run_id"]].append(row["sequence"])
         ends[row["run_id"]] += row["event_type"] in {"run_completed", "run_failed", "run_cancelled"}
-    assert len(sequences) == len(demo.rows("SELECT run_id FROM runs")) == 7
+    assert len(sequences) == len(demo.rows("SELECT run_id FROM runs")) == 11
     assert all(sequence == list(range(1, len(sequence) + 1)) for sequence in sequences.values())
     assert set(ends.values()) == {1}
 
@@ -92,23 +108,79 @@ def test_positions_have_no_gap(demo: Demo) -> None:
 
 
 def test_runs_end_in_every_way_there_is(demo: Demo) -> None:
-    statuses = [row["status"] for row in demo.rows("SELECT status FROM runs ORDER BY status")]
-    assert statuses == ["cancelled", "error", "interrupted", "success", "success", "success", "timeout"]
+    statuses = Counter(row["status"] for row in demo.rows("SELECT status FROM runs"))
+    assert statuses == {"cancelled": 1, "error": 1, "interrupted": 3, "success": 5, "timeout": 1}
 
 
-def test_three_threads_work_at_the_same_time(demo: Demo) -> None:
+def test_agents_of_three_frameworks_run_beside_each_other(demo: Demo) -> None:
+    runs = demo.rows("SELECT agent, count(*) AS runs, count(DISTINCT thread_id) AS threads FROM runs GROUP BY agent")
+    assert {row["agent"]: (row["runs"], row["threads"]) for row in runs} == {
+        "research": (7, 3),
+        "support": (2, 1),
+        "expenses": (2, 1),
+    }
+
+
+def test_five_threads_work_at_the_same_time(demo: Demo) -> None:
     runs = demo.rows("SELECT thread_id, min(started_at) AS began, max(ended_at) AS ended FROM runs GROUP BY thread_id")
-    assert len(runs) == 3
+    assert len(runs) == 5
     assert max(run["began"] for run in runs) < min(run["ended"] for run in runs)
 
 
-def test_the_paused_run_goes_on_after_the_answer_of_a_human(demo: Demo) -> None:
-    (paused,) = demo.rows("SELECT * FROM runs WHERE status = 'interrupted'")
+@pytest.mark.parametrize(
+    ("agent", "asked", "said"),
+    [
+        ("research", ["Shall I search for"], ["yes"]),
+        (
+            "support",
+            [{"tool": "refund", "arguments": {"number": "1003", "amount": 24.5}, "agent": "Refunds"}],
+            ["true"],
+        ),
+        (
+            "expenses",
+            [
+                {"what": "hotel in Rome", "euros": "220.80", "limit": "180"},
+                {"what": "dinner", "euros": "96.00", "limit": "60"},
+            ],
+            ["true", '{"approved": false, "message": "Not for one person."}'],
+        ),
+    ],
+)
+def test_what_a_human_is_asked_is_answered_by_another_run_of_the_thread(
+    demo: Demo, agent: str, asked: list[Any], said: list[str]
+) -> None:
+    (paused,) = demo.rows(f"SELECT * FROM runs WHERE status = 'interrupted' AND agent = '{agent}'")
     first, second = demo.rows(f"SELECT * FROM runs WHERE thread_id = '{paused['thread_id']}' ORDER BY created_at")
-    said = demo.rows(f"SELECT payload FROM events WHERE event_type = 'human_message' AND run_id = '{second['run_id']}'")
     assert first["run_id"] == paused["run_id"]
     assert second["status"] == "success"
-    assert [json.loads(row["payload"])["message"]["content"] for row in said] == ["yes"]
+    assert demo.human_messages(second["run_id"]) == said
+    (end,) = demo.payloads(f"event_type = 'run_completed' AND run_id = '{first['run_id']}'")
+    questions = [interrupt["value"] for interrupt in end["interrupts"]]
+    assert [_essence(question) for question in questions] == asked
+
+
+def _essence(question: Any) -> Any:
+    """The beginning of a question in words; of an exception to the limits what it is for."""
+    if isinstance(question, str):
+        return question[:18]
+    return question["arguments"] if question["tool"] == "grant_exception" else question
+
+
+def test_the_customer_is_handed_over_and_gets_the_money_back(demo: Demo) -> None:
+    callers = demo.rows("SELECT name FROM usage JOIN runs USING (run_id) WHERE kind = 'caller' AND agent = 'support'")
+    assert {row["name"] for row in callers} == {"lead_agent", "Refunds"}
+    (answer,) = demo.answers("support")
+    assert answer.startswith("Done: 24.50 € are on their way back to you.")
+    assert answer in demo.said
+
+
+def test_the_report_on_expenses_is_shown_as_a_table(demo: Demo) -> None:
+    rows = [" ".join(line.strip("│ ").split()) for line in demo.output.splitlines()]
+    report = rows[rows.index("what category euros paid remark") :]
+    assert report[1] == "Taxi transport 38.50 True"
+    assert report[2].startswith("hotel in Rome lodging 220.80 True hotel in Rome: 220.80 EUR granted")
+    assert "dinner meals 96.00 False Not for one person." in report
+    assert "total: 259.30" in report
 
 
 def test_the_failed_run_names_the_document_that_nobody_can_read(demo: Demo) -> None:
@@ -119,26 +191,33 @@ def test_the_failed_run_names_the_document_that_nobody_can_read(demo: Demo) -> N
 
 
 def test_no_tokens_are_counted_where_no_model_was_asked(demo: Demo) -> None:
-    (used,) = demo.rows(
-        "SELECT sum(total_input_tokens) AS i, sum(total_output_tokens) AS o, sum(llm_call_count) AS calls FROM runs"
+    used = demo.rows(
+        "SELECT agent, sum(total_input_tokens + total_output_tokens) AS tokens, sum(llm_call_count) AS calls"
+        " FROM runs GROUP BY agent"
     )
-    assert (used["i"], used["o"], used["calls"]) == (0, 0, 0)
+    calls = {row["agent"]: row["calls"] for row in used}
+    tokens = {row["agent"]: row["tokens"] for row in used}
+    assert calls == {"research": 0, "support": 4, "expenses": 6}
+    assert (tokens["research"], tokens["support"]) == (0, 0)
+    assert tokens["expenses"] > 0, "Pydantic AI estimates them"
+    assert "Pydantic AI estimates" in demo.said
 
 
 def test_answers_cite_packages_that_are_installed(demo: Demo) -> None:
-    answers = [json.loads(row["completion_data"]) for row in demo.rows("SELECT * FROM runs WHERE status = 'success'")]
+    answers = demo.answers("research")
+    assert len(answers) == 3
     installed = {f"{package.metadata['Name']} {package.version}" for package in distributions()}
     for answer in answers:
-        cited = re.findall(r"^\*\*(.+?)\*\* – ", answer["last_ai_message"], re.MULTILINE)
+        cited = re.findall(r"^\*\*(.+?)\*\* – ", answer, re.MULTILINE)
         assert cited
         assert set(cited) <= installed
 
 
 def test_what_it_prints_is_what_the_database_has(demo: Demo) -> None:
     for kind, number in demo.rows("SELECT event_type, count(*) FROM events GROUP BY event_type"):
-        assert f"{number} {kind}" in " ".join(demo.output.split())
-    for row in demo.rows("SELECT payload FROM events WHERE event_type = 'human_message'"):
-        assert json.loads(row["payload"])["message"]["content"] in " ".join(demo.output.split())
+        assert f"{number} {kind}" in demo.said
+    for message in demo.human_messages():
+        assert message in demo.said
 
 
 def printed_commands(output: str) -> Iterator[list[str]]:
@@ -154,9 +233,9 @@ def test_the_commands_at_its_end_work_when_pasted(demo: Demo) -> None:
         assert (done.returncode, done.stderr) == (0, ""), command
         as_json = subprocess.run([*command, "--json"], cwd=ROOT, env=environment(), capture_output=True, check=True)
         shown[command[1]] = [json.loads(line) for line in as_json.stdout.splitlines()]
-    assert set(shown) == {"runs", "threads", "events"}
-    assert len(shown["runs"]) == 7
-    assert len(shown["events"]) == 10
+    assert set(shown) == {"runs", "threads", "events", "stats"}
+    assert len(shown["runs"]) == 11
+    assert len(shown["events"]) == 11
 
 
 def test_a_folder_of_ones_own_is_searched_for_ones_own_question(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""The agents of the demo that go by rules inside, in a model's place."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from expenses.agent import agent, classifier
+from expenses.offline import Checking, Classifying
+from support_desk.agent import build_desk
+from support_desk.orders import Shop
+from support_desk.rules import RuleModel
+
+from demo.scenario import EXPENSES, SUPPORT
+
+
+@contextmanager
+def agents_by_rules() -> Generator[dict[str, Any]]:
+    """The support desk and the expense checker, by name.
+
+    They use no model, whatever the environment names: what their tools are to do is approved of in advance, by nobody who
+    looks.
+    """
+    with agent.override(model=Checking()), classifier.override(model=Classifying()):
+        yield {SUPPORT: build_desk(Shop(), RuleModel), EXPENSES: agent}
