@@ -26,6 +26,7 @@ class Stopper:
         self._policy = policy
         self._on_stuck = on_stuck
         self._task: asyncio.Task[Any] | None = None
+        self._asked = False
         self._looks = False
         self._reported = False
         self._patience: asyncio.TimerHandle | None = None
@@ -42,7 +43,7 @@ class Stopper:
         """This call is under way now. `looks` says that it is the agent's own code, which may see that it shall stop."""
         self._task = task
         self._looks = looks
-        if self._run.cancelled:  # asked for in the call's first step, when there was no task to cancel yet
+        if self._asked:  # in the call's first step, when there was no task to cancel yet
             self._ask(task)
 
     def let_go(self) -> None:
@@ -52,7 +53,7 @@ class Stopper:
 
     def stop(self) -> None:
         """Have the agent stop. Asked again, it is cancelled at once."""
-        asked_before = self._run.cancelled
+        asked_before, self._asked = self._asked, True
         self._run.cancelled = True
         if self._task is None:
             return

@@ -246,6 +246,7 @@ class RunWorker:
         """See whether the run has used too much, from whichever thread tells that it used something."""
         # What is left of its code may tell of use when the run, and the event loop, have ended.
         if not self._ending and (over := self._over_budget()) is not None:
+            self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
             self._on_loop(self.stop, over)
 
     def _over_budget(self) -> Stop | None:
@@ -427,7 +428,7 @@ class RunWorker:
             return None
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
-        result = self._result_of(end.status, says, missed)
+        result = self._result_of(end, says, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         if self.delivery_error is not None:
@@ -479,10 +480,10 @@ class RunWorker:
             return self._failed(exc)
         return end
 
-    def _result_of(self, status: RunStatus, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
-        status, error = error_told(status, says.get("error"), missed, self.delivery_error)
+    def _result_of(self, end: End, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
+        status, error = error_told(end.status, says.get("error"), missed, self.delivery_error)
         own = own_copy(says["completion_data"])
-        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"))
+        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"), end.output)
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""

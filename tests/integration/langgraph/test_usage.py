@@ -19,6 +19,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 
 from trackside import RunStatus, current_run
+from trackside.harness.adapters.langgraph import StoppingError
 
 
 def answer(text: str = "yes", tokens: tuple[int, int] = (10, 2), model: str = "small", **usage: Any) -> AIMessage:
@@ -341,3 +342,49 @@ async def test_two_runs_of_one_graph_at_once_keep_their_usage_apart(stage: Any) 
     graph = asking(model(answer(tokens=(7, 0))))
     outcomes = await asyncio.gather(*(stage.play(graph, "go") for _ in range(5)))
     assert [outcome.usage["total_tokens"] for outcome in outcomes] == [7] * 5
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, is_async: bool) -> None:
+    ran: list[str] = []
+
+    def act(what: str) -> str:
+        """Act."""
+        ran.append(what)
+        return "ok"
+
+    async def act_async(what: str) -> str:
+        """Act."""
+        return act(what)
+
+    acting = tool("act")(act_async if is_async else act)
+    calls = [{"name": "act", "args": {"what": what}, "id": what} for what in "ab"]
+    llm = model(answer(), answer())
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [(await llm.ainvoke(state["messages"])).model_copy(update={"tool_calls": calls})]}
+
+    builder = StateGraph(MessagesState).add_node("model", ask).add_node("tools", ToolNode([acting]))
+    graph = builder.add_edge(START, "model").add_edge("model", "tools").compile()
+    outcome = await stage.play(graph, "go", max_tool_calls=1)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert ran == ["a"]
+    assert outcome.usage["tool_call_count"] == 2
+
+
+async def test_a_run_that_shall_stop_calls_no_model_any_more(stage: Any) -> None:
+    llm = model()
+
+    async def over(state: MessagesState) -> dict[str, Any]:
+        run = current_run()
+        assert run is not None
+        run.record_usage("bought", input_tokens=100, output_tokens=1)
+        with pytest.raises(StoppingError, match="'careless' does not call the model any more"):
+            llm.invoke("once more")
+        return {}
+
+    graph = StateGraph(MessagesState).add_node("over", over).add_edge(START, "over").compile(name="careless")
+    outcome = await stage.play(graph, "go", max_tokens=100)
+    assert outcome.end["error_type"] == "budget_exceeded"
+    assert outcome.usage["llm_call_count"] == 1
+    assert outcome.usage["total_tokens"] == 101

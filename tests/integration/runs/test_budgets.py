@@ -98,6 +98,20 @@ async def test_a_plain_function_that_spends_too_much_is_waited_for(backend: Back
         assert (result.status, stage.end(result).payload["error_type"]) == (RunStatus.error, "budget_exceeded")
 
 
+async def test_a_thread_sees_at_once_that_it_has_used_too_much(backend: Backend) -> None:
+    seen: list[bool] = []
+
+    def plain(_: Any, run: RunContext) -> None:
+        for _ in range(2):
+            run.record_tool_call("pay")
+            seen.append(run.cancelled)
+
+    async with backend.open({"plain": plain}) as stage:
+        result = await stage.run("plain", max_tool_calls=1)
+        assert stage.end(result).payload["error_type"] == "budget_exceeded"
+        assert seen == [False, True]
+
+
 @in_memory
 @pytest.mark.parametrize("value", [0, -1, True, "9", 2.5, float("nan")], ids=repr)
 async def test_a_budget_that_is_none_is_refused_by_name(backend: Backend, value: Any) -> None:

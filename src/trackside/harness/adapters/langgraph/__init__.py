@@ -5,6 +5,6 @@
 """
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
-from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, StoppingError
 
-__all__ = ["GraphPauseError", "LangGraphAgent", "NoCheckpointerError", "adapt"]
+__all__ = ["GraphPauseError", "LangGraphAgent", "NoCheckpointerError", "StoppingError", "adapt"]

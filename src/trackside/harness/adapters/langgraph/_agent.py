@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
@@ -24,7 +24,7 @@ from trackside.harness.adapters.langgraph._graph import (
     checkpointer_of,
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
-from trackside.harness.adapters.langgraph._stopping import see_through
+from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
 from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
@@ -108,7 +108,7 @@ class LangGraphAgent:
         graph = self._graph_for(run)
         state = await self._state_of(run)
         recorder = UsageRecorder(run)
-        config = _config(run, recorder)
+        config = _config(run, [recorder, StopGate(run, self.name)])
         stream = GraphStream(run, graph, state.given, state.known_ids)
         try:
             value = await self._begin(run, graph, state)
@@ -123,8 +123,6 @@ class LangGraphAgent:
         """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
         value, saver = state.given.value, checkpointer_of(graph)
         if saver is not None and (value is None or run.command):
-            if state.goes_on:
-                await note_attempt(saver, run.run_id, _address(run))
             saved = await saver.aget_tuple(_address(run))
             state.pending = tuple(saved.pending_writes or ()) if saved else ()
         return value
@@ -173,12 +171,14 @@ class LangGraphAgent:
         self._check(run, saver)
         tries_again = saver is not None and run.retry_of is not None
         goes_on = tries_again and await left_unfinished(graph, run, _address(run))
+        if goes_on and saver is not None:  # before its start is announced: from then on it can be lost, and tried again
+            await note_attempt(saver, run.run_id, _address(run))
         given = GraphInput(None) if goes_on else GraphInput.of(run, graph, await self._open_ids(run, graph))
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
             known = ids_of((await graph.aget_state(_address(run))).values)
-        return _RunState(given, known, goes_on)
+        return _RunState(given, known)
 
     async def _open_ids(self, run: RunContext, graph: Graph) -> Sequence[str]:
         """The ids of the questions that a run's thread waits for, if the run answers any."""
@@ -205,18 +205,14 @@ class LangGraphAgent:
 
 @dataclass(slots=True)
 class _RunState:
-    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with.
-
-    `goes_on` says that it is another attempt, and that the one before has left a checkpoint to go on from.
-    """
+    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with."""
 
     given: GraphInput
     known_ids: frozenset[str]
-    goes_on: bool
     pending: Sequence[PendingWrite] | None = None
 
 
-def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:
+def _config(run: RunContext, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
     """The run's config with what LangGraph and its tracers should know about the run."""
     config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # LangGraph checks the keys
     config["configurable"] = _configurable(run)
@@ -225,10 +221,11 @@ def _config(run: RunContext, recorder: UsageRecorder) -> RunnableConfig:
     callbacks = run.config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
-        callbacks.add_handler(recorder)
+        for handler in handlers:
+            callbacks.add_handler(handler)
         config["callbacks"] = callbacks
     else:
-        config["callbacks"] = [*(callbacks or ()), recorder]
+        config["callbacks"] = [*(callbacks or ()), *handlers]
     if is_uuid(run.run_id):
         config["run_id"] = UUID(run.run_id)
     return config

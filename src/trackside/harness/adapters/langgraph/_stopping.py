@@ -1,4 +1,4 @@
-"""Runs a graph in a task of its own and sees it to its real end, whoever cancels it and how often."""
+"""Runs a graph in a task of its own and sees it to its real end, whoever cancels it and how often; begins nothing then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+
+from trackside.harness.adapters.langgraph._errors import StoppingError
 from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.context import RunContext
 from trackside.harness.timelimit import Raised, start_contained
@@ -16,6 +20,49 @@ _NODE = "arun_with_retry"
 _GATED = "gated"  # a node or a write, under a limit of concurrency
 _CHECKPOINT = "AsyncPregelLoop._checkpointer_put_after_previous"
 _GRAPH_OF_EVENTS = "_astream_events_implementation_v2.<locals>.consume_astream"
+
+
+class StopGate(BaseCallbackHandler):
+    """Lets no model and no tool begin any more once the run was asked to stop, as when its budget is used up.
+
+    The cancel comes at the next `await`, which is too late for what a tool does first, and for a plain function.
+    """
+
+    run_inline = True  # before what it stops
+    raise_error = True  # which LangChain would log
+
+    def __init__(self, run: RunContext, graph: str) -> None:
+        self._run = run
+        self._graph = graph
+
+    def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
+        """A tool is called now, and has been counted.
+
+        Raises:
+            StoppingError: it is one too many.
+        """
+        self._go_on(f"tool {(serialized or {}).get('name') or kwargs.get('name') or ''}".rstrip())
+
+    def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any) -> None:
+        """A model is called now.
+
+        Raises:
+            StoppingError: it is one too many.
+        """
+        self._go_on("model")
+
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
+        """A model is called now.
+
+        Raises:
+            StoppingError: it is one too many.
+        """
+        self._go_on("model")
+
+    def _go_on(self, what: str) -> None:
+        if self._run.cancelled:
+            raise StoppingError(graph=self._graph, what=what)
+
 
 _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
 
