@@ -453,6 +453,29 @@ async def test_a_rollback_of_a_run_that_passed_over_a_question_asks_it_again(sta
     assert resumed.values == {"notes": ["one", "two"]}
 
 
+@pytest.mark.parametrize("rollbacks", [1, 2])
+async def test_questions_are_answered_by_the_ids_that_they_were_announced_with_also_after_rollbacks(
+    stage: Any, saver: Any, rollbacks: int
+) -> None:
+    def asking(question: str) -> Any:
+        async def ask(state: State) -> State:
+            answer = interrupt(question)
+            return await wait(state) if answer == "wait" else {"notes": [f"{question} {answer}"]}
+
+        return ask
+
+    builder = StateGraph(State).add_node("one", asking("one?")).add_node("two", asking("two?"))
+    graph = builder.add_edge(START, "one").add_edge(START, "two").compile(checkpointer=saver)
+    asked = await stage.play(graph, {"notes": []}, thread_id="t")
+    hasty = {"resume": {question["id"]: "wait" for question in asked.interrupts}}
+    for _ in range(rollbacks):
+        await cancelled(stage, graph, command=hasty, action="rollback", thread_id="t", stream_mode="custom")
+    answers = {question["id"]: f"is {question['value']}" for question in asked.interrupts}
+    done = await stage.play(graph, thread_id="t", command={"resume": answers})
+    assert done.status is RunStatus.success, done.result.error
+    assert sorted(done.values["notes"]) == ["one? is one?", "two? is two?"]
+
+
 async def test_a_rollback_takes_back_messages_that_are_kept_as_deltas(stage: Any, saver: Any) -> None:
     class Delta(TypedDict):
         messages: Annotated[list[AnyMessage], DeltaChannel(_messages_delta_reducer)]

@@ -26,7 +26,7 @@ from trackside.harness.adapters.langgraph._graph import (
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
-from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
+from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, renamed_questions, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError, NotPausedError
@@ -180,14 +180,18 @@ class LangGraphAgent:
             known = ids_of((await graph.aget_state(_address(run))).values)
         return _RunState(given, known)
 
-    async def _open_ids(self, run: RunContext, graph: Graph) -> Sequence[str]:
-        """The ids of the questions that a run's thread waits for, if the run answers any."""
+    async def _open_ids(self, run: RunContext, graph: Graph) -> Mapping[str, str]:
+        """The questions that a run's thread waits for, if the run answers any: ids that they go by, and their ids."""
         if not run.resuming:
-            return ()
+            return {}
         thread = await graph.aget_state(_address(run))
         if not thread.next:
             raise NotPausedError(thread_id=run.thread_id)
-        return [interrupt.id for interrupt in thread.interrupts]
+        saver = checkpointer_of(graph)
+        saved = await saver.aget_tuple(_address(run)) if saver is not None else None
+        ids = {interrupt.id: interrupt.id for interrupt in thread.interrupts}
+        renamed = renamed_questions(saved.pending_writes) if saved is not None else {}
+        return {**ids, **{old: new for old, new in renamed.items() if new in ids}}
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:
         if run.durability is not None and run.durability not in _DURABILITIES:

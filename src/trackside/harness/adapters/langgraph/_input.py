@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,9 @@ class GraphInput:
     given_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, run: RunContext, graph: Graph, open_ids: Sequence[str]) -> GraphInput:
-        """What `run` asks for, in the form that `graph` takes; `open_ids` are the questions that its thread waits for.
+    def of(cls, run: RunContext, graph: Graph, open_ids: Mapping[str, str]) -> GraphInput:
+        """What `run` asks for, in the form that `graph` takes; `open_ids` are the questions that its thread waits for:
+        each id that one goes by, and its id.
 
         Raises:
             InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked.
@@ -80,7 +81,7 @@ class GraphInput:
         )
 
 
-def _answers_by_id(run: RunContext, open_ids: Sequence[str]) -> dict[str, Any]:
+def _answers_by_id(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, Any]:
     """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
     LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all.
@@ -88,16 +89,16 @@ def _answers_by_id(run: RunContext, open_ids: Sequence[str]) -> dict[str, Any]:
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
-    answer = run.resume
+    answer, ids = run.resume, list(dict.fromkeys(open_ids.values()))
     if _names_questions(answer, open_ids):
         if unknown := [str(key) for key in answer if key not in open_ids]:
             raise UnknownQuestionError(
-                thread_id=run.thread_id, open=", ".join(open_ids) or "nobody's answer", unknown=", ".join(unknown)
+                thread_id=run.thread_id, open=", ".join(ids) or "nobody's answer", unknown=", ".join(unknown)
             )
-        return dict(answer)
-    if len(open_ids) > 1:
-        raise UnansweredError(thread_id=run.thread_id, open=", ".join(open_ids))
-    return dict.fromkeys(open_ids, answer)
+        return {open_ids[key]: value for key, value in answer.items()}
+    if len(ids) > 1:
+        raise UnansweredError(thread_id=run.thread_id, open=", ".join(ids))
+    return dict.fromkeys(ids, answer)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
@@ -123,7 +124,7 @@ def _pairs_as_tuples(update: Any) -> Any:
     return update
 
 
-def _names_questions(answer: Any, open_ids: Sequence[str]) -> bool:
+def _names_questions(answer: Any, open_ids: Container[str]) -> bool:
     """Whether an answer's keys are meant as ids of questions: one is open, or all of them look like one."""
     if not isinstance(answer, Mapping) or not answer:
         return False

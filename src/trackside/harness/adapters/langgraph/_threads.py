@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -17,7 +17,8 @@ INTERRUPT = "__interrupt__"
 """The key under which LangGraph streams and stores questions."""
 
 _RESUME = "__resume__"
-_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over
+_ATTEMPT = "__trackside_attempt__"  # a write of no task, which LangGraph passes over, as is the next
+_RENAMED = "__trackside_renamed__"
 _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the input of a step
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
 
@@ -54,8 +55,8 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
 
     The old checkpoint is copied and the run's own stay as history: LangGraph's savers cannot take single ones away. A
     thread that the run began is deleted. `pending` are the questions and results that waited in the step which the run
-    went on with (None: it began a step of its own); they wait again in the copy, where questions get new ids. What
-    waited inside a sub-graph or a functional-API task runs again.
+    went on with (None: it began a step of its own); they wait again in the copy, where questions get new ids, and the
+    ids that people know them by are remembered. What waited inside a sub-graph or a functional-API task runs again.
     """
     saver = checkpointer_of(graph)
     if saver is None:
@@ -67,8 +68,17 @@ async def roll_back(graph: Graph, run_id: str, thread_id: str, pending: Sequence
         return None
     if wrote or (pending is not None and list(pending) != list(before.pending_writes or ())):
         copy = await graph.aupdate_state(before.config, None, as_node=_COPY)
-        await _put_pending(graph, saver, pending or before.pending_writes or (), before.config, copy)
+        waiting = pending or before.pending_writes or ()
+        renamed = await _put_pending(graph, saver, waiting, before.config, copy)
+        known = {old: renamed[new] for old, new in renamed_questions(waiting).items() if new in renamed}
+        if renamed:
+            await saver.aput_writes(copy, [(_RENAMED, known | renamed)], run_id)
     return str(before.checkpoint["id"])
+
+
+def renamed_questions(pending: Sequence[PendingWrite] | None) -> Mapping[str, str]:
+    """The ids that questions which wait on a thread had before rollbacks, and the ids that they have now."""
+    return next((value for _, channel, value in pending or () if channel == _RENAMED), {})
 
 
 async def _checkpoint_before(saver: Saver, run_id: str, thread_id: str) -> tuple[CheckpointTuple | None, bool]:
@@ -89,36 +99,41 @@ async def _put_pending(
     pending: Sequence[PendingWrite],
     old: RunnableConfig,
     new: RunnableConfig,
-) -> None:
-    """Let what waited in the step after the old checkpoint wait after the new one: the same tasks have other ids there."""
+) -> dict[str, str]:
+    """Let what waited in the step after the old checkpoint wait after the new one: the same tasks have other ids there.
+
+    Returns the old and the new ids of questions.
+    """
+    renamed: dict[str, str] = {}
     if not pending:
-        return
+        return renamed
     ids = {task.path: task.id for task in (await graph.aget_state(new)).tasks}
     moves = [(task.id, ids.get(task.path), task.name) for task in (await graph.aget_state(old)).tasks]
     for old_id, new_id, name in [*moves, (_NO_TASK, _NO_TASK, "")]:
         writes = [(channel, value) for task_id, channel, value in pending if task_id == old_id]
         if writes and new_id is not None:
             answered = sum(len(value) for channel, value in writes if channel == _RESUME and isinstance(value, list))
-            moved = [
-                (
-                    channel,
-                    _moved(value, f"{name}:{old_id}", f"{name}:{new_id}", answered) if channel == INTERRUPT else value,
-                )
-                for channel, value in writes
-            ]
-            await saver.aput_writes(new, [write for write in moved if write != (INTERRUPT, [])], new_id)
+            moved: list[tuple[str, Any]] = []
+            for channel, value in writes:
+                if channel != INTERRUPT:
+                    moved.append((channel, value))
+                elif questions := _moved(value, f"{name}:{old_id}", f"{name}:{new_id}", answered):
+                    moved.append((channel, list(questions.values())))
+                    renamed.update({old: question.id for old, question in questions.items()})
+            await saver.aput_writes(new, moved, new_id)
+    return renamed
 
 
-def _moved(questions: Any, old: str, new: str, answered: int) -> list[Interrupt]:
-    """A task's questions under the ids that they have in its new namespace; without those of graphs inside it.
+def _moved(questions: Any, old: str, new: str, answered: int) -> dict[str, Interrupt]:
+    """A task's questions as they are in its new namespace, by their old ids; without those of graphs inside it.
 
     A question's id is a hash of its task's namespace and, from the second on, of how many were answered before.
     """
-    moved: list[Interrupt] = []
+    moved: dict[str, Interrupt] = {}
     for question in questions if isinstance(questions, list | tuple) else [questions]:
         for nth in range(answered + 1):
             suffix = f"|{nth}" if nth else ""
             if question.id == Interrupt.from_ns(None, f"{old}{suffix}").id:
                 schema = question.response_schema
-                moved.append(Interrupt.from_ns(question.value, f"{new}{suffix}", response_schema=schema))
+                moved[question.id] = Interrupt.from_ns(question.value, f"{new}{suffix}", response_schema=schema)
     return moved
