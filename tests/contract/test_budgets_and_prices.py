@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, virtual
 
-from trackside.harness import AgentLimits, InvalidSpecError, RunContext, RunManager, RunSpec, RunStatus, run_agent
+from trackside.harness import (
+    AgentLimits,
+    InvalidSpecError,
+    RunContext,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    StopPolicy,
+    run_agent,
+)
 from trackside.testing import RecordingObserver, VirtualClock
 
 type Use = Callable[[RunContext], None]
@@ -262,3 +271,41 @@ async def test_a_run_whose_models_never_answered_has_failed_whatever_its_agent_s
     assert "too slow" in (result.error or "")
     assert end_of(seen.events, "lost").payload["error_type"] == "TimeoutError"
     assert result.completion_data["total_tokens"] == 1
+
+
+@both_ways
+@virtual
+async def test_what_an_agent_uses_while_it_cleans_up_does_not_cancel_it_once_more(way: Way) -> None:
+    cleaned: list[float] = []
+
+    async def agent(input: Any, run: RunContext) -> None:
+        call(run)
+        call(run)
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            call(run, caller="clean-up")
+            await asyncio.sleep(1)
+            cleaned.append(asyncio.get_running_loop().time())
+            raise
+
+    async with way() as runs:
+        result = await runs.run(agent, max_llm_calls=1)
+    assert cleaned == [1.0]
+    assert result.status is RunStatus.error
+
+
+@virtual
+async def test_an_agent_that_uses_more_and_more_keeps_its_time_to_stop_by_itself() -> None:
+    async def agent(input: Any, run: RunContext) -> None:
+        while not run.cancelled:
+            call(run)
+            await asyncio.sleep(1)
+        call(run)
+        await asyncio.sleep(5)
+        seen.append("stopped by itself")
+
+    seen: list[str] = []
+    async with ByManager(stopping=StopPolicy(cancel_after=10.0)) as runs:
+        await runs.run(agent, max_llm_calls=1)
+    assert seen == ["stopped by itself"]

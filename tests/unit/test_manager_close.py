@@ -9,8 +9,8 @@ from tests.contract.slow_ports import SlowCoordinator
 from tests.contract.ways_to_run import end_of, required, told, virtual
 
 from trackside.harness import ClosedError, InvalidSpecError, RunManager, RunSpec, RunStatus
-from trackside.harness.errors import TracksideError
-from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
+from trackside.harness.errors import NoResultHereError, TracksideError
+from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order, run_virtual
 
 BUSY = "thread_status_updated busy"
 
@@ -324,3 +324,51 @@ async def test_a_buffered_observer_that_is_removed_gets_what_it_had_accepted_and
     await manager.aclose()
     assert told(removed.events).count("run_started") == 5
     assert tasks() == set()
+
+
+@virtual
+async def test_a_coordinator_that_fails_as_runs_are_stopped_leaves_nobody_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    coordinator = SlowCoordinator(0.1, clock=VirtualClock())
+    manager = manager_of(coordinator=coordinator, shutdown_grace=10.0)
+    running = await manager.start(RunSpec("sleeper", 1e6, thread_id="t"))
+    behind = await manager.start(RunSpec("sleeper", 1.0, thread_id="t"))
+    delayed = await manager.start(RunSpec("sleeper", 1.0, run_id="delayed", after_seconds=1e6))
+    coordinator.broken["withdraw"] = ConnectionError("database gone")
+    await manager.aclose(grace=1.0)
+    assert (await running.result()).status is RunStatus.cancelled, "its agent is stopped all the same"
+    assert (await behind.result()).error == "it could not be executed: database gone"
+    with pytest.raises(NoResultHereError, match="could not take it out of the queue"):
+        await delayed.result()
+    assert "run delayed could not be taken out of the queue, and is left behind" in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
+@virtual
+async def test_a_run_that_could_not_be_cancelled_as_it_waited_ends_at_its_turn() -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator(0.1, clock=VirtualClock())
+    async with manager_of(required(seen), coordinator=coordinator, shutdown_grace=100.0) as manager:
+        await manager.start(RunSpec("sleeper", 10.0, thread_id="t"))
+        behind = await manager.start(RunSpec("sleeper", 1.0, thread_id="t", run_id="behind"))
+        coordinator.broken["withdraw"] = ConnectionError("database gone")
+        with pytest.raises(ConnectionError):
+            await behind.cancel()
+        del coordinator.broken["withdraw"]
+        assert (await behind.result()).status is RunStatus.cancelled
+    assert told(seen.events, "behind")[0] == "run_cancelled interrupt", "it never starts"
+
+
+def test_an_event_loop_that_ends_while_a_run_is_withdrawn_waits_for_no_more_than_its_end() -> None:
+    async def leaves() -> asyncio.AbstractEventLoop:
+        coordinator = SlowCoordinator(1.0, clock=VirtualClock())
+        manager = manager_of(coordinator=coordinator, shutdown_grace=1_000.0)
+        await manager.start(RunSpec("sleeper", 1e6, thread_id="t"))
+        behind = await manager.start(RunSpec("sleeper", 1.0, thread_id="t"))
+        asking = asyncio.create_task(behind.cancel())
+        await coordinator.entered["settle"].wait()
+        assert not asking.done()
+        return asyncio.get_running_loop()
+
+    assert run_virtual(leaves()).time() < 100.0

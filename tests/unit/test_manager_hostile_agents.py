@@ -3,13 +3,23 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
 from tests.contract.ways_to_run import ByManager, Way, both_ways, end_of, required, told, virtual
 
-from trackside.harness import InvalidSpecError, RunContext, RunManager, RunSpec, RunStatus, StopPolicy, run_agent
+from trackside.harness import (
+    AgentResult,
+    InvalidSpecError,
+    RunContext,
+    RunManager,
+    RunSpec,
+    RunStatus,
+    StopPolicy,
+    run_agent,
+)
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
 
@@ -248,3 +258,35 @@ async def test_a_close_does_not_wait_longer_for_one_that_looks_than_for_others(
     assert asyncio.get_running_loop().time() == 4.0
     assert (await run.result()).status is RunStatus.cancelled
     assert not caplog.records
+
+
+@both_ways
+@virtual
+async def test_a_result_that_cannot_be_read_fails_its_run(way: Way) -> None:
+    class Torn(Mapping[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise ZeroDivisionError
+
+        def __iter__(self) -> Iterator[str]:
+            raise ZeroDivisionError
+
+        def __len__(self) -> int:
+            return 1
+
+    class TearsUp:
+        name = "tears up"
+
+        async def human_messages(self, run: RunContext) -> list[dict[str, Any]]:
+            return []
+
+        async def run(self, run: RunContext) -> AgentResult:
+            return AgentResult(values=Torn())
+
+        async def rollback(self, run: RunContext) -> None:
+            return None
+
+    seen = RecordingObserver()
+    async with way(required(seen)) as runs:
+        result = await runs.run(TearsUp(), run_id="r")
+    assert result.status is RunStatus.error
+    assert end_of(seen.events, "r").payload["error_type"] == "ZeroDivisionError"

@@ -212,6 +212,18 @@ async def test_a_hook_that_fails_is_said_in_the_log_and_in_the_event(caplog: pyt
 
 
 @virtual
+async def test_the_log_does_not_quote_what_a_hook_has_failed_on(caplog: pytest.LogCaptureFixture) -> None:
+    def quotes(kind: LifecycleEventType, payload: Any) -> Any:
+        return payload | {"number": int(payload["message"]["content"])} if "message" in payload else payload
+
+    await Seen(quotes).run("answers")
+    assert "the redaction hook failed on human_message" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "in quotes" in caplog.text, "it says where"
+    assert SECRET not in caplog.text
+
+
+@virtual
 async def test_a_question_is_answered_by_its_id_although_its_text_is_redacted() -> None:
     seen = Seen(raises)
     async with seen.manager as manager:

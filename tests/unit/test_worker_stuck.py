@@ -68,3 +68,41 @@ async def test_an_agent_whose_message_is_refused_and_that_goes_on_is_stuck(caplo
         await run.cancel()
         await run.ended()
         assert (await runs.manager.get(run.run_id)).status is RunStatus.error
+
+
+@virtual
+async def test_a_deadline_that_passes_while_an_agent_cleans_up_does_not_cancel_it_once_more() -> None:
+    cleaned: list[float] = []
+
+    async def agent(input: object) -> None:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            await asyncio.sleep(5)
+            cleaned.append(asyncio.get_running_loop().time())
+
+    async with ByManager() as runs:
+        run = await runs.start(agent, timeout=10.0)
+        await asyncio.sleep(9)
+        await run.cancel()
+        await run.ended()
+        assert cleaned == [14.0]
+        assert (await runs.manager.get(run.run_id)).status is RunStatus.cancelled, "the first reason counts"
+
+
+@virtual
+async def test_a_deadline_that_passes_after_a_message_was_refused_does_not_cancel_once_more() -> None:
+    cleaned: list[float] = []
+
+    async def agent(input: object, run: RunContext) -> None:
+        run.message({"type": "human", "content": "wait"})
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            await asyncio.sleep(10)
+            cleaned.append(asyncio.get_running_loop().time())
+
+    async with ByManager(required(refuses_messages())) as runs:
+        run = await runs.start(agent, timeout=8.0)
+        await run.ended()
+    assert len(cleaned) == 1

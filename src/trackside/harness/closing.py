@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextvars import Context
 
 from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
 from trackside.harness.execution import Executions
-from trackside.harness.logs import fields_of
 from trackside.harness.ports import Clock
 from trackside.harness.timelimit import settled
 from trackside.harness.types import CancelMode, RunStatus
-
-logger = logging.getLogger("trackside.manager")
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
 
@@ -104,12 +100,7 @@ class Closing:
         _set_after(self._patience_over, max(self._patience, _LEAST_PATIENCE))
         runs.part_with(runs.all(), _SHUTDOWN)
         await runs.drain(self._patience_over)
-        for run in runs.all():
-            logger.error(
-                "run %s was cancelled, has not stopped, and is left behind",
-                run.run_id,
-                extra=fields_of(run.worker.record),
-            )
+        runs.leave_behind()
         await self._observers.aclose(self._patience)
         runs.close()
 

@@ -28,6 +28,7 @@ from trackside.harness.worker import RunWorker
 logger = logging.getLogger("trackside.manager")
 
 _LEFT = "the manager was closed before the run started; it waits in the store for another process or the next start"
+_LEFT_BEHIND = "the manager was closed, and could not take it out of the queue"
 _TAKEN_OVER = "another process has taken it over"
 _NOT_LET_IN = "the run was not let in"
 
@@ -164,15 +165,24 @@ class Executions:
             execution.worker.stop(stop)
 
     async def stop(self, execution: Execution, stop: Stop) -> None:
-        """Stop a run: one that has not started is ended here, one that has is asked to."""
-        if await self._coordinator.withdraw(execution.run_id):
+        """Stop a run: one that has not started is ended here, one that has is asked to.
+
+        Raises:
+            Exception: the coordinator failed. A run that has started is asked to all the same, any other ends at its turn.
+        """
+        try:
+            withdrawn = await self._coordinator.withdraw(execution.run_id)
+        except Exception:
+            execution.worker.stop(stop)
+            raise
+        if withdrawn:
             await self._decline(execution, stop)
         else:
             execution.worker.stop(stop)
 
     def stop_soon(self, execution: Execution, stop: Stop) -> None:
-        """The same, by a task of its own."""
-        self.spawn(self.stop(execution, stop), f"trackside-stop-{execution.run_id}")
+        """The same, by a task of its own, which says what fails."""
+        self.spawn(self._stop_alone(execution, stop), f"trackside-stop-{execution.run_id}")
 
     def lose(self, execution: Execution) -> None:
         """A run is not this manager's any more: stop it, and tell those who wait how it has ended, or that it goes on."""
@@ -203,6 +213,15 @@ class Executions:
         await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         over.cancel()
+
+    def leave_behind(self) -> None:
+        """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
+        for execution in self.all():
+            what = "could not be taken out of the queue" if execution.waits else "was cancelled, has not stopped"
+            extra = fields_of(execution.worker.record)
+            logger.error("run %s %s, and is left behind", execution.run_id, what, extra=extra)
+            if execution.waits:
+                self.forget(execution, why=_LEFT_BEHIND)
 
     def close(self) -> None:
         """Watch nothing more; what executes still is left behind."""
@@ -295,9 +314,23 @@ class Executions:
         else:
             self.forget(execution, why=_TAKEN_OVER)
 
+    async def _stop_alone(self, execution: Execution, stop: Stop) -> None:
+        try:
+            await self.stop(execution, stop)
+        except Exception:  # the coordinator's failure, with nobody to hear of it
+            logger.exception(
+                "run %s could not be taken out of the queue: it ends when its agent stops, or at its turn",
+                execution.run_id,
+                extra=fields_of(execution.worker.record),
+            )
+
     async def _decline(self, execution: Execution, stop: Stop) -> None:
         self._places.leave(execution, execution.agent)
-        self._resolve(execution, await execution.worker.decline(stop))
+        try:
+            await execution.worker.decline(stop)
+        finally:
+            if (result := execution.worker.result) is not None:  # also where this was cancelled: it ends before
+                self._resolve(execution, result)
 
     def _resolve(self, execution: Execution, result: RunResult) -> None:
         if execution.outcome.resolve(result):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,8 +65,8 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
     seen: JsonObject
     try:
         seen = canonical_payload(redact(kind, canonical_payload(payload)))
-    except BaseException:  # the hook's failure: what should have been taken out must not get out because of it
-        logger.exception("the redaction hook failed on %s; the event is announced without its texts", kind.value)
+    except BaseException as exc:  # noqa: BLE001  # the hook's failure: what should have been taken out must not get out because of it
+        _say_that_it_failed(kind, exc)
         seen = {"redaction_failed": True}
         if "error" in payload:
             seen["error"] = "not shown: the redaction hook failed"
@@ -75,6 +76,16 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
     left = {name: value for name, value in seen.items() if name not in _FIXED and name not in _PARTS}
     left |= {name: payload[name] for name in _FIXED if name in payload}
     return left | {name: right(payload[name], seen.get(name)) for name, right in _PARTS.items() if name in payload}
+
+
+def _say_that_it_failed(kind: LifecycleEventType, exc: BaseException) -> None:
+    """Say where a hook failed, and with what; not what the exception says, which may quote what it was to take out."""
+    logger.error(
+        "the redaction hook failed on %s; the event is announced without its texts. It raised %s at\n%s",
+        kind.value,
+        type(exc).__qualname__,
+        "".join(traceback.format_tb(exc.__traceback__)).rstrip(),
+    )
 
 
 def _metadata(was: JsonObject, seen: Any) -> JsonObject:

@@ -37,15 +37,7 @@ from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.ports import (
-    Claim,
-    Clock,
-    PriceList,
-    RunCoordinator,
-    RunStream,
-    Settlement,
-    ThreadStates,
-)
+from trackside.harness.ports import Claim, Clock, PriceList, RunCoordinator, RunStream, Settlement, ThreadStates
 from trackside.harness.questions import answers_of
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.redaction import Redact
@@ -53,14 +45,7 @@ from trackside.harness.spending import Spending
 from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.timelimit import Raised, start_contained
-from trackside.harness.types import (
-    CancelMode,
-    JsonObject,
-    RunRecord,
-    RunSpec,
-    RunStatus,
-    ThreadStatus,
-)
+from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by
 
 logger = logging.getLogger("trackside.worker")
@@ -160,6 +145,11 @@ class RunWorker:
         self._stopper.stop()
         return True
 
+    def _stop_once(self, stop: Stop) -> None:
+        """Stop the run, unless it is being stopped: an agent that cleans up is not cancelled of our own accord."""
+        if self._stop is None and self.delivery_error is None:
+            self.stop(stop)
+
     def lose(self) -> None:
         """The run is somebody else's, or was ended by him: its agent has to stop, and nothing it says counts any more."""
         if not self._end_taken:
@@ -240,14 +230,14 @@ class RunWorker:
         if self._timeout is None:
             return None
         reason = f"the run took longer than its timeout of {self._timeout:g} s"
-        return self._loop.call_later(self._timeout, self.stop, Stop(RunStatus.timeout, reason))
+        return self._loop.call_later(self._timeout, self._stop_once, Stop(RunStatus.timeout, reason))
 
     def _check_budget(self) -> None:
         """See whether the run has used too much, from whichever thread tells that it used something."""
         # What is left of its code may tell of use when the run, and the event loop, have ended.
         if not self._ending and (over := self._over_budget()) is not None:
             self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
-            self._on_loop(self.stop, over)
+            self._on_loop(self._stop_once, over)
 
     def _over_budget(self) -> Stop | None:
         return None if self._spending is None else self._spending.excess()
@@ -389,7 +379,10 @@ class RunWorker:
     def _judge(self, result: AgentResult) -> End:
         if (over := self._over_budget()) is not None:  # a thread of the agent's told of it too late to be stopped
             return stopped(over)
-        return end_by(result, self._run, self._journal, remembers=self._uses_thread_state)
+        try:
+            return end_by(result, self._run, self._journal, remembers=self._uses_thread_state)
+        except BaseException as exc:  # noqa: BLE001  # what the agent gave may raise when it is read
+            return self._failed(exc)
 
     def _failed(self, exc: BaseException) -> End:
         if isinstance(exc, KeyboardInterrupt):
