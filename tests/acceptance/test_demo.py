@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sqlite3
 import subprocess
 from collections import Counter, defaultdict
@@ -169,6 +170,7 @@ def _essence(question: Any) -> Any:
 def test_the_customer_is_handed_over_and_gets_the_money_back(demo: Demo) -> None:
     callers = demo.rows("SELECT name FROM usage JOIN runs USING (run_id) WHERE kind = 'caller' AND agent = 'support'")
     assert {row["name"] for row in callers} == {"lead_agent", "Refunds"}
+    assert "Front desk → transfer_to_refunds" in demo.said
     (answer,) = demo.answers("support")
     assert answer.startswith("Done: 24.50 € are on their way back to you.")
     assert answer in demo.said
@@ -282,3 +284,24 @@ def test_a_document_that_cannot_be_read_is_named_before_anything_runs(tmp_path: 
     assert demo.exit_code == 2
     assert "letter.md is not UTF-8 text (byte 0xfc at 2)" in demo.complaints
     assert not demo.database.exists()
+
+
+def test_ctrl_c_ends_every_run_and_says_so(tmp_path: Path) -> None:
+    database = tmp_path / "demo.db"
+    with subprocess.Popen(
+        ["./scripts/demo", "--database", f"sqlite:///{database}"],
+        cwd=ROOT,
+        env=environment() | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any("desk lamp" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        output, complaints = process.communicate(timeout=MINUTES)
+    demo = Demo(process.returncode, output, complaints, database)
+    assert (demo.exit_code, demo.complaints) == (130, "demo: stopped\n")
+    statuses = {row["status"] for row in demo.rows("SELECT status FROM runs")}
+    assert "cancelled" in statuses
+    assert statuses.isdisjoint({"pending", "running"})
