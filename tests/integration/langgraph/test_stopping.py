@@ -469,7 +469,8 @@ async def test_questions_are_answered_by_the_ids_that_they_were_announced_with_a
     asked = await stage.play(graph, {"notes": []}, thread_id="t")
     hasty = {"resume": {question["id"]: "wait" for question in asked.interrupts}}
     for _ in range(rollbacks):
-        await cancelled(stage, graph, command=hasty, action="rollback", thread_id="t", stream_mode="custom")
+        undone = await cancelled(stage, graph, command=hasty, action="rollback", thread_id="t", stream_mode="custom")
+        assert undone.events[-1].payload["status"] == "interrupted", "the thread waits for answers again"
     answers = {question["id"]: f"is {question['value']}" for question in asked.interrupts}
     done = await stage.play(graph, thread_id="t", command={"resume": answers})
     assert done.status is RunStatus.success, done.result.error
