@@ -22,7 +22,8 @@ class Step(StrEnum):
     """What one bulk statement does, in the order in which a transaction does all of them, and locks rows.
 
     No row is touched by two of them, so that they may be parts of one statement. Only the rule that a thread has one
-    holder looks at the rows of several: whoever gives one back comes first.
+    holder looks at the rows of several: whoever gives one back comes first. And SQLite gives a new row the place behind
+    all others, which may be one that was just given up: whoever takes that over comes before.
     """
 
     save_thread_states = auto()
@@ -38,8 +39,8 @@ class Step(StrEnum):
     remove_active = auto()
     release_active = auto()
     hold_active = auto()
-    insert_active = auto()
     insert_retries = auto()
+    insert_active = auto()
     add_to_run_totals = auto()
     add_to_duration_totals = auto()
     add_to_usage_totals = auto()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from tests.integration.storage.coordinator.conftest import Agents, Worker
 
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.storage import Store
+from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import EventOrderError, InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -108,6 +110,39 @@ async def test_a_lost_run_is_started_anew_before_those_that_wait(
     started = (await b.store.events(run_id=again.run_id))[0].event.payload
     assert (started["attempt"], started["retry_of"]) == (2, lost.run_id)
     assert_run_order([stored.event for stored in await b.store.events(thread_id="t")])
+
+
+class Dawdle(Work):
+    """Keeps the writer from the next transaction until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_go_on = threading.Event(), threading.Event()
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def apply(self, unit: UnitOfWork) -> None:
+        self.begun.set()
+        self.may_go_on.wait()
+
+
+async def test_who_comes_in_the_transaction_of_an_end_leaves_the_place_to_the_next_attempt(url: str) -> None:
+    async with by_hand(url) as (store, coordinator):
+        await start(store, coordinator, first := await let_in(coordinator, max_attempts=2))
+        settlement = await coordinator.settle(first, RunStatus.cancelled, shut_down=True)
+        store._writer.put(slow := Dawdle())
+        await asyncio.to_thread(slow.begun.wait)
+        end = event(first, "run_cancelled", 3, cancel_mode="shutdown", retried_as=settlement.retried_as)
+        together = asyncio.gather(let_in(coordinator, "elsewhere"), store.append([end]))
+        while store._writer._jobs.qsize() < 2:
+            await asyncio.sleep(0)
+        slow.may_go_on.set()
+
+        newcomer, _ = await together
+
+        assert (await coordinator.get(newcomer)).status is RunStatus.pending
+        assert await coordinator.claim(await retry_of(store, first)) is not None
 
 
 async def test_a_run_that_is_shut_down_goes_on_in_another_process(worker: Any, agents: Agents) -> None:
