@@ -77,6 +77,24 @@ async def test_an_attempt_that_leaves_no_checkpoint_leaves_the_one_it_went_on_fr
     assert steps.executed == ["first", *["second"] * 4]
 
 
+async def test_an_attempt_that_was_lost_before_its_graph_was_called_leaves_what_it_would_have_gone_on_from(
+    stage: Any, saver: Any
+) -> None:
+    async def cancel_second(event: Any) -> None:
+        if event.payload.get("attempt") == 2:
+            await stage.manager.cancel(event.run_id)
+
+    graph, given = (steps := Steps()).graph(saver), {"notes": ["given"]}
+    stage.manager.observers.add(cancel_second, required=True)
+    second = await retried(stage, graph, await stage.play(graph, given, thread_id="t"), given)
+    assert (second.status, steps.executed) == (RunStatus.cancelled, ["first", "second"])
+
+    third = await stage.play(graph, given, thread_id="t", attempt=3, retry_of=second.result.run_id)
+
+    assert third.values == {"notes": ["given", "first", "second"]}
+    assert steps.executed == ["first", "second", "second"]
+
+
 async def test_a_run_that_is_no_attempt_begins_with_its_input(stage: Any, saver: Any) -> None:
     graph = Steps().graph(saver)
     await stage.play(graph, {"notes": ["given"]}, thread_id="t")
