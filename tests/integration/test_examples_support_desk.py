@@ -101,4 +101,4 @@ def test_the_command_line_asks_and_takes_the_answer(tmp_path: Path) -> None:
     assert "refund" in asked.stdout
     done = trackside("resume", "t", "true", "--json")
     assert done.returncode == 0, done.stderr
-    assert "39.90 € are on their way" in json.loads(done.stdout.splitlines()[-1])["result"]["output"]["output"]
+    assert "39.90 € are on their way" in json.loads(done.stdout.splitlines()[-1])["result"]["output"]

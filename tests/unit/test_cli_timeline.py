@@ -184,9 +184,7 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
         await timeline.on_event(event(3, LifecycleEventType.RUN_COMPLETED, completion_data={"llm_call_count": 1}))
         await timeline.on_event(event(4, LifecycleEventType.THREAD_STATUS_UPDATED, status="idle"))
         timeline.part(StreamGap(1, 3))
-        timeline.part(StreamPart(4, "values", {"answer": 42}))
-        timeline.part(StreamPart(5, "values", {"inner": 1}, namespace=("inner:1",)))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output={"answer": 42}), Settings())
 
     rows = [line[9:] for line in lines_of(console)]
     assert rows == [
@@ -215,9 +213,8 @@ async def test_nothing_came_out_of_a_run_that_is_not_complete(
 ) -> None:
     console = console_of(200, monkeypatch, screen=False)
     with Timeline(console) as timeline:
-        timeline.part(StreamPart(1, "values", {"half": "done", "messages": [{"type": "ai", "content": "half"}]}))
         await timeline.on_event(event(1, kind, completion_data={"last_ai_message": "half an answer"}, **payload))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.error), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, output="half"), Settings())
 
     assert "half" not in "\n".join(lines_of(console))
 
@@ -226,9 +223,8 @@ async def test_of_a_state_with_messages_the_answer_came_out(monkeypatch: pytest.
     console = console_of(200, monkeypatch, screen=False)
     state = {"notes": ["long"], "messages": [{"type": "human", "content": "why?"}, {"type": "ai", "content": "So."}]}
     with Timeline(console) as timeline:
-        timeline.part(StreamPart(1, "values", state))
         await timeline.on_event(event(1, LifecycleEventType.RUN_COMPLETED))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output=state), Settings())
 
     assert [line[9:] for line in lines_of(console)][:2] == ["◇ agent        So.", "✓ completed"]
 

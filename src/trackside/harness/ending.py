@@ -50,13 +50,15 @@ class StopPolicy:
 class End(NamedTuple):
     """How a run ends, before anybody is told: its status, what its terminal event says, what the thread remembers.
 
-    A run that was asked for wrongly leaves the thread `untouched`, so that a question that is open stays open.
+    The `output` of its agent is for the caller alone. A run that was asked for wrongly leaves the thread `untouched`, so
+    that a question that is open stays open.
     """
 
     status: RunStatus
     says: JsonObject
     remembers: ThreadState | None = None
     untouched: bool = False
+    output: Any = None
 
 
 def stopped(stop: Stop) -> End:

@@ -422,7 +422,8 @@ class MemoryThreadStates:
 
     async def save(self, thread_id: str, state: ThreadState, *, run_id: str | None = None) -> None:
         """Remember this from now on, whichever run wants it: in one process nobody ends the run of another."""
-        self._states[thread_id] = state
+        # A copy once more: the caller gets the same values as the run's output, and may do to his what he likes.
+        self._states[thread_id] = ThreadState(deepcopy(state.values), state.paused)
         self._states.move_to_end(thread_id)
         if len(self._states) > self._keep:
             self._states.popitem(last=False)

@@ -97,6 +97,8 @@ class RunResult:
     """Token usage and message counts from the journal."""
     title: str | None = None
     """The thread's title, if the agent or its checkpoint has one."""
+    output: Any = None
+    """What the agent came to, if it did so in this process. Only the caller has it: no event says it, no record keeps it."""
 
 
 @runtime_checkable

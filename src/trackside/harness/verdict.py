@@ -31,7 +31,8 @@ def _success(result: AgentResult, run: RunContext, *, remembers: bool) -> End:
     values = result.values
     if values is None and run.paused is not None:  # the question has been answered or overtaken
         values = run.values
-    return End(RunStatus.success, {}, ThreadState(dict(values)) if remembers and values is not None else None)
+    remembered = ThreadState(dict(values)) if remembers and values is not None else None
+    return End(RunStatus.success, {}, remembered, output=result.output)
 
 
 def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> End:

@@ -421,7 +421,7 @@ class RunWorker:
             return None
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
-        result = self._result_of(end.status, says, missed)
+        result = self._result_of(end, says, missed)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         if self.delivery_error is not None:
@@ -474,10 +474,10 @@ class RunWorker:
             return self._failed(exc)
         return end
 
-    def _result_of(self, status: RunStatus, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
-        status, error = error_told(status, says.get("error"), missed, self.delivery_error)
+    def _result_of(self, end: End, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
+        status, error = error_told(end.status, says.get("error"), missed, self.delivery_error)
         own = own_copy(says["completion_data"])
-        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"))
+        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"), end.output)
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""

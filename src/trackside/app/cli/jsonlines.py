@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 from trackside.app.cli.output import JsonOutput
 from trackside.app.settings import Settings
 from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
-from trackside.harness.types import Json, JsonObject, RunStatus
+from trackside.harness.types import Json, JsonObject
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredEvent
@@ -42,7 +43,7 @@ def _plain(value: Any) -> Json:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    return value if value is None or isinstance(value, str | int | float | bool) else canonical(value)[0]
 
 
 class JsonView:
@@ -50,7 +51,6 @@ class JsonView:
 
     def __init__(self) -> None:
         self._output = JsonOutput()
-        self._values: Any = None
 
     def __enter__(self) -> Self:
         self._output.__enter__()
@@ -64,9 +64,7 @@ class JsonView:
         self._output.print(event_object(event))
 
     def part(self, part: StreamPart | StreamGap) -> None:
-        """Live output is not shown; what it says last of the agent's state is its output, if it comes to an end."""
-        if isinstance(part, StreamPart) and part.mode == "values" and not part.namespace:
-            self._values = part.data
+        """Live output is not shown."""
 
     def waiting(self, for_what: str) -> None:
         """There is nobody to tell."""
@@ -83,6 +81,5 @@ class JsonView:
         self._output.check()
 
     def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
-        """Print the result, with what came out of a run that is complete."""
-        output = self._values if result.status is RunStatus.success else None
-        self._output.print({"result": {**asdict(result), "output": output}})
+        """Print the result."""
+        self._output.print({"result": record_object(result)})

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 type View = Timeline | JsonView
 
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
-_SHOWN_MODES = ("values", "messages", "custom")
+_SHOWN_MODES = ("messages", "custom")
+_LEFT_BEHIND = "left behind: it did not stop"
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
 _RECORDED_WITHIN = 6.0  # seconds; somewhat longer than the database waits for its lock

@@ -25,6 +25,7 @@ from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import JsonObject, LifecycleEventType
 
@@ -45,7 +46,6 @@ class Timeline:
         self._waiting: dict[str, _Written] = {}  # those that are printed when they are complete, by key
         self._held: list[RunLifecycleEvent] = []
         self._started: float | None = None
-        self._values: Any = None
         self._said = ""  # the last complete message
         self._doing, self._hint = "starting", ""
         self._spinner = Spinner("dots", style="cyan")
@@ -79,8 +79,6 @@ class Timeline:
         elif part.mode == "messages":
             if (piece := self._messages.take(part.data, part.namespace)) is not None:
                 self._take(piece)
-        elif part.mode == "values":
-            self._values = self._values if part.namespace else part.data
         else:
             text = part.data if isinstance(part.data, str) else json_line(part.data)
             self._rows.print(self._elapsed(), Look("·", ".", part.mode, "dim"), abridged(one_line(text)))
@@ -107,7 +105,7 @@ class Timeline:
 
         A question that is `forgotten` when the program ends cannot be answered any more.
         """
-        self._show_end()
+        self._show_end(result)
         if result.error is not None and all(event.payload.get("error") != result.error for event in self._held):
             self._rows.print(self._elapsed(), RUN_LOOKS[result.status], result.error, "red")  # no event could say it
         if self._live is not None:
@@ -126,24 +124,24 @@ class Timeline:
             self._console.print(f"\n{answer_note(asked)}", soft_wrap=True)
             self._console.print(f"  {command}", style="bold", soft_wrap=True)
 
-    def _show_end(self) -> None:
+    def _show_end(self, result: RunResult) -> None:
         for message in ([self._flow] if self._flow else []) + list(self._waiting.values()):
             self._take(Piece(message.key, message.look, "", done=True))
         for event in self._held:
             if is_terminal(event.event_type):
-                self._show_output(event)
+                self._show_output(event, result.output)
             self._events.print(event)
 
-    def _show_output(self, end: RunLifecycleEvent) -> None:
+    def _show_output(self, end: RunLifecycleEvent, output: Any) -> None:
         """Show what came out of a run that is complete, unless it was seen: what was said last, or what it gave back."""
         if end.event_type is not LifecycleEventType.RUN_COMPLETED or interrupts_of(end.payload):
             return
-        answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(self._values)
+        answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(output)
         if answer:
             if answer.strip() not in self._said:
                 self._rows.print(self._events.seconds_of(end), AGENT, answer)
-        elif self._values is not None:
-            self._rows.print(self._events.seconds_of(end), OUTPUT, abridged(json_line(self._values)))
+        elif output is not None:
+            self._rows.print(self._events.seconds_of(end), OUTPUT, abridged(json_line(canonical(output)[0])))
 
     def _take(self, piece: Piece) -> None:
         """Add a piece to its message. One message flows at a time; where nothing is live, none does."""

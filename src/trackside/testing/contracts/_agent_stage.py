@@ -93,10 +93,11 @@ class Played:
         assert used["llm_call_count"] == calls, f"{calls} calls were counted as {used['llm_call_count']}"
 
     def has_answered(self, text: str) -> None:
-        """Check that the run is a success and its output has this text in it."""
+        """Check that the run is a success, and that its caller got an output that has this text in it."""
         assert self.result.status is RunStatus.success, f"it ended as {self.result.status}: {self.end.get('error')}"
         assert self.gave is not None
         assert _shows(self.gave.output, text), f"the output is {self.gave.output!r:.200}, without {text!r}"
+        assert self.result.output == self.gave.output, f"the caller got {self.result.output!r:.200}"
         last = self.used["last_ai_message"]
         assert last == text, f"the last thing that the agent said is {last!r} instead of {text!r}"
 
