@@ -95,6 +95,31 @@ async def test_an_attempt_that_was_lost_before_its_graph_was_called_leaves_what_
     assert steps.executed == ["first", "second", "second"]
 
 
+class FullSaver(InMemorySaver):
+    """Takes results of nodes, and after so many checkpoints no more of those."""
+
+    def __init__(self, takes: int) -> None:
+        super().__init__()
+        self.takes = takes
+
+    async def aput(self, *args: Any) -> Any:
+        self.takes -= 1
+        if self.takes == -1:
+            raise ConnectionError("gone")
+        return await super().aput(*args)
+
+
+async def test_results_that_are_in_no_checkpoint_yet_are_not_made_again(stage: Any) -> None:
+    graph = (steps := Steps(fails=0)).graph(FullSaver(takes=3))
+    lost = await stage.play(graph, {"notes": ["given"]}, thread_id="t")
+
+    outcome = await retried(stage, graph, lost, {"notes": ["given"]})
+
+    assert (lost.status, outcome.status) == (RunStatus.error, RunStatus.success)
+    assert outcome.values == {"notes": ["given", "first", "second"]}
+    assert steps.executed == ["first", "second"]
+
+
 async def test_a_run_that_is_no_attempt_begins_with_its_input(stage: Any, saver: Any) -> None:
     graph = Steps().graph(saver)
     await stage.play(graph, {"notes": ["given"]}, thread_id="t")
@@ -164,6 +189,24 @@ async def test_an_answer_whose_question_is_still_open_is_given_again(stage: Any,
     outcome = await retried(stage, graph, never_ran, command={"resume": 3})
     assert outcome.values == {"notes": [3]}
     assert [human["content"] for human in outcome.humans] == ["3"]
+
+
+async def test_an_answer_whose_result_is_in_no_checkpoint_yet_counts(stage: Any) -> None:
+    executed = []
+
+    async def ask(state: State) -> State:
+        answer = interrupt("how many?")
+        executed.append(answer)
+        return {"notes": [answer]}
+
+    saver = FullSaver(takes=2)
+    graph = StateGraph(State).add_node("ask", ask).add_edge(START, "ask").compile(checkpointer=saver)
+    await stage.play(graph, {"notes": []}, thread_id="t")
+    lost = await stage.play(graph, thread_id="t", command={"resume": 3})
+    outcome = await retried(stage, graph, lost, command={"resume": 3})
+    assert (lost.status, outcome.status) == (RunStatus.error, RunStatus.success), outcome.result.error
+    assert outcome.values == {"notes": [3]}
+    assert executed == [3]
 
 
 async def test_an_answer_is_not_given_to_a_question_that_came_after_it(stage: Any, saver: Any) -> None:

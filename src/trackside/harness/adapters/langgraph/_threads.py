@@ -38,9 +38,10 @@ async def left_unfinished(graph: Graph, run: RunContext, address: RunnableConfig
     if not (is_its or run.resuming):
         return False
     thread = await graph.aget_state(address)
+    left = bool(thread.tasks)  # also if all of a step have finished, and there is no checkpoint of that yet
     if run.resuming:
-        return is_its or (bool(thread.next) and not thread.interrupts)
-    return bool(thread.next)
+        return is_its or (left and not (thread.next and thread.interrupts))
+    return left
 
 
 async def note_attempt(saver: Saver, run_id: str, address: RunnableConfig) -> None:
