@@ -1,13 +1,15 @@
 """When agents are told to stop, and from when on one that does not is stuck."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
-from tests.contract.ways_to_run import ByManager, both_ways, required, virtual
+from tests.contract.slow_ports import SlowCoordinator
+from tests.contract.ways_to_run import ByManager, both_ways, end_of, required, virtual
 
 from trackside.harness import LifecycleEventType, RunContext, RunStatus, StopPolicy
-from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
+from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order
 from trackside.testing.loop import EPOCH
 
 
@@ -19,6 +21,10 @@ async def stubborn(input: object, run: RunContext) -> None:
             await asyncio.sleep(1_000)
         except asyncio.CancelledError:
             continue
+
+
+async def succeeds(input: object) -> str:
+    return "done"
 
 
 def refuses_messages() -> RecordingObserver:
@@ -106,3 +112,45 @@ async def test_a_deadline_that_passes_after_a_message_was_refused_does_not_cance
         run = await runs.start(agent, timeout=8.0)
         await run.ended()
     assert len(cleaned) == 1
+
+
+@virtual
+async def test_a_run_that_is_abandoned_ends_with_what_it_has_used_and_its_agent_says_no_more() -> None:
+    goes_on = asyncio.Event()
+
+    async def agent(input: object, run: RunContext) -> None:
+        run.record_usage("m", input_tokens=3, output_tokens=4)
+        while not goes_on.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await goes_on.wait()
+        run.message({"type": "human", "content": "too late"})
+
+    seen = RecordingObserver()
+    async with ByManager(required(seen)) as runs:
+        run = await runs.start(agent, run_id="left", thread_id="t")
+        await asyncio.sleep(1)
+        await run.cancel()
+        await asyncio.sleep(5)
+        runs.manager.abandon("left", "the process goes")
+        await run.ended()
+        end = end_of(seen.events, "left").payload
+        assert (end["cancel_mode"], end["reason"]) == ("shutdown", "the process goes")
+        assert end["completion_data"]["total_tokens"] == 7
+        assert (await runs.run(succeeds, thread_id="t")).status is RunStatus.success, "its thread is free"
+        goes_on.set()
+        await asyncio.sleep(1)
+        runs.manager.abandon("left", "again")
+    assert_run_order(seen.events)
+    assert "too late" not in str(seen.events)
+
+
+@virtual
+async def test_a_run_that_ends_by_itself_is_not_abandoned() -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator(1.0, clock=VirtualClock())
+    async with ByManager(required(seen), coordinator=coordinator) as runs:
+        run = await runs.start(succeeds, run_id="r")
+        await coordinator.entered["settle"].wait()
+        runs.manager.abandon("r", "the process goes")
+        await run.ended()
+    assert end_of(seen.events, "r").payload["status"] == "success"

@@ -265,6 +265,15 @@ class RunManager:
             await execution.outcome.wait()
         return await self.get(run_id)
 
+    def abandon(self, run_id: str, reason: str) -> None:
+        """Have a run end at once, as cancelled by a shutdown, although its agent does not stop.
+
+        Only for a process that exits as soon as the end is told, and takes the agent with it: what that does until then
+        is seen by nobody, and the thread is the next run's. A run that is not here, or ends by itself, is left alone.
+        """
+        if (execution := self._runs.get(run_id)) is not None:
+            execution.worker.abandon(Stop(RunStatus.cancelled, reason, CancelMode.shutdown))
+
     async def stream(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
     ) -> AsyncIterator[StreamPart | StreamGap]:

@@ -14,11 +14,11 @@ logger = logging.getLogger("trackside.worker")
 
 
 class Spending:
-    """A run's budget and its journal. May be asked from any thread."""
+    """A run's budget, if it has one, and its journal. May be asked from any thread."""
 
     __slots__ = ("_budget", "_journal", "_record", "_warned")
 
-    def __init__(self, record: RunRecord, journal: Journal, budget: Budget) -> None:
+    def __init__(self, record: RunRecord, journal: Journal, budget: Budget | None) -> None:
         self._record = record
         self._journal = journal
         self._budget = budget
@@ -26,6 +26,8 @@ class Spending:
 
     def excess(self) -> Stop | None:
         """Why the run shall be stopped, if it has used more than it may."""
+        if self._budget is None:
+            return None
         if self._budget.max_cost_usd is not None and self._journal.unpriced and not self._warned:
             self._warned = True
             models = ", ".join(sorted(self._journal.unpriced))

@@ -105,7 +105,7 @@ class RunWorker:
         self._tell_stuck = on_stuck
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(services.prices, None if budget is None else self._check_budget)
-        self._spending = None if budget is None else Spending(record, self._journal, budget)
+        self._spending = Spending(record, self._journal, budget)
         self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
         self._run = RunContext(
@@ -130,6 +130,7 @@ class RunWorker:
         self._thread_before: ThreadStatus | None = None
         self._calling = False
         self._ending = False
+        self._abandoned = False
         self._stopper = Stopper(self._run, stopping or StopPolicy(), self._on_stuck)
         self._outbox: list[Draft] = []
         self._wake: asyncio.Future[None] | None = None
@@ -144,6 +145,12 @@ class RunWorker:
         self._stop = self._stop or stop
         self._stopper.stop()
         return True
+
+    def abandon(self, stop: Stop) -> None:
+        """Have the run end like this although its agent goes on: the process is about to go, and the agent with it."""
+        if self.stop(stop):
+            self._stop, self._abandoned = stop, True
+            self._rouse()
 
     def _stop_once(self, stop: Stop) -> None:
         """Stop the run, unless it is being stopped: an agent that cleans up is not cancelled of our own accord."""
@@ -223,6 +230,9 @@ class RunWorker:
 
     def _post(self, draft: Draft) -> None:
         self._outbox.append(draft)
+        self._rouse()
+
+    def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -235,12 +245,9 @@ class RunWorker:
     def _check_budget(self) -> None:
         """See whether the run has used too much, from whichever thread tells that it used something."""
         # What is left of its code may tell of use when the run, and the event loop, have ended.
-        if not self._ending and (over := self._over_budget()) is not None:
+        if not self._ending and (over := self._spending.excess()) is not None:
             self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
             self._on_loop(self._stop_once, over)
-
-    def _over_budget(self) -> Stop | None:
-        return None if self._spending is None else self._spending.excess()
 
     def _on_stuck(self, task: asyncio.Task[Any]) -> None:
         logger.error(
@@ -322,7 +329,7 @@ class RunWorker:
             return stopped(self._stop)
         task = start_contained(call, name=f"trackside-agent-{self.record.run_id}")
         self._stopper.take(task, looks=self._calling)
-        while not task.done():
+        while not (task.done() or self._abandoned):
             if self._outbox and self._is_heard:
                 if not await self._announce(self._take_outbox()) and not self._run.cancelled:
                     self._stopper.stop()
@@ -377,7 +384,7 @@ class RunWorker:
         return True
 
     def _judge(self, result: AgentResult) -> End:
-        if (over := self._over_budget()) is not None:  # a thread of the agent's told of it too late to be stopped
+        if (over := self._spending.excess()) is not None:  # a thread of the agent's told of it too late to be stopped
             return stopped(over)
         try:
             return end_by(result, self._run, self._journal, remembers=self._uses_thread_state)

@@ -29,14 +29,13 @@ from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_app, open_store
-from trackside.app.wiring.abandoned import record_abandonment
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.app.wiring.memories import remembers_question
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import asked_again, spec_of
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
-from trackside.harness.types import JsonObject, RunStatus
+from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
@@ -45,6 +44,7 @@ type View = Timeline | JsonView
 
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
 _SHOWN_MODES = ("messages", "custom")
+_LEFT_BEHIND = "left behind: it did not stop"
 _LEFT_BEHIND = "left behind: it did not stop"
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
@@ -135,7 +135,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
 
 def _again(ended: StoredRun, request: JsonObject, typed: RunSpec) -> RunSpec:
-    """What an ended run was asked for, with what is asked for now on top. It is the last attempt: no other process follows."""
+    """What an ended run was asked for, with what is asked for now on top. It is the last attempt: no process follows."""
     attempt = ended.attempt + 1
     asked = spec_of(asked_again(request, attempt=attempt, retry_of=ended.run_id, thread_id=ended.thread_id))
     limits = {name: value for name in _TYPED if (value := getattr(typed, name)) is not None}
@@ -291,16 +291,16 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
     A normal exit would wait for the agent's threads.
     """
     left = f"the agent did not stop and was left behind: run {handle.run_id}"
+    app.manager.abandon(handle.run_id, _LEFT_BEHIND)
     try:
         async with asyncio.timeout(_RECORDED_WITHIN):
-            events = await record_abandonment(app.store, handle.run_id)
+            result = await handle.result()
     except (TracksideError, TimeoutError) as exc:
         left += f" has no end in the database ({str(exc).rstrip('.') or 'it takes no more'})"
     else:
-        for event in events:
-            await view.on_event(event)
-        view.finish(RunResult(handle.run_id, handle.thread_id, RunStatus.cancelled), settings)
+        view.finish(result, settings)
     view.__exit__(None, None, None)
+    say_what_is_spooled(app.recorder, handle.run_id)
     standard_error().print(left, soft_wrap=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
