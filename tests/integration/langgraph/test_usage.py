@@ -19,7 +19,6 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 
 from trackside import RunStatus, current_run
-from trackside.harness.adapters.langgraph import StoppingError
 
 
 def answer(text: str = "yes", tokens: tuple[int, int] = (10, 2), model: str = "small", **usage: Any) -> AIMessage:
@@ -372,19 +371,23 @@ async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, 
     assert outcome.usage["tool_call_count"] == 2
 
 
-async def test_a_run_that_shall_stop_calls_no_model_any_more(stage: Any) -> None:
-    llm = model()
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+async def test_a_run_that_shall_stop_calls_no_model_any_more_and_no_fallback(
+    stage: Any, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = model().with_fallbacks([model()])
 
-    async def over(state: MessagesState) -> dict[str, Any]:
+    def overspend(state: MessagesState) -> dict[str, Any]:
         run = current_run()
         assert run is not None
         run.record_usage("bought", input_tokens=100, output_tokens=1)
-        with pytest.raises(StoppingError, match="'careless' does not call the model any more"):
-            llm.invoke("once more")
-        return {}
+        return {"messages": [llm.invoke("once more")]}
 
-    graph = StateGraph(MessagesState).add_node("over", over).add_edge(START, "over").compile(name="careless")
-    outcome = await stage.play(graph, "go", max_tokens=100)
+    async def overspend_async(state: MessagesState) -> dict[str, Any]:
+        return overspend(state)
+
+    builder = StateGraph(MessagesState).add_node("over", overspend_async if is_async else overspend)
+    outcome = await stage.play(builder.add_edge(START, "over").compile(), "go", max_tokens=100)
     assert outcome.end["error_type"] == "budget_exceeded"
-    assert outcome.usage["llm_call_count"] == 1
-    assert outcome.usage["total_tokens"] == 101
+    assert (outcome.usage["llm_call_count"], outcome.usage["total_tokens"]) == (1, 101)
+    assert not caplog.records

@@ -5,6 +5,6 @@
 """
 
 from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
-from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError, StoppingError
+from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
 
-__all__ = ["GraphPauseError", "LangGraphAgent", "NoCheckpointerError", "StoppingError", "adapt"]
+__all__ = ["GraphPauseError", "LangGraphAgent", "NoCheckpointerError", "adapt"]

@@ -108,7 +108,7 @@ class LangGraphAgent:
         graph = self._graph_for(run)
         state = await self._state_of(run)
         recorder = UsageRecorder(run)
-        config = _config(run, [recorder, StopGate(run, self.name)])
+        config = _config(run, [recorder, StopGate(run)])
         stream = GraphStream(run, graph, state.given, state.known_ids)
         try:
             value = await self._begin(run, graph, state)

@@ -13,9 +13,3 @@ class GraphPauseError(TracksideError):
     """A node of the graph {graph!r} called `run.interrupt`, which is for plain functions; in a graph, call `langgraph.types.interrupt`."""  # noqa: E501
 
     fault = "agent"
-
-
-class StoppingError(TracksideError):
-    """The run was asked to stop, so the graph {graph!r} does not call the {what} any more."""
-
-    fault = "agent"

@@ -10,7 +10,6 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 
-from trackside.harness.adapters.langgraph._errors import StoppingError
 from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.context import RunContext
 from trackside.harness.timelimit import Raised, start_contained
@@ -29,39 +28,37 @@ class StopGate(BaseCallbackHandler):
     """
 
     run_inline = True  # before what it stops
-    raise_error = True  # which LangChain would log
 
-    def __init__(self, run: RunContext, graph: str) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
-        self._graph = graph
 
     def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
-        """A tool is called now, and has been counted.
+        """A tool is called now.
 
         Raises:
-            StoppingError: it is one too many.
+            asyncio.CancelledError: the run shall stop.
         """
-        self._go_on(f"tool {(serialized or {}).get('name') or kwargs.get('name') or ''}".rstrip())
+        self._go_on()
 
     def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any) -> None:
         """A model is called now.
 
         Raises:
-            StoppingError: it is one too many.
+            asyncio.CancelledError: the run shall stop.
         """
-        self._go_on("model")
+        self._go_on()
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any) -> None:
         """A model is called now.
 
         Raises:
-            StoppingError: it is one too many.
+            asyncio.CancelledError: the run shall stop.
         """
-        self._go_on("model")
+        self._go_on()
 
-    def _go_on(self, what: str) -> None:
+    def _go_on(self) -> None:
         if self._run.cancelled:
-            raise StoppingError(graph=self._graph, what=what)
+            raise asyncio.CancelledError  # LangChain would log an error, and fallbacks and nodes of tools would catch it
 
 
 _run_of_task: ContextVar[RunContext | None] = ContextVar("trackside_graph_run", default=None)
