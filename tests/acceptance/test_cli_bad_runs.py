@@ -68,10 +68,11 @@ def test_a_run_that_cannot_be_is_refused_by_the_name_of_its_option(
 
 
 @pytest.mark.parametrize("thread", ["", "t" * 300, "two\nlines"], ids=["empty", "long", "lines"])
-def test_a_thread_that_no_id_names_is_refused_by_its_option(here: Here, thread: str) -> None:
+def test_a_thread_that_no_id_names_is_refused_by_its_option(here: Here, tmp_path: Path, thread: str) -> None:
     said = the_one_line(here("run", "agents.py:size", "x", "--thread", thread))
 
     assert said == "--thread: an id is a text of 1 to 255 printable characters."
+    assert not list(tmp_path.glob("*.db*")), "nothing was made by a command that did nothing"
 
 
 def test_an_answer_that_nobody_waits_for_is_refused_and_says_what_to_do(here: Here) -> None:

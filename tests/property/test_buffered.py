@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from trackside.harness.backlog import UNWEIGHED, Pending
 from trackside.harness.buffered import MAX_LEFT_BEHIND, BufferedObserver, EventGap
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
@@ -16,6 +17,8 @@ from trackside.testing import VirtualTimeLoop, make_event
 
 LIMIT = 12.0
 SLOW = 4.0
+LARGEST = 10_300
+KINDS = st.sampled_from(["human_message", "human_message", "run_completed"])
 MOODS = ["well", "well", "slow", "raise", "cancelled", "exit", "hang", "swallow", "bad"]
 
 
@@ -80,11 +83,14 @@ class BufferMachine(RuleBasedStateMachine):
     @initialize(
         seed=st.none() | st.integers(0, 1_000),
         batches=st.booleans(),
-        capacity=st.integers(1, 6),
+        capacity=st.integers(1, 6) | st.integers(UNWEIGHED, 2 * UNWEIGHED),
         reserve=st.integers(0, 3),
+        max_bytes=st.integers(1, 4_000),
         batch_size=st.integers(1, 4),
     )
-    def make(self, seed: int | None, batches: bool, capacity: int, reserve: int, batch_size: int) -> None:
+    def make(
+        self, seed: int | None, batches: bool, capacity: int, reserve: int, max_bytes: int, batch_size: int
+    ) -> None:
         self.loop = VirtualTimeLoop(seed=seed)
         self.observer = MoodyInBatches() if batches else Moody()
         self.buffer = BufferedObserver(
@@ -92,11 +98,12 @@ class BufferMachine(RuleBasedStateMachine):
             capacity=capacity,
             max_wait=0,
             terminal_reserve=reserve,
+            max_bytes=max_bytes,
             batch_size=batch_size,
             call_limit=LIMIT,
             name="x",
         )
-        self.capacity, self.reserve = capacity, reserve
+        self.capacity, self.reserve, self.max_bytes = capacity, reserve, max_bytes
         self.pushed: list[RunLifecycleEvent] = []
         self.dropped: list[RunLifecycleEvent] = []
         self.closed = False
@@ -104,14 +111,20 @@ class BufferMachine(RuleBasedStateMachine):
     def run[T](self, coro: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coro)
 
-    @rule(kinds=st.lists(st.sampled_from(["human_message", "human_message", "run_completed"]), min_size=1, max_size=5))
+    @rule(kinds=st.lists(KINDS, min_size=1, max_size=5))
     def push(self, kinds: list[str]) -> None:
-        self.run(self._push([LifecycleEventType(kind) for kind in kinds]))
+        self.run(self._push([(LifecycleEventType(kind), 0) for kind in kinds]))
 
-    async def _push(self, kinds: list[LifecycleEventType]) -> None:
-        for kind in kinds:
-            event = make_event(kind, sequence=len(self.pushed) + 1, run_id=f"run-{len(self.pushed) // 3}")
-            before = self.buffer.stats()
+    @rule(drafts=st.lists(st.tuples(KINDS, st.sampled_from([0, 0, 100, 1_000, 10_000])), min_size=10, max_size=30))
+    def push_many_of_any_size(self, drafts: list[tuple[str, int]]) -> None:
+        self.run(self._push([(LifecycleEventType(kind), chars) for kind, chars in drafts]))
+
+    async def _push(self, drafts: list[tuple[LifecycleEventType, int]]) -> None:
+        for kind, chars in drafts:
+            number = len(self.pushed)
+            payload = {"content": "x" * chars}
+            event = make_event(kind, sequence=number + 1, run_id=f"run-{number // 3}", payload=payload)
+            before, has_room = self.buffer.stats(), self.has_room(kind)
             try:
                 await self.buffer.on_event(event)
             except ClosedError:
@@ -120,10 +133,26 @@ class BufferMachine(RuleBasedStateMachine):
                 continue
             assert not self.closed
             self.pushed.append(event)
-            room = self.capacity + (self.reserve if kind == "run_completed" else 0)
-            if before.pending >= room:
+            dropped = self.buffer.stats().dropped.get("overflow", 0) - before.dropped.get("overflow", 0)
+            assert dropped == (not has_room)
+            if dropped:
                 self.dropped.append(event)
             assert self.buffer.stats().dropped.get("overflow", 0) == len(self.dropped)
+
+    def has_room(self, kind: LifecycleEventType) -> bool:
+        """Whether the buffer must take an event of this kind, and may."""
+        waiting = self.waiting()
+        ends = kind == "run_completed"
+        if len(waiting) >= self.capacity + (self.reserve if ends else 0):
+            return False
+        of_ends = sum(item.size for item in waiting if item.event.event_type == "run_completed")
+        of_others = sum(item.size for item in waiting) - of_ends
+        if len(waiting) < UNWEIGHED or of_ends + of_others < self.max_bytes:
+            return True
+        return ends and self.reserve > 0 and of_ends + min(of_others, self.max_bytes) < 2 * self.max_bytes
+
+    def waiting(self) -> list[Pending]:
+        return [item for item in self.buffer._backlog.items if isinstance(item, Pending)]
 
     @rule(mood=st.sampled_from(MOODS))
     def change_mood(self, mood: str) -> None:
@@ -178,6 +207,8 @@ class BufferMachine(RuleBasedStateMachine):
         assert stats.accepted == len(self.pushed)
         assert stats.accepted == stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
         assert stats.pending <= self.capacity + self.reserve
+        assert stats.pending_bytes == sum(item.size for item in self.waiting())
+        assert stats.pending_bytes < 2 * self.max_bytes + 2 * LARGEST
         assert stats.left_behind <= MAX_LEFT_BEHIND
 
     @invariant()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from trackside.harness.backlog import UNWEIGHED, size_of
 from trackside.harness.buffered import (
     MAX_LEFT_BEHIND,
     BufferedObserver,
@@ -43,6 +44,7 @@ from trackside.testing import (
 )
 
 END = LifecycleEventType.RUN_COMPLETED
+KILOBYTE = {"content": "x" * 1_000}
 
 
 def virtual[**P](test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -522,6 +524,160 @@ async def test_terminal_event_beyond_the_reserve_is_dropped_and_counted() -> Non
     await buffer.on_events([make_event(END) for _ in range(5)])
 
     assert (buffer.stats().pending, buffer.stats().dropped) == (3, {"overflow": 2})
+    await buffer.aclose(0)
+
+
+@virtual
+async def test_what_waits_is_bounded_in_bytes_and_the_gap_is_told_in_its_place() -> None:
+    observer = GapRecorder()
+    buffer = BufferedObserver(observer, max_bytes=8_000, max_wait=0)
+    small, large, lost = events(UNWEIGHED), events(9, payload=KILOBYTE), events(5, payload=KILOBYTE)
+    await buffer.on_events([*small, *large])
+    held = buffer.stats()
+    await buffer.on_events(lost)
+
+    assert (held.pending, held.dropped) == (UNWEIGHED + 7, {"overflow": 2})
+    assert 8_000 <= held.pending_bytes < 9_200, "the last one let in went past the bound, and by no more than itself"
+    assert buffer.stats().dropped == {"overflow": 7}
+    await buffer.flush(1)
+    assert buffer.stats().pending_bytes == 0
+    (after,) = events(1, payload=KILOBYTE)
+    await buffer.on_event(after)
+    await buffer.flush(1)
+
+    gap = EventGap(reason="overflow", count=7, first_event_id=large[7].event_id, last_event_id=lost[-1].event_id)
+    assert observer.seen == [*small, *large[:7], gap, after]
+    assert_adds_up(buffer.stats())
+    await buffer.aclose()
+
+
+@virtual
+async def test_the_end_of_a_run_has_room_in_bytes_that_nothing_else_takes() -> None:
+    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")), max_bytes=5_000, max_wait=0)
+    huge = make_event(payload={"content": "x" * 1_000_000})
+    await buffer.on_events([*events(UNWEIGHED), huge, make_event()])
+    assert buffer.stats().dropped == {"overflow": 1}
+    await buffer.on_events([make_event(END, payload=KILOBYTE) for _ in range(5)])
+
+    assert (buffer.stats().pending, buffer.stats().dropped) == (UNWEIGHED + 6, {"overflow": 1})
+    await buffer.on_event(make_event(END))
+    assert buffer.stats().dropped == {"overflow": 2}, "what is reserved has an end, too"
+    await buffer.aclose(0)
+    assert buffer.stats().pending_bytes == 0
+
+
+@virtual
+async def test_without_a_reserve_the_end_of_a_run_finds_no_more_room_in_bytes_than_others() -> None:
+    observer = RecordingObserver(Misbehaviour(how="hang"))
+    buffer = BufferedObserver(observer, max_bytes=1_000, terminal_reserve=0, max_wait=0)
+    await buffer.on_events([*events(UNWEIGHED), make_event(payload=KILOBYTE), make_event(END)])
+
+    assert (buffer.stats().pending, buffer.stats().dropped) == (UNWEIGHED + 1, {"overflow": 1})
+    await buffer.aclose(0)
+
+
+@virtual
+async def test_buffer_full_of_bytes_holds_up_who_announces_while_the_observer_takes_events() -> None:
+    observer = RecordingObserver()
+    buffer = BufferedObserver(observer, max_bytes=3_000, terminal_reserve=0)
+
+    async def announce(run: str) -> None:
+        for event in events(20, run_id=run, payload=KILOBYTE):
+            assert buffer.has_room_for([event] * 50) is False
+            await buffer.on_event(event)
+            assert buffer.stats().pending_bytes < 3_000 + 1_200
+
+    await asyncio.gather(*(announce(f"run-{number}") for number in range(50)))
+    report = await buffer.flush(1)
+
+    assert report.complete
+    assert buffer.stats().dropped == {}
+    assert len(observer.events) == 50 * 20
+    assert asyncio.get_running_loop().time() == 0, "nobody waited for a clock"
+    await buffer.aclose()
+
+
+@virtual
+async def test_buffer_full_of_bytes_holds_up_no_further_one_until_it_is_half_empty_of_them() -> None:
+    gate = asyncio.Semaphore(0)
+
+    async def take(event: RunLifecycleEvent) -> None:
+        await gate.acquire()
+
+    async def let_through(count: int) -> None:
+        for _ in range(count):
+            gate.release()
+            await turns()
+
+    buffer = BufferedObserver(take, max_bytes=8_000, terminal_reserve=0, call_limit=None)
+    clock = asyncio.get_running_loop().time
+    await buffer.on_events([*events(UNWEIGHED), *events(8, payload=KILOBYTE)])
+    assert (clock(), buffer.stats().dropped) == (0.25, {"overflow": 1})
+
+    await let_through(1)
+    await buffer.on_event(make_event())
+    assert (clock(), buffer.stats().dropped) == (0.25, {"overflow": 2}), "few events are left, but not few bytes"
+
+    await let_through(UNWEIGHED + 4)
+    await buffer.on_events(events(20, payload=KILOBYTE))
+    assert clock() == 0.5, "it waits again"
+    await buffer.aclose(0)
+
+
+@virtual
+async def test_buffer_that_says_it_has_room_lets_all_in_without_waiting() -> None:
+    observer = RecordingObserver(Misbehaviour(how="hang"))
+    buffer = BufferedObserver(observer, max_bytes=6_000, terminal_reserve=0)
+    told = []
+    for _ in range(10):
+        batch = events(3, payload=KILOBYTE)
+        told.append(buffer.has_room_for(batch))
+        if told[-1]:
+            with pytest.raises(StopIteration):  # the coroutine ran to its end without waiting for anything
+                buffer.on_events(batch).send(None)
+
+    assert told == [True] * 7 + [False] * 3
+    assert buffer.stats().pending == 21
+    await buffer.aclose(0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "bytes_"),
+    [
+        ({}, 0),
+        ({"content": "x" * 100_000}, 100_000),
+        ({"content": "é" * 100_000}, 100_000),
+        ({"content": "日" * 100_000}, 200_000),
+        ({"messages": [{"content": "x" * 10_000, "calls": [{"args": {"text": "y" * 10_000}}]}] * 10}, 200_000),
+        ({"numbers": [1.5] * 10_000}, 10_000 * 64),
+        ({"x" * 100_000: {1: None}}, 100_000),
+    ],
+    ids=["nothing", "ascii", "latin", "wide", "nested", "numbers", "names"],
+)
+def test_size_of_a_payload_is_about_that_of_its_texts(payload: dict[str, Any], bytes_: int) -> None:
+    assert bytes_ <= size_of(payload) <= bytes_ * 1.1 + 200
+
+
+def test_size_of_what_contains_itself_is_found_in_bounded_time() -> None:
+    endless: dict[str, Any] = {"content": "x"}
+    endless["again"] = [endless, endless]
+
+    assert size_of(endless) < 16 * 1_048_576
+
+
+@virtual
+async def test_payload_that_fails_when_it_is_looked_at_changes_no_account() -> None:
+    class Broken(dict[str, Any]):
+        def values(self) -> Any:
+            raise RuntimeError("no values")
+
+    buffer = BufferedObserver(RecordingObserver(Misbehaviour(how="hang")))
+    await buffer.on_events(events(UNWEIGHED))
+    with pytest.raises(RuntimeError, match="no values"):
+        await buffer.on_event(make_event(payload=Broken(a=1)))
+
+    assert buffer.stats().accepted == UNWEIGHED
+    assert_adds_up(buffer.stats())
     await buffer.aclose(0)
 
 
@@ -1243,7 +1399,7 @@ def test_unused_buffer_is_not_kept_alive() -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("option", ["capacity", "batch_size", "call_limit", "terminal_reserve"])
+@pytest.mark.parametrize("option", ["capacity", "batch_size", "call_limit", "terminal_reserve", "max_bytes"])
 def test_number_out_of_range_is_refused_by_name(option: str) -> None:
     value = {"terminal_reserve": -1}.get(option, 0)
 
@@ -1271,6 +1427,7 @@ def test_options_have_the_documented_defaults() -> None:
     assert {name: it.default for name, it in parameters.items() if it.kind is it.KEYWORD_ONLY} == {
         "capacity": 10_000,
         "terminal_reserve": 1_000,
+        "max_bytes": 64 * 1_048_576,
         "batch_size": 256,
         "call_limit": 10.0,
         "max_wait": 5.0,

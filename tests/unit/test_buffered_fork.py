@@ -90,6 +90,7 @@ def stats(accepted: int, *, delivered: int = 0, failed: int = 0, deaths: int = 0
             "failed": failed,
             "dropped": dropped,
             "pending": 0,
+            "pending_bytes": 0,
             "left_behind": 0,
             "consumer_deaths": deaths,
         }

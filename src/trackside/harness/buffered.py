@@ -6,7 +6,9 @@ counts, and tells the observer of as an `EventGap`. What became of every event c
 
     accepted == delivered + failed + sum(dropped.values()) + pending
 
-The bound is a number of events, not of bytes: a payload is bounded where it is made (`payload.MAX_CHARS`).
+What waits is bounded twice, by the number of events and by the bytes of their payloads. Only where several wait are they
+weighed, by a look at their texts; the first `backlog.UNWEIGHED` wait whatever their size, which is bounded where a payload
+is made (`payload.MAX_CHARS`).
 """
 
 from __future__ import annotations
@@ -83,9 +85,12 @@ class BufferedObserver:
     its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer was
     made, where `current_run()` is None.
 
-    With `capacity` events pending (and `terminal_reserve` more that end their run), whoever announces further ones waits
-    for room: for at most `max_wait` seconds, each time the buffer fills up, and only while the observer takes any. Then
-    they are dropped and counted. Where events are missing the observer's `on_gap` is called, or a warning logged.
+    With `capacity` events pending (and `terminal_reserve` more that end their run), or with payloads of about `max_bytes`
+    (and as much again of those that end their run), whoever announces further ones waits for room: for at most `max_wait`
+    seconds, each time the buffer fills up, and only while the observer takes any. Then they are dropped and counted.
+    Where events are missing the observer's `on_gap` is called, or a warning logged.
+
+    What lets an event in is that there is room, not its size: it may take the buffer past `max_bytes` by one payload.
 
     A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).
 
@@ -100,18 +105,20 @@ class BufferedObserver:
         *,
         capacity: int = 10_000,
         terminal_reserve: int = 1_000,
+        max_bytes: int = 64 * 1_048_576,
         batch_size: int = 256,
         call_limit: float | None = 10.0,
         max_wait: float = 5.0,
         name: str | None = None,
     ) -> None:
-        for option, value, least in (
-            ("capacity", capacity, 1),
-            ("terminal_reserve", terminal_reserve, 0),
-            ("batch_size", batch_size, 1),
+        for option, value, least, unit in (
+            ("capacity", capacity, 1, "events"),
+            ("terminal_reserve", terminal_reserve, 0, "events"),
+            ("max_bytes", max_bytes, 1, "bytes"),
+            ("batch_size", batch_size, 1, "events"),
         ):
             if value < least:
-                raise InvalidBufferError(option=option, value=value, why=f"it is a number of events, at least {least}")
+                raise InvalidBufferError(option=option, value=value, why=f"it is a number of {unit}, at least {least}")
         if call_limit is not None and not call_limit > 0:
             raise InvalidBufferError(option="call_limit", value=call_limit, why="it is a time in seconds, above 0")
         if not max_wait >= 0:
@@ -132,7 +139,7 @@ class BufferedObserver:
         self._closed = False
         self._stopped = False
         self._context = copy_context()
-        self._backlog = Backlog(capacity, terminal_reserve)
+        self._backlog = Backlog(capacity, terminal_reserve, max_bytes)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: asyncio.Task[None] | None = None
         self._consumer_deaths = 0
@@ -161,7 +168,7 @@ class BufferedObserver:
 
     def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
         """Whether these events are accepted without waiting."""
-        return self._gave_up or self._closed or self._backlog.room >= len(events)
+        return self._gave_up or self._closed or self._backlog.has_room_for_all(events)
 
     def stats(self) -> BufferStats:
         """What became of all events so far; exact at any moment, also while the observer is being called."""
@@ -172,6 +179,7 @@ class BufferedObserver:
             failed=backlog.failed,
             dropped=dict(backlog.dropped),
             pending=backlog.pending,
+            pending_bytes=backlog.pending_bytes,
             left_behind=len(self._calls - {self._current_call}),
             consumer_deaths=self._consumer_deaths,
         )
@@ -382,7 +390,7 @@ class BufferedObserver:
 
     async def _give(self, backlog: Backlog, batch: Sequence[Pending]) -> None:
         if self._on_events is not None and len(batch) > 1:
-            events = [event for event, _ in batch]
+            events = [pending.event for pending in batch]
             failure = await self._call(backlog, self._on_events, events, self._context_of(batch), len(batch))
             if failure is None:
                 self._settle(backlog, len(batch), delivered=True)
@@ -391,15 +399,15 @@ class BufferedObserver:
                 taken = max(0, min(failure.taken, len(batch)))
                 self._settle(backlog, taken, delivered=True)
                 batch = batch[taken:]
-        for event, context in batch:
+        for event, context, _ in batch:
             failure = await self._call(backlog, self._on_event, event, context, 1)
             self._settle(backlog, 1, delivered=failure is None)
             if failure is not None:
                 self._warn_of_failure(event, failure)
 
     def _context_of(self, batch: Sequence[Pending]) -> Context:
-        first, context = batch[0]
-        one_run = all(event.run_id == first.run_id for event, _ in batch)
+        first, context, _ = batch[0]
+        one_run = all(pending.event.run_id == first.run_id for pending in batch)
         return context if one_run else self._context.copy()
 
     async def _give_gap(self, backlog: Backlog, head: OpenGap) -> None:

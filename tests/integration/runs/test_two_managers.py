@@ -109,10 +109,10 @@ async def test_of_many_rejects_at_once_from_both_one_gets_the_thread(backend: Ba
         assert (await within_patience(run.result())).status is RunStatus.success
 
 
-async def test_a_run_whose_manager_closed_before_its_turn_is_executed_by_the_other(
+async def test_a_run_whose_manager_closed_before_its_turn_is_executed_by_the_other_at_once(
     backend: Backend, agents: Agents
 ) -> None:
-    async with backend.open({"work": agents.work}, lease_seconds=0.6) as there:
+    async with backend.open({"work": agents.work}) as there:  # whose next beat comes in 20 minutes
         async with backend.open({"work": agents.work}) as here:
             await here.start("work", "runs", thread_id="t")
             await agents.until_running("runs")

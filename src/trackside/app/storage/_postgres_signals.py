@@ -37,7 +37,7 @@ class PostgresSignals(CommitSignals):
         load_driver()  # here and not on the loop
         self._database = database
         self._look_every = look_every
-        self._unannounced = False
+        self._unannounced = self._announcing = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.notifications = 0
@@ -110,12 +110,14 @@ class PostgresSignals(CommitSignals):
                     self._hint()
 
     async def _notify(self, connection: asyncpg.Connection) -> None:
-        self._unannounced = False
+        self._unannounced, self._announcing = False, True
         try:
             await connection.execute(f"NOTIFY {CHANNEL}", timeout=_PATIENCE)
         except BaseException:
             self._unannounced = True
             raise
+        finally:
+            self._announcing = False
         self.notifications += 1
         if not self._closed:
             await asyncio.sleep(_GATHER)
@@ -125,7 +127,7 @@ class PostgresSignals(CommitSignals):
         await super().aclose()
         if (task := self._task) is not None:
             self._wake.set()
-            if self._unannounced:
+            if self._unannounced or self._announcing:
                 await asyncio.wait([task], timeout=_PATIENCE)
             task.cancel()
             await asyncio.wait([task])

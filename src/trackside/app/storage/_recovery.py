@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple, override
+from typing import Any, Final, NamedTuple, override
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import Select, and_, exists, or_, select, update
 
 from trackside.app.storage._encoding import json_of, time_of
 from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
@@ -218,6 +218,13 @@ class Adoption(NamedTuple):
     adopted: Sequence[Adopted]
     unfit: Mapping[str, str]
     is_all: bool
+
+
+def left_to_others(agents: Collection[str], unfit: Collection[str]) -> Select[Any]:
+    """The ids of runs of these agents that have no owner, but for those that are known to be unfit."""
+    waits = (active_runs.c.owner.is_(None), active_runs.c.portable, active_runs.c.run_id.not_in(unfit))
+    of_agents = runs.c.agent.in_(agents)
+    return select(active_runs.c.run_id).join(runs, runs.c.run_id == active_runs.c.run_id).where(*waits, of_agents)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

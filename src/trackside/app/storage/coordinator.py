@@ -37,7 +37,18 @@ from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._recovery import Adopt, Adopted, Adoption, Leave, ListOwned, Owned, Reap, Reaped, Register
+from trackside.app.storage._recovery import (
+    Adopt,
+    Adopted,
+    Adoption,
+    Leave,
+    ListOwned,
+    Owned,
+    Reap,
+    Reaped,
+    Register,
+    left_to_others,
+)
 from trackside.app.storage._run_records import RECORDS, record_of, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._tables import runs
@@ -325,6 +336,7 @@ class StoredCoordinator:
             self._heart.stop()
             try:
                 await self._writer.write_to_the_end(Leave(worker_id=self.worker_id))
+                self._signals.announce()  # what waits is another's to take over
             except StorageError as exc:  # the next one to look finds that this worker is gone
                 logger.info("worker %s could not sign off: %s", self.worker_id, exc)
 
@@ -483,6 +495,8 @@ class StoredCoordinator:
                 if began >= next_round:
                     next_round = began + period
                     await self._clear_up()
+                elif await self._is_left():
+                    await self._take_over()
                 began = loop.time()
                 await self._look()
             except StorageError as exc:
@@ -508,6 +522,17 @@ class StoredCoordinator:
                 goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
                 logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
             is_all = reaped.is_all
+        await self._take_over()
+
+    async def _is_left(self) -> bool:
+        """Whether runs wait that this worker could take over: another has closed, and said so with its commit."""
+        host = self._host
+        if host is None or not host.agents or not self.durable:
+            return False
+        query = left_to_others([*host.agents], [*self._unfit])
+        return await self._readers.first(query, lambda row: row) is not None
+
+    async def _take_over(self) -> None:
         host = self._host
         is_all = host is None or not host.agents or not self.durable
         while host is not None and not is_all:

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.storage.coordinator.conftest import Agents
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
+from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.harness.errors import EventOrderError, InvalidSpecError, NoResultHereError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
@@ -114,6 +115,15 @@ async def test_runs_that_wait_when_their_manager_closes_start_with_the_next(work
     assert (await b.store.run(delayed.run_id)).status is RunStatus.pending
     record = await b.manager.cancel(delayed.run_id)
     assert record.status is RunStatus.cancelled
+
+
+async def test_a_worker_that_leaves_runs_says_so(worker: Any) -> None:
+    async with worker.make() as a:
+        await a.start("quick later", after_seconds=3_600)
+        signals = a.store._signals
+        sent = signals.notifications if isinstance(signals, PostgresSignals) else None
+    if sent is not None:  # in a file of SQLite, others see each commit for themselves
+        assert signals.notifications > sent
 
 
 async def test_a_delayed_run_starts_when_it_is_due_also_after_a_restart(worker: Any, agents: Agents) -> None:
