@@ -154,3 +154,13 @@ async def test_a_run_that_ends_by_itself_is_not_abandoned() -> None:
         runs.manager.abandon("r", "the process goes")
         await run.ended()
     assert end_of(seen.events, "r").payload["status"] == "success"
+
+
+@virtual
+async def test_a_run_that_is_abandoned_after_its_deadline_has_timed_out() -> None:
+    async with ByManager() as runs:
+        run = await runs.start(stubborn, timeout=5.0)
+        await asyncio.sleep(10)
+        runs.manager.abandon(run.run_id, "the process goes")
+        await run.ended()
+        assert (await runs.manager.get(run.run_id)).status is RunStatus.timeout

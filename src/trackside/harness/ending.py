@@ -98,10 +98,19 @@ def undelivered(failure: BaseException | None) -> End:
     return End(RunStatus.error, canonical_payload(says))
 
 
-def error_told(
-    status: RunStatus, error: str | None, missed: Sequence[MissedEvents], failure: BaseException | None
-) -> tuple[RunStatus, str | None]:
-    """Status and error that the caller gets: how the run ended, and loudly if a required observer never took that (I14)."""
+def result_told(
+    record: RunRecord, end: End, says: JsonObject, missed: Sequence[MissedEvents], failure: BaseException | None
+) -> RunResult:
+    """What the caller of a run gets: how it ended, and loudly if a required observer never took that (I14).
+
+    Args:
+        record: the run.
+        end: its end.
+        says: what its terminal event says.
+        missed: what required observers did not take.
+        failure: why they did not.
+    """
+    status, error = end.status, says.get("error")
     if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
         error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
         if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
@@ -109,12 +118,13 @@ def error_told(
         elif reasons := [miss.not_kept for miss in untold if miss.not_kept is not None]:
             error = f"{error.rstrip('.')}; it could not be kept for later either, and is lost: {', '.join(reasons)}"
         status = RunStatus.error
-    return status, error
+    own = _own_copy(says["completion_data"])
+    return RunResult(record.run_id, record.thread_id, status, error, own, says.get("title"), end.output)
 
 
 def result_of(record: RunRecord) -> RunResult:
     """What the caller of a run gets that has ended elsewhere or earlier."""
-    own = own_copy(record.completion_data)
+    own = _own_copy(record.completion_data)
     return RunResult(record.run_id, record.thread_id, record.status, record.error, own, record.title)
 
 
@@ -123,7 +133,7 @@ def unknown_end(record: RunRecord) -> RunResult:
     return RunResult(record.run_id, record.thread_id, RunStatus.error, "it was ended elsewhere, and nobody says how")
 
 
-def own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
+def _own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
     """The caller may do what he likes with his; the event keeps what it says."""
     own = dict(completion_data)
     for name in ("token_usage_by_model", "token_usage_by_caller"):

@@ -18,16 +18,15 @@ from typing import Any
 from trackside.harness.announcing import Announcements
 from trackside.harness.budget import Budget
 from trackside.harness.context import Agent, AgentResult, RunContext, bind_run
-from trackside.harness.dispatch import MissedEvents, ObserverSet
+from trackside.harness.dispatch import ObserverSet
 from trackside.harness.emitter import Draft, RunEmitter
 from trackside.harness.ending import (
     End,
     Stop,
     StopPolicy,
-    error_told,
     failed,
-    own_copy,
     result_of,
+    result_told,
     stopped,
     undelivered,
     unknown_end,
@@ -148,8 +147,10 @@ class RunWorker:
 
     def abandon(self, stop: Stop) -> None:
         """Have the run end like this although its agent goes on: the process is about to go, and the agent with it."""
+        first = self._stop or stop
         if self.stop(stop):
-            self._stop, self._abandoned = stop, True
+            # A run that was to time out, or has used too much, ends as that; one that was cancelled is left behind now.
+            self._stop, self._abandoned = stop if first.status is RunStatus.cancelled else first, True
             self._rouse()
 
     def _stop_once(self, stop: Stop) -> None:
@@ -428,7 +429,7 @@ class RunWorker:
             return None
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
-        result = self._result_of(end, says, missed)
+        result = result_told(self.record, end, says, missed, self.delivery_error)
         self._services.stream.close(run_id)
         await self._release(settlement.status)
         if self.delivery_error is not None:
@@ -480,11 +481,6 @@ class RunWorker:
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc)
         return end
-
-    def _result_of(self, end: End, says: JsonObject, missed: Sequence[MissedEvents]) -> RunResult:
-        status, error = error_told(end.status, says.get("error"), missed, self.delivery_error)
-        own = own_copy(says["completion_data"])
-        return RunResult(self.record.run_id, self.record.thread_id, status, error, own, says.get("title"), end.output)
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
