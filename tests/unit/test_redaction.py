@@ -1,6 +1,7 @@
 """The redaction hook: what it takes out is nowhere, and whatever it does, a run is told truly to its end."""
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -85,7 +86,8 @@ class Seen:
         return self.result
 
     def everything(self) -> str:
-        return repr((self.observer.events, self.result, self.record))
+        told = dataclasses.replace(self.result, output=None)  # which is for the caller alone
+        return repr((self.observer.events, told, self.record))
 
     def payload(self, *kinds: LifecycleEventType) -> Mapping[str, Any]:
         (event,) = [event for event in self.observer.events if event.event_type in kinds]

@@ -1,8 +1,8 @@
 """Takes out of events what nobody may see, before anybody does.
 
-What is redacted is nowhere: the events, the run's record, what its caller gets and what a database keeps all come from
-the redacted payload. What is *asked for* (a run's input) and what threads remember are not events, and stay whole: the
-agent needs them.
+What is redacted is nowhere: the events, the run's record, what its caller is told of its end and what a database keeps
+all come from the redacted payload. What is *asked for* (a run's input), what threads remember, live output and what an
+agent returns to the caller are not events, and stay whole: agents, and those who talk with them, need them.
 """
 
 from __future__ import annotations
