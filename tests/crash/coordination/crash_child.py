@@ -17,10 +17,21 @@ import asyncpg  # noqa: F401  # this and the next two for those who would import
 import sqlalchemy.dialects.postgresql.asyncpg
 import sqlalchemy.ext.asyncio  # noqa: F401
 from crash_attempts import lose_attempts
+from crash_cast import clear_up, perform
 from crash_log import append_runs, follow_log, page_log
 from crash_manager import manage_runs
+from crash_zombie import haunt
 
-WORK = {"manage": manage_runs, "append": append_runs, "follow": follow_log, "page": page_log, "attempts": lose_attempts}
+WORK = {
+    "manage": manage_runs,
+    "append": append_runs,
+    "follow": follow_log,
+    "page": page_log,
+    "attempts": lose_attempts,
+    "perform": perform,
+    "clear up": clear_up,
+    "haunt": haunt,
+}
 
 
 PR_SET_PDEATHSIG = 1  # see prctl(2)

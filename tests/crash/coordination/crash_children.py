@@ -131,6 +131,8 @@ class Children:
                 self.told.events[event_id] = digest
                 if position:
                     self.told.positions[event_id] = int(position[0])
+            case "admitted":
+                self.told.admitted.append(words[0])
             case "begun":
                 self.told.begun.append(words[0])
             case "ended":

@@ -188,7 +188,7 @@ class Follower:
                 await asyncio.sleep(0.02)
 
 
-async def _until_nothing_is_active(voice: Voice, store: Store, follower: Follower) -> None:
+async def until_nothing_is_active(voice: Voice, store: Store, follower: Follower) -> None:
     """Wait until the queue is empty: the last row goes with an event."""
     query = select(func.count()).select_from(active_runs)
     while True:
@@ -274,7 +274,7 @@ async def _finish(
     if calling:
         await done.wait()
     await asyncio.gather(*calling)
-    await _until_nothing_is_active(voice, store, follower)
+    await until_nothing_is_active(voice, store, follower)
 
 
 class Told:

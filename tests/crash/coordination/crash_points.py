@@ -3,9 +3,9 @@
 A point is a step and a work: at "written Admit" a process dies when it has written an admission and not committed it.
 """
 
-import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from threading import get_ident
 from typing import Any
 
 from trackside.app.storage import _recovery, _work, _writer
@@ -15,7 +15,11 @@ from trackside.harness.lifecycle import is_terminal
 
 STEPS = ("before", "loaded", "written", "committed", "handed back")
 WORKS = ("start", "end", "Admit", "Promote", "Withdraw", "RequestCancel", "Settle", "Register")
+RARE_WORKS = ("message", "retried end", "NoteStuck", "SaveThreadState")
+"""Those of runs that say something, are shut down, do not stop, or remember."""
 RECOVERIES = ("Reap", "Adopt")
+RETRYING = "retrying Reap"
+"""A `Reap` that starts runs anew."""
 """Only those that find something count, so there is no point before they have looked."""
 STEPS_OF_RECOVERY = ("written", "committed", "handed back")
 PARTING = ("before", "written", "committed")
@@ -23,13 +27,15 @@ PARTING = ("before", "written", "committed")
 
 
 class DeadlyPoint:
-    """Kills this process when it has come to a point so many times."""
+    """Ends or stops this process when it has come to a point so many times."""
 
-    def __init__(self, step: str, work: str, number: int) -> None:
+    def __init__(self, step: str, work: str, number: int, *, word: signal.Signals = signal.SIGKILL) -> None:
         self._step = step
         self._work = work
         self._left = number
+        self._word = word
         self._found: set[str] = set()
+        """What the transaction that is being written is about."""
 
     def install(self) -> None:
         """From now on, watch all writers of this process."""
@@ -37,23 +43,22 @@ class DeadlyPoint:
 
         def committing(writer: Writer, jobs: Sequence[Any]) -> Any:
             self._found = {*_names([job.work for job in jobs])}
-            self._at("before")
+            self._at("before", self._found)
             committed = commit(writer, jobs)
-            self._at("committed")
+            self._at("committed", self._found)
             return committed
 
         def loading(unit: UnitOfWork, **options: Any) -> None:
             load(unit, **options)
-            self._at("loaded")
+            self._at("loaded", self._found)
 
         def writing(unit: UnitOfWork) -> None:
             write(unit)
-            self._at("written")
+            self._at("written", self._found)
 
         def handing_back(writer: Writer, jobs: Sequence[Any], committed: Any) -> None:
             hand_back(writer, jobs, committed)
-            self._found = {*_names([job.work for job in jobs]), *_recoveries(committed.outcomes)}
-            self._at("handed back")
+            self._at("handed back", {*_names([job.work for job in jobs]), *_recoveries(committed.outcomes)})
 
         _writer.Writer._commit = committing
         _writer.Writer._hand_back = handing_back
@@ -70,11 +75,11 @@ class DeadlyPoint:
 
         return noted
 
-    def _at(self, step: str) -> None:
-        if step == self._step and self._work in self._found:
+    def _at(self, step: str, found: Collection[str]) -> None:
+        if step == self._step and self._work in found:
             self._left -= 1
             if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                signal.pthread_kill(get_ident(), self._word)  # to this thread, which shall not take another step
 
 
 def _names(works: Sequence[Any]) -> Iterator[str]:
@@ -82,6 +87,10 @@ def _names(works: Sequence[Any]) -> Iterator[str]:
         if isinstance(work, Append):
             kinds = {row.event.event_type for row in work.rows}
             yield from ["start"] * ("run_started" in kinds) + ["end"] * any(map(is_terminal, kinds))
+            if kinds == {"human_message"}:
+                yield "message"
+            if any("retried_as" in row.event.payload for row in work.rows):
+                yield "retried end"
         elif type(work).__name__ not in RECOVERIES:
             yield type(work).__name__
 
@@ -90,5 +99,7 @@ def _recoveries(outcomes: Sequence[Any]) -> Iterator[str]:
     for outcome in outcomes:
         if isinstance(outcome, _recovery.Reaped) and (outcome.ended or outcome.orphaned):
             yield "Reap"
+            if outcome.retries:
+                yield RETRYING
         elif isinstance(outcome, _recovery.Adoption) and outcome.adopted:
             yield "Adopt"

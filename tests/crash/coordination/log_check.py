@@ -42,6 +42,8 @@ class Told:
     """Digests of the payloads of events that were acknowledged, by id."""
     positions: dict[str, int] = field(default_factory=dict)
     """Where acknowledged events are, as far as it was said."""
+    admitted: list[str] = field(default_factory=list)
+    """Runs that were let in."""
     begun: list[str] = field(default_factory=list)
     """Runs whose agents were called."""
     ended: dict[str, str] = field(default_factory=dict)
@@ -377,6 +379,9 @@ def broken_words(rows: Rows, told: Told) -> Iterator[str]:
     for event_id, position in told.positions.items():
         if event_id in stored and stored[event_id]["position"] != position:
             yield f"event {event_id} is at {stored[event_id]['position']}, and was acknowledged at {position}"
+    for run_id in told.admitted:
+        if run_id not in rows.runs:
+            yield f"run {run_id} was let in, and is lost"
     for run_id, count in Counter(told.begun).items():
         if count > 1:
             yield f"run {run_id} was executed {count} times"

@@ -40,6 +40,8 @@ SPOILERS = {
     "for ever": "UPDATE runs SET ended_at = NULL",
     "was acknowledged, and is lost": "UPDATE events SET event_id = 'another' WHERE position = 3",
     "is not as it was acknowledged": "UPDATE events SET payload = '{}' WHERE position = 1",
+    "was let in, and is lost": """UPDATE runs SET run_id = 'another'
+        WHERE run_id = (SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM usage) LIMIT 1)""",
     "and its start is not in the log": "UPDATE runs SET started_at = NULL",
     "was told to have ended as": "UPDATE runs SET status = 'pending'",
     "was told to name run": "DELETE FROM idempotency_keys",

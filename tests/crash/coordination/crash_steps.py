@@ -1,0 +1,133 @@
+"""Named points at which a process ends or stops itself, before and after the steps that a run takes in the harness.
+
+They stand beside those of `crash_points`, which are around what is written to the database.
+"""
+
+import functools
+import inspect
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
+
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from trackside.app.spool import Spool
+from trackside.app.storage import StoredCoordinator, StoredThreadStates
+from trackside.harness.closing import Closing
+from trackside.harness.context import RunContext
+from trackside.harness.dispatch import ObserverSet
+from trackside.harness.emitter import RunEmitter
+from trackside.harness.execution import Executions
+from trackside.harness.hosting import Host
+from trackside.harness.places import Places
+from trackside.harness.recall import ThreadMemory
+from trackside.harness.spending import Spending
+from trackside.harness.stopping import Stopper
+from trackside.harness.worker import RunWorker
+
+
+def _any(_: object) -> bool:
+    return True
+
+
+def _is_some(outcome: object) -> bool:
+    return outcome is not None
+
+
+def _is_false(outcome: object) -> bool:
+    return outcome is False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a step is taken, and which outcomes of it count; those of others have no point before them."""
+
+    owner: type
+    method: str
+    counts: Callable[[Any], bool] = _any
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """When one can die in it."""
+        return ("before", "after") if self.counts is _any else ("after",)
+
+
+STEPS_OF_RUN = {
+    "admit": Step(StoredCoordinator, "admit"),
+    "schedule": Step(Executions, "schedule"),
+    "wait for a place": Step(Places, "take", _is_false),
+    "begin": Step(Executions, "_begin"),
+    "claim": Step(StoredCoordinator, "claim"),
+    "recall": Step(StoredThreadStates, "load"),
+    "prepare": Step(RunWorker, "_prepare"),
+    "announce": Step(RunEmitter, "emit"),
+    "call": Step(RunWorker, "_call"),
+    "use": Step(RunContext, "record_usage"),
+    "use too much": Step(Spending, "excess", _is_some),
+    "say": Step(RunContext, "message"),
+    "ask": Step(RunContext, "interrupt"),
+    "checkpoint": Step(AsyncSqliteSaver, "aput"),
+    "checkpoint writes": Step(AsyncSqliteSaver, "aput_writes"),
+    "displace": Step(Executions, "displace"),
+    "ask to stop": Step(StoredCoordinator, "request_cancel"),
+    "stop": Step(Stopper, "stop"),
+    "be stuck": Step(RunWorker, "_on_stuck"),
+    "decline": Step(RunWorker, "decline"),
+    "remember": Step(ThreadMemory, "save"),
+    "roll back": Step(ThreadMemory, "roll_back"),
+    "settle": Step(StoredCoordinator, "settle"),
+    "spool": Step(Spool, "append"),
+    "deliver from the spool": Step(Spool, "deliver"),
+    "release": Step(StoredCoordinator, "release"),
+    "push the next": Step(Executions, "schedule_next"),
+    "be ready": Step(Host, "on_ready"),
+    "adopt": Step(Host, "on_adopted"),
+    "leave to others": Step(Executions, "part_with"),
+    "drain": Step(Executions, "drain"),
+    "flush": Step(ObserverSet, "aclose"),
+    "close the manager": Step(Closing, "close"),
+    "close the coordinator": Step(StoredCoordinator, "aclose"),
+}
+
+
+class DeadlyStep:
+    """Ends or stops this process when a step has been taken so many times, just before or just after."""
+
+    def __init__(self, moment: str, step: str, number: int, *, word: signal.Signals = signal.SIGKILL) -> None:
+        self._moment = moment
+        self._step = STEPS_OF_RUN[step]
+        self._left = number
+        self._word = word
+
+    def install(self) -> None:
+        """From now on, watch the step wherever it is taken in this process."""
+        owner, method = self._step.owner, self._step.method
+        taken = getattr(owner, method)
+        wrap = self._around_awaited if inspect.iscoroutinefunction(taken) else self._around_called
+        setattr(owner, method, functools.wraps(taken)(wrap(taken)))
+
+    def _around_awaited(self, taken: Callable[..., Any]) -> Callable[..., Any]:
+        async def step(*args: Any, **options: Any) -> Any:
+            self._at("before", None)
+            outcome = await taken(*args, **options)
+            self._at("after", outcome)
+            return outcome
+
+        return step
+
+    def _around_called(self, taken: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **options: Any) -> Any:
+            self._at("before", None)
+            outcome = taken(*args, **options)
+            self._at("after", outcome)
+            return outcome
+
+        return step
+
+    def _at(self, moment: str, outcome: Any) -> None:
+        if moment == self._moment and self._step.counts(outcome):
+            self._left -= 1
+            if self._left == 0:
+                signal.pthread_kill(get_ident(), self._word)  # to this thread, which shall not take another step

@@ -1,0 +1,66 @@
+"""SIGSTOP in the middle of a run until its lease is over and another attempt has ended; then SIGCONT (I5, I7)."""
+
+import signal
+from typing import Any
+
+import pytest
+from crash_children import Child, Children
+from log_check import assert_whole, look_into
+
+STOPS = [
+    ("before", "SaveThreadState"),
+    ("before", "remember"),
+    ("after", "call"),
+    ("after", "remember"),
+    ("before", "Settle"),
+    ("before", "end"),
+]
+CASES = [
+    pytest.param(stop_at, url, marks=[pytest.mark.long] if url == "postgres" and stop_at not in STOPS[:1] else [])
+    for stop_at in STOPS
+    for url in ("sqlite", "postgres")
+]
+
+
+def outlive(zombie: Child, url: str, children: Children) -> None:
+    """Let another process do all of it again, and only then the first one go on, to its end."""
+    assert zombie.wait_for("begun")
+    assert children.make("haunt", url, starts=False).wait() == 0
+    zombie.signal(signal.SIGCONT)
+    assert zombie.wait() == 0
+
+
+def assert_second_attempt_counts(url: str, children: Children) -> None:
+    assert_whole(url, children.told)
+    assert children.told.ended == {"first": "error"}
+    assert ask(url, "SELECT attempt, status, error_type FROM runs ORDER BY attempt") == [
+        (1, "error", "worker_lost"),
+        (2, "success", None),
+    ]
+    assert ask(url, "SELECT remembered FROM thread_states") == [('{"attempt":2}',)]
+    assert ask(url, "SELECT payload FROM events WHERE event_type = 'human_message'") == []
+
+
+def ask(url: str, query: str) -> list[tuple[Any, ...]]:
+    with look_into(url) as database:
+        return [tuple(row) for row in database.execute(query).fetchall()]
+
+
+@pytest.mark.parametrize(("stop_at", "url"), CASES, indirect=["url"])
+def test_a_zombie_changes_nothing_that_another_attempt_has_done(
+    stop_at: tuple[str, str], url: str, children: Children
+) -> None:
+    outlive(children.make("haunt", url, starts=True, stop_at=stop_at), url, children)
+
+    assert_second_attempt_counts(url, children)
+
+
+def test_the_agent_of_a_zombie_is_stopped_and_not_heard(url: str, children: Children) -> None:
+    zombie = children.make("haunt", url, starts=True, waits=True)
+    assert zombie.wait_for("begun")
+    zombie.signal(signal.SIGSTOP)
+
+    outlive(zombie, url, children)
+
+    assert zombie.said["stopped"] == 1
+    assert_second_attempt_counts(url, children)
