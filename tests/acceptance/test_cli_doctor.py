@@ -90,7 +90,7 @@ def test_a_run_whose_process_was_killed_is_found_until_the_next_run_has_ended_it
     here("run", "agents.py:echo", "hello")
 
     assert note["severity"] == "note"
-    assert note["what"].startswith("it looks after 1 runs, and its lease goes on for ")
+    assert note["what"].startswith("it looks after 1 run, and its lease goes on for ")
     assert finding["severity"] == "warning"
     assert finding["where"].endswith("thread t-1")
     assert finding["what"].startswith("agents.py:sleep is said to run, and its process (")

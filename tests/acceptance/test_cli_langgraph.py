@@ -134,7 +134,7 @@ def test_an_answer_that_does_not_fit_leaves_the_questions_open(here: Trackside) 
     shown = here("threads", "t-1")
     right = here(*command[1:])
 
-    assert (asked.returncode, wrong.returncode, right.returncode) == (75, 1, 0)
+    assert (asked.returncode, wrong.returncode, right.returncode) == (75, 2, 0)
     assert "Who?" in shown.stdout
     assert "What?" in shown.stdout
     assert "about ANSWER" in right.stdout

@@ -106,3 +106,19 @@ def test_a_mistake_in_the_settings_is_one_line(here: Trackside, tmp_path: Path) 
     assert refused.stderr == (
         "error: trackside.toml, limits.spend.max_tokens: no agent is named 'spend'; those under [agents] are: none.\n"
     )
+
+
+def test_a_cost_that_nobody_knows_is_said_not_to_count(here: Trackside, tmp_path: Path) -> None:
+    agent = 'async def home(input, run):\n    run.record_usage("my-model", input_tokens=1_000_000, output_tokens=0)\n'
+    (tmp_path / "own.py").write_text(agent)
+    unknown = here("run", "own.py:home", "hello", "--max-cost", "1")
+    (tmp_path / "trackside.toml").write_text('[prices."my-model"]\ninput_per_million = 2\noutput_per_million = 2\n')
+    known = here("run", "own.py:home", "hello", "--max-cost", "1")
+
+    assert unknown.returncode == 0
+    (note,) = unknown.stderr.splitlines()
+    assert note == (
+        'max_cost_usd did not count calls without a price, of my-model; trackside.toml can say it: [prices."my-model"]'
+    )
+    assert (known.returncode, known.stderr) == (1, "")
+    assert here("run", "own.py:home", "hello").stderr == "", "nobody asked for a limit"

@@ -84,7 +84,7 @@ async def test_only_a_thread_whose_last_run_asked_waits(store: Store) -> None:
     await record(store, "r-2", "answered", minute=2, status="interrupted", interrupts=[question])
     await record(store, "r-3", "answered", minute=3)
 
-    assert (await find_paused_run(store, "asked")).run_id == "r-1"
+    assert (await find_paused_run(store, "asked"))[0].run_id == "r-1"
     with pytest.raises(NotWaitingError, match="Thread 'answered' does not wait"):
         await find_paused_run(store, "answered")
 
@@ -96,7 +96,7 @@ async def test_an_answer_that_failed_closes_no_question(store: Store) -> None:
     await record(store, "r-3", "failed", minute=3)
     await record(store, "r-4", "failed", minute=4, error="no such thing")
 
-    assert (await find_paused_run(store, "asked")).run_id == "r-1"
+    assert (await find_paused_run(store, "asked"))[0].run_id == "r-1"
     assert await open_questions(store, await find_thread(store, "asked")) == [question]
     with pytest.raises(NotWaitingError):
         await find_paused_run(store, "failed")

@@ -296,3 +296,34 @@ async def test_messages_of_parallel_speakers_are_not_mixed(monkeypatch: pytest.M
         timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
 
     assert [line[9:] for line in lines_of(console)][:2] == ["◇ speaker a    one two", "◇ speaker b    one two"]
+
+
+@pytest.mark.parametrize(
+    ("trace", "shown"),
+    [
+        ("shop.errors.SoldOutError: no kettles\n", []),
+        (
+            'Traceback (most recent call last):\n  File "/home/me/shop.py", line 3, in buy\n    sell()\n'
+            "shop.errors.SoldOutError: no kettles\nask again tomorrow\n",
+            [
+                "Traceback (most recent call last):",
+                '  File "/home/me/shop.py", line 3, in buy',
+                "    sell()",
+                "ask again tomorrow",
+            ],
+        ),
+    ],
+)
+async def test_an_error_is_said_once_whatever_module_it_is_of(
+    monkeypatch: pytest.MonkeyPatch, trace: str, shown: list[str]
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        says = {"error": "no kettles", "error_type": "SoldOutError", "traceback": trace}
+        await timeline.on_event(event(1, LifecycleEventType.RUN_FAILED, **says))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no kettles"), Settings())
+
+    first, *others = [line[9:] for line in lines_of(console)][: 1 + len(shown)]
+    assert first == "✗ failed       SoldOutError: no kettles"
+    assert [line[15:] for line in others] == shown
+    assert "\n".join(lines_of(console)).count("no kettles") == 1

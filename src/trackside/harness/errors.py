@@ -127,7 +127,7 @@ class UnknownQuestionError(InvalidSpecError):
 
 
 class UnansweredError(InvalidSpecError):
-    """Thread {thread_id!r} waits for answers to several questions: pass a mapping with an answer for each of {open}."""
+    """Thread {thread_id!r} waits for answers to several questions: pass a mapping of ids to answers; open are {open}."""
 
 
 class ThreadMemoryError(TracksideError):

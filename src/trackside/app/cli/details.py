@@ -35,7 +35,7 @@ def print_run(
         ("thread", run.thread_id),
         ("agent", one_line(run.agent or NEVER_STARTED)),
         ("status", look_text(console, RUN_LOOKS[run.status])),
-        ("started", f"{moment(began, now)} ({ago(began, now)})"),
+        ("started" if run.started_at else "asked for", f"{moment(began, now)} ({ago(began, now)})"),
         ("took", took(run, now)),
         ("stuck", f"since {moment(run.stuck_since, now)} ({ago(run.stuck_since, now)})" if run.stuck_since else ""),
         ("attempt", str(run.attempt) if run.attempt > 1 else ""),

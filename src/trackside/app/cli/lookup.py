@@ -85,8 +85,8 @@ async def find_ended_run(store: Store, beginning: str) -> tuple[StoredRun, JsonO
     return run, request
 
 
-async def find_paused_run(store: Store, thread: str) -> StoredRun:
-    """The run that waits for an answer on this thread.
+async def find_paused_run(store: Store, thread: str) -> tuple[StoredRun, list[JsonObject]]:
+    """The run that waits for an answer on this thread, and its questions.
 
     Raises:
         NotWaitingError: there is none.
@@ -96,7 +96,7 @@ async def find_paused_run(store: Store, thread: str) -> StoredRun:
     run, questions = await _asked(store, found)
     if run is None or not questions:
         raise NotWaitingError(thread_id=found.thread_id, standing=_STANDINGS[found.status])
-    return run
+    return run, questions
 
 
 async def open_questions(store: Store, thread: StoredThread) -> list[JsonObject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from rich.console import RenderableType
@@ -99,9 +100,11 @@ class EventRows:
         if words and usage:
             self._rows.print(None, CONTINUED, usage)
         if trace := event.payload.get("traceback"):
-            # What the row above says already stands in the traceback once more, before its notes.
-            frames, _, notes = f"\n{without_libraries(str(trace)).rstrip()}\n".rpartition(f"\n{words}\n")
-            self._rows.print(None, CONTINUED, f"{frames}\n{notes}".strip("\n"), "dim")
+            text = f"\n{without_libraries(str(trace)).rstrip()}\n"
+            # What the row above says already stands in it once more, under the exception's full name, before its notes.
+            said = re.fullmatch(rf"(.*)\n(?:\w+\.)*{re.escape(words)}\n(.*)", text, re.DOTALL)
+            if shown := ("\n".join(said.groups()) if said else text).strip("\n"):
+                self._rows.print(None, CONTINUED, shown, "dim")
 
 
 def _clock(seconds: float | None) -> str:

@@ -28,6 +28,7 @@ from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
+from trackside.app.cli.usage import unpriced_note
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_app, open_store
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
@@ -36,6 +37,8 @@ from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import asked_again, record_of, spec_of
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
+from trackside.harness.ports import PausedRun
+from trackside.harness.questions import answers_of
 from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
@@ -45,7 +48,6 @@ type View = Timeline | JsonView
 
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
 _SHOWN_MODES = ("messages", "custom")
-_LEFT_BEHIND = "left behind: it did not stop"
 _LEFT_BEHIND = "left behind: it did not stop"
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
@@ -114,11 +116,14 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
     Raises:
         NotWaitingError: the thread waits for nothing.
+        UnansweredError, UnknownQuestionError: it waits for several answers, or for another than this.
     """
     settings = options.settings()
-    paused = asyncio.run(_find_paused(settings, thread))
+    paused, questions = asyncio.run(_find_paused(settings, thread))
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
-    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": read_answer(answer)})
+    answered = read_answer(answer)
+    answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
+    spec = options.spec(reference.text, thread_id=paused.thread_id, command={"resume": answered})
     return _run(settings, reference, spec, json=options.json)
 
 
@@ -207,6 +212,9 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
         raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
     view.finish(result, settings, forgotten=forgets(agent))
     say_what_is_spooled(app.recorder, result.run_id)
+    limit = settings.limits_of(spec.agent).max_cost_usd if spec.max_cost_usd is None else spec.max_cost_usd
+    if limit is not None and (note := unpriced_note(result.completion_data)) is not None:
+        standard_error().print(note, soft_wrap=True, markup=False)
     if unclosed is not None and spool is None:
         raise unclosed
     return EXIT_CODE_OF[result.status]
@@ -314,6 +322,6 @@ async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObje
         return await find_ended_run(store, run)
 
 
-async def _find_paused(settings: Settings, thread: str) -> StoredRun:
+async def _find_paused(settings: Settings, thread: str) -> tuple[StoredRun, list[JsonObject]]:
     async with open_store(settings, read_only=True) as store:
         return await find_paused_run(store, thread)

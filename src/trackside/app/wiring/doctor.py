@@ -192,7 +192,8 @@ def _runs(health: Health, now: datetime) -> Iterator[Finding]:
             yield _of_run(run, Severity.warning, what, "start one that has an agent of this name")
     for worker in health.workers:
         if worker.seconds_left > 0:
-            what = f"it looks after {worker.runs} runs, and its lease goes on for {worker.seconds_left:.0f} s"
+            runs = "1 run" if worker.runs == 1 else f"{worker.runs} runs"
+            what = f"it looks after {runs}, and its lease goes on for {worker.seconds_left:.0f} s"
             yield Finding(severity=Severity.note, what=what, where=f"worker {worker.name}")
 
 
@@ -233,7 +234,7 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free
         if free < least_room:
             what = f"only {free / 1_048_576:,.0f} MiB are free on its disk"
-            fix = "make room: `trackside prune` removes old runs"
+            fix = "make room; of what is in an SQLite file, `trackside prune` and then `trackside db compact` give some back"
             yield Finding(severity=Severity.warning, what=what, where=str(place), fix=fix)
 
 
