@@ -18,9 +18,9 @@ WORKS = ("start", "end", "Admit", "Promote", "Withdraw", "RequestCancel", "Settl
 RARE_WORKS = ("message", "retried end", "NoteStuck", "SaveThreadState")
 """Those of runs that say something, are shut down, do not stop, or remember."""
 RECOVERIES = ("Reap", "Adopt")
+"""Only those that find something count, so there is no point before they have looked."""
 RETRYING = "retrying Reap"
 """A `Reap` that starts runs anew."""
-"""Only those that find something count, so there is no point before they have looked."""
 STEPS_OF_RECOVERY = ("written", "committed", "handed back")
 PARTING = ("before", "written", "committed")
 """The points of `Leave`, which is written when a coordinator closes."""
