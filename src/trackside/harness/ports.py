@@ -281,7 +281,7 @@ class RunStream(Protocol):
         ...
 
     def close(self, run_id: str) -> None:
-        """No more parts will come; every follower, also a later one, gets to the end."""
+        """No more parts will come; every follower, also a later one, gets to the end. Does not block and does not fail."""
         ...
 
     def follow(
