@@ -18,11 +18,13 @@ from trackside.harness.adapters.openai_agents._approvals import (
 from trackside.harness.adapters.openai_agents._config import RunnerOptions, prepare_tracing
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
+from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
 from trackside.harness.adapters.openai_agents._input import history_of, humans_in, items_of, others_in, plain
 from trackside.harness.adapters.openai_agents._stream import AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError
+from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
 from trackside.harness.types import JsonObject
 
@@ -95,9 +97,12 @@ class OpenAIAgent:
         stream = AgentStream(run, self._agent.name, watch, waiting)
         await prepare_tracing()
         recorder.listen()
+        carry_exits_of_tools()
         try:
             result = self._begin(run, given, options, watch)
             await see_through(result, stream.take, recorder)
+        except CarriedExit as exc:
+            raise exc.error from None
         except RunPaused as exc:
             raise ToolPauseError(agent=self.name) from exc
         except BaseException as exc:

@@ -2,8 +2,8 @@
 
 `_agent` is the adapter; `_input` makes a prompt of a run's input, `_options` arguments of the rest, `_messages` turns the
 framework's messages into plain ones and back, `_questions` pauses for deferred tools, `_watch` sees what a run's models
-and tools do, `_models` counts each request, `_delegates` has agents seen that tools call, `_exits` gets a `SystemExit`
-past asyncio, `_threads` sees threads to their end.
+and tools do, `_models` counts each request, `_delegates` has agents seen that tools call, `_threads` sees threads to
+their end.
 """
 
 from trackside.harness.adapters.pydantic_ai._agent import PydanticAIAgent, adapt

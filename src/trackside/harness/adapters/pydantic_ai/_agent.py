@@ -11,7 +11,6 @@ from pydantic_ai.tools import DeferredToolRequests
 
 from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
-from trackside.harness.adapters.pydantic_ai._exits import CarriedExit
 from trackside.harness.adapters.pydantic_ai._input import Prompt
 from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled
 from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
@@ -20,6 +19,7 @@ from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import LEAD, watch_of
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError
+from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
 from trackside.harness.types import JsonObject
 

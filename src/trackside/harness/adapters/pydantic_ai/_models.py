@@ -17,8 +17,8 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.usage import RequestUsage
 
-from trackside.harness.adapters.pydantic_ai._exits import carrying_exits
 from trackside.harness.context import RunContext
+from trackside.harness.exits import carrying_exits
 
 
 class Ledger:

@@ -13,10 +13,10 @@ from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.tools import ToolDefinition
 
-from trackside.harness.adapters.pydantic_ai._exits import carrying_exits
 from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, plain, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
 from trackside.harness.context import RunContext
+from trackside.harness.exits import carrying_exits
 from trackside.harness.ids import new_id
 from trackside.harness.types import JsonObject
 

@@ -1,6 +1,6 @@
 """Gets a `SystemExit` or Ctrl-C of an agent's code to whoever runs the agent.
 
-Pydantic AI runs tools in tasks, and asyncio lets these two out of a task through the event loop: past the run, whose end
+Frameworks run tools in tasks, and asyncio lets these two out of a task through the event loop: past the run, whose end
 would never be announced (I18).
 """
 
