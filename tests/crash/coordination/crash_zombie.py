@@ -42,15 +42,18 @@ async def haunt(
     async def acknowledge(event: RunLifecycleEvent) -> None:
         voice.say(f"event {event.event_id} {digest_of(event.payload)}")
 
-    async with Store.open(url) as store, RunManager(
-        {"remembers": remembers},
-        observers=[
-            ObserverBinding(StorageObserver(store), required=True),
-            ObserverBinding(Told(acknowledge), required=True),
-        ],
-        coordinator=store.coordinator(lease_seconds=0.5),
-        states=store.thread_states(),
-    ) as manager:
+    async with (
+        Store.open(url) as store,
+        RunManager(
+            {"remembers": remembers},
+            observers=[
+                ObserverBinding(StorageObserver(store), required=True),
+                ObserverBinding(Told(acknowledge), required=True),
+            ],
+            coordinator=store.coordinator(lease_seconds=0.5),
+            states=store.thread_states(),
+        ) as manager,
+    ):
         voice.say("ready")
         if starts:
             run = await manager.start(RunSpec("remembers", run_id="first", thread_id="t", max_attempts=ATTEMPTS))
