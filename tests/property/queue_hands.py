@@ -87,7 +87,8 @@ class Held:
 
     def opening(self) -> list[RunLifecycleEvent]:
         assert self.claim is not None
-        self.said = [self.event(LifecycleEventType.RUN_STARTED, agent=AGENT, metadata={})]
+        which = {"attempt": self.run.attempt, "retry_of": self.run.retry_of} if self.run.retry_of else {}
+        self.said = [self.event(LifecycleEventType.RUN_STARTED, agent=AGENT, metadata={}, **which)]
         if self.claim.thread_status != "busy":
             self.said.append(self.rest("busy"))
         return self.said
@@ -95,7 +96,8 @@ class Held:
     def closing(self) -> list[RunLifecycleEvent]:
         assert self.settlement is not None
         data = {"token_usage_by_model": {"m": {"input_tokens": 3}}, "total_input_tokens": 3, "duration_seconds": 0.5}
-        end = self.event(terminal_event_of(self.status), status=self.status.value, completion_data=data)
+        goes_on = {"retried_as": self.settlement.retried_as} if self.settlement.retried_as else {}
+        end = self.event(terminal_event_of(self.status), status=self.status.value, completion_data=data, **goes_on)
         self.said = [end]
         if self.settlement.status is not self.settlement.previous:
             self.said.append(self.rest(self.settlement.status.value))
@@ -137,6 +139,8 @@ class Hand:
 
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
         self.told.append(("adopted", record.run_id, ready))
+        if (timer := self.coordinator._mine[record.run_id].timer) is not None:
+            timer.cancel()  # a rule says when it is due
 
     async def leave(self) -> None:
         """Close the coordinator, as its process would; the store is for the next one to use."""

@@ -6,13 +6,19 @@ concerned has said so before: nothing is looked up, and nothing is done twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 type State = Literal["delayed", "pending", "claimed", "withdrawn", "ended", "gone"]
 
 RESTS = {"success": "idle", "cancelled": "idle", "interrupted": "interrupted", "error": "error", "timeout": "error"}
+LAST_AT_ONCE = 2
+"""The last attempt that is not kept waiting."""
+
+_place = attrgetter("number")
 
 
 class Busy(Exception):
@@ -24,14 +30,21 @@ class Run:
     run_id: str
     thread_id: str
     owner: str | None
-    number: int
     can_move: bool
-    multitask: str
+    multitask: str = "enqueue"
+    max_attempts: int = 1
+    attempt: int = 1
+    retry_of: str | None = None
+    number: int = 0
+    """Its place among all runs."""
     state: State = "pending"
     cancel: str | None = None
     rest: str | None = None
     status: str = "pending"
+    is_stuck: bool = False
     sequence: int = 0
+    ended_as: int = 0
+    """How many runs had ended when it had."""
     next_run_id: str | None = None
     """Who had the thread after it."""
 
@@ -43,6 +56,16 @@ class Run:
     @property
     def has_ended(self) -> bool:
         return self.status not in {"pending", "running"}
+
+    @property
+    def has_attempts_left(self) -> bool:
+        """Whether somebody can begin it once more."""
+        return self.can_move and self.attempt < self.max_attempts
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it is begun once more, should its worker go."""
+        return self.has_attempts_left and self.cancel is None
 
 
 @dataclass(eq=False)
@@ -60,6 +83,7 @@ class Model:
     """Those that have a lease, and whether it goes on."""
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     events: int = 0
+    ends: int = 0
     pruned: int = 0
     starting: set[tuple[str, str]] = field(default_factory=set)
     """Runs that a worker has claimed, though their start is not in the log."""
@@ -83,23 +107,49 @@ class Model:
         """Who has to make room, and whether he runs."""
         if run.multitask == "reject" and not delayed and self.thread(run.thread_id).holder is not None:
             raise Busy
-        self.runs[run.run_id] = run
-        self.thread(run.thread_id)
+        self._know(run)
         if delayed:
             run.state = "delayed"
             return []
         return self.take_place(run)
 
+    def _know(self, run: Run) -> None:
+        run.number = run.number or self._last_number() + 1
+        self.runs[run.run_id] = run
+        self.thread(run.thread_id)
+
+    def _last_number(self) -> int:
+        return max((run.number for run in self.runs.values()), default=0)
+
     def take_place(self, run: Run) -> list[tuple[str, bool]]:
-        """A run holds its thread, or stands in line behind the others."""
+        """A run holds its thread, or stands in line at its place, which mostly is the last."""
         thread = self.thread(run.thread_id)
         displaced = sorted(self._make_room(run, thread)) if run.multitask in {"interrupt", "rollback"} else []
         run.state = "pending"
         if thread.holder is None:
             thread.holder = run
         else:
-            thread.line.append(run)
+            insort(thread.line, run, key=_place)
         return displaced
+
+    def start_anew(self, ended: Run, run_id: str) -> None:
+        """Another attempt at a run that has ended, at its place: at once, or after a while. Whoever cancelled is heard."""
+        run = Run(
+            run_id,
+            ended.thread_id,
+            owner=None if ended.cancel is None else ended.owner,
+            can_move=True,
+            max_attempts=ended.max_attempts,
+            attempt=ended.attempt + 1,
+            retry_of=ended.run_id,
+            number=ended.number,
+            cancel=ended.cancel,
+        )
+        self._know(run)
+        if run.attempt <= LAST_AT_ONCE:
+            self.take_place(run)
+        else:
+            run.state = "delayed"
 
     def _make_room(self, coming: Run, thread: Thread) -> Iterator[tuple[str, bool]]:
         for run in [*thread.line, *([thread.holder] if thread.holder else ())]:
@@ -125,7 +175,8 @@ class Model:
     def promote(self, run: Run, owner: str) -> list[tuple[str, bool]] | None:
         if run.state != "delayed" or run.owner != owner or run.cancel is not None:
             return None
-        run.number = 1 + max(other.number for other in self.runs.values())
+        if run.retry_of is None:
+            run.number = self._last_number() + 1
         return self.take_place(run)
 
     def may_be_claimed(self, run: Run, worker: str) -> bool:
@@ -154,25 +205,34 @@ class Model:
         self.starting.discard((worker, run.run_id))
         return True
 
-    def settle(self, run: Run, status: str, at_rest: str | None) -> tuple[str, str]:
-        """What the thread was announced as, and what it will be."""
+    def settle(self, run: Run, status: str, at_rest: str | None, *, shut_down: bool) -> tuple[str, str, bool]:
+        """What the thread was announced as, what it will be, and whether the run goes on."""
         thread = self.thread(run.thread_id)
+        goes_on = shut_down and run.may_go_on
         if run.state != "claimed":
-            return thread.status, thread.status
+            return thread.status, thread.status, goes_on
         at_rest = at_rest or RESTS[status]
-        if not thread.line:
-            return thread.status, at_rest
+        if not thread.line and not (goes_on and run.attempt < LAST_AT_ONCE):
+            return thread.status, at_rest, goes_on
         run.rest = at_rest
-        return thread.status, "busy"
+        return thread.status, "busy", goes_on
 
-    def end(self, run: Run, status: str, thread_status: str | None) -> None:
-        """The end of a run is in the log, and maybe what its thread is by now."""
+    def note_stuck(self, run: Run, worker: str) -> None:
+        if run.state == "claimed" and run.owner == worker:
+            run.is_stuck = True
+
+    def end(self, run: Run, status: str, thread_status: str | None, *, retried_as: str | None = None) -> None:
+        """The end of a run is in the log, and maybe what its thread is by now, and as which run it goes on."""
         if run.waits:
             self._withdraw(run)
         run.status = status
+        self.ends += 1
+        run.ended_as = self.ends
         self.tell(run)
         if thread_status is not None:
             self.tell(run, thread_status)
+        if retried_as is not None and run.has_attempts_left:
+            self.start_anew(run, retried_as)
         self.release(run)
 
     def tell(self, run: Run, thread_status: str | None = None) -> None:
@@ -191,6 +251,8 @@ class Model:
         rest = run.rest or RESTS[run.status]
         if not thread.line and thread.status == "busy":
             run.state, run.rest = "ended", rest
+            if any(other.retry_of == run.run_id for other in self.runs.values()):  # which has its place
+                run.number = self._last_number() + 1
             return
         run.state = "gone"
         thread.holder = thread.line.pop(0) if thread.line else None
@@ -198,15 +260,16 @@ class Model:
             thread.holder.rest = rest
             run.next_run_id = thread.holder.run_id
 
-    def end_for_others(self, run: Run, status: str) -> None:
+    def end_for_others(self, run: Run, status: str, retried_as: str | None = None) -> None:
         """End a run that its owner does not end: as the harness would."""
         thread = self.thread(run.thread_id)
         rest = (None if run.state == "claimed" else run.rest) or RESTS[status]
-        is_last = self.holds(run) and thread.status == "busy" and not thread.line
-        self.end(run, status, rest if is_last else None)
+        goes_on = retried_as is not None and run.attempt < LAST_AT_ONCE
+        is_last = self.holds(run) and thread.status == "busy" and not thread.line and not goes_on
+        self.end(run, status, rest if is_last else None, retried_as=retried_as)
 
-    def reap(self, reaper: str) -> None:
-        """End, or leave to others, what workers have that are gone."""
+    def reap(self, reaper: str, retry_of: Callable[[str], str]) -> None:
+        """End, or leave to others, what workers have that are gone; `retry_of` is the name of a run's next attempt."""
         for run in self.active:
             if run.owner in {None, reaper} or self.lives(run.owner):
                 continue
@@ -215,8 +278,10 @@ class Model:
             elif run.state == "ended":
                 self.tell(run, run.rest or "idle")
                 self.release(run)
+            elif run.state == "claimed":
+                self.end_for_others(run, "error", retry_of(run.run_id) if run.may_go_on else None)
             else:
-                is_cancelled = run.state == "withdrawn" or (run.waits and run.cancel is not None)
+                is_cancelled = run.state == "withdrawn" or run.cancel is not None
                 self.end_for_others(run, "cancelled" if is_cancelled else "error")
         self.workers = {worker: lives for worker, lives in self.workers.items() if lives or worker == reaper}
 
@@ -247,5 +312,5 @@ class Model:
                 del self.threads[thread_id]
 
     def _asks(self, run: Run) -> bool:
-        asked = [r.run_id for r in self.runs.values() if r.thread_id == run.thread_id and r.status == "interrupted"]
-        return self.thread(run.thread_id).status == "interrupted" and run.run_id == max(asked, default="")
+        asked = [r.ended_as for r in self.runs.values() if r.thread_id == run.thread_id and r.status == "interrupted"]
+        return self.thread(run.thread_id).status == "interrupted" and run.ended_as == max(asked, default=0)

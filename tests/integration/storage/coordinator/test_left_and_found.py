@@ -64,7 +64,7 @@ async def start(hand: Hand, run_id: str, thread_id: str = "t") -> None:
     """Claim a run and announce its start, as that worker and no other."""
     claim = await hand.coordinator.claim(run_id)
     assert claim is not None
-    held = Held(Run(run_id, thread_id, hand.name, 0, can_move=True, multitask="enqueue"), claim=claim)
+    held = Held(Run(run_id, thread_id, hand.name, can_move=True), claim=claim)
     hand.store._workers.clear()
     hand.store._workers.add(hand.name)
     await hand.store.append(held.opening())
@@ -239,7 +239,7 @@ async def test_a_run_that_nobody_looks_after_is_not_started_by_who_never_was_its
     await a.coordinator.aclose()
     a.store._workers.clear()
 
-    held = Held(Run(waiting, "t", None, 0, can_move=True, multitask="enqueue"), claim=cast("Any", run_of("t")))
+    held = Held(Run(waiting, "t", None, can_move=True), claim=cast("Any", run_of("t")))
     with pytest.raises(EventOrderError, match="nobody looks after the run"):
         await a.store.append([held.event(cast("Any", "run_started"), agent=AGENT)])
 
