@@ -190,7 +190,7 @@ class RunCoordinator(Protocol):
         """Take a run that is still pending out of the queue for good, without an execution.
 
         True for exactly one caller, who then announces its end and calls `release`; False if it is not pending any
-        more.
+        more. After a failure at its turn the host waits for `RunHost.on_ready` to try again.
         """
         ...
 
