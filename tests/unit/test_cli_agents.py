@@ -92,3 +92,24 @@ def test_ctrl_c_during_an_import_is_no_failure_of_the_module(folder: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         load("agents.py:agent")
+
+
+@pytest.mark.parametrize("line", ["from kettles import boil", "import kettles.steel"])
+def test_a_file_that_hides_the_package_it_needs_is_named(folder: Path, line: str) -> None:
+    (folder / "installed" / "kettles").mkdir(parents=True)
+    (folder / "installed" / "kettles" / "__init__.py").write_text("def boil(): ...\n")
+    sys.path.append(str(folder / "installed"))
+    (folder / "kettles.py").write_text(f"{line}\ndef agent(input): ...\n")
+
+    with pytest.raises(AgentImportError) as failed:
+        load("kettles.py:agent")
+
+    hides = f"{folder / 'kettles.py'} hides the package kettles that is installed, so give the file another name"
+    assert hides in str(failed.value)
+
+
+def test_a_package_that_is_not_there_hides_behind_nothing(folder: Path) -> None:
+    (folder / "desk.py").write_text("import kettles\n")
+
+    with pytest.raises(AgentImportError, match=r"No module named 'kettles'\.$"):
+        load("desk.py:agent")

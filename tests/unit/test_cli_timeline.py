@@ -303,8 +303,10 @@ async def test_messages_of_parallel_speakers_are_not_mixed(monkeypatch: pytest.M
     [
         ("shop.errors.SoldOutError: no kettles\n", []),
         (
-            'Traceback (most recent call last):\n  File "/home/me/shop.py", line 3, in buy\n    sell()\n'
-            "shop.errors.SoldOutError: no kettles\nask again tomorrow\n",
+            (
+                'Traceback (most recent call last):\n  File "/home/me/shop.py", line 3, in buy\n    sell()\n'
+                "shop.errors.SoldOutError: no kettles\nask again tomorrow\n"
+            ),
             [
                 "Traceback (most recent call last):",
                 '  File "/home/me/shop.py", line 3, in buy',
@@ -327,3 +329,20 @@ async def test_an_error_is_said_once_whatever_module_it_is_of(
     assert first == "✗ failed       SoldOutError: no kettles"
     assert [line[15:] for line in others] == shown
     assert "\n".join(lines_of(console)).count("no kettles") == 1
+
+
+@pytest.mark.parametrize(("answer", "shown"), [("one two", 0), ("two", 0), ("one", 1)])
+async def test_an_answer_that_was_seen_among_others_is_not_shown_again(
+    monkeypatch: pytest.MonkeyPatch, answer: str, shown: int
+) -> None:
+    console = console_of(200, monkeypatch, screen=False)
+    with Timeline(console) as timeline:
+        for sequence, (key, word) in enumerate([("a", "one two"), ("b", "the second: two")]):
+            timeline.part(
+                StreamPart(sequence, "messages", chunk(word, key, name=f"speaker {key}", chunk_position="last"))
+            )
+        completed = {"last_ai_message": answer}
+        await timeline.on_event(event(1, LifecycleEventType.RUN_COMPLETED, completion_data=completed))
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+
+    assert len([line for line in lines_of(console) if "◇ agent" in line]) == shown, "a part of an old message is none"

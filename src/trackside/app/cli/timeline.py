@@ -46,7 +46,7 @@ class Timeline:
         self._waiting: dict[str, _Written] = {}  # those that are printed when they are complete, by key
         self._held: list[RunLifecycleEvent] = []
         self._started: float | None = None
-        self._said = ""  # the last complete message
+        self._said: list[str] = [""]  # the complete messages
         self._doing, self._hint = "starting", ""
         self._spinner = Spinner("dots", style="cyan")
         self._live = LiveLines(console, self._live_lines) if console.is_live else None
@@ -138,7 +138,7 @@ class Timeline:
             return
         answer = (end.payload.get("completion_data") or {}).get("last_ai_message") or last_answer(output)
         if answer:
-            if answer.strip() not in self._said:
+            if answer.strip() not in self._said and answer.strip() not in self._said[-1]:
                 self._rows.print(self._events.seconds_of(end), AGENT, answer)
         elif output is not None:
             self._rows.print(self._events.seconds_of(end), OUTPUT, abridged(json_line(canonical(output)[0])))
@@ -159,7 +159,7 @@ class Timeline:
             self._waiting[piece.key] = message
         if piece.done:
             self._flow = None if message is self._flow else self._flow
-            self._said = message.whole
+            self._said.append(message.whole.strip())
 
     def _print_settled(self, message: _Written, *, done: bool) -> None:
         """Print the lines at the front of a message that will not change any more, or all of them."""

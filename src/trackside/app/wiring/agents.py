@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -193,9 +194,20 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         raise
     except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
         cause = traceback.format_exception_only(exc)[-1].strip()
-        if isinstance(exc, ModuleNotFoundError) and (extra := _EXTRAS.get((exc.name or "").partition(".")[0])):
-            cause += f"; pip install 'trackside[{extra}]'"
+        if isinstance(exc, ImportError) and (hint := _what_helps(exc, (exc.name or "").partition(".")[0])):
+            cause += f"; {hint}"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
+
+
+def _what_helps(failure: ImportError, package: str) -> str | None:
+    """What to do where a package could not be imported: rename the file that hides it, as an `agents.py`, or install it."""
+    found = PathFinder.find_spec(package) if package else None
+    if found is not None and found.origin is not None:
+        elsewhere = [place for place in sys.path if Path(place).absolute() != Path(found.origin).parent]
+        if PathFinder.find_spec(package, elsewhere) is not None:
+            return f"{found.origin} hides the package {package} that is installed, so give the file another name"
+    extra = _EXTRAS.get(package)
+    return f"pip install 'trackside[{extra}]'" if extra and isinstance(failure, ModuleNotFoundError) else None
 
 
 def _a(noun: str) -> str:
