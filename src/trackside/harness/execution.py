@@ -290,7 +290,7 @@ class Executions:
                 await self._await_others(execution)
         except Exception as exc:  # the coordinator failed; the run's own failures are outcomes, not exceptions
             logger.exception("run %s could not be executed", execution.run_id, extra=fields_of(worker.record))
-            if worker.stopping and not worker.under_way:  # it is in the queue still, and its thread held until it is not
+            if worker.stopping and not worker.under_way:  # it is in the queue still, and holds its thread
                 execution.task, execution.scheduled = None, False
             else:
                 self._resolve(execution, _broken(worker.record, exc))
