@@ -286,7 +286,7 @@ class Scenes:
     async def answer_all(self, store: Store) -> None:
         """Every question that is open can be answered."""
         states = store.thread_states()
-        for thread in await store.threads(limit=1_000):
+        for thread in await store.threads(agent="asks", limit=1_000):
             state = await states.load(thread.thread_id)
             is_open = state is not None and state.paused is not None
             if thread.status == "interrupted" and not is_open:
