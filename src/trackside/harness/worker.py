@@ -45,7 +45,7 @@ from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
-from trackside.harness.verdict import end_by, left_by
+from trackside.harness.verdict import end_by
 
 logger = logging.getLogger("trackside.worker")
 
@@ -480,16 +480,11 @@ class RunWorker:
                 checkpoint_id = await self._memory.roll_back(self._agent)
                 if checkpoint_id is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
-            elif self._keeps_steps(end) and (left := left_by(self._agent, self._run)) is not None:
-                await self._memory.save(left, partial=True)
             if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
                 await finish(self._recall, name="load")
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
             return self._failed(exc)
         return end
-
-    def _keeps_steps(self, end: End) -> bool:
-        return self._calling and self._uses_thread_state and not end.untouched
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""
