@@ -200,6 +200,17 @@ async def test_a_question_to_a_human_stays_and_so_does_its_thread(store: Store, 
     assert await store.prune(older_than=DAY) == removed(2, 6, 1)
 
 
+async def test_the_question_that_stays_is_the_one_that_was_asked_last_whoever_came_first(store: Store, script) -> None:
+    late, early = script(thread_id="t", start=LONG_AGO), script(thread_id="t", start=LONG_AGO + DAY)
+    await store.append([late.started(), early.started()])
+    for run in (early, late):
+        run.start = LONG_AGO + (2 if run is early else 3) * DAY
+        await store.append([run.event("run_completed", status="interrupted"), run.thread("interrupted")])
+
+    assert await store.prune(older_than=DAY) == removed(1, 3, waiting=1)
+    assert [run.run_id for run in await store.runs()] == [late.run_id]
+
+
 async def test_what_a_subscription_has_not_passed_or_has_parked_stays(store: Store, script) -> None:
     one, two, three = (script(start=LONG_AGO) for _ in range(3))
     await store.append([one.started(), one.completed()])  # positions 1, 2

@@ -324,7 +324,7 @@ def _asks() -> ColumnElement[bool]:
         ~exists().where(
             later.c.thread_id == runs.c.thread_id,
             later.c.status == asked,
-            tuple_(later.c.created_at, later.c.run_id) > tuple_(runs.c.created_at, runs.c.run_id),
+            tuple_(later.c.ended_at, later.c.run_id) > tuple_(runs.c.ended_at, runs.c.run_id),
         ),
     )
 
