@@ -166,8 +166,9 @@ class Queueing(Play, RuleBasedStateMachine):
 
     @rule(data=st.data(), number=workers, action=st.sampled_from(["interrupt", "rollback"]), lost=rarely)
     def cancel_one(self, data: Any, number: int, action: str, lost: bool) -> None:
-        if self.model.runs:
-            run = self.model.runs[data.draw(st.sampled_from(sorted(self.model.runs)))]
+        active = sorted(run.run_id for run in self.model.active)
+        if runs := [*active, *active, *sorted(self.model.runs)]:  # those that have ended are many
+            run = self.model.runs[data.draw(st.sampled_from(runs))]
             self.take(self.hands[number], self.cancel(self.hands[number], run, action), lose_reply=lost)
 
     @rule(data=st.data(), number=workers)

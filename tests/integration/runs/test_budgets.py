@@ -112,6 +112,19 @@ async def test_a_thread_sees_at_once_that_it_has_used_too_much(backend: Backend)
         assert seen == [False, True]
 
 
+async def test_a_thread_that_tells_in_the_agents_last_step_of_too_much_is_heard(backend: Backend) -> None:
+    async def agent(_: Any, run: RunContext) -> str:
+        run.record_tool_call("pay")
+        asyncio.get_running_loop().run_in_executor(None, run.record_tool_call, "pay")
+        while not run.cancelled:
+            pass  # the loop takes no turn between what the thread says and the end of the agent
+        return "paid"
+
+    async with backend.open({"agent": agent}) as stage:
+        result = await stage.run("agent", max_tool_calls=1)
+        assert stage.end(result).payload["error_type"] == "budget_exceeded"
+
+
 @in_memory
 @pytest.mark.parametrize("value", [0, -1, True, "9", 2.5, float("nan")], ids=repr)
 async def test_a_budget_that_is_none_is_refused_by_name(backend: Backend, value: Any) -> None:

@@ -296,6 +296,16 @@ async def test_a_run_that_was_asked_to_cancel_is_lost_for_good(url: str, databas
         assert (found.error_type, await store.retries_of(run_id)) == ("worker_lost", [])
 
 
+async def test_a_run_that_was_asked_to_cancel_has_no_other_attempt_where_its_manager_closes_meanwhile(url: str) -> None:
+    async with by_hand(url) as (store, coordinator), by_hand(url) as (_, other):
+        run_id = await let_in(coordinator, max_attempts=3)
+        await start(store, coordinator, run_id)
+        await other.request_cancel(run_id, CancelAction.interrupt)
+
+        settlement = await coordinator.settle(run_id, RunStatus.cancelled, shut_down=True)
+        assert (settlement.retried_as, settlement.status) == (None, "idle")
+
+
 async def test_a_cancel_that_comes_when_the_next_attempt_is_settled_ends_that(url: str, database: Any) -> None:
     async with by_hand(url) as (store, coordinator), by_hand(url) as (_, other):
         run_id = await let_in(coordinator, max_attempts=3)
