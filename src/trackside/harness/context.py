@@ -252,7 +252,11 @@ def flaw_of(result: object) -> str | None:
 
 
 class Agent(Protocol):
-    """Something that can be run; `as_agent` makes one of a function or of a framework's object."""
+    """Something that can be run; `as_agent` makes one of a function or of a framework's object.
+
+    One with `uses_thread_state = True` has the harness keep what its threads remember. It may have a method `partial(run)`:
+    the values that a thread shall keep of a run that failed or was stopped, but not rolled back; None: what it did before.
+    """
 
     @property
     def name(self) -> str:

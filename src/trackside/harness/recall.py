@@ -49,14 +49,14 @@ class ThreadMemory:
         step = partial(self._states.load, self._run.thread_id)
         return await self._patiently(step, ThreadNotLoadedError) or ThreadState()
 
-    async def save(self, state: ThreadState) -> None:
-        """Have the thread remember this; finished once begun (I17).
+    async def save(self, state: ThreadState, *, finished: bool = True) -> None:
+        """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
 
         Raises:
             ThreadNotSavedError: the store does not take it.
         """
         step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
-        did = "has finished" if state.paused is None else "waits for an answer"
+        did = "waits for an answer" if state.paused is not None else "has finished" if finished else "has not finished"
         await finish(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
 
     async def roll_back(self, agent: Agent) -> str | None:

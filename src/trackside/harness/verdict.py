@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trackside.harness.context import AgentResult, RunContext, flaw_of
+from trackside.harness.context import Agent, AgentResult, RunContext, flaw_of
 from trackside.harness.ending import End, failed, unanswered
 from trackside.harness.errors import AgentOutputError, PayloadError
 from trackside.harness.journal import Journal
@@ -25,6 +25,18 @@ def end_by(result: AgentResult, run: RunContext, journal: Journal, *, remembers:
         run.set_title(title)
     end = _interrupted if result.interrupts else _success
     return end(result, run, remembers=remembers)
+
+
+def left_by(agent: Agent, run: RunContext) -> ThreadState | None:
+    """What the thread shall remember of a run that came to no result: what its agent's `partial` says is complete.
+
+    Nothing where a question was open, which stays open as it was asked.
+    """
+    partial = getattr(agent, "partial", None)
+    if partial is None or run.paused is not None or not getattr(agent, "uses_thread_state", False):
+        return None
+    values = partial(run)
+    return None if values is None else ThreadState(dict(values))
 
 
 def _success(result: AgentResult, run: RunContext, *, remembers: bool) -> End:

@@ -45,7 +45,7 @@ from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
-from trackside.harness.verdict import end_by
+from trackside.harness.verdict import end_by, left_by
 
 logger = logging.getLogger("trackside.worker")
 
@@ -472,14 +472,14 @@ class RunWorker:
 
         Also where the agent has finished: `success` promises that the thread's next run goes on from there.
         """
-        stop = self._stop
         try:
             if end.remembers is not None:
                 await self._memory.save(end.remembers)
-            elif stop is not None and stop.mode is CancelMode.rollback and self._claimed:
-                checkpoint_id = await self._memory.roll_back(self._agent)
-                if checkpoint_id is not None:
+            elif self._claimed and self._stop is not None and self._stop.mode is CancelMode.rollback:
+                if (checkpoint_id := await self._memory.roll_back(self._agent)) is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
+            elif self._calling and not end.untouched and (left := left_by(self._agent, self._run)) is not None:
+                await self._memory.save(left, finished=False)
             if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
                 await finish(self._recall, name="load")
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same

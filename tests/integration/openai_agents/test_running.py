@@ -113,7 +113,7 @@ async def test_a_thread_is_the_conversation(stage: Any) -> None:
     assert second.usage["message_count"] == 2
 
 
-async def test_a_failed_run_leaves_the_conversation_as_it_was(stage: Any) -> None:
+async def test_a_failed_run_leaves_what_it_was_asked_in_the_conversation(stage: Any) -> None:
     model = ScriptedModel("a cat", RuntimeError("no route"), "black")
     agent = Agent("talker", model=model)
     await stage.play(agent, "what is it?", thread_id="thread")
@@ -121,6 +121,17 @@ async def test_a_failed_run_leaves_the_conversation_as_it_was(stage: Any) -> Non
     assert failed.status is RunStatus.error
     outcome = await stage.play(agent, "which colour?", thread_id="thread")
     contents = [item["content"] for item in outcome.values["items"] if item["role"] == "user"]
+    assert contents == ["what is it?", "lost", "which colour?"]
+
+
+async def test_another_try_at_a_failed_run_does_not_ask_twice(stage: Any) -> None:
+    model = ScriptedModel("a cat", RuntimeError("no route"), RuntimeError("no route"), "black")
+    agent = Agent("talker", model=model)
+    await stage.play(agent, "what is it?", thread_id="thread")
+    failed = await stage.play(agent, "which colour?", thread_id="thread")
+    again = await stage.play(agent, "which colour?", thread_id="thread", retry_of=failed.result.run_id, attempt=2)
+    await stage.play(agent, "which colour?", thread_id="thread", retry_of=again.result.run_id, attempt=3)
+    contents = [item["content"] for item in model.heard[-1] if item["role"] == "user"]
     assert contents == ["what is it?", "which colour?"]
 
 

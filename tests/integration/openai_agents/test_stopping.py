@@ -10,7 +10,7 @@ from agents import Agent, GuardrailFunctionOutput, RunHooks, function_tool, inpu
 from tests.contract.ways_to_run import virtual
 from tests.integration.openai_agents.scripted_model import Calls, ScriptedModel
 
-from trackside import RunManager, RunSpec, RunStatus, StopPolicy, current_run
+from trackside import CancelAction, RunManager, RunSpec, RunStatus, StopPolicy, current_run
 
 type Wait = Callable[[], Any]
 
@@ -234,8 +234,15 @@ async def test_a_run_that_is_asked_to_stop_begins_no_further_call() -> None:
     assert later == [False]
 
 
+@pytest.mark.parametrize(
+    ("action", "heard"),
+    [(CancelAction.interrupt, ["one", "two", "three"]), (CancelAction.rollback, ["one", "three"])],
+    ids=["interrupt", "rollback"],
+)
 @virtual
-async def test_a_cancelled_run_leaves_the_conversation_as_it_was() -> None:
+async def test_a_cancelled_run_leaves_what_it_was_asked_unless_it_is_rolled_back(
+    action: CancelAction, heard: list[str]
+) -> None:
     async with RunManager() as manager:
         place = Place()
 
@@ -247,9 +254,30 @@ async def test_a_cancelled_run_leaves_the_conversation_as_it_was() -> None:
         await (await manager.start(RunSpec(agent, "one", thread_id="thread"))).result()
         handle = await manager.start(RunSpec(agent, "two", thread_id="thread"))
         await place.reached.wait()
-        await handle.cancel(wait=True)
+        await handle.cancel(action=action, wait=True)
         await (await manager.start(RunSpec(agent, "three", thread_id="thread"))).result()
-    assert [item["content"] for item in model.heard[-1] if item["role"] == "user"] == ["one", "three"]
+    assert [item["content"] for item in model.heard[-1] if item["role"] == "user"] == heard
+
+
+@virtual
+async def test_a_stopped_run_leaves_the_calls_that_were_answered_and_no_other() -> None:
+    place = Place()
+
+    async def look() -> str:
+        return "a cat"
+
+    async def wait() -> str:
+        return str(await place())
+
+    tools = [function_tool(look), function_tool(wait)]
+    model = ScriptedModel(Calls("look"), [Calls("look"), Calls("wait")], "well")
+    async with RunManager() as manager:
+        agent = Agent("lead", model=model, tools=tools)
+        run = await manager.start(RunSpec(agent, "one", thread_id="thread", timeout=5.0))
+        assert (await run.result()).status is RunStatus.timeout
+        await (await manager.start(RunSpec(agent, "two", thread_id="thread"))).result()
+    kinds = [item.get("type", item.get("role")) for item in model.heard[-1]]
+    assert kinds == ["user", "function_call", "function_call_output", "user"]
 
 
 @virtual

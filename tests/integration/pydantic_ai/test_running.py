@@ -108,12 +108,22 @@ async def test_the_next_run_of_a_thread_goes_on_with_its_messages(stage: Any) ->
     assert [message["kind"] for message in outcome.values["message_history"]] == ["request", "response"] * 2
 
 
-async def test_a_run_that_fails_leaves_its_thread_as_it_was(stage: Any) -> None:
+async def test_a_run_that_fails_leaves_what_it_was_asked_in_its_thread(stage: Any) -> None:
     heard: list[Any] = []
     agent = Agent(answers("first", RuntimeError("no"), "third", heard=heard))
     for text in ("one", "two", "three"):
         await stage.play(agent, text, thread_id="t")
-    assert texts(heard[-1]) == ["one", "three"]
+    assert texts(heard[-1]) == ["one", "two", "three"]
+
+
+async def test_another_try_at_a_failed_run_does_not_ask_twice(stage: Any) -> None:
+    heard: list[Any] = []
+    agent = Agent(answers("first", RuntimeError("no"), RuntimeError("no"), "third", heard=heard))
+    await stage.play(agent, "one", thread_id="t")
+    failed = await stage.play(agent, "two", thread_id="t")
+    again = await stage.play(agent, "two", thread_id="t", retry_of=failed.result.run_id, attempt=2)
+    await stage.play(agent, "two", thread_id="t", retry_of=again.result.run_id, attempt=3)
+    assert texts(heard[-1]) == ["one", "two"]
 
 
 async def test_a_thread_that_keeps_something_else_is_not_gone_on_with(run_context: Any) -> None:

@@ -105,7 +105,7 @@ async def test_an_answer_that_a_capability_made_of_lost_models_is_an_error(stage
     assert outcome.status is RunStatus.error
     assert outcome.end["error_type"] == "Broken"
     after = await stage.play(Agent(answers("here again")), "go", thread_id="t")
-    assert len(after.values["message_history"]) == 2  # the thread was left as it was
+    assert len(after.values["message_history"]) == 4  # the answer that is none was a step all the same
 
 
 async def test_an_answer_that_its_provider_ended_with_an_error_is_an_error(stage: Any) -> None:
@@ -171,8 +171,9 @@ async def test_a_cancelled_run_leaves_nothing_running(stage: Any, place: str, mo
     assert outcome.status is RunStatus.cancelled
     assert cleaned_up.is_set()
     assert others() == set()
-    after = await stage.play(Agent(answers("done")), "go", thread_id="t")
-    assert len(after.values["message_history"]) == 2
+    after = await stage.play(Agent(answers("done")), "go on", thread_id="t")
+    asked = [part["content"] for message in after.values["message_history"] for part in message["parts"]]
+    assert asked == ["go", "go on", "done"], "what is cut off is not remembered"
 
 
 async def test_an_agent_that_is_cancelled_twice_is_waited_for(stage: Any) -> None:

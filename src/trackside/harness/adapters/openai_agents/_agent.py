@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from agents import Agent, Runner, RunResultStreaming, RunState, TResponseInputItem
 
@@ -19,14 +20,21 @@ from trackside.harness.adapters.openai_agents._config import RunnerOptions, prep
 from trackside.harness.adapters.openai_agents._ending import FailedTools, as_raised, see_through
 from trackside.harness.adapters.openai_agents._errors import ToolPauseError
 from trackside.harness.adapters.openai_agents._exits import carry_exits_of_tools
-from trackside.harness.adapters.openai_agents._input import history_of, humans_in, items_of, others_in, plain
+from trackside.harness.adapters.openai_agents._input import (
+    history_of,
+    humans_in,
+    items_of,
+    others_in,
+    plain,
+    unfinished_values,
+)
 from trackside.harness.adapters.openai_agents._stream import AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError
 from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
-from trackside.harness.types import JsonObject
+from trackside.harness.types import Json, JsonObject
 
 _NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
 
@@ -40,8 +48,9 @@ class OpenAIAgent:
     """Runs an agent of the OpenAI Agents SDK.
 
     The conversation is the thread: its items are in the thread's values as `items`, next to the last `output`, and each run
-    adds to them and begins with this agent, whichever it was handed to before. A run that fails or is stopped leaves the
-    thread as it was. A run's `config` is what `RunnerOptions` says, its `context` the SDK's.
+    adds to them and begins with this agent, whichever it was handed to before. A run that fails or is stopped adds its
+    input and each answer of a model whose calls all have answers. A run's `config` is what `RunnerOptions` says, its
+    `context` the SDK's.
 
     A tool that needs an approval pauses the run: with one question `{"tool", "arguments", "agent"}` for each call, which is
     answered as `approval_of` says. Usage is credited as `UsageRecorder` says; what is streamed, `AgentStream` says.
@@ -63,6 +72,7 @@ class OpenAIAgent:
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name
         self._agent = agent
+        self._items: WeakKeyDictionary[RunContext, Json] = WeakKeyDictionary()
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input, or the answers that the run brings.
@@ -100,7 +110,7 @@ class OpenAIAgent:
         carry_exits_of_tools()
         try:
             result = self._begin(run, given, options, watch)
-            await see_through(result, stream.take, recorder)
+            await self._follow(run, result, stream, recorder)
         except CarriedExit as exc:
             raise exc.error from None
         except RunPaused as exc:
@@ -115,12 +125,24 @@ class OpenAIAgent:
         if (why := failed.behind(result, recorder.tools)) is not None:
             raise ErrorOutputError(agent=self.name, why=why)
         output = plain(result.final_output)
-        values = {"items": plain(result.to_input_list()), "output": output}
+        values = {"items": self._items[run], "output": output}
         stream.show(values)
         return AgentResult(output=output, values=values)
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: a conversation is only kept of runs that came to an end."""
+        """Nothing to do: a conversation is only kept at a run's end, and of none that is rolled back."""
+
+    def partial(self, run: RunContext) -> JsonObject | None:
+        """What the thread remembers of a run that came to no end: the steps that are complete."""
+        return unfinished_values(run, self._items[run]) if run in self._items else None
+
+    async def _follow(
+        self, run: RunContext, result: RunResultStreaming, stream: AgentStream, recorder: UsageRecorder
+    ) -> None:
+        try:
+            await see_through(result, stream.take, recorder)
+        finally:
+            self._items[run] = plain(result.to_input_list())  # the SDK adds an answer when its calls have theirs
 
     async def _given(self, run: RunContext, options: RunnerOptions) -> list[TResponseInputItem] | RunState[Any]:
         """The conversation up to here, or the state in which it waits."""

@@ -15,6 +15,7 @@ from trackside.harness.types import Json, JsonObject
 
 _ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
+_UNFINISHED = "unfinished"
 _MAX_CHARS = 1 << 28  # a conversation is kept whole, or its next turn goes wrong
 _ACCEPTED = (
     'an agent takes a text, a message such as {"type": "human", "content": "…"}, an item as OpenAI\'s Responses API has it, '
@@ -45,9 +46,16 @@ def items_of(run: RunContext) -> list[TResponseInputItem]:
 
 
 def history_of(run: RunContext) -> list[TResponseInputItem]:
-    """The items of the thread's conversation so far."""
+    """The items of the thread's conversation so far; without those of the run that this one tries again."""
     items = run.values.get("items")
-    return list(items) if isinstance(items, list) else []
+    unfinished = run.values.get(_UNFINISHED) or {}
+    before = unfinished["before"] if run.retry_of is not None and unfinished.get("run_id") == run.retry_of else None
+    return list(items)[:before] if isinstance(items, list) else []
+
+
+def unfinished_values(run: RunContext, items: Json) -> JsonObject:
+    """What the thread remembers of a run that came to no end: its items, and where they begin."""
+    return {**run.values, "items": items, _UNFINISHED: {"run_id": run.run_id, "before": len(history_of(run))}}
 
 
 def humans_in(items: list[TResponseInputItem]) -> list[JsonObject]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from pydantic_ai import capture_run_messages
 from pydantic_ai.agent import AbstractAgent, WrapperAgent
 from pydantic_ai.messages import ModelMessage
 from pydantic_ai.tools import DeferredToolRequests
@@ -12,7 +14,7 @@ from pydantic_ai.tools import DeferredToolRequests
 from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
-from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled
+from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled, unfinished
 from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
 from trackside.harness.adapters.pydantic_ai._questions import Waiting
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
@@ -24,6 +26,7 @@ from trackside.harness.journal import answer_message
 from trackside.harness.types import JsonObject
 
 _HISTORY = "message_history"
+_UNFINISHED = "unfinished"
 
 
 def adapt(agent: Any, *, name: str | None = None) -> PydanticAIAgent | None:
@@ -37,7 +40,8 @@ class PydanticAIAgent:
     A text, a message or a list of messages are what the agent shall answer, what comes before the last human ones being
     history; every other JSON value reaches it as its JSON text. `context` becomes the agent's dependencies, `config` has
     the options of `agent.run` that say how: `model`, `model_settings`, `usage_limits`, `instructions`, `retries`,
-    `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`.
+    `metadata`. A thread remembers `message_history`, as Pydantic AI dumps it, and the last `output`; of a run that fails
+    or is stopped what the agent was asked, and each answer of a model with the results of all tools that it calls.
 
     Calls of tools that wait for an approval, or that somebody else executes, pause the run; only an agent with output
     validators needs `DeferredToolRequests` in its output type for that. Each call is a question, and each may be answered
@@ -60,6 +64,7 @@ class PydanticAIAgent:
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"
         self._agent = agent
+        self._messages: WeakKeyDictionary[RunContext, list[ModelMessage]] = WeakKeyDictionary()
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input; one for each answer, if the run resumes one.
@@ -89,7 +94,7 @@ class PydanticAIAgent:
         """
         if not run.resuming:
             prompt = Prompt.of(run.input)
-            history = recalled(run.values.get(_HISTORY), thread_id=run.thread_id)
+            history = _history_of(run)
             for message in prompt.others:
                 run.record_message(message)
             return await self._run(run, [*history, *prompt.before], user_prompt=prompt.content)
@@ -100,23 +105,29 @@ class PydanticAIAgent:
         return await self._run(run, messages, deferred_tool_results=waiting.results())
 
     async def rollback(self, run: RunContext) -> None:
-        """Nothing to do: a thread's messages are only kept of runs that came to an end."""
+        """Nothing to do: a thread's messages are only kept at a run's end, and of none that is rolled back."""
+
+    def partial(self, run: RunContext) -> JsonObject | None:
+        """What the thread remembers of a run that came to no end: the steps that are complete."""
+        messages = self._messages.get(run)
+        return {**run.values, _HISTORY: unfinished(messages), _UNFINISHED: run.run_id} if messages else None
 
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
         watch = watch_of(run, caller=LEAD, speaker=self.name)
         try:
             async with threads_waited_for(), delegates_watched(run):
-                result = await self._agent.run(
-                    message_history=history,
-                    deps=deps_of(self._agent, run.context),
-                    output_type=_output_type(self._agent),
-                    capabilities=[watch],
-                    conversation_id=run.thread_id,
-                    run_id=run.run_id,
-                    infer_name=False,
-                    **given,
-                    **options_of(run),
-                )
+                with capture_run_messages() as self._messages[run]:
+                    result = await self._agent.run(
+                        message_history=history,
+                        deps=deps_of(self._agent, run.context),
+                        output_type=_output_type(self._agent),
+                        capabilities=[watch],
+                        conversation_id=run.thread_id,
+                        run_id=run.run_id,
+                        infer_name=False,
+                        **given,
+                        **options_of(run),
+                    )
         except CarriedExit as exc:
             raise exc.error from None
         except RunPaused as exc:
@@ -134,6 +145,14 @@ class PydanticAIAgent:
         values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": plain(result.output)}
         watch.send(values, "values")
         return AgentResult(output=values["output"], values=values)
+
+
+def _history_of(run: RunContext) -> list[ModelMessage]:
+    """The messages of the thread so far; without those of the run that this one tries again."""
+    history = recalled(run.values.get(_HISTORY), thread_id=run.thread_id)
+    if run.retry_of is None or run.values.get(_UNFINISHED) != run.retry_of:
+        return history
+    return [message for message in history if message.run_id != run.retry_of]
 
 
 def _output_type(agent: AbstractAgent[Any, Any]) -> Any:

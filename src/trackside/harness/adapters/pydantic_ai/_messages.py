@@ -51,6 +51,18 @@ def recalled(history: Any, *, thread_id: str) -> list[ModelMessage]:
         raise ThreadHistoryError(thread_id=thread_id, why=str(exc).partition("\n")[0]) from exc
 
 
+def unfinished(messages: Sequence[ModelMessage]) -> Json:
+    """Messages in that form up to the last step that is complete: an answer with the results of all tools that it calls."""
+    whole = list(messages)
+    while whole and _is_cut_off(whole[-1]):
+        whole.pop()
+    return kept(whole)
+
+
+def _is_cut_off(last: ModelMessage) -> bool:
+    return last.state == "interrupted" or (isinstance(last, ModelResponse) and bool(last.tool_calls))
+
+
 def ai_message(response: ModelResponse, message_id: str, output_tools: Collection[str]) -> JsonObject:
     """What a model answered. A call of an output tool is its answer, not a call."""
     calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
