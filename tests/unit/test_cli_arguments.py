@@ -16,6 +16,8 @@ from trackside.app.cli.arguments import (
     read_seconds,
     read_since,
 )
+from trackside.app.cli.commands import StreamMode
+from trackside.app.cli.running import RunOptions
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -137,3 +139,11 @@ def test_since_without_an_offset_is_local_time() -> None:
 def test_what_is_no_moment_is_refused_with_what_to_write(typed: str) -> None:
     with pytest.raises(ArgumentError, match=r"^--since: .* write "):
         read_since(typed, now=NOW)
+
+
+def test_modes_are_plain_texts_which_an_error_can_show() -> None:
+    options = RunOptions(
+        database=None, timeout=None, metadata=[], modes=[StreamMode.debug, StreamMode.debug], json=False
+    )
+
+    assert repr(options.spec("agents.py:echo").stream_mode) == "('messages', 'custom', 'debug')"

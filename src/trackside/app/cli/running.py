@@ -98,7 +98,7 @@ class RunOptions:
             max_cost_usd=None if self.max_cost is None else read_dollars(self.max_cost, "--max-cost"),
             max_llm_calls=self.max_llm_calls,
             max_tool_calls=self.max_tool_calls,
-            stream_mode=tuple(dict.fromkeys((*_SHOWN_MODES, *self.modes))),
+            stream_mode=tuple(dict.fromkeys((*_SHOWN_MODES, *map(str, self.modes)))),
             **more,
         )
 

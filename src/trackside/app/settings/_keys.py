@@ -39,7 +39,7 @@ def _text(value: Any) -> str:
 def _count(value: Any) -> int:
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if type(number) is not int or number < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for no limit of your own")
+        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for the default")
     return number
 
 
@@ -156,6 +156,8 @@ def near_variable(variable: str) -> str | None:
 def suggestion(wrong: str) -> str:
     """What to add to the message about a key that there is not: the one that was meant, or all that there are."""
     section, _, last = wrong.rpartition(".")
+    if wrong in _PLAIN or wrong in _OWNED:
+        return f"; it is a section, which begins with [{wrong}] on a line of its own"
     owned = _OWNED.get(section.partition(".")[0], {}) if "." in section else {}
     if near := difflib.get_close_matches(last, owned, 1, 0.6):
         return f"; did you mean {section}.{near[0]}?"
