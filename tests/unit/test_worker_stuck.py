@@ -45,6 +45,27 @@ async def test_a_run_is_stuck_from_its_first_cancel_on_however_often_it_is_cance
         await run.ended()
 
 
+@virtual
+async def test_an_agent_that_is_cancelled_because_somebody_asks_again_may_clean_up_after_that() -> None:
+    cleaned: list[float] = []
+
+    async def agent(input: object) -> None:
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            await asyncio.sleep(5)
+            cleaned.append(asyncio.get_running_loop().time())
+
+    async with ByManager(stopping=StopPolicy(cancel_after=3.0)) as runs:
+        run = await runs.start(agent)
+        await asyncio.sleep(0.5)
+        await run.cancel()
+        await asyncio.sleep(1)
+        await run.cancel()
+        await run.ended()
+        assert cleaned == [6.5]
+
+
 @both_ways
 @virtual
 async def test_an_agent_whose_message_is_refused_is_told_to_stop(way: type[ByManager]) -> None:
