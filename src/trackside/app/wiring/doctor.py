@@ -230,9 +230,11 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
     folder = spool_folder(settings)
     yield from _spool(folder)
     file = database_file(settings.database_url)
-    for place in dict.fromkeys(_existing(path) for path in (file, folder) if path is not None):
-        free = shutil.disk_usage(place).free
-        if free < least_room:
+    looked_at: set[int] = set()
+    for place in (_existing(path) for path in (file, folder) if path is not None):
+        free, disk = shutil.disk_usage(place).free, place.stat().st_dev
+        if free < least_room and disk not in looked_at:
+            looked_at.add(disk)
             what = f"only {free / 1_048_576:,.0f} MiB are free on its disk"
             fix = "make room; of what is in an SQLite file, `trackside prune` and then `trackside db compact` give some back"
             yield Finding(severity=Severity.warning, what=what, where=str(place), fix=fix)
