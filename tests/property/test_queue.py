@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from postgres_server import RawConnection
 from tests.property.queue_hands import Hand, Held, Step
+from tests.property.queue_model import Run
 from tests.property.queue_steps import WORKERS, Databases, Play
 
 from trackside.app.storage._checks import contents
@@ -32,6 +33,8 @@ workers = st.integers(0, WORKERS - 1)
 threads = st.sampled_from(["t0", "t0", "t1"])
 rarely = st.integers(0, 5).map(lambda n: n == 0)
 how_often = st.sampled_from([3, 2, 1])
+losses = st.sampled_from([0, 0, 0, 0, 1, 2])
+"""The reply to which transaction is lost; 0: none."""
 
 
 class Queueing(Play, RuleBasedStateMachine):
@@ -106,8 +109,8 @@ class Queueing(Play, RuleBasedStateMachine):
             number, held = drawn
             self.go_on(self.hands[number], held, ["promote", "claim", "open"])
 
-    @rule(data=st.data(), lost=rarely, by=st.none() | workers)
-    def shut_down(self, data: Any, lost: bool, by: int | None) -> None:
+    @rule(data=st.data(), lost=rarely, by=st.none() | workers, lost_then=losses)
+    def shut_down(self, data: Any, lost: bool, by: int | None, lost_then: int) -> None:
         """A process ends its runs and then itself; somebody may ask meanwhile for one of them to stop."""
         if (drawn := self.draw_one_who_has(data, "running")) is None:
             return
@@ -125,18 +128,18 @@ class Queueing(Play, RuleBasedStateMachine):
                     self.take(other, self.cancel(other, held.run, "interrupt"))
         self.replace(number, leaves=True)
         if by is not None:
-            self.take_over(by)
+            self.take_over(by, lost_then)
 
-    @rule(data=st.data(), by=workers)
-    def die(self, data: Any, by: int) -> None:
+    @rule(data=st.data(), by=workers, lost=losses)
+    def die(self, data: Any, by: int, lost: int) -> None:
         """A process that has much to do ends without a word, and somebody finds out."""
         if (drawn := self.draw_one_who_has(data, "claimed", "running")) is not None:
             self.replace(drawn[0], leaves=False)
-            self.take_over(by)
+            self.take_over(by, lost)
 
-    def take_over(self, number: int) -> None:
+    def take_over(self, number: int, lost: int) -> None:
         """A hand sees to what others have left, and goes on with it."""
-        self.clear_up_one(number, lost=0)
+        self.clear_up_one(number, lost)
         self.begin_all(number)
 
     @rule(data=st.data(), number=workers, lost=rarely)
@@ -193,7 +196,7 @@ class Queueing(Play, RuleBasedStateMachine):
         self.run(coordinator._writer.write(coordinator._registration()))
         self.model.workers[coordinator.worker_id] = True
 
-    @rule(number=workers, lost=st.sampled_from([0, 0, 0, 0, 1, 2]))
+    @rule(number=workers, lost=losses)
     def clear_up_one(self, number: int, lost: int) -> None:
         hand = self.hands[number]
         self.run(hand.coordinator._enroll())
@@ -282,6 +285,11 @@ class Queueing(Play, RuleBasedStateMachine):
             for hand in self.hands:
                 self.run(hand.leave())
 
+    def is_nobodys(self, run: Run) -> bool:
+        """Whether it is an attempt at what was cancelled meanwhile: it ends with its owner, who was about to go."""
+        is_known = any(run.run_id in hand.held for hand in self.hands)
+        return run.retry_of is not None and run.cancel is not None and not is_known
+
     def everybody_does_what_he_was_told(self) -> None:
         """After a while nobody holds a thread, and nobody waits: nothing was forgotten (I7)."""
         for _ in range(LIVENESS_ROUNDS):
@@ -295,8 +303,8 @@ class Queueing(Play, RuleBasedStateMachine):
                     moves = ["withdraw"] if held.cancelled else []
                     moves += ["promote", "claim", "open", "close", "close", "release", "close", "release"]
                     self.go_on(hand, held, moves)
-                if any(run.owner == hand.name and run.run_id not in hand.held for run in self.model.active):
-                    self.replace(number, leaves=True)  # an attempt at what was cancelled: its owner is about to go
+                if any(run.owner == hand.name and self.is_nobodys(run) for run in self.model.active):
+                    self.replace(number, leaves=True)
         raise AssertionError(f"these are stuck: {self.model.active}; known are {[hand.held for hand in self.hands]}")
 
 
