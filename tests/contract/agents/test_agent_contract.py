@@ -20,6 +20,7 @@ class TestCallables(AgentContract):
 class TestLangGraph(AgentContract):
     virtual_time = True
     streams_messages = True
+    keeps_steps = True
 
     @pytest.fixture
     def agents(self) -> LangGraphScripts:
@@ -29,6 +30,7 @@ class TestLangGraph(AgentContract):
 class TestOpenAIAgents(AgentContract):
     virtual_time = True
     streams_messages = True
+    keeps_steps = True
 
     @pytest.fixture
     def agents(self) -> OpenAIAgentsScripts:
@@ -38,6 +40,7 @@ class TestOpenAIAgents(AgentContract):
 class TestPydanticAI(AgentContract):
     virtual_time = True
     streams_messages = True
+    keeps_steps = True
 
     @pytest.fixture
     def agents(self) -> PydanticAIScripts:

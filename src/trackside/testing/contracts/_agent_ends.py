@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,6 +24,9 @@ class Ended(BaseException):
 
 class EndingPromises(Contract):
     """The part of an `AgentContract` that is about failures and about being stopped."""
+
+    keeps_steps: ClassVar[bool] = False
+    """A thread remembers what was complete of a run that was stopped, but not rolled back: what it was asked, at least."""
 
     @pytest.mark.parametrize("error", [Broken("the tooth is lost"), Ended("the tooth is lost")], ids=["", "base"])
     @promise("failures told")
@@ -95,6 +98,19 @@ class EndingPromises(Contract):
             await scene.manager.aclose()
             assert (await handle.result()).status is RunStatus.cancelled
         _check_stopped(arrival)
+
+    @pytest.mark.parametrize("ends", [RunStatus.cancelled, RunStatus.timeout], ids=str)
+    @promise("partial work", claim="keeps_steps")
+    async def test_a_stopped_run_leaves_what_was_complete(self, agents: ScriptedAgents, ends: RunStatus) -> None:
+        async with stage(virtual=self.virtual_time) as scene:
+            arrival = Arrival()
+            timeout = _TIMEOUT if ends is RunStatus.timeout else None
+            handle = await scene.start(scripted(agents, "waits")(arrival), thread_id="thread", timeout=timeout)
+            await scene.reach(handle, arrival)
+            if timeout is None:
+                await handle.cancel(action=CancelAction.interrupt)
+            (await scene.outcome(handle)).has_ended(ends, calls=1)
+            (await scene.play(scripted(agents, "remembers")(), thread_id="thread")).has_answered("2")
 
     @promise("rollback")
     async def test_a_rollback_leaves_the_thread_as_it_was(self, agents: ScriptedAgents) -> None:

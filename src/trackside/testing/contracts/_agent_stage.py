@@ -194,6 +194,7 @@ class _Watched:
     def __init__(self, agent: Agent) -> None:
         self.name = agent.name
         self.uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
+        self.partial: Callable[[RunContext], Any] = getattr(agent, "partial", lambda _: None)
         self.gave: AgentResult | None = None
         self._agent = agent
 

@@ -30,6 +30,7 @@ RULES: Mapping[str, str] = {
     "budget": "a run that used more than it may is stopped, and tells what it used",
     "failures told": "what went wrong is told with its text and its class, also if agent or framework swallowed it",
     "stopped": "an agent that is stopped has really stopped before anybody is told",
+    "partial work": "a run that is stopped, but not rolled back, leaves in its thread what was complete of it",
     "rollback": "a run that is rolled back leaves its thread as it was",
     "questions": "an agent that asks is interrupted, goes on with the answer, and only with one to what it asked",
     "streaming": "a follower sees what the agent comes to, in numbered parts of plain JSON",
