@@ -202,6 +202,7 @@ class RunManager:
             raise NotASpecError(passed=f"{spec!r:.80}")
         self._closing.watch_the_loop()
         name = self._name_of(spec.agent)
+        idempotency = idempotency_of(spec)  # by what the caller asks for, whatever the limits are by now
         spec = self._with_attempts(spec, name)
         execution = self._prepare(spec, name)
         record = execution.worker.record
@@ -214,7 +215,7 @@ class RunManager:
         try:
             # Finished once begun: a cancel of the caller is held off until it is known who was let in.
             admission = await self._services.coordinator.admit(
-                record, spec=None if name is None else spec, idempotency=idempotency_of(spec)
+                record, spec=None if name is None else spec, idempotency=idempotency
             )
         except BaseException:
             self._runs.forget(execution)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tests.integration.runs.stage import Agents, Backend, shared, within_patience
 
-from trackside import InvalidSpecError, RunResult, RunSpec, RunStatus, ThreadBusyError
+from trackside import AgentLimits, InvalidSpecError, RunResult, RunSpec, RunStatus, ThreadBusyError
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import NoResultHereError
 
@@ -82,6 +82,20 @@ async def test_a_key_names_one_run_for_both(backend: Backend, agents: Agents) ->
         assert kinds <= {RunStatus.success, NoResultHereError}, "who does not execute it says so, and hangs nowhere"
         assert RunStatus.success in kinds
     assert agents.begun == ["quick keyed"]
+
+
+async def test_a_key_names_its_run_also_where_the_agent_has_other_limits_by_now(
+    backend: Backend, agents: Agents
+) -> None:
+    spec = RunSpec("work", "quick keyed", thread_id="t", idempotency_key="k")
+    more = {"work": AgentLimits(max_attempts=3)}
+    async with (
+        backend.open({"work": agents.work}) as here,
+        backend.open({"work": agents.work}, limits=more) as there,
+    ):
+        first = await here.manager.start(spec)
+        assert (await there.manager.start(spec)).run_id == first.run_id
+        await within_patience(first.result())
 
 
 async def test_both_start_on_the_same_threads_at_once_and_no_thread_has_two_runs(
