@@ -306,3 +306,10 @@ async def test_what_an_agents_questions_carry_is_redacted_and_what_the_thread_re
         state = await manager._services.states.load("t")
     assert state is not None
     assert state.values == {"was": SECRET}
+
+
+def test_a_hook_does_not_change_how_a_run_goes_on_nor_what_it_was_rolled_back_to() -> None:
+    says = {"cancel_mode": "rollback", "retried_as": "again", "pre_run_checkpoint_id": "before"}
+
+    for hook in (lambda _, payload: {}, lambda _, payload: dict.fromkeys(payload, "hidden")):
+        assert redacted(hook, LifecycleEventType.RUN_CANCELLED, dict(says)).items() >= says.items()

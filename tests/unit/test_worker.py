@@ -422,3 +422,14 @@ async def test_the_result_is_the_callers_own() -> None:
         record = await manager.get(result.run_id)
     assert end_of(seen.events).payload["completion_data"]["token_usage_by_model"] == {}
     assert record.completion_data["message_count"] == 0
+
+
+@both_ways
+@virtual
+async def test_an_agent_that_asks_because_no_model_answered_has_something_to_say(way: Way) -> None:
+    async def agent(input: object, run: RunContext) -> None:
+        run.record_model_failure(ConnectionError("no model"))
+        run.interrupt("what shall I do without a model?")
+
+    async with way() as runs:
+        assert (await runs.run(agent)).status is RunStatus.interrupted
