@@ -306,6 +306,8 @@ async def test_a_command_begins_a_thread(stage: Any) -> None:
         ({"interrupt_after": "nowhere"}, "the graph's nodes are add"),
         ({"config": {"configurable": {"thread_id": "other"}}}, "give the run a `thread_id` instead"),
         ({"config": {"configurable": 3}}, "it is an object"),
+        ({"config": {"max_turns": 3}}, "LangGraph's config has callbacks, configurable, max_concurrency"),
+        ({"config": {"run_id": "7"}}, "give the run a `run_id` instead"),
     ],
     ids=str,
 )

@@ -34,6 +34,7 @@ from trackside.harness.ids import is_uuid
 from trackside.harness.types import JsonObject
 
 _DURABILITIES = ("sync", "async", "exit")
+_CONFIG = frozenset(RunnableConfig.__annotations__) - {"run_id"}
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
@@ -197,6 +198,8 @@ class LangGraphAgent:
         if run.durability is not None and run.durability not in _DURABILITIES:
             why = f"choose one of {', '.join(_DURABILITIES)}"
             raise InvalidSpecError(field="durability", value=run.durability, why=why)
+        for key in run.config:
+            _check_key(key, run.config[key])
         if saver is not None:
             return
         if run.resuming:
@@ -218,7 +221,7 @@ class _RunState:
 
 def _config(run: RunContext, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
     """The run's config with what LangGraph and its tracers should know about the run."""
-    config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # LangGraph checks the keys
+    config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # `_check_key` has seen its keys
     config["configurable"] = _configurable(run)
     # By its run id LangGraph's savers know later which checkpoints the run has made.
     config["metadata"] = {**run.metadata, **_section(run, "metadata"), "run_id": run.run_id}
@@ -233,6 +236,14 @@ def _config(run: RunContext, handlers: Sequence[BaseCallbackHandler]) -> Runnabl
     if is_uuid(run.run_id):
         config["run_id"] = UUID(run.run_id)
     return config
+
+
+def _check_key(key: str, value: Any) -> None:
+    """Refuse what LangGraph would pass over."""
+    if key not in _CONFIG:
+        known = f"LangGraph's config has {', '.join(sorted(_CONFIG))}"
+        why = "it is the run's own: give the run a `run_id` instead" if key == "run_id" else known
+        raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
 
 
 def _address(run: RunContext) -> RunnableConfig:
