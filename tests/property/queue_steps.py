@@ -356,9 +356,11 @@ class Play:
         def expect(failure: Any) -> None:
             assert failure is None, failure
             self.model.reap(hand.name, self.retry_of)
-            self.model.adopt(hand.name)
-            for what, run_id, *_ in hand.told:  # a run of its own that comes back is no news
-                assert what != "adopted" or run_id not in hand.held
+            orphans = [run.run_id for run in self.model.adopt(hand.name)]
+            adopted = [run_id for what, run_id, *_ in hand.told if what == "adopted"]
+            # A run of its own that comes back is no news; the others come in their order.
+            assert not hand.held.keys() & {*adopted}
+            assert adopted == [run_id for run_id in orphans if run_id in adopted]
 
         return Step(hand.coordinator._clear_up, expect)
 
