@@ -144,6 +144,7 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
 )
 def test_a_module_may_fail_in_any_way(trackside: Trackside, tmp_path: Path, source: str, says: str) -> None:
     (tmp_path / "broken.py").write_text(source)
+    (tmp_path / "agents.py").unlink()  # which would hide the package of that name
 
     done = trackside("run", "broken.py:graph", "hello")
 

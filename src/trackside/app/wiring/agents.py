@@ -203,7 +203,8 @@ def _what_helps(failure: ImportError, package: str) -> str | None:
     """What to do where a package could not be imported: rename the file that hides it, as an `agents.py`, or install it."""
     found = PathFinder.find_spec(package) if package else None
     if found is not None and found.origin is not None:
-        elsewhere = [place for place in sys.path if Path(place).absolute() != Path(found.origin).parent]
+        folder = Path(found.origin).parents[found.submodule_search_locations is not None]
+        elsewhere = [place for place in sys.path if Path(place).absolute() != folder]
         if PathFinder.find_spec(package, elsewhere) is not None:
             return f"{found.origin} hides the package {package} that is installed, so give the file another name"
     extra = _EXTRAS.get(package)
