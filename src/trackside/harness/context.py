@@ -256,6 +256,7 @@ class Agent(Protocol):
 
     One with `uses_thread_state = True` has the harness keep what its threads remember. It may have a method `partial(run)`:
     the values that a thread shall keep of a run that failed or was stopped, but not rolled back; None: what it did before.
+    One that keeps its threads itself may have an async method `asks(run)`: whether the thread waits for an answer.
     """
 
     @property

@@ -449,7 +449,7 @@ class RunWorker:
         """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
         at_rest = self._thread_before if end.untouched else None
         undone = says.get("cancel_mode") == CancelMode.rollback and self._thread_before is ThreadStatus.interrupted
-        if end.status is RunStatus.cancelled and (undone or self._run.paused is not None):
+        if end.status is RunStatus.cancelled and (undone or (self._claimed and await self._memory.asks(self._agent))):
             at_rest = ThreadStatus.interrupted  # the thread's question is still open
         try:
             return await self._services.coordinator.settle(

@@ -104,6 +104,11 @@ class LangGraphAgent:
         state = self._runs.get(run)
         return await roll_back(self._graph_for(run), run.run_id, run.thread_id, state.pending if state else None)
 
+    async def asks(self, run: RunContext) -> bool:
+        """Whether the run's thread waits for an answer to what the graph has asked."""
+        graph = self._graph_for(run)
+        return checkpointer_of(graph) is not None and bool((await graph.aget_state(_address(run))).interrupts)
+
     async def _run(self, run: RunContext) -> AgentResult:
         var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it
         graph = self._graph_for(run)
