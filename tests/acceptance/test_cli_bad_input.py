@@ -20,6 +20,7 @@ from json import JSONDecoder
 async def graph(input): return input
 async def echo(input): return input
 def _private(input): ...
+def _make(): return echo
 number = 3
 decoder = JSONDecoder
 """
@@ -54,7 +55,11 @@ def the_one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
         (["run", "agents.py"], "say which object in it is meant, as agents.py:NAME; it has graph, echo."),
         (["run", "agents.py:"], "write path/file.py:name or package.module:name"),
         (["run", "chat"], "or name it in trackside.toml under [agents]."),
-        (["run", "agents.py:number"], "agents.py:number is no agent: it is an int (3)."),
+        (
+            ["run", "agents.py:number"],
+            "agents.py:number is no agent: it is an int (3); point at a function of the input",
+        ),
+        (["run", "agents.py:_make"], "if it makes an agent, point at what it returns."),
         (["run", "agents.py:decoder"], "it is a class; pass an instance of it"),
         (["run", "agents.py:graph", '{"question": }'], "INPUT: it is not valid JSON: Expecting value"),
         (["run", "agents.py:graph", "@question.txt"], "INPUT: question.txt cannot be read: No such file or directory."),

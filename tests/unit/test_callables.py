@@ -168,7 +168,9 @@ NO_AGENTS = [
     pytest.param(Instance, "Instance is not an agent: it is a class; pass an instance of it", id="class"),
     pytest.param(generator, "generator is not an agent: it is a generator function", id="generator function"),
     pytest.param(three, "three is not an agent: with the signature", id="three parameters"),
-    pytest.param(none, "none is not an agent: with the signature", id="no parameter"),
+    pytest.param(
+        none, "none is not an agent: it is a function without parameters: if it makes an agent", id="no parameter"
+    ),
     pytest.param(keyword_only, "keyword_only is not an agent: with the signature", id="a needed keyword"),
     pytest.param([of_input], "a list cannot be called", id="list"),
 ]

@@ -30,6 +30,11 @@ _EXTRAS = {
 }
 """The extra that brings a framework, by the name of its package."""
 
+_ACCEPTED = (
+    "point at a function of the input, or of the input and the run; a LangGraph graph; or an agent of the OpenAI Agents "
+    "SDK or of Pydantic AI"
+)
+
 
 class AgentReferenceError(TracksideError, LookupError):
     """{reference} is no agent: {why}."""
@@ -104,7 +109,8 @@ def load_agent(reference: AgentReference) -> Any:
     try:
         as_agent(found)
     except NotAnAgentError as exc:
-        why = exc.details["why"] if callable(found) else f"it is {_a(type(found).__name__)} ({found!r:.80})"
+        it_is = f"it is {_a(type(found).__name__)} ({found!r:.80})"
+        why = exc.details["why"] if callable(found) else f"{it_is}; {_ACCEPTED}"
         raise AgentReferenceError(reference=reference, why=why) from exc
     return found
 

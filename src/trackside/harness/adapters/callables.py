@@ -17,6 +17,7 @@ from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
 from trackside.harness.types import Json, JsonObject
 
+_NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
 _NOT_SAID = (None, "human", "user")
 _OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
 _MAX_THREADS = (
@@ -183,6 +184,8 @@ def _takes_run(function: Callable[..., Any]) -> bool:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return False  # a builtin without a signature: it takes the input
+    if not signature.parameters:
+        raise NotAnAgentError(passed=_name_of(function), why=_NO_PARAMETERS)
     places = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_run = len(places) > 1 and (places[1].default is inspect.Parameter.empty or places[1].name == "run")
     try:
