@@ -223,7 +223,8 @@ def test_manager_can_be_closed_at_any_await_point(what: str, grace: float) -> No
 
 
 def test_schedules() -> None:
-    run_state_machine_as_test(Schedules, settings=settings(SETTINGS, max_examples=300))
+    """The same schedules each time, so that what fails here was broken by the change at hand; a long run finds others."""
+    run_state_machine_as_test(Schedules, settings=settings(SETTINGS, max_examples=300, derandomize=True))
 
 
 @pytest.mark.long

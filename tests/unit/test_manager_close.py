@@ -347,6 +347,20 @@ async def test_a_coordinator_that_fails_as_runs_are_stopped_leaves_nobody_waitin
 
 
 @virtual
+async def test_runs_that_are_still_being_let_in_or_taken_out_when_patience_ends_end_all_the_same() -> None:
+    seen = RecordingObserver()
+    coordinator = SlowCoordinator(1.0, clock=VirtualClock())  # slower than what a second signal leaves
+    manager = manager_of(required(seen), coordinator=coordinator, shutdown_grace=10.0)
+    starts = [asyncio.create_task(manager.start(RunSpec("sleeper", 1.0, thread_id="t", run_id=str(n)))) for n in (1, 2)]
+    await asyncio.sleep(0.5)
+    await asyncio.gather(manager.aclose(grace=0.0), manager.aclose(grace=0.0))
+    results = [await (await start).result() for start in starts]
+    assert [result.status for result in results] == [RunStatus.cancelled] * 2
+    assert coordinator.inner._threads == {}, "the thread is free for others"
+    assert_run_order(seen.events)
+
+
+@virtual
 async def test_a_run_that_could_not_be_cancelled_as_it_waited_ends_when_it_can() -> None:
     seen = RecordingObserver()
     hosts: list[RunHost] = []

@@ -96,6 +96,8 @@ class Execution:
     """It may be claimed, and executes as soon as there is a place."""
     stuck: bool = False
     """Its agent was cancelled, and had not stopped when that should have been done."""
+    stranded: bool = False
+    """It could not be taken out of the queue, as the coordinator failed."""
     task: asyncio.Task[None] | None = None
 
     @property
@@ -217,10 +219,11 @@ class Executions:
     def leave_behind(self) -> None:
         """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
         for execution in self.all():
-            what = "could not be taken out of the queue" if execution.waits else "was cancelled, has not stopped"
+            is_lost = execution.waits and execution.stranded
+            what = "could not be taken out of the queue" if is_lost else "was cancelled, has not stopped"
             extra = fields_of(execution.worker.record)
             logger.error("run %s %s, and is left behind", execution.run_id, what, extra=extra)
-            if execution.waits:
+            if is_lost:
                 self.forget(execution, why=_LEFT_BEHIND)
 
     def close(self) -> None:
@@ -321,6 +324,7 @@ class Executions:
         try:
             await self.stop(execution, stop)
         except Exception:  # the coordinator's failure, with nobody to hear of it
+            execution.stranded = True
             logger.exception(
                 "run %s could not be taken out of the queue: it ends when its agent stops, or at its turn",
                 execution.run_id,
