@@ -95,6 +95,11 @@ class _Mine:
     retry_id: str | None = None
     """As which run it goes on, should it have been shut down."""
 
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for its thread, as far as is known here."""
+        return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
+
 
 class StoredCoordinator:
     """Admission, claims and cancels for all processes that have this store open; see `ports.RunCoordinator`.
@@ -132,6 +137,8 @@ class StoredCoordinator:
         self._started_at = time_text(datetime.now(UTC))
         self._host: RunHost | None = None
         self._mine: dict[str, _Mine] = {}
+        self._of_thread: dict[str, dict[str, _Mine]] = {}
+        """The same, by thread, in the order of coming."""
         self._given: dict[str, ThreadStatus] = {}
         """Runs that got their thread before their admission here had returned, and the status of that."""
         self._fates: Fates = {}
@@ -265,6 +272,9 @@ class StoredCoordinator:
     ) -> Settlement:
         """What the end of a run means for its thread. How it ended, its terminal event tells."""
         mine = self._held(run_id)
+        if mine.claimed and at_rest is None and not shut_down and self._another_waits(mine):
+            # Nothing is to be asked or written. If that one leaves meanwhile, the thread's rest is announced later.
+            return Settlement(ThreadStatus.busy, ThreadStatus.busy)
         if shut_down and mine.retry_id is None:
             mine.retry_id = new_id()
         work = Settle(
@@ -358,6 +368,7 @@ class StoredCoordinator:
             if (given := self._given.pop(record.run_id, None)) is not None:
                 ready, thread_status = True, given
             mine = self._mine[record.run_id] = _Mine(record=record, ready=ready, thread_status=thread_status)
+            self._of_thread.setdefault(record.thread_id, {})[record.run_id] = mine
             self._arm(mine)
         else:
             mine.ready, mine.thread_status = ready, thread_status
@@ -366,8 +377,17 @@ class StoredCoordinator:
     def _forget(self, run_id: str) -> None:
         mine = self._mine.pop(run_id, None)
         self._fates.pop(run_id, None)
-        if mine is not None and mine.timer is not None:
+        if mine is None:
+            return
+        of_thread = self._of_thread[mine.record.thread_id]
+        del of_thread[run_id]
+        if not of_thread:
+            del self._of_thread[mine.record.thread_id]
+        if mine.timer is not None:
             mine.timer.cancel()
+
+    def _another_waits(self, mine: _Mine) -> bool:
+        return any(other.is_in_line for other in self._of_thread[mine.record.thread_id].values() if other is not mine)
 
     def _undecide(self, run_ids: Collection[str], fate: Fate = "withdrawn") -> None:
         for run_id in run_ids:
