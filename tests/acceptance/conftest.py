@@ -86,6 +86,8 @@ def here(
     kept = environment()
     for name in set(os.environ) - set(kept):
         monkeypatch.delenv(name)
+    # A framework's package of this name, which other tests have imported, is not there where a command begins.
+    hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "agents"}
     modules, path = set(sys.modules), list(sys.path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
@@ -103,6 +105,7 @@ def here(
     sys.path[:] = path
     for name in {name for name in set(sys.modules) - modules if name.startswith(("_trackside_agent", "agents"))}:
         del sys.modules[name]
+    sys.modules.update(hidden)
 
 
 @pytest.fixture
