@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -29,8 +30,9 @@ def a_run(number: int, start: datetime) -> list[RunLifecycleEvent]:
 
 async def append(store: Store, number: int) -> None:
     while True:
-        for event in a_run(number, datetime.now(UTC)):
-            await store.append([event])
+        opening_and_closing = batched(a_run(number, datetime.now(UTC)), 2)  # together each, as the harness has them
+        for events in opening_and_closing:
+            await store.append(events)
 
 
 async def main(url: str, old_runs: int, batch: int) -> None:
