@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from dataclasses import MISSING, FrozenInstanceError
+from dataclasses import MISSING, FrozenInstanceError, fields
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import Any
@@ -123,7 +123,9 @@ def test_run_result_has_the_contracts_fields_in_order_and_defaults() -> None:
         ("error", None),
         ("completion_data", {}),
         ("title", None),
+        ("output", None),  # ours, by keyword only
     ]
+    assert [field.name for field in fields(RunResult) if field.kw_only] == ["output"]
 
 
 def test_run_result_is_mutable() -> None:

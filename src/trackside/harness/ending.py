@@ -119,7 +119,7 @@ def result_told(
             error = f"{error.rstrip('.')}; it could not be kept for later either, and is lost: {', '.join(reasons)}"
         status = RunStatus.error
     own = _own_copy(says["completion_data"])
-    return RunResult(record.run_id, record.thread_id, status, error, own, says.get("title"), end.output)
+    return RunResult(record.run_id, record.thread_id, status, error, own, says.get("title"), output=end.output)
 
 
 def result_of(record: RunRecord) -> RunResult:

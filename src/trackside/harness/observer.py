@@ -97,7 +97,7 @@ class RunResult:
     """Token usage and message counts from the journal."""
     title: str | None = None
     """The thread's title, if the agent or its checkpoint has one."""
-    output: Any = None
+    output: Any = field(default=None, kw_only=True, compare=False)
     """What the agent came to, if it did so in this process. Only the caller has it: no event says it, no record keeps it."""
 
 
