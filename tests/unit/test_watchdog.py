@@ -40,6 +40,8 @@ class Told(logging.Handler):
 @pytest.fixture
 def told(blockbuster: BlockBuster) -> Iterator[Told]:
     blockbuster.deactivate()  # to block the loop is the point
+    for thread in threads():  # of a test before this one: what it has to say yet is not for here
+        thread.join(10.0)
     handler, logger = Told(), logging.getLogger(LOG)
     logger.addHandler(handler)
     yield handler
