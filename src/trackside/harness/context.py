@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from trackside.harness.errors import RunDepthError
 from trackside.harness.ids import new_id
-from trackside.harness.journal import Journal
+from trackside.harness.journal import LEAD_AGENT, Journal
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
 from trackside.harness.types import JsonObject, RunSpec
@@ -150,7 +150,7 @@ class RunContext:
         output_tokens: int,
         cache_read_tokens: int = 0,
         reasoning_tokens: int = 0,
-        caller: str = "lead_agent",
+        caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
         answered: bool = True,
     ) -> None:

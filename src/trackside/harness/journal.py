@@ -18,6 +18,9 @@ from trackside.harness.types import JsonObject
 
 logger = logging.getLogger("trackside.journal")
 
+LEAD_AGENT = "lead_agent"
+"""Who is credited with what the agent that is run does itself."""
+
 EXCERPT_CHARS = 2_000
 """How much of the first human and the last AI message `completion_data` keeps."""
 
@@ -108,7 +111,7 @@ class Journal:
         output_tokens: int,
         cache_read_tokens: int = 0,
         reasoning_tokens: int = 0,
-        caller: str = "lead_agent",
+        caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
         answered: bool = True,
     ) -> None:

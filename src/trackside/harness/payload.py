@@ -42,6 +42,7 @@ _LONG_NUMBER = b"0" * 19  # digits, perhaps too many for 64 bits
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MARKER = "sanitized"
+_WHOLE_CHARS = 1 << 28  # more than fits anywhere, and still a bound
 
 
 def canonical_payload(
@@ -94,6 +95,15 @@ def canonical(
     if (copied := _copy_of_plain(value, max_chars, max_depth)) is not None:
         return copied[0], False
     return _walked(value, max_chars, max_depth, path)
+
+
+def whole(value: Any) -> Json:
+    """`value` as plain JSON, with all of its text: for what is streamed or remembered, and is no payload of an event.
+
+    Raises:
+        PayloadError: as `canonical`.
+    """
+    return canonical(value, max_chars=_WHOLE_CHARS)[0]
 
 
 def _walked(value: Any, max_chars: int, max_depth: int, path: str) -> tuple[Json, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trackside.harness.errors import UnansweredError, UnknownQuestionError
@@ -21,16 +21,36 @@ def answers_of(paused: PausedRun, resume: Any, *, thread_id: str) -> dict[str, A
         UnansweredError: (a `ValueError`) several questions are open, and it does not say which one it answers.
     """
     open_ids = [str(question.get("id")) for question in paused.interrupts]
-    by_id = isinstance(resume, Mapping) and bool(resume) and _are_ids(resume, open_ids)
-    if by_id:
+    answers = answers_by_id(resume, {question: question for question in open_ids}, thread_id=thread_id, is_id=_is_id)
+    return {question: answers[question] for question in open_ids if question in answers}
+
+
+def answers_by_id(
+    resume: Any, open_ids: Mapping[str, str], *, thread_id: str, is_id: Callable[[Any], bool]
+) -> dict[str, Any]:
+    """The same, in the order in which they are given, of questions that may go by several ids.
+
+    Args:
+        resume: what the run brings.
+        open_ids: the ids that open questions go by, and their own.
+        thread_id: whose questions they are.
+        is_id: whether something looks like the id of a question. The keys of a mapping are meant as ids if one of them is
+            open, or all of them look like one.
+
+    Raises:
+        UnknownQuestionError, UnansweredError: as above.
+    """
+    ids = list(dict.fromkeys(open_ids.values()))
+    is_by_id = isinstance(resume, Mapping) and bool(resume)
+    if is_by_id and (any(key in open_ids for key in resume) or all(map(is_id, resume))):
         if unknown := [str(key) for key in resume if key not in open_ids]:
-            raise UnknownQuestionError(thread_id=thread_id, open=", ".join(open_ids), unknown=", ".join(unknown))
-        return {question: resume[question] for question in open_ids if question in resume}
-    if len(open_ids) > 1:
-        raise UnansweredError(thread_id=thread_id, open=", ".join(open_ids))
-    return dict.fromkeys(open_ids, resume)
+            waits_for = ", ".join(ids) or "nobody's answer"
+            raise UnknownQuestionError(thread_id=thread_id, open=waits_for, unknown=", ".join(unknown))
+        return {open_ids[key]: answer for key, answer in resume.items()}
+    if len(ids) > 1:
+        raise UnansweredError(thread_id=thread_id, open=", ".join(ids))
+    return dict.fromkeys(ids, resume)
 
 
-def _are_ids(resume: Mapping[Any, Any], open_ids: list[str]) -> bool:
-    """Whether the keys are meant as ids of questions: one is open, or all of them look like one (ids are UUIDs)."""
-    return any(key in open_ids for key in resume) or all(isinstance(key, str) and is_uuid(key) for key in resume)
+def _is_id(key: Any) -> bool:
+    return isinstance(key, str) and is_uuid(key)

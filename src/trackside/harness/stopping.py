@@ -28,7 +28,6 @@ class Stopper:
         self._task: asyncio.Task[Any] | None = None
         self._asked = False
         self._looks = False
-        self._reported = False
         self._patience: asyncio.TimerHandle | None = None
         """Until the agent is cancelled, if it does not stop by itself."""
         self._watch: asyncio.TimerHandle | None = None
@@ -72,12 +71,11 @@ class Stopper:
         task.cancel()
         if self._patience is not None:
             self._patience.cancel()
-        if self._watch is None and not self._reported:
+        if self._watch is None:
             self._watch = task.get_loop().call_later(self._policy.stuck_after, self._look, task)
 
     def _look(self, task: asyncio.Task[Any]) -> None:
         if not task.done():
-            self._reported = True
             self._on_stuck(task)
 
     def _disarm(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
@@ -19,7 +20,7 @@ from trackside.harness.types import Json, JsonObject
 
 _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
 _NOT_SAID = (None, "human", "user")
-_OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
+_FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
 _MAX_THREADS = (
     256  # asyncio's own executor has six threads on two cores: agents that wait would queue behind each other
 )
@@ -102,12 +103,10 @@ class CallableAgent:
 
 
 def _check(run: RunContext) -> None:
-    asked = {field: getattr(run, field) for field in _OF_GRAPHS}
-    asked |= {f"command.{name}": value for name, value in run.command.items() if name != "resume"}
-    for field, value in asked.items():
-        if value is not None:
-            why = "that is for graphs; a function that shall see it takes the run, too"
-            raise InvalidSpecError(field=field, value=value, why=why)
+    check_no_graph_options(run, _FOR_GRAPHS)
+    for name, value in run.command.items():
+        if name != "resume" and value is not None:
+            raise InvalidSpecError(field=f"command.{name}", value=value, why=_FOR_GRAPHS)
 
 
 def _first_of(group: BaseExceptionGroup[RunPaused]) -> RunPaused:

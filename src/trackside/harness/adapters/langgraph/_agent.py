@@ -25,12 +25,13 @@ from trackside.harness.adapters.langgraph._graph import (
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
-from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of, plain
+from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of
 from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, renamed_questions, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError, NotPausedError
 from trackside.harness.ids import is_uuid
+from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
 _DURABILITIES = ("sync", "async", "exit")
@@ -281,9 +282,9 @@ def _output(values: Any, graph: Graph) -> Any:
 
 
 def _question(interrupt: Interrupt) -> JsonObject:
-    question: JsonObject = {"id": interrupt.id, "value": plain(interrupt.value)}
+    question: JsonObject = {"id": interrupt.id, "value": whole(interrupt.value)}
     if interrupt.response_schema is not None:
-        question["response_schema"] = plain(interrupt.response_schema)
+        question["response_schema"] = whole(interrupt.response_schema)
     return question
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,10 @@ from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
 from trackside.harness.context import RunContext
-from trackside.harness.errors import InvalidSpecError, UnansweredError, UnknownQuestionError
+from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import answer_message, human_messages
+from trackside.harness.questions import answers_by_id
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer", "tool", "function"})
@@ -52,7 +53,7 @@ class GraphInput:
         if not run.resuming:
             brought.value = Command(update=update, goto=goto)
             return brought
-        by_id = _answers_by_id(run, open_ids)
+        by_id = _answers_of(run, open_ids)
         resume = by_id or run.resume
         # Past a breakpoint, where nobody asked anything, there may be nothing to bring.
         given = resume is not None or update is not None or goto
@@ -81,7 +82,7 @@ class GraphInput:
         )
 
 
-def _answers_by_id(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, Any]:
+def _answers_of(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, Any]:
     """The run's answers by the ids of their questions; empty where none is open, as at a breakpoint.
 
     LangGraph gets them by id also where it need not: a plain `null` or `{}` would count as no answer at all.
@@ -89,16 +90,7 @@ def _answers_by_id(run: RunContext, open_ids: Mapping[str, str]) -> dict[str, An
     Raises:
         InvalidSpecError: one answers a question that is not open, or does not say which of several.
     """
-    answer, ids = run.resume, list(dict.fromkeys(open_ids.values()))
-    if _names_questions(answer, open_ids):
-        if unknown := [str(key) for key in answer if key not in open_ids]:
-            raise UnknownQuestionError(
-                thread_id=run.thread_id, open=", ".join(ids) or "nobody's answer", unknown=", ".join(unknown)
-            )
-        return {open_ids[key]: value for key, value in answer.items()}
-    if len(ids) > 1:
-        raise UnansweredError(thread_id=run.thread_id, open=", ".join(ids))
-    return dict.fromkeys(ids, answer)
+    return answers_by_id(run.resume, open_ids, thread_id=run.thread_id, is_id=_is_question_id)
 
 
 def _destinations(goto: Any, graph: Graph) -> list[str | Send]:
@@ -124,11 +116,8 @@ def _pairs_as_tuples(update: Any) -> Any:
     return update
 
 
-def _names_questions(answer: Any, open_ids: Container[str]) -> bool:
-    """Whether an answer's keys are meant as ids of questions: one is open, or all of them look like one."""
-    if not isinstance(answer, Mapping) or not answer:
-        return False
-    return any(key in open_ids for key in answer) or all(_QUESTION_ID.fullmatch(str(key)) for key in answer)
+def _is_question_id(key: Any) -> bool:
+    return _QUESTION_ID.fullmatch(str(key)) is not None
 
 
 def _as_state(value: Any, graph: Graph) -> Any:

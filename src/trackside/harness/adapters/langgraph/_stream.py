@@ -15,10 +15,10 @@ from langgraph.types import Interrupt
 from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
 from trackside.harness.adapters.langgraph._input import GraphInput, id_of
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
+from trackside.harness.asked import check_modes
 from trackside.harness.context import RunContext
-from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import excerpt
-from trackside.harness.payload import canonical
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 type _Chunks = AsyncGenerator[Any]
@@ -28,15 +28,9 @@ _NEEDED = frozenset({"values", "updates"})  # the state and the pauses
 _MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
 _EVENTS = "events"
 _HUMAN = frozenset({"human", "user"})
-_MAX_CHARS = 1 << 28  # a stream keeps nothing, so its parts are as large as the state that they show
 
 STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS})
 """What a graph can stream."""
-
-
-def plain(value: Any) -> Json:
-    """A value of a graph as plain JSON; messages as LangChain dumps them, flat: `{"type", "content", "id", …}`."""
-    return canonical(value, max_chars=_MAX_CHARS)[0]
 
 
 class GraphStream:
@@ -50,9 +44,7 @@ class GraphStream:
     """
 
     def __init__(self, run: RunContext, graph: Graph, given: GraphInput, known_ids: frozenset[str]) -> None:
-        if unknown := run.stream_modes - STREAM_MODES:
-            why = f"a graph streams {', '.join(sorted(STREAM_MODES))}"
-            raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
+        check_modes(run, STREAM_MODES, "a graph")
         self.interrupts: dict[str, Interrupt] = {}
         self.stopped = False
         self._run = run
@@ -94,7 +86,7 @@ class GraphStream:
             async for event in stream:
                 root = root or event["run_id"]
                 if TAG_HIDDEN not in event.get("tags", ()):
-                    self._run.send(plain(event), _EVENTS)
+                    self._run.send(whole(event), _EVENTS)
                 if event["event"] == "on_chain_stream" and event["run_id"] == root:
                     self._take(event["data"]["chunk"])
 
@@ -107,7 +99,7 @@ class GraphStream:
 
     def values(self) -> Json:
         """The newest state as plain JSON; None if the graph has said none."""
-        return plain(self._values) if self._shown is None else self._shown
+        return whole(self._values) if self._shown is None else self._shown
 
     @property
     def last_error(self) -> str | None:
@@ -121,7 +113,7 @@ class GraphStream:
         inside = tuple(namespace[0]) if namespace else ()
         shown: Json = None
         if mode in self._asked:
-            shown = plain(payload)
+            shown = whole(payload)
             for name in self._asked[mode]:
                 self._run.send(shown, name, namespace=inside)
         if inside:

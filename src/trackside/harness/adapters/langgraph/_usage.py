@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 
 from trackside.harness.context import RunContext
+from trackside.harness.journal import LEAD_AGENT
 
-LEAD = "lead_agent"
 _UNNAMED = "LangGraph"  # what LangGraph calls a graph that was compiled without a name
 _MIDDLEWARE_NODE = re.compile(r"(.+)\.(?:before|after)_(?:agent|model)")
 
@@ -195,7 +195,7 @@ class UsageRecorder(BaseCallbackHandler):
         if source := metadata.get("lc_source"):
             return f"middleware:{source}"
         graph = self._graph_around(parent, metadata)
-        return LEAD if graph is None else self._name_of(graph)
+        return LEAD_AGENT if graph is None else self._name_of(graph)
 
     def _graph_around(self, parent: UUID | None, metadata: Mapping[str, Any]) -> _Link | None:
         """The innermost graph that a call was made in, as a link; None if that is the graph that is run."""
@@ -218,7 +218,7 @@ class UsageRecorder(BaseCallbackHandler):
             return graph.agent
         if above is not None and above.is_tool and above.name:
             return above.name
-        return "/".join(_node_names(graph.namespace)) or LEAD
+        return "/".join(_node_names(graph.namespace)) or LEAD_AGENT
 
     def _find(self, run_id: UUID | None) -> _Link | None:
         return None if run_id is None else self._links.get(run_id)

@@ -25,15 +25,16 @@ from trackside.harness.adapters.openai_agents._input import (
     humans_in,
     items_of,
     others_in,
-    plain,
     unfinished_values,
 )
 from trackside.harness.adapters.openai_agents._stream import AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
+from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError
 from trackside.harness.exits import CarriedExit
 from trackside.harness.journal import answer_message
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 _NOT_HERE = "it is for LangGraph graphs; an agent of the OpenAI Agents SDK has no such thing"
@@ -124,7 +125,7 @@ class OpenAIAgent:
             return AgentResult(interrupts=questions_in(result), paused=paused_state(result))
         if (why := failed.behind(result, recorder.tools)) is not None:
             raise ErrorOutputError(agent=self.name, why=why)
-        output = plain(result.final_output)
+        output = whole(result.final_output)
         values = {"items": self._items[run], "output": output}
         stream.show(values)
         return AgentResult(output=output, values=values)
@@ -142,7 +143,7 @@ class OpenAIAgent:
         try:
             await see_through(result, stream.take, recorder)
         finally:
-            self._items[run] = plain(result.to_input_list())  # the SDK adds an answer when its calls have theirs
+            self._items[run] = whole(result.to_input_list())  # the SDK adds an answer when its calls have theirs
 
     async def _given(self, run: RunContext, options: RunnerOptions) -> list[TResponseInputItem] | RunState[Any]:
         """The conversation up to here, or the state in which it waits."""
@@ -179,13 +180,7 @@ class OpenAIAgent:
 def _check(run: RunContext) -> None:
     """Refuse what would be ignored or fail in the middle."""
     RunnerOptions.of(run)
-    asked: JsonObject = {
-        "interrupt_before": run.interrupt_before,
-        "interrupt_after": run.interrupt_after,
-        "durability": run.durability,
-        "command.update": run.command.get("update"),
-        "command.goto": run.command.get("goto"),
-    }
-    for field, value in asked.items():
-        if value is not None:
-            raise InvalidSpecError(field=field, value=value, why=_NOT_HERE)
+    check_no_graph_options(run, _NOT_HERE)
+    for name in ("update", "goto"):
+        if (value := run.command.get(name)) is not None:
+            raise InvalidSpecError(field=f"command.{name}", value=value, why=_NOT_HERE)

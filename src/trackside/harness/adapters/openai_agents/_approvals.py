@@ -9,11 +9,10 @@ from typing import Any
 from agents import Agent, RunResultStreaming, RunState, ToolApprovalItem
 
 from trackside.harness.adapters.openai_agents._config import RunnerOptions
-from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.approvals import Approval, approval_of
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
-from trackside.harness.payload import canonical
+from trackside.harness.payload import canonical, whole
 from trackside.harness.types import Json, JsonObject
 
 _NO_OTHER_ARGUMENTS = (
@@ -45,7 +44,7 @@ def paused_state(result: RunResultStreaming) -> JsonObject:
     context = result.context_wrapper.context
     lost = context is not None and (not isinstance(context, Mapping) or canonical(dict(context))[1])
     state = result.to_state().to_json(context_serializer=(lambda _: {}) if lost else None)
-    return {"state": plain(state), "needs_context": lost}
+    return {"state": whole(state), "needs_context": lost}
 
 
 def approvals_of(run: RunContext) -> dict[str, Approval]:
@@ -97,6 +96,6 @@ def _id_of(item: ToolApprovalItem, nth: int) -> str:
 def _arguments(item: ToolApprovalItem) -> Json:
     """What the tool would be called with: an object, or the text of a call that is no JSON."""
     try:
-        return plain(json.loads(item.arguments or "{}"))
+        return whole(json.loads(item.arguments or "{}"))
     except ValueError:
         return item.arguments

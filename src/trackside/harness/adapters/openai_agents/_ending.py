@@ -27,9 +27,9 @@ from agents import (
 )
 from agents.tool import default_tool_error_function, default_tool_timeout_error_message
 
-from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.adapters.openai_agents._usage import UsageRecorder
 from trackside.harness.failures import line_of
+from trackside.harness.payload import whole
 
 _SDK = f"{Path(agents.__file__).parent}/"
 _CONNECTIONS = f"{_SDK}mcp/"  # the servers' connections outlive runs
@@ -96,7 +96,7 @@ def as_raised(error: BaseException) -> BaseException:
 def _said(found: Any) -> str:
     if found is None:
         return "."
-    return f": {found if isinstance(found, str) else json.dumps(plain(found), ensure_ascii=False)}"
+    return f": {found if isinstance(found, str) else json.dumps(whole(found), ensure_ascii=False)}"
 
 
 class FailedTools:

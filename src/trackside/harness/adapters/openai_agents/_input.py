@@ -10,22 +10,16 @@ from agents import TResponseInputItem
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import plain_message
-from trackside.harness.payload import canonical
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 _ROLE_OF_TYPE = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
 _ROLES = frozenset({"user", "assistant", "system", "developer"})
 _UNFINISHED = "unfinished"
-_MAX_CHARS = 1 << 28  # a conversation is kept whole, or its next turn goes wrong
 _ACCEPTED = (
     'an agent takes a text, a message such as {"type": "human", "content": "…"}, an item as OpenAI\'s Responses API has it, '
     'a list of these, or {"messages": …}'
 )
-
-
-def plain(value: Any) -> Json:
-    """A value of the SDK as plain JSON, whole."""
-    return canonical(value, max_chars=_MAX_CHARS)[0]
 
 
 def items_of(run: RunContext) -> list[TResponseInputItem]:
@@ -84,10 +78,10 @@ def _item(part: Any) -> JsonObject:
         if isinstance(kind, str) and kind in _ROLE_OF_TYPE and "content" in part:
             return {"role": _ROLE_OF_TYPE[kind], "content": _content(part["content"], _ROLE_OF_TYPE[kind])}
         if role in _ROLES and kind in {None, "message"} and "content" in part:
-            plain_item: JsonObject = plain(part)
+            plain_item: JsonObject = whole(part)
             return {**plain_item, "content": _content(plain_item["content"], str(role))}
         if isinstance(kind, str) and kind not in {"message", "tool"}:
-            return cast("JsonObject", plain(part))  # a call, its output, reasoning, …: the Responses API's own
+            return cast("JsonObject", whole(part))  # a call, its output, reasoning, …: the Responses API's own
     raise InvalidSpecError(field="input", value=part, why=_ACCEPTED)
 
 

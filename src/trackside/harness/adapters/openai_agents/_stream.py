@@ -19,11 +19,11 @@ from agents import (
 )
 from agents.items import TResponseOutputItem, TResponseStreamEvent
 
-from trackside.harness.adapters.openai_agents._input import plain
 from trackside.harness.adapters.openai_agents._usage import CallWatch
+from trackside.harness.asked import check_modes
 from trackside.harness.context import RunContext
-from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 _MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
@@ -50,9 +50,7 @@ class AgentStream:
     """
 
     def __init__(self, run: RunContext, agent: str, watch: CallWatch, waiting: Mapping[str, str]) -> None:
-        if unknown := run.stream_modes - STREAM_MODES:
-            why = f"an agent of the OpenAI Agents SDK streams {', '.join(sorted(STREAM_MODES))}"
-            raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
+        check_modes(run, STREAM_MODES, "an agent of the OpenAI Agents SDK")
         self._run = run
         self._agent = agent
         self._watch = watch
@@ -76,7 +74,7 @@ class AgentStream:
 
     def _take_raw(self, event: TResponseStreamEvent) -> None:
         if "events" in self._run.stream_modes:
-            self._run.send(plain(event), "events")
+            self._run.send(whole(event), "events")
         match event.type:
             case "response.created" | "response.in_progress" | "response.failed" | "response.incomplete":
                 self._watch.reported(event.response.usage)
@@ -100,7 +98,7 @@ class AgentStream:
         item = event.item
         agent = item.agent.name
         if "updates" in self._run.stream_modes:
-            self._run.send({"agent": agent, "event": event.name, "item": plain(item.raw_item)}, "updates")
+            self._run.send({"agent": agent, "event": event.name, "item": whole(item.raw_item)}, "updates")
         match item:
             case MessageOutputItem():
                 self._take_message(item)
@@ -138,7 +136,7 @@ class AgentStream:
 
 
 def _call_of(item: ToolCallItem | HandoffCallItem) -> JsonObject:
-    raw: JsonObject = plain(item.raw_item)
+    raw: JsonObject = whole(item.raw_item)
     name = raw.get("name") or raw.get("type")
     return {"name": name, "args": _parsed(raw.get("arguments")), "id": raw.get("call_id") or raw.get("id")}
 
@@ -151,4 +149,4 @@ def _parsed(arguments: Any) -> Json:
 
 
 def _text(output: Any) -> str:
-    return output if isinstance(output, str) else json.dumps(plain(output), ensure_ascii=False)
+    return output if isinstance(output, str) else json.dumps(whole(output), ensure_ascii=False)

@@ -27,8 +27,8 @@ from agents.run_config import RunOptions
 
 from trackside.harness.adapters.openai_agents._errors import StoppingError
 from trackside.harness.context import RunContext, current_run
+from trackside.harness.journal import LEAD_AGENT
 
-LEAD = "lead_agent"
 _AT_THE_PROVIDER = {
     "web_search_call": "web_search",
     "file_search_call": "file_search",
@@ -83,7 +83,7 @@ class UsageRecorder:
 
     def caller(self, agent: Agent[Any]) -> str:
         """Who is credited with what an agent does."""
-        return LEAD if agent is self._lead else agent.name
+        return LEAD_AGENT if agent is self._lead else agent.name
 
 
 class CallWatch(RunHooks[Any]):

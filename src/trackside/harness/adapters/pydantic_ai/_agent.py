@@ -14,15 +14,16 @@ from pydantic_ai.tools import DeferredToolRequests
 from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
-from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled, unfinished
+from trackside.harness.adapters.pydantic_ai._messages import kept, recalled, unfinished
 from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
 from trackside.harness.adapters.pydantic_ai._questions import Waiting
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
-from trackside.harness.adapters.pydantic_ai._watch import LEAD, watch_of
+from trackside.harness.adapters.pydantic_ai._watch import watch_of
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError
 from trackside.harness.exits import CarriedExit
-from trackside.harness.journal import answer_message
+from trackside.harness.journal import LEAD_AGENT, answer_message
+from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
 _HISTORY = "message_history"
@@ -113,7 +114,7 @@ class PydanticAIAgent:
         return {**run.values, _HISTORY: unfinished(messages), _UNFINISHED: run.run_id} if messages else None
 
     async def _run(self, run: RunContext, history: list[ModelMessage], **given: Any) -> AgentResult:
-        watch = watch_of(run, caller=LEAD, speaker=self.name)
+        watch = watch_of(run, caller=LEAD_AGENT, speaker=self.name)
         try:
             async with threads_waited_for(), delegates_watched(run):
                 with capture_run_messages() as self._messages[run]:
@@ -142,7 +143,7 @@ class PydanticAIAgent:
             raise ErrorOutputError(
                 agent=self.name, why=result.response.text or "its model's answer ended with an error"
             )
-        values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": plain(result.output)}
+        values: Mapping[str, Any] = {_HISTORY: kept(messages), "output": whole(result.output)}
         watch.send(values, "values")
         return AgentResult(output=values["output"], values=values)
 

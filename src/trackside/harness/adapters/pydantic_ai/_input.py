@@ -18,9 +18,9 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from trackside.harness.adapters.pydantic_ai._messages import plain
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.journal import plain_message
+from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
 _ROLES = frozenset({"human", "user", "ai", "assistant", "system", "developer"})
@@ -52,7 +52,7 @@ class Prompt:
             return cls(None, [], [], [])
         messages = _messages_in(value)
         if messages is None:
-            return cls(json.dumps(plain(value), ensure_ascii=False), [], [], [])
+            return cls(json.dumps(whole(value), ensure_ascii=False), [], [], [])
         count = len(messages)
         while count and messages[count - 1]["type"] == "human":
             count -= 1

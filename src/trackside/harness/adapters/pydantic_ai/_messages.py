@@ -23,20 +23,13 @@ from pydantic_ai.messages import (
 
 from trackside.harness.adapters.pydantic_ai._errors import ThreadHistoryError
 from trackside.harness.ids import new_id
-from trackside.harness.payload import canonical
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
-
-_MAX_CHARS = 1 << 28  # what a thread remembers is kept whole, or the agent forgets
-
-
-def plain(value: Any) -> Json:
-    """A value of an agent's as plain JSON."""
-    return canonical(value, max_chars=_MAX_CHARS)[0]
 
 
 def kept(messages: Sequence[ModelMessage]) -> Json:
     """Messages in the form in which a thread keeps them."""
-    return plain(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json"))
+    return whole(ModelMessagesTypeAdapter.dump_python(list(messages), mode="json"))
 
 
 def recalled(history: Any, *, thread_id: str) -> list[ModelMessage]:
@@ -144,7 +137,7 @@ def chunk(message_id: str, **fields: Any) -> JsonObject:
 
 
 def _call(part: ToolCallPart) -> JsonObject:
-    return {"type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "args": plain(part.args_as_dict())}
+    return {"type": "tool_call", "id": part.tool_call_id, "name": part.tool_name, "args": whole(part.args_as_dict())}
 
 
 def _call_chunk(message_id: str, index: int, name: str | None, call_id: str | None, arguments: str) -> JsonObject:

@@ -12,6 +12,7 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.models import Model
 
 from trackside.harness.adapters.pydantic_ai._watch import EVENTS, MESSAGES, UPDATES
+from trackside.harness.asked import check_modes, check_no_graph_options
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 
@@ -25,14 +26,10 @@ def check_spec(run: RunContext) -> None:
     Raises:
         InvalidSpecError: something is.
     """
-    if unknown := sorted(run.stream_modes - STREAM_MODES):
-        why = f"an agent of Pydantic AI streams {', '.join(sorted(STREAM_MODES))}"
-        raise InvalidSpecError(field="stream_mode", value=unknown, why=why)
+    check_modes(run, STREAM_MODES, "an agent of Pydantic AI")
     if others := sorted(run.command.keys() - {"resume"}):
         raise InvalidSpecError(field="command", value=others, why="Pydantic AI takes `resume` alone")
-    for field in ("interrupt_before", "interrupt_after", "durability"):
-        if (value := getattr(run, field)) is not None:
-            raise InvalidSpecError(field=field, value=value, why="that is for graphs; Pydantic AI has nothing like it")
+    check_no_graph_options(run, "that is for graphs; Pydantic AI has nothing like it")
 
 
 def options_of(run: RunContext) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 
-from trackside.harness.adapters.pydantic_ai._messages import kept, plain, recalled
+from trackside.harness.adapters.pydantic_ai._messages import kept, recalled
 from trackside.harness.approvals import Approval, approval_of
 from trackside.harness.context import AgentResult, RunContext
+from trackside.harness.payload import whole
 from trackside.harness.types import Json, JsonObject
 
 _APPROVAL = "approval"
@@ -58,7 +59,7 @@ class Waiting:
 
     def result(self) -> AgentResult:
         """What the run comes to that leaves questions open."""
-        paused = {"history": self.history, "questions": self.questions, "answers": plain(self.answers)}
+        paused = {"history": self.history, "questions": self.questions, "answers": whole(self.answers)}
         return AgentResult(interrupts=self.open, paused=paused)
 
     def results(self) -> DeferredToolResults:
@@ -83,9 +84,9 @@ class Waiting:
 
 def _question(call: ToolCallPart, requests: DeferredToolRequests) -> JsonObject:
     call_id = call.tool_call_id
-    value = {"tool": call.tool_name, "arguments": plain(call.args_as_dict()), "kind": requests.kind(call_id)}
+    value = {"tool": call.tool_name, "arguments": whole(call.args_as_dict()), "kind": requests.kind(call_id)}
     if metadata := requests.metadata.get(call_id):
-        value["metadata"] = plain(metadata)
+        value["metadata"] = whole(metadata)
     return {"id": call_id, "value": value}
 
 

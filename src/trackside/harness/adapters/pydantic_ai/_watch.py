@@ -13,14 +13,13 @@ from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.tools import ToolDefinition
 
-from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, plain, tool_messages
+from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
 from trackside.harness.context import RunContext
 from trackside.harness.exits import carrying_exits
 from trackside.harness.ids import new_id
+from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
-
-LEAD = "lead_agent"
 
 MESSAGES = frozenset({"messages", "messages-tuple"})
 """Two names of one thing: what a client asks for is what it gets."""
@@ -150,7 +149,7 @@ class LiveWatch(Watch):
     async def on_event(self, ctx: AgentContext[Any], *, event: AgentStreamEvent) -> None:
         """Stream what an event brings."""
         if EVENTS in self.run.stream_modes:
-            self.send(plain(event), EVENTS)
+            self.send(whole(event), EVENTS)
         if (piece := chunk_of(event, self._message_id, self._output_calls, self._output_tools)) is not None:
             self._send_message(piece)
 
