@@ -260,7 +260,7 @@ async def late(kind: LifecycleEventType, payload: Any) -> Any:
     return payload
 
 
-@pytest.mark.parametrize("hook", ["mask", {}, late])
+@pytest.mark.parametrize("hook", ["mask", {}, late, lambda payload: payload])
 async def test_what_cannot_be_called_as_a_hook_is_refused_before_it_withholds_everything(hook: Any) -> None:
     with pytest.raises(InvalidSpecError, match="^redact = "):
         RunManager(redact=hook)

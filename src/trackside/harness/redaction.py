@@ -48,11 +48,26 @@ def check_hook(redact: Any) -> None:
     """See that a hook can be called as one.
 
     Raises:
-        InvalidSpecError: (a `ValueError`) it is no function, or one that would have to be awaited.
+        InvalidSpecError: (a `ValueError`) it is none, as `fault_of` says.
     """
-    if not callable(redact) or inspect.iscoroutinefunction(redact):
+    if fault_of(redact) is not None:
         why = "it has to be a plain function of an event's type and its payload"
         raise InvalidSpecError(field="redact", value=redact, why=why)
+
+
+def fault_of(hook: Any) -> str | None:
+    """Why something cannot be called as a hook: it would fail on every event, which would be announced without its texts."""
+    if not callable(hook):
+        return f"is no function but {hook!r:.80}"
+    if inspect.iscoroutinefunction(hook):
+        return "is asynchronous"
+    try:
+        inspect.signature(hook).bind("run_started", {})
+    except TypeError:
+        return "cannot be called with two arguments"
+    except ValueError:  # it is not written in Python, and does not say what it takes
+        return None
+    return None
 
 
 def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> JsonObject:

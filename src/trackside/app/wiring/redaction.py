@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from trackside.app.settings import Settings
 from trackside.app.wiring.agents import AgentReference, AgentReferenceError, load_object
-from trackside.harness.redaction import Redact
+from trackside.harness.redaction import Redact, fault_of
 
 _KEY = "runs.redact"
 _FORM = "a redaction hook is a function that takes a type of events and a payload, and returns what may be seen of it"
@@ -26,21 +23,7 @@ def load_redaction(settings: Settings) -> Redact | None:
         hook = load_object(AgentReference.parse(settings.redact, {}))
     except AgentReferenceError as exc:
         raise settings.complaint(_KEY, str(exc.details["why"])) from exc
-    if (why := _fault_of(hook)) is not None:
+    if (why := fault_of(hook)) is not None:
         raise settings.complaint(_KEY, f"{settings.redact} {why}; {_FORM}")
     found: Redact = hook
     return found
-
-
-def _fault_of(hook: Any) -> str | None:
-    if not callable(hook):
-        return f"is no function but {hook!r:.80}"
-    if inspect.iscoroutinefunction(hook):
-        return "is asynchronous"
-    try:
-        inspect.signature(hook).bind("run_started", {})
-    except TypeError:
-        return "cannot be called with two arguments"
-    except ValueError:  # it is not written in Python, and does not say what it takes
-        return None
-    return None
