@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, RunningServer, running_at
+from prepared_databases import EmptiedDatabase, make_tables
 
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("default"), max_examples=2_000)
@@ -74,6 +76,24 @@ def postgres_url(postgres_server: RunningServer, postgres_names: Iterator[str]) 
     """The address of an empty PostgreSQL database."""
     name = next(postgres_names)
     yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
+
+
+# These two are made once, and copied for each test or emptied after it.
+@pytest.fixture(scope="session")
+def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with our tables and nothing in them."""
+    path = tmp_path_factory.mktemp("empty") / "runs.db"
+    make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def emptied_postgres(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[EmptiedDatabase]:
+    """A PostgreSQL database with our tables; who has put something into it empties it."""
+    name = next(postgres_names)
+    make_tables(postgres_server.create_database(name))
+    yield EmptiedDatabase(postgres_server, name)
     postgres_server.drop_database(name)
 
 

@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import Rows, RunningServer
-
-from trackside.app.storage import Store
-
-
-def make_tables(url: str) -> None:
-    async def make() -> None:
-        async with Store.open(url):
-            pass
-
-    asyncio.run(make())
-
-
-class EmptiedDatabase:
-    """A PostgreSQL database that is made once, and put back to what it was then: faster than to make another one."""
-
-    def __init__(self, server: RunningServer, name: str) -> None:
-        self._server = server
-        self._name = name
-        self.url = server.url(name)
-        tables = [row[0] for row in self._execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-        self._execute("CREATE SCHEMA fresh")
-        for table in tables:
-            self._execute(f"CREATE TABLE fresh.{table} AS TABLE public.{table}")
-        filled = [table for table in tables if self._execute(f"SELECT 1 FROM {table} LIMIT 1")]
-        self._reset = [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"]
-        self._reset += [f"INSERT INTO {table} SELECT * FROM fresh.{table}" for table in filled]
-
-    def empty(self) -> None:
-        self._execute("; ".join(self._reset))
-
-    def _execute(self, sql: str) -> Rows:
-        return self._server.execute(sql, database=self._name)
-
-
-# Made once, copied for each test.
-@pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "runs.db"
-    make_tables(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
-def postgres(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[EmptiedDatabase]:
-    name = next(postgres_names)
-    make_tables(postgres_server.create_database(name))
-    yield EmptiedDatabase(postgres_server, name)
-    postgres_server.drop_database(name)
+from prepared_databases import EmptiedDatabase
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         path = tmp_path / "runs.db"
-        shutil.copy(request.getfixturevalue("empty_sqlite"), path)
+        shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
         yield f"sqlite:///{path}"
     else:
-        database: EmptiedDatabase = request.getfixturevalue("postgres")
+        database: EmptiedDatabase = request.getfixturevalue("emptied_postgres")
         yield database.url
         database.empty()

@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from trackside import RunContext, RunHandle, RunLifecycleEvent, RunManager, RunResult, RunSpec, RunStatus, StreamPart
 from trackside.harness.context import bind_run
@@ -125,3 +128,13 @@ def run_context() -> Callable[..., RunContext]:
         return run
 
     return made
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    """Where graphs keep their threads."""
+    if request.param == "memory":
+        yield InMemorySaver()
+    else:
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
+            yield sqlite

@@ -1,13 +1,10 @@
 """Runs that wait for a human, and how they go on."""
 
 import operator
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send, interrupt
@@ -20,15 +17,6 @@ from trackside.harness.errors import InvalidSpecError, NotPausedError
 
 class State(TypedDict, total=False):
     notes: Annotated[list[Any], operator.add]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    if request.param == "memory":
-        yield InMemorySaver()
-    else:
-        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
-            yield sqlite
 
 
 def graph_of(*nodes: Any, **compiled: Any) -> Any:

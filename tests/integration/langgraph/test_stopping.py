@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 import operator
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import _messages_delta_reducer
@@ -24,15 +21,6 @@ from trackside.testing import RecordingObserver, assert_run_order
 
 class State(TypedDict, total=False):
     notes: Annotated[list[Any], operator.add]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    if request.param == "memory":
-        yield InMemorySaver()
-    else:
-        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
-            yield sqlite
 
 
 def graph_of(*nodes: Any, **compiled: Any) -> Any:

@@ -6,25 +6,8 @@ from pathlib import Path
 
 import pytest
 from log_check import assert_whole
-from postgres_server import RunningServer
-from tests.contract.conftest import EmptiedDatabase, make_tables
+from prepared_databases import EmptiedDatabase
 from tests.integration.runs.stage import BACKENDS, Agents, Backend
-
-
-# Made once; copied for each test, or emptied after it.
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "runs.db"
-    make_tables(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
-def postgres_database(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[EmptiedDatabase]:
-    name = next(postgres_names)
-    make_tables(postgres_server.create_database(name))
-    yield EmptiedDatabase(postgres_server, name)
-    postgres_server.drop_database(name)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,10 +24,10 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             yield Backend("memory")
         case "sqlite":
             path = tmp_path / "runs.db"
-            shutil.copy(request.getfixturevalue("sqlite_template"), path)
+            shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
             yield from judged(Backend("sqlite", f"sqlite:///{path}"))
         case "postgres":
-            database: EmptiedDatabase = request.getfixturevalue("postgres_database")
+            database: EmptiedDatabase = request.getfixturevalue("emptied_postgres")
             yield from judged(Backend("postgres", database.url))
             database.empty()
 

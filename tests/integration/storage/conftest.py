@@ -1,6 +1,5 @@
 """A store on a file of its own, and runs to put into it."""
 
-import asyncio
 import shutil
 import sqlite3
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from postgres_server import RawConnection, RunningServer
+from prepared_databases import make_tables
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -101,26 +101,11 @@ def open_folder() -> Iterator[Path]:
 
 # Made once: most tests are about what comes after.
 @pytest.fixture(scope="session")
-def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "runs.db"
-    make_tables(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
 def postgres_with_tables(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
     name = next(postgres_names)
     make_tables(postgres_server.create_database(name))
     yield name
     postgres_server.drop_database(name)
-
-
-def make_tables(url: str) -> None:
-    async def make() -> None:
-        async with Store.open(url):
-            pass
-
-    asyncio.run(make())
 
 
 @pytest.fixture
