@@ -56,7 +56,7 @@ class Agents:
 
     begun: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    _running: dict[str, asyncio.Event] = field(default_factory=dict)
+    running: dict[str, asyncio.Event] = field(default_factory=dict)
     _go_on: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def work(self, input: Any, run: RunContext) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Agents:
         name = str(input)
         run.record_usage("small", input_tokens=5, output_tokens=2)
         self.begun.append(name)
-        self._event(self._running, name).set()
+        self._event(self.running, name).set()
         if not name.startswith("quick"):
             try:
                 await self._event(self._go_on, name).wait()
@@ -81,7 +81,7 @@ class Agents:
 
     async def until_running(self, name: str) -> None:
         """Wait until an agent has begun."""
-        await within_patience(self._event(self._running, name).wait())
+        await within_patience(self._event(self.running, name).wait())
 
     @staticmethod
     def _event(events: dict[str, asyncio.Event], name: str) -> asyncio.Event:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.integration.runs.stage import Agents
 
-from trackside import ObserverBinding, RunContext, RunHandle, RunManager, RunSpec
+from trackside import ObserverBinding, RunHandle, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.app.storage.coordinator import StoredCoordinator
@@ -18,42 +19,6 @@ from trackside.harness.types import LifecycleEventType
 
 NEVER = 3_600.0
 """A lease that nobody renews in the length of a test: it ends when the test says so."""
-
-
-@dataclass
-class Agents:
-    """What the agents of a test have done, and what they wait for."""
-
-    begun: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    running: dict[str, asyncio.Event] = field(default_factory=dict)
-    go_on: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    async def work(self, input: Any, run: RunContext) -> dict[str, Any]:
-        """Take note, and go on when told; an input that begins with "quick" needs not be told."""
-        name = str(input)
-        self.begun.append(name)
-        self._event(self.running, name).set()
-        if not name.startswith("quick"):
-            try:
-                await self._event(self.go_on, name).wait()
-            except asyncio.CancelledError:
-                self.cancelled.append(name)
-                raise
-        return {"did": name}
-
-    def let(self, name: str) -> None:
-        """Let an agent go on."""
-        self._event(self.go_on, name).set()
-
-    async def until_running(self, name: str) -> None:
-        """Wait until an agent has begun."""
-        async with asyncio.timeout(20):
-            await self._event(self.running, name).wait()
-
-    @staticmethod
-    def _event(events: dict[str, asyncio.Event], name: str) -> asyncio.Event:
-        return events.setdefault(name, asyncio.Event())
 
 
 @dataclass

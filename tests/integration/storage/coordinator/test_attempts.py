@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.integration.storage.coordinator.conftest import Agents, Worker
+from tests.integration.runs.stage import Agents
+from tests.integration.storage.coordinator.conftest import Worker
 
 from trackside import AgentLimits, RunContext, RunSpec
 from trackside.app.storage import Store

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.integration.storage.coordinator.conftest import Agents
+from tests.integration.runs.stage import Agents
 
 from trackside import RunSpec, RunStatus, ThreadBusyError
 from trackside.app.storage._postgres_signals import PostgresSignals
