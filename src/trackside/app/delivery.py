@@ -1,0 +1,97 @@
+"""How events get to observers in an app, and what an observer may say of one that it could not deliver.
+
+There are two ways. *Live*: the observer is bound to the manager, behind a buffer, and takes the events of this process as
+they happen. *Durable*: the observer has a subscription, a name and a cursor in the log, and takes every event that it wants
+at least once, whatever dies in between. An observer class says which way is its own, and in which order it wants events:
+
+    class Mail:
+        delivery = Delivery.durable
+        order = Order.none
+
+        async def on_event(self, event): ...
+
+Both are what its user gets who says nothing else.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from trackside.harness.errors import TracksideError
+
+__all__ = ["Delivery", "DeliveryError", "ObserverOptionError", "Order"]
+
+
+class Delivery(StrEnum):
+    """How an observer gets its events."""
+
+    live = "live"
+    """As they happen in this process, behind a buffer: fast, and gone with the process."""
+    durable = "durable"
+    """From the log, by a subscription: at least once, also after a crash."""
+
+
+class Order(StrEnum):
+    """Which event a subscription delivers only after which."""
+
+    log = "log"
+    """All in the order of the log, one after another; batches for an observer that takes them."""
+    run = "run"
+    """The events of each run in their order; those of different runs side by side."""
+    none = "none"
+    """As many side by side as may be."""
+
+
+class ObserverOptionError(TracksideError, ValueError):
+    """{option}: {why}."""
+
+    def __init__(self, *, option: str, why: str) -> None:
+        """An option of an observer does not fit; raised by its constructor, before anything is delivered.
+
+        Args:
+            option: the name of the constructor's argument, which is the key in `trackside.toml`, too.
+            why: what is wrong with its value, and what to write instead. Not the value itself if it is a secret.
+        """
+        super().__init__(option=option, why=why)
+
+
+class DeliveryError(TracksideError):
+    """{receiver} did not take {what}: {why}."""
+
+    fault = "observer"
+    away: bool
+    retry_after: float | None
+    disables: bool
+
+    def __init__(
+        self,
+        *,
+        receiver: str,
+        what: str,
+        why: str,
+        retryable: bool = True,
+        away: bool = False,
+        retry_after: float | None = None,
+        disables: bool = False,
+    ) -> None:
+        """An observer that passes events on could not; it says what it knows, so that its subscription does the right thing.
+
+        Args:
+            receiver: who did not take it, as people may read it: without secrets.
+            what: the event, in words.
+            why: what the receiver answered, or what became of the connection.
+            retryable: whether the same event may be taken later; else it is parked at once.
+            away: whether the receiver takes nothing at all now: it cannot be reached, or says that it is busy. That is not
+                the event's fault and does not count against it: it is tried again until it is taken, and nothing is parked.
+            retry_after: seconds that the receiver wants to be left alone, if it said so.
+            disables: whether the receiver never wants events again: its subscription pauses until somebody resumes it.
+        """
+        super().__init__(
+            receiver=receiver,
+            what=what,
+            why=why,
+            retryable=retryable,
+            away=away,
+            retry_after=retry_after,
+            disables=disables,
+        )
