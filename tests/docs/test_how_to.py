@@ -2,9 +2,10 @@
 
 On SQLite and on PostgreSQL. In a page
 
-* a `py` block that begins with the name of a file is put into that file; one that calls `asyncio.run` is a program; any
-  other stands in an `async with Store.open(…) as store`. A `text` block that follows is what it prints;
-* a `console` block has commands, and below each, if anything, what it shows;
+* a `py` or `toml` block that begins with the name of a file is put into that file; a `py` block that calls `asyncio.run` is
+  a program; any other stands in an `async with Store.open(…) as store`. A `text` block that follows is what it prints;
+* a `console` block has commands, and below each, if anything, what it shows; `export NAME=value` goes for all that follow;
+* other languages are there to be read;
 * `…` stands for anything, and alone in its line for any lines.
 """
 
@@ -23,11 +24,15 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path.name for path in DOCS.glob("*.md") if path.name not in {"conformance.md", "settings.md"})
+PAGES = sorted(
+    str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.name not in {"conformance.md", "settings.md"}
+)
 # The former pytest works through; of the latter, which tells of no steps, the settings are read in their own tests.
 SQLITE = "sqlite:///trackside.db"
 POSTGRES = "postgresql://trackside:secret@db.example/runs"
 ONLY_SQLITE = "trackside db compact"
+DONE = {"py", "toml", "console"}
+READ = {"js", "go", "json", "yaml"}
 
 type Do = Callable[[dict[str, Any]], int]
 
@@ -48,8 +53,10 @@ def steps(page: str) -> list[Step]:
     for fence in re.finditer(r"^```(\w+)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", document, re.MULTILINE | re.DOTALL):
         language, text, shown = fence.groups()
         place = f"{page}:{document[: fence.start()].count('\n') + 1}"
-        assert language in {"py", "console"}, f"{place} is in a language that nobody runs"
-        if language == "py":
+        assert language in DONE | READ, f"{place} is in a language that nobody knows"
+        if language in READ:
+            continue
+        if language != "console":
             found.append(Step(place, language, text, shown))
             continue
         for command in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
@@ -67,18 +74,23 @@ class Reader:
     server: str
     """The address of a database on a PostgreSQL server, where the page has one."""
     do: Do
+    exported: dict[str, str]
 
     def work_through(self, step: Step) -> None:
         text = self._here(step.text)
-        name = re.match(r"# (\w+\.py)\n", text)
+        name = re.match(r"# (\w+\.(?:py|toml))\n", text)
         if name is not None:
             (self.folder / name[1]).write_text(text, encoding="utf-8")
+            return
+        assert step.language != "toml", f"{step.place} has settings of no file; begin with # trackside.toml"
+        if (exported := re.match(r"export (\w+)=(\S+)", text)) is not None:
+            self.exported[exported[1]] = exported[2]
             return
         output = self.folder / "output"
         what = {"kind": "command", "words": shlex.split(text, comments=True)}
         if step.language == "py":
             what = {"kind": "program"} if "asyncio.run(" in text else {"kind": "excerpt", "url": self.database}
-        environment = {"TRACKSIDE_DATABASE_URL": self.database, "COLUMNS": "120"}
+        environment = {"TRACKSIDE_DATABASE_URL": self.database, "COLUMNS": "120", **self.exported}
         where = {"folder": str(self.folder), "environment": environment, "output": str(output)}
         code = self.do({"place": step.place, "text": text, **what, **where})
         self._check(step, code, output.read_text(encoding="utf-8"))
@@ -125,7 +137,7 @@ def do() -> Iterator[Do]:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
 def test_a_page_does_what_it_says(page: str, dialect: str, tmp_path: Path, postgres_url: str, do: Do) -> None:
-    reader = Reader(tmp_path, SQLITE if dialect == "sqlite" else postgres_url, postgres_url, do)
+    reader = Reader(tmp_path, SQLITE if dialect == "sqlite" else postgres_url, postgres_url, do, {})
     for step in steps(page):
         if dialect == "sqlite" or not step.text.startswith(ONLY_SQLITE):
             reader.work_through(step)
