@@ -207,7 +207,7 @@ def test_an_export_that_fails_leaves_nothing_behind(here: Run, database: Path, t
     [
         (b"hello\n", 2, "error: This is no export of Trackside's: "),
         (b"PAR1 or so", 2, "error: This is no export of Trackside's: "),
-        (gzip.compress(b"hello\n"), 2, "error: This is no export of Trackside's: "),
+        (gzip.compress(b"hello\n", mtime=0), 2, "error: This is no export of Trackside's: "),
         (b'{"format":"trackside.events","version":7,"to":1,"chosen":{}}\n', 2, "error: This export is of version 7"),
         (b'{"format":"trackside.events","version":1,"to":1,"chosen":{}}\n', 2, "error: Line 1 of the export is wrong"),
     ],

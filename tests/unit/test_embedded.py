@@ -113,7 +113,7 @@ async def test_everything_that_can_be_asked_for_reaches_the_agent() -> None:
     assert seen.events[0].payload == {"agent": "agent", "metadata": {"a": 1}}
 
 
-@pytest.mark.parametrize("observer", [5, "print", RecordingObserver, print, [RecordingObserver()]], ids=repr)
+@pytest.mark.parametrize("observer", [5, "print", RecordingObserver, print, [RecordingObserver()]])
 @virtual
 async def test_what_is_no_observer_is_refused_before_anything_happens(observer: Any) -> None:
     async def agent(input: Any) -> None:

@@ -253,7 +253,7 @@ def test_message_that_had_to_change_says_so() -> None:
     }
 
 
-@pytest.mark.parametrize("message", [5, None, ["x"], {"content": "x"}, {"type": 5, "content": "x"}, object()], ids=repr)
+@pytest.mark.parametrize("message", [5, None, ["x"], {"content": "x"}, {"type": 5, "content": "x"}, object()])
 def test_what_is_not_a_message_is_refused(message: Any) -> None:
     with pytest.raises(PayloadError, match="The value at message cannot be kept"):
         plain_message(message)

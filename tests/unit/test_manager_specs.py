@@ -72,7 +72,7 @@ def manager_of(*observers: Any, **options: Any) -> RunManager:
         ({"stream_mode": 5}, "stream_mode"),
         ({"stream_mode": ["values", 5]}, "stream_mode"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: str(value)[:28],
 )
 @virtual
 async def test_a_spec_that_makes_no_run_names_the_field(spec: dict[str, Any], field: str) -> None:

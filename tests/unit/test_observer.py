@@ -400,7 +400,7 @@ WAYS_IN: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS_IN.values(), ids=WAYS_IN)
-@pytest.mark.parametrize(("it", "message"), NOT_OBSERVERS, ids=[repr(it)[:20] for it, _ in NOT_OBSERVERS])
+@pytest.mark.parametrize(("it", "message"), NOT_OBSERVERS, ids=[repr(it)[:16] for it, _ in NOT_OBSERVERS])
 def test_what_is_not_an_observer_gets_a_type_error_that_says_what_was_passed_and_what_is_accepted(
     it: Any, message: str, way: Callable[[Any], object]
 ) -> None:
@@ -412,7 +412,7 @@ def test_what_is_not_an_observer_gets_a_type_error_that_says_what_was_passed_and
         raise caught.value
 
 
-@pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), prints], ids=repr)
+@pytest.mark.parametrize("it", [5, None, RecordingObserver, object(), SyncMethod(), prints])
 def test_binding_something_that_is_not_an_observer_is_a_type_error_at_once(it: Any) -> None:
     with pytest.raises(NotAnObserverError):
         ObserverBinding(it)

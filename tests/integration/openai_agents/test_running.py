@@ -219,7 +219,6 @@ async def test_config_is_the_sdks(stage: Any) -> None:
         ({"model_settings": {"warmth": 1}}, "config = {'model_settings': .*warmth"),
         ({"tool_name_collision_policy": "quietly"}, "config = {.*tool_name_collision_policy"),
     ],
-    ids=repr,
 )
 async def test_a_config_that_the_sdk_does_not_know_is_refused_by_name(
     run_context: Any, config: dict[str, Any], named: str
