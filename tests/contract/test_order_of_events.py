@@ -244,7 +244,7 @@ async def test_an_agent_that_ends_before_its_timeout_leaves_no_timer(way: Way) -
 @both_ways
 @pytest.mark.parametrize("ends", ["success", "error", "timeout", "cancelled", "interrupted"])
 @virtual
-async def test_every_terminal_event_carries_the_tokens(way: Way, ends: str) -> None:
+async def test_every_terminal_event_names_its_agent_and_carries_the_tokens(way: Way, ends: str) -> None:
     seen = RecordingObserver()
     counted = asyncio.Event()
 
@@ -270,6 +270,7 @@ async def test_every_terminal_event_carries_the_tokens(way: Way, ends: str) -> N
         await run.ended()
 
     assert_run_order(seen.events)
+    assert end_of(seen.events).payload["agent"] == "agent"
     data = end_of(seen.events).payload["completion_data"]
     assert (data["total_input_tokens"], data["total_output_tokens"], data["total_tokens"]) == (103, 24, 127)
     assert (data["llm_call_count"], data["tool_call_count"]) == (2, 1)

@@ -36,7 +36,7 @@ def make_run(
             (LifecycleEventType.HUMAN_MESSAGE, {"message": {"id": new_id(), "type": "human", "content": f"hello {i}"}})
             for i in range(messages)
         ),
-        (terminal_event_of(status), {"status": status.value, "completion_data": {}}),
+        (terminal_event_of(status), {"agent": "agent", "status": status.value, "completion_data": {}}),
         (LifecycleEventType.THREAD_STATUS_UPDATED, {"status": after.value, "previous": "busy"}),
     ]
     return [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.integration.runs.stage import Agents, Backend, turns, within_patience
 
-from trackside import InvalidSpecError, RunSpec, RunStatus
+from trackside import InvalidSpecError, LifecycleEventType, RunSpec, RunStatus
 from trackside.harness.types import AgentLimits
 
 
@@ -166,5 +166,6 @@ async def test_a_run_that_a_run_starts_names_its_parent(backend: Backend, agents
 
     async with backend.open({"parent": parent, "work": agents.work}, max_running=1) as stage:
         result = await stage.run("parent", "go")
-        (child,) = [event for event in stage.events if event.payload.get("agent") == "work"]
-        assert child.payload["parent_run_id"] == result.run_id
+        starts = [event.payload for event in stage.events if event.event_type is LifecycleEventType.RUN_STARTED]
+        (child,) = [started for started in starts if started["agent"] == "work"]
+        assert child["parent_run_id"] == result.run_id

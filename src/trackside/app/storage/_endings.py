@@ -60,6 +60,8 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
     if run.started_at is not None:
         seconds = max(0.0, (now - time_of(run.started_at)).total_seconds())
         _recall_messages(unit, active.run_id, journal)
+    if run.agent is not None:
+        says["agent"] = run.agent
     closing = [(terminal_event_of(status), {**says, "completion_data": journal.completion_data(seconds)})]
     if active.holds and not goes_on and unit.thread_status(active.thread_id) is ThreadStatus.busy:
         lane = unit.queue.lane(active.thread_id)

@@ -92,9 +92,18 @@ class RunRow(Struct, kw_only=True, eq=False):
     @property
     def created_at(self) -> str:
         """When it was created, as the database has it or will have it."""
+        return self._facts.created_at
+
+    @property
+    def agent(self) -> str | None:
+        """Whose run it is, if its first event or its admission said so."""
+        return self._facts.agent
+
+    @property
+    def _facts(self) -> StoredFacts | RunStart:
         facts = self.stored or self.start
         assert facts is not None
-        return facts.created_at
+        return facts
 
     def take(self, row: EventRow, fold: RunFold) -> None:
         """Go on to what the run is after this event, which led to `fold`."""

@@ -103,6 +103,7 @@ async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, data
     take_for_dead(database, a)
     await b.coordinator._clear_up()
 
+    assert (await store.events(run_id=lost, types="run_failed"))[0].event.payload["agent"] == AGENT
     run = await store.run(lost)
     assert run is not None
     assert run.error_type == "worker_lost"
