@@ -22,7 +22,7 @@ from trackside.harness import (
 from trackside.harness.buffered import BufferedObserver
 from trackside.harness.dispatch import IN_LINE, ObserverSet, RequiredObserver
 from trackside.harness.errors import ObserverTimeoutError
-from trackside.harness.observer import PartlyTaken
+from trackside.harness.observer import PartlyTaken, RunObserver, observer_name
 from trackside.harness.timelimit import left_behind
 from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObserver, make_run
 
@@ -405,3 +405,32 @@ async def test_observers_that_are_closed_before_the_first_event_are_closed() -> 
     await observers.deliver(make_run())  # by a run that was left behind
     assert (buffer.stats().accepted, seen.events) == (0, [])
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("trackside-buffer")]
+
+
+@virtual
+async def test_the_numbers_of_each_observer_behind_a_buffer_go_by_the_name_of_its_binding() -> None:
+    bound = [
+        required(RecordingObserver()),
+        ObserverBinding(RecordingObserver(), name="mail"),
+        RecordingObserver(),
+        RecordingObserver(),
+    ]
+    observers = ObserverSet(bound, policy=POLICY)
+    await deliver_run(observers)
+    await observers.flush(10)
+    assert {name: stats.delivered for name, stats in observers.stats().items()} == {
+        "mail": 5,
+        "RecordingObserver": 5,
+        "RecordingObserver 2": 5,
+    }
+    await observers.aclose(10)
+
+
+def test_an_observer_that_passes_events_on_is_called_as_the_one_behind_it() -> None:
+    class Forwarder:
+        def __init__(self, observer: RunObserver) -> None:
+            self.__wrapped__ = observer
+
+        async def on_event(self, event: RunLifecycleEvent) -> None: ...
+
+    assert observer_name(Forwarder(Forwarder(NullObserver()))) == "NullObserver"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trackside.harness.buffered import BufferedObserver, FlushReport
+from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.failures import line_of
 from trackside.harness.observer import (
@@ -340,6 +341,17 @@ class ObserverSet:
         """What is bound now, in order."""
         return self._source.bindings
 
+    def stats(self) -> Mapping[str, BufferStats]:
+        """What became of the events of each observer behind a buffer, by name; the second of a name is `NAME 2`."""
+        found: dict[str, BufferStats] = {}
+        of_name: Counter[str] = Counter()
+        for _, observer in self._wrapped.values():
+            if isinstance(observer, BufferedObserver):
+                of_name[observer.name] += 1
+                number = of_name[observer.name]
+                found[observer.name if number == 1 else f"{observer.name} {number}"] = observer.stats()
+        return found
+
     async def deliver(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Give events of one run to all observers, in binding order; finished before it returns, whoever cancels the
         caller (I17). Those bound after a required observer see what it took, in the order in which it took it.
@@ -457,7 +469,8 @@ class ObserverSet:
             return binding.observer
         if self.policy.buffer:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
-            return Context().run(BufferedObserver, binding.observer, call_limit=self.policy.call_limit)
+            limit = self.policy.call_limit
+            return Context().run(BufferedObserver, binding.observer, call_limit=limit, name=binding.name)
         return OptionalObserver(binding.observer, self.policy)
 
 

@@ -161,12 +161,15 @@ type ObserverLike = RunObserver | RunEventCallback | None
 class ObserverBinding:
     """An observer and whether a run may go on without it.
 
+    `name` is what it is called where several are counted; its type if left out.
+
     Raises:
         NotAnObserverError: (a `TypeError`) `observer` cannot take events.
     """
 
     observer: RunObserver
     required: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
         _check_observer(self.observer)
@@ -349,10 +352,14 @@ def _described(observer: RunObserver) -> str:
 
 
 def observer_name(observer: RunObserver) -> str:
-    """What to call an observer in messages: its type, or the function behind a callback."""
+    """What to call an observer in messages: its type, or the function behind a callback.
+
+    One that only passes events on to another says so as functions do, by `__wrapped__`, and is called as that one is.
+    """
     if isinstance(observer, CallbackObserver):
         return _name_of(observer.callback)
-    return type(observer).__qualname__
+    wrapped = getattr(observer, "__dict__", {}).get("__wrapped__")
+    return type(observer).__qualname__ if wrapped is None else observer_name(wrapped)
 
 
 def _as_binding(observer: Any, *, required: bool = False) -> ObserverBinding:
