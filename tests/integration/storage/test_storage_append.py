@@ -412,3 +412,15 @@ async def test_a_person_can_read_the_tables(store: Store, script, database: sqli
 async def test_an_unknown_run_has_no_row(store: Store) -> None:
     assert await store.run(new_id()) is None
     assert await store.thread(new_id()) is None
+
+
+async def test_a_store_counts_what_it_writes(store: Store, script) -> None:
+    before = store.writer_stats()
+    await store.append(script().whole())
+    with pytest.raises(EventOrderError):
+        await store.append(script().whole()[1:])
+    after = store.writer_stats()
+
+    assert (after.batches_total - before.batches_total, after.works_total - before.works_total) == (2, 2)
+    assert (after.events_total - before.events_total, after.failures_total, after.pending) == (5, 0, 0)
+    assert after.seconds_total > before.seconds_total

@@ -130,6 +130,7 @@ async def test_a_defect_of_ours_reaches_the_caller_and_the_writer_goes_on(
             await store.append(script().whole())
 
     assert not failed.value.retryable
+    assert (store.writer_stats().failures_total, store.writer_stats().events_total) == (1, 0)
     assert [stored.position for stored in await store.append(script().whole())] == [1, 2, 3, 4, 5]
 
 

@@ -13,8 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any
 
 from trackside.app.storage import errors
@@ -22,10 +23,15 @@ from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
+from trackside.app.vitals import WriterStats
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.timelimit import settled
 
 logger = logging.getLogger("trackside.storage")
+
+_NOTHING_WRITTEN = WriterStats(
+    batches_total=0, works_total=0, events_total=0, seconds_total=0.0, failures_total=0, pending=0
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +141,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._room = _Room(limits.waiting_count, limits.waiting_bytes)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._totals = _NOTHING_WRITTEN
         self._closing = False
         self._stopped = self._loop.create_future()
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
@@ -189,6 +196,10 @@ class Writer:
         self._jobs.put(job)
         return job.done
 
+    def stats(self) -> WriterStats:
+        """What was written so far; from any thread."""
+        return replace(self._totals, pending=self._jobs.qsize())
+
     def refuse_more(self) -> None:
         """Take nothing more, from now on; what was accepted will be written."""
         self._closing = True
@@ -227,14 +238,31 @@ class Writer:
         return jobs, True
 
     def _commit(self, jobs: Sequence[_Job]) -> Committed:
+        begun = monotonic()
         try:
-            return commit_together(self._session, [job.work for job in jobs], patience=self._patience)
+            committed = commit_together(self._session, [job.work for job in jobs], patience=self._patience)
         except TracksideError as exc:
             refused = Refused(exc)
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
             logger.exception("the store %s failed to write %d works", self._database, len(jobs))
             refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
+        else:
+            self._count(len(jobs), len(committed.events), monotonic() - begun)
+            return committed
+        self._count(len(jobs), 0, monotonic() - begun, failures=1)
         return Committed([refused] * len(jobs), ())
+
+    def _count(self, works: int, events: int, seconds: float, *, failures: int = 0) -> None:
+        """Add a transaction; whole at once, for those who read in other threads."""
+        so_far = self._totals
+        self._totals = WriterStats(
+            batches_total=so_far.batches_total + 1,
+            works_total=so_far.works_total + works,
+            events_total=so_far.events_total + events,
+            seconds_total=so_far.seconds_total + seconds,
+            failures_total=so_far.failures_total + failures,
+            pending=0,
+        )
 
     def _hand_back(self, jobs: Sequence[_Job], committed: Committed) -> None:
         if committed.events:
@@ -289,6 +317,10 @@ class NoWriter:
             ReadOnlyStoreError: always.
         """
         raise errors.ReadOnlyStoreError(database=self._database)
+
+    def stats(self) -> WriterStats:
+        """Nothing was written."""
+        return _NOTHING_WRITTEN
 
     def refuse_more(self) -> None:
         """Nothing was ever taken."""

@@ -44,6 +44,7 @@ from trackside.app.storage.transfer import (
     open_export,
     writer_of,
 )
+from trackside.app.vitals import WriterStats
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
@@ -542,6 +543,10 @@ class Store:
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
+
+    def writer_stats(self) -> WriterStats:
+        """What was written in this process so far, in numbers; from any thread."""
+        return self._writer.stats()
 
     def coordinator(
         self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True, keeps_requests: bool = True
