@@ -60,7 +60,7 @@ def test_agents_have_names_in_the_file_and_in_the_environment(tmp_path: Path) ->
         ('[database]\nulr = "sqlite:///x.db"', "unknown key database.ulr; did you mean database.url?"),
         ("[sever]\nport = 1", "unknown key sever.port; known are agents.NAME, database.spool, database.url"),
         ("database = 3", "trackside.toml: unknown key database; it is a section, which begins with [database]"),
-        ("[[observers]]\ntype = 'webhook'", "trackside.toml: unknown key observers"),
+        ("observers = 3", "trackside.toml, observers: each begins with [[observers]]"),
         ("[database]\nurl = 3", "trackside.toml, database.url: 3 is not a text"),
         ('[database]\nurl = "runs.db"', "trackside.toml, database.url: 'runs.db' is not a database URL"),
         ("[agents]\nchat = 3", "trackside.toml, agents.chat: 3 is not a text"),

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any
 
 from trackside.app.pricing import ModelPrice
-from trackside.app.settings._keys import DATABASE_SPOOL, DATABASE_URL, REDACT, Key
-from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file
+from trackside.app.settings._keys import DATABASE_SPOOL, DATABASE_URL, OBSERVERS, REDACT, Key
+from trackside.app.settings._observers import OBSERVER_KEYS, ObserverSettings, read_observers
+from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file, read_document
 from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import Fault
@@ -25,8 +26,10 @@ from trackside.harness.types import AgentLimits
 
 __all__ = [
     "DEFAULT_DATABASE_URL",
+    "OBSERVER_KEYS",
     "SETTINGS_FILE",
     "DefaultDatabaseError",
+    "ObserverSettings",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -63,6 +66,8 @@ class Settings:
     """A reference to the function that takes out of events what nobody may see; written as those of agents are."""
     prices: Mapping[str, ModelPrice] = field(default_factory=lambda: MappingProxyType({}))
     """Prices by the name of the model, in front of those that are listed."""
+    observers: tuple[ObserverSettings, ...] = ()
+    """Who is told besides the database."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def limits_of(self, agent: str) -> AgentLimits:
@@ -113,8 +118,10 @@ def load_settings(
     environ = os.environ if environ is None else environ
     folder = Path.cwd() if folder is None else folder
     given = [entry_of(*_FLAGS[key], value) for key, value in (flags or {}).items() if value is not None]
-    entries = [*from_file(folder / SETTINGS_FILE), *from_environment(environ), *given]
-    settings = _settings_of({entry.key: entry for entry in entries}.values())
+    document = read_document(folder / SETTINGS_FILE)
+    entries = [*from_file(document, SETTINGS_FILE), *from_environment(environ), *given]
+    observers = read_observers(document.get(OBSERVERS, []), SETTINGS_FILE)
+    settings = replace(_settings_of({entry.key: entry for entry in entries}.values()), observers=observers)
     _check(settings)
     return settings
 

@@ -15,6 +15,7 @@ from trackside.app.settings.durations import duration_of
 DATABASE_URL = "database.url"
 DATABASE_SPOOL = "database.spool"
 REDACT = "runs.redact"
+OBSERVERS = "observers"
 
 _VARIABLES = "TRACKSIDE_"
 
@@ -30,13 +31,23 @@ class Key(NamedTuple):
         return ".".join(part for part in self if part)
 
 
-def _text(value: Any) -> str:
+def parse_text(value: Any) -> str:
+    """A text.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(value, str):
         return value
     raise ValueError(f"{value!r} is not a text; put it in quotes")
 
 
-def _count(value: Any) -> int:
+def parse_count(value: Any) -> int:
+    """A whole number from 1 up, also as a text.
+
+    Raises:
+        ValueError: it is none.
+    """
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if type(number) is not int or number < 1:
         raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for the default")
@@ -59,7 +70,12 @@ def _money(value: Any) -> float:
     return number
 
 
-def _seconds(value: Any) -> float:
+def parse_seconds(value: Any) -> float:
+    """A length of time.
+
+    Raises:
+        ValueError: it is none.
+    """
     found = duration_of(str(value)) if type(value) in {int, float, str} else None
     if found is None:
         raise ValueError(f"{value!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
@@ -67,7 +83,7 @@ def _seconds(value: Any) -> float:
 
 
 def _timeout(value: Any) -> float:
-    if (seconds := _seconds(value)) == 0:
+    if (seconds := parse_seconds(value)) == 0:
         raise ValueError("a run that may take no time could do nothing; leave it out for no limit")
     return seconds
 
@@ -75,28 +91,28 @@ def _timeout(value: Any) -> float:
 type _Kinds = Mapping[str, Callable[[Any], Any]]
 
 _LIMITS: _Kinds = {
-    "max_running": _count,
+    "max_running": parse_count,
     "timeout": _timeout,
-    "max_tokens": _count,
+    "max_tokens": parse_count,
     "max_cost_usd": _money,
-    "max_llm_calls": _count,
-    "max_tool_calls": _count,
-    "max_attempts": _count,
+    "max_llm_calls": parse_count,
+    "max_tool_calls": parse_count,
+    "max_attempts": parse_count,
 }
 _PLAIN: Mapping[str, _Kinds] = {
-    "database": {"url": _text, "spool": _text},
+    "database": {"url": parse_text, "spool": parse_text},
     "limits": _LIMITS,
     "runs": {
-        "max_running": _count,
-        "shutdown_grace": _seconds,
-        "cancel_after": _seconds,
-        "stuck_after": _seconds,
-        "redact": _text,
+        "max_running": parse_count,
+        "shutdown_grace": parse_seconds,
+        "cancel_after": parse_seconds,
+        "stuck_after": parse_seconds,
+        "redact": parse_text,
     },
 }
 """The sections whose keys are all known."""
 _OWNED: Mapping[str, _Kinds] = {
-    "agents": {"": _text},
+    "agents": {"": parse_text},
     "limits": _LIMITS,
     "prices": dict.fromkeys(("input_per_million", "output_per_million", "cache_read_per_million"), _number),
 }
@@ -131,6 +147,8 @@ def key_of_variable(variable: str) -> Key | None:
     Raises:
         ValueError: it begins as such a variable does, and sets nothing.
     """
+    if variable.startswith(f"{_VARIABLES}{OBSERVERS}".upper()):
+        raise ValueError('observers are set in the file, where an option is a variable\'s value if it is "env:NAME"')
     for section, kinds in _OWNED.items():
         prefix = f"{_VARIABLES}{section}_".upper()
         if not variable.startswith(prefix):
@@ -165,5 +183,6 @@ def suggestion(wrong: str) -> str:
         return f"; did you mean {near[0]}?"
     known = sorted(map(str, plain_keys()))
     return (
-        f"; known are agents.NAME, {', '.join(known)}, the same limits as limits.NAME.…, prices.MODEL.input_per_million"
+        f"; known are agents.NAME, {', '.join(known)}, the same limits as limits.NAME.…, prices.MODEL.input_per_million,"
+        f" and tables [[{OBSERVERS}]]"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trackside.app.settings._keys import (
+    OBSERVERS,
     Key,
     has_owners,
     key_of_variable,
@@ -43,22 +44,24 @@ def entry_of(key: Key, source: str, value: Any) -> Entry:
         raise SettingsError(where=where_set(str(key), source), why=str(exc)) from None
 
 
-def from_file(path: Path) -> Iterator[Entry]:
-    """What the file sets.
+def from_file(document: Mapping[str, Any], source: str) -> Iterator[Entry]:
+    """What the file sets, besides observers.
 
     Raises:
-        SettingsError: it is not TOML, or something in it is wrong; the message names the key.
+        SettingsError: something in it is wrong; the message names the key.
     """
-    for section, entries in _document(path).items():
+    for section, entries in document.items():
+        if section == OBSERVERS:
+            continue
         if not isinstance(entries, dict):
-            raise _unknown(path.name, section)
+            raise _unknown(source, section)
         for name, value in entries.items():
             if has_owners(section, single=True):
-                yield entry_of(Key(section, name, ""), path.name, value)
+                yield entry_of(Key(section, name, ""), source, value)
             elif isinstance(value, dict) and has_owners(section, single=False):
-                yield from _of_owner(section, name, value, path.name)
+                yield from _of_owner(section, name, value, source)
             else:
-                yield entry_of(Key(section, None, name), path.name, value)
+                yield entry_of(Key(section, None, name), source, value)
 
 
 def _of_owner(section: str, owner: str, values: dict[str, Any], source: str) -> Iterator[Entry]:
@@ -69,7 +72,12 @@ def _of_owner(section: str, owner: str, values: dict[str, Any], source: str) -> 
         yield entry_of(Key(section, owner, name), source, value)
 
 
-def _document(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """What is in the file; nothing if there is none.
+
+    Raises:
+        SettingsError: it is not TOML, or cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,155 @@
+"""The tables `[[observers]]`: who else is told, and how. What their other keys mean, the observers themselves say."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+from trackside.app.delivery import Delivery, Order
+from trackside.app.settings._keys import parse_count, parse_seconds, parse_text
+from trackside.app.settings.errors import SettingsError
+from trackside.harness.types import LifecycleEventType
+
+type Start = Literal["now", "beginning"] | int
+
+_LONGEST_NAME = 255  # characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserverSettings:
+    """One of the tables `[[observers]]`. What is None is for the observer's class to say, or has a default."""
+
+    type: str
+    """A name that is known, or where the class is: `package.module:Class`, `path/file.py:Class`."""
+    name: str
+    """What it is called, which no other is: its subscription, its buffer."""
+    where: str
+    """The table, as messages name it: `trackside.toml, observers[2] (webhook)`, counted from 1."""
+    delivery: Delivery | None = None
+    required: bool = False
+    """Whether no run goes on without it."""
+    events: tuple[LifecycleEventType, ...] | None = None
+    agent: str | None = None
+    """Only events of this agent's runs."""
+    start: Start | None = None
+    order: Order | None = None
+    concurrency: int | None = None
+    on_failure: str | None = None
+    """Whether an event that keeps failing is parked, or blocks those after it."""
+    attempts: int | None = None
+    longest_pause: float | None = None
+    """Seconds between two tries at most."""
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """What its constructor gets, as it stands in the file: `env:NAME` is not looked up yet."""
+
+    def complaint(self, key: str | None, why: str) -> SettingsError:
+        """The error to raise about this table, or a key of it."""
+        return SettingsError(where=self.where if key is None else f"{self.where}.{key}", why=why)
+
+
+def read_observers(tables: Any, source: str) -> tuple[ObserverSettings, ...]:
+    """What the tables say.
+
+    Raises:
+        SettingsError: a table has no type, a value does not fit, or two have one name; the message names the key.
+    """
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SettingsError(where=f"{source}, observers", why="each begins with [[observers]], in two brackets")
+    found = tuple(_read(table, f"{source}, observers[{number}]") for number, table in enumerate(tables, 1))
+    first_of: dict[str, ObserverSettings] = {}
+    for observer in found:
+        first = first_of.setdefault(observer.name, observer)
+        if first is not observer:
+            why = f"{first.where} has this name, too; say what to call each of them: name = {observer.name + '-2'!r}"
+            raise observer.complaint("name", why)
+    return found
+
+
+def _read(table: Mapping[str, Any], where: str) -> ObserverSettings:
+    if "type" not in table:
+        raise SettingsError(where=where, why='type is missing; write which observer it is, as type = "webhook"')
+    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, value in table.items():
+        parse = _PARSERS.get(name)
+        if parse is None:
+            options[name] = value
+            continue
+        try:
+            values[name] = parse(value)
+        except ValueError as exc:
+            raise SettingsError(where=f"{_named(where, values)}.{name}", why=str(exc)) from None
+    values.setdefault("name", values["type"])
+    return ObserverSettings(where=_named(where, values), options=MappingProxyType(options), **values)
+
+
+def _named(where: str, values: Mapping[str, Any]) -> str:
+    """The table with what it is called, as far as that is known."""
+    name = values.get("name", values.get("type"))
+    return where if name is None else f"{where} ({name})"
+
+
+def one_of(kinds: type[StrEnum] | Collection[str], value: Any) -> str:
+    """A value that is one of these.
+
+    Raises:
+        ValueError: it is none; the message says which there are.
+    """
+    if isinstance(value, str) and value in [*kinds]:
+        return value
+    near = difflib.get_close_matches(str(value), kinds, 1, 0.6)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(kinds)}"
+    raise ValueError(f"{value!r} is not known; {hint}")
+
+
+def _named_text(value: Any) -> str:
+    text = parse_text(value)
+    if not 0 < len(text) <= _LONGEST_NAME or not text.isprintable():
+        raise ValueError(f"{value!r} is no name: a text of 1 to {_LONGEST_NAME} characters on one line")
+    return text
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _events(value: Any) -> tuple[LifecycleEventType, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f'{value!r} is not a list of types of events; write ["run_completed", "run_failed"]')
+    return tuple(LifecycleEventType(one_of([*LifecycleEventType], kind)) for kind in dict.fromkeys(map(_plain, value)))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _start(value: Any) -> Start:
+    if value in ("now", "beginning") or (type(value) is int and value >= 0):
+        start: Start = value
+        return start
+    raise ValueError(f'{value!r} is not "now", "beginning", or the position after which to begin')
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "type": _named_text,
+    "name": _named_text,
+    "delivery": lambda value: Delivery(one_of(Delivery, value)),
+    "required": _flag,
+    "events": _events,
+    "agent": _named_text,
+    "start": _start,
+    "order": lambda value: Order(one_of(Order, value)),
+    "concurrency": parse_count,
+    "on_failure": lambda value: one_of(("park", "block"), value),
+    "attempts": parse_count,
+    "longest_pause": parse_seconds,
+}
+
+OBSERVER_KEYS = frozenset(_PARSERS)
+"""The keys of a table that are not its observer's own."""
