@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import ColumnElement, exists
 
@@ -22,6 +22,8 @@ _ERROR_CHARS = 2_000
 
 type Start = Literal["beginning", "now"] | int
 """Where a subscription begins: with the oldest event that there is, with the next one that comes, or after a position."""
+
+_NAMED_STARTS: Final[Mapping[str, Start]] = {"beginning": "beginning", "now": "now"}
 
 
 class OnFailure(StrEnum):
@@ -185,6 +187,19 @@ def check_number(field: str, value: Any, *, least: int = 0) -> int:
     if type(value) is not int or not least <= value <= _MAX_NUMBER:
         raise InvalidSubscriptionError(field=field, value=value, why=f"it is a whole number from {least} up")
     return value
+
+
+def check_start(field: str, value: Any) -> Start:
+    """A place in the log that a subscription can begin at.
+
+    Raises:
+        InvalidSubscriptionError: it is none.
+    """
+    if not isinstance(value, str):
+        return check_number(field, value)
+    if value not in _NAMED_STARTS:
+        raise InvalidSubscriptionError(field=field, value=value, why='it is "beginning", "now", or a position')
+    return _NAMED_STARTS[value]
 
 
 def check_seconds(field: str, value: Any, *, least: float, most: float) -> float:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from trackside.app.storage._subscription_records import Batch, OnFailure, ParkedEvent, check_number, check_seconds
+from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
+from trackside.app.storage._subscription_records import Batch, OnFailure, ParkedEvent
 from trackside.app.storage.errors import (
     StorageError,
     SubscriptionBusyError,
@@ -24,7 +23,8 @@ from trackside.app.storage.errors import (
     SubscriptionPausedError,
     UnknownSubscriptionError,
 )
-from trackside.app.storage.subscriptions import LEASE_SECONDS, SubscriptionConsumer, Subscriptions
+from trackside.app.storage.subscriptions import SubscriptionConsumer, Subscriptions
+from trackside.app.vitals import FeedStats
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.failures import text_of
 from trackside.harness.observer import (
@@ -37,6 +37,8 @@ from trackside.harness.observer import (
 )
 from trackside.harness.timelimit import call_observer
 
+__all__ = ["FeedCounts", "FeedPolicy", "SubscriptionFeed"]
+
 logger = logging.getLogger("trackside.subscriptions")
 
 _ACKNOWLEDGE_EVERY: Final = 0.1
@@ -45,63 +47,6 @@ _LOOK_EVERY: Final = 5.0
 """Seconds after which a feed that waits looks for itself, in case that it was not told."""
 _STORE_PAUSE: Final = 1.0
 """Seconds before a feed whose store failed tries again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedPolicy:
-    """How an observer is fed. All times are seconds.
-
-    Raises:
-        InvalidSubscriptionError: a value does not fit; the message names it.
-    """
-
-    batch: int = 100
-    """Events that are read at once, and given at once to an observer that takes batches."""
-    attempts: int = 5
-    """How often an event is tried before it is parked, where the subscription parks. One whose error says
-    `retryable = False` is parked at once."""
-    first_pause: float = 0.5
-    """After the first failure; after the next ones twice as long each, half of it left to chance."""
-    longest_pause: float = 60.0
-    call_limit: float | None = 30.0
-    """How long one call of the observer may take."""
-    lease_seconds: float = LEASE_SECONDS
-    """How long the others wait for a process that has died."""
-    grace: float = 30.0
-    """How long closing waits for what the observer has in hand."""
-
-    def __post_init__(self) -> None:
-        check_number("batch", self.batch, least=1)
-        check_number("attempts", self.attempts, least=1)
-        for name in ("first_pause", "longest_pause", "grace"):
-            check_seconds(name, getattr(self, name), least=0, most=86_400)
-        if self.call_limit is not None:
-            check_seconds("call_limit", self.call_limit, least=0.001, most=86_400)
-        check_seconds("lease_seconds", self.lease_seconds, least=1, most=3_600)
-
-    def pause(self, attempts: int) -> float:
-        """How long to wait after so many failures in a row."""
-        longest = min(self.longest_pause, self.first_pause * 2.0 ** min(attempts - 1, 32))
-        return longest * random.uniform(0.5, 1.0)
-
-
-@dataclass(slots=True, kw_only=True)
-class FeedCounts:
-    """What became of the events that a feed has read: `read` = `handled` + `parked` + `returned` + `pending`, always.
-
-    What was `returned` will be delivered again, here or elsewhere.
-    """
-
-    read: int = 0
-    handled: int = 0
-    parked: int = 0
-    returned: int = 0
-    failed_calls: int = 0
-
-    @property
-    def pending(self) -> int:
-        """How many the observer has in hand."""
-        return self.read - self.handled - self.parked - self.returned
 
 
 class SubscriptionFeed:
@@ -151,6 +96,9 @@ class SubscriptionFeed:
         self._paused = False
         self._is_away = False
         self._task: asyncio.Task[None] | None = None
+        self._delivered = -1
+        self._is_elsewhere = False
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Begin to feed.
@@ -166,6 +114,37 @@ class SubscriptionFeed:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def stats(self) -> FeedStats:
+        """How it goes. From any thread."""
+        counts = self.counts
+        return FeedStats(
+            subscription=self.name,
+            active=self._held is not None,
+            paused=self._paused,
+            read_total=counts.read,
+            handled_total=counts.handled,
+            parked_total=counts.parked,
+            returned_total=counts.returned,
+            failed_calls_total=counts.failed_calls,
+            pending=max(0, counts.pending),
+            behind_seconds=0.0,
+        )
+
+    async def reach(self, position: int) -> bool:
+        """Wait until everything up to a position is delivered, parked or not wanted.
+
+        False: it is not fed here, because another process does, it is paused, or it has failed or was closed.
+        """
+        while self._delivered < position:
+            if self._is_elsewhere or self._task is None or self._task.done():
+                return False
+            await self._changed.wait()
+        return True
+
+    def _tell_changed(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def aclose(self) -> None:
         """Finish the batch in hand, acknowledge it, and let others feed. May be called again.
@@ -202,6 +181,7 @@ class SubscriptionFeed:
                     logger.exception("subscription %s could not be fed", self.name)
                     await self._pause(_STORE_PAUSE)
         finally:
+            self._tell_changed()
             if self._held is not None:
                 with suppress(TracksideError):  # then its lease ends by itself
                     await self._held.release()
@@ -220,11 +200,15 @@ class SubscriptionFeed:
         try:
             consumer = self._held = await self._become_consumer()
         except SubscriptionBusyError as exc:
+            self._is_elsewhere = True
+            self._tell_changed()
             await self._wait(min(exc.seconds, _LOOK_EVERY))
         except SubscriptionPausedError:
+            self._is_elsewhere = self._paused = True
+            self._tell_changed()
             await self._wait(_LOOK_EVERY)
         else:
-            self._is_away = False
+            self._is_away = self._is_elsewhere = False
             await self._feed_by(consumer)
             self._held = None
             await consumer.release()
@@ -284,6 +268,9 @@ class SubscriptionFeed:
                 await self._retry(consumer, retries)
                 batch = await consumer.read(self._policy.batch)
                 await self._handle(consumer, batch)
+                if not self._is_to_stop:
+                    self._delivered = batch.through
+                    self._tell_changed()
                 if batch.at_end and not batch.events and not retries:
                     await self._wait(_LOOK_EVERY)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from trackside.app.storage._arguments import AnyOf
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._follow import log_end
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._signals import CommitSignals, Listener
@@ -32,6 +33,7 @@ from trackside.app.storage._subscription_records import (
     check_member,
     check_number,
     check_seconds,
+    check_start,
     check_text,
 )
 from trackside.app.storage._subscriptions import Acquire, DecideParked, Delete, Open, Seek, SetState, Step, Update
@@ -54,7 +56,6 @@ __all__ = [
 
 LEASE_SECONDS = 30.0
 _LEAST_LEASE_SECONDS = 1.0
-_NAMED_STARTS: dict[str, Start] = {"beginning": "beginning", "now": "now"}
 
 
 class Subscriptions:
@@ -101,7 +102,7 @@ class Subscriptions:
         wanted = SubscriptionFilter.of(types=types, run_id=run_id, thread_id=thread_id, agent=agent)
         policy = check_member(OnFailure, "on_failure", on_failure)
         check_text("name", name)
-        await self._write(Open, name, filter=wanted, on_failure=policy, start=_start("start", start))
+        await self._write(Open, name, filter=wanted, on_failure=policy, start=check_start("start", start))
         return await self.get(name)
 
     async def get(self, name: str) -> Subscription:
@@ -118,6 +119,10 @@ class Subscriptions:
     async def all(self) -> list[Subscription]:
         """How all subscriptions stand, by name."""
         return await self._readers.run(read_standing(None))
+
+    async def end(self) -> int:
+        """The last position in the log."""
+        return await self._readers.run(log_end)
 
     async def update(
         self, name: str, *, filter: SubscriptionFilter | None = None, on_failure: OnFailure | str | None = None
@@ -162,7 +167,7 @@ class Subscriptions:
             UnknownSubscriptionError: there is none with this name.
             InvalidSubscriptionError: the position is none, or behind the end of the log.
         """
-        await self._write(Seek, name, to=_start("position", position))
+        await self._write(Seek, name, to=check_start("position", position))
 
     async def delete(self, name: str) -> None:
         """Forget a subscription, its cursor and what it has parked. Whoever consumes it loses it.
@@ -271,11 +276,3 @@ class Subscriptions:
     def _tell(self) -> None:
         for listener in [*self._listeners]:
             listener()
-
-
-def _start(field: str, said: Any) -> Start:
-    if not isinstance(said, str):
-        return check_number(field, said)
-    if said not in _NAMED_STARTS:
-        raise InvalidSubscriptionError(field=field, value=said, why='it is "beginning", "now", or a position')
-    return _NAMED_STARTS[said]

@@ -1,0 +1,285 @@
+"""Feeds all the durable observers of an app: opens their subscriptions, feeds each one, and closes them in the end.
+
+Any number of processes may dispatch to observers of the same names: each subscription is fed by one of them, and taken over
+by another within its lease if that one dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from trackside.app.storage._subscription_records import (
+    OnFailure,
+    Start,
+    SubscriptionFilter,
+    check_member,
+    check_start,
+    check_text,
+)
+from trackside.app.storage.errors import InvalidSubscriptionError, SubscriptionConflictError
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
+from trackside.app.storage.subscriptions import Subscriptions
+from trackside.app.vitals import FeedStats
+from trackside.harness.errors import TracksideError
+from trackside.harness.observer import ObserverLike, ensure_observer, is_own_failure
+from trackside.harness.timelimit import call_observer
+
+__all__ = ["Dispatcher", "DrainReport", "DurableObserver"]
+
+logger = logging.getLogger("trackside.subscriptions")
+
+_OPEN_PAUSE: Final = 1.0
+"""Seconds before a subscription is opened again whose store failed."""
+_CLOSE_LIMIT: Final = 10.0
+"""Seconds that an observer has for its `aclose`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurableObserver:
+    """An observer that has a subscription.
+
+    Raises:
+        NotAnObserverError: (a `TypeError`) `observer` cannot take events.
+        InvalidSubscriptionError: another value does not fit; the message names it.
+    """
+
+    name: str
+    """Of the subscription, in all processes."""
+    observer: ObserverLike
+    filter: SubscriptionFilter = SubscriptionFilter()  # noqa: RUF009  # it is frozen
+    """Which events it wants; None wants all."""
+    start: Start = "now"
+    """Where its subscription begins if there is none yet: see `Subscriptions.open`."""
+    on_failure: OnFailure = OnFailure.park
+    """Whether an event that keeps failing is parked, or blocks those after it."""
+    policy: FeedPolicy | None = None
+    """How it is fed; what its class asks for by `order` and `concurrency` if left out."""
+
+    def __post_init__(self) -> None:
+        ensure_observer(self.observer)
+        check_text("name", self.name)
+        check_start("start", self.start)
+        object.__setattr__(self, "on_failure", check_member(OnFailure, "on_failure", self.on_failure))
+        for field, kind in (("filter", SubscriptionFilter), ("policy", FeedPolicy | None)):
+            if not isinstance(value := getattr(self, field), kind):
+                raise InvalidSubscriptionError(field=field, value=value, why=f"it is a {kind}")
+        if self.policy is None:
+            object.__setattr__(self, "policy", FeedPolicy.suiting(self.observer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """What a drain came to, by the names of the subscriptions."""
+
+    through: int
+    """The last position in the log when it began."""
+    delivered: tuple[str, ...]
+    """Everything up to there was delivered, is parked, or is not wanted."""
+    late: tuple[str, ...]
+    """The time was up before."""
+    elsewhere: tuple[str, ...]
+    """Not fed by this process: another one does, it is paused, or it has failed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that this process feeds was delivered in time."""
+        return not self.late
+
+
+class Dispatcher:
+    """Feeds durable observers, each by a subscription of its name.
+
+        async with Dispatcher(store.subscriptions, [DurableObserver(name="mail", observer=Mail())]) as dispatcher:
+            ...
+
+    A subscription that is not there yet is made; one that is goes on where it was, and if it wanted other events or had
+    another policy for failures, it is changed to what its observer says here. All is open when `async with` has begun, so
+    nothing that is appended afterwards is missed; only what could not be opened is not: that is said in the program's log
+    and tried again as long as the store is what failed.
+
+    Args:
+        subscriptions: those of the store, as `store.subscriptions`.
+        observers: whom to feed.
+        consumer: what others see of who feeds; this machine and process if left out.
+
+    Raises:
+        InvalidSubscriptionError: two observers have the same name.
+    """
+
+    def __init__(
+        self, subscriptions: Subscriptions, observers: Sequence[DurableObserver], *, consumer: str | None = None
+    ) -> None:
+        for name, times in Counter(durable.name for durable in observers).items():
+            if times > 1:
+                raise InvalidSubscriptionError(field="name", value=name, why="each observer has one of its own")
+        self._subscriptions = subscriptions
+        self._charges = [_Charge(subscriptions, durable, consumer) for durable in observers]
+        self._closed = False
+
+    @property
+    def failures(self) -> dict[str, Exception]:
+        """Which subscriptions are not fed, and will not be: they could not be opened, or were deleted."""
+        failed = ((charge.durable.name, charge.failure or charge.feed.failure) for charge in self._charges)
+        return {name: failure for name, failure in failed if failure is not None}
+
+    def stats(self) -> list[FeedStats]:
+        """How each one goes, in the order in which they were given. From any thread."""
+        return [charge.feed.stats() for charge in self._charges]
+
+    async def drain(self, timeout: float) -> DrainReport:
+        """Wait until what is in the log now is delivered to everyone whom this process feeds, `timeout` seconds at most.
+
+        Raises:
+            StorageError: the log cannot be read.
+        """
+        end = await self._subscriptions.end()
+        waiting = {
+            asyncio.create_task(charge.reach(end), name=f"trackside-drain-{charge.durable.name}"): charge.durable.name
+            for charge in self._charges
+        }
+        try:
+            if waiting:
+                await asyncio.wait(waiting, timeout=timeout)
+        finally:
+            late = [task for task in waiting if not task.done()]
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        reached = {name: None if task.cancelled() else task.result() for task, name in waiting.items()}
+        delivered, late_ones, elsewhere = (
+            tuple(name for name, found in reached.items() if found is wanted) for wanted in (True, None, False)
+        )
+        return DrainReport(through=end, delivered=delivered, late=late_ones, elsewhere=elsewhere)
+
+    async def __aenter__(self) -> Self:
+        """Open and feed them all."""
+        try:
+            for charge in self._charges:
+                charge.begin()
+            for charge in self._charges:
+                await charge.was_tried.wait()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop feeding, as `SubscriptionFeed.aclose` does, all at once; then close the observers. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.gather(*(charge.aclose() for charge in self._charges))
+        observers = {id(charge.durable.observer): charge.durable for charge in self._charges}
+        await asyncio.gather(*map(_close_observer, observers.values()))
+
+
+class _Charge:
+    """One observer whom a dispatcher feeds, its feed, and the task that opens it."""
+
+    def __init__(self, subscriptions: Subscriptions, durable: DurableObserver, consumer: str | None) -> None:
+        self.durable = durable
+        self.feed = SubscriptionFeed(
+            subscriptions, durable.name, durable.observer, policy=durable.policy, consumer=consumer
+        )
+        self.failure: Exception | None = None
+        """Why it could not be opened, and will not be."""
+        self.was_tried = asyncio.Event()
+        self._subscriptions = subscriptions
+        self._opening: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Open it, for as long as it takes, and feed."""
+        self._opening = asyncio.create_task(self._begin(), name=f"trackside-open-{self.durable.name}")
+
+    async def reach(self, position: int) -> bool:
+        """Wait until it has delivered everything up to a position; False: it is not fed here."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        return self.failure is None and await self.feed.reach(position)
+
+    async def aclose(self) -> None:
+        """Stop opening and feeding it."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        await self.feed.aclose()
+
+    async def _begin(self) -> None:
+        while True:
+            if await self._is_opened():
+                return
+            await asyncio.sleep(_OPEN_PAUSE)
+
+    async def _is_opened(self) -> bool:
+        """Try to open it; False if that may go better in a while."""
+        try:
+            await self._open()
+            await self.feed.__aenter__()
+        except TracksideError as exc:
+            name = self.durable.name
+            if exc.retryable:
+                if not self.was_tried.is_set():
+                    logger.warning(
+                        "subscription %s could not be opened, and is tried again until it can: %s", name, exc
+                    )
+                return False
+            logger.error("subscription %s could not be opened, and is not fed: %s", name, exc)  # noqa: TRY400  # it says all
+            self.failure = exc
+        except Exception as exc:  # our own failure: the others are fed all the same
+            logger.exception("subscription %s could not be opened, and is not fed", self.durable.name)
+            self.failure = exc
+        finally:
+            self.was_tried.set()
+        return True
+
+    async def _open(self) -> None:
+        """See that there is the subscription, and that it is as the observer says."""
+        name, wanted, on_failure = self.durable.name, self.durable.filter, self.durable.on_failure
+        options: dict[str, Any] = {"start": self.durable.start, "on_failure": on_failure}
+        try:
+            await self._subscriptions.open(
+                name,
+                types=wanted.types,
+                run_id=wanted.run_id,
+                thread_id=wanted.thread_id,
+                agent=wanted.agent,
+                **options,
+            )
+        except SubscriptionConflictError as exc:
+            await self._subscriptions.update(name, filter=wanted, on_failure=on_failure)
+            details = exc.details
+            logger.info(
+                "subscription %s was changed: its %s was %s and is %s",
+                name,
+                details["field"],
+                details["found"],
+                details["wanted"],
+            )
+
+
+async def _close_observer(durable: DurableObserver) -> None:
+    close = getattr(durable.observer, "aclose", None)
+    if close is None:
+        return
+
+    async def closing() -> None:
+        await close()
+
+    try:
+        await call_observer(closing(), observer=f"{durable.name}.aclose", limit=_CLOSE_LIMIT)
+    except BaseException as exc:  # the observer's failure: the others are closed all the same
+        if not is_own_failure(exc):
+            raise
+        logger.warning("observer %s could not be closed: %s", durable.name, exc)
