@@ -1,0 +1,358 @@
+"""Lets any number of readers in this process follow runs as they happen, for example as server-sent events.
+
+Each event is kept once, and turned into JSON once, however many read it; a reader is a place in what is kept. So nobody who
+announces anything waits for a reader, and a slow reader costs nobody anything: what is not kept any more when it comes to
+it, it is told of as a `LiveGap`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from trackside.app.delivery import Delivery, ObserverOptionError
+from trackside.app.observers.live._channels import Bounds, Channel, FollowEnd, LiveEvent
+from trackside.app.observers.live._follower import FollowCounts, LiveFollower, LiveGap, OnSlow
+from trackside.harness.errors import ClosedError, TracksideError
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
+
+__all__ = [
+    "FollowEnd",
+    "InvalidFollowError",
+    "LiveEvent",
+    "LiveFollower",
+    "LiveGap",
+    "LiveObserver",
+    "LiveStats",
+    "NotLiveError",
+    "OnSlow",
+]
+
+_LINGER = 0.25
+"""Seconds for which the followers of a run that has ended wait for the thread's new status, which may not come."""
+
+_WOKEN_AT_ONCE = 1_000
+"""Readers that are woken in one turn of the event loop."""
+
+
+class NotLiveError(TracksideError, LookupError):
+    """{what} is not known here: {why}. Read it from the log."""
+
+
+class InvalidFollowError(TracksideError, ValueError):
+    """{option} does not fit: {why}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveStats:
+    """How a `LiveObserver` does. Totals only grow."""
+
+    readers: int
+    running: int
+    """Runs that go on and are kept."""
+    finished: int
+    """Runs that are over and are kept."""
+    bytes: int
+    """About what all that is kept takes."""
+    events_total: int
+    repeated_total: int
+    """Events that came again and were left out."""
+    gaps_total: int
+    """Gaps that readers were told of."""
+    slow_total: int
+    """Readers that came to their end because they were too slow."""
+    forgotten_total: int
+    """Runs that were not kept to their end, for want of room."""
+
+
+class LiveObserver:
+    """Keeps the latest events of each run of this process for whoever follows it.
+
+        live = LiveObserver()
+        async with live.follow(run_id) as events:
+            async for item in events:
+                ...
+
+    It belongs to one event loop.
+
+    Args:
+        run_events: how many events of one run (one thread, all) are kept for those who come late or are slow.
+        run_bytes: about how many bytes of memory these take at most.
+        running: how many runs that go on are kept; beyond that, the one that has been quiet for the longest is forgotten.
+        finished: how many runs are kept after their end.
+        finished_seconds: for how long.
+        max_bytes: about how many bytes all of it takes at most. Finished runs go first.
+
+    Raises:
+        ObserverOptionError: a number is out of range.
+    """
+
+    delivery: ClassVar[Delivery] = Delivery.live
+
+    def __init__(
+        self,
+        *,
+        run_events: int = 1_000,
+        run_bytes: int = 4 * 1_048_576,
+        running: int = 10_000,
+        finished: int = 1_000,
+        finished_seconds: float = 300.0,
+        max_bytes: int = 64 * 1_048_576,
+    ) -> None:
+        for option, value, least in (
+            ("run_events", run_events, 1),
+            ("run_bytes", run_bytes, 1),
+            ("running", running, 1),
+            ("finished", finished, 0),
+            ("max_bytes", max_bytes, 1),
+        ):
+            if type(value) is not int or value < least:
+                raise ObserverOptionError(option=option, why=f"it is a whole number from {least} up, not {value!r}")
+        if type(finished_seconds) not in {int, float} or not finished_seconds >= 0:
+            why = f"it is a number of seconds from 0 up, not {finished_seconds!r}"
+            raise ObserverOptionError(option="finished_seconds", why=why)
+        self._bounds = Bounds(run_events, run_bytes)
+        self._most_running = running
+        self._most_finished = finished
+        self._finished_seconds = finished_seconds
+        self._max_bytes = max_bytes
+        self._running: OrderedDict[str, Channel] = OrderedDict()  # the quietest first
+        self._finished: OrderedDict[str, tuple[Channel, float]] = OrderedDict()  # with the time of their end
+        self._threads: dict[str, Channel] = {}
+        self._all = Channel(self._bounds)
+        self._ending: dict[str, asyncio.TimerHandle] = {}
+        self._woken: deque[set[asyncio.Future[None]]] = deque()
+        self._bytes = 0
+        self._readers = self._events = self._repeated = self._forgotten = 0
+        self._counts = FollowCounts()
+        self._closed = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Keep an event and wake who waits for it.
+
+        Raises:
+            ClosedError: the observer has been closed.
+        """
+        await self.on_events((event,))
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Keep several events, as `on_event` does."""
+        if self._closed:
+            raise ClosedError(what="live observer")
+        for event in events:
+            self._take(event)
+        self._make_room()
+
+    def follow(
+        self,
+        run_id: str | None = None,
+        *,
+        thread_id: str | None = None,
+        after: int | None = None,
+        expected: bool = False,
+        on_slow: OnSlow | str = OnSlow.gap,
+    ) -> LiveFollower:
+        """Follow one run from its beginning to its end, or a thread, or everything, from now on.
+
+        A run ends with its terminal event and what follows it. What is missing before, between or after events that are
+        kept comes as a `LiveGap`.
+
+        Args:
+            run_id: which run. It may be over, if it is still kept.
+            thread_id: which thread, across its runs.
+            after: the sequence of a run's event, or else the position, to go on after: `LiveFollower.mark`.
+            expected: whether to wait for a run that has not begun.
+            on_slow: what becomes of it if it is too slow.
+
+        Raises:
+            NotLiveError: nothing is known of the run, or of so high a position.
+            InvalidFollowError: the arguments do not fit together.
+            ClosedError: the observer has been closed.
+        """
+        if self._closed:
+            raise ClosedError(what="live observer")
+        if run_id is not None and thread_id is not None:
+            raise InvalidFollowError(
+                option="thread_id", why="follow a run or a thread, a run belongs to one thread alone"
+            )
+        if after is not None and after < 0:
+            raise InvalidFollowError(option="after", why=f"sequences and positions count from 1, and {after} is none")
+        if on_slow not in OnSlow:
+            raise InvalidFollowError(option="on_slow", why=f"it is {' or '.join(OnSlow)}, not {on_slow!r}")
+        self._forget_old()
+        if run_id is not None:
+            channel, mark = self._channel_of(run_id, expected=expected), after or 0
+        else:
+            mark = self._all.mark if after is None else after
+            if mark > self._all.mark:
+                why = f"{self._all.mark} is the last in this process"
+                raise NotLiveError(what=f"position {mark}", why=why)
+            channel = self._all if thread_id is None else self._thread(thread_id)
+        self._readers += 1
+        return LiveFollower(
+            channel,
+            after=mark,
+            run_id=run_id,
+            on_slow=OnSlow(on_slow),
+            counts=self._counts,
+            on_leave=partial(self._on_leave, channel, run_id, thread_id),
+        )
+
+    def stats(self) -> LiveStats:
+        """How it does; may be asked at any time."""
+        return LiveStats(
+            readers=self._readers,
+            running=len(self._running),
+            finished=len(self._finished),
+            bytes=self._bytes,
+            events_total=self._events,
+            repeated_total=self._repeated,
+            gaps_total=self._counts.gaps,
+            slow_total=self._counts.slow,
+            forgotten_total=self._forgotten,
+        )
+
+    async def aclose(self) -> None:
+        """Let all followers end, once they have what is kept for them. May be called again."""
+        self._closed = True
+        for timer in self._ending.values():
+            timer.cancel()
+        self._ending.clear()
+        for channel in (*self._running.values(), *self._threads.values(), self._all):
+            self._end(channel, FollowEnd.closed)
+
+    def _take(self, event: RunLifecycleEvent) -> None:
+        run_id = event.run_id
+        channel = self._running.get(run_id)
+        if channel is not None:
+            self._running.move_to_end(run_id)
+        elif run_id in self._finished:
+            channel = self._finished[run_id][0]
+        else:
+            channel = self._running[run_id] = Channel(self._bounds, by_sequence=True)
+        if event.sequence <= channel.mark:
+            self._repeated += 1
+            return
+        self._events += 1
+        item = LiveEvent(event, self._events)
+        for kept_in in (channel, self._all, self._threads.get(event.thread_id)):
+            if kept_in is not None:
+                self._push(kept_in, item)
+        if is_terminal(event.event_type):
+            self._ending[run_id] = asyncio.get_running_loop().call_later(_LINGER, self._finish, run_id)
+        elif run_id in self._ending:
+            self._finish(run_id)
+
+    def _push(self, channel: Channel, item: LiveEvent) -> None:
+        before = channel.bytes
+        channel.push(item)
+        self._bytes += channel.bytes - before
+        self._rouse(channel)
+
+    def _rouse(self, channel: Channel) -> None:
+        """Wake who waits: all that has come by then in one go."""
+        if channel.waiters:
+            if not self._woken:
+                asyncio.get_running_loop().call_soon(self._wake)
+            self._woken.append(channel.waiters)
+            channel.waiters = set()
+
+    def _wake(self) -> None:
+        for _ in range(_WOKEN_AT_ONCE):
+            while self._woken and not self._woken[0]:
+                self._woken.popleft()
+            if not self._woken:
+                return
+            waiter = self._woken[0].pop()
+            if not waiter.done():
+                waiter.set_result(None)
+        asyncio.get_running_loop().call_soon(self._wake)
+
+    def _finish(self, run_id: str) -> None:
+        """The run is over, and nothing more is waited for."""
+        if (timer := self._ending.pop(run_id, None)) is not None:
+            timer.cancel()
+        if (channel := self._running.pop(run_id, None)) is not None:
+            self._finished[run_id] = (channel, asyncio.get_running_loop().time())
+            self._end(channel, FollowEnd.finished)
+
+    def _end(self, channel: Channel, end: FollowEnd) -> None:
+        channel.end = end
+        self._rouse(channel)
+
+    def _channel_of(self, run_id: str, *, expected: bool) -> Channel:
+        if (channel := self._running.get(run_id)) is not None:
+            return channel
+        if run_id in self._finished:
+            return self._finished[run_id][0]
+        if not expected:
+            raise NotLiveError(
+                what=f"run {run_id}", why="it has not begun in this process, or is over and not kept any more"
+            )
+        channel = self._running[run_id] = Channel(self._bounds, by_sequence=True)
+        return channel
+
+    def _thread(self, thread_id: str) -> Channel:
+        """What is kept of a thread from now on, and of the past as far as it is kept among everything."""
+        if (channel := self._threads.get(thread_id)) is None:
+            channel = self._threads[thread_id] = Channel(self._bounds, mark=self._all.gone_mark)
+            for item in self._all.events:
+                if item.event.thread_id == thread_id:
+                    channel.push(item)
+            self._bytes += channel.bytes
+        return channel
+
+    def _on_leave(self, channel: Channel, run_id: str | None, thread_id: str | None) -> None:
+        self._readers -= 1
+        if channel.readers:
+            return
+        if thread_id is not None and self._threads.get(thread_id) is channel:
+            self._drop(self._threads.pop(thread_id))
+        elif run_id is not None and not channel.mark and self._running.get(run_id) is channel:
+            del self._running[run_id]  # it was expected, and nobody expects it any more
+
+    def _make_room(self) -> None:
+        """Forget what is old, and what there is no room for."""
+        self._forget_old()
+        while len(self._running) > self._most_running:
+            self._forget(next(iter(self._running)))
+        while self._bytes > self._max_bytes and self._finished:
+            self._drop(self._finished.popitem(last=False)[1][0])
+        if self._bytes > self._max_bytes:
+            self._let_go_of_quiet_ones()
+
+    def _forget_old(self) -> None:
+        while self._finished:
+            channel, ended_at = next(iter(self._finished.values()))
+            is_old = asyncio.get_running_loop().time() - ended_at > self._finished_seconds
+            if not (is_old or len(self._finished) > self._most_finished):
+                return
+            self._finished.popitem(last=False)
+            self._drop(channel)
+
+    def _forget(self, run_id: str) -> None:
+        self._forgotten += 1
+        if (timer := self._ending.pop(run_id, None)) is not None:
+            timer.cancel()
+        channel = self._running.pop(run_id)
+        self._end(channel, FollowEnd.forgotten)
+        self._drop(channel)
+
+    def _drop(self, channel: Channel) -> None:
+        """It counts no more; those who still read it keep it."""
+        self._bytes -= channel.bytes
+
+    def _let_go_of_quiet_ones(self) -> None:
+        """Make room where all that is kept is of runs that go on: their events go, those of the quietest first."""
+        newest = next(reversed(self._running.values()), None)
+        for channel in (*self._running.values(), *self._threads.values(), self._all):
+            least = 1 if channel is newest else 0  # the event that has just come can be read in any case
+            while len(channel.events) > least and self._bytes > self._max_bytes:
+                before = channel.bytes
+                channel.let_go()
+                self._bytes += channel.bytes - before

@@ -1,0 +1,127 @@
+"""The latest events of a run, of a thread or of everybody, kept once for all who follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from trackside.harness.backlog import size_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.payload import canonical_payload
+
+_EVENT_BYTES = 600
+"""About what an event takes besides its payload."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class FollowEnd(StrEnum):
+    """Why a follower has come to its end."""
+
+    finished = "finished"
+    """The run is over, and it has all of it."""
+    slow = "slow"
+    """It wanted to end rather than to miss events, and would have missed some."""
+    forgotten = "forgotten"
+    """The run is not kept here any more: read the rest from the log."""
+    closed = "closed"
+    """The observer was closed."""
+    left = "left"
+    """Whoever read it closed it."""
+
+
+class LiveEvent:
+    """An event on its way to followers, shared by all of them."""
+
+    __slots__ = ("_data", "event", "position", "size")
+
+    def __init__(self, event: RunLifecycleEvent, position: int) -> None:
+        self.event = event
+        self.position = position
+        """1, 2, 3 … over all runs, in this process since its observer was made: not the position in a log."""
+        # The payload, and the text that it becomes.
+        self.size = 2 * size_of(event.payload) + _EVENT_BYTES
+        """About how many bytes of memory it takes."""
+        self._data: bytes | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The event as one line of JSON, made once however many read it."""
+        if self._data is None:
+            self._data = _json_of(self.event)
+        return self._data
+
+
+def _json_of(event: RunLifecycleEvent) -> bytes:
+    says = {
+        "event_id": event.event_id,
+        "event_type": event.event_type.value,
+        "run_id": event.run_id,
+        "thread_id": event.thread_id,
+        "sequence": event.sequence,
+        "occurred_at": event.occurred_at.isoformat(),
+    }
+    try:
+        return _encode({**says, "payload": event.payload})
+    except (TypeError, ValueError, RecursionError):  # of an emitter that does not make its payloads plain
+        return _encode(canonical_payload({**says, "payload": event.payload}, path="event"))
+
+
+class Bounds(NamedTuple):
+    """How much one channel keeps."""
+
+    events: int
+    bytes: int
+
+
+class Channel:
+    """The latest events of one kind, in order, and who waits for the next.
+
+    Each event has a mark that grows: its sequence in the channel of a run, else its position. Readers have places in a
+    count of all events that were ever in the channel, so that one that lags costs nothing.
+    """
+
+    __slots__ = ("_bounds", "_by_sequence", "bytes", "end", "events", "gone", "gone_mark", "mark", "readers", "waiters")
+
+    def __init__(self, bounds: Bounds, *, by_sequence: bool = False, mark: int = 0) -> None:
+        self._bounds = bounds
+        self._by_sequence = by_sequence
+        self.events: deque[LiveEvent] = deque()
+        self.bytes = 0
+        self.gone = 0
+        """How many events are not kept any more."""
+        self.gone_mark = mark
+        """The mark of the last of those."""
+        self.mark = mark
+        """That of the last event."""
+        self.end: FollowEnd | None = None
+        self.readers = 0
+        self.waiters: set[asyncio.Future[None]] = set()
+
+    def mark_of(self, item: LiveEvent) -> int:
+        """Where an event stands in this channel."""
+        return item.event.sequence if self._by_sequence else item.position
+
+    def push(self, item: LiveEvent) -> None:
+        """Keep an event, and let the oldest go for which there is no room."""
+        self.events.append(item)
+        self.bytes += item.size
+        self.mark = self.mark_of(item)
+        while len(self.events) > self._bounds.events or (self.bytes > self._bounds.bytes and len(self.events) > 1):
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Keep the oldest event no more."""
+        item = self.events.popleft()
+        self.bytes -= item.size
+        self.gone += 1
+        self.gone_mark = self.mark_of(item)
+
+    def place_after(self, mark: int) -> int:
+        """The place of the first kept event with a higher mark."""
+        return self.gone + bisect_right(self.events, mark, key=self.mark_of)
