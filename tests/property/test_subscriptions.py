@@ -63,6 +63,7 @@ class Reader:
     through: int
     wanted: tuple[str, ...] | None
     unhandled: list[int] = field(default_factory=list)
+    parked_ahead: set[int] = field(default_factory=set)
     retrying: set[int] = field(default_factory=set)
 
 
@@ -141,9 +142,10 @@ class Subscribing(RuleBasedStateMachine):
     def lost(self, reader: Reader) -> type[StorageError] | None:
         return None if self.model.holder is reader else SubscriptionLostError
 
-    def move(self, cursor: int) -> None:
+    def move(self, reader: Reader, cursor: int) -> None:
         for position in range(self.model.cursor + 1, cursor + 1):
-            self.model.parked.pop(position, None)
+            if position not in reader.parked_ahead:
+                self.model.parked.pop(position, None)
         self.model.cursor = max(self.model.cursor, cursor)
 
     def dismiss(self) -> None:
@@ -206,10 +208,15 @@ class Subscribing(RuleBasedStateMachine):
     def usable(self, reader: Reader | None) -> bool:
         return reader is not None and reader.real._readers is self.subs._readers
 
-    @rule(reader=readers, limit=st.integers(1, 4), then=st.sampled_from(["handle", "handle one", "park", "nothing"]))
-    def work(self, reader: Reader | None, limit: int, then: str) -> None:
+    @rule(
+        reader=readers,
+        limit=st.integers(1, 4),
+        then=st.sampled_from(["handle", "handle one", "park", "park last", "nothing"]),
+        ahead=st.booleans(),
+    )
+    def work(self, reader: Reader | None, limit: int, then: str, ahead: bool) -> None:
         """What consumers do most of the time."""
-        self.read(reader, limit)
+        self.read(reader, limit, ahead)
         if reader is None or self.model.holder is not reader or not reader.unhandled:
             return
         match then:
@@ -219,24 +226,29 @@ class Subscribing(RuleBasedStateMachine):
                 self.acknowledge(reader, reader.unhandled[0])
             case "park":
                 self.park(reader, 0, next_one=True)
+            case "park last":
+                self.park(reader, reader.unhandled[-1], next_one=False)
 
-    @rule(reader=readers, limit=st.integers(1, 4))
-    def read(self, reader: Reader | None, limit: int) -> None:
+    @rule(reader=readers, limit=st.integers(1, 4), ahead=st.booleans())
+    def read(self, reader: Reader | None, limit: int, ahead: bool) -> None:
         if reader is None or not self.usable(reader):
             return
         error = self.lost(reader) or (SubscriptionPausedError if self.model.paused else None)
-        batch = self.step(self.real(reader).read(limit), error)
+        batch = self.step(self.real(reader).read(limit, ahead=ahead), error)
         if batch is None:
             return
-        through = max(min(self.end, reader.passed + STRETCH), reader.passed)
-        fitting = [position for position in range(reader.passed + 1, through + 1) if self.fits(position, reader.wanted)]
+        after = reader.through if ahead else reader.passed
+        through = max(min(self.end, after + STRETCH), after)
+        fitting = [position for position in range(after + 1, through + 1) if self.fits(position, reader.wanted)]
         if len(fitting) >= limit:
             fitting = fitting[:limit]
             through = fitting[-1]
         assert [stored.position for stored in batch.events] == fitting
         assert (batch.through, batch.at_end) == (through, through >= self.end)
-        reader.unhandled, reader.through = fitting, through
-        if not fitting:
+        if not ahead:
+            reader.unhandled, reader.parked_ahead = [], set()
+        reader.unhandled, reader.through = reader.unhandled + fitting, through
+        if not reader.unhandled:
             reader.passed = through
 
     @rule(reader=readers, position=small)
@@ -248,30 +260,36 @@ class Subscribing(RuleBasedStateMachine):
         if error is None:
             if position > self.model.cursor:
                 self.model.failures = 0
-            self.move(position)
+            self.move(reader, position)
             self.went_past(reader, position)
 
     def went_past(self, reader: Reader, position: int) -> None:
         reader.passed = max(reader.passed, position)
         reader.unhandled = [left for left in reader.unhandled if left > position]
+        reader.parked_ahead = {left for left in reader.parked_ahead if left > position}
 
     @rule(reader=readers, other=small, next_one=st.booleans())
     def park(self, reader: Reader | None, other: int, next_one: bool) -> None:
         if reader is None or not self.usable(reader):
             return
         position = reader.unhandled[0] if next_one and reader.unhandled else other
-        allowed = reader.unhandled[:1] == [position] or position in reader.retrying
+        allowed = position in reader.unhandled or position in reader.retrying
         error = self.lost(reader) if allowed else InvalidSubscriptionError
         self.step(self.real(reader).park(position, "no"), error)
         if error is None:
+            is_next = reader.unhandled[:1] == [position]
             if position > self.model.cursor:
                 self.model.failures = 0
-                self.move(position)
+                self.move(reader, position if is_next else self.model.cursor)
                 self.model.parked[position] = "parked"
             elif position in self.model.parked:
                 self.model.parked[position] = "parked"
             reader.retrying.discard(position)
-            self.went_past(reader, position)
+            if is_next:
+                self.went_past(reader, position)
+            elif position in reader.unhandled:
+                reader.unhandled.remove(position)
+                reader.parked_ahead.add(position)
 
     @rule(reader=readers)
     def fail(self, reader: Reader | None) -> None:
@@ -295,7 +313,7 @@ class Subscribing(RuleBasedStateMachine):
                 if state == "retry" and position <= self.model.cursor
             }
             assert {parked.stored.position for parked in found} == retried
-            reader.retrying = retried
+            reader.retrying |= retried
 
     @rule(reader=readers, position=small)
     def settle(self, reader: Reader | None, position: int) -> None:
@@ -315,7 +333,7 @@ class Subscribing(RuleBasedStateMachine):
         paused = self.step(self.real(reader).renew(), error)
         if error is None:
             assert paused == self.model.paused
-            self.move(reader.passed)
+            self.move(reader, reader.passed)
             self.model.lease_goes_on = True
 
     @rule(reader=consumes(readers))
@@ -324,7 +342,7 @@ class Subscribing(RuleBasedStateMachine):
             return
         self.step(self.real(reader).release())
         if self.model.holder is reader:
-            self.move(reader.passed)
+            self.move(reader, reader.passed)
             self.dismiss()
 
     def pause(self, pause: bool) -> None:

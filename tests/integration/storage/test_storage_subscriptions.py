@@ -446,18 +446,60 @@ class TestParking:
         await consumer.settle_retry(2)
         assert await subs.parked("mail") == []
 
-    async def test_only_the_next_event_can_be_parked(self, subs: Subscriptions) -> None:
+    async def test_only_what_was_read_can_be_parked(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning")
         consumer = await subs.acquire("mail")
         await consumer.read(3)
 
-        for position in (2, 4, 0):
-            with pytest.raises(InvalidSubscriptionError, match="only the next event of the batch can be parked"):
+        await consumer.acknowledge(1)
+        for position in (1, 4, 0):
+            with pytest.raises(
+                InvalidSubscriptionError, match="only an event that was read and not acknowledged can be"
+            ):
                 await consumer.park(position, "no")
         with pytest.raises(InvalidSubscriptionError, match="it is not being retried"):
             await consumer.settle_retry(1)
 
         assert await subs.parked("mail") == []
+
+    async def test_an_event_is_parked_ahead_of_others_and_stays_when_they_are_passed(self, subs: Subscriptions) -> None:
+        await subs.open("mail", start="beginning")
+        async with await subs.acquire("mail") as consumer:
+            await consumer.read(2)
+            assert positions((await consumer.read(2, ahead=True)).events) == [3, 4]
+            await consumer.park(2, "no")
+            await consumer.park(4, "no")
+            before = await subs.get("mail")
+            await subs.retry_parked("mail", 2)
+            assert await consumer.read_retries() == []  # what is before it comes first
+
+            await consumer.acknowledge(3)
+            assert [parked.stored.position for parked in await consumer.read_retries()] == [2]
+            assert positions((await consumer.read(ahead=True)).events) == [5]
+            await consumer.acknowledge(5)
+
+        assert (before.cursor, before.parked) == (0, 2)
+        assert [(parked.stored.position, parked.state) for parked in await subs.parked("mail")] == [
+            (2, "retry"),
+            (4, "parked"),
+        ]
+
+    async def test_what_was_parked_ahead_comes_again_after_a_death_and_is_handled_or_parked_anew(
+        self, subs: Subscriptions, store: Store
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        died = await subs.acquire("mail")
+        await died.read()
+        await died.park(2, "no")
+        await died.park(3, "no")
+        await end_leases(store)
+
+        async with await subs.acquire("mail") as consumer:
+            assert positions((await consumer.read()).events) == [1, 2, 3, 4, 5]
+            await consumer.park(3, "still no")
+            await consumer.acknowledge(5)
+
+        assert [(parked.stored.position, parked.error) for parked in await subs.parked("mail")] == [(3, "still no")]
 
     async def test_an_event_that_is_handled_in_a_replay_is_not_parked_any_more(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning")

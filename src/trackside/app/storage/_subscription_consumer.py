@@ -27,9 +27,12 @@ from trackside.app.storage.errors import InvalidSubscriptionError
 class SubscriptionConsumer:
     """The one who may read a subscription and move its cursor; made by `Subscriptions.acquire`.
 
-    Read a batch, handle its events in order, acknowledge as far as they are handled, park what cannot be. Keep the lease
-    by `renew` while that takes long, and give it back in the end (`async with` does). An event whose handling was not
-    acknowledged when the process died comes again, with the same id, sequence and content (I25, I26).
+    Read a batch, handle its events, acknowledge as far as all are handled, park what cannot be. Keep the lease by `renew`
+    while that takes long, and give it back in the end (`async with` does). An event whose handling was not acknowledged
+    when the process died comes again, with the same id, sequence and content (I25, I26).
+
+    Whoever handles events side by side reads `ahead`, may park any of them, and acknowledges up to the first that is
+    neither handled nor parked yet. One that is parked ahead of the cursor comes again, too, if the process dies.
 
     Every step raises `SubscriptionLostError`, and has changed nothing, if somebody else has the subscription by now, or
     it was moved, changed or deleted.
@@ -56,6 +59,7 @@ class SubscriptionConsumer:
         self._passed = grant.cursor  # up to here nothing is left to be handled
         self._through = grant.cursor  # up to here was read
         self._unhandled: deque[int] = deque()
+        self._parked_ahead: set[int] = set()
         self._retrying: set[int] = set()
 
     @property
@@ -81,8 +85,13 @@ class SubscriptionConsumer:
     ) -> None:
         await self.release()
 
-    async def read(self, limit: int = 100) -> Batch:
-        """The next events, `limit` at most; what was read and not acknowledged comes again.
+    @property
+    def passed(self) -> int:
+        """Up to here everything is handled and acknowledged, parked, or not wanted."""
+        return self._passed
+
+    async def read(self, limit: int = 100, *, ahead: bool = False) -> Batch:
+        """The next events, `limit` at most; what was read and not acknowledged comes again, unless `ahead` of that.
 
         A batch without events still goes on in the log, unless it is `at_end`: read again.
 
@@ -98,13 +107,16 @@ class SubscriptionConsumer:
                 consumer=self.consumer,
                 token=self.token,
                 wanted=self.filter,
-                after=self._passed,
+                after=self._through if ahead else self._passed,
                 limit=limit,
             )
         )
         self._through = batch.through
-        self._unhandled = deque(stored.position for stored in batch.events)
-        if not batch.events:
+        if not ahead:
+            self._unhandled.clear()
+            self._parked_ahead.clear()
+        self._unhandled.extend(stored.position for stored in batch.events)
+        if not self._unhandled:
             self._passed = batch.through
         return batch
 
@@ -123,7 +135,9 @@ class SubscriptionConsumer:
         self._pass(position)
 
     async def park(self, position: int, error: str, *, attempts: int = 1) -> None:
-        """Put an event aside and go past it: the next one that was read, or one of `read_retries` that failed again.
+        """Put an event aside: one that was read, or one of `read_retries` that failed again.
+
+        If it is the next one, the cursor goes past it. Ahead of others it stays parked when the cursor passes it later.
 
         Raises:
             InvalidSubscriptionError: it is neither.
@@ -131,13 +145,18 @@ class SubscriptionConsumer:
         """
         check_number("position", position)
         check_number("attempts", attempts, least=1)
-        is_next = bool(self._unhandled) and position == self._unhandled[0]
-        if not is_next and position not in self._retrying:
-            why = "only the next event of the batch can be parked, or one that was retried"
+        is_unhandled = position in self._unhandled
+        if not is_unhandled and position not in self._retrying:
+            why = "only an event that was read and not acknowledged can be parked, or one that was retried"
             raise InvalidSubscriptionError(field="position", value=position, why=why)
-        await self._write(Park, position=position, attempts=attempts, error=kept_text(error))
+        is_next = is_unhandled and position == self._unhandled[0]
+        await self._write(Park, position=position, attempts=attempts, error=kept_text(error), is_next=is_next)
         self._retrying.discard(position)
-        self._pass(position)
+        if is_next:
+            self._pass(position)
+        elif is_unhandled:
+            self._unhandled.remove(position)
+            self._parked_ahead.add(position)
 
     async def note_failure(self, error: str, *, attempts: int) -> None:
         """Say where operators see it that the next event has failed so many times in a row.
@@ -158,7 +177,7 @@ class SubscriptionConsumer:
         """
         check_number("limit", limit, least=1)
         found = await self._readers.run(read_retries(self.name, consumer=self.consumer, token=self.token, limit=limit))
-        self._retrying = {parked.stored.position for parked in found}
+        self._retrying.update(parked.stored.position for parked in found)
         return found
 
     async def settle_retry(self, position: int) -> None:
@@ -192,9 +211,17 @@ class SubscriptionConsumer:
         self._passed = max(self._passed, position)
         while self._unhandled and self._unhandled[0] <= position:
             self._unhandled.popleft()
+        self._parked_ahead = {ahead for ahead in self._parked_ahead if ahead > position}
 
     async def _write(self, step: type[ConsumerStep], **values: Any) -> Any:
         now = time_text(datetime.now(UTC))
         return await self._writer.write(
-            step(name=self.name, now=now, consumer=self.consumer, token=self.token, **values)
+            step(
+                name=self.name,
+                now=now,
+                consumer=self.consumer,
+                token=self.token,
+                parked_ahead=frozenset(self._parked_ahead),
+                **values,
+            )
         )

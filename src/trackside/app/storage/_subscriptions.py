@@ -232,6 +232,8 @@ class ConsumerStep(Step):
 
     consumer: str
     token: int
+    parked_ahead: frozenset[int] = frozenset()
+    """Positions that this consumer has parked without having passed what comes before them."""
 
     def _held(self, session: Session) -> _Row:
         row = self._find(session)
@@ -241,8 +243,13 @@ class ConsumerStep(Step):
 
     def _move(self, session: Session, row: _Row, cursor: int, **values: Any) -> None:
         """Go on to a position up to which everything is handled, also what was parked there before a replay."""
-        passed = parked_events.c.position.between(row.cursor + 1, cursor)
-        session.execute(delete(parked_events).where(parked_events.c.subscription == self.name, passed))
+        passed = parked_events.c.subscription == self.name, parked_events.c.position.between(row.cursor + 1, cursor)
+        if not self.parked_ahead:
+            session.execute(delete(parked_events).where(*passed))
+        else:
+            found = {position for (position,) in session.execute(select(parked_events.c.position).where(*passed))}
+            if handled := found - self.parked_ahead:
+                session.execute(delete(parked_events).where(passed[0], parked_events.c.position.in_(handled)))
         self._change(session, cursor=cursor, **values)
 
 
@@ -306,11 +313,12 @@ class Fail(ConsumerStep):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Park(ConsumerStep):
-    """Put an event aside and go past it; one that was tried again stays where it is."""
+    """Put an event aside, and go past it if it comes next; one that was tried again stays where it is."""
 
     position: int
     attempts: int
     error: str
+    is_next: bool
 
     @override
     def _take(self, session: Session) -> None:
@@ -326,7 +334,10 @@ class Park(ConsumerStep):
             event = select(events.c.position).where(events.c.position == self.position)
             # After a seek back it may just be pruned: then there is nothing left to be parked.
             is_there = bool(session.execute(event.with_for_update(read=True, key_share=True)))
-            self._move(session, row, self.position, failures=0, last_error=self.error, last_error_at=self.now)
+            cursor = self.position if self.is_next else row.cursor
+            self._move(session, row, cursor, failures=0, last_error=self.error, last_error_at=self.now)
+            # One that is there was parked before a replay, or the reply to an earlier commit was lost.
+            session.execute(delete(parked_events).filter_by(**key))
             if is_there:
                 session.execute(insert(parked_events).values(**key, **told))
         else:
