@@ -1399,7 +1399,9 @@ def test_unused_buffer_is_not_kept_alive() -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("option", ["capacity", "batch_size", "call_limit", "terminal_reserve", "max_bytes"])
+@pytest.mark.parametrize(
+    "option", ["capacity", "batch_size", "call_limit", "terminal_reserve", "max_bytes", "max_deferred_runs"]
+)
 def test_number_out_of_range_is_refused_by_name(option: str) -> None:
     value = {"terminal_reserve": -1}.get(option, 0)
 
@@ -1431,6 +1433,8 @@ def test_options_have_the_documented_defaults() -> None:
         "batch_size": 256,
         "call_limit": 10.0,
         "max_wait": 5.0,
+        "max_deferred_runs": 100_000,
+        "log": None,
         "name": None,
     }
 

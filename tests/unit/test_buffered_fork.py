@@ -91,8 +91,11 @@ def stats(accepted: int, *, delivered: int = 0, failed: int = 0, deaths: int = 0
             "dropped": dropped,
             "pending": 0,
             "pending_bytes": 0,
+            "oldest_at": None,
             "left_behind": 0,
             "consumer_deaths": deaths,
+            "deferred": 0,
+            "reread_total": 0,
         }
     }
 

@@ -1,8 +1,9 @@
 """A buffer in front of an observer: whoever announces an event does not wait for the observer (I13).
 
-`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. Only where it is full, and the
-observer goes on taking events, does it hold up whoever announces more, for a bounded time. What it cannot hold even so it
-counts, and tells the observer of as an `EventGap`. What became of every event can be read off at any moment (I22):
+`BufferedObserver` takes events at once and gives them on, in order, from a task of its own. What it has no room for waits
+in the log, if there is one, and is read again at its turn. If there is none, it holds up whoever announces more, for a
+bounded time and only while the observer takes events; what it cannot hold even so it counts, and tells the observer of as
+an `EventGap`. What became of every event can be read off at any moment (I22):
 
     accepted == delivered + failed + sum(dropped.values()) + pending
 
@@ -20,10 +21,19 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Protocol, runtime_checkable
 from weakref import WeakSet
 
-from trackside.harness.backlog import Backlog, BufferStats, DropReason, EventGap, FlushReport, OpenGap, Pending
+from trackside.harness.backlog import (
+    Backlog,
+    BufferStats,
+    Deferred,
+    DropReason,
+    EventGap,
+    FlushReport,
+    GapObserver,
+    OpenGap,
+    Pending,
+)
 from trackside.harness.errors import ClosedError, InvalidBufferError, ObserverStuckError, OtherLoopError
 from trackside.harness.observer import (
     BatchRunObserver,
@@ -37,6 +47,8 @@ from trackside.harness.observer import (
     observer_name,
     warn_of_failure,
 )
+from trackside.harness.ports import RunLog
+from trackside.harness.rereading import Rereading
 from trackside.harness.timelimit import call_observer
 
 __all__ = [
@@ -62,18 +74,6 @@ MAX_LEFT_BEHIND = 4
 logger = logging.getLogger("trackside.buffer")
 
 
-@runtime_checkable
-class GapObserver(RunObserver, Protocol):
-    """An observer that wants to know which events it missed, for example to read them from a log instead.
-
-    For observers without this method a gap is a warning in the log.
-    """
-
-    async def on_gap(self, gap: EventGap) -> None:
-        """Take note of events that will not come. Called in their place in the order."""
-        ...
-
-
 class BufferedObserver:
     """Takes events for an observer without ever waiting for it, and gives them on in order.
 
@@ -86,11 +86,16 @@ class BufferedObserver:
     made, where `current_run()` is None.
 
     With `capacity` events pending (and `terminal_reserve` more that end their run), or with payloads of about `max_bytes`
-    (and as much again of those that end their run), whoever announces further ones waits for room: for at most `max_wait`
-    seconds, each time the buffer fills up, and only while the observer takes any. Then they are dropped and counted.
-    Where events are missing the observer's `on_gap` is called, or a warning logged.
+    (and as much again of those that end their run), the buffer is full. What lets an event in is that there is room, not
+    its size: it may take the buffer past `max_bytes` by one payload.
 
-    What lets an event in is that there is room, not its size: it may take the buffer past `max_bytes` by one payload.
+    With a `log` that has every event before it comes here, what finds no room waits there: nobody is held up, and nothing
+    is lost but what the log does not have any more at its turn, which is dropped and counted. Events of up to
+    `max_deferred_runs` runs can wait so. The order of each run stays; that between runs may not.
+
+    Without one, or beyond that, events are dropped and counted. Before that, without one, whoever announces them waits for
+    room: for at most `max_wait` seconds, each time the buffer fills up, and only while the observer takes any. Where
+    events are missing the observer's `on_gap` is called, or a warning logged.
 
     A buffer belongs to the event loop that it is used on. In a forked child its copy is empty (I24).
 
@@ -109,6 +114,8 @@ class BufferedObserver:
         batch_size: int = 256,
         call_limit: float | None = 10.0,
         max_wait: float = 5.0,
+        max_deferred_runs: int = 100_000,
+        log: RunLog | None = None,
         name: str | None = None,
     ) -> None:
         for option, value, least, unit in (
@@ -116,6 +123,7 @@ class BufferedObserver:
             ("terminal_reserve", terminal_reserve, 0, "events"),
             ("max_bytes", max_bytes, 1, "bytes"),
             ("batch_size", batch_size, 1, "events"),
+            ("max_deferred_runs", max_deferred_runs, 1, "runs"),
         ):
             if value < least:
                 raise InvalidBufferError(option=option, value=value, why=f"it is a number of {unit}, at least {least}")
@@ -132,14 +140,15 @@ class BufferedObserver:
         self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
         self._batch_size = batch_size
         self._call_limit = call_limit
-        self._max_wait = max_wait
+        self._max_wait = max_wait if log is None else min(max_wait, _PATIENCE)
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._gave_up = False
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
         self._stopped = False
         self._context = copy_context()
-        self._backlog = Backlog(capacity, terminal_reserve, max_bytes)
+        self._backlog = Backlog(capacity, terminal_reserve, max_bytes, 0 if log is None else max_deferred_runs)
+        self._rereading = None if log is None else Rereading(log, observer=self.name, context=self._context)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: asyncio.Task[None] | None = None
         self._consumer_deaths = 0
@@ -168,7 +177,7 @@ class BufferedObserver:
 
     def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
         """Whether these events are accepted without waiting."""
-        return self._gave_up or self._closed or self._backlog.has_room_for_all(events)
+        return self._gave_up or self._closed or self._rereading is not None or self._backlog.has_room_for_all(events)
 
     def stats(self) -> BufferStats:
         """What became of all events so far; exact at any moment, also while the observer is being called."""
@@ -180,17 +189,21 @@ class BufferedObserver:
             dropped=dict(backlog.dropped),
             pending=backlog.pending,
             pending_bytes=backlog.pending_bytes,
+            oldest_at=backlog.oldest_at,
             left_behind=len(self._calls - {self._current_call}),
             consumer_deaths=self._consumer_deaths,
+            deferred=backlog.deferred,
+            reread_total=backlog.reread,
         )
 
     async def catch_up(self) -> None:
         """Wait until the observer has been given all that was accepted before, as long as it takes events.
 
-        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait`, is not waited for.
+        Bounded as waiting for room is: an observer that hangs, or takes longer than `max_wait` (with a log 0.25 s, if that
+        is less), is not waited for, and not again before it has caught up half, or with a log but for one call.
         """
         backlog = self._backlog
-        if not backlog.items or self._gave_up or self._closed or not self._max_wait:
+        if not backlog.items or self._gave_up or self._closed or not self._max_wait or backlog.deferred:
             return
         self._rouse()
         goal = backlog.passed + len(backlog.items)
@@ -242,7 +255,7 @@ class BufferedObserver:
 
     async def _wait_for_room(self, event: RunLifecycleEvent) -> None:
         """Wait while the observer takes events; not if it hangs, and not again before the buffer is half empty."""
-        if not self._max_wait:
+        if not self._max_wait or self._rereading is not None:
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._max_wait
@@ -262,12 +275,18 @@ class BufferedObserver:
     def _settle(self, backlog: Backlog, count: int, *, delivered: bool) -> None:
         """The outcome of the oldest events is known: let in who waits, as far as there is room."""
         backlog.settle(count, delivered=delivered)
-        if self._gave_up and self._backlog.is_half_empty:
+        if self._gave_up and self._has_recovered():
             self._gave_up = False
         for _ in range(min(len(self._waiters), max(0, self._backlog.room))):
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _has_recovered(self) -> bool:
+        """Whether the observer that was given up may be waited for again."""
+        if self._rereading is None:
+            return self._backlog.is_half_empty
+        return self._backlog.pending <= (1 if self._on_events is None else self._batch_size)
 
     def _rouse(self) -> asyncio.Task[None]:
         """See to it that there is a consumer on this event loop and that it will look at the backlog."""
@@ -297,10 +316,12 @@ class BufferedObserver:
         self._calls = set()
         self._waiters = deque()
         self._watch = None
+        if self._rereading is not None:
+            self._rereading.start_over()
 
     async def _flush(self, timeout: float) -> FlushReport:
         before = self.stats()
-        goal = self._backlog.passed + len(self._backlog.items)
+        goal = self._backlog.seal()
         if self._backlog.items and timeout > 0:
             await self._until(goal, asyncio.get_running_loop().time() + timeout)
         return self._report(before, goal)
@@ -308,6 +329,8 @@ class BufferedObserver:
     async def _until(self, goal: int, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         consumer = self._rouse()
+        if self._rereading is not None:
+            self._rereading.hurry()
         reached: asyncio.Future[None] = loop.create_future()
         flushes = self._backlog.flushes
         flushes[reached] = goal
@@ -373,6 +396,8 @@ class BufferedObserver:
                 turn = backlog.passed + len(backlog.items)
             elif isinstance(backlog.items[0], OpenGap):
                 await self._give_gap(backlog, backlog.items[0])
+            elif isinstance(backlog.items[0], Deferred):
+                await self._read_again(backlog, backlog.items[0])
             else:
                 await self._give(backlog, backlog.batch(self._batch_size))
             if backlog.items and backlog.passed >= turn:
@@ -409,6 +434,18 @@ class BufferedObserver:
         first, context, _ = batch[0]
         one_run = all(pending.event.run_id == first.run_id for pending in batch)
         return context if one_run else self._context.copy()
+
+    async def _read_again(self, backlog: Backlog, head: Deferred) -> None:
+        """Let what is next of the events that wait in the log wait here, before the others of these."""
+        if not head.count:
+            backlog.leave_place(head)
+            return
+        assert self._rereading is not None, "only a backlog that has a log defers"
+        head.grows = False
+        spans, found = await self._rereading.read(head)
+        if backlog is not self._backlog:
+            raise asyncio.CancelledError  # as in `_call`
+        backlog.fill(head, spans, found)
 
     async def _give_gap(self, backlog: Backlog, head: OpenGap) -> None:
         gap, failure = head.closed(), None
@@ -465,6 +502,7 @@ class BufferedObserver:
     def _after_fork(self) -> None:
         self._start_over(self._backlog.copy())
         self._backlog.drop_all("fork")
+        self._backlog.forget_log()  # which is read over the parent's connections
 
 
 class _Call:

@@ -31,6 +31,7 @@ from trackside.harness.observer import (
     observer_name,
     warn_of_failure,
 )
+from trackside.harness.ports import RunLog
 from trackside.harness.timelimit import call_observer, settled
 
 logger = logging.getLogger("trackside.dispatch")
@@ -306,13 +307,20 @@ class ObserverSet:
     Args:
         observers: bare observers (optional), bindings, or a `CompositeObserver`, whose later changes count, too.
         policy: what an observer may cost a run.
+        log: what a required observer writes, and where what buffers have no room for is read again: for those bound after
+            the first required one.
     """
 
     def __init__(
-        self, observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (), *, policy: DispatchPolicy
+        self,
+        observers: CompositeObserver | Sequence[RunObserver | ObserverBinding] = (),
+        *,
+        policy: DispatchPolicy,
+        log: RunLog | None = None,
     ) -> None:
         self._source = observers if type(observers) is CompositeObserver else CompositeObserver(_listed(observers))
         self.policy = policy
+        self._log = log
         self._wrapped: dict[int, tuple[ObserverBinding, _Wrapped]] = {}
         self._seen: tuple[ObserverBinding, ...] = ()
         self._chain: tuple[_Wrapped, ...] = ()
@@ -444,7 +452,12 @@ class ObserverSet:
 
     def _rewrap(self) -> None:
         bindings = self._source.bindings
-        wrapped = {id(b): self._wrapped.get(id(b)) or (b, self._wrap(b)) for b in bindings}
+        wrapped: dict[int, tuple[ObserverBinding, _Wrapped]] = {}
+        log = None
+        for b in bindings:
+            wrapped[id(b)] = self._wrapped.get(id(b)) or (b, self._wrap(b, log))
+            if b.required:  # I11: those before it may be told of what the log will never have
+                log = self._log
         for key, (binding, observer) in self._wrapped.items():
             if key not in wrapped and isinstance(observer, BufferedObserver) and observer is not binding.observer:
                 self._leaving[observer] = set(self._under_way)
@@ -462,7 +475,7 @@ class ObserverSet:
                 self._retiring[task] = buffer
                 task.add_done_callback(self._retiring.pop)
 
-    def _wrap(self, binding: ObserverBinding) -> _Wrapped:
+    def _wrap(self, binding: ObserverBinding, log: RunLog | None) -> _Wrapped:
         if binding.required:
             return RequiredObserver(binding.observer, self.policy)
         if isinstance(binding.observer, BufferedObserver):
@@ -470,7 +483,7 @@ class ObserverSet:
         if self.policy.buffer:
             # Not in the context of the run whose event happens to be the first: a buffer outlives it (I21).
             limit = self.policy.call_limit
-            return Context().run(BufferedObserver, binding.observer, call_limit=limit, name=binding.name)
+            return Context().run(BufferedObserver, binding.observer, call_limit=limit, log=log, name=binding.name)
         return OptionalObserver(binding.observer, self.policy)
 
 

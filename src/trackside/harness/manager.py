@@ -42,6 +42,7 @@ from trackside.harness.ports import (
     Clock,
     PriceList,
     RunCoordinator,
+    RunLog,
     RunStream,
     StreamGap,
     StreamPart,
@@ -125,6 +126,8 @@ class RunManager:
         shutdown_grace: seconds that closing waits for runs, then for cancelled agents and for observers.
         block_warning_after: seconds of a blocked event loop after which the log says who blocks it; None: it does not.
         policy: how much an observer may cost a run.
+        log: what the first required observer writes, as `store.run_log()`: an optional observer that is behind has its
+            events wait there, and misses none. Without it what a full buffer cannot hold is dropped and counted.
         clock: where the time comes from; only with the system's the event loop is watched for blocks.
     """
 
@@ -146,6 +149,7 @@ class RunManager:
         shutdown_grace: float = 10.0,
         block_warning_after: float | None = 1.0,
         policy: DispatchPolicy | None = None,
+        log: RunLog | None = None,
         clock: Clock | None = None,
     ) -> None:
         if type(max_running) is not int or max_running < 1:
@@ -173,7 +177,7 @@ class RunManager:
         watchdog = _watchdog_of(block_warning_after, clock)
         self._runs = Executions(self._services.coordinator, Places(max_running, of_agents), watchdog)
         self._default_timeout = timeout_of(default_timeout, "default_timeout")
-        self.observers = ObserverSet(observers, policy=policy or DispatchPolicy())
+        self.observers = ObserverSet(observers, policy=policy or DispatchPolicy(), log=log)
         """Who is told; `add` and `remove` count from the next event on."""
         self._closing = Closing(self._runs, self.observers, clock, seconds_of(shutdown_grace, "shutdown_grace"))
         self._services.coordinator.attach(Host(self._runs, self._served, self._adopt))

@@ -13,6 +13,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
+from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import (
     CancelAction,
     CancelMode,
@@ -26,7 +27,7 @@ from trackside.harness.types import (
 
 
 class Clock(Protocol):
-    """Where the time comes from, so that tests can make it."""
+    """Where the time comes from, so that tests can make it. May be asked from any thread."""
 
     def now(self) -> datetime:
         """The wall clock, aware UTC: for people; it may jump."""
@@ -291,6 +292,34 @@ class RunStream(Protocol):
         ...
 
 
+class EventSpan(NamedTuple):
+    """The events of a run from one sequence number to another, both included."""
+
+    run_id: str
+    first: int
+    last: int
+
+    @property
+    def sequences(self) -> range:
+        """The numbers of these events."""
+        return range(self.first, self.last + 1)
+
+
+class RunLog(Protocol):
+    """Where events that were announced can be read again, equal to what they were.
+
+    An optional observer that is behind has its events wait there, instead of in memory (`BufferedObserver`). It has to
+    have them by the time that optional observers are told: it is what a required observer writes.
+    """
+
+    async def read(self, spans: Sequence[EventSpan]) -> Sequence[RunLifecycleEvent]:
+        """What the log has of these, in whatever order; without those that it does not have (any more).
+
+        At most a few hundred events are asked for at once. May raise, and is asked again then.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class ThreadState:
     """What a thread remembers for agents that have no checkpointer of their own.
@@ -340,6 +369,7 @@ __all__ = [
     "CancelAction",
     "Claim",
     "Clock",
+    "EventSpan",
     "IdempotencyKey",
     "MultitaskStrategy",
     "PausedRun",
@@ -347,6 +377,7 @@ __all__ = [
     "Release",
     "RunCoordinator",
     "RunHost",
+    "RunLog",
     "RunStream",
     "Settlement",
     "StreamGap",

@@ -32,6 +32,7 @@ from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
+from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.storage.transfer import (
     ExportChoice,
@@ -547,6 +548,10 @@ class Store:
     def writer_stats(self) -> WriterStats:
         """What was written in this process so far, in numbers; from any thread."""
         return self._writer.stats()
+
+    def run_log(self) -> StoredRunLog:
+        """Where optional observers read again what they were too slow for: `RunManager(…, log=store.run_log())`."""
+        return StoredRunLog(self._readers)
 
     def coordinator(
         self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True, keeps_requests: bool = True
