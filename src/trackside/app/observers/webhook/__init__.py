@@ -1,0 +1,10 @@
+"""Posts each event to an address of the user's: signed, guarded, and never twice with different bytes."""
+
+try:
+    from trackside.app.observers.webhook._observer import WebhookObserver
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"webhooks need {missing.name}, which is not installed: pip install 'trackside[webhook]'", name=missing.name
+    ) from missing
+
+__all__ = ["WebhookObserver"]

@@ -1,0 +1,176 @@
+"""Which addresses a webhook may connect to, so that nobody reaches the inside of a network through it (SSRF).
+
+A name is resolved once for each connection, what it means is judged here, and the connection goes to the very address that
+was judged: a name that means something else a moment later (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final, override
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+__all__ = ["AddressRefusedError", "GuardedResolver", "Reach", "literal_address"]
+
+type Address = IPv4Address | IPv6Address
+
+_METADATA: Final = frozenset(
+    map(
+        ip_address,
+        (
+            "169.254.169.254",  # most clouds
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "169.254.170.2",  # credentials of containers and pods
+            "169.254.170.23",
+            "fd00:ec2::23",
+            "100.100.100.200",
+            "168.63.129.16",  # in public space, and means the host
+            "192.0.0.192",
+        ),
+    )
+)
+_THIS_NETWORK: Final = ip_network("0.0.0.0/8")
+_SHARED: Final = ip_network("100.64.0.0/10")
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+_IPV4_IN_THE_END: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))  # NAT64; "compatible", long deprecated
+
+
+class _Kind(StrEnum):
+    """What an address is; the words stand in messages."""
+
+    public = "a public address"
+    private = "a private address"
+    loopback = "an address of this machine"
+    link_local = "a link-local address"
+    shared = "an address of a provider's own network"
+    metadata = "where a cloud gives out its credentials"
+    unspecified = "an unspecified address"
+    multicast = "a multicast address"
+    reserved = "a reserved address"
+
+
+_INSIDE: Final = frozenset({_Kind.private, _Kind.loopback, _Kind.link_local, _Kind.shared})
+
+
+class AddressRefusedError(OSError):
+    """An address that a webhook may not connect to; the text says which, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a webhook's connections may go: into private networks, to public addresses.
+
+    Neither opens what is no place for a receiver: metadata services, multicast, unspecified and reserved addresses.
+    """
+
+    private: bool
+    public: bool
+
+    def refusal(self, address: str) -> str | None:
+        """Why there is to be no connection to this address, and how to have it if one can; None if there may be one."""
+        try:
+            kind = _kind(ip_address(address))
+        except ValueError:
+            return f"{address!r} is no address"
+        if kind in _INSIDE and not self.private:
+            return f"{address} is {kind}; if the receiver belongs there, set allow_private_addresses = true"
+        if kind is _Kind.public and not self.public:
+            return f"{address} is {kind}, and http:// is sent in the clear; use https://, or set allow_http = true"
+        if kind in _INSIDE or kind is _Kind.public:
+            return None
+        return f"{address} is {kind}"
+
+    def open_socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """A socket for a connection to an address, as `socket.getaddrinfo` gives it: aiohttp has each one made here.
+
+        Raises:
+            AddressRefusedError: there is to be no connection to it.
+        """
+        family, kind, protocol, _, (address, *_) = info
+        if (why := self.refusal(address)) is not None:
+            raise AddressRefusedError(why)
+        return socket.socket(family, kind, protocol)
+
+
+class GuardedResolver(AbstractResolver):
+    """Has names resolved by another, and leaves out what a webhook may not reach."""
+
+    def __init__(self, resolver: AbstractResolver, reach: Reach) -> None:
+        self._resolver = resolver
+        self._reach = reach
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of a host, at least one.
+
+        Raises:
+            AddressRefusedError: it has addresses, and none that may be connected to.
+            OSError: it could not be resolved.
+        """
+        found = await self._resolver.resolve(host, port, family)
+        refusals = {result["host"]: self._reach.refusal(result["host"]) for result in found}
+        if not all(refusals.values()):
+            return [result for result in found if refusals[result["host"]] is None]
+        if not refusals:
+            raise socket.gaierror(socket.EAI_NONAME, "it has no address")
+        raise AddressRefusedError("; ".join(filter(None, refusals.values())))
+
+    @override
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a host of a URL is, in whichever way it is written: `127.1`, `0x7f.1` and `2130706433` are, too."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeEncodeError):
+        return None
+
+
+def _kind(address: Address) -> _Kind:
+    if address in _METADATA:
+        return _Kind.metadata
+    if address.is_unspecified or address in _THIS_NETWORK:
+        return _Kind.unspecified
+    if address.is_loopback:
+        return _Kind.loopback
+    if isinstance(address, IPv6Address) and (inner := _embedded(address)) is not None:
+        return _kind(inner)
+    if address.is_multicast:
+        return _Kind.multicast
+    if address.is_link_local:
+        return _Kind.link_local
+    if address in _SHARED:
+        return _Kind.shared
+    if isinstance(address, IPv6Address) and address.is_site_local:
+        return _Kind.private
+    if address.is_reserved:  # before the next: of IPv4 these count as private, too
+        return _Kind.reserved
+    if address.is_private:
+        return _Kind.private
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        return _Kind.reserved
+    return _Kind.public
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a packet to this one goes to in the end."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if any(address in network for network in _IPV4_IN_THE_END):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address.teredo is not None:
+        return address.teredo[1]
+    return address.sixtofour

@@ -1,0 +1,190 @@
+"""What an answer of a receiver, or a connection without one, means for the event and its subscription."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from trackside.app.delivery import DeliveryError
+from trackside.app.observers.webhook._addresses import AddressRefusedError
+
+__all__ = ["Answer", "Masked", "Receiver", "connect_seconds", "read_start"]
+
+_AWAY: Final = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+_LONGEST_RETRY_AFTER: Final = 3_600.0
+_READ_BYTES: Final = 2_048
+_READ_SECONDS: Final = 1.0
+_SHOWN_CHARS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a receiver answered: as much of it as was read."""
+
+    status: int
+    headers: Mapping[str, str]
+    start: bytes
+
+
+class Masked:
+    """Makes a receiver's words fit to be shown: one short line, without what must not be read."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # The longer ones first: one may be part of another. What is very short hides nothing, and garbles everything.
+        self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        words = "".join(character if character.isprintable() else " " for character in text).split()
+        line = " ".join(words)
+        return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"
+
+
+async def read_start(response: aiohttp.ClientResponse) -> bytes:
+    """The first bytes of an answer, for people. Whatever comes after them, or comes too slowly, is never read.
+
+    The status has said all that counts: how the rest ends does not matter.
+    """
+    start = bytearray()
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            while len(start) < _READ_BYTES and (more := await response.content.read(_READ_BYTES - len(start))):
+                start += more
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    return bytes(start)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Whom events are sent to, as a `DeliveryError` tells of it.
+
+    Args:
+        name: without what must not be read.
+        masked: for its own words.
+        timeout: seconds that it has.
+    """
+
+    name: str
+    masked: Masked
+    timeout: float
+
+    def refusal(self, what: str, answer: Answer, now: datetime) -> DeliveryError | None:
+        """What this answer means if it does not mean that the event was taken."""
+        status = answer.status
+        if 200 <= status < 300:
+            return None
+        refuse = partial(
+            DeliveryError,
+            receiver=self.name,
+            what=what,
+            retry_after=_retry_after(answer.headers.get("Retry-After"), now),
+        )
+        why, words = f"it answered {_named(status)}", _words(answer, self.masked)
+        if 300 <= status < 400:
+            target = _direction(answer.headers.get("Location"), self.masked)
+            return refuse(why=f"{why}{target}, and redirects are not followed; change the url", retryable=False)
+        if status == HTTPStatus.GONE:
+            return refuse(why=f"{why}{words}: it wants no more events", disables=True)
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return refuse(why=f"{why}{words}; set max_bytes to what it takes", retryable=False)
+        return refuse(why=f"{why}{words}", away=status in _AWAY)
+
+    def failure(self, what: str, exc: Exception) -> DeliveryError:
+        """What it means that a request had no answer.
+
+        In words of our own: those of aiohttp have the whole URL, which may hold a secret.
+        """
+        fail = partial(DeliveryError, receiver=self.name, what=what)
+        match exc:
+            case aiohttp.ClientConnectorError(os_error=AddressRefusedError() as refused):
+                return fail(why=f"no connection was made: {refused}")
+            case aiohttp.ConnectionTimeoutError():
+                return fail(why=f"no connection within {connect_seconds(self.timeout):g} s", away=True)
+            case TimeoutError():
+                return fail(why=f"no answer within {self.timeout:g} s")
+            case aiohttp.ClientConnectorDNSError(os_error=cause):
+                return fail(why=f"its name could not be resolved: {_reason(cause)}", away=True)
+            case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
+                return fail(why=f"its certificate cannot be trusted: {_reason(cause)}", away=True)
+            case aiohttp.ClientConnectorSSLError(os_error=cause):
+                return fail(why=f"TLS failed: {_reason(cause)}", away=True)
+            case aiohttp.ClientConnectorError(os_error=cause):
+                return fail(why=f"it cannot be reached: {_reason(cause)}", away=True)
+            case aiohttp.ClientResponseError():
+                return fail(why="its answer is not HTTP, or its headers are too long")
+            case _:
+                return fail(why="the connection ended without an answer", away=True)
+
+
+def connect_seconds(timeout: float) -> float:
+    """How much of the time for a request a connection may take: less than all, to know which of the two failed."""
+    return timeout / 2
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return exc.verify_message
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or "SSL error").replace("_", " ").lower()
+    if isinstance(exc, OSError) and exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno)  # asyncio puts something of its own into the text
+    return (isinstance(exc, OSError) and exc.strerror) or type(exc).__name__
+
+
+def _retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds from a number or an HTTP date, none of them beyond what a mistake in it may cost."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return min(float(value), _LONGEST_RETRY_AFTER)
+    try:
+        seconds = (parsedate_to_datetime(value) - now).total_seconds()
+    except (TypeError, ValueError, OverflowError):  # no date, or one without a zone
+        return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _direction(location: str | None, masked: Masked) -> str:
+    """Where a redirect points to, without its query."""
+    if not location:
+        return ""
+    try:
+        target = URL(location).with_query(None).with_fragment(None)
+        return f" to {masked(str(target.with_user(None) if target.absolute else target))}"
+    except ValueError:
+        return ""
+
+
+def _words(answer: Answer, masked: Masked) -> str:
+    """What the body says, if people can read it."""
+    if "Content-Encoding" in answer.headers:
+        return ""
+    text = masked(answer.start.decode(errors="replace"))
+    return f' ("{text}")' if text else ""

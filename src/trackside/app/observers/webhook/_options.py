@@ -1,0 +1,197 @@
+"""Checks of what a webhook is built from, before anything is sent."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from yarl import URL
+
+from trackside.app.delivery import ObserverOptionError
+from trackside.app.observers.webhook._addresses import Reach, literal_address
+from trackside.app.observers.webhook._body import Format
+
+__all__ = [
+    "check_host",
+    "checked_flag",
+    "checked_headers",
+    "checked_number",
+    "format_of",
+    "secrets_in",
+    "tls_context",
+    "url_of",
+]
+
+_PORTS: Final = {"http": 80, "https": 443}
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LABEL: Final = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?")
+_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+_OURS: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    }
+)
+
+
+def url_of(value: Any) -> URL:
+    """The address that events are sent to.
+
+    Raises:
+        ObserverOptionError: it is none. The text does not have it, for there may be a secret in it.
+    """
+    if not isinstance(value, str) or not value.isprintable() or any(char in value for char in ' \\"<>^`{|}'):
+        raise _url_error("it is not a URL")
+    try:
+        url = URL(value)
+        port, host = url.explicit_port, url.raw_host
+    except ValueError:  # which says the whole address
+        raise _url_error("it is not a URL; is its host or its port right?") from None
+    if url.scheme not in _PORTS:
+        raise _url_error("it begins with https://, or with http://")
+    if "@" in url.raw_authority:
+        raise _url_error("it has a user or a password in it; put credentials into `headers`, as env:NAME")
+    if "#" in value:
+        raise _url_error("it has a fragment (#), which is never sent")
+    if port == 0:
+        raise _url_error("there is no port 0")
+    if not host:
+        raise _url_error("it has no host")
+    return url
+
+
+def check_host(url: URL, reach: Reach) -> None:
+    """See that there may be a connection to the host of a URL, as far as that is known without looking it up.
+
+    Raises:
+        ObserverOptionError: there may be none, wherever the name leads.
+    """
+    host = url.raw_host or ""
+    if (address := literal_address(host)) is not None:
+        if (why := reach.refusal(str(address))) is not None:
+            raise _url_error(why)
+        if str(address) != host:
+            raise _url_error(f"its host is the address {address}; write it like this")
+        return
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        raise _url_error("its host is no name that can be looked up")
+    if labels[-1] == "localhost" and (why := reach.refusal("127.0.0.1")) is not None:
+        raise _url_error(why.replace("127.0.0.1", "localhost"))
+    if not (reach.private or reach.public):
+        raise _url_error("http:// sends in the clear; use https://, or set allow_http = true")
+
+
+def format_of(value: Any) -> Format:
+    """What the body is to be.
+
+    Raises:
+        ObserverOptionError: there is no such format.
+    """
+    try:
+        return Format(value)
+    except ValueError:
+        raise ObserverOptionError(option="format", why=f"it is one of {', '.join(Format)}") from None
+
+
+def checked_number(option: str, value: Any, *, least: float, most: float, whole: bool = False) -> Any:
+    """A number between two others.
+
+    Raises:
+        ObserverOptionError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise ObserverOptionError(option=option, why=f"it is {kind} from {least:,} to {most:,}")
+    return value
+
+
+def checked_flag(option: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        ObserverOptionError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ObserverOptionError(option=option, why="it is true or false")
+    return value
+
+
+def checked_headers(value: Any) -> dict[str, str]:
+    """Headers that are sent with everything.
+
+    Raises:
+        ObserverOptionError: one of them is no header, or is not the user's to say. The text never has a value.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _header_error("it is a table of names and values")
+    headers: dict[str, str] = {}
+    for name, text in value.items():
+        if not isinstance(name, str) or _TOKEN.fullmatch(name) is None:
+            raise _header_error(f"{name!r:.60} is no name of a header")
+        if name.lower() in _OURS or name.lower().startswith("proxy-"):
+            raise _header_error(f"{name} is not yours to say: it belongs to the connection or to the signature")
+        if name.lower() in {known.lower() for known in headers}:
+            raise _header_error(f"{name} is there twice")
+        if not isinstance(text, str) or _VALUE.fullmatch(text) is None:
+            raise _header_error(f"the value of {name} is not one line of visible ASCII characters")
+        headers[name] = text
+    return headers
+
+
+def tls_context(ca_file: Any, url: URL) -> ssl.SSLContext | bool:
+    """How receivers prove who they are: by the certificates that this machine trusts, or by those in a file alone.
+
+    Raises:
+        ObserverOptionError: there are none in the file, or nothing that they would be good for.
+    """
+    if ca_file is None:
+        return True
+    if url.scheme != "https":
+        raise ObserverOptionError(option="ca_file", why="it is for https:// alone")
+    if not isinstance(ca_file, str) or not ca_file:
+        raise ObserverOptionError(option="ca_file", why="it is the path of a file")
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ObserverOptionError(option="ca_file", why=f"there are no certificates (PEM) in {ca_file}") from None
+    except (OSError, ValueError) as exc:
+        why = f"{ca_file!r} cannot be read: {(isinstance(exc, OSError) and exc.strerror) or exc}"
+        raise ObserverOptionError(option="ca_file", why=why) from exc
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]) -> Iterator[str]:
+    """What a receiver may know and say again, and nobody else is to read."""
+    yield from [secret] if isinstance(secret, str) else secret
+    yield from (url.raw_path, url.raw_query_string, url.query_string, *url.query.values())
+    for value in headers.values():
+        yield value
+        yield from value.split()
+
+
+def _url_error(why: str) -> ObserverOptionError:
+    return ObserverOptionError(option="url", why=why)
+
+
+def _header_error(why: str) -> ObserverOptionError:
+    return ObserverOptionError(option="headers", why=why)
