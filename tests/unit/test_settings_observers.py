@@ -80,8 +80,7 @@ def test_options_are_not_shown_for_they_may_be_secrets(tmp_path: Path) -> None:
         (f"{HEAD}name = ''", "observers[1] (webhook).name: '' is no name"),
         (
             HEAD + HEAD,
-            "trackside.toml, observers[2] (webhook).name: trackside.toml, observers[1] (webhook) has this name, too; "
-            "say what to call each of them: name = 'webhook-2'.",
+            "observers[2] (webhook).name: trackside.toml, observers[1] (webhook) has this name, too; say what to call each",
         ),
         (f"{HEAD}delivery = 'durible'", "(webhook).delivery: 'durible' is not known; did you mean durable?"),
         (f"{HEAD}delivery = 1", "(webhook).delivery: 1 is not known; there are live, durable."),

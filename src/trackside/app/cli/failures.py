@@ -17,6 +17,7 @@ from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard
 from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
+from trackside.app.wiring.observer_types import ObserverImportError
 from trackside.harness.errors import InvalidSpecError, TracksideError
 from trackside.harness.types import RunStatus
 
@@ -75,7 +76,7 @@ def report(failure: BaseException) -> ExitCode:
             return report(OutputError(why=failure.strerror))
         case TyperException():
             return _misuse(failure)
-        case AgentImportError():
+        case AgentImportError() | ObserverImportError():
             if failure.__cause__ is not None:
                 trace = "".join(traceback.format_exception(failure.__cause__))
                 print(printable(without_machinery(trace)), end="", file=sys.stderr)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from trackside.app.pricing import GenaiPrices
 from trackside.app.settings import Settings
 from trackside.app.spool import Spool
+from trackside.app.vitals import Vitals
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.delivering import Deliveries
+from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
@@ -24,6 +27,7 @@ from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
+    from trackside.app.storage.dispatcher import Dispatcher
 
 __all__ = ["App", "MissingExtraError", "NothingRecordedError", "blaming", "load_agents", "open_app", "open_store"]
 
@@ -35,6 +39,9 @@ class MissingExtraError(TracksideError, ImportError):
 class NothingRecordedError(TracksideError, LookupError):
     """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
 
+
+DELIVERY_SECONDS = 5.0
+"""How long a process that ends waits until durable observers have what is in the log; whoever is next goes on there."""
 
 _SQLITE = "sqlite:///"
 
@@ -48,6 +55,16 @@ class App:
     recorder: Recorder
     checkpointer: Any
     """What remembers threads for graphs that have no checkpointer of their own; None if nobody needs it."""
+    observers: Sequence[ConfiguredObserver]
+    """Those that the settings name."""
+    deliveries: Deliveries
+    """What the durable ones among them get."""
+    vitals: Vitals
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What feeds the durable ones among the observers."""
+        return self.deliveries.dispatcher
 
 
 def load_agents(settings: Settings) -> dict[str, Any]:
@@ -68,18 +85,18 @@ async def open_app(
     hands_over: bool = True,
     one_run: bool = False,
 ) -> AsyncGenerator[App]:
-    """Open the database and a manager that records into it; closes both.
+    """Open the database, a manager that records into it, and the observers that the settings name; closes them all.
 
     What the database could not take of runs is spooled on this machine's disk, and what earlier processes left there is
     delivered before anything else happens.
 
-    `agents` are objects by name, those that the settings name if left out. `observers` come after storage, so they never
-    see what is not stored. `hands_over` says whether runs that have not started are left to other processes in the end,
-    and theirs taken over. With `one_run` the list of prices is read when the first price is asked for, and costs nothing
-    if none is; else before anything runs, so that no other run has to wait for it.
+    `agents` are objects by name, those that the settings name if left out. `observers` come after storage and those of
+    the settings, so they never see what is not stored. `hands_over` says whether runs that have not started are left to
+    other processes in the end, and theirs taken over. With `one_run` the list of prices is read when the first price is
+    asked for, and costs nothing if none is; else before anything runs, so that no other run has to wait for it.
 
     Raises:
-        SettingsError: the database cannot be used, or the hook that redacts events.
+        SettingsError: the database cannot be used, an observer, or the hook that redacts events.
         AgentReferenceError, AgentImportError: an agent of the settings cannot be loaded.
         NotAnAgentError: an agent is none.
         MissingExtraError: an agent needs a package that is not installed.
@@ -87,20 +104,25 @@ async def open_app(
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
     redact = None if settings.redact is None else await asyncio.to_thread(load_redaction, settings)
+    configured = await asyncio.to_thread(build_observers, settings) if settings.observers else []
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
-        recorder = Recorder(store, spool=Spool(spool_folder(settings)))
+        spool = Spool(spool_folder(settings))
+        recorder = Recorder(store, spool=spool)
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
         checkpointer = await _checkpointer(settings, agents, stack)
         prices = GenaiPrices(settings.prices)
         if not one_run:
             await asyncio.to_thread(prices.load)
+        deliveries = await stack.enter_async_context(Deliveries(configured, store))
+        stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         manager = RunManager(
             agents,
-            observers=[ObserverBinding(recorder, required=True), *observers],
+            observers=[ObserverBinding(recorder, required=True), *_bound(configured, stack), *observers],
             coordinator=store.coordinator(hands_over=hands_over, keeps_requests=redact is None),
             states=store.thread_states(),
+            log=store.run_log(),
             checkpointer=checkpointer,
             max_running=settings.max_running,
             limits={name: _limits_of(name, settings, outlives=hands_over) for name in agents},
@@ -109,8 +131,30 @@ async def open_app(
             redact=redact,
             shutdown_grace=settings.shutdown_grace,
         )
+        vitals = _vitals(manager, store, deliveries, spool)
+        for observer in configured:
+            observer.watch(vitals)
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder, checkpointer)
+        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals)
+
+
+def _bound(configured: Sequence[ConfiguredObserver], stack: AsyncExitStack) -> list[ObserverBinding]:
+    """The live ones, those first that gate runs; `stack` closes them when no more events come."""
+    live = [observer for observer in configured if not observer.is_durable]
+    live.sort(key=lambda observer: not observer.settings.required)
+    for observer in live:
+        stack.push_async_callback(observer.aclose)
+    return [observer.binding() for observer in live]
+
+
+def _vitals(manager: RunManager, store: Store, deliveries: Deliveries, spool: Spool) -> Vitals:
+    return Vitals(
+        manager=manager.stats,
+        observers=manager.observers.stats,
+        writer=store.writer_stats,
+        feeds=deliveries.dispatcher.stats,
+        spooled=lambda: spool.waiting,
+    )
 
 
 def _limits_of(name: str, settings: Settings, *, outlives: bool) -> AgentLimits:

@@ -98,6 +98,14 @@ class AgentReference:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a reference should point to: whether a value is one, and what to say of a module where none is."""
+
+    is_one: Callable[[Any], bool]
+    if_there_is_none: str
+
+
 def load_agent(reference: AgentReference) -> Any:
     """Import the object that `reference` points to. The module's folder joins `sys.path`, as `python file.py` does it.
 
@@ -115,23 +123,24 @@ def load_agent(reference: AgentReference) -> Any:
     return found
 
 
-def load_object(reference: AgentReference) -> Any:
-    """As `load_agent`, whatever stands there.
+def load_object(reference: AgentReference, wanted: Wanted | None = None) -> Any:
+    """As `load_agent`, whatever stands there; `wanted` says what should, an agent if left out.
 
     Raises:
         AgentReferenceError: there is no such file, module or attribute; the message says what is.
         AgentImportError: the module's own code failed.
     """
+    wanted = wanted or _AGENT
     module = _import_file(reference) if reference.is_file else _import_module(reference)
     if not reference.attribute:
-        why = f"say which object in it is meant, as {reference.module}:NAME; {_what_is_in(module)}"
+        why = f"say which object in it is meant, as {reference.module}:NAME; {_what_is_in(module, wanted)}"
         raise AgentReferenceError(reference=reference, why=why)
     found: Any = module
     for part in reference.attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise AgentReferenceError(reference=reference, why=_no_attribute(reference, found, part)) from None
+            raise AgentReferenceError(reference=reference, why=_no_attribute(reference, found, part, wanted)) from None
     return found
 
 
@@ -239,29 +248,37 @@ def _no_module(name: str) -> str:
     return f"there is no module {name}, neither in this folder nor installed{_did_you_mean(name, files)}"
 
 
-def _no_attribute(reference: AgentReference, owner: Any, name: str) -> str:
+def _no_attribute(reference: AgentReference, owner: Any, name: str, wanted: Wanted) -> str:
     parents = reference.attribute.split(".")
     where = ".".join([reference.module, *parents[: parents.index(name)]])
-    return f"{where} has no {name}{_did_you_mean(name, _agents_in(owner))}; {_what_is_in(owner)}"
+    meant = _did_you_mean(name, _those_in(owner, wanted))
+    return f"{where} has no {name}{meant}; {_what_is_in(owner, wanted)}"
 
 
-def _what_is_in(owner: Any) -> str:
-    return f"it has {', '.join(agents)}" if (agents := _agents_in(owner)) else "nothing in it can be run"
+def _what_is_in(owner: Any, wanted: Wanted) -> str:
+    return f"it has {', '.join(those)}" if (those := _those_in(owner, wanted)) else wanted.if_there_is_none
 
 
-def _agents_in(owner: Any) -> list[str]:
-    return [name for name, value in getattr(owner, "__dict__", {}).items() if _may_be_meant(name, value, owner)]
+def _those_in(owner: Any, wanted: Wanted) -> list[str]:
+    those = getattr(owner, "__dict__", {}).items()
+    return [name for name, value in those if _is_its_own(name, value, owner) and wanted.is_one(value)]
 
 
-def _may_be_meant(name: str, value: Any, owner: Any) -> bool:
-    """Whether this is an agent that the module defines, not a function that it imported."""
-    if name.startswith("_") or (inspect.isroutine(value) and value.__module__ != getattr(owner, "__name__", None)):
-        return False
+def _is_its_own(name: str, value: Any, owner: Any) -> bool:
+    """Whether the module defines this; a function or class may have been imported."""
+    has_a_home = inspect.isroutine(value) or inspect.isclass(value)
+    return not name.startswith("_") and (not has_a_home or value.__module__ == getattr(owner, "__name__", None))
+
+
+def _is_agent(value: Any) -> bool:
     try:
         as_agent(value)
     except TypeError:
         return False
     return True
+
+
+_AGENT = Wanted(is_one=_is_agent, if_there_is_none="nothing in it can be run")
 
 
 def _did_you_mean(text: str, known: Iterable[str]) -> str:

@@ -1,0 +1,77 @@
+"""Feeds the durable observers of an app, and says in the end what is left for later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from trackside.app.wiring.observers import ConfiguredObserver
+from trackside.harness.errors import TracksideError
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Store
+
+IN_HAND_SECONDS: Final = 1.0
+"""How long closing waits for calls of observers that take too long to be waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftForLater:
+    """An observer that has not been told everything when its process ended; whoever feeds it next goes on there."""
+
+    name: str
+    why: str
+    """What it failed with last; empty if it only was not done."""
+
+
+class Deliveries:
+    """The durable observers of an app, which are fed as long as it is open.
+
+    Args:
+        observers: those that were configured; what is live among them is left alone.
+        store: where the log is, and how far each of them has come.
+        grace: seconds that closing waits for calls that are under way.
+    """
+
+    def __init__(
+        self, observers: Sequence[ConfiguredObserver], store: Store, *, grace: float = IN_HAND_SECONDS
+    ) -> None:
+        from trackside.app.storage.dispatcher import Dispatcher
+
+        durable = [observer.subscribed(grace=grace) for observer in observers if observer.is_durable]
+        self.dispatcher = Dispatcher(store.subscriptions, durable)
+        self.names = [observer.name for observer in durable]
+        self.left: list[LeftForLater] = []
+        """What `drain` left for later."""
+        self._store = store
+        self._drained = not durable
+
+    async def __aenter__(self) -> Self:
+        await self.dispatcher.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.dispatcher.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until all that is in the log is delivered, for at most so many seconds. Only the first call waits."""
+        if self._drained:
+            return
+        self._drained = True
+        try:
+            report = await self.dispatcher.drain(seconds)
+        except TracksideError as exc:
+            self.left = [LeftForLater(name, str(exc).rstrip(".")) for name in self.names]
+            return
+        self.left = [LeftForLater(name, await self._last_error(name)) for name in report.late]
+
+    async def _last_error(self, name: str) -> str:
+        try:
+            standing = await self._store.subscriptions.get(name)
+        except TracksideError as exc:
+            return str(exc).rstrip(".")
+        return (standing.last_error or "").rstrip(".") if standing.failures else ""

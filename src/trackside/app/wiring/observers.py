@@ -1,0 +1,276 @@
+"""Makes the observers that the settings name, and says how each of them gets its events.
+
+An observer is made as `Class(**options)` of the keys of its table that are not the wiring's own (`OBSERVER_KEYS`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
+from trackside.app.vitals import Vitals, WatchingObserver
+from trackside.app.wiring.choosing import ChosenEvents, EventChoice
+from trackside.app.wiring.observer_types import BUILT_IN, find_observer, why_not_installed
+from trackside.harness import ObserverBinding, RunObserver, TracksideError
+from trackside.harness.errors import NotAnObserverError
+from trackside.harness.failures import line_of
+from trackside.harness.observer import ensure_observer, is_own_failure
+from trackside.harness.timelimit import call_observer
+from trackside.harness.types import LifecycleEventType
+
+if TYPE_CHECKING:
+    from trackside.app.storage.dispatcher import DurableObserver
+
+__all__ = ["ConfiguredObserver", "build_observers"]
+
+logger = logging.getLogger("trackside.wiring")
+
+_CLOSE_SECONDS: Final = 5.0
+_FROM_ENVIRONMENT: Final = "env:"
+_SHORTEST_SECRET: Final = 4  # characters; shorter ones stand in too many words to be masked
+_DURABLE_KEYS: Final = ("start", "order", "concurrency", "on_failure", "attempts", "longest_pause")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfiguredObserver:
+    """An observer that was made, and how it gets its events."""
+
+    settings: ObserverSettings
+    observer: RunObserver
+    delivery: Delivery
+    events: tuple[LifecycleEventType, ...] | None
+
+    @property
+    def name(self) -> str:
+        """What it is called, which no other is."""
+        return self.settings.name
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it gets its events from the log."""
+        return self.delivery is Delivery.durable
+
+    def binding(self) -> ObserverBinding:
+        """A live one, as a manager takes it."""
+        observer = self.observer
+        if self.events is not None or self.settings.agent is not None:
+            observer = ChosenEvents(observer, EventChoice(self.events, self.settings.agent))
+        return ObserverBinding(observer, self.settings.required, self.name)
+
+    def subscribed(self, *, grace: float) -> DurableObserver:
+        """A durable one, as a dispatcher takes it; closing waits for `grace` seconds for what it has in hand.
+
+        Raises:
+            SettingsError: a value of the table or of its class does not fit.
+        """
+        from trackside.app.storage.dispatcher import DurableObserver
+        from trackside.app.storage.errors import InvalidSubscriptionError
+        from trackside.app.storage.feeding import FeedPolicy
+        from trackside.app.storage.subscriptions import OnFailure, SubscriptionFilter
+
+        settings = self.settings
+        asked = {name: getattr(settings, name) for name in ("order", "concurrency", "attempts", "longest_pause")}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if asked.get("order") is Order.log:
+            asked.setdefault("concurrency", 1)  # whatever its class asks for, which was meant for another order
+        try:
+            return DurableObserver(
+                name=self.name,
+                observer=self.observer,
+                filter=SubscriptionFilter.of(types=self.events, agent=settings.agent),
+                start="now" if settings.start is None else settings.start,
+                on_failure=OnFailure(settings.on_failure or OnFailure.park),
+                policy=FeedPolicy.suiting(self.observer, grace=grace, **asked),
+            )
+        except InvalidSubscriptionError as exc:
+            raise settings.complaint(exc.details["field"], f"{exc.details['value']!r}: {exc.details['why']}") from exc
+
+    def watch(self, vitals: Vitals) -> None:
+        """Show it how the app does, if it wants to see that.
+
+        Raises:
+            SettingsError: it could not take that.
+        """
+        if isinstance(self.observer, WatchingObserver):
+            try:
+                self.observer.watch(vitals)
+            except Exception as exc:  # the observer's failure, which its author has to see
+                raise self.settings.complaint(None, f"its method watch raised {line_of(exc)}") from exc
+
+    async def aclose(self) -> None:
+        """Close it, if it can be closed, in bounded time; a failure is said in the program's log."""
+        close = getattr(self.observer, "aclose", None)
+        if close is None:
+            return
+        try:
+            await call_observer(close(), observer=f"{self.name}.aclose", limit=_CLOSE_SECONDS)
+        except BaseException as exc:  # the observer's failure: the others are closed all the same
+            if not is_own_failure(exc):
+                raise
+            logger.warning("observer %s could not be closed: %s", self.name, line_of(exc))
+
+
+def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
+    """All observers that the settings name. Imports their modules, which may take long; needs no event loop.
+
+    Raises:
+        SettingsError: one of them cannot be made; the message names its table, and the key.
+    """
+    environ = os.environ if environ is None else environ
+    return [build_observer(configured, environ) for configured in settings.observers]
+
+
+def build_observer(configured: ObserverSettings, environ: Mapping[str, str]) -> ConfiguredObserver:
+    """One observer.
+
+    Raises:
+        SettingsError: it cannot be made; the message names its table, and the key.
+    """
+    target = find_observer(configured)
+    options = _Options(configured, environ)
+    if inspect.isclass(target):
+        _check_options(configured, target)
+        observer = _make(configured, target, options)
+    else:
+        for key in configured.options:
+            raise configured.complaint(key, f"{configured.type} is no class, and takes no options")
+        observer = _checked(configured, target)
+    delivery = _delivery_of(configured, target)
+    _check_keys(configured, delivery)
+    events = configured.events or _events_of_class(configured, target)
+    built = ConfiguredObserver(settings=configured, observer=observer, delivery=delivery, events=events)
+    if built.is_durable:
+        built.subscribed(grace=0)
+    return built
+
+
+class _Options:
+    """The options of a table with what the environment has for them, and how to speak of them without that."""
+
+    def __init__(self, configured: ObserverSettings, environ: Mapping[str, str]) -> None:
+        self._configured = configured
+        self._environ = environ
+        self._written: dict[str, str] = {}
+        self.values: dict[str, Any] = {key: self._value(key, value) for key, value in configured.options.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
+        match value:
+            case dict():
+                return {name: self._value(f"{key}.{name}", inner) for name, inner in value.items()}
+            case list():
+                return [self._value(f"{key}[{number}]", inner) for number, inner in enumerate(value, 1)]
+            case str() if value.startswith(_FROM_ENVIRONMENT):
+                variable = value.removeprefix(_FROM_ENVIRONMENT)
+                if variable not in self._environ:
+                    raise self._configured.complaint(key, f"the environment has no variable {variable or '(no name)'}")
+                found = self._environ[variable]
+                self._written[found] = value
+                return found
+            case _:
+                return value
+
+    def masked(self, text: str) -> str:
+        """A message with what the environment has, which may be secret, as it is written in the file."""
+        for found in sorted(self._written, key=len, reverse=True):
+            if len(found) >= _SHORTEST_SECRET:
+                text = text.replace(found, self._written[found])
+        return text
+
+
+def _make(configured: ObserverSettings, target: Callable[..., Any], options: _Options) -> RunObserver:
+    try:
+        made = target(**options.values)
+    except ObserverOptionError as exc:
+        raise configured.complaint(exc.details["option"], options.masked(exc.details["why"])) from exc
+    except ImportError as exc:
+        why = why_not_installed(exc, BUILT_IN.get(configured.type)) or line_of(exc)
+        raise configured.complaint(None, options.masked(why)) from exc
+    except (TracksideError, TypeError, ValueError) as exc:
+        raise configured.complaint(None, options.masked(str(exc).rstrip(".") or repr(exc))) from exc
+    except Exception as exc:  # its author's to see, as what he writes in a message of his own is
+        raise configured.complaint(None, options.masked(f"{configured.type} raised {line_of(exc)}")) from exc
+    return _checked(configured, made)
+
+
+def _checked(configured: ObserverSettings, made: Any) -> RunObserver:
+    if made is None:
+        raise configured.complaint("type", f"{configured.type} is None, and no observer")
+    try:
+        return ensure_observer(made)
+    except NotAnObserverError as exc:
+        raise configured.complaint("type", str(exc).rstrip(".")) from exc
+
+
+def _check_options(configured: ObserverSettings, target: type) -> None:
+    """See that there is an option for each key, and a key for each option that has no default."""
+    if not callable(getattr(target, "on_event", None)):
+        why = f"{configured.type} is no observer: it has no method on_event"
+        raise configured.complaint("type", why)
+    try:
+        parameters = [*inspect.signature(target).parameters.values()]
+    except (TypeError, ValueError):  # a class that was not written in Python
+        return
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    named = [p for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    known = [parameter.name for parameter in named if parameter.name not in OBSERVER_KEYS]
+    for key in configured.options:
+        if key not in known and not takes_any:
+            raise configured.complaint(key, _unknown(configured, key, known))
+    for parameter in named:
+        if parameter.default is not parameter.empty or parameter.name in configured.options:
+            continue
+        why = f"it is missing, and {configured.type} needs it"
+        if parameter.name in OBSERVER_KEYS:
+            why = f"{configured.type} needs it, and never gets it: this key says how an observer is told of events"
+        raise configured.complaint(parameter.name, why)
+
+
+def _unknown(configured: ObserverSettings, key: str, known: Sequence[str]) -> str:
+    if near := difflib.get_close_matches(key, [*known, *OBSERVER_KEYS], 1, 0.6):
+        return f"there is no such key; did you mean {near[0]}?"
+    options = f"the options {', '.join(known)}" if known else "no options"
+    return f"there is no such key; {configured.type} takes {options}; all observers have {', '.join(sorted(OBSERVER_KEYS))}"
+
+
+def _delivery_of(configured: ObserverSettings, target: Any) -> Delivery:
+    said: Any = configured.delivery or getattr(target, "delivery", Delivery.live)
+    try:
+        return Delivery(said)
+    except ValueError:
+        why = f"{configured.type} says {said!r}, which is neither live nor durable; say it here"
+        raise configured.complaint("delivery", why) from None
+
+
+def _check_keys(configured: ObserverSettings, delivery: Delivery) -> None:
+    """See that no key stands there which means nothing for this delivery."""
+    if delivery is Delivery.durable:
+        if configured.required:
+            why = (
+                "no run can wait for it: its delivery is durable, so it gets events from the log, after they are stored, "
+                'and misses none; leave this out, or say delivery = "live"'
+            )
+            raise configured.complaint("required", why)
+        return
+    for key in _DURABLE_KEYS:
+        if getattr(configured, key) is not None:
+            why = 'it is for observers that are fed from the log: say delivery = "durable", or leave this out'
+            raise configured.complaint(key, why)
+
+
+def _events_of_class(configured: ObserverSettings, target: Any) -> tuple[LifecycleEventType, ...] | None:
+    """Which events the class asks for, unless what it calls so is something else."""
+    said = getattr(target, "events", None)
+    if said is None or isinstance(said, property) or inspect.isroutine(said):
+        return None
+    try:
+        return tuple(map(LifecycleEventType, said))
+    except (TypeError, ValueError):
+        why = f"{configured.type} says {said!r:.80}, which is no list of types of events; say it here"
+        raise configured.complaint("events", why) from None

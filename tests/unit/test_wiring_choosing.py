@@ -1,0 +1,116 @@
+"""A live observer gets the events that it wants, as it takes them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from trackside.app.wiring.choosing import ChosenEvents, EventChoice
+from trackside.harness import LifecycleEventType, RunLifecycleEvent
+from trackside.harness.buffered import EventGap, GapObserver
+from trackside.harness.observer import MissedEventsObserver, PartlyTaken, observer_name
+from trackside.testing import RecordingBatchObserver, RecordingObserver, make_event, make_run
+
+MESSAGES = EventChoice([LifecycleEventType.HUMAN_MESSAGE], None)
+
+
+def run_of(agent: str, run_id: str) -> list[RunLifecycleEvent]:
+    first, *rest = make_run(run_id)
+    kept = {key: value for key, value in rest[-2].payload.items() if key != "agent"}
+    end = make_event(rest[-2].event_type, run_id=run_id, sequence=4, payload=kept)
+    start = make_event(first.event_type, run_id=run_id, payload={"agent": agent, "metadata": {}})
+    return [start, *rest[:-2], end, rest[-1]]
+
+
+async def test_only_events_of_the_types_come() -> None:
+    seen = RecordingObserver()
+    chosen = ChosenEvents(seen, MESSAGES)
+    for event in make_run():
+        await chosen.on_event(event)
+
+    assert [event.event_type for event in seen.events] == ["human_message"]
+
+
+async def test_a_batch_comes_as_a_batch_and_an_empty_one_not_at_all() -> None:
+    seen = RecordingBatchObserver()
+    chosen = ChosenEvents(seen, MESSAGES)
+    await chosen.on_events(make_run(messages=3))
+    await chosen.on_events(make_run(messages=0))
+
+    assert [len(batch) for batch in seen.batches if batch] == [3]
+
+
+async def test_only_runs_of_the_agent_come_from_start_to_end_and_what_follows() -> None:
+    seen = RecordingObserver()
+    chosen = ChosenEvents(seen, EventChoice(None, "chat"))
+    mine, others = run_of("chat", "mine"), run_of("search", "others")
+    for pair in zip(mine, others, strict=True):
+        await chosen.on_events(pair)
+
+    assert seen.events == mine
+
+
+async def test_a_run_that_never_started_is_known_by_its_end() -> None:
+    seen = RecordingObserver()
+    chosen = ChosenEvents(seen, EventChoice(None, "chat"))
+    end = make_event(LifecycleEventType.RUN_CANCELLED, payload={"agent": "chat"})
+    await chosen.on_events([end, make_event(LifecycleEventType.RUN_CANCELLED, run_id="run-2")])
+
+    assert seen.events == [end]
+
+
+async def test_runs_that_ended_long_ago_are_forgotten() -> None:
+    choice = EventChoice(None, "chat")
+    for number in range(3_000):
+        choice.of(run_of("chat", f"run-{number}"))
+
+    assert len(choice._is_wanted) <= 1_001
+
+
+class Failing:
+    def __init__(self, at: RunLifecycleEvent) -> None:
+        self.at = at
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        if event is self.at:
+            raise ConnectionError("away")
+
+
+async def test_of_a_batch_that_is_taken_in_part_the_unwanted_events_before_the_failure_are_taken_too() -> None:
+    events = [*make_run("run-1"), *make_run("run-2")]
+    second_message = events[7]
+    with pytest.raises(PartlyTaken) as caught:
+        await ChosenEvents(Failing(second_message), MESSAGES).on_events(events)
+
+    assert caught.value.taken == 7
+    assert isinstance(caught.value.cause, ConnectionError)
+
+
+class Careful(RecordingObserver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaps: list[EventGap] = []
+        self.missed: list[Sequence[RunLifecycleEvent]] = []
+
+    async def on_gap(self, gap: EventGap) -> None:
+        self.gaps.append(gap)
+
+    async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str | None:
+        self.missed.append(events)
+        return "a drawer"
+
+
+async def test_it_hears_of_gaps_and_of_what_it_missed_if_it_wants_to() -> None:
+    careful = Careful()
+    chosen, simple = ChosenEvents(careful, MESSAGES), ChosenEvents(RecordingObserver(), MESSAGES)
+    assert isinstance(chosen, GapObserver)
+    assert isinstance(chosen, MissedEventsObserver)
+    events = make_run()
+
+    assert await chosen.on_missed(events, OSError()) == "a drawer"
+    assert await chosen.on_missed(events[:1], OSError()) is None
+    assert careful.missed == [[events[2]]]
+    assert not isinstance(simple, GapObserver | MissedEventsObserver)
+
+
+def test_messages_call_it_as_the_observer_behind_it() -> None:
+    assert observer_name(ChosenEvents(Careful(), MESSAGES)) == "Careful"
