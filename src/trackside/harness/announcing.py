@@ -7,7 +7,9 @@ from trackside.harness.ending import End
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import terminal_event_of
 from trackside.harness.redaction import Redact, redacted
-from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, ThreadStatus
+from trackside.harness.types import JsonObject, LifecycleEventType, RunRecord, RunStatus, ThreadStatus
+
+_STOPPED = frozenset({RunStatus.cancelled, RunStatus.timeout})
 
 
 class Announcements:
@@ -45,7 +47,7 @@ class Announcements:
             says["title"] = self._journal.title
         return self._draft(LifecycleEventType.THREAD_STATUS_UPDATED, says)
 
-    def end(self, end: End, duration_seconds: float) -> Draft:
+    def end(self, end: End) -> Draft:
         """The run has ended. It names the agent again, for observers that see ends alone, or in another process."""
         kind = terminal_event_of(end.status)
         says: JsonObject = {"agent": self._record.agent}
@@ -54,7 +56,8 @@ class Announcements:
         says.update(end.says)
         if kind is LifecycleEventType.RUN_COMPLETED or self._journal.title is not None:
             says["title"] = self._journal.title
-        says["completion_data"] = self._journal.completion_data(duration_seconds)
+        open_as = "cancelled" if end.status in _STOPPED else "unfinished"
+        says["completion_data"] = self._journal.completion_data(self._journal.elapsed(), open_as=open_as)
         return self._draft(kind, says)
 
     def _draft(self, kind: LifecycleEventType, says: JsonObject) -> Draft:

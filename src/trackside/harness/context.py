@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trackside.harness.calls import Call, CallKind
 from trackside.harness.errors import RunDepthError
 from trackside.harness.ids import new_id
 from trackside.harness.journal import LEAD_AGENT, Journal
@@ -153,11 +155,15 @@ class RunContext:
         caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
         answered: bool = True,
+        seconds: float | None = None,
+        call: Call | None = None,
     ) -> None:
         """Say that a model was called, so that its use counts, also against the run's budget.
 
         `caller` is who called it: the lead agent, a sub-agent, a middleware. `cost_usd` is what the call cost; left out,
-        the manager's price list is asked. `answered=False` says that the call failed after it had used this.
+        the manager's price list is asked. `answered=False` says that the call failed after it had used this. `seconds` is
+        how long the call took, which has come back just now. With `call`, it is one that was begun by `run.call`, whose
+        own start, end and caller count.
         """
         self._journal.record_usage(
             model,
@@ -168,6 +174,8 @@ class RunContext:
             caller=caller,
             cost_usd=cost_usd,
             answered=answered,
+            seconds=seconds,
+            call=call,
         )
 
     def record_model_failure(self, error: BaseException) -> None:
@@ -176,9 +184,48 @@ class RunContext:
         """
         self._journal.record_model_failure(error)
 
-    def record_tool_call(self, name: str) -> None:
-        """Say that a tool was called."""
-        self._journal.record_tool_call(name)
+    def record_tool_call(self, name: str, *, caller: str = LEAD_AGENT, seconds: float | None = None) -> None:
+        """Say that a tool was called, by whom, and how many seconds that took, if somebody has measured it."""
+        self._journal.record_tool_call(name, caller=caller, seconds=seconds)
+
+    @contextmanager
+    def call(self, kind: CallKind, name: str, *, caller: str = LEAD_AGENT) -> Generator[Call]:
+        """Measure a call, of a model (`chat`), a tool (`execute_tool`) or another agent (`invoke_agent`), by its name.
+
+            with run.call("execute_tool", "search"):
+                found = await search(question)
+            with run.call("chat", "gpt-5-mini") as call:
+                answer = await ask(found)
+                run.record_usage("gpt-5-mini", input_tokens=12, output_tokens=40, call=call)
+
+        The tool is counted here, as by `record_tool_call`; the model counts when its usage is told. What is raised inside is
+        told as the call's `error_type`, and passed on.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) it is of another kind.
+        """
+        call = self.begin_call(kind, name, caller=caller)
+        try:
+            yield call
+        except RunPaused:
+            call.end()
+            raise
+        except BaseException as exc:
+            call.end(exc)
+            raise
+        call.end()
+
+    def begin_call(self, kind: CallKind, name: str, *, caller: str = LEAD_AGENT, at: float | None = None) -> Call:
+        """As `call`, for an adapter that is told of a call's start and end apart: it calls `end` of what this returns.
+
+        `at` is what `elapsed` was when the call began, if that was earlier. One that nobody ends lasts as long as the run.
+        """
+        return self._journal.begin_call(kind, name, caller, at=at)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return self._journal.elapsed()
 
     def set_title(self, title: str) -> None:
         """Give the thread a title."""

@@ -139,4 +139,6 @@ def _own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
     for name in ("token_usage_by_model", "token_usage_by_caller"):
         if name in own:
             own[name] = {who: dict(usage) for who, usage in own[name].items()} if own[name] else {}
+    if "calls" in own:
+        own["calls"] = [dict(call) for call in own["calls"]]
     return own

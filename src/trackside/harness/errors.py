@@ -52,6 +52,12 @@ class InvalidUsageError(InvalidSpecError):
     fault = "agent"
 
 
+class InvalidCallError(InvalidSpecError):
+    """{field} = {value!r} does not describe a call: {why}."""
+
+    fault = "agent"
+
+
 class NotASpecError(TracksideError, TypeError):
     """{passed} does not say what to run: pass a `RunSpec`, as `RunSpec("agent", "input")`."""
 

@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from trackside.harness.budget import Used
+from trackside.harness.calls import Call, CallKind, CallLog
 from trackside.harness.errors import InvalidUsageError, PayloadError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical
@@ -81,14 +83,21 @@ class Journal:
     Args:
         prices: what calls cost whose cost is not told; None: they have no cost.
         on_use: called after each call of a model or tool, by whoever tells of it.
+        monotonic: the clock by which the run and its calls are measured, in seconds.
     """
 
-    def __init__(self, prices: PriceList | None = None, on_use: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        prices: PriceList | None = None,
+        on_use: Callable[[], None] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.title: str | None = None
         self.unpriced: set[str] = set()
         """The models that were called and have no price."""
         self._prices = prices
         self._on_use = on_use
+        self._calls = CallLog(monotonic)
         self._answers = 0
         self._failed_calls = 0
         self._last_failure: BaseException | None = None
@@ -103,6 +112,25 @@ class Journal:
         self._first_human: str | None = None
         self._last_ai: str | None = None
 
+    def start(self) -> None:
+        """The run starts now: the seconds of its calls count from here."""
+        self._calls.start()
+
+    def elapsed(self) -> float:
+        """Seconds since the run started; 0 if it never did."""
+        return self._calls.elapsed()
+
+    def begin_call(self, kind: CallKind, name: str, caller: str = LEAD_AGENT, *, at: float | None = None) -> Call:
+        """Note that a call begins, or began at that second of the run; that of a tool is counted now.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) it is of no kind that there is.
+        """
+        call = self._calls.begin(kind, name, caller, at=at)
+        if kind == "execute_tool":
+            self._count_tool_call()
+        return call
+
     def record_usage(
         self,
         model: str,
@@ -114,11 +142,14 @@ class Journal:
         caller: str = LEAD_AGENT,
         cost_usd: float | None = None,
         answered: bool = True,
+        seconds: float | None = None,
+        call: Call | None = None,
     ) -> None:
         """Count one call of a model; of one that failed after all, with `answered=False`, what it used.
 
         Raises:
             InvalidUsageError: (a `ValueError`) a number of tokens is not a whole number from 0 up, or the cost negative.
+            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds.
         """
         tokens = (input_tokens, output_tokens, cache_read_tokens, reasoning_tokens)
         for count in tokens:
@@ -127,7 +158,10 @@ class Journal:
         if cost_usd is not None and not _is_cost(cost_usd):
             raise InvalidUsageError(field="cost_usd", value=cost_usd, why="a cost is a number from 0 up, in US dollars")
         model, _ = canonical(str(model))
-        caller, _ = canonical(str(caller))
+        caller, _ = canonical(str(caller if call is None else call.caller))
+        if call is None:
+            call = self._calls.add("chat", model, caller, seconds, answered=answered)
+        call.used(model, *tokens)
         if cost_usd is None and self._prices is not None:
             cost_usd = self._price_of(model, *tokens)
         with self._lock:
@@ -176,8 +210,16 @@ class Journal:
             tokens = total.input_tokens + total.output_tokens
             return Used(tokens, total.cost_usd, self._llm_calls, self._tool_calls)
 
-    def record_tool_call(self, name: str) -> None:
-        """Count one call of a tool."""
+    def record_tool_call(self, name: str, *, caller: str = LEAD_AGENT, seconds: float | None = None) -> None:
+        """Count one call of a tool that is over.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) `seconds` is no number of seconds.
+        """
+        self._calls.add("execute_tool", name, caller, seconds)
+        self._count_tool_call()
+
+    def _count_tool_call(self) -> None:
         with self._lock:
             self._tool_calls += 1
         if self._on_use is not None:
@@ -201,8 +243,13 @@ class Journal:
                 self._last_ai = text
         return plain
 
-    def completion_data(self, duration_seconds: float) -> JsonObject:
-        """The totals so far. `cost_usd` is absent where no call had a price: unknown is not zero."""
+    def completion_data(self, duration_seconds: float, *, open_as: str = "unfinished") -> JsonObject:
+        """The totals so far. `cost_usd` is absent where no call had a price: unknown is not zero.
+
+        Args:
+            duration_seconds: how long the run took.
+            open_as: the `error_type` of calls that have not come back.
+        """
         with self._lock:
             total = self._total
             data: JsonObject = {
@@ -222,7 +269,7 @@ class Journal:
                 data["cost_usd"] = total.cost_usd
             if self._failed_calls:
                 data["llm_error_count"] = self._failed_calls
-        return data
+        return data | self._calls.as_json(duration_seconds, open_as)
 
 
 def plain_message(message: Any) -> JsonObject:

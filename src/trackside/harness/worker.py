@@ -103,7 +103,9 @@ class RunWorker:
         self._on_released = on_released
         self._tell_stuck = on_stuck
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
-        self._journal = Journal(services.prices, None if budget is None else self._check_budget)
+        self._journal = Journal(
+            services.prices, None if budget is None else self._check_budget, services.clock.monotonic
+        )
         self._spending = Spending(record, self._journal, budget)
         self._says = Announcements(record, self._journal, services.redact)
         self._emitter = RunEmitter(record.run_id, record.thread_id, deliver=observers.deliver, clock=services.clock)
@@ -120,7 +122,6 @@ class RunWorker:
         self._memory = ThreadMemory(services.states, self._run, observers.policy)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._began: float | None = None
         self._stop: Stop | None = None
         self._claimed = False
         self._lost = False
@@ -206,7 +207,7 @@ class RunWorker:
             return None
         self._claimed = True
         bind_run(self._run)
-        self._began = self._services.clock.monotonic()
+        self._journal.start()
         deadline = self._arm_deadline()
         end = await self._execute(claim)
         self._ending = True
@@ -419,8 +420,7 @@ class RunWorker:
         """Settle, announce, give the thread back; None if it turns out that the run is lost."""
         end = await self._put_thread_right(end)
         run_id = self.record.run_id
-        seconds = 0.0 if self._began is None else self._services.clock.monotonic() - self._began
-        terminal = self._says.end(end, seconds)
+        terminal = self._says.end(end)
         says = terminal.payload
         settlement = await self._settle(end, says)
         if settlement.retried_as is not None:

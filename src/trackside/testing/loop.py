@@ -157,10 +157,14 @@ class _ShuffledTurns(deque[asyncio.Handle]):
 
 
 class VirtualClock:
-    """A `Clock` that shows the time of a `VirtualTimeLoop`, by default of the running loop."""
+    """A `Clock` that shows the time of a `VirtualTimeLoop`, by default of the running loop.
+
+    In a thread, where none runs, it shows that of the loop which was running when it was asked last.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, *, epoch: datetime = EPOCH) -> None:
         self._loop = loop
+        self._seen: asyncio.AbstractEventLoop | None = None
         self._epoch = epoch
 
     def now(self) -> datetime:
@@ -169,7 +173,17 @@ class VirtualClock:
 
     def monotonic(self) -> float:
         """The loop's time."""
-        return (self._loop or asyncio.get_running_loop()).time()
+        if self._loop is not None:
+            return self._loop.time()
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            if self._seen is None:
+                raise
+        else:
+            if self._seen is None or isinstance(running, VirtualTimeLoop):  # not one of a thread's own
+                self._seen = running
+        return self._seen.time()
 
 
 def run_virtual[T](coro: Coroutine[Any, Any, T], *, seed: int | None = None, horizon: float = HORIZON) -> T:

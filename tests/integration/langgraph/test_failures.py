@@ -84,6 +84,7 @@ async def test_half_an_answer_is_none_but_its_tokens_count(stage: Any) -> None:
     assert outcome.status is RunStatus.error
     assert outcome.end["error_type"] == "ConnectionError"
     assert outcome.usage["total_tokens"] == 51
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == ["ConnectionError"]
 
 
 @tool
@@ -108,6 +109,7 @@ async def test_a_tool_that_failed_is_not_the_last_word_of_a_success(stage: Any) 
 async def test_a_tool_that_failed_may_be_answered(stage: Any) -> None:
     outcome = await stage.play(chat(asking(answering(CALL)), TOOLS, asking(answering())), "hello")
     assert outcome.status is RunStatus.success
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == [None, "LookupError", None]
 
 
 async def test_a_tool_that_failed_in_an_earlier_run_is_not_this_ones_error(stage: Any) -> None:

@@ -43,6 +43,13 @@ def callers(outcome: Any) -> dict[str, int]:
     return {name: used["total_tokens"] for name, used in outcome.usage["token_usage_by_caller"].items()}
 
 
+def calls(outcome: Any) -> list[tuple[str, str, str]]:
+    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    listed = outcome.usage["calls"]
+    assert [call for call in listed if "error_type" in call] == []
+    return [(call["kind"], call["name"], call["caller"]) for call in listed]
+
+
 async def test_a_model_call_is_counted_by_model_and_credited_to_the_lead_agent(stage: Any) -> None:
     llm = model(answer(tokens=(100, 20), input_token_details={"cache_read": 60}, output_token_details={"reasoning": 5}))
     outcome = await stage.play(asking(llm), "hello")
@@ -112,6 +119,13 @@ async def test_a_subgraph_as_a_node_is_credited_to_its_name(stage: Any) -> None:
     )
     outcome = await stage.play(lead, "go")
     assert callers(outcome) == {"researcher": 10, "write": 2, "lead_agent": 100}
+    assert calls(outcome) == [
+        ("invoke_agent", "researcher", "lead_agent"),
+        ("chat", "small", "researcher"),
+        ("invoke_agent", "write", "lead_agent"),
+        ("chat", "small", "write"),
+        ("chat", "small", "lead_agent"),
+    ]
 
 
 def _ask_node(llm: BaseChatModel) -> Any:
@@ -127,6 +141,11 @@ async def test_a_graph_inside_a_graph_inside_is_credited_by_the_path_to_it(stage
     lead = StateGraph(MessagesState).add_node("team", middle).add_edge(START, "team").compile()
     outcome = await stage.play(lead, "go")
     assert callers(outcome) == {"team/search": 12}
+    assert calls(outcome) == [
+        ("invoke_agent", "team", "lead_agent"),
+        ("invoke_agent", "team/search", "team"),
+        ("chat", "small", "team/search"),
+    ]
 
 
 async def test_a_graph_called_in_a_node_is_credited_to_its_name_also_in_a_thread_of_its_own(stage: Any) -> None:
@@ -140,6 +159,7 @@ async def test_a_graph_called_in_a_node_is_credited_to_its_name_also_in_a_thread
     lead = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
     outcome = await stage.play(lead, "go")
     assert callers(outcome) == {"critic": 3}
+    assert calls(outcome) == [("invoke_agent", "critic", "lead_agent"), ("chat", "small", "critic")] * 2
 
 
 @pytest.mark.parametrize(("name", "credited"), [("searcher", "searcher"), (None, "look_up")])
@@ -166,6 +186,11 @@ async def test_a_graph_inside_a_tool_is_credited_to_its_name_or_the_tool(
     outcome = await stage.play(lead, "go")
     assert callers(outcome) == {"lead_agent": 0, credited: 33}
     assert outcome.usage["tool_call_count"] == 1
+    assert calls(outcome)[1:] == [
+        ("execute_tool", "look_up", "lead_agent"),
+        ("invoke_agent", credited, "lead_agent"),
+        ("chat", "small", credited),
+    ]
 
 
 class Fan(TypedDict, total=False):

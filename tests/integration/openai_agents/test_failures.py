@@ -110,12 +110,14 @@ async def test_a_tools_error_that_the_model_deals_with_is_no_failure(stage: Any)
     outcome = await stage.play(agent(Calls("look"), "I could not look", tools=[broken()]), "look")
     assert outcome.status is RunStatus.success
     assert outcome.values["output"] == "I could not look"
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == [None, "LookupError", None]
 
 
 async def test_a_tools_error_that_nobody_is_to_handle_comes_out_as_it_is(stage: Any) -> None:
     outcome = await stage.play(agent(Calls("look"), tools=[broken(failure_error_function=None)]), "look")
     assert outcome.end["error_type"] == "LookupError"
     assert outcome.end["error"] == "the lens is cracked"
+    assert [call.get("error_type") for call in outcome.usage["calls"]] == [None, "LookupError"]
     assert "UserError" not in outcome.end["traceback"]
 
 

@@ -42,6 +42,13 @@ async def waiting(items: list[Any]) -> str:
     return ""
 
 
+def calls(outcome: Any) -> list[tuple[str, str, str]]:
+    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    listed = outcome.usage["calls"]
+    assert [call for call in listed if "error_type" in call] == []
+    return [(call["kind"], call["name"], call["caller"]) for call in listed]
+
+
 async def test_tokens_are_counted_with_those_cached_and_those_of_reasoning(stage: Any) -> None:
     model = ScriptedModel("well", usage=(100, 20, 60, 7))
     outcome = await stage.play(Agent("lead", model=model), "hello")
@@ -62,6 +69,11 @@ async def test_a_handoffs_target_is_credited_by_name(stage: Any) -> None:
     assert outcome.usage["token_usage_by_caller"] == {"lead_agent": USED, "specialist": USED}
     assert outcome.usage["token_usage_by_model"] == {"scripted-1": USED, "large": USED}
     assert outcome.usage["tool_call_count"] == 0
+    assert calls(outcome) == [
+        ("chat", "scripted-1", "lead_agent"),
+        ("invoke_agent", "specialist", "lead_agent"),
+        ("chat", "large", "specialist"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +94,17 @@ async def test_agents_as_tools_are_credited_by_name_however_deep(stage: Any, opt
     twice = {name: 2 * count for name, count in USED.items()}
     assert outcome.usage["token_usage_by_caller"] == {"lead_agent": twice, "helper": twice, "deepest": USED}
     assert outcome.usage["tool_call_count"] == 2
+    assert calls(outcome) == [
+        ("chat", "scripted-1", "lead_agent"),
+        ("execute_tool", "helper", "lead_agent"),
+        ("invoke_agent", "helper", "lead_agent"),
+        ("chat", "scripted-1", "helper"),
+        ("execute_tool", "deepest", "helper"),
+        ("invoke_agent", "deepest", "helper"),
+        ("chat", "scripted-1", "deepest"),
+        ("chat", "scripted-1", "helper"),
+        ("chat", "scripted-1", "lead_agent"),
+    ]
     assert (
         outcome.usage["message_count"] == 4
     )  # the conversation's own: the question, the call, what came of it, the answer
@@ -112,6 +135,7 @@ async def test_a_run_of_the_sdks_that_a_tool_starts_is_credited_to_its_agent(sta
     outcome = await stage.play(lead, "go")
     assert outcome.status is RunStatus.success
     assert outcome.usage["token_usage_by_caller"]["helper"] == USED
+    assert ("invoke_agent", "helper", "lead_agent") in calls(outcome)
 
 
 async def test_the_hooks_of_others_go_on_working_below(stage: Any) -> None:

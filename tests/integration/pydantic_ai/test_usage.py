@@ -5,7 +5,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ModelHTTPError, ModelResponse, RequestUsage, TextPart
+from pydantic_ai import (
+    Agent,
+    ApprovalRequired,
+    DeferredToolRequests,
+    ModelHTTPError,
+    ModelResponse,
+    ModelRetry,
+    RequestUsage,
+    TextPart,
+)
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
@@ -25,6 +34,13 @@ def by(outcome: Any, what: str) -> dict[str, int]:
 
 def http_error(model: str) -> ModelHTTPError:
     return ModelHTTPError(500, model)
+
+
+def calls(outcome: Any) -> list[tuple[str, str, str]]:
+    """What was called, as kind, name and caller, in the order of the starts; each call has come back."""
+    listed = outcome.usage["calls"]
+    assert [call for call in listed if "error_type" in call] == []
+    return [(call["kind"], call["name"], call["caller"]) for call in listed]
 
 
 async def test_each_request_counts_under_the_model_that_answered(stage: Any) -> None:
@@ -85,6 +101,7 @@ async def test_agents_that_tools_call_count_under_their_name(stage: Any, way: st
     assert set(by(outcome, "caller")) == {LEAD, "expert"}
     assert by(outcome, "caller")[LEAD] == by(outcome, "model")["large"] == 30
     assert by(outcome, "caller")["expert"] == by(outcome, "model")["test"] > 0
+    assert ("invoke_agent", "expert", LEAD) in calls(outcome)
     assert outcome.usage["llm_call_count"] == 3
     assert outcome.usage["message_count"] == 4  # what agents say among themselves is theirs
 
@@ -124,6 +141,22 @@ async def test_agents_at_once_and_deep_down_are_told_apart(stage: Any) -> None:
     outcome = await stage.play(agent, "go")
     assert by(outcome, "caller") == {LEAD: 30, "middle": 30, "inner": 15, "side": 15}
     assert outcome.usage["tool_call_count"] == 3
+    assert sorted(calls(outcome)) == sorted(
+        [
+            ("chat", "small", LEAD),
+            ("execute_tool", "ask_middle", LEAD),
+            ("execute_tool", "ask_side", LEAD),
+            ("invoke_agent", "middle", LEAD),
+            ("invoke_agent", "side", LEAD),
+            ("chat", "small", "middle"),
+            ("chat", "small", "side"),
+            ("execute_tool", "ask_inner", "middle"),
+            ("invoke_agent", "inner", "middle"),
+            ("chat", "small", "inner"),
+            ("chat", "small", "middle"),
+            ("chat", "small", LEAD),
+        ]
+    )
 
 
 @pytest.mark.parametrize("through_function", [False, True], ids=["agent", "function"])
@@ -292,3 +325,26 @@ async def test_requests_that_a_capability_sends_in_its_own_way_count(stage: Any)
 
     outcome = await stage.play(Agent(answers(), capabilities=[Sending()]), "go")
     assert by(outcome, "model") == {"remote": 15}
+
+
+async def test_a_tool_that_is_tried_again_has_failed_once_and_one_that_waits_for_an_approval_has_not(
+    stage: Any,
+) -> None:
+    tries = iter([True, False])
+    agent = Agent(answers([call("look")], [call("look")], [call("ask")]), output_type=[str, DeferredToolRequests])
+
+    @agent.tool_plain(retries=2)
+    def look() -> str:
+        if next(tries):
+            raise ModelRetry("look again")
+        return "seen"
+
+    @agent.tool_plain
+    def ask() -> str:
+        raise ApprovalRequired
+
+    outcome = await stage.play(agent, "go")
+    assert outcome.status is RunStatus.interrupted
+    tools = [call for call in outcome.usage["calls"] if call["kind"] == "execute_tool"]
+    seen = [(tool["name"], tool.get("error_type")) for tool in tools]
+    assert seen == [("look", "ModelRetry"), ("look", None), ("ask", None)]

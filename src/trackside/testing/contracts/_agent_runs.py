@@ -84,6 +84,8 @@ class RunningPromises(Contract):
         assert by_caller.get("helper") == tokens_of(1), f"one call of the agent below was credited as {by_caller}"
         assert by_caller.get("lead_agent") == tokens_of(calls - 1), f"of {calls} calls were credited {by_caller}"
         assert by_caller.keys() == {"helper", "lead_agent"}, f"credited were {', '.join(by_caller)}"
+        callers = [call["caller"] for call in played.used["calls"] if call["kind"] == "chat"]
+        assert sorted(callers) == ["helper"] + ["lead_agent"] * (calls - 1), f"the calls are listed as {callers}'s"
 
     @pytest.mark.parametrize("times", [1, 3])
     @promise("usage")

@@ -91,6 +91,23 @@ class Played:
         seen = {name: used[f"total_{name}" if name != "total_tokens" else name] for name in expected}
         assert seen == expected, f"{calls} calls of the model were counted as {seen} instead of {expected}"
         assert used["llm_call_count"] == calls, f"{calls} calls were counted as {used['llm_call_count']}"
+        self._lists_calls()
+
+    def _lists_calls(self) -> None:
+        """Check that each call of a model that used something, and each of a tool, is listed with its times."""
+        used = self.used
+        listed = used.get("calls", [])
+        for call in listed:
+            assert call["at"] >= 0, f"a call began before its run: {call}"
+            assert call["seconds"] >= 0, f"a call ended before it began: {call}"
+        starts = [call["at"] for call in listed]
+        assert starts == sorted(starts), f"the calls are not listed in the order of their starts: {starts}"
+        models = [call for call in listed if call["kind"] == "chat" and "input_tokens" in call]
+        assert len(models) == used["llm_call_count"], f"{used['llm_call_count']} calls are listed as {models}"
+        tokens = sum(call["input_tokens"] + call["output_tokens"] for call in models)
+        assert tokens == used["total_tokens"], f"{used['total_tokens']} tokens are listed as {tokens}"
+        tools = [call for call in listed if call["kind"] == "execute_tool"]
+        assert len(tools) == used["tool_call_count"], f"{used['tool_call_count']} calls of tools are listed as {tools}"
 
     def has_answered(self, text: str) -> None:
         """Check that the run is a success, and that its caller got an output that has this text in it."""

@@ -1,4 +1,4 @@
-"""Listens to a graph's models and tools: tokens of each model call, credited to whoever made it; tool calls."""
+"""Listens to a graph's models, tools and sub-graphs: when each was called, tokens of each model call, and by whom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
+from langgraph.errors import GraphBubbleUp
 
+from trackside.harness.calls import Call
 from trackside.harness.context import RunContext
 from trackside.harness.journal import LEAD_AGENT
 
@@ -33,8 +35,8 @@ class UsageRecorder(BaseCallbackHandler):
        the name it was compiled with, else the agent's name around it, else the tool that runs it, else the path of nodes
        that leads to it.
 
-    A call that fails or is cancelled counts with the tokens that were reported before; an answer from LangChain's cache
-    does not count.
+    A tool and a sub-graph are called by who would be credited there. A call of a model that fails or is cancelled counts
+    with the tokens that were reported before; an answer from LangChain's cache does not count.
     """
 
     run_inline = True  # on the loop, before the model goes on: nothing is counted late, and no thread is needed
@@ -62,15 +64,16 @@ class UsageRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember where in the graph this is."""
-        self._links[run_id] = _link(parent_run_id, metadata, kwargs.get("name"))
+        link = self._links[run_id] = _link(parent_run_id, metadata, kwargs.get("name"), self._run.elapsed)
+        self._note_graph_of(link)
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the place."""
-        self._links.pop(run_id, None)
+        self._leave(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the place."""
-        self._links.pop(run_id, None)
+        self._leave(run_id, error)
 
     def on_tool_start(
         self,
@@ -86,16 +89,19 @@ class UsageRecorder(BaseCallbackHandler):
     ) -> None:
         """Count the call."""
         name = str((serialized or {}).get("name") or kwargs.get("name") or "tool")
-        self._links[run_id] = _link(parent_run_id, metadata, name, is_tool=True)
-        self._run.record_tool_call(name)
+        link = self._links[run_id] = _link(parent_run_id, metadata, name, self._run.elapsed, is_tool=True)
+        caller = self._caller(parent_run_id, metadata or {}, tags or ())
+        link.call = self._run.begin_call("execute_tool", name, caller=caller)
+        if self._run.cancelled:
+            link.call.end(asyncio.CancelledError())  # it is one too many: the `StopGate` does not let it begin
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the place."""
-        self._links.pop(run_id, None)
+        self._leave(run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the place."""
-        self._links.pop(run_id, None)
+        self._leave(run_id, error)
 
     def on_chat_model_start(
         self,
@@ -109,8 +115,11 @@ class UsageRecorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember who calls which model."""
+        if self._run.cancelled:
+            return  # it is one too many: the `StopGate` does not let it begin
         caller = self._caller(parent_run_id, metadata or {}, tags or ())
-        self._calls[run_id] = _Call(caller, _configured_model(serialized or {}, metadata or {}))
+        model = _configured_model(serialized or {}, metadata or {})
+        self._calls[run_id] = _Call(self._run.begin_call("chat", model, caller=caller), model)
 
     def on_llm_start(
         self,
@@ -148,6 +157,7 @@ class UsageRecorder(BaseCallbackHandler):
         call = self._calls.pop(run_id, None)
         if call is None:
             return
+        call.told.end()
         message = _message_of(response)
         call.model = _answering_model(message, response) or call.model
         usage = message.usage_metadata if message is not None else None
@@ -160,6 +170,7 @@ class UsageRecorder(BaseCallbackHandler):
         call = self._calls.pop(run_id, None)
         if call is None:
             return
+        call.told.end(error)
         response = kwargs.get("response")
         message = _message_of(response) if isinstance(response, LLMResult) else None
         call.model = _answering_model(message, response) or call.model
@@ -180,9 +191,25 @@ class UsageRecorder(BaseCallbackHandler):
             output_tokens=tokens.output,
             cache_read_tokens=tokens.cache_read,
             reasoning_tokens=tokens.reasoning,
-            caller=call.caller,
             answered=answered,
+            call=call.told,
         )
+
+    def _leave(self, run_id: UUID, error: BaseException | None = None) -> None:
+        link = self._links.pop(run_id, None)
+        if link is not None and link.call is not None:
+            link.call.end(None if isinstance(error, GraphBubbleUp) else error)  # a question is no failure
+
+    def _note_graph_of(self, node: _Link) -> None:
+        """Note the call of the graph that a node is in, which shows by its first node, unless it is the one that is run."""
+        graph = self._find(node.parent)
+        if graph is None or graph.call is not None or graph.namespace == node.namespace:
+            return
+        if graph.namespace in _task_namespaces(node.namespace, node.path) or self._find(graph.parent) is None:
+            return
+        around = self._graph_around(graph.parent, _task_namespaces(graph.namespace, graph.path))
+        caller = LEAD_AGENT if around is None else self._name_of(around)
+        graph.call = self._run.begin_call("invoke_agent", self._name_of(graph), caller=caller, at=graph.at)
 
     def _caller(self, parent: UUID | None, metadata: Mapping[str, Any], tags: Sequence[str]) -> str:
         for tag in reversed(tags):  # inherited ones come first
@@ -194,12 +221,12 @@ class UsageRecorder(BaseCallbackHandler):
             return f"middleware:{hook[1]}"
         if source := metadata.get("lc_source"):
             return f"middleware:{source}"
-        graph = self._graph_around(parent, metadata)
+        namespace, path = str(metadata.get("langgraph_checkpoint_ns", "")), metadata.get("langgraph_path", ())
+        graph = self._graph_around(parent, _task_namespaces(namespace, path))
         return LEAD_AGENT if graph is None else self._name_of(graph)
 
-    def _graph_around(self, parent: UUID | None, metadata: Mapping[str, Any]) -> _Link | None:
-        """The innermost graph that a call was made in, as a link; None if that is the graph that is run."""
-        inside = _task_namespaces(metadata)
+    def _graph_around(self, parent: UUID | None, inside: frozenset[str]) -> _Link | None:
+        """The innermost graph that a call was made in, `inside` these namespaces; None if that is the graph that is run."""
         link = self._find(parent)
         while link is not None and link.namespace in inside:
             link = self._find(link.parent)
@@ -224,23 +251,30 @@ class UsageRecorder(BaseCallbackHandler):
         return None if run_id is None else self._links.get(run_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Link:
     """Something that runs: the root graph, a graph inside, a node, a tool. `parent` is what runs it.
 
-    `namespace` is LangGraph's name for the task it belongs to, as `researcher:ID|model:ID`; the root graph has none.
+    `namespace` is LangGraph's name for the task it belongs to, as `researcher:ID|model:ID`; the root graph has none. It
+    began `at` that second of the run; `call` is that of a tool or of a graph inside.
     """
 
     parent: UUID | None
     namespace: str
+    path: Sequence[Any]
     name: str | None
     agent: str | None
+    at: float
     is_tool: bool
+    call: Call | None = None
 
 
-def _link(parent: UUID | None, metadata: Mapping[str, Any] | None, name: Any, *, is_tool: bool = False) -> _Link:
+def _link(
+    parent: UUID | None, metadata: Mapping[str, Any] | None, name: Any, at: float, *, is_tool: bool = False
+) -> _Link:
     known = metadata or {}
-    return _Link(parent, known.get("langgraph_checkpoint_ns", ""), name, known.get("lc_agent_name"), is_tool)
+    namespace, path = known.get("langgraph_checkpoint_ns", ""), known.get("langgraph_path", ())
+    return _Link(parent, namespace, path, name, known.get("lc_agent_name"), at, is_tool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +307,9 @@ _NOTHING = _Tokens()
 
 @dataclass(slots=True)
 class _Call:
-    """A model call under way. `reported` is what its stream has said so far."""
+    """A model call under way, which the run was told of. `reported` is what its stream has said so far."""
 
-    caller: str
+    told: Call
     model: str
     reported: _Tokens = field(default=_NOTHING)
 
@@ -285,14 +319,12 @@ def _count(tokens: Any) -> int:
     return max(0, int(tokens)) if isinstance(tokens, int | float) else 0
 
 
-def _task_namespaces(metadata: Mapping[str, Any]) -> frozenset[str]:
+def _task_namespaces(namespace: str, path: Sequence[Any]) -> frozenset[str]:
     """The namespaces of the task that a call was made in: its own, and those of the tasks that called it as `@task`.
 
     A functional-API call runs in its caller's graph, but nests its namespace under the caller's; its path is
     `(PUSH, caller's path, index, True)`.
     """
-    namespace = str(metadata.get("langgraph_checkpoint_ns", ""))
-    path = metadata.get("langgraph_path", ())
     namespaces = {namespace}
     while len(path) == 4 and path[-1] is True:
         namespace = namespace.rpartition("|")[0]

@@ -100,14 +100,14 @@ class OpenAIAgent:
         """
         options = RunnerOptions.of(run)
         recorder = UsageRecorder(run, self._agent)
-        failed = FailedTools(options.run_config.tool_error_formatter)
+        failed = FailedTools(options.run_config.tool_error_formatter, recorder.tool_errors)
         options = replace(options, run_config=replace(options.run_config, tool_error_formatter=failed))
         watch = CallWatch(recorder, options.run_config, options.hooks)
         given = await self._given(run, options)
         waiting = waiting_tools(given) if isinstance(given, RunState) else {}
         stream = AgentStream(run, self._agent.name, watch, waiting)
         await prepare_tracing()
-        recorder.listen()
+        recorder.listen(watch)
         carry_exits_of_tools()
         try:
             result = self._begin(run, given, options, watch)
@@ -117,10 +117,12 @@ class OpenAIAgent:
         except RunPaused as exc:
             raise ToolPauseError(agent=self.name) from exc
         except BaseException as exc:
-            watch.fail(exc)
-            if (raised := as_raised(exc)) is exc:
+            raised = as_raised(exc)
+            watch.fail(raised)
+            if raised is exc:
                 raise
             raise raised from raised.__cause__
+        watch.close()
         if result.interruptions:
             return AgentResult(interrupts=questions_in(result), paused=paused_state(result))
         if (why := failed.behind(result, recorder.tools)) is not None:

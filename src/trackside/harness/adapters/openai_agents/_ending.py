@@ -104,11 +104,12 @@ class FailedTools:
 
     Args:
         then: the formatter that the SDK's user has set.
+        errors: where to remember, by the id of the call.
     """
 
-    def __init__(self, then: ToolErrorFormatter | None) -> None:
+    def __init__(self, then: ToolErrorFormatter | None, errors: dict[str, Exception]) -> None:
         self._then = then
-        self._errors: dict[str, Exception] = {}
+        self._errors = errors
 
     async def __call__(self, failure: ToolErrorFormatterArgs[Any]) -> str | None:
         """The text that the user wants; None: the SDK's own."""

@@ -1,9 +1,10 @@
-"""Listens to the SDK's models and tools: tokens of each model call, credited to the agent that made it; tool calls."""
+"""Listens to the SDK's models, tools and agents: when each was called, tokens of each model call, and by which agent."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Unpack
 
@@ -26,6 +27,7 @@ from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_
 from agents.run_config import RunOptions
 
 from trackside.harness.adapters.openai_agents._errors import StoppingError
+from trackside.harness.calls import Call
 from trackside.harness.context import RunContext, current_run
 from trackside.harness.journal import LEAD_AGENT
 
@@ -41,6 +43,7 @@ _AT_THE_PROVIDER = {
 type _Input = str | list[TResponseInputItem] | RunState[Any]
 
 _listening: ContextVar[UsageRecorder | None] = ContextVar("trackside_openai_agents_usage", default=None)
+_above: ContextVar[CallWatch | None] = ContextVar("trackside_openai_agents_watch", default=None)
 
 
 class UsageRecorder:
@@ -62,6 +65,8 @@ class UsageRecorder:
         self.run = run
         self.tools: dict[str, Tool] = {}
         """The tools that were called, by the id of the call."""
+        self.tool_errors: dict[str, Exception] = {}
+        """What tools raised of which the SDK made a text for the model, by the id of the call."""
         self._lead = lead
 
     @staticmethod
@@ -70,9 +75,10 @@ class UsageRecorder:
         recorder = _listening.get()
         return recorder if recorder is not None and recorder.run is current_run() else None
 
-    def listen(self) -> None:
-        """Listen to what the calling task starts from now on."""
+    def listen(self, watch: CallWatch) -> None:
+        """Listen to what the calling task starts from now on, the run that `watch` watches."""
         _listening.set(self)
+        _above.set(watch)
         runner = get_default_agent_runner()
         if not isinstance(runner, _ListeningRunner):
             set_default_agent_runner(_ListeningRunner(runner))
@@ -93,17 +99,32 @@ class CallWatch(RunHooks[Any]):
         recorder: of which of our runs it is a part.
         run_config: the SDK run's config, which may name the model.
         then: whom the SDK's user wants called, too.
+        invoked: the call that the SDK's run is, if it is one below ours.
     """
 
     def __init__(
-        self, recorder: UsageRecorder, run_config: RunConfig | Mapping[str, Any] | None, then: RunHooks[Any] | None
+        self,
+        recorder: UsageRecorder,
+        run_config: RunConfig | Mapping[str, Any] | None,
+        then: RunHooks[Any] | None,
+        invoked: Call | None = None,
     ) -> None:
         self._recorder = recorder
         self._run = recorder.run
         self._model = run_config.get("model") if isinstance(run_config, Mapping) else getattr(run_config, "model", None)
         self._then = then or RunHooks()
-        self._caller: Agent[Any] | None = None  # of the call that is under way
+        self._caller: Agent[Any] | None = None  # of the call of a model that is under way
+        self._asked: Call | None = None  # that call
         self._reported: Any = None
+        self._speaker: Agent[Any] | None = None
+        self._invoked = invoked
+        self._handed: Call | None = None  # the part of the run since the last handoff
+        self._tools: dict[str, Call] = {}  # that are under way
+
+    @property
+    def speaker(self) -> str:
+        """The agent that works now, as it is credited."""
+        return LEAD_AGENT if self._speaker is None else self._recorder.caller(self._speaker)
 
     def reported(self, usage: Any) -> None:
         """What the stream says on the way about the call that is under way: an OpenAI `ResponseUsage`, or None."""
@@ -116,18 +137,27 @@ class CallWatch(RunHooks[Any]):
         broken_off = isinstance(error, InputGuardrailTripwireTriggered | asyncio.CancelledError)
         if self._caller is not None and not broken_off:
             self._run.record_model_failure(error)
-        self.close()
+        self.close(error)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """The SDK's run is over: count what was reported of a call that was cut off."""
-        agent, reported = self._caller, self._reported
-        self._caller = self._reported = None
+        agent, asked, reported = self._caller, self._asked, self._reported
+        self._caller = self._asked = self._reported = None
+        if asked is not None:
+            asked.end(error)
         if agent is not None and reported is not None:
-            self._record(agent, reported, answered=False)
+            self._record(agent, reported, asked, answered=False)
+        if len(self._tools) == 1:  # of several nobody says which one failed
+            self._tools.popitem()[1].end(error)
+        for call in (self._handed, self._invoked):
+            if call is not None:
+                call.end(error)
 
     def close_with(self, task: asyncio.Task[Any]) -> None:
         """The task that is the SDK's run has ended."""
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            self.close(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
             self.fail(error)
         self.close()
 
@@ -140,28 +170,41 @@ class CallWatch(RunHooks[Any]):
     ) -> None:
         """A model is called now."""
         self._go_on(agent, "model")
+        self._speaker = agent
         await self._then.on_llm_start(context, agent, system_prompt, input_items)
+        self._asked = self._run.begin_call("chat", self._model_of(agent), caller=self.speaker)
         self._caller = agent
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
         """The model has answered."""
-        self._caller = self._reported = None
-        self._record(agent, response.usage)
+        asked, self._caller, self._asked, self._reported = self._asked, None, None, None
+        if asked is not None:
+            asked.end()
+        self._record(agent, response.usage, asked)
         for item in response.output:
             if item.type in _AT_THE_PROVIDER:
-                self._run.record_tool_call(str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type)))
+                name = str(_AT_THE_PROVIDER[item.type] or getattr(item, "name", item.type))
+                self._run.record_tool_call(name, caller=self._recorder.caller(agent))
         await self._then.on_llm_end(context, agent, response)
 
     async def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> None:
         """A tool is called now, unless that is one too many."""
-        if isinstance(call_id := getattr(context, "tool_call_id", None), str):
-            self._recorder.tools[call_id] = tool
-        self._run.record_tool_call(tool.name)
-        self._go_on(agent, f"tool {tool.name}")
+        call_id = _call_id(context, tool)
+        self._recorder.tools[call_id] = tool
+        call = self._run.begin_call("execute_tool", tool.name, caller=self._recorder.caller(agent))
+        try:
+            self._go_on(agent, f"tool {tool.name}")
+        except StoppingError:
+            call.end(asyncio.CancelledError())
+            raise
+        self._tools[call_id] = call
         await self._then.on_tool_start(context, agent, tool)
 
     async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
-        """Pass it on."""
+        """The tool has come back, or the SDK has made a text of what it raised."""
+        call_id = _call_id(context, tool)
+        if (call := self._tools.pop(call_id, None)) is not None:
+            call.end(self._recorder.tool_errors.get(call_id))
         await self._then.on_tool_end(context, agent, tool, result)
 
     async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
@@ -173,7 +216,12 @@ class CallWatch(RunHooks[Any]):
         await self._then.on_agent_end(context, agent, output)
 
     async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
-        """Pass it on."""
+        """Another agent goes on, until the SDK's run is over or it hands over itself."""
+        if self._handed is not None:
+            self._handed.end()
+        name, caller = to_agent.name, self._recorder.caller(from_agent)
+        back = self._recorder.caller(to_agent) == LEAD_AGENT
+        self._handed = None if back else self._run.begin_call("invoke_agent", name, caller=caller)
         await self._then.on_handoff(context, from_agent, to_agent)
 
     def _go_on(self, agent: Agent[Any], what: str) -> None:
@@ -181,15 +229,19 @@ class CallWatch(RunHooks[Any]):
         if self._run.cancelled:
             raise StoppingError(agent=agent.name, what=what)
 
-    def _record(self, agent: Agent[Any], usage: Any, *, answered: bool = True) -> None:
+    def _model_of(self, agent: Agent[Any]) -> str:
+        return _name_of(self._model or agent.model)
+
+    def _record(self, agent: Agent[Any], usage: Any, call: Call | None, *, answered: bool = True) -> None:
         self._run.record_usage(
-            _name_of(self._model or agent.model),
+            self._model_of(agent),
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cache_read_tokens=getattr(usage.input_tokens_details, "cached_tokens", None) or 0,
             reasoning_tokens=getattr(usage.output_tokens_details, "reasoning_tokens", None) or 0,
             caller=self._recorder.caller(agent),
             answered=answered,
+            call=call,
         )
 
 
@@ -200,42 +252,64 @@ class _ListeningRunner(AgentRunner):
         self._runner = runner
 
     async def run(self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]) -> RunResult:
-        watch = _watch(options)
-        if watch is None:
+        with _watched(starting_agent, options):
             return await self._runner.run(starting_agent, input, **options)
-        try:
-            return await self._runner.run(starting_agent, input, **options)
-        except BaseException as exc:
-            watch.fail(exc)
-            raise
 
     def run_sync(self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]) -> RunResult:
-        watch = _watch(options)
-        if watch is None:
+        with _watched(starting_agent, options):
             return self._runner.run_sync(starting_agent, input, **options)
-        try:
-            return self._runner.run_sync(starting_agent, input, **options)
-        except BaseException as exc:
-            watch.fail(exc)
-            raise
 
     def run_streamed(
         self, starting_agent: Agent[Any], input: _Input, **options: Unpack[RunOptions[Any]]
     ) -> RunResultStreaming:
-        watch = _watch(options)
-        result = self._runner.run_streamed(starting_agent, input, **options)
+        watch = _watch(starting_agent, options)
+        with _below(watch):
+            result = self._runner.run_streamed(starting_agent, input, **options)
         if watch is not None and result.run_loop_task is not None:
             result.run_loop_task.add_done_callback(watch.close_with)
         return result
 
 
-def _watch(options: RunOptions[Any]) -> CallWatch | None:
+@contextmanager
+def _watched(agent: Agent[Any], options: RunOptions[Any]) -> Generator[None]:
+    """Watch one of the SDK's runs, from here to its end."""
+    watch = _watch(agent, options)
+    try:
+        with _below(watch):
+            yield
+    except BaseException as exc:
+        if watch is not None:
+            watch.fail(exc)
+        raise
+    if watch is not None:
+        watch.close()
+
+
+def _watch(agent: Agent[Any], options: RunOptions[Any]) -> CallWatch | None:
     """Add hooks of ours to the options of a run, unless it has them or is none of our business."""
-    recorder, hooks = UsageRecorder.current(), options.get("hooks")
+    recorder, hooks, above = UsageRecorder.current(), options.get("hooks"), _above.get()
     if recorder is None or isinstance(hooks, CallWatch):
         return None
-    watch = options["hooks"] = CallWatch(recorder, options.get("run_config"), hooks)
+    caller = LEAD_AGENT if above is None else above.speaker
+    invoked = recorder.run.begin_call("invoke_agent", agent.name, caller=caller)
+    watch = options["hooks"] = CallWatch(recorder, options.get("run_config"), hooks, invoked)
     return watch
+
+
+@contextmanager
+def _below(watch: CallWatch | None) -> Generator[None]:
+    """Runs that begin in here are started by the one that this watches; without one, by whichever is around."""
+    token = None if watch is None else _above.set(watch)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _above.reset(token)
+
+
+def _call_id(context: RunContextWrapper[Any], tool: Tool) -> str:
+    call_id = getattr(context, "tool_call_id", None)
+    return call_id if isinstance(call_id, str) else tool.name
 
 
 def _name_of(model: Any) -> str:

@@ -55,5 +55,6 @@ def _watch_iter() -> None:
 
 
 def _watch_on(agent: Agent[Any, Any], run: RunContext) -> Watch:
-    name = agent.name or tool_under_way() or "agent"
-    return watch_of(run, caller=name, speaker=name, namespace=(f"{name}:{new_id()}",))
+    tool, caller = tool_under_way()
+    name = agent.name or tool or "agent"
+    return watch_of(run, caller=name, speaker=name, namespace=(f"{name}:{new_id()}",), invoked_by=caller)

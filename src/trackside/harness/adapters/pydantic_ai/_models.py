@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -17,6 +17,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.usage import RequestUsage
 
+from trackside.harness.calls import Call
 from trackside.harness.context import RunContext
 from trackside.harness.exits import carrying_exits
 
@@ -39,23 +40,31 @@ class Ledger:
         if self._run.cancelled:
             raise asyncio.CancelledError
 
-    def answered(self, model: str, usage: RequestUsage) -> None:
-        """Count a call."""
-        self.calls += 1
-        self._record(model, usage, answered=True)
+    def measured(self, model: str) -> AbstractContextManager[Call]:
+        """A call that goes on while this is entered."""
+        return self._run.call("chat", model, caller=self._caller)
 
-    def cut_off(self, model: str, usage: RequestUsage) -> None:
+    def begun(self, model: str) -> Call:
+        """A call that begins now; whoever asks for it ends it."""
+        return self._run.begin_call("chat", model, caller=self._caller)
+
+    def answered(self, model: str, usage: RequestUsage, call: Call | None = None) -> None:
+        """Count a call, which nobody has measured if it is not given."""
+        self.calls += 1
+        self._record(model, usage, call, answered=True)
+
+    def cut_off(self, model: str, usage: RequestUsage, call: Call) -> None:
         """Count what a call used that came to no end, if it had said so."""
         self.calls += 1
         if usage.input_tokens or usage.output_tokens:
-            self._record(model, usage, answered=False)
+            self._record(model, usage, call, answered=False)
 
     def failed(self, error: Exception) -> None:
         """Count a call that gave no answer."""
         self.calls += 1
         self._run.record_model_failure(error)
 
-    def _record(self, model: str, usage: RequestUsage, *, answered: bool) -> None:
+    def _record(self, model: str, usage: RequestUsage, call: Call | None, *, answered: bool) -> None:
         self._run.record_usage(
             model,
             input_tokens=max(0, usage.input_tokens),
@@ -65,6 +74,7 @@ class Ledger:
             caller=self._caller,
             cost_usd=None if usage.cost is None else float(usage.cost),
             answered=answered,
+            call=call,
         )
 
 
@@ -161,12 +171,12 @@ class _CountedModel(WrapperModel):
                 return stream.get()
         self._ledger.stop_if_asked()
         try:
-            with carrying_exits():
+            with self._ledger.measured(self.model_name) as call, carrying_exits():
                 response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except Exception as exc:  # the model's failure
             self._ledger.failed(exc)
             raise
-        self._ledger.answered(response.model_name or self.model_name, response.usage)
+        self._ledger.answered(response.model_name or self.model_name, response.usage, call)
         return response
 
     @asynccontextmanager
@@ -185,6 +195,7 @@ class _CountedModel(WrapperModel):
             return
         self._ledger.stop_if_asked()
         stream: StreamedResponse | None = None
+        call = self._ledger.begun(self.model_name)
         try:
             with carrying_exits():
                 async with self.wrapped.request_stream(
@@ -192,16 +203,18 @@ class _CountedModel(WrapperModel):
                 ) as stream:
                     yield stream
         except BaseException as exc:
-            self._end(stream, exc)
+            self._end(call, stream, exc)
             raise
-        self._end(stream, None)
+        self._end(call, stream, None)
 
-    def _end(self, stream: StreamedResponse | None, error: BaseException | None) -> None:
+    def _end(self, call: Call, stream: StreamedResponse | None, error: BaseException | None) -> None:
         """Count a stream by how far it came. Whoever reads it may raise, too: of a whole answer that is not its failure."""
         if stream is not None and (error is None or stream.get().state == "complete"):
-            self._ledger.answered(stream.model_name or self.model_name, stream.usage)
+            call.end()
+            self._ledger.answered(stream.model_name or self.model_name, stream.usage, call)
             return
+        call.end(error)
         if stream is not None:
-            self._ledger.cut_off(stream.model_name or self.model_name, stream.usage)
+            self._ledger.cut_off(stream.model_name or self.model_name, stream.usage, call)
         if isinstance(error, Exception):
             self._ledger.failed(error)

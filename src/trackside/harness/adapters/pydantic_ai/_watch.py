@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from pydantic_ai.capabilities import AbstractCapability, ValidatedToolArgs, WrapToolExecuteHandler
+from pydantic_ai.capabilities import AbstractCapability, ValidatedToolArgs, WrapRunHandler, WrapToolExecuteHandler
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailedError, ToolRetryError
 from pydantic_ai.messages import AgentStreamEvent, ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import Model, ModelRequestContext
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import RunContext as AgentContext
 from pydantic_ai.tools import ToolDefinition
 
 from trackside.harness.adapters.pydantic_ai._messages import ai_message, chunk, chunk_of, tool_messages
 from trackside.harness.adapters.pydantic_ai._models import Ledger, counted
-from trackside.harness.context import RunContext
+from trackside.harness.context import RunContext, RunPaused
 from trackside.harness.exits import carrying_exits
 from trackside.harness.ids import new_id
+from trackside.harness.journal import LEAD_AGENT
 from trackside.harness.payload import whole
 from trackside.harness.types import JsonObject
 
@@ -27,11 +30,11 @@ MESSAGES = frozenset({"messages", "messages-tuple"})
 EVENTS = "events"
 UPDATES = "updates"
 
-_tool: ContextVar[str | None] = ContextVar("trackside_pydantic_ai_tool", default=None)
+_tool: ContextVar[tuple[str | None, str]] = ContextVar("trackside_pydantic_ai_tool", default=(None, LEAD_AGENT))
 
 
-def tool_under_way() -> str | None:
-    """The tool that the calling code belongs to, if it belongs to one."""
+def tool_under_way() -> tuple[str | None, str]:
+    """The tool that the calling code belongs to, if it belongs to one, and the agent that has called it."""
     return _tool.get()
 
 
@@ -46,11 +49,22 @@ class Watch(AbstractCapability[Any]):
         caller: who is credited with the models' calls.
         speaker: what the agent is called in the stream.
         namespace: where its parts belong in the stream; none for the lead agent.
+        invoked_by: who has called the agent; None for the lead agent.
     """
 
-    def __init__(self, run: RunContext, *, caller: str, speaker: str, namespace: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run: RunContext,
+        *,
+        caller: str,
+        speaker: str,
+        namespace: Sequence[str] = (),
+        invoked_by: str | None = None,
+    ) -> None:
         super().__init__()
         self.run = run
+        self._caller = caller
+        self._invoked_by = invoked_by
         self._ledger = Ledger(run, caller)
         self._speaker = speaker
         self._namespace = tuple(namespace)
@@ -65,6 +79,13 @@ class Watch(AbstractCapability[Any]):
     def get_wrapper_model(self, model: Model) -> Model:
         """Count the model's calls."""
         return counted(model, self._ledger)
+
+    async def wrap_run(self, ctx: AgentContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        """Measure the run of an agent that another has called."""
+        if self._invoked_by is None:
+            return await handler()
+        with self.run.call("invoke_agent", self._speaker, caller=self._invoked_by):
+            return await handler()
 
     async def before_run(self, ctx: AgentContext[Any]) -> None:
         """Remember what was said before."""
@@ -103,10 +124,22 @@ class Watch(AbstractCapability[Any]):
     ) -> Any:
         """Count the call before it is made, so that a budget stops it."""
         self._ledger.stop_if_asked()
-        self.run.record_tool_call(call.tool_name)
-        self._ledger.stop_if_asked()
-        with carrying_exits(), _under_way(call.tool_name):
-            return await handler(args)
+        told = self.run.begin_call("execute_tool", call.tool_name, caller=self._caller)
+        try:
+            self._ledger.stop_if_asked()
+            with carrying_exits(), _under_way(call.tool_name, self._caller):
+                result = await handler(args)
+        except (ApprovalRequired, CallDeferred, RunPaused):  # a question is no failure
+            told.end()
+            raise
+        except (ToolRetryError, ToolFailedError) as exc:
+            told.end(exc.__cause__ or exc)
+            raise
+        except BaseException as exc:
+            told.end(exc)
+            raise
+        told.end()
+        return result
 
     def note(self, messages: Sequence[ModelMessage]) -> None:
         """Tell of what has been added to the run's messages: tools' results, and an answer that came from no model."""
@@ -161,8 +194,8 @@ def watch_of(run: RunContext, **options: Any) -> Watch:
 
 
 @contextmanager
-def _under_way(tool: str) -> Generator[None]:
-    token = _tool.set(tool)
+def _under_way(tool: str, caller: str) -> Generator[None]:
+    token = _tool.set((tool, caller))
     try:
         yield
     finally:

@@ -1,0 +1,161 @@
+"""The single calls of a run: which model, tool or agent was called, when, by whom, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Literal
+
+from trackside.harness.errors import InvalidCallError
+from trackside.harness.payload import canonical
+from trackside.harness.types import JsonObject
+
+__all__ = ["CALL_KINDS", "MAX_CALLS", "Call", "CallKind", "CallLog"]
+
+type CallKind = Literal["chat", "execute_tool", "invoke_agent"]
+"""A model is asked, a tool is run, another agent is run: the operations' names are OpenTelemetry's."""
+
+CALL_KINDS: tuple[CallKind, ...] = ("chat", "execute_tool", "invoke_agent")
+
+MAX_CALLS = 1_000
+"""How many calls of a run `completion_data` lists: those that began first."""
+
+_NAME_CHARS = 200
+_CANCELLED = "cancelled"
+_UNANSWERED = "unanswered"
+
+
+class Call:
+    """One call, from its start to its end. May be used from any thread.
+
+    `at` are the seconds from the start of the run to that of the call.
+    """
+
+    __slots__ = ("_elapsed", "_error_type", "_seconds", "_tokens", "at", "caller", "kind", "name")
+
+    def __init__(self, kind: CallKind, name: str, caller: str, at: float, elapsed: Callable[[], float]) -> None:
+        self.kind = kind
+        self.name = name
+        self.caller = caller
+        self.at = at
+        self._elapsed = elapsed
+        self._seconds: float | None = None
+        self._tokens: tuple[int, int, int, int] | None = None
+        self._error_type: str | None = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The call has come back, or failed with `error`. What is said first counts."""
+        if self._seconds is None:
+            self._seconds = max(0.0, self._elapsed() - self.at)
+            if error is not None:
+                self._error_type = _error_type(error)
+
+    def used(self, model: str, *tokens: int) -> None:
+        """Count what the model that answered used: tokens of input and output, read from a cache, spent on reasoning."""
+        self.name = _short(model)
+        before = self._tokens or (0, 0, 0, 0)
+        self._tokens = (before[0] + tokens[0], before[1] + tokens[1], before[2] + tokens[2], before[3] + tokens[3])
+
+    def as_json(self, run_seconds: float, open_as: str) -> JsonObject:
+        """As `completion_data` shows it, of a run that took so long; a call that has not come back failed with `open_as`."""
+        seconds, error_type = self._seconds, self._error_type
+        if seconds is None:
+            seconds, error_type = max(0.0, run_seconds - self.at), open_as
+        shown: JsonObject = {
+            "kind": self.kind,
+            "name": self.name,
+            "caller": self.caller,
+            "at": round(self.at, 6),
+            "seconds": round(seconds, 6),
+        }
+        if self._tokens is not None:
+            shown["input_tokens"], shown["output_tokens"], cached, reasoning = self._tokens
+            if cached:
+                shown["cache_read_tokens"] = cached
+            if reasoning:
+                shown["reasoning_tokens"] = reasoning
+        if error_type is not None:
+            shown["error_type"] = error_type
+        return shown
+
+
+class CallLog:
+    """The calls of one run, the first `MAX_CALLS` of them. May be written to from any thread.
+
+    Args:
+        monotonic: the clock by which calls are measured, in seconds.
+    """
+
+    __slots__ = ("_began", "_calls", "_lock", "_monotonic", "_omitted")
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._began: float | None = None
+        self._lock = threading.Lock()
+        self._calls: list[Call] = []
+        self._omitted = 0
+
+    def start(self) -> None:
+        """The run starts now."""
+        self._began = self._monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the start of the run; 0 of one that never started."""
+        return 0.0 if self._began is None else self._monotonic() - self._began
+
+    def begin(self, kind: CallKind, name: str, caller: str, *, at: float | None = None) -> Call:
+        """Note a call that begins now, or began at that second of the run.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) it is of no kind that there is.
+        """
+        if kind not in CALL_KINDS:
+            raise InvalidCallError(field="kind", value=kind, why=f"choose one of {', '.join(CALL_KINDS)}")
+        call = Call(kind, _short(name), _short(caller), self.elapsed() if at is None else at, self.elapsed)
+        self._note(call)
+        return call
+
+    def add(self, kind: CallKind, name: str, caller: str, seconds: float | None, *, answered: bool = True) -> Call:
+        """Note a call that came back just now after so many seconds, which may be unknown.
+
+        Raises:
+            InvalidCallError: (a `ValueError`) that is no number of seconds.
+        """
+        lasted = 0.0 if seconds is None else seconds
+        if type(lasted) not in (float, int) or not 0 <= lasted < math.inf:
+            raise InvalidCallError(field="seconds", value=seconds, why="a call takes a number of seconds from 0 up")
+        call = Call(kind, _short(name), _short(caller), max(0.0, self.elapsed() - lasted), self.elapsed)
+        call._seconds, call._error_type = float(lasted), None if answered else _UNANSWERED  # noqa: SLF001  # of this module
+        self._note(call)
+        return call
+
+    def _note(self, call: Call) -> None:
+        with self._lock:
+            if len(self._calls) < MAX_CALLS:
+                self._calls.append(call)
+            else:
+                self._omitted += 1
+
+    def as_json(self, run_seconds: float, open_as: str) -> JsonObject:
+        """The part of `completion_data` that lists the calls, in the order of their starts; empty if there were none."""
+        with self._lock:
+            calls, omitted = list(self._calls), self._omitted
+        if not calls:
+            return {}
+        calls.sort(key=attrgetter("at"))
+        shown: JsonObject = {"calls": [call.as_json(run_seconds, open_as) for call in calls]}
+        if omitted:
+            shown["calls_omitted"] = omitted
+        return shown
+
+
+def _short(name: str) -> str:
+    plain: str = canonical(str(name))[0]
+    return plain[:_NAME_CHARS]
+
+
+def _error_type(error: BaseException) -> str:
+    return _CANCELLED if isinstance(error, asyncio.CancelledError) else _short(type(error).__qualname__)
