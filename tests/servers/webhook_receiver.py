@@ -138,6 +138,7 @@ class WebhookReceiver:
         self.connections = 0
         self.sent_bytes = 0
         self.port = 0
+        self._came = asyncio.Event()
         self._tls = tls
         self._verifiers = [Webhook(secret) for secret in secrets]
         self._open: set[asyncio.Task[Any]] = set()
@@ -146,6 +147,12 @@ class WebhookReceiver:
     @property
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/hook"
+
+    async def until(self, number: int) -> None:
+        """Wait for so many requests in all."""
+        while len(self.requests) < number:
+            self._came.clear()
+            await self._came.wait()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
@@ -175,6 +182,7 @@ class WebhookReceiver:
                     path, headers, body = await connection.read_request()
                     verified = tuple(_verifies(verifier, headers, body) for verifier in self._verifiers)
                     self.requests.append(Request(path, headers, body, verified))
+                    self._came.set()
                     await (self.answers.popleft() if self.answers else self.otherwise)(connection)
         finally:
             self._open.discard(task)

@@ -281,8 +281,7 @@ class TestNoAnswer:
         observer = make()
         receiver.answers.append(silence)
         call = asyncio.create_task(observer.on_event(make_event()), name="posting")
-        while not receiver.requests:
-            await asyncio.sleep(0)
+        await receiver.until(1)
         call.cancel()
         await asyncio.wait([call])
         assert call.cancelled()
@@ -298,8 +297,7 @@ class TestClosing:
         observer = make()
         receiver.otherwise = silence
         calls = [asyncio.create_task(failure_of(observer), name=f"posting-{number}") for number in range(3)]
-        while len(receiver.requests) < 3:
-            await asyncio.sleep(0)
+        await receiver.until(3)
         await observer.aclose()
         await observer.aclose()
 

@@ -1,0 +1,116 @@
+"""From the log to a receiver: everything arrives, whatever fails on the way, and what comes twice has the same bytes."""
+
+import asyncio
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from webhook_receiver import NEW, Request, WebhookReceiver, raw, reset, reset_after, status
+
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.observers.webhook import WebhookObserver
+from trackside.app.storage import Store
+from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
+from trackside.app.storage.feeding import FeedPolicy
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.testing.events import make_run
+
+type Make = Callable[..., WebhookObserver]
+
+LONG = 60.0
+FAILURES = [
+    status(500, body=b"not now"),
+    status(404),
+    reset,
+    reset_after(b"HTTP/1.1 2"),
+    raw(b"no HTTP at all\r\n\r\n"),
+    status(200, {"Connection": "close"}),
+]
+
+
+@pytest.fixture
+async def store(sqlite_with_tables: Path, tmp_path: Path) -> AsyncIterator[Store]:
+    shutil.copy(sqlite_with_tables, tmp_path / "runs.db")
+    async with Store.open(f"sqlite:///{tmp_path}/runs.db") as opened:
+        yield opened
+
+
+async def append_runs(store: Store, number: int) -> list[RunLifecycleEvent]:
+    runs = [make_run(f"run-{i}", thread_id=f"thread-{i}", messages=i % 3) for i in range(number)]
+    storing = StorageObserver(store)
+    await asyncio.gather(*(storing.on_events(run) for run in runs))
+    return [event for run in runs for event in run]
+
+
+def posting(name: str, observer: WebhookObserver) -> DurableObserver:
+    policy = FeedPolicy.suiting(observer, attempts=100, first_pause=0.002, longest_pause=0.01)
+    return DurableObserver(name=name, observer=observer, start="beginning", policy=policy)
+
+
+def bodies_of(receiver: WebhookReceiver) -> dict[str, set[bytes]]:
+    """By the ids that a receiver has for them: what it got of each event."""
+    bodies: dict[str, set[bytes]] = defaultdict(set)
+    for request in receiver.requests:
+        assert request.verified[0]
+        bodies[request.headers["webhook-id"]].add(request.body)
+    return bodies
+
+
+@pytest.mark.parametrize("body_format", ["trackside", "cloudevents"])
+async def test_every_event_arrives_and_what_comes_twice_has_the_same_bytes(
+    store: Store, receiver: WebhookReceiver, make: Make, body_format: str
+) -> None:
+    receiver.answers.extend(FAILURES * 6)
+    durable = posting("hook", make(format=body_format))
+    async with Dispatcher(store.subscriptions, [durable]) as dispatching:
+        events = await append_runs(store, 20)
+        assert (await dispatching.drain(LONG)).delivered == ("hook",)
+
+    bodies = bodies_of(receiver)
+    assert bodies.keys() == {event.event_id for event in events}
+    assert {len(each) for each in bodies.values()} == {1}
+    assert len(receiver.requests) > len(events)
+    assert (await store.subscriptions.get("hook")).parked == 0
+
+
+async def test_a_replay_to_somebody_new_has_the_same_bytes(store: Store, receiver: WebhookReceiver, make: Make) -> None:
+    await append_runs(store, 5)
+    async with Dispatcher(store.subscriptions, [posting("first", make())]) as dispatching:
+        await dispatching.drain(LONG)
+    first = [*receiver.requests]
+    receiver.requests.clear()
+    async with Dispatcher(store.subscriptions, [posting("second", make())]) as dispatching:
+        await dispatching.drain(LONG)
+
+    def told(requests: list[Request]) -> dict[str, bytes]:
+        return {request.headers["webhook-id"]: request.body for request in requests}
+
+    assert told(first) == told([*receiver.requests])
+
+
+async def test_an_event_that_cannot_be_delivered_is_parked_and_the_others_go_on(
+    store: Store, receiver: WebhookReceiver, make: Make
+) -> None:
+    receiver.answers.append(status(302, {"Location": "/elsewhere"}))
+    async with Dispatcher(store.subscriptions, [posting("hook", make())]) as dispatching:
+        events = await append_runs(store, 3)
+        await dispatching.drain(LONG)
+
+    (parked,) = await store.subscriptions.parked("hook")
+    assert "it answered 302 Found to /elsewhere, and redirects are not followed" in parked.error
+    assert len(receiver.requests) == len(events)
+
+
+async def test_an_endpoint_that_is_down_delays_no_other(store: Store, receiver: WebhookReceiver, make: Make) -> None:
+    async with WebhookReceiver(NEW) as gone:
+        pass
+    down, up = posting("down", make(url=gone.url)), posting("up", make())
+    async with Dispatcher(store.subscriptions, [down, up]) as dispatching:
+        events = await append_runs(store, 3)
+        await receiver.until(len(events))
+
+        async with gone:  # at the same port
+            assert (await dispatching.drain(LONG)).delivered == ("down", "up")
+        assert bodies_of(gone).keys() == {event.event_id for event in events}
