@@ -1,0 +1,83 @@
+"""What is published of an event, and what a broker has to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from trackside.app.delivery import DeliveryError
+from trackside.harness.observer import RunLifecycleEvent
+
+__all__ = ["Broker", "Message", "message_of", "too_large"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """An event on its way."""
+
+    topic: str
+    """The NATS subject, or the key of the Redis stream."""
+    event_id: str
+    """By which the broker knows one that comes again."""
+    body: bytes
+    attributes: Mapping[str, str]
+    """What a consumer may choose by without reading the body."""
+
+    @property
+    def what(self) -> str:
+        """The event, in words."""
+        said = self.attributes
+        return f"{said['event_type']} {said['sequence']} of run {said['run_id']}"
+
+
+type Outcome = tuple[int, Exception | None]
+"""How many messages a broker took from the front, and why it did not take the next one."""
+
+
+class Broker(Protocol):
+    """A connection to a broker that comes about when it is needed, and again after it was lost."""
+
+    async def publish(self, messages: Sequence[Message]) -> Outcome:
+        """Publish in this order, and come back when the broker has said that it keeps them, or in bounded time."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back; what is under way fails. In bounded time, and again is fine."""
+        ...
+
+
+class _Body(msgspec.Struct, frozen=True):
+    event_id: str
+    event_type: str
+    run_id: str
+    thread_id: str
+    sequence: int
+    occurred_at: datetime
+    payload: Mapping[str, Any]
+
+
+# Keys are sorted, so that equal events have equal bytes, wherever they were read from (I26).
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
+
+
+def message_of(event: RunLifecycleEvent, topic: str) -> Message:
+    """The message that says this event."""
+    kind = event.event_type.value
+    body = _Body(event.event_id, kind, event.run_id, event.thread_id, event.sequence, event.occurred_at, event.payload)
+    attributes = {
+        "event_type": kind,
+        "run_id": event.run_id,
+        "thread_id": event.thread_id,
+        "sequence": str(event.sequence),
+    }
+    return Message(topic=topic, event_id=event.event_id, body=_encode(body), attributes=attributes)
+
+
+def too_large(message: Message, *, receiver: str, size: int, limit: int) -> DeliveryError:
+    """The failure of a message that the broker will never take; sizes are bytes."""
+    why = f"it has {size:,} bytes, and the broker takes at most {limit:,}"
+    return DeliveryError(receiver=receiver, what=message.what, why=why, retryable=False)

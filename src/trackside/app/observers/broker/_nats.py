@@ -1,0 +1,345 @@
+"""Publishes to a JetStream stream.
+
+Its client could connect anew by itself. It does not do so here: while it tries, it would hold back what is published, and
+send it when nobody waits for it any more. So a connection that is lost is gone, what was under way on it fails at once,
+and the next message makes another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client, RawCredentials
+from nats.js import JetStreamContext
+from nats.js.api import PubAck, StorageType, StreamConfig
+from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+
+from trackside.app.delivery import DeliveryError, ObserverOptionError
+from trackside.app.observers.broker._message import Message, Outcome, too_large
+from trackside.app.observers.broker._options import Address, Login
+from trackside.app.observers.broker._tls import WatchedTls
+from trackside.harness.errors import ClosedError
+from trackside.harness.failures import line_of
+
+__all__ = ["JetStream", "StreamPlan"]
+
+_CLOSE_SECONDS: Final = 2.0
+_NAME_IN_USE: Final = 10_058  # JetStream's `err_code`s
+_TOO_LARGE_FOR_STREAM: Final = 10_054
+_HEADER_BYTES: Final = 16  # of the block of headers, besides the lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlan:
+    """The stream that has to be there; the last two are for one that has to be made."""
+
+    name: str
+    subjects: Sequence[str]
+    max_length: int | None
+    duplicate_window: float
+
+
+class JetStream:
+    """A `Broker`: a NATS server, or a cluster of them, with JetStream."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        plan: StreamPlan,
+        *,
+        login: Login,
+        tls: WatchedTls | None,
+        timeout: float,
+    ) -> None:
+        if login.credentials is not None:
+            _check_nkeys()
+        self._shown = ",".join(map(str, addresses))
+        self._servers = [str(address) for address in addresses]
+        self._plan = plan
+        self._login = login
+        self._tls = tls
+        self._timeout = timeout
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[_Link | str] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def publish(self, messages: Sequence[Message]) -> Outcome:
+        """Send the messages one behind the other, then wait for what the stream says to each of them."""
+        link: _Link | None = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                link = await self._linked(messages[0])
+                return await link.publish(messages)
+        except TimeoutError:
+            if link is not None:  # it may be dead without anybody having said so
+                self._leave(link)
+            return 0, self._away(messages[0].what, f"it did not answer within {self._timeout:g} s{_said(link)}")
+        except DeliveryError as exc:
+            return 0, exc
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        if self._link is not None:
+            self._leave(self._link)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _linked(self, message: Message) -> _Link:
+        """The connection; made if there is none, once for all whose message waits for it.
+
+        Raises:
+            DeliveryError: there is none to be had.
+        """
+        if self._link is not None:
+            return self._link
+        if self._connecting is None:
+            # Not in the context of whoever happens to ask: it works for others, too (I21).
+            self._connecting = asyncio.create_task(
+                self._connect(), name="trackside-broker-connecting", context=Context()
+            )
+        connecting = self._connecting
+        try:
+            link = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if connecting.cancelled():  # by `aclose`
+                raise ClosedError(what="broker observer") from None
+            raise
+        if isinstance(link, str):
+            raise self._away(message.what, link)
+        return link
+
+    async def _connect(self) -> _Link | str:
+        """A connection, or why there is none."""
+        link = _Link(self._shown, self._plan, on_lost=self._forget)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await link.connect(self._servers, self._login, self._tls, self._timeout)
+        except (nats.errors.Error, OSError, ValueError) as exc:  # of the second a TimeoutError is one
+            self._leave(link)
+            return _why_not(exc, link)
+        except BaseException:
+            self._leave(link)
+            raise
+        else:
+            self._link = link
+            return link
+        finally:
+            self._connecting = None
+
+    def _forget(self, link: _Link) -> None:
+        if self._link is link:
+            self._link = None
+
+    def _leave(self, link: _Link) -> None:
+        self._forget(link)
+        closing = asyncio.create_task(link.aclose(), name="trackside-broker-closing", context=Context())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _away(self, what: str, why: str) -> DeliveryError:
+        return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
+
+
+class _Link:
+    """One connection, from its making to its loss."""
+
+    def __init__(self, shown: str, plan: StreamPlan, *, on_lost: Callable[[_Link], None]) -> None:
+        self._shown = shown
+        self._plan = plan
+        self._on_lost = on_lost
+        self._client = Client()
+        self._stream: JetStreamContext | None = None
+        self._acks: set[asyncio.Future[PubAck]] = set()
+        self.said: Exception | None = None
+        """What the client or the server complained of last, besides what is raised."""
+
+    async def connect(self, servers: list[str], login: Login, tls: WatchedTls | None, timeout: float) -> None:
+        """Connect, and see that the stream is there.
+
+        Raises:
+            nats.errors.Error: the server does not let us in, or the stream is not what it has to be.
+            OSError: the server cannot be reached.
+        """
+        handshakes = 0 if tls is None else tls.handshakes
+
+        def is_safe() -> bool:
+            return tls is None or tls.handshakes > handshakes
+
+        await self._client.connect(
+            servers,
+            name="trackside",
+            allow_reconnect=False,
+            # Of each server one more try: else the client would go on for ever with one that refuses connections.
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=timeout,  # type: ignore[arg-type]  # any number will do
+            error_cb=self._note,
+            closed_cb=self._lose,
+            tls=tls,
+            **await _login_options(login, is_safe),
+        )
+        if not is_safe():
+            raise nats.errors.Error("the server offers no TLS; nats:// is for servers without")
+        self._stream = self._client.jetstream(timeout=timeout)
+        await self._see_to_stream(self._stream)
+
+    async def publish(self, messages: Sequence[Message]) -> Outcome:
+        """Publish as far as the stream takes it."""
+        acks: list[asyncio.Future[PubAck]] = []
+        failure: Exception | None = None
+        for message in messages:
+            try:
+                acks.append(await self._send(message))
+            except DeliveryError as exc:
+                failure = exc
+                break
+        answers = await asyncio.gather(*acks, return_exceptions=True)
+        for taken, answer in enumerate(answers):
+            if isinstance(answer, BaseException):
+                return taken, self._refused(messages[taken], answer)
+        return len(acks), failure
+
+    async def aclose(self) -> None:
+        """Close it, in bounded time."""
+        with suppress(TimeoutError, nats.errors.Error, OSError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._client.close()
+        await self._lose()
+
+    async def _send(self, message: Message) -> asyncio.Future[PubAck]:
+        assert self._stream is not None
+        headers = {"Nats-Msg-Id": message.event_id, "Nats-Expected-Stream": self._plan.name}
+        for name, value in message.attributes.items():
+            headers[f"Trackside-{name.replace('_', '-').title()}"] = value
+        # The client counts the body alone, and the server ends the connection of who sends too much.
+        size = _HEADER_BYTES + sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+        size += len(message.body)
+        if size > self._client.max_payload:
+            raise too_large(message, receiver=self._shown, size=size, limit=self._client.max_payload)
+        try:
+            ack = await self._stream.publish_async(message.topic, message.body, headers=headers)
+        except (nats.errors.Error, OSError) as exc:
+            raise self._refused(message, exc) from exc
+        self._acks.add(ack)
+        ack.add_done_callback(self._acks.discard)
+        return ack
+
+    def _refused(self, message: Message, exc: BaseException) -> DeliveryError:
+        """Why the stream did not take a message. Nearly always that is about the stream, and holds for others, too."""
+        if isinstance(exc, APIError) and exc.err_code == _TOO_LARGE_FOR_STREAM:
+            why = f"it has {len(message.body):,} bytes, and stream {self._plan.name} takes less: {exc.description}"
+            return DeliveryError(receiver=self._shown, what=message.what, why=why, retryable=False)
+        if isinstance(exc, NoStreamResponseError):
+            self._on_lost(self)  # the next connection looks for the stream
+        return self._away(message.what, _why_not(exc, self))
+
+    async def _see_to_stream(self, stream: JetStreamContext) -> None:
+        plan = self._plan
+        try:
+            info = await stream.stream_info(plan.name)
+        except NotFoundError:
+            config = StreamConfig(
+                name=plan.name,
+                description="Lifecycle events of agent runs",
+                subjects=[*plan.subjects],
+                max_msgs=plan.max_length,
+                storage=StorageType.FILE,
+                duplicate_window=plan.duplicate_window,
+            )
+            try:
+                info = await stream.add_stream(config)
+            except BadRequestError as exc:
+                if exc.err_code != _NAME_IN_USE:  # somebody else has just made it
+                    raise
+                info = await stream.stream_info(plan.name)
+        covered = info.config.subjects or []
+        missing = [subject for subject in plan.subjects if not any(_covers(each, subject) for each in covered)]
+        if missing:
+            raise nats.errors.Error(
+                f"stream {plan.name} does not have the subjects {', '.join(missing)}; add them, or take another stream"
+            )
+
+    async def _note(self, exc: Exception) -> None:
+        self.said = exc
+
+    async def _lose(self) -> None:
+        self._on_lost(self)
+        for ack in [*self._acks]:
+            if not ack.done():
+                ack.set_exception(nats.errors.ConnectionClosedError())
+
+    def _away(self, what: str, why: str) -> DeliveryError:
+        return DeliveryError(receiver=self._shown, what=what, why=why, away=True)
+
+
+async def _login_options(login: Login, is_safe: Callable[[], bool]) -> dict[str, Any]:
+    """Credentials as the client takes them; they do not leave before the connection is safe."""
+
+    def once_safe(secret: str) -> Callable[[], str]:
+        def say() -> str:
+            if not is_safe():
+                raise nats.errors.Error("the server offers no TLS; nats:// is for servers without")
+            return secret
+
+        return say
+
+    options: dict[str, Any] = {}
+    if login.username is not None and login.password is not None:
+        options |= {"user": once_safe(login.username), "password": once_safe(login.password)}
+    if login.token is not None:
+        options["token"] = once_safe(login.token)
+    if login.credentials is not None:
+        options["user_credentials"] = RawCredentials(await asyncio.to_thread(Path(login.credentials).read_text))
+    return options
+
+
+def _check_nkeys() -> None:
+    if find_spec("nkeys") is None:
+        why = "they need the package nkeys: pip install 'nats-py[nkeys]'"
+        raise ObserverOptionError(option="credentials", why=why)
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    """Whether a subject with wildcards takes in one without."""
+    parts, tokens = pattern.split("."), subject.split(".")
+    if parts[-1] == ">" and len(tokens) >= len(parts):
+        parts, tokens = parts[:-1], tokens[: len(parts) - 1]
+    return len(parts) == len(tokens) and all(part in ("*", token) for part, token in zip(parts, tokens, strict=True))
+
+
+def _why_not(exc: BaseException, link: _Link) -> str:
+    match exc:
+        case nats.errors.NoServersError() if link.said is not None:
+            return _why_not(link.said, link) if link.said is not exc else line_of(exc)
+        case NoStreamResponseError():
+            return "no stream answers: it is gone, has no leader now, or JetStream is off"
+        case ServiceUnavailableError():
+            return f"JetStream is not there: {exc.description or 'the server has it off, or is not ready'}"
+        case APIError():
+            return f"{exc.description} (JetStream error {exc.err_code})"
+        case nats.errors.AuthorizationError():
+            return "it does not let us in: authorization violation"
+        case TimeoutError():
+            return "it did not answer in time"
+        case _:
+            pass
+    text = line_of(exc).removeprefix("nats: ").strip("'")
+    if "authorization violation" in text.lower() or "authentication" in text.lower():
+        return f"it does not let us in: {text}"
+    return f"{text}{_said(link) if link.said is not exc else ''}"
+
+
+def _said(link: _Link | None) -> str:
+    return "" if link is None or link.said is None else f"; it said: {line_of(link.said).removeprefix('nats: ')}"

@@ -1,0 +1,183 @@
+"""The observer that publishes events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.observers.broker._message import Broker, message_of
+from trackside.app.observers.broker._options import (
+    NATS_SCHEMES,
+    Address,
+    Login,
+    addresses_in,
+    checked_number,
+    checked_text,
+    topic_for,
+    topic_template,
+)
+from trackside.app.observers.broker._tls import tls_context
+from trackside.harness.errors import ClosedError
+from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+
+__all__ = ["BrokerObserver"]
+
+_YEAR = 31_536_000
+
+
+class BrokerObserver:
+    """Publishes each event to NATS JetStream, or to a stream of Redis or Valkey, and waits until the broker keeps it.
+
+        BrokerObserver(url="nats://localhost:4222")
+        BrokerObserver(url="redis://localhost:6379/0", topic="agents:{event_type}", max_length=100_000)
+
+    A message is the event as JSON, the same bytes each time; the broker knows it by its `event_id` and keeps one that comes
+    again only once. What fails is raised as `DeliveryError`, and its subscription tries again; a broker that is away costs
+    no event anything, and one that is larger than the broker takes is parked.
+
+    Args:
+        url: `nats://`, `tls://` (NATS with TLS), `redis://`, `rediss://` (Redis with TLS) or `valkey://`, a host and, if it
+            is another than usual, a port; of NATS several, with commas between them; of Redis, a database: `/0`.
+        topic: the NATS subject, or the key of the Redis stream, for each type of event: `trackside.events.{event_type}`, or
+            `trackside:{event_type}`, if left out.
+        stream: of NATS, the name of the JetStream stream, `TRACKSIDE` if left out. One that is there is used as it is, and
+            has to cover the subjects; else it is made, with its messages in files.
+        max_length: about how many messages each Redis stream keeps; how many the JetStream stream keeps, if it is made here.
+            All of them if left out.
+        duplicate_window: seconds in which a message that comes again is known; of a JetStream stream, if it is made here.
+        username: who comes to the broker, with `password`. Both may be in the URL instead.
+        password: of Redis also without a username.
+        token: of NATS, instead of these.
+        credentials: of NATS, the path of a credentials file (`.creds`) instead of these; read at each connection.
+        ca_file: certificates (PEM) of those who certify the broker, instead of those that this machine trusts.
+        timeout: seconds that the broker has to take what it is given, connecting included.
+
+    Raises:
+        ObserverOptionError: one of these does not fit, or is for another broker; or the client of this one is missing.
+    """
+
+    delivery: ClassVar[Delivery] = Delivery.durable
+    order: ClassVar[Order] = Order.run
+    concurrency: ClassVar[int] = 64
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        topic: str | None = None,
+        stream: str | None = None,
+        max_length: int | None = None,
+        duplicate_window: float = 600,
+        username: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | None = None,
+        ca_file: str | None = None,
+        timeout: float = 10,
+    ) -> None:
+        addresses, in_url = addresses_in(url)
+        nats = addresses[0].scheme in NATS_SCHEMES
+        given = {"username": username, "password": password, "token": token, "credentials": credentials}
+        login = _login(in_url, {name: value for name, value in given.items() if value is not None}, nats=nats)
+        template = topic_template(topic, nats=nats)
+        checked: dict[str, Any] = {
+            "login": login,
+            "tls": tls_context(ca_file, secure=addresses[0].is_secure),
+            "ca_file": ca_file,
+            "timeout": checked_number("timeout", timeout, least=0.1, most=3_600),
+            "duplicate_window": checked_number("duplicate_window", duplicate_window, least=1, most=_YEAR),
+            "max_length": max_length
+            if max_length is None
+            else checked_number("max_length", max_length, least=1, most=10**12, whole=True),
+        }
+        self._topics = {kind: topic_for(template, kind.value) for kind in LifecycleEventType}
+        self._broker = self._nats(addresses, stream, checked) if nats else _redis(addresses[0], stream, checked)
+        self._closed = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Publish one event.
+
+        Raises:
+            DeliveryError: the broker did not take it, or nobody knows whether it did.
+            ClosedError: the observer is closed.
+        """
+        await self.on_events((event,))
+
+    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+        """Publish these events, in this order; those after one that is not taken are not, or come again and are known.
+
+        Raises:
+            DeliveryError: the broker did not take the first one.
+            PartlyTaken: it took some, and not the next one.
+            ClosedError: the observer is closed.
+        """
+        if self._closed:
+            raise ClosedError(what="broker observer")
+        if not events:
+            return
+        messages = [message_of(event, self._topics[event.event_type]) for event in events]
+        taken, failure = await self._broker.publish(messages)
+        if failure is None:
+            return
+        raise PartlyTaken(taken, failure) if taken else failure
+
+    async def aclose(self) -> None:
+        """Leave the broker; again is fine."""
+        self._closed = True
+        await self._broker.aclose()
+
+    def _nats(self, addresses: Sequence[Address], stream: str | None, checked: dict[str, Any]) -> Broker:
+        name = "TRACKSIDE" if stream is None else checked_text("stream", stream)
+        if any(char.isspace() or char in r".*>/\\" for char in name):
+            raise ObserverOptionError(option="stream", why=r"a JetStream stream has no blanks and none of . * > / \ ")
+        try:
+            from trackside.app.observers.broker._nats import JetStream, StreamPlan
+        except ModuleNotFoundError as missing:
+            raise _missing(missing, "nats") from missing
+        del checked["ca_file"]
+        plan = StreamPlan(
+            name=name,
+            subjects=sorted(set(self._topics.values())),
+            max_length=checked.pop("max_length"),
+            duplicate_window=checked.pop("duplicate_window"),
+        )
+        return JetStream(addresses, plan, **checked)
+
+
+def _redis(address: Address, stream: str | None, checked: dict[str, Any]) -> Broker:
+    if stream is not None:
+        raise ObserverOptionError(option="stream", why="it is for NATS; the key of a Redis stream is its `topic`")
+    try:
+        from trackside.app.observers.broker._redis import RedisStreams
+    except ModuleNotFoundError as missing:
+        raise _missing(missing, "redis") from missing
+    del checked["tls"]
+    return RedisStreams(address, **checked)
+
+
+def _login(in_url: Login, given: dict[str, Any], *, nats: bool) -> Login:
+    """Who comes to the broker, by the URL or by options of their own, in one of the ways that the broker knows."""
+    for option, value in given.items():
+        checked_text(option, value)
+        if in_url != Login():
+            raise ObserverOptionError(option=option, why="there are credentials in the URL, too; say them once")
+        if not nats and option in {"token", "credentials"}:
+            raise ObserverOptionError(option=option, why="it is for NATS; Redis knows `username` and `password`")
+    ways: list[str] = [way for way in ("token", "credentials") if way in given]
+    if {"username", "password"} & given.keys():
+        ways.append("username")
+    if len(ways) > 1:
+        raise ObserverOptionError(option=ways[0], why=f"there is `{ways[1]}`, too; take one of them")
+    if "username" in given and "password" not in given:
+        raise ObserverOptionError(option="password", why="it is missing beside `username`")
+    if nats and "password" in given and "username" not in given:
+        raise ObserverOptionError(option="username", why="it is missing beside `password`")
+    return replace(in_url, **given)
+
+
+def _missing(missing: ModuleNotFoundError, extra: str) -> ObserverOptionError:
+    why = f"this broker needs the package {missing.name}: pip install 'trackside[{extra}]'"
+    return ObserverOptionError(option="url", why=why)

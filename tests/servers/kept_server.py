@@ -1,0 +1,131 @@
+"""Servers that live no longer than whoever started them, whatever happens to that process.
+
+A shell that holds the other end of a pipe starts and stops the server, and kills it and removes its files when that end is
+closed: by `close`, or because the process is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Self
+
+type StopSignal = Literal["TERM", "KILL"]
+
+_START_TRIES: Final = 5  # somebody may take the port that was just free
+_START_SECONDS: Final = 10.0
+
+_KEEP: Final = """
+folder=$1; shift
+end() { [ -z "$server" ] || { kill -s "$1" "$server"; wait "$server"; server=; } 2>/dev/null; }
+while read -r order; do
+    case $order in
+        start) "$@" >>"$folder/log" 2>&1 </dev/null & server=$! ;;
+        *) end "$order" ;;
+    esac
+    echo done
+done
+end KILL
+rm -rf "$folder"
+"""
+
+
+class KeptServer:
+    """A server on a port of its own of this machine, with a folder of its own, running from the beginning."""
+
+    ready: ClassVar[str]
+    """What it writes into its log each time when it takes connections."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"trackside-{name}-"))
+        self.data = self.folder / "data"
+        self.data.mkdir()
+        self._keeper: subprocess.Popen[str] | None = None
+        try:
+            self._start_somewhere()
+        except BaseException:
+            self.close()
+            raise
+
+    def command(self) -> Sequence[str | Path]:
+        """How it is started."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, on the data that it has; returns when it takes connections."""
+        started_before = self._log().count(self.ready)
+        self._order("start")
+        until = time.monotonic() + _START_SECONDS
+        while (said := self._log()).count(self.ready) == started_before:
+            if time.monotonic() > until:
+                raise RuntimeError(said)
+            time.sleep(0.005)
+
+    def stop(self, signal: StopSignal = "TERM") -> None:
+        """Stop it; `KILL` is like a power cut, for the server."""
+        self._order(signal)
+
+    def restart(self, signal: StopSignal = "TERM") -> None:
+        """Stop it and start it again, at the same address."""
+        self.stop(signal)
+        self.start()
+
+    def close(self) -> None:
+        """Stop it, if it runs, and remove its files. May be called again."""
+        if self._keeper is not None:
+            assert self._keeper.stdin is not None
+            self._keeper.stdin.close()
+            self._keeper.wait()
+            assert self._keeper.stdout is not None
+            self._keeper.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start_somewhere(self) -> None:
+        for tries_left in reversed(range(_START_TRIES)):
+            self.port = _free_port()
+            self._keeper = subprocess.Popen(
+                ["/bin/sh", "-c", _KEEP, "keeper", self.folder, *self.command()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
+            try:
+                self.start()
+            except RuntimeError:
+                if not tries_left:
+                    raise
+                self.close()
+                self.data.mkdir(parents=True)
+            else:
+                return
+
+    def _order(self, order: str) -> None:
+        assert self._keeper is not None
+        assert self._keeper.stdin is not None
+        assert self._keeper.stdout is not None
+        self._keeper.stdin.write(f"{order}\n")
+        self._keeper.stdin.flush()
+        self._keeper.stdout.readline()
+
+    def _log(self) -> str:
+        log = self.folder / "log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

