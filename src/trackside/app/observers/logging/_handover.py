@@ -1,0 +1,192 @@
+"""Hands things to a thread that may be slow, without ever waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from trackside.harness.errors import ClosedError
+from trackside.harness.failures import line_of
+
+logger = logging.getLogger("trackside.observer")
+
+_BATCH = 256
+
+_PATIENCE = 1.0
+"""Seconds without any progress after which whoever takes the things hangs, and nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineStats:
+    """What became of all lines so far: `accepted == delivered + failed + dropped + pending`."""
+
+    accepted: int
+    delivered: int
+    failed: int
+    """Those that could not be written."""
+    dropped: int
+    """Those for which there was no room."""
+    pending: int
+
+
+class Handover[T]:
+    """A bounded queue and the daemon thread that empties it.
+
+    Args:
+        take: takes several things, in the thread. What it raises is said in the program's log, once until it works again.
+        close: called last, in the thread.
+        missing: what to give `take` in the place of so many things that were dropped.
+        capacity: how many things may wait.
+        name: of the thread.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Sequence[T]], None],
+        close: Callable[[], None],
+        missing: Callable[[int], T],
+        *,
+        capacity: int,
+        name: str,
+    ) -> None:
+        self._take = take
+        self._close = close
+        self._missing = missing
+        self._capacity = capacity
+        self._name = name
+        self._waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self._closing = False
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[T | threading.Event | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._gave_up = False
+        self._is_failing = False
+        self._accepted = self._delivered = self._failed = self._dropped = self._unsaid = 0
+
+    def stats(self) -> LineStats:
+        """What became of all so far. From any thread."""
+        with self._lock:
+            settled = self._delivered + self._failed + self._dropped
+            return LineStats(
+                accepted=self._accepted,
+                delivered=self._delivered,
+                failed=self._failed,
+                dropped=self._dropped,
+                pending=self._accepted - settled,
+            )
+
+    def offer(self, thing: T) -> None:
+        """Hand it over, or drop and count it if there is no room; never waits. From any thread.
+
+        Raises:
+            ClosedError: the handover has been closed.
+        """
+        if self._closing:
+            raise ClosedError(what=self._name)
+        if self._pid != os.getpid():
+            self._start_over()  # I24: what waits is the parent's to write
+        with self._lock:
+            self._accepted += 1
+            if self._queue.qsize() >= self._capacity:
+                self._dropped += 1
+                self._unsaid += 1
+                return
+            self._queue.put(thing)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    async def offer_patiently(self, thing: T) -> None:
+        """As `offer`, but wait for room as long as there is any progress."""
+        while self._queue.qsize() >= self._capacity and not (self._gave_up or self._closing):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((future.get_loop(), future))
+            done, _ = await asyncio.wait((future,), timeout=_PATIENCE)
+            self._gave_up = not done
+        self.offer(thing)
+
+    async def flush(self, timeout: float) -> LineStats:
+        """Wait for at most so many seconds until all is taken that was offered before."""
+        if self._thread is not None and not self._closing:
+            reached = threading.Event()
+            self._queue.put(reached)
+            await asyncio.to_thread(reached.wait, timeout)
+        return self.stats()
+
+    async def aclose(self, timeout: float) -> None:
+        """Take nothing more, and wait for at most so many seconds until all is taken. May be called again.
+
+        What hangs even then is left behind, with a thread that keeps no program from ending.
+        """
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        if self._thread is not None and self._pid == os.getpid():
+            await asyncio.to_thread(self._ended.wait, timeout)
+
+    def _run(self) -> None:
+        queue, is_last = self._queue, False
+        while not is_last:
+            things: list[T] = []
+            reached: list[threading.Event] = []
+            thing = queue.get()
+            with suppress(Empty):
+                while True:
+                    if thing is None:
+                        is_last = True
+                        break
+                    if isinstance(thing, threading.Event):
+                        reached.append(thing)
+                    else:
+                        things.append(thing)
+                    if len(things) == _BATCH:
+                        break
+                    thing = queue.get_nowait()
+            self._hand_over(things)
+            for flush in reached:
+                flush.set()
+        with suppress(OSError):
+            self._close()
+        self._ended.set()
+
+    def _hand_over(self, things: list[T]) -> None:
+        with self._lock:
+            missing, self._unsaid = self._unsaid, 0
+        told = [*things, self._missing(missing)] if missing else things
+        try:
+            if told:
+                self._take(told)
+        except Exception as exc:  # noqa: BLE001  # the file's failure, or that of the program's own logging: said, and counted
+            if not self._is_failing:
+                logger.warning("%s could not write: %s", self._name, line_of(exc))
+            self._is_failing = True
+        else:
+            self._is_failing = False
+        with self._lock:
+            if self._is_failing:
+                self._failed += len(things)
+                self._unsaid += missing
+            else:
+                self._delivered += len(things)
+        self._gave_up = False
+        while self._waiters:
+            loop, future = self._waiters.popleft()
+            with suppress(RuntimeError):  # that loop has ended
+                loop.call_soon_threadsafe(_let_go, future)
+
+
+def _let_go(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
