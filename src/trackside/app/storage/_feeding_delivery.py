@@ -1,0 +1,369 @@
+"""Gives what one consumer reads to an observer, as long as it has the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
+from trackside.app.storage._feeding_receiver import Receiver, Refusal
+from trackside.app.storage._feeding_window import InHand, Lane, Window
+from trackside.app.storage._subscription_consumer import SubscriptionConsumer
+from trackside.app.storage._subscription_records import OnFailure
+from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
+from trackside.harness.failures import text_of
+from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserver, is_own_failure, observer_name
+from trackside.harness.timelimit import call_observer
+
+logger = logging.getLogger("trackside.subscriptions")
+
+ACKNOWLEDGE_EVERY: Final = 0.1
+"""Seconds between two acknowledgements while there is more to deliver."""
+LOOK_EVERY: Final = 5.0
+"""Seconds after which a feed that waits looks for itself, in case that it was not told."""
+_RETRIES_EVERY: Final = 1.0
+"""Seconds between two looks for parked events to be tried again, while there is more to deliver."""
+_BREATHE_EVERY: Final = 0.005
+"""Seconds after which an observer that never waits lets others have the event loop."""
+
+
+class Calls:
+    """Calls an observer, each time for so long at most, and counts what fails."""
+
+    def __init__(self, observer: RunObserver, *, limit: float | None, counts: FeedCounts) -> None:
+        self._on_event = observer.on_event
+        self._on_events = getattr(observer, "on_events", None)
+        self._label = observer_name(observer)
+        self._limit = limit
+        self._counts = counts
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it can be given several events at once."""
+        return self._on_events is not None
+
+    async def offer(self, events: Sequence[RunLifecycleEvent], *, singly: bool) -> tuple[int, BaseException | None]:
+        """How many events it took from the front, and what it raised instead of taking the next; `singly` offers one."""
+        try:
+            if singly or self._on_events is None:
+                await self._call(self._on_event(events[0]))
+                return 1, None
+            await self._call(self._on_events(events))
+        except PartlyTaken as part:
+            self._counts.failed_calls += 1
+            return max(0, min(part.taken, len(events) - 1)), part.cause
+        except BaseException as exc:  # the observer's failure, which is its subscription's to show
+            if not is_own_failure(exc):
+                raise
+            self._counts.failed_calls += 1
+            return 0, exc
+        return len(events), None
+
+    async def _call(self, call: Coroutine[Any, Any, None]) -> None:
+        await call_observer(call, observer=self._label, limit=self._limit)
+
+
+class Delivery:
+    """One stretch of feeding, under one lease.
+
+    A task reads ahead into the window, `concurrency` tasks deliver what its lanes have, one acknowledges the low-water mark
+    (I25: an event is done when the observer has taken it, or it is parked; the cursor never gets past one that is not), and
+    one keeps the lease. If one of them fails, all stop, and what was not acknowledged comes again.
+
+    Args:
+        consumer: reads, acknowledges, parks.
+        calls: whom to give events.
+        receiver: whoever is behind that; it may be away for longer than a lease.
+        policy: how.
+        counts: where to count what becomes of the events.
+        wakeup: is set when there may be something to read.
+        stopping: is set when nothing more is to begin.
+        pause: pauses the subscription, for a receiver that wants nothing any more.
+        on_passed: is called when the consumer has passed more.
+    """
+
+    def __init__(
+        self,
+        consumer: SubscriptionConsumer,
+        calls: Calls,
+        receiver: Receiver,
+        *,
+        policy: FeedPolicy,
+        counts: FeedCounts,
+        wakeup: asyncio.Event,
+        stopping: asyncio.Event,
+        pause: Callable[[], Awaitable[None]],
+        on_passed: Callable[[], object],
+    ) -> None:
+        self.window = Window(policy.order, room=policy.room, passed=consumer.passed)
+        self.paused = False
+        self._consumer = consumer
+        self._calls = calls
+        self._receiver = receiver
+        self._policy = policy
+        self._counts = counts
+        self._wakeup = wakeup
+        self._stopping = stopping
+        self._pause = pause
+        self._on_passed = on_passed
+        self._enough = max(1, min(policy.batch, policy.room // 2))  # room that is worth a read
+        self._wants_room = False
+        self._has_read = False
+        self._ready: asyncio.Queue[Lane] = asyncio.Queue()
+        self._at_work = 0
+        self._waiting: dict[Lane, asyncio.TimerHandle] = {}
+        self._to_acknowledge = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._at_end = False
+        self._retries_at = self._breath_at = 0.0
+
+    async def run(self) -> None:
+        """Deliver until closed or paused; what the observer has in hand then is waited for.
+
+        Raises:
+            SubscriptionLostError: the lease is another's now.
+            StorageError: the store failed.
+        """
+        name = self._consumer.name
+        tasks = [
+            asyncio.create_task(self._keep_lease(), name=f"trackside-lease-{name}"),
+            asyncio.create_task(self._read_on(), name=f"trackside-feeding-{name}"),
+            asyncio.create_task(self._acknowledge_on(), name=f"trackside-acknowledging-{name}"),
+            *(
+                asyncio.create_task(self._deliver_on(), name=f"trackside-delivering-{name}-{number}")
+                for number in range(self._policy.concurrency)
+            ),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for timer in self._waiting.values():
+                timer.cancel()
+            self._counts.returned += self.window.in_hand
+        for failure in [task.exception() for task in tasks if not task.cancelled()]:
+            if failure is not None:
+                raise failure
+
+    async def acknowledge(self) -> None:
+        """Have the cursor go on to the low-water mark, if something was done since it did so last."""
+        if not self._to_acknowledge.is_set():
+            return
+        self._to_acknowledge.clear()
+        try:
+            await self._consumer.acknowledge(self.window.low_water)
+        except BaseException:
+            self._to_acknowledge.set()
+            raise
+        self._on_passed()
+
+    def stop_for_pause(self) -> None:
+        """The subscription was paused: begin nothing more, also nothing of what was begun."""
+        self.paused = True
+        self._wakeup.set()
+
+    @property
+    def _is_to_stop(self) -> bool:
+        return self.paused or self._stopping.is_set()
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease three times in its length; give it up when it may have ended because the store failed."""
+        consumer, loop = self._consumer, asyncio.get_running_loop()
+        until = loop.time() + consumer.lease_seconds
+        while True:
+            await asyncio.sleep(consumer.lease_seconds / 3)
+            begun = loop.time()
+            try:
+                if await consumer.renew():
+                    self.stop_for_pause()
+                until = begun + consumer.lease_seconds
+            except SubscriptionLostError:
+                raise
+            except StorageError as exc:
+                if loop.time() + consumer.lease_seconds / 3 >= until:
+                    raise
+                logger.warning("the lease of subscription %s could not be renewed: %s", consumer.name, exc)
+
+    async def _read_on(self) -> None:
+        """Read whenever there is something and room for it, until closed or paused; then wait for calls under way."""
+        try:
+            while not self._is_to_stop:
+                self._wakeup.clear()
+                self._wants_room = self.window.room < self._enough
+                if self._wants_room or not await self._read():
+                    await self._wait()
+        except SubscriptionPausedError:
+            self.paused = True
+        while self._at_work:
+            self._wakeup.clear()
+            await self._wakeup.wait()
+
+    async def _read(self) -> bool:
+        """Take in what comes next; whether there is more."""
+        batch = await self._consumer.read(min(self._policy.batch, self.window.room), ahead=self._has_read)
+        self._has_read = True
+        self._counts.read += len(batch.events)
+        self._at_end = batch.at_end
+        self._begin(self.window.add(batch))
+        if not batch.events:
+            self._on_passed()
+        if not batch.at_end and asyncio.get_running_loop().time() < self._retries_at:
+            return True
+        retries = await self._consumer.read_retries(self._policy.batch)
+        self._retries_at = asyncio.get_running_loop().time() + _RETRIES_EVERY
+        before = self.window.in_hand
+        self._begin(self.window.add_retries(retries))
+        self._counts.read += self.window.in_hand - before
+        return not batch.at_end
+
+    def _begin(self, lanes: Sequence[Lane]) -> None:
+        for lane in lanes:
+            self._ready.put_nowait(lane)
+        self._note_idle()
+
+    async def _wait(self) -> None:
+        """Wait until there may be something to do."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY):
+                await self._wakeup.wait()
+
+    async def _acknowledge_on(self) -> None:
+        """Acknowledge what is done: now and then while there is more to do, else at once."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._to_acknowledge.wait()
+            await self.acknowledge()
+            until = loop.time() + ACKNOWLEDGE_EVERY
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._idle.wait()
+
+    async def _deliver_on(self) -> None:
+        """Deliver what lanes have, one lane after another."""
+        loop = asyncio.get_running_loop()
+        while True:
+            lane = await self._ready.get()
+            async with self._receiver.turn():
+                if not self._is_to_stop:
+                    await self._work_on(lane)
+            if loop.time() >= self._breath_at:
+                await asyncio.sleep(0)
+                self._breath_at = loop.time() + _BREATHE_EVERY
+
+    async def _work_on(self, lane: Lane) -> None:
+        self._at_work += 1
+        try:
+            await self._deliver(lane)
+        finally:
+            self._at_work -= 1
+            if self._is_to_stop:
+                self._wakeup.set()
+
+    async def _deliver(self, lane: Lane) -> None:
+        """Deliver what a lane has now, unless something of it fails and is to be tried again later."""
+        left = min(len(lane.events), self._policy.batch)
+        while left and not self.paused:
+            tries = self._receiver.tries
+            taken, raised = await self._offer(lane, left)
+            left -= taken
+            for _ in range(taken):
+                await self._finish_handled(lane)
+            if taken:
+                self._receiver.took(tries)
+            if raised is not None:
+                if not await self._is_put_aside(lane, raised, tries):
+                    return
+                left -= 1
+            if self._receiver.is_away:
+                break
+        if self.window.has_more(lane):
+            self._ready.put_nowait(lane)
+
+    async def _offer(self, lane: Lane, left: int) -> tuple[int, BaseException | None]:
+        """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
+        first = lane.events[0]
+        singly = bool(lane.attempts) or self._receiver.is_away or first.is_retry or not self._calls.takes_batches
+        if singly:
+            return await self._calls.offer([first.stored.event], singly=True)
+        events: list[RunLifecycleEvent] = []
+        for one in islice(lane.events, left):
+            if one.is_retry:
+                break
+            events.append(one.stored.event)
+        return await self._calls.offer(events, singly=False)
+
+    async def _is_put_aside(self, lane: Lane, raised: BaseException, tries: int) -> bool:
+        """Do what is to be done about a failure; whether the lane goes on without its first event."""
+        said, why, first = Refusal.of(raised), text_of(raised), lane.events[0]
+        if said.disables:
+            await self._disable(why, first.attempts + lane.attempts + 1)
+            return False
+        if said.away:
+            if self._receiver.went_away(said, why, tries):
+                await self._note_failure(why, self._receiver.tries)
+            self._ready.put_nowait(lane)
+            return False
+        lane.attempts += 1
+        if said.retryable:
+            self._receiver.failed(tries)
+        if self._is_hopeless(first, lane.attempts, said):
+            await self._consumer.park(first.stored.position, why, attempts=first.attempts + lane.attempts)
+            self._counts.parked += 1
+            self._finish(lane)
+            return True
+        await self._note_failure(why, lane.attempts)
+        pause = max(self._policy.pause(lane.attempts), said.retry_after)
+        self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
+        return False
+
+    def _is_hopeless(self, event: InHand, attempts: int, said: Refusal) -> bool:
+        """Whether an event is parked; one that was parked before is so again with the first failure."""
+        if event.is_retry:
+            return True
+        gives_up = attempts >= self._policy.attempts or not said.retryable
+        return gives_up and self._consumer.on_failure is OnFailure.park
+
+    async def _disable(self, why: str, attempts: int) -> None:
+        """Pause the subscription, for whoever decides what shall become of it."""
+        name = self._consumer.name
+        await self._note_failure(why, attempts)
+        await self._pause()
+        logger.error("subscription %s is paused until somebody resumes it, since its receiver is gone: %s", name, why)
+        self.stop_for_pause()
+
+    async def _note_failure(self, why: str, attempts: int) -> None:
+        """Let operators see it until something more is handled; so what was handled before is acknowledged first."""
+        await self.acknowledge()
+        await self._consumer.note_failure(why, attempts=attempts)
+
+    def _try_again(self, lane: Lane) -> None:
+        del self._waiting[lane]
+        self._ready.put_nowait(lane)
+
+    async def _finish_handled(self, lane: Lane) -> None:
+        first = lane.events[0]
+        if first.is_retry:
+            await self._consumer.settle_retry(first.stored.position)
+        self._counts.handled += 1
+        self._finish(lane)
+
+    def _finish(self, lane: Lane) -> None:
+        before = self.window.low_water
+        self.window.finish(lane)
+        if self.window.low_water > before:
+            self._to_acknowledge.set()
+        if self._wants_room and self.window.room >= self._enough:
+            self._wakeup.set()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._at_end and not self.window.in_hand:
+            self._idle.set()
+        else:
+            self._idle.clear()

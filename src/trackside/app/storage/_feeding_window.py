@@ -1,0 +1,126 @@
+"""What a feed has in hand: events that were read and are not delivered yet, and the position up to which all is done.
+
+Events are in lanes. Within a lane one comes after the other; lanes go on side by side. Which events share a lane is all
+that tells the orders apart: all of them, those of a run, or none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from trackside.app.delivery import Order
+from trackside.app.storage._records import StoredEvent
+from trackside.app.storage._subscription_records import Batch, ParkedEvent
+from trackside.harness.observer import RunLifecycleEvent
+
+MOST_AHEAD: Final = 10_000
+"""Events after the first that is not done, done or not: as many at most come again if the process dies."""
+
+_LANE_OF: Final[Mapping[Order, Callable[[RunLifecycleEvent], str]]] = {
+    Order.log: lambda event: "",
+    Order.run: lambda event: event.run_id,
+    Order.none: lambda event: event.event_id,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """An event to be delivered; `is_retry` if it was parked, after so many `attempts`."""
+
+    stored: StoredEvent
+    attempts: int = 0
+    is_retry: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Events that are delivered one after another."""
+
+    key: str
+    events: deque[InHand] = field(default_factory=deque)
+    attempts: int = 0
+    """How often the first of them has failed since it is in hand."""
+
+
+class Window:
+    """All lanes of a feed, and how far it is.
+
+    Args:
+        order: which events share a lane.
+        room: how many events may be in hand.
+        passed: the position up to which everything was done before.
+    """
+
+    def __init__(self, order: Order, *, room: int, passed: int) -> None:
+        self.low_water = passed
+        """Up to here everything that was read is done, and what was not read is not wanted."""
+        self.in_hand = 0
+        self.oldest_at: datetime | None = None
+        """When the first event occurred that is not done."""
+        self._room = room
+        self._lane_of = _LANE_OF[order]
+        self._lanes: dict[str, Lane] = {}
+        self._positions: deque[tuple[int, datetime]] = deque()  # read, from the first that is not done
+        self._done: set[int] = set()  # of these
+        self._through = passed
+        self._retried: set[int] = set()
+
+    @property
+    def room(self) -> int:
+        """How many events more may be read."""
+        return max(0, min(self._room - self.in_hand, MOST_AHEAD - len(self._positions)))
+
+    def add(self, batch: Batch) -> list[Lane]:
+        """Take in what was read next; the lanes that have something now and had nothing before."""
+        self._positions.extend((stored.position, stored.event.occurred_at) for stored in batch.events)
+        self._through = batch.through
+        self._settle()
+        return self._fill(InHand(stored) for stored in batch.events)
+
+    def add_retries(self, parked: Iterable[ParkedEvent]) -> list[Lane]:
+        """Take in parked events that shall be tried again, unless they are in hand; as `add`."""
+        new = [one for one in parked if one.stored.position not in self._retried]
+        self._retried.update(one.stored.position for one in new)
+        return self._fill(InHand(one.stored, attempts=one.attempts, is_retry=True) for one in new)
+
+    def finish(self, lane: Lane) -> None:
+        """The first event of a lane is done: handled, or parked."""
+        first = lane.events.popleft()
+        lane.attempts = 0
+        self.in_hand -= 1
+        position = first.stored.position
+        if first.is_retry:
+            self._retried.discard(position)
+        else:
+            self._done.add(position)
+            self._settle()
+
+    def has_more(self, lane: Lane) -> bool:
+        """Whether a lane that was delivered goes on; else it is forgotten, and `add` gives another in its place."""
+        if not lane.events:
+            del self._lanes[lane.key]
+        return bool(lane.events)
+
+    def _fill(self, new: Iterable[InHand]) -> list[Lane]:
+        began: list[Lane] = []
+        for one in new:
+            key = self._lane_of(one.stored.event)
+            if (lane := self._lanes.get(key)) is None:
+                lane = self._lanes[key] = Lane(key)
+                began.append(lane)
+            lane.events.append(one)
+            self.in_hand += 1
+        return began
+
+    def _settle(self) -> None:
+        while self._positions and self._positions[0][0] in self._done:
+            position, _ = self._positions.popleft()
+            self._done.remove(position)
+            self.low_water = position
+        if not self._positions:
+            self.low_water = self._through
+        self.oldest_at = self._positions[0][1] if self._positions else None
