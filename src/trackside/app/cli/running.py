@@ -19,6 +19,7 @@ from trackside.app.cli.arguments import (
     read_metadata,
     read_seconds,
 )
+from trackside.app.cli.delivering import say_what_is_left
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
@@ -26,11 +27,11 @@ from trackside.app.cli.leftovers import UnwaitedExecutor
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
-from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
+from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.app.cli.usage import unpriced_note
 from trackside.app.settings import Settings, load_settings
-from trackside.app.wiring import App, open_app, open_store
+from trackside.app.wiring import DELIVERY_SECONDS, App, open_app, open_store
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.app.wiring.memories import remembers_question
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
@@ -51,6 +52,7 @@ _SHOWN_MODES = ("messages", "custom")
 _LEFT_BEHIND = "left behind: it did not stop"
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
+_DELIVERING_AFTER = 0.5  # seconds of waiting of which nobody needs to be told
 _RECORDED_WITHIN = 6.0  # seconds; somewhat longer than the database waits for its lock
 
 
@@ -212,6 +214,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
         raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
     view.finish(result, settings, forgotten=forgets(agent))
     say_what_is_spooled(app.recorder, result.run_id)
+    say_what_is_left(app)
     limit = settings.limits_of(spec.agent).max_cost_usd if spec.max_cost_usd is None else spec.max_cost_usd
     if limit is not None and (note := unpriced_note(result.completion_data)) is not None:
         standard_error().print(note, soft_wrap=True, markup=False)
@@ -238,11 +241,26 @@ async def _run_and_close(
             result = await _result(handle, view)
             if result is None:
                 await _leave(app, handle, view, settings)
+            await _deliver(app, view)
     except TracksideError as exc:
         if app is None or result is None:
             raise
         return app, result, exc
     return app, result, None
+
+
+async def _deliver(app: App, view: View) -> None:
+    """Wait until durable observers have been told of the run, or Ctrl-C says not to, or it takes too long."""
+    if not app.deliveries.names:
+        return
+    delivering = asyncio.create_task(app.deliveries.drain(DELIVERY_SECONDS), name="trackside-cli-deliver")
+    loop = asyncio.get_running_loop()
+    hint = loop.call_later(_DELIVERING_AFTER, view.stopping, "delivering", "Ctrl-C leaves the rest for later")
+    with ended_by_stop_signals(delivering.cancel, asyncio.Event()):
+        await asyncio.wait({delivering})
+    hint.cancel()
+    if not delivering.cancelled():
+        delivering.result()
 
 
 async def _see_that_it_waits(app: App, agent: Any, spec: RunSpec) -> None:

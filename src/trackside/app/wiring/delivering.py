@@ -58,10 +58,14 @@ class Deliveries:
         await self.dispatcher.aclose()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until all that is in the log is delivered, for at most so many seconds. Only the first call waits."""
+        """Wait until all that is in the log is delivered, for at most so many seconds. Only the first call waits.
+
+        When it is cancelled, all is left for later.
+        """
         if self._drained:
             return
         self._drained = True
+        self.left = [LeftForLater(name, "") for name in self.names]
         try:
             report = await self.dispatcher.drain(seconds)
         except TracksideError as exc:

@@ -21,7 +21,7 @@ from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
 from trackside.app.wiring import NothingRecordedError, blaming
 from trackside.app.wiring.spooling import spool_folder
-from trackside.app.wiring.try_loading import REDACTION
+from trackside.app.wiring.try_loading import OBSERVER, REDACTION
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ async def _loading(settings: Settings) -> AsyncIterator[Finding]:
     if settings.redact is not None:
         named["runs.redact"] = (REDACTION, settings.redact)
     free = asyncio.Semaphore(_AT_ONCE)
-    whys = await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in named.values()))
-    for (key, (_, reference)), why in zip(named.items(), whys, strict=True):
+    observers = [(OBSERVER, observer.name) for observer in settings.observers]
+    whys = await asyncio.gather(*(_try_loading(*arguments, free=free) for arguments in (*named.values(), *observers)))
+    for (key, (_, reference)), why in zip(named.items(), whys, strict=False):
         if why:
             yield Finding(
                 severity=Severity.error,
@@ -84,6 +85,11 @@ async def _loading(settings: Settings) -> AsyncIterator[Finding]:
                 where=f"{settings.sources.get(key, 'settings')}, {key}",
                 fix="correct the reference or the module; `trackside run` with it shows the whole traceback",
             )
+    for observer, why in zip(settings.observers, whys[len(named) :], strict=True):
+        if why:
+            key, _, what = why.removeprefix(observer.where).rstrip(".").partition(": ")
+            fix = "correct the table, before which nothing runs; `trackside observers` shows those that there are"
+            yield Finding(severity=Severity.error, what=what or key, where=f"{observer.where}{key}", fix=fix)
 
 
 async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) -> str:
@@ -140,6 +146,7 @@ def _database(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=_SAID_THERE)
     if health is not None:
         yield from findings_in(health, where, now)
+        yield from _unfed(health, settings)
 
 
 _SAID_THERE = "do what the message says"
@@ -199,6 +206,14 @@ def _runs(health: Health, now: datetime) -> Iterator[Finding]:
 
 def _of_run(run: RunHealth, severity: Severity, what: str, fix: str) -> Finding:
     return Finding(severity=severity, what=what, where=f"run {run.run_id}, thread {run.thread_id}", fix=fix)
+
+
+def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
+    configured = {observer.name for observer in settings.observers}
+    for subscription in health.subscriptions:
+        if subscription.name not in configured and subscription.consumer is None:
+            what = "nobody feeds it, and the settings here have no observer of this name"
+            yield Finding(severity=Severity.note, what=what, where=f"subscription {subscription.name}")
 
 
 def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding]:

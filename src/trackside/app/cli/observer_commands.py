@@ -1,0 +1,40 @@
+"""The commands about the observers that the settings name, and their options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trackside.app.cli.options import Database, Json
+
+app = typer.Typer()
+
+
+@app.command()
+def observers(json: Json = False) -> int:
+    """Show who is told of runs, as trackside.toml says, and which other observers there are."""
+    from trackside.app.cli import observing
+
+    return observing.show(json=json)
+
+
+@app.command()
+def deliver(
+    name: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help="Only these observers.", show_default="all durable ones"),
+    ] = None,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="End when everything is delivered.")] = False,
+    database: Database = None,
+    json: Json = False,
+) -> int:
+    """Feed durable observers from the log, until Ctrl-C or SIGTERM, which are the usual end (exit code 0).
+
+    For programs that only record, and for what `trackside run` left for later. Several may go on side by side.
+
+    Exit code 1: one could not be fed, or with --until-idle an event could not be delivered and was parked.
+    """
+    from trackside.app.cli import delivering
+
+    return delivering.deliver(name or (), database=database, until_idle=until_idle, json=json)

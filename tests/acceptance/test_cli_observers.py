@@ -1,0 +1,276 @@
+"""Observers of `trackside.toml` on the command line: `run` tells them, `deliver` feeds them, `observers` shows them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+AGENTS = """
+async def echo(input, run):
+    return "done"
+"""
+
+WATCH = """
+import os
+from pathlib import Path
+
+from trackside.app.delivery import Delivery, DeliveryError
+
+def note(name, event):
+    with open(f"{name}.txt", "a") as file:
+        file.write(event.event_type + "\\n")
+
+class Note:
+    def __init__(self, *, to):
+        self.to = to
+    async def on_event(self, event):
+        note(self.to, event)
+    async def aclose(self):
+        Path(f"{self.to}.closed").touch()
+
+class Mail(Note):
+    delivery = Delivery.durable
+
+class Endpoint(Mail):
+    events = ["run_completed"]
+    async def on_event(self, event):
+        if not os.path.exists("up"):
+            raise DeliveryError(receiver="the endpoint", what="it", why="connection refused", away=True)
+        note(self.to, event)
+
+class Refusing(Mail):
+    async def on_event(self, event):
+        raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
+
+class Gate(Note):
+    async def on_event(self, event):
+        raise RuntimeError("closed for today")
+
+class Curious(Note):
+    def watch(self, vitals):
+        self.vitals = vitals
+    async def on_event(self, event):
+        stats = self.vitals.writer()
+        with open("vitals.txt", "w") as file:
+            print(stats.events_total, [f.subscription for f in self.vitals.feeds()], list(self.vitals.observers()),
+                  self.vitals.manager().started_total, self.vitals.spooled(), file=file)
+"""
+
+WHOLE_RUN = ["run_started", "thread_status_updated", "human_message", "run_completed", "thread_status_updated"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    (tmp_path / "watch.py").write_text(WATCH, encoding="utf-8")
+    return tmp_path
+
+
+def configure(folder: Path, *tables: str) -> None:
+    text = "".join(f"[[observers]]\n{table}\n" for table in tables)
+    (folder / "trackside.toml").write_text(text, encoding="utf-8")
+
+
+def table(type: str, name: str, more: str = "") -> str:
+    return f'type = "watch.py:{type}"\nname = "{name}"\nto = "{name}"\n{more}'
+
+
+def noted(folder: Path, name: str) -> list[str]:
+    file = folder / f"{name}.txt"
+    return file.read_text(encoding="utf-8").split() if file.exists() else []
+
+
+def run(trackside: Trackside) -> subprocess.CompletedProcess[str]:
+    done = trackside("run", "agents.py:echo", "hi")
+    assert "completed" in done.stdout, done.stderr
+    return done
+
+
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_run_is_told_to_all_observers_and_they_are_closed(here: Trackside, folder: Path) -> None:
+    configure(
+        folder,
+        table("Note", "all"),
+        table("Note", "ends", 'events = ["run_completed", "run_failed"]'),
+        table("Note", "others", 'agent = "other.py:agent"'),
+        table("Mail", "mail"),
+        table("Mail", "messages", 'events = ["human_message"]\nagent = "agents.py:echo"'),
+        table("Curious", "curious"),
+    )
+    done = run(here)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert noted(folder, "all") == WHOLE_RUN
+    assert noted(folder, "ends") == ["run_completed"]
+    assert noted(folder, "others") == []
+    assert noted(folder, "mail") == WHOLE_RUN
+    assert noted(folder, "messages") == ["human_message"]
+    assert {path.stem for path in folder.glob("*.closed")} == {"all", "ends", "others", "mail", "messages", "curious"}
+    assert (folder / "vitals.txt").read_text(encoding="utf-8") == (
+        "5 ['mail', 'messages'] ['all', 'ends', 'others', 'curious', 'Timeline'] 1 0\n"
+    )
+
+
+def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Endpoint", "hook"), table("Mail", "mail"))
+    done = run(here)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "not everything is delivered yet to hook (the endpoint did not take it: connection refused): `trackside deliver`"
+        " goes on, as the next `trackside run` does\n"
+    )
+    assert (noted(folder, "hook"), noted(folder, "mail")) == ([], WHOLE_RUN)
+
+    (folder / "up").touch()
+    done = here("deliver", "hook", "--until-idle")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("hook goes on after position ")
+    assert last == "hook got 1 event, nothing left"
+    assert noted(folder, "hook") == ["run_completed"]
+
+    told = objects(here("deliver", "--until-idle", "--json"))
+    assert [(one["observer"], one["what"]) for one in told] == [
+        ("hook", "goes_on"),
+        ("mail", "goes_on"),
+        ("hook", "ended"),
+        ("mail", "ended"),
+    ]
+    assert told[-1] == {"observer": "mail", "what": "ended", "delivered": 0, "parked": 0, "behind": 0}
+
+
+def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Path) -> None:
+    run(here)
+    configure(folder, table("Refusing", "strict", 'start = "beginning"\nevents = ["run_completed"]'))
+
+    done = here("deliver", "--until-idle")
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1:] == [
+        "strict did not take 1 event, parked now: the endpoint did not take it: 400; see `trackside parked strict`",
+        "strict got 0 events, 1 parked, nothing left",
+    ]
+    assert here("parked", "strict").stdout.count("400") == 1
+
+
+def test_deliver_goes_on_until_it_is_stopped(piped: Callable[..., Any], here: Trackside, folder: Path) -> None:
+    configure(folder, table("Mail", "mail"))
+    process = piped("deliver", "--json")
+    assert json.loads(process.stdout.readline()) == {"observer": "mail", "what": "goes_on", "cursor": 0, "behind": 0}
+    (folder / "trackside.toml").rename(folder / "kept.toml")
+    run(here)  # records alone
+    while noted(folder, "mail") != WHOLE_RUN:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out) == {"observer": "mail", "what": "ended", "delivered": 5, "parked": 0, "behind": 0}
+
+
+def test_a_required_observer_that_fails_fails_the_run(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Note", "note"), table("Gate", "gate", "required = true"))
+
+    done = here("run", "agents.py:echo", "hi")
+
+    assert done.returncode == 1
+    assert "closed for today" in done.stdout
+    assert noted(folder, "note") == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ([], "there is nobody to deliver to: trackside.toml has no observer that is fed from the log"),
+        ([table("Note", "note")], "there is nobody to deliver to"),
+        ([table("Mail", "mail")], "NAME: no observer is called 'note'; fed from the log are mail."),
+        (
+            [table("Mail", "mail"), table("Note", "note")],
+            "NAME: note is live: whoever runs agents tells it, as they go on.",
+        ),
+    ],
+)
+def test_deliver_to_somebody_who_is_not_fed_is_refused(
+    here: Trackside, folder: Path, tables: list[str], says: str
+) -> None:
+    configure(folder, *tables)
+
+    done = here("deliver", "note")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {says}")
+
+
+def test_a_mistake_stops_the_start_before_anything_runs(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Note", "note", "tto = 1"))
+
+    for command in (("run", "agents.py:echo", "hi"), ("deliver",)):
+        done = here(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: trackside.toml, observers[1] (note).tto: there is no such key; did you mean to?\n"
+    assert not (folder / "trackside.db").exists()
+
+
+def test_a_module_that_fails_shows_its_own_traceback_and_none_of_ours(here: Trackside, folder: Path) -> None:
+    (folder / "broken.py").write_text("def load():\n    return 1 / 0\n\nload()\n", encoding="utf-8")
+    configure(folder, 'type = "broken.py:Mail"\nname = "mail"')
+
+    done = here("run", "agents.py:echo", "hi")
+
+    assert done.returncode == 2
+    *trace, error = done.stderr.splitlines()
+    assert trace[0] == "Traceback (most recent call last):"
+    assert trace[-1] == "ZeroDivisionError: division by zero"
+    assert not any("trackside/" in line for line in trace)
+    assert error.startswith("error: trackside.toml, observers[1] (mail).type: broken.py:Mail cannot be loaded")
+
+
+def test_observers_are_listed_with_what_is_wrong_and_what_there_is(here: Trackside, folder: Path) -> None:
+    configure(
+        folder,
+        table("Note", "gate", "required = true"),
+        table("Mail", "mail", 'events = ["run_failed"]\nagent = "chat"'),
+        table("Mial", "wrong"),
+    )
+    done = here("observers")
+    assert done.returncode == 0
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()[:4]] == ["NAME", "gate", "mail", "wrong"]
+
+    gate, mail, wrong, *available = objects(here("observers", "--json"))
+    assert (gate["configured"], gate["delivery"], gate["required"], gate["error"]) == ("gate", "live", True, None)
+    assert (mail["delivery"], mail["events"], mail["agent"]) == ("durable", ["run_failed"], "chat")
+    assert (wrong["delivery"], wrong["error"][:26]) == (None, "type: watch.py has no Mial")
+    assert {"available": "webhook", "from": "trackside", "what": "a signed HTTP request for each event"}.items() <= (
+        next(one for one in available if one["available"] == "webhook").items()
+    )
+
+
+def test_doctor_makes_each_observer_and_names_subscriptions_of_nobody(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Mail", "old"))
+    run(here)
+    configure(folder, table("Note", "note"), table("Mail", "mail", "toto = 1"))
+
+    done = here("doctor", "--json")
+    error, note = [json.loads(line) for line in done.stdout.splitlines() if "disk" not in line]
+
+    assert done.returncode == 1
+    assert (error["severity"], error["where"]) == ("error", "trackside.toml, observers[2] (mail).toto")
+    assert error["what"].startswith("there is no such key; ")
+    assert note == {
+        "severity": "note",
+        "what": "nobody feeds it, and the settings here have no observer of this name",
+        "where": "subscription old",
+        "fix": "",
+    }
