@@ -242,7 +242,7 @@ class Executions:
         """What the runs do, and what became of those that have ended."""
         running: Counter[str] = Counter()
         present: Counter[str] = Counter()
-        for run in self._by_id.values():
+        for run in [*self._by_id.values()]:  # a copy: other threads may ask, too, while runs come and go
             present["started"] += run.worker.started
             present["stuck"] += run.stuck
             if run.task is not None:

@@ -1,0 +1,14 @@
+"""The observer of metrics keeps the contract of an observer."""
+
+import pytest
+
+from trackside.app.observers.metrics import MetricsObserver
+from trackside.testing.contracts import ObserverContract
+
+
+class TestMetricsObserver(ObserverContract):
+    virtual_time = True
+
+    @pytest.fixture
+    def observer(self) -> MetricsObserver:
+        return MetricsObserver()

@@ -1,0 +1,164 @@
+"""What is made of the metrics for people: the dashboard, the rules for alerts, and the table in the documentation."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_server import NoPrometheusError, promtool
+
+from trackside.app.observers.metrics.dashboard import as_text
+from trackside.app.observers.metrics.definitions import DEFINITIONS, Definition, Kind
+
+DOCS = Path(__file__).parents[3] / "docs" / "observers"
+DASHBOARD = DOCS / "grafana_dashboard.json"
+ALERTS = DOCS / "alerts.yml"
+SERIES = {name: definition for definition in DEFINITIONS for name in definition.series}
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return found
+
+
+def expressions() -> Iterator[str]:
+    """What the panels of the dashboard ask for."""
+    for panel in panels():
+        yield from (target["expr"] for target in panel.get("targets", ()))
+
+
+def test_the_committed_dashboard_is_up_to_date() -> None:
+    assert DASHBOARD.read_text() == as_text(), (
+        "make it anew: python -m trackside.app.observers.metrics.dashboard > docs/observers/grafana_dashboard.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", [*expressions(), *re.findall(r"expr: (?:\|\n +)?(.+(?:\n {12}.+)*)", ALERTS.read_text())]
+)
+def test_whatever_is_asked_for_exists_with_these_labels_and_a_rate_is_of_what_only_grows(text: str) -> None:
+    asked = re.findall(r"(trackside_\w+)(?:\{([^}]*)\})?(\[)?", text)
+    assert asked
+    for name, matchers, ranged in asked:
+        definition = SERIES[name]
+        labels = set(re.findall(r"(\w+)=", matchers)) - {"job"}
+        assert labels <= {*definition.labels}
+        assert bool(ranged) == (definition.kind not in {Kind.gauge, Kind.info}), f"{name} in {text}"
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    shown = {SERIES[name] for text in expressions() for name in re.findall(r"trackside_\w+", text)}
+    missing = {definition.name for definition in DEFINITIONS if definition not in shown}
+
+    assert missing == {"trackside_build_info"}  # which the choice of jobs is made of
+    assert "label_values(trackside_build_info, job)" in DASHBOARD.read_text()
+
+
+def test_the_panels_of_the_dashboard_have_places_and_numbers_of_their_own() -> None:
+    places: set[tuple[int, int]] = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        covered = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not covered & places, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        places |= covered
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+    assert [panel["title"] for panel in panels() if panel["type"] == "row"] == [
+        "Runs",
+        "Durations",
+        "Failures",
+        "Tokens and cost",
+        "Queue",
+        "Observers",
+        "Storage",
+        "Subscriptions",
+    ]
+
+
+async def asked(*arguments: object) -> str:
+    """What promtool says, which is content."""
+    try:
+        done = await asyncio.to_thread(promtool, *arguments)
+    except NoPrometheusError as exc:
+        pytest.skip(str(exc))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+async def test_the_rules_for_alerts_are_rules() -> None:
+    assert "SUCCESS" in await asked("check", "rules", ALERTS)
+
+
+def series(name: str, values: str, **labels: str) -> dict[str, str]:
+    labels = {"job": "trackside", "instance": "a:1", **labels}
+    said = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return {"series": f"{name}{{{said}}}", "values": values}
+
+
+WELL = [
+    series("trackside_build_info", "1x60"),
+    series("trackside_runs_total", "0+60x60", agent="chat", status="success"),
+    series("trackside_runs_total", "0+1x60", agent="chat", status="error"),
+    series("trackside_missed_events_total", "0x60", outcome="lost"),
+    series("trackside_run_cost_usd_total", "0+0.1x60", agent="chat"),
+    series("trackside_subscription_active", "1x60", subscription="webhook"),
+    series("trackside_subscription_paused", "0x60", subscription="webhook"),
+    series("trackside_observer_lag_seconds", "0x60", observer="mail"),
+]
+BADLY: dict[str, list[dict[str, str]]] = {
+    "TracksideGone": [],
+    "TracksideRunsFail": [
+        WELL[0],
+        WELL[1],
+        series("trackside_runs_total", "0+10x60", agent="chat", status="error"),
+        series("trackside_runs_total", "0+10x60", agent="chat", status="timeout"),
+    ],
+    "TracksideEventsLost": [WELL[0], series("trackside_missed_events_total", "0x50 1x10", outcome="lost")],
+    "TracksideStorageIsSlow": [
+        WELL[0],
+        series("trackside_storage_batch_duration_seconds_sum", "0+120x60"),
+        series("trackside_storage_batch_duration_seconds_count", "0+100x60"),
+    ],
+    "TracksideObserverIsBehind": [WELL[0], series("trackside_observer_lag_seconds", "90x60", observer="mail")],
+    "TracksideSubscriptionIsNotFed": [
+        WELL[0],
+        series("trackside_subscription_active", "0x60", subscription="webhook"),
+        series("trackside_subscription_paused", "0x60", subscription="webhook"),
+    ],
+    "TracksideSpendsFast": [WELL[0], series("trackside_run_cost_usd_total", "0+1x60", agent="chat")],
+}
+
+
+async def test_alerts_fire_when_something_is_wrong_and_only_then(tmp_path: Path) -> None:
+    rules = str(ALERTS)
+    names = re.findall(r"alert: (\w+)", ALERTS.read_text())
+    tests = [
+        {"interval": "1m", "input_series": given, "promql_expr_test": [firing(name, names)]}
+        for name, given in BADLY.items()
+    ]
+    tests.append({"interval": "1m", "input_series": WELL, "promql_expr_test": [firing(None, names)]})
+    path = tmp_path / "alerts_test.yml"
+    path.write_text(json.dumps({"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}))
+
+    assert "SUCCESS" in await asked("test", "rules", path)
+
+
+def firing(name: str | None, names: list[str]) -> dict[str, Any]:
+    """That of all alerts this one alone fires after an hour."""
+    assert name is None or name in names
+    samples = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if name else []
+    return {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "1h", "exp_samples": samples}
+
+
+def row(definition: Definition) -> str:
+    labels = ", ".join(f"`{label}`" for label in definition.labels)
+    return f"| `{definition.name}` | {definition.kind.value} | {labels} | {definition.help.rstrip('.')} |"
+
+
+def test_the_documentation_lists_all_metrics_as_they_are() -> None:
+    listed = [line for line in (DOCS / "metrics.md").read_text().splitlines() if line.startswith("| `trackside_")]
+
+    assert listed == [row(definition) for definition in DEFINITIONS]

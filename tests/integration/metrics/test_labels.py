@@ -1,0 +1,76 @@
+"""However many agents, models and errors there are, what is exposed stays bounded."""
+
+import logging
+from typing import Any
+
+import pytest
+from tests.integration.metrics.conftest import Open, WatchedApp, ended, shown
+
+from trackside.harness import RunManager, RunStatus
+
+
+async def test_a_hundred_thousand_agents_and_models_are_counted_under_as_many_labels_as_allowed(
+    open_metrics: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = open_metrics(max_labels=50)
+    for number in range(100_000):
+        data = {"cost_usd": 1, "token_usage_by_model": {f"model-{number}": {"input_tokens": 1}}}
+        end = ended(agent=f"agent-{number}", status=RunStatus.error, data=data, error_type=f"Error{number}")[-2]
+        await metrics.on_event(end)
+
+    values = shown(metrics)
+    assert values["trackside_run_cost_usd_total"] == {
+        **{(f"agent-{number}",): 1 for number in range(50)},
+        ("other",): 99_950,
+    }
+    assert values["trackside_run_tokens_total"]["input", "other"] == 99_950
+    assert len(values["trackside_run_tokens_total"]) == 4 * 51
+    assert values["trackside_run_failures_total"]["other",] == 99_950
+    assert sum(values["trackside_runs_total"].values()) == 100_000
+    warned = [record.args[0] for record in caplog.records if record.levelno == logging.WARNING]  # type: ignore[index]
+    assert sorted(map(str, warned)) == ["agent", "error_type", "model"]
+
+
+async def test_agents_that_run_are_shown_under_the_labels_that_they_are_counted_under(open_metrics: Open) -> None:
+    metrics = open_metrics(max_labels=2)
+    await metrics.on_events([event for name in "abc" for event in ended(name, agent=name)])
+    app = WatchedApp()
+    metrics.watch(app.vitals())
+    app.manager = running_of({"b": 5, "c": 2, "d": 1, "e": 1})
+
+    assert shown(metrics)["trackside_runs_active"] == {("a",): 0, ("b",): 5, ("other",): 4}
+
+
+async def test_agents_that_run_before_their_first_event_came_are_as_many_labels_as_allowed(open_metrics: Open) -> None:
+    metrics = open_metrics(max_labels=3)
+    app = WatchedApp(running_of({f"agent-{number}": 1 for number in range(1_000)}))
+    metrics.watch(app.vitals())
+
+    active = shown(metrics)["trackside_runs_active"]
+    assert len(active) == 4
+    assert active["other",] == 997
+
+
+@pytest.mark.parametrize(
+    ("agent", "label"),
+    [
+        ('quoted "\\ \n', 'quoted "\\ \n'),
+        ("half a character \ud83d", "half a character ?"),
+        ("x" * 10_000, "x" * 128),
+        ("", "unknown"),
+        (None, "unknown"),
+        (["a list"], "unknown"),
+    ],
+)
+async def test_any_name_of_an_agent_becomes_a_label(open_metrics: Open, agent: Any, label: str) -> None:
+    metrics = open_metrics()
+    for number in range(2):
+        await metrics.on_events(ended(str(number), agent=agent))
+
+    assert shown(metrics)["trackside_runs_started_total"] == {(label,): 2}
+
+
+def running_of(by_agent: dict[str, int]) -> Any:
+    from dataclasses import replace
+
+    return replace(RunManager({}).stats(), running_by_agent=by_agent, running=sum(by_agent.values()))

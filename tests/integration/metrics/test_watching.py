@@ -1,0 +1,145 @@
+"""What is shown of an app that is watched: read when somebody scrapes, from whatever thread."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.contract.ways_to_run import virtual
+from tests.integration.metrics.conftest import WatchedApp, ended, shown
+
+from trackside.app.observers.metrics import MetricsObserver
+from trackside.app.vitals import FeedStats
+from trackside.harness import RunManager, RunSpec
+from trackside.harness.buffered import BufferedObserver
+from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
+
+
+@virtual
+async def test_what_the_runs_of_a_manager_do_is_shown_as_the_manager_says_it() -> None:
+    async def sleeper(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    metrics = MetricsObserver()
+    async with RunManager({"sleeper": sleeper}, max_running=2, clock=VirtualClock(), observers=[metrics]) as manager:
+        app = WatchedApp()
+        metrics.watch(replace(app.vitals(), manager=manager.stats))
+        for thread in ("a", "b", "c", "a", "a"):
+            await manager.start(RunSpec("sleeper", 10.0, thread_id=thread))
+        await manager.start(RunSpec("sleeper", 10.0, after_seconds=100.0))
+        await asyncio.sleep(1)
+        values = shown(metrics)
+        await asyncio.sleep(1_000)
+
+    assert values["trackside_runs_active"] == {("sleeper",): 2}
+    assert values["trackside_runs_queued"] == {("place",): 1, ("thread",): 2, ("time",): 1}
+    assert values["trackside_runs_stuck"] == {(): 0}
+    assert shown(metrics)["trackside_runs_active"] == {("sleeper",): 0}
+    assert shown(metrics)["trackside_runs_total"]["sleeper", "success"] == 6
+
+
+async def test_what_storage_and_subscriptions_do_is_shown(metrics: MetricsObserver) -> None:
+    feed = FeedStats(
+        subscription="webhook",
+        active=True,
+        paused=False,
+        read_total=9,
+        handled_total=5,
+        parked_total=1,
+        returned_total=1,
+        failed_calls_total=4,
+        pending=2,
+        behind_seconds=1.5,
+    )
+    app = WatchedApp(feeds=[feed, replace(feed, subscription="mail", active=False, paused=True)], spooled=7)
+    app.manager = replace(app.manager, missed_kept_total=3, missed_lost_total=1, stuck=1, stuck_total=2)
+    metrics.watch(app.vitals())
+
+    values = shown(metrics)
+    assert values["trackside_storage_batch_duration_seconds_count"] == {(): 4}
+    assert values["trackside_storage_batch_duration_seconds_sum"] == {(): 0.5}
+    assert values["trackside_storage_batch_events_sum"] == {(): 20}
+    assert values["trackside_storage_requests_total"] == {(): 9}
+    assert values["trackside_storage_pending_requests"] == {(): 3}
+    assert values["trackside_spooled_runs"] == {(): 7}
+    assert values["trackside_missed_events_total"] == {("kept",): 3, ("lost",): 1}
+    assert values["trackside_stuck_runs_total"] == {(): 2}
+    assert values["trackside_subscription_active"] == {("webhook",): 1, ("mail",): 0}
+    assert values["trackside_subscription_paused"] == {("webhook",): 0, ("mail",): 1}
+    assert values["trackside_subscription_lag_seconds"]["webhook",] == 1.5
+    assert values["trackside_subscription_failed_calls_total"]["webhook",] == 4
+
+
+@virtual
+async def test_an_observer_that_hangs_is_shown_with_how_far_it_is_behind_and_what_it_missed() -> None:
+    metrics, hanging = MetricsObserver(), RecordingObserver(Misbehaviour(how="hang"))
+    buffer = BufferedObserver(hanging, capacity=3, terminal_reserve=0, max_wait=0.0)
+    metrics.watch(replace(WatchedApp().vitals(), observers=lambda: {"mail": buffer.stats()}))
+    events = ended()
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    for event in [replace_time(event, hour_ago) for event in events]:
+        await buffer.on_event(event)
+    await asyncio.sleep(1)
+    values = shown(metrics)
+    await buffer.aclose()
+
+    assert 3_600 <= values["trackside_observer_lag_seconds"]["mail",] < 3_660
+    assert values["trackside_observer_pending_events"] == {("mail",): 3}
+    assert values["trackside_observer_dropped_events_total"] == {("mail", "overflow"): 2}
+    assert values["trackside_observer_accepted_events_total"] == {("mail",): 5}
+    after = shown(metrics)
+    assert after["trackside_observer_lag_seconds"] == {("mail",): 0}
+    assert after["trackside_observer_dropped_events_total"]["mail", "closed"] == 2
+    assert after["trackside_observer_failed_events_total"] == {("mail",): 1}
+
+
+async def test_numbers_that_cannot_be_read_are_missing_and_the_others_shown(
+    metrics: MetricsObserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone() -> Any:
+        raise OSError("the database is closed")
+
+    metrics.watch(replace(WatchedApp().vitals(), writer=gone))
+    for _ in range(3):
+        values = shown(metrics)
+
+    assert "trackside_storage_requests_total" not in values
+    assert values["trackside_runs_stuck"] == {(): 0}
+    assert values["trackside_spooled_runs"] == {(): 0}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "the numbers of the storage cannot be read" in caplog.text
+
+
+async def test_a_manager_may_be_scraped_from_another_thread_while_its_runs_come_and_go(
+    metrics: MetricsObserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(input: Any) -> None:
+        await asyncio.sleep(0)
+
+    done = asyncio.Event()
+
+    def scrape() -> int:
+        scrapes = 0
+        while not done.is_set():
+            shown(metrics)
+            scrapes += 1
+        return scrapes
+
+    async with RunManager({"agent": agent}, observers=[metrics]) as manager:
+        metrics.watch(replace(WatchedApp().vitals(), manager=manager.stats))
+        scraping = asyncio.create_task(asyncio.to_thread(scrape), name="scraping")
+        for _ in range(40):
+            handles = [await manager.start(RunSpec("agent")) for _ in range(50)]
+            for handle in handles:
+                await handle.result()
+        done.set()
+        assert await scraping > 1
+
+    assert not caplog.records
+    assert shown(metrics)["trackside_runs_total"]["agent", "success"] == 2_000
+
+
+def replace_time(event: Any, when: datetime) -> Any:
+    return replace(event, occurred_at=when)
