@@ -45,7 +45,7 @@ class RunCounts:
         self._agents = Bounded("agent", max_labels, lambda name: _Agent(name, counters, durations))
         self._models = Bounded("model", max_labels, lambda name: _Model(name, counters))
         self._errors = Bounded("error_type", max_labels, counters[d.RUN_FAILURES].labels)
-        self._calls = {kind: calls.labels(kind) for kind in CALL_KINDS}
+        self._calls: dict[str, Histogram] = {kind: calls.labels(kind) for kind in CALL_KINDS}
         self._running: dict[str, _Agent] = {}
 
     def take(self, event: RunLifecycleEvent) -> None:
