@@ -1,0 +1,80 @@
+"""What a ledger promises: what every observer does, by Trackside's own tests, and what is in the file."""
+
+import asyncio
+import csv
+from pathlib import Path
+
+import pytest
+from trackside_cost_ledger import CostLedger
+from trackside_cost_ledger.ledger import HEAD
+
+from trackside import LifecycleEventType, RunStatus
+from trackside.app.delivery import ObserverOptionError
+from trackside.testing import ObserverContract, make_event, make_run
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The lines of the ledger."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class TestCostLedger(ObserverContract):
+    """What holds for every observer holds for this one; and what comes again is not counted again."""
+
+    idempotent = True
+
+    @pytest.fixture
+    def ledger(self, tmp_path: Path) -> Path:
+        """Where the file is."""
+        return tmp_path / "costs.csv"
+
+    @pytest.fixture
+    def observer(self, ledger: Path) -> CostLedger:
+        """A ledger that has not begun."""
+        self.path = ledger
+        return CostLedger(path=str(ledger))
+
+    async def effects(self, observer: CostLedger) -> list[str]:
+        """Which events are in the file."""
+        return [row["event_id"] for row in rows_of(self.path)]
+
+
+@pytest.mark.parametrize("status", [RunStatus.success, RunStatus.error, RunStatus.cancelled])
+def test_a_run_is_one_line_however_it_ended(tmp_path: Path, status: RunStatus) -> None:
+    """The other events of a run are none."""
+    path = tmp_path / "costs.csv"
+    end = make_run(status=status)[-2]
+    used = {"total_input_tokens": 12, "total_output_tokens": 40, "cost_usd": 0.0012}
+    end = make_event(end.event_type, payload={"agent": "chat, mostly", "status": status.value, "completion_data": used})
+    asyncio.run(CostLedger(path=str(path)).on_events([*make_run(status=status)[:3], end]))
+
+    (row,) = rows_of(path)
+    assert list(row) == list(HEAD)
+    assert (row["agent"], row["how"], row["input_tokens"], row["cost_usd"]) == (
+        "chat, mostly",
+        status.value,
+        "12",
+        "0.0012",
+    )
+
+
+def test_another_process_goes_on_with_the_file_and_mends_a_line_that_a_crash_tore(tmp_path: Path) -> None:
+    """Whatever the file ends with, each end is in it once, on a line of its own."""
+    path = tmp_path / "costs.csv"
+    first, second = (make_event(LifecycleEventType.RUN_COMPLETED, run_id=name) for name in ("run-1", "run-2"))
+    asyncio.run(CostLedger(path=str(path)).on_event(first))
+    whole = path.read_bytes()
+    path.write_bytes(whole + second.event_id.encode() + b",2026-01")  # killed while it wrote
+
+    asyncio.run(CostLedger(path=str(path)).on_events([first, second]))
+
+    assert path.read_bytes().startswith(whole)
+    assert [row["event_id"] for row in rows_of(path)] == [first.event_id, second.event_id]
+
+
+@pytest.mark.parametrize("path", ["", "nowhere/costs.csv"])
+def test_a_path_that_cannot_be_is_refused_at_the_start(path: str) -> None:
+    """Trackside says so with the name of the file and of the key."""
+    with pytest.raises(ObserverOptionError, match="path: "):
+        CostLedger(path=path)
