@@ -65,7 +65,7 @@ def test_the_tree_as_it_is_keeps_every_contract(tree: Path) -> None:
 
 
 VIOLATIONS = [
-    ("rooms", "trackside.harness.errors", "import trackside.app.settings.durations"),
+    ("rooms", "trackside.harness.embedded", "import trackside.app.settings.durations"),
     ("rooms", "trackside.harness.errors", "import trackside.testing.planted"),
     ("rooms", "trackside.app.settings", "import trackside.testing.planted"),
     ("rooms", "trackside.testing.planted", "import trackside.app.settings"),

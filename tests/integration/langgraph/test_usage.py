@@ -392,7 +392,7 @@ async def test_a_budget_of_tool_calls_stops_the_next_before_it_runs(stage: Any, 
     graph = builder.add_edge(START, "model").add_edge("model", "tools").compile()
     outcome = await stage.play(graph, "go", max_tool_calls=1)
     assert outcome.end["error_type"] == "budget_exceeded"
-    assert ran == ["a"]
+    assert ran == ["a"] or (ran == ["b"] and not is_async)  # threads begin in any order
     assert outcome.usage["tool_call_count"] == 2
 
 
