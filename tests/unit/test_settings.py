@@ -278,3 +278,6 @@ def test_the_document_shows_every_section_as_it_is_read(tmp_path: Path) -> None:
     )
     assert settings.prices["my-model"].cache_read_per_million == 0.05
     assert (settings.max_running, settings.shutdown_grace) == (64, 30.0)
+    assert [(observer.name, dict(observer.options)) for observer in settings.observers] == [
+        ("crm", {"url": "https://example.org/hook", "secret": "env:HOOK_SECRET"})
+    ]
