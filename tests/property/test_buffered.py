@@ -1,14 +1,19 @@
-"""I12, I13, I22, I23: whatever happens around a buffer, in whatever order, its accounts are exact and its order holds."""
+"""I12, I13, I22, I23: whatever happens around a buffer, in whatever order, its accounts are exact and its order holds.
+
+So it does with a log that fails, hangs and has lost something.
+"""
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.contract.recorded_log import RecordedLog
 
-from trackside.harness.backlog import UNWEIGHED, Pending
+from trackside.harness.backlog import UNWEIGHED, Deferred, Pending
 from trackside.harness.buffered import MAX_LEFT_BEHIND, BufferedObserver, EventGap
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
@@ -19,6 +24,9 @@ LIMIT = 12.0
 SLOW = 4.0
 LARGEST = 10_300
 KINDS = st.sampled_from(["human_message", "human_message", "run_completed"])
+RUNS = 4
+AT_ONCE = 256
+"""How many events are read again at once at most."""
 MOODS = ["well", "well", "slow", "raise", "cancelled", "exit", "hang", "swallow", "bad"]
 
 
@@ -74,6 +82,14 @@ class Moody:
         return not cancelled
 
 
+def by_run(offered: Sequence[RunLifecycleEvent | EventGap]) -> dict[str, list[RunLifecycleEvent]]:
+    runs: dict[str, list[RunLifecycleEvent]] = defaultdict(list)
+    for it in offered:
+        if isinstance(it, RunLifecycleEvent):
+            runs[it.run_id].append(it)
+    return runs
+
+
 class MoodyInBatches(Moody):
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         await self.take(events)
@@ -87,12 +103,22 @@ class BufferMachine(RuleBasedStateMachine):
         reserve=st.integers(0, 3),
         max_bytes=st.integers(1, 4_000),
         batch_size=st.integers(1, 4),
+        deferred_runs=st.sampled_from([0, 1, 3, 1_000]),
     )
     def make(
-        self, seed: int | None, batches: bool, capacity: int, reserve: int, max_bytes: int, batch_size: int
+        self,
+        seed: int | None,
+        batches: bool,
+        capacity: int,
+        reserve: int,
+        max_bytes: int,
+        batch_size: int,
+        deferred_runs: int,
     ) -> None:
         self.loop = VirtualTimeLoop(seed=seed)
         self.observer = MoodyInBatches() if batches else Moody()
+        self.log = RecordedLog()
+        self.deferred_runs = deferred_runs
         self.buffer = BufferedObserver(
             self.observer,
             capacity=capacity,
@@ -101,8 +127,11 @@ class BufferMachine(RuleBasedStateMachine):
             max_bytes=max_bytes,
             batch_size=batch_size,
             call_limit=LIMIT,
+            log=self.log if deferred_runs else None,
+            max_deferred_runs=deferred_runs or 1,
             name="x",
         )
+        self.lengths: Counter[str] = Counter()
         self.capacity, self.reserve, self.max_bytes = capacity, reserve, max_bytes
         self.pushed: list[RunLifecycleEvent] = []
         self.dropped: list[RunLifecycleEvent] = []
@@ -121,10 +150,10 @@ class BufferMachine(RuleBasedStateMachine):
 
     async def _push(self, drafts: list[tuple[LifecycleEventType, int]]) -> None:
         for kind, chars in drafts:
-            number = len(self.pushed)
-            payload = {"content": "x" * chars}
-            event = make_event(kind, sequence=number + 1, run_id=f"run-{number // 3}", payload=payload)
-            before, has_room = self.buffer.stats(), self.has_room(kind)
+            run_id = f"run-{len(self.pushed) // 3 % RUNS}"
+            event = make_event(kind, sequence=self.lengths[run_id] + 1, run_id=run_id, payload={"content": "x" * chars})
+            self.log.write([event])
+            before, has_room, may_wait = self.buffer.stats(), self.has_room(kind), self.may_wait_in_log(run_id)
             try:
                 await self.buffer.on_event(event)
             except ClosedError:
@@ -133,8 +162,10 @@ class BufferMachine(RuleBasedStateMachine):
                 continue
             assert not self.closed
             self.pushed.append(event)
+            self.lengths[run_id] += 1
             dropped = self.buffer.stats().dropped.get("overflow", 0) - before.dropped.get("overflow", 0)
-            assert dropped == (not has_room)
+            assert dropped == (not has_room and not may_wait)
+            assert has_room or may_wait <= self.buffer.stats().deferred - before.deferred
             if dropped:
                 self.dropped.append(event)
             assert self.buffer.stats().dropped.get("overflow", 0) == len(self.dropped)
@@ -151,12 +182,34 @@ class BufferMachine(RuleBasedStateMachine):
             return True
         return ends and self.reserve > 0 and of_ends + min(of_others, self.max_bytes) < 2 * self.max_bytes
 
+    def may_wait_in_log(self, run_id: str) -> bool:
+        """Whether an event of this run must be let in by the log, where there is no room in memory."""
+        places = self.deferred()
+        newest = self.buffer._backlog.items[-1] if self.buffer._backlog.items else None
+        known = isinstance(newest, Deferred) and newest.grows and run_id in newest.runs
+        return known or sum(len(place.runs) for place in places) < self.deferred_runs
+
+    def deferred(self) -> list[Deferred]:
+        return [item for item in self.buffer._backlog.items if isinstance(item, Deferred)]
+
     def waiting(self) -> list[Pending]:
         return [item for item in self.buffer._backlog.items if isinstance(item, Pending)]
 
     @rule(mood=st.sampled_from(MOODS))
     def change_mood(self, mood: str) -> None:
         self.observer.mood = mood
+
+    @rule(how=st.sampled_from(["well", "well", "fail", "hang"]))
+    def change_log(self, how: str) -> None:
+        self.log.failure = OSError("away") if how == "fail" else None
+        if how == "hang":
+            self.log.answers.clear()
+        else:
+            self.log.answers.set()
+
+    @rule(every=st.integers(2, 7))
+    def lose_from_log(self, every: int) -> None:
+        self.log.lost.update(event.event_id for event in self.pushed[-10:][::every])
 
     @rule(seconds=st.sampled_from([0.0, 1.0, SLOW, LIMIT, LIMIT * 5]))
     def let_time_pass(self, seconds: float) -> None:
@@ -178,7 +231,9 @@ class BufferMachine(RuleBasedStateMachine):
         assert self.loop.time() - start <= timeout
         assert report.complete or self.loop.time() - start == timeout
         assert not (report.complete and report.pending)
-        assert report.delivered + report.failed + report.pending == before.pending
+        lost = sum(report.dropped.values())
+        assert lost == report.dropped.get("not_in_log", 0)
+        assert report.delivered + report.failed + lost + report.pending == before.pending
 
     @rule()
     def cancel_the_consumer(self) -> None:
@@ -206,20 +261,39 @@ class BufferMachine(RuleBasedStateMachine):
         stats = self.buffer.stats()
         assert stats.accepted == len(self.pushed)
         assert stats.accepted == stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
-        assert stats.pending <= self.capacity + self.reserve
+        held = self.capacity + self.reserve + (AT_ONCE if self.deferred_runs else 0)
+        assert stats.pending - stats.deferred == len(self.waiting()) <= held
         assert stats.pending_bytes == sum(item.size for item in self.waiting())
-        assert stats.pending_bytes < 2 * self.max_bytes + 2 * LARGEST
+        assert stats.pending_bytes < 2 * self.max_bytes + 2 * LARGEST or stats.reread_total
         assert stats.left_behind <= MAX_LEFT_BEHIND
 
     @invariant()
+    def what_waits_in_the_log_is_known_and_bounded(self) -> None:
+        places = self.deferred()
+        spans = [run.last - run.first + 1 for place in places for run in place.runs.values()]
+        assert self.buffer.stats().deferred == sum(place.count for place in places) == sum(spans)
+        assert len(spans) <= self.deferred_runs
+        assert self.buffer.stats().dropped.get("not_in_log", 0) <= len(self.log.lost)
+
+    @invariant()
     def what_was_delivered_was_taken_in_order(self) -> None:
-        taken = [event.sequence for event in self.observer.taken]
-        assert taken == sorted(set(taken))
+        for of_run in by_run(self.observer.taken).values():
+            taken = [event.sequence for event in of_run]
+            assert taken == sorted(set(taken))
+        if not self.deferred_runs:
+            ids = [event.event_id for event in self.observer.taken]
+            assert ids == sorted(ids)
         stats = self.buffer.stats()
+        taken = self.observer.taken
         assert stats.delivered <= len(taken) <= stats.delivered + stats.pending
 
     @invariant()
     def each_is_offered_in_its_place(self) -> None:
+        for of_run in by_run(self.observer.offered).values():
+            sequences = [event.sequence for event in of_run]
+            assert sequences == sorted(sequences)
+        if self.deferred_runs:
+            return
         ids = [
             id_
             for it in self.observer.offered
@@ -238,6 +312,7 @@ class BufferMachine(RuleBasedStateMachine):
     def end(self) -> None:
         self.observer.mood = "well"
         self.observer.released.set()
+        self.change_log("well")
         report = self.run(self.buffer.aclose(LIMIT * 100))
         stats = self.buffer.stats()
         gaps = [it for it in self.observer.offered if isinstance(it, EventGap)]
@@ -246,7 +321,11 @@ class BufferMachine(RuleBasedStateMachine):
         assert stats.pending == 0
         assert stats.delivered == len(self.observer.taken)
         assert {event.event_id for event in self.dropped}.isdisjoint(event.event_id for event in self.observer.taken)
-        assert sum(gap.count for gap in gaps) <= len(self.dropped)
+        assert sum(gap.count for gap in gaps) <= len(self.dropped) + stats.dropped.get("not_in_log", 0)
+        missing = {event.event_id for event in self.pushed} - {
+            it.event_id for it in self.observer.offered if isinstance(it, RunLifecycleEvent)
+        }
+        assert len(missing) <= sum(stats.dropped.values()) + stats.failed
         self.accounts_add_up()
         self.run(asyncio.sleep(LIMIT))
         assert self.buffer.stats().left_behind == 0

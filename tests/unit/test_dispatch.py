@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.contract.recorded_log import RecordedLog
 from tests.contract.ways_to_run import Gate, required, virtual
 
 from trackside.harness import (
+    CallbackObserver,
     ClosedError,
     CompositeObserver,
     DispatchPolicy,
@@ -29,6 +31,18 @@ from trackside.testing import Misbehaviour, RecordingBatchObserver, RecordingObs
 POLICY = DispatchPolicy(call_limit=10.0, retry_for=2.0, first_pause=0.1, longest_pause=0.5)
 NO_RETRIES = DispatchPolicy(call_limit=10.0, retry_for=0.0)
 STARTED = LifecycleEventType.RUN_STARTED
+
+
+class Held(RecordingObserver):
+    """Takes nothing until it is released."""
+
+    def __init__(self, released: asyncio.Event) -> None:
+        super().__init__()
+        self.released = released
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        await self.released.wait()
+        await super().on_event(event)
 
 
 async def deliver_run(observers: ObserverSet, run_id: str = "run-1") -> list[RunLifecycleEvent]:
@@ -54,6 +68,29 @@ async def test_each_binding_sees_the_events_of_a_run_in_order() -> None:
     await observers.aclose(10)
     assert all(observer.events == events for observer in seen)
     assert [len(batch) for batch in seen[1].batches] == [3, 2]  # type: ignore[attr-defined]
+
+
+@virtual
+async def test_a_log_is_for_those_who_are_told_of_what_a_required_observer_has_taken() -> None:
+    log = RecordedLog()
+    released = asyncio.Event()
+    before, after, own = (Held(released) for _ in range(3))
+
+    async def writes(event: RunLifecycleEvent) -> None:
+        log.write([event])
+
+    small = BufferedObserver(own, capacity=1, terminal_reserve=0, max_wait=0)
+    bound = [before, required(CallbackObserver(writes)), after, small]
+    observers = ObserverSet(bound, policy=POLICY, log=log)
+    runs = [await deliver_run(observers, f"run-{number}") for number in range(2_500)]
+    stats = list(observers.stats().values())
+    released.set()
+    await observers.aclose(10)
+
+    assert [bool(it.deferred) for it in stats] == [False, True, False]
+    assert after.events == [event for run in runs for event in run]
+    assert len(before.events) < len(after.events)
+    assert len(own.events) == 1
 
 
 @virtual
