@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trackside.app.storage import Store
+from trackside.testing import make_run
 
 Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -123,7 +127,10 @@ def test_a_run_is_told_to_all_observers_and_they_are_closed(here: Trackside, fol
     )
 
 
-def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(here: Trackside, folder: Path) -> None:
+def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
+    here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 0.5)
     configure(folder, table("Endpoint", "hook"), table("Mail", "mail"))
     done = run(here)
     assert done.returncode == 0
@@ -149,6 +156,37 @@ def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(here: Tra
         ("mail", "ended"),
     ]
     assert told[-1] == {"observer": "mail", "what": "ended", "delivered": 0, "parked": 0, "behind": 0}
+
+
+def test_ctrl_c_while_a_run_waits_for_its_observers_leaves_them_for_later(
+    terminal: Callable[..., Any], folder: Path
+) -> None:
+    configure(folder, table("Endpoint", "hook"))
+    screen = terminal("run", "agents.py:echo", "hi")
+    screen.wait_for("delivering")
+    screen.press(b"\x03")
+
+    assert screen.wait() == 0
+    assert "✓ completed" in screen.text
+    assert "not everything is delivered yet to hook" in screen.text
+
+
+def test_what_another_process_has_not_delivered_is_waited_for(here: Trackside, folder: Path) -> None:
+    configure(folder, table("Mail", "mail"))
+    run(here)
+
+    async def leave_behind() -> None:
+        async with Store.open(f"sqlite:///{folder / 'trackside.db'}") as store:
+            await store.append(make_run("by-another"))
+            consumer = await store.subscriptions.acquire("mail", consumer="killed", lease_seconds=1)
+            assert consumer.lease_seconds == 1  # never released
+
+    asyncio.run(leave_behind())
+    done = here("deliver", "--until-idle")
+
+    assert done.returncode == 0
+    assert "mail is fed by killed; from here if that stops" in done.stdout
+    assert done.stdout.splitlines()[-1] == "mail got 5 events, nothing left"
 
 
 def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Path) -> None:

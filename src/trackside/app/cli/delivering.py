@@ -112,10 +112,15 @@ async def _follow(
 
 
 async def _idle(dispatcher: Dispatcher, store: Store) -> None:
-    """Wait until the log has nothing that is not delivered."""
-    report = await dispatcher.drain(_FOR_EVER)
-    while await store.subscriptions.end() > report.through:
+    """Wait until the log has nothing that is not delivered, by this process or by others."""
+    while True:
         report = await dispatcher.drain(_FOR_EVER)
+        standings = {standing.name: standing for standing in await store.subscriptions.all()}
+        found = [standings[name] for name in report.elsewhere if name in standings]
+        if any(standing.behind and standing.state.value == "active" for standing in found):
+            await asyncio.sleep(_LOOK_SECONDS)  # whoever has it goes on, or its lease ends
+        elif await store.subscriptions.end() <= report.through:
+            return
 
 
 class _Report:

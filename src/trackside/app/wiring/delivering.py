@@ -12,6 +12,7 @@ from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
+    from trackside.app.storage.subscriptions import Subscription
 
 IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for calls of observers that take too long to be waited for."""
@@ -68,14 +69,18 @@ class Deliveries:
         self.left = [LeftForLater(name, "") for name in self.names]
         try:
             report = await self.dispatcher.drain(seconds)
+            standings = {standing.name: standing for standing in await self._store.subscriptions.all()}
         except TracksideError as exc:
             self.left = [LeftForLater(name, str(exc).rstrip(".")) for name in self.names]
             return
-        self.left = [LeftForLater(name, await self._last_error(name)) for name in report.late]
+        # Of what another process fed at that moment and nobody feeds now, nobody knows whether it will be fed soon.
+        forsaken = [name for name in report.elsewhere if name in standings and _is_forsaken(standings[name])]
+        self.left = [LeftForLater(name, _trouble(standings.get(name))) for name in (*report.late, *forsaken)]
 
-    async def _last_error(self, name: str) -> str:
-        try:
-            standing = await self._store.subscriptions.get(name)
-        except TracksideError as exc:
-            return str(exc).rstrip(".")
-        return (standing.last_error or "").rstrip(".") if standing.failures else ""
+
+def _is_forsaken(standing: Subscription) -> bool:
+    return standing.state.value == "active" and standing.consumer is None and standing.behind > 0
+
+
+def _trouble(standing: Subscription | None) -> str:
+    return (standing.last_error or "").rstrip(".") if standing is not None and standing.failures else ""
