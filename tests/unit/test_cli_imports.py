@@ -2,6 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+OF_OBSERVERS = {
+    "aiohttp",
+    "apprise",
+    "cloudevents",
+    "nats",
+    "openlineage",
+    "opentelemetry",
+    "prometheus_client",
+    "redis",
+    "standardwebhooks",
+    "structlog",
+}
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -26,3 +40,16 @@ def test_help_and_version_load_no_database_and_no_framework() -> None:
 
 def test_a_usage_error_loads_no_database_either() -> None:
     assert not loaded_after("from trackside.app.cli import main; main(['run'])") & {"sqlalchemy", "langgraph"}
+
+
+def test_no_package_of_an_observer_is_loaded_unless_one_is_configured_that_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def echo(input): return input\n", encoding="utf-8")
+    command = "from trackside.app.cli import main; main(['run', 'agents.py:echo', 'hi'])"
+    run = f"import os; os.chdir({str(tmp_path)!r}); {command}"
+    assert not loaded_after("import trackside") & {*OF_OBSERVERS, "trackside.app"}
+    assert not loaded_after(run) & OF_OBSERVERS
+
+    (tmp_path / "trackside.toml").write_text('[[observers]]\ntype = "logging"\n', encoding="utf-8")
+    loaded = loaded_after(run)
+    assert "trackside.app.observers.logging" in loaded
+    assert not loaded & (OF_OBSERVERS - {"structlog"})

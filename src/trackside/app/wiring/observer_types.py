@@ -12,9 +12,8 @@ import inspect
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.settings import ObserverSettings, SettingsError
 from trackside.app.wiring.agents import (
@@ -26,6 +25,9 @@ from trackside.app.wiring.agents import (
 )
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.observer import ensure_observer
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "trackside.observers"
 """Where plugins name their observers."""
@@ -105,6 +107,8 @@ BUILT_IN: Final = {
 
 def installed_plugins() -> dict[str, list[EntryPoint]]:
     """What plugins offer, by name; of a name that two packages have, both. A name of ours is not theirs to take."""
+    from importlib.metadata import entry_points  # takes 15 ms, and most need no plugin
+
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = found.setdefault(point.name, [])
