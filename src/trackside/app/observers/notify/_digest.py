@@ -1,0 +1,95 @@
+"""What there was no room for in an hour, told in one message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from trackside.app.observers.notify._messages import Message, fields_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+
+_HOUR: Final = 3_600.0  # seconds
+_GROUPS: Final = 20
+_RUNS: Final = 5
+
+
+class HourlyRoom:
+    """How many more messages there may be in any hour.
+
+    Args:
+        size: how many in all.
+        hour: how many seconds it has.
+    """
+
+    def __init__(self, size: int, *, hour: float = _HOUR) -> None:
+        self.size = size
+        self._hour = hour
+        self._taken: deque[float] = deque()
+
+    def left(self, now: float) -> int:
+        """For how many more there is room."""
+        while self._taken and now - self._taken[0] >= self._hour:
+            self._taken.popleft()
+        return self.size - len(self._taken)
+
+    def take(self, now: float) -> None:
+        """One more is being sent."""
+        self._taken.append(now)
+
+    def give_back(self, taken_at: float) -> None:
+        """It was not taken by anybody."""
+        self._taken.remove(taken_at)
+
+    def seconds_until_one(self, now: float) -> float:
+        """When there is room again."""
+        return 0.0 if self.left(now) else self._hour - (now - self._taken[0])
+
+
+class Digest:
+    """Events that wait to be told together, and those who wait for that."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, RunLifecycleEvent] = {}
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, failure: Exception) -> None:
+        """Have all who wait raise this."""
+        self.told.set_exception(failure)
+        self.told.exception()  # they may be gone by now
+
+
+def digest_of(events: Sequence[RunLifecycleEvent], at_most: int) -> Message:
+    """One message about several events: how many of which kind, and the first runs of each.
+
+    Args:
+        events: which, at least one.
+        at_most: how many messages there are in an hour.
+    """
+    groups: dict[str, list[str]] = {}
+    for event in events:
+        said = fields_of(event)
+        kind = (
+            f"{said['status']} ({said['error_type']})" if said["error_type"] else said["status"] or said["event_type"]
+        )
+        groups.setdefault(f"{said['agent']}: {kind}", []).append(said["run_id"])
+    largest = sorted(groups.items(), key=lambda group: len(group[1]), reverse=True)
+    first, last = (min(e.occurred_at for e in events), max(e.occurred_at for e in events))
+    lines = [
+        f"There was no room for these among {at_most} messages in an hour.",
+        f"From {first:%Y-%m-%d %H:%M:%S} to {last:%H:%M:%S} UTC:",
+        "",
+        *(f"{len(runs)} × {name}\n    {_listed(runs)}" for name, runs in largest[:_GROUPS]),
+    ]
+    if others := largest[_GROUPS:]:
+        lines.append(f"{sum(len(runs) for _, runs in others)} × {len(others)} other kinds")
+    failed = any(event.event_type is LifecycleEventType.RUN_FAILED for event in events)
+    title = f"{len(events)} more: {largest[0][0]}" + (" …" if len(largest) > 1 else "")
+    return Message.of(title=title, body="\n".join(lines), kind="failure" if failed else "warning")
+
+
+def _listed(runs: Sequence[str]) -> str:
+    shown = ", ".join(runs[:_RUNS])
+    return shown if len(runs) <= _RUNS else f"{shown} and {len(runs) - _RUNS} more"

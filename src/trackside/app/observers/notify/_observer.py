@@ -1,0 +1,243 @@
+"""Sends messages about the events that a rule means, so many in an hour, and tells the rest together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextvars import Context
+from typing import Any, ClassVar, Final
+
+from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.observers.notify._digest import Digest, HourlyRoom, digest_of
+from trackside.app.observers.notify._messages import Message, Templates
+from trackside.app.observers.notify._receivers import DaemonThreads, NotSentError, Receiver
+from trackside.app.observers.notify._rules import Rule, rules_of
+from trackside.harness.errors import ClosedError
+from trackside.harness.failures import line_of
+from trackside.harness.observer import RunLifecycleEvent
+
+_GATHER: Final = 2.0
+"""Seconds for which a digest waits for more that belong into it."""
+
+_CATCH_UP: Final = 5.0
+"""Seconds after a digest in which what comes belongs into the next one: a subscription that had no room gives the rest."""
+
+_MARGIN: Final = 0.5
+"""Seconds by which who was held back comes later than there is room."""
+
+_REMEMBERED: Final = 10_000
+"""Messages of which it is known who has them, and events that were held back."""
+
+_LONGEST_TIMEOUT: Final = 13.0
+"""Seconds: twice that, for the message before and for this one, and a digest's wait, fit into a subscription's call."""
+
+_LAST_NOTE: Final = (
+    "This was the last of {size} messages in an hour. What else happens comes in one, when there is room again."
+)
+
+_FAILED_RUNS: Final = ({"events": ["run_failed"]},)
+
+
+class NotifyObserver:
+    """Notifies people by mail, chat or phone, through Apprise.
+
+        NotifyObserver(to="env:TEAM_CHAT", on=[{"agent": "billing", "status": "error"}, {"cost_above": 1.0}])
+
+    What there is no room for in an hour stays with the subscription until there is, and is told in one message then: so
+    nothing is lost if the process dies. A receiver that has taken a message does not get it again because another one has
+    not; only if the process dies in between, it may.
+
+    Args:
+        to: one address or several, as Apprise takes them: "mailto://…", "slack://…", "ntfy://…".
+        on: rules, of which the first that fits counts: see the page about notifications. Failed runs if left out.
+        templates: `title` and `body` by type of event, with fields as `$agent`.
+        max_per_hour: messages in any hour, digests among them, counted since the process began.
+        timeout: how many seconds one receiver has for one message.
+
+    Raises:
+        ObserverOptionError: an option does not fit, or Apprise is not installed.
+    """
+
+    delivery: ClassVar[Delivery] = Delivery.durable
+    order: ClassVar[Order] = Order.none
+    # What has no room is held by the subscription, and comes back at once for the digest. Few are ever sent side by side.
+    concurrency: ClassVar[int] = 1_000
+
+    def __init__(
+        self,
+        *,
+        to: str | Sequence[str],
+        on: Sequence[Mapping[str, Any]] = _FAILED_RUNS,
+        templates: Mapping[str, Any] | None = None,
+        max_per_hour: int = 20,
+        timeout: float = 10.0,
+    ) -> None:
+        if type(max_per_hour) is not int or max_per_hour < 1:
+            why = f"it is a number of messages, at least 1, not {max_per_hour!r}"
+            raise ObserverOptionError(option="max_per_hour", why=why)
+        if type(timeout) not in {int, float} or not 0 < timeout <= _LONGEST_TIMEOUT:
+            why = f"it is a number of seconds, at most {_LONGEST_TIMEOUT:g}, not {timeout!r}"
+            raise ObserverOptionError(option="timeout", why=why)
+        urls: Any = [to] if isinstance(to, str) else to
+        if not isinstance(urls, Sequence) or not urls:
+            raise ObserverOptionError(
+                option="to", why='it is an address as "mailto://user:password@example.com", or several'
+            )
+        self._templates = Templates(templates or {})
+        self._rules = rules_of(on)
+        self._receivers = [Receiver(url, number) for number, url in enumerate(urls, 1)]
+        self._timeout = timeout
+        self._room = HourlyRoom(max_per_hour)
+        self._threads = DaemonThreads()
+        self._have: OrderedDict[str, set[Receiver]] = OrderedDict()
+        self._held: OrderedDict[str, None] = OrderedDict()
+        self._digest: Digest | None = None
+        self._catching_up_until = 0.0
+        self._telling: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Send a message if a rule means the event; returns when all receivers have taken it.
+
+        Raises:
+            DeliveryError: a receiver did not take it, or there is no room for it in this hour.
+            ClosedError: the observer has been closed.
+        """
+        if self._closed:
+            raise ClosedError(what="notify observer")
+        rule = next((rule for rule in self._rules if rule.means(event)), None)
+        if rule is None:
+            return
+        now = asyncio.get_running_loop().time()
+        belongs_together = bool(self._held) or now < self._catching_up_until
+        if event.event_id in self._have or (self._digest is None and self._room.left(now) and not belongs_together):
+            await self._tell(self._message(event, rule), event.event_id, _named(event))
+        elif self._digest is not None or self._room.left(now):
+            await self._tell_together(event)
+        else:
+            self._hold_back(event, now)
+
+    async def aclose(self) -> None:
+        """Send nothing more. What waits for a digest stays with the subscription. May be called again."""
+        self._closed = True
+        telling = [*self._telling]
+        for task in telling:
+            task.cancel()
+        if telling:
+            await asyncio.wait(telling)
+
+    def _hold_back(self, event: RunLifecycleEvent, now: float) -> None:
+        """Leave the event to its subscription, which gives all that are held back again at the same time.
+
+        The receiver is not away, so that the events which nobody is notified of go on meanwhile.
+        """
+        _remember(self._held, event.event_id, None)
+        raise DeliveryError(
+            receiver="the limit of messages",
+            what=_named(event),
+            why=f"there were {self._room.size} in the last hour; it comes with the next digest",
+            retry_after=self._room.seconds_until_one(now) + _MARGIN,
+        )
+
+    async def _tell_together(self, event: RunLifecycleEvent) -> None:
+        if (digest := self._digest) is None:
+            digest = self._digest = Digest()
+            # Not in the context of the event that happens to be the first.
+            task = asyncio.create_task(self._tell_all(digest), name="trackside-notify-digest", context=Context())
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+        digest.events[event.event_id] = event
+        await asyncio.shield(digest.told)
+
+    async def _tell_all(self, digest: Digest) -> None:
+        """Wait for more, and send one message about all."""
+        try:
+            await asyncio.sleep(_GATHER)
+            self._digest = None
+            events = [*digest.events.values()]
+            await self._tell(self._message_about(events), "+".join(sorted(digest.events)), f"{len(events)} events")
+        except asyncio.CancelledError:
+            digest.fail(ClosedError(what="notify observer"))
+            raise
+        except Exception as exc:  # noqa: BLE001  # each of those who wait raises it to the subscription
+            digest.fail(exc)
+        else:
+            self._catching_up_until = asyncio.get_running_loop().time() + _CATCH_UP
+            self._held.clear()  # those that did not come for it come later, each for itself
+            digest.told.set_result(None)
+
+    def _message_about(self, events: Sequence[RunLifecycleEvent]) -> Message:
+        if len(events) > 1:
+            return digest_of(events, self._room.size)
+        (event,) = events
+        return self._message(event, next(rule for rule in self._rules if rule.means(event)))
+
+    def _message(self, event: RunLifecycleEvent, rule: Rule) -> Message:
+        return self._templates.message(event, title=rule.title, body=rule.body)
+
+    async def _tell(self, message: Message, key: str, what: str) -> None:
+        """Send a message to all receivers that do not have it.
+
+        Raises:
+            DeliveryError: one of them did not take it.
+        """
+        have = self._have.get(key) or set()
+        is_new = not have  # else it was counted when the first receiver took it
+        taken_at = asyncio.get_running_loop().time()
+        if is_new:
+            self._room.take(taken_at)
+            if not self._room.left(taken_at):
+                message = message.with_note(_LAST_NOTE.format(size=self._room.size))
+        lacking = [receiver for receiver in self._receivers if receiver not in have]
+        try:
+            outcomes = await asyncio.gather(*(self._post(receiver, message, have) for receiver in lacking))
+        finally:
+            if have:
+                _remember(self._have, key, have)
+            elif is_new:
+                self._room.give_back(taken_at)
+        failures = {receiver: raised for receiver, raised in zip(lacking, outcomes, strict=True) if raised is not None}
+        if failures:
+            raise DeliveryError(
+                receiver=", ".join(receiver.label for receiver in failures),
+                what=what,
+                why="; ".join(dict.fromkeys(raised.why for raised in failures.values())),
+                away=all(raised.away for raised in failures.values()),
+            )
+        del self._have[key]
+
+    async def _post(self, receiver: Receiver, message: Message, have: set[Receiver]) -> NotSentError | None:
+        """Send a message to one receiver, when it has taken the one before; what it failed with."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await receiver.lock.acquire()
+        except TimeoutError:
+            return NotSentError(f"it is still busy with another message after {self._timeout:g} s", away=True)
+        job = asyncio.get_running_loop().run_in_executor(self._threads, receiver.send, message)
+        job.add_done_callback(lambda job: _settle(receiver, job))
+        await asyncio.wait((job,), timeout=self._timeout)
+        if not job.done():
+            return NotSentError(f"it has not answered after {self._timeout:g} s", away=True)
+        raised = job.exception()
+        if raised is None:
+            have.add(receiver)
+            return None
+        return raised if isinstance(raised, NotSentError) else NotSentError(line_of(raised), away=False)
+
+
+def _settle(receiver: Receiver, job: asyncio.Future[None]) -> None:
+    receiver.lock.release()
+    if not job.cancelled():
+        job.exception()  # of one that nobody waits for any more
+
+
+def _named(event: RunLifecycleEvent) -> str:
+    return f"{event.event_type.value} of run {event.run_id}"
+
+
+def _remember[V](known: OrderedDict[str, V], key: str, value: V) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > _REMEMBERED:
+        known.popitem(last=False)

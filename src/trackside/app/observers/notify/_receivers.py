@@ -1,0 +1,170 @@
+"""Who is notified: one address of Apprise, whose secrets are in no log and no message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, override
+from urllib.parse import unquote
+
+from trackside.app.delivery import ObserverOptionError
+from trackside.app.observers.notify._messages import Message
+from trackside.harness.failures import line_of
+
+_LOGGERS: Final = ("apprise", "requests", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
+"""Who says something while a message is sent."""
+
+_AWAY = re.compile(
+    r"connection error|connect|timed? ?out|unreachable|error=(?:408|425|429|502|503|504)\b", re.IGNORECASE
+)
+
+_LONGEST_THROTTLE: Final = 1.0
+"""Seconds between two requests to one service, at most."""
+
+_SHORTEST_SECRET: Final = 4  # characters; shorter ones stand in too many words
+
+
+class NotSentError(Exception):
+    """A receiver did not take a message; `away` if it takes none at all now."""
+
+    def __init__(self, why: str, *, away: bool) -> None:
+        super().__init__(why)
+        self.why = why
+        self.away = away
+
+
+class _Sending:
+    """What was said while something was sent, without the parts of its address."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._secrets = secrets
+        self.said: list[str] = []
+
+    def without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "****")
+        return text
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("trackside_notify_sending", default=None)
+
+
+class _Confidential(logging.Filter):
+    """Of what is logged while a message is sent, lets warnings pass, without secrets; the rest quotes whole requests."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        if (sending := _sending.get()) is None:
+            return True
+        if record.levelno < logging.WARNING:
+            return False
+        record.msg, record.args = sending.without_secrets(record.getMessage()), None
+        record.exc_info = record.exc_text = None
+        sending.said.append(record.msg)
+        return True
+
+
+_confidential = _Confidential()
+
+
+@contextmanager
+def _listening(secrets: Sequence[str]) -> Generator[_Sending]:
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_confidential)  # once, however often
+    sending = _Sending(secrets)
+    token = _sending.set(sending)
+    try:
+        yield sending
+    finally:
+        _sending.reset(token)
+
+
+class Receiver:
+    """One address. Messages for it go one after another.
+
+    Args:
+        url: as Apprise takes it.
+        number: which one of those in the settings, from 1.
+
+    Raises:
+        ObserverOptionError: Apprise does not know such an address, or is not installed.
+    """
+
+    def __init__(self, url: Any, number: int) -> None:
+        try:
+            import apprise
+        except ImportError as exc:
+            why = "it needs apprise, which is not installed: pip install 'trackside[notify]'"
+            raise ObserverOptionError(option="to", why=why) from exc
+        if not isinstance(url, str) or not url.strip():
+            raise ObserverOptionError(option="to", why=f"number {number} is no text")
+        secrets = _parts_of(url)
+        asset = apprise.AppriseAsset(async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="")
+        with _listening(secrets) as sending:
+            service = apprise.Apprise.instantiate(url, asset=asset)
+        if service is None:
+            said = f": {sending.said[-1]}" if sending.said else ""
+            why = f"Apprise does not understand number {number}, which begins with {_scheme_of(url)}{said}"
+            raise ObserverOptionError(option="to", why=why)
+        # Mails, for one, would go out every 5.5 seconds; how many there may be is the observer's to say.
+        service.request_rate_per_sec = min(service.request_rate_per_sec, _LONGEST_THROTTLE)
+        self.label = f"receiver {number} ({service.service_name})"
+        self.lock = asyncio.Lock()
+        self._secrets = secrets
+        self._apprise = apprise.Apprise(asset=asset)
+        self._apprise.add(service)
+
+    def send(self, message: Message) -> None:
+        """Send a message, in a thread, as long as that takes.
+
+        Raises:
+            NotSentError: it was not taken.
+        """
+        with _listening(self._secrets) as sending:
+            try:
+                taken = self._apprise.notify(
+                    body=message.body, title=message.title, notify_type=message.kind, body_format="text"
+                )
+            except Exception as exc:  # noqa: BLE001  # Apprise's failure, or a plugin's, which is this message's
+                raise NotSentError(sending.without_secrets(line_of(exc)), away=False) from None
+        if not taken:
+            why = "; ".join(dict.fromkeys(said.rstrip(".") for said in sending.said)) or "Apprise does not say why"
+            raise NotSentError(why, away=_AWAY.search(why) is not None)
+
+
+def _parts_of(url: str) -> list[str]:
+    """All that may be a secret in an address, the longest first."""
+    rest = url.strip().rpartition("://")[2]
+    parts = {rest, *re.split(r"[/:@?&=,;#]+", rest)}
+    parts |= {unquote(part) for part in parts}
+    return sorted((part for part in parts if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _scheme_of(url: str) -> str:
+    scheme = re.match(r"[a-z][a-z0-9+.-]{0,20}://", url.strip(), re.IGNORECASE)
+    return f'"{scheme[0]}"' if scheme else "no scheme"
+
+
+class DaemonThreads(Executor):
+    """A thread for each job, which keeps no program from ending."""
+
+    @override
+    def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        job: Future[T] = Future()
+
+        def work() -> None:
+            if not job.set_running_or_notify_cancel():
+                return
+            try:
+                job.set_result(fn(*args, **kwargs))
+            except BaseException as exc:  # noqa: BLE001  # whoever waits for the job gets it
+                job.set_exception(exc)
+
+        threading.Thread(target=work, name="trackside-notify", daemon=True).start()
+        return job

@@ -1,0 +1,227 @@
+"""Failures of receivers, and the limit of messages: nothing is lost, nobody gets more than he wants."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inboxes import HttpInbox, SmtpInbox
+from tests.contract.ways_to_run import virtual
+from tests.integration.notify.conftest import notifier
+
+from trackside import LifecycleEventType, RunLifecycleEvent
+from trackside.app.delivery import DeliveryError
+from trackside.app.observers.notify import NotifyObserver
+from trackside.app.observers.notify._digest import HourlyRoom
+from trackside.app.storage import Store
+from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
+from trackside.harness.errors import ClosedError
+from trackside.testing.events import make_event
+
+HOUR = 3_600.0
+
+
+def failed(run_id: str, *, agent: str = "billing", error_type: str = "ValueError") -> RunLifecycleEvent:
+    payload = {"agent": agent, "status": "error", "error": "it broke", "error_type": error_type, "completion_data": {}}
+    return make_event(LifecycleEventType.RUN_FAILED, run_id=run_id, payload=payload)
+
+
+def said(inbox: HttpInbox) -> list[dict[str, Any]]:
+    return [json.loads(request.body) for request in inbox.requests]
+
+
+def told(inbox: HttpInbox, events: Sequence[RunLifecycleEvent]) -> set[str]:
+    """Of which runs of these somebody was told."""
+    text = " ".join(one["title"] + one["message"] for one in said(inbox)) + " "
+    return {event.run_id for event in events if any(f"{event.run_id}{end}" in text for end in "\n, ")}
+
+
+async def offer(observer: NotifyObserver, *events: RunLifecycleEvent) -> list[DeliveryError | None]:
+    """Give these at once; what became of each."""
+    outcomes = await asyncio.gather(*(observer.on_event(event) for event in events), return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, DeliveryError) for outcome in outcomes)
+    return [outcome if isinstance(outcome, DeliveryError) else None for outcome in outcomes]
+
+
+@pytest.mark.parametrize(
+    ("status", "away"), [(500, False), (401, False), (404, False), (429, True), (502, True), (503, True), (504, True)]
+)
+async def test_a_receiver_that_answers_with_an_error_is_said_to_with_its_answer(
+    status: int, away: bool, inbox: HttpInbox
+) -> None:
+    observer = await notifier(inbox)
+    inbox.status = status
+    with pytest.raises(
+        DeliveryError, match=rf"receiver 1 \(JSON\) did not take run_failed of run a: .*error={status}"
+    ) as refused:
+        await observer.on_event(failed("a"))
+    assert refused.value.away is away
+
+
+async def test_a_receiver_that_cannot_be_reached_is_away(inbox: HttpInbox) -> None:
+    with HttpInbox() as gone:
+        observer = await notifier(gone)
+    with pytest.raises(DeliveryError, match="[Cc]onnection") as refused:
+        await observer.on_event(failed("a"))
+    assert refused.value.away
+
+
+async def test_a_mail_server_that_refuses_a_mail_is_there(mails: SmtpInbox) -> None:
+    to = f"mailto://127.0.0.1:{mails.port}/?from=a@example.org&to=b@example.org&mode=insecure"
+    observer = await asyncio.to_thread(lambda: NotifyObserver(to=to))
+    mails.refusal = "554 we do not want that"
+    with pytest.raises(DeliveryError, match="E-Mail"):
+        await observer.on_event(failed("a"))
+    mails.refusal = None
+    await observer.on_event(failed("a"))
+    assert len(mails.mails) == 1
+
+
+async def test_a_receiver_that_never_answers_holds_up_its_own_messages_for_a_bounded_time(
+    inbox: HttpInbox, second: HttpInbox
+) -> None:
+    inbox.status = None
+    observer = await notifier(inbox, second, timeout=0.1)
+    with pytest.raises(
+        DeliveryError, match=r"receiver 1 \(JSON\) did not take .* has not answered after 0.1 s"
+    ) as refused:
+        await observer.on_event(failed("a"))
+    assert refused.value.away
+    with pytest.raises(DeliveryError, match=r"still busy with another message"):
+        await observer.on_event(failed("b"))
+    assert [one["title"] for one in said(second)] == ["billing: error (ValueError)"] * 2
+    assert len(inbox.requests) == 1
+    inbox.released.set()
+    await observer.aclose()
+
+
+async def test_who_has_a_message_does_not_get_it_again_because_another_one_has_not(
+    inbox: HttpInbox, second: HttpInbox
+) -> None:
+    observer = await notifier(inbox, second, max_per_hour=1)
+    event = failed("a")
+    second.status = 503
+    for _ in range(3):
+        with pytest.raises(DeliveryError, match="receiver 2"):
+            await observer.on_event(event)
+    second.status = 200
+    await observer.on_event(event)
+    assert (len(inbox.requests), len(second.requests)) == (1, 4)
+
+
+@virtual
+async def test_what_nobody_took_takes_no_room(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1)
+    inbox.status = 500
+    for _ in range(5):
+        with pytest.raises(DeliveryError, match="error=500"):
+            await observer.on_event(failed("a"))
+    inbox.status = 200
+    await observer.on_event(failed("a"))
+    with pytest.raises(DeliveryError, match="limit of messages"):
+        await observer.on_event(failed("b"))
+
+
+@virtual
+async def test_the_rest_of_an_hour_comes_in_one_digest_when_there_is_room(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=3)
+    events = [failed(f"r{number}", agent=f"agent{number % 2}") for number in range(12)]
+    outcomes = await offer(observer, *events)
+    held = [event for event, outcome in zip(events, outcomes, strict=True) if outcome is not None]
+    refusals = [outcome for outcome in outcomes if outcome is not None]
+    assert len(said(inbox)) == 3
+    assert "This was the last of 3 messages in an hour." in said(inbox)[2]["message"]
+    assert not any(refusal.away for refusal in refusals)  # so that its subscription goes on with all else
+    (wait,) = {refusal.retry_after for refusal in refusals}
+    assert wait == pytest.approx(HOUR, abs=1)
+
+    await asyncio.sleep(wait or 0)
+    assert await offer(observer, *held) == [None] * 9
+    digest = said(inbox)[3]
+    assert len(said(inbox)) == 4
+    assert digest["title"] == "9 more: agent1: error (ValueError) …"
+    assert "5 × agent1: error (ValueError)\n    r3, r5, r7, r9, r11" in digest["message"]
+    assert "4 × agent0: error (ValueError)\n    r4, r6, r8, r10" in digest["message"]
+    assert told(inbox, events) == {event.run_id for event in events}
+
+
+@virtual
+async def test_what_comes_right_after_a_digest_waits_for_the_next_one_and_later_ones_come_alone(
+    inbox: HttpInbox,
+) -> None:
+    observer = await notifier(inbox, max_per_hour=2)
+    outcomes = await offer(observer, *(failed(f"r{number}") for number in range(4)))
+    await asyncio.sleep(max(outcome.retry_after or 0 for outcome in outcomes if outcome))
+    assert await offer(observer, failed("r2"), failed("r3")) == [None, None]
+    assert await offer(observer, failed("r4")) == [None]
+    assert said(inbox)[-1]["title"] == "billing: error (ValueError)"
+    assert [len(await offer(observer, failed("r5")))] == [1]
+    await asyncio.sleep(HOUR)
+    assert await offer(observer, failed("r6")) == [None]
+    assert told(inbox, [failed("r6")]) == {"r6"}
+
+
+@virtual
+async def test_a_digest_that_nobody_took_leaves_all_of_it_to_the_subscription(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1)
+    await offer(observer, *(failed(f"r{number}") for number in range(3)))
+    await asyncio.sleep(HOUR + 1)
+    inbox.status = 503
+    outcomes = await offer(observer, failed("r1"), failed("r2"))
+    assert [outcome is not None and outcome.away for outcome in outcomes] == [True, True]
+    inbox.status = 200
+    assert await offer(observer, failed("r1"), failed("r2")) == [None, None]
+    assert said(inbox)[-1]["title"] == "2 more: billing: error (ValueError)"
+
+
+@virtual
+async def test_closing_leaves_a_digest_that_waits_to_the_subscription(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1)
+    await offer(observer, failed("a"), failed("b"))
+    await asyncio.sleep(HOUR + 1)
+    waiting = asyncio.create_task(observer.on_event(failed("b")))
+    await asyncio.sleep(1)
+    await observer.aclose()
+    with pytest.raises(ClosedError):
+        await waiting
+    assert len(said(inbox)) == 1
+
+
+@virtual
+async def test_one_who_waits_for_a_digest_may_go_without_keeping_the_others_from_it(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, max_per_hour=1)
+    await offer(observer, *(failed(f"r{number}") for number in range(4)))
+    await asyncio.sleep(HOUR + 1)
+    waiting = [asyncio.create_task(observer.on_event(failed(f"r{number}"))) for number in (1, 2, 3)]
+    await asyncio.sleep(1)
+    waiting[0].cancel()
+    await asyncio.wait(waiting)
+    assert [task.cancelled() for task in waiting] == [True, False, False]
+    assert said(inbox)[-1]["title"] == "3 more: billing: error (ValueError)"
+
+
+async def test_a_subscription_loses_nothing_of_a_digest_although_its_process_ends_before(
+    inbox: HttpInbox, tmp_path: Path
+) -> None:
+    """The first process tells two runs of six and ends; the second has room for the rest in a second's time."""
+    events = [failed(f"r{number}") for number in range(6)]
+
+    def durable(observer: NotifyObserver) -> DurableObserver:
+        return DurableObserver(name="team", observer=observer, start="beginning")
+
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+        await store.append(events)
+        first = await notifier(inbox, max_per_hour=2)
+        async with Dispatcher(store.subscriptions, [durable(first)]) as dispatcher:
+            await dispatcher.drain(1.0)
+        assert len(said(inbox)) == 2
+        second = await notifier(inbox, max_per_hour=2)
+        second._room = HourlyRoom(2, hour=1.0)
+        async with Dispatcher(store.subscriptions, [durable(second)]) as dispatcher:
+            report = await dispatcher.drain(30.0)
+        assert report.complete
+        assert (await store.subscriptions.get("team")).parked == 0
+    assert told(inbox, events) == {event.run_id for event in events}
+    assert len(said(inbox)) == 5
