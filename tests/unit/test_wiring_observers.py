@@ -1,8 +1,10 @@
 """Observers are made of what the settings say, or refused in one line that names the table and the key."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,9 @@ class Eager(Bare): events = ("run_faild",)
 class Own(Bare):
     @property
     def events(self): return []
+class Fragile(Bare):
+    def watch(self, vitals): raise KeyError("runs")
+    async def aclose(self): raise OSError("still in use")
 class Nothing: ...
 class Sync:
     def on_event(self, event): ...
@@ -273,3 +278,23 @@ def test_a_module_that_fails_is_its_authors_to_see(build: Build, tmp_path: Path)
         " ZeroDivisionError: division by zero."
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_observer_that_cannot_watch_stops_the_start(build: Build) -> None:
+    (fragile,) = build('type = "watch.py:Fragile"\nname = "f"')
+    vitals: Any = None
+
+    with pytest.raises(SettingsError, match=r"observers\[1\] \(f\): its method watch raised KeyError: 'runs'\."):
+        fragile.watch(vitals)
+
+
+async def test_an_observer_that_cannot_be_closed_holds_nobody_up(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    fragile, bare = await asyncio.to_thread(
+        build, 'type = "watch.py:Fragile"\nname = "f"', 'type = "watch.py:Bare"\nname = "b"'
+    )
+    await bare.aclose()
+    await fragile.aclose()
+
+    assert [record.getMessage() for record in caplog.records] == ["observer f could not be closed: still in use"]

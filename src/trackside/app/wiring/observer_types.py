@@ -69,7 +69,7 @@ BUILT_IN: Final = {
             name="tracing",
             place=f"{_OURS}.tracing:TracingObserver",
             what="a trace of each run, by OpenTelemetry",
-            packages={"otel": ("opentelemetry.sdk",)},
+            packages={"otel": ("opentelemetry.trace",)},
         ),
         BuiltIn(
             name="logging",
