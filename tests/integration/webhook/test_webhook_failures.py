@@ -194,14 +194,18 @@ class TestAnswersWithoutEnd:
         await observer.on_event(make_event())
 
         assert receiver.requests[0].headers["accept-encoding"] == "identity"
+        assert observer._session is not None
+        assert not observer._session.auto_decompress  # which nothing that we show would tell
 
+    @pytest.mark.timeout(20)  # less than the request itself may take
     @pytest.mark.parametrize("code", [200, 500])
     async def test_a_body_that_only_drips_ends_nothing(self, receiver: WebhookReceiver, make: Make, code: int) -> None:
         receiver.answers.append(dripping(f"HTTP/1.1 {code} Said\r\nContent-Length: 9999\r\n\r\n".encode(), b"x"))
+        observer = make(timeout=25)
         if code == 200:
-            await make().on_event(make_event())
+            await observer.on_event(make_event())
         else:
-            assert '("x' in (await failure_of(make())).why
+            assert '("x' in (await failure_of(observer)).why
 
     @pytest.mark.parametrize("code", [200, 500])
     async def test_a_reset_within_the_body_does_not_matter(

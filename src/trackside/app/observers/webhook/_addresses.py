@@ -37,6 +37,7 @@ _METADATA: Final = frozenset(
 _THIS_NETWORK: Final = ip_network("0.0.0.0/8")
 _SHARED: Final = ip_network("100.64.0.0/10")
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+_TUNNELS: Final = (IPv6Network("2002::/16"), IPv6Network("2001::/32"))  # 6to4 and Teredo: IPv4 again, and deprecated
 _IPV4_IN_THE_END: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))  # NAT64; "compatible", long deprecated
 
 
@@ -146,23 +147,31 @@ def _kind(address: Address) -> _Kind:
         return _Kind.unspecified
     if address.is_loopback:
         return _Kind.loopback
-    if isinstance(address, IPv6Address) and (inner := _embedded(address)) is not None:
-        return _kind(inner)
     if address.is_multicast:
         return _Kind.multicast
+    if isinstance(address, IPv4Address):
+        return _kind_of_ipv4(address)
+    if (inner := _embedded(address)) is not None:
+        return _kind(inner)
+    if address.is_link_local:
+        return _Kind.link_local
+    if address.is_site_local:
+        return _Kind.private
+    if address.is_reserved or any(address in tunnel for tunnel in _TUNNELS):
+        return _Kind.reserved
+    if address.is_private:
+        return _Kind.private
+    return _Kind.public if address in _GLOBAL_UNICAST else _Kind.reserved
+
+
+def _kind_of_ipv4(address: IPv4Address) -> _Kind:
     if address.is_link_local:
         return _Kind.link_local
     if address in _SHARED:
         return _Kind.shared
-    if isinstance(address, IPv6Address) and address.is_site_local:
-        return _Kind.private
-    if address.is_reserved:  # before the next: of IPv4 these count as private, too
+    if address.is_reserved:  # before the next: these count as private, too
         return _Kind.reserved
-    if address.is_private:
-        return _Kind.private
-    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
-        return _Kind.reserved
-    return _Kind.public
+    return _Kind.private if address.is_private else _Kind.public
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
@@ -171,6 +180,4 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
         return address.ipv4_mapped
     if any(address in network for network in _IPV4_IN_THE_END):
         return IPv4Address(int(address) & 0xFFFF_FFFF)
-    if address.teredo is not None:
-        return address.teredo[1]
-    return address.sixtofour
+    return None

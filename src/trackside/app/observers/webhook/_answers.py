@@ -18,6 +18,7 @@ from yarl import URL
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.webhook._addresses import AddressRefusedError
+from trackside.harness.observer import RunLifecycleEvent
 
 __all__ = ["Answer", "Masked", "Receiver", "connect_seconds", "read_start"]
 
@@ -43,6 +44,11 @@ class Answer:
     headers: Mapping[str, str]
     start: bytes
 
+    @property
+    def takes(self) -> bool:
+        """Whether it says that the event was taken."""
+        return 200 <= self.status < 300
+
 
 class Masked:
     """Makes a receiver's words fit to be shown: one short line, without what must not be read."""
@@ -67,7 +73,7 @@ async def read_start(response: aiohttp.ClientResponse) -> bytes:
     start = bytearray()
     try:
         async with asyncio.timeout(_READ_SECONDS):
-            while len(start) < _READ_BYTES and (more := await response.content.read(_READ_BYTES - len(start))):
+            while more := await response.content.read(_READ_BYTES - len(start)):  # of 0 bytes, nothing
                 start += more
     except (aiohttp.ClientError, TimeoutError):
         pass
@@ -88,52 +94,67 @@ class Receiver:
     masked: Masked
     timeout: float
 
-    def refusal(self, what: str, answer: Answer, now: datetime) -> DeliveryError | None:
-        """What this answer means if it does not mean that the event was taken."""
+    def refusal(self, event: RunLifecycleEvent, answer: Answer, now: datetime) -> DeliveryError:
+        """What an answer means that does not say that the event was taken."""
         status = answer.status
-        if 200 <= status < 300:
-            return None
-        refuse = partial(
-            DeliveryError,
-            receiver=self.name,
-            what=what,
-            retry_after=_retry_after(answer.headers.get("Retry-After"), now),
-        )
+        retry_after = _retry_after(answer.headers.get("Retry-After"), now)
+        refuse = partial(self.did_not_take, event, retry_after=retry_after)
         why, words = f"it answered {_named(status)}", _words(answer, self.masked)
         if 300 <= status < 400:
             target = _direction(answer.headers.get("Location"), self.masked)
-            return refuse(why=f"{why}{target}, and redirects are not followed; change the url", retryable=False)
+            return refuse(f"{why}{target}, and redirects are not followed; change the url", retryable=False)
         if status == HTTPStatus.GONE:
-            return refuse(why=f"{why}{words}: it wants no more events", disables=True)
+            return refuse(f"{why}{words}: it wants no more events", disables=True)
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return refuse(why=f"{why}{words}; set max_bytes to what it takes", retryable=False)
-        return refuse(why=f"{why}{words}", away=status in _AWAY)
+            return refuse(f"{why}{words}; set max_bytes to what it takes", retryable=False)
+        return refuse(f"{why}{words}", away=status in _AWAY)
 
-    def failure(self, what: str, exc: Exception) -> DeliveryError:
+    def failure(self, event: RunLifecycleEvent, exc: Exception) -> DeliveryError:
         """What it means that a request had no answer.
 
         In words of our own: those of aiohttp have the whole URL, which may hold a secret.
         """
-        fail = partial(DeliveryError, receiver=self.name, what=what)
+        fail = partial(self.did_not_take, event)
         match exc:
             case aiohttp.ClientConnectorError(os_error=AddressRefusedError() as refused):
-                return fail(why=f"no connection was made: {refused}")
+                return fail(f"no connection was made: {refused}")
             case aiohttp.ConnectionTimeoutError():
-                return fail(why=f"no connection within {connect_seconds(self.timeout):g} s", away=True)
+                return fail(f"no connection within {connect_seconds(self.timeout):g} s", away=True)
             case TimeoutError():
-                return fail(why=f"no answer within {self.timeout:g} s")
+                return fail(f"no answer within {self.timeout:g} s")
             case aiohttp.ClientConnectorDNSError(os_error=cause):
-                return fail(why=f"its name could not be resolved: {_reason(cause)}", away=True)
+                return fail(f"its name could not be resolved: {_reason(cause)}", away=True)
             case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
-                return fail(why=f"its certificate cannot be trusted: {_reason(cause)}", away=True)
+                return fail(f"its certificate cannot be trusted: {_reason(cause)}", away=True)
             case aiohttp.ClientConnectorSSLError(os_error=cause):
-                return fail(why=f"TLS failed: {_reason(cause)}", away=True)
+                return fail(f"TLS failed: {_reason(cause)}", away=True)
             case aiohttp.ClientConnectorError(os_error=cause):
-                return fail(why=f"it cannot be reached: {_reason(cause)}", away=True)
+                return fail(f"it cannot be reached: {_reason(cause)}", away=True)
             case aiohttp.ClientResponseError():
-                return fail(why="its answer is not HTTP, or its headers are too long")
+                return fail("its answer is not HTTP, or its headers are too long")
             case _:
-                return fail(why="the connection ended without an answer", away=True)
+                return fail("the connection ended without an answer", away=True)
+
+    def did_not_take(
+        self,
+        event: RunLifecycleEvent,
+        why: str,
+        *,
+        retryable: bool = True,
+        away: bool = False,
+        retry_after: float | None = None,
+        disables: bool = False,
+    ) -> DeliveryError:
+        """The error to raise for an event."""
+        return DeliveryError(
+            receiver=self.name,
+            what=f"{event.event_type.value} {event.sequence} of run {event.run_id}",
+            why=why,
+            retryable=retryable,
+            away=away,
+            retry_after=retry_after,
+            disables=disables,
+        )
 
 
 def connect_seconds(timeout: float) -> float:

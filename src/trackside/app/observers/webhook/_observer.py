@@ -11,7 +11,7 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from trackside.app.delivery import Delivery, DeliveryError, Order
+from trackside.app.delivery import Delivery, Order
 from trackside.app.observers.webhook._addresses import GuardedResolver, Reach
 from trackside.app.observers.webhook._answers import Answer, Masked, Receiver, connect_seconds, read_start
 from trackside.app.observers.webhook._body import BodyTooLargeError, BodyWriter
@@ -116,21 +116,20 @@ class WebhookObserver:
             DeliveryError: it was not taken.
             ClosedError: after `aclose`.
         """
-        what = f"{event.event_type.value} {event.sequence} of run {event.run_id}"
         try:
             body = self._body.write(event)
         except BodyTooLargeError:
             why = "it does not fit into max_bytes, not even without its payload"
-            raise DeliveryError(receiver=self._receiver.name, what=what, why=why, retryable=False) from None
-        failure: DeliveryError | None
+            raise self._receiver.did_not_take(event, why, retryable=False) from None
         try:
             answer = await self._post(_message_id(event.event_id), body)
         except (aiohttp.ClientError, TimeoutError) as exc:
-            failure = self._receiver.failure(what, exc)
+            failure = self._receiver.failure(event, exc)
         else:
-            failure = self._receiver.refusal(what, answer, self.clock.now())
-        if failure is not None:
-            raise failure  # outside of the handler: what aiohttp says of the failure has the whole URL
+            if answer.takes:
+                return
+            failure = self._receiver.refusal(event, answer, self.clock.now())
+        raise failure  # outside of the handler: what aiohttp says has the whole URL
 
     async def aclose(self) -> None:
         """Close all connections; what is being posted fails as if the receiver were away. May be called again."""
