@@ -19,7 +19,8 @@ class _Served:
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        address: Any = self._server.server_address
+        return int(address[1])
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="inbox")
