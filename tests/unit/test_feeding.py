@@ -1,0 +1,315 @@
+"""How a feed delivers side by side, waits for receivers, and acknowledges: by the clock, which is virtual."""
+
+import asyncio
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from tests.contract.ways_to_run import virtual
+from tests.property.feeding_model import LogInMemory, positions
+
+from trackside.app.delivery import DeliveryError, Order
+from trackside.app.storage.errors import DatabaseBusyError, InvalidSubscriptionError
+from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
+from trackside.app.storage.subscriptions import OnFailure
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.testing import make_event
+
+SIDE_BY_SIDE = FeedPolicy(order=Order.none, concurrency=4)
+BY_RUN = FeedPolicy(order=Order.run, concurrency=4)
+
+
+class Receiving:
+    """An observer that notes when it was called with what, and does what it is told to."""
+
+    def __init__(self, log: LogInMemory, do: Callable[[int, int], BaseException | float] = lambda position, n: 0.0):
+        self._log = log
+        self._do = do
+        self._times: Counter[str] = Counter()
+        self.calls: list[tuple[float, int]] = []
+        self.taken: list[RunLifecycleEvent] = []
+        self.under_way = self.most_under_way = 0
+
+    def times(self, position: int) -> list[float]:
+        return [time for time, called in self.calls if called == position]
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        loop, position = asyncio.get_running_loop(), self._log.position_of(event)
+        self.calls.append((loop.time(), position))
+        self._times[event.event_id] += 1
+        done = self._do(position, self._times[event.event_id])
+        if isinstance(done, BaseException):
+            raise done
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(done)
+        finally:
+            self.under_way -= 1
+        self.taken.append(event)
+        self._log.handled.add(position)
+
+
+def log_of(*runs: str, on_failure: OnFailure = OnFailure.park) -> LogInMemory:
+    log = LogInMemory(on_failure)
+    log.append(make_event(run_id=run, sequence=position) for position, run in enumerate(runs, 1))
+    return log
+
+
+def feeding(log: LogInMemory, observer: Receiving, policy: FeedPolicy) -> SubscriptionFeed:
+    return SubscriptionFeed(log.subscriptions, "mail", observer, policy=policy)
+
+
+def away(retry_after: float | None = None) -> DeliveryError:
+    return DeliveryError(receiver="the hook", what="an event", why="503", away=True, retry_after=retry_after)
+
+
+def broken(retry_after: float | None = None) -> DeliveryError:
+    return DeliveryError(receiver="the hook", what="an event", why="500", retry_after=retry_after)
+
+
+class TestOrder:
+    @virtual
+    async def test_events_of_one_run_wait_for_each_other_and_runs_do_not(self) -> None:
+        log = log_of(*"aabbab")
+        observer = Receiving(log, lambda position, n: 1.0)
+        async with feeding(log, observer, BY_RUN) as feed:
+            await feed.reach(6)
+        taken = positions(log, observer.taken)
+        assert [[n for n in taken if n in run] for run in ({1, 2, 5}, {3, 4, 6})] == [[1, 2, 5], [3, 4, 6]]
+        assert observer.most_under_way == 2
+
+    @virtual
+    async def test_without_order_as_many_as_may_be_are_under_way(self) -> None:
+        log = log_of(*"aaaaaaaa")
+        observer = Receiving(log, lambda position, n: 1.0)
+        async with feeding(log, observer, SIDE_BY_SIDE) as feed:
+            await feed.reach(8)
+            assert asyncio.get_running_loop().time() < 2.5
+        assert observer.most_under_way == 4
+
+    @virtual
+    async def test_one_that_fails_holds_up_its_run_alone_until_it_is_parked(self) -> None:
+        log = log_of(*"abab")
+        observer = Receiving(log, lambda position, n: OSError("no") if position == 1 else 0.0)
+        policy = FeedPolicy(order=Order.run, concurrency=2, attempts=3, first_pause=10)
+        async with feeding(log, observer, policy) as feed:
+            await asyncio.sleep(3)
+            assert (positions(log, observer.taken), log.cursor) == ([2, 4], 0)
+            await feed.reach(4)
+        assert positions(log, observer.taken) == [2, 4, 3]
+        assert (log.cursor, [*log.parked]) == (4, [1])
+        assert len(observer.times(1)) == 3
+
+    @virtual
+    async def test_one_that_is_parked_ahead_of_another_stays_parked_when_the_cursor_passes_it(self) -> None:
+        log = log_of(*"abc")
+        observer = Receiving(
+            log, lambda position, n: {1: 5.0, 2: DatabaseBusyError(database="its", seconds=1)}.get(position, 0.0)
+        )
+        async with feeding(log, observer, FeedPolicy(order=Order.none, concurrency=2, attempts=1)) as feed:
+            await asyncio.sleep(1)
+            assert (log.cursor, [*log.parked]) == (0, [2])
+            await feed.reach(3)
+        assert (log.cursor, [*log.parked]) == (3, [2])
+
+    @virtual
+    async def test_a_blocking_one_holds_up_its_run_for_ever_and_no_other(self) -> None:
+        log = log_of(*"abab", on_failure=OnFailure.block)
+        observer = Receiving(log, lambda position, n: OSError("no") if position == 1 else 0.0)
+        async with feeding(log, observer, BY_RUN):
+            await asyncio.sleep(1_000)
+            assert (positions(log, observer.taken), log.cursor, [*log.parked]) == ([2, 4], 0, [])
+            assert log.failures == len(observer.times(1)) > 10
+
+    @virtual
+    async def test_how_far_others_run_ahead_is_bounded(self) -> None:
+        log = log_of(*"a" * 50)
+        observer = Receiving(log, lambda position, n: 1_000.0)
+        policy = FeedPolicy(order=Order.none, concurrency=2, window=10, call_limit=None, grace=0)
+        async with feeding(log, observer, policy) as feed:
+            await asyncio.sleep(100)
+            assert 5 <= feed.stats().pending <= 10
+            assert feed.stats().behind_seconds > 0
+
+    @virtual
+    async def test_parked_events_that_are_tried_again_come_in_their_lane(self) -> None:
+        log = log_of(*"aab")
+        works: list[bool] = []
+        observer = Receiving(log, lambda position, n: OSError("no") if position == 1 and not works else 0.0)
+        async with feeding(log, observer, FeedPolicy(order=Order.run, attempts=1)) as feed:
+            await feed.reach(3)
+            log.retry_parked()
+            await asyncio.sleep(1)
+            assert [(parked.state, parked.attempts) for parked in log.parked.values()] == [("parked", 2)]
+            works.append(True)
+            log.retry_parked()
+            await asyncio.sleep(1)
+            assert feed.counts.handled == 3
+        assert not log.parked
+
+
+class TestAway:
+    @virtual
+    async def test_a_receiver_that_is_away_is_tried_with_one_event_at_a_time_until_it_is_back(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "trackside.subscriptions")
+        log = log_of(*"abcdefgh")
+        loop = asyncio.get_running_loop()
+        observer = Receiving(log, lambda position, n: away() if loop.time() < 1_000 else 1.0)
+        policy = FeedPolicy(order=Order.none, concurrency=4, attempts=2, first_pause=1, longest_pause=60)
+        async with feeding(log, observer, policy) as feed:
+            await asyncio.sleep(900)
+            assert (log.cursor, feed.counts.parked, feed.counts.handled) == (0, 0, 0)
+            assert log.failures > 10
+            assert log.last_error == "the hook did not take an event: 503."
+            await feed.reach(8)
+
+        tries = [time for time, _ in observer.calls if 1 < time < 1_000]
+        pauses = [after - before for before, after in itertools.pairwise(tries)]
+        assert all(30 <= pause <= 61 for pause in pauses[6:])
+        assert all(pause > 0.1 for pause in pauses)  # one at a time
+        assert (log.cursor, observer.most_under_way) == (8, 4)
+        left, back = [record.getMessage() for record in caplog.records]
+        assert left == (
+            "the receiver of subscription mail is away, and is tried again until it is back: "
+            "the hook did not take an event: 503."
+        )
+        assert back == "the receiver of subscription mail is back"
+
+    @pytest.mark.parametrize(
+        ("said", "least", "most"), [(300.0, 300, 301), (86_400.0, 3_600, 3_601), (float("nan"), 0, 2)]
+    )
+    @pytest.mark.parametrize("kind", [away, broken])
+    def test_it_is_left_alone_for_as_long_as_it_says_within_reason(
+        self, kind: Callable[[float], DeliveryError], said: float, least: float, most: float
+    ) -> None:
+        @virtual
+        async def test() -> None:
+            log = log_of("a")
+            observer = Receiving(log, lambda position, n: kind(said) if n == 1 else 0.0)
+            async with feeding(log, observer, FeedPolicy(first_pause=1)) as feed:
+                await feed.reach(1)
+            first, second = observer.times(1)
+            assert least <= second - first <= most
+
+        test()
+
+    @virtual
+    async def test_what_fails_while_it_is_away_does_not_end_the_pause_and_what_is_refused_does(self) -> None:
+        log = log_of(*"abcd")
+        failures = {(1, 1): away(), (2, 1): OSError("no"), (3, 1): ValueError("malformed")}
+        failures[3, 1].retryable = False  # type: ignore[attr-defined]
+        observer = Receiving(log, lambda position, n: failures.get((position, n), 0.0))
+        async with feeding(log, observer, FeedPolicy(order=Order.none, first_pause=10)) as feed:
+            await feed.reach(4)
+        (away_at, *_), (failed_at, *_), refused_at, (next_at,) = (observer.times(n) for n in (1, 2, 3, 4))
+        assert failed_at - away_at >= 5
+        assert refused_at[0] - failed_at >= 10
+        assert next_at - refused_at[0] < 1
+        assert [*log.parked] == [3]
+
+    @virtual
+    async def test_closing_does_not_wait_for_a_receiver_that_is_away(self) -> None:
+        log = log_of(*"ab")
+        async with feeding(log, Receiving(log, lambda position, n: away(3_000)), SIDE_BY_SIDE) as feed:
+            await asyncio.sleep(10)
+            await feed.aclose()
+            assert asyncio.get_running_loop().time() < 11
+        assert (log.cursor, feed.counts.returned, log.holder) == (0, 2, None)
+
+
+class TestGone:
+    @virtual
+    async def test_a_receiver_that_is_gone_pauses_the_subscription_until_somebody_resumes_it(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = log_of(*"abc")
+        gone = DeliveryError(receiver="the hook", what="an event", why="410", disables=True)
+        observer = Receiving(log, lambda position, n: gone if (position, n) == (2, 1) else 0.0)
+        async with feeding(log, observer, FeedPolicy()) as feed:
+            await asyncio.sleep(1_000)
+            assert (log.paused, log.cursor, [*log.parked]) == (True, 1, [])
+            assert log.last_error == "the hook did not take an event: 410."
+            assert (feed.stats().paused, feed.stats().active) == (True, False)
+            assert "subscription mail is paused until somebody resumes it" in caplog.text
+
+            log.resume()
+            await asyncio.sleep(1)
+            assert await feed.reach(3)
+        assert positions(log, observer.taken) == [1, 2, 3]
+
+
+class TestStops:
+    @virtual
+    async def test_all_lanes_stop_when_the_store_fails_and_nothing_is_passed(self) -> None:
+        log = log_of(*"abcd")
+        observer = Receiving(log, lambda position, n: 2.0 if n == 1 else 0.0)
+        async with feeding(log, observer, BY_RUN) as feed:
+            await asyncio.sleep(1)
+            assert observer.under_way == 4
+            log.fails = lambda step: DatabaseBusyError(database="this", seconds=1)
+            log.tell()
+            await asyncio.sleep(0.5)
+            assert (observer.under_way, log.cursor) == (0, 0)
+            log.fails = lambda step: None
+            await asyncio.sleep(5)
+            assert await feed.reach(4)
+        assert not log.wrong
+        assert sorted(positions(log, observer.taken)) == [1, 2, 3, 4]
+
+    @virtual
+    async def test_one_that_raises_cancelled_error_is_a_failure_like_any_other(self) -> None:
+        log = log_of(*"ab")
+        observer = Receiving(log, lambda position, n: asyncio.CancelledError() if n == 1 else 0.0)
+        async with feeding(log, observer, SIDE_BY_SIDE) as feed:
+            await feed.reach(2)
+        assert (feed.counts.failed_calls, feed.counts.handled) == (2, 2)
+
+
+class TestAcknowledging:
+    @virtual
+    async def test_it_is_now_and_then_while_busy_and_at_once_when_idle(self) -> None:
+        log = log_of(*"a" * 100)
+        observer = Receiving(log, lambda position, n: 0.01)
+        async with feeding(log, observer, FeedPolicy()) as feed:
+            await feed.reach(100)
+            busy = log.times("acknowledge")
+            assert 8 <= len(busy) <= 15
+            assert all(after - before >= 0.1 for before, after in itertools.pairwise(busy[:-1]))
+
+            await asyncio.sleep(100)
+            appended_at = asyncio.get_running_loop().time()
+            log.append([make_event(sequence=101)])
+            await feed.reach(101)
+            assert log.times("acknowledge")[-1] - appended_at < 0.05
+
+    @virtual
+    async def test_what_was_handled_is_acknowledged_when_it_is_closed_by_force(self) -> None:
+        log = log_of(*"ab")
+        observer = Receiving(log, lambda position, n: 0.0 if position == 1 else 1_000.0)
+        async with feeding(log, observer, FeedPolicy(grace=0, call_limit=None)):
+            await asyncio.sleep(0.05)
+        assert log.cursor == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"concurrency": 2}, "concurrency=2: in the order of the log there is one call at a time"),
+        ({"order": "none", "concurrency": 5_000}, "concurrency=5000: it is at most 1000"),
+        ({"order": "none", "concurrency": 0}, "concurrency=0"),
+        ({"order": "random"}, "order='random': it is one of log, run, none"),
+        ({"window": 0}, "window=0"),
+    ],
+)
+def test_a_policy_that_does_not_fit(options: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidSubscriptionError, match=said):
+        FeedPolicy(**options)  # type: ignore[arg-type]
+
+
+def test_a_policy_takes_what_settings_say() -> None:
+    assert FeedPolicy(order="none", concurrency=3).order is Order.none  # type: ignore[arg-type]
