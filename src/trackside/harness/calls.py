@@ -153,6 +153,8 @@ class CallLog:
 
 
 def _short(name: str) -> str:
+    if type(name) is str and len(name) <= _NAME_CHARS and name.isascii() and name.isprintable():
+        return name  # as nearly all are
     plain: str = canonical(str(name))[0]
     return plain[:_NAME_CHARS]
 

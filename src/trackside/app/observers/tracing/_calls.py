@@ -1,0 +1,123 @@
+"""Spans of the calls that a run lists: each with the times it had, below whoever made it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+
+from trackside.app.observers.tracing import _conventions as names
+from trackside.app.observers.tracing._reading import count_of, known, seconds_of, text_of
+
+__all__ = ["tell_calls"]
+
+_KINDS: Final = {
+    names.CHAT: SpanKind.CLIENT,
+    names.EXECUTE_TOOL: SpanKind.INTERNAL,
+    names.INVOKE_AGENT: SpanKind.INTERNAL,
+}
+_NAMED_BY: Final = {
+    names.CHAT: names.REQUEST_MODEL,
+    names.EXECUTE_TOOL: names.TOOL_NAME,
+    names.INVOKE_AGENT: names.AGENT_NAME,
+}
+_BROKEN_OFF: Final = frozenset({"cancelled", "unfinished"})  # nothing failed in it
+_AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn
+_NANOSECONDS: Final = 1_000_000_000
+
+
+async def tell_calls(tracer: Tracer, run: Span, calls: Any, began: int, ended: int) -> None:
+    """Make a span of each call of a run.
+
+    Args:
+        tracer: what makes them.
+        run: the run's span.
+        calls: what its terminal event lists.
+        began: when the run's span begins, in nanoseconds since 1970; calls keep within it.
+        ended: when it ends.
+    """
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        return
+    tree = _Tree(run)
+    for number, call in enumerate(calls, 1):
+        if isinstance(call, Mapping) and call.get("kind") in _KINDS:
+            at, seconds = seconds_of(call, "at"), seconds_of(call, "seconds")
+            start = min(began + round(at * _NANOSECONDS), ended)
+            end = min(start + round(seconds * _NANOSECONDS), ended)
+            _tell_call(tracer, tree, call, start, end)
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
+def _tell_call(tracer: Tracer, tree: _Tree, call: Mapping[str, Any], start: int, end: int) -> None:
+    kind: str = call["kind"]
+    name, caller, error_type = text_of(call, "name"), text_of(call, "caller") or "", text_of(call, "error_type")
+    failed = error_type is not None and error_type not in _BROKEN_OFF
+    attributes = {
+        names.OPERATION_NAME: kind,
+        _NAMED_BY[kind]: name,
+        names.CALLER: caller or None,
+        names.INPUT_TOKENS: count_of(call, "input_tokens"),
+        names.OUTPUT_TOKENS: count_of(call, "output_tokens"),
+        names.CACHE_READ_TOKENS: count_of(call, "cache_read_tokens"),
+        names.REASONING_TOKENS: count_of(call, "reasoning_tokens"),
+        names.ERROR_TYPE: error_type if failed else None,
+        names.CALL_BROKEN_OFF: None if failed else error_type,
+    }
+    span = tracer.start_span(
+        f"{kind} {name}" if name else kind,
+        tree.above(kind, caller, start, end),
+        _KINDS[kind],
+        known(attributes),
+        start_time=start,
+    )
+    if failed:
+        span.set_status(Status(StatusCode.ERROR, error_type))
+    tree.add(kind, name or "", _Placed(span, caller, start, end))
+    span.end(end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    span: Span
+    caller: str
+    start: int
+    end: int
+
+    def contains(self, start: int, end: int) -> bool:
+        return self.start <= start and end <= self.end
+
+
+class _Tree:
+    """Who made which call, as far as names and times tell: a call says by whom it was made, but not in which of his runs."""
+
+    def __init__(self, run: Span) -> None:
+        self._run = set_span_in_context(run, Context())
+        self._agents: dict[str, list[_Placed]] = {}
+        self._tools: list[_Placed] = []
+
+    def above(self, kind: str, caller: str, start: int, end: int) -> Context:
+        """Below which span a call belongs.
+
+        That is the agent of the caller's name which was called last and worked then. An agent that was called while one
+        tool of its caller ran belongs to that tool; if there were several, nobody knows which.
+        """
+        if kind == names.INVOKE_AGENT:
+            around = [tool for tool in self._tools if tool.caller == caller and tool.contains(start, end)]
+            if len(around) == 1:
+                return set_span_in_context(around[0].span, Context())
+        for agent in reversed(self._agents.get(caller, ())):
+            if agent.contains(start, start):
+                return set_span_in_context(agent.span, Context())
+        return self._run
+
+    def add(self, kind: str, name: str, placed: _Placed) -> None:
+        """Remember a call below which others may belong."""
+        if kind == names.INVOKE_AGENT:
+            self._agents.setdefault(name, []).append(placed)
+        elif kind == names.EXECUTE_TOOL:
+            self._tools.append(placed)

@@ -1,0 +1,69 @@
+"""What the span of a run says of its end: how it ended, what it used, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.trace import Span, Status, StatusCode
+
+from trackside.app.observers.tracing import _conventions as names
+from trackside.app.observers.tracing._messages import messages_of
+from trackside.app.observers.tracing._reading import clean, count_of, known, mapping_of, nanoseconds, text_of
+from trackside.harness.lifecycle import run_status_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import RunStatus
+
+__all__ = ["tell_end"]
+
+
+def tell_end(span: Span, event: RunLifecycleEvent, *, captures: bool) -> None:
+    """Say how a run has ended. Only one that failed or timed out is an error."""
+    says, status = event.payload, run_status_of(event.event_type, event.payload)
+    assert status is not None, "it is no end"
+    data = mapping_of(says, "completion_data")
+    interrupts = says.get("interrupts")
+    failed = status in (RunStatus.error, RunStatus.timeout)
+    attributes = {
+        names.RUN_STATUS: status.value,
+        names.REQUEST_MODEL: _only_model(mapping_of(data, "token_usage_by_model")),
+        names.INPUT_TOKENS: count_of(data, "total_input_tokens"),
+        names.OUTPUT_TOKENS: count_of(data, "total_output_tokens"),
+        names.RUN_LLM_CALLS: count_of(data, "llm_call_count"),
+        names.RUN_TOOL_CALLS: count_of(data, "tool_call_count"),
+        names.RUN_CALLS_OMITTED: count_of(data, "calls_omitted"),
+        names.RUN_COST: _cost(data.get("cost_usd")),
+        names.CANCEL_MODE: text_of(says, "cancel_mode"),
+        names.CANCEL_REASON: text_of(says, "reason"),
+        names.INTERRUPTS: len(interrupts) if isinstance(interrupts, list) else None,
+    }
+    span.set_attributes(known(attributes))
+    if captures:
+        said = {names.INPUT_MESSAGES: "first_human_message", names.OUTPUT_MESSAGES: "last_ai_message"}
+        span.set_attributes(known({name: messages_of(name, text_of(data, key)) for name, key in said.items()}))
+    if failed:
+        _tell_failure(span, event, status)
+
+
+def _tell_failure(span: Span, event: RunLifecycleEvent, status: RunStatus) -> None:
+    says = event.payload
+    error, error_type = text_of(says, "error"), text_of(says, "error_type") or status.value
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR, error))
+    if (trace := text_of(says, "traceback")) is not None:
+        raised = {
+            names.EXCEPTION_TYPE: error_type,
+            names.EXCEPTION_MESSAGE: error,
+            names.EXCEPTION_STACKTRACE: trace,
+        }
+        span.add_event(names.EXCEPTION, known(raised), nanoseconds(event.occurred_at))
+
+
+def _only_model(usage: Mapping[Any, Any]) -> str | None:
+    """The model that a run has used, if it was one."""
+    models = [clean(model) for model in usage if isinstance(model, str)]
+    return models[0] if len(models) == 1 else None
+
+
+def _cost(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,248 @@
+"""The observer: a span from the start of each run to its end, with those of its calls below it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from opentelemetry import context as ambient
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanContext, SpanKind, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from trackside.app.delivery import Delivery, ObserverOptionError
+from trackside.app.observers.tracing import _conventions as names
+from trackside.app.observers.tracing._calls import tell_calls
+from trackside.app.observers.tracing._ends import tell_end
+from trackside.app.observers.tracing._flushing import Flushed, SpanStats, in_a_thread
+from trackside.app.observers.tracing._memory import OpenRun, Recent
+from trackside.app.observers.tracing._messages import tell_message
+from trackside.app.observers.tracing._options import check_flag, checked_headers, checked_name, traces_url
+from trackside.app.observers.tracing._reading import (
+    clean,
+    count_of,
+    known,
+    mapping_of,
+    nanoseconds,
+    seconds_of,
+    text_of,
+)
+from trackside.harness.errors import ClosedError
+from trackside.harness.lifecycle import is_terminal, run_status_of, thread_status_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+
+if TYPE_CHECKING:
+    from trackside.app.observers.tracing._export import Export
+
+MAX_OPEN: Final = 10_000
+"""Runs at once that are followed; of more, the span of the oldest ends."""
+
+MAX_REMEMBERED: Final = 10_000
+"""Runs that have ended, and threads that wait for an answer, to which a later run may refer."""
+
+_SERVICE: Final = "trackside"
+_VERSION: Final = version("trackside")
+_CLOSE_SECONDS: Final = 3.0
+_NANOSECONDS: Final = 1_000_000_000
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+
+
+class TracingObserver:
+    """Makes a trace of each run: `invoke_agent` for the run, with `chat`, `execute_tool` and `invoke_agent` for its calls.
+
+    A run's span belongs below the caller's, if the run's metadata has a W3C `traceparent`; else below the run that started
+    it, if that one ran in this process; else below the span that was current where the run was started. It links to the
+    attempt before it and to the run that has asked what it answers, if these ran in this process.
+
+    Whoever has a tracer provider, passes it, or has it set as OpenTelemetry's global one. With an `endpoint` the observer
+    has its own, and sends to that collector.
+
+    Args:
+        endpoint: a collector's address for OTLP over HTTP, as `http://localhost:4318`.
+        headers: go with each request to the collector.
+        service_name: what the app is called in its traces; `trackside` if left out.
+        capture_content: whether spans have what humans and agents said, not only that they did.
+        tracer_provider: what makes the spans, instead of a provider of the observer's own.
+
+    Raises:
+        ObserverOptionError: (a `ValueError`) an option does not fit, or not with the others.
+    """
+
+    delivery: ClassVar[Delivery] = Delivery.live
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        service_name: str | None = None,
+        capture_content: bool = False,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        check_flag("capture_content", capture_content)
+        self._captures = capture_content
+        self._export: Export | None = None
+        if endpoint is not None:
+            if tracer_provider is not None:
+                raise ObserverOptionError(
+                    option="endpoint", why="there is a tracer_provider, which sends where it sends"
+                )
+            self._export = _export_to(endpoint, {} if headers is None else headers, service_name)
+            tracer_provider = self._export.provider
+        else:
+            for option, value in (("headers", headers), ("service_name", service_name)):
+                if value is not None:
+                    raise ObserverOptionError(option=option, why="there is no `endpoint` that it could go to")
+        if tracer_provider is not None and not hasattr(tracer_provider, "get_tracer"):
+            raise ObserverOptionError(option="tracer_provider", why="it has no method get_tracer")
+        self._provider = tracer_provider
+        self._tracer = self._current_provider().get_tracer("trackside", _VERSION, schema_url=names.SCHEMA_URL)
+        self._open: Recent[OpenRun] = Recent(MAX_OPEN)
+        self._ended: Recent[SpanContext] = Recent(MAX_REMEMBERED)
+        self._waiting: Recent[SpanContext] = Recent(MAX_REMEMBERED)
+        self._closed = False
+        self._steps: dict[LifecycleEventType, Callable[[RunLifecycleEvent], None]] = {
+            LifecycleEventType.RUN_STARTED: self._start,
+            LifecycleEventType.HUMAN_MESSAGE: self._note_message,
+            LifecycleEventType.THREAD_STATUS_UPDATED: self._note_thread,
+        }
+
+    def stats(self) -> SpanStats | None:
+        """What became of the spans; None without an `endpoint`, where the provider knows."""
+        return None if self._export is None else self._export.stats()
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Begin, go on with or end the span of the event's run.
+
+        Raises:
+            ClosedError: the observer is closed.
+        """
+        if self._closed:
+            raise ClosedError(what="observer of traces")
+        if is_terminal(event.event_type):
+            await self._end(event)
+        else:
+            self._steps[event.event_type](event)
+
+    async def flush(self, timeout: float = _CLOSE_SECONDS) -> Flushed:
+        """Have the spans sent that have ended, for at most so many seconds."""
+        send = getattr(self._current_provider(), "force_flush", None)
+        in_time = send is None or await in_a_thread(send, timeout)
+        return Flushed(in_time, self.stats())
+
+    async def aclose(self) -> None:
+        """End the spans of runs that go on, and have all sent, in a few seconds at most."""
+        if self._closed:
+            return
+        self._closed = True
+        for run in self._open.take_all():
+            _cut(run, "closed")
+        if self._export is None:
+            await self.flush()
+        else:
+            await self._export.close(_CLOSE_SECONDS)
+
+    def _current_provider(self) -> TracerProvider:
+        return trace.get_tracer_provider() if self._provider is None else self._provider
+
+    def _start(self, event: RunLifecycleEvent) -> None:
+        if event.run_id in self._open or event.run_id in self._ended:  # it comes again
+            return
+        forgotten = self._open.keep(event.run_id, self._begin(event, nanoseconds(event.occurred_at)))
+        if forgotten is not None:
+            _cut(forgotten, "forgotten")
+
+    def _begin(self, event: RunLifecycleEvent, began: int) -> OpenRun:
+        says = event.payload
+        agent = text_of(says, "agent")
+        attributes = {
+            names.OPERATION_NAME: names.INVOKE_AGENT,
+            names.AGENT_NAME: agent,
+            names.CONVERSATION_ID: clean(event.thread_id),
+            names.RUN_ID: clean(event.run_id),
+            names.RUN_ATTEMPT: count_of(says, "attempt"),
+            names.RUN_RETRY_OF: text_of(says, "retry_of"),
+            names.RUN_PARENT: text_of(says, "parent_run_id"),
+            names.RUN_TRIGGER: text_of(says, "trigger"),
+        }
+        span = self._tracer.start_span(
+            f"{names.INVOKE_AGENT} {agent}" if agent else names.INVOKE_AGENT,
+            self._parent_of(says),
+            SpanKind.INTERNAL,
+            known(attributes),
+            self._links_of(event),
+            start_time=began,
+        )
+        return OpenRun(span, began)
+
+    def _parent_of(self, says: Mapping[str, Any]) -> Context:
+        metadata = mapping_of(says, "metadata")
+        carrier = {key: metadata[key] for key in _PROPAGATOR.fields if isinstance(metadata.get(key), str)}
+        if "traceparent" in carrier:
+            given = _PROPAGATOR.extract(carrier, Context())
+            if trace.get_current_span(given).get_span_context().is_valid:
+                return given
+        if (parent_id := says.get("parent_run_id")) is not None and (above := self._context_of(parent_id)) is not None:
+            return trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
+        return ambient.get_current()
+
+    def _links_of(self, event: RunLifecycleEvent) -> list[Link]:
+        before = {
+            "retry_of": self._context_of(event.payload.get("retry_of")),
+            "interrupted_run": self._waiting.get(event.thread_id),
+        }
+        return [Link(context, {names.LINK: how}) for how, context in before.items() if context is not None]
+
+    def _context_of(self, run_id: Any) -> SpanContext | None:
+        if not isinstance(run_id, str):
+            return None
+        run = self._open.get(run_id)
+        return self._ended.get(run_id) if run is None else run.span.get_span_context()
+
+    def _note_message(self, event: RunLifecycleEvent) -> None:
+        run = self._open.get(event.run_id)
+        if run is not None and run.span.is_recording():
+            tell_message(run.span, event, captures=self._captures)
+
+    def _note_thread(self, event: RunLifecycleEvent) -> None:
+        if thread_status_of(event.event_type, event.payload) in (ThreadStatus.idle, ThreadStatus.error):
+            self._waiting.take(event.thread_id)
+
+    async def _end(self, event: RunLifecycleEvent) -> None:
+        data = mapping_of(event.payload, "completion_data")
+        ended = nanoseconds(event.occurred_at)
+        run = self._open.take(event.run_id)
+        if run is None:
+            if event.run_id in self._ended:  # it comes again
+                return
+            lasted = round(seconds_of(data, "duration_seconds") * _NANOSECONDS)  # 0 of one that never started
+            run = self._begin(event, max(0, ended - lasted))
+        ended = max(run.began, ended)
+        context = run.span.get_span_context()
+        self._ended.keep(event.run_id, context)
+        if run_status_of(event.event_type, event.payload) is RunStatus.interrupted:
+            self._waiting.keep(event.thread_id, context)
+        try:
+            if run.span.is_recording():
+                tell_end(run.span, event, captures=self._captures)
+                await tell_calls(self._tracer, run.span, data.get("calls"), run.began, ended)
+        finally:
+            run.span.end(ended)
+
+
+def _export_to(endpoint: Any, headers: Any, service_name: Any) -> Export:
+    url, headers = traces_url(endpoint), checked_headers(headers)
+    name = _SERVICE if service_name is None else checked_name(service_name)
+    from trackside.app.observers.tracing._export import Export
+
+    return Export(url, headers, name)
+
+
+def _cut(run: OpenRun, why: str) -> None:
+    """End the span of a run that has not ended."""
+    run.span.set_attribute(names.SPAN_CUT, why)
+    run.span.end(max(run.began, time.time_ns()))

@@ -1,0 +1,88 @@
+"""Checks of what an observer of traces is built from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from trackside.app.delivery import ObserverOptionError
+
+__all__ = ["check_flag", "checked_headers", "checked_name", "traces_url"]
+
+_PATH: Final = "/v1/traces"
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+_OURS: Final = frozenset({"content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+
+
+def traces_url(endpoint: Any) -> str:
+    """Where a collector takes traces: an address with a path as it is, one without with OTLP's `/v1/traces`.
+
+    Raises:
+        ObserverOptionError: it is no address. The text does not have it, for there may be a secret in it.
+    """
+    if not isinstance(endpoint, str) or not endpoint.isprintable() or " " in endpoint:
+        raise _endpoint_error("it is not a URL, as http://localhost:4318")
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise _endpoint_error("it is not a URL; is its host or its port right?") from None
+    if parts.scheme not in ("http", "https"):
+        raise _endpoint_error(
+            "it begins with http:// or https://; gRPC is not spoken, use the collector's port for HTTP"
+        )
+    if not host or port == 0:
+        raise _endpoint_error("it has no host" if not host else "there is no port 0")
+    if "@" in parts.netloc:
+        raise _endpoint_error("it has a user or a password in it; put credentials into `headers`, as env:NAME")
+    if parts.query or parts.fragment:
+        raise _endpoint_error("it has a query or a fragment, which OTLP does not have")
+    path = parts.path if parts.path.strip("/") else _PATH
+    return urlunsplit(SplitResult(parts.scheme, parts.netloc, path, "", ""))
+
+
+def checked_headers(headers: Any) -> dict[str, str]:
+    """The headers that go with each request.
+
+    Raises:
+        ObserverOptionError: one of them cannot be sent, or is OTLP's own. The text has its name alone.
+    """
+    if not isinstance(headers, Mapping):
+        raise ObserverOptionError(option="headers", why='it is a table of names and texts, as {"x-key" = "env:KEY"}')
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise ObserverOptionError(option="headers", why=f"{name!r:.80} is no name of a header")
+        if name.lower() in _OURS:
+            raise ObserverOptionError(option="headers", why=f"{name} is set by OTLP itself")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            why = f"the value of {name} cannot be sent: it is a text of printable ASCII characters"
+            raise ObserverOptionError(option="headers", why=why)
+    return dict(headers)
+
+
+def checked_name(name: Any) -> str:
+    """What the app is called in its traces.
+
+    Raises:
+        ObserverOptionError: it is no text that can be shown.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ObserverOptionError(option="service_name", why=f"it is {name!r:.80}; write the name of your app")
+    return name
+
+
+def check_flag(option: str, value: Any) -> None:
+    """See that something is true or false.
+
+    Raises:
+        ObserverOptionError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ObserverOptionError(option=option, why=f"it is {value!r:.80}; write true or false")
+
+
+def _endpoint_error(why: str) -> ObserverOptionError:
+    return ObserverOptionError(option="endpoint", why=why)

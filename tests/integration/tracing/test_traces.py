@@ -1,0 +1,327 @@
+"""What a collector gets of runs: real agents, the real SDK, real OTLP."""
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.integration.tracing.conftest import Make, Traced
+
+from trackside import RunContext, RunLifecycleEvent, RunManager, RunSpec, RunStatus, current_run
+from trackside.app.observers.tracing import _observer
+from trackside.harness.ids import new_id
+from trackside.harness.types import LifecycleEventType
+
+CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
+CALLER_SPAN = "00f067aa0ba902b7"
+
+
+def event(run_id: str, kind: str, sequence: int = 1, **says: Any) -> RunLifecycleEvent:
+    now = datetime.now(UTC)
+    return RunLifecycleEvent(new_id(), LifecycleEventType(kind), run_id, "thread", sequence, now, says)
+
+
+async def works(_: Any, run: RunContext) -> str:
+    with run.call("chat", "gpt-5-mini") as call:
+        run.record_usage(
+            "gpt-5-mini", input_tokens=12, output_tokens=40, cache_read_tokens=5, reasoning_tokens=7, call=call
+        )
+    with run.call("execute_tool", "search"):
+        await asyncio.sleep(0)
+    return "done"
+
+
+async def test_a_run_is_a_span_with_its_calls_below_it(traced: Traced, receiver: Any) -> None:
+    async with traced.manager(options={"service_name": "shop", "headers": {"x-key": "secret"}}) as manager:
+        spec = RunSpec(works, "Why?", thread_id="thread-1", trigger="cron")
+        result = await (await manager.start(spec)).result()
+    spans = traced.trace
+    assert spans.tree() == [
+        "invoke_agent works",
+        "invoke_agent works > chat gpt-5-mini",
+        "invoke_agent works > execute_tool search",
+    ]
+    run, chat, tool = spans["invoke_agent works"], spans["chat gpt-5-mini"], spans["execute_tool search"]
+    assert (run.kind, chat.kind, tool.kind) == ("internal", "client", "internal")
+    assert run.attributes == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": "works",
+        "gen_ai.conversation.id": "thread-1",
+        "gen_ai.request.model": "gpt-5-mini",
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 40,
+        "trackside.run.id": result.run_id,
+        "trackside.run.status": "success",
+        "trackside.run.trigger": "cron",
+        "trackside.run.llm_calls": 1,
+        "trackside.run.tool_calls": 1,
+    }
+    assert chat.attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "gpt-5-mini",
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 40,
+        "gen_ai.usage.cache_read.input_tokens": 5,
+        "gen_ai.usage.reasoning.output_tokens": 7,
+        "trackside.caller": "lead_agent",
+    }
+    assert tool.attributes == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "search",
+        "trackside.caller": "lead_agent",
+    }
+    assert run.start <= chat.start <= chat.end <= tool.start <= tool.end <= run.end
+    assert {span.status for span in spans.spans} == {"unset"}
+    assert [name for name, _ in run.events] == ["trackside.human_message"]
+    (request,) = receiver.requests
+    assert request.path == "/v1/traces"
+    assert request.headers["x-key"] == "secret"
+    assert request.resource["service.name"] == "shop"
+
+
+async def test_a_failed_run_and_its_failed_call_are_errors(traced: Traced) -> None:
+    async def fails(_: Any, run: RunContext) -> None:
+        with run.call("execute_tool", "send"):
+            raise ConnectionError("nobody is there")
+
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(fails, "go"))).result()
+    run, tool = traced.trace["invoke_agent fails"], traced.trace["execute_tool send"]
+    assert (run.status, run.description) == ("error", "nobody is there")
+    assert run.attributes["error.type"] == "ConnectionError"
+    ((_, raised),) = [happened for happened in run.events if happened[0] == "exception"]
+    assert raised["exception.type"] == "ConnectionError"
+    assert raised["exception.message"] == "nobody is there"
+    assert "raise ConnectionError" in raised["exception.stacktrace"]
+    assert (tool.status, tool.attributes["error.type"]) == ("error", "ConnectionError")
+
+
+async def waits(_: Any, run: RunContext) -> None:
+    with run.call("execute_tool", "slow"):
+        run.send("there")
+        await asyncio.Event().wait()
+
+
+async def test_a_run_that_takes_too_long_is_an_error_and_its_call_broken_off(traced: Traced) -> None:
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(waits, "go", timeout=0.01))).result()
+    run, tool = traced.trace["invoke_agent waits"], traced.trace["execute_tool slow"]
+    assert (run.status, run.attributes["error.type"]) == ("error", "TimeoutError")
+    assert run.attributes["trackside.run.status"] == "timeout"
+    assert (tool.status, tool.attributes["trackside.call.broken_off"]) == ("unset", "cancelled")
+
+
+async def test_a_cancelled_run_ends_too_and_is_no_error(traced: Traced) -> None:
+    async with traced.manager() as manager:
+        handle = await manager.start(RunSpec(waits, "go", stream_mode="custom"))
+        async for _ in handle.stream():
+            break
+        await handle.cancel()
+        assert (await handle.result()).status is RunStatus.cancelled
+    run = traced.trace["invoke_agent waits"]
+    assert run.status == "unset"
+    assert run.attributes["trackside.run.status"] == "cancelled"
+    assert run.attributes["trackside.cancel.mode"] == "interrupt"
+    assert "error.type" not in run.attributes
+    assert traced.trace["execute_tool slow"].attributes["trackside.call.broken_off"] == "cancelled"
+
+
+async def test_an_answer_links_to_the_run_that_asked(traced: Traced) -> None:
+    async def asks(_: Any, run: RunContext) -> Any:
+        return run.interrupt("May I?")
+
+    async with traced.manager() as manager:
+        for asked in ({"input": "go"}, {"command": {"resume": "yes"}}, {"input": "again"}):
+            await (await manager.start(RunSpec(asks, **asked, thread_id="thread"))).result()
+    first, second, third = traced.trace.all("invoke_agent asks")
+    assert first.attributes["trackside.run.status"] == "interrupted"
+    assert first.attributes["trackside.interrupts"] == 1
+    assert first.links == ()
+    assert second.links == ((first.trace_id, first.span_id, {"trackside.link": "interrupted_run"}),)
+    assert second.attributes["trackside.run.status"] == "success"
+    assert third.links == ()
+
+
+async def test_another_attempt_links_to_the_one_before(traced: Traced) -> None:
+    async with traced.manager() as manager:
+        first = await (await manager.start(RunSpec(works, "go"))).result()
+        await (await manager.start(RunSpec(works, "go", attempt=2, retry_of=first.run_id))).result()
+    before, again = traced.trace.all("invoke_agent works")
+    assert again.links == ((before.trace_id, before.span_id, {"trackside.link": "retry_of"}),)
+    assert again.attributes["trackside.run.attempt"] == 2
+    assert again.attributes["trackside.run.retry_of"] == first.run_id
+
+
+async def test_a_run_belongs_to_the_trace_that_its_metadata_names(traced: Traced) -> None:
+    metadata = {"traceparent": f"00-{CALLER}-{CALLER_SPAN}-01", "tracestate": "shop=1"}
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(works, "go", metadata=metadata))).result()
+    run = traced.trace["invoke_agent works"]
+    assert (run.trace_id, run.parent_id) == (CALLER, CALLER_SPAN)
+    assert {span.trace_id for span in traced.trace.spans} == {CALLER}
+
+
+async def test_nothing_is_sent_of_a_run_that_its_caller_does_not_sample(traced: Traced) -> None:
+    async with traced.manager() as manager:
+        for flag in ("00", "01"):
+            metadata = {"traceparent": f"00-{CALLER}-{CALLER_SPAN}-{flag}", "user": flag}
+            await (await manager.start(RunSpec(works, "go", metadata=metadata))).result()
+    assert len(traced.trace.all("invoke_agent works")) == 1
+    assert len(traced.trace.spans) == 3
+
+
+@pytest.mark.parametrize("traceparent", ["rubbish", "", None, 7, f"00-{'0' * 32}-{CALLER_SPAN}-01"], ids=repr)
+async def test_a_traceparent_that_is_none_is_passed_over(traced: Traced, traceparent: Any) -> None:
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(works, "go", metadata={"traceparent": traceparent}))).result()
+    assert traced.trace["invoke_agent works"].parent_id == ""
+
+
+async def test_a_run_belongs_below_the_span_in_which_it_was_started(make: Make) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    observer = make(tracer_provider=provider)
+    async with RunManager(observers=[observer]) as manager:
+        with provider.get_tracer("app").start_as_current_span("request") as request:
+            handle = await manager.start(RunSpec(works, "go"))
+        await handle.result()
+        await manager.observers.flush(5)
+    spans = {span.name: span for span in kept.get_finished_spans()}
+    parent = spans["invoke_agent works"].parent
+    assert parent is not None
+    assert parent.span_id == request.get_span_context().span_id
+    assert spans["chat gpt-5-mini"].parent == spans["invoke_agent works"].get_span_context()
+    assert observer.stats() is None
+
+
+async def test_a_run_that_a_run_starts_belongs_below_it(traced: Traced) -> None:
+    async def asks_another(_: Any, run: RunContext) -> None:
+        started = await manager.start(RunSpec(works, "go"))
+        await started.result()
+
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(asks_another, "go"))).result()
+    assert "invoke_agent asks_another > invoke_agent works > chat gpt-5-mini" in traced.trace.tree()
+
+
+async def test_a_run_that_never_started_is_a_span_without_length(traced: Traced) -> None:
+    async with traced.manager() as manager:
+        first = await manager.start(RunSpec(waits, "go", thread_id="thread"))
+        second = await manager.start(RunSpec(works, "go", thread_id="thread"))
+        await second.cancel()
+        await second.result()
+        await first.cancel()
+        await first.result()
+    never = traced.trace["invoke_agent works"]
+    assert never.start == never.end
+    assert never.attributes["trackside.run.status"] == "cancelled"
+
+
+async def test_what_was_said_is_in_a_trace_only_if_that_was_asked_for(traced: Traced, receiver: Any) -> None:
+    async def answers(_: Any) -> str:
+        return "the answer"
+
+    for captures in (False, True):
+        async with traced.manager(options={"capture_content": captures}) as manager:
+            await (await manager.start(RunSpec(answers, "the question"))).result()
+    without, with_it = traced.trace.all("invoke_agent answers")
+    assert "the question" not in str(without)
+    assert "the answer" not in str(without)
+    ((_, said),) = with_it.events
+    assert said["trackside.message.content"] == "the question"
+    for name, role, text in (("input", "user", "the question"), ("output", "assistant", "the answer")):
+        (message,) = json.loads(with_it.attributes[f"gen_ai.{name}.messages"])
+        assert message == {"role": role, "parts": [{"type": "text", "content": text}]}
+
+
+async def test_what_a_hook_takes_out_is_in_no_trace(traced: Traced, receiver: Any) -> None:
+    async def fails(_: Any) -> None:
+        raise ValueError("hunter2 is wrong")
+
+    def without(_: Any, payload: dict[str, Any]) -> Any:
+        return json.loads(json.dumps(payload).replace("hunter2", "***"))
+
+    async with traced.manager(options={"capture_content": True}, redact=without) as manager:
+        await (await manager.start(RunSpec(fails, "my word is hunter2"))).result()
+    assert "hunter2" not in str(receiver.requests)
+    assert traced.trace["invoke_agent fails"].description == "*** is wrong"
+
+
+async def test_spans_of_runs_that_go_on_end_when_the_observer_closes(make: Make, receiver: Any) -> None:
+    observer = make(endpoint=receiver.url)
+    await observer.on_event(event("r1", "run_started", agent="waits"))
+    await observer.aclose()
+    (span,) = receiver.spans
+    assert span.name == "invoke_agent waits"
+    assert span.attributes["trackside.span.cut"] == "closed"
+
+
+async def test_no_more_runs_are_remembered_than_there_is_room_for(
+    make: Make, receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_observer, "MAX_OPEN", 10)
+    observer = make(endpoint=receiver.url)
+    for number in range(25):
+        await observer.on_event(event(f"r{number}", "run_started", agent="waits"))
+    await observer.on_event(event("r0", "run_completed", 2, status="success"))
+    await observer.aclose()
+    cut = [span.attributes.get("trackside.span.cut") for span in receiver.spans]
+    assert cut.count("forgotten") == 15
+    assert cut.count("closed") == 10
+    assert cut.count(None) == 1  # the end of one that was forgotten
+
+
+async def test_a_text_that_cannot_be_encoded_costs_no_span(make: Make, receiver: Any) -> None:
+    observer = make(endpoint=receiver.url, capture_content=True)
+    half = "half \ud83d" + "x" * 100_000
+    await observer.on_event(event("r1", "run_started", agent=half, trigger=half))
+    await observer.on_event(event("r1", "human_message", 2, message={"id": half, "content": half}))
+    calls = [{"kind": "chat", "name": half, "caller": half, "at": 0, "seconds": 1e300, "input_tokens": 10**30}]
+    data = {"calls": calls, "last_ai_message": half, "cost_usd": 1, "total_input_tokens": -1}
+    failed = {"error": half, "error_type": half, "traceback": half, "status": "error"}
+    await observer.on_event(event("r1", "run_failed", 3, completion_data=data, **failed))
+    await observer.on_event(event("r2", "run_started", agent="next"))
+    await observer.on_event(event("r2", "run_completed", 2, status="success"))
+    await observer.aclose()
+    assert [span.name[:11] for span in receiver.spans] == ["chat half ?", "invoke_agen", "invoke_agen"]
+    assert len(str(receiver.spans[1])) < 100_000
+
+
+async def test_without_a_provider_of_any_kind_nothing_happens(make: Make) -> None:
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    observer = make()
+    async with RunManager(observers=[observer]) as manager:
+        assert (await (await manager.start(RunSpec(works, "go"))).result()).status is RunStatus.success
+        await manager.observers.flush(5)
+    assert (await observer.flush()).in_time
+
+
+async def test_calls_of_several_hundreds_leave_others_their_turn(traced: Traced) -> None:
+    async def busy(_: Any, run: RunContext) -> None:
+        for number in range(1_200):
+            run.record_tool_call(f"tool-{number % 7}", seconds=0)
+
+    async with traced.manager() as manager:
+        await (await manager.start(RunSpec(busy, "go"))).result()
+    assert len(traced.trace.spans) == 1_001
+    assert traced.trace["invoke_agent busy"].attributes["trackside.run.calls_omitted"] == 200
+
+
+async def test_the_agents_code_sees_its_run_and_the_loggers_of_the_sdk_are_left_alone(
+    traced: Traced, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def says(_: Any) -> None:
+        run = current_run()
+        assert run is not None
+        logging.getLogger("opentelemetry.exporter.otlp.common.http").error("about somebody else's spans")
+
+    async with traced.manager() as manager:
+        assert (await (await manager.start(RunSpec(says, "go"))).result()).status is RunStatus.success
+    assert [record.getMessage() for record in caplog.records] == ["about somebody else's spans"]
