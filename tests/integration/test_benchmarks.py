@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("dispatch", "follow", "import_time", "memory_runs", "webhooks")
+NAMES = ("dispatch", "follow", "import_time", "live", "memory_runs", "webhooks")
 
 
 def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -111,7 +111,20 @@ def test_the_manager_is_measured_beside_raw_appends_and_with_a_long_queue_and_it
     assert all(f"{budget['what']}: " in done.stdout for budget in written["budgets"])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "run_profile", "manager"])
+def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alone(tmp_path: Path) -> None:
+    done = bench("observers", "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / "observers.json").read_text())
+    ways = Counter(way["case"].partition(",")[0] for way in written["contenders"])
+    assert ways == {"one event of a run with four calls": 5, "durable runs on SQLite": 3}
+    assert [budget["what"].split(": ")[1] for budget in written["budgets"]] == [
+        "all live observers",
+        "all, and three broken",
+    ]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "run_profile", "manager", "observers"])
 def test_readme_has_a_place_for_each_benchmark_and_the_place_a_measured_table(name: str) -> None:
     readme = (BENCHMARKS / "README.md").read_text()
 
