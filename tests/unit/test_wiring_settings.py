@@ -129,3 +129,46 @@ async def test_what_was_asked_for_is_not_kept_where_events_are_redacted(
 
     kept = b"".join(await asyncio.to_thread(lambda: [path.read_bytes() for path in tmp_path.glob("log.db*")]))
     assert (b"my secret" in kept) is not redacts
+
+
+WATCH = """
+class Seen:
+    def __init__(self):
+        self.events, self.closed = [], False
+    async def on_event(self, event):
+        assert not self.closed
+        self.events.append(event.event_type)
+    async def aclose(self):
+        self.closed = True
+
+class Durable(Seen):
+    delivery = "durable"
+"""
+
+
+async def test_an_app_tells_its_observers_everything_before_it_closes_them(load: Load, tmp_path: Path) -> None:
+    tables = [f'[[observers]]\ntype = "{tmp_path}/watch.py:{kind}"\nname = "{kind}"\n' for kind in ("Seen", "Durable")]
+    settings = await load("".join(tables), watch=WATCH)
+
+    async with open_app(settings, {"spend": spend}) as app:
+        await (await app.manager.start(RunSpec("spend", "hi"))).result()
+        live, durable = (configured.observer for configured in app.observers)
+        assert [*app.vitals.observers()] == ["Seen"]
+        assert [stats.subscription for stats in app.vitals.feeds()] == ["Durable"]
+        assert app.dispatcher.failures == {}
+
+    whole = ["run_started", "thread_status_updated", "human_message", "run_completed", "thread_status_updated"]
+    assert (live.events, durable.events) == (whole, whole)  # type: ignore[attr-defined]
+    assert (live.closed, durable.closed) == (True, True)  # type: ignore[attr-defined]
+    assert app.deliveries.left == []
+
+
+async def test_an_observer_that_cannot_be_made_stops_the_start_before_there_is_a_database(
+    load: Load, tmp_path: Path
+) -> None:
+    settings = await load(f'[[observers]]\ntype = "{tmp_path}/watch.py:Sean"', watch=WATCH)
+
+    with pytest.raises(SettingsError, match=r"has no Sean \(did you mean Seen\?\); it has Seen, Durable"):
+        await result_of(settings)
+
+    assert not (tmp_path / "log.db").exists()
