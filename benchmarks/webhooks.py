@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import count, islice
@@ -47,7 +47,7 @@ type Send = Callable[[RunLifecycleEvent], Awaitable[object]]
 
 
 @contextmanager
-def receiver() -> Iterator[str]:
+def receiver() -> Generator[str]:
     """A receiver in another process, which answers 200 to everything; gives its address."""
     command = [sys.executable, str(RECEIVER)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

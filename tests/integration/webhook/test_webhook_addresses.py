@@ -1,7 +1,10 @@
 """A name may mean anything, and something else a moment later: only what was judged is ever connected to."""
 
+import asyncio
 import socket
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
@@ -152,6 +155,31 @@ async def test_a_name_that_nobody_knows_means_that_the_receiver_is_away(receiver
         with pytest.raises(DeliveryError) as raised:
             await observer.on_event(make_event())
         assert (raised.value.away, raised.value.why) == (True, why)
+
+
+async def test_a_lookup_that_hangs_is_one_and_holds_up_nobody_elses_threads(
+    receiver: WebhookReceiver, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    asked_one, answer = threading.Event(), threading.Event()
+
+    def hanging(host: str, port: int, **how: object) -> list[object]:
+        asked.append(host)
+        asked_one.set()
+        answer.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    observer = make(url=url_of(receiver))
+    calls = [asyncio.create_task(observer.on_event(make_event()), name=f"posting-{number}") for number in range(8)]
+
+    assert await asyncio.to_thread(asked_one.wait, 60)
+    assert not receiver.requests
+    answer.set()
+    await asyncio.gather(*calls)
+
+    assert (len(receiver.requests), asked) == (8, [HOST])
 
 
 async def test_the_resolver_of_the_machine_is_what_is_asked_otherwise(receiver: WebhookReceiver, make: Make) -> None:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from webhook_receiver import NEW, Request, WebhookReceiver, raw, reset, reset_after, status
+from webhook_receiver import NEW, Connection, Request, WebhookReceiver, raw, reset, reset_after, status
 
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.observers.webhook import WebhookObserver
 from trackside.app.storage import Store
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.feeding import FeedPolicy
+from trackside.app.storage.subscriptions import SubscriptionState
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.testing.events import make_run
 
@@ -114,3 +115,53 @@ async def test_an_endpoint_that_is_down_delays_no_other(store: Store, receiver: 
         async with gone:  # at the same port
             assert (await dispatching.drain(LONG)).delivered == ("down", "up")
         assert bodies_of(gone).keys() == {event.event_id for event in events}
+
+
+async def test_a_receiver_that_wants_no_more_pauses_its_subscription_until_somebody_resumes_it(
+    store: Store, receiver: WebhookReceiver, make: Make
+) -> None:
+    receiver.answers.append(status(410, body=b"moved away"))
+    durable = DurableObserver(name="hook", observer=make(), start="beginning", policy=FeedPolicy())  # one after another
+    async with Dispatcher(store.subscriptions, [durable]) as dispatching:
+        events = await append_runs(store, 2)
+        await receiver.until(1)
+        while (subscription := await store.subscriptions.get("hook")).state is not SubscriptionState.paused:
+            await asyncio.sleep(0.005)
+        assert (subscription.cursor, subscription.parked, len(receiver.requests)) == (0, 0, 1)
+        assert subscription.last_error is not None
+        assert 'it answered 410 Gone ("moved away"): it wants no more events' in subscription.last_error
+
+        await store.subscriptions.resume("hook")
+        await receiver.until(1 + len(events))
+        await dispatching.drain(LONG)
+    assert bodies_of(receiver).keys() == {event.event_id for event in events}
+
+
+async def test_nothing_is_parked_while_the_receiver_is_away(
+    store: Store, receiver: WebhookReceiver, make: Make
+) -> None:
+    receiver.answers.extend([status(503, {"Retry-After": "0"})] * 40)
+    observer = make()
+    policy = FeedPolicy.suiting(observer, attempts=1, first_pause=0.001, longest_pause=0.002)
+    durable = DurableObserver(name="hook", observer=observer, start="beginning", policy=policy)
+    async with Dispatcher(store.subscriptions, [durable]) as dispatching:
+        events = await append_runs(store, 5)
+        assert (await dispatching.drain(LONG)).delivered == ("hook",)
+
+    assert bodies_of(receiver).keys() == {event.event_id for event in events}
+    assert (await store.subscriptions.get("hook")).parked == 0
+
+
+async def test_many_are_posted_side_by_side(store: Store, receiver: WebhookReceiver, make: Make) -> None:
+    everybody = asyncio.Barrier(WebhookObserver.concurrency)
+
+    async def when_all_are_there(connection: Connection) -> None:
+        await everybody.wait()
+        await status(200)(connection)
+
+    receiver.answers.extend([when_all_are_there] * WebhookObserver.concurrency)
+    async with Dispatcher(store.subscriptions, [posting("hook", make())]) as dispatching:
+        await append_runs(store, 10)
+        await dispatching.drain(LONG)
+
+    assert receiver.connections == WebhookObserver.concurrency

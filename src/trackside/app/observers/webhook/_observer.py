@@ -15,6 +15,7 @@ from trackside.app.delivery import Delivery, Order
 from trackside.app.observers.webhook._addresses import GuardedResolver, Reach
 from trackside.app.observers.webhook._answers import Answer, Masked, Receiver, connect_seconds, read_start
 from trackside.app.observers.webhook._body import BodyTooLargeError, BodyWriter
+from trackside.app.observers.webhook._lookup import SystemResolver
 from trackside.app.observers.webhook._options import (
     check_host,
     checked_flag,
@@ -71,8 +72,8 @@ class WebhookObserver:
 
     clock: ClassVar[Clock] = SystemClock()
     """What time an attempt is made at. A subclass may have another one."""
-    resolver: ClassVar[type[AbstractResolver]] = aiohttp.ThreadedResolver
-    """Who resolves names. A subclass may have another one: whatever it finds is judged before it is connected to."""
+    resolver: ClassVar[type[AbstractResolver]] = SystemResolver
+    """Who looks names up. A subclass may have another one: whatever it finds is judged before it is connected to."""
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class WebhookObserver:
         masked = Masked(secrets_in(self._url, own_headers, secret or ()))
         self._receiver = Receiver(str(self._url.origin()), masked, self._timeout)
         self._session: aiohttp.ClientSession | None = None
+        self._names: GuardedResolver | None = None
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -136,6 +138,8 @@ class WebhookObserver:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+        if self._names is not None:
+            await self._names.close()
 
     async def _post(self, message_id: str, body: bytes) -> Answer:
         now = self.clock.now()
@@ -155,11 +159,12 @@ class WebhookObserver:
         if self._closed:
             raise ClosedError(what="webhook")
         if self._session is None:
+            self._names = GuardedResolver(self.resolver(), self._reach)
             connector = aiohttp.TCPConnector(
                 ssl=self._tls,
-                resolver=GuardedResolver(self.resolver(), self._reach),
+                resolver=self._names,
                 socket_factory=self._reach.open_socket,
-                use_dns_cache=False,  # a receiver that moved is found at the next connection
+                ttl_dns_cache=0,  # only those who ask at the same time share an answer
                 limit=0,  # how many there are is for the subscription to say
                 keepalive_timeout=_IDLE_SECONDS,
             )

@@ -1,0 +1,55 @@
+"""Looks names up in a thread of its own: one that is answered late, or never, holds up nobody else's threads."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, override
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+__all__ = ["SystemResolver"]
+
+
+class SystemResolver(AbstractResolver):
+    """Asks whom this machine asks: its hosts file, its name servers."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "trackside-webhook-lookup")
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of a host.
+
+        Raises:
+            OSError: it could not be looked up.
+        """
+        ask = partial(
+            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=_text_of(address),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    @override
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _text_of(address: tuple[Any, ...]) -> str:
+    """The address alone, with the number of its interface if it means something on one alone."""
+    host, _, *more = address
+    return f"{host}%{more[1]}" if len(more) == 2 and more[1] else str(host)
