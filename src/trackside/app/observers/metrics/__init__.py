@@ -5,6 +5,8 @@ from trackside.app.observers.metrics.errors import MetricsPackageError
 try:
     from trackside.app.observers.metrics._observer import MetricsObserver
 except ModuleNotFoundError as exc:
-    raise MetricsPackageError(name=exc.name) from exc
+    if exc.name != "prometheus_client":
+        raise
+    raise MetricsPackageError from exc
 
 __all__ = ["MetricsObserver", "MetricsPackageError"]
