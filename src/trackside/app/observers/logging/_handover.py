@@ -20,7 +20,7 @@ logger = logging.getLogger("trackside.observer")
 _BATCH = 256
 
 _PATIENCE = 1.0
-"""Seconds without any progress after which whoever takes the things hangs, and nobody waits for it any more."""
+"""Seconds for which somebody waits for room; if there is none by then, nobody waits until there is progress again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +109,14 @@ class Handover[T]:
                 self._thread.start()
 
     async def offer_patiently(self, thing: T) -> None:
-        """As `offer`, but wait for room as long as there is any progress."""
+        """As `offer`, but wait for room a little, unless others have waited in vain."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE
         while self._queue.qsize() >= self._capacity and not (self._gave_up or self._closing):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append((future.get_loop(), future))
-            done, _ = await asyncio.wait((future,), timeout=_PATIENCE)
-            self._gave_up = not done
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiters.append((loop, future))
+            await asyncio.wait((future,), timeout=deadline - loop.time())
+            self._gave_up = loop.time() >= deadline
         self.offer(thing)
 
     async def flush(self, timeout: float) -> LineStats:
