@@ -117,3 +117,44 @@ def test_child_of_a_process_between_two_loops_starts_empty_too() -> None:
         stats(3, delivered=1, failed=1, deaths=1, fork=1),
     ]
     assert parent == [{"sequence": 2}, stats(2, delivered=1, failed=1, deaths=1)]
+
+
+READS_AGAIN = """
+import asyncio, os, sys
+from trackside.harness.buffered import BufferedObserver
+from trackside.testing import make_event
+
+parent = os.getpid()
+
+class Log:
+    async def read(self, spans):
+        assert os.getpid() == parent, "the child reads over the parent's connection"
+        return [make_event(sequence=number) for span in spans for number in span.sequences]
+
+async def tells(event):
+    os.write(1, f"{os.getpid() == parent} {event.sequence}\\n".encode())
+
+async def child():
+    await buffer.on_events([make_event(sequence=number) for number in (11, 12)])
+    await buffer.aclose()
+    os.write(1, f"dropped {dict(buffer.stats().dropped)}\\n".encode())
+
+async def main():
+    await buffer.on_events([make_event(sequence=number) for number in (1, 2, 3)])
+    if not os.fork():
+        asyncio.run(child())
+        os._exit(0)
+    os.wait()
+    await buffer.aclose()
+
+buffer = BufferedObserver(tells, capacity=1, terminal_reserve=0, log=Log())
+asyncio.run(main())
+"""
+
+
+def test_child_reads_nothing_again_from_its_parents_log() -> None:
+    command = [sys.executable, "-c", READS_AGAIN]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    said = result.stdout.splitlines()
+    assert said == ["False 11", "dropped {'fork': 3, 'overflow': 1}", "True 1", "True 2", "True 3"]

@@ -268,6 +268,31 @@ async def test_what_the_log_lacks_is_dropped_and_told_after_what_it_had() -> Non
 
 
 @virtual
+async def test_what_the_log_lacks_is_told_before_what_was_deferred_since_it_was_read() -> None:
+    released = asyncio.Event()
+
+    class Waits(GapRecorder):
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            await super().on_event(event)
+            if event.sequence == 5:
+                await released.wait()
+
+    stage = Stage(Waits())
+    run = of_run("a", 40)
+    await stage.announce(*run)
+    stage.log.lost = {run[2].event_id}
+    await turns()
+    await stage.announce(*(later := of_run("a", 9, first=41)))
+    assert stage.stats().deferred == 40 - 2 - 16 + 9
+    released.set()
+    await stage.buffer.flush(1)
+
+    gap = EventGap(reason="not_in_log", count=1, first_event_id=run[2].event_id, last_event_id=run[39].event_id)
+    assert stage.observer.seen == [*run[:2], *run[3:], gap, *later]
+    await stage.buffer.aclose()
+
+
+@virtual
 async def test_what_the_log_lacks_is_a_warning_where_the_observer_does_not_ask_for_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -574,6 +599,38 @@ def test_what_one_loop_deferred_is_read_by_the_next() -> None:
     run_virtual(leaves())
     assert stage.stats().deferred == 5
     run_virtual(goes_on())
+    assert stage.observer.events == run
+
+
+def test_read_on_a_loop_that_the_buffer_has_left_disturbs_nobody() -> None:
+    class Waits(RecordedLog):
+        waits = True
+
+        async def read(self, spans: Sequence[EventSpan]) -> list[RunLifecycleEvent]:
+            if self.waits:
+                self.left = asyncio.get_running_loop().create_future()
+                await self.left
+            return await super().read(spans)
+
+    stage = Stage(log=(log := Waits()))
+    stage.log = log
+    run = of_run("a", 7)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(stage.announce(*run))
+    loop.run_until_complete(turns())
+    log.waits = False
+
+    async def goes_on() -> None:
+        await stage.buffer.flush(1)
+        assert stage.observer.events == run
+
+    run_virtual(goes_on())
+    before = stage.stats()
+    log.left.set_result(None)
+    loop.run_until_complete(turns())
+    loop.close()
+
+    assert stage.stats() == before
     assert stage.observer.events == run
 
 

@@ -166,12 +166,6 @@ class Deferred:
             self.lost = OpenGap("not_in_log", self.first, self.context)
         self.lost.add(self.last, count)
 
-    def copy(self) -> Deferred:
-        own = copy(self)
-        own.runs = {run_id: copy(run) for run_id, run in self.runs.items()}
-        own.lost = copy(self.lost)
-        return own
-
 
 type Found = Mapping[tuple[str, int], RunLifecycleEvent]
 """Events by run and sequence number."""
@@ -430,8 +424,7 @@ class Backlog:
     def copy(self) -> Backlog:
         """The same counts and items, for another process or event loop to go on with."""
         own = copy(self)
-        own.items = deque(item.copy() if isinstance(item, Deferred) else item for item in self.items)
-        own.dropped, own.flushes, own.followers = self.dropped.copy(), {}, deque()
+        own.items, own.dropped, own.flushes, own.followers = self.items.copy(), self.dropped.copy(), {}, deque()
         return own
 
     def release_followers(self) -> None:
