@@ -158,6 +158,31 @@ def test_a_receiver_that_is_away_is_left_for_later_and_deliver_goes_on(
     assert told[-1] == {"observer": "mail", "what": "ended", "delivered": 0, "parked": 0, "behind": 0}
 
 
+def test_who_fails_and_who_is_delivered_to_again_is_said_once(
+    piped: Callable[..., Any], here: Trackside, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 0.1)
+    configure(
+        folder, table("Endpoint", "hook", "longest_pause = 0.1"), table("Endpoint", "other", "longest_pause = 0.1")
+    )
+    assert run(here).stderr == (
+        "not everything is delivered yet to hook, other: `trackside deliver` goes on, as the next `trackside run` does;"
+        " `trackside subscriptions` says why\n"
+    )
+    process = piped("deliver", "hook", "--json")
+    told = [json.loads(process.stdout.readline()) for _ in range(2)]
+    (folder / "up").touch()
+    told.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    told += [json.loads(line) for line in out.splitlines()]
+
+    assert (process.returncode, err) == (0, "")
+    assert [one["what"] for one in told] == ["goes_on", "failing", "recovered", "ended"]
+    assert told[1]["error"] == "the endpoint did not take it: connection refused"
+    assert told[3] == {"observer": "hook", "what": "ended", "delivered": 1, "parked": 0, "behind": 0}
+
+
 def test_ctrl_c_while_a_run_waits_for_its_observers_leaves_them_for_later(
     terminal: Callable[..., Any], folder: Path
 ) -> None:

@@ -53,13 +53,11 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
 def say_what_is_left(app: App) -> None:
     """Say which observers have not been told everything yet, and who tells them."""
     if left := app.deliveries.left:
-        those = ", ".join(
-            f"{one_line(one.name)} ({one_line(one.why)})" if one.why else one_line(one.name) for one in left
-        )
-        said = (
-            f"not everything is delivered yet to {those}: `trackside deliver` goes on, as the next `trackside run` does"
-        )
-        standard_error().print(said, soft_wrap=True)
+        those = ", ".join(one_line(one.name) for one in left)
+        why = f" ({one_line(left[0].why)})" if len(left) == 1 and left[0].why else ""
+        hint = "; `trackside subscriptions` says why" if len(left) > 1 else ""
+        goes_on = "`trackside deliver` goes on, as the next `trackside run` does"
+        standard_error().print(f"not everything is delivered yet to {those}{why}: {goes_on}{hint}", soft_wrap=True)
     for name, failure in app.dispatcher.failures.items():
         standard_error().print(f"nothing is delivered to {one_line(name)}: {one_line(str(failure))}", soft_wrap=True)
 
@@ -147,7 +145,7 @@ class _Watch:
         self._report = report
         self._states: dict[str, str] = {}
         self._parked: dict[str, int] = {}
-        self._errors: dict[str, str] = {}
+        self._failing: set[str] = set()
         self._is_away = False
 
     @property
@@ -213,11 +211,12 @@ class _Watch:
             self._parked[name] = stats.parked_total
             text = f"did not take {count(more, 'event')}, parked now: {error}; see `trackside parked {name}`"
             self._report.say(name, "parked", text, style="red", events=more, error=error)
-        elif standing.failures and self._errors.get(name) != error:
+        elif standing.failures and name not in self._failing:
             self._report.say(name, "failing", f"fails, and is tried again: {error}", style="yellow", error=error)
-            self._errors[name] = error
-        elif not standing.failures and self._errors.pop(name, None) is not None:
+            self._failing.add(name)
+        elif not standing.failures and name in self._failing:
             self._report.say(name, "recovered", "is delivered to again")
+            self._failing.remove(name)
 
 
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:

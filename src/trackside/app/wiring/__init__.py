@@ -142,9 +142,12 @@ def _bound(configured: Sequence[ConfiguredObserver], stack: AsyncExitStack) -> l
     """The live ones, those first that gate runs; `stack` closes them when no more events come."""
     live = [observer for observer in configured if not observer.is_durable]
     live.sort(key=lambda observer: not observer.settings.required)
-    for observer in live:
-        stack.push_async_callback(observer.aclose)
+    stack.push_async_callback(_close_all, live)
     return [observer.binding() for observer in live]
+
+
+async def _close_all(live: Sequence[ConfiguredObserver]) -> None:
+    await asyncio.gather(*(observer.aclose() for observer in live))
 
 
 def _vitals(manager: RunManager, store: Store, deliveries: Deliveries, spool: Spool) -> Vitals:
