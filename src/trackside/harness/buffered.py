@@ -43,13 +43,11 @@ from trackside.harness.observer import (
     RunLifecycleEvent,
     RunObserver,
     ensure_observer,
-    is_own_failure,
     observer_name,
-    warn_of_failure,
 )
+from trackside.harness.offering import MAX_LEFT_BEHIND, Offers
 from trackside.harness.ports import RunLog
 from trackside.harness.rereading import Rereading
-from trackside.harness.timelimit import call_observer
 
 __all__ = [
     "MAX_LEFT_BEHIND",
@@ -67,9 +65,6 @@ __all__ = [
 _PATIENCE = 0.25  # seconds; an observer that takes nothing for so long is not slow, it hangs
 
 _TURNS = 3  # of the event loop
-
-MAX_LEFT_BEHIND = 4
-"""How many calls of one observer may run on past their limit before it gets no further ones."""
 
 logger = logging.getLogger("trackside.buffer")
 
@@ -139,7 +134,6 @@ class BufferedObserver:
         self._on_events = observer.on_events if isinstance(observer, BatchRunObserver) else None
         self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
         self._batch_size = batch_size
-        self._call_limit = call_limit
         self._max_wait = max_wait if log is None else min(max_wait, _PATIENCE)
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._gave_up = False
@@ -153,9 +147,7 @@ class BufferedObserver:
         self._consumer: asyncio.Task[None] | None = None
         self._consumer_deaths = 0
         self._push: asyncio.Future[None] | None = None
-        self._calls: set[_Call] = set()
-        self._current_call: _Call | None = None
-        self._said_stuck = False
+        self._offers = Offers(observer, name=self.name, limit=call_limit)
         _buffers.add(self)
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -190,7 +182,7 @@ class BufferedObserver:
             pending=backlog.pending,
             pending_bytes=backlog.pending_bytes,
             oldest_at=backlog.oldest_at,
-            left_behind=len(self._calls - {self._current_call}),
+            left_behind=self._offers.left_behind,
             consumer_deaths=self._consumer_deaths,
             deferred=backlog.deferred,
             reread_total=backlog.reread,
@@ -312,8 +304,8 @@ class BufferedObserver:
     def _start_over(self, backlog: Backlog) -> None:
         """Leave what belongs to another event loop or process, and whatever that still does, to itself."""
         self._backlog = backlog
-        self._loop = self._consumer = self._push = self._current_call = None
-        self._calls = set()
+        self._loop = self._consumer = self._push = None
+        self._offers.start_over()
         self._waiters = deque()
         self._watch = None
         if self._rereading is not None:
@@ -428,7 +420,7 @@ class BufferedObserver:
             failure = await self._call(backlog, self._on_event, event, context, 1)
             self._settle(backlog, 1, delivered=failure is None)
             if failure is not None:
-                self._warn_of_failure(event, failure)
+                self._offers.warn_of(event, failure)
 
     def _context_of(self, batch: Sequence[Pending]) -> Context:
         first, context, _ = batch[0]
@@ -467,26 +459,11 @@ class BufferedObserver:
         """
         if backlog is not self._backlog:
             raise asyncio.CancelledError  # I24: this is the copy, in a forked child, of the parent's consumer
-        if len(self._calls) >= MAX_LEFT_BEHIND:
-            return ObserverStuckError(observer=self.name, calls=len(self._calls))
-        call = self._current_call = _Call()
-        running = call.run(take, given, self._calls)
         try:
-            await call_observer(running, observer=self.name, limit=self._call_limit, context=context)
-        except BaseException as exc:  # the observer's failures end here; the caller logs and counts them
-            if is_own_failure(exc):
-                return exc
-            backlog.settle(events, delivered=call.taken)
+            return await self._offers.make(take, given, context)
+        except BaseException:
+            backlog.settle(events, delivered=self._offers.was_taken)
             raise
-        finally:
-            self._current_call = None
-        return None
-
-    def _warn_of_failure(self, event: RunLifecycleEvent, failure: BaseException) -> None:
-        stuck = isinstance(failure, ObserverStuckError)
-        if not (stuck and self._said_stuck):  # once, not for every event until it moves again
-            warn_of_failure(self.observer, event, failure)
-        self._said_stuck = stuck
 
     def _warn_of_gap(self, gap: EventGap, failure: BaseException | None = None) -> None:
         logger.warning(
@@ -503,23 +480,6 @@ class BufferedObserver:
         self._start_over(self._backlog.copy())
         self._backlog.drop_all("fork")
         self._backlog.forget_log()  # which is read over the parent's connections
-
-
-class _Call:
-    """One call of an observer, to be seen for as long as it really runs, also when nobody waits for it any more."""
-
-    __slots__ = ("taken",)
-
-    def __init__(self) -> None:
-        self.taken = False
-
-    async def run[A](self, take: Callable[[A], Awaitable[None]], given: A, running: set[_Call]) -> None:
-        running.add(self)
-        try:
-            await take(given)
-            self.taken = True
-        finally:
-            running.discard(self)
 
 
 _buffers: WeakSet[BufferedObserver] = WeakSet()

@@ -1,0 +1,82 @@
+"""The calls of one observer behind a buffer: bounded in time and number, and seen for as long as they really run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+
+from trackside.harness.errors import ObserverStuckError
+from trackside.harness.observer import RunLifecycleEvent, RunObserver, is_own_failure, warn_of_failure
+from trackside.harness.timelimit import call_observer
+
+MAX_LEFT_BEHIND = 4
+"""How many calls of one observer may run on past their limit before it gets no further ones."""
+
+
+class Offers:
+    """Offers events to an observer, one call at a time; what takes longer than `limit` seconds is left behind."""
+
+    def __init__(self, observer: RunObserver, *, name: str, limit: float | None) -> None:
+        self._observer = observer
+        self._name = name
+        self._limit = limit
+        self._running: set[_Call] = set()
+        self._current: _Call | None = None
+        self._said_stuck = False
+        self.was_taken = False
+        """Whether the last call had ended as it should when it was no longer waited for."""
+
+    @property
+    def left_behind(self) -> int:
+        """How many calls still run past their limit."""
+        return len(self._running - {self._current})
+
+    async def make[A](self, take: Callable[[A], Awaitable[None]], given: A, context: Context) -> BaseException | None:
+        """What the observer raised instead of taking what it was given, if it did.
+
+        Raises:
+            BaseException: what is not the observer's failure, as a cancel of who calls.
+        """
+        if len(self._running) >= MAX_LEFT_BEHIND:
+            return ObserverStuckError(observer=self._name, calls=len(self._running))
+        call = self._current = _Call()
+        running = call.run(take, given, self._running)
+        try:
+            await call_observer(running, observer=self._name, limit=self._limit, context=context)
+        except BaseException as exc:  # the observer's failures end here; the caller logs and counts them
+            if is_own_failure(exc):
+                return exc
+            raise
+        finally:
+            self.was_taken = call.taken
+            self._current = None
+        return None
+
+    def warn_of(self, event: RunLifecycleEvent, failure: BaseException) -> None:
+        """Log a failure; of one that is stuck once, not for every event until it moves again."""
+        stuck = isinstance(failure, ObserverStuckError)
+        if not (stuck and self._said_stuck):
+            warn_of_failure(self._observer, event, failure)
+        self._said_stuck = stuck
+
+    def start_over(self) -> None:
+        """Leave calls that belong to another event loop or process to themselves."""
+        self._running = set()
+        self._current = None
+
+
+class _Call:
+    """One call of an observer, to be seen for as long as it really runs, also when nobody waits for it any more."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    async def run[A](self, take: Callable[[A], Awaitable[None]], given: A, running: set[_Call]) -> None:
+        running.add(self)
+        try:
+            await take(given)
+            self.taken = True
+        finally:
+            running.discard(self)
