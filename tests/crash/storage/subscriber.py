@@ -1,8 +1,8 @@
 """Consumes a subscription until it dies at a named step, and says what it has handled.
 
-Reads `URL STEP NUMBER` from its standard input. For each line it forks a child that feeds an observer from the
-subscription "mail" and kills itself at the step when it comes to it for that time; at the step "end" it never does, and
-ends when nothing is left. Every fifth event cannot be handled, and is parked.
+Reads `URL NUMBER ORDER STEP` from its standard input. For each line it forks a child that feeds an observer from the
+subscription "mail" in this order and kills itself at the step when it comes to it for that time; at the step "end" it never
+does, and ends when nothing is left. Every fifth event cannot be handled, and is parked.
 """
 
 import asyncio
@@ -13,13 +13,17 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
+from trackside.app.delivery import Order
 from trackside.app.storage import Store
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import SubscriptionConsumer
 from trackside.harness.observer import RunLifecycleEvent
 
 STEPS = ["read", "acknowledge", "park", "note_failure", "release"]
-POLICY = FeedPolicy(batch=7, attempts=2, first_pause=0)
+POLICIES = {
+    "log": FeedPolicy(batch=7, attempts=2, first_pause=0),
+    "none": FeedPolicy(order=Order.none, concurrency=4, batch=7, window=20, attempts=2, first_pause=0),
+}
 
 
 def say(line: str) -> None:
@@ -50,7 +54,7 @@ class Fate:
         return fated
 
 
-async def consume(url: str, fate: Fate) -> None:
+async def consume(url: str, order: str, fate: Fate) -> None:
     for step in STEPS:
         setattr(SubscriptionConsumer, step, fate.on(getattr(SubscriptionConsumer, step)))
     number = count(1)
@@ -60,23 +64,25 @@ async def consume(url: str, fate: Fate) -> None:
             fate.at("failing")
             raise ValueError(f"{next(number)} times nothing")
         fate.at("handling")
+        for _ in range(event.sequence % 4 if order == "none" else 0):  # later ones overtake it
+            await asyncio.sleep(0)
         say(f"handled {event.sequence} {event.event_id}")
         fate.at("handled")
 
     async with Store.open(url) as store:
         await store.subscriptions.open("mail")
         fate.at("opened")
-        async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=POLICY) as feed:
+        async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=POLICIES[order]) as feed:
             while (await store.subscriptions.get("mail")).behind or feed.counts.pending:
                 await asyncio.sleep(0.001)
 
 
 def main() -> None:
     for line in sys.stdin:
-        url, number, step = line.strip().split(" ", 2)
+        url, number, order, step = line.strip().split(" ", 3)
         child = os.fork()
         if child == 0:
-            asyncio.run(consume(url, Fate(step, int(number))))
+            asyncio.run(consume(url, order, Fate(step, int(number))))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         say(f"dead {os.waitstatus_to_exitcode(status)}")

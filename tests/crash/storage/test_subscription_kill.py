@@ -35,6 +35,9 @@ STEPS = [
 ]
 
 
+STEPS_SIDE_BY_SIDE = ["handled", "after park", "before acknowledge", "after acknowledge"]
+
+
 class EndLeases(Work):
     """As if the time of all leases were up."""
 
@@ -58,9 +61,9 @@ class Consumer:
         assert self._process.stdout is not None
         self._orders, self._said = self._process.stdin, self._process.stdout
 
-    def live(self, url: str, step: str, number: int = 1) -> tuple[list[tuple[int, str]], int]:
+    def live(self, url: str, step: str, number: int = 1, *, order: str = "log") -> tuple[list[tuple[int, str]], int]:
         """One life of a consumer, to the end or to a step: position and id of what it handled, and its exit code."""
-        self._orders.write(f"{url} {number} {step}\n")
+        self._orders.write(f"{url} {number} {order} {step}\n")
         handled = []
         for line in self._said:
             word, *rest = line.split()
@@ -124,21 +127,24 @@ def after_a_death(url: str, handled: set[int]) -> tuple[int, set[int]]:
     return cursor, parked
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_at_a_step_again_and_again(consumer: Consumer, url: str, step: str) -> None:
+@pytest.mark.parametrize(
+    ("order", "step"), [("log", step) for step in STEPS] + [("none", step) for step in STEPS_SIDE_BY_SIDE]
+)
+def test_killed_at_a_step_again_and_again(consumer: Consumer, url: str, order: str, step: str) -> None:
     ids = make_log(url, start="beginning")
     handled: dict[int, str] = {}
     deaths = 0
     for number in (1, 2, 3, 2):
-        said, code = consumer.live(url, step, number)
-        assert [position for position, _ in said] == sorted({position for position, _ in said})
+        said, code = consumer.live(url, step, number, order=order)
+        assert len(said) == len(dict(said))
+        assert order == "none" or said == sorted(said)
         assert {position: ids[position] for position, _ in said} == dict(said)
         handled |= dict(said)
         deaths += code == -signal.SIGKILL
         after_a_death(url, {*handled})
     assert deaths >= 1  # `release` comes once in a life that goes on to the end
 
-    said, code = consumer.live(url, "end")
+    said, code = consumer.live(url, "end", order=order)
 
     handled |= dict(said)
     cursor, parked = after_a_death(url, {*handled})

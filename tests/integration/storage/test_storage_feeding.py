@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from trackside.app.delivery import DeliveryError, Order
 from trackside.app.storage import Store, StoredEvent, _feeding_delivery, feeding
 from trackside.app.storage._tables import subscriptions as table
 from trackside.app.storage._work import UnitOfWork, Work
@@ -308,6 +309,99 @@ class TestFailures:
         assert "Traceback" not in caplog.text
         assert caplog.text.count("could not be fed") == 1
         assert taken == [1, 2, 3, 4, 5]
+
+
+def by_run(events: Sequence[RunLifecycleEvent]) -> dict[str, list[RunLifecycleEvent]]:
+    """The events of each run, in the order in which they came."""
+    runs: dict[str, list[RunLifecycleEvent]] = {}
+    for event in events:
+        runs.setdefault(event.run_id, []).append(event)
+    return runs
+
+
+class Slowly(Watching):
+    """Takes one event sooner than another."""
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        for _ in range(3 * (event.sequence % 3)):
+            await asyncio.sleep(0)
+        await super().on_event(event)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("start", ["beginning", 7])
+    @pytest.mark.parametrize("order", Order)
+    async def test_a_late_subscriber_gets_what_a_live_one_got_while_events_go_on(
+        self, subs: Subscriptions, store: Store, script: Any, order: Order, start: Any
+    ) -> None:
+        policy = FeedPolicy(order=order, concurrency=1 if order is Order.log else 4, batch=3, window=8)
+        live, late = Slowly(), Slowly()
+        await subs.open("mail", start="beginning")
+        stored: list[StoredEvent] = []
+
+        async def go_on() -> None:
+            for _ in range(6):
+                for pair in zip(script().whole(), script().whole(), strict=True):
+                    stored.extend(await store.append(pair))
+
+        async with SubscriptionFeed(subs, "mail", live, policy=policy) as feeding_live:
+            going_on = asyncio.create_task(go_on())
+            await live.has_taken(15)
+            await subs.open("late", start=start)
+            async with SubscriptionFeed(subs, "late", late, policy=policy) as feeding_late:
+                await going_on
+                assert await feeding_live.reach(60)
+                assert await feeding_late.reach(60)
+
+        missed = 0 if start == "beginning" else start
+        assert sorted(sequences(live.taken)) == sorted(sequences([one.event for one in stored]))
+        wanted = [one.event for one in stored[missed:]]
+        if order is Order.none:
+            assert len(late.taken) == len(wanted)
+            assert all(event in late.taken for event in wanted)
+        else:
+            assert by_run(late.taken) == by_run(wanted)
+            assert by_run(live.taken) == by_run([one.event for one in stored])
+        if order is Order.log:
+            assert late.taken == wanted
+
+    async def test_one_that_is_parked_ahead_of_others_stays_parked_and_comes_again_when_told(
+        self, subs: Subscriptions, five: Sequence[StoredEvent]
+    ) -> None:
+        first_may_end = asyncio.Event()
+        works: list[bool] = []
+        observer = Watching(lambda event, times: None if event.sequence != 3 or works else Hopeless())
+
+        async def take(event: RunLifecycleEvent) -> None:
+            if event.sequence == 1:
+                await first_may_end.wait()
+            await observer.on_event(event)
+
+        policy = FeedPolicy(order=Order.none, concurrency=2)
+        async with SubscriptionFeed(subs, "mail", take, policy=policy) as feed:
+            standing = await until(subs, lambda standing: standing.parked == 1)
+            await observer.has_taken(3)
+            assert (standing.cursor, sequences(observer.taken)) == (0, [2, 4, 5])
+
+            first_may_end.set()
+            await feed.reach(5)
+            assert [parked.stored for parked in await subs.parked("mail")] == [five[2]]
+            works.append(True)
+            await subs.retry_parked("mail")
+            await until(subs, lambda standing: standing.parked == 0)
+            await assert_balanced(feed, subs, read=6, handled=5, parked=1)
+
+    async def test_a_receiver_that_is_gone_pauses_its_subscription(self, subs: Subscriptions, five: Any) -> None:
+        gone = DeliveryError(receiver="the hook", what="an event", why="410 Gone", disables=True)
+        observer = Watching(lambda event, times: gone if (event.sequence, times) == (3, 1) else None)
+        async with SubscriptionFeed(subs, "mail", observer) as feed:
+            standing = await until(subs, lambda standing: standing.state == "paused" and standing.consumer is None)
+            assert (standing.cursor, standing.failures, standing.parked) == (2, 1, 0)
+            assert standing.last_error == "the hook did not take an event: 410 Gone."
+            await subs.resume("mail")
+            await observer.has_taken(5)
+        assert sequences(observer.taken) == [1, 2, 3, 4, 5]
+        assert feed.counts.failed_calls == 1
 
 
 class TestStopping:
