@@ -27,6 +27,21 @@ async def collect(parts: AsyncIterator[StreamPart | StreamGap]) -> list[StreamPa
 
 
 @virtual
+async def test_a_stream_that_cannot_be_closed_holds_up_no_run_of_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(MemoryStream):
+        def close(self, run_id: str) -> None:
+            raise OSError("no stream")
+
+    async with RunManager(stream=Broken()) as manager:
+        runs = [await manager.start(RunSpec(counts, 1, thread_id="t")) for _ in range(2)]
+        results = [await run.result() for run in runs]
+
+    assert [result.status for result in results] == [RunStatus.success] * 2
+    assert [record.run_id for record in caplog.records] == [run.run_id for run in runs]
+    assert "could not be closed; whoever follows it may wait in vain" in caplog.text
+
+
+@virtual
 async def test_a_follower_gets_every_part_as_it_comes_and_then_the_end() -> None:
     async with RunManager() as manager:
         run = await manager.start(RunSpec(counts, 3))

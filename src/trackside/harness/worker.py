@@ -43,6 +43,7 @@ from trackside.harness.redaction import Redact
 from trackside.harness.spending import Spending
 from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
+from trackside.harness.streaming import close_stream
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by, left_by
@@ -165,7 +166,7 @@ class RunWorker:
             self._lost = True
             self._memory.leave()
             self._run.close()
-            self._services.stream.close(self.record.run_id)
+            close_stream(self._services.stream, self.record)
             self.stop(_LOST)
 
     @property
@@ -434,7 +435,7 @@ class RunWorker:
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
         result = result_told(self.record, end, says, missed, self.delivery_error)
-        self._services.stream.close(run_id)
+        close_stream(self._services.stream, self.record)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce

@@ -1,0 +1,20 @@
+"""The end of a run's live output, which may fail without the run being any the worse for it."""
+
+from __future__ import annotations
+
+import logging
+
+from trackside.harness.logs import fields_of
+from trackside.harness.ports import RunStream
+from trackside.harness.types import RunRecord
+
+logger = logging.getLogger("trackside.stream")
+
+
+def close_stream(stream: RunStream, run: RunRecord) -> None:
+    """Say that no more parts of a run will come; a stream that cannot take note of it is reported."""
+    try:
+        stream.close(run.run_id)
+    except Exception:  # the stream's failure, and its followers'; the run's thread has to be given back all the same
+        text = "the stream of run %s could not be closed; whoever follows it may wait in vain"
+        logger.exception(text, run.run_id, extra=fields_of(run))
