@@ -72,12 +72,3 @@ def test_agents_that_configure_nothing_speak_through_the_observer(trackside: Tra
     assert {"run started", "on the loop", "in a thread", "run completed"} <= {line["message"] for line in lines}
     assert len({line["run_id"] for line in lines}) == 1
     assert {line["logger"] for line in lines} == {"mine", "trackside.runs"}
-
-
-def test_a_format_that_there_is_not_is_said_with_its_key(trackside: Trackside, tmp_path: Path) -> None:
-    (tmp_path / "agents.py").write_text("async def echo(input): ...\n")
-    (tmp_path / "trackside.toml").write_text('[[observers]]\ntype = "logging"\nformat = "xml"\n')
-    done = trackside("run", "agents.py:echo", "hello")
-    assert done.returncode == 2
-    assert "observers[1] (logging).format" in done.stderr
-    assert '"json", "console"' in done.stderr

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -355,6 +356,29 @@ async def test_a_pipe_that_nobody_reads_holds_up_neither_runs_nor_closing_and_wh
     assert text.endswith(b"\n")
     settled = observer.stats()
     assert settled.delivered + settled.dropped == settled.accepted
+
+
+PROGRAM = """
+import asyncio, sys
+from trackside.app.observers.logging import LoggingObserver
+from trackside.testing.events import make_run
+
+async def main():
+    observer = LoggingObserver(format="json", file=sys.argv[1])
+    for number in range(500):
+        for event in make_run(f"r{number}"):
+            await observer.on_event(event)
+    await observer.aclose()
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_whose_log_hangs_ends_all_the_same(full_pipe: tuple[Path, Callable[[], bytes]]) -> None:
+    path, _ = full_pipe
+    program = [sys.executable, "-W", "error", "-c", PROGRAM, str(path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_a_line_that_was_half_written_spoils_no_other_one(

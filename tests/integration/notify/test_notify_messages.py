@@ -101,6 +101,12 @@ async def test_long_texts_are_cut(inbox: HttpInbox) -> None:
     assert (len(said["title"]), len(said["message"])) == (200, 4_000)
 
 
+async def test_a_title_is_one_line_whatever_its_fields_say(inbox: HttpInbox) -> None:
+    observer = await notifier(inbox, on=[{"title": "$agent\n$error"}])
+    await observer.on_event(failed("one\ntwo\tthree  four"))
+    assert json.loads(inbox.requests[0].body)["title"] == "billing one two three four"
+
+
 async def test_own_texts_have_the_fields_that_they_name(inbox: HttpInbox) -> None:
     rules = [{"agent": "billing", "title": "$$ $agent"}, {}]
     templates = {"run_failed": {"title": "${status} of $agent", "body": "$error_type $cost $tokens $reason."}}
