@@ -3,6 +3,7 @@
 import asyncio
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trackside_cost_ledger import CostLedger
@@ -73,8 +74,8 @@ def test_another_process_goes_on_with_the_file_and_mends_a_line_that_a_crash_tor
     assert [row["event_id"] for row in rows_of(path)] == [first.event_id, second.event_id]
 
 
-@pytest.mark.parametrize("path", ["", "nowhere/costs.csv"])
-def test_a_path_that_cannot_be_is_refused_at_the_start(path: str) -> None:
+@pytest.mark.parametrize("path", ["", 7, "nowhere/costs.csv"])
+def test_a_path_that_cannot_be_is_refused_at_the_start(path: Any) -> None:
     """Trackside says so with the name of the file and of the key."""
     with pytest.raises(ObserverOptionError, match="path: "):
         CostLedger(path=path)

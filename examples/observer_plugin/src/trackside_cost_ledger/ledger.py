@@ -36,7 +36,7 @@ class CostLedger:
     events: ClassVar[tuple[LifecycleEventType, ...]] = _ENDS
 
     def __init__(self, *, path: str) -> None:
-        if not isinstance(path, str) or not path:
+        if type(path) is not str or not path:  # the settings file may have anything here
             raise ObserverOptionError(option="path", why="it is the name of a file")
         self._path = Path(path)
         if not self._path.parent.is_dir():

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from trackside.app.settings import Settings
+from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
 from trackside.app.wiring import NothingRecordedError, blaming
@@ -230,7 +230,8 @@ def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
         what = f"it is {subscription.behind} events behind, the oldest from {_long(now - subscription.oldest_at)} ago"
-        fix = "start what feeds it" if subscription.consumer is None else "see why its observer is slow"
+        feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is `trackside deliver {name}`, too"
+        fix = feeds if subscription.consumer is None else "see why its observer is slow"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if subscription.parked:
         what = f"{subscription.parked} events are parked that its observer could not handle"
