@@ -572,7 +572,10 @@ class StoredCoordinator:
             known.ready, known.thread_status = adopted.ready, adopted.thread_status
             return
         mine = self._take(record, ready=adopted.ready, thread_status=adopted.thread_status)
-        host.on_adopted(record, adopted.spec, ready=mine.ready)
+        try:
+            host.on_adopted(record, adopted.spec, ready=mine.ready)
+        except Exception:  # the host's failure; the others of the round are this worker's now, too
+            logger.exception("run %s was taken over, but waits for this process to end", record.run_id)
 
     async def _look(self) -> None:
         """Compare what this worker thinks is its own with what the database says."""

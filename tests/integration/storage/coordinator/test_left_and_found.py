@@ -195,6 +195,26 @@ async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: 
     assert b.told == [("adopted", waiting, True)]
 
 
+async def test_a_host_that_fails_on_a_run_that_it_takes_over_gets_the_others_all_the_same(
+    hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = hand(), hand()
+    waiting = [await admit(a, thread_id) for thread_id in ("t1", "t2", "t3")]
+    take_for_dead(database, a)
+    takes = b.on_adopted
+
+    def fails_on_first(record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
+        if record.run_id == waiting[0]:
+            raise LookupError("no such agent")
+        takes(record, spec, ready=ready)
+
+    monkeypatch.setattr(b, "on_adopted", fails_on_first)
+    await b.coordinator._clear_up()
+
+    assert b.told == [("adopted", run_id, True) for run_id in waiting[1:]]
+    assert f"run {waiting[0]} was taken over, but waits for this process to end" in caplog.text
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_nobody(
     hand: Any, database: Any, leaves: bool
