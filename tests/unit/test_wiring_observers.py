@@ -269,6 +269,13 @@ def test_what_does_not_fit_is_refused_in_one_line(build: Build, tmp_path: Path, 
     assert "hunter2" not in said
 
 
+def test_a_secret_is_not_shown_as_python_writes_it_either(build: Build) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build('type = "watch.py:Mail"\nname = "m"\nto = "env:SECRET"', SECRET="hunter\n2")
+
+    assert str(caught.value) == "trackside.toml, observers[1] (m).to: 'env:SECRET' is no address."
+
+
 def test_a_module_that_fails_is_its_authors_to_see(build: Build, tmp_path: Path) -> None:
     with pytest.raises(ObserverImportError) as caught:
         build(f'type = "{tmp_path}/failing.py:Mail"\nname = "mail"')

@@ -180,7 +180,8 @@ class _Options:
         """A message with what the environment has, which may be secret, as it is written in the file."""
         for found in sorted(self._written, key=len, reverse=True):
             if len(found) >= _SHORTEST_SECRET:
-                text = text.replace(found, self._written[found])
+                for shown in (found, repr(found)[1:-1]):
+                    text = text.replace(shown, self._written[found])
         return text
 
 
