@@ -91,6 +91,12 @@ class CountsNoTools(Sound):
         return await super().run(run)
 
 
+class ListsCallsTwice(Sound):
+    async def run(self, run: RunContext) -> AgentResult:
+        run.begin_call("chat", CallablesScripts.model).end()
+        return await super().run(run)
+
+
 class AnswersForFailures(Sound):
     async def run(self, run: RunContext) -> AgentResult:
         try:
@@ -205,6 +211,7 @@ MUTANTS: dict[type[Sound], str] = {
     CountsInTheEnd: "test_a_budget_stops_the_run_that_exceeds_it",
     ForgetsTheUsageOfFailures: "test_what_an_agent_raises_is_told_as_it_is",
     CountsNoTools: "test_calls_of_tools_are_counted",
+    ListsCallsTwice: "test_calls_are_counted_by_model_and_caller",
     AnswersForFailures: "test_what_an_agent_raises_is_told_as_it_is",
     GivesFailuresAnotherClass: "test_what_an_agent_raises_is_told_as_it_is",
     HidesLostModels: "test_a_model_that_never_answers_is_an_error",

@@ -325,3 +325,51 @@ async def test_the_agents_code_sees_its_run_and_the_loggers_of_the_sdk_are_left_
     async with traced.manager() as manager:
         assert (await (await manager.start(RunSpec(says, "go"))).result()).status is RunStatus.success
     assert [record.getMessage() for record in caplog.records] == ["about somebody else's spans"]
+
+
+async def test_an_event_that_comes_again_makes_no_second_span(make: Make, receiver: Any) -> None:
+    observer = make(endpoint=receiver.url)
+    calls = [{"kind": "chat", "name": "small", "caller": "lead_agent", "at": 0, "seconds": 0}]
+    started = event("r1", "run_started", agent="works")
+    ended = event("r1", "run_completed", 2, status="success", completion_data={"calls": calls})
+    for told in (started, started, ended, ended, started):
+        await observer.on_event(told)
+    await observer.aclose()
+    assert [span.name for span in receiver.spans] == ["chat small", "invoke_agent works"]
+
+
+async def test_whose_a_call_is_stays_open_where_several_may_have_made_it(
+    make: Make, traced: Traced, receiver: Any
+) -> None:
+    def call(kind: str, name: str, at: float, seconds: float, caller: str = "lead_agent") -> dict[str, Any]:
+        return {"kind": kind, "name": name, "caller": caller, "at": at, "seconds": seconds}
+
+    calls = [
+        call("execute_tool", "left", 0, 10),
+        call("execute_tool", "right", 0, 10),
+        call("invoke_agent", "helper", 1, 2),  # of left or of right
+        call("chat", "small", 2, 0, caller="helper"),
+        call("invoke_agent", "helper", 5, 2),
+        call("chat", "large", 6, 0, caller="helper"),
+        call("chat", "tiny", 9, 0, caller="helper"),  # when none of that name worked
+        call("chat", "huge", 9, 0, caller="middleware:summary"),
+    ]
+    observer = make(endpoint=receiver.url)
+    ended = event("r1", "run_completed", completion_data={"calls": calls, "duration_seconds": 12.0}, agent="lead")
+    await observer.on_event(ended)
+    await observer.aclose()
+    assert traced.trace.tree() == [
+        "invoke_agent lead",
+        "invoke_agent lead > chat huge",
+        "invoke_agent lead > chat tiny",
+        "invoke_agent lead > execute_tool left",
+        "invoke_agent lead > execute_tool right",
+        "invoke_agent lead > invoke_agent helper",
+        "invoke_agent lead > invoke_agent helper",
+        "invoke_agent lead > invoke_agent helper > chat large",
+        "invoke_agent lead > invoke_agent helper > chat small",
+    ]
+    first, second = traced.trace.all("invoke_agent helper")
+    assert traced.trace["chat small"].parent_id == first.span_id
+    assert traced.trace["chat large"].parent_id == second.span_id
+    assert traced.trace["invoke_agent lead"].end - first.start == 11_000_000_000

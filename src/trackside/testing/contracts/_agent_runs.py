@@ -73,6 +73,8 @@ class RunningPromises(Contract):
         by_model, by_caller = played.used["token_usage_by_model"], played.used["token_usage_by_caller"]
         assert by_model == {agents.model: tokens_of(1)}, f"by model that is {by_model}"
         assert by_caller == {"lead_agent": tokens_of(1)}, f"by caller that is {by_caller}"
+        listed = [call["name"] for call in played.used["calls"] if call["kind"] == "chat"]
+        assert listed == [agents.model], f"one call of a model is listed as {listed}"
 
     @promise("usage")
     async def test_calls_of_an_agent_below_are_credited_to_it(self, agents: ScriptedAgents) -> None:

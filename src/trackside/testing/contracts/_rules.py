@@ -26,7 +26,7 @@ RULES: Mapping[str, str] = {
     "agent": "a run of an agent has one opening, its output as plain JSON, and one closing",
     "messages": "each human message is announced once, and every message counted",
     "thread memory": "a thread remembers what its runs came to, and nothing of other threads",
-    "usage": "every call of a model or tool is counted once, by model and by caller, whatever becomes of the run",
+    "usage": "every call of a model or tool is counted and listed once, by model and by caller, whatever becomes of the run",
     "budget": "a run that used more than it may is stopped, and tells what it used",
     "failures told": "what went wrong is told with its text and its class, also if agent or framework swallowed it",
     "stopped": "an agent that is stopped has really stopped before anybody is told",
