@@ -138,7 +138,12 @@ def test_run_result_is_mutable() -> None:
 
 
 def test_binding_is_frozen_and_optional_by_default() -> None:
-    assert shape(ObserverBinding) == [("observer", ...), ("required", False)]
+    assert shape(ObserverBinding) == [
+        ("observer", ...),
+        ("required", False),
+        ("name", None),  # ours, by keyword only
+    ]
+    assert [field.name for field in fields(ObserverBinding) if field.kw_only] == ["name"]
     binding = ObserverBinding(NullObserver())
 
     with pytest.raises(FrozenInstanceError):

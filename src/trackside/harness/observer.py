@@ -169,7 +169,7 @@ class ObserverBinding:
 
     observer: RunObserver
     required: bool = False
-    name: str | None = None
+    name: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_observer(self.observer)

@@ -62,7 +62,7 @@ class ConfiguredObserver:
         observer = self.observer
         if self.events is not None or self.settings.agent is not None:
             observer = ChosenEvents(observer, EventChoice(self.events, self.settings.agent))
-        return ObserverBinding(observer, self.settings.required, self.name)
+        return ObserverBinding(observer, self.settings.required, name=self.name)
 
     def subscribed(self, *, grace: float) -> DurableObserver:
         """A durable one, as a dispatcher takes it; closing waits for `grace` seconds for what it has in hand.
