@@ -88,7 +88,7 @@ async def test_tokens_cost_and_calls_are_counted_by_model_and_agent(metrics: Met
 
 async def test_calls_are_counted_by_how_long_they_took_and_whether_they_failed(metrics: MetricsObserver) -> None:
     calls = [
-        {"kind": "chat", "name": "small", "caller": "lead_agent", "at": 0.0, "seconds": 2.0},
+        {"kind": "chat", "name": "small", "at": 0.0, "seconds": 2.0, "error_type": "TimeoutError"},
         {"kind": "execute_tool", "name": "search", "caller": "lead_agent", "at": 2.0, "seconds": 0.2},
         {"kind": "execute_tool", "name": "search", "at": 3.0, "seconds": 0.2, "error_type": "OSError"},
         {"kind": "chat", "name": "counted by hand", "at": 4.0, "seconds": 0.0},
