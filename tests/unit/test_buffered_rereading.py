@@ -14,6 +14,7 @@ import pytest
 from tests.contract.recorded_log import RecordedLog
 from tests.contract.ways_to_run import virtual
 
+from trackside.harness import backlog
 from trackside.harness.buffered import BufferedObserver, BufferStats, EventGap, FlushReport
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import EventSpan
@@ -247,6 +248,25 @@ async def test_reread_event_is_given_in_the_context_in_which_the_first_deferred_
     assert contexts[("a", 1)] == "a1"
     assert {contexts[("a", 2)], contexts[("a", 3)]} == {"a2"}
     assert {contexts[("b", 1)], contexts[("b", 2)]} == {"b1"}
+    await stage.buffer.aclose()
+
+
+@virtual
+async def test_contexts_are_kept_of_so_many_runs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "CONTEXTS", 2)
+    contexts: list[tuple[str, str | None]] = []
+
+    async def notes(event: RunLifecycleEvent) -> None:
+        contexts.append((event.run_id, current.get()))
+
+    stage = Stage(notes, capacity=1)
+    token = current.set("accepted")
+    await stage.announce(*(make_event(run_id=f"run-{number}") for number in range(5)))
+    current.reset(token)
+    await stage.buffer.flush(1)
+
+    assert [run_id for run_id, _ in contexts] == [f"run-{number}" for number in range(5)]
+    assert [context for _, context in contexts] == ["accepted"] * 3 + [None] * 2
     await stage.buffer.aclose()
 
 

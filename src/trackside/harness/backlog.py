@@ -26,6 +26,9 @@ There is no room where as many events wait as may, or events of as many bytes.
 UNWEIGHED = 16
 """How many events may wait whatever their size. An observer that keeps up costs nobody the time to weigh what it gets."""
 
+CONTEXTS = 10_000
+"""Of how many runs that wait in the log the context is kept: it keeps some kilobytes of its run, the rest 300 bytes."""
+
 _ENTRY_BYTES = 64  # of a list or mapping, and of each thing in it besides its text
 _HEAVIEST = 8 * 1_048_576  # bytes; a payload whose parts weigh so much has little text left, and a cycle ends here
 
@@ -112,9 +115,9 @@ class _DeferredRun:
 
     __slots__ = ("context", "first", "last")
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, sequence: int, context: Context) -> None:
         self.first = self.last = sequence
-        self.context = copy_context()
+        self.context = context
 
 
 class Deferred:
@@ -125,9 +128,9 @@ class Deferred:
 
     __slots__ = ("context", "count", "first", "grows", "last", "lost", "runs", "since")
 
-    def __init__(self, first: RunLifecycleEvent) -> None:
+    def __init__(self, first: RunLifecycleEvent, context: Context) -> None:
         self.runs: dict[str, _DeferredRun] = {}
-        self.context = copy_context()
+        self.context = context
         self.since = first.occurred_at
         self.first = self.last = first.event_id
         self.count = 0
@@ -140,10 +143,10 @@ class Deferred:
         run = self.runs.get(event.run_id)
         return self.grows and (run is None or event.sequence == run.last + 1)
 
-    def add(self, event: RunLifecycleEvent) -> None:
+    def add(self, event: RunLifecycleEvent, context: Context) -> None:
         run = self.runs.get(event.run_id)
         if run is None:
-            self.runs[event.run_id] = _DeferredRun(event.sequence)
+            self.runs[event.run_id] = _DeferredRun(event.sequence, context)
         else:
             run.last = event.sequence
         self.last = event.event_id
@@ -199,6 +202,7 @@ class Backlog:
         self._deferred_runs = 0
         self._max_deferred_runs = max_deferred_runs
         self._defers = False
+        self._no_run = Context()
         self._marks = 0
         """How many of `items` are no events."""
         self._capacity = capacity
@@ -303,11 +307,12 @@ class Backlog:
         is_first = place is None or event.run_id not in place.runs
         if is_first and self._deferred_runs >= self._max_deferred_runs:
             return False
+        context = copy_context() if is_first and self._deferred_runs < CONTEXTS else self._no_run
         if place is None:
-            place = Deferred(event)
+            place = Deferred(event, context)
             self.items.append(place)
             self._marks += 1
-        place.add(event)
+        place.add(event, context)
         self._deferred_runs += is_first
         self._defers = True
         self.accepted += 1

@@ -86,7 +86,8 @@ class BufferedObserver:
 
     With a `log` that has every event before it comes here, what finds no room waits there: nobody is held up, and nothing
     is lost but what the log does not have any more at its turn, which is dropped and counted. Events of up to
-    `max_deferred_runs` runs can wait so. The order of each run stays; that between runs may not.
+    `max_deferred_runs` runs can wait so. The order of each run stays; that between runs may not. They are given in the
+    context in which the first of their run was accepted, or, beyond `backlog.CONTEXTS` runs, in an empty one.
 
     Without one, or beyond that, events are dropped and counted. Before that, without one, whoever announces them waits for
     room: for at most `max_wait` seconds, each time the buffer fills up, and only while the observer takes any. Where
