@@ -73,7 +73,6 @@ def test_an_endpoint_without_a_path_gets_that_of_otlp(endpoint: str, url: str) -
         ({"endpoint": HERE, "headers": {"Content-Type": "text/plain"}}, "headers", "OTLP itself"),
         ({"endpoint": HERE, "service_name": " "}, "service_name", "name of your app"),
         ({"endpoint": HERE, "service_name": 7}, "service_name", "name of your app"),
-        ({"endpoint": HERE, "tracer_provider": TracerProvider(shutdown_on_exit=False)}, "endpoint", "tracer_provider"),
         ({"headers": {"x": "y"}}, "headers", "no `endpoint`"),
         ({"service_name": "shop"}, "service_name", "no `endpoint`"),
         ({"capture_content": "yes"}, "capture_content", "true or false"),
@@ -89,6 +88,11 @@ def test_an_option_that_does_not_fit_is_refused_without_saying_secrets(
     assert refused.value.details["option"] == option
     assert why in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+def test_an_endpoint_beside_a_provider_is_refused() -> None:
+    with pytest.raises(ObserverOptionError, match="endpoint: there is a tracer_provider"):
+        TracingObserver(endpoint=HERE, tracer_provider=TracerProvider(shutdown_on_exit=False))
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
