@@ -236,5 +236,7 @@ class TestArguments:
             concurrency = 8
 
         assert DurableObserver(name="hook", observer=Hook()).policy == FeedPolicy(order=Order.none, concurrency=8)
+        assert FeedPolicy.suiting(Hook(), order="log") == FeedPolicy()
+        assert FeedPolicy.suiting(Hook(), concurrency=2, attempts=1).concurrency == 2
         chosen = FeedPolicy(order=Order.run)
         assert DurableObserver(name="hook", observer=Hook(), policy=chosen).policy == chosen

@@ -65,10 +65,14 @@ class FeedPolicy:
     def suiting(cls, observer: object, **others: Any) -> Self:
         """The policy that an observer's class asks for by its `order` and `concurrency`; `others` count before these.
 
+        A class that allows several calls at once is called once at a time if `others` say `order="log"`.
+
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.
         """
         asked = {name: getattr(observer, name) for name in ("order", "concurrency") if hasattr(observer, name)}
+        if others.get("order") == Order.log:
+            asked.pop("concurrency", None)
         return cls(**asked | others)
 
     @property

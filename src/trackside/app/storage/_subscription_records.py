@@ -136,7 +136,7 @@ class Subscription:
     consumer: str | None
     """Who reads it now; None if nobody has a lease."""
     failures: int
-    """How often in a row the event that comes next has failed."""
+    """How often in a row the event that failed last has, or found its receiver away; 0 when more is handled."""
     last_error: str | None
     last_error_at: datetime | None
     created_at: datetime
