@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from opentelemetry.context import Context
@@ -51,8 +52,8 @@ class Export:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], service_name: str) -> None:
-        exporter = OTLPSpanExporter(url, headers=dict(headers), timeout=_REQUEST_SECONDS)
-        self._sender = _Sender(exporter, url)
+        make = partial(OTLPSpanExporter, url, headers=dict(headers), timeout=_REQUEST_SECONDS)
+        self._sender = _Sender(make, url)
         self._queue = _Queue(self._sender)
         resource = Resource.get_empty().merge(Resource({names.SERVICE_NAME: service_name}))
         self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -61,6 +62,10 @@ class Export:
     def stats(self) -> SpanStats:
         """What became of the spans so far."""
         return self._sender.stats()
+
+    def after_fork(self) -> None:
+        """In a forked child: what waits is the parent's to send, by connections that are its own (I24)."""
+        self._sender.begin()
 
     async def close(self, limit: float) -> None:
         """Send what waits, for at most so many seconds; what is left then is dropped, and said."""
@@ -78,14 +83,19 @@ class _Sender(SpanExporter):
     so that none waits for another where a span ends.
     """
 
-    def __init__(self, exporter: OTLPSpanExporter, url: str) -> None:
+    def __init__(self, make: Callable[[], SpanExporter], url: str) -> None:
         self.url = url
-        self._exporter: SpanExporter = exporter
+        self._make = make
+        self._given_up = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with a connection of its own and nothing counted."""
+        self._exporter = self._make()
         self._lock = threading.Lock()
         self._ended = self._refused = self._exported = self._failed = self._left = 0
         self._is_away = False
         self._lost_before = 0
-        self._given_up = False
 
     def admit(self) -> bool:
         """A span has ended; whether there is room for it."""

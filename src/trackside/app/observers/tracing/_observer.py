@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakSet
 
 from opentelemetry import context as ambient
 from opentelemetry import trace
@@ -105,6 +107,7 @@ class TracingObserver:
         self._ended: Recent[SpanContext] = Recent(MAX_REMEMBERED)
         self._waiting: Recent[SpanContext] = Recent(MAX_REMEMBERED)
         self._closed = False
+        _observers.add(self)
         self._steps: dict[LifecycleEventType, Callable[[RunLifecycleEvent], None]] = {
             LifecycleEventType.RUN_STARTED: self._start,
             LifecycleEventType.HUMAN_MESSAGE: self._note_message,
@@ -145,6 +148,12 @@ class TracingObserver:
             await self.flush()
         else:
             await self._export.close(_CLOSE_SECONDS)
+
+    def after_fork(self) -> None:
+        """In a forked child: the runs that go on are the parent's, and so are their spans (I24)."""
+        self._open.take_all()
+        if self._export is not None:
+            self._export.after_fork()
 
     def _current_provider(self) -> TracerProvider:
         return trace.get_tracer_provider() if self._provider is None else self._provider
@@ -232,6 +241,18 @@ class TracingObserver:
                 await tell_calls(self._tracer, run.span, data.get("calls"), run.began, ended)
         finally:
             run.span.end(ended)
+
+
+_observers: Final[WeakSet[TracingObserver]] = WeakSet()
+
+
+def _forget_the_parents() -> None:
+    for observer in list(_observers):
+        observer.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 def _export_to(endpoint: Any, headers: Any, service_name: Any) -> Export:
