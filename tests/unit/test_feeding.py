@@ -31,6 +31,7 @@ class Receiving:
         self.calls: list[tuple[float, int]] = []
         self.taken: list[RunLifecycleEvent] = []
         self.under_way = self.most_under_way = 0
+        self.fails_after = 0.0
 
     def times(self, position: int) -> list[float]:
         return [time for time, called in self.calls if called == position]
@@ -41,6 +42,7 @@ class Receiving:
         self._times[event.event_id] += 1
         done = self._do(position, self._times[event.event_id])
         if isinstance(done, BaseException):
+            await asyncio.sleep(self.fails_after)
             raise done
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -160,6 +162,7 @@ class TestAway:
         log = log_of(*"abcdefgh")
         loop = asyncio.get_running_loop()
         observer = Receiving(log, lambda position, n: away() if loop.time() < 1_000 else 1.0)
+        observer.fails_after = 0.5
         policy = FeedPolicy(order=Order.none, concurrency=4, attempts=2, first_pause=1, longest_pause=60)
         async with feeding(log, observer, policy) as feed:
             await asyncio.sleep(900)
@@ -169,7 +172,7 @@ class TestAway:
             await feed.reach(8)
 
         tries = [time for time, _ in observer.calls if 1 < time < 1_000]
-        pauses = [after - before for before, after in itertools.pairwise(tries)]
+        pauses = [after - before - 0.5 for before, after in itertools.pairwise(tries)]
         assert all(30 <= pause <= 61 for pause in pauses[6:])
         assert all(pause > 0.1 for pause in pauses)  # one at a time
         assert (log.cursor, observer.most_under_way) == (8, 4)
