@@ -31,7 +31,8 @@ class ValkeyServer(KeptServer):
 
     def command(self) -> Sequence[str | Path]:
         fixed = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.data)}
-        options = [part for name, value in (fixed | self._settings).items() for part in (f"--{name}", value)]
+        settings = (fixed | self._settings).items()
+        options = [part for name, value in settings for part in (f"--{name}", *(value.split() or [""]))]
         return [_binary(), *options]
 
 

@@ -13,13 +13,16 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client, RawCredentials
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import PubAck, StorageType, StreamConfig
+from nats.js.api import StorageType, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from trackside.app.delivery import DeliveryError, ObserverOptionError
@@ -77,13 +80,16 @@ class JetStream:
         try:
             async with asyncio.timeout(self._timeout):
                 link = await self._linked(messages[0])
-                return await link.publish(messages)
+                outcome = await link.publish(messages)
         except TimeoutError:
             if link is not None:  # it may be dead without anybody having said so
                 self._leave(link)
             return 0, self._away(messages[0].what, f"it did not answer within {self._timeout:g} s{_said(link)}")
         except DeliveryError as exc:
             return 0, exc
+        if link.lacks_stream:  # the next connection looks for it
+            self._leave(link)
+        return outcome
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -160,8 +166,12 @@ class _Link:
         self._plan = plan
         self._on_lost = on_lost
         self._client = Client()
-        self._stream: JetStreamContext | None = None
-        self._acks: set[asyncio.Future[PubAck]] = set()
+        self._inbox = ""
+        self._acks: dict[str, asyncio.Future[None]] = {}
+        """Of what is under way, by the last word of the subject on which the stream answers."""
+        self._numbers = count(1)
+        self._patience = asyncio.timeout(None)
+        self.lacks_stream = False
         self.said: Exception | None = None
         """What the client or the server complained of last, besides what is raised."""
 
@@ -192,12 +202,14 @@ class _Link:
         )
         if not is_safe():
             raise nats.errors.Error("the server offers no TLS; nats:// is for servers without")
-        self._stream = self._client.jetstream(timeout=timeout)
-        await self._see_to_stream(self._stream)
+        async with self._patience:
+            self._inbox = self._client.new_inbox()
+            await self._client.subscribe(f"{self._inbox}.*", cb=self._take_answer)
+            await self._see_to_stream(self._client.jetstream(timeout=timeout))
 
     async def publish(self, messages: Sequence[Message]) -> Outcome:
         """Publish as far as the stream takes it."""
-        acks: list[asyncio.Future[PubAck]] = []
+        acks: list[asyncio.Future[None]] = []
         failure: Exception | None = None
         for message in messages:
             try:
@@ -218,8 +230,7 @@ class _Link:
                 await self._client.close()
         await self._lose()
 
-    async def _send(self, message: Message) -> asyncio.Future[PubAck]:
-        assert self._stream is not None
+    async def _send(self, message: Message) -> asyncio.Future[None]:
         headers = {"Nats-Msg-Id": message.event_id, "Nats-Expected-Stream": self._plan.name}
         for name, value in message.attributes.items():
             headers[f"Trackside-{name.replace('_', '-').title()}"] = value
@@ -228,13 +239,30 @@ class _Link:
         size += len(message.body)
         if size > self._client.max_payload:
             raise too_large(message, receiver=self._shown, size=size, limit=self._client.max_payload)
+        # The client has a call for this, which never says that the stream refused a message.
+        number = str(next(self._numbers))
+        ack = self._acks[number] = asyncio.get_running_loop().create_future()
+        ack.add_done_callback(lambda _: self._acks.pop(number))
         try:
-            ack = await self._stream.publish_async(message.topic, message.body, headers=headers)
+            await self._client.publish(message.topic, message.body, reply=f"{self._inbox}.{number}", headers=headers)
         except (nats.errors.Error, OSError) as exc:
+            ack.cancel()
             raise self._refused(message, exc) from exc
-        self._acks.add(ack)
-        ack.add_done_callback(self._acks.discard)
+        except BaseException:
+            ack.cancel()
+            raise
         return ack
+
+    async def _take_answer(self, answer: Msg) -> None:
+        ack = self._acks.get(answer.subject.rpartition(".")[2])
+        if ack is None or ack.done():  # its caller has left
+            return
+        if (answer.headers or {}).get("Status") == "503":
+            ack.set_exception(NoStreamResponseError())
+        elif (error := msgspec.json.decode(answer.data).get("error")) is not None:
+            ack.set_exception(APIError(error.get("code"), error.get("description"), error.get("err_code")))
+        else:
+            ack.set_result(None)
 
     def _refused(self, message: Message, exc: BaseException) -> DeliveryError:
         """Why the stream did not take a message. Nearly always that is about the stream, and holds for others, too."""
@@ -242,7 +270,7 @@ class _Link:
             why = f"it has {len(message.body):,} bytes, and stream {self._plan.name} takes less: {exc.description}"
             return DeliveryError(receiver=self._shown, what=message.what, why=why, retryable=False)
         if isinstance(exc, NoStreamResponseError):
-            self._on_lost(self)  # the next connection looks for the stream
+            self.lacks_stream = True
         return self._away(message.what, _why_not(exc, self))
 
     async def _see_to_stream(self, stream: JetStreamContext) -> None:
@@ -276,7 +304,9 @@ class _Link:
 
     async def _lose(self) -> None:
         self._on_lost(self)
-        for ack in [*self._acks]:
+        with suppress(RuntimeError):  # nobody waits for the stream
+            self._patience.reschedule(0)
+        for ack in [*self._acks.values()]:
             if not ack.done():
                 ack.set_exception(nats.errors.ConnectionClosedError())
 

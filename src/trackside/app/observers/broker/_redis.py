@@ -211,7 +211,7 @@ def _pool(address: Address, login: Login, ca_file: str | None, timeout: float) -
         socket_connect_timeout=timeout,
         # A connection that was closed while nobody used it is made anew at once; the script may run twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLostError,)),
-        client_name="trackside",
+        driver_info=None,  # which would be read from the disk for each connection
         protocol=2,
         **secured,
     )

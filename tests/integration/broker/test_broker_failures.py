@@ -1,0 +1,185 @@
+"""Brokers that are away, that refuse, and that come back: nothing waits for ever, nothing is blamed on an event."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from brokers import BrokerStage, NatsStage, RedisStage
+
+from trackside.app.delivery import DeliveryError
+from trackside.app.observers.broker import BrokerObserver
+from trackside.harness.errors import ClosedError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.testing.events import make_event, make_run
+
+SCHEMES = ["nats", "redis"]
+
+
+async def failure_of(observer: BrokerObserver, event: RunLifecycleEvent | None = None) -> DeliveryError:
+    with pytest.raises(DeliveryError) as raised:
+        await observer.on_event(event or make_event())
+    return raised.value
+
+
+@asynccontextmanager
+async def mute_server() -> AsyncIterator[str]:
+    """The host and port of somebody who takes connections and never says anything."""
+    connections: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for writer in connections:
+        writer.close()
+    await server.wait_closed()
+
+
+async def test_a_broker_that_is_down_is_away_and_nothing_is_lost_when_it_comes_back(
+    own_stage: BrokerStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    run = make_run()
+    observer = own_stage.observer()
+    await observer.on_event(run[0])
+    await asyncio.to_thread(own_stage.server.stop)
+    failures = [await failure_of(observer, event) for event in run[1:]]
+    also_at_the_start = await failure_of(own_stage.observer())
+    await asyncio.to_thread(own_stage.server.start)
+    await observer.on_events(run)
+
+    assert all(failure.away and failure.retryable for failure in [*failures, also_at_the_start])
+    assert str(own_stage.server.port) in str(also_at_the_start)
+    assert "Connect call failed" in str(also_at_the_start)
+    assert {message.event_id for message in await own_stage.kept()} == {event.event_id for event in run}
+    theirs = [record.name for record in caplog.records if record.name.startswith(("nats", "redis"))]
+    assert not theirs, "an outage is said by who is fed, and not by the client of the broker again and again"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_broker_that_never_answers_is_away_in_bounded_time(scheme: str) -> None:
+    async with mute_server() as place:
+        observer = BrokerObserver(url=f"{scheme}://{place}", timeout=0.1)
+        failures = await asyncio.gather(*(failure_of(observer) for _ in range(20)))
+        assert all(failure.away for failure in failures)
+        assert "answer" in str(failures[0])
+        await observer.aclose()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_closing_waits_for_no_broker_and_ends_what_is_under_way(scheme: str) -> None:
+    async with mute_server() as place:
+        observer = BrokerObserver(url=f"{scheme}://{place}", timeout=3_600)
+        calls = [asyncio.create_task(observer.on_event(make_event())) for _ in range(3)]
+        await asyncio.sleep(0)
+        await observer.aclose()
+        await asyncio.wait(calls)
+        assert {type(call.exception()) for call in calls} == {ClosedError}
+
+
+async def test_what_is_under_way_when_the_broker_dies_fails_at_once(own_stage: BrokerStage) -> None:
+    observer = own_stage.observer(timeout=3_600)
+    await observer.on_event(make_event())
+    killed = asyncio.create_task(asyncio.to_thread(own_stage.server.stop, "KILL"))
+    failures: list[DeliveryError] = []
+    while not killed.done() or not failures:
+        try:
+            await observer.on_event(make_event())
+        except DeliveryError as exc:
+            failures.append(exc)
+    assert all(failure.away for failure in failures)
+
+
+async def test_a_broker_that_dies_again_and_again_under_load_keeps_each_event_once(own_stage: BrokerStage) -> None:
+    runs = [make_run(f"r-{number}") for number in range(300)]
+    observer = own_stage.observer()
+    published, away, blamed = 0, 0, 0
+    reached: dict[int, asyncio.Event] = {number: asyncio.Event() for number in (200, 600, 1_000)}
+
+    async def publish(run: list[RunLifecycleEvent]) -> None:
+        nonlocal published, away, blamed
+        for event in run:
+            while True:
+                try:
+                    await observer.on_event(event)
+                except DeliveryError as exc:
+                    blamed += not exc.away
+                    away += exc.away
+                    await is_back.wait()
+                else:
+                    break
+            published += 1
+            if published in reached:
+                reached[published].set()
+
+    async def publish_some(some: list[list[RunLifecycleEvent]]) -> None:
+        for run in some:
+            await publish(run)
+
+    is_back = asyncio.Event()
+    is_back.set()
+    publishing = [asyncio.create_task(publish_some(runs[number::32])) for number in range(32)]
+    for event in reached.values():
+        await event.wait()
+        is_back.clear()
+        await asyncio.to_thread(own_stage.restart, "KILL")
+        is_back.set()
+    await asyncio.gather(*publishing)
+
+    kept = await own_stage.kept()
+    assert sorted(message.event_id for message in kept) == sorted(event.event_id for run in runs for event in run)
+    assert not blamed
+    assert away >= 3, "each time somebody has to have been under way"
+    for run in runs:
+        of_run = [message for message in kept if message.attributes["run_id"] == run[0].run_id]
+        of_status = [m.attributes["sequence"] for m in of_run if m.attributes["event_type"] == "thread_status_updated"]
+        assert of_status == ["2", "5"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "login"),
+    [
+        ("nats", {}),
+        ("nats", {"username": "anna", "password": "hunter2-wrong"}),
+        ("nats", {"token": "hunter2-wrong"}),
+        ("redis", {}),
+        ("redis", {"password": "hunter2-wrong"}),
+        ("redis", {"username": "anna", "password": "hunter2-wrong"}),
+    ],
+)
+async def test_credentials_that_are_wrong_blame_no_event_and_are_shown_nowhere(
+    scheme: str, login: dict[str, str], make_server: Callable[..., BrokerStage], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    if scheme == "nats":
+        stage = make_server(NatsStage, "authorization { user: anna, password: hunter2-right }")
+    else:
+        stage = make_server(RedisStage, requirepass="hunter2-right")
+    observer = stage.observer(**login)
+    failure = await failure_of(observer)
+    assert failure.away
+    assert "does not let us in" in str(failure)
+    for text in (str(failure), repr(failure), repr(observer), repr(vars(observer)), caplog.text):
+        assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("in_url", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_credentials_are_options_or_in_the_url(
+    scheme: str, in_url: bool, make_server: Callable[..., BrokerStage]
+) -> None:
+    if scheme == "nats":
+        stage = make_server(NatsStage, 'authorization { user: anna, password: "h@nter2,/:" }')
+    else:
+        stage = make_server(RedisStage, user="anna on >h@nter2,/: ~* &* +@all")
+    address = stage.server.url
+    if in_url:
+        observer = stage.observer(url=address.replace("://", "://anna:h%40nter2%2C%2F%3A@"))
+    else:
+        observer = stage.observer(username="anna", password="h@nter2,/:")
+    await observer.on_event(make_event())
+
+    await asyncio.to_thread(stage.server.stop)
+    failure = await failure_of(observer)
+    assert "nter2" not in f"{failure}{failure!r}{vars(observer)}"
+    assert address in str(failure)

@@ -1,0 +1,199 @@
+"""What is JetStream's own: the stream that has to be there, and TLS that has to be."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from brokers import BrokerStage, NatsStage
+from certificates import Certificates
+from nats.js import JetStreamContext
+from nats_server import NatsServer
+
+from trackside.app.delivery import DeliveryError
+from trackside.app.observers.broker import BrokerObserver
+from trackside.testing.events import make_event, make_run
+
+type Make = Callable[..., NatsStage]
+
+SUBJECTS = ["human_message", "run_cancelled", "run_completed", "run_failed", "run_started", "thread_status_updated"]
+
+
+@pytest.fixture
+async def stage(servers: dict[str, Any], names: Iterator[str]) -> AsyncIterator[NatsStage]:
+    made = NatsStage(servers["nats"], next(names))
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def stream_of(server: NatsServer) -> AsyncIterator[JetStreamContext]:
+    async with await nats.connect(server.url) as client:
+        yield client.jetstream()
+
+
+async def failure_of(observer: BrokerObserver) -> DeliveryError:
+    with pytest.raises(DeliveryError) as raised:
+        await observer.on_event(make_event())
+    return raised.value
+
+
+async def test_the_stream_is_made_if_it_is_missing(make_server: Callable[..., BrokerStage]) -> None:
+    server = make_server(NatsStage).server
+    observer = BrokerObserver(url=server.url)
+    await observer.on_event(make_event())
+    await observer.aclose()
+    async with stream_of(server) as stream:
+        config = (await stream.stream_info("TRACKSIDE")).config
+    assert config.subjects == [f"trackside.events.{kind}" for kind in SUBJECTS]
+    assert (config.storage, config.max_msgs, config.duplicate_window) == ("file", -1, 600)
+
+
+async def test_what_it_is_made_with_are_options(stage: NatsStage) -> None:
+    observers = [stage.observer(duplicate_window=30, max_length=3, topic="one.subject") for _ in range(4)]
+    run = make_run()
+    await asyncio.gather(*(each.on_events(run) for each in observers))  # all of them find none, and one makes it
+    async with stream_of(stage.server) as stream:
+        config = (await stream.stream_info(stage.name)).config
+    assert (config.subjects, config.max_msgs, config.duplicate_window) == (["one.subject"], 3, 30)
+    assert [message.event_id for message in await stage.kept()] == [event.event_id for event in run[2:]]
+
+
+async def test_a_stream_that_is_there_is_used_as_it_is(stage: NatsStage) -> None:
+    async with stream_of(stage.server) as stream:
+        await stream.add_stream(name=stage.name, subjects=[f"{stage.name}.>", "and.more"], max_msgs=7)
+        await stage.observer(max_length=3).on_events(make_run(messages=5))
+        info = await stream.stream_info(stage.name)
+    assert (info.config.max_msgs, info.state.messages) == (7, 7)
+
+
+async def test_a_stream_without_the_subjects_blames_no_event_and_says_which(stage: NatsStage) -> None:
+    observer = stage.observer()
+    async with stream_of(stage.server) as stream:
+        covered = [f"{stage.name}.{kind}" for kind in SUBJECTS[1:]]
+        await stream.add_stream(name=stage.name, subjects=covered)
+        failure = await failure_of(observer)
+        await stream.update_stream(name=stage.name, subjects=[f"{stage.name}.*"])
+    assert failure.away
+    assert f"stream {stage.name} does not have the subjects {stage.name}.human_message;" in str(failure)
+    await observer.on_event(make_event())
+
+
+async def test_a_stream_that_cannot_be_made_blames_no_event(stage: NatsStage) -> None:
+    async with stream_of(stage.server) as stream:
+        await stream.add_stream(name=f"{stage.name}-other", subjects=[f"{stage.name}.*"])
+    failure = await failure_of(stage.observer())
+    assert failure.away
+    assert "subjects overlap with an existing stream" in str(failure)
+
+
+async def test_a_stream_that_is_deleted_meanwhile_is_made_again(stage: NatsStage) -> None:
+    observer = stage.observer()
+    await observer.on_event(make_event())
+    async with stream_of(stage.server) as stream:
+        await stream.delete_stream(stage.name)
+    failure = await failure_of(observer)
+    assert failure.away
+    assert "no stream answers" in str(failure)
+    await observer.on_event(make_event())
+    assert len(await stage.kept()) == 1
+
+
+async def test_a_stream_that_is_full_blames_no_event(stage: NatsStage) -> None:
+    async with stream_of(stage.server) as stream:
+        await stream.add_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_msgs=1, discard="new")
+    observer = stage.observer()
+    await observer.on_event(make_event())
+    failure = await failure_of(observer)
+    assert failure.away
+    assert "maximum messages exceeded" in str(failure)
+
+
+async def test_a_message_larger_than_the_stream_takes_is_not_tried_again(stage: NatsStage) -> None:
+    async with stream_of(stage.server) as stream:
+        await stream.add_stream(name=stage.name, subjects=[f"{stage.name}.*"], max_msg_size=500)
+    observer = stage.observer()
+    with pytest.raises(DeliveryError, match=rf"it has 1,\d\d\d bytes, and stream {stage.name} takes less") as raised:
+        await observer.on_event(make_event(payload={"text": "x" * 1_000}))
+    assert not raised.value.retryable
+    await observer.on_event(make_event())
+
+
+async def test_a_server_without_jetstream_blames_no_event() -> None:
+    with NatsServer(jetstream=False) as server:
+        observer = BrokerObserver(url=server.url)
+        failure = await failure_of(observer)
+        await observer.aclose()
+    assert failure.away
+    assert "JetStream is not there" in str(failure)
+
+
+async def test_one_who_may_not_publish_is_told_so() -> None:
+    user = '{ user: anna, password: pw, permissions: { publish: { deny: "trackside.>" } } }'
+    with NatsServer(f"authorization {{ users: [ {user} ] }}") as server:
+        observer = BrokerObserver(url=server.url, username="anna", password="pw", timeout=0.5)
+        failure = await failure_of(observer)
+        await observer.aclose()
+    assert failure.away
+    assert 'permissions violation for publish to "trackside.events.human_message"' in str(failure)
+
+
+async def test_of_several_servers_one_that_runs_is_enough(stage: NatsStage, own_nats: NatsServer) -> None:
+    gone = own_nats.url
+    await asyncio.to_thread(own_nats.close)
+    for _ in range(4):
+        observer = stage.observer(url=f"{gone},{stage.server.url}")
+        await observer.on_event(make_event())
+    assert len(await stage.kept()) == 4
+
+
+@pytest.fixture
+def own_nats() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    made = Certificates(tmp_path)
+    made.server("127.0.0.1")
+    return made
+
+
+async def test_with_tls_the_server_has_to_be_the_one_that_it_says_it_is(
+    certificates: Certificates, make_server: Callable[..., BrokerStage], tmp_path: Path
+) -> None:
+    own = tmp_path / "127.0.0.1.pem"
+    server = make_server(NatsStage, f'tls {{ cert_file: "{own}", key_file: "{own}" }}').server
+    url = server.url.replace("nats://", "tls://")
+    trusting = BrokerObserver(url=url, ca_file=str(certificates.ca_file))
+    await trusting.on_event(make_event())
+    await trusting.aclose()
+    doubting = BrokerObserver(url=url)
+    failure = await failure_of(doubting)
+    await doubting.aclose()
+    assert failure.away
+    assert "certificate verify failed" in str(failure)
+
+
+@pytest.mark.parametrize("login", [{}, {"username": "anna", "password": "hunter2"}, {"token": "hunter2"}])
+async def test_nothing_is_said_in_the_clear_to_a_server_that_offers_no_tls(login: dict[str, str]) -> None:
+    heard = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576}\r\n')
+        heard.extend(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    observer = BrokerObserver(url=f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=0.5, **login)
+    failure = await failure_of(observer)
+    await observer.aclose()
+    server.close()
+    await server.wait_closed()
+    assert failure.away
+    assert b"hunter2" not in heard
+    assert b"PUB" not in heard

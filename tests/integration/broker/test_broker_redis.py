@@ -1,0 +1,139 @@
+"""What is Redis' own: streams that are trimmed, keys by which entries are known, and servers that take nothing now."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from brokers import BrokerStage, RedisStage
+from redis.asyncio import Redis
+
+from trackside.app.delivery import DeliveryError
+from trackside.app.observers.broker import BrokerObserver
+from trackside.testing.events import make_event
+
+type Make = Callable[..., BrokerStage]
+
+
+@pytest.fixture
+async def stage(make_server: Make) -> RedisStage:
+    made = make_server(RedisStage)
+    assert isinstance(made, RedisStage)
+    return made
+
+
+@pytest.fixture
+async def client(stage: RedisStage) -> AsyncIterator[Redis]:
+    async with Redis.from_url(stage.server.url, protocol=2) as connected:
+        yield connected
+
+
+async def failure_of(observer: BrokerObserver) -> DeliveryError:
+    with pytest.raises(DeliveryError) as raised:
+        await observer.on_event(make_event())
+    return raised.value
+
+
+async def test_a_stream_keeps_about_as_many_entries_as_it_shall(stage: RedisStage, client: Redis) -> None:
+    await stage.observer(max_length=100).on_events([make_event() for _ in range(1_000)])
+    assert 100 <= await client.xlen("own:human_message") <= 200
+
+
+async def test_an_event_is_known_for_as_long_as_is_asked_for(stage: RedisStage, client: Redis) -> None:
+    event = make_event()
+    observer = stage.observer(duplicate_window=3_600)
+    await observer.on_event(event)
+    (seen,) = [key async for key in client.scan_iter("{own:human_message}:seen:*")]
+    assert seen.decode().endswith(event.event_id)
+    assert 0 < await client.pttl(seen) <= 3_600_000
+
+    await client.delete(seen)  # as if the time were over
+    await observer.on_event(event)
+    assert await client.xlen("own:human_message") == 2
+
+
+async def test_the_database_is_the_one_in_the_url(stage: RedisStage, client: Redis) -> None:
+    await stage.observer(url=f"{stage.server.url}/5").on_event(make_event())
+    assert not await client.exists("own:human_message")
+    await client.select(5)
+    assert await client.exists("own:human_message")
+
+
+async def _no_memory(client: Redis) -> None:
+    await client.config_set("maxmemory", 1)
+
+
+async def _memory(client: Redis) -> None:
+    await client.config_set("maxmemory", 0)
+
+
+async def _replica(client: Redis) -> None:
+    await client.replicaof("127.0.0.1", "1")
+
+
+async def _primary(client: Redis) -> None:
+    await client.replicaof("NO", "ONE")
+
+
+async def _taken_key(client: Redis) -> None:
+    await client.set("own:human_message", "something else")
+
+
+async def _free_key(client: Redis) -> None:
+    await client.delete("own:human_message")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it", "says"),
+    [
+        pytest.param(_no_memory, _memory, "OOM: command not allowed", id="out-of-memory"),
+        pytest.param(_replica, _primary, "READONLY: You can't write against a read only replica", id="replica"),
+        pytest.param(_taken_key, _free_key, "WRONGTYPE", id="key-of-another-kind"),
+    ],
+)
+async def test_a_server_that_takes_nothing_now_blames_no_event(
+    stage: RedisStage, client: Redis, break_it: Any, mend_it: Any, says: str
+) -> None:
+    observer = stage.observer()
+    await observer.aclose()
+    observer = stage.observer()
+    await break_it(client)
+    failure = await failure_of(observer)
+    assert failure.away
+    assert says in str(failure)
+    await mend_it(client)
+    await observer.on_event(make_event())
+    assert len(await stage.kept()) == 1
+
+
+async def test_who_may_do_what_publishing_needs_and_no_more_can_publish(make_server: Make) -> None:
+    stage = make_server(RedisStage, user="anna on >pw ~own:* ~{own:* -@all +eval +xadd +get +set")
+    await stage.observer(username="anna", password="pw").on_event(make_event())
+    assert len(await stage.kept()) == 1
+
+
+async def test_who_may_not_publish_is_told_so(make_server: Make) -> None:
+    stage = make_server(RedisStage, user="anna on >pw ~own:* -@all +get +set")
+    failure = await failure_of(stage.observer(username="anna", password="pw"))
+    assert failure.away
+    assert "it does not allow that" in str(failure)
+
+
+async def test_a_connection_that_was_cut_while_nobody_used_it_costs_nobody_a_failure(
+    stage: RedisStage, client: Redis
+) -> None:
+    observer = stage.observer()
+    await observer.on_event(make_event())
+    await client.client_kill_filter(_type="normal", skipme=True)
+    await observer.on_event(make_event())
+    assert len(await stage.kept()) == 2
+
+
+async def test_a_broker_that_stops_in_the_middle_of_a_batch_keeps_none_of_it_twice(stage: RedisStage) -> None:
+    observer = stage.observer()
+    events = [make_event(payload={"text": "x" * 50_000}) for _ in range(300)]
+    publishing = asyncio.create_task(observer.on_events(events))
+    await asyncio.to_thread(stage.restart)
+    await asyncio.wait([publishing])
+    await observer.on_events(events)
+    assert [message.event_id for message in await stage.kept()] == [event.event_id for event in events]
