@@ -1,0 +1,302 @@
+"""Tells OpenLineage of runs, so that data teams see agent runs beside their jobs.
+
+An agent is a job there, and its run a run of that job: `run_started` is a START, `run_completed` a COMPLETE, `run_failed` a
+FAIL, `run_cancelled` an ABORT. A run that waits for a human is complete, too, for it is over, and the answer starts another
+one; a facet says that it was interrupted.
+
+The library's transports are used, and not its client, which would add to each event what it finds in the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.harness.errors import ClosedError
+from trackside.harness.failures import line_of
+from trackside.harness.lifecycle import run_status_of
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType, RunStatus
+
+try:
+    import attr
+    import requests
+    from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
+    from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
+    from openlineage.client.transport import Transport, get_default_factory
+    from openlineage.client.transport.http import HttpTransport
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"OpenLineage needs {missing.name}, which is not installed: pip install 'trackside[openlineage]'",
+        name=missing.name,
+    ) from missing
+
+__all__ = ["OpenLineageObserver", "TracksideRunFacet"]
+
+_PRODUCER: Final = "urn:trackside"
+_OURS: Final[dict[str, Any]] = {"producer": _PRODUCER}  # of facets, whose classes say it under another name
+_RUN_IDS: Final = uuid5(NAMESPACE_URL, "urn:trackside:run")
+_KNOWN_AGENTS: Final = 10_000
+_SIDE_BY_SIDE: Final = 8
+_CLOSE_SECONDS: Final = 2.0
+_STATES: Final = {
+    LifecycleEventType.RUN_STARTED: RunState.START,
+    LifecycleEventType.RUN_COMPLETED: RunState.COMPLETE,
+    LifecycleEventType.RUN_FAILED: RunState.FAIL,
+    LifecycleEventType.RUN_CANCELLED: RunState.ABORT,
+}
+_OUTAGES: Final = frozenset({401, 403, 407, 408, 425, 429})
+"""Answers besides 5xx that say nothing of the event: who we are is not accepted now, or it is too much."""
+
+
+@attr.define(kw_only=True)
+class TracksideRunFacet(RunFacet):
+    """What Trackside knows of a run and OpenLineage has no field for, as the facet `trackside_run`."""
+
+    runId: str  # noqa: N815  # as OpenLineage writes names
+    """The run's id as Trackside has it; OpenLineage's is made of it where it is no UUID."""
+    threadId: str  # noqa: N815
+    status: str
+    trigger: str | None = None
+    attempt: int | None = None
+    parentRunId: str | None = None  # noqa: N815
+    retryOf: str | None = None  # noqa: N815
+    totalInputTokens: int | None = None  # noqa: N815
+    totalOutputTokens: int | None = None  # noqa: N815
+    llmCallCount: int | None = None  # noqa: N815
+    toolCallCount: int | None = None  # noqa: N815
+    durationSeconds: float | None = None  # noqa: N815
+    costUsd: float | None = None  # noqa: N815
+
+    @staticmethod
+    def _get_schema() -> str:
+        return f"{_PRODUCER}:facets:1-0-0:TracksideRunFacet.json#/$defs/TracksideRunFacet"
+
+
+class OpenLineageObserver:
+    """Sends the start and the end of each run as an OpenLineage run event.
+
+        OpenLineageObserver(url="https://marquez.example", api_key="…")
+        OpenLineageObserver(transport={"type": "file", "log_file_path": "lineage.jsonl", "append": True})
+
+    The job is the agent, in `namespace`. A run id that is a UUID is the run's id there; of another one a UUID is made, the
+    same each time, so that an event that comes again changes nothing.
+
+    Args:
+        url: where the events are posted to, up to the path of the API, which is the library's (`api/v1/lineage`).
+        api_key: for the receiver of `url`.
+        transport: instead of these, a transport as the library's own configuration has it, with its `type`.
+        namespace: of the jobs.
+        timeout: seconds for one request to `url`.
+
+    Raises:
+        ObserverOptionError: one of these does not fit.
+    """
+
+    delivery: ClassVar[Delivery] = Delivery.durable
+    order: ClassVar[Order] = Order.run
+    concurrency: ClassVar[int] = _SIDE_BY_SIDE
+    events: ClassVar[tuple[LifecycleEventType, ...]] = tuple(_STATES)
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        transport: Mapping[str, Any] | None = None,
+        namespace: str = "trackside",
+        timeout: float = 5,
+    ) -> None:
+        _check(namespace, timeout)
+        if (url is None) == (transport is None):
+            raise ObserverOptionError(option="url", why="say either this or `transport`")
+        if transport is None:
+            transport = _posting(url, api_key, timeout)
+        elif api_key is not None:
+            raise ObserverOptionError(option="api_key", why="it is for `url`; a transport has its own `auth`")
+        self._transport = _made_of(transport)
+        self._receiver = self._transport.url if isinstance(self._transport, HttpTransport) else str(transport["type"])
+        self._namespace = namespace
+        self._agents: OrderedDict[str, str] = OrderedDict()
+        # Of the transports only that for HTTP may be used by several threads at once.
+        threads = _SIDE_BY_SIDE if isinstance(self._transport, HttpTransport) else 1
+        self._threads = ThreadPoolExecutor(threads, "trackside-openlineage")
+        self._closed = False
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Send what the event says of its run, if it says that it starts or ends.
+
+        Raises:
+            DeliveryError: the receiver did not take it.
+            ClosedError: the observer is closed.
+        """
+        if self._closed:
+            raise ClosedError(what="OpenLineage observer")
+        state = _STATES.get(event.event_type)
+        if state is None:
+            return
+        said = self._run_event(event, state)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._transport.emit, said)
+        except (requests.RequestException, OSError) as exc:  # of the latter the former is one; both are said
+            raise self._failure(event, exc) from exc
+
+    async def aclose(self) -> None:
+        """Let go of the transport; what is being sent is left to end by itself. Again is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.to_thread(self._transport.close, _CLOSE_SECONDS)
+
+    def _run_event(self, event: RunLifecycleEvent, state: RunState) -> RunEvent:
+        facets: dict[str, RunFacet] = {"trackside_run": _run_facet(event)}
+        parent = _text(event.payload.get("parent_run_id"))
+        if parent is not None and (agent := self._agents.get(parent)) is not None:
+            facets["parent"] = parent_run.ParentRunFacet(
+                run=parent_run.Run(runId=_uuid_of(parent)),
+                job=parent_run.Job(namespace=self._namespace, name=agent),
+                **_OURS,
+            )
+        if (error := _text(event.payload.get("error"))) is not None:
+            facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
+                message=error,
+                programmingLanguage="python",
+                stackTrace=_text(event.payload.get("traceback")),
+                **_OURS,
+            )
+        kind: dict[str, JobFacet] = {
+            "jobType": job_type_job.JobTypeJobFacet(
+                processingType="BATCH", integration="TRACKSIDE", jobType="AGENT", **_OURS
+            )
+        }
+        return RunEvent(
+            eventType=state,
+            eventTime=event.occurred_at.isoformat(),
+            run=Run(runId=_uuid_of(event.run_id), facets=facets),
+            job=Job(namespace=self._namespace, name=self._agent_of(event), facets=kind),
+            producer=_PRODUCER,
+        )
+
+    def _agent_of(self, event: RunLifecycleEvent) -> str:
+        """Whose run it is. Ends say it, too; those of other harnesses may not, so it is remembered for a while."""
+        agent = _text(event.payload.get("agent")) or self._agents.get(event.run_id, "unnamed")
+        self._agents[event.run_id] = agent
+        self._agents.move_to_end(event.run_id)
+        if len(self._agents) > _KNOWN_AGENTS:
+            self._agents.popitem(last=False)
+        return agent
+
+    def _failure(self, event: RunLifecycleEvent, exc: requests.RequestException | OSError) -> DeliveryError:
+        what = f"{event.event_type.value} of run {event.run_id}"
+        answer = exc.response if isinstance(exc, requests.HTTPError) else None
+        if answer is None:
+            return DeliveryError(receiver=self._receiver, what=what, why=line_of(exc), away=True)
+        status, after = answer.status_code, answer.headers.get("Retry-After", "")
+        away = status >= 500 or status in _OUTAGES
+        return DeliveryError(
+            receiver=self._receiver,
+            what=what,
+            why=f"it answered {status} {answer.reason}".rstrip(),
+            retryable=away,
+            away=away,
+            retry_after=float(after) if after.isdecimal() else None,
+        )
+
+
+def _check(namespace: Any, timeout: Any) -> None:
+    if not isinstance(namespace, str) or not namespace:
+        raise ObserverOptionError(option="namespace", why="it is a text that is not empty")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0.1 <= timeout <= 3_600:
+        raise ObserverOptionError(option="timeout", why="it is a number from 0.1 to 3,600")
+
+
+def _posting(url: Any, api_key: Any, timeout: float) -> dict[str, Any]:
+    """The configuration of a transport that posts."""
+    if not isinstance(url, str) or not _is_address(url):
+        raise ObserverOptionError(option="url", why="it is http:// or https:// and a host, without credentials")
+    said: dict[str, Any] = {"type": "http", "url": url, "timeout": timeout}
+    if api_key is not None:
+        if not isinstance(api_key, str) or not api_key.isprintable() or not api_key:
+            raise ObserverOptionError(option="api_key", why="it is a text of one line that is not empty")
+        said["auth"] = {"type": "api_key", "apiKey": api_key}
+    return said
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
+    except ValueError:
+        return False
+
+
+def _made_of(transport: Any) -> Transport:
+    """The library's transport; one that posts does so once for each event, for its subscription tries again."""
+    if not isinstance(transport, Mapping) or not isinstance(transport.get("type"), str):
+        raise ObserverOptionError(option="transport", why="it is a table with a `type`, as `http` or `file`")
+    said: dict[str, Any] = {**transport}
+    if said["type"] == "async_http":
+        raise ObserverOptionError(option="transport", why="async_http does not say what became of an event; take http")
+    if said["type"] == "http":
+        said = {"retry": {"total": 0, "status_forcelist": []}} | said
+    try:
+        made = get_default_factory().create(said)
+    except Exception as exc:
+        # The library raises whatever it comes across; what it says of values may be secret.
+        raise ObserverOptionError(
+            option="transport", why=f"the library does not take it: {type(exc).__name__}"
+        ) from exc
+    if isinstance(made, HttpTransport):
+        made.session.trust_env = False  # neither proxies nor `.netrc`
+    return made
+
+
+def _run_facet(event: RunLifecycleEvent) -> TracksideRunFacet:
+    payload = event.payload
+    data = payload.get("completion_data")
+    counts: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+    status = run_status_of(event.event_type, payload) or RunStatus.running
+    return TracksideRunFacet(
+        runId=event.run_id,
+        threadId=event.thread_id,
+        status=status.value,
+        trigger=_text(payload.get("trigger")),
+        attempt=_number(payload.get("attempt")),
+        parentRunId=_text(payload.get("parent_run_id")),
+        retryOf=_text(payload.get("retry_of")),
+        totalInputTokens=_number(counts.get("total_input_tokens")),
+        totalOutputTokens=_number(counts.get("total_output_tokens")),
+        llmCallCount=_number(counts.get("llm_call_count")),
+        toolCallCount=_number(counts.get("tool_call_count")),
+        durationSeconds=_number(counts.get("duration_seconds")),
+        costUsd=_number(counts.get("cost_usd")),
+        **_OURS,
+    )
+
+
+def _uuid_of(run_id: str) -> str:
+    try:
+        known = str(UUID(run_id))
+    except ValueError:
+        known = ""
+    return known if known == run_id.lower() else str(uuid5(_RUN_IDS, run_id))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> Any:
+    return value if type(value) in {int, float} else None

@@ -1,0 +1,210 @@
+"""What data teams see of runs: events that OpenLineage knows, sent once each, and failures that blame who is at fault."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from lineage_receiver import LineageReceiver, check_run_event
+
+from trackside.app.delivery import DeliveryError, ObserverOptionError
+from trackside.app.observers.openlineage import OpenLineageObserver
+from trackside.harness.errors import ClosedError
+from trackside.harness.ids import new_id
+from trackside.harness.types import LifecycleEventType, RunStatus
+from trackside.testing.events import make_event, make_run
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[LineageReceiver]:
+    async with LineageReceiver() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def observer(receiver: LineageReceiver) -> AsyncIterator[OpenLineageObserver]:
+    made = OpenLineageObserver(url=receiver.url, api_key="hunter2", namespace="ours")
+    yield made
+    await made.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (RunStatus.success, "COMPLETE"),
+        (RunStatus.interrupted, "COMPLETE"),
+        (RunStatus.error, "FAIL"),
+        (RunStatus.timeout, "FAIL"),
+        (RunStatus.cancelled, "ABORT"),
+    ],
+)
+async def test_a_run_is_started_and_comes_to_its_end(
+    observer: OpenLineageObserver, receiver: LineageReceiver, status: RunStatus, state: str
+) -> None:
+    run_id = new_id()
+    for event in make_run(run_id, thread_id="t-1", status=status):
+        await observer.on_event(event)
+    started, ended = receiver.events
+    assert [started["eventType"], ended["eventType"]] == ["START", state]
+    assert {event["run"]["runId"] for event in receiver.events} == {run_id}
+    assert {(event["job"]["namespace"], event["job"]["name"]) for event in receiver.events} == {("ours", "agent")}
+    assert started["run"]["facets"]["trackside_run"]["status"] == "running"
+    assert ended["run"]["facets"]["trackside_run"]["status"] == status.value
+    assert ended["run"]["facets"]["trackside_run"]["threadId"] == "t-1"
+    assert receiver.headers[0]["Authorization"] == "Bearer hunter2"
+
+
+async def test_an_end_says_what_the_run_used_and_why_it_failed(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    used = {"total_input_tokens": 12, "total_output_tokens": 40, "llm_call_count": 2, "cost_usd": 0.5}
+    failed = {"agent": "chat", "error": "it broke", "traceback": "Traceback: here", "completion_data": used}
+    await observer.on_event(make_event(LifecycleEventType.RUN_FAILED, payload=failed))
+    (event,) = receiver.events
+    facets = event["run"]["facets"]
+    assert event["job"]["name"] == "chat"
+    assert facets["errorMessage"]["message"] == "it broke"
+    assert facets["errorMessage"]["programmingLanguage"] == "python"
+    assert facets["errorMessage"]["stackTrace"] == "Traceback: here"
+    said = facets["trackside_run"]
+    assert (said["totalInputTokens"], said["totalOutputTokens"]) == (12, 40)
+    assert (said["llmCallCount"], said["costUsd"]) == (2, 0.5)
+    assert "toolCallCount" not in said
+
+
+async def test_a_run_that_a_run_started_names_its_parent(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    started = LifecycleEventType.RUN_STARTED
+    await observer.on_event(make_event(started, run_id="above", payload={"agent": "planner"}))
+    for run_id, above in (("below", "above"), ("alone", "of somebody unknown")):
+        payload = {"agent": "worker", "parent_run_id": above, "retry_of": "earlier", "attempt": 2}
+        await observer.on_event(make_event(started, run_id=run_id, payload=payload))
+    parent, below, alone = receiver.events
+    facet = below["run"]["facets"]["parent"]
+    assert facet["run"]["runId"] == parent["run"]["runId"]
+    assert facet["job"]["name"] == "planner"
+    assert below["run"]["facets"]["trackside_run"]["parentRunId"] == "above"
+    assert below["run"]["facets"]["trackside_run"]["retryOf"] == "earlier"
+    assert "parent" not in alone["run"]["facets"], "the agent of a parent that is not known cannot be said"
+
+
+async def test_a_run_id_that_is_no_uuid_becomes_the_same_one_each_time(receiver: LineageReceiver) -> None:
+    for _ in range(2):
+        observer = OpenLineageObserver(url=receiver.url)
+        for event in make_run("order-1"):
+            await observer.on_event(event)
+        await observer.aclose()
+    (run_id,) = {event["run"]["runId"] for event in receiver.events}
+    assert UUID(run_id).version == 5
+    assert {event["run"]["facets"]["trackside_run"]["runId"] for event in receiver.events} == {"order-1"}
+
+
+async def test_the_end_of_another_harness_run_goes_to_the_agent_that_its_start_named(
+    observer: OpenLineageObserver, receiver: LineageReceiver
+) -> None:
+    await observer.on_event(make_event(LifecycleEventType.RUN_STARTED, payload={"agent": "billing"}))
+    await observer.on_event(make_event(LifecycleEventType.RUN_COMPLETED, sequence=2))
+    await observer.on_event(make_event(LifecycleEventType.RUN_CANCELLED, run_id="never-started"))
+    assert [event["job"]["name"] for event in receiver.events] == ["billing", "billing", "unnamed"]
+
+
+@pytest.mark.parametrize(
+    ("status", "away"),
+    [
+        (500, True),
+        (503, True),
+        (429, True),
+        (408, True),
+        (401, True),
+        (403, True),
+        (400, False),
+        (404, False),
+        (422, False),
+    ],
+)
+async def test_an_answer_says_whether_the_event_is_at_fault(
+    observer: OpenLineageObserver, receiver: LineageReceiver, status: int, away: bool
+) -> None:
+    receiver.status, receiver.answer_headers = status, {"Retry-After": "7"}
+    event = make_event(LifecycleEventType.RUN_STARTED, payload={"agent": "a"})
+    with pytest.raises(DeliveryError, match=rf"did not take run_started of run run-1: it answered {status}") as raised:
+        await observer.on_event(event)
+    assert (raised.value.away, raised.value.retryable, raised.value.retry_after) == (away, away, 7)
+    receiver.status = 200
+    await observer.on_event(event)
+    assert len(receiver.events) == 1
+
+
+async def test_a_receiver_that_is_down_or_mute_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    mute = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
+    event = make_event(LifecycleEventType.RUN_STARTED)
+    for _ in range(2):
+        observer = OpenLineageObserver(url=url, api_key="hunter2", timeout=0.1)
+        with pytest.raises(DeliveryError) as raised:
+            await observer.on_event(event)
+        assert raised.value.away
+        assert "hunter2" not in f"{raised.value}{raised.value!r}{observer!r}{caplog.text}"
+        await observer.aclose()
+        mute.close()
+        for writer in writers:
+            writer.close()
+    await mute.wait_closed()
+
+
+async def test_a_file_gets_a_line_for_each_event_and_nothing_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENLINEAGE__FACETS__ENVIRONMENT_VARIABLES", '["PATH"]')
+    monkeypatch.setenv("OPENLINEAGE_URL", "http://127.0.0.1:1")
+    path = tmp_path / "lineage.jsonl"
+    observer = OpenLineageObserver(transport={"type": "file", "log_file_path": str(path), "append": True})
+    runs = [make_run(new_id(), messages=0) for _ in range(20)]
+    await asyncio.gather(*(observer.on_event(event) for run in runs for event in run))
+    await observer.aclose()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        check_run_event(event)
+        assert event["run"]["facets"].keys() == {"trackside_run"}
+        assert event["job"]["facets"].keys() == {"jobType"}
+    assert len(events) == 40
+
+
+async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObserver) -> None:
+    await observer.aclose()
+    await observer.aclose()
+    with pytest.raises(ClosedError):
+        await observer.on_event(make_event())
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({}, "url"),
+        ({"url": "http://a", "transport": {"type": "console"}}, "url"),
+        ({"url": "ftp://a"}, "url"),
+        ({"url": "http://user:hunter2@a"}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": "http://a:hunter2"}, "url"),
+        ({"url": "http://a", "api_key": ""}, "api_key"),
+        ({"transport": {"type": "console"}, "api_key": "hunter2"}, "api_key"),
+        ({"url": "http://a", "namespace": ""}, "namespace"),
+        ({"url": "http://a", "timeout": 0}, "timeout"),
+        ({"url": "http://a", "timeout": True}, "timeout"),
+        ({"transport": "console"}, "transport"),
+        ({"transport": {}}, "transport"),
+        ({"transport": {"type": "no.such.Transport"}}, "transport"),
+        ({"transport": {"type": "http", "auth": {"type": "api_key", "key": "hunter2"}}}, "transport"),
+        ({"transport": {"type": "async_http", "url": "http://a"}}, "transport"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named_and_not_shown(options: dict[str, Any], option: str) -> None:
+    with pytest.raises(ObserverOptionError) as raised:
+        OpenLineageObserver(**options)
+    assert str(raised.value).startswith(f"{option}: ")
+    assert "hunter2" not in str(raised.value)
