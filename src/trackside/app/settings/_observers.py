@@ -17,6 +17,8 @@ from trackside.harness.types import LifecycleEventType
 type Start = Literal["now", "beginning"] | int
 
 _LONGEST_NAME = 255  # characters
+_LONGEST_REASON = 1_000  # characters
+_KEPT_OF_REASON = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class ObserverSettings:
 
     def complaint(self, key: str | None, why: str) -> SettingsError:
         """The error to raise about this table, or a key of it."""
-        return SettingsError(where=self.where if key is None else f"{self.where}.{key}", why=why)
+        return SettingsError(where=self.where if key is None else f"{self.where}.{key}", why=_shortened(why))
 
 
 def read_observers(tables: Any, source: str) -> tuple[ObserverSettings, ...]:
@@ -82,9 +84,14 @@ def _read(table: Mapping[str, Any], where: str) -> ObserverSettings:
         try:
             values[name] = parse(value)
         except ValueError as exc:
-            raise SettingsError(where=f"{_named(where, values)}.{name}", why=str(exc)) from None
+            raise SettingsError(where=f"{_named(where, values)}.{name}", why=_shortened(str(exc))) from None
     values.setdefault("name", values["type"])
     return ObserverSettings(where=_named(where, values), options=MappingProxyType(options), **values)
+
+
+def _shortened(why: str) -> str:
+    """The beginning and the end of what is wrong, where a value that it quotes is long."""
+    return why if len(why) <= _LONGEST_REASON else f"{why[:_KEPT_OF_REASON]} … {why[-_KEPT_OF_REASON:]}"
 
 
 def _named(where: str, values: Mapping[str, Any]) -> str:

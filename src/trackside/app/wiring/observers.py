@@ -101,6 +101,8 @@ class ConfiguredObserver:
         if isinstance(self.observer, WatchingObserver):
             try:
                 self.observer.watch(vitals)
+            except ObserverOptionError as exc:  # what only shows when it is used, as a port that is taken
+                raise self.settings.complaint(exc.details["option"], exc.details["why"]) from exc
             except Exception as exc:  # the observer's failure, which its author has to see
                 raise self.settings.complaint(None, f"its method watch raised {line_of(exc)}") from exc
 

@@ -88,7 +88,7 @@ class LoggingObserver:
         _check("content", content, (True, False))
         if type(capacity) is not int or capacity < 1:
             raise ObserverOptionError(option="capacity", why=f"it is a number of lines, at least 1, not {capacity!r}")
-        if isinstance(loggers, str) or not all(isinstance(name, str) for name in loggers):
+        if not isinstance(loggers, list | tuple) or not all(isinstance(name, str) for name in loggers):
             raise ObserverOptionError(option="loggers", why=f'it is a list of names, as ["my_agent"], not {loggers!r}')
         if format is None:
             _check_speaking(backend, file, loggers)
@@ -188,6 +188,8 @@ def _check_speaking(backend: str, file: str | None, loggers: Sequence[str]) -> N
 def _checked_file(file: str | None) -> Path | None:
     if file is None:
         return None
+    if not isinstance(file, str) or not file.isprintable():
+        raise ObserverOptionError(option="file", why=f'it is the path of a file, as "runs.jsonl", not {file!r}')
     path = Path(file).expanduser()
     if not file or path.is_dir():
         raise ObserverOptionError(option="file", why=f"{file!r} is a folder, and the lines need a file")

@@ -84,7 +84,7 @@ class NotifyObserver:
             raise ObserverOptionError(
                 option="to", why='it is an address as "mailto://user:password@example.com", or several'
             )
-        self._templates = Templates(templates or {})
+        self._templates = Templates({} if templates is None else templates)
         self._rules = rules_of(on)
         self._receivers = [Receiver(url, number) for number, url in enumerate(urls, 1)]
         self._timeout = timeout
