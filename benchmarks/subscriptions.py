@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import sqlite3
 import statistics
 import subprocess
@@ -50,7 +51,7 @@ LEAST_RATE = 2_000
 MOST_LAG = 20.0  # milliseconds
 LOOK_EVERY = 50.0  # milliseconds between two looks at a file of SQLite, which tells nobody when another process commits
 
-_IDLE = 0.03  # seconds between two events whose lag is measured
+_IDLE = (0.03, 0.08)  # seconds between two events whose lag is measured: not in step with those who look now and then
 _COLUMNS = "position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload"
 
 
@@ -218,7 +219,7 @@ async def lags(url: str, where: str, number: int) -> list[float]:
                 for _ in range(number + 1):
                     committed_at = await anext(appending)
                     took.append((await handed_over.get() - committed_at) / 1e6)
-                    await asyncio.sleep(_IDLE)
+                    await asyncio.sleep(random.uniform(*_IDLE))
         await store.subscriptions.delete("lag")
     return took[1:]  # the first pays for what is opened
 
