@@ -39,6 +39,7 @@ def tls_context(ca_file: Any, *, secure: bool) -> WatchedTls | None:
         else:
             context.load_verify_locations(cafile=ca_file)
     except (OSError, TypeError, ValueError) as exc:  # of the former an SSLError is one
-        reason = (isinstance(exc, OSError) and exc.strerror) or "it is no file of certificates (PEM)"
+        is_about_file = isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError)
+        reason = (is_about_file and exc.strerror) or "it is no file of certificates (PEM)"
         raise ObserverOptionError(option="ca_file", why=reason) from exc
     return context
