@@ -73,8 +73,9 @@ class BufferedObserver:
     """Takes events for an observer without ever waiting for it, and gives them on in order.
 
     An observer that takes batches (`on_events`) gets up to `batch_size` events at once; if it fails on a batch, it gets
-    them one by one, so that a bad one fails alone. A failure is logged and counted, and the event not given again. A
-    call that takes longer than `call_limit` seconds (None: no limit) is cancelled and left behind.
+    them one by one, so that a bad one fails alone. A failure is logged and counted, and the event not given again; of
+    those that keep coming only the first few are logged in full (`recurring.IN_FULL`). A call that takes longer than
+    `call_limit` seconds (None: no limit) is cancelled and left behind.
 
     The observer is called in the `contextvars` context in which the event was accepted; a batch of one run in that of
     its first event. A batch of several runs belongs to none of them: it is given in the context in which the buffer was
@@ -354,6 +355,7 @@ class BufferedObserver:
         if consumer is not None and not consumer.done() and self._loop is asyncio.get_running_loop():
             consumer.cancel()
             await asyncio.wait({consumer})
+        self._offers.say_rest()
         self._drop_rest()
 
     def _drop_rest(self) -> None:
@@ -479,6 +481,7 @@ class BufferedObserver:
 
     def _after_fork(self) -> None:
         self._start_over(self._backlog.copy())
+        self._offers.after_fork()
         self._backlog.drop_all("fork")
         self._backlog.forget_log()  # which is read over the parent's connections
 

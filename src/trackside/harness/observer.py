@@ -339,14 +339,15 @@ def warn_of_failure(observer: RunObserver, event: RunLifecycleEvent, raised: Bas
     """Say in the log that an observer failed on an event and that the others go on."""
     logger.warning(
         "%s failed on %s of run %s",
-        _described(observer),
+        described(observer),
         event.event_type.value,
         event.run_id,
         exc_info=raised,
     )
 
 
-def _described(observer: RunObserver) -> str:
+def described(observer: RunObserver) -> str:
+    """How a message begins that is about an observer: what it is, and its name if that says something else."""
     kind, name = type(observer).__qualname__, observer_name(observer)
     return f"observer {name}" if name == kind else f"{kind} {name}"
 

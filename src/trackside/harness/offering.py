@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 
 from trackside.harness.errors import ObserverStuckError
-from trackside.harness.observer import RunLifecycleEvent, RunObserver, is_own_failure, warn_of_failure
+from trackside.harness.observer import RunLifecycleEvent, RunObserver, is_own_failure
+from trackside.harness.recurring import RecurringFailures
 from trackside.harness.timelimit import call_observer
 
 MAX_LEFT_BEHIND = 4
@@ -17,7 +18,7 @@ class Offers:
     """Offers events to an observer, one call at a time; what takes longer than `limit` seconds is left behind."""
 
     def __init__(self, observer: RunObserver, *, name: str, limit: float | None) -> None:
-        self._observer = observer
+        self._failures = RecurringFailures(observer)
         self._name = name
         self._limit = limit
         self._running: set[_Call] = set()
@@ -56,13 +57,22 @@ class Offers:
         """Log a failure; of one that is stuck once, not for every event until it moves again."""
         stuck = isinstance(failure, ObserverStuckError)
         if not (stuck and self._said_stuck):
-            warn_of_failure(self._observer, event, failure)
+            self._failures.note(event, failure)
         self._said_stuck = stuck
+
+    def say_rest(self) -> None:
+        """Log how many failures were counted and not said yet."""
+        self._failures.say_rest()
 
     def start_over(self) -> None:
         """Leave calls that belong to another event loop or process to themselves."""
         self._running = set()
         self._current = None
+        self._failures.start_over()
+
+    def after_fork(self) -> None:
+        """In a forked child: what was counted is the parent's to say (I24)."""
+        self._failures.forget()
 
 
 class _Call:
