@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from trackside.harness.backlog import UNWEIGHED, size_of
+from trackside.harness.backlog import UNWEIGHED
 from trackside.harness.buffered import (
     MAX_LEFT_BEHIND,
     BufferedObserver,
@@ -33,6 +33,7 @@ from trackside.harness.buffered import (
 from trackside.harness.errors import ClosedError, NotAnObserverError, ObserverTimeoutError
 from trackside.harness.observer import BatchRunObserver, NullObserver, PartlyTaken, RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType
+from trackside.harness.weighing import size_of
 from trackside.testing import (
     DeadlockError,
     Misbehaviour,

@@ -10,11 +10,12 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunObserver
 from trackside.harness.ports import EventSpan
+from trackside.harness.weighing import weight_of
 
 type DropReason = Literal["overflow", "closed", "fork", "not_in_log"]
 """Why an event was never given on: no room, the buffer was closed first, it is the parent process's to give, or it waited
@@ -29,9 +30,6 @@ UNWEIGHED = 16
 CONTEXTS = 10_000
 """Of how many runs that wait in the log the context is kept: it keeps some kilobytes of its run, the rest 300 bytes."""
 
-_ENTRY_BYTES = 64  # of a list or mapping, and of each thing in it besides its text
-_HEAVIEST = 8 * 1_048_576  # bytes; a payload whose parts weigh so much has little text left, and a cycle ends here
-
 
 class Pending(NamedTuple):
     """An event, the context in which it was accepted, and about how many bytes its payload takes; 0 if not weighed."""
@@ -39,31 +37,6 @@ class Pending(NamedTuple):
     event: RunLifecycleEvent
     context: Context
     size: int
-
-
-def size_of(payload: Mapping[str, Any]) -> int:
-    """About how many bytes of memory a payload takes: its texts, and something for all else.
-
-    It takes half a microsecond for a short message, and some tens of milliseconds at most.
-    """
-    size = 0
-    containers: list[Any] = [payload]
-    for container in containers:
-        size += _ENTRY_BYTES * (len(container) + 1)
-        if size > _HEAVIEST:
-            return size
-        if type(container) is list:
-            values = container
-        else:
-            size += sum(len(name) for name in container if type(name) is str)
-            values = container.values()
-        for value in values:
-            kind = type(value)
-            if kind is str:
-                size += value.__sizeof__()
-            elif kind is dict or kind is list:
-                containers.append(value)
-    return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +247,7 @@ class Backlog:
             return False
         if pending <= UNWEIGHED:
             return True
-        return self.pending_bytes + sum(size_of(event.payload) for event in events[:-1]) < self._max_bytes
+        return self.pending_bytes + sum(map(weight_of, events[:-1])) < self._max_bytes
 
     def _can_hold_more(self, pending: int) -> bool:
         # What comes is not asked for its size: no payload is too large for an empty buffer.
@@ -341,7 +314,7 @@ class Backlog:
             self._pass(lost)
 
     def _weighed(self, event: RunLifecycleEvent, context: Context) -> Pending:
-        size = size_of(event.payload)
+        size = weight_of(event)
         self.pending_bytes += size
         if is_terminal(event.event_type):
             self._terminal_bytes += size

@@ -137,6 +137,7 @@ class BufferedObserver:
         self._on_gap = observer.on_gap if isinstance(observer, GapObserver) else None
         self._batch_size = batch_size
         self._max_wait = max_wait if log is None else min(max_wait, _PATIENCE)
+        self._holds_up = log is None and max_wait > 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._gave_up = False
         self._watch: asyncio.TimerHandle | None = None
@@ -158,20 +159,20 @@ class BufferedObserver:
         Raises:
             ClosedError: the buffer has been closed.
         """
-        if not self._backlog.has_room_for(event):
+        if self._holds_up and not self._backlog.has_room_for(event):
             await self._wait_for_room(event)
         self._accept(event)
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Accept several events, as `on_event` does."""
         for event in events:
-            if not self._backlog.has_room_for(event):
+            if self._holds_up and not self._backlog.has_room_for(event):
                 await self._wait_for_room(event)
             self._accept(event)
 
     def has_room_for(self, events: Sequence[RunLifecycleEvent]) -> bool:
         """Whether these events are accepted without waiting."""
-        return self._gave_up or self._closed or self._rereading is not None or self._backlog.has_room_for_all(events)
+        return not self._holds_up or self._gave_up or self._closed or self._backlog.has_room_for_all(events)
 
     def stats(self) -> BufferStats:
         """What became of all events so far; exact at any moment, also while the observer is being called."""
@@ -249,8 +250,6 @@ class BufferedObserver:
 
     async def _wait_for_room(self, event: RunLifecycleEvent) -> None:
         """Wait while the observer takes events; not if it hangs, and not again before the buffer is half empty."""
-        if not self._max_wait or self._rereading is not None:
-            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._max_wait
         while not (self._backlog.has_room_for(event) or self._gave_up or self._closed):

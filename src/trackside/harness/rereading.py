@@ -7,9 +7,10 @@ import logging
 from collections.abc import Sequence
 from contextvars import Context
 
-from trackside.harness.backlog import Deferred, Found, size_of
+from trackside.harness.backlog import Deferred, Found
 from trackside.harness.ports import EventSpan, RunLog
 from trackside.harness.timelimit import Raised, leave_behind, start_contained
+from trackside.harness.weighing import weight_of
 
 logger = logging.getLogger("trackside.buffer")
 
@@ -98,7 +99,7 @@ class Rereading:
             self._resting = None
 
     def _adapt(self, found: Found) -> None:
-        if sum(size_of(event.payload) for event in found.values()) > _HEAVY:
+        if sum(map(weight_of, found.values())) > _HEAVY:
             self._at_once = max(1, self._at_once // 2)
         else:
             self._at_once = min(2 * self._at_once, _MANY)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from trackside.harness.backlog import size_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import canonical_payload
+from trackside.harness.weighing import weight_of
 
 _EVENT_BYTES = 600
 """About what an event takes besides its payload."""
@@ -45,7 +45,7 @@ class LiveEvent:
         self.position = position
         """1, 2, 3 … over all runs, in this process since its observer was made: not the position in a log."""
         # The payload, and the text that it becomes.
-        self.size = 2 * size_of(event.payload) + _EVENT_BYTES
+        self.size = 2 * weight_of(event) + _EVENT_BYTES
         """About how many bytes of memory it takes."""
         self._data: bytes | None = None
 
