@@ -17,7 +17,7 @@ from trackside.testing.events import make_event, make_run
 def from_log(event: RunLifecycleEvent) -> RunLifecycleEvent:
     """The same event, as one that reads it from elsewhere gets it."""
     rest = (event.event_id, event.event_type, event.run_id, event.thread_id, event.sequence, event.occurred_at)
-    return RunLifecycleEvent(*rest, json.loads(json.dumps(dict(reversed(event.payload.items())))))
+    return RunLifecycleEvent(*rest, json.loads(json.dumps(dict(reversed([*event.payload.items()])))))
 
 
 async def test_a_message_is_the_event_as_json_with_what_consumers_choose_by(stage: BrokerStage) -> None:

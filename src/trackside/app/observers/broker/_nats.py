@@ -109,7 +109,9 @@ class JetStream:
             DeliveryError: there is none to be had.
         """
         if self._link is not None:
-            return self._link
+            if self._link.is_up:
+                return self._link
+            self._leave(self._link)  # it is going, and has not said so yet
         if self._connecting is None:
             # Not in the context of whoever happens to ask: it works for others, too (I21).
             self._connecting = asyncio.create_task(
@@ -174,6 +176,11 @@ class _Link:
         self.lacks_stream = False
         self.said: Exception | None = None
         """What the client or the server complained of last, besides what is raised."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether anything can be sent."""
+        return self._client.is_connected
 
     async def connect(self, servers: list[str], login: Login, tls: WatchedTls | None, timeout: float) -> None:
         """Connect, and see that the stream is there.

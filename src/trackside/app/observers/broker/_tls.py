@@ -38,8 +38,8 @@ def tls_context(ca_file: Any, *, secure: bool) -> WatchedTls | None:
             context.load_default_certs()
         else:
             context.load_verify_locations(cafile=ca_file)
-    except (OSError, TypeError, ValueError) as exc:  # of the former an SSLError is one
-        is_about_file = isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError)
-        reason = (is_about_file and exc.strerror) or "it is no file of certificates (PEM)"
-        raise ObserverOptionError(option="ca_file", why=reason) from exc
+    except (ssl.SSLError, TypeError, ValueError) as exc:
+        raise ObserverOptionError(option="ca_file", why="it is no file of certificates (PEM)") from exc
+    except OSError as exc:
+        raise ObserverOptionError(option="ca_file", why=exc.strerror or "it cannot be read") from exc
     return context
