@@ -1,9 +1,12 @@
-"""Starts the demo. Its imports take seconds, in which Ctrl-C ends it as later, too."""
+"""Starts a demo. Its imports take seconds, in which Ctrl-C ends it as later, too."""
 
 import sys
 
 try:
-    from demo.command import main
+    if sys.argv[1:2] == ["observers"]:
+        from demo.observers.command import main
+    else:
+        from demo.command import main
 except KeyboardInterrupt:
     print("demo: stopped", file=sys.stderr)
     sys.exit(130)

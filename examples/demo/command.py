@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,20 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import NoReturn
 
-from local_model import MODEL, LocalModelError, local_model
-from research.documents import DocumentError
+from local_model import MODEL, local_model
 from research.graph import build_graph, open_library
 from research.index import Library, terms
 from research.thinking import DEFAULT_MODEL, Extractive, ModelThinker, Thinker, thinker_from_environment
 from rich.console import Console
 from rich.table import Table
 
+from demo.commandline import Parser, UsageError, exit_code_of
 from demo.report import print_answers, print_commands, print_runs, print_totals
-from demo.scenario import LANES, QUESTIONS, RESEARCH, Scenario
+from demo.scenario import LANES, QUESTIONS, RESEARCH, Scenario, deadline_after
 from demo.view import LiveView
-from trackside import TracksideError
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.settings import load_settings
 from trackside.app.wiring import open_app
@@ -36,10 +32,6 @@ DEADLINE_WITH_MODEL = 3.0
 """Seconds for the run that is to time out: a deep question to a model takes minutes."""
 
 _MODEL_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL")
-
-
-class UsageError(Exception):
-    """What was typed makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +45,18 @@ class Options:
     offline: bool
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (./scripts/demo --help lists the options)")
-
-
 def read_options(arguments: Sequence[str]) -> Options:
     """The options in a command line.
 
     Raises:
         UsageError: they make no sense; the message says why.
     """
-    parser = _Parser(prog="./scripts/demo", description="Trackside at work: real runs, live, and what is kept of them.")
+    parser = Parser(
+        prog="./scripts/demo",
+        description="Trackside at work: real runs, live, and what is kept of them.",
+        epilog="./scripts/demo observers has the same runs told to others: Prometheus, a collector of traces, webhooks, a "
+        "broker, a mailbox, a log; and shows what each of them got (observers --help)",
+    )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="ask this instead; up to four")
     parser.add_argument("--docs", metavar="DIR", help="search the .md, .rst and .txt files in this folder")
     parser.add_argument("--database", metavar="URL", default=DATABASE, help=f"where to record, {DATABASE} if left out")
@@ -112,14 +104,6 @@ async def run_demo(options: Options, console: OutputConsole) -> None:
         await print_runs(console, app.store, since)
         await print_totals(console, app.store, since)
         print_commands(console, options.database, outcomes[-1].result.thread_id)
-
-
-def deadline_after(reading: float) -> float:
-    """Seconds that are too few for a deep question, which reads everything again, on a machine that read it in `reading`.
-
-    Not more than a little, as the first reading may have had to wait for a disk.
-    """
-    return round(min(max(reading / 4, 0.02), 0.2), 2)
 
 
 async def _thinker(options: Options, stack: AsyncExitStack) -> Thinker:
@@ -174,20 +158,9 @@ def _remove_last_demo() -> None:
 
 def main() -> int:
     """Run the demo; gives the exit code. What goes wrong is one line on standard error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
-            stream.reconfigure(errors="replace")
-    if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "100")
-    try:
+
+    def run() -> int:
         asyncio.run(run_demo(read_options(sys.argv[1:]), standard_output()))
-    except (UsageError, DocumentError, TracksideError) as exc:
-        print(f"demo: {exc}", file=sys.stderr)
-        return 2
-    except LocalModelError as exc:
-        print(f"demo: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: stopped", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_code_of(run)

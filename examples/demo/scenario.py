@@ -125,6 +125,14 @@ class Scenario:
         return {"docs": self.docs, **how}
 
 
+def deadline_after(reading: float) -> float:
+    """Seconds that are too few for a deep question, which reads everything again, on a machine that read it in `reading`.
+
+    Not more than a little, as the first reading may have had to wait for a disk.
+    """
+    return round(min(max(reading / 4, 0.02), 0.2), 2)
+
+
 def said(text: str) -> JsonObject:
     """The input in which a human says something; all three frameworks take it."""
     return {"messages": [{"type": "human", "content": text}]}

@@ -30,18 +30,20 @@ class NoPrometheusError(Exception):
     """There is no Prometheus here, and it cannot be fetched; the message says how to install it."""
 
 
+def found(name: str) -> str | None:
+    """Where `prometheus` or `promtool` is, if it is here already."""
+    return shutil.which(name) or shutil.which(name, path=TOOLS / "usr" / "bin")
+
+
 def program(name: str) -> str:
-    """Where `prometheus` or `promtool` is.
+    """Where `prometheus` or `promtool` is, fetched if need be.
 
     Raises:
         NoPrometheusError: nowhere.
     """
-    unpacked = TOOLS / "usr" / "bin" / name
-    if found := shutil.which(name):
-        return found
-    if not unpacked.exists():
+    if found(name) is None:
         _unpack()
-    return str(unpacked)
+    return found(name) or str(TOOLS / "usr" / "bin" / name)
 
 
 def promtool(*arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -116,7 +118,7 @@ def _download(folder: Path) -> None:
 def _apt(folder: Path, *arguments: str) -> str | None:
     """What apt-get complains of, if it fails."""
     environment = {**os.environ, "LC_ALL": "C"}
-    command = ["apt-get", "-qq", *arguments]
+    command = ["apt-get", "-qq", "-o", "Acquire::http::Timeout=20", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
