@@ -22,7 +22,7 @@ from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
 from trackside.testing import make_event, run_virtual
 
 COUNTED = {"fails", "fails late", "hangs", "cancelled"}
-OUTCOMES = ["taken", "taken late", "fails", "fails late", "refused", "away", "hangs", "cancelled"]
+OUTCOMES = ["taken", "taken late", "fails", "fails late", "refused", "away", "held back", "hangs", "cancelled"]
 UNWANTED = "human_message"
 LANES = {
     Order.log: lambda event: "",
@@ -128,6 +128,8 @@ class Receiving:
                 raise DeliveryError(receiver="it", what="this", why="it is malformed", retryable=False)
             case "away":
                 raise DeliveryError(receiver="it", what="this", why="it is down", away=True, retry_after=0.5)
+            case "held back":
+                raise DeliveryError(receiver="it", what="this", why="later", held_back=True, retry_after=0.5)
             case "hangs":
                 await asyncio.Event().wait()
             case "cancelled":

@@ -72,6 +72,10 @@ def broken(retry_after: float | None = None) -> DeliveryError:
     return DeliveryError(receiver="the hook", what="an event", why="500", retry_after=retry_after)
 
 
+def held_back(retry_after: float | None = None) -> DeliveryError:
+    return DeliveryError(receiver="a limit", what="an event", why="later", held_back=True, retry_after=retry_after)
+
+
 class TestOrder:
     @virtual
     async def test_events_of_one_run_wait_for_each_other_and_runs_do_not(self) -> None:
@@ -216,6 +220,41 @@ class TestAway:
         assert [*log.parked] == [3]
 
     @virtual
+    async def test_what_is_held_back_comes_again_when_it_says_however_often_and_holds_up_its_run_alone(self) -> None:
+        log = log_of(*"abab")
+        observer = Receiving(log, lambda position, n: held_back(100) if position == 1 and n <= 20 else 0.0)
+        policy = FeedPolicy(order=Order.run, concurrency=2, attempts=2, first_pause=0.1)
+        async with feeding(log, observer, policy) as feed:
+            await asyncio.sleep(50)
+            assert (positions(log, observer.taken), log.cursor, log.failures) == ([2, 4], 0, 1)
+            await feed.reach(4)
+        assert positions(log, observer.taken) == [2, 4, 1, 3]
+        assert [*log.parked] == []
+        assert [later - earlier for earlier, later in itertools.pairwise(observer.times(1))] == pytest.approx(
+            [100.0] * 20, abs=1
+        )
+
+    @virtual
+    async def test_an_event_that_was_held_back_has_all_its_attempts_and_waits_longer_each_time(self) -> None:
+        log = log_of("a")
+        observer = Receiving(log, lambda position, n: held_back() if n <= 5 else OSError("no"))
+        async with feeding(log, observer, FeedPolicy(attempts=3, first_pause=1.0)) as feed:
+            await feed.reach(1)
+        assert ([*log.parked], log.parked[1].attempts) == ([1], 3)
+        pauses = [later - earlier for earlier, later in itertools.pairwise(observer.times(1))]
+        assert all(2**n / 2 <= pause <= 2**n + 1 for n, pause in enumerate(pauses))
+
+    @virtual
+    async def test_a_parked_event_that_is_tried_again_is_not_parked_anew_because_it_is_held_back(self) -> None:
+        log = log_of("a")
+        observer = Receiving(log, lambda position, n: [OSError("no"), held_back(10), held_back(10), 0.0][n - 1])
+        async with feeding(log, observer, FeedPolicy(attempts=1)) as feed:
+            await feed.reach(1)
+            log.retry_parked()
+            await asyncio.sleep(60)
+        assert (positions(log, observer.taken), [*log.parked]) == ([1], [])
+
+    @virtual
     async def test_closing_does_not_wait_for_a_receiver_that_is_away(self) -> None:
         log = log_of(*"ab")
         async with feeding(log, Receiving(log, lambda position, n: away(3_000)), SIDE_BY_SIDE) as feed:
@@ -316,3 +355,31 @@ def test_a_policy_that_does_not_fit(options: dict[str, object], said: str) -> No
 
 def test_a_policy_takes_what_settings_say() -> None:
     assert FeedPolicy(order="none", concurrency=3).order is Order.none  # type: ignore[arg-type]
+
+
+class Patient:
+    order = Order.none
+    concurrency = 8
+    attempts = 12
+    longest_pause = 20.0
+
+    async def on_event(self, event: RunLifecycleEvent) -> None: ...
+
+
+class Counting:
+    """Has something else under one of the names."""
+
+    def __init__(self) -> None:
+        self.attempts: list[str] = []
+
+    @property
+    def longest_pause(self) -> str:
+        return "a while"
+
+    async def on_event(self, event: RunLifecycleEvent) -> None: ...
+
+
+def test_a_policy_suits_what_a_class_says_unless_somebody_says_otherwise() -> None:
+    assert FeedPolicy.suiting(Patient()) == FeedPolicy(order=Order.none, concurrency=8, attempts=12, longest_pause=20.0)
+    assert FeedPolicy.suiting(Patient(), attempts=3, order=Order.log) == FeedPolicy(attempts=3, longest_pause=20.0)
+    assert FeedPolicy.suiting(Counting()) == FeedPolicy()

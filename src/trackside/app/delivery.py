@@ -10,7 +10,9 @@ at least once, whatever dies in between. An observer class says which way is its
 
         async def on_event(self, event): ...
 
-Both are what its user gets who says nothing else.
+Both are what its user gets who says nothing else. By `concurrency`, `attempts` and `longest_pause` a class says in the same
+way how many calls may be under way at once, how often an event is tried before it is parked, and how many seconds lie
+between two tries at most.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class DeliveryError(TracksideError):
     fault = "observer"
     away: bool
     retry_after: float | None
+    held_back: bool
     disables: bool
 
     def __init__(
@@ -72,6 +75,7 @@ class DeliveryError(TracksideError):
         retryable: bool = True,
         away: bool = False,
         retry_after: float | None = None,
+        held_back: bool = False,
         disables: bool = False,
     ) -> None:
         """An observer that passes events on could not; it says what it knows, so that its subscription does the right thing.
@@ -84,6 +88,8 @@ class DeliveryError(TracksideError):
             away: whether the receiver takes nothing at all now: it cannot be reached, or says that it is busy. That is not
                 the event's fault and does not count against it: it is tried again until it is taken, and nothing is parked.
             retry_after: seconds that the receiver wants to be left alone, if it said so.
+            held_back: whether the observer did not even try, as for a limit of its own. That does not count against the
+                event either: it comes again after `retry_after`, and meanwhile those go on that need not wait for it.
             disables: whether the receiver never wants events again: its subscription pauses until somebody resumes it.
         """
         super().__init__(
@@ -93,5 +99,6 @@ class DeliveryError(TracksideError):
             retryable=retryable,
             away=away,
             retry_after=retry_after,
+            held_back=held_back,
             disables=disables,
         )

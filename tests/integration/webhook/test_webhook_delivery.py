@@ -152,6 +152,28 @@ async def test_nothing_is_parked_while_the_receiver_is_away(
     assert (await store.subscriptions.get("hook")).parked == 0
 
 
+async def test_an_event_that_crashes_its_receiver_is_parked_and_the_others_arrive(
+    store: Store, receiver: WebhookReceiver, make: Make
+) -> None:
+    observer = make()
+    policy = FeedPolicy(attempts=3, first_pause=0.001)  # one after another
+    durable = DurableObserver(name="hook", observer=observer, start="beginning", policy=policy)
+    receiver.answers.extend([reset] * 3)
+    async with Dispatcher(store.subscriptions, [durable]) as dispatching:
+        first, *others = await append_runs(store, 2)
+        assert (await dispatching.drain(LONG)).delivered == ("hook",)
+
+    (parked,) = await store.subscriptions.parked("hook")
+    assert (parked.stored.event.event_id, parked.attempts) == (first.event_id, 3)
+    assert "the connection ended without an answer" in parked.error
+    assert [request.headers["webhook-id"] for request in [*receiver.requests][3:]] == [e.event_id for e in others]
+
+
+async def test_an_event_is_tried_for_minutes_before_it_is_parked(make: Make) -> None:
+    policy = FeedPolicy.suiting(make())
+    assert 4 * 60 < sum(policy.pause(attempts) for attempts in range(1, policy.attempts)) < 9 * 60
+
+
 async def test_many_are_posted_side_by_side(store: Store, receiver: WebhookReceiver, make: Make) -> None:
     everybody = asyncio.Barrier(WebhookObserver.concurrency)
 

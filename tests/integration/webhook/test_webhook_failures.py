@@ -257,12 +257,12 @@ class TestNoAnswer:
     @pytest.mark.parametrize(
         "answer", [reset, reset_after(b"HTTP/1.1 20"), reset_after(b"HTTP/1.1 200 OK\r\nX: y\r\n")]
     )
-    async def test_a_reset_before_the_answer_means_that_it_is_away(
+    async def test_a_reset_before_the_answer_fails_the_event(
         self, receiver: WebhookReceiver, make: Make, answer: Answer
     ) -> None:
         observer = make()
         failure = await failure_with(answer, receiver, observer)
-        assert says(failure) == AWAY
+        assert says(failure) == COUNTED
         assert failure.why == "the connection ended without an answer"
 
         await observer.on_event(make_event())
@@ -272,7 +272,7 @@ class TestNoAnswer:
         async with receiver:
             observer = make(url=receiver.url)
             await observer.on_event(make_event())
-        assert says(await failure_of(observer)) == AWAY  # on the connection from before
+        assert says(await failure_of(observer)) == COUNTED  # on the connection from before: one try at most
         failure = await failure_of(observer)
         assert says(failure) == AWAY
         assert failure.why == "it cannot be reached: Connection refused"

@@ -103,6 +103,8 @@ class OpenLineageObserver:
     delivery: ClassVar[Delivery] = Delivery.durable
     order: ClassVar[Order] = Order.run
     concurrency: ClassVar[int] = _SIDE_BY_SIDE
+    attempts: ClassVar[int] = 15
+    """About six minutes, with the pauses of a subscription: a transport may say an outage in words of its own."""
     events: ClassVar[tuple[LifecycleEventType, ...]] = tuple(_STATES)
 
     def __init__(

@@ -288,7 +288,7 @@ class Delivery:
     async def _offer(self, lane: Lane, left: int) -> tuple[int, BaseException | None]:
         """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
         first = lane.events[0]
-        singly = bool(lane.attempts) or self._receiver.is_away or first.is_retry or not self._calls.takes_batches
+        singly = bool(lane.tries) or self._receiver.is_away or first.is_retry or not self._calls.takes_batches
         if singly:
             return await self._calls.offer([first.stored.event], singly=True)
         events: list[RunLifecycleEvent] = []
@@ -309,6 +309,10 @@ class Delivery:
                 await self._note_failure(why, self._receiver.tries)
             self._ready.put_nowait(lane)
             return False
+        if said.held_back and said.retryable:
+            lane.held_back += 1
+            await self._wait_with(lane, said, why)
+            return False
         lane.attempts += 1
         if said.retryable:
             self._receiver.failed(tries)
@@ -317,10 +321,14 @@ class Delivery:
             self._counts.parked += 1
             self._finish(lane)
             return True
-        await self._note_failure(why, lane.attempts)
-        pause = max(self._policy.pause(lane.attempts), said.retry_after)
-        self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
+        await self._wait_with(lane, said, why)
         return False
+
+    async def _wait_with(self, lane: Lane, said: Refusal, why: str) -> None:
+        """Try what comes first in a lane again, after a while."""
+        await self._note_failure(why, lane.tries)
+        pause = max(self._policy.pause(lane.tries), said.retry_after)
+        self._waiting[lane] = asyncio.get_running_loop().call_later(pause, self._try_again, lane)
 
     def _is_hopeless(self, event: InHand, attempts: int, said: Refusal) -> bool:
         """Whether an event is parked; one that was parked before is so again with the first failure."""

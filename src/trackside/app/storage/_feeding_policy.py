@@ -12,6 +12,7 @@ from trackside.app.storage.errors import InvalidSubscriptionError
 from trackside.app.storage.subscriptions import LEASE_SECONDS
 
 _MOST_SIDE_BY_SIDE: Final = 1_000
+_SAID_BY_CLASSES: Final = ("order", "concurrency", "attempts", "longest_pause")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class FeedPolicy:
     """Events that are in hand, read and not delivered yet, where `order` is run or none; in order log it is two batches."""
     attempts: int = 5
     """How often an event is tried before it is parked, where the subscription parks. One whose error says
-    `retryable = False` is parked at once, and a try whose error says `away = True` does not count."""
+    `retryable = False` is parked at once, and a try whose error says `away = True` or `held_back = True` does not count."""
     first_pause: float = 0.5
     """After the first failure; after the next ones twice as long each, half of it left to chance."""
     longest_pause: float = 60.0
@@ -63,14 +64,17 @@ class FeedPolicy:
 
     @classmethod
     def suiting(cls, observer: object, **others: Any) -> Self:
-        """The policy that an observer's class asks for by its `order` and `concurrency`; `others` count before these.
+        """The policy that an observer's class asks for; `others` count before what it says.
 
-        A class that allows several calls at once is called once at a time if `others` say `order="log"`.
+        It may say `order`, `concurrency`, `attempts` and `longest_pause`. One that allows several calls at once is called
+        once at a time if `others` say `order="log"`.
 
         Raises:
             InvalidSubscriptionError: a value does not fit; the message names it.
         """
-        asked = {name: getattr(observer, name) for name in ("order", "concurrency") if hasattr(observer, name)}
+        # Of the class alone: what an object calls so may be something else, as a count of its own attempts.
+        said = {name: getattr(type(observer), name, None) for name in _SAID_BY_CLASSES}
+        asked = {name: value for name, value in said.items() if value is not None and not hasattr(value, "__get__")}
         if others.get("order") == Order.log:
             asked.pop("concurrency", None)
         return cls(**asked | others)

@@ -24,6 +24,7 @@ class Refusal:
 
     retryable: bool
     away: bool
+    held_back: bool
     disables: bool
     retry_after: float
 
@@ -33,6 +34,7 @@ class Refusal:
         return cls(
             retryable=bool(getattr(raised, "retryable", True)),
             away=bool(getattr(raised, "away", False)),
+            held_back=bool(getattr(raised, "held_back", False)),
             disables=bool(getattr(raised, "disables", False)),
             retry_after=_seconds(getattr(raised, "retry_after", None)),
         )

@@ -44,6 +44,13 @@ class Lane:
     events: deque[InHand] = field(default_factory=deque)
     attempts: int = 0
     """How often the first of them has failed since it is in hand."""
+    held_back: int = 0
+    """How often its observer has held it back since."""
+
+    @property
+    def tries(self) -> int:
+        """How often it was given to its observer since, and not taken."""
+        return self.attempts + self.held_back
 
 
 class Window:
@@ -90,7 +97,7 @@ class Window:
     def finish(self, lane: Lane) -> None:
         """The first event of a lane is done: handled, or parked."""
         first = lane.events.popleft()
-        lane.attempts = 0
+        lane.attempts = lane.held_back = 0
         self.in_hand -= 1
         position = first.stored.position
         if first.is_retry:

@@ -59,7 +59,7 @@ class DurableObserver:
     on_failure: OnFailure = OnFailure.park
     """Whether an event that keeps failing is parked, or blocks those after it."""
     policy: FeedPolicy | None = None
-    """How it is fed; what its class asks for by `order` and `concurrency` if left out."""
+    """How it is fed; what its class asks for if left out: `FeedPolicy.suiting`."""
 
     def __post_init__(self) -> None:
         ensure_observer(self.observer)

@@ -48,14 +48,15 @@ class SubscriptionFeed:
 
     What an observer raises may say more, as `trackside.app.delivery.DeliveryError` does: by `retryable = False` that this
     event will never be taken, which is parked at once; by `away = True` that nothing is taken now, so that everything waits
-    and one event at a time is tried until one is taken; by `retry_after` for how many seconds, at most an hour, to leave the
+    and one event at a time is tried until one is taken; by `held_back = True` that the observer itself has no room for this
+    event yet, which does not count as a failure of it; by `retry_after` for how many seconds, at most an hour, to leave the
     receiver alone; by `disables = True` that the receiver is gone, which pauses the subscription.
 
     Args:
         subscriptions: those of the store, as `store.subscriptions`.
         name: the subscription, which has to be there: `Subscriptions.open`.
         observer: whom to give events. With a `concurrency` above 1 it is called so many times at once.
-        policy: how; what the observer's class asks for by `order` and `concurrency` if left out.
+        policy: how; what the observer's class asks for if left out: `FeedPolicy.suiting`.
         consumer: what others see of who feeds; this machine and process if left out.
 
     Raises:

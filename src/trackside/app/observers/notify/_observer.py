@@ -63,6 +63,8 @@ class NotifyObserver:
     order: ClassVar[Order] = Order.none
     # What has no room is held by the subscription, and comes back at once for the digest. Few are ever sent side by side.
     concurrency: ClassVar[int] = 1_000
+    attempts: ClassVar[int] = 15
+    """About six minutes, with the pauses of a subscription: not all that is an outage can be told from what is none."""
 
     def __init__(
         self,
@@ -137,6 +139,7 @@ class NotifyObserver:
             receiver="the limit of messages",
             what=_named(event),
             why=f"there were {self._room.size} in the last hour; it comes with the next digest",
+            held_back=True,
             retry_after=self._room.seconds_until_one(now) + _MARGIN,
         )
 

@@ -109,8 +109,8 @@ class Receiver:
             return refuse(f"{why}{words}; set max_bytes to what it takes", retryable=False)
         return refuse(f"{why}{words}", away=status in _AWAY)
 
-    def failure(self, event: RunLifecycleEvent, exc: Exception) -> DeliveryError:
-        """What it means that a request had no answer.
+    def failure(self, event: RunLifecycleEvent, exc: Exception, *, closing: bool) -> DeliveryError:
+        """What it means that a request had no answer, or that we are `closing` and did not wait for it.
 
         In words of our own: those of aiohttp have the whole URL, which may hold a secret.
         """
@@ -133,7 +133,8 @@ class Receiver:
             case aiohttp.ClientResponseError():
                 return fail("its answer is not HTTP, or its headers are too long")
             case _:
-                return fail("the connection ended without an answer", away=True)
+                # It may have the event: one that crashes it each time counts, and does not keep the others waiting for ever.
+                return fail("the connection ended without an answer", away=closing)
 
     def did_not_take(
         self,
