@@ -185,13 +185,13 @@ def _check_speaking(backend: str, file: str | None, loggers: Sequence[str]) -> N
         raise ObserverOptionError(option="backend", why="structlog is not installed: pip install 'trackside[logging]'")
 
 
-def _checked_file(file: str | None) -> Path | None:
+def _checked_file(file: Any) -> Path | None:
     if file is None:
         return None
     if not isinstance(file, str) or not file.isprintable():
         raise ObserverOptionError(option="file", why=f'it is the path of a file, as "runs.jsonl", not {file!r}')
     path = Path(file).expanduser()
-    if not file or path.is_dir():
+    if path.is_dir():  # as "" is, too
         raise ObserverOptionError(option="file", why=f"{file!r} is a folder, and the lines need a file")
     if not path.parent.is_dir():
         raise ObserverOptionError(
