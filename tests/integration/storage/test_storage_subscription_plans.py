@@ -9,6 +9,7 @@ from trackside.app.storage import Store, _subscription_reads
 from trackside.app.storage._subscription_reads import (
     STRETCH,
     first_position,
+    how_many_fit,
     parked,
     retries,
     standing,
@@ -24,7 +25,7 @@ RETRIES = {"sqlite": "ix_parked_events_retry (subscription=?", "postgres": "usin
 
 
 def next_ones(**wishes: Any) -> Select[Any]:
-    return wanted_events(SubscriptionFilter.of(**wishes).conditions(), 1_000_000, 1_000_000 + STRETCH, 100)
+    return wanted_events(SubscriptionFilter.of(**wishes).conditions(), 1_000_000, 1_000_000 + STRETCH).limit(100)
 
 
 ASKED: list[tuple[str, Select[Any], list[dict[str, str]]]] = [
@@ -36,7 +37,7 @@ ASKED: list[tuple[str, Select[Any], list[dict[str, str]]]] = [
     ("how one stands", standing("mail"), [LOG, PARKED]),
     ("how all stand", standing(), [LOG, PARKED]),
     ("what is parked", parked("mail", after=7, limit=10), [PARKED]),
-    ("what is to be retried", retries("mail", through=1_000_000, limit=10), [RETRIES]),
+    ("what is to be retried", retries("mail", through=1_000_000).limit(10), [RETRIES]),
 ]
 
 
@@ -44,6 +45,17 @@ ASKED: list[tuple[str, Select[Any], list[dict[str, str]]]] = [
 async def test_an_index_leads_there(
     store: Store, dialect: str, query: Select[Any], indexes: list[dict[str, str]]
 ) -> None:
+    plan = await plan_of(store, dialect, query)
+
+    for index in indexes:
+        assert [line for line in plan if index[dialect] in line], plan
+    assert not [line for line in plan if "SCAN events" in line or "Seq Scan on events" in line], plan
+    assert not [line for line in plan if "TEMP B-TREE" in line], plan
+    if dialect == "postgres" and "LIMIT" in str(query) and "count" not in str(query):
+        assert not [line for line in plan if "Sort" in line], plan
+
+
+async def plan_of(store: Store, dialect: str, query: Select[Any]) -> list[str]:
     def explain(connection: Connection) -> list[str]:
         if dialect == "postgres":
             # A table without rows is read as a whole unless it must not be.
@@ -53,14 +65,24 @@ async def test_an_index_leads_there(
         explaining = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
         return [str(row[-1]) for row in connection.exec_driver_sql(f"{explaining} {compiled}")]
 
-    plan = await store._readers.run(explain)
+    return await store._readers.run(explain)
 
-    for index in indexes:
-        assert [line for line in plan if index[dialect] in line], plan
-    assert not [line for line in plan if "SCAN events" in line or "Seq Scan on events" in line], plan
-    assert not [line for line in plan if "TEMP B-TREE" in line], plan
-    if dialect == "postgres" and "LIMIT" in str(query) and "count" not in str(query):
-        assert not [line for line in plan if "Sort" in line], plan
+
+async def test_postgres_is_asked_for_no_more_than_fits(store: Store, dialect: str) -> None:
+    """It sends all rows at once that it is asked for."""
+    if dialect != "postgres":
+        pytest.skip("SQLite gives one row after another")
+    messages = [make_event("human_message", sequence=n, payload={"said": "x" * 1_000}) for n in range(2, 9)]
+    await store.append([make_event("run_started"), *messages])
+    query = wanted_events([], 1, 7).limit(5)
+
+    def ask(connection: Connection) -> list[tuple[int, int]]:
+        return [tuple(connection.execute(how_many_fit(query, size)).one()) for size in (1, 2_000, 2_500, 9_999)]
+
+    assert await store._readers.run(ask) == [(1, 5), (2, 5), (3, 5), (5, 5)]
+    for asked in (next_ones(), next_ones(agent="chat"), retries("mail", through=1_000_000).limit(10)):
+        plan = await plan_of(store, dialect, how_many_fit(asked, 1_000))
+        assert not [line for line in plan if "Seq Scan on events" in line or "Sort" in line], plan
 
 
 async def test_what_was_pruned_is_not_looked_through(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import Connection, delete, update
 
 from trackside.app.storage import Store, StoredEvent, _subscription_reads
 from trackside.app.storage._tables import events, runs, threads
@@ -204,6 +204,25 @@ class TestReading:
         assert (await subs.get("mail")).cursor == 0
         await consumer.renew()  # which takes along what was looked at for nothing
         assert (await subs.get("mail")).cursor == 6
+
+    async def test_large_events_are_read_a_few_at_once_and_none_is_passed(
+        self, subs: Subscriptions, store: Store, script: Any
+    ) -> None:
+        run = script()
+        await store.append([run.started(), *(run.message("x" * 100_000) for _ in range(4)), run.message()])
+        await subs.open("mail", start=5)
+        async with await subs.acquire("mail") as consumer:
+            found = [await consumer.read(100, ahead=True, max_bytes=250_000) for _ in range(2)]
+            await consumer.acknowledge(found[-1].through)
+        await subs.seek("mail", 6)
+        async with await subs.acquire("mail") as consumer:
+            alone = await consumer.read(100, max_bytes=1)
+
+        assert [(positions(batch.events), batch.through, batch.at_end) for batch in found] == [
+            ([6, 7, 8, 9], 9, False),
+            ([10, 11], 11, True),
+        ]
+        assert (positions(alone.events), alone.through, alone.at_end) == ([7], 7, False)
 
     async def test_replay_is_the_history(self, subs: Subscriptions, store: Store, five: Sequence[StoredEvent]) -> None:
         await subs.open("live", start="beginning")
@@ -446,6 +465,50 @@ class TestParking:
         await consumer.settle_retry(2)
         assert await subs.parked("mail") == []
 
+    async def test_large_events_are_retried_a_few_at_once(self, subs: Subscriptions, store: Store, script: Any) -> None:
+        run = script()
+        await store.append([run.started(), *(run.message("x" * 100_000) for _ in range(3))])
+        await subs.open("mail", start=6)
+        consumer = await subs.acquire("mail")
+        for stored in (await consumer.read()).events:
+            await consumer.park(stored.position, "no")
+        await subs.retry_parked("mail")
+
+        found = await consumer.read_retries(max_bytes=150_000)
+
+        assert [parked.stored.position for parked in found] == [7, 8]
+
+    async def test_what_was_settled_while_one_looked_for_retries_is_not_retried_again(
+        self, subs: Subscriptions, store: Store
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        consumer = await subs.acquire("mail")
+        await consumer.read()
+        await consumer.park(1, "no")
+        await consumer.park(2, "no")
+        await subs.retry_parked("mail")
+        await consumer.read_retries()
+        looked, go_on = asyncio.Event(), asyncio.Event()
+        run = store._readers.run
+
+        async def slowly[T](read: Callable[[Connection], T]) -> T:
+            found = await run(read)
+            looked.set()
+            await go_on.wait()
+            return found
+
+        store._readers.run = slowly  # type: ignore[method-assign]
+        looking = asyncio.create_task(consumer.read_retries())
+        await looked.wait()
+        store._readers.run = run  # type: ignore[method-assign]
+        await consumer.settle_retry(1)
+        await consumer.park(2, "still no", attempts=2)
+        go_on.set()
+
+        assert await looking == []
+        await subs.retry_parked("mail", 2)
+        assert [again.stored.position for again in await consumer.read_retries()] == [2]
+
     async def test_only_what_was_read_can_be_parked(self, subs: Subscriptions) -> None:
         await subs.open("mail", start="beginning")
         consumer = await subs.acquire("mail")
@@ -641,6 +704,8 @@ class TestBadInput:
         for field, step in (
             ("limit", consumer.read(0)),
             ("limit", consumer.read_retries(True)),
+            ("max_bytes", consumer.read(max_bytes=0)),
+            ("max_bytes", consumer.read_retries(max_bytes=0)),
             ("position", consumer.acknowledge(-1)),
             ("position", consumer.acknowledge("1")),  # type: ignore[arg-type]
             ("attempts", consumer.park(1, "no", attempts=0)),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._readers import Readers
@@ -22,6 +22,9 @@ from trackside.app.storage._subscription_records import (
 from trackside.app.storage._subscriptions import Acknowledge, ConsumerStep, Fail, Grant, Park, Release, Renew, Settle
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidSubscriptionError
+
+READ_BYTES: Final = 64 * 1_048_576
+"""About how many bytes of payloads one read takes in at most."""
 
 
 class SubscriptionConsumer:
@@ -61,6 +64,7 @@ class SubscriptionConsumer:
         self._unhandled: deque[int] = deque()
         self._parked_ahead: set[int] = set()
         self._retrying: set[int] = set()
+        self._settled: set[int] = set()  # since the last look for retries began, which may not have seen it
 
     @property
     def token(self) -> int:
@@ -90,17 +94,19 @@ class SubscriptionConsumer:
         """Up to here everything is handled and acknowledged, parked, or not wanted."""
         return self._passed
 
-    async def read(self, limit: int = 100, *, ahead: bool = False) -> Batch:
+    async def read(self, limit: int = 100, *, ahead: bool = False, max_bytes: int = READ_BYTES) -> Batch:
         """The next events, `limit` at most; what was read and not acknowledged comes again, unless `ahead` of that.
 
-        A batch without events still goes on in the log, unless it is `at_end`: read again.
+        It is fewer where their payloads come to about `max_bytes`, and one however large it is. A batch without events
+        still goes on in the log, unless it is `at_end`: read again.
 
         Raises:
-            InvalidSubscriptionError: `limit` is not a whole number from 1 up.
+            InvalidSubscriptionError: `limit` or `max_bytes` is not a whole number from 1 up.
             SubscriptionPausedError: the subscription is paused.
             SubscriptionLostError: see the class.
         """
         check_number("limit", limit, least=1)
+        check_number("max_bytes", max_bytes, least=1)
         batch = await self._readers.run(
             read_batch(
                 self.name,
@@ -109,6 +115,7 @@ class SubscriptionConsumer:
                 wanted=self.filter,
                 after=self._through if ahead else self._passed,
                 limit=limit,
+                max_bytes=max_bytes,
             )
         )
         self._through = batch.through
@@ -151,7 +158,7 @@ class SubscriptionConsumer:
             raise InvalidSubscriptionError(field="position", value=position, why=why)
         is_next = is_unhandled and position == self._unhandled[0]
         await self._write(Park, position=position, attempts=attempts, error=kept_text(error), is_next=is_next)
-        self._retrying.discard(position)
+        self._forget_retry(position)
         if is_next:
             self._pass(position)
         elif is_unhandled:
@@ -167,16 +174,19 @@ class SubscriptionConsumer:
         check_number("attempts", attempts, least=1)
         await self._write(Fail, error=kept_text(error), attempts=attempts)
 
-    async def read_retries(self, limit: int = 100) -> list[ParkedEvent]:
-        """Parked events that somebody wants to be tried again.
+    async def read_retries(self, limit: int = 100, *, max_bytes: int = READ_BYTES) -> list[ParkedEvent]:
+        """Parked events that somebody wants to be tried again; as many as `read` would give.
 
         Raises:
-            InvalidSubscriptionError: `limit` is not a whole number from 1 up.
+            InvalidSubscriptionError: `limit` or `max_bytes` is not a whole number from 1 up.
             SubscriptionPausedError: the subscription is paused.
             SubscriptionLostError: see the class.
         """
         check_number("limit", limit, least=1)
-        found = await self._readers.run(read_retries(self.name, consumer=self.consumer, token=self.token, limit=limit))
+        check_number("max_bytes", max_bytes, least=1)
+        self._settled.clear()
+        read = read_retries(self.name, consumer=self.consumer, token=self.token, limit=limit, max_bytes=max_bytes)
+        found = [one for one in await self._readers.run(read) if one.stored.position not in self._settled]
         self._retrying.update(parked.stored.position for parked in found)
         return found
 
@@ -191,7 +201,7 @@ class SubscriptionConsumer:
         if position not in self._retrying:
             raise InvalidSubscriptionError(field="position", value=position, why="it is not being retried")
         await self._write(Settle, position=position)
-        self._retrying.discard(position)
+        self._forget_retry(position)
 
     async def renew(self) -> bool:
         """Keep the lease for as long as at first, from now on. True: the subscription was paused, so stop.
@@ -206,6 +216,11 @@ class SubscriptionConsumer:
         """Give the lease back, so that another need not wait until it ends. May be called again, or when it is lost."""
         await self._write(Release, passed=self._passed)
         self._on_release()
+
+    def _forget_retry(self, position: int) -> None:
+        if position in self._retrying:
+            self._retrying.discard(position)
+            self._settled.add(position)
 
     def _pass(self, position: int) -> None:
         self._passed = max(self._passed, position)

@@ -25,6 +25,7 @@ from trackside.app.storage._subscription_records import (
     SubscriptionState,
 )
 from trackside.app.storage._tables import POSITION, counters, events, parked_events, subscriptions
+from trackside.harness.weighing import weight_of
 
 STRETCH: Final = 10_000
 """Positions that are looked through at once: some milliseconds."""
@@ -97,9 +98,9 @@ def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | N
 
 
 def read_batch(
-    name: str, *, consumer: str, token: int, wanted: SubscriptionFilter, after: int, limit: int
+    name: str, *, consumer: str, token: int, wanted: SubscriptionFilter, after: int, limit: int, max_bytes: int
 ) -> Callable[[Connection], Batch]:
-    """Reads what comes next for the consumer with this token.
+    """Reads what comes next for the consumer with this token: `limit` events, or as many as come to `max_bytes`.
 
     What it gives raises:
         SubscriptionLostError: the token does not count any more.
@@ -114,11 +115,11 @@ def read_batch(
         if first is None or first > end:
             return Batch((), max(after, end), at_end=True)
         through = end if wanted.run_id is not None else min(end, first + STRETCH - 1)
-        rows = connection.execute(wanted_events(wanted.conditions(), after, through, limit))
-        found = tuple(event_of(row) for row in rows)
-        if len(found) == limit:
+        query = wanted_events(wanted.conditions(), after, through)
+        found, is_cut = _first_of(connection, query, limit, max_bytes, event_of, _weight)
+        if is_cut:
             through = found[-1].position
-        return Batch(found, through, at_end=through >= end)
+        return Batch(tuple(found), through, at_end=through >= end)
 
     return read
 
@@ -128,28 +129,67 @@ def first_position(after: int) -> Select[Any]:
     return select(events.c.position).where(events.c.position > after).order_by(events.c.position).limit(1)
 
 
-def wanted_events(conditions: list[ColumnElement[bool]], after: int, through: int, limit: int) -> Select[Any]:
+def wanted_events(conditions: list[ColumnElement[bool]], after: int, through: int) -> Select[Any]:
     """Events in a stretch of the log."""
     position = events.c.position
-    stretch = select(events).where(position > after, position <= through, *conditions)
-    return stretch.order_by(position).limit(limit)
+    return select(events).where(position > after, position <= through, *conditions).order_by(position)
 
 
-def read_retries(name: str, *, consumer: str, token: int, limit: int) -> Callable[[Connection], list[ParkedEvent]]:
-    """Reads parked events that shall be tried again by the consumer with this token; raises as `read_batch` does."""
+def read_retries(
+    name: str, *, consumer: str, token: int, limit: int, max_bytes: int
+) -> Callable[[Connection], list[ParkedEvent]]:
+    """Reads parked events that shall be tried again by the consumer with this token; as `read_batch` does."""
 
     def read(connection: Connection) -> list[ParkedEvent]:
         cursor = _check_token(connection, name, consumer, token)
-        return [parked_of(row) for row in connection.execute(retries(name, through=cursor, limit=limit))]
+        query = retries(name, through=cursor)
+        found, _ = _first_of(connection, query, limit, max_bytes, parked_of, lambda parked: _weight(parked.stored))
+        return found
 
     return read
 
 
-def retries(name: str, *, through: int, limit: int) -> Select[Any]:
+def retries(name: str, *, through: int) -> Select[Any]:
     """Parked events that shall be tried again; what lies after the cursor comes once more anyway."""
     position = parked_events.c.position
     query = _parked(name).where(parked_events.c.state == ParkedState.retry.value, position <= through)
-    return query.order_by(position).limit(limit)
+    return query.order_by(position)
+
+
+def _first_of[T](
+    connection: Connection,
+    query: Select[Any],
+    limit: int,
+    max_bytes: int,
+    make: Callable[[Row[Any]], T],
+    weigh: Callable[[T], int],
+) -> tuple[list[T], bool]:
+    """What `make` makes of the first events of a query, `limit` or as many as come to so many bytes; may there be more?"""
+    if connection.dialect.name == "postgresql":
+        # Which sends all that it is asked for at once; SQLite gives one row after another.
+        fitting, there = connection.execute(how_many_fit(query.limit(limit), max_bytes)).one()
+        limit = fitting if fitting < there else limit
+    found: list[T] = []
+    size = 0
+    with connection.execute(query.limit(limit)) as rows:
+        for row in rows:
+            found.append(make(row))
+            size += weigh(found[-1])
+            if size >= max_bytes:
+                return found, True
+    return found, len(found) == limit
+
+
+def how_many_fit(query: Select[Any], max_bytes: int) -> Select[Any]:
+    """How many of the first events of a query come to so many bytes, as they are stored, and how many it has."""
+    size = func.octet_length(events.c.payload)
+    before = func.sum(size).over(order_by=events.c.position) - size
+    sized = query.with_only_columns(before.label("before")).subquery()
+    return select(func.count().filter(sized.c.before < max_bytes), func.count()).select_from(sized)
+
+
+def _weight(stored: StoredEvent) -> int:
+    return weight_of(stored.event)
 
 
 def parked(name: str, *, after: int, limit: int) -> Select[Any]:
