@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 from prometheus_server import NoPrometheusError, found, program
 from research.graph import build_graph, open_library
 from research.thinking import Extractive
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +29,7 @@ from demo.observers.prometheus import PrometheusStand
 from demo.observers.record import Arrival, Record
 from demo.observers.stand import Stand, headline
 from demo.observers.traces import TraceStand
-from demo.observers.webhooks import ENDS, WebhookStand
+from demo.observers.webhooks import WebhookStand
 from demo.report import print_runs
 from demo.scenario import RESEARCH, Scenario, deadline_after
 from trackside import RunHandle
@@ -43,12 +43,6 @@ PATIENCE = 15.0  # seconds
 """How long durable and live observers may be behind when all runs have ended."""
 
 _PREFIX = "trackside-demo-"
-_SUBSCRIBED: Mapping[str, Sequence[str] | None] = {
-    "crm": None,
-    "billing": ENDS,
-    "broker": None,
-    "notify": ("run_failed",),
-}
 
 
 class Nobody:
@@ -85,7 +79,7 @@ async def show_observers(console: OutputConsole, *, keep: bool, no_prometheus: s
     began = perf_counter()
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_folder(keep=keep))
-        prometheus = None if no_prometheus else PrometheusStand(_SUBSCRIBED)
+        prometheus = None if no_prometheus else PrometheusStand()
         webhooks, traces = WebhookStand(), TraceStand()
         stands: list[Stand] = [webhooks, traces, BrokerStand(), MailStand(), LogStand(folder / "log.jsonl")]
         if prometheus is not None:
@@ -158,7 +152,7 @@ def _progress(console: OutputConsole, stands: Sequence[Stand]) -> Generator[None
         rows = Table.grid(padding=(0, 2, 0, 0))
         for stand in stands:
             rows.add_row(spinner.render(monotonic()), Text(stand.name, "bold"), Text(stand.came(), "dim"))
-        return rows
+        return Group(Text(), rows)
 
     if not console.is_live:
         yield
@@ -180,7 +174,6 @@ def _introduce(console: OutputConsole, stands: Sequence[Stand], no_prometheus: s
     for stand in stands:
         rows.add_row(Text(stand.name, "bold"), Text(stand.place, "dim", overflow="fold"))
     console.print(rows)
-    console.print()
 
 
 def _judge(console: OutputConsole, arrivals: Sequence[Arrival], seconds: float) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, override
 
 import nats
+import nats.errors
 from inboxes import SmtpInbox
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 from nats_server import NatsServer
 from rich.console import Console
 from rich.panel import Panel
@@ -24,7 +26,7 @@ from demo.observers.servers import running
 from demo.observers.stand import Stand, headline
 from trackside import LifecycleEventType
 from trackside.app.cli.appearance import look_of, words_of
-from trackside.app.cli.formatting import one_line
+from trackside.app.cli.formatting import count, one_line
 from trackside.app.observers.logging import LoggingObserver
 from trackside.app.wiring import App
 
@@ -62,16 +64,17 @@ class BrokerStand(Stand):
 
     @override
     def came(self) -> str:
-        return f"{self._heard} messages"
+        return count(self._heard, "message")
 
     @override
     async def settle(self, app: App, record: Record) -> None:
         assert self._client is not None, "used outside of its context"
         stream = self._client.jetstream()
-        number = (await stream.stream_info(STREAM)).state.messages
-        consumer = await stream.pull_subscribe(SUBJECTS, stream=STREAM)
-        while len(self._kept) < number:
-            self._kept += await consumer.fetch(number - len(self._kept), timeout=PATIENCE)
+        with suppress(NotFoundError, nats.errors.TimeoutError):  # what is missing is said by `arrivals`
+            number = (await stream.stream_info(STREAM)).state.messages
+            consumer = await stream.pull_subscribe(SUBJECTS, stream=STREAM)
+            while len(self._kept) < number:
+                self._kept += await consumer.fetch(number - len(self._kept), timeout=PATIENCE)
 
     @override
     def arrivals(self, record: Record) -> Sequence[Arrival]:
@@ -134,7 +137,7 @@ body = "$error_type: $error\\nrun $run_id, after $duration"
 
     @override
     def came(self) -> str:
-        return f"{len(self._inbox.mails)} mails"
+        return count(len(self._inbox.mails), "mail")
 
     @override
     def arrivals(self, record: Record) -> Sequence[Arrival]:
@@ -213,7 +216,7 @@ loggers = ["trackside"]
         lines = self._lines()
         levels = Counter(line["level"] for line in lines)
         counted = ", ".join(f"{number} {level}" for level, number in levels.most_common())
-        headline(console, "Log", f"{counted}; the lines above info:")
+        headline(console, "Log", f"{counted}; the lines above info:" if lines else "")
         for line in lines:
             if line["level"] in {"warning", "error"}:
                 said = Text(f"{line['level']:<8}", "red" if line["level"] == "error" else "yellow")
@@ -224,4 +227,5 @@ loggers = ["trackside"]
                 console.print(said.append(f" {what}", "dim"), overflow="ellipsis", no_wrap=True)
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        return [json.loads(line) for line in lines]

@@ -20,6 +20,7 @@ from demo.observers.record import Arrival, Record
 from demo.observers.servers import running
 from demo.observers.stand import Stand, headline
 from trackside import LifecycleEventType
+from trackside.app.cli.formatting import count
 from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.wiring import App
 
@@ -52,9 +53,8 @@ class PrometheusStand(Stand):
 
     name = "prometheus"
 
-    def __init__(self, subscribed: Mapping[str, Sequence[str] | None]) -> None:
-        """`subscribed` has the types of events that each durable observer wants, by its name; None means all."""
-        self._subscribed = subscribed
+    def __init__(self) -> None:
+        self._subscribed: Mapping[str, Sequence[str] | None] = {}
         self._scrapes = 0
         self._scraped = asyncio.Event()
         self._server: PrometheusServer | None = None
@@ -83,12 +83,13 @@ class PrometheusStand(Stand):
 
     @override
     def came(self) -> str:
-        return f"{self._scrapes} scrapes"
+        return count(self._scrapes, "scrape")
 
     @asynccontextmanager
     async def scraping(self, app: App) -> AsyncGenerator[None]:
         """Have an app scraped, by a server that lives meanwhile."""
         (observer,) = (each.observer for each in app.observers if isinstance(each.observer, MetricsObserver))
+        self._subscribed = {each.name: each.events for each in app.observers if each.is_durable}
         self._target = f"127.0.0.1:{observer.port}"
         loop = asyncio.get_running_loop()
         observer.registry.register(_Told(lambda: loop.call_soon_threadsafe(self._note_scrape)))
@@ -124,7 +125,7 @@ class PrometheusStand(Stand):
 
     @override
     def show(self, console: Console, record: Record) -> None:
-        headline(console, "Prometheus", f"asked after {self._scrapes} scrapes")
+        headline(console, "Prometheus", f"asked after {self.came()}")
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(overflow="fold", ratio=3)
         table.add_column(ratio=2)

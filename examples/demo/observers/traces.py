@@ -22,7 +22,7 @@ from demo.observers.record import Arrival, Record
 from demo.observers.stand import Stand, headline
 from trackside import RunStatus
 from trackside.app.cli.appearance import RUN_LOOKS
-from trackside.app.cli.formatting import duration
+from trackside.app.cli.formatting import count, duration
 from trackside.app.observers.tracing import TracingObserver
 from trackside.app.wiring import App
 
@@ -57,7 +57,7 @@ class TraceStand(Stand):
 
     @override
     def came(self) -> str:
-        return f"{len(self._receiver.spans)} spans in {len(self._receiver.requests)} requests"
+        return f"{count(len(self._receiver.spans), 'span')} in {count(len(self._receiver.requests), 'request')}"
 
     @asynccontextmanager
     async def program(self) -> AsyncGenerator[None]:
@@ -91,8 +91,8 @@ class TraceStand(Stand):
     def show(self, console: Console, record: Record) -> None:
         spans = self._receiver.spans
         headline(console, "Trace", f"{self.came()}; ↩ has the answer to what another run asked")
-        began = min(span.start for span in spans)
-        whole = max(span.end for span in spans) - began
+        began = min((span.start for span in spans), default=0)
+        whole = max((span.end for span in spans), default=0) - began
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(no_wrap=True, ratio=5)
         table.add_column(no_wrap=True, ratio=3)
