@@ -14,6 +14,7 @@ from typing import Any
 from log_check import Told
 
 PATIENCE = 60.0  # seconds that a process may take for what it has to do
+_SCRIPT = Path(__file__).with_name("crash_child.py")
 
 
 class Child:
@@ -76,10 +77,12 @@ class Child:
 
 
 class Children:
-    """Makes processes that work on one database after another, and gathers what they say."""
+    """Makes processes that work on one database after another, and gathers what they say.
 
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("crash_child.py")
+    `script` calls `fork_for_orders` with the kinds of work that there are.
+    """
+
+    def __init__(self, script: Path = _SCRIPT) -> None:
         self._process = subprocess.Popen(
             [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )

@@ -9,16 +9,17 @@ from typing import Any
 
 
 class Voice:
-    """Says lines that begin with the number of an order."""
+    """Says lines that begin with the number of an order, on standard output or to another descriptor."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, descriptor: int = 1) -> None:
         self._number = number
+        self._descriptor = descriptor
         self.say(f"born {os.getpid()}")
 
     def say(self, line: str) -> None:
         """One small write to a pipe happens whole or not at all, also when the process is killed."""
         try:
-            os.write(1, f"{self._number} {line}\n".encode())
+            os.write(self._descriptor, f"{self._number} {line}\n".encode())
         except BrokenPipeError:  # whoever listened is gone: nobody would ever end this process
             os._exit(1)
 
