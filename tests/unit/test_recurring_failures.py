@@ -1,6 +1,7 @@
 """An observer that fails on every event: its first failures are said in full, the others by number; all are counted."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -155,6 +156,36 @@ def test_what_one_event_loop_has_left_unsaid_is_said_on_the_next(caplog: pytest.
     run_virtual(go_on())
     assert sum("more times" in said for said in in_numbers(caplog)) == 1
     assert any("failed 7 more times" in said for said in in_numbers(caplog))
+
+
+class GoneError(Exception):
+    """Counts those that are there."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        type(self).alive += 1
+
+    def __del__(self) -> None:
+        type(self).alive -= 1
+
+
+class FailingAnew:
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        raise GoneError
+
+
+@virtual
+async def test_flood_leaves_nothing_to_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.Logger.handle", lambda self, record: None)  # caplog keeps what it has seen
+    buffer = BufferedObserver(FailingAnew())
+    gc.disable()
+    try:
+        await give(buffer, 3 * IN_FULL)
+        assert GoneError.alive == 0
+    finally:
+        gc.enable()
+    await buffer.aclose()
 
 
 PROGRAM = """

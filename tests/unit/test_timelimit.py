@@ -1,6 +1,7 @@
 """A call into somebody else's code ends for its caller in time, whatever that code does (I15, I16, I18)."""
 
 import asyncio
+import contextlib
 import functools
 import gc
 import weakref
@@ -320,3 +321,28 @@ async def test_task_left_behind_is_held_until_it_ends() -> None:
     await asyncio.sleep(1)
     gc.collect()
     assert held() is None
+
+
+class RefusedError(Exception):
+    """Unlike those that are built in, it can be referred to weakly."""
+
+
+@virtual
+async def test_failure_that_nobody_holds_any_more_does_not_wait_for_the_garbage_collector() -> None:
+    made: list[weakref.ref[RefusedError]] = []
+
+    def failure() -> RefusedError:
+        error = RefusedError()
+        made.append(weakref.ref(error))
+        return error
+
+    async def fails_anew() -> None:
+        raise failure()
+
+    gc.disable()
+    try:
+        with contextlib.suppress(RefusedError):
+            await call_observer(fails_anew(), observer="x", limit=1)
+        assert [error() for error in made] == [None]
+    finally:
+        gc.enable()

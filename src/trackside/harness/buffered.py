@@ -423,6 +423,7 @@ class BufferedObserver:
             self._settle(backlog, 1, delivered=failure is None)
             if failure is not None:
                 self._offers.warn_of(event, failure)
+            del failure  # its traceback leads here: a circle
 
     def _context_of(self, batch: Sequence[Pending]) -> Context:
         first, context, _ = batch[0]

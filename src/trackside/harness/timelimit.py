@@ -86,7 +86,10 @@ async def call_observer(
             raise ObserverCancelledError(observer=observer) from outcome.exception
         if isinstance(outcome.exception, GeneratorExit):  # further up it would mean that the caller is being closed
             raise ObserverExitError(observer=observer, cause=outcome.exception) from outcome.exception
-        raise outcome.exception
+        try:
+            raise outcome.exception
+        finally:
+            del task, outcome  # its traceback leads to this frame: a circle that only the garbage collector would find
 
 
 async def settled[F: asyncio.Future[Any]](future: F) -> F:

@@ -43,8 +43,10 @@ def size_of(payload: Mapping[str, Any]) -> int:
         if type(container) is list:
             values = container
         else:
-            size += sum(len(name) for name in container if type(name) is str)
             values = container.values()
+            for name in container:
+                if type(name) is str:
+                    size += len(name)
         for value in values:
             kind = type(value)
             if kind is str:
