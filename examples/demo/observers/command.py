@@ -123,7 +123,7 @@ async def _open_app(folder: Path, stands: Sequence[Stand], stack: AsyncExitStack
 async def _play(app: App, webhooks: WebhookStand, traces: TraceStand) -> Record:
     """Run everything, and have all told that is to be told; gives what the log has then."""
     began = perf_counter()
-    open_library(None)
+    await asyncio.to_thread(open_library, None)
     deadline = deadline_after(perf_counter() - began)
     async with traces.program():
         await Scenario(deadline=deadline).play(app, Nobody())

@@ -70,9 +70,9 @@ class _Endpoint:
         """The requests that it took."""
         return [request for request in self.requests if request.answered == _TAKEN]
 
-    async def until_taken(self, number: int) -> None:
-        """Wait for so many events."""
-        while len(self.taken) < number:
+    async def until(self, *, taken: int = 0, failed: int = 0) -> None:
+        """Wait until so many requests were taken, and so many were not."""
+        while len(self.taken) < taken or len(self.requests) - len(self.taken) < failed:
             self._came.clear()
             await self._came.wait()
 
@@ -123,10 +123,11 @@ class WebhookStand(Stand):
         self.failing.is_down = False
 
     async def outlast(self, record: Record) -> None:
-        """Have the second endpoint be down until the first one has everything, for a bounded time."""
+        """Have the second endpoint be down until it has failed in each way and the first has all, for a bounded time."""
         with suppress(TimeoutError):  # what is missing is said by `arrivals`
             async with asyncio.timeout(PATIENCE):
-                await self.steady.until_taken(len(record.events))
+                await self.steady.until(taken=len(record.events))
+                await self.failing.until(failed=len(_FAILURES))
         self._meanwhile = len(self.steady.taken)
         self.recover()
 
