@@ -193,6 +193,7 @@ async def test_what_comes_after_it_is_closed_is_refused(observer: OpenLineageObs
         ({"url": "http://a:hunter2"}, "url"),
         ({"url": "http://a", "api_key": ""}, "api_key"),
         ({"transport": {"type": "console"}, "api_key": "hunter2"}, "api_key"),
+        ({"transport": {"type": "console"}, "timeout": 7}, "timeout"),
         ({"url": "http://a", "namespace": ""}, "namespace"),
         ({"url": "http://a", "timeout": 0}, "timeout"),
         ({"url": "http://a", "timeout": True}, "timeout"),
@@ -208,3 +209,11 @@ def test_an_option_that_does_not_fit_is_named_and_not_shown(options: dict[str, A
         OpenLineageObserver(**options)
     assert str(raised.value).startswith(f"{option}: ")
     assert "hunter2" not in str(raised.value)
+
+
+async def test_credentials_in_the_url_of_a_transport_are_in_no_message() -> None:
+    observer = OpenLineageObserver(transport={"type": "http", "url": "http://me:hunter2@127.0.0.1:9"})
+    with pytest.raises(DeliveryError, match=r"http://127\.0\.0\.1:9 did not take") as raised:
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert "hunter2" not in str(raised.value)
+    await observer.aclose()

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 from trackside.harness.lifecycle import run_status_of
@@ -46,6 +47,7 @@ _RUN_IDS: Final = uuid5(NAMESPACE_URL, "urn:trackside:run")
 _KNOWN_AGENTS: Final = 10_000
 _SIDE_BY_SIDE: Final = 8
 _CLOSE_SECONDS: Final = 2.0
+_TIMEOUT: Final = 5.0
 _STATES: Final = {
     LifecycleEventType.RUN_STARTED: RunState.START,
     LifecycleEventType.RUN_COMPLETED: RunState.COMPLETE,
@@ -94,7 +96,7 @@ class OpenLineageObserver:
         api_key: for the receiver of `url`.
         transport: instead of these, a transport as the library's own configuration has it, with its `type`.
         namespace: of the jobs.
-        timeout: seconds for one request to `url`.
+        timeout: seconds for one request to `url`; 5 if left out.
 
     Raises:
         ObserverOptionError: one of these does not fit.
@@ -114,18 +116,19 @@ class OpenLineageObserver:
         api_key: str | None = None,
         transport: Mapping[str, Any] | None = None,
         namespace: str = "trackside",
-        timeout: float = 5,
+        timeout: float | None = None,
     ) -> None:
-        _check(namespace, timeout)
         if (url is None) == (transport is None):
             raise ObserverOptionError(option="url", why="say either this or `transport`")
         if transport is None:
-            transport = _posting(url, api_key, timeout)
+            transport = _posting(url, api_key, _TIMEOUT if timeout is None else timeout)
         elif api_key is not None:
             raise ObserverOptionError(option="api_key", why="it is for `url`; a transport has its own `auth`")
+        elif timeout is not None:
+            raise ObserverOptionError(option="timeout", why="it is for `url`; a transport has a `timeout` of its own")
         self._transport = _made_of(transport)
-        self._receiver = self._transport.url if isinstance(self._transport, HttpTransport) else str(transport["type"])
-        self._namespace = namespace
+        self._receiver = _named(self._transport, transport["type"])
+        self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
         # Of the transports only that for HTTP may be used by several threads at once.
         threads = _SIDE_BY_SIDE if isinstance(self._transport, HttpTransport) else 1
@@ -215,22 +218,14 @@ class OpenLineageObserver:
         )
 
 
-def _check(namespace: Any, timeout: Any) -> None:
-    if not isinstance(namespace, str) or not namespace:
-        raise ObserverOptionError(option="namespace", why="it is a text that is not empty")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0.1 <= timeout <= 3_600:
-        raise ObserverOptionError(option="timeout", why="it is a number from 0.1 to 3,600")
-
-
-def _posting(url: Any, api_key: Any, timeout: float) -> dict[str, Any]:
+def _posting(url: Any, api_key: Any, timeout: Any) -> dict[str, Any]:
     """The configuration of a transport that posts."""
     if not isinstance(url, str) or not _is_address(url):
         raise ObserverOptionError(option="url", why="it is http:// or https:// and a host, without credentials")
-    said: dict[str, Any] = {"type": "http", "url": url, "timeout": timeout}
+    seconds = checked_number("timeout", timeout, least=0.1, most=3_600)
+    said: dict[str, Any] = {"type": "http", "url": url, "timeout": seconds}
     if api_key is not None:
-        if not isinstance(api_key, str) or not api_key.isprintable() or not api_key:
-            raise ObserverOptionError(option="api_key", why="it is a text of one line that is not empty")
-        said["auth"] = {"type": "api_key", "apiKey": api_key}
+        said["auth"] = {"type": "api_key", "apiKey": checked_text("api_key", api_key)}
     return said
 
 
@@ -263,6 +258,14 @@ def _made_of(transport: Any) -> Transport:
     if isinstance(made, HttpTransport):
         made.session.trust_env = False  # neither proxies nor `.netrc`
     return made
+
+
+def _named(transport: Transport, kind: str) -> str:
+    """Who is told, without the credentials that a URL may have."""
+    if not isinstance(transport, HttpTransport):
+        return kind
+    parts = urlsplit(transport.url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _run_facet(event: RunLifecycleEvent) -> TracksideRunFacet:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
-
-import msgspec
+from typing import Protocol
 
 from trackside.app.delivery import DeliveryError
+from trackside.app.event_json import data_of, encode
 from trackside.harness.observer import RunLifecycleEvent
 
 __all__ = ["Broker", "Message", "message_of", "too_large"]
@@ -50,31 +48,16 @@ class Broker(Protocol):
         ...
 
 
-class _Body(msgspec.Struct, frozen=True):
-    event_id: str
-    event_type: str
-    run_id: str
-    thread_id: str
-    sequence: int
-    occurred_at: datetime
-    payload: Mapping[str, Any]
-
-
-# Keys are sorted, so that equal events have equal bytes, wherever they were read from (I26).
-_encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
-
-
 def message_of(event: RunLifecycleEvent, topic: str) -> Message:
     """The message that says this event."""
     kind = event.event_type.value
-    body = _Body(event.event_id, kind, event.run_id, event.thread_id, event.sequence, event.occurred_at, event.payload)
     attributes = {
         "event_type": kind,
         "run_id": event.run_id,
         "thread_id": event.thread_id,
         "sequence": str(event.sequence),
     }
-    return Message(topic=topic, event_id=event.event_id, body=_encode(body), attributes=attributes)
+    return Message(topic=topic, event_id=event.event_id, body=encode(data_of(event)), attributes=attributes)
 
 
 def too_large(message: Message, *, receiver: str, size: int, limit: int) -> DeliveryError:

@@ -13,12 +13,11 @@ from trackside.app.observers.broker._options import (
     Address,
     Login,
     addresses_in,
-    checked_number,
-    checked_text,
     topic_for,
     topic_template,
 )
 from trackside.app.observers.broker._tls import tls_context
+from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent
 from trackside.harness.types import LifecycleEventType

@@ -7,14 +7,13 @@ from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from trackside.app.delivery import ObserverOptionError
+from trackside.app.options import checked_text
 
 __all__ = [
     "NATS_SCHEMES",
     "Address",
     "Login",
     "addresses_in",
-    "checked_number",
-    "checked_text",
     "topic_for",
     "topic_template",
 ]
@@ -110,29 +109,6 @@ def topic_template(topic: Any, *, nats: bool) -> str:
 def topic_for(template: str, event_type: str) -> str:
     """The topic for events of a type."""
     return template.replace(_PLACE, event_type)
-
-
-def checked_text(option: str, value: Any) -> str:
-    """A text that says something.
-
-    Raises:
-        ObserverOptionError: it is none. Its value is not said, for it may be secret.
-    """
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ObserverOptionError(option=option, why="it is a text of one line that is not empty")
-    return value
-
-
-def checked_number(option: str, value: Any, *, least: float, most: float, whole: bool = False) -> Any:
-    """A number between two others.
-
-    Raises:
-        ObserverOptionError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
-        kind = "a whole number" if whole else "a number"
-        raise ObserverOptionError(option=option, why=f"it is {kind} from {least:,} to {most:,}")
-    return value
 
 
 def _address(parts: SplitResult) -> Address:

@@ -22,7 +22,7 @@ from trackside.app.observers.tracing._ends import tell_end
 from trackside.app.observers.tracing._flushing import Flushed, SpanStats, in_a_thread
 from trackside.app.observers.tracing._memory import OpenRun, Recent
 from trackside.app.observers.tracing._messages import tell_message
-from trackside.app.observers.tracing._options import check_flag, checked_headers, checked_name, traces_url
+from trackside.app.observers.tracing._options import OTLP_HEADERS, checked_name, traces_url
 from trackside.app.observers.tracing._reading import (
     clean,
     count_of,
@@ -32,6 +32,7 @@ from trackside.app.observers.tracing._reading import (
     seconds_of,
     text_of,
 )
+from trackside.app.options import checked_flag, checked_headers
 from trackside.harness.errors import ClosedError
 from trackside.harness.lifecycle import is_terminal, run_status_of, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
@@ -85,8 +86,7 @@ class TracingObserver:
         capture_content: bool = False,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
-        check_flag("capture_content", capture_content)
-        self._captures = capture_content
+        self._captures = checked_flag("capture_content", capture_content)
         self._export: Export | None = None
         if endpoint is not None:
             if tracer_provider is not None:
@@ -256,7 +256,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 
 
 def _export_to(endpoint: Any, headers: Any, service_name: Any) -> Export:
-    url, headers = traces_url(endpoint), checked_headers(headers)
+    url = traces_url(endpoint)
+    headers = checked_headers("headers", headers, is_ours=OTLP_HEADERS.__contains__, owner="OTLP itself")
     name = _SERVICE if service_name is None else checked_name(service_name)
     from trackside.app.observers.tracing._export import Export
 

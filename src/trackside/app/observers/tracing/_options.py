@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from trackside.app.delivery import ObserverOptionError
 
-__all__ = ["check_flag", "checked_headers", "checked_name", "traces_url"]
+__all__ = ["OTLP_HEADERS", "checked_name", "traces_url"]
 
 _PATH: Final = "/v1/traces"
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
-_OURS: Final = frozenset({"content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+OTLP_HEADERS: Final = frozenset({"content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+"""Those that OTLP sets itself."""
 
 
 def traces_url(endpoint: Any) -> str:
@@ -44,25 +41,6 @@ def traces_url(endpoint: Any) -> str:
     return urlunsplit(SplitResult(parts.scheme, parts.netloc, path, "", ""))
 
 
-def checked_headers(headers: Any) -> dict[str, str]:
-    """The headers that go with each request.
-
-    Raises:
-        ObserverOptionError: one of them cannot be sent, or is OTLP's own. The text has its name alone.
-    """
-    if not isinstance(headers, Mapping):
-        raise ObserverOptionError(option="headers", why='it is a table of names and texts, as {"x-key" = "env:KEY"}')
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ObserverOptionError(option="headers", why=f"{name!r:.80} is no name of a header")
-        if name.lower() in _OURS:
-            raise ObserverOptionError(option="headers", why=f"{name} is set by OTLP itself")
-        if not isinstance(value, str) or not _VALUE.fullmatch(value):
-            why = f"the value of {name} cannot be sent: it is a text of printable ASCII characters"
-            raise ObserverOptionError(option="headers", why=why)
-    return dict(headers)
-
-
 def checked_name(name: Any) -> str:
     """What the app is called in its traces.
 
@@ -72,16 +50,6 @@ def checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise ObserverOptionError(option="service_name", why=f"it is {name!r:.80}; write the name of your app")
     return name
-
-
-def check_flag(option: str, value: Any) -> None:
-    """See that something is true or false.
-
-    Raises:
-        ObserverOptionError: it is neither.
-    """
-    if not isinstance(value, bool):
-        raise ObserverOptionError(option=option, why=f"it is {value!r:.80}; write true or false")
 
 
 def _endpoint_error(why: str) -> ObserverOptionError:

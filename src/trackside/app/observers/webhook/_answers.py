@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from trackside.app.delivery import DeliveryError
+from trackside.app.masking import without_secrets
 from trackside.app.observers.webhook._addresses import AddressRefusedError
 from trackside.harness.observer import RunLifecycleEvent
 
@@ -54,12 +55,10 @@ class Masked:
     """Makes a receiver's words fit to be shown: one short line, without what must not be read."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # The longer ones first: one may be part of another. What is very short hides nothing, and garbles everything.
-        self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+        self._shown = dict.fromkeys(secrets, "…")
 
     def __call__(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "…")
+        text = without_secrets(text, self._shown)
         words = "".join(character if character.isprintable() else " " for character in text).split()
         line = " ".join(words)
         return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}…"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
+from trackside.app.event_json import EventData, data_of, encode
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.payload import canonical_payload
 
@@ -24,28 +25,16 @@ class Format(StrEnum):
     """A CloudEvent 1.0 in structured mode, JSON; its `data` is the same."""
 
 
-class _Data(msgspec.Struct, frozen=True):
-    """An event, whole. The order of the fields is that of the body."""
-
-    event_id: str
-    event_type: str
-    run_id: str
-    thread_id: str
-    sequence: int
-    occurred_at: datetime
-    payload: Mapping[str, Any]
-
-
 class _Message(msgspec.Struct, frozen=True):
     type: str
     timestamp: datetime
-    data: _Data
+    data: EventData
 
 
 class _Writer(Protocol):
     content_type: str
 
-    def write(self, data: _Data) -> bytes: ...
+    def write(self, data: EventData) -> bytes: ...
 
 
 class BodyTooLargeError(Exception):
@@ -71,24 +60,21 @@ class BodyWriter:
         Raises:
             BodyTooLargeError: its ids alone do not fit.
         """
-        body = self._writer.write(_data(event, event.payload))
+        body = self._writer.write(data_of(event))
         chars = self._max_bytes
         while len(body) > self._max_bytes:
             if chars == 0:
                 raise BodyTooLargeError
             chars //= 2
-            body = self._writer.write(_data(event, canonical_payload(event.payload, max_chars=chars)))
+            body = self._writer.write(data_of(event, canonical_payload(event.payload, max_chars=chars)))
         return body
 
 
 class _Trackside:
     content_type = "application/json"
 
-    def __init__(self) -> None:
-        self._encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
-
-    def write(self, data: _Data) -> bytes:
-        return self._encode(_Message(data.event_type, data.occurred_at, data))
+    def write(self, data: EventData) -> bytes:
+        return encode(_Message(data.event_type, data.occurred_at, data))
 
 
 class _CloudEvents:
@@ -107,7 +93,7 @@ class _CloudEvents:
             to_structured(CloudEvent(attributes, data), json_format).body
         )
 
-    def write(self, data: _Data) -> bytes:
+    def write(self, data: EventData) -> bytes:
         attributes = {
             "specversion": "1.0",
             "id": data.event_id,
@@ -118,15 +104,3 @@ class _CloudEvents:
             "datacontenttype": "application/json",
         }
         return self._body(attributes, msgspec.to_builtins(data, order="deterministic"))
-
-
-def _data(event: RunLifecycleEvent, payload: Mapping[str, Any]) -> _Data:
-    return _Data(
-        event.event_id,
-        event.event_type.value,
-        event.run_id,
-        event.thread_id,
-        event.sequence,
-        event.occurred_at,
-        payload,
-    )

@@ -18,15 +18,14 @@ from trackside.app.observers.webhook._body import BodyTooLargeError, BodyWriter
 from trackside.app.observers.webhook._lookup import SystemResolver
 from trackside.app.observers.webhook._options import (
     check_host,
-    checked_flag,
-    checked_headers,
-    checked_number,
     format_of,
+    is_our_header,
     secrets_in,
     tls_context,
     url_of,
 )
 from trackside.app.observers.webhook._signing import Signer
+from trackside.app.options import checked_flag, checked_headers, checked_number
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import Clock, SystemClock
@@ -99,7 +98,9 @@ class WebhookObserver:
         self._timeout = checked_number("timeout", timeout, least=0.1, most=25)
         largest = checked_number("max_bytes", max_bytes, least=1_024, most=67_108_864, whole=True)
         self._body = BodyWriter(format_of(format), largest)
-        own_headers = checked_headers(headers)
+        own_headers = checked_headers(
+            "headers", headers, is_ours=is_our_header, owner="the connection or to the signature"
+        )
         self._headers = {
             **own_headers,
             "Accept-Encoding": "identity",

@@ -15,19 +15,15 @@ from trackside.app.observers.webhook._body import Format
 
 __all__ = [
     "check_host",
-    "checked_flag",
-    "checked_headers",
-    "checked_number",
     "format_of",
+    "is_our_header",
     "secrets_in",
     "tls_context",
     "url_of",
 ]
 
 _PORTS: Final = {"http": 80, "https": 443}
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LABEL: Final = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?")
-_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
 _OURS: Final = frozenset(
     {
         "accept-encoding",
@@ -110,51 +106,9 @@ def format_of(value: Any) -> Format:
         raise ObserverOptionError(option="format", why=f"it is one of {', '.join(Format)}") from None
 
 
-def checked_number(option: str, value: Any, *, least: float, most: float, whole: bool = False) -> Any:
-    """A number between two others.
-
-    Raises:
-        ObserverOptionError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
-        kind = "a whole number" if whole else "a number"
-        raise ObserverOptionError(option=option, why=f"it is {kind} from {least:,} to {most:,}")
-    return value
-
-
-def checked_flag(option: str, value: Any) -> bool:
-    """True or false.
-
-    Raises:
-        ObserverOptionError: it is something else.
-    """
-    if not isinstance(value, bool):
-        raise ObserverOptionError(option=option, why="it is true or false")
-    return value
-
-
-def checked_headers(value: Any) -> dict[str, str]:
-    """Headers that are sent with everything.
-
-    Raises:
-        ObserverOptionError: one of them is no header, or is not the user's to say. The text never has a value.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _header_error("it is a table of names and values")
-    headers: dict[str, str] = {}
-    for name, text in value.items():
-        if not isinstance(name, str) or _TOKEN.fullmatch(name) is None:
-            raise _header_error(f"{name!r:.60} is no name of a header")
-        if name.lower() in _OURS or name.lower().startswith("proxy-"):
-            raise _header_error(f"{name} is not yours to say: it belongs to the connection or to the signature")
-        if name.lower() in {known.lower() for known in headers}:
-            raise _header_error(f"{name} is there twice")
-        if not isinstance(text, str) or _VALUE.fullmatch(text) is None:
-            raise _header_error(f"the value of {name} is not one line of visible ASCII characters")
-        headers[name] = text
-    return headers
+def is_our_header(name: str) -> bool:
+    """Whether a header, in lower case, belongs to the connection or to the signature."""
+    return name in _OURS or name.startswith("proxy-")
 
 
 def tls_context(ca_file: Any, url: URL) -> ssl.SSLContext | bool:
@@ -191,7 +145,3 @@ def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]
 
 def _url_error(why: str) -> ObserverOptionError:
     return ObserverOptionError(option="url", why=why)
-
-
-def _header_error(why: str) -> ObserverOptionError:
-    return ObserverOptionError(option="headers", why=why)

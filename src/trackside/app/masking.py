@@ -1,0 +1,23 @@
+"""Takes secrets out of texts that somebody else wrote, who may have put them there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["without_secrets"]
+
+_SHORTEST: Final = 4  # characters; a shorter one stands in too many words, which tell it then
+
+
+def without_secrets(text: str, shown: Mapping[str, str]) -> str:
+    """A text with something else in the place of each secret. Of less than four characters, none is hidden.
+
+    Args:
+        text: the text.
+        shown: what to show, by secret.
+    """
+    for secret in sorted(shown, key=len, reverse=True):  # one may be part of another
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, shown[secret])
+    return text

@@ -1,0 +1,81 @@
+"""Checks of single options of observers: whatever the settings have, a wrong value is refused by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from trackside.app.delivery import ObserverOptionError
+
+__all__ = ["checked_flag", "checked_headers", "checked_number", "checked_text"]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+
+
+def checked_text(option: str, value: Any) -> str:
+    """A text that says something.
+
+    Raises:
+        ObserverOptionError: it is none. Its value is not said, for it may be secret.
+    """
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ObserverOptionError(option=option, why="it is a text of one line that is not empty")
+    return value
+
+
+def checked_number(option: str, value: Any, *, least: float, most: float, whole: bool = False) -> Any:
+    """A number between two others.
+
+    Raises:
+        ObserverOptionError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise ObserverOptionError(option=option, why=f"it is {kind} from {least:,} to {most:,}")
+    return value
+
+
+def checked_flag(option: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        ObserverOptionError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ObserverOptionError(option=option, why="it is true or false")
+    return value
+
+
+def checked_headers(option: str, value: Any, *, is_ours: Callable[[str], bool], owner: str) -> dict[str, str]:
+    """Headers that go with each request.
+
+    Args:
+        option: the name of the option.
+        value: what the settings have; None is none.
+        is_ours: whether a name, in lower case, is not the user's to say.
+        owner: whose it is then, in words.
+
+    Raises:
+        ObserverOptionError: one of them cannot be sent, or is not the user's to say. The text never has a value.
+    """
+    headers: dict[str, str] = {}
+    if value is None:
+        return headers
+    if not isinstance(value, Mapping):
+        raise ObserverOptionError(option=option, why='it is a table of names and texts, as {"x-key" = "env:KEY"}')
+    known: set[str] = set()
+    for name, text in value.items():
+        if not isinstance(name, str) or _TOKEN.fullmatch(name) is None:
+            raise ObserverOptionError(option=option, why=f"{name!r:.60} is no name of a header")
+        if is_ours(name.lower()):
+            raise ObserverOptionError(option=option, why=f"{name} is not yours to say: it belongs to {owner}")
+        if name.lower() in known:
+            raise ObserverOptionError(option=option, why=f"{name} is there twice")
+        if not isinstance(text, str) or _VALUE.fullmatch(text) is None:
+            why = f"the value of {name} is not one line of visible ASCII characters"
+            raise ObserverOptionError(option=option, why=why)
+        known.add(name.lower())
+        headers[name] = text
+    return headers
