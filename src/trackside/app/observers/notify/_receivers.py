@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +14,7 @@ from typing import Any, Final, override
 from urllib.parse import unquote
 
 from trackside.app.delivery import ObserverOptionError
+from trackside.app.masking import without_secrets
 from trackside.app.observers.notify._messages import Message
 from trackside.harness.failures import line_of
 
@@ -26,8 +27,6 @@ _AWAY = re.compile(
 
 _LONGEST_THROTTLE: Final = 1.0
 """Seconds between two requests to one service, at most."""
-
-_SHORTEST_SECRET: Final = 4  # characters; shorter ones stand in too many words
 
 
 class NotSentError(Exception):
@@ -42,14 +41,12 @@ class NotSentError(Exception):
 class _Sending:
     """What was said while something was sent, without the parts of its address."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self._secrets = secrets
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._shown = dict.fromkeys(secrets, "****")
         self.said: list[str] = []
 
     def without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "****")
-        return text
+        return without_secrets(text, self._shown)
 
 
 _sending: ContextVar[_Sending | None] = ContextVar("trackside_notify_sending", default=None)
@@ -74,7 +71,7 @@ _confidential = _Confidential()
 
 
 @contextmanager
-def _listening(secrets: Sequence[str]) -> Generator[_Sending]:
+def _listening(secrets: Iterable[str]) -> Generator[_Sending]:
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_confidential)  # once, however often
     sending = _Sending(secrets)
@@ -138,12 +135,11 @@ class Receiver:
             raise NotSentError(why, away=_AWAY.search(why) is not None)
 
 
-def _parts_of(url: str) -> list[str]:
-    """All that may be a secret in an address, the longest first."""
+def _parts_of(url: str) -> set[str]:
+    """All that may be a secret in an address."""
     rest = url.strip().rpartition("://")[2]
     parts = {rest, *re.split(r"[/:@?&=,;#]+", rest)}
-    parts |= {unquote(part) for part in parts}
-    return sorted((part for part in parts if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)
+    return parts | {unquote(part) for part in parts}
 
 
 def _scheme_of(url: str) -> str:
