@@ -1,11 +1,14 @@
-"""What live observers cost: each of them for one event, and durable runs with all of them, and with three broken ones."""
+"""What live observers cost: each of them for one event, and durable runs with all of them, and with three broken ones.
+
+Beside them stands what the libraries below them cost by hand: less than that no observer can cost.
+"""
 
 import asyncio
 import logging
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _databases import Databases, SqliteFiles
+from _raw_observers import RawKept, RawLines, RawMetrics, RawObserver, RawSpans, StorageAndByHand
 from _report import Budget, Report, figure, options_of, publish, table
 from _rounds import Contender, Effort, Race, Spread, Work, race
 from opentelemetry.sdk.trace import TracerProvider
@@ -34,7 +38,10 @@ EFFORT = Effort(rounds=11, seconds=0.7)
 CONCURRENT = (32, 256)
 BATCH = 64
 MOST = 1.3
-NOBODY, ALONE, ALL, BROKEN = "nobody", "storage alone", "all live observers", "all, and three broken"
+NOBODY = "nobody"
+ALONE, BY_HAND = "storage alone", "storage, the rest by hand"
+ALL, SOME, BROKEN = "all live observers", "all, three of them broken", "all, and three more, broken"
+RAISES, HANGS, IS_SLOW = "storage and one that raises", "storage and one that hangs", "storage and one that is slow"
 ONE_EVENT = "one event of a run with four calls"
 
 _CALLS = [
@@ -76,26 +83,43 @@ class Discarding(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def tracing(folder: Path) -> TracingObserver:
+def spans_to_nowhere() -> TracerProvider:
+    """A provider as an app has it, but for its collector."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Discarding()))
-    return TracingObserver(tracer_provider=provider)
+    return provider
+
+
+def tracing(folder: Path) -> TracingObserver:
+    return TracingObserver(tracer_provider=spans_to_nowhere())
 
 
 def logging_to_a_file(folder: Path) -> LoggingObserver:
     return LoggingObserver(format="json", file=str(folder / "runs.jsonl"))
 
 
-LIVE: Mapping[str, Callable[[Path], RunObserver]] = {
+LIVE: dict[str, Callable[[Path], RunObserver]] = {
     "MetricsObserver": lambda folder: MetricsObserver(),
     "TracingObserver": tracing,
     "LoggingObserver, JSON to a file": logging_to_a_file,
     "LiveObserver": lambda folder: LiveObserver(),
 }
 
+RAW: dict[str, Callable[[Path], RawObserver]] = {
+    "by hand: prometheus_client": lambda folder: RawMetrics(),
+    "by hand: OpenTelemetry's SDK": lambda folder: RawSpans(spans_to_nowhere()),
+    "by hand: json.dumps to a file": lambda folder: RawLines(folder / "runs.jsonl"),
+    "by hand: a deque": lambda folder: RawKept(),
+}
+KEPT_WHOLE = "TracingObserver"
+"""Which one still works where three of them are broken: the one that costs most."""
+
 
 class Raising:
-    """Fails on every event, which is logged with its traceback each time."""
+    """Fails on every event."""
+
+    def __init__(self, is_over: asyncio.Event) -> None:
+        pass
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         raise ConnectionError("nobody is there")
@@ -168,22 +192,29 @@ async def agent(input: Any, run: RunContext) -> None:
     run.record_tool_call("search")
 
 
+type Faulty = Callable[[asyncio.Event], RunObserver]
+BROKEN_WAYS: Sequence[Faulty] = (Raising, Hanging, Slow)
+
+
 @asynccontextmanager
-async def durable(databases: Databases, concurrent: int, *, live: bool, broken: bool) -> AsyncGenerator[Work]:
+async def durable(
+    databases: Databases, concurrent: int, *, live: Sequence[str] = (), faulty: Sequence[Faulty] = (), raw: bool = False
+) -> AsyncGenerator[Work]:
     """Runs on a store, until the observers that work have got all of their events."""
     is_over = asyncio.Event()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = await stack.enter_async_context(databases.new(with_tables=True))
         store = await stack.enter_async_context(Store.open(url))
-        observers = [make(folder) for make in LIVE.values()] if live else []
-        for observer in observers:
+        working = [LIVE[name](folder) for name in live]
+        by_hand = [make(folder) for make in RAW.values()] if raw else []
+        for observer in (*working, *by_hand):
             stack.push_async_callback(close, observer)
-        buffers = [BufferedObserver(observer, log=store.run_log()) for observer in observers]
-        faulty: list[RunObserver] = [Raising(), Hanging(is_over), Slow(is_over)] if broken else []
+        buffers = [BufferedObserver(observer, log=store.run_log()) for observer in working]
+        storage = StorageAndByHand(StorageObserver(store), by_hand) if raw else StorageObserver(store)
         manager = RunManager(
             {"agent": agent},
-            observers=[ObserverBinding(StorageObserver(store), required=True), *buffers, *faulty],
+            observers=[ObserverBinding(storage, required=True), *buffers, *(make(is_over) for make in faulty)],
             coordinator=store.coordinator(),
             log=store.run_log(),
         )
@@ -201,10 +232,15 @@ async def durable(databases: Databases, concurrent: int, *, live: bool, broken: 
         yield work
 
 
-WAYS = {
-    ALONE: partial(durable, live=False, broken=False),
-    ALL: partial(durable, live=True, broken=False),
-    BROKEN: partial(durable, live=True, broken=True),
+WAYS: Mapping[str, Callable[[Databases, int], AbstractAsyncContextManager[Work]]] = {
+    ALONE: durable,
+    BY_HAND: partial(durable, raw=True),
+    ALL: partial(durable, live=[*LIVE]),
+    SOME: partial(durable, live=[KEPT_WHOLE], faulty=BROKEN_WAYS),
+    BROKEN: partial(durable, live=[*LIVE], faulty=BROKEN_WAYS),
+    RAISES: partial(durable, faulty=[Raising]),
+    HANGS: partial(durable, faulty=[Hanging]),
+    IS_SLOW: partial(durable, faulty=[Slow]),
 }
 
 
@@ -222,7 +258,7 @@ def event_table(result: Race) -> str:
 
     header = [ONE_EVENT, "µs of CPU time", "µs by wall clock"]
     made = (result.cost(nobody, clock).scaled(1e-3) for clock in ("cpu", "wall"))
-    return table(header, [*map(row, LIVE), ["(to make it)", *(figure(each, digits=1) for each in made)]])
+    return table(header, [*map(row, [*LIVE, *RAW]), ["(to make it)", *(figure(each, digits=1) for each in made)]])
 
 
 def run_table(result: Race, case: str) -> str:
@@ -247,17 +283,17 @@ def budgets_of(result: Race, cases: Sequence[str]) -> list[Budget]:
     return [
         Budget.of(f"{case}: {name}: at most {MOST} times storage alone", MOST, beside(name, case), at_most=True)
         for case in cases
-        for name in (ALL, BROKEN)
+        for name in (ALL, SOME, BROKEN)
     ]
 
 
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    # What the raising observer costs its program that logs: the text of each traceback, and a write.
+    # What an observer that raises costs its program, which logs: the text of the first tracebacks, and a write.
     logging.basicConfig(stream=open(os.devnull, "w"))  # noqa: SIM115, PTH123  # for as long as the process lives
     sizes = CONCURRENT[:1] if options.quick else CONCURRENT
     contenders = [Contender(NOBODY, ONE_EVENT, partial(given, lambda folder: NullObserver()))]
-    contenders += [Contender(name, ONE_EVENT, partial(given, make)) for name, make in LIVE.items()]
+    contenders += [Contender(name, ONE_EVENT, partial(given, make)) for name, make in {**LIVE, **RAW}.items()]
     files = SqliteFiles()
     contenders += [
         Contender(name, case_of(size), partial(way, files, size)) for size in sizes for name, way in WAYS.items()
