@@ -265,8 +265,8 @@ def test_a_start_that_waits_for_the_database_says_so(terminal: OpenTerminal, her
 @pytest.mark.parametrize(
     ("agent", "says"),
     [
-        ("leave_threads", "waiting for 2 threads of the agent; Ctrl-C leaves them"),
-        ("leave_a_call", "waiting for 1 thread of the agent; Ctrl-C leaves it"),
+        ("leave_threads", "waiting for 2 threads of the agent or an observer; Ctrl-C leaves them"),
+        ("leave_a_call", "waiting for 1 thread of the agent or an observer; Ctrl-C leaves it"),
     ],
 )
 def test_threads_that_an_agent_left_are_waited_for_aloud_and_ctrl_c_leaves_them(

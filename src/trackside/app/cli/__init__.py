@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without arguments it is the program that runs, with those of `sys.argv`, and ends when this returns.
     """
     code = _run(arguments)
-    if arguments is None and threading.active_count() > 1:
-        from trackside.app.cli.leftovers import expect_threads
+    if arguments is None and (threading.active_count() > 1 or "trackside.app.cli.leftovers" in sys.modules):
+        from trackside.app.cli.leftovers import expect_threads, has_stuck_tasks, leave
 
+        if has_stuck_tasks():
+            leave(code)
         expect_threads(code)
     return code
 

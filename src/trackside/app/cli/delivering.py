@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
+from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
@@ -45,7 +46,8 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     settings = load_settings({"database.url": database})
     chosen = _chosen(build_observers(settings), names)
     console = standard_output()
-    code = asyncio.run(_deliver(settings, chosen, _Report(console, json=json), until_idle=until_idle))
+    with event_loop() as runner:
+        code = runner.run(_deliver(settings, chosen, _Report(console, json=json), until_idle=until_idle))
     console.check()
     return ExitCode.reader_gone if console.reader_gone else code
 

@@ -1,20 +1,28 @@
-"""Threads that an agent left running: Python does not end before they do, so whoever waits is told."""
+"""What agents and observers left running. Python does not end before their threads do, so whoever waits is told; for tasks
+nobody waits longer than a moment.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
+from typing import NoReturn
 
 from trackside.app.cli.formatting import count
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
 
 _UNMENTIONED = 0.5  # seconds of waiting of which nobody needs to be told
+_LAST_WORDS = 0.5  # seconds that tasks have to end when they are told to
+
+_stuck: list[asyncio.Runner] = []
 
 
 class UnwaitedExecutor(ThreadPoolExecutor):
@@ -23,6 +31,40 @@ class UnwaitedExecutor(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls."""
         super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+
+@contextlib.contextmanager
+def event_loop() -> Generator[asyncio.Runner]:
+    """A runner that, other than `asyncio.Runner`, comes to an end also where a task swallows its cancel."""
+    runner = asyncio.Runner()
+    try:
+        yield runner
+    finally:
+        if runner.get_loop().run_until_complete(_have_ended()):
+            runner.close()
+        else:
+            _stuck.append(runner)
+
+
+async def _have_ended() -> bool:
+    """Cancel all other tasks; whether all of them end soon."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return not tasks or not (await asyncio.wait(tasks, timeout=_LAST_WORDS))[1]
+
+
+def has_stuck_tasks() -> bool:
+    """Whether there is an event loop that cannot be closed, and so no normal end of the process."""
+    return bool(_stuck)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now, whatever still runs in it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _left() -> list[threading.Thread]:
@@ -34,14 +76,11 @@ def _left() -> list[threading.Thread]:
 def expect_threads(code: int) -> None:
     """Prepare for the end: say so if it has to wait for threads, and end at once on Ctrl-C, with this exit code."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(code)
+    def leave_now(number: int, frame: FrameType | None) -> None:
+        leave(code)
 
     for number in stop_signals():
-        signal.signal(number, leave)
+        signal.signal(number, leave_now)
     timer = threading.Timer(_UNMENTIONED, _say_what_is_left)
     timer.daemon = True
     timer.start()
@@ -50,5 +89,5 @@ def expect_threads(code: int) -> None:
 def _say_what_is_left() -> None:
     if left := _left():
         them = "it" if len(left) == 1 else "them"
-        said = f"waiting for {count(len(left), 'thread')} of the agent; Ctrl-C leaves {them}"
+        said = f"waiting for {count(len(left), 'thread')} of the agent or an observer; Ctrl-C leaves {them}"
         standard_error().print(said, soft_wrap=True)

@@ -23,8 +23,9 @@ from trackside.app.cli.delivering import say_what_is_left
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
-from trackside.app.cli.leftovers import UnwaitedExecutor
+from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
+from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
@@ -170,7 +171,8 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
 
 
 def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
-    """`asyncio.run`, except that a `KeyboardInterrupt` which the agent raised stops nothing: it is how its run failed.
+    """`asyncio.run`, except that a `KeyboardInterrupt` which the agent or an observer raised stops nothing: it is how that
+    failed.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed before there was a run.
@@ -182,7 +184,7 @@ def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
         task = asyncio.current_task()
         return await following
 
-    with asyncio.Runner() as runner:
+    with event_loop() as runner:
         loop = runner.get_loop()
         loop.set_exception_handler(_report_to_loop)
         loop.set_default_executor(UnwaitedExecutor(thread_name_prefix="trackside-cli"))
@@ -192,7 +194,16 @@ def _run_to_the_end(following: Coroutine[Any, Any, ExitCode]) -> ExitCode:
             if task is None or task.done():
                 following.close()
                 raise
+            return _go_on(loop, task)
+
+
+def _go_on[T](loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
+    while True:
+        try:
             return loop.run_until_complete(task)
+        except KeyboardInterrupt:  # an observer raises it for each event
+            if task.done():
+                raise
 
 
 def _report_to_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -208,13 +219,15 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
         why = f"this graph takes no text, but an object with {', '.join(keys)}; write '{json_line({keys[0]: '…'})}'"
         raise ArgumentError(name="INPUT", why=why)
     record_of(spec, agent=spec.agent, now=datetime.now(UTC))  # what no run can be is refused before there is a database
-    app, result, unclosed = await _run_and_close(settings, agent, spec, view)
+    with Notices() as notices:
+        app, result, unclosed = await _run_and_close(settings, agent, spec, view)
     why, spool = _clause(app.recorder.failure), app.recorder.spooled_in
     if not app.recorder.has_recorded:
         raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
     view.finish(result, settings, forgotten=forgets(agent))
     say_what_is_spooled(app.recorder, result.run_id)
     say_what_is_left(app)
+    notices.say()
     limit = settings.limits_of(spec.agent).max_cost_usd if spec.max_cost_usd is None else spec.max_cost_usd
     if limit is not None and (note := unpriced_note(result.completion_data)) is not None:
         standard_error().print(note, soft_wrap=True, markup=False)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 IN_HAND_SECONDS: Final = 1.0
 """How long closing waits for calls of observers that take too long to be waited for."""
+_UNANSWERED: Final = "what it was given is not done yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Deliveries:
         self.left: list[LeftForLater] = []
         """What `drain` left for later."""
         self._store = store
+        self._grace = grace
         self._drained = not durable
 
     async def __aenter__(self) -> Self:
@@ -59,7 +61,9 @@ class Deliveries:
         await self.dispatcher.aclose()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until all that is in the log is delivered, for at most so many seconds. Only the first call waits.
+        """Wait until all that is in the log is delivered. Only the first call waits.
+
+        With closing, which waits for calls under way, that takes at most so many seconds.
 
         When it is cancelled, all is left for later.
         """
@@ -68,14 +72,18 @@ class Deliveries:
         self._drained = True
         self.left = [LeftForLater(name, "") for name in self.names]
         try:
-            report = await self.dispatcher.drain(seconds)
+            report = await self.dispatcher.drain(seconds - min(self._grace, seconds / 2))
             standings = {standing.name: standing for standing in await self._store.subscriptions.all()}
         except TracksideError as exc:
             self.left = [LeftForLater(name, str(exc).rstrip(".")) for name in self.names]
             return
         # Of what another process fed at that moment and nobody feeds now, nobody knows whether it will be fed soon.
         forsaken = [name for name in report.elsewhere if name in standings and _is_forsaken(standings[name])]
-        self.left = [LeftForLater(name, _trouble(standings.get(name))) for name in (*report.late, *forsaken)]
+        in_hand = {stats.subscription for stats in self.dispatcher.stats() if stats.pending}
+        self.left = [
+            LeftForLater(name, _trouble(standings.get(name)) or (_UNANSWERED if name in in_hand else ""))
+            for name in (*report.late, *forsaken)
+        ]
 
 
 def _is_forsaken(standing: Subscription) -> bool:

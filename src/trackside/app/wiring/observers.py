@@ -103,7 +103,7 @@ class ConfiguredObserver:
                 self.observer.watch(vitals)
             except ObserverOptionError as exc:  # what only shows when it is used, as a port that is taken
                 raise self.settings.complaint(exc.details["option"], exc.details["why"]) from exc
-            except Exception as exc:  # the observer's failure, which its author has to see
+            except (Exception, SystemExit) as exc:  # the observer's failure, which its author has to see
                 raise self.settings.complaint(None, f"its method watch raised {line_of(exc)}") from exc
 
     async def aclose(self) -> None:
@@ -197,7 +197,7 @@ def _make(configured: ObserverSettings, target: Callable[..., Any], options: _Op
         raise configured.complaint(None, options.masked(why)) from exc
     except (TracksideError, TypeError, ValueError) as exc:
         raise configured.complaint(None, options.masked(str(exc).rstrip(".") or repr(exc))) from exc
-    except Exception as exc:  # its author's to see, as what he writes in a message of his own is
+    except (Exception, SystemExit) as exc:  # its author's to see, as what he writes in a message of his own is
         raise configured.complaint(None, options.masked(f"{configured.type} raised {line_of(exc)}")) from exc
     return _checked(configured, made)
 

@@ -102,7 +102,10 @@ class Receiver:
         if not isinstance(url, str) or not url.strip():
             raise ObserverOptionError(option="to", why=f"number {number} is no text")
         secrets = _parts_of(url)
-        asset = apprise.AppriseAsset(async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="")
+        # Its own time limit, which is not needed here, takes threads for which a process would wait when it ends.
+        asset = apprise.AppriseAsset(
+            async_mode=False, app_id="Trackside", app_desc="Trackside", app_url="", service_timeout=0
+        )
         with _listening(secrets) as sending:
             service = apprise.Apprise.instantiate(url, asset=asset)
         if service is None:

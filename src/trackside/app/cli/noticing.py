@@ -1,0 +1,54 @@
+"""What live observers could not do while a command went on, which only the program's log would have said."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Final, Self, override
+
+from trackside.app.cli.formatting import one_line
+from trackside.app.cli.output import standard_error
+from trackside.harness.failures import line_of
+
+_LOGGERS: Final = frozenset(
+    f"trackside.{part}" for part in ("buffer", "dispatch", "metrics", "observer", "tracing", "wiring")
+)
+_MOST: Final = 10  # lines; more are no better
+
+
+class Notices(logging.Handler):
+    """Collects the warnings about observers in its `with` block; what comes again is counted."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._times: dict[tuple[str, str], int] = {}
+        self._first: dict[tuple[str, str], str] = {}
+
+    def __enter__(self) -> Self:
+        logging.getLogger("trackside").addHandler(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        logging.getLogger("trackside").removeHandler(self)
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name in _LOGGERS
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note it. From any thread: the handler's lock is held."""
+        failure = record.exc_info[1] if record.exc_info else None
+        why = "" if failure is None else f": {line_of(failure)}"
+        of = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+        kind = (f"{record.msg} {of}", why)
+        if kind in self._times or len(self._times) < _MOST:
+            self._times[kind] = self._times.get(kind, 0) + 1
+            self._first.setdefault(kind, f"{record.getMessage()}{why}")
+
+    def say(self) -> None:
+        """Say each of them in a line."""
+        for kind, first in self._first.items():
+            again = self._times[kind] - 1
+            more = f" (and {again} more times)" if again else ""
+            standard_error().print(f"{one_line(first)}{more}", soft_wrap=True, markup=False)

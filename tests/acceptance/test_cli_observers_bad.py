@@ -1,0 +1,309 @@
+"""Observers that are configured wrongly, behave badly, or whose receivers do: said at the start or in the end, and no run
+stops because of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from typing import override
+
+import pytest
+
+from trackside.app.wiring.observer_types import BUILT_IN
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+BAD = """
+import asyncio
+
+class Boom:
+    async def on_event(self, event):
+        raise RuntimeError("boom")
+
+class Cancel:
+    async def on_event(self, event):
+        raise asyncio.CancelledError
+
+class Exit:
+    async def on_event(self, event):
+        raise SystemExit(3)
+
+class Interrupt:
+    async def on_event(self, event):
+        raise KeyboardInterrupt
+
+class Nothing:
+    def on_event(self, event):
+        return 3
+
+class Deaf:
+    async def on_event(self, event):
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+class Closing:
+    async def on_event(self, event): ...
+    async def aclose(self):
+        raise SystemExit("not closed")
+
+class Watching(Closing):
+    def watch(self, vitals):
+        raise SystemExit(5)
+
+class Making(Closing):
+    def __init__(self):
+        raise SystemExit(7)
+"""
+
+SECRETS = {
+    "HOOK": "whsec_QSBzZWNyZXQgb2YgMzIgYnl0ZXMgZm9yIHRoZSBkb2Nz",
+    "HEADER": "header-hunter2",
+    "MAIL": "mail-hunter2",
+    "CHAT": "chat-hunter2",
+    "NATS": "nats-hunter2",
+    "REDIS": "redis-hunter2",
+    "LINEAGE": "lineage-hunter2",
+    "TRACES": "traces-hunter2",
+}
+
+# What each of them needs besides the option that is tried.
+NEEDED: dict[str, list[dict[str, str]]] = {
+    "metrics": [{}],
+    "tracing": [{"endpoint": '"http://127.0.0.1:9"'}],
+    "logging": [{"format": '"json"'}],
+    "webhook": [{"url": '"https://example.org/x"', "secret": f'"{SECRETS["HOOK"]}"'}],
+    "notify": [{"to": '"json://127.0.0.1:9/"'}],
+    "broker": [{"url": '"nats://127.0.0.1:9"'}, {"url": '"redis://127.0.0.1:9"'}],
+    "openlineage": [{"url": '"http://127.0.0.1:9"'}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agents.py").write_text('async def echo(input, run):\n    return "done"\n', encoding="utf-8")
+    (tmp_path / "bad.py").write_text(BAD, encoding="utf-8")
+    return tmp_path
+
+
+def configure(folder: Path, *tables: str) -> None:
+    text = "".join(f"[[observers]]\n{table}\n" for table in tables)
+    (folder / "trackside.toml").write_text(text, encoding="utf-8")
+
+
+def run(trackside: Trackside, **env: str) -> subprocess.CompletedProcess[str]:
+    return trackside("run", "agents.py:echo", "hi", **env)
+
+
+def bad(name: str, delivery: str = "live") -> str:
+    return f'type = "bad.py:{name}"\nname = "bad"\ndelivery = "{delivery}"'
+
+
+def _options_of(kind: str) -> list[str]:
+    module, _, name = BUILT_IN[kind].place.partition(":")
+    return list(inspect.signature(getattr(import_module(module), name)).parameters)
+
+
+@pytest.mark.parametrize("kind", [*BUILT_IN])
+def test_a_value_of_another_type_is_one_line_that_names_the_key(here: Trackside, folder: Path, kind: str) -> None:
+    for needed in NEEDED[kind]:
+        for option in _options_of(kind):
+            for value in ("{ a = 1 }", "1979-05-27", "-1"):
+                table = {"type": f'"{kind}"', **needed, option: value}
+                configure(folder, "\n".join(f"{key} = {one}" for key, one in table.items()))
+                done = run(here)
+
+                said = f"{kind} {option} = {value}: {done.stderr}"
+                assert (done.returncode, done.stdout) == (2, ""), said
+                (line,) = done.stderr.splitlines()
+                assert line.startswith(f"error: trackside.toml, observers[1] ({kind})."), said
+                assert option in line, said
+    assert not (folder / "trackside.db").exists(), "nothing was run"
+
+
+def test_of_a_long_value_the_beginning_and_the_end_of_what_is_wrong_are_said(here: Trackside, folder: Path) -> None:
+    configure(folder, f'type = "logging"\nlevel = "{"x" * 100_000}"')
+    said = run(here).stderr
+    assert len(said) < 1_200
+    assert said.endswith('is not one of "debug", "info", "warning", "error".\n')
+
+
+def test_a_port_that_is_taken_is_an_error_of_its_key(here: Trackside, folder: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        configure(folder, f'type = "metrics"\nport = {port}')
+        done = run(here)
+
+    assert done.returncode == 2
+    why = f"127.0.0.1:{port} is taken by another program; choose another port"
+    assert done.stderr == f"error: trackside.toml, observers[1] (metrics).port: {why}.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Watching", "observers[1] (bad): its method watch raised SystemExit: 5."),
+        ("Making", "observers[1] (bad): bad.py:Making raised SystemExit: 7."),
+    ],
+)
+def test_an_observer_that_exits_while_it_is_made_is_an_error_of_the_settings(
+    here: Trackside, folder: Path, name: str, said: str
+) -> None:
+    configure(folder, bad(name))
+    done = run(here)
+    assert (done.returncode, done.stderr) == (2, f"error: trackside.toml, {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Boom", "boom (and 4 more times)"),
+        ("Cancel", "although nobody had cancelled it (and 4 more times)"),
+        ("Exit", "SystemExit: 3 (and 4 more times)"),
+        ("Nothing", "object int can't be used in 'await' expression (and 4 more times)"),
+        ("Closing", "observer bad could not be closed: SystemExit: not closed"),
+    ],
+)
+def test_what_a_live_observer_raises_stops_nothing_and_is_said_in_the_end(
+    here: Trackside, folder: Path, name: str, said: str
+) -> None:
+    configure(folder, bad(name))
+    done = run(here)
+    assert done.returncode == 0
+    assert "✓ completed" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("delivery", ["live", "durable"])
+def test_a_keyboard_interrupt_of_an_observer_is_no_ctrl_c(trackside: Trackside, folder: Path, delivery: str) -> None:
+    configure(folder, bad("Interrupt", delivery))
+    done = run(trackside)
+    assert done.returncode == 0
+    assert "✓ completed" in done.stdout
+    assert "bad" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_observer_that_swallows_cancels_keeps_no_command_from_ending(trackside: Trackside, folder: Path) -> None:
+    configure(folder, bad("Deaf", "durable"))
+    done = run(trackside)
+    assert done.returncode == 0
+    assert "✓ completed" in done.stdout
+    why = "not everything is delivered yet to bad (what it was given is not done yet)"
+    assert done.stderr == f"{why}: `trackside deliver` goes on, as the next `trackside run` does\n"
+
+
+def test_spans_that_no_collector_takes_are_said(here: Trackside, folder: Path) -> None:
+    configure(folder, 'type = "tracing"\nendpoint = "http://127.0.0.1:9"')
+    done = run(here)
+    assert done.returncode == 0
+    assert "http://127.0.0.1:9/v1/traces" in done.stderr
+
+
+class Echoing(ThreadingHTTPServer):
+    """A receiver that refuses everything, and says in its answer all that it was sent."""
+
+    def __init__(self) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                answer = f"not with {self.path} {self.headers}".encode() + body
+                self.send_response(401)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            @override
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Babbling(ThreadingHTTPServer):
+    """A receiver that says the same to whatever is said to it, and hangs up."""
+
+    def __init__(self) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            @override
+            def handle(self) -> None:
+                said = self.connection.recv(65_536)
+                self.connection.sendall(b"-ERR what is " + said + b"\r\n\r\n")
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def ports() -> Iterator[dict[str, int]]:
+    """Receivers that fail: nobody is there, who is there refuses, who is there speaks another language."""
+    with ExitStack() as stack:
+        found = {"nobody": 9}
+        for name, kind in (("refusing", Echoing), ("babbling", Babbling)):
+            server = stack.enter_context(kind())
+            threading.Thread(target=server.serve_forever, args=[0.01], name=name, daemon=True).start()
+            stack.callback(server.shutdown)
+            found[name] = server.server_address[1]
+        yield found
+
+
+@pytest.mark.parametrize("failure", ["nobody", "refusing", "babbling"])
+def test_secrets_of_observers_are_in_no_output_however_their_receivers_fail(
+    here: Trackside,
+    folder: Path,
+    ports: dict[str, int],
+    failure: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("trackside.app.cli.running.DELIVERY_SECONDS", 1.0)
+    host = f"127.0.0.1:{ports[failure]}"
+    hook = 'secret = "env:HOOK"\nheaders = { Authorization = "env:HEADER" }\nallow_private_addresses = true'
+    ends = 'events = ["run_completed"]\non = [{ events = ["run_completed"] }]'
+    configure(
+        folder,
+        f'type = "webhook"\nurl = "http://{host}/"\n{hook}',
+        f'type = "broker"\nname = "nats"\nurl = "nats://{host}"\ntoken = "env:NATS"',
+        f'type = "broker"\nname = "redis"\nurl = "redis://{host}"\nusername = "me"\npassword = "env:REDIS"',
+        f'type = "openlineage"\nurl = "http://{host}"\napi_key = "env:LINEAGE"',
+        f'type = "tracing"\nendpoint = "http://{host}"\nheaders = {{ x-key = "env:TRACES" }}',
+        f'type = "notify"\nname = "mail"\nto = "env:MAIL_URL"\n{ends}',
+        f'type = "notify"\nname = "chat"\nto = "env:CHAT_URL"\n{ends}',
+    )
+    addresses = {
+        "MAIL_URL": f"mailto://me:{SECRETS['MAIL']}@{host}/?from=a@example.org&to=b@example.org&mode=insecure",
+        "CHAT_URL": f"json://me:{SECRETS['CHAT']}@{host}/{SECRETS['CHAT']}",
+    }
+    env = {**SECRETS, **addresses, "TRACKSIDE_DEBUG": "1"}
+    commands = [
+        ["run", "agents.py:echo", "hi"],
+        ["observers"],
+        ["observers", "--json"],
+        ["subscriptions"],
+        ["subscriptions", "--json"],
+        ["parked"],
+        ["parked", "--json"],
+    ]
+    if failure == "refusing":  # it loads each of them in a process of its own
+        commands.append(["doctor"])
+    done = [here(*command, **env) for command in commands]
+    assert "✓ completed" in done[0].stdout
+    troubled = [json.loads(line)["last_error"] for line in done[4].stdout.splitlines()]
+    assert len(troubled) == 6
+    assert any(troubled)
+
+    said = "".join(one.stdout + one.stderr for one in done) + caplog.text
+    kept = b"".join(path.read_bytes() for path in folder.glob("trackside.db*")).decode("latin-1")
+    for secret in SECRETS.values():
+        assert secret not in said, f"{secret} was said"
+        assert secret not in kept, f"{secret} is in the database"
