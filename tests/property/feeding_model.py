@@ -6,6 +6,7 @@ It knows the virtual time, fails when it is told to, and notes when the cursor p
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -19,6 +20,7 @@ from trackside.app.storage.errors import (
 )
 from trackside.app.storage.subscriptions import Batch, OnFailure, ParkedEvent, ParkedState, Subscriptions
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.weighing import weight_of
 from trackside.testing.events import EPOCH
 
 STRETCH = 7
@@ -156,14 +158,22 @@ class Consumer:
             raise failure
         return result
 
-    async def read(self, limit: int, *, ahead: bool) -> Batch:
+    async def check(self) -> None:
+        def check() -> None:
+            if self._log.paused:
+                raise SubscriptionPausedError(name=self.name)
+
+        await self._step("check", check)
+
+    async def read(self, limit: int, *, ahead: bool, max_bytes: int) -> Batch:
         def read() -> Batch:
             if log.paused:
                 raise SubscriptionPausedError(name=self.name)
             after = self._through if ahead else self.passed
             through = min(log.end, after + STRETCH)
-            found = [stored for stored in log.events[after:through] if log.wants(stored.event)][:limit]
-            if len(found) == limit:
+            wanted = [stored for stored in log.events[after:through] if log.wants(stored.event)]
+            found = as_many_as_fit(wanted[:limit], max_bytes)
+            if len(found) == limit or len(found) < len(wanted):
                 through = found[-1].position
             return Batch(tuple(found), through, at_end=through >= log.end)
 
@@ -177,12 +187,13 @@ class Consumer:
             self.passed = batch.through
         return batch
 
-    async def read_retries(self, limit: int) -> list[ParkedEvent]:
+    async def read_retries(self, limit: int, *, max_bytes: int) -> list[ParkedEvent]:
         def read() -> list[ParkedEvent]:
             if log.paused:
                 raise SubscriptionPausedError(name=self.name)
             found = [parked for _, parked in sorted(log.parked.items()) if parked.state is ParkedState.retry]
-            return [parked for parked in found if parked.stored.position <= log.cursor][:limit]
+            passed = [parked for parked in found if parked.stored.position <= log.cursor]
+            return passed[: len(as_many_as_fit([parked.stored for parked in passed[:limit]], max_bytes))]
 
         log = self._log
         found: list[ParkedEvent] = await self._step("read_retries", read)
@@ -253,6 +264,11 @@ class Consumer:
         self.passed = max(self.passed, position)
         self._unhandled = [left for left in self._unhandled if left > position]
         self._parked_ahead = {left for left in self._parked_ahead if left > position}
+
+
+def as_many_as_fit(found: Sequence[StoredEvent], max_bytes: int) -> list[StoredEvent]:
+    sizes = itertools.accumulate((weight_of(stored.event) for stored in found), initial=0)
+    return [stored for stored, before in zip(found, sizes, strict=False) if before < max_bytes]
 
 
 def positions(log: LogInMemory, events: Sequence[RunLifecycleEvent]) -> list[int]:

@@ -39,6 +39,7 @@ class Story:
     concurrency: int
     batch: int
     window: int
+    max_bytes: int
     runs: list[int]  # of each event, in the order of the log
     unwanted: set[int]
     outcomes: dict[int, list[str]]  # of the calls with the event at a position; then it is taken
@@ -54,6 +55,7 @@ class Story:
             concurrency=1 if self.order is Order.log else self.concurrency,
             batch=self.batch,
             window=self.window,
+            max_bytes=self.max_bytes,
             attempts=2,
             first_pause=0.2,
             longest_pause=1.0,
@@ -73,6 +75,7 @@ def stories(draw: st.DrawFn) -> Story:
         concurrency=draw(st.integers(1, 4)),
         batch=draw(st.integers(1, 6)),
         window=draw(st.integers(1, 10)),
+        max_bytes=draw(st.sampled_from([1, 150, 10_000])),  # room for one event, for three, and for all
         runs=draw(st.lists(st.integers(1, 4), min_size=number, max_size=number)),
         unwanted=draw(few_places),
         outcomes=draw(st.dictionaries(places, st.lists(st.sampled_from(OUTCOMES), max_size=4), max_size=8)),

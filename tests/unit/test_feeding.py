@@ -141,6 +141,42 @@ class TestOrder:
             assert feed.stats().behind_seconds > 0
 
     @virtual
+    async def test_what_is_in_hand_is_bounded_by_its_bytes_and_one_that_is_larger_comes_alone(self) -> None:
+        log = LogInMemory()
+        sizes = [1_000] * 20 + [9_000] + [1_000] * 3
+        log.append(make_event(run_id=f"{n}", sequence=1, payload={"said": "x" * size}) for n, size in enumerate(sizes))
+        observer = Receiving(log, lambda position, n: 1.0)
+        policy = FeedPolicy(order=Order.none, concurrency=50, max_bytes=4_000)
+        async with feeding(log, observer, policy) as feed:
+            await feed.reach(log.end)
+        assert sorted(positions(log, observer.taken)) == [*range(1, log.end + 1)]
+        assert observer.most_under_way == 4
+
+    @virtual
+    async def test_parked_events_are_tried_again_a_few_at_once_if_they_are_large(self) -> None:
+        log = LogInMemory()
+        log.append(make_event(run_id=f"{n}", payload={"said": "x" * 1_000}) for n in range(8))
+        observer = Receiving(log, lambda position, n: OSError("no") if n == 1 else 1.0)
+        policy = FeedPolicy(order=Order.none, concurrency=50, attempts=1, max_bytes=2_000)
+        async with feeding(log, observer, policy) as feed:
+            await feed.reach(log.end)
+            log.retry_parked()
+            await asyncio.sleep(60)
+        assert not log.parked
+        assert observer.most_under_way == 2
+
+    @virtual
+    async def test_a_pause_is_heeded_in_a_moment_also_where_there_is_no_room_to_read(self) -> None:
+        log = log_of(*"a" * 50)
+        observer = Receiving(log, lambda position, n: 1_000.0 if position == 1 else 0.5)
+        policy = FeedPolicy(order=Order.none, concurrency=2, window=40, batch=40, call_limit=None, grace=0)
+        async with feeding(log, observer, policy):
+            await asyncio.sleep(5)
+            await log.pause("mail")
+            await asyncio.sleep(100)
+            assert max(time for time, _ in observer.calls) <= 6.5
+
+    @virtual
     async def test_parked_events_that_are_tried_again_come_in_their_lane(self) -> None:
         log = log_of(*"aab")
         works: list[bool] = []

@@ -27,6 +27,8 @@ LOOK_EVERY: Final = 5.0
 """Seconds after which a feed that waits looks for itself, in case that it was not told."""
 _RETRIES_EVERY: Final = 1.0
 """Seconds between two looks for parked events to be tried again, while there is more to deliver."""
+_CHECK_EVERY: Final = 1.0
+"""Seconds between two looks whether the subscription goes on, while there is no room to read more."""
 _BREATHE_EVERY: Final = 0.005
 """Seconds after which an observer that never waits lets others have the event loop."""
 
@@ -99,7 +101,7 @@ class Delivery:
         pause: Callable[[], Awaitable[None]],
         on_passed: Callable[[], object],
     ) -> None:
-        self.window = Window(policy.order, room=policy.room, passed=consumer.passed)
+        self.window = Window(policy.order, room=policy.room, max_bytes=policy.max_bytes, passed=consumer.passed)
         self.paused = False
         self._consumer = consumer
         self._calls = calls
@@ -119,7 +121,7 @@ class Delivery:
         self._to_acknowledge = asyncio.Event()
         self._idle = asyncio.Event()
         self._at_end = False
-        self._retries_at = self._breath_at = 0.0
+        self._retries_at = self._check_at = self._breath_at = 0.0
 
     async def run(self) -> None:
         """Deliver until closed or paused; what the observer has in hand then is waited for.
@@ -196,8 +198,11 @@ class Delivery:
             while not self._is_to_stop:
                 self._wakeup.clear()
                 self._wants_room = self.window.room < self._enough
-                if self._wants_room or not await self._read():
-                    await self._wait()
+                if self._wants_room:
+                    await self._check()
+                    await self._wait(_CHECK_EVERY)
+                elif not await self._read():
+                    await self._wait(LOOK_EVERY)
         except SubscriptionPausedError:
             self.paused = True
         while self._at_work:
@@ -206,20 +211,22 @@ class Delivery:
 
     async def _read(self) -> bool:
         """Take in what comes next; whether there is more."""
-        batch = await self._consumer.read(min(self._policy.batch, self.window.room), ahead=self._has_read)
+        policy, window = self._policy, self.window
+        limit = min(policy.batch, window.room)
+        batch = await self._consumer.read(limit, ahead=self._has_read, max_bytes=window.room_bytes)
         self._has_read = True
         self._counts.read += len(batch.events)
         self._at_end = batch.at_end
-        self._begin(self.window.add(batch))
+        self._begin(window.add(batch))
         if not batch.events:
             self._on_passed()
         if not batch.at_end and asyncio.get_running_loop().time() < self._retries_at:
             return True
-        retries = await self._consumer.read_retries(self._policy.batch)
+        retries = await self._consumer.read_retries(policy.batch, max_bytes=max(1, window.room_bytes))
         self._retries_at = asyncio.get_running_loop().time() + _RETRIES_EVERY
-        before = self.window.in_hand
-        self._begin(self.window.add_retries(retries))
-        self._counts.read += self.window.in_hand - before
+        before = window.in_hand
+        self._begin(window.add_retries(retries))
+        self._counts.read += window.in_hand - before
         return not batch.at_end
 
     def _begin(self, lanes: Sequence[Lane]) -> None:
@@ -227,10 +234,17 @@ class Delivery:
             self._ready.put_nowait(lane)
         self._note_idle()
 
-    async def _wait(self) -> None:
+    async def _check(self) -> None:
+        """See, now and then, whether it may go on: without room for more, no read shows that."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._check_at:
+            await self._consumer.check()
+            self._check_at = loop.time() + _CHECK_EVERY
+
+    async def _wait(self, at_most: float) -> None:
         """Wait until there may be something to do."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_EVERY):
+            async with asyncio.timeout(at_most):
                 await self._wakeup.wait()
 
     async def _acknowledge_on(self) -> None:

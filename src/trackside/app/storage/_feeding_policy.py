@@ -31,6 +31,9 @@ class FeedPolicy:
     """Events that are read at once, and given at once to an observer that takes batches."""
     window: int = 1_000
     """Events that are in hand, read and not delivered yet, where `order` is run or none; in order log it is two batches."""
+    max_bytes: int = 64 * 1_048_576
+    """About how many bytes the payloads of what is in hand take. What lets an event in is that there is room, not its size:
+    one may go past it."""
     attempts: int = 5
     """How often an event is tried before it is parked, where the subscription parks. One whose error says
     `retryable = False` is parked at once, and a try whose error says `away = True` or `held_back = True` does not count."""
@@ -54,7 +57,7 @@ class FeedPolicy:
             if order is not Order.log:
                 why = f"it is at most {_MOST_SIDE_BY_SIDE}"
             raise InvalidSubscriptionError(field="concurrency", value=self.concurrency, why=why)
-        for name in ("batch", "window", "attempts"):
+        for name in ("batch", "window", "max_bytes", "attempts"):
             check_number(name, getattr(self, name), least=1)
         for name in ("first_pause", "longest_pause", "grace"):
             check_seconds(name, getattr(self, name), least=0, most=86_400)

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 from trackside.app.delivery import Order
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._subscription_records import Batch, ParkedEvent
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.weighing import weight_of
 
 MOST_AHEAD: Final = 10_000
 """Events after the first that is not done, done or not: as many at most come again if the process dies."""
@@ -29,11 +30,17 @@ _LANE_OF: Final[Mapping[Order, Callable[[RunLifecycleEvent], str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """An event to be delivered; `is_retry` if it was parked, after so many `attempts`."""
+    """An event to be delivered, of about `size` bytes; `is_retry` if it was parked, after so many `attempts`."""
 
     stored: StoredEvent
+    size: int
     attempts: int = 0
     is_retry: bool = False
+
+    @classmethod
+    def of(cls, stored: StoredEvent, *, attempts: int = 0, is_retry: bool = False) -> Self:
+        """An event that was read just now."""
+        return cls(stored, weight_of(stored.event), attempts, is_retry)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,16 +66,19 @@ class Window:
     Args:
         order: which events share a lane.
         room: how many events may be in hand.
+        max_bytes: about how many bytes their payloads may take.
         passed: the position up to which everything was done before.
     """
 
-    def __init__(self, order: Order, *, room: int, passed: int) -> None:
+    def __init__(self, order: Order, *, room: int, max_bytes: int, passed: int) -> None:
         self.low_water = passed
         """Up to here everything that was read is done, and what was not read is not wanted."""
         self.in_hand = 0
+        self.bytes_in_hand = 0
         self.oldest_at: datetime | None = None
         """When the first event occurred that is not done."""
         self._room = room
+        self._max_bytes = max_bytes
         self._lane_of = _LANE_OF[order]
         self._lanes: dict[str, Lane] = {}
         self._positions: deque[tuple[int, datetime]] = deque()  # read, from the first that is not done
@@ -78,27 +88,35 @@ class Window:
 
     @property
     def room(self) -> int:
-        """How many events more may be read."""
+        """How many events more may be read; what is not there has no size."""
+        if not self.room_bytes:
+            return 0
         return max(0, min(self._room - self.in_hand, MOST_AHEAD - len(self._positions)))
+
+    @property
+    def room_bytes(self) -> int:
+        """About how many bytes their payloads may have."""
+        return max(0, self._max_bytes - self.bytes_in_hand)
 
     def add(self, batch: Batch) -> list[Lane]:
         """Take in what was read next; the lanes that have something now and had nothing before."""
         self._positions.extend((stored.position, stored.event.occurred_at) for stored in batch.events)
         self._through = batch.through
         self._settle()
-        return self._fill(InHand(stored) for stored in batch.events)
+        return self._fill(InHand.of(stored) for stored in batch.events)
 
     def add_retries(self, parked: Iterable[ParkedEvent]) -> list[Lane]:
         """Take in parked events that shall be tried again, unless they are in hand; as `add`."""
         new = [one for one in parked if one.stored.position not in self._retried]
         self._retried.update(one.stored.position for one in new)
-        return self._fill(InHand(one.stored, attempts=one.attempts, is_retry=True) for one in new)
+        return self._fill(InHand.of(one.stored, attempts=one.attempts, is_retry=True) for one in new)
 
     def finish(self, lane: Lane) -> None:
         """The first event of a lane is done: handled, or parked."""
         first = lane.events.popleft()
         lane.attempts = lane.held_back = 0
         self.in_hand -= 1
+        self.bytes_in_hand -= first.size
         position = first.stored.position
         if first.is_retry:
             self._retried.discard(position)
@@ -121,6 +139,7 @@ class Window:
                 began.append(lane)
             lane.events.append(one)
             self.in_hand += 1
+            self.bytes_in_hand += one.size
         return began
 
     def _settle(self) -> None:

@@ -97,6 +97,23 @@ def seconds_until_free(name: str) -> Callable[[Connection], tuple[float, str | N
     return read
 
 
+def check_grant(name: str, *, consumer: str, token: int) -> Callable[[Connection], int]:
+    """Sees that a consumer's token counts, and reads the cursor; raises as `read_batch` does."""
+    query = select(subscriptions.c.token, subscriptions.c.state, subscriptions.c.cursor).where(
+        subscriptions.c.name == name
+    )
+
+    def check(connection: Connection) -> int:
+        row = connection.execute(query).first()
+        if row is None or row.token != token:
+            raise errors.SubscriptionLostError(name=name, consumer=consumer)
+        if row.state != SubscriptionState.active:
+            raise errors.SubscriptionPausedError(name=name)
+        return int(row.cursor)
+
+    return check
+
+
 def read_batch(
     name: str, *, consumer: str, token: int, wanted: SubscriptionFilter, after: int, limit: int, max_bytes: int
 ) -> Callable[[Connection], Batch]:
@@ -107,8 +124,10 @@ def read_batch(
         SubscriptionPausedError: the subscription is paused.
     """
 
+    check = check_grant(name, consumer=consumer, token=token)
+
     def read(connection: Connection) -> Batch:
-        _check_token(connection, name, consumer, token)
+        check(connection)
         # The end first: an event that is committed after this look lies behind it, and is not passed by mistake.
         end: int = connection.execute(select(_END)).scalar_one()
         first = connection.execute(first_position(after)).scalar()
@@ -140,9 +159,10 @@ def read_retries(
 ) -> Callable[[Connection], list[ParkedEvent]]:
     """Reads parked events that shall be tried again by the consumer with this token; as `read_batch` does."""
 
+    check = check_grant(name, consumer=consumer, token=token)
+
     def read(connection: Connection) -> list[ParkedEvent]:
-        cursor = _check_token(connection, name, consumer, token)
-        query = retries(name, through=cursor)
+        query = retries(name, through=check(connection))
         found, _ = _first_of(connection, query, limit, max_bytes, parked_of, lambda parked: _weight(parked.stored))
         return found
 
@@ -213,14 +233,3 @@ def _parked(name: str) -> Select[Any]:
     told = (parked_events.c.state, parked_events.c.attempts, parked_events.c.error, parked_events.c.parked_at)
     joined = select(events, *told).join(parked_events, parked_events.c.position == events.c.position)
     return joined.where(parked_events.c.subscription == name)
-
-
-def _check_token(connection: Connection, name: str, consumer: str, token: int) -> int:
-    """See that the token counts; the cursor."""
-    query = select(subscriptions.c.token, subscriptions.c.state, subscriptions.c.cursor)
-    row = connection.execute(query.where(subscriptions.c.name == name)).first()
-    if row is None or row.token != token:
-        raise errors.SubscriptionLostError(name=name, consumer=consumer)
-    if row.state != SubscriptionState.active:
-        raise errors.SubscriptionPausedError(name=name)
-    return int(row.cursor)

@@ -110,16 +110,18 @@ class SubscriptionFeed:
         """How it goes. From any thread."""
         counts, delivery = self.counts, self._delivery
         oldest_at = None if delivery is None else delivery.window.oldest_at
+        handled, parked, returned = counts.handled, counts.parked, counts.returned
+        read = counts.read  # last: whatever happens meanwhile in the loop's thread, no more has left than has come
         return FeedStats(
             subscription=self.name,
             active=self._held is not None,
             paused=self._is_paused or (delivery is not None and delivery.paused),
-            read_total=counts.read,
-            handled_total=counts.handled,
-            parked_total=counts.parked,
-            returned_total=counts.returned,
+            read_total=read,
+            handled_total=handled,
+            parked_total=parked,
+            returned_total=returned,
             failed_calls_total=counts.failed_calls,
-            pending=counts.pending,
+            pending=read - handled - parked - returned,
             behind_seconds=0.0 if oldest_at is None else max(0.0, (datetime.now(UTC) - oldest_at).total_seconds()),
         )
 
