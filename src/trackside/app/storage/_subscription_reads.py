@@ -123,7 +123,6 @@ def read_batch(
         SubscriptionLostError: the token does not count any more.
         SubscriptionPausedError: the subscription is paused.
     """
-
     check = check_grant(name, consumer=consumer, token=token)
 
     def read(connection: Connection) -> Batch:
@@ -158,7 +157,6 @@ def read_retries(
     name: str, *, consumer: str, token: int, limit: int, max_bytes: int
 ) -> Callable[[Connection], list[ParkedEvent]]:
     """Reads parked events that shall be tried again by the consumer with this token; as `read_batch` does."""
-
     check = check_grant(name, consumer=consumer, token=token)
 
     def read(connection: Connection) -> list[ParkedEvent]:
@@ -200,7 +198,7 @@ def _first_of[T](
     return found, len(found) == limit
 
 
-def how_many_fit(query: Select[Any], max_bytes: int) -> Select[Any]:
+def how_many_fit(query: Select[Any], max_bytes: int) -> Select[int, int]:
     """How many of the first events of a query come to so many bytes, as they are stored, and how many it has."""
     size = func.octet_length(events.c.payload)
     before = func.sum(size).over(order_by=events.c.position) - size
