@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
 from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
@@ -131,8 +131,7 @@ class OpenLineageObserver:
         self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
         # Of the transports only that for HTTP may be used by several threads at once.
-        threads = _SIDE_BY_SIDE if isinstance(self._transport, HttpTransport) else 1
-        self._threads = ThreadPoolExecutor(threads, "trackside-openlineage")
+        self._threads = DaemonThreads(one_by_one=not isinstance(self._transport, HttpTransport))
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -158,7 +157,6 @@ class OpenLineageObserver:
         if self._closed:
             return
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await asyncio.to_thread(self._transport.close, _CLOSE_SECONDS)

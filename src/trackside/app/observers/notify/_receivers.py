@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import threading
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, override
 from urllib.parse import unquote
 
+from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.masking import without_secrets
 from trackside.app.observers.notify._messages import Message
 from trackside.harness.failures import line_of
+
+__all__ = ["DaemonThreads", "NotSentError", "Receiver"]
 
 _LOGGERS: Final = ("apprise", "requests", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
 """Who says something while a message is sent."""
@@ -148,22 +149,3 @@ def _parts_of(url: str) -> set[str]:
 def _scheme_of(url: str) -> str:
     scheme = re.match(r"[a-z][a-z0-9+.-]{0,20}://", url.strip(), re.IGNORECASE)
     return f'"{scheme[0]}"' if scheme else "no scheme"
-
-
-class DaemonThreads(Executor):
-    """A thread for each job, which keeps no program from ending."""
-
-    @override
-    def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        job: Future[T] = Future()
-
-        def work() -> None:
-            if not job.set_running_or_notify_cancel():
-                return
-            try:
-                job.set_result(fn(*args, **kwargs))
-            except BaseException as exc:  # noqa: BLE001  # whoever waits for the job gets it
-                job.set_exception(exc)
-
-        threading.Thread(target=work, name="trackside-notify", daemon=True).start()
-        return job
