@@ -114,3 +114,11 @@ async def test_it_hears_of_gaps_and_of_what_it_missed_if_it_wants_to() -> None:
 
 def test_messages_call_it_as_the_observer_behind_it() -> None:
     assert observer_name(ChosenEvents(Careful(), MESSAGES)) == "Careful"
+
+
+async def test_runs_that_never_end_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trackside.app.wiring.choosing._RUNS_KEPT", 2)
+    choice = EventChoice(None, "chat")
+    runs = [run_of("chat", f"run-{number}") for number in range(3)]
+    assert len(choice.of([run[0] for run in runs])) == 3
+    assert choice.of([run[1] for run in runs]) == [run[1] for run in runs[1:]]

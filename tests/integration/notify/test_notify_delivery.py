@@ -97,6 +97,21 @@ async def test_a_receiver_that_never_answers_holds_up_its_own_messages_for_a_bou
     await observer.aclose()
 
 
+async def test_who_takes_a_message_too_late_does_not_get_it_again(inbox: HttpInbox) -> None:
+    inbox.status = None
+    observer = await notifier(inbox, timeout=0.1)
+    event = failed("a")
+    with pytest.raises(DeliveryError, match=r"has not answered after 0.1 s"):
+        await observer.on_event(event)
+    inbox.released.set()
+    while (await offer(observer, event))[0] is not None:  # as its subscription does
+        pass
+    assert len(inbox.requests) == 1
+    inbox.status = 200
+    await observer.on_event(failed("b"))
+    assert len(inbox.requests) == 2
+
+
 async def test_who_has_a_message_does_not_get_it_again_because_another_one_has_not(
     inbox: HttpInbox, second: HttpInbox
 ) -> None:

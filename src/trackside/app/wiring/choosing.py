@@ -19,6 +19,8 @@ from trackside.harness.types import LifecycleEventType
 
 _ENDS_KEPT: Final = 1_000
 """Runs that have ended and are remembered, because something may follow their ends."""
+_RUNS_KEPT: Final = 100_000
+"""Runs that are remembered in all. Those whose end was never announced must not stay for ever."""
 
 
 class EventChoice:
@@ -45,6 +47,8 @@ class EventChoice:
             return True
         if "agent" in event.payload:
             self._is_wanted[event.run_id] = event.payload["agent"] == self._agent
+            if len(self._is_wanted) > _RUNS_KEPT:
+                del self._is_wanted[next(iter(self._is_wanted))]
         if is_terminal(event.event_type):
             self._ended[event.run_id] = None
             if len(self._ended) > _ENDS_KEPT:

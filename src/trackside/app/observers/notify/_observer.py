@@ -113,7 +113,7 @@ class NotifyObserver:
             return
         now = asyncio.get_running_loop().time()
         belongs_together = bool(self._held) or now < self._catching_up_until
-        if event.event_id in self._have or (self._digest is None and self._room.left(now) and not belongs_together):
+        if self._have.get(event.event_id) or (self._digest is None and self._room.left(now) and not belongs_together):
             await self._tell(self._message(event, rule), event.event_id, _named(event))
         elif self._digest is not None or self._room.left(now):
             await self._tell_together(event)
@@ -185,7 +185,8 @@ class NotifyObserver:
         Raises:
             DeliveryError: one of them did not take it.
         """
-        have = self._have.get(key) or set()
+        have = self._have.get(key, set())
+        _remember(self._have, key, have)  # also for who takes it when nobody waits for that any more
         is_new = not have  # else it was counted when the first receiver took it
         taken_at = asyncio.get_running_loop().time()
         if is_new:
@@ -196,9 +197,7 @@ class NotifyObserver:
         try:
             outcomes = await asyncio.gather(*(self._post(receiver, message, have) for receiver in lacking))
         finally:
-            if have:
-                _remember(self._have, key, have)
-            elif is_new:
+            if is_new and not have:
                 self._room.give_back(taken_at)
         failures = {receiver: raised for receiver, raised in zip(lacking, outcomes, strict=True) if raised is not None}
         if failures:
@@ -208,7 +207,7 @@ class NotifyObserver:
                 why="; ".join(dict.fromkeys(raised.why for raised in failures.values())),
                 away=all(raised.away for raised in failures.values()),
             )
-        del self._have[key]
+        self._have.pop(key, None)
 
     async def _post(self, receiver: Receiver, message: Message, have: set[Receiver]) -> NotSentError | None:
         """Send a message to one receiver, when it has taken the one before; what it failed with."""
@@ -217,8 +216,15 @@ class NotifyObserver:
                 await receiver.lock.acquire()
         except TimeoutError:
             return NotSentError(f"it is still busy with another message after {self._timeout:g} s", away=True)
-        job = asyncio.get_running_loop().run_in_executor(self._threads, receiver.send, message)
-        job.add_done_callback(lambda job: _settle(receiver, job))
+        if receiver in have:  # by now: it took it late, from the try before
+            receiver.lock.release()
+            return None
+        try:
+            job = asyncio.get_running_loop().run_in_executor(self._threads, receiver.send, message)
+        except BaseException:  # as where there can be no more threads
+            receiver.lock.release()
+            raise
+        job.add_done_callback(lambda job: _settle(receiver, job, have))
         await asyncio.wait((job,), timeout=self._timeout)
         if not job.done():
             return NotSentError(f"it has not answered after {self._timeout:g} s", away=True)
@@ -229,10 +235,11 @@ class NotifyObserver:
         return raised if isinstance(raised, NotSentError) else NotSentError(line_of(raised), away=False)
 
 
-def _settle(receiver: Receiver, job: asyncio.Future[None]) -> None:
+def _settle(receiver: Receiver, job: asyncio.Future[None], have: set[Receiver]) -> None:
+    """What became of a message, whether or not anybody still waits for that."""
     receiver.lock.release()
-    if not job.cancelled():
-        job.exception()  # of one that nobody waits for any more
+    if not job.cancelled() and job.exception() is None:
+        have.add(receiver)
 
 
 def _named(event: RunLifecycleEvent) -> str:

@@ -136,7 +136,9 @@ def tls_context(ca_file: Any, url: URL) -> ssl.SSLContext | bool:
 
 def secrets_in(url: URL, headers: Mapping[str, str], secret: str | Sequence[str]) -> Iterator[str]:
     """What a receiver may know and say again, and nobody else is to read."""
-    yield from [secret] if isinstance(secret, str) else secret
+    for text in [secret] if isinstance(secret, str) else secret:
+        yield text
+        yield text.removeprefix("whsec_")
     yield from (url.raw_path, url.raw_query_string, url.query_string, *url.query.values())
     for value in headers.values():
         yield value
