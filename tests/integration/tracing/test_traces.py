@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,6 +26,10 @@ CALLER_SPAN = "00f067aa0ba902b7"
 def event(run_id: str, kind: str, sequence: int = 1, **says: Any) -> RunLifecycleEvent:
     now = datetime.now(UTC)
     return RunLifecycleEvent(new_id(), LifecycleEventType(kind), run_id, "thread", sequence, now, says)
+
+
+def call(kind: str, name: str, at: float, seconds: float, caller: str = "lead_agent") -> dict[str, Any]:
+    return {"kind": kind, "name": name, "caller": caller, "at": at, "seconds": seconds}
 
 
 async def works(_: Any, run: RunContext) -> str:
@@ -341,9 +346,6 @@ async def test_an_event_that_comes_again_makes_no_second_span(make: Make, receiv
 async def test_whose_a_call_is_stays_open_where_several_may_have_made_it(
     make: Make, traced: Traced, receiver: Any
 ) -> None:
-    def call(kind: str, name: str, at: float, seconds: float, caller: str = "lead_agent") -> dict[str, Any]:
-        return {"kind": kind, "name": name, "caller": caller, "at": at, "seconds": seconds}
-
     calls = [
         call("execute_tool", "left", 0, 10),
         call("execute_tool", "right", 0, 10),
@@ -373,3 +375,43 @@ async def test_whose_a_call_is_stays_open_where_several_may_have_made_it(
     assert traced.trace["chat small"].parent_id == first.span_id
     assert traced.trace["chat large"].parent_id == second.span_id
     assert traced.trace["invoke_agent lead"].end - first.start == 11_000_000_000
+
+
+async def test_a_call_belongs_to_the_agent_of_its_callers_name_that_was_called_last(
+    make: Make, traced: Traced, receiver: Any
+) -> None:
+    calls = [
+        call("execute_tool", "ask", 0, 4),
+        call("invoke_agent", "helper", 0, 9),  # goes on when the tool has come back: not its doing
+        call("invoke_agent", "helper", 2, 3, caller="helper"),
+        call("chat", "small", 3, 1, caller="helper"),
+        call("chat", "large", 7, 1, caller="helper"),
+    ]
+    observer = make(endpoint=receiver.url)
+    data = {"calls": calls, "duration_seconds": 10.0}
+    await observer.on_event(event("r1", "run_completed", completion_data=data, agent="lead"))
+    await observer.aclose()
+    assert traced.trace.tree() == [
+        "invoke_agent lead",
+        "invoke_agent lead > execute_tool ask",
+        "invoke_agent lead > invoke_agent helper",
+        "invoke_agent lead > invoke_agent helper > chat large",
+        "invoke_agent lead > invoke_agent helper > invoke_agent helper",
+        "invoke_agent lead > invoke_agent helper > invoke_agent helper > chat small",
+    ]
+
+
+async def test_no_span_ends_before_it_begins_when_the_clock_is_set_back(
+    make: Make, traced: Traced, receiver: Any
+) -> None:
+    began = event("r1", "run_started", agent="lead")
+    data = {"calls": [call("chat", "small", 1, 2)], "duration_seconds": 4.0}
+    ended = replace(
+        event("r1", "run_completed", completion_data=data), occurred_at=began.occurred_at - timedelta(hours=1)
+    )
+    observer = make(endpoint=receiver.url)
+    await observer.on_event(began)
+    await observer.on_event(ended)
+    await observer.aclose()
+    run, chat = traced.trace["invoke_agent lead"], traced.trace["chat small"]
+    assert run.start == run.end == chat.start == chat.end
