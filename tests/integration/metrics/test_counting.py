@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.metrics.conftest import ended, shown
 
-from trackside.app.observers.metrics import MetricsObserver
+from trackside.app.observers.metrics import MetricsObserver, _counting
 from trackside.harness import LifecycleEventType, ObserverBinding, RunContext, RunManager, RunSpec
 from trackside.testing.events import make_event, make_run
 
@@ -145,6 +145,19 @@ async def test_runs_are_active_from_their_start_to_their_end_where_no_app_is_wat
 
     await metrics.on_events([*first[2:], *first[3:]])
     assert shown(metrics)["trackside_runs_active"] == {("chat",): 0, ("mail",): 1}
+
+
+async def test_runs_whose_end_is_never_announced_are_forgotten_when_there_are_too_many(
+    metrics: MetricsObserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_counting, "_MOST_RUNNING", 2)
+    for run_id in ("lost", "run-2", "run-3"):
+        await metrics.on_events(ended(run_id)[:1])
+    assert shown(metrics)["trackside_runs_active"] == {("chat",): 2}
+
+    await metrics.on_events(ended("lost")[1:])
+    assert shown(metrics)["trackside_runs_active"] == {("chat",): 2}
+    assert sum(shown(metrics)["trackside_runs_total"].values()) == 1
 
 
 @pytest.mark.parametrize(
