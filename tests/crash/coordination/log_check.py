@@ -199,7 +199,8 @@ def _folded(events: Sequence[Row]) -> Row:
             data = says.get("completion_data", {})
             status = says.get("status")
             row["status"] = status if (kind, status) in OTHER_ENDS else ENDS[kind]
-            row |= {"ended_at": event["occurred_at"], "completion_data": data}
+            kept = {name: told for name, told in data.items() if name not in {"calls", "calls_omitted"}}
+            row |= {"ended_at": event["occurred_at"], "completion_data": kept}
             row |= {name: says.get(name) for name in ("title", "error", "error_type")}
             row |= {name: data.get(name, 0) for name in USED}
             row["usage"] = {

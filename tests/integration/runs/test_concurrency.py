@@ -81,7 +81,8 @@ async def test_an_agent_has_no_more_places_than_its_own_and_leaves_the_others_to
     assert {result.status for result in results} == {RunStatus.success}
     assert (crowd.most["few"], crowd.most["all"]) == (2, 5)
     of_few = [int(name.split()[1]) for name in crowd.order if name.startswith("few")]
-    assert all(abs(place - n) < 2 for place, n in enumerate(of_few)), "first come, first served"
+    # Places are given in order; a run that got one may be overtaken on its way to its agent by the few after it.
+    assert all(abs(place - n) < 5 for place, n in enumerate(of_few)), f"first come, first served: {of_few}"
 
 
 async def test_a_place_is_given_back_however_a_run_of_a_limited_agent_ends(backend: Backend) -> None:

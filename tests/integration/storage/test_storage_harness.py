@@ -8,7 +8,7 @@ from trackside import ObserverBinding, RunManager, RunSpec, RunStatus, run_agent
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 from trackside.harness.errors import UnknownRunError
-from trackside.harness.lifecycle import RunFold
+from trackside.harness.lifecycle import RunFold, is_terminal
 
 
 def manager_of(store: Store, agents: dict) -> RunManager:
@@ -46,10 +46,14 @@ async def test_runs_that_end_in_every_way_are_in_the_log_as_their_results_say(st
         run = await store.run(result.run_id)
         assert run is not None
         assert (run.status, run.error, run.title) == (result.status, result.error, result.title)
-        assert run.completion_data == result.completion_data
+        events = [stored.event for stored in await store.events(run_id=result.run_id)]
+        (end,) = (event for event in events if is_terminal(event.event_type))
+        assert end.payload["completion_data"] == result.completion_data
+        calls = result.completion_data.pop("calls", None)
+        assert run.completion_data == result.completion_data, f"the row repeats {calls}"
         fold = RunFold(result.run_id)
-        for stored in await store.events(run_id=result.run_id):
-            fold = fold.apply(stored.event.event_type, stored.event.sequence, stored.event.payload)
+        for event in events:
+            fold = fold.apply(event.event_type, event.sequence, event.payload)
         assert (fold.status, fold.sequence) == (run.status, run.last_sequence)
     assert (await store.stats()).by_model["small"].input_tokens == 5 * sum(
         run.llm_call_count for run in await store.runs()

@@ -21,6 +21,7 @@ from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 _MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 bits
 _MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
 _MAX_SECONDS = 10**12
+_ONLY_IN_EVENTS = frozenset({"calls", "calls_omitted"})  # as long as a run is; a page of runs does not read them
 _MAX_NAME_CHARS = 255
 _MAX_LABEL_BYTES = 1_000  # of key and value together; every database indexes this much beside the id of a run
 
@@ -187,7 +188,7 @@ def _end(row: EventRow, started_at: str | None) -> RunEnd:
         title=_text(payload.get("title")),
         error=_text(payload.get("error")),
         error_type=_text(payload.get("error_type")),
-        completion_data=json_text(data),
+        completion_data=json_text({key: value for key, value in data.items() if key not in _ONLY_IN_EVENTS}),
         total_input_tokens=_count(data.get("total_input_tokens")),
         total_output_tokens=_count(data.get("total_output_tokens")),
         llm_call_count=_count(data.get("llm_call_count")),

@@ -44,6 +44,7 @@ class StoredRun:
     trigger: str | None
     metadata: Mapping[str, Any]
     completion_data: Mapping[str, Any]
+    """As its last event has it, but for the list of single calls."""
     total_input_tokens: int
     total_output_tokens: int
     llm_call_count: int
