@@ -156,7 +156,7 @@ async def test_runs_whose_end_is_never_announced_are_forgotten_when_there_are_to
     assert shown(metrics)["trackside_runs_active"] == {("chat",): 2}
 
     await metrics.on_events(ended("lost")[1:])
-    assert shown(metrics)["trackside_runs_active"] == {("chat",): 2}
+    assert shown(metrics)["trackside_runs_active"][("chat",)] == 2
     assert sum(shown(metrics)["trackside_runs_total"].values()) == 1
 
 
