@@ -26,6 +26,7 @@ end() { [ -z "$server" ] || { kill -s "$1" "$server"; wait "$server"; server=; }
 while read -r order; do
     case $order in
         start) "$@" >>"$folder/log" 2>&1 </dev/null & server=$! ;;
+        STOP) kill -s STOP "$server" ;;
         *) end "$order" ;;
     esac
     echo done
@@ -69,6 +70,10 @@ class KeptServer:
     def stop(self, signal: StopSignal = "TERM") -> None:
         """Stop it; `KILL` is like a power cut, for the server."""
         self._order(signal)
+
+    def freeze(self) -> None:
+        """Have it take what comes and do nothing with it, until it is stopped by `KILL`."""
+        self._order("STOP")
 
     def restart(self, signal: StopSignal = "TERM") -> None:
         """Stop it and start it again, at the same address."""

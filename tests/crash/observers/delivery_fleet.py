@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from time import monotonic, time_ns
-from typing import Any
 
 from crash_children import Child, Children
 from delivery_check import Counts, Event, Outcome, Promise, Sample, count_of, events_of, found_wrong, samples_in
@@ -43,6 +42,10 @@ PROMISES: Mapping[str, Promise] = {
 ENDPOINTS = ("ends", "posted", "posted in order")
 LONGEST_LIFE = 3.0
 """Seconds after which somebody is killed who delivers nothing, be it because its receivers are away."""
+A_WHILE = 40
+"""How many events arrive at the endpoints before something happens to a broker, and while one does nothing."""
+LONGEST_REST = 120.0
+"""Seconds that one process alone may take for what is left to be delivered."""
 WAYS = ("at random", "at random", "taken", "answered")
 """How a process that delivers is killed from outside, unless it has a fate: at any moment, or by one of its receivers."""
 
@@ -126,7 +129,7 @@ class Fleet:
         self._crew: dict[Child, str | None] = {}
         """Who delivers, and their fates."""
         self._agents: Child | None = None
-        self._troubles = self._cause_troubles()
+        self._troubles = self._endless_troubles()
         self._samples: dict[str, list[Sample]] = {name: [] for name in PROMISES}
 
     @property
@@ -156,16 +159,23 @@ class Fleet:
         while self.deaths < until:
             self._kill_one(self._arrived + self._chance.choice(lives))
             self._bury()
-            next(self._troubles)()
+            if (trouble := next(self._troubles)) is not None:
+                trouble()
 
-    def _cause_troubles(self) -> Iterator[Callable[[], object]]:
+    def _endless_troubles(self) -> Iterator[Callable[[], object] | None]:
         """What else happens when somebody was killed, one after the other."""
-        quiet, brokers = (lambda: None), (self._brokers.nats, self._brokers.valkey)
-        for number in count():
-            yield from (self._run_agents, partial(self._restart, brokers[number % 2]), quiet, quiet, quiet)
+        nats, valkey = (partial(self._restart, broker) for broker in (self._brokers.nats, self._brokers.valkey))
+        return cycle([self._run_agents, nats, None, valkey, None])
 
     def _restart(self, broker: KeptServer) -> None:
-        broker.restart(self._chance.choice(["TERM", "KILL"]))
+        """Stop a broker as it should be, or in the middle of what it was sent and has not looked at; start it again."""
+        self._wait_with(next(iter(self._crew)), self._arrived + A_WHILE)  # somebody is to be connected to it
+        if self._chance.random() < 0.3:
+            broker.restart("TERM")
+        else:
+            broker.freeze()
+            self._wait_with(next(iter(self._crew)), self._arrived + A_WHILE)
+            broker.restart("KILL")
         self.restarts += 1
 
     def end(self) -> None:
@@ -211,7 +221,7 @@ class Fleet:
     def _command(self, *arguments: str, codes: Collection[str] = ("0",)) -> str:
         """What this command prints, which ends with one of these exit codes."""
         child = self._children.make("command", self.url, folder=str(self._folder), arguments=arguments)
-        child.wait_for("dead", patience=120)
+        child.wait_for("dead", patience=LONGEST_REST)
         printed = (self._folder / child.last["prints"]).read_text()
         assert child.last.get("left") in codes, printed
         return printed
@@ -241,7 +251,7 @@ class Fleet:
         return sum(len(endpoint.arrivals) for endpoint in self.endpoints.values())
 
     def _wait_with(self, victim: Child, arrived: int) -> None:
-        """Wait until so much has arrived, or the victim has met its fate; not for ever."""
+        """Wait until so much has arrived, or one of those who deliver has met its fate; not for ever."""
         until = monotonic() + LONGEST_LIFE
         while victim.exit_code is None and self._arrived < arrived and monotonic() < until:
             victim.wait_for("dead", patience=0.02)
@@ -297,9 +307,11 @@ class Fleet:
 
     def _end_leases(self, dead: Child) -> None:
         """As if the time of its leases were up, which is half a minute."""
+        first, second = ("?", "?") if self.url.startswith("sqlite") else ("$1", "$2")
+        update = f"UPDATE subscriptions SET lease_until = 0 WHERE consumer = {first} AND name = {second}"
         with look_into(self.url) as database:
-            mark: Any = "?" if self.url.startswith("sqlite") else "$1"
-            database.execute(f"UPDATE subscriptions SET lease_until = 0 WHERE consumer = {mark}", (_consumer(dead),))
+            for name in PROMISES:  # one lock at a time: those who live take theirs in an order of their own
+                database.execute(update, (_consumer(dead), name))
 
 
 def _consumer(child: Child) -> str:
