@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
@@ -210,6 +210,51 @@ def test_spans_that_no_collector_takes_are_said(here: Trackside, folder: Path) -
     done = run(here)
     assert done.returncode == 0
     assert "http://127.0.0.1:9/v1/traces" in done.stderr
+
+
+class Flooding(ThreadingHTTPServer):
+    """A receiver that takes everything, and says 10 GB about it to whoever listens."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.sent = sent = list[int]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(200)
+                self.send_header("Content-Length", str(10 * 2**30))
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(10 * 2**14):
+                        self.wfile.write(b"x" * 2**16)
+                        sent.append(2**16)
+
+            @override
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @override
+    def handle_error(self, request: object, client_address: object) -> None: ...
+
+
+def test_of_an_answer_of_10_gb_little_is_read_and_the_event_is_delivered(here: Trackside, folder: Path) -> None:
+    with Flooding() as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], name="flooding", daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        configure(
+            folder,
+            f'type = "webhook"\nurl = "{url}"\nsecret = "{SECRETS["HOOK"]}"\nallow_private_addresses = true',
+            f'type = "openlineage"\nurl = "{url}"',
+            f'type = "tracing"\nendpoint = "{url}"',
+        )
+        done = run(here)
+        server.shutdown()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(server.sent) < 100 * 2**20, "no more than what fits into the buffers of some connections"
 
 
 class Echoing(ThreadingHTTPServer):

@@ -88,6 +88,9 @@ async def _deliver(
             await watch.begin()
             with ended_by_stop_signals(stopped.set, stopped), report.console.watching_reader(stopped.set):
                 await _follow(deliveries.dispatcher, store, watch, stopped, until_idle=until_idle)
+            if under_way := sum(stats.pending for stats in deliveries.dispatcher.stats()):
+                said = f"waiting up to {_IN_HAND_SECONDS:g} s for {count(under_way, 'event')} under way; Ctrl-C leaves them"
+                standard_error().print(said, soft_wrap=True)
         return await watch.end(until_idle=until_idle)
 
 

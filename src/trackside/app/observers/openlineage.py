@@ -33,6 +33,8 @@ try:
     from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
     from openlineage.client.transport import Transport, get_default_factory
     from openlineage.client.transport.http import HttpTransport
+
+    from trackside.app.bounded_answers import bound_answers
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"OpenLineage needs {missing.name}, which is not installed: pip install 'trackside[openlineage]'",
@@ -131,7 +133,9 @@ class OpenLineageObserver:
         self._namespace = checked_text("namespace", namespace)
         self._agents: OrderedDict[str, str] = OrderedDict()
         # Of the transports only that for HTTP may be used by several threads at once.
-        self._threads = DaemonThreads(one_by_one=not isinstance(self._transport, HttpTransport))
+        self._threads = DaemonThreads(
+            "trackside-openlineage", one_by_one=not isinstance(self._transport, HttpTransport)
+        )
         self._closed = False
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
@@ -254,7 +258,7 @@ def _made_of(transport: Any) -> Transport:
             option="transport", why=f"the library does not take it: {type(exc).__name__}"
         ) from exc
     if isinstance(made, HttpTransport):
-        made.session.trust_env = False  # neither proxies nor `.netrc`
+        bound_answers(made.session).trust_env = False  # neither proxies nor `.netrc`
     return made
 
 

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from trackside.app.bounded_answers import bound_answers
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._flushing import SpanStats, in_a_thread
 from trackside.harness.failures import line_of
@@ -52,8 +54,7 @@ class Export:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], service_name: str) -> None:
-        make = partial(OTLPSpanExporter, url, headers=dict(headers), timeout=_REQUEST_SECONDS)
-        self._sender = _Sender(make, url)
+        self._sender = _Sender(partial(_exporter, url, dict(headers)), url)
         self._queue = _Queue(self._sender)
         resource = Resource.get_empty().merge(Resource({names.SERVICE_NAME: service_name}))
         self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -74,6 +75,11 @@ class Export:
         lost = self._sender.drop_rest()
         if lost:
             logger.warning("%d spans were not delivered to %s before the end", lost, self._sender.url)
+
+
+def _exporter(url: str, headers: dict[str, str]) -> SpanExporter:
+    session = bound_answers(requests.Session())
+    return OTLPSpanExporter(url, headers=headers, timeout=_REQUEST_SECONDS, session=session)
 
 
 class _Sender(SpanExporter):
