@@ -14,10 +14,12 @@ class DaemonThreads(Executor):
     """A thread for each job. Who gives it jobs bounds how many there are at once.
 
     Args:
+        name: of the threads.
         one_by_one: whether a job waits until those that began before it are over, also those that nobody waits for any more.
     """
 
-    def __init__(self, *, one_by_one: bool = False) -> None:
+    def __init__(self, name: str, *, one_by_one: bool = False) -> None:
+        self._name = name
         self._turn = threading.Lock() if one_by_one else None
 
     @override
@@ -39,5 +41,5 @@ class DaemonThreads(Executor):
                 with self._turn:
                     work()
 
-        threading.Thread(target=take_turn, name="trackside-sending", daemon=True).start()
+        threading.Thread(target=take_turn, name=self._name, daemon=True).start()
         return job

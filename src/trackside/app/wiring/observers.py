@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.delivery import Delivery, ObserverOptionError, Order
+from trackside.app.masking import without_secrets
 from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
 from trackside.app.vitals import Vitals, WatchingObserver
 from trackside.app.wiring.choosing import ChosenEvents, EventChoice
@@ -34,7 +35,6 @@ logger = logging.getLogger("trackside.wiring")
 
 _CLOSE_SECONDS: Final = 5.0
 _FROM_ENVIRONMENT: Final = "env:"
-_SHORTEST_SECRET: Final = 4  # characters; shorter ones stand in too many words to be masked
 _DURABLE_KEYS: Final = ("start", "order", "concurrency", "on_failure", "attempts", "longest_pause")
 
 
@@ -159,7 +159,7 @@ class _Options:
     def __init__(self, configured: ObserverSettings, environ: Mapping[str, str]) -> None:
         self._configured = configured
         self._environ = environ
-        self._written: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self.values: dict[str, Any] = {key: self._value(key, value) for key, value in configured.options.items()}
 
     def _value(self, key: str, value: Any) -> Any:
@@ -173,18 +173,14 @@ class _Options:
                 if variable not in self._environ:
                     raise self._configured.complaint(key, f"the environment has no variable {variable or '(no name)'}")
                 found = self._environ[variable]
-                self._written[found] = value
+                self._shown |= {found: value, repr(found)[1:-1]: value}
                 return found
             case _:
                 return value
 
     def masked(self, text: str) -> str:
         """A message with what the environment has, which may be secret, as it is written in the file."""
-        for found in sorted(self._written, key=len, reverse=True):
-            if len(found) >= _SHORTEST_SECRET:
-                for shown in (found, repr(found)[1:-1]):
-                    text = text.replace(shown, self._written[found])
-        return text
+        return without_secrets(text, self._shown)
 
 
 def _make(configured: ObserverSettings, target: Callable[..., Any], options: _Options) -> RunObserver:

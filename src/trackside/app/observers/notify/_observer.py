@@ -91,7 +91,7 @@ class NotifyObserver:
         self._receivers = [Receiver(url, number) for number, url in enumerate(urls, 1)]
         self._timeout = timeout
         self._room = HourlyRoom(max_per_hour)
-        self._threads = DaemonThreads()
+        self._threads = DaemonThreads("trackside-notify")
         self._have: OrderedDict[str, set[Receiver]] = OrderedDict()
         self._held: OrderedDict[str, None] = OrderedDict()
         self._digest: Digest | None = None

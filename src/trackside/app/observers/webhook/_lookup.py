@@ -1,14 +1,15 @@
-"""Looks names up in a thread of its own: one that is answered late, or never, holds up nobody else's threads."""
+"""Looks names up in threads of its own: an answer that comes late, or never, holds up nobody else, nor the end of a process."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, override
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from trackside.app.daemon_threads import DaemonThreads
 
 __all__ = ["SystemResolver"]
 
@@ -17,7 +18,7 @@ class SystemResolver(AbstractResolver):
     """Asks whom this machine asks: its hosts file, its name servers."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "trackside-webhook-lookup")
+        self._threads = DaemonThreads("trackside-webhook-lookup", one_by_one=True)
 
     @override
     async def resolve(
@@ -31,7 +32,7 @@ class SystemResolver(AbstractResolver):
         ask = partial(
             socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         return [
             ResolveResult(
                 hostname=host,
@@ -46,7 +47,7 @@ class SystemResolver(AbstractResolver):
 
     @override
     async def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """There is nothing to close."""
 
 
 def _text_of(address: tuple[Any, ...]) -> str:
