@@ -150,6 +150,30 @@ def test_seconds_that_are_none_are_refused_and_nothing_counted(seconds: Any) -> 
     assert journal.completion_data(0) == Journal().completion_data(0)
 
 
+def test_what_is_said_first_of_a_calls_end_counts_and_what_it_used_adds_up() -> None:
+    now = iter([0.0, 1.0, 3.0, 9.0])
+    journal = Journal(monotonic=lambda: next(now))
+    journal.start()
+    call = journal.begin_call("chat", "asked-for")
+    journal.record_usage("small", input_tokens=1, output_tokens=2, cache_read_tokens=1, call=call)
+    journal.record_usage("large", input_tokens=10, output_tokens=20, reasoning_tokens=5, call=call)
+    call.end()
+    call.end(ConnectionError("said when it was over"))
+
+    (told,) = journal.completion_data(9.0)["calls"]
+    assert told == {
+        "kind": "chat",
+        "name": "large",
+        "caller": "lead_agent",
+        "at": 1,
+        "seconds": 2,
+        "input_tokens": 11,
+        "output_tokens": 22,
+        "cache_read_tokens": 1,
+        "reasoning_tokens": 5,
+    }
+
+
 def test_another_kind_of_call_is_refused() -> None:
     unknown: Any = "dance"
     with pytest.raises(InvalidSpecError, match="choose one of chat, execute_tool, invoke_agent"):
