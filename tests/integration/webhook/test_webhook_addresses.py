@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
-from webhook_receiver import WebhookReceiver, status
+from webhook_receiver import NEW, WebhookReceiver, status
 
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.webhook import WebhookObserver
@@ -180,6 +182,35 @@ async def test_a_lookup_that_hangs_is_one_and_holds_up_nobody_elses_threads(
     await asyncio.gather(*calls)
 
     assert (len(receiver.requests), asked) == (8, [HOST])
+
+
+POSTING = """
+import asyncio
+import socket
+import threading
+
+from trackside.app.observers.webhook import WebhookObserver
+from trackside.testing.events import make_event
+
+
+async def main():
+    observer = WebhookObserver(url="https://hook.example/", secret="SECRET", timeout=0.1)
+    try:
+        await observer.on_event(make_event())
+    except Exception as exc:
+        print(exc)
+    await observer.aclose()
+
+
+socket.getaddrinfo = lambda *_, **how: threading.Event().wait()
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_ends_does_not_wait_for_a_lookup_that_hangs() -> None:
+    program = [sys.executable, "-c", POSTING.replace("SECRET", NEW)]
+    ended = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
+    assert "no connection within 0.05 s" in ended.stdout
 
 
 async def test_the_resolver_of_the_machine_is_what_is_asked_otherwise(receiver: WebhookReceiver, make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Looks names up in threads of its own: an answer that comes late, or never, holds up nobody else, nor the end of a process."""
+"""Looks names up in threads of its own: an answer that comes late, or never, holds up nobody, and no process that ends."""
 
 from __future__ import annotations
 
