@@ -446,6 +446,19 @@ async def test_flush_has_a_log_that_failed_asked_at_once() -> None:
 
 
 @virtual
+async def test_flush_has_a_log_that_goes_on_failing_asked_in_short_pauses_again() -> None:
+    stage = Stage()
+    await stage.announce(*of_run("a", 5))
+    stage.log.failure = OSError("away")
+    await asyncio.sleep(60)
+    before = len(stage.log.asked)
+
+    assert not (await stage.buffer.flush(0.35)).complete
+    assert len(stage.log.asked) - before == 3  # at once, after 0.1 and after 0.2 s
+    await stage.buffer.aclose(0)
+
+
+@virtual
 async def test_close_drops_in_time_what_a_failing_log_does_not_give(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage()
     run = of_run("a", 50)
