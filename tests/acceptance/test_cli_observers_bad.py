@@ -24,6 +24,7 @@ Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
 
 BAD = """
 import asyncio
+from trackside.app.delivery import DeliveryError
 
 class Boom:
     async def on_event(self, event):
@@ -44,6 +45,10 @@ class Interrupt:
 class Nothing:
     def on_event(self, event):
         return 3
+
+class Refusing:
+    async def on_event(self, event):
+        raise DeliveryError(receiver="it", what="that", why="too large", retryable=False)
 
 class Deaf:
     async def on_event(self, event):
@@ -205,6 +210,13 @@ def test_an_observer_that_swallows_cancels_keeps_no_command_from_ending(tracksid
     assert done.stderr == f"{why}: `trackside deliver` goes on, as the next `trackside run` does\n"
 
 
+def test_what_a_run_parks_is_said_with_where_to_look(here: Trackside, folder: Path) -> None:
+    configure(folder, bad("Refusing", "durable"))
+    done = run(here)
+    assert done.returncode == 0
+    assert done.stderr == "bad did not take 5 events, parked now; see `trackside parked bad`\n"
+
+
 def test_spans_that_no_collector_takes_are_said(here: Trackside, folder: Path) -> None:
     configure(folder, 'type = "tracing"\nendpoint = "http://127.0.0.1:9"')
     done = run(here)
@@ -336,8 +348,7 @@ def test_secrets_of_observers_are_in_no_output_however_their_receivers_fail(
         ["observers", "--json"],
         ["subscriptions"],
         ["subscriptions", "--json"],
-        ["parked"],
-        ["parked", "--json"],
+        *(["parked", name, "--json"] for name in ("webhook", "nats", "redis", "openlineage", "mail", "chat")),
     ]
     if failure == "refusing":  # it loads each of them in a process of its own
         commands.append(["doctor"])
@@ -349,6 +360,7 @@ def test_secrets_of_observers_are_in_no_output_however_their_receivers_fail(
 
     said = "".join(one.stdout + one.stderr for one in done) + caplog.text
     kept = b"".join(path.read_bytes() for path in folder.glob("trackside.db*")).decode("latin-1")
+    assert host in said
     for secret in SECRETS.values():
         assert secret not in said, f"{secret} was said"
         assert secret not in kept, f"{secret} is in the database"

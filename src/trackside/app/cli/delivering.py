@@ -53,13 +53,18 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
 
 
 def say_what_is_left(app: App) -> None:
-    """Say which observers have not been told everything yet, and who tells them."""
+    """Say which observers have not been told everything yet, and who tells them; and which did not take something."""
     if left := app.deliveries.left:
         those = ", ".join(one_line(one.name) for one in left)
         why = f" ({one_line(left[0].why)})" if len(left) == 1 and left[0].why else ""
         hint = "; `trackside subscriptions` says why" if len(left) > 1 else ""
         goes_on = "`trackside deliver` goes on, as the next `trackside run` does"
         standard_error().print(f"not everything is delivered yet to {those}{why}: {goes_on}{hint}", soft_wrap=True)
+    for stats in app.dispatcher.stats():
+        if stats.parked_total:
+            name, events = one_line(stats.subscription), count(stats.parked_total, "event")
+            said = f"{name} did not take {events}, parked now; see `trackside parked {name}`"
+            standard_error().print(said, soft_wrap=True)
     for name, failure in app.dispatcher.failures.items():
         standard_error().print(f"nothing is delivered to {one_line(name)}: {one_line(str(failure))}", soft_wrap=True)
 
