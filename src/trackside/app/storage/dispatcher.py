@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
+from trackside.app.closing import close_observer
 from trackside.app.storage._subscription_records import (
     OnFailure,
     Start,
@@ -27,8 +28,7 @@ from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.vitals import FeedStats
 from trackside.harness.errors import TracksideError
-from trackside.harness.observer import ObserverLike, ensure_observer, is_own_failure
-from trackside.harness.timelimit import call_observer
+from trackside.harness.observer import ObserverLike, ensure_observer
 
 __all__ = ["Dispatcher", "DrainReport", "DurableObserver"]
 
@@ -182,7 +182,12 @@ class Dispatcher:
         self._closed = True
         await asyncio.gather(*(charge.aclose() for charge in self._charges))
         observers = {id(charge.durable.observer): charge.durable for charge in self._charges}
-        await asyncio.gather(*map(_close_observer, observers.values()))
+        await asyncio.gather(
+            *(
+                close_observer(durable.observer, name=durable.name, limit=_CLOSE_LIMIT, logger=logger)
+                for durable in observers.values()
+            )
+        )
 
 
 class _Charge:
@@ -267,19 +272,3 @@ class _Charge:
                 details["found"],
                 details["wanted"],
             )
-
-
-async def _close_observer(durable: DurableObserver) -> None:
-    close = getattr(durable.observer, "aclose", None)
-    if close is None:
-        return
-
-    async def closing() -> None:
-        await close()
-
-    try:
-        await call_observer(closing(), observer=f"{durable.name}.aclose", limit=_CLOSE_LIMIT)
-    except BaseException as exc:  # the observer's failure: the others are closed all the same
-        if not is_own_failure(exc):
-            raise
-        logger.warning("observer %s could not be closed: %s", durable.name, exc)

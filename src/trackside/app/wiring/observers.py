@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from trackside.app.closing import close_observer
 from trackside.app.delivery import Delivery, ObserverOptionError, Order
 from trackside.app.masking import without_secrets
 from trackside.app.settings import OBSERVER_KEYS, ObserverSettings, Settings
@@ -22,8 +23,7 @@ from trackside.app.wiring.observer_types import BUILT_IN, find_observer, why_not
 from trackside.harness import ObserverBinding, RunObserver, TracksideError
 from trackside.harness.errors import NotAnObserverError
 from trackside.harness.failures import line_of
-from trackside.harness.observer import ensure_observer, is_own_failure
-from trackside.harness.timelimit import call_observer
+from trackside.harness.observer import ensure_observer
 from trackside.harness.types import LifecycleEventType
 
 if TYPE_CHECKING:
@@ -108,15 +108,7 @@ class ConfiguredObserver:
 
     async def aclose(self) -> None:
         """Close it, if it can be closed, in bounded time; a failure is said in the program's log."""
-        close = getattr(self.observer, "aclose", None)
-        if close is None:
-            return
-        try:
-            await call_observer(close(), observer=f"{self.name}.aclose", limit=_CLOSE_SECONDS)
-        except BaseException as exc:  # the observer's failure: the others are closed all the same
-            if not is_own_failure(exc):
-                raise
-            logger.warning("observer %s could not be closed: %s", self.name, line_of(exc))
+        await close_observer(self.observer, name=self.name, limit=_CLOSE_SECONDS, logger=logger)
 
 
 def build_observers(settings: Settings, environ: Mapping[str, str] | None = None) -> list[ConfiguredObserver]:
