@@ -1,6 +1,7 @@
 """What the settings say of runs holds for those of an app."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -172,3 +173,12 @@ async def test_an_observer_that_cannot_be_made_stops_the_start_before_there_is_a
         await result_of(settings)
 
     assert not (tmp_path / "log.db").exists()
+
+
+async def test_observers_are_closed_where_the_database_cannot_be_opened(load: Load, tmp_path: Path) -> None:
+    settings = await load('[[observers]]\ntype = "logging"\nformat = "json"\nloggers = ["mine"]\n')
+    (tmp_path / "log.db").write_text("no database, but long enough for the header of one. " * 10, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"log\.db"):
+        async with open_app(settings, {"spend": spend}):
+            pass
+    assert logging.getLogger("mine").handlers == []

@@ -106,6 +106,8 @@ async def open_app(
     redact = None if settings.redact is None else await asyncio.to_thread(load_redaction, settings)
     configured = await asyncio.to_thread(build_observers, settings) if settings.observers else []
     async with AsyncExitStack() as stack:
+        live = [observer for observer in configured if not observer.is_durable]
+        stack.push_async_callback(_close_all, live)  # also if nothing else can be opened
         store = await stack.enter_async_context(open_store(settings))
         spool = Spool(spool_folder(settings))
         recorder = Recorder(store, spool=spool)
@@ -119,7 +121,7 @@ async def open_app(
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         manager = RunManager(
             agents,
-            observers=[ObserverBinding(recorder, required=True), *_bound(configured, stack), *observers],
+            observers=[ObserverBinding(recorder, required=True), *_bound(live), *observers],
             coordinator=store.coordinator(hands_over=hands_over, keeps_requests=redact is None),
             states=store.thread_states(),
             log=store.run_log(),
@@ -138,12 +140,9 @@ async def open_app(
         yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals)
 
 
-def _bound(configured: Sequence[ConfiguredObserver], stack: AsyncExitStack) -> list[ObserverBinding]:
-    """The live ones, those first that gate runs; `stack` closes them when no more events come."""
-    live = [observer for observer in configured if not observer.is_durable]
-    live.sort(key=lambda observer: not observer.settings.required)
-    stack.push_async_callback(_close_all, live)
-    return [observer.binding() for observer in live]
+def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
+    """Live ones as a manager takes them, those first that gate runs."""
+    return [observer.binding() for observer in sorted(live, key=lambda observer: not observer.settings.required)]
 
 
 async def _close_all(live: Sequence[ConfiguredObserver]) -> None:
