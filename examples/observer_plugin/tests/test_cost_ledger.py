@@ -74,6 +74,17 @@ def test_another_process_goes_on_with_the_file_and_mends_a_line_that_a_crash_tor
     assert [row["event_id"] for row in rows_of(path)] == [first.event_id, second.event_id]
 
 
+def test_whatever_somebody_elses_harness_says_a_run_is_one_line(tmp_path: Path) -> None:
+    """By the end of its line is known whether it was written whole."""
+    path = tmp_path / "costs.csv"
+    ledger = CostLedger(path=str(path))
+    for payload in ({"agent": "two\nlines", "completion_data": ["none"]}, {"agent": None, "status": 7}):
+        asyncio.run(ledger.on_event(make_event(LifecycleEventType.RUN_FAILED, payload=payload)))
+
+    assert [(row["agent"], row["how"]) for row in rows_of(path)] == [("two lines", "failed"), ("None", "7")]
+    assert path.read_bytes().count(b"\n") == 3
+
+
 @pytest.mark.parametrize("path", ["", 7, "nowhere/costs.csv"])
 def test_a_path_that_cannot_be_is_refused_at_the_start(path: Any) -> None:
     """Trackside says so with the name of the file and of the key."""

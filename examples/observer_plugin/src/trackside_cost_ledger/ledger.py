@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +22,8 @@ class CostLedger:
     """Appends a line to a CSV file for each run that has ended, however it ended.
 
     It is durable: Trackside keeps for it how far it has come in the log, and gives it each event at least once. What comes
-    a second time, because nobody knows whether the first time succeeded, it knows by the event's id.
+    a second time, because nobody knows whether the first time succeeded, it knows by the event's id. For that it reads the
+    file once, and has all ids in memory: about 100 bytes for each line, so begin a new file before they are millions.
 
     Args:
         path: the file; it is made, and its folder has to be there.
@@ -82,9 +83,11 @@ class CostLedger:
 
 
 def _row(event: RunLifecycleEvent) -> Sequence[object]:
-    """What is written down of an end. Any key of a payload may be missing: somebody else's harness may have sent it."""
-    used = event.payload.get("completion_data") or {}
-    return (
+    """What is written down of an end. A payload may say anything, or nothing: somebody else's harness may have sent it."""
+    used = event.payload.get("completion_data")
+    if not isinstance(used, Mapping):
+        used = {}
+    cells = (
         event.event_id,
         event.occurred_at.isoformat(timespec="seconds"),
         event.run_id,
@@ -95,6 +98,7 @@ def _row(event: RunLifecycleEvent) -> Sequence[object]:
         used.get("total_output_tokens", 0),
         used.get("cost_usd", ""),
     )
+    return [" ".join(str(cell).split()) for cell in cells]  # a line is one line: by that a torn one is found
 
 
 def _lines(rows: Sequence[Sequence[object]]) -> bytes:
