@@ -172,3 +172,8 @@ def test_an_address_that_is_none_is_refused_by_number_and_not_quoted(
     with pytest.raises(ValueError, match="number 2") as refused:
         NotifyObserver(to=["json://localhost/", url])
     assert "s3cret-pass" not in str(refused.value) + caplog.text
+
+
+def test_an_address_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="to: one address is there twice"):
+        NotifyObserver(to=["json://localhost/", "json://localhost/"])

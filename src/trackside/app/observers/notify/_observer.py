@@ -89,6 +89,8 @@ class NotifyObserver:
         self._templates = Templates({} if templates is None else templates)
         self._rules = rules_of(on)
         self._receivers = [Receiver(url, number) for number, url in enumerate(urls, 1)]
+        if len(set(urls)) < len(urls):
+            raise ObserverOptionError(option="to", why="one address is there twice, and would get each message twice")
         self._timeout = timeout
         self._room = HourlyRoom(max_per_hour)
         self._threads = DaemonThreads("trackside-notify")

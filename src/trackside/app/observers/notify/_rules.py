@@ -56,13 +56,13 @@ def rules_of(said: Any) -> tuple[Rule, ...]:
     """The rules as the settings have them: a list of tables.
 
     Raises:
-        ObserverOptionError: one of them does not fit; the message says which, and the key.
+        ObserverOptionError: one of them does not fit; the message says which, counted from 1, and the key.
     """
     if not isinstance(said, Sequence) or isinstance(said, str) or not said:
         raise ObserverOptionError(
             option="on", why='it is a list of rules, as [{events = ["run_failed"], agent = "billing"}]'
         )
-    return tuple(_rule(f"on[{number}]", one) for number, one in enumerate(said))
+    return tuple(_rule(f"on[{number}]", one) for number, one in enumerate(said, 1))
 
 
 def _rule(option: str, said: Any) -> Rule:
