@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from typing import override
+from typing import Any, override
 
 import pytest
 
@@ -49,6 +49,10 @@ class Nothing:
 class Refusing:
     async def on_event(self, event):
         raise DeliveryError(receiver="it", what="that", why="too large", retryable=False)
+
+class Hanging:
+    async def on_event(self, event):
+        await asyncio.Event().wait()
 
 class Deaf:
     async def on_event(self, event):
@@ -208,6 +212,21 @@ def test_an_observer_that_swallows_cancels_keeps_no_command_from_ending(tracksid
     assert "✓ completed" in done.stdout
     why = "not everything is delivered yet to bad (what it was given is not done yet)"
     assert done.stderr == f"{why}: `trackside deliver` goes on, as the next `trackside run` does\n"
+
+
+def test_ctrl_c_while_a_live_observer_hangs_does_not_hide_how_the_run_ended(
+    terminal: Callable[..., Any], folder: Path
+) -> None:
+    configure(folder, bad("Hanging"))
+    settings = folder / "trackside.toml"
+    settings.write_text(f"[runs]\nshutdown_grace = 2\n{settings.read_text(encoding='utf-8')}", encoding="utf-8")
+    screen = terminal("run", "agents.py:echo", "hi")
+    screen.wait_for("observers have 2 s")
+    screen.press(b"\x03")
+
+    assert screen.wait() == 0
+    assert "✓ completed" in screen.text
+    assert "observer bad misses 4 events" in screen.text
 
 
 def test_what_a_run_parks_is_said_with_where_to_look(here: Trackside, folder: Path) -> None:

@@ -244,6 +244,7 @@ async def _run_and_close(
     result: RunResult | None = None
     loop = asyncio.get_running_loop()
     waiting = loop.call_later(_WAITING_AFTER, view.waiting, "for the database")
+    closing = contextlib.ExitStack()
     try:
         async with open_app(settings, {spec.agent: agent}, observers=[view], hands_over=False, one_run=True) as app:
             await _see_that_it_waits(app, agent, spec)
@@ -255,11 +256,21 @@ async def _run_and_close(
             if result is None:
                 await _leave(app, handle, view, settings)
             await _deliver(app, view)
+            limit = f"observers have {settings.shutdown_grace:g} s"
+            waiting = loop.call_later(_DELIVERING_AFTER, view.stopping, "closing", limit)
+            # How the run ended is known and not said yet; nothing that is asked for now could be quicker.
+            closing.enter_context(ended_by_stop_signals(_nothing, asyncio.Event()))
     except TracksideError as exc:
         if app is None or result is None:
             raise
         return app, result, exc
+    finally:
+        waiting.cancel()
+        closing.close()
     return app, result, None
+
+
+def _nothing() -> None: ...
 
 
 async def _deliver(app: App, view: View) -> None:
