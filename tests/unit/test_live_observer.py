@@ -112,6 +112,23 @@ async def test_a_follower_ends_where_nothing_follows_the_terminal_event() -> Non
 
 
 @virtual
+async def test_each_of_several_runs_has_its_own_time_for_what_follows_its_end() -> None:
+    live, loop = LiveObserver(), asyncio.get_running_loop()
+
+    async def ends_at(run_id: str) -> float:
+        await all_of(live.follow(run_id, expected=True))
+        return loop.time() - began
+
+    began = loop.time()
+    reading = [asyncio.create_task(ends_at(run_id)) for run_id in ("a", "b", "c", "d")]
+    for run_id in ("a", "b", "c", "d"):
+        run = make_run(run_id, thread_id=run_id)
+        await gave(live, run if run_id == "b" else run[:-1])
+        await asyncio.sleep(0.1)
+    assert [await ended for ended in reading] == pytest.approx([0.25, 0.1, 0.45, 0.55])
+
+
+@virtual
 async def test_who_joins_a_run_that_is_over_has_it_at_once() -> None:
     live = await gave(LiveObserver(), RUN)
     follower = live.follow("r")

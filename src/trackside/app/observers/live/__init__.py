@@ -15,7 +15,7 @@ from functools import partial
 from typing import ClassVar
 
 from trackside.app.delivery import Delivery, ObserverOptionError
-from trackside.app.observers.live._channels import Bounds, Channel, FollowEnd, LiveEvent
+from trackside.app.observers.live._channels import Bounds, Channel, FollowEnd, LiveEvent, size_of
 from trackside.app.observers.live._follower import FollowCounts, LiveFollower, LiveGap, OnSlow
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.lifecycle import is_terminal
@@ -122,10 +122,11 @@ class LiveObserver:
         self._finished_seconds = finished_seconds
         self._max_bytes = max_bytes
         self._running: OrderedDict[str, Channel] = OrderedDict()  # the quietest first
-        self._finished: OrderedDict[str, tuple[Channel, float]] = OrderedDict()  # with the time of their end
+        self._finished: OrderedDict[str, Channel] = OrderedDict()  # in the order of their ends
         self._threads: dict[str, Channel] = {}
         self._all = Channel(self._bounds)
-        self._ending: dict[str, asyncio.TimerHandle] = {}
+        self._ending: dict[str, float] = {}  # runs, and until when they linger, in the order of these times
+        self._end_timer: asyncio.TimerHandle | None = None
         self._woken: deque[set[asyncio.Future[None]]] = deque()
         self._bytes = 0
         self._readers = self._events = self._repeated = self._forgotten = 0
@@ -138,7 +139,10 @@ class LiveObserver:
         Raises:
             ClosedError: the observer has been closed.
         """
-        await self.on_events((event,))
+        if self._closed:
+            raise ClosedError(what="live observer")
+        self._take(event)
+        self._make_room()
 
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Keep several events, as `on_event` does."""
@@ -220,8 +224,9 @@ class LiveObserver:
     async def aclose(self) -> None:
         """Let all followers end, once they have what is kept for them. May be called again."""
         self._closed = True
-        for timer in self._ending.values():
-            timer.cancel()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
         self._ending.clear()
         for channel in (*self._running.values(), *self._threads.values(), self._all):
             self._end(channel, FollowEnd.closed)
@@ -231,28 +236,45 @@ class LiveObserver:
         channel = self._running.get(run_id)
         if channel is not None:
             self._running.move_to_end(run_id)
-        elif run_id in self._finished:
-            channel = self._finished[run_id][0]
-        else:
+        elif (channel := self._finished.get(run_id)) is None:
             channel = self._running[run_id] = Channel(self._bounds, by_sequence=True)
-        if event.sequence <= channel.mark:
+        sequence = event.sequence
+        if sequence <= channel.mark:
             self._repeated += 1
             return
-        self._events += 1
-        item = LiveEvent(event, self._events)
-        for kept_in in (channel, self._all, self._threads.get(event.thread_id)):
-            if kept_in is not None:
-                self._push(kept_in, item)
-        if is_terminal(event.event_type):
-            self._ending[run_id] = asyncio.get_running_loop().call_later(_LINGER, self._finish, run_id)
-        elif run_id in self._ending:
+        self._events = position = self._events + 1
+        item = LiveEvent(event, position, size_of(event))
+        self._push(channel, item, sequence)
+        self._push(self._all, item, position)
+        if (thread := self._threads.get(event.thread_id)) is not None:
+            self._push(thread, item, position)
+        if run_id in self._ending:
             self._finish(run_id)
+        elif is_terminal(event.event_type):
+            self._linger(run_id)
 
-    def _push(self, channel: Channel, item: LiveEvent) -> None:
-        before = channel.bytes
-        channel.push(item)
-        self._bytes += channel.bytes - before
-        self._rouse(channel)
+    def _push(self, channel: Channel, item: LiveEvent, mark: int) -> None:
+        self._bytes += channel.push(item, mark)
+        if channel.waiters:
+            self._rouse(channel)
+
+    def _linger(self, run_id: str) -> None:
+        """The run is over in a while, if nothing follows before: one timer does for all runs."""
+        loop = asyncio.get_running_loop()
+        self._ending[run_id] = until = loop.time() + _LINGER
+        if self._end_timer is None:
+            self._end_timer = loop.call_at(until, self._finish_those_due, until)
+
+    def _finish_those_due(self, now: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._end_timer = None
+        now = max(now, loop.time())
+        while self._ending:
+            run_id, until = next(iter(self._ending.items()))
+            if until > now:
+                self._end_timer = loop.call_at(until, self._finish_those_due, until)
+                return
+            self._finish(run_id)
 
     def _rouse(self, channel: Channel) -> None:
         """Wake who waits: all that has come by then in one go."""
@@ -260,7 +282,7 @@ class LiveObserver:
             if not self._woken:
                 asyncio.get_running_loop().call_soon(self._wake)
             self._woken.append(channel.waiters)
-            channel.waiters = set()
+            channel.waiters = None
 
     def _wake(self) -> None:
         for _ in range(_WOKEN_AT_ONCE):
@@ -275,10 +297,10 @@ class LiveObserver:
 
     def _finish(self, run_id: str) -> None:
         """The run is over, and nothing more is waited for."""
-        if (timer := self._ending.pop(run_id, None)) is not None:
-            timer.cancel()
+        self._ending.pop(run_id, None)
         if (channel := self._running.pop(run_id, None)) is not None:
-            self._finished[run_id] = (channel, asyncio.get_running_loop().time())
+            channel.ended_at = asyncio.get_running_loop().time()
+            self._finished[run_id] = channel
             self._end(channel, FollowEnd.finished)
 
     def _end(self, channel: Channel, end: FollowEnd) -> None:
@@ -288,8 +310,8 @@ class LiveObserver:
     def _channel_of(self, run_id: str, *, expected: bool) -> Channel:
         if (channel := self._running.get(run_id)) is not None:
             return channel
-        if run_id in self._finished:
-            return self._finished[run_id][0]
+        if (channel := self._finished.get(run_id)) is not None:
+            return channel
         if not expected:
             raise NotLiveError(
                 what=f"run {run_id}", why="it has not begun in this process, or is over and not kept any more"
@@ -303,7 +325,7 @@ class LiveObserver:
             channel = self._threads[thread_id] = Channel(self._bounds, mark=self._all.gone_mark)
             for item in self._all.events:
                 if item.event.thread_id == thread_id:
-                    channel.push(item)
+                    channel.push(item, item.position)
             self._bytes += channel.bytes
         return channel
 
@@ -322,14 +344,14 @@ class LiveObserver:
         while len(self._running) > self._most_running:
             self._forget(next(iter(self._running)))
         while self._bytes > self._max_bytes and self._finished:
-            self._drop(self._finished.popitem(last=False)[1][0])
+            self._drop(self._finished.popitem(last=False)[1])
         if self._bytes > self._max_bytes:
             self._let_go_of_quiet_ones()
 
     def _forget_old(self) -> None:
         while self._finished:
-            channel, ended_at = next(iter(self._finished.values()))
-            is_old = asyncio.get_running_loop().time() - ended_at > self._finished_seconds
+            channel = next(iter(self._finished.values()))
+            is_old = asyncio.get_running_loop().time() - channel.ended_at > self._finished_seconds
             if not (is_old or len(self._finished) > self._most_finished):
                 return
             self._finished.popitem(last=False)
@@ -337,8 +359,7 @@ class LiveObserver:
 
     def _forget(self, run_id: str) -> None:
         self._forgotten += 1
-        if (timer := self._ending.pop(run_id, None)) is not None:
-            timer.cancel()
+        self._ending.pop(run_id, None)
         channel = self._running.pop(run_id)
         self._end(channel, FollowEnd.forgotten)
         self._drop(channel)

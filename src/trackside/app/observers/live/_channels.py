@@ -17,6 +17,9 @@ from trackside.harness.weighing import weight_of
 _EVENT_BYTES = 600
 """About what an event takes besides its payload."""
 
+_SHORT = 2_048  # bytes; to weigh what has a shorter text takes several times as long as to write that text
+_SHORT_TAKES = 8  # bytes of memory for each byte of such a text, for the payload and the text together
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,19 +38,17 @@ class FollowEnd(StrEnum):
     """Whoever read it closed it."""
 
 
-class LiveEvent:
+class LiveEvent(msgspec.Struct, eq=False, gc=False):
     """An event on its way to followers, shared by all of them."""
 
-    __slots__ = ("_data", "event", "position", "size")
+    # Thousands are kept, and no event leads back to them: nothing for the collector of cycles to go through.
 
-    def __init__(self, event: RunLifecycleEvent, position: int) -> None:
-        self.event = event
-        self.position = position
-        """1, 2, 3 … over all runs, in this process since its observer was made: not the position in a log."""
-        # The payload, and the text that it becomes.
-        self.size = 2 * weight_of(event) + _EVENT_BYTES
-        """About how many bytes of memory it takes."""
-        self._data: bytes | None = None
+    event: RunLifecycleEvent
+    position: int
+    """1, 2, 3 … over all runs, in this process since its observer was made: not the position in a log."""
+    size: int
+    """About how many bytes of memory it takes."""
+    _data: bytes | None = None
 
     @property
     def data(self) -> bytes:
@@ -55,6 +56,15 @@ class LiveEvent:
         if self._data is None:
             self._data = _json_of(self.event)
         return self._data
+
+
+def size_of(event: RunLifecycleEvent) -> int:
+    """About how many bytes of memory an event takes that is kept: its payload, and the text that this becomes."""
+    try:
+        text = len(_encode(event.payload))
+    except (TypeError, ValueError, RecursionError):
+        return 2 * weight_of(event) + _EVENT_BYTES
+    return _EVENT_BYTES + (_SHORT_TAKES * text if text <= _SHORT else text + weight_of(event))
 
 
 def _json_of(event: RunLifecycleEvent) -> bytes:
@@ -86,10 +96,23 @@ class Channel:
     count of all events that were ever in the channel, so that one that lags costs nothing.
     """
 
-    __slots__ = ("_bounds", "_by_sequence", "bytes", "end", "events", "gone", "gone_mark", "mark", "readers", "waiters")
+    __slots__ = (
+        "_by_sequence",
+        "_most_bytes",
+        "_most_events",
+        "bytes",
+        "end",
+        "ended_at",
+        "events",
+        "gone",
+        "gone_mark",
+        "mark",
+        "readers",
+        "waiters",
+    )
 
     def __init__(self, bounds: Bounds, *, by_sequence: bool = False, mark: int = 0) -> None:
-        self._bounds = bounds
+        self._most_events, self._most_bytes = bounds
         self._by_sequence = by_sequence
         self.events: deque[LiveEvent] = deque()
         self.bytes = 0
@@ -100,20 +123,35 @@ class Channel:
         self.mark = mark
         """That of the last event."""
         self.end: FollowEnd | None = None
+        self.ended_at = 0.0
+        """When the run was over, by the clock of the event loop."""
         self.readers = 0
-        self.waiters: set[asyncio.Future[None]] = set()
+        self.waiters: set[asyncio.Future[None]] | None = None
 
     def mark_of(self, item: LiveEvent) -> int:
         """Where an event stands in this channel."""
         return item.event.sequence if self._by_sequence else item.position
 
-    def push(self, item: LiveEvent) -> None:
-        """Keep an event, and let the oldest go for which there is no room."""
-        self.events.append(item)
+    def push(self, item: LiveEvent, mark: int) -> int:
+        """Keep an event, and let the oldest go for which there is no room; returns by how many bytes the channel grows."""
+        events, before = self.events, self.bytes
+        events.append(item)
         self.bytes += item.size
-        self.mark = self.mark_of(item)
-        while len(self.events) > self._bounds.events or (self.bytes > self._bounds.bytes and len(self.events) > 1):
+        self.mark = mark
+        while len(events) > self._most_events or (self.bytes > self._most_bytes and len(events) > 1):
             self.let_go()
+        return self.bytes - before
+
+    def wait(self, waiter: asyncio.Future[None]) -> None:
+        """Have this set when there is more."""
+        if self.waiters is None:
+            self.waiters = set()
+        self.waiters.add(waiter)
+
+    def wait_no_more(self, waiter: asyncio.Future[None]) -> None:
+        """It need not be set any more."""
+        if self.waiters is not None:
+            self.waiters.discard(waiter)
 
     def let_go(self) -> None:
         """Keep the oldest event no more."""

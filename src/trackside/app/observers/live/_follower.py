@@ -85,11 +85,11 @@ class LiveFollower:
             if self.end is not None:
                 raise StopAsyncIteration
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._channel.waiters.add(waiter)
+            self._channel.wait(waiter)
             try:
                 await waiter
             finally:
-                self._channel.waiters.discard(waiter)
+                self._channel.wait_no_more(waiter)
         return item
 
     def next_ready(self) -> LiveEvent | LiveGap | None:
