@@ -82,7 +82,7 @@ def test_what_cannot_be_done_once_more_is_said(here: Trackside, tmp_path: Path) 
                 )
                 await coordinator.admit(record, spec=RunSpec("desk"))
         async with Store.open(f"sqlite:///{tmp_path}/trackside.db") as store:
-            await store.coordinator()._clear_up()
+            await store.coordinator()._upkeep.clear_up()
 
     asyncio.run(leave_others())
     by_thread = {run["thread_id"]: run["run_id"] for run in runs_of(here)}

@@ -44,11 +44,10 @@ class StoredCoordinators(Coordinators):
 
     async def kill(self, coordinator: RunCoordinator) -> None:
         assert isinstance(coordinator, StoredCoordinator)
-        assert coordinator._heart is not None
-        assert coordinator._upkeep is not None
-        coordinator._heart.stop()
-        coordinator._upkeep.cancel()
-        coordinator._heart = None  # so that it does not say goodbye when its store is closed
+        assert coordinator._enrolment._heart is not None
+        coordinator._enrolment._heart.stop()
+        coordinator._upkeep.stop()
+        coordinator._enrolment._heart = None  # so that it does not say goodbye when its store is closed
 
     async def told(self, run_id: str) -> list[RunLifecycleEvent]:
         store = next(reversed(self.stores.values()))

@@ -116,7 +116,8 @@ class Hand:
         self.store = store
         self.session = session
         self.coordinator: StoredCoordinator = store.coordinator(lease_seconds=3_600)
-        self.coordinator._host = self  # attached, it would look after the queue whenever it likes
+        # Attached, it would look after the queue whenever it likes.
+        self.coordinator._host = self.coordinator._upkeep._host = self
         self.held: dict[str, Held] = {}
         self.told: list[tuple[Any, ...]] = []
         self.is_enrolled = False
@@ -139,7 +140,7 @@ class Hand:
 
     def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
         self.told.append(("adopted", record.run_id, ready))
-        if (timer := self.coordinator._mine[record.run_id].timer) is not None:
+        if (timer := self.coordinator._held(record.run_id).timer) is not None:
             timer.cancel()  # a rule says when it is due
 
     async def leave(self) -> None:
@@ -149,8 +150,8 @@ class Hand:
 
     def die(self) -> None:
         """Go without a word, once the lease has ended."""
-        if self.coordinator._heart is not None:
-            self.coordinator._heart.stop()
+        if self.coordinator._enrolment._heart is not None:
+            self.coordinator._enrolment._heart.stop()
         self.forget()
 
     def forget(self) -> None:
@@ -177,7 +178,7 @@ async def take(hand: Hand, steps: Sequence[Step], *, lose_reply: int) -> list[An
     if len(steps) == 1:
         hand.session.loses_in = int(lose_reply)
         return [*await asyncio.gather(steps[0].act(), return_exceptions=True)]
-    await hand.coordinator._enroll()
+    await hand.coordinator._enrolment.enroll()
     gate = Gate()
     opened = writer.put(gate)
     while not gate.reached.is_set():

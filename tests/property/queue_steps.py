@@ -325,7 +325,7 @@ class Play:
         return Step(lambda: hand.coordinator.request_cancel(run.run_id, CancelAction(action)), expect)
 
     def promote(self, hand: Hand, held: Held) -> Step:
-        mine = hand.coordinator._mine.get(held.run.run_id)
+        mine = hand.coordinator._runs.get(held.run.run_id)
 
         async def act() -> None:
             if mine is not None:
@@ -338,7 +338,7 @@ class Play:
         return Step(act, expect)
 
     def note_stuck(self, hand: Hand, held: Held) -> Step:
-        is_known = held.run.run_id in hand.coordinator._mine
+        is_known = held.run.run_id in hand.coordinator._runs
 
         def expect(failure: Any) -> None:
             assert failure is None, failure
@@ -362,7 +362,7 @@ class Play:
             assert not hand.held.keys() & {*adopted}
             assert adopted == [run_id for run_id in orphans if run_id in adopted]
 
-        return Step(hand.coordinator._clear_up, expect)
+        return Step(hand.coordinator._upkeep.clear_up, expect)
 
     def step_with(
         self, hand: Hand, held: Held, move: str, status: RunStatus, *, lost: bool, shut_down: bool = False

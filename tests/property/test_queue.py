@@ -191,20 +191,20 @@ class Queueing(Play, RuleBasedStateMachine):
 
     def renew(self, number: int) -> None:
         coordinator = self.hands[number].coordinator
-        self.run(coordinator._enroll())
+        self.run(coordinator._enrolment.enroll())
         self.enroll(self.hands[number])
-        self.run(coordinator._writer.write(coordinator._registration()))
+        self.run(coordinator._writer.write(coordinator._enrolment._registration()))
         self.model.workers[coordinator.worker_id] = True
 
     @rule(number=workers, lost=losses)
     def clear_up_one(self, number: int, lost: int) -> None:
         hand = self.hands[number]
-        self.run(hand.coordinator._enroll())
+        self.run(hand.coordinator._enrolment.enroll())
         self.enroll(hand)
         self.take(hand, self.clear_up(hand), lose_reply=lost)
 
     def look_around(self, number: int) -> None:
-        self.run(self.hands[number].coordinator._look())
+        self.run(self.hands[number].coordinator._upkeep.look())
         self.hear(self.hands[number])
 
     @rule(number=workers, what=st.sampled_from(["end_lease", "renew", "look_around", "look_around", "prune"]))

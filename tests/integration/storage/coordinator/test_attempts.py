@@ -239,7 +239,7 @@ async def test_a_third_attempt_waits_and_then_goes_before_those_that_came_meanwh
         assert 1.9 < (known.due_at - known.created_at).total_seconds() < 2.1
         await start(store, coordinator, waiting[0])  # nobody is kept waiting by a pause
         database.execute(f"UPDATE active_runs SET owner = '{coordinator.worker_id}' WHERE run_id = '{third}'")
-        mine = coordinator._take(known, ready=False, thread_status="busy")
+        mine = coordinator._runs.take(known, ready=False, thread_status="busy")
         await coordinator._promote(mine)
         await coordinator.settle(waiting[0], RunStatus.success)
         await store.append([event(waiting[0], "run_completed", 2, status="success", completion_data={})])
@@ -290,7 +290,7 @@ async def test_a_run_that_was_asked_to_cancel_is_lost_for_good(url: str, databas
         await start(store, coordinator, run_id)
         await other.request_cancel(run_id, CancelAction.interrupt)
         take_for_dead(database, coordinator.worker_id)
-        await other._clear_up()
+        await other._upkeep.clear_up()
 
         found = await store.run(run_id)
         assert found is not None
@@ -316,8 +316,8 @@ async def test_a_cancel_that_comes_when_the_next_attempt_is_settled_ends_that(ur
         end = event(run_id, "run_cancelled", 3, cancel_mode="shutdown", retried_as=settlement.retried_as)
         await store.append([end])
         await coordinator.aclose()
-        await other._enroll()
-        await other._clear_up()
+        await other._enrolment.enroll()
+        await other._upkeep.clear_up()
 
         again = await store.run(settlement.retried_as)
         assert again is not None
@@ -350,7 +350,7 @@ async def test_an_end_that_comes_after_the_run_was_given_up_starts_nothing_more(
         await start(store, coordinator, run_id)
         settlement = await coordinator.settle(run_id, RunStatus.cancelled, shut_down=True)
         take_for_dead(database, coordinator.worker_id)
-        await other._clear_up()
+        await other._upkeep.clear_up()
 
         with pytest.raises(EventOrderError):
             await store.append([event(run_id, "run_cancelled", 3, retried_as=settlement.retried_as)])

@@ -38,8 +38,8 @@ def hand(store: Store) -> Iterator[Callable[[], Hand]]:
 
     yield make
     for each in hands:
-        if each.coordinator._heart is not None:
-            each.coordinator._heart.stop()
+        if each.coordinator._enrolment._heart is not None:
+            each.coordinator._enrolment._heart.stop()
 
 
 def run_of(thread_id: str, multitask: str = "enqueue", *, due_at: datetime | None = None) -> RunRecord:
@@ -101,7 +101,7 @@ async def test_the_end_of_a_lost_run_says_what_the_log_has_of_it(hand: Any, data
     )
 
     take_for_dead(database, a)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     assert (await store.events(run_id=lost, types="run_failed"))[0].event.payload["agent"] == AGENT
     run = await store.run(lost)
@@ -122,11 +122,11 @@ async def test_a_lost_run_is_started_anew_once_though_the_reply_to_that_is_lost(
     record = run_of("t")
     await a.coordinator.admit(record, spec=RunSpec(AGENT, {}, max_attempts=2))
     await start(a, record.run_id)
-    await b.coordinator._enroll()
+    await b.coordinator._enrolment.enroll()
 
     take_for_dead(database, a)
     b.session.loses_in = lost_reply
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     (retried_as,) = await store.retries_of(record.run_id)
     assert [told for told in b.told if told[0] == "adopted"] == [("adopted", retried_as, True)]
@@ -154,7 +154,7 @@ async def test_a_message_that_is_damaged_keeps_no_run_from_its_end(
     database.execute(f"UPDATE events SET payload = '{damage}' WHERE event_id = '{message.event_id}'")
 
     take_for_dead(database, a)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     run = await store.run(lost)
     assert run is not None
@@ -178,7 +178,7 @@ async def test_who_has_to_leave_is_named_although_the_reply_to_who_became_due_wa
     due = await admit(a, multitask="interrupt", due_at=LATER)
 
     a.session.loses_in = 1
-    await a.coordinator._promote(a.coordinator._mine[due])
+    await a.coordinator._promote(a.coordinator._held(due))
 
     assert a.told == [("displaced", waiting, False)]
 
@@ -186,11 +186,11 @@ async def test_who_has_to_leave_is_named_although_the_reply_to_who_became_due_wa
 async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: Any, database: Any) -> None:
     a, b = hand(), hand()
     waiting = await admit(a)
-    await b.coordinator._enroll()
+    await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
 
     b.session.loses_in = 2  # after the one that reaps
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     assert b.told == [("adopted", waiting, True)]
 
@@ -209,7 +209,7 @@ async def test_a_host_that_fails_on_a_run_that_it_takes_over_gets_the_others_all
         takes(record, spec, ready=ready)
 
     monkeypatch.setattr(b, "on_adopted", fails_on_first)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     assert b.told == [("adopted", run_id, True) for run_id in waiting[1:]]
     assert f"run {waiting[0]} was taken over, but waits for this process to end" in caplog.text
@@ -227,7 +227,7 @@ async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_
         await a.coordinator.aclose()
     else:
         take_for_dead(database, a)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     assert b.told == []
     assert (await b.store.run(waiting)).status is RunStatus.cancelled
@@ -239,16 +239,16 @@ async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_
     a, b = hand(), hand()
     waiting = await admit(a)
     b.agents = ()
-    await b.coordinator._enroll()
+    await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
     assert standing(database, waiting) == ("pending", None)
 
     await start(a, waiting)
 
     assert standing(database, waiting) == ("claimed", a.name)
     b.agents = (AGENT,)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
     assert b.told == []
 
 
@@ -271,7 +271,7 @@ async def test_a_run_that_was_claimed_in_the_same_transaction_is_not_ended_for_i
     a, b = hand(), hand()
     record = run_of("t")
     await a.coordinator.admit(record)  # nobody else could begin it anew
-    await b.coordinator._enroll()
+    await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
 
     claim = Claim(run_id=record.run_id, thread_id="t", owner=b.name, fates={})
@@ -307,13 +307,13 @@ async def test_who_cancels_a_run_that_was_left_to_others_hears_that_it_is_lost(h
     a, b = hand(), hand()
     waiting = await admit(a)
     b.agents = ()
-    await b.coordinator._enroll()
+    await b.coordinator._enrolment.enroll()
     take_for_dead(database, a)
-    await b.coordinator._clear_up()
+    await b.coordinator._upkeep.clear_up()
 
     await a.coordinator.request_cancel(waiting, CancelAction.interrupt)
     assert await a.coordinator.withdraw(waiting) is False
-    await a.coordinator._look()
+    await a.coordinator._upkeep.look()
 
     assert a.told == [("lost", waiting)]
 

@@ -1,0 +1,106 @@
+"""The runs that one worker looks after, as far as it knows: what it keeps in memory of them, and no step of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, KeysView
+from dataclasses import dataclass, field
+
+from trackside.app.storage._coordination import Fate, Fates
+from trackside.app.storage._queue import Handover
+from trackside.harness.types import CancelAction, RunRecord, ThreadStatus
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class OwnRun:
+    """A run that this worker looks after, from its admission to its release."""
+
+    record: RunRecord
+    ready: bool
+    thread_status: ThreadStatus
+    claimed: bool = False
+    withdrawn: bool = False
+    cancel_requested: CancelAction | None = None
+    handover: Handover | None = None
+    over: bool = False
+    """Its end is in the log."""
+    timer: asyncio.TimerHandle | None = field(default=None)
+    retry_id: str | None = None
+    """As which run it goes on, should it have been shut down."""
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for its thread, as far as is known here."""
+        return not (self.claimed or self.withdrawn or self.over or self.timer or self.cancel_requested)
+
+
+class OwnRuns:
+    """All of them, by their ids and by thread.
+
+    Args:
+        on_new: is called with each run that was not known before.
+    """
+
+    def __init__(self, on_new: Callable[[OwnRun], object]) -> None:
+        self.fates: Fates = {}
+        """What was decided of runs whose step is not committed yet."""
+        self._on_new = on_new
+        self._runs: dict[str, OwnRun] = {}
+        self._of_thread: dict[str, dict[str, OwnRun]] = {}
+        """The same, by thread, in the order of coming."""
+        self._given: dict[str, ThreadStatus] = {}
+        """Runs that got their thread before their admission here had returned, and the status of that."""
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._runs
+
+    def __iter__(self) -> Iterator[OwnRun]:
+        return iter(self._runs.values())
+
+    def ids(self) -> KeysView[str]:
+        """Their ids, as they are at any time."""
+        return self._runs.keys()
+
+    def get(self, run_id: str) -> OwnRun | None:
+        """The run with this id; None if it is not this worker's."""
+        return self._runs.get(run_id)
+
+    def take(self, record: RunRecord, *, ready: bool, thread_status: ThreadStatus) -> OwnRun:
+        """Look after a run from now on, or know better how it stands."""
+        own = self._runs.get(record.run_id)
+        if own is not None:
+            own.ready, own.thread_status = ready, thread_status
+            return own
+        if (given := self._given.pop(record.run_id, None)) is not None:
+            ready, thread_status = True, given
+        own = self._runs[record.run_id] = OwnRun(record=record, ready=ready, thread_status=thread_status)
+        self._of_thread.setdefault(record.thread_id, {})[record.run_id] = own
+        self._on_new(own)
+        return own
+
+    def give(self, run_id: str, thread_status: ThreadStatus) -> None:
+        """A run has its thread that is yet to be taken: whoever waits for its admission has not heard of that."""
+        self._given[run_id] = thread_status
+
+    def forget(self, run_id: str) -> None:
+        """Look after a run no longer, if this worker did."""
+        own = self._runs.pop(run_id, None)
+        self.fates.pop(run_id, None)
+        if own is None:
+            return
+        of_thread = self._of_thread[own.record.thread_id]
+        del of_thread[run_id]
+        if not of_thread:
+            del self._of_thread[own.record.thread_id]
+        if own.timer is not None:
+            own.timer.cancel()
+
+    def another_waits(self, own: OwnRun) -> bool:
+        """Whether another run is known to wait for the thread of this one."""
+        return any(other.is_in_line for other in self._of_thread[own.record.thread_id].values() if other is not own)
+
+    def undecide(self, run_ids: Collection[str], fate: Fate = "withdrawn") -> None:
+        """What was decided of these runs was not committed after all."""
+        for run_id in run_ids:
+            if self.fates.get(run_id) == fate:
+                del self.fates[run_id]

@@ -1,0 +1,188 @@
+"""What one worker does for all: it ends what others left behind, takes over what waits, and hears what they want."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
+from trackside.app.storage._own_runs import OwnRun, OwnRuns
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._recovery import (
+    Adopt,
+    Adopted,
+    Adoption,
+    ListOwned,
+    Owned,
+    Reap,
+    Reaped,
+    left_to_others,
+)
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import StorageError
+from trackside.harness.ports import RunHost
+
+logger = logging.getLogger("trackside.storage")
+
+_LEAST_PAUSE: Final = 0.2  # seconds between two looks at what others did
+_REST: Final = 5  # times as long as a look took
+
+
+class Upkeep:
+    """Looks after the queue of runs: three rounds in the length of a lease, and a look whenever it is nudged.
+
+    Args:
+        writer: that of the store.
+        readers: those of the store.
+        own: the runs of this worker.
+        enrolment: has this worker known.
+        worker_id: the name under which it owns runs.
+        lease_seconds: how long its lease is.
+        takes_over: whether it executes what others leave.
+    """
+
+    def __init__(
+        self,
+        writer: Writer | NoWriter,
+        readers: Readers,
+        own: OwnRuns,
+        enrolment: Enrolment,
+        *,
+        worker_id: str,
+        lease_seconds: float,
+        takes_over: bool,
+    ) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._own = own
+        self._enrolment = enrolment
+        self._worker_id = worker_id
+        self._period = lease_seconds / BEATS_PER_LEASE
+        self._takes_over = takes_over
+        self._host: RunHost | None = None
+        self._unfit: set[str] = set()
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, host: RunHost) -> None:
+        """Look after runs for this manager from now on."""
+        self._host = host
+        self._task = asyncio.create_task(self._keep_up(), name="trackside-coordinator")
+
+    def nudge(self) -> None:
+        """Have it look soon: something was committed, here or elsewhere, that may matter."""
+        self._nudge.set()
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Do no more; what is to be awaited then."""
+        if self._task is None:
+            return []
+        self._task.cancel()
+        return [self._task]
+
+    async def _keep_up(self) -> None:
+        next_round = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                await self._enrolment.enroll()
+                if began >= next_round:
+                    next_round = began + self._period
+                    await self.clear_up()
+                elif await self._is_left():
+                    await self._take_over()
+                began = loop.time()
+                await self.look()
+            except StorageError as exc:
+                logger.warning("the queue of runs cannot be looked after: %s", exc)
+            except Exception:  # whatever it is, runs of others would wait for ever if this ended
+                logger.exception("the queue of runs cannot be looked after")
+            # What this process commits is hinted at, too, and who has thousands of runs waiting has much to look at. A look
+            # that waited for a database that was away is no reason to leave the next one for long.
+            await asyncio.sleep(max(_LEAST_PAUSE, min(self._period, _REST * (loop.time() - began))))
+            try:
+                async with asyncio.timeout(max(0.0, next_round - loop.time())):
+                    await self._nudge.wait()
+            except TimeoutError:
+                pass
+            self._nudge.clear()
+
+    async def clear_up(self) -> None:
+        """End the runs of workers that are gone, and take over what waits.
+
+        Raises:
+            StorageError: the store failed; the next round goes on from there.
+        """
+        is_all = False
+        while not is_all:  # a part in each transaction, so that nobody waits long
+            reaped: Reaped = await self._writer.write(Reap(reaper=self._worker_id, known=self._own.ids()))
+            for run_id in reaped.ended:
+                retried_as = reaped.retries.get(run_id)
+                goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
+                logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
+            is_all = reaped.is_all
+        await self._take_over()
+
+    async def _is_left(self) -> bool:
+        """Whether runs wait that this worker could take over: another has closed, and said so with its commit."""
+        host = self._host
+        if host is None or not host.agents or not self._takes_over:
+            return False
+        query = left_to_others([*host.agents], [*self._unfit])
+        return await self._readers.first(query, lambda row: row) is not None
+
+    async def _take_over(self) -> None:
+        host = self._host
+        is_all = host is None or not host.agents or not self._takes_over
+        while host is not None and not is_all:
+            adopt = Adopt(owner=self._worker_id, agents=[*host.agents], unfit=[*self._unfit])
+            adoption: Adoption = await self._writer.write(adopt)
+            for adopted in adoption.adopted:  # all at once: whoever makes one of them leave has to find it here
+                self._adopt(host, adopted)
+            for run_id, why in adoption.unfit.items():
+                logger.warning("run %s waits for another version of Trackside: %s", run_id, why)
+            self._unfit.update(adoption.unfit)
+            is_all = adoption.is_all
+
+    def _adopt(self, host: RunHost, adopted: Adopted) -> None:
+        record = adopted.record
+        is_known = record.run_id in self._own
+        own = self._own.take(record, ready=adopted.ready, thread_status=adopted.thread_status)
+        if is_known:  # taken from this worker, which was thought to be dead, and given back
+            return
+        try:
+            host.on_adopted(record, adopted.spec, ready=own.ready)
+        except Exception:  # the host's failure; the others of the round are this worker's now, too
+            logger.exception("run %s was taken over, but waits for this process to end", record.run_id)
+
+    async def look(self) -> None:
+        """Compare what this worker thinks is its own with what the database says.
+
+        Raises:
+            StorageError: the store failed.
+        """
+        host = self._host
+        before = {own.record.run_id: own for own in self._own if not own.over}
+        if host is None or not before:
+            return
+        owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self._worker_id))}
+        for run_id, own in before.items():
+            if self._own.get(run_id) is not own or own.over:
+                continue
+            if run_id not in owned:
+                self._own.forget(run_id)
+                host.on_lost(run_id)
+            else:
+                _hear(host, own, owned[run_id])
+
+
+def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:
+    run_id = own.record.run_id
+    if said.cancel_requested is not None and own.cancel_requested is None:
+        own.cancel_requested = said.cancel_requested
+        host.on_cancel(run_id, said.cancel_requested)
+    elif said.ready and not own.claimed and not own.withdrawn:
+        own.ready, own.thread_status = True, said.thread_status
+        host.on_ready(run_id)
