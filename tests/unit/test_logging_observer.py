@@ -318,6 +318,17 @@ async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_l
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
 
+async def test_a_line_is_written_once_where_a_logger_and_those_below_it_are_named(tmp_path: Path) -> None:
+    apart = logging.getLogger("my_agent.apart")
+    apart.propagate = False
+    names = ["my_agent.tools", "my_agent", "my_agent", "my_agent.apart"]
+    async with logging_to(tmp_path / "log", loggers=names):
+        for name in ("my_agent", "my_agent.tools", "my_agent.apart"):
+            logging.getLogger(name).info(name)
+    apart.propagate = True
+    assert [line["message"] for line in lines(tmp_path / "log")] == ["my_agent", "my_agent.tools", "my_agent.apart"]
+
+
 @pytest.fixture
 def full_pipe(tmp_path: Path, blockbuster: BlockBuster) -> Iterator[tuple[Path, Callable[[], bytes]]]:
     """A pipe that nobody reads, and a function that reads what is in it, to the end."""

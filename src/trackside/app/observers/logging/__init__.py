@@ -62,7 +62,8 @@ class LoggingObserver:
         level: "debug", "info", "warning" or "error": say less than that not at all. Without a `format` that is the
             program's to say, and all is passed on; with one it is "info".
         content: whether to quote what humans and models said, cut at 500 characters.
-        loggers: names of loggers whose lines are written here, too, with a `format`: those of your agents; "" for all.
+        loggers: names of loggers whose lines are written here, too, with a `format`: those of your agents; "" for all. What
+            a logger is told by those below it ("a" by "a.b") is among its lines.
         capacity: how many lines may wait for a slow log. What comes then is dropped, counted, and told in its place.
 
     Raises:
@@ -107,8 +108,8 @@ class LoggingObserver:
             )
         else:
             self._write_as(_FORMATS[format], _checked_file(file), capacity)
-            for name in loggers:
-                self._capture(logging.getLogger(name or None), _FORMATS[format])
+            for captured in _topmost(loggers):
+                self._capture(captured, _FORMATS[format])
 
     def _write_as(self, written: Callable[..., bytes], path: Path | None, capacity: int) -> None:
         def make(line: RunLine) -> bytes:
@@ -165,6 +166,20 @@ class LoggingObserver:
             captured.setLevel(self._level)
         captured.addHandler(handler)
         self._captured.append((captured, handler, before))
+
+
+def _topmost(names: Sequence[str]) -> list[logging.Logger]:
+    """The loggers of these names, each once, and none of those whose lines another one of them gets."""
+    named = dict.fromkeys(logging.getLogger(name or None) for name in names)
+
+    def is_heard_above(logger: logging.Logger) -> bool:
+        while logger.propagate and logger.parent is not None:
+            logger = logger.parent
+            if logger in named:
+                return True
+        return False
+
+    return [logger for logger in named if not is_heard_above(logger)]
 
 
 def _check(option: str, value: Any, accepted: Sequence[Any]) -> None:

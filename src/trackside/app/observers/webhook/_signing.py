@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -30,8 +29,8 @@ class Signer:
     """
 
     def __init__(self, secret: Any) -> None:
-        secrets = [secret] if isinstance(secret, str) else secret
-        if not isinstance(secrets, Sequence) or not secrets:
+        secrets = [*secret] if isinstance(secret, list | tuple) else [secret]
+        if not any(secrets):
             raise _error(f"it is missing, and nothing is sent unsigned; make one: {_HOW_TO_MAKE_ONE}")
         if len(secrets) > 2:
             raise _error("it is one secret, or two while receivers change from one to the other")
