@@ -242,6 +242,16 @@ class TestAway:
         test()
 
     @virtual
+    async def test_a_call_that_began_before_it_went_away_does_not_say_that_it_is_back(self) -> None:
+        log = log_of(*"abcd")
+        loop = asyncio.get_running_loop()
+        observer = Receiving(log, lambda position, n: 3.0 if position == 1 else away() if loop.time() < 4 else 0.0)
+        policy = FeedPolicy(order=Order.none, concurrency=2, first_pause=10)
+        async with feeding(log, observer, policy) as feed:
+            await feed.reach(4)
+        assert [position for time, position in observer.calls if time < 5] == [1, 2]
+
+    @virtual
     async def test_what_fails_while_it_is_away_does_not_end_the_pause_and_what_is_refused_does(self) -> None:
         log = log_of(*"abcd")
         failures = {(1, 1): away(), (2, 1): OSError("no"), (3, 1): ValueError("malformed")}
@@ -274,7 +284,7 @@ class TestAway:
     async def test_an_event_that_was_held_back_has_all_its_attempts_and_waits_longer_each_time(self) -> None:
         log = log_of("a")
         observer = Receiving(log, lambda position, n: held_back() if n <= 5 else OSError("no"))
-        async with feeding(log, observer, FeedPolicy(attempts=3, first_pause=1.0)) as feed:
+        async with feeding(log, observer, FeedPolicy(attempts=3, first_pause=1.0, longest_pause=100)) as feed:
             await feed.reach(1)
         assert ([*log.parked], log.parked[1].attempts) == ([1], 3)
         pauses = [later - earlier for earlier, later in itertools.pairwise(observer.times(1))]
@@ -338,6 +348,34 @@ class TestStops:
             assert await feed.reach(4)
         assert not log.wrong
         assert sorted(positions(log, observer.taken)) == [1, 2, 3, 4]
+
+    @virtual
+    async def test_nothing_more_is_delivered_when_the_lease_may_have_ended_unrenewed(self) -> None:
+        log = log_of(*"a" * 100)
+        observer = Receiving(log, lambda position, n: 1_000.0 if position == 1 else 1.0)
+        policy = FeedPolicy(order=Order.none, concurrency=2, call_limit=None, lease_seconds=30, grace=0)
+        async with feeding(log, observer, policy):
+            log.fails = lambda step: DatabaseBusyError(database="this", seconds=1) if step == "renew" else None
+            await asyncio.sleep(60)
+            assert observer.under_way == 0
+        assert 10 < max(time for time, _ in observer.calls) <= 30
+        assert log.cursor == 0
+
+    @virtual
+    async def test_who_has_lost_the_lease_moves_no_cursor_and_parks_nothing(self) -> None:
+        log = log_of(*"abcd")
+        observer = Receiving(log, lambda position, n: 2.0 if position < 4 or n > 1 else OSError("no"))
+        policy = FeedPolicy(order=Order.none, concurrency=4, attempts=1, lease_seconds=30)
+        async with feeding(log, observer, policy) as feed:
+            observer.fails_after = 1.0
+            await asyncio.sleep(0.5)
+            log.kill_holder()
+            await asyncio.sleep(1)
+            assert (log.cursor, [*log.parked], feed.counts.parked) == (0, [], 0)
+            assert await feed.reach(4)
+        assert not log.wrong
+        assert [len(observer.times(position)) for position in range(1, 5)] == [2, 2, 2, 2]
+        assert (feed.counts.read, feed.counts.handled, feed.counts.returned) == (8, 4, 4)
 
     @virtual
     async def test_one_that_raises_cancelled_error_is_a_failure_like_any_other(self) -> None:

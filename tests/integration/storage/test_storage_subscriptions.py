@@ -325,7 +325,9 @@ class TestLeases:
         await subs.open("mail", start="beginning")
         first = await subs.acquire("mail", consumer="first")
         await first.read()
-        await first.acknowledge(1)
+        await first.park(1, "no")
+        await subs.retry_parked("mail")
+        await first.read_retries()
         await end_leases(store, **ending)
 
         second = await subs.acquire("mail", consumer="second")
@@ -337,6 +339,8 @@ class TestLeases:
             first.acknowledge(5),
             first.park(2, "no"),
             first.note_failure("no", attempts=1),
+            first.settle_retry(1),
+            first.check(),
             first.renew(),
         ):
             with pytest.raises(SubscriptionLostError, match="'first' has subscription 'mail' no more"):
@@ -546,6 +550,19 @@ class TestParking:
             (2, "retry"),
             (4, "parked"),
         ]
+
+    async def test_what_was_parked_ahead_and_is_handled_when_it_is_read_again_is_not_parked_any_more(
+        self, subs: Subscriptions
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        consumer = await subs.acquire("mail")
+        await consumer.read(3)
+        await consumer.park(2, "no")
+
+        await consumer.read(3)  # from the cursor, as after a failure of the store
+        await consumer.acknowledge(3)
+
+        assert await subs.parked("mail") == []
 
     async def test_what_was_parked_ahead_comes_again_after_a_death_and_is_handled_or_parked_anew(
         self, subs: Subscriptions, store: Store
