@@ -137,8 +137,11 @@ async def test_a_line_says_what_a_run_used_and_why_it_failed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-async def test_no_text_of_an_agent_makes_a_line_of_its_own_or_moves_a_cursor(format: str, tmp_path: Path) -> None:
+async def test_no_text_of_an_agent_makes_a_line_of_its_own_or_moves_a_cursor(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "log"
+    monkeypatch.setattr(logging.getLogger("hostile"), "propagate", False)  # no report of a test can have such a text
     hostile = RunLifecycleEvent(HOSTILE, LifecycleEventType.RUN_FAILED, HOSTILE, HOSTILE, 1, failed().occurred_at, {})
     async with logging_to(file, format=format, content=True, loggers=["hostile"]) as observer:
         for name in ("agent", "error", "error_type", "reason", "cancel_mode"):
