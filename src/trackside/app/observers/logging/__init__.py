@@ -131,9 +131,12 @@ class LoggingObserver:
         Raises:
             ClosedError: the observer has been closed.
         """
-        line = line_about(event, content=self._content)
-        if line.level >= self._level:
-            await self._handover.offer_patiently(self._make(line))
+        line = line_about(event, level=self._level, content=self._content)
+        if line is not None:
+            written = self._make(line)
+            if self._handover.is_full:
+                await self._handover.wait_for_room()
+            self._handover.offer(written)
 
     def stats(self) -> LineStats:
         """What became of all lines so far, those of `loggers` among them."""

@@ -108,16 +108,20 @@ class Handover[T]:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
-    async def offer_patiently(self, thing: T) -> None:
-        """As `offer`, but wait for room a little, unless others have waited in vain."""
+    @property
+    def is_full(self) -> bool:
+        """Whether what is offered now is dropped."""
+        return self._queue.qsize() >= self._capacity
+
+    async def wait_for_room(self) -> None:
+        """Wait a little until something can be offered, unless others have waited in vain."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
-        while self._queue.qsize() >= self._capacity and not (self._gave_up or self._closing):
+        while self.is_full and not (self._gave_up or self._closing):
             future: asyncio.Future[None] = loop.create_future()
             self._waiters.append((loop, future))
             await asyncio.wait((future,), timeout=deadline - loop.time())
             self._gave_up = loop.time() >= deadline
-        self.offer(thing)
 
     async def flush(self, timeout: float) -> LineStats:
         """Wait for at most so many seconds until all is taken that was offered before."""

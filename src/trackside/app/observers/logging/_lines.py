@@ -7,9 +7,10 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from trackside.harness.context import current_run
 from trackside.harness.journal import excerpt
@@ -24,8 +25,13 @@ TEXT_CHARS = 500
 
 _ID_CHARS = 255
 
-# What ends a line somewhere, moves a terminal's cursor, turns the direction of writing, or cannot be encoded.
+# What ends a line somewhere, moves a terminal's cursor, turns the direction of writing, or cannot be encoded. Nothing of it
+# is printable, so that a text which is needs no second look.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+_DELETE = b"\x7f"  # the one control character that JSON lets pass in ASCII
 
 _LEVELS = {RunStatus.error: logging.ERROR, RunStatus.timeout: logging.WARNING, RunStatus.cancelled: logging.WARNING}
 
@@ -47,8 +53,7 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunLine:
+class RunLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line about an event, before it is written in any format."""
 
     level: int
@@ -68,6 +73,8 @@ class RunLine:
 
 def one_line(text: str, limit: int = TEXT_CHARS) -> str:
     """A text as part of a line: cut, and with escapes for what would end the line or disturb who reads it."""
+    if len(text) <= limit and text.isprintable():
+        return text
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return _UNFIT.sub(lambda found: ascii(found[0])[1:-1], cut)
 
@@ -78,22 +85,27 @@ def first_line(text: str) -> str:
     return one_line(f"{first} …" if more else first)
 
 
-def line_about(event: RunLifecycleEvent, *, content: bool) -> RunLine:
+def line_about(event: RunLifecycleEvent, *, level: int, content: bool) -> RunLine | None:
     """The line about an event.
 
     Args:
         event: what happened.
+        level: of less than that there is no line.
         content: whether to quote what humans and models said.
     """
     payload, kind = event.payload, event.event_type
     status = run_status_of(kind, payload)
+    if (its_level := _level(kind, status)) < level:
+        return None
     fields: dict[str, Value] = {
         "run_id": one_line(event.run_id, _ID_CHARS),
         "thread_id": one_line(event.thread_id, _ID_CHARS),
     }
     if agent := _agent_of(event):
         fields["agent"] = one_line(agent, _ID_CHARS)
-    fields |= {"event_type": kind.value, "sequence": event.sequence, "event_id": one_line(event.event_id, _ID_CHARS)}
+    fields["event_type"] = kind.value
+    fields["sequence"] = event.sequence
+    fields["event_id"] = one_line(event.event_id, _ID_CHARS)
     said = status or payload.get("status")
     if isinstance(said, str):
         fields["status"] = one_line(str(said), _ID_CHARS)
@@ -103,10 +115,11 @@ def line_about(event: RunLifecycleEvent, *, content: bool) -> RunLine:
     for name in ("error", "reason"):
         if isinstance(text := payload.get(name), str) and text:
             fields[name] = first_line(text)
-    fields |= _numbers(payload.get("completion_data"))
+    if (data := payload.get("completion_data")) is not None:
+        fields |= _numbers(data)
     if content:
         fields |= _contents(payload)
-    return RunLine(level=_level(kind, status), message=_words(kind, status), at=event.occurred_at, fields=fields)
+    return RunLine(level=its_level, message=_words(kind, status), at=event.occurred_at, fields=fields)
 
 
 def _agent_of(event: RunLifecycleEvent) -> str | None:
@@ -152,9 +165,15 @@ def _contents(payload: Mapping[str, Any]) -> dict[str, Value]:
 def json_line(at: datetime, level: int, name: str, message: str, fields: Mapping[str, Any]) -> bytes:
     """A line of JSON."""
     says = {"time": at.isoformat(), "level": logging.getLevelName(level).lower(), "logger": name, "message": message}
-    text = json.dumps(
-        {**says, **{key: fields[key] for key in fields if key not in says}}, default=str, ensure_ascii=False
-    )
+    line = {**says, **fields, **says}  # they come first, and no field takes their place
+    try:
+        written = _encode(line)
+    except (TypeError, ValueError):  # half of an emoji
+        text = json.dumps(line, default=str, ensure_ascii=False, separators=(",", ":"))
+    else:
+        if written.isascii() and _DELETE not in written:
+            return written + b"\n"
+        text = written.decode()
     # Inside JSON they are all in strings: control characters are escaped already, these are not.
     return (_UNFIT.sub(_json_escape, text) + "\n").encode()
 
