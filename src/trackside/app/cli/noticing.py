@@ -10,9 +10,7 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import standard_error
 from trackside.harness.failures import line_of
 
-_LOGGERS: Final = frozenset(
-    f"trackside.{part}" for part in ("buffer", "dispatch", "metrics", "observer", "tracing", "wiring")
-)
+_LOGGERS: Final = frozenset(f"trackside.{part}" for part in ("buffer", "metrics", "observer", "tracing", "wiring"))
 _MOST: Final = 10  # lines; more are no better
 
 
