@@ -385,6 +385,34 @@ class TestStops:
             await feed.reach(2)
         assert (feed.counts.failed_calls, feed.counts.handled) == (2, 2)
 
+    def test_an_interrupt_reaches_whoever_runs_the_loop_and_if_that_goes_on_it_is_a_failure_like_any_other(
+        self,
+    ) -> None:
+        log = log_of(*"abc")
+        raises = {1: 1, 2: 9}
+
+        def do(position: int, n: int) -> BaseException | float:
+            return KeyboardInterrupt() if n <= raises.get(position, 0) else 0.0
+
+        async def feed_all() -> None:
+            observer = Receiving(log, do)
+            policy = FeedPolicy(order=Order.none, concurrency=2, attempts=3, first_pause=0)
+            async with feeding(log, observer, policy) as feed:
+                assert await feed.reach(3)
+            assert (feed.counts.handled, feed.counts.parked, feed.counts.failed_calls) == (2, 1, 4)
+
+        interrupts = 0
+        with asyncio.Runner() as runner:
+            fed = runner.get_loop().create_task(feed_all())
+            while not fed.done():
+                try:
+                    runner.get_loop().run_until_complete(fed)
+                except KeyboardInterrupt:
+                    interrupts += 1
+        assert fed.exception() is None
+        assert interrupts == 4
+        assert [*log.parked] == [2]
+
 
 class TestAcknowledging:
     @virtual

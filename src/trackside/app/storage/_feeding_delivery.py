@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver, Refusal
@@ -58,6 +58,11 @@ class Calls:
         except PartlyTaken as part:
             self._counts.failed_calls += 1
             return max(0, min(part.taken, len(events) - 1)), part.cause
+        except KeyboardInterrupt as exc:
+            # What it means decides whoever runs the event loop. If that goes on, it was this observer's failure (I18).
+            asyncio.get_running_loop().call_soon(_interrupt, exc)
+            self._counts.failed_calls += 1
+            return 0, exc
         except BaseException as exc:  # the observer's failure, which is its subscription's to show
             if not is_own_failure(exc):
                 raise
@@ -67,6 +72,10 @@ class Calls:
 
     async def _call(self, call: Coroutine[Any, Any, None]) -> None:
         await call_observer(call, observer=self._label, limit=self._limit)
+
+
+def _interrupt(interrupt: KeyboardInterrupt) -> NoReturn:
+    raise interrupt
 
 
 class Delivery:
