@@ -113,42 +113,55 @@ async def test_the_end_of_another_harness_run_goes_to_the_agent_that_its_start_n
 
 
 @pytest.mark.parametrize(
-    ("status", "away"),
+    ("status", "retryable", "away"),
     [
-        (500, True),
-        (503, True),
-        (429, True),
-        (408, True),
-        (401, True),
-        (403, True),
-        (400, False),
-        (404, False),
-        (422, False),
+        (500, True, False),
+        (501, True, False),
+        (502, True, True),
+        (503, True, True),
+        (429, True, True),
+        (408, True, True),
+        (401, True, True),
+        (403, True, True),
+        (400, False, False),
+        (404, False, False),
+        (422, False, False),
     ],
 )
 async def test_an_answer_says_whether_the_event_is_at_fault(
-    observer: OpenLineageObserver, receiver: LineageReceiver, status: int, away: bool
+    observer: OpenLineageObserver, receiver: LineageReceiver, status: int, retryable: bool, away: bool
 ) -> None:
     receiver.status, receiver.answer_headers = status, {"Retry-After": "7"}
     event = make_event(LifecycleEventType.RUN_STARTED, payload={"agent": "a"})
     with pytest.raises(DeliveryError, match=rf"did not take run_started of run run-1: it answered {status}") as raised:
         await observer.on_event(event)
-    assert (raised.value.away, raised.value.retryable, raised.value.retry_after) == (away, away, 7)
+    assert (raised.value.away, raised.value.retryable, raised.value.retry_after) == (away, retryable, 7)
     receiver.status = 200
     await observer.on_event(event)
     assert len(receiver.events) == 1
 
 
-async def test_a_receiver_that_is_down_or_mute_is_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_receiver_that_hangs_up_may_do_so_because_of_the_event() -> None:
+    hanging_up = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    observer = OpenLineageObserver(url=f"http://127.0.0.1:{hanging_up.sockets[0].getsockname()[1]}")
+    with pytest.raises(DeliveryError) as raised:
+        await observer.on_event(make_event(LifecycleEventType.RUN_STARTED))
+    assert (raised.value.retryable, raised.value.away) == (True, False)
+    await observer.aclose()
+    hanging_up.close()
+    await hanging_up.wait_closed()
+
+
+async def test_of_a_receiver_that_is_mute_or_down_the_latter_is_away(caplog: pytest.LogCaptureFixture) -> None:
     mute = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
     writers: list[asyncio.StreamWriter] = []
     url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
     event = make_event(LifecycleEventType.RUN_STARTED)
-    for _ in range(2):
+    for is_down in (False, True):
         observer = OpenLineageObserver(url=url, api_key="hunter2", timeout=0.1)
         with pytest.raises(DeliveryError) as raised:
             await observer.on_event(event)
-        assert raised.value.away
+        assert (raised.value.retryable, raised.value.away) == (True, is_down)
         assert "hunter2" not in f"{raised.value}{raised.value!r}{observer!r}{caplog.text}"
         await observer.aclose()
         mute.close()

@@ -33,6 +33,7 @@ try:
     from openlineage.client.facet_v2 import JobFacet, RunFacet, error_message_run, job_type_job, parent_run
     from openlineage.client.transport import Transport, get_default_factory
     from openlineage.client.transport.http import HttpTransport
+    from urllib3.exceptions import NewConnectionError
 
     from trackside.app.bounded_answers import bound_answers
 except ModuleNotFoundError as missing:
@@ -56,8 +57,8 @@ _STATES: Final = {
     LifecycleEventType.RUN_FAILED: RunState.FAIL,
     LifecycleEventType.RUN_CANCELLED: RunState.ABORT,
 }
-_OUTAGES: Final = frozenset({401, 403, 407, 408, 425, 429})
-"""Answers besides 5xx that say nothing of the event: who we are is not accepted now, or it is too much."""
+_OUTAGES: Final = frozenset({401, 403, 407, 408, 425, 429, 502, 503, 504})
+"""Answers that say nothing of the event: who we are is not accepted now, it is too much, or nobody is there."""
 
 
 @attr.define(kw_only=True)
@@ -207,17 +208,26 @@ class OpenLineageObserver:
         what = f"{event.event_type.value} of run {event.run_id}"
         answer = exc.response if isinstance(exc, requests.HTTPError) else None
         if answer is None:
-            return DeliveryError(receiver=self._receiver, what=what, why=line_of(exc), away=True)
+            return DeliveryError(receiver=self._receiver, what=what, why=line_of(exc), away=_was_not_reached(exc))
         status, after = answer.status_code, answer.headers.get("Retry-After", "")
-        away = status >= 500 or status in _OUTAGES
         return DeliveryError(
             receiver=self._receiver,
             what=what,
             why=f"it answered {status} {answer.reason}".rstrip(),
-            retryable=away,
-            away=away,
+            retryable=status >= 500 or status in _OUTAGES,
+            away=status in _OUTAGES,
             retry_after=float(after) if after.isdecimal() else None,
         )
+
+
+def _was_not_reached(exc: requests.RequestException | OSError) -> bool:
+    """Whether nothing was sent; else it may be the event that the receiver fails on."""
+    if not isinstance(exc, requests.RequestException):
+        return True  # a file that cannot be written to
+    if isinstance(exc, (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)):
+        return True
+    cause = exc.args[0] if exc.args else None
+    return isinstance(getattr(cause, "reason", cause), NewConnectionError)
 
 
 def _posting(url: Any, api_key: Any, timeout: Any) -> dict[str, Any]:
