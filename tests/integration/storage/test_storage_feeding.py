@@ -365,6 +365,55 @@ class TestOrder:
         if order is Order.log:
             assert late.taken == wanted
 
+    @pytest.mark.parametrize("order", [Order.run, Order.none])
+    async def test_only_runs_of_the_wanted_agent_arrive_side_by_side_and_the_others_are_passed(
+        self, subs: Subscriptions, store: Store, script: Any, order: Order
+    ) -> None:
+        wanted: list[RunLifecycleEvent] = []
+        await subs.open("search", agent="search", start="beginning")
+        for agent in ("chat", "search") * 4 + ("chat",):
+            run = script()
+            events = [run.started(agent=agent), run.thread("busy"), run.message(), run.completed(), run.thread("idle")]
+            await store.append(events)
+            wanted += events if agent == "search" else []
+        observer = Slowly()
+
+        policy = FeedPolicy(order=order, concurrency=3, batch=4, window=7)
+        async with SubscriptionFeed(subs, "search", observer, policy=policy) as feed:
+            assert await feed.reach(45)
+
+        assert sorted(event.event_id for event in observer.taken) == sorted(event.event_id for event in wanted)
+        assert order is Order.none or by_run(observer.taken) == by_run(wanted)
+        assert (await subs.get("search")).cursor == 45
+
+    async def test_retention_leaves_what_is_in_hand_however_much_behind_it_is_done(
+        self, subs: Subscriptions, store: Store, script: Any
+    ) -> None:
+        """I30: the cursor stays at the first that is not done, and runs that have events behind it stay."""
+        hangs = asyncio.Event()
+        runs = [script() for _ in range(3)]
+        for run in runs:
+            await store.append(run.whole())
+        await subs.open("mail", start="beginning")
+
+        class HangsOnce(Watching):
+            async def on_event(self, event: RunLifecycleEvent) -> None:
+                if event.run_id == runs[1].run_id and event.sequence == 1:
+                    await hangs.wait()
+                await super().on_event(event)
+
+        observer = HangsOnce(lambda event, times: Hopeless() if event.run_id == runs[2].run_id else None)
+        policy = FeedPolicy(order=Order.none, concurrency=4)
+        async with SubscriptionFeed(subs, "mail", observer, policy=policy) as feed:
+            await until(subs, lambda standing: standing.cursor == 5 and standing.parked == 5)
+            pruned = await store.prune(older_than=None)
+            hangs.set()
+            assert await feed.reach(15)
+
+        assert pruned.runs == 1
+        assert {stored.event.run_id for stored in await store.events()} == {run.run_id for run in runs[1:]}
+        assert (await store.prune(older_than=None)).runs == 1  # the other one has parked events
+
     async def test_one_that_is_parked_ahead_of_others_stays_parked_and_comes_again_when_told(
         self, subs: Subscriptions, five: Sequence[StoredEvent]
     ) -> None:
