@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.util.types import AttributeValue
 
 from trackside.app.observers.tracing import _conventions as names
-from trackside.app.observers.tracing._reading import count_of, known, seconds_of, text_of
+from trackside.app.observers.tracing._reading import counts_of, is_mapping, seconds_of, text_of
 
 __all__ = ["tell_calls"]
 
@@ -24,6 +24,12 @@ _NAMED_BY: Final = {
     names.CHAT: names.REQUEST_MODEL,
     names.EXECUTE_TOOL: names.TOOL_NAME,
     names.INVOKE_AGENT: names.AGENT_NAME,
+}
+_COUNTS: Final = {
+    "input_tokens": names.INPUT_TOKENS,
+    "output_tokens": names.OUTPUT_TOKENS,
+    "cache_read_tokens": names.CACHE_READ_TOKENS,
+    "reasoning_tokens": names.REASONING_TOKENS,
 }
 _BROKEN_OFF: Final = frozenset({"cancelled", "unfinished"})  # nothing failed in it
 _AT_ONCE: Final = 50  # spans; some milliseconds, after which others have a turn
@@ -44,7 +50,7 @@ async def tell_calls(tracer: Tracer, run: Span, calls: Any, began: int, ended: i
         return
     tree = _Tree(run)
     for number, call in enumerate(calls, 1):
-        if isinstance(call, Mapping) and call.get("kind") in _KINDS:
+        if is_mapping(call) and call.get("kind") in _KINDS:
             at, seconds = seconds_of(call, "at"), seconds_of(call, "seconds")
             start = min(began + round(at * _NANOSECONDS), ended)
             end = min(start + round(seconds * _NANOSECONDS), ended)
@@ -57,32 +63,29 @@ def _tell_call(tracer: Tracer, tree: _Tree, call: Mapping[str, Any], start: int,
     kind: str = call["kind"]
     name, caller, error_type = text_of(call, "name"), text_of(call, "caller") or "", text_of(call, "error_type")
     failed = error_type is not None and error_type not in _BROKEN_OFF
-    attributes = {
-        names.OPERATION_NAME: kind,
-        _NAMED_BY[kind]: name,
-        names.CALLER: caller or None,
-        names.INPUT_TOKENS: count_of(call, "input_tokens"),
-        names.OUTPUT_TOKENS: count_of(call, "output_tokens"),
-        names.CACHE_READ_TOKENS: count_of(call, "cache_read_tokens"),
-        names.REASONING_TOKENS: count_of(call, "reasoning_tokens"),
-        names.ERROR_TYPE: error_type if failed else None,
-        names.CALL_BROKEN_OFF: None if failed else error_type,
-    }
+    attributes: dict[str, AttributeValue] = {names.OPERATION_NAME: kind}
+    if name is not None:
+        attributes[_NAMED_BY[kind]] = name
+    if caller:
+        attributes[names.CALLER] = caller
+    attributes |= counts_of(call, _COUNTS)
+    if error_type is not None:
+        attributes[names.ERROR_TYPE if failed else names.CALL_BROKEN_OFF] = error_type
     span = tracer.start_span(
         f"{kind} {name}" if name else kind,
         tree.above(kind, caller, start, end),
         _KINDS[kind],
-        known(attributes),
+        attributes,
         start_time=start,
     )
     if failed:
         span.set_status(Status(StatusCode.ERROR, error_type))
-    tree.add(kind, name or "", _Placed(span, caller, start, end))
+    if kind != names.CHAT:  # nothing belongs below one
+        tree.add(kind, name or "", _Placed(span, caller, start, end))
     span.end(end)
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placed(NamedTuple):
     span: Span
     caller: str
     start: int

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._messages import messages_of
-from trackside.app.observers.tracing._reading import clean, count_of, known, mapping_of, nanoseconds, text_of
-from trackside.harness.lifecycle import run_status_of
+from trackside.app.observers.tracing._reading import clean, counts_of, known, mapping_of, nanoseconds, text_of
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import RunStatus
 
 __all__ = ["tell_end"]
 
 
-def tell_end(span: Span, event: RunLifecycleEvent, *, captures: bool) -> None:
+_COUNTS: Final = {
+    "total_input_tokens": names.INPUT_TOKENS,
+    "total_output_tokens": names.OUTPUT_TOKENS,
+    "llm_call_count": names.RUN_LLM_CALLS,
+    "tool_call_count": names.RUN_TOOL_CALLS,
+    "calls_omitted": names.RUN_CALLS_OMITTED,
+}
+
+
+def tell_end(span: Span, event: RunLifecycleEvent, status: RunStatus, *, captures: bool) -> None:
     """Say how a run has ended. Only one that failed or timed out is an error."""
-    says, status = event.payload, run_status_of(event.event_type, event.payload)
-    assert status is not None, "it is no end"
+    says = event.payload
     data = mapping_of(says, "completion_data")
     interrupts = says.get("interrupts")
     failed = status in (RunStatus.error, RunStatus.timeout)
-    attributes = {
+    attributes: dict[str, AttributeValue | None] = {
         names.RUN_STATUS: status.value,
         names.REQUEST_MODEL: _only_model(mapping_of(data, "token_usage_by_model")),
-        names.INPUT_TOKENS: count_of(data, "total_input_tokens"),
-        names.OUTPUT_TOKENS: count_of(data, "total_output_tokens"),
-        names.RUN_LLM_CALLS: count_of(data, "llm_call_count"),
-        names.RUN_TOOL_CALLS: count_of(data, "tool_call_count"),
-        names.RUN_CALLS_OMITTED: count_of(data, "calls_omitted"),
+        **counts_of(data, _COUNTS),
         names.RUN_COST: _cost(data.get("cost_usd")),
         names.CANCEL_MODE: text_of(says, "cancel_mode"),
         names.CANCEL_REASON: text_of(says, "reason"),

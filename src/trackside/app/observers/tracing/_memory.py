@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from opentelemetry.trace import Span
 
 __all__ = ["OpenRun", "Recent"]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRun:
+class OpenRun(NamedTuple):
     """A run that has started and not ended. `began` is in nanoseconds since 1970."""
 
     span: Span

@@ -190,8 +190,8 @@ class TracingObserver:
 
     def _parent_of(self, says: Mapping[str, Any]) -> Context:
         metadata = mapping_of(says, "metadata")
-        carrier = {key: metadata[key] for key in _PROPAGATOR.fields if isinstance(metadata.get(key), str)}
-        if "traceparent" in carrier:
+        if isinstance(metadata.get("traceparent"), str):
+            carrier = {key: metadata[key] for key in _PROPAGATOR.fields if isinstance(metadata.get(key), str)}
             given = _PROPAGATOR.extract(carrier, Context())
             if trace.get_current_span(given).get_span_context().is_valid:
                 return given
@@ -218,6 +218,8 @@ class TracingObserver:
             tell_message(run.span, event, captures=self._captures)
 
     def _note_thread(self, event: RunLifecycleEvent) -> None:
+        if event.thread_id not in self._waiting:
+            return
         if thread_status_of(event.event_type, event.payload) in (ThreadStatus.idle, ThreadStatus.error):
             self._waiting.take(event.thread_id)
 
@@ -233,11 +235,13 @@ class TracingObserver:
         ended = max(run.began, ended)
         context = run.span.get_span_context()
         self._ended.keep(event.run_id, context)
-        if run_status_of(event.event_type, event.payload) is RunStatus.interrupted:
+        status = run_status_of(event.event_type, event.payload)
+        assert status is not None, "it is no end"
+        if status is RunStatus.interrupted:
             self._waiting.keep(event.thread_id, context)
         try:
             if run.span.is_recording():
-                tell_end(run.span, event, captures=self._captures)
+                tell_end(run.span, event, status, captures=self._captures)
                 await tell_calls(self._tracer, run.span, data.get("calls"), run.began, ended)
         finally:
             run.span.end(ended)
