@@ -1,1 +1,1 @@
-"""Observers that turn run events into something else; each a module of its own that imports the harness alone."""
+"""Observers that turn events into something else; each a room of its own, on the harness and what lies below in the app."""
