@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -158,7 +159,6 @@ def turns_the_end_round(kind: LifecycleEventType, payload: Any) -> Any:
         **mask(kind, payload),
         "status": "success",
         "cancel_mode": "shutdown",
-        "error_type": "None",
         "agent": "other",
     }
 
@@ -313,3 +313,54 @@ def test_a_hook_does_not_change_how_a_run_goes_on_nor_what_it_was_rolled_back_to
 
     for hook in (lambda _, payload: {}, lambda _, payload: dict.fromkeys(payload, "hidden")):
         assert redacted(hook, LifecycleEventType.RUN_CANCELLED, dict(says)).items() >= says.items()
+
+
+DATA = {
+    "calls": [
+        {"kind": "chat", "name": f"m {SECRET}", "caller": f"c {SECRET}", "at": 0.0, "seconds": 1.0},
+        {"kind": "execute_tool", "name": "t", "caller": "c", "at": 0.5, "seconds": 0.1, "error_type": f"E{SECRET}"},
+    ],
+    "token_usage_by_model": {f"m {SECRET}": {"total_tokens": 1}, "n": {"total_tokens": 2}},
+}
+CALLED = ("name", "caller", "error_type")
+
+
+def shown_by(hook: Redact) -> tuple[list[Any], dict[str, Any]]:
+    """The names of calls, and the usage by model, of an end that the hook has seen."""
+    end = {"status": "error", "error_type": "E", "completion_data": copy.deepcopy(DATA)}
+    data = redacted(hook, LifecycleEventType.RUN_FAILED, end)["completion_data"]
+    bare = [{key: value for key, value in call.items() if key not in CALLED} for call in data["calls"]]
+    assert bare == [{key: value for key, value in call.items() if key not in CALLED} for call in DATA["calls"]]
+    return [[call[key] for key in CALLED if key in call] for call in data["calls"]], data["token_usage_by_model"]
+
+
+def test_names_of_models_tools_callers_and_errors_are_as_the_hook_leaves_them() -> None:
+    names, usage = shown_by(lambda kind, payload: json.loads(json.dumps(payload).replace(SECRET, "▇")))
+    assert names == [["m ▇", "c ▇"], ["t", "c", "E▇"]]
+    assert usage == {"m ▇": {"total_tokens": 1}, "n": {"total_tokens": 2}}
+
+
+def change(part: str, value: Any) -> Redact:
+    return lambda kind, payload: {**payload, "completion_data": {**payload["completion_data"], part: value}}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"▇": {"total_tokens": 2}},
+        {},
+        None,
+        {"n": {"total_tokens": 2}, "▇": {"total_tokens": 1}},
+        {"▇": {"total_tokens": 9}, "n": {"total_tokens": 2}},
+    ],
+    ids=["one name for two", "all taken out", "no mapping", "another order", "other numbers"],
+)
+def test_where_it_is_not_clear_whose_usage_is_whose_names_are_withheld(usage: Any) -> None:
+    _, shown = shown_by(change("token_usage_by_model", usage))
+    assert shown == {"(withheld) 1": {"total_tokens": 1}, "(withheld) 2": {"total_tokens": 2}}
+
+
+@pytest.mark.parametrize("calls", [[], None, [5, 5], [{"at": 0.5}, {"at": 0.0}]], ids=repr)
+def test_calls_that_the_hook_takes_out_stay_without_their_names(calls: Any) -> None:
+    names, _ = shown_by(change("calls", calls))
+    assert names == [["(withheld)"] * 2, ["(withheld)"] * 3]

@@ -35,12 +35,13 @@ _FIXED = (
     "attempt",
     "retry_of",
     "retried_as",
-    "error_type",
     "pre_run_checkpoint_id",
 )
 """What makes an event what it is, and holds no text of users."""
 
 _LINES = ("error", "reason", "traceback", "title", "trigger")
+_NAMES_OF_CALLS = ("name", "caller", "error_type")
+_WITHHELD = "(withheld)"
 _TEXTS = ("first_human_message", "last_ai_message")
 
 
@@ -73,9 +74,9 @@ def fault_of(hook: Any) -> str | None:
 def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> JsonObject:
     """The payload as it may be seen.
 
-    It stays a payload of its kind, whatever the hook makes of it: a hook changes texts, metadata and what is in messages and
-    questions, and neither statuses, names, ids nor numbers. If it fails, or makes something of another shape of a part,
-    nothing of that is left in which there may be texts.
+    It stays a payload of its kind, whatever the hook makes of it: a hook changes texts, metadata, what is in messages and
+    questions, and the names of errors, models, tools and callers, and neither statuses, agents, ids nor numbers. If it fails,
+    or makes something of another shape of a part, nothing of that is left in which there may be texts.
     """
     seen: JsonObject
     try:
@@ -122,8 +123,45 @@ def _interrupts(was: list[JsonObject], seen: Any) -> list[JsonObject]:
 
 
 def _completion_data(was: JsonObject, seen: Any) -> JsonObject:
-    texts = {name: seen.get(name) if isinstance(seen, dict) else None for name in _TEXTS if name in was}
-    return was | {name: text if isinstance(text, str) else None for name, text in texts.items()}
+    left = seen if isinstance(seen, dict) else {}
+    texts = {name: left.get(name) for name in _TEXTS if name in was}
+    named = {name: right(was[name], left[name]) for name, right in _NAMED.items() if name in was and name in left}
+    return was | named | {name: text if isinstance(text, str) else None for name, text in texts.items()}
+
+
+def _calls(was: list[JsonObject], seen: Any) -> list[JsonObject]:
+    """What was called may be renamed; that it was, when, and what came of it stays."""
+    places = [call["at"] for call in was]
+    if isinstance(seen, list) and [isinstance(call, dict) and call.get("at") for call in seen] == places:
+        return [call | _names_in(call, renamed) for call, renamed in zip(was, seen, strict=True)]
+    return [call | _names_in(call, {}) for call in was]
+
+
+def _names_in(call: JsonObject, renamed: JsonObject) -> JsonObject:
+    return {name: _name(renamed.get(name)) for name in _NAMES_OF_CALLS if name in call}
+
+
+def _usage(was: JsonObject, seen: Any) -> JsonObject:
+    """The names of models or callers may change, as long as it is clear which is which."""
+    if isinstance(seen, dict) and [*seen.values()] == [*was.values()]:
+        return seen
+    return {f"{_WITHHELD} {number}": used for number, used in enumerate(was.values(), 1)}
+
+
+def _name(seen: Any) -> str:
+    return seen if isinstance(seen, str) else _WITHHELD
+
+
+_NAMED: Mapping[str, Callable[[Any, Any], Any]] = {
+    "calls": _calls,
+    "token_usage_by_model": _usage,
+    "token_usage_by_caller": _usage,
+}
+"""What is made of the parts of `completion_data` in which there are names, where the hook left anything in their place."""
+
+
+def _error_type(was: str, seen: Any) -> str:
+    return seen if isinstance(seen, str) else was
 
 
 _PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -131,5 +169,6 @@ _PARTS: Mapping[str, Callable[[Any, Any], Any]] = {
     "message": _message,
     "interrupts": _interrupts,
     "completion_data": _completion_data,
+    "error_type": _error_type,
 }
 """What is made of a part as it was and as the hook left it."""
