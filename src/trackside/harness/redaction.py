@@ -75,7 +75,7 @@ def redacted(redact: Redact, kind: LifecycleEventType, payload: JsonObject) -> J
     """The payload as it may be seen.
 
     It stays a payload of its kind, whatever the hook makes of it: a hook changes texts, metadata, what is in messages and
-    questions, and the names of errors, models, tools and callers, and neither statuses, agents, ids nor numbers. If it fails,
+    questions, the names of errors, models, tools and callers, and neither statuses, agents, ids nor numbers. If it fails,
     or makes something of another shape of a part, nothing of that is left in which there may be texts.
     """
     seen: JsonObject
