@@ -304,6 +304,10 @@ async def test_an_agents_own_lines_say_which_run_they_are_of(
     assert "run_id" not in configured_structlog[-1]
 
 
+class Rows(int):
+    """A number of a kind of its own."""
+
+
 async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_longer_after_closing(
     tmp_path: Path,
 ) -> None:
@@ -312,11 +316,12 @@ async def test_lines_of_other_loggers_are_written_with_their_tracebacks_and_no_l
         try:
             raise ValueError("it broke")
         except ValueError:
-            logger.exception("could not", extra={"customer": "acme"})
+            logger.exception("could not", extra={"customer": "acme", "rows": Rows(3)})
         logger.debug("less than the level")
     logger.error("afterwards")
     (line,) = lines(tmp_path / "log")
-    assert (line["logger"], line["message"], line["customer"]) == ("my_agent", "could not", "acme")
+    assert (line["logger"], line["message"]) == ("my_agent", "could not")
+    assert (line["customer"], line["rows"]) == ("acme", 3)
     assert line["exception"].endswith("ValueError: it broke")
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 

@@ -29,8 +29,6 @@ _ID_CHARS = 255
 # is printable, so that a text which is needs no second look.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
-
 _DELETE = b"\x7f"  # the one control character that JSON lets pass in ASCII
 
 _LEVELS = {RunStatus.error: logging.ERROR, RunStatus.timeout: logging.WARNING, RunStatus.cancelled: logging.WARNING}
@@ -160,6 +158,13 @@ def _contents(payload: Mapping[str, Any]) -> dict[str, Value]:
     if isinstance(data, Mapping):
         found |= {name: data.get(name) for name in ("first_human_message", "last_ai_message")}
     return {name: one_line(excerpt(text)) for name, text in found.items() if text}
+
+
+def _as_plain(value: Any) -> int | str:
+    return int(value) if isinstance(value, int) else str(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_as_plain).encode
 
 
 def json_line(at: datetime, level: int, name: str, message: str, fields: Mapping[str, Any]) -> bytes:
