@@ -78,6 +78,17 @@ def held_back(retry_after: float | None = None) -> DeliveryError:
 
 class TestOrder:
     @virtual
+    async def test_an_event_whose_pause_is_over_does_not_wait_for_all_that_was_read_after_it(self) -> None:
+        log = log_of(*map(str, range(100)))
+        observer = Receiving(log, lambda position, n: broken() if position == 1 and n < 3 else 1.0)
+        policy = FeedPolicy(order=Order.none, concurrency=1, first_pause=1.0, longest_pause=1.0)
+        async with feeding(log, observer, policy) as feed:
+            await feed.reach(100)
+        first, second, third = observer.times(1)
+        assert second - first <= 2.0
+        assert third - second <= 2.0
+
+    @virtual
     async def test_events_of_one_run_wait_for_each_other_and_runs_do_not(self) -> None:
         log = log_of(*"aabbab")
         observer = Receiving(log, lambda position, n: 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -124,7 +125,8 @@ class Delivery:
         self._enough = max(1, min(policy.batch, policy.room // 2))  # room that is worth a read
         self._wants_room = False
         self._has_read = False
-        self._ready: asyncio.Queue[Lane] = asyncio.Queue()
+        self._ready: deque[Lane] = deque()
+        self._ready_count = asyncio.Semaphore(0)
         self._at_work = 0
         self._waiting: dict[Lane, asyncio.TimerHandle] = {}
         self._to_acknowledge = asyncio.Event()
@@ -240,7 +242,7 @@ class Delivery:
 
     def _begin(self, lanes: Sequence[Lane]) -> None:
         for lane in lanes:
-            self._ready.put_nowait(lane)
+            self._line_up(lane)
         self._note_idle()
 
     async def _check(self) -> None:
@@ -271,7 +273,8 @@ class Delivery:
         """Deliver what lanes have, one lane after another."""
         loop = asyncio.get_running_loop()
         while True:
-            lane = await self._ready.get()
+            await self._ready_count.acquire()
+            lane = self._ready.popleft()
             async with self._receiver.turn():
                 if not self._is_to_stop:
                     await self._work_on(lane)
@@ -306,7 +309,7 @@ class Delivery:
             if self._receiver.is_away:
                 break
         if self.window.has_more(lane):
-            self._ready.put_nowait(lane)
+            self._line_up(lane)
 
     async def _offer(self, lane: Lane, left: int) -> tuple[int, BaseException | None]:
         """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
@@ -330,7 +333,7 @@ class Delivery:
         if said.away:
             if self._receiver.went_away(said, why, tries):
                 await self._note_failure(why, self._receiver.tries)
-            self._ready.put_nowait(lane)
+            self._line_up(lane)
             return False
         if said.held_back and said.retryable:
             lane.held_back += 1
@@ -373,9 +376,14 @@ class Delivery:
         await self.acknowledge()
         await self._consumer.note_failure(why, attempts=attempts)
 
+    def _line_up(self, lane: Lane) -> None:
+        self._ready.append(lane)
+        self._ready_count.release()
+
     def _try_again(self, lane: Lane) -> None:
         del self._waiting[lane]
-        self._ready.put_nowait(lane)
+        self._ready.appendleft(lane)  # it holds the cursor up: behind a whole window, it might not get its tries in one life
+        self._ready_count.release()
 
     async def _finish_handled(self, lane: Lane) -> None:
         first = lane.events[0]
