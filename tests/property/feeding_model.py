@@ -72,6 +72,13 @@ class LogInMemory:
     def times(self, step: str) -> list[float]:
         return [time for time, name in self.steps if name == step]
 
+    def park(self, position: int) -> None:
+        """As if it had failed once too often, some time ago."""
+        event = self.events[position - 1]
+        self.parked[position] = ParkedEvent(
+            stored=event, state=ParkedState.parked, attempts=1, error="no", parked_at=EPOCH
+        )
+
     def retry_parked(self) -> None:
         for position, parked in self.parked.items():
             self.parked[position] = replace(parked, state=ParkedState.retry)

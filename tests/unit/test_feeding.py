@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.contract.ways_to_run import virtual
 from tests.property.feeding_model import LogInMemory, positions
 
 from trackside.app.delivery import DeliveryError, Order
+from trackside.app.storage import _feeding_window
 from trackside.app.storage.errors import DatabaseBusyError, InvalidSubscriptionError
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 from trackside.app.storage.subscriptions import OnFailure
@@ -152,6 +153,16 @@ class TestOrder:
             assert feed.stats().behind_seconds > 0
 
     @virtual
+    async def test_how_much_comes_again_after_a_death_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_feeding_window, "MOST_AHEAD", 20)
+        log = log_of(*"a" * 100)
+        observer = Receiving(log, lambda position, n: 1_000.0 if position == 1 else 0.0)
+        policy = FeedPolicy(order=Order.none, concurrency=2, window=10, batch=5, call_limit=None, grace=0)
+        async with feeding(log, observer, policy):
+            await asyncio.sleep(100)
+            assert sorted(positions(log, observer.taken)) == [*range(2, 21)]
+
+    @virtual
     async def test_what_is_in_hand_is_bounded_by_its_bytes_and_one_that_is_larger_comes_alone(self) -> None:
         log = LogInMemory()
         sizes = [1_000] * 20 + [9_000] + [1_000] * 3
@@ -186,6 +197,31 @@ class TestOrder:
             await log.pause("mail")
             await asyncio.sleep(100)
             assert max(time for time, _ in observer.calls) <= 6.5
+
+    @virtual
+    async def test_an_event_that_is_tried_again_is_in_no_batch_with_others(self) -> None:
+        class Batching(Receiving):
+            async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
+                batches.append(positions(log, events))
+                await asyncio.sleep(1)
+                log.handled.update(batches[-1])
+
+        batches: list[list[int]] = []
+        log = log_of("a")
+        observer = Batching(log, lambda position, n: 0.0)
+        async with feeding(log, observer, FeedPolicy()) as feed:
+            await feed.reach(1)
+            log.park(1)
+            for sequence in (
+                2,
+                3,
+            ):  # the second comes while the first is under way, and the one that is parked behind it
+                log.append([make_event(run_id="a", sequence=sequence)])
+                await asyncio.sleep(0.1)
+            log.retry_parked()
+            await asyncio.sleep(5)
+        assert (batches, [position for _, position in observer.calls]) == ([[1], [2], [3]], [1])
+        assert not log.parked
 
     @virtual
     async def test_parked_events_that_are_tried_again_come_in_their_lane(self) -> None:
@@ -261,6 +297,33 @@ class TestAway:
         async with feeding(log, observer, policy) as feed:
             await feed.reach(4)
         assert [position for time, position in observer.calls if time < 5] == [1, 2]
+
+    @virtual
+    async def test_calls_that_find_it_away_at_the_same_time_are_one_failure(self) -> None:
+        log = log_of(*"abcd")
+        loop = asyncio.get_running_loop()
+        observer = Receiving(log, lambda position, n: away() if loop.time() < 1 else 0.0)
+        observer.fails_after = 0.5
+        async with feeding(log, observer, FeedPolicy(order=Order.none, concurrency=4, first_pause=10)) as feed:
+            await feed.reach(4)
+        assert len(log.times("note_failure")) == 1
+
+    @virtual
+    async def test_it_is_left_alone_for_longer_if_a_call_that_began_earlier_is_told_so(self) -> None:
+        class Late(Receiving):
+            async def on_event(self, event: RunLifecycleEvent) -> None:
+                if log.position_of(event) == 2 and not self.times(2):
+                    self.calls.append((loop.time(), 2))
+                    await asyncio.sleep(0.3)
+                    raise away(retry_after=100)
+                await super().on_event(event)
+
+        log = log_of(*"ab")
+        loop = asyncio.get_running_loop()
+        observer = Late(log, lambda position, n: away() if n == 1 and position == 1 else 0.0)
+        async with feeding(log, observer, FeedPolicy(order=Order.none, concurrency=2, first_pause=1)) as feed:
+            await feed.reach(2)
+        assert [time > 100 for time, _ in observer.calls] == [False, False, True, True]
 
     @virtual
     async def test_what_fails_while_it_is_away_does_not_end_the_pause_and_what_is_refused_does(self) -> None:
