@@ -205,6 +205,14 @@ class TestReading:
         await consumer.renew()  # which takes along what was looked at for nothing
         assert (await subs.get("mail")).cursor == 6
 
+    async def test_who_gives_the_lease_back_leaves_the_cursor_behind_what_nobody_wants(
+        self, subs: Subscriptions
+    ) -> None:
+        await subs.open("mail", types="run_failed", start="beginning")
+        async with await subs.acquire("mail") as consumer:
+            assert (await consumer.read()).events == ()
+        assert (await subs.get("mail")).cursor == 5
+
     async def test_large_events_are_read_a_few_at_once_and_none_is_passed(
         self, subs: Subscriptions, store: Store, script: Any
     ) -> None:
@@ -544,6 +552,7 @@ class TestParking:
             assert [parked.stored.position for parked in await consumer.read_retries()] == [2]
             assert positions((await consumer.read(ahead=True)).events) == [5]
             await consumer.acknowledge(5)
+            assert not consumer._parked_ahead  # it keeps nothing that it has passed
 
         assert (before.cursor, before.parked) == (0, 2)
         assert [(parked.stored.position, parked.state) for parked in await subs.parked("mail")] == [
