@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otlp_receiver import OtlpReceiver
 from tests.integration.tracing.conftest import Make
 
 from trackside import RunContext, RunManager, RunSpec, RunStatus
 from trackside.app.observers.tracing import TracingObserver, _export, _observer
+from trackside.app.observers.tracing._flushing import SpanStats
 
 
 async def nothing(_: Any, run: RunContext) -> None:
@@ -126,3 +131,24 @@ async def test_what_comes_after_the_close_is_refused(make: Make, receiver: OtlpR
     await observer.aclose()
     await play(observer)
     assert accounts(observer) == (0, 0, 0, 0, 0)
+
+
+def test_a_batch_that_was_given_up_is_not_counted_again_when_it_comes_back() -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    class Late(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            begun.set()
+            answered.wait()
+            return SpanExportResult.SUCCESS
+
+    sender = _export._Sender(Late, "http://localhost")
+    spans = [ReadableSpan("late")] * 3
+    assert all(sender.admit() for _ in spans)
+    sending = threading.Thread(target=sender.export, args=[spans])
+    sending.start()
+    begun.wait()
+    assert sender.drop_rest() == 3
+    answered.set()
+    sending.join()
+    assert sender.stats() == SpanStats(ended=3, exported=0, failed=0, dropped=3, pending=0)
