@@ -318,6 +318,25 @@ async def test_who_cancels_a_run_that_was_left_to_others_hears_that_it_is_lost(h
     assert a.told == [("lost", waiting)]
 
 
+async def test_a_run_that_is_forgotten_during_a_look_is_not_lost(hand: Any) -> None:
+    a = hand()
+    waiting = await admit(a)
+    write = a.store._writer.write
+
+    async def nobody_owns(work: Any) -> Any:
+        await write(work)
+        a.coordinator._runs.forget(waiting)  # as its release does
+        return []
+
+    a.store._writer.write = nobody_owns
+    try:
+        await a.coordinator._upkeep.look()
+    finally:
+        a.store._writer.write = write
+
+    assert a.told == []
+
+
 async def test_a_run_that_has_to_leave_is_withdrawn_by_one_of_two_who_meet(hand: Any) -> None:
     a, b = hand(), hand()
     running = await admit(b)
