@@ -608,6 +608,23 @@ class TestParking:
 
         assert parked == [(2, "no again", "parked"), (3, "no", "retry")]
 
+    @pytest.mark.parametrize("wanted", [{"types": "run_completed"}, {"agent": "another"}], ids=["type", "agent"])
+    async def test_what_is_parked_and_not_wanted_any_more_stays_parked_in_a_replay(
+        self, subs: Subscriptions, wanted: Any
+    ) -> None:
+        await subs.open("mail", start="beginning")
+        async with await subs.acquire("mail") as consumer:
+            await consumer.read()
+            await consumer.park(1, "no")
+        await subs.update("mail", filter=SubscriptionFilter.of(**wanted))
+        await subs.seek("mail", "beginning")
+        async with await subs.acquire("mail") as consumer:
+            batch = await consumer.read()
+            await consumer.acknowledge(batch.through)
+
+        assert [event.stored.position for event in await subs.parked("mail")] == [1]
+        assert (await subs.get("mail")).cursor == 5
+
     async def test_parked_events_are_dropped_one_or_all(self, subs: Subscriptions, store: Store) -> None:
         await subs.open("mail", start="beginning")
         consumer = await subs.acquire("mail")

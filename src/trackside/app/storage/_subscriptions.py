@@ -11,7 +11,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Never, override
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, exists, insert, select, update
 
 from trackside.app.storage import errors
 from trackside.app.storage._encoding import json_of, json_text
@@ -242,14 +242,15 @@ class ConsumerStep(Step):
         return row
 
     def _move(self, session: Session, row: _Row, cursor: int, **values: Any) -> None:
-        """Go on to a position up to which everything is handled, also what was parked there before a replay."""
+        """Go on to a position up to which everything that is wanted is handled, also what was parked before a replay."""
         passed = parked_events.c.subscription == self.name, parked_events.c.position.between(row.cursor + 1, cursor)
-        if not self.parked_ahead:
-            session.execute(delete(parked_events).where(*passed))
-        else:
-            found = {position for (position,) in session.execute(select(parked_events.c.position).where(*passed))}
-            if handled := found - self.parked_ahead:
-                session.execute(delete(parked_events).where(passed[0], parked_events.c.position.in_(handled)))
+        found = {position for (position,) in session.execute(select(parked_events.c.position).where(*passed))}
+        if found - self.parked_ahead:
+            # What was parked and is not wanted any more did not come, and stays for whoever decides about it.
+            wanted = SubscriptionFilter.from_json(json_of(row.filter)).conditions()
+            came = exists().where(events.c.position == parked_events.c.position, *wanted)
+            here = parked_events.c.position.not_in(self.parked_ahead)
+            session.execute(delete(parked_events).where(*passed, here, came))
         self._change(session, cursor=cursor, **values)
 
 
