@@ -20,7 +20,7 @@ from trackside.harness import (
     RunStatus,
     run_agent,
 )
-from trackside.harness.dispatch import IN_LINE
+from trackside.harness.bounding import IN_LINE
 from trackside.harness.errors import ObserverExitError
 from trackside.testing import (
     Misbehaviour,

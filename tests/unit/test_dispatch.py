@@ -21,8 +21,9 @@ from trackside.harness import (
     ObserverBinding,
     RunLifecycleEvent,
 )
+from trackside.harness.bounding import IN_LINE, RequiredObserver
 from trackside.harness.buffered import BufferedObserver
-from trackside.harness.dispatch import IN_LINE, ObserverSet, RequiredObserver
+from trackside.harness.dispatch import ObserverSet
 from trackside.harness.errors import ObserverTimeoutError
 from trackside.harness.observer import PartlyTaken, RunObserver, observer_name
 from trackside.harness.timelimit import left_behind

@@ -19,7 +19,8 @@ from trackside.harness import (
     RunSpec,
     RunStatus,
 )
-from trackside.harness.dispatch import MissedEvents, ObserverSet
+from trackside.harness.bounding import MissedEvents
+from trackside.harness.dispatch import ObserverSet
 from trackside.testing import (
     Misbehaviour,
     RecordingBatchObserver,

@@ -20,7 +20,7 @@ from trackside.harness import (
     RunSpec,
     RunStatus,
 )
-from trackside.harness.dispatch import RequiredObserver
+from trackside.harness.bounding import RequiredObserver
 from trackside.harness.errors import EventOrderError
 from trackside.harness.memory import MemoryStream
 from trackside.harness.types import CancelAction, CancelMode

@@ -8,9 +8,9 @@ Inside, imports go downwards only: `manager`, `embedded` → `closing`, `hosting
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.backlog import EventGap
+from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
 from trackside.harness.context import Agent, AgentResult, RunContext, current_run
-from trackside.harness.dispatch import DispatchPolicy
 from trackside.harness.embedded import run_agent
 from trackside.harness.ending import StopPolicy
 from trackside.harness.errors import (

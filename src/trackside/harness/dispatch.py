@@ -1,299 +1,41 @@
 """Brings events to observers: in order, isolated from each other, in bounded time, retried where the run depends on it.
 
-A `CompositeObserver` says who is bound, in which order. This module puts each of them into a wrapper that bounds it:
-`RequiredObserver` retries and gates the run; an optional one is bounded by `OptionalObserver`, or decoupled from the run
-by a `BufferedObserver`. `ObserverSet` keeps the wrappers in step with what is bound, passes events along them, and is the
-one thing that the worker and the manager know of all this.
+A `CompositeObserver` says who is bound, in which order. `ObserverSet` puts each of them into a wrapper that bounds it: one
+of `bounding`, or a `BufferedObserver`. It keeps the wrappers in step with what is bound, passes events along them, and is
+the one thing that the worker and the manager know of all this.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import Context
-from dataclasses import dataclass
-from typing import NamedTuple
 
+from trackside.harness.bounding import (
+    REDELIVERIES,
+    DispatchPolicy,
+    MissedEvents,
+    MissedStats,
+    OptionalObserver,
+    RequiredObserver,
+)
 from trackside.harness.buffered import BufferedObserver, BufferStats, FlushReport
-from trackside.harness.errors import ClosedError, TracksideError
-from trackside.harness.failures import line_of
+from trackside.harness.errors import ClosedError
 from trackside.harness.observer import (
     CompositeObserver,
     NullObserver,
     ObserverBinding,
-    PartlyTaken,
     RunEventCallback,
     RunLifecycleEvent,
     RunObserver,
     is_own_failure,
-    observer_name,
     warn_of_failure,
 )
 from trackside.harness.ports import RunLog
-from trackside.harness.timelimit import call_observer, settled
-
-logger = logging.getLogger("trackside.dispatch")
+from trackside.harness.timelimit import call_observer
 
 _RETIREMENT = 60.0  # seconds
-_REDELIVERIES = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchPolicy:
-    """How much an observer may cost a run. All times are seconds.
-
-    `call_limit` bounds one call. A required observer that fails is tried again after `first_pause`, then after twice
-    that …, for `retry_for` in all; 0 means that it has one try. What a thread remembers is loaded, saved and rolled back
-    with the same patience. With `buffer` optional observers take events from a queue of their own and cost the run
-    nothing; without, they are called in line and cost it up to `call_limit` each.
-    """
-
-    call_limit: float | None = 30.0
-    retry_for: float = 2.0
-    first_pause: float = 0.02
-    longest_pause: float = 0.5
-    buffer: bool = True
-
-
-IN_LINE = DispatchPolicy(retry_for=0.0, buffer=False)
-"""Each observer is called once, directly, before the run goes on: for a script."""
-
-
-class Retries:
-    """How long something that a run cannot go on without is tried again, counted from its first failure."""
-
-    def __init__(self, policy: DispatchPolicy, what: str) -> None:
-        self._policy = policy
-        self._what = what
-        self._clock = asyncio.get_running_loop().time
-        self._give_up = self._clock() + policy.retry_for
-        self._pause = policy.first_pause
-
-    def pause_after(self, failure: BaseException) -> float | None:
-        """How many seconds to wait before the next try; None if there is none any more."""
-        pause = self._pause
-        if self._clock() + pause > self._give_up:
-            return None
-        self._pause = min(2 * pause, self._policy.longest_pause)
-        logger.warning("%s failed (%r); trying again in %.2f s", self._what, failure, pause)
-        return pause
-
-
-class MissedEvents(NamedTuple):
-    """What a required observer never took of a run that has ended, and where it keeps that instead (None: nowhere)."""
-
-    observer: str
-    events: Sequence[RunLifecycleEvent]
-    kept_in: str | None
-    not_kept: str | None = None
-    """Why an observer that keeps such events could not keep these."""
-
-
-@dataclass(slots=True)
-class MissedStats:
-    """How many events required observers never took: those that they keep elsewhere, and those that are lost to them."""
-
-    kept: int = 0
-    lost: int = 0
-
-    def count(self, missed: MissedEvents) -> None:
-        """Add what one observer missed."""
-        if missed.kept_in is None:
-            self.lost += len(missed.events)
-        else:
-            self.kept += len(missed.events)
-
-
-class _Calls:
-    """The calls of one observer, each bounded in time, however many events it is for."""
-
-    def __init__(self, observer: RunObserver, limit: float | None) -> None:
-        self.name = observer_name(observer)
-        self.in_batches = hasattr(observer, "on_events")
-        self._on_event = observer.on_event
-        self._on_events = getattr(observer, "on_events", None)
-        self._limit = limit
-
-    async def take(
-        self, events: Sequence[RunLifecycleEvent], *, singly: bool = False
-    ) -> tuple[int, BaseException | None]:
-        """How many of the events the observer took from the front, and what it raised instead of taking the next."""
-        left = list(events)
-        batch = self._on_events is not None and not singly
-        try:
-            call = self._on_events(events) if self._on_events is not None and batch else self._one_by_one(left)
-            await call_observer(call, observer=self.name, limit=self._limit, to_the_end=True)
-        except BaseException as exc:  # the observer's failure; whoever called decides what it means
-            if not is_own_failure(exc):
-                raise
-            if batch and isinstance(exc, PartlyTaken):
-                taken = max(0, min(exc.taken, len(events)))
-                return taken, exc.cause if taken < len(events) else None
-            taken = 0 if batch else len(events) - len(left)
-            left.clear()  # a call that was left behind and goes on must not give on what others are given now (I12)
-            return taken, exc
-        return len(events), None
-
-    async def _one_by_one(self, left: list[RunLifecycleEvent]) -> None:
-        while left:
-            await self._on_event(left[0])
-            del left[:1]
-
-
-class OptionalObserver:
-    """Bounds each call of an observer, and keeps its failures to it: each is logged and costs it that one event."""
-
-    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
-        self._observer = observer
-        self._calls = _Calls(observer, policy.call_limit)
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Pass the event on."""
-        await self.on_events([event])
-
-    async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
-        """Pass the events on, those of a batch that failed one by one, so that a bad one fails alone."""
-        taken, raised = await self._calls.take(events)
-        if raised is not None and self._calls.in_batches and len(events) > 1:
-            events = events[taken:]
-            taken, raised = await self._calls.take(events, singly=True)
-        while raised is not None:
-            warn_of_failure(self._observer, events[taken], raised)
-            events = events[taken + 1 :]
-            taken, raised = await self._calls.take(events, singly=True)
-
-
-class RequiredObserver:
-    """Gives events to an observer that a run cannot go on without.
-
-    A call that fails is tried again inside the policy's deadline, unless its error says `retryable = False`. What was
-    not taken even so is held, and offered once more before the next event of the same run: all of it in one batch, so
-    that a store that recovers has the run without a gap; one by one to an observer without `on_events`, which misses what
-    it refuses again. So nothing is overtaken by what came later (I12). What it has still not taken when the run is over
-    goes to its `on_missed`, if it has one (`observer.MissedEventsObserver`).
-    """
-
-    def __init__(self, observer: RunObserver, policy: DispatchPolicy) -> None:
-        self._calls = _Calls(observer, policy.call_limit)
-        self._policy = policy
-        self._on_missed = getattr(observer, "on_missed", None)
-        self._held: dict[str, list[RunLifecycleEvent]] = {}
-        self._missed: dict[str, tuple[list[RunLifecycleEvent], BaseException]] = {}
-
-    async def give(
-        self, events: Sequence[RunLifecycleEvent]
-    ) -> tuple[Sequence[RunLifecycleEvent], BaseException | None]:
-        """What the observer took of what was held and of these events of one run; what it raised instead of the next."""
-        run_id = events[0].run_id
-        held = self._held.pop(run_id, None) if self._held else None
-        taken_late: list[RunLifecycleEvent] = []
-        if held and not self._calls.in_batches:
-            taken_late, held = await self._offer_singly(run_id, held), None
-        waiting = [*held, *events] if held else events
-        try:
-            taken, raised = await self._calls.take(waiting)
-            if raised is not None:
-                left = list(waiting[taken:])
-                raised = await self._try_again(left, raised)
-                taken = len(waiting) - len(left)
-        except BaseException:  # the dispatch is being torn down, and will be tried again with these events
-            if held:
-                self._held[run_id] = held
-            raise
-        if raised is not None:
-            self._held[run_id] = list(waiting[taken:])
-            waiting = waiting[:taken]
-        return ([*taken_late, *waiting] if taken_late else waiting), raised
-
-    async def give_rest(self, run_id: str) -> Sequence[RunLifecycleEvent]:
-        """Offer what is held of a run that has ended for the last time; what the observer took of it."""
-        held = self._held.pop(run_id, None)
-        if not held:
-            return ()
-        if not self._calls.in_batches:
-            return await self._offer_singly(run_id, held)
-        taken, raised = await self._calls.take(held)
-        if raised is not None:
-            self._miss(run_id, held[taken:], raised)
-        return held[:taken]
-
-    def drop(self, run_id: str) -> None:
-        """Nothing of this run counts any more."""
-        self._held.pop(run_id, None)
-        self._missed.pop(run_id, None)
-
-    async def give_up(self, run_id: str) -> MissedEvents | None:
-        """The run is over: hand what the observer never took of it to its `on_missed`, and say in the log what it was."""
-        if run_id not in self._missed:
-            return None
-        events, failure = self._missed.pop(run_id)
-        place, not_kept = await self._keep(events, failure)
-        missed = MissedEvents(self._calls.name, events, place, not_kept)
-        fate = "" if place is None else f"; it keeps them in {place}"
-        if not_kept is not None:
-            fate = f"; they are lost: it failed ({line_of(failure)}), and could not keep them either ({not_kept})"
-        logger.error(
-            "of run %s the required observer %s never took: %s%s",
-            run_id,
-            missed.observer,
-            ", ".join(f"{event.event_type.value} ({event.sequence})" for event in events),
-            fate,
-        )
-        return missed
-
-    async def _keep(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> tuple[str | None, str | None]:
-        """Where the observer keeps what it could not take, if it does, or why it could not."""
-        if (on_missed := self._on_missed) is None:
-            return None, None
-        places: list[str | None] = []
-
-        async def hand_over() -> None:
-            places.append(await on_missed(events, failure))
-
-        for _ in range(1 + _REDELIVERIES):
-            try:
-                limit = self._policy.call_limit
-                await call_observer(hand_over(), observer=self._calls.name, limit=limit, to_the_end=True)
-            except asyncio.CancelledError:  # of the call itself, as a closing event loop does it
-                continue
-            except BaseException as exc:  # the observer's failure; its events are lost to it, which is said
-                if not is_own_failure(exc):
-                    raise
-                trace = None if isinstance(exc, TracksideError) else exc
-                text = "required observer %s could not keep what it never took: %s"
-                logger.error(text, self._calls.name, line_of(exc), exc_info=trace)  # noqa: TRY400
-                return None, line_of(exc)
-            return (places[0] if places else None), None
-        return None, "it was cancelled again and again"
-
-    def _miss(self, run_id: str, events: Sequence[RunLifecycleEvent], failure: BaseException) -> None:
-        before = self._missed[run_id][0] if run_id in self._missed else []
-        self._missed[run_id] = [*before, *events], failure
-
-    async def _try_again(self, waiting: list[RunLifecycleEvent], raised: BaseException) -> BaseException | None:
-        """Take from the front of `waiting` what the observer takes; what it raised in the end, if any is left."""
-        retries = Retries(self._policy, f"required observer {self._calls.name}")
-        failure: BaseException | None = raised
-        while failure is not None:
-            if not getattr(failure, "retryable", True) or (pause := retries.pause_after(failure)) is None:
-                return failure
-            await settled(asyncio.create_task(asyncio.sleep(pause), name="trackside-retry-pause"))
-            taken, failure = await self._calls.take(waiting)
-            del waiting[:taken]
-        return None
-
-    async def _offer_singly(self, run_id: str, held: Sequence[RunLifecycleEvent]) -> list[RunLifecycleEvent]:
-        """Offer each event for the last time; those that were taken."""
-        taken = []
-        for event in held:
-            _, raised = await self._calls.take([event], singly=True)
-            if raised is None:
-                taken.append(event)
-            else:
-                self._miss(run_id, [event], raised)
-        return taken
 
 
 type _Wrapped = RequiredObserver | OptionalObserver | BufferedObserver
@@ -383,7 +125,7 @@ class ObserverSet:
             raise failure
 
     async def _pass_on_to_the_end(self, events: Sequence[RunLifecycleEvent]) -> BaseException | None:
-        for _ in range(_REDELIVERIES):
+        for _ in range(REDELIVERIES):
             try:
                 return await self._pass_on(events)
             except asyncio.CancelledError:

@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import record_of, timeout_of
+from trackside.harness.bounding import IN_LINE
 from trackside.harness.budget import Budget
 from trackside.harness.context import current_run, depth_below
-from trackside.harness.dispatch import IN_LINE, ObserverSet
+from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop
 from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from trackside.harness.dispatch import MissedStats
+from trackside.harness.bounding import MissedStats
 from trackside.harness.ending import Stop
 from trackside.harness.errors import NoResultHereError
 from trackside.harness.logs import fields_of

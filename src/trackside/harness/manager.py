@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.admission import check_limits, idempotency_of, member, record_of, seconds_of, timeout_of
+from trackside.harness.bounding import DispatchPolicy
 from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
 from trackside.harness.context import Agent, current_run, depth_below
-from trackside.harness.dispatch import DispatchPolicy, ObserverSet
+from trackside.harness.dispatch import ObserverSet
 from trackside.harness.ending import Stop, StopPolicy, result_of
 from trackside.harness.errors import (
     ClosedError,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
-from trackside.harness.dispatch import DispatchPolicy, Retries
 from trackside.harness.errors import (
     ThreadMemoryError,
     ThreadNotLoadedError,

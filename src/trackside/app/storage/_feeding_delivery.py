@@ -382,7 +382,8 @@ class Delivery:
 
     def _try_again(self, lane: Lane) -> None:
         del self._waiting[lane]
-        self._ready.appendleft(lane)  # it holds the cursor up: behind a whole window, it might not get its tries in one life
+        # It holds the cursor up: behind a whole window, it might not get its tries in one life.
+        self._ready.appendleft(lane)
         self._ready_count.release()
 
     async def _finish_handled(self, lane: Lane) -> None:
