@@ -117,7 +117,7 @@ def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alo
     assert (done.returncode, done.stderr) == (0, "")
     written = json.loads((tmp_path / "observers.json").read_text())
     ways = Counter(way["case"].partition(",")[0] for way in written["contenders"])
-    assert ways == {"one event of a run with four calls": 5, "durable runs on SQLite": 3}
+    assert ways == {"one event of a run with four calls": 9, "durable runs on SQLite": 8}
     assert [budget["what"].split(": ")[1] for budget in written["budgets"]] == [
         "all live observers",
         "all, and three broken",

@@ -21,7 +21,8 @@ SPOILERS = {
     "the usage of run": "UPDATE usage SET input_tokens = input_tokens + 1",
     "the row of run": "UPDATE runs SET status = 'timeout' WHERE status = 'success'",
     "has runs and no row": "DELETE FROM threads",
-    "and it says": "UPDATE events SET payload = replace(payload, '\"busy\"', '\"error\"')",
+    "and it says": """UPDATE events SET payload = json_set(payload, '$.status', 'busy')
+        WHERE event_type = 'thread_status_updated'""",
     "the row of thread": "UPDATE threads SET status = 'busy'",
     "starts on thread": "UPDATE events SET thread_id = 'thread-0'",
     "overtook another": """UPDATE events SET payload = json_set(payload, '$.metadata.number', 1_000 - position,

@@ -43,9 +43,9 @@ def _run(arguments: Sequence[str] | None) -> int:
                 stream.reconfigure(errors="replace")
         from trackside.app.cli.commands import app
 
-        if not os.environ.get(DEBUG_VARIABLE):
-            # What Trackside's own parts tell each other's operators; what concerns whoever sits here is said otherwise.
-            logging.getLogger("trackside").addHandler(logging.NullHandler())
+        # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.
+        shown = bool(os.environ.get(DEBUG_VARIABLE))
+        logging.getLogger("trackside").addHandler(logging.StreamHandler() if shown else logging.NullHandler())
         code = app(arguments, prog_name="trackside", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
