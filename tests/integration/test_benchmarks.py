@@ -120,7 +120,8 @@ def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alo
     assert ways == {"one event of a run with four calls": 9, "durable runs on SQLite": 8}
     assert [budget["what"].split(": ")[1] for budget in written["budgets"]] == [
         "all live observers",
-        "all, and three broken",
+        "all, three of them broken",
+        "all, and three more, broken",
     ]
 
 
