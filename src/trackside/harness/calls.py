@@ -21,7 +21,7 @@ type CallKind = Literal["chat", "execute_tool", "invoke_agent"]
 CALL_KINDS: tuple[CallKind, ...] = ("chat", "execute_tool", "invoke_agent")
 
 MAX_CALLS = 1_000
-"""How many calls of a run `completion_data` lists: those that began first."""
+"""How many calls of a run `completion_data` lists: those that were told of first."""
 
 _NAME_CHARS = 200
 _CANCELLED = "cancelled"

@@ -16,6 +16,7 @@ from typing import Any
 from trackside.harness.bounding import MissedStats
 from trackside.harness.ending import Stop
 from trackside.harness.errors import NoResultHereError
+from trackside.harness.exits import interrupt_loop
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.places import Places
@@ -305,7 +306,7 @@ class Executions:
             if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
                 self._begin(follows)
         if worker.fatal is not None:
-            raise worker.fatal
+            interrupt_loop(worker.fatal)
 
     async def _await_others(self, execution: Execution) -> None:
         """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""

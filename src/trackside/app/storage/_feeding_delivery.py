@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver, Refusal
@@ -16,6 +16,7 @@ from trackside.app.storage._feeding_window import InHand, Lane, Window
 from trackside.app.storage._subscription_consumer import SubscriptionConsumer
 from trackside.app.storage._subscription_records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
+from trackside.harness.exits import interrupt_loop
 from trackside.harness.failures import text_of
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent, RunObserver, is_own_failure, observer_name
 from trackside.harness.timelimit import call_observer
@@ -60,8 +61,7 @@ class Calls:
             self._counts.failed_calls += 1
             return max(0, min(part.taken, len(events) - 1)), part.cause
         except KeyboardInterrupt as exc:
-            # What it means decides whoever runs the event loop. If that goes on, it was this observer's failure (I18).
-            asyncio.get_running_loop().call_soon(_interrupt, exc)
+            interrupt_loop(exc)  # if that goes on, it was this observer's failure (I18)
             self._counts.failed_calls += 1
             return 0, exc
         except BaseException as exc:  # the observer's failure, which is its subscription's to show
@@ -73,10 +73,6 @@ class Calls:
 
     async def _call(self, call: Coroutine[Any, Any, None]) -> None:
         await call_observer(call, observer=self._label, limit=self._limit)
-
-
-def _interrupt(interrupt: KeyboardInterrupt) -> NoReturn:
-    raise interrupt
 
 
 class Delivery:
