@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from tests.contract.gap_recorder import GapRecorder
 
 from trackside.harness.backlog import UNWEIGHED
 from trackside.harness.buffered import (
@@ -70,21 +71,6 @@ async def turns(count: int = 20) -> None:
 
 def assert_adds_up(stats: BufferStats) -> None:
     assert stats.accepted == stats.delivered + stats.failed + sum(stats.dropped.values()) + stats.pending
-
-
-class GapRecorder(RecordingObserver):
-    """Records gaps among the events, in order."""
-
-    def __init__(self, *plan: Misbehaviour) -> None:
-        super().__init__(*plan)
-        self.seen: list[RunLifecycleEvent | EventGap] = []
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await super().on_event(event)
-        self.seen.append(event)
-
-    async def on_gap(self, gap: EventGap) -> None:
-        self.seen.append(gap)
 
 
 @virtual

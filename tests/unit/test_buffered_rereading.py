@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from tests.contract.gap_recorder import GapRecorder
 from tests.contract.recorded_log import RecordedLog
 from tests.contract.ways_to_run import virtual
 
@@ -69,19 +70,6 @@ class Stage:
         stats = self.buffer.stats()
         assert_adds_up(stats)
         return stats
-
-
-class GapRecorder(RecordingObserver):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[RunLifecycleEvent | EventGap] = []
-
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        await super().on_event(event)
-        self.seen.append(event)
-
-    async def on_gap(self, gap: EventGap) -> None:
-        self.seen.append(gap)
 
 
 @virtual

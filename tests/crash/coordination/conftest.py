@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from crash_children import Children
@@ -18,11 +17,3 @@ def nursery() -> Iterator[Children]:
 def children(nursery: Children) -> Children:
     nursery.begin_anew()
     return nursery
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    address: str = request.getfixturevalue("postgres_url")
-    return address

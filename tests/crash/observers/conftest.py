@@ -27,11 +27,3 @@ def children() -> Iterator[Children]:
 def brokers() -> Iterator[Brokers]:
     with NatsServer() as nats, ValkeyServer() as valkey:
         yield Brokers(nats, valkey)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    address: str = request.getfixturevalue("postgres_url")
-    return address

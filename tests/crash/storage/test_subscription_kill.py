@@ -84,14 +84,6 @@ def consumer() -> Iterator[Consumer]:
         yield consumer
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    address: str = request.getfixturevalue("postgres_url")
-    return address
-
-
 def in_store[T](url: str, do: Callable[[Store], Awaitable[T]]) -> T:
     async def main() -> T:
         async with Store.open(url) as store:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import Any, ClassVar, Final
 
+from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
 from trackside.app.observers.notify._digest import Digest, HourlyRoom, digest_of
 from trackside.app.observers.notify._messages import Message, Templates
-from trackside.app.observers.notify._receivers import DaemonThreads, NotSentError, Receiver
+from trackside.app.observers.notify._receivers import NotSentError, Receiver
 from trackside.app.observers.notify._rules import Rule, rules_of
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of

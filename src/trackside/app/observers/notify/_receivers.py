@@ -11,13 +11,12 @@ from contextvars import ContextVar
 from typing import Any, Final, override
 from urllib.parse import unquote
 
-from trackside.app.daemon_threads import DaemonThreads
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.masking import without_secrets
 from trackside.app.observers.notify._messages import Message
 from trackside.harness.failures import line_of
 
-__all__ = ["DaemonThreads", "NotSentError", "Receiver"]
+__all__ = ["NotSentError", "Receiver"]
 
 _LOGGERS: Final = ("apprise", "requests", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
 """Who says something while a message is sent."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+from trackside.app.daemon_threads import DaemonThreads
 
 __all__ = ["Flushed", "SpanStats", "in_a_thread"]
 
 logger = logging.getLogger("trackside.tracing")
+
+_THREADS: Final = DaemonThreads("trackside-tracing-flush")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +41,14 @@ class Flushed:
 
 
 async def in_a_thread(block: Callable[[], object], limit: float) -> bool:
-    """Call something that blocks, and wait for at most so many seconds; whether it has come back.
-
-    The thread is a daemon, for which a process that exits does not wait as it does for those of an executor.
-    """
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
+    """Call something that blocks, and wait for at most so many seconds; whether it has come back."""
 
     def work() -> None:
         try:
             block()
         except Exception:  # the SDK's or an exporter's failure, which must not keep an app from closing
             logger.warning("spans could not be flushed", exc_info=True)
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=work, name="trackside-tracing-flush", daemon=True).start()
-    try:
-        async with asyncio.timeout(limit):
-            await done.wait()
-    except TimeoutError:
-        return False
-    return True
+    job = asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    done, _ = await asyncio.wait((job,), timeout=limit)
+    return bool(done)
