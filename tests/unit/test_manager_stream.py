@@ -29,7 +29,7 @@ async def collect(parts: AsyncIterator[StreamPart | StreamGap]) -> list[StreamPa
 @virtual
 async def test_a_stream_that_cannot_be_closed_holds_up_no_run_of_the_thread(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(MemoryStream):
-        def close(self, run_id: str) -> None:
+        def close(self, run_id: str, *, end: object = None) -> None:
             raise OSError("no stream")
 
     async with RunManager(stream=Broken()) as manager:

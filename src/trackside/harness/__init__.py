@@ -26,6 +26,7 @@ from trackside.harness.errors import (
     TracksideError,
     UnknownAgentError,
     UnknownRunError,
+    UnknownThreadError,
 )
 from trackside.harness.logs import RunFieldsFilter, run_fields
 from trackside.harness.manager import RunHandle, RunManager
@@ -108,6 +109,7 @@ __all__ = [
     "TracksideError",
     "UnknownAgentError",
     "UnknownRunError",
+    "UnknownThreadError",
     "as_agent",
     "current_run",
     "ensure_observer",

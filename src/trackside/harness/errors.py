@@ -74,6 +74,14 @@ class UnknownRunError(TracksideError, LookupError):
     """There is no run {run_id!r} here: its id is wrong, or it ended long ago and only the log still knows it."""
 
 
+class UnknownThreadError(TracksideError, LookupError):
+    """There is no thread {thread_id!r}: its id is wrong, or it was removed."""
+
+
+class UnknownCheckpointError(TracksideError, LookupError):
+    """Thread {thread_id!r} has no checkpoint {checkpoint_id!r}."""
+
+
 class DuplicateRunError(TracksideError, ValueError):
     """Run id {run_id!r} is taken: an id names one run for ever. Leave it out, or pass a new one."""
 

@@ -233,6 +233,11 @@ class RunManager:
             return await self._handle_of(admission.record)
         return RunHandle(self, record.run_id, record.thread_id, execution.outcome)
 
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """The agents that are run by name."""
+        return self._agents
+
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
 

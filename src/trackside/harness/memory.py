@@ -355,7 +355,7 @@ class MemoryStream:
         if channel.wakers:
             channel.wake()
 
-    def close(self, run_id: str) -> None:
+    def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every follower get to the end; keep the parts while there is room."""
         channel = self._channels.pop(run_id, None)
         if channel is not None:

@@ -281,8 +281,11 @@ class RunStream(Protocol):
         """Append a part. Does not block and does not fail for a follower's sake."""
         ...
 
-    def close(self, run_id: str) -> None:
-        """No more parts will come; every follower, also a later one, gets to the end. Does not block and does not fail."""
+    def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
+        """No more parts will come; every follower, also a later one, gets to the end. Does not block and does not fail.
+
+        `end` is what the run's last event says, if it is the run's own process that closes: that event is durable by now.
+        """
         ...
 
     def follow(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from trackside.harness.logs import fields_of
 from trackside.harness.ports import RunStream
@@ -11,10 +13,12 @@ from trackside.harness.types import RunRecord
 logger = logging.getLogger("trackside.stream")
 
 
-def close_stream(stream: RunStream, run: RunRecord) -> None:
-    """Say that no more parts of a run will come; a stream that cannot take note of it is reported."""
+def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | None = None) -> None:
+    """Say that no more parts of a run will come, and what its last event says; a stream that cannot take note of it is
+    reported.
+    """
     try:
-        stream.close(run.run_id)
+        stream.close(run.run_id, end=end)
     except Exception:  # the stream's failure, and its followers'; the run's thread has to be given back all the same
         text = "the stream of run %s could not be closed; whoever follows it may wait in vain"
         logger.exception(text, run.run_id, extra=fields_of(run))

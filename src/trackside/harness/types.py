@@ -90,6 +90,11 @@ class RunSpec:
     `timeout` and the budgets (`max_tokens`, `max_cost_usd`, `max_llm_calls`, `max_tool_calls`) end the run when they are
     used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as
     another run, up to `max_attempts` in all; `attempt` and `retry_of` say which one this is, and of which run.
+
+    `owner` is on whose behalf it is asked for: a thread belongs to the owner of its first run, and for others there is no
+    such thread. With `thread_exists` a run is refused whose thread is not there yet; with `thread_ends` the thread is
+    gone for everybody when the run has ended, while the log keeps what happened. A coordinator with a store sees to all
+    three. `options` are what the app wants to know again of the request; the harness does not look at them.
     """
 
     agent: Any
@@ -119,6 +124,10 @@ class RunSpec:
     interrupt_before: Sequence[str] | str | None = None
     interrupt_after: Sequence[str] | str | None = None
     durability: str | None = None
+    owner: str | None = None
+    thread_exists: bool = False
+    thread_ends: bool = False
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -435,7 +435,7 @@ class RunWorker:
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
         result = result_told(self.record, end, says, missed, self.delivery_error)
-        close_stream(self._services.stream, self.record)
+        close_stream(self._services.stream, self.record, says)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce

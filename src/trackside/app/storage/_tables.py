@@ -96,9 +96,47 @@ threads = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Column("last_run_id", _Text),
+    Column("agent", _Text),
+    Column("owner", _Text),
+    Column("metadata", JsonText),
+    Column("expires_at", UtcTime),
+    Column("ends", Boolean, nullable=False, server_default="0"),
+    Column("removed_at", UtcTime),
     # None for all threads or all runs alone: they are merged, status by status.
     Index(None, "status", "updated_at", "thread_id"),
 )
+
+Index(
+    "ix_threads_owner",
+    threads.c.owner,
+    threads.c.updated_at,
+    threads.c.thread_id,
+    sqlite_where=threads.c.owner.is_not(None),
+    postgresql_where=threads.c.owner.is_not(None),
+)
+Index(
+    "ix_threads_expires_at",
+    threads.c.expires_at,
+    sqlite_where=threads.c.expires_at.is_not(None),
+    postgresql_where=threads.c.expires_at.is_not(None),
+)
+Index(
+    "ix_threads_removed_at",
+    threads.c.removed_at,
+    sqlite_where=threads.c.removed_at.is_not(None),
+    postgresql_where=threads.c.removed_at.is_not(None),
+)
+
+thread_labels = Table(
+    "thread_labels",
+    metadata,
+    Column("key", _Text, primary_key=True),
+    Column("value", _Text, primary_key=True),
+    Column("thread_id", _Text, _reference(threads.c.thread_id), primary_key=True),
+    Index(None, "thread_id"),
+    sqlite_with_rowid=False,
+)
+"""Plain values in the metadata of threads, as JSON text, so that threads are found by them."""
 
 runs = Table(
     "runs",
@@ -128,6 +166,7 @@ runs = Table(
     Column("attempt", _LongInteger, nullable=False, server_default="1"),
     Column("retry_of", _Text),
     Column("request", JsonText),
+    Column("removed_at", UtcTime),
     # What comes behind the id is there to be looked at, and never changes.
     Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
     Index(None, "status", "created_at", "run_id"),
@@ -390,3 +429,64 @@ Index(
     sqlite_where=_shall_be_retried,
     postgresql_where=_shall_be_retried,
 )
+
+items = Table(
+    "items",
+    metadata,
+    Column("namespace", _Text, primary_key=True),
+    Column("key", _Text, primary_key=True),
+    Column("value", JsonText, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("ttl_minutes", Float),
+)
+"""What agents keep beyond their threads. A namespace is its labels, joined by dots, which none of them has."""
+
+Index(
+    "ix_items_expires_at",
+    items.c.expires_at,
+    sqlite_where=items.c.expires_at.is_not(None),
+    postgresql_where=items.c.expires_at.is_not(None),
+)
+
+crons = Table(
+    "crons",
+    metadata,
+    Column("cron_id", _Text, primary_key=True),
+    Column("agent", _Text, nullable=False),
+    Column("thread_id", _Text),
+    Column("schedule", _Text, nullable=False),
+    Column("timezone", _Text),
+    Column("end_time", UtcTime),
+    Column("enabled", Boolean, nullable=False),
+    Column("on_run_completed", _Text),
+    Column("payload", JsonText, nullable=False),
+    Column("metadata", JsonText, nullable=False),
+    Column("owner", _Text),
+    Column("next_run_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+"""Runs that are to be started again and again. `next_run_at` is when the next one is due; None: never again."""
+
+Index(
+    "ix_crons_next_run_at",
+    crons.c.next_run_at,
+    sqlite_where=crons.c.next_run_at.is_not(None),
+    postgresql_where=crons.c.next_run_at.is_not(None),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", _Text, primary_key=True),
+    Column("name", _Text, nullable=False),
+    Column("digest", _Text, nullable=False, unique=True),
+    Column("owner", _Text, nullable=False),
+    Column("permissions", JsonText, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+)
+"""Keys with which clients say who they are; of a key itself there is only a digest."""

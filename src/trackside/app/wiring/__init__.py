@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trackside.app.pricing import GenaiPrices
 from trackside.app.settings import Settings
 from trackside.app.spool import Spool
+from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.delivering import Deliveries
@@ -26,6 +28,8 @@ from trackside.harness.errors import Fault
 from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
 
@@ -46,7 +50,7 @@ DELIVERY_SECONDS = 5.0
 _SQLITE = "sqlite:///"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class App:
     """Everything that one process runs with."""
 
@@ -60,6 +64,24 @@ class App:
     deliveries: Deliveries
     """What the durable ones among them get."""
     vitals: Vitals
+    streams: StreamHub
+    """What the runs of this process say live."""
+
+    @cached_property
+    def asgi(self) -> Starlette:
+        """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
+        from trackside.app.server import ServerParts, create_app
+
+        return create_app(
+            ServerParts(
+                manager=self.manager,
+                store=self.store,
+                streams=self.streams,
+                checkpointer=self.checkpointer,
+                vitals=self.vitals,
+                observers=self.observers,
+            )
+        )
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -119,8 +141,10 @@ async def open_app(
             await asyncio.to_thread(prices.load)
         deliveries = await stack.enter_async_context(Deliveries(configured, store))
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
+        streams = StreamHub()
         manager = RunManager(
             agents,
+            stream=streams,
             observers=[ObserverBinding(recorder, required=True), *_bound(live), *observers],
             coordinator=store.coordinator(hands_over=hands_over, keeps_requests=redact is None),
             states=store.thread_states(),
@@ -137,7 +161,7 @@ async def open_app(
         for observer in configured:
             observer.watch(vitals)
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals)
+        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals, streams)
 
 
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:

@@ -1,0 +1,64 @@
+"""What a request failed with, as clients expect it: a status and one sentence, under `detail`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from trackside.app.storage.errors import InvalidQueryError, StorageError
+from trackside.harness.errors import (
+    ClosedError,
+    DuplicateRunError,
+    InvalidSpecError,
+    NotPausedError,
+    PayloadError,
+    RunDepthError,
+    ThreadBusyError,
+    TracksideError,
+    UnknownAgentError,
+    UnknownCheckpointError,
+    UnknownRunError,
+    UnknownThreadError,
+)
+
+logger = logging.getLogger("trackside.server")
+
+
+class HttpError(TracksideError):
+    """{detail}"""  # noqa: D415  # the sentence is whoever's raises it
+
+    def __init__(self, *, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status=status, detail=detail, headers=headers or {})
+
+
+_STATUS: Final[Mapping[type[TracksideError], int]] = {
+    UnknownThreadError: 404,
+    UnknownRunError: 404,
+    UnknownCheckpointError: 404,
+    UnknownAgentError: 422,
+    ThreadBusyError: 409,
+    DuplicateRunError: 409,
+    NotPausedError: 422,
+    InvalidSpecError: 422,
+    InvalidQueryError: 422,
+    PayloadError: 422,
+    RunDepthError: 422,
+    ClosedError: 503,
+}
+
+
+def answer_of(exc: TracksideError) -> tuple[int, str, Mapping[str, str]]:
+    """Status, sentence and headers for what was raised."""
+    if isinstance(exc, HttpError):
+        return exc.details["status"], exc.details["detail"], exc.details["headers"]
+    for kind in type(exc).__mro__:
+        if (status := _STATUS.get(kind)) is not None:
+            return status, str(exc), {}
+    if isinstance(exc, StorageError):
+        logger.error("a request failed: %s", exc)
+        return (503, str(exc), {"Retry-After": "1"}) if exc.retryable else (500, str(exc), {})
+    if exc.fault == "caller":
+        return 422, str(exc), {}
+    logger.error("a request failed: %s", exc, exc_info=exc)
+    return 500, str(exc), {}

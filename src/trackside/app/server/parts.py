@@ -1,0 +1,39 @@
+"""What a server is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trackside.app.storage import Store
+from trackside.app.streams import StreamHub
+from trackside.app.vitals import Vitals
+from trackside.harness import RunManager
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a server behaves, whoever set it. Times are seconds."""
+
+    heartbeat: float = 5.0
+    """How often a connection that waits says that it is alive."""
+    max_body_bytes: int = 16 * 1_048_576
+    max_header_bytes: int = 65_536
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    """What the agents are for, by their names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerParts:
+    """Everything that requests are answered with."""
+
+    manager: RunManager
+    store: Store
+    streams: StreamHub
+    checkpointer: Any
+    """What keeps the threads of graphs that have no checkpointer of their own; None if there are none."""
+    vitals: Vitals
+    options: ServerOptions = field(default_factory=ServerOptions)
+    observers: Sequence[Any] = ()
+    """The live observers that the settings name; `/metrics` is the metrics observer's."""

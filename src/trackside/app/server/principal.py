@@ -1,0 +1,50 @@
+"""Who asks, and what he may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Permission(StrEnum):
+    """What a request needs. Each includes those before it; `public` nobody needs to be known for."""
+
+    public = "public"
+    read = "read"
+    run = "run"
+    admin = "admin"
+
+
+_INCLUDES = {
+    Permission.read: frozenset({Permission.public, Permission.read}),
+    Permission.run: frozenset({Permission.public, Permission.read, Permission.run}),
+    Permission.admin: frozenset(Permission),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Whoever asks. `identity` is the name by which what he makes is his; None where nobody is asked who he is."""
+
+    identity: str | None
+    permission: Permission
+    user: Mapping[str, Any] = field(default_factory=dict)
+    """What the user's own function says of him, for agents that are made for each call."""
+
+    def may(self, needed: Permission) -> bool:
+        """Whether he may do what needs this."""
+        return needed is Permission.public or needed in _INCLUDES.get(self.permission, ())
+
+    @property
+    def owner(self) -> str | None:
+        """Whose threads are all that he may see; None: everybody's."""
+        return None if self.permission is Permission.admin else self.identity
+
+
+ANYBODY = Principal(identity=None, permission=Permission.admin)
+"""Who asks a server without authentication."""
+
+NOBODY = Principal(identity=None, permission=Permission.public)
+"""Who asks without having said who he is."""

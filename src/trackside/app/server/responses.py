@@ -1,0 +1,73 @@
+"""Answers as ASGI sends them. The smallest that do: a server spends most of its time here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from trackside.harness.payload import canonical
+
+type Scope = Any
+type Receive = Any
+type Send = Any
+
+_encode = msgspec.json.Encoder().encode
+_JSON = (b"content-type", b"application/json")
+
+
+class Answer(Protocol):
+    """Something that an endpoint answers with."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        ...
+
+
+class Reply:
+    """A whole body with a status."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.body = body
+        self.status = status
+        self.headers = {} if headers is None else headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
+        if self.headers:
+            headers += encoded_headers(self.headers)
+        if self.status == 204:  # no content, and so none of its kind
+            headers = headers[2:]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def json_reply(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """A JSON body. What JSON lacks is in its canonical form."""
+    return Reply(json_bytes(value), status=status, headers=headers)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON."""
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return _encode(canonical(value)[0])
+
+
+def empty(status: int = 204, headers: Mapping[str, str] | None = None) -> Reply:
+    """No body."""
+    return Reply(b"", status=status, headers=headers)
+
+
+def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """What went wrong, in a sentence."""
+    return json_reply({"detail": detail}, status=status, headers=headers)
+
+
+def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]

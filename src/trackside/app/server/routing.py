@@ -1,0 +1,272 @@
+"""What an endpoint is: who may call it, what it takes and gives, and how a request becomes a call of its function.
+
+    routes = Routes("Threads")
+
+    @routes.post("/threads", Permission.run, body=ThreadCreate, answers={200: Thread})
+    async def create_thread(call: Call[ThreadCreate, None]) -> Answer | object:
+        \"\"\"Make a thread.\"\"\"
+
+What a function returns is sent: an `Answer` as it is, anything else as JSON. A `TracksideError` becomes a status and a
+sentence (`failures`). The OpenAPI document is made of the same list.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import ANYBODY, Permission, Principal
+from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, failure, json_reply
+from trackside.harness.errors import TracksideError
+from trackside.harness.ids import is_uuid
+
+logger = logging.getLogger("trackside.server")
+
+type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call[B, Q]:
+    """One request, read and checked."""
+
+    parts: ServerParts
+    principal: Principal
+    body: B
+    query: Q
+    path: Mapping[str, str]
+    scope: Scope
+    receive: Receive
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; None if it was not sent."""
+        wanted = name.lower().encode()
+        for key, value in self.scope["headers"]:
+            if key == wanted:
+                return str(value.decode("latin-1"))
+        return None
+
+    @property
+    def thread_id(self) -> str:
+        """The thread that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("thread_id")
+
+    @property
+    def run_id(self) -> str:
+        """The run that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("run_id")
+
+    def url(self, path: str) -> str:
+        """A path of this app as clients see it, wherever it is mounted."""
+        return f"{self.scope.get('root_path', '')}{path}"
+
+    def _id(self, name: str) -> str:
+        value = self.path[name]
+        if not is_uuid(value):
+            raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
+        return value.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One method of one path."""
+
+    method: str
+    path: str
+    handler: Handler
+    needs: Permission
+    group: str
+    summary: str
+    body: Any = None
+    """The type of the request's body; None: it takes none."""
+    query: Any = None
+    """The `msgspec.Struct` of its query parameters; None: it takes none."""
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    """The types of bodies by status; None: no body. The errors that every endpoint may give are not listed."""
+    refuses: str | None = None
+    """Why it always answers 501; None: it works."""
+    media_type: str = "application/json"
+
+
+class Routes:
+    """The endpoints of one group."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.endpoints: list[Endpoint] = []
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        needs: Permission,
+        *,
+        body: Any = None,
+        query: Any = None,
+        answers: Mapping[int, Any] | None = None,
+        refuses: str | None = None,
+        media_type: str = "application/json",
+    ) -> Callable[[Handler], Handler]:
+        """Have a function answer; its docstring's first line is the summary."""
+
+        def register(handler: Handler) -> Handler:
+            summary = (inspect.getdoc(handler) or "").partition("\n")[0]
+            self.endpoints.append(
+                Endpoint(
+                    method=method,
+                    path=path,
+                    handler=handler,
+                    needs=needs,
+                    group=self.group,
+                    summary=summary,
+                    body=body,
+                    query=query,
+                    answers={200: object} if answers is None else answers,
+                    refuses=refuses,
+                    media_type=media_type,
+                )
+            )
+            return handler
+
+        return register
+
+    def get(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+        """As `add`."""
+        return self.add("GET", path, needs, **options)
+
+    def post(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+        """As `add`."""
+        return self.add("POST", path, needs, **options)
+
+    def put(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+        """As `add`."""
+        return self.add("PUT", path, needs, **options)
+
+    def patch(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+        """As `add`."""
+        return self.add("PATCH", path, needs, **options)
+
+    def delete(self, path: str, needs: Permission, **options: Any) -> Callable[[Handler], Handler]:
+        """As `add`."""
+        return self.add("DELETE", path, needs, **options)
+
+    def refuse(self, method: str, path: str, why: str) -> None:
+        """Have an endpoint that clients know answer 501, saying why."""
+
+        async def refused(call: Call[Any, Any]) -> Answer:
+            return failure(501, why)
+
+        refused.__doc__ = f"Not supported: {why}"
+        self.add(method, path, Permission.public, answers={}, refuses=why)(refused)
+
+
+class EndpointApp:
+    """An endpoint as an ASGI app."""
+
+    def __init__(self, endpoint: Endpoint, parts: ServerParts) -> None:
+        self.endpoint = endpoint
+        self._parts = parts
+        self._body = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer(scope, receive)
+        await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        endpoint = self.endpoint
+        try:
+            principal = self._allowed(scope.get("trackside.principal", ANYBODY))
+            body = None if self._body is None else await self._read(receive)
+            query = None if endpoint.query is None else query_of(scope, endpoint.query)
+            call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
+            result = await endpoint.handler(call)
+        except TracksideError as exc:
+            return failure(*answer_of(exc))
+        except Exception:
+            logger.exception("%s %s failed", endpoint.method, endpoint.path)
+            return failure(500, "the server failed; its log says why")
+        return result if isinstance(result, Reply) or callable(result) else json_reply(result)
+
+    def _allowed(self, principal: Principal) -> Principal:
+        needs = self.endpoint.needs
+        if not principal.may(needs):
+            raise HttpError(status=403, detail=f"this needs the permission {needs.value!r}")
+        return principal
+
+    async def _read(self, receive: Receive) -> Any:
+        assert self._body is not None
+        body = await read_body(receive, self._parts.options.max_body_bytes)
+        try:
+            return self._body.decode(body or b"{}")
+        except msgspec.ValidationError as exc:
+            raise HttpError(status=422, detail=f"the body does not fit: {exc}") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise HttpError(status=422, detail=f"the body is not JSON: {exc}") from exc
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        HttpError: it is larger than the limit, or the client has gone.
+    """
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False) and len(body) <= limit:
+        return body
+    chunks, size = [body], len(body)
+    while size <= limit and message["type"] == "http.request" and message.get("more_body", False):
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+    if size > limit:
+        raise HttpError(status=413, detail=f"the body is larger than {limit:,} bytes", headers={"Connection": "close"})
+    if message["type"] == "http.disconnect":
+        raise HttpError(status=400, detail="the client has gone")
+    return b"".join(chunks)
+
+
+def query_of(scope: Scope, kind: Any) -> Any:
+    """The query parameters of a request; one that is there several times is a list where the field is one.
+
+    Raises:
+        HttpError: one does not fit, or is not known.
+    """
+    given: dict[str, Any] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
+        if name not in fields:
+            known = ", ".join(fields)
+            raise HttpError(status=422, detail=f"there is no query parameter {name!r:.80}; there are {known}")
+        if _is_list(fields[name].type):
+            given.setdefault(name, []).append(value)
+        else:
+            given[name] = value
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise HttpError(status=422, detail=f"the query does not fit: {exc}") from exc
+
+
+def _is_list(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is list or any(_is_list(part) for part in getattr(kind, "__args__", ()))
+
+
+def all_endpoints(groups: Iterable[Routes]) -> list[Endpoint]:
+    """The endpoints of all groups, in their order."""
+    return [endpoint for group in groups for endpoint in group.endpoints]

@@ -1,0 +1,105 @@
+"""What agents that keep their threads themselves show of them, and how they describe themselves: for who looks from outside.
+
+Both are optional. An agent without them has what `ThreadStates` remembers, and a drawing of one box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from trackside.harness.types import Json, JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadPlace:
+    """A state of a thread: the newest one, or that of a checkpoint, of the agent or of one inside it.
+
+    `checkpointer` is what the manager was given for agents that have none of their own; `config` and `user` are for agents
+    that are made for each call, and `user` is whoever asks, as the app knows him.
+    """
+
+    thread_id: str
+    checkpoint_id: str | None = None
+    namespace: str = ""
+    checkpointer: Any = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    user: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSnapshot:
+    """What a thread was at one checkpoint, as plain JSON.
+
+    `next` names what comes next; empty: nothing. `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, and so
+    is `parent_checkpoint`, the one before. `tasks` are `{"id", "name", "error", "interrupts", "checkpoint", "state",
+    "result"}`, `interrupts` all questions that are open there, `{"id", "value"}`. `created_at` is ISO 8601.
+    """
+
+    values: Json
+    next: Sequence[str] = ()
+    tasks: Sequence[JsonObject] = ()
+    checkpoint: JsonObject | None = None
+    parent_checkpoint: JsonObject | None = None
+    metadata: JsonObject = field(default_factory=dict)
+    created_at: str | None = None
+    interrupts: Sequence[JsonObject] = ()
+
+
+@runtime_checkable
+class KeepsThreads(Protocol):
+    """An agent that keeps what its threads were, and not only what they are."""
+
+    async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
+        """The state at a place; None if there is none. With `subgraphs` the tasks have the states of agents inside.
+
+        Raises:
+            UnknownCheckpointError: the thread has no such checkpoint.
+        """
+        ...
+
+    async def history(
+        self,
+        place: ThreadPlace,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Sequence[StateSnapshot]:
+        """The states of a thread, newest first: older than the checkpoint `before`, and with all of these metadata."""
+        ...
+
+    async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
+        """Change a thread as if a node had returned these values, going on from the place; the new checkpoint.
+
+        None as values with `as_node` only moves on. From another checkpoint than the newest the thread forks.
+
+        Raises:
+            InvalidSpecError: the values, or the node, do not fit the agent.
+            UnknownCheckpointError: the thread has no such checkpoint.
+        """
+        ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """An agent that can say what it is made of."""
+
+    async def drawing(self, *, xray: int | bool = False) -> JsonObject:
+        """`{"nodes": [{"id", "type", "data"}], "edges": [{"source", "target", "data"?, "conditional"?}]}`.
+
+        `xray` says to which depth agents inside are drawn, too; True: all.
+        """
+        ...
+
+    async def schemas(self) -> JsonObject:
+        """JSON Schemas of what goes in, comes out and is kept.
+
+        `{"input_schema", "output_schema", "state_schema", "config_schema", "context_schema"}`, None for what is not known.
+        """
+        ...
+
+    async def subgraphs(self, *, namespace: str | None = None, recurse: bool = False) -> Mapping[str, JsonObject]:
+        """The schemas of the agents inside, by their namespaces."""
+        ...

@@ -1,0 +1,60 @@
+"""A server in this process on each database, and real clients of LangGraph's SDK that know nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+from running_server import serving
+
+from trackside.app.settings import Settings
+from trackside.app.wiring import App, open_app
+
+type ServeAgents = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+class Served:
+    """A running server: the app behind it, its address, and a client of it."""
+
+    def __init__(self, app: App, url: str, client: LangGraphClient) -> None:
+        self.app = app
+        self.url = url
+        self.client = client
+
+
+@asynccontextmanager
+async def serve(agents: dict[str, Any], database: str, **settings: Any) -> AsyncIterator[Served]:
+    """Serve agents on a database."""
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(open_app(Settings(database_url=database, **settings), agents))
+        url = await stack.enter_async_context(serving(app.asgi))
+        client = await stack.enter_async_context(get_client(url=url, api_key=None))
+        yield Served(app, url, client)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a database on each, or on those in the module's `DIALECTS`."""
+    if "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("dialect", getattr(metafunc.module, "DIALECTS", ("sqlite", "postgres")))
+
+
+@pytest.fixture
+def database_url(dialect: str, request: pytest.FixtureRequest) -> str:
+    """The address of a database without tables."""
+    if dialect == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path')}/runs.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def serve_agents(database_url: str) -> ServeAgents:
+    """Serves agents, by their names, on a new database: `async with serve_agents({"chat": graph}) as served`."""
+
+    def of(agents: dict[str, Any], **settings: Any) -> AbstractAsyncContextManager[Served]:
+        return serve(agents, database_url, **settings)
+
+    return of
