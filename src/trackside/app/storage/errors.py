@@ -231,6 +231,18 @@ class UnknownSubscriptionError(StorageError, LookupError):
     fault = "caller"
 
 
+class InvalidApiKeyError(StorageError, ValueError):
+    """An API key cannot have {field}={value!r:.100}: {why}."""
+
+    fault = "caller"
+
+
+class UnknownApiKeyError(StorageError, LookupError):
+    """There is no API key {key_id!r:.100}; `trackside auth list` lists those that there are."""
+
+    fault = "caller"
+
+
 class SubscriptionConflictError(StorageError, ValueError):
     """Subscription {name!r} is there already, with {field} {found} and not {wanted}: open it as it is, change it with `update`, or take another name."""  # noqa: E501
 

@@ -29,6 +29,7 @@ from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
+from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
@@ -68,6 +69,8 @@ class Store:
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
         self.subscriptions = Subscriptions(writer, readers, signals)
         """Observers with a name and a cursor, which are fed from the log whatever dies in between."""
+        self.api_keys = ApiKeys(writer, readers)
+        """With which clients of a server say who they are."""
 
     @classmethod
     @asynccontextmanager

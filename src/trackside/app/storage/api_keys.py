@@ -1,0 +1,202 @@
+"""API keys: with which clients say who they are.
+
+Of a key there is only a digest, so that whoever reads the database, or a backup of it, can use none. SHA-256 is right for
+that, and a slow hash would not be: slow hashes make guessing expensive where people choose, and nobody guesses one of 2²⁵⁶
+random keys, however fast he tries. A server that checks a key for each request has no time for one either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple, get_args, override
+
+from sqlalchemy import Row, insert, select, update
+
+from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, json_text, time_text
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._tables import api_keys
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidApiKeyError, UnknownApiKeyError
+
+__all__ = ["ApiKey", "ApiKeys", "KeyPermission", "NewApiKey", "digest_of", "id_in"]
+
+type KeyPermission = Literal["read", "run", "admin"]
+"""What the owner of a key may do. Each includes those before it."""
+
+_PERMISSIONS: Final[tuple[KeyPermission, ...]] = get_args(KeyPermission.__value__)
+_KEY_BYTES: Final = 500
+_ID_BYTES: Final = 6
+_SECRET_BYTES: Final = 32
+_FORM: Final = re.compile(rf"ts_([0-9a-f]{{{2 * _ID_BYTES}}})_[0-9a-f]{{{2 * _SECRET_BYTES}}}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """What is known of a key: everything but the key. Times are aware UTC."""
+
+    key_id: str
+    name: str
+    """What people call it."""
+    owner: str
+    """Whose threads are made and seen with it."""
+    permission: KeyPermission
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    digest: str
+
+    def is_good(self, now: datetime) -> bool:
+        """Whether it lets anybody in."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class NewApiKey(NamedTuple):
+    """A key that was just made. `secret` is the key itself, which cannot be had again."""
+
+    key: ApiKey
+    secret: str
+
+
+def digest_of(secret: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def id_in(secret: str) -> str | None:
+    """The id of a key, which stands in it so that a leaked one can be recognised; None: this cannot be a key."""
+    found = _FORM.fullmatch(secret)
+    return None if found is None else found[1]
+
+
+class ApiKeys:
+    """The keys of a store: `store.api_keys`."""
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+
+    async def create(
+        self, name: str, *, owner: str, permission: KeyPermission = "run", expires_at: datetime | None = None
+    ) -> NewApiKey:
+        """Make a key. It is in the answer, and nowhere else.
+
+        Args:
+            name: what people call it; several may have the same.
+            owner: whose threads are made and seen with it.
+            permission: what may be done with it.
+            expires_at: from when on it lets nobody in; None: never.
+
+        Raises:
+            InvalidApiKeyError: an argument does not fit; the message names it.
+            StorageError: it cannot be stored.
+        """
+        for field, value in (("name", name), ("owner", owner)):
+            _check_text(field, value)
+        if permission not in _PERMISSIONS:
+            raise InvalidApiKeyError(field="permission", value=permission, why=f"there are {', '.join(_PERMISSIONS)}")
+        now = datetime.now(UTC)
+        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
+            raise InvalidApiKeyError(
+                field="expires_at", value=expires_at, why="it is a time in the future, with its offset"
+            )
+        key_id = secrets.token_hex(_ID_BYTES)
+        secret = f"ts_{key_id}_{secrets.token_hex(_SECRET_BYTES)}"
+        key = ApiKey(
+            key_id=key_id,
+            name=name,
+            owner=owner,
+            permission=permission,
+            created_at=now,
+            expires_at=expires_at,
+            revoked_at=None,
+            digest=digest_of(secret),
+        )
+        await self._writer.write(_Create(key))
+        return NewApiKey(key, secret)
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """Let nobody in with a key any more; one that is revoked already stays as it is.
+
+        Raises:
+            UnknownApiKeyError: there is none with this id.
+            StorageError: it cannot be stored.
+        """
+        await self._writer.write(_Revoke(_check_text("key_id", key_id), time_text(datetime.now(UTC))))
+        found = await self._readers.first(select(api_keys).where(api_keys.c.key_id == key_id), _key_of)
+        if found is None:
+            raise UnknownApiKeyError(key_id=key_id)
+        return found
+
+    async def all(self) -> list[ApiKey]:
+        """All keys, in the order in which they were made; those that let nobody in, too."""
+        return await self._readers.all(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id), _key_of)
+
+    async def find(self, digest: str) -> ApiKey | None:
+        """The key with this digest (`digest_of`), whether or not it lets anybody in; None if there is none."""
+        return await self._readers.first(select(api_keys).where(api_keys.c.digest == digest), _key_of)
+
+
+def _key_of(row: Row[Any]) -> ApiKey:
+    permissions = [permission for permission in _PERMISSIONS if permission in row.permissions]
+    return ApiKey(
+        key_id=row.key_id,
+        name=row.name,
+        owner=row.owner,
+        permission=permissions[-1] if permissions else "read",
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        digest=row.digest,
+    )
+
+
+def _check_text(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not is_plain_text(value):
+        why = f"it is a text of 1 to {MAX_ID_CHARS} characters, without NUL and half characters"
+        raise InvalidApiKeyError(field=field, value=value, why=why)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Create(Work):
+    key: ApiKey
+
+    @property
+    @override
+    def size(self) -> int:
+        return _KEY_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        key = self.key
+        values = {
+            "key_id": key.key_id,
+            "name": key.name,
+            "digest": key.digest,
+            "owner": key.owner,
+            "permissions": json_text([key.permission]),
+            "created_at": time_text(key.created_at),
+            "expires_at": None if key.expires_at is None else time_text(key.expires_at),
+        }
+        unit.session.execute(insert(api_keys).values(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Revoke(Work):
+    key_id: str
+    now: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return _KEY_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        is_good = (api_keys.c.key_id == self.key_id) & api_keys.c.revoked_at.is_(None)
+        unit.session.execute(update(api_keys).where(is_good).values(revoked_at=self.now))

@@ -1,0 +1,82 @@
+"""API keys: shown once, kept as digests, revoked for good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from trackside.app.storage import Store
+from trackside.app.storage.api_keys import digest_of, id_in
+from trackside.app.storage.errors import InvalidApiKeyError, ReadOnlyStoreError, UnknownApiKeyError
+
+
+async def test_a_key_is_found_by_its_digest_and_nothing_else_of_it_is_stored(store: Store) -> None:
+    made = await store.api_keys.create("laptop", owner="ada", permission="admin")
+    assert id_in(made.secret) == made.key.key_id
+    assert made.secret.startswith(f"ts_{made.key.key_id}_")
+    found = await store.api_keys.find(digest_of(made.secret))
+    assert found == made.key
+    assert found.is_good(datetime.now(UTC))
+    assert await store.api_keys.find(made.secret) is None
+    rows = await store._readers.run(lambda connection: connection.execute(text("SELECT * FROM api_keys")).all())
+    secret = made.secret.rpartition("_")[2]
+    assert secret not in repr(rows)
+    assert secret not in repr(made.key)
+
+
+async def test_two_keys_of_one_name_differ(store: Store) -> None:
+    first = await store.api_keys.create("ci", owner="ada")
+    second = await store.api_keys.create("ci", owner="ada")
+    assert first.secret != second.secret
+    assert await store.api_keys.all() == [first.key, second.key]
+
+
+async def test_a_revoked_key_stays_revoked_since_it_was(store: Store) -> None:
+    made = await store.api_keys.create("ci", owner="ada")
+    revoked = await store.api_keys.revoke(made.key.key_id)
+    assert revoked.revoked_at is not None
+    assert not revoked.is_good(datetime.now(UTC))
+    assert await store.api_keys.revoke(made.key.key_id) == revoked
+    assert await store.api_keys.all() == [revoked]
+
+
+async def test_a_key_lets_nobody_in_from_its_end_on(store: Store) -> None:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    made = await store.api_keys.create("ci", owner="ada", expires_at=end)
+    (found,) = await store.api_keys.all()
+    assert found == made.key
+    assert found.is_good(end - timedelta(seconds=1))
+    assert not found.is_good(end)
+
+
+async def test_what_is_no_key_is_said_by_its_name(store: Store) -> None:
+    with pytest.raises(UnknownApiKeyError, match="'nobody'"):
+        await store.api_keys.revoke("nobody")
+    with pytest.raises(InvalidApiKeyError, match="owner=''"):
+        await store.api_keys.create("ci", owner="")
+    with pytest.raises(InvalidApiKeyError, match="name="):
+        await store.api_keys.create("\0", owner="ada")
+    with pytest.raises(InvalidApiKeyError, match="permission='root'"):
+        await store.api_keys.create("ci", owner="ada", permission="root")  # type: ignore[arg-type]
+    with pytest.raises(InvalidApiKeyError, match="expires_at"):
+        await store.api_keys.create("ci", owner="ada", expires_at=datetime.now(UTC))
+    with pytest.raises(InvalidApiKeyError, match="expires_at"):
+        await store.api_keys.create("ci", owner="ada", expires_at=datetime.now() + timedelta(days=1))
+    assert await store.api_keys.all() == []
+
+
+async def test_a_store_that_only_looks_makes_no_key(store: Store, url: str) -> None:
+    async with Store.open(url, read_only=True) as looking:
+        with pytest.raises(ReadOnlyStoreError):
+            await looking.api_keys.create("ci", owner="ada")
+
+
+@pytest.mark.parametrize(
+    "text_",
+    ["", "ts_", "ts_0123456789ab_" + "0" * 63, "ts_0123456789ab_" + "0" * 65, "ts_0123456789AB_" + "0" * 64,
+     "ts_0123456789ab_" + "0" * 64 + "\n", "xx_0123456789ab_" + "0" * 64, "ts_٠123456789ab_" + "0" * 64],
+)  # fmt: skip
+def test_what_does_not_look_like_a_key_is_none(text_: str) -> None:
+    assert id_in(text_) is None
