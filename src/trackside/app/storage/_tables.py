@@ -440,8 +440,13 @@ items = Table(
     Column("updated_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
     Column("ttl_minutes", Float),
+    # All that decides which items are found, so that none is read which is not: values may be long.
+    Index("ix_items_newest", "namespace", "updated_at", "key", "expires_at"),
 )
-"""What agents keep beyond their threads. A namespace is its labels, joined by dots, which none of them has."""
+"""What agents keep beyond their threads. A namespace is its labels, none of which has a dot, with one behind each.
+
+So all that begin with the same labels stand together.
+"""
 
 Index(
     "ix_items_expires_at",
@@ -460,6 +465,7 @@ crons = Table(
     Column("timezone", _Text),
     Column("end_time", UtcTime),
     Column("enabled", Boolean, nullable=False),
+    Column("disabled_because", _Text),
     Column("on_run_completed", _Text),
     Column("payload", JsonText, nullable=False),
     Column("metadata", JsonText, nullable=False),

@@ -12,9 +12,10 @@ _Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 def upgrade() -> None:
     """Add the columns and tables, and say of each thread which agent it had last."""
-    for name in ("agent", "owner", "metadata", "expires_at", "removed_at"):
+    for name in ("agent", "owner", "metadata", "expires_at"):
         op.add_column("threads", sa.Column(name, _Text))
     op.add_column("threads", sa.Column("ends", sa.Boolean, nullable=False, server_default="0"))
+    op.add_column("threads", sa.Column("removed_at", _Text))
     op.add_column("runs", sa.Column("removed_at", _Text))
     _index_some("ix_threads_owner", "threads", ["owner", "updated_at", "thread_id"])
     _index_some("ix_threads_expires_at", "threads", ["expires_at"])
@@ -62,6 +63,7 @@ def _items() -> None:
         sa.Column("ttl_minutes", sa.Float),
         sa.PrimaryKeyConstraint("namespace", "key", name="pk_items"),
     )
+    op.create_index("ix_items_newest", "items", ["namespace", "updated_at", "key", "expires_at"])
     _index_some("ix_items_expires_at", "items", ["expires_at"])
 
 
@@ -75,6 +77,7 @@ def _crons() -> None:
         sa.Column("timezone", _Text),
         sa.Column("end_time", _Text),
         sa.Column("enabled", sa.Boolean, nullable=False),
+        sa.Column("disabled_because", _Text),
         sa.Column("on_run_completed", _Text),
         sa.Column("payload", _Text, nullable=False),
         sa.Column("metadata", _Text, nullable=False),
