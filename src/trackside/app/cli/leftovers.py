@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import NoReturn
@@ -34,9 +34,9 @@ class UnwaitedExecutor(ThreadPoolExecutor):
 
 
 @contextlib.contextmanager
-def event_loop() -> Generator[asyncio.Runner]:
+def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Generator[asyncio.Runner]:
     """A runner that, other than `asyncio.Runner`, comes to an end also where a task swallows its cancel."""
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=factory)
     try:
         yield runner
     finally:

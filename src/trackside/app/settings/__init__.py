@@ -16,7 +16,15 @@ from types import MappingProxyType
 from typing import Any
 
 from trackside.app.pricing import ModelPrice
-from trackside.app.settings._keys import DATABASE_SPOOL, DATABASE_URL, OBSERVERS, REDACT, Key
+from trackside.app.settings._keys import (
+    DATABASE_SPOOL,
+    DATABASE_URL,
+    OBSERVERS,
+    REDACT,
+    SERVER_HOST,
+    SERVER_PORT,
+    Key,
+)
 from trackside.app.settings._observers import OBSERVER_KEYS, ObserverSettings, read_observers
 from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file, read_document
 from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
@@ -30,6 +38,7 @@ __all__ = [
     "SETTINGS_FILE",
     "DefaultDatabaseError",
     "ObserverSettings",
+    "ServerSettings",
     "Settings",
     "SettingsError",
     "load_settings",
@@ -38,9 +47,31 @@ __all__ = [
 SETTINGS_FILE = "trackside.toml"
 DEFAULT_DATABASE_URL = "sqlite:///trackside.db"
 
-_FLAGS: Mapping[str, tuple[Key, str]] = {DATABASE_URL: (Key("database", None, "url"), "--database")}
+_FLAGS: Mapping[str, tuple[Key, str]] = {
+    DATABASE_URL: (Key("database", None, "url"), "--database"),
+    SERVER_HOST: (Key("server", None, "host"), "--host"),
+    SERVER_PORT: (Key("server", None, "port"), "--port"),
+}
 _URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the HTTP server behaves."""
+
+    host: str = "127.0.0.1"
+    """The address that it listens at."""
+    port: int = 2024
+    """0 is any that is free."""
+    heartbeat: float = 5.0
+    """Seconds after which an answer that waits says that it is alive."""
+    max_body: int = 16 * 1_048_576
+    """Bytes that the body of a request may have."""
+    graceful: float = 5.0
+    """Seconds that answers have to come to their end when the server stops and its runs have ended."""
+    log: bool = True
+    """Whether it writes a line for each request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +99,7 @@ class Settings:
     """Prices by the name of the model, in front of those that are listed."""
     observers: tuple[ObserverSettings, ...] = ()
     """Who is told besides the database."""
+    server: ServerSettings = field(default_factory=ServerSettings)
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def limits_of(self, agent: str) -> AgentLimits:
@@ -143,6 +175,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
         limits={name: replace(limits, **own) for name, own in owned["limits"].items()},
         stopping=StopPolicy(**stopping),
         prices={model: _price(model, values, sources) for model, values in owned["prices"].items()},
+        server=ServerSettings(**plain["server"]),
         sources=sources,
         **runs,
     )

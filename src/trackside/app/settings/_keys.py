@@ -7,6 +7,7 @@ Most are `section.name`. In some sections things have names that somebody chose 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,9 +16,14 @@ from trackside.app.settings.durations import duration_of
 DATABASE_URL = "database.url"
 DATABASE_SPOOL = "database.spool"
 REDACT = "runs.redact"
+SERVER_HOST = "server.host"
+SERVER_PORT = "server.port"
 OBSERVERS = "observers"
 
 _VARIABLES = "TRACKSIDE_"
+_LAST_PORT = 65_535
+_BYTES = re.compile(r"([0-9]{1,15})\s*([KMG]?)I?B?")
+_UNITS = {"": 1, "K": 1_024, "M": 1_048_576, "G": 1_073_741_824}
 
 
 class Key(NamedTuple):
@@ -88,6 +94,43 @@ def _timeout(value: Any) -> float:
     return seconds
 
 
+def _port(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if type(number) is not int or not 0 <= number <= _LAST_PORT:
+        raise ValueError(f"{value!r} is not a port from 1 to {_LAST_PORT}; 0 is any that is free")
+    return number
+
+
+def _positive_seconds(value: Any) -> float:
+    if (seconds := parse_seconds(value)) == 0:
+        raise ValueError("it has to be longer than nothing")
+    return seconds
+
+
+def parse_bytes(value: Any) -> int:
+    """A number of bytes: `65536`, `64KB`, `16MB`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _BYTES.fullmatch(str(value).strip().upper()) if type(value) in {int, str} else None
+    if found is None or not int(found[1]):
+        raise ValueError(f"{value!r} is not a number of bytes; write 65536, 64KB or 16MB")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def parse_switch(value: Any) -> bool:
+    """True or false, also as a text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    switch = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if type(switch) is not bool:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return switch
+
+
 type _Kinds = Mapping[str, Callable[[Any], Any]]
 
 _LIMITS: _Kinds = {
@@ -108,6 +151,14 @@ _PLAIN: Mapping[str, _Kinds] = {
         "cancel_after": parse_seconds,
         "stuck_after": parse_seconds,
         "redact": parse_text,
+    },
+    "server": {
+        "host": parse_text,
+        "port": _port,
+        "heartbeat": _positive_seconds,
+        "max_body": parse_bytes,
+        "graceful": parse_seconds,
+        "log": parse_switch,
     },
 }
 """The sections whose keys are all known."""

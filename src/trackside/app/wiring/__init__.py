@@ -66,12 +66,14 @@ class App:
     vitals: Vitals
     streams: StreamHub
     """What the runs of this process say live."""
+    settings: Settings
 
     @cached_property
     def asgi(self) -> Starlette:
         """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
-        from trackside.app.server import ServerParts, create_app
+        from trackside.app.server import ServerOptions, ServerParts, create_app
 
+        server = self.settings.server
         return create_app(
             ServerParts(
                 manager=self.manager,
@@ -80,6 +82,7 @@ class App:
                 checkpointer=self.checkpointer,
                 vitals=self.vitals,
                 observers=self.observers,
+                options=ServerOptions(heartbeat=server.heartbeat, max_body_bytes=server.max_body),
             )
         )
 
@@ -161,7 +164,7 @@ async def open_app(
         for observer in configured:
             observer.watch(vitals)
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals, streams)
+        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings)
 
 
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:

@@ -1,0 +1,46 @@
+"""The commands about the HTTP server, and their options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trackside.app.cli.options import Database
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    agent: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[AGENT]…",
+            help="path/file.py:name, package.module:name, or a name from the settings; only these are served.",
+            show_default="all that the settings name",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.", show_default="127.0.0.1"),
+    ] = None,
+    port: Annotated[
+        str | None, typer.Option("--port", "-p", metavar="N", help="0 is any that is free.", show_default="2024")
+    ] = None,
+    database: Database = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Load settings and agents, say what is wrong with them, and end.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object to standard output once it answers.")
+    ] = False,
+) -> int:
+    """Serve agents over HTTP, to LangGraph's clients and others, until Ctrl-C or SIGTERM (exit code 0).
+
+    SIGHUP begins anew, with what settings and agents are by then; nobody is turned away meanwhile.
+    """
+    from trackside.app.cli import serving
+
+    options = serving.ServeOptions(agents=tuple(agent or ()), host=host, port=port, database=database, json=json)
+    return serving.check(options) if check else serving.serve(options)

@@ -1,0 +1,123 @@
+"""Serves an ASGI app over HTTP in the running event loop: uvicorn, without its process around it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import uvicorn
+
+_KEEP_ALIVE: Final = 75
+"""Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that these close it. Whoever
+sends a request just when the other side closes does not know what became of it."""
+_LAST_WORDS: Final = 0.5  # seconds that cut off answers have to end
+_CLOCK: Final = 1.0  # seconds; how often `Date` changes
+
+
+class _Connections(set[Any]):
+    """Open connections, and a way to wait until there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        self._gone.clear()
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        if not self:
+            self._gone.set()
+
+    async def wait_gone(self) -> None:
+        await self._gone.wait()
+
+
+class HttpServer:
+    """Answers on these sockets while its `async with` block goes on. They are its own: it closes them.
+
+    Leaving the block cuts off what is still being answered; `finish` before that lets it come to its end.
+    """
+
+    def __init__(self, app: Any, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = list(sockets)
+        self._connections = _Connections()
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",  # whoever opens the app closes it
+                log_config=None,
+                log_level="error",  # what nonsense clients send is not this program's trouble
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+            )
+        )
+        self._server.server_state.connections = self._connections
+        self._clock: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
+    async def __aenter__(self) -> Self:
+        server = self._server
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.on_tick(0)
+        await server.startup(sockets=self._sockets)
+        self._clock = asyncio.create_task(self._tick(), name="trackside-http-clock")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop_accepting()
+        if self._clock is not None:
+            self._clock.cancel()
+        await self.finish(0.0)
+
+    def stop_accepting(self) -> None:
+        """Take no more connections. Those that are there go on."""
+        for server in self._server.servers:
+            server.close()
+        for one in self._sockets:
+            one.close()
+
+    async def finish(self, seconds: float) -> bool:
+        """Close idle connections now, the others after their answers, and cut off what is left; whether nothing was."""
+        state = self._server.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        if await self.wait_until_idle(seconds):
+            return True
+        for task in list(state.tasks):
+            task.cancel()
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=_LAST_WORDS)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        return False
+
+    async def wait_until_idle(self, seconds: float) -> bool:
+        """Until nobody is connected, or so long; whether nobody is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connections.wait_gone()
+        except TimeoutError:
+            return not self._connections
+        return True
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_CLOCK)
+            await self._server.on_tick(0)

@@ -1,0 +1,194 @@
+"""`trackside serve` as a process of its own: to be killed, told to stop, and started again on the same database."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
+PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
+
+_GUARD: Final = 'read word || kill -KILL "$1"'
+"""Kills the server when whoever started it goes away without a word."""
+
+
+class TracksideServer:
+    """A server that runs in a folder, from the beginning to the end of its `with` block.
+
+    Its methods block, so that tests with an event loop call them through `asyncio.to_thread`.
+
+    Args:
+        folder: where it runs: agents, settings and an SQLite file are looked for there.
+        agents: what is served, as `agents.py:echo`; what the settings name if there is none.
+        database: its address; an SQLite file in the folder if left out.
+        settings: the text of `trackside.toml`; left as it is there if None.
+        options: more of the command line.
+        env: more of the environment.
+        port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *agents: str,
+        database: str = "sqlite:///runs.db",
+        settings: str | None = None,
+        options: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        port: int = 0,
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.ready: dict[str, Any] = {}
+        """What it said when it answered first."""
+        self.exit_code: int | None = None
+        self._arguments = ["serve", *agents, "--json", "--database", database, *options]
+        self._env = {**_environment(), **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+        if settings is not None:
+            (folder / "trackside.toml").write_text(settings, encoding="utf-8")
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return str(self.ready["url"])
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has written to standard error, in all its lives."""
+        path = self.folder / "serve.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def start(self) -> Self:
+        """Start it; returns when it answers.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time.
+        """
+        self.begin()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def begin(self) -> None:
+        """Start it, and do not wait until it answers."""
+        with (self.folder / "serve.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [EXECUTABLE, *self._arguments, "--port", str(self.port)],
+                cwd=self.folder,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.exit_code, self._unread = None, b""
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Wait until it says that it answers, once more after a reload.
+
+        Raises:
+            RuntimeError: it ended, or did not say so in time.
+        """
+        line = self._next_line()
+        if not line:
+            self.wait()
+            raise RuntimeError(f"the server ended with {self.exit_code}:\n{self.log[-4_000:]}")
+        self.ready = json.loads(line)
+        self.port = self.ready["port"]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, for the process."""
+        if self.exit_code is None and self._process is not None:
+            self._process.kill()
+            self.wait()
+
+    def terminate(self) -> int:
+        """Tell it to stop, and wait until it has; its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def restart(self) -> Self:
+        """Start it again, where it was: the same database and port."""
+        self.kill()
+        return self.start()
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Wait until it has ended; its exit code, or the number of the signal that killed it, negative.
+
+        Raises:
+            RuntimeError: it goes on.
+        """
+        assert self._process is not None
+        try:
+            self.exit_code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"the server does not end:\n{self.log[-4_000:]}") from None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        if self._guard is not None:
+            self._guard.communicate(b"done\n")
+            self._guard = None
+        return self.exit_code
+
+    def memory(self) -> int:
+        """Bytes of its resident memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _next_line(self) -> bytes:
+        """The next line of standard output; nothing if it has been closed."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + PATIENCE
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise RuntimeError(f"the server does not answer:\n{self.log[-4_000:]}")
+                if not (more := os.read(self._process.stdout.fileno(), 65_536)):
+                    return b""
+                self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what settings would be read from."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKSIDE_", "LISTEN_"))}
+    return {**own, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1", "NO_COLOR": "1"}
