@@ -77,11 +77,15 @@ _UNRECEIVED = Stop(RunStatus.cancelled, "the caller was cancelled while starting
 class RunHandle:
     """A run that was started: wait for it, watch it, cancel it."""
 
-    __slots__ = ("_manager", "_outcome", "run_id", "thread_id")
+    __slots__ = ("_manager", "_outcome", "existing", "record", "run_id", "thread_id")
 
-    def __init__(self, manager: RunManager, run_id: str, thread_id: str, outcome: Outcome) -> None:
-        self.run_id = run_id
-        self.thread_id = thread_id
+    def __init__(self, manager: RunManager, record: RunRecord, outcome: Outcome, *, existing: bool = False) -> None:
+        self.run_id = record.run_id
+        self.thread_id = record.thread_id
+        self.record = record
+        """What was known about the run when it was let in; `RunManager.get` knows what is known now."""
+        self.existing = existing
+        """Whether it was there before, under the same idempotency key."""
         self._manager = manager
         self._outcome = outcome
 
@@ -231,12 +235,16 @@ class RunManager:
             raise asyncio.CancelledError
         if admission.existing:
             return await self._handle_of(admission.record)
-        return RunHandle(self, record.run_id, record.thread_id, execution.outcome)
+        return RunHandle(self, record, execution.outcome)
 
     @property
     def agents(self) -> Mapping[str, Agent]:
         """The agents that are run by name."""
         return self._agents
+
+    def has(self, run_id: str) -> bool:
+        """Whether this is a run of this manager's that has not ended."""
+        return self._runs.get(run_id) is not None
 
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
@@ -438,7 +446,7 @@ class RunManager:
                 outcome.resolve(result_of(record))
             else:
                 outcome.abandon(partial(NoResultHereError, run_id=run_id, why="another process executes it"))
-        return RunHandle(self, run_id, known.thread_id, outcome)
+        return RunHandle(self, known, outcome, existing=True)
 
     def _served(self) -> Collection[str]:
         return () if self._closing.begun else self._agents.keys()

@@ -274,7 +274,8 @@ class RunStream(Protocol):
     """The live output of runs: bounded, shared by all followers, never durable.
 
     One that has the output of this process's runs alone says so with an attribute `local = True`: nobody is left waiting
-    there for what another process's run says.
+    there for what another process's run says. One that wants to know whose output it gets has a method `begin(run, spec, *,
+    started)`: called before anything else of a run that has just been announced as `started`, or that ends without.
     """
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The end of a run's live output, which may fail without the run being any the worse for it."""
+"""The beginning and the end of a run's live output, which may fail without the run being any the worse for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import Any
 
 from trackside.harness.logs import fields_of
 from trackside.harness.ports import RunStream
-from trackside.harness.types import RunRecord
+from trackside.harness.types import RunRecord, RunSpec
 
 logger = logging.getLogger("trackside.stream")
+
+
+def begin_stream(stream: RunStream, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
+    """Say who a run is, to a stream that wants to know (`RunStream`), before it says anything or ends without a start."""
+    begin = getattr(stream, "begin", None)
+    if begin is None:
+        return
+    try:
+        begin(run, spec, started=started)
+    except Exception:  # the stream's failure: the run has others who want it
+        logger.exception("the stream of run %s could not be begun", run.run_id, extra=fields_of(run))
 
 
 def close_stream(stream: RunStream, run: RunRecord, end: Mapping[str, Any] | None = None) -> None:

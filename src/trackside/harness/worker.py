@@ -43,7 +43,7 @@ from trackside.harness.redaction import Redact
 from trackside.harness.spending import Spending
 from trackside.harness.steady import finish
 from trackside.harness.stopping import Stopper, stack_of
-from trackside.harness.streaming import close_stream
+from trackside.harness.streaming import begin_stream, close_stream
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
 from trackside.harness.verdict import end_by, left_by
@@ -97,6 +97,7 @@ class RunWorker:
         """What a required observer raised, because of which the run could not go on or its end not be delivered."""
         self.result: RunResult | None = None
         """How the run ended, as soon as anybody may know."""
+        self._spec = spec
         self._agent = agent
         self._services = services
         self._observers = observers
@@ -220,6 +221,7 @@ class RunWorker:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
         self._ending = True
         bind_run(self._run)
+        begin_stream(self._services.stream, self.record, self._spec, started=False)
         return await self._finish(stopped(stop))
 
     def publish(self, mode: str, data: Any, namespace: tuple[str, ...]) -> None:
@@ -278,6 +280,7 @@ class RunWorker:
             opening += [self._says.human(message) for message in messages]
         if not await self._announce(opening):  # I14: not stored, so the agent is never called
             return undelivered(self.delivery_error)
+        begin_stream(self._services.stream, self.record, self._spec)
         if isinstance(messages, End):
             return messages
         self._calling = True

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from trackside.app.streams._partial_json import whole_json
+
+_CHUNK = "MessageChunk"
+_TEXTS = frozenset(
+    {"text", "thinking", "reasoning", "args", "arguments", "input", "partial_json", "refusal", "signature"}
+)
+"""What grows, of the blocks and calls that a message is made of; all else is said once."""
 
 
 class MessageSteps:
     """Adds the pieces of a run's messages up. A piece is `[message or chunk, metadata]`, as graphs stream them."""
+
+    __slots__ = ("_messages",)
 
     def __init__(self) -> None:
         self._messages: dict[str, dict[str, Any]] = {}
@@ -16,30 +26,116 @@ class MessageSteps:
         """The events that a piece makes: `messages/metadata` for a new message, then `messages/partial` or
         `messages/complete`.
         """
-        if isinstance(piece, list | tuple) and len(piece) == 2:  # a pair
-            message, about = piece
-        else:
-            message, about = piece, {}
+        message, about = pair_of(piece)
         if not isinstance(message, Mapping):
             return
         message_id = str(message.get("id") or "")
         known = self._messages.get(message_id)
         if known is None:
             yield "messages/metadata", {message_id: {"metadata": about}}
-        is_chunk = str(message.get("type", "")).endswith("Chunk")
+        is_chunk = str(message.get("type", "")).endswith(_CHUNK)
         whole = _joined(known, message) if known is not None and is_chunk else dict(message)
-        if is_chunk:
-            whole["type"] = str(message["type"]).removesuffix("MessageChunk").lower() or whole["type"]
         self._messages[message_id] = whole
-        yield "messages/partial" if is_chunk else "messages/complete", [whole]
+        yield "messages/partial" if is_chunk else "messages/complete", [_shown(whole)]
 
 
-def _joined(known: dict[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
+def pair_of(piece: Any) -> tuple[Any, Any]:
+    """A message and what is said about it; a message that comes alone has nothing said about it."""
+    if isinstance(piece, list | tuple) and len(piece) == 2:  # a pair
+        return piece[0], piece[1]
+    return piece, {}
+
+
+def _shown(whole: dict[str, Any]) -> dict[str, Any]:
+    """A message so far, as it would be if nothing more came: no chunk any more, its calls' arguments as far as they go."""
+    kind = str(whole.get("type", ""))
+    if not kind.endswith(_CHUNK):
+        return whole
+    shown = {name: value for name, value in whole.items() if name not in {"tool_call_chunks", "chunk_position"}}
+    shown["type"] = kind.removesuffix(_CHUNK).lower() or kind
+    if calls := whole.get("tool_call_chunks"):
+        read = [(call, whole_json(call.get("args") or "{}")) for call in calls if isinstance(call, Mapping)]
+        shown["tool_calls"] = [
+            {"name": call.get("name") or "", "args": args, "id": call.get("id"), "type": "tool_call"}
+            for call, args in read
+            if isinstance(args, dict)
+        ]
+        shown["invalid_tool_calls"] = [
+            {**{name: call.get(name) for name in ("name", "args", "id")}, "error": None, "type": "invalid_tool_call"}
+            for call, args in read
+            if not isinstance(args, dict)
+        ]
+    return shown
+
+
+def _joined(known: Mapping[str, Any], chunk: Mapping[str, Any]) -> dict[str, Any]:
     """A message and its next piece."""
     whole = dict(known)
     for key, value in chunk.items():
-        if key in {"content", "tool_call_chunks"} and isinstance(value, type(whole.get(key))) and value:
-            whole[key] = whole[key] + value
-        elif value not in (None, "", [], {}):
+        if value in (None, "", [], {}):
+            continue
+        had = whole.get(key)
+        if key == "content":
+            whole[key] = _content(had, value)
+        elif key == "tool_call_chunks" and had:
+            whole[key] = _blocks(had, value)
+        elif key == "usage_metadata" and isinstance(had, Mapping) and isinstance(value, Mapping):
+            whole[key] = _sums(had, value)
+        elif isinstance(had, Mapping) and isinstance(value, Mapping):
+            whole[key] = {**had, **value}
+        else:
             whole[key] = value
     return whole
+
+
+def _content(had: Any, more: Any) -> Any:
+    if not had:
+        return more
+    if isinstance(had, str) and isinstance(more, str):
+        return had + more
+    as_blocks = [[{"type": "text", "text": one}] if isinstance(one, str) else list(one) for one in (had, more)]
+    return _blocks(*as_blocks)
+
+
+def _blocks(had: Sequence[Any], more: Sequence[Any]) -> list[Any]:
+    """Blocks of a message and their next pieces: those of the same `index` belong together."""
+    blocks = list(had)
+    for piece in more:
+        at = _place_of(piece, blocks)
+        if at is None:
+            blocks.append(piece)
+        else:
+            blocks[at] = _grown(blocks[at], piece)
+    return blocks
+
+
+def _place_of(piece: Any, blocks: Sequence[Any]) -> int | None:
+    index = piece.get("index") if isinstance(piece, Mapping) else None
+    if index is None:
+        return None
+    places = (at for at, block in enumerate(blocks) if isinstance(block, Mapping) and block.get("index") == index)
+    return next(places, None)
+
+
+def _grown(block: Mapping[str, Any], piece: Mapping[str, Any]) -> dict[str, Any]:
+    grown = dict(block)
+    for name, value in piece.items():
+        if value is None:
+            continue
+        had = grown.get(name)
+        grown[name] = had + value if name in _TEXTS and isinstance(had, str) and isinstance(value, str) else value
+    return grown
+
+
+def _sums(had: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The use of tokens, added up."""
+    total = dict(had)
+    for name, value in more.items():
+        before = total.get(name)
+        if isinstance(value, Mapping):
+            total[name] = _sums(before, value) if isinstance(before, Mapping) else value
+        elif isinstance(value, int | float) and isinstance(before, int | float):
+            total[name] = before + value
+        elif value is not None:
+            total[name] = value
+    return total

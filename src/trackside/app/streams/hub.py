@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from time import time
@@ -11,14 +10,19 @@ from typing import Any
 
 import msgspec
 
-from trackside.app.streams._messages import MessageSteps
+from trackside.app.streams._messages import MessageSteps, pair_of
+from trackside.app.streams._ring import Ring, RingReader
+from trackside.app.streams.frames import Frame
+from trackside.app.streams.thread_feed import FeedLimits, ThreadFeed, ThreadFeeds
+from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import RunRecord, RunSpec
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _MESSAGES = "messages"
+_TUPLES = "messages-tuple"
 _VALUES = "values"
-_EVENT_OF = {"messages-tuple": _MESSAGES}  # what LangGraph's clients call it on the wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,98 +37,95 @@ class HubLimits:
     """How many runs that have ended can still be followed from their beginning."""
     ended_bytes: int = 64 * 1_048_576
     """Of all these together."""
-
-
-class Frame:
-    """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
-
-    `mode` is what was asked for, `event` what it is called on the wire, with the namespace of who says it; `data` is JSON,
-    on one line. `sse` and `resumable_sse` are the whole event, the second one with the id by which a reader resumes.
-    """
-
-    __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "sequence")
-
-    def __init__(self, sequence: int, mode: str, event: str, data: bytes, namespace: tuple[str, ...], at: int) -> None:
-        self.sequence = sequence
-        self.mode = mode
-        self.event = event
-        self.data = data
-        self.namespace = namespace
-        self.at = at
-        """When it was said, in milliseconds since 1970."""
-        self._sse: bytes | None = None
-        self._resumable_sse: bytes | None = None
-
-    @property
-    def sse(self) -> bytes:
-        """The event as server-sent events have it."""
-        if self._sse is None:
-            self._sse = b"event: %b\r\ndata: %b\r\n\r\n" % (self.event.encode(), self.data)
-        return self._sse
-
-    @property
-    def resumable_sse(self) -> bytes:
-        """The same with an id."""
-        if self._resumable_sse is None:
-            self._resumable_sse = b"event: %b\r\ndata: %b\r\nid: %d-%d\r\n\r\n" % (
-                self.event.encode(),
-                self.data,
-                self.at,
-                self.sequence,
-            )
-        return self._resumable_sse
+    threads: FeedLimits = FeedLimits()  # noqa: RUF009  # it is frozen
+    """Of what is said on threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedStream:
-    """There is no more to come. `end` is what the run's last event says, if it has ended in this process."""
+    """There is no more to come.
+
+    `end` is what the run's last event says, if it has ended in this process. Without it either nothing is known here of
+    how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
+    """
 
     end: Mapping[str, Any] | None
+    closing: bool = False
 
 
-class _Channel:
-    """A run's frames, the oldest dropped beyond the limits."""
+class _Channel(Ring[Frame]):
+    """What a run says."""
 
-    __slots__ = ("closed", "end", "frames", "limits", "published", "size", "steps", "values", "wakers")
+    __slots__ = ("closing", "end", "feed", "modes", "resumable", "steps", "values")
 
     def __init__(self, limits: HubLimits) -> None:
-        self.limits = limits
-        self.frames: deque[Frame] = deque()
-        self.size = 0
-        self.published = 0
-        self.closed = False
+        super().__init__(limits.parts, limits.part_bytes)
         self.end: Mapping[str, Any] | None = None
+        self.closing = False
         self.values: bytes | None = None
         """The run's newest state, as it was said last."""
         self.steps: MessageSteps | None = None
-        self.wakers: set[asyncio.Future[None]] = set()
+        self.modes: frozenset[str] | None = None
+        """What it was asked to say; None if nobody has told yet."""
+        self.resumable = False
+        self.feed: ThreadFeed | None = None
+
+    def say(self, run_id: str, mode: str, event: str, data: bytes, namespace: tuple[str, ...]) -> None:
+        """Append a part, here and to what is said on the thread."""
+        frame = Frame(self.added + 1, mode, event, data, namespace, int(time() * 1000))
+        self.add(frame)
+        if self.feed is not None:
+            self.feed.note_part(run_id, frame)
+
+
+class Reader(RingReader[Frame]):
+    """One reader's place in what a run says."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: _Channel, seen: int) -> None:
+        super().__init__(channel, seen)
+        self._channel = channel
 
     @property
-    def first_kept(self) -> int:
-        return self.published - len(self.frames) + 1
+    def resumable(self) -> bool:
+        """Whether the run's followers get ids by which they resume."""
+        return self._channel.resumable
 
-    def add(self, mode: str, event: str, data: bytes, namespace: tuple[str, ...]) -> None:
-        self.published += 1
-        self.frames.append(Frame(self.published, mode, event, data, namespace, int(time() * 1000)))
-        self.size += len(data)
-        while len(self.frames) > self.limits.parts or (self.size > self.limits.part_bytes and len(self.frames) > 1):
-            self.size -= len(self.frames.popleft().data)
+    @property
+    def modes(self) -> frozenset[str] | None:
+        """What the run was asked to say; None if that is not known here."""
+        return self._channel.modes
 
-    def wake(self) -> None:
-        wakers, self.wakers = self.wakers, set()
-        for waker in wakers:
-            if not waker.done():
-                waker.set_result(None)
+    def knows(self, frame_id: str) -> bool | None:
+        """Whether a part of the run has this id; None if it may have had, and is not kept any more."""
+        at, _, number = frame_id.partition("-")
+        if not (at.isdecimal() and number.isdecimal()):
+            return False
+        sequence = int(number)
+        channel = self._channel
+        if not 0 < sequence <= channel.added:
+            return False
+        if sequence < channel.first_kept:
+            return None
+        return channel.items[sequence - channel.first_kept].at == int(at)
 
-    def after(self, seen: int) -> list[Frame]:
-        fresh = min(self.published - seen, len(self.frames))
-        if fresh == len(self.frames):
-            return list(self.frames)
-        return [self.frames[index] for index in range(len(self.frames) - fresh, len(self.frames))]
+    def ready(self) -> list[Frame] | EndedStream | None:
+        """What is there now; None if it has to wait. Call `gap` before."""
+        channel = self._channel
+        if frames := self.take():
+            return frames
+        return EndedStream(channel.end, channel.closing) if channel.closed else None
+
+    async def next(self) -> list[Frame] | EndedStream:
+        """What comes next: all that is there, or the end."""
+        while (batch := self.ready()) is None:
+            await self.wait()
+        return batch
 
 
 class StreamHub:
-    """The live output of the runs of one event loop (`ports.RunStream`).
+    """The live output of the runs of one event loop (`ports.RunStream`), and of their threads (`threads`).
 
     What a run says is encoded when it says it, so that nobody changes it afterwards and no reader pays for it.
     """
@@ -133,33 +134,56 @@ class StreamHub:
 
     def __init__(self, limits: HubLimits | None = None) -> None:
         self.limits = limits or HubLimits()
+        self.threads = ThreadFeeds(self.limits.threads)
+        """What is said on threads, over all their runs."""
         self._channels: dict[str, _Channel] = {}
         self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
         self._ended_bytes = 0
+        self._closed = False
+
+    def begin(self, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
+        """Learn who a run is before it says anything, or ends without having `started`."""
+        channel = self._channel_of(run.run_id)
+        modes = spec.stream_mode
+        channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
+        channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
+        if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
+            channel.feed = self.threads.feed_of(run.thread_id)
+            if started:
+                channel.feed.note_start(run)
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
-        """Append a part and wake who waits for it."""
+        """Append a part and wake who waits for it.
+
+        A message that comes alone, and not as the pair of it and what is said about it, is a part of both modes that
+        messages have.
+        """
         channel = self._channels.get(run_id)
         if channel is None:
-            channel = self._channels[run_id] = _Channel(self.limits)
+            if run_id in self._ended:  # of what comes after the end nobody hears
+                return
+            channel = self._channel_of(run_id)
         if mode == _MESSAGES:
-            channel.steps = channel.steps or MessageSteps()
-            for event, step in channel.steps.take(data):
-                channel.add(mode, _named(event, namespace), _encode(step), namespace)
+            self._say_message(channel, run_id, data, namespace)
         else:
-            encoded = _encode(data)
-            channel.add(mode, _named(_EVENT_OF.get(mode, mode), namespace), encoded, namespace)
+            encoded = _json(data)
+            channel.say(run_id, mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), encoded, namespace)
             if mode == _VALUES and not namespace:
                 channel.values = encoded
-        if channel.wakers:
-            channel.wake()
+        channel.wake()
+        if channel.feed is not None:
+            channel.feed.wake()
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
         channel = self._channels.pop(run_id, None)
         if channel is not None:
-            channel.closed, channel.end, channel.steps = True, end, None
-            channel.wake()
+            channel.end, channel.steps = end, None
+            channel.close()
+            if channel.feed is not None:
+                channel.feed.note_end(run_id, end)
+                channel.feed.wake()
+                channel.feed = None
         elif run_id in self._ended:
             return
         self._ended[run_id] = channel
@@ -169,6 +193,14 @@ class StreamHub:
             _, oldest = self._ended.popitem(last=False)
             self._ended_bytes -= oldest.size if oldest is not None else 0
 
+    def end_all(self) -> None:
+        """Have all streams end here, so that those who follow them go elsewhere: the process is about to end. Runs go on."""
+        self._closed = True
+        for channel in self._channels.values():
+            channel.closing = True
+            channel.close()
+        self.threads.end_all()
+
     def knows(self, run_id: str) -> bool:
         """Whether anything is kept here of what a run says or said."""
         return run_id in self._channels or self._ended.get(run_id) is not None
@@ -177,6 +209,11 @@ class StreamHub:
         """The newest state that a run has said, as JSON; None if none is known here."""
         channel = self._channels.get(run_id) or self._ended.get(run_id)
         return None if channel is None else channel.values
+
+    def end_of(self, run_id: str) -> Mapping[str, Any] | None:
+        """What the last event of a run says; None if it has not ended here, or too long ago."""
+        channel = self._ended.get(run_id)
+        return None if channel is None else channel.end
 
     def read(self, run_id: str, *, after: int = 0) -> Reader:
         """Go along what a run says, from behind this part on; also of one that has not said anything yet.
@@ -190,10 +227,10 @@ class StreamHub:
                 channel = self._ended[run_id]
                 if channel is None:
                     channel = _Channel(self.limits)
-                    channel.closed = True
+                    channel.close()
             else:
-                channel = self._channels[run_id] = _Channel(self.limits)
-        return Reader(channel, min(after, channel.published))
+                channel = self._channel_of(run_id)
+        return Reader(channel, min(after, channel.added))
 
     async def follow(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
@@ -210,61 +247,29 @@ class StreamHub:
                 if modes is None or frame.mode in modes:
                     yield StreamPart(frame.sequence, frame.mode, _decode(frame.data), frame.namespace)
 
+    def _channel_of(self, run_id: str) -> _Channel:
+        channel = self._channels.get(run_id)
+        if channel is None:
+            if (former := self._ended.pop(run_id, None)) is not None:  # lost to another process, and taken back
+                self._ended_bytes -= former.size
+            channel = self._channels[run_id] = _Channel(self.limits)
+            channel.closed = channel.closing = self._closed
+        return channel
 
-class Reader:
-    """One reader's place in what a run says."""
-
-    __slots__ = ("_channel", "seen")
-
-    def __init__(self, channel: _Channel, seen: int) -> None:
-        self._channel = channel
-        self.seen = seen
-        """The number of the last part that it has, or has missed."""
-
-    def gap(self) -> StreamGap | None:
-        """The parts that come next and are not kept any more, which it passes over; None if there are none."""
-        first = self._channel.first_kept
-        if self.seen + 1 >= first:
-            return None
-        missed = StreamGap(self.seen + 1, first - 1)
-        self.seen = first - 1
-        return missed
-
-    def ready(self) -> list[Frame] | EndedStream | None:
-        """What is there now; None if it has to wait. Call `gap` before."""
-        channel = self._channel
-        if channel.published > self.seen:
-            frames = channel.after(self.seen)
-            self.seen = channel.published
-            return frames
-        return EndedStream(channel.end) if channel.closed else None
-
-    async def next(self) -> list[Frame] | EndedStream:
-        """What comes next: all that is there, or the end."""
-        while (batch := self.ready()) is None:
-            await self.wait()
-        return batch
-
-    async def wait(self, seconds: float | None = None) -> bool:
-        """Until there is more, or so long; whether there is."""
-        channel, loop = self._channel, asyncio.get_running_loop()
-        if channel.published > self.seen or channel.closed:
-            return True
-        waker = loop.create_future()
-        channel.wakers.add(waker)
-        timer = None if seconds is None else loop.call_later(seconds, _time_out, waker)
-        try:
-            await waker
-        finally:
-            channel.wakers.discard(waker)
-            if timer is not None:
-                timer.cancel()
-        return channel.published > self.seen or channel.closed
+    def _say_message(self, channel: _Channel, run_id: str, piece: Any, namespace: tuple[str, ...]) -> None:
+        if isinstance(piece, Mapping):
+            channel.say(run_id, _TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace)
+        channel.steps = channel.steps or MessageSteps()
+        for event, step in channel.steps.take(piece):
+            channel.say(run_id, _MESSAGES, _named(event, namespace), _json(step), namespace)
 
 
-def _time_out(waker: asyncio.Future[None]) -> None:
-    if not waker.done():
-        waker.set_result(None)
+def _json(value: Any) -> bytes:
+    """A value as JSON on one line; what JSON lacks is in its canonical form."""
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return _encode(canonical(value)[0])
 
 
 def _named(event: str, namespace: tuple[str, ...]) -> str:

@@ -1,0 +1,160 @@
+"""A ring of numbered things, the oldest dropped beyond its limits, and readers that go along it, each at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from trackside.harness.ports import StreamGap
+
+
+class Sized(Protocol):
+    """Something that knows about how many bytes it takes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+
+class Ring[T: Sized]:
+    """What was added last, up to `most` things and `most_bytes`; the newest is always there.
+
+    Things count 1, 2, 3 …, also those that were dropped. Nobody who adds waits for who reads.
+    """
+
+    __slots__ = ("_most", "_most_bytes", "_wakers", "added", "closed", "items", "size")
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.items: deque[T] = deque()
+        self.added = 0
+        """How many were ever added: the number of the newest."""
+        self.size = 0
+        """Bytes of those that are kept."""
+        self.closed = False
+        """Whether there is no more to come."""
+        self._most = most
+        self._most_bytes = most_bytes
+        self._wakers: set[asyncio.Future[None]] = set()
+
+    @property
+    def first_kept(self) -> int:
+        """The number of the oldest that is kept; that of the next one, if none is."""
+        return self.added - len(self.items) + 1
+
+    def add(self, item: T) -> None:
+        """Append, without waking anybody: several may come at once."""
+        items = self.items
+        items.append(item)
+        self.added += 1
+        self.size += item.size
+        while len(items) > self._most or (self.size > self._most_bytes and len(items) > 1):
+            self.size -= items.popleft().size
+
+    def close(self) -> None:
+        """Let every reader get to the end."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake who waits."""
+        if not self._wakers:
+            return
+        wakers, self._wakers = self._wakers, set()
+        for waker in wakers:
+            if not waker.done():
+                waker.set_result(None)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether anybody waits for more."""
+        return bool(self._wakers)
+
+    def after(self, seen: int) -> list[T]:
+        """What is kept of what came after this number."""
+        kept = len(self.items)
+        fresh = min(self.added - seen, kept)
+        if fresh == kept:
+            return list(self.items)
+        return [self.items[index] for index in range(kept - fresh, kept)]
+
+    def add_waker(self, waker: asyncio.Future[None]) -> None:
+        """Wake this one when there is more."""
+        self._wakers.add(waker)
+
+    def discard_waker(self, waker: asyncio.Future[None]) -> None:
+        """Forget it."""
+        self._wakers.discard(waker)
+
+
+class RingReader[T: Sized]:
+    """One reader's place in a ring."""
+
+    __slots__ = ("_ring", "_roused", "_waker", "seen")
+
+    def __init__(self, ring: Ring[T], seen: int) -> None:
+        self._ring = ring
+        self.seen = seen
+        """The number of the last thing that it has, or has missed."""
+        self._waker: asyncio.Future[None] | None = None
+        self._roused = False
+
+    def gap(self) -> StreamGap | None:
+        """What comes next and is not kept any more, which it passes over; None if there is no such thing."""
+        first = self._ring.first_kept
+        if self.seen + 1 >= first:
+            return None
+        missed = StreamGap(self.seen + 1, first - 1)
+        self.seen = first - 1
+        return missed
+
+    def take(self) -> list[T]:
+        """What is there now and was not taken; call `gap` before."""
+        ring = self._ring
+        if ring.added <= self.seen:
+            return []
+        items = ring.after(self.seen)
+        self.seen = ring.added
+        return items
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to take now."""
+        return self._ring.added > self.seen
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was taken, and no more will come."""
+        return self._ring.closed and self._ring.added <= self.seen
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Until there is more, or the end, or somebody rouses it, or so long; whether there is more, or the end."""
+        ring = self._ring
+        if ring.added > self.seen or ring.closed:
+            return True
+        if self._roused:
+            return False
+        loop = asyncio.get_running_loop()
+        waker = self._waker = loop.create_future()
+        ring.add_waker(waker)
+        timer = None if seconds is None else loop.call_later(seconds, _wake, waker)
+        try:
+            await waker
+        finally:
+            self._waker = None
+            ring.discard_waker(waker)
+            if timer is not None:
+                timer.cancel()
+        return ring.added > self.seen or ring.closed
+
+    def rouse(self) -> None:
+        """End its waiting, now and from now on: its owner has something else to see to."""
+        self._roused = True
+        if self._waker is not None:
+            _wake(self._waker)
+
+
+def _wake(waker: asyncio.Future[None]) -> None:
+    if not waker.done():
+        waker.set_result(None)

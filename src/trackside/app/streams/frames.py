@@ -1,0 +1,53 @@
+"""One part of a run's live output, encoded once for everybody who reads it."""
+
+from __future__ import annotations
+
+_OVERHEAD = 200  # bytes: what a frame takes besides its data, about
+
+
+class Frame:
+    """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
+
+    `mode` is what was asked for, `event` what it is called on the wire, with the namespace of who says it; `data` is JSON,
+    on one line.
+    """
+
+    __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "sequence", "size")
+
+    def __init__(self, sequence: int, mode: str, event: str, data: bytes, namespace: tuple[str, ...], at: int) -> None:
+        self.sequence = sequence
+        self.mode = mode
+        self.event = event
+        self.data = data
+        self.namespace = namespace
+        self.at = at
+        """When it was said, in milliseconds since 1970."""
+        self.size = len(data) + _OVERHEAD
+        self._sse: bytes | None = None
+        self._resumable_sse: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        """By which a reader of its run resumes after it."""
+        return f"{self.at}-{self.sequence}"
+
+    @property
+    def sse(self) -> bytes:
+        """The whole event as server-sent events have it, for readers that do not resume."""
+        if self._sse is None:
+            self._sse = sse_of(self.event, self.data)
+        return self._sse
+
+    @property
+    def resumable_sse(self) -> bytes:
+        """The same with the id."""
+        if self._resumable_sse is None:
+            self._resumable_sse = sse_of(self.event, self.data, self.id)
+        return self._resumable_sse
+
+
+def sse_of(event: str, data: bytes, id: str | None = None) -> bytes:
+    """One server-sent event."""
+    if id is None:
+        return b"event: %b\r\ndata: %b\r\n\r\n" % (event.encode(), data)
+    return b"event: %b\r\ndata: %b\r\nid: %b\r\n\r\n" % (event.encode(), data, id.encode())
