@@ -221,7 +221,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
 
-    assert schema_version(url) == SchemaVersion(found="9999", known="0004")
+    assert schema_version(url) == SchemaVersion(found="9999", known="0005")
     for ask in (upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)

@@ -27,6 +27,9 @@ class Step(StrEnum):
     """
 
     save_thread_states = auto()
+    save_graph_checkpoints = auto()
+    insert_graph_values = auto()
+    save_graph_writes = auto()
     insert_threads = auto()
     change_threads = auto()
     insert_runs = auto()
@@ -54,6 +57,9 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
     """The rows of all that changes but the events. Of `stored_threads` it is known that they have rows."""
     batch: Batch = {step: [] for step in Step}
     batch[Step.save_thread_states].extend(changes.thread_states)
+    batch[Step.save_graph_checkpoints].extend(changes.graph_checkpoints)
+    batch[Step.insert_graph_values].extend(changes.graph_values)
+    batch[Step.save_graph_writes].extend(changes.graph_writes)
     for thread in changes.threads:
         if thread.may_be_new and thread.thread_id not in stored_threads:
             batch[Step.insert_threads].append(_new_thread(thread))

@@ -16,6 +16,13 @@ from typing import Final
 from sqlalchemy import Integer, Table
 
 from trackside.app.storage._batch_rows import Step
+from trackside.app.storage._graph_checkpoint_tables import (
+    GRAPH_CHECKPOINT,
+    GRAPH_VALUE,
+    GRAPH_WRITE,
+    ON_SAME_CHECKPOINT,
+    ON_SAME_WRITE,
+)
 from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 
 _ACTIVE: Final = (
@@ -127,6 +134,31 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         ON CONFLICT (thread_id) DO UPDATE SET
             remembered = excluded.remembered, paused = excluded.paused, updated_at = excluded.updated_at""",
         *["text"] * 4,
+    ),
+    Step.save_graph_checkpoints: _Bulk(
+        f"""
+        INSERT INTO graph_checkpoints ({GRAPH_CHECKPOINT})
+        SELECT * FROM ROWS AS new ({GRAPH_CHECKPOINT}) WHERE AFTER ORDER BY thread_id, namespace, checkpoint_id
+        {ON_SAME_CHECKPOINT}""",
+        *["text"] * 7,
+        *("bytea", "text", "bytea"),
+    ),
+    Step.insert_graph_values: _Bulk(
+        f"""
+        INSERT INTO graph_values ({GRAPH_VALUE})
+        SELECT * FROM ROWS AS new ({GRAPH_VALUE}) WHERE AFTER ORDER BY thread_id, namespace, channel, version
+        ON CONFLICT DO NOTHING""",
+        *["text"] * 5,
+        "bytea",
+    ),
+    Step.save_graph_writes: _Bulk(
+        f"""
+        INSERT INTO graph_writes ({GRAPH_WRITE})
+        SELECT * FROM ROWS AS new ({GRAPH_WRITE}) WHERE AFTER
+        ORDER BY thread_id, namespace, checkpoint_id, task_id, place
+        {ON_SAME_WRITE}""",
+        *["text"] * 4,
+        *("integer", "text", "text", "text", "bytea"),
     ),
     Step.insert_threads: _Bulk(
         """

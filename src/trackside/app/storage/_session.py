@@ -28,6 +28,10 @@ class Changes:
 
     thread_states: Collection[Sequence[str | None]] = ()
     """What threads remember: id, values, what is paused, and since when."""
+    graph_checkpoints: Collection[Sequence[Any]] = ()
+    """Checkpoints of graphs; these and the next two as `_graph_checkpoint_tables` has their columns, each key once."""
+    graph_values: Collection[Sequence[Any]] = ()
+    graph_writes: Collection[Sequence[Any]] = ()
     threads: Collection[ThreadRow] = ()
     runs: Collection[RunRow] = ()
     inactive: Collection[str] = ()

@@ -32,6 +32,13 @@ from trackside.app.storage._batch_rows import (
 )
 from trackside.app.storage._encoding import EventRow, json_of, json_text
 from trackside.app.storage._fold import RunRow
+from trackside.app.storage._graph_checkpoint_tables import (
+    GRAPH_CHECKPOINT,
+    GRAPH_VALUE,
+    GRAPH_WRITE,
+    ON_SAME_CHECKPOINT,
+    ON_SAME_WRITE,
+)
 from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane
 from trackside.app.storage._session import Changes, CollisionError, compiled
@@ -140,6 +147,13 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
             remembered = excluded.remembered, paused = excluded.paused, updated_at = excluded.updated_at""",
         4,
     ),
+    Step.save_graph_checkpoints: _Bulk(
+        f"INSERT OR ROLLBACK INTO graph_checkpoints ({GRAPH_CHECKPOINT}) VALUES * {ON_SAME_CHECKPOINT}", 10
+    ),
+    Step.insert_graph_values: _Bulk(
+        f"INSERT OR ROLLBACK INTO graph_values ({GRAPH_VALUE}) VALUES * ON CONFLICT DO NOTHING", 6
+    ),
+    Step.save_graph_writes: _Bulk(f"INSERT OR ROLLBACK INTO graph_writes ({GRAPH_WRITE}) VALUES * {ON_SAME_WRITE}", 9),
     Step.insert_threads: _Bulk(
         """
         INSERT INTO threads (thread_id, status, title, last_run_id, created_at, updated_at) VALUES *

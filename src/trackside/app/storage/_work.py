@@ -19,6 +19,7 @@ from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
 from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
+from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import Changes, CollisionError, Session
 from trackside.app.storage._tables import POSITION, counters, idempotency_keys
@@ -163,6 +164,8 @@ class UnitOfWork:
         self._threads: dict[str, ThreadRow] = {}
         self._events: dict[str, EventRow] = {}
         self.thread_states: dict[str, tuple[str, str, str | None, str]] = {}
+        self.graph = GraphRows()
+        """What graphs leave of their threads."""
         self.positions: dict[str, int] = {}
         """Where new events, by their id, were in another log."""
         self.idempotency_keys: dict[str, tuple[IdempotencyKey, str]] = {}
@@ -342,6 +345,9 @@ class UnitOfWork:
         self.session.save(
             Changes(
                 thread_states=self.thread_states.values(),
+                graph_checkpoints=self.graph.checkpoints.values(),
+                graph_values=self.graph.values.values(),
+                graph_writes=self.graph.writes.values(),
                 threads=self._threads.values(),
                 runs=self._changed.values(),
                 inactive=self.queue.removed,

@@ -1,0 +1,69 @@
+"""Checkpoints as rows: what one put adds, and what the puts of a transaction come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class CheckpointRow(NamedTuple):
+    """A row of `graph_checkpoints`."""
+
+    thread_id: str
+    namespace: str
+    checkpoint_id: str
+    parent_id: str | None
+    run_id: str | None
+    refs: str
+    encoding: str
+    body: bytes
+    metadata_encoding: str
+    metadata: bytes
+
+
+class ValueRow(NamedTuple):
+    """A row of `graph_values`."""
+
+    thread_id: str
+    namespace: str
+    channel: str
+    version: str
+    encoding: str
+    value: bytes
+
+
+class WriteRow(NamedTuple):
+    """A row of `graph_writes`."""
+
+    thread_id: str
+    namespace: str
+    checkpoint_id: str
+    task_id: str
+    place: int
+    task_path: str
+    channel: str
+    encoding: str
+    value: bytes
+
+
+class GraphRows:
+    """Rows by their keys: no statement may have the same key twice, and the rules of which one stays are the tables'."""
+
+    __slots__ = ("checkpoints", "values", "writes")
+
+    def __init__(self) -> None:
+        self.checkpoints: dict[Any, CheckpointRow] = {}
+        self.values: dict[Any, ValueRow] = {}
+        self.writes: dict[Any, WriteRow] = {}
+
+    def add(self, checkpoint: CheckpointRow | None, values: Iterable[ValueRow], writes: Iterable[WriteRow]) -> None:
+        """Take in what one put adds."""
+        if checkpoint is not None:
+            self.checkpoints[checkpoint[:3]] = checkpoint
+        for value in values:
+            self.values.setdefault(value[:4], value)
+        for write in writes:
+            if write.place < 0:
+                self.writes[write[:5]] = write
+            else:
+                self.writes.setdefault(write[:5], write)
