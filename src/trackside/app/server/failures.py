@@ -6,7 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from trackside.app.storage.errors import InvalidQueryError, StorageError
+from trackside.app.storage.errors import (
+    NotParkedError,
+    StorageError,
+    SubscriptionBusyError,
+    SubscriptionConflictError,
+    SubscriptionPausedError,
+    UnknownSubscriptionError,
+)
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
@@ -41,9 +48,13 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     DuplicateRunError: 409,
     NotPausedError: 422,
     InvalidSpecError: 422,
-    InvalidQueryError: 422,
     PayloadError: 422,
     RunDepthError: 422,
+    UnknownSubscriptionError: 404,
+    NotParkedError: 404,
+    SubscriptionConflictError: 409,
+    SubscriptionBusyError: 409,
+    SubscriptionPausedError: 409,
     ClosedError: 503,
 }
 
@@ -55,10 +66,10 @@ def answer_of(exc: TracksideError) -> tuple[int, str, Mapping[str, str]]:
     for kind in type(exc).__mro__:
         if (status := _STATUS.get(kind)) is not None:
             return status, str(exc), {}
+    if exc.fault == "caller":
+        return 422, str(exc), {}
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
         return (503, str(exc), {"Retry-After": "1"}) if exc.retryable else (500, str(exc), {})
-    if exc.fault == "caller":
-        return 422, str(exc), {}
     logger.error("a request failed: %s", exc, exc_info=exc)
     return 500, str(exc), {}

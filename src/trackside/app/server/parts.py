@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trackside.app.server.log_stream import EventFrames
 from trackside.app.storage import Store
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
@@ -18,6 +19,8 @@ class ServerOptions:
 
     heartbeat: float = 5.0
     """How often a connection that waits says that it is alive."""
+    patience: float = 30.0
+    """How long a reader of the log may take nothing before it is let go."""
     max_body_bytes: int = 16 * 1_048_576
     max_header_bytes: int = 65_536
     descriptions: Mapping[str, str] = field(default_factory=dict)
@@ -37,3 +40,5 @@ class ServerParts:
     options: ServerOptions = field(default_factory=ServerOptions)
     observers: Sequence[Any] = ()
     """The live observers that the settings name; `/metrics` is the metrics observer's."""
+    frames: EventFrames = field(default_factory=EventFrames)
+    """The latest events as readers of the log get them."""

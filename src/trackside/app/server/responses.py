@@ -28,15 +28,24 @@ class Answer(Protocol):
 class Reply:
     """A whole body with a status."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "content_type", "headers", "status")
 
-    def __init__(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> None:
         self.body = body
+        self.content_type = content_type
         self.status = status
         self.headers = {} if headers is None else headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
+        kind = _JSON if self.content_type == "application/json" else (b"content-type", self.content_type.encode())
+        headers = [kind, (b"content-length", b"%d" % len(self.body))]
         if self.headers:
             headers += encoded_headers(self.headers)
         if self.status == 204:  # no content, and so none of its kind

@@ -1,0 +1,141 @@
+"""The log as server-sent events: each reader follows the store, and each event is encoded once however many read it.
+
+A reader is a cursor in the store and what its connection has not taken yet, which the server bounds; nothing waits for it
+anywhere else. One that is behind reads pages of its own, and one that takes nothing at all for a while is let go: it comes
+back with the id of the last event that it has, and misses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from trackside.app.event_json import encode
+from trackside.app.server.responses import Receive, Scope, Send, encoded_headers
+from trackside.app.server.wire.log import event_on_wire
+from trackside.app.storage import Follower, StoredEvent
+from trackside.app.storage.errors import StorageError
+
+logger = logging.getLogger("trackside.server")
+
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventFrames:
+    """The latest events as they go to readers, so that each is encoded once.
+
+    Args:
+        count: how many are kept at most.
+        size: how many bytes they may take at most.
+    """
+
+    def __init__(self, *, count: int = 1_024, size: int = 8 * 1_048_576) -> None:
+        self._count = count
+        self._most = size
+        self._size = 0
+        self._frames: dict[int, bytes] = {}
+        self.encoded = 0
+        """How many were encoded so far."""
+
+    def of(self, stored: StoredEvent) -> bytes:
+        """The whole server-sent event. Its id is the event's position."""
+        frame = self._frames.get(stored.position)
+        if frame is not None:
+            return frame
+        self.encoded += 1
+        frame = b"id: %d\r\nevent: %b\r\ndata: %b\r\n\r\n" % (
+            stored.position,
+            stored.event.event_type.value.encode(),
+            encode(event_on_wire(stored)),
+        )
+        self._frames[stored.position] = frame
+        self._size += len(frame)
+        while len(self._frames) > self._count or (self._size > self._most and len(self._frames) > 1):
+            self._size -= len(self._frames.pop(next(iter(self._frames))))
+        return frame
+
+
+@dataclass(slots=True, kw_only=True)
+class LogEvents:
+    """The answer that follows the log until the client goes, or the store is closed.
+
+    What it says first, and with every heartbeat, is its position alone: no event, but where a client resumes that has seen
+    none since. That the database is away for now is a comment.
+    """
+
+    follower: Follower
+    frames: EventFrames
+    heartbeat: float
+    patience: float
+    """Seconds after which a reader is let go that takes nothing."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _said: int = 0
+    """How many times something was sent: whether anything was since it was looked at last."""
+    _outage: StorageError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.follower.on_outage = self._on_outage
+        headers = [*_HEADERS, *encoded_headers(self.headers)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send(send, self._place())
+        tasks = {
+            asyncio.create_task(self._write(send), name="trackside-log-write"),
+            asyncio.create_task(self._beat(send), name="trackside-log-heartbeat"),
+            asyncio.create_task(_gone(receive), name="trackside-log-client"),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.follower.end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, send: Send) -> None:
+        try:
+            async for stored in self.follower:
+                await self._send(send, self.frames.of(stored))
+            last = b": the server closes\r\n\r\n"
+        except StorageError as exc:
+            logger.error("a reader of the log had to be let go: %s", exc)  # noqa: TRY400  # the sentence says it all
+            last = b": the log cannot be read\r\n\r\n"
+        await self._send(send, last, more=False)
+
+    async def _beat(self, send: Send) -> None:
+        """Say that the connection lives whenever nothing else was said."""
+        while True:
+            said = self._said
+            await asyncio.sleep(self.heartbeat)
+            if self._said == said and not self._sending.locked():
+                outage, self._outage = self._outage, None
+                note = b": heartbeat\r\n" if outage is None else b": the log cannot be read for now\r\n"
+                await self._send(send, note + self._place())
+
+    async def _send(self, send: Send, frame: bytes, *, more: bool = True) -> None:
+        async with self._sending:
+            try:
+                async with asyncio.timeout(self.patience):
+                    await send({"type": "http.response.body", "body": frame, "more_body": more})
+            except TimeoutError:
+                logger.info("a reader of the log took nothing for %g seconds and was let go", self.patience)
+                raise
+            self._said += 1
+
+    def _place(self) -> bytes:
+        return b"id: %d\r\n\r\n" % self.follower.position
+
+    def _on_outage(self, failure: StorageError) -> None:
+        self._outage = failure
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,142 @@
+"""What is recorded of runs, across threads; totals of it; which agents there are, and how the app does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Reply, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.agents import AgentInfo
+from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.server.wire.log import RecordedRun, RunDetails, RunQuery, recorded_run, run_details
+from trackside.app.server.wire.stats import (
+    Bucket,
+    RunStats,
+    StatsQuery,
+    TimelineQuery,
+    bucket_on_wire,
+    stats_on_wire,
+)
+from trackside.harness.errors import UnknownRunError
+from trackside.harness.states import Describes, KeepsThreads
+
+routes = Routes("Records")
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """An observer that shows what it has counted."""
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The metrics as text, and its content type."""
+        ...
+
+
+@routes.get("/runs", Permission.read, query=RunQuery, answers={200: list[RecordedRun]})
+async def list_runs(call: Call[None, RunQuery]) -> Any:
+    """Runs of all threads, those created last first.
+
+    `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object.
+    """
+    query = call.query
+    _see_that_all_is_his(call)
+    found = await call.parts.store.runs(
+        status=query.status,
+        agent=query.agent,
+        thread_id=query.thread_id,
+        metadata=_metadata(query.metadata),
+        since=query.since,
+        until=query.until,
+        id_prefix=query.id_prefix,
+        after=query.after,
+        before=query.before,
+        limit=query.limit + 1,
+    )
+    # Pages of newer runs come from the near end on: what there is too much of is the newest.
+    page = found[: query.limit] if query.after is None else found[-query.limit :]
+    more = None
+    if len(found) > len(page) or (query.after is not None and page):
+        more = {"X-Pagination-Next": page[-1].cursor}
+    return json_reply([recorded_run(run) for run in page], headers=more)
+
+
+@routes.get("/runs/{run_id}", Permission.read, answers={200: RunDetails})
+async def get_recorded_run(call: Call[None, None]) -> Any:
+    """All that is recorded of a run; its events are at `/events?run_id=`."""
+    _see_that_all_is_his(call)
+    store, run_id = call.parts.store, call.run_id
+    run = await store.run(run_id)
+    if run is None:
+        raise UnknownRunError(run_id=run_id)
+    return run_details(run, await store.request_of(run_id), await store.retries_of(run_id))
+
+
+@routes.get("/stats", Permission.read, query=StatsQuery, answers={200: RunStats})
+async def get_stats(call: Call[None, StatsQuery]) -> Any:
+    """Totals of runs: how many, how they ended, what they used; in all, by agent, model and caller."""
+    query = call.query
+    _see_that_all_is_his(call)
+    stats = await call.parts.store.stats(
+        query.since, query.until, agent=query.agent, thread_id=query.thread_id, status=query.status
+    )
+    return stats_on_wire(stats)
+
+
+@routes.get("/stats/timeline", Permission.read, query=TimelineQuery, answers={200: list[Bucket]})
+async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
+    """The same totals over time, one bucket after the other, by when the runs were created; at most 1,000."""
+    query = call.query
+    _see_that_all_is_his(call)
+    buckets = await call.parts.store.timeline(
+        query.since, query.until, width=timedelta(seconds=query.width), agent=query.agent, status=query.status
+    )
+    return [bucket_on_wire(bucket) for bucket in buckets]
+
+
+@routes.get("/agents", Permission.read, answers={200: list[AgentInfo]})
+async def list_agents(call: Call[None, None]) -> Any:
+    """The agents that are served, by name, and how many of their runs go on here."""
+    manager, descriptions = call.parts.manager, call.parts.options.descriptions
+    running = manager.stats().running_by_agent
+    return [
+        AgentInfo(
+            name=name,
+            assistant_id=assistant_id_of(name),
+            description=descriptions.get(name),
+            running=running.get(name, 0),
+            keeps_threads=isinstance(agent, KeepsThreads),
+            describes=isinstance(agent, Describes),
+        )
+        for name, agent in sorted(manager.agents.items())
+    ]
+
+
+@routes.get("/metrics", Permission.read, answers={200: str}, media_type="text/plain")
+async def get_metrics(call: Call[None, None]) -> Any:
+    """What Prometheus scrapes, if the settings name an observer of the type "metrics"."""
+    for configured in call.parts.observers:
+        observer = getattr(configured, "observer", configured)
+        if isinstance(observer, Renders):
+            body, content_type = observer.render(call.header("accept") or "")
+            return Reply(body, content_type=content_type)
+    why = 'nothing is counted: install trackside[metrics], and give trackside.toml a table [[observers]] of type "metrics"'
+    raise HttpError(status=404, detail=why)
+
+
+def _metadata(said: str | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    try:
+        return msgspec.json.decode(said, type=dict[str, str | int | bool | None])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise HttpError(status=422, detail=f"metadata is a JSON object of plain values: {exc}") from exc
+
+
+def _see_that_all_is_his(call: Call[Any, Any]) -> None:
+    if call.principal.owner is not None:  # until runs have owners here
+        raise HttpError(status=403, detail="this needs the permission 'admin'")

@@ -1,0 +1,114 @@
+"""Durable subscriptions for operators: how they stand, where they go on, and what they could not handle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Reply, empty, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.subscriptions import (
+    ParkedChoice,
+    ParkedDecided,
+    ParkedInfo,
+    ParkedQuery,
+    SubscriptionCreate,
+    SubscriptionInfo,
+    SubscriptionSeek,
+    parked_on_wire,
+    subscription_on_wire,
+)
+
+routes = Routes("Subscriptions")
+
+_PATH = "/subscriptions/{name}"
+
+
+@routes.get("/subscriptions", Permission.admin, answers={200: list[SubscriptionInfo]})
+async def list_subscriptions(call: Call[None, None]) -> Any:
+    """How all subscriptions stand, by name."""
+    return [subscription_on_wire(found) for found in await call.parts.store.subscriptions.all()]
+
+
+@routes.post("/subscriptions", Permission.admin, body=SubscriptionCreate, answers={200: SubscriptionInfo})
+async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
+    """Have a subscription; one that is there and wants the same goes on where it was.
+
+    409 if there is one of this name that wants something else.
+    """
+    body = call.body
+    if "/" in body.name:
+        raise HttpError(
+            status=422, detail=f"no path can name {body.name!r:.80}: leave the / out of a subscription's name"
+        )
+    made = await call.parts.store.subscriptions.open(
+        body.name,
+        types=body.types,
+        run_id=body.run_id,
+        thread_id=body.thread_id,
+        agent=body.agent,
+        start=body.start,
+        on_failure=body.on_failure,
+    )
+    return subscription_on_wire(made)
+
+
+@routes.get(_PATH, Permission.admin, answers={200: SubscriptionInfo})
+async def get_subscription(call: Call[None, None]) -> Any:
+    """How a subscription stands."""
+    return await _standing(call)
+
+
+@routes.delete(_PATH, Permission.admin, answers={204: None})
+async def delete_subscription(call: Call[None, None]) -> Any:
+    """Forget a subscription, its place and what it has parked."""
+    await call.parts.store.subscriptions.delete(call.path["name"])
+    return empty()
+
+
+@routes.post(f"{_PATH}/pause", Permission.admin, answers={200: SubscriptionInfo})
+async def pause_subscription(call: Call[None, None]) -> Any:
+    """Deliver nothing until it is resumed."""
+    await call.parts.store.subscriptions.pause(call.path["name"])
+    return await _standing(call)
+
+
+@routes.post(f"{_PATH}/resume", Permission.admin, answers={200: SubscriptionInfo})
+async def resume_subscription(call: Call[None, None]) -> Any:
+    """Go on where it was."""
+    await call.parts.store.subscriptions.resume(call.path["name"])
+    return await _standing(call)
+
+
+@routes.post(f"{_PATH}/seek", Permission.admin, body=SubscriptionSeek, answers={200: SubscriptionInfo})
+async def seek_subscription(call: Call[SubscriptionSeek, None]) -> Any:
+    """Go on behind another position: back, and events are delivered again; ahead, and what lies between is not."""
+    await call.parts.store.subscriptions.seek(call.path["name"], call.body.position)
+    return await _standing(call)
+
+
+@routes.get(f"{_PATH}/parked", Permission.admin, query=ParkedQuery, answers={200: list[ParkedInfo]})
+async def list_parked(call: Call[None, ParkedQuery]) -> Any:
+    """What a subscription has parked, in order of position; `X-Pagination-Next` is the next page's `after`."""
+    query = call.query
+    found = await call.parts.store.subscriptions.parked(call.path["name"], after=query.after, limit=query.limit + 1)
+    page = found[: query.limit]
+    more = {"X-Pagination-Next": str(page[-1].stored.position)} if len(found) > len(page) else None
+    return json_reply([parked_on_wire(event) for event in page], headers=more)
+
+
+@routes.post(f"{_PATH}/parked/retry", Permission.admin, body=ParkedChoice, answers={200: ParkedDecided})
+async def retry_parked(call: Call[ParkedChoice, None]) -> Any:
+    """Have a parked event delivered again, or all of them."""
+    return ParkedDecided(await call.parts.store.subscriptions.retry_parked(call.path["name"], call.body.position))
+
+
+@routes.post(f"{_PATH}/parked/drop", Permission.admin, body=ParkedChoice, answers={200: ParkedDecided})
+async def drop_parked(call: Call[ParkedChoice, None]) -> Any:
+    """Give a parked event up, or all of them. They stay in the log."""
+    return ParkedDecided(await call.parts.store.subscriptions.drop_parked(call.path["name"], call.body.position))
+
+
+async def _standing(call: Call[Any, Any]) -> Reply:
+    return json_reply(subscription_on_wire(await call.parts.store.subscriptions.get(call.path["name"])))

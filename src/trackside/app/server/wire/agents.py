@@ -1,0 +1,20 @@
+"""Agents on the wire, as our own surface lists them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class AgentInfo(Struct, frozen=True, kw_only=True):
+    """An agent that is served."""
+
+    name: str
+    assistant_id: str
+    """What LangGraph's clients call it; they may use the name as well."""
+    description: str | None
+    running: int
+    """How many of its runs go on in this process."""
+    keeps_threads: bool
+    """Whether it keeps what its threads were, so that one can go back in them."""
+    describes: bool
+    """Whether it can be drawn, and has schemas."""

@@ -1,0 +1,105 @@
+"""Totals of runs on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, convert
+
+from trackside.app.server.wire.log import Id, Time
+from trackside.app.storage import Stats, TimeBucket
+from trackside.harness.types import RunStatus
+
+
+class StatsQuery(Struct, kw_only=True):
+    """Totals of which runs."""
+
+    since: Time | None = None
+    until: Time | None = None
+    agent: str | None = None
+    thread_id: Id | None = None
+    status: list[RunStatus] | None = None
+
+
+class TimelineQuery(Struct, kw_only=True):
+    """Totals of which runs, from when to when, and how wide a bucket is in seconds."""
+
+    since: Time
+    until: Time | None = None
+    width: Annotated[
+        int, Meta(ge=60, le=366 * 86_400, description="seconds: whole hours, or minutes that divide one")
+    ] = 3_600
+    agent: str | None = None
+    status: list[RunStatus] | None = None
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """What some runs come to. `cost_usd` is null if no run had a price, durations if none has ended."""
+
+    runs: int
+    by_status: Mapping[RunStatus, int]
+    total_input_tokens: int
+    total_output_tokens: int
+    llm_call_count: int
+    tool_call_count: int
+    message_count: int
+    cost_usd: float | None
+    duration_p50: float | None
+    duration_p95: float | None
+
+
+class AgentTotals(Struct, frozen=True, kw_only=True):
+    """What the runs of one agent come to; null: runs that never started."""
+
+    agent: str | None
+    total: Totals
+
+
+class Tokens(Struct, frozen=True, kw_only=True):
+    """What went to one model or caller. Cache reads are part of the input, reasoning is part of the output."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    reasoning_tokens: int
+    cost_usd: float | None
+
+
+class RunStats(Struct, frozen=True, kw_only=True):
+    """Totals of runs: of all, and by agent, model and caller."""
+
+    total: Totals
+    by_agent: list[AgentTotals]
+    by_model: Mapping[str, Tokens]
+    by_caller: Mapping[str, Tokens]
+
+
+class Bucket(RunStats, frozen=True, kw_only=True):
+    """Totals of the runs that were created from `start` on, for so many seconds."""
+
+    start: datetime
+    width: float
+
+
+def stats_on_wire(stats: Stats) -> RunStats:
+    """Totals as they are said."""
+    return RunStats(**_parts(stats))
+
+
+def bucket_on_wire(bucket: TimeBucket) -> Bucket:
+    """The same of a time."""
+    return Bucket(**_parts(bucket), start=bucket.start, width=bucket.width / timedelta(seconds=1))
+
+
+def _parts(stats: Stats) -> dict[str, Any]:
+    return {
+        "total": convert(stats.total, Totals, from_attributes=True),
+        "by_agent": [
+            AgentTotals(agent=agent, total=convert(total, Totals, from_attributes=True))
+            for agent, total in stats.by_agent.items()
+        ],
+        "by_model": {name: convert(tokens, Tokens, from_attributes=True) for name, tokens in stats.by_model.items()},
+        "by_caller": {name: convert(tokens, Tokens, from_attributes=True) for name, tokens in stats.by_caller.items()},
+    }

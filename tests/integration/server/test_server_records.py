@@ -1,0 +1,153 @@
+"""What is recorded, over HTTP: runs across threads, totals, agents, subscriptions, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from trackside.app.settings import ObserverSettings
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+async def failing(input: Any) -> None:
+    raise ValueError("it cannot be done")
+
+
+AGENTS = {"echo": echo, "failing": failing}
+
+
+async def two_runs(served: Any) -> None:
+    await served.client.runs.wait(None, "echo", input={"a": 1}, metadata={"team": "red"}, on_completion="keep")
+    await served.client.runs.wait(None, "failing", input={}, raise_error=False, on_completion="keep")
+
+
+async def test_runs_of_all_threads_are_listed_newest_first_and_page_both_ways(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        await two_runs(served)
+        everything = (await http.get("/runs")).json()
+        first = await http.get("/runs", params={"limit": 3})
+        second = await http.get("/runs", params={"limit": 3, "before": first.headers["X-Pagination-Next"]})
+        back = await http.get("/runs", params={"limit": 2, "after": second.json()[0]["cursor"]})
+
+    assert [run["agent"] for run in everything] == ["failing", "echo"] * 2
+    assert first.json() + second.json() == everything
+    assert "X-Pagination-Next" not in second.headers
+    assert back.json() == everything[1:3]
+    assert back.headers["X-Pagination-Next"] == everything[2]["cursor"]
+
+
+async def test_runs_are_found_by_status_agent_and_metadata(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        for params in ({"status": ["error", "timeout"]}, {"agent": "failing"}):
+            (found,) = (await http.get("/runs", params=params)).json()
+            assert found["error"] == "it cannot be done"
+        (red,) = (await http.get("/runs", params={"metadata": '{"team": "red"}'})).json()
+        refused = await http.get("/runs", params={"metadata": '{"team": ["red"]}'})
+
+    assert red["agent"] == "echo"
+    assert refused.status_code == 422
+
+
+async def test_a_run_is_shown_in_full_with_what_was_asked_for(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        (listed,) = (await http.get("/runs?agent=echo")).json()
+        shown = (await http.get(f"/runs/{listed['run_id']}")).json()
+        unknown = await http.get("/runs/00000000-0000-4000-8000-000000000000")
+
+    assert listed.items() <= shown.items()
+    assert shown["request"]["input"] == {"a": 1}
+    assert unknown.status_code == 404
+
+
+async def test_totals_are_those_of_the_runs_in_all_and_over_time(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        stats = (await http.get("/stats")).json()
+        since = (await http.get("/runs")).json()[-1]["created_at"]
+        buckets = (await http.get("/stats/timeline", params={"since": since, "width": 60})).json()
+        refused = await http.get("/stats/timeline", params={"since": since, "width": 61})
+
+    assert stats["total"]["by_status"] == {"success": 1, "error": 1}
+    assert {of["agent"]: of["total"]["runs"] for of in stats["by_agent"]} == {"echo": 1, "failing": 1}
+    assert sum(bucket["total"]["runs"] for bucket in buckets) == 2
+    assert refused.status_code == 422
+
+
+async def test_agents_are_listed_with_the_ids_that_clients_know(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        agents = (await http.get("/agents")).json()
+        values = await served.client.runs.wait(None, agents[0]["assistant_id"], input={"a": 1})
+
+    assert [agent["name"] for agent in agents] == ["echo", "failing"]
+    assert values == {"a": 1}
+
+
+async def test_a_subscription_is_made_paused_moved_and_forgotten(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        made = await http.post("/subscriptions", json={"name": "mail", "types": ["run_failed"]})
+        again = await http.post("/subscriptions", json={"name": "mail", "types": ["run_failed"], "start": "beginning"})
+        other = await http.post("/subscriptions", json={"name": "mail"})
+        paused = await http.post("/subscriptions/mail/pause")
+        resumed = await http.post("/subscriptions/mail/resume")
+        moved = await http.post("/subscriptions/mail/seek", json={"position": "beginning"})
+        too_far = await http.post("/subscriptions/mail/seek", json={"position": 1_000_000})
+        listed = await http.get("/subscriptions")
+        gone = await http.delete("/subscriptions/mail")
+        missing = await http.get("/subscriptions/mail")
+
+    assert made.json()["behind"] == 0
+    assert again.json()["cursor"] == made.json()["cursor"]
+    assert other.status_code == 409
+    assert (paused.json()["state"], resumed.json()["state"]) == ("paused", "active")
+    assert moved.json()["cursor"] == 0
+    assert too_far.status_code == 422
+    assert listed.json() == [moved.json()]
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert missing.status_code == 404
+
+
+async def test_parked_events_are_listed_retried_and_dropped(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        subscriptions = served.app.store.subscriptions
+        await http.post("/subscriptions", json={"name": "mail", "start": "beginning"})
+        async with await subscriptions.acquire("mail") as consumer:
+            batch = await consumer.read(limit=3)
+            for stored in batch.events:
+                await consumer.park(stored.position, "no such address", attempts=5)
+        page = await http.get("/subscriptions/mail/parked", params={"limit": 2})
+        rest = await http.get("/subscriptions/mail/parked", params={"after": page.headers["X-Pagination-Next"]})
+        position = page.json()[0]["event"]["position"]
+        retried = await http.post("/subscriptions/mail/parked/retry", json={"position": position})
+        (first, *_) = (await http.get("/subscriptions/mail/parked")).json()
+        dropped = await http.post("/subscriptions/mail/parked/drop", json={})
+        nothing = await http.post("/subscriptions/mail/parked/retry", json={"position": position})
+
+    assert len(page.json() + rest.json()) == 3
+    assert page.json()[0]["error"] == "no such address"
+    assert retried.json() == {"count": 1}
+    assert first["state"] == "retry"
+    assert dropped.json()["count"] == 3
+    assert nothing.status_code == 404
+
+
+async def test_metrics_are_shown_if_they_are_counted(serve_agents: Any) -> None:
+    metrics = ObserverSettings(type="metrics", name="metrics", where="observers[1]")
+    async with serve_agents(AGENTS, observers=(metrics,)) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        shown = await http.get("/metrics")
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        missing = await http.get("/metrics")
+
+    assert shown.headers["content-type"].startswith("text/plain")
+    assert "trackside_runs" in shown.text
+    assert missing.status_code == 404
+    assert "[[observers]]" in missing.json()["detail"]
