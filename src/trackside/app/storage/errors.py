@@ -231,6 +231,12 @@ class UnknownSubscriptionError(StorageError, LookupError):
     fault = "caller"
 
 
+class InvalidItemError(StorageError, ValueError):
+    """An item cannot have {field}={value!r:.100}: {why}."""
+
+    fault = "caller"
+
+
 class InvalidApiKeyError(StorageError, ValueError):
     """An API key cannot have {field}={value!r:.100}: {why}."""
 

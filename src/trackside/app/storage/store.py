@@ -32,6 +32,7 @@ from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
+from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
@@ -71,6 +72,8 @@ class Store:
         """Observers with a name and a cursor, which are fed from the log whatever dies in between."""
         self.api_keys = ApiKeys(writer, readers)
         """With which clients of a server say who they are."""
+        self.items = Items(writer, readers)
+        """What agents keep beyond their threads."""
 
     @classmethod
     @asynccontextmanager

@@ -1,0 +1,221 @@
+"""Items in the database: how they are found, and the transaction that writes them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, override
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    and_,
+    delete,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+    update,
+)
+
+from trackside.app.storage._arguments import id_range
+from trackside.app.storage._item_records import StoredItem, fits, fixed_part, labels_of, matches, needles_of
+from trackside.app.storage._tables import items
+from trackside.app.storage._work import UnitOfWork, Work
+
+SWEPT_AT_ONCE: Final = 1_000
+"""How many expired items one transaction removes."""
+
+_ROW_BYTES: Final = 300
+_NAMES_AT_ONCE: Final = 500
+_ROWS_AT_ONCE: Final = 200
+
+type ItemName = tuple[str, str]
+"""The namespace of an item as it is stored, and its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """An item as it is written."""
+
+    namespace: str
+    key: str
+    value: str
+    expires_at: str | None
+    ttl_minutes: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteItems(Work):
+    """Puts items, removes some, and gives others more time. All names in it differ; those of rows are in order.
+
+    `now` is the time of writing; with `sweeps` it also removes what has expired by then, as much as fits.
+    """
+
+    now: str
+    rows: Sequence[ItemRow] = ()
+    removed: Sequence[ItemName] = ()
+    extended: Mapping[str, Sequence[ItemName]] | None = None
+    """By the times when they expire then."""
+    sweeps: bool = False
+
+    @property
+    @override
+    def size(self) -> int:
+        extended = sum(len(names) for names in (self.extended or {}).values())
+        return sum(_ROW_BYTES + len(row.value) for row in self.rows) + _ROW_BYTES * (1 + len(self.removed) + extended)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> int:
+        """Its result is how many expired items it has removed."""
+        execute = unit.session.execute
+        for row in self.rows:
+            execute(_put(row, self.now))
+        for names in _parts(self.removed):
+            execute(delete(items).where(_is_one_of(names)))
+        for expires_at, all_names in (self.extended or {}).items():
+            for names in _parts(all_names):
+                still_there = items.c.expires_at > self.now
+                execute(update(items).where(_is_one_of(names), still_there).values(expires_at=expires_at))
+        return self._sweep(unit) if self.sweeps else 0
+
+    def _sweep(self, unit: UnitOfWork) -> int:
+        expired = items.c.expires_at <= self.now
+        oldest = select(items.c.namespace, items.c.key).where(expired).order_by(items.c.expires_at).limit(SWEPT_AT_ONCE)
+        # Locked, so that two processes that sweep share the work.
+        names = unit.session.execute(oldest.with_for_update(skip_locked=True))
+        for part in _parts([(namespace, key) for namespace, key in names]):
+            unit.session.execute(delete(items).where(_is_one_of(part)))
+        return len(names)
+
+
+def one_item(namespace: str, key: str, now: datetime) -> Any:
+    """The query for an item that has not expired."""
+    return select(items).where(items.c.namespace == namespace, items.c.key == key, _is_alive(now))
+
+
+def item_of(row: Row[Any]) -> StoredItem:
+    """The item in a row."""
+    return StoredItem(
+        namespace=labels_of(row.namespace),
+        key=row.key,
+        value=row.value,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+        ttl=row.ttl_minutes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemSearch:
+    """Which items are wanted: below a prefix of namespaces, in its stored form, with what their values shall have."""
+
+    prefix: str
+    wanted: Mapping[str, Any]
+    limit: int
+    offset: int
+    now: datetime
+
+    def read(self, connection: Connection) -> list[StoredItem]:
+        """Those written last first."""
+        if not self.limit:
+            return []
+        return self._filtered(connection) if self.wanted else self._newest(connection)
+
+    def _newest(self, connection: Connection) -> list[StoredItem]:
+        order = items.c.updated_at.desc(), items.c.namespace, items.c.key
+        # Which they are is found in an index, and only these are read.
+        found = select(items.c.namespace, items.c.key).where(*_below(self.prefix), _is_alive(self.now))
+        found = found.order_by(*order).limit(self.limit).offset(self.offset)
+        names = found.subquery()
+        of_them = and_(items.c.namespace == names.c.namespace, items.c.key == names.c.key)
+        return [item_of(row) for row in connection.execute(select(items).join(names, of_them).order_by(*order))]
+
+    def _filtered(self, connection: Connection) -> list[StoredItem]:
+        value = type_coerce(items.c.value, Text)
+        likely = [value.contains(needle, autoescape=True) for needle in needles_of(self.wanted)]
+        query = select(items).where(*_below(self.prefix), _is_alive(self.now), *likely)
+        rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+        fitting = (row for row in rows if fits(row.value, self.wanted))
+        newest = heapq.nsmallest(self.offset + self.limit, fitting, key=_newest_first)
+        return [item_of(row) for row in newest[self.offset :]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceListing:
+    """Which namespaces are wanted: that begin and end with these labels, all of them, cut at a depth."""
+
+    prefixes: Sequence[tuple[str, ...]]
+    suffixes: Sequence[tuple[str, ...]]
+    max_depth: int | None
+    limit: int
+    offset: int
+    now: datetime
+
+    def read(self, connection: Connection) -> list[tuple[str, ...]]:
+        """They, in order, each once."""
+        longest: Sequence[str] = max((fixed_part(prefix) for prefix in self.prefixes), key=len, default=())
+        below = _below("".join(f"{label}." for label in longest))
+        query = select(items.c.namespace).where(*below, _is_alive(self.now)).distinct()
+        rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+        named = {labels[: self.max_depth] for labels in map(labels_of, rows.scalars()) if self._wants(labels)}
+        return sorted(named)[self.offset : self.offset + self.limit]
+
+    def _wants(self, labels: tuple[str, ...]) -> bool:
+        begins = all(matches(labels[: len(prefix)], prefix) for prefix in self.prefixes)
+        return begins and all(matches(labels[-len(suffix) :], suffix) for suffix in self.suffixes if suffix)
+
+
+def _newest_first(row: Row[Any]) -> tuple[float, str, str]:
+    return -row.updated_at.timestamp(), row.namespace, row.key
+
+
+def _below(prefix: str) -> list[ColumnElement[bool]]:
+    if not prefix:
+        return []
+    first, behind = id_range(prefix)
+    assert behind is not None  # it ends with a dot
+    return [items.c.namespace >= first, items.c.namespace < behind]
+
+
+def _is_alive(now: datetime) -> ColumnElement[bool]:
+    return or_(items.c.expires_at.is_(None), items.c.expires_at > now)
+
+
+def _is_one_of(names: Sequence[ItemName]) -> ColumnElement[bool]:
+    return tuple_(items.c.namespace, items.c.key).in_(names)
+
+
+def _parts(names: Sequence[ItemName]) -> Iterable[Sequence[ItemName]]:
+    return (names[start : start + _NAMES_AT_ONCE] for start in range(0, len(names), _NAMES_AT_ONCE))
+
+
+# Who puts what has expired makes something new.
+_PUT = text("""
+    INSERT INTO items (namespace, key, value, created_at, updated_at, expires_at, ttl_minutes)
+    VALUES (:namespace, :key, :value, :now, :now, :expires_at, :ttl_minutes)
+    ON CONFLICT (namespace, key) DO UPDATE SET
+        value = excluded.value,
+        created_at = CASE
+            WHEN items.expires_at <= excluded.updated_at THEN excluded.created_at ELSE items.created_at END,
+        updated_at = excluded.updated_at,
+        expires_at = excluded.expires_at,
+        ttl_minutes = excluded.ttl_minutes
+""")
+
+
+def _put(row: ItemRow, now: str) -> Any:
+    return _PUT.bindparams(
+        namespace=row.namespace,
+        key=row.key,
+        value=row.value,
+        now=now,
+        expires_at=row.expires_at,
+        ttl_minutes=row.ttl_minutes,
+    )

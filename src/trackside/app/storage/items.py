@@ -1,0 +1,267 @@
+"""What agents keep beyond their threads: JSON objects under namespaces and keys.
+
+A namespace is a sequence of labels, as the folders of a path are: `("memories", "ada")`. What is below a prefix is found
+through an index. Items may have a time to live, which begins anew whenever they are used; expired ones are not seen by
+anybody, and removed in time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._item_records import (
+    StoredItem,
+    checked_filter,
+    checked_number,
+    checked_ttl,
+    pattern,
+    stored_key,
+    stored_namespace,
+    stored_prefix,
+    stored_value,
+)
+from trackside.app.storage._items import SWEPT_AT_ONCE, ItemName, ItemRow, ItemSearch, NamespaceListing, WriteItems
+from trackside.app.storage._items import item_of as _item_of
+from trackside.app.storage._items import one_item as _one_item
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidQueryError
+
+__all__ = ["ItemChange", "Items", "StoredItem"]
+
+_SWEEP_EVERY: Final = timedelta(minutes=1)
+_UNUSED: Final = 0.01
+"""What part of its time an item has lost when a use gives it all again: not each of many reads is to cost a write."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemChange:
+    """An item to put, or without a value to delete."""
+
+    namespace: Sequence[str]
+    key: str
+    value: Mapping[str, Any] | None
+    ttl: float | None = None
+
+
+class Items:
+    """The items of a store: `store.items`. They belong to nobody: who may see which is for whoever asks to decide."""
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers, *, now: Callable[[], datetime] = _now) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._now = now
+        self._swept_at: datetime | None = None
+
+    async def put(
+        self, namespace: Sequence[str], key: str, value: Mapping[str, Any], *, ttl: float | None = None
+    ) -> None:
+        """Keep a value; it takes the place of the one that is there. It is on disk when this returns.
+
+            await store.items.put(("memories", "ada"), "coffee", {"likes": "black"})
+
+        Args:
+            namespace: its labels: texts without dots, one at least, the first not "langgraph".
+            key: its name in there.
+            value: a mapping; what JSON lacks is kept in its canonical form.
+            ttl: after how many minutes in which nobody uses it it is gone; None: never.
+
+        Raises:
+            InvalidItemError: an argument does not fit; the message names it.
+            PayloadError: a value's own code failed while it was read.
+            StorageError: it could not be written; a store that is `read_only` writes nothing.
+        """
+        await self.change([ItemChange(namespace=namespace, key=key, value=value, ttl=ttl)])
+
+    async def delete(self, namespace: Sequence[str], key: str) -> None:
+        """Keep an item no longer. One that is not there is fine.
+
+        Raises:
+            InvalidItemError: an argument does not fit; the message names it.
+            StorageError: it could not be written.
+        """
+        await self.change([ItemChange(namespace=namespace, key=key, value=None)])
+
+    async def change(self, changes: Iterable[ItemChange]) -> None:
+        """Put and delete several, all or none. Of several changes of the same item the last one counts.
+
+        Raises:
+            InvalidItemError: one of them does not fit; the message says what of it.
+            PayloadError: a value's own code failed while it was read.
+            StorageError: they could not be written.
+        """
+        now = self._now()
+        rows: dict[ItemName, ItemRow | None] = {}
+        for change in changes:
+            namespace, key = stored_namespace(change.namespace), stored_key(change.key)
+            rows[namespace, key] = None if change.value is None else _row_of(namespace, key, change, now)
+        if not rows:
+            return
+        await self._writer.write(
+            WriteItems(
+                now=time_text(now),
+                # In order, so that two who write the same items do not wait for each other.
+                rows=[row for _, row in sorted(rows.items()) if row is not None],
+                removed=[name for name, row in sorted(rows.items()) if row is None],
+                sweeps=self._is_to_sweep(now),
+            )
+        )
+
+    async def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool = True) -> StoredItem | None:
+        """An item; None if there is none.
+
+        Args:
+            namespace: its labels.
+            key: its name in there.
+            refresh_ttl: whether its time to live begins anew, if it has one.
+
+        Raises:
+            InvalidItemError: an argument does not fit; the message names it.
+            StorageError: the database cannot be read.
+        """
+        now = self._now()
+        found = await self._readers.first(_one_item(stored_namespace(namespace), stored_key(key), now), _item_of)
+        if found is None or not refresh_ttl:
+            return found
+        return (await self._refreshed([found], now))[0]
+
+    async def search(
+        self,
+        prefix: Sequence[str] = (),
+        *,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        refresh_ttl: bool = True,
+    ) -> list[StoredItem]:
+        """Items below a prefix of namespaces, those written last first.
+
+            await store.items.search(("memories",), filter={"likes": "black", "cups": {"$gte": 2}})
+
+        Args:
+            prefix: the labels that their namespaces begin with; none: all items.
+            filter: what their values shall have, by key: a value (of an object, a part of it), or comparisons: `$eq`,
+                `$ne`, `$gt`, `$gte`, `$lt`, `$lte`. Numbers compare with numbers, texts with texts; nothing else does.
+            limit: how many at most.
+            offset: how many of the first ones to leave out.
+            refresh_ttl: whether the time to live of what is found begins anew.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+            StorageError: the database cannot be read.
+        """
+        now = self._now()
+        search = ItemSearch(
+            prefix=stored_prefix(prefix),
+            wanted=checked_filter(filter),
+            limit=checked_number("limit", limit),
+            offset=checked_number("offset", offset),
+            now=now,
+        )
+        found = await self._readers.run(search.read)
+        return await self._refreshed(found, now) if refresh_ttl else found
+
+    async def list_namespaces(
+        self,
+        *,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        max_depth: int | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[tuple[str, ...]]:
+        """The namespaces that there are, in order.
+
+        Args:
+            prefix: the labels that they begin with; "*" stands for any one.
+            suffix: the labels that they end with, likewise.
+            max_depth: after how many labels they are cut; what is the same then is listed once.
+            limit: how many at most.
+            offset: how many of the first ones to leave out.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+            StorageError: the database cannot be read.
+        """
+        return await self.match_namespaces([prefix], [suffix], max_depth=max_depth, limit=limit, offset=offset)
+
+    async def match_namespaces(
+        self,
+        prefixes: Iterable[Sequence[str]],
+        suffixes: Iterable[Sequence[str]],
+        *,
+        max_depth: int | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[tuple[str, ...]]:
+        """As `list_namespaces`, for those that begin with all of these and end with all of those.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+            StorageError: the database cannot be read.
+        """
+        if max_depth is not None and checked_number("max_depth", max_depth) == 0:
+            raise InvalidQueryError(field="max_depth", value=max_depth, why="it is a whole number from 1 up")
+        listing = NamespaceListing(
+            prefixes=[pattern(prefix, field="prefix") for prefix in prefixes],
+            suffixes=[pattern(suffix, field="suffix") for suffix in suffixes],
+            max_depth=max_depth,
+            limit=checked_number("limit", limit),
+            offset=checked_number("offset", offset),
+            now=self._now(),
+        )
+        return await self._readers.run(listing.read)
+
+    async def sweep(self) -> int:
+        """Remove what has expired; returns how many items that were. Writing does it, too, now and then.
+
+        Raises:
+            StorageError: they could not be removed.
+        """
+        removed = 0
+        while True:  # a part in each transaction, so that nobody waits long
+            now = self._swept_at = self._now()
+            swept: int = await self._writer.write(WriteItems(now=time_text(now), sweeps=True))
+            removed += swept
+            if swept < SWEPT_AT_ONCE:
+                return removed
+
+    def _is_to_sweep(self, now: datetime) -> bool:
+        if self._swept_at is not None and abs(now - self._swept_at) < _SWEEP_EVERY:
+            return False
+        self._swept_at = now
+        return True
+
+    async def _refreshed(self, found: list[StoredItem], now: datetime) -> list[StoredItem]:
+        """The items with all the time that they have, from now on."""
+        if isinstance(self._writer, NoWriter):
+            return found
+        extended: dict[str, list[ItemName]] = defaultdict(list)
+        for number, item in enumerate(found):
+            if item.ttl is not None and item.expires_at is not None and _is_used(item.expires_at, item.ttl, now):
+                expires_at = now + timedelta(minutes=item.ttl)
+                extended[time_text(expires_at)].append((stored_prefix(item.namespace), item.key))
+                found[number] = replace(item, expires_at=expires_at)
+        if extended:
+            names = {expires_at: sorted(names) for expires_at, names in extended.items()}
+            await self._writer.write(WriteItems(now=time_text(now), extended=names))
+        return found
+
+
+def _row_of(namespace: str, key: str, change: ItemChange, now: datetime) -> ItemRow:
+    ttl = checked_ttl(change.ttl)
+    expires_at = None if ttl is None else time_text(now + timedelta(minutes=ttl))
+    return ItemRow(namespace, key, stored_value(change.value), expires_at, ttl)
+
+
+def _is_used(expires_at: datetime, ttl: float, now: datetime) -> bool:
+    return expires_at - now < (1 - _UNUSED) * timedelta(minutes=ttl)
