@@ -23,6 +23,8 @@ class ThreadPlace:
     thread_id: str
     checkpoint_id: str | None = None
     namespace: str = ""
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """The checkpoints of the agents around the one in `namespace`, by their namespaces, where its state says so."""
     checkpointer: Any = None
     config: Mapping[str, Any] = field(default_factory=dict)
     user: Any = None
@@ -32,9 +34,10 @@ class ThreadPlace:
 class StateSnapshot:
     """What a thread was at one checkpoint, as plain JSON.
 
-    `next` names what comes next; empty: nothing. `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, and so
-    is `parent_checkpoint`, the one before. `tasks` are `{"id", "name", "error", "interrupts", "checkpoint", "state",
-    "result"}`, `interrupts` all questions that are open there, `{"id", "value"}`. `created_at` is ISO 8601.
+    `next` names what comes next; empty: nothing. `checkpoint` is `{"thread_id", "checkpoint_ns", "checkpoint_id"}`, with a
+    `checkpoint_map` if it is that of an agent inside another one, and so is `parent_checkpoint`, the one before. `tasks` are
+    `{"id", "name", "error", "interrupts", "checkpoint", "state", "result"}`, `interrupts` all questions that are open there,
+    `{"id", "value"}`. `created_at` is ISO 8601.
     """
 
     values: Json
@@ -45,6 +48,27 @@ class StateSnapshot:
     metadata: JsonObject = field(default_factory=dict)
     created_at: str | None = None
     interrupts: Sequence[JsonObject] = ()
+
+    def as_json(self) -> JsonObject:
+        """The same as an object, which shares its parts with this."""
+        return {
+            "values": self.values,
+            "next": list(self.next),
+            "tasks": list(self.tasks),
+            "checkpoint": self.checkpoint,
+            "parent_checkpoint": self.parent_checkpoint,
+            "metadata": self.metadata,
+            "created_at": self.created_at,
+            "interrupts": list(self.interrupts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateUpdate:
+    """What a node is said to have returned."""
+
+    values: Any = None
+    as_node: str | None = None
 
 
 @runtime_checkable
@@ -78,6 +102,14 @@ class KeepsThreads(Protocol):
         Raises:
             InvalidSpecError: the values, or the node, do not fit the agent.
             UnknownCheckpointError: the thread has no such checkpoint.
+        """
+        ...
+
+    async def replay(self, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
+        """Change a thread step by step, each of them by what several nodes have returned; the last new checkpoint.
+
+        Raises:
+            InvalidSpecError: the values, or a node, do not fit the agent.
         """
         ...
 

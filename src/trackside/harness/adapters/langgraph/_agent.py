@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
-from langgraph.types import Interrupt
 
+from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import (
     CompiledStateGraph,
@@ -24,14 +25,26 @@ from trackside.harness.adapters.langgraph._graph import (
     checkpointer_of,
 )
 from trackside.harness.adapters.langgraph._input import GraphInput
+from trackside.harness.adapters.langgraph._items import LentItems
+from trackside.harness.adapters.langgraph._places import (
+    Origin,
+    configurable_of,
+    newest_place,
+    origin_of,
+    place_of,
+    section,
+)
+from trackside.harness.adapters.langgraph._questions import open_questions, question_of
+from trackside.harness.adapters.langgraph._states import read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
 from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of
-from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, renamed_questions, roll_back
+from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
-from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError, NotPausedError
+from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
-from trackside.harness.payload import whole
+from trackside.harness.items import ItemStore
+from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject
 
 _DURABILITIES = ("sync", "async", "exit")
@@ -56,9 +69,10 @@ class LangGraphAgent:
     graph's own checkpointer is used, else the one that the manager was given, on a copy of the graph; without either,
     nothing is kept, and a graph that wants to wait fails with `NoCheckpointerError`.
 
-    Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if that has left one and was
-    not through; nodes that have finished are not executed again. A run whose last new message is that of a tool that
-    failed is an error: nobody has answered that.
+    A run whose config names a checkpoint goes on from that one, with its input or without, and what the thread has become
+    since stays in its history. Another attempt at a run (`retry_of`) goes on from the last checkpoint of the one before, if
+    that has left one and was not through; nodes that have finished are not executed again. A run whose last new message is
+    that of a tool that failed is an error: nobody has answered that.
 
     The output is what `graph.ainvoke` would return, as JSON. A `title` in the state becomes the thread's title. Usage is
     credited as `UsageRecorder` says.
@@ -72,7 +86,14 @@ class LangGraphAgent:
         self.name = name or graph.name
         self._graph = graph
         self._bound: tuple[Saver, Graph] | None = None
+        self._lent: tuple[Graph, LentItems, Graph] | None = None
         self._runs: WeakKeyDictionary[RunContext, _RunState] = WeakKeyDictionary()
+        self._schemas: JsonObject | None = None
+
+    @property
+    def lacks_checkpointer(self) -> bool:
+        """Whether it keeps threads, and needs the manager's checkpointer for that."""
+        return self._graph.checkpointer is None
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
@@ -80,6 +101,7 @@ class LangGraphAgent:
         Raises:
             InvalidSpecError: the run's command or config does not fit the graph, or answers what nobody asked.
             NotPausedError: it resumes a thread that waits for nothing.
+            UnknownCheckpointError: it is to go on from a checkpoint that its thread does not have.
         """
         state = await self._state_of(run)
         return [message for message in state.given.humans if message["id"] not in state.known_ids]
@@ -108,14 +130,52 @@ class LangGraphAgent:
     async def asks(self, run: RunContext) -> bool:
         """Whether the run's thread waits for an answer to what the graph has asked."""
         graph = self._graph_for(run)
-        return checkpointer_of(graph) is not None and bool((await graph.aget_state(_address(run))).interrupts)
+        return checkpointer_of(graph) is not None and bool((await graph.aget_state(newest_place(run))).interrupts)
+
+    async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
+        """As `KeepsThreads`."""
+        return await read_state(self._graph_with(place.checkpointer), place, subgraphs=subgraphs)
+
+    async def history(
+        self,
+        place: ThreadPlace,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Sequence[StateSnapshot]:
+        """As `KeepsThreads`."""
+        graph = self._graph_with(place.checkpointer)
+        return await read_history(graph, place, limit=limit, before=before, metadata=metadata)
+
+    async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
+        """As `KeepsThreads`."""
+        return await write_state(self._graph_with(place.checkpointer), place, values, as_node)
+
+    async def replay(self, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
+        """As `KeepsThreads`."""
+        return await replay(self._graph_with(place.checkpointer), place, steps)
+
+    async def drawing(self, *, xray: int | bool = False) -> JsonObject:
+        """As `Describes`."""
+        return await asyncio.to_thread(drawing_of, self._graph, xray=xray)
+
+    async def schemas(self) -> JsonObject:
+        """As `Describes`."""
+        if self._schemas is None:
+            self._schemas = await asyncio.to_thread(schemas_of, self._graph)
+        return self._schemas
+
+    async def subgraphs(self, *, namespace: str | None = None, recurse: bool = False) -> Mapping[str, JsonObject]:
+        """As `Describes`."""
+        return await asyncio.to_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 
     async def _run(self, run: RunContext) -> AgentResult:
         var_child_runnable_config.set(None)  # I21: a run that a node of another graph started inherits nothing from it
         graph = self._graph_for(run)
         state = await self._state_of(run)
         recorder = UsageRecorder(run)
-        config = _config(run, [recorder, StopGate(run)])
+        config = _config(run, state.origin, [recorder, StopGate(run)])
         stream = GraphStream(run, graph, state.given, state.known_ids)
         try:
             value = await self._begin(run, graph, state)
@@ -129,8 +189,8 @@ class LangGraphAgent:
     async def _begin(self, run: RunContext, graph: Graph, state: _RunState) -> Any:
         """What to hand to the graph; remembers what waits on the thread if the run goes on with that."""
         value, saver = state.given.value, checkpointer_of(graph)
-        if saver is not None and (value is None or run.command):
-            saved = await saver.aget_tuple(_address(run))
+        if saver is not None and not state.origin and (value is None or run.command):
+            saved = await saver.aget_tuple(newest_place(run))
             state.pending = tuple(saved.pending_writes or ()) if saved else ()
         return value
 
@@ -144,19 +204,31 @@ class LangGraphAgent:
             return AgentResult(output=output, values=state)
         if checkpointer_of(graph) is None:
             raise NoCheckpointerError(graph=self.name, what="wait for a human")
-        interrupts = [_question(interrupt) for interrupt in stream.interrupts.values()]
+        interrupts = [question_of(interrupt) for interrupt in stream.interrupts.values()]
         if not interrupts:
             interrupts = [await _breakpoint(run, graph)]
         return AgentResult(output=output, interrupts=interrupts, values=state)
 
     def _graph_for(self, run: RunContext) -> Graph:
+        return self._lend_items(self._graph_with(run.checkpointer), run.items)
+
+    def _graph_with(self, saver: Any) -> Graph:
         """The graph with a checkpointer, if there is any: its own, else on a copy the manager's."""
-        own, saver = self._graph.checkpointer, run.checkpointer
+        own = self._graph.checkpointer
         if saver is None or own is False or isinstance(own, BaseCheckpointSaver):
             return self._graph
         if self._bound is None or self._bound[0] is not saver:
             self._bound = saver, self._graph.copy({"checkpointer": saver})
         return self._bound[1]
+
+    def _lend_items(self, graph: Graph, items: ItemStore | None) -> Graph:
+        """The graph with a store, if there is any: its own, else on a copy the manager's."""
+        if items is None or graph.store is not None:
+            return graph
+        if self._lent is None or self._lent[0] is not graph or not self._lent[1].is_of(items):
+            store = LentItems(items)
+            self._lent = graph, store, graph.copy({"store": store})
+        return self._lent[2]
 
     async def _state_of(self, run: RunContext) -> _RunState:
         """What is known about a run before it begins, found out once."""
@@ -176,29 +248,22 @@ class LangGraphAgent:
         graph = self._graph_for(run)
         saver = checkpointer_of(graph)
         self._check(run, saver)
+        origin = await origin_of(run, graph)
         tries_again = saver is not None and run.retry_of is not None
-        goes_on = tries_again and await left_unfinished(graph, run, _address(run))
-        if goes_on and saver is not None:  # before its start is announced: from then on it can be lost, and tried again
-            await note_attempt(saver, run.run_id, _address(run))
-        given = GraphInput(None) if goes_on else GraphInput.of(run, graph, await self._open_ids(run, graph))
+        left = await left_unfinished(graph, run, newest_place(run), place_of(run, origin)) if tries_again else None
+        if left is not None and saver is not None:
+            origin = origin if left.is_origin else {}
+            place = place_of(run, origin)
+            await note_attempt(saver, run.run_id, place)  # before its start is announced: from then on it can be lost
+            given = GraphInput(None)
+        else:
+            place = place_of(run, origin)
+            given = GraphInput.of(run, graph, await open_questions(run, graph, place, origin))
         known: frozenset[str] = frozenset()
         # Only messages with ids can be old ones; and a graph that shows its end alone does not tell old from new.
         if saver is not None and (given.given_ids or not isinstance(graph, CompiledStateGraph)):
-            known = ids_of((await graph.aget_state(_address(run))).values)
-        return _RunState(given, known)
-
-    async def _open_ids(self, run: RunContext, graph: Graph) -> Mapping[str, str]:
-        """The questions that a run's thread waits for, if the run answers any: ids that they go by, and their ids."""
-        if not run.resuming:
-            return {}
-        thread = await graph.aget_state(_address(run))
-        if not thread.next:
-            raise NotPausedError(thread_id=run.thread_id)
-        saver = checkpointer_of(graph)
-        saved = await saver.aget_tuple(_address(run)) if saver is not None else None
-        ids = {interrupt.id: interrupt.id for interrupt in thread.interrupts}
-        renamed = renamed_questions(saved.pending_writes) if saved is not None else {}
-        return {**ids, **{old: new for old, new in renamed.items() if new in ids}}
+            known = ids_of((await graph.aget_state(place)).values)
+        return _RunState(given, known, origin)
 
     def _check(self, run: RunContext, saver: Saver | None) -> None:
         if run.durability is not None and run.durability not in _DURABILITIES:
@@ -218,19 +283,22 @@ class LangGraphAgent:
 
 @dataclass(slots=True)
 class _RunState:
-    """A run's input, the ids of messages that its thread had before, what waited on the thread that it goes on with."""
+    """A run's input, the ids of messages that its thread had before, where in the thread it begins, and what waited there
+    if it goes on with the newest state.
+    """
 
     given: GraphInput
     known_ids: frozenset[str]
+    origin: Origin
     pending: Sequence[PendingWrite] | None = None
 
 
-def _config(run: RunContext, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
+def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
     """The run's config with what LangGraph and its tracers should know about the run."""
     config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # `_check_key` has seen its keys
-    config["configurable"] = _configurable(run)
+    config["configurable"] = configurable_of(run, origin)
     # By its run id LangGraph's savers know later which checkpoints the run has made.
-    config["metadata"] = {**run.metadata, **_section(run, "metadata"), "run_id": run.run_id}
+    config["metadata"] = {**run.metadata, **section(run, "metadata"), "run_id": run.run_id}
     callbacks = run.config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
@@ -252,25 +320,6 @@ def _check_key(key: str, value: Any) -> None:
         raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
 
 
-def _address(run: RunContext) -> RunnableConfig:
-    return {"configurable": _configurable(run)}
-
-
-def _configurable(run: RunContext) -> dict[str, Any]:
-    configurable = _section(run, "configurable")
-    if (thread_id := str(configurable.get("thread_id", run.thread_id))) != run.thread_id:
-        why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
-        raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
-    return {"checkpoint_ns": "", **configurable, "thread_id": run.thread_id}
-
-
-def _section(run: RunContext, name: str) -> Mapping[str, Any]:
-    section = run.config.get(name) or {}
-    if not isinstance(section, Mapping):
-        raise InvalidSpecError(field=f"config.{name}", value=section, why="it is an object in LangGraph's config")
-    return section
-
-
 def _output(values: Any, graph: Graph) -> Any:
     """Of the whole state what `ainvoke` returns."""
     channels = graph.output_channels
@@ -281,15 +330,8 @@ def _output(values: Any, graph: Graph) -> Any:
     )
 
 
-def _question(interrupt: Interrupt) -> JsonObject:
-    question: JsonObject = {"id": interrupt.id, "value": whole(interrupt.value)}
-    if interrupt.response_schema is not None:
-        question["response_schema"] = whole(interrupt.response_schema)
-    return question
-
-
 async def _breakpoint(run: RunContext, graph: Graph) -> JsonObject:
     """A stop at a node, where nobody asks anything: the nodes that come next, under the id of the checkpoint."""
-    snapshot = await graph.aget_state(_address(run))
+    snapshot = await graph.aget_state(newest_place(run))
     checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
     return {"id": checkpoint_id, "value": None, "next": list(snapshot.next)}

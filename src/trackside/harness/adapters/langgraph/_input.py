@@ -11,6 +11,7 @@ from langchain_core.messages import BaseMessage, RemoveMessage
 from langgraph.types import Command, Send
 
 from trackside.harness.adapters.langgraph._graph import Graph, check_nodes
+from trackside.harness.adapters.langgraph._questions import OpenQuestions
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
@@ -39,22 +40,23 @@ class GraphInput:
     given_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, run: RunContext, graph: Graph, open_ids: Mapping[str, str]) -> GraphInput:
-        """What `run` asks for, in the form that `graph` takes; `open_ids` are the questions that its thread waits for:
-        each id that one goes by, and its id.
+    def of(cls, run: RunContext, graph: Graph, questions: OpenQuestions) -> GraphInput:
+        """What `run` asks for, in the form that `graph` takes; `questions` are those that its thread waits for.
 
         Raises:
             InvalidSpecError: the command names something that the graph does not have, or answers what nobody asked.
         """
         if not run.command:
             return cls._of_state(run.input, graph)
-        brought = cls._of_state(_pairs_as_tuples(run.command.get("update")), graph)
+        brought = cls._of_state(pairs_as_tuples(run.command.get("update")), graph)
         update, goto = brought.value, _destinations(run.command.get("goto"), graph)
         if not run.resuming:
             brought.value = Command(update=update, goto=goto)
             return brought
-        by_id = _answers_of(run, open_ids)
+        by_id = _answers_of(run, questions.ids)
         resume = by_id or run.resume
+        if questions.are_stale and len(by_id) == 1:
+            resume = next(iter(by_id.values()))
         # Past a breakpoint, where nobody asked anything, there may be nothing to bring.
         given = resume is not None or update is not None or goto
         brought.value = Command(update=update, goto=goto, resume=resume) if given else None
@@ -109,7 +111,7 @@ def _destination(place: Any) -> str | Send:
     raise InvalidSpecError(field="command.goto", value=place, why='it is a node\'s name, or {"node": name, "input": …}')
 
 
-def _pairs_as_tuples(update: Any) -> Any:
+def pairs_as_tuples(update: Any) -> Any:
     # JSON has no tuples; LangGraph takes a list of them as an update that writes one key several times.
     if isinstance(update, list) and update and all(isinstance(pair, list) and len(pair) == 2 for pair in update):
         return [tuple(pair) for pair in update]

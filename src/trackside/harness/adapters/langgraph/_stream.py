@@ -14,6 +14,7 @@ from langgraph.types import Interrupt
 
 from trackside.harness.adapters.langgraph._graph import CompiledStateGraph, Graph, check_nodes
 from trackside.harness.adapters.langgraph._input import GraphInput, id_of
+from trackside.harness.adapters.langgraph._states import with_checkpoints
 from trackside.harness.adapters.langgraph._threads import INTERRUPT
 from trackside.harness.asked import check_modes
 from trackside.harness.context import RunContext
@@ -23,7 +24,7 @@ from trackside.harness.types import Json, JsonObject
 
 type _Chunks = AsyncGenerator[Any]
 
-_GRAPH_MODES = ("values", "updates", "messages", "custom", "checkpoints", "tasks", "debug")
+_GRAPH_MODES = ("values", "updates", "messages", "custom", "checkpoints", "tasks", "debug", "tools")
 _NEEDED = frozenset({"values", "updates"})  # the state and the pauses
 _MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
 _EVENTS = "events"
@@ -113,7 +114,7 @@ class GraphStream:
         inside = tuple(namespace[0]) if namespace else ()
         shown: Json = None
         if mode in self._asked:
-            shown = whole(payload)
+            shown = _shown(mode, payload)
             for name in self._asked[mode]:
                 self._run.send(shown, name, namespace=inside)
         if inside:
@@ -182,6 +183,15 @@ class _NewMessages:
             self._answers.remove(message["content"])
             return True
         return False
+
+
+def _shown(mode: str, payload: Any) -> Json:
+    """A part of a graph's stream as plain JSON."""
+    if mode == "checkpoints":
+        return with_checkpoints(payload)
+    if mode == "debug" and payload.get("type") == "checkpoint":
+        return {**whole({**payload, "payload": None}), "payload": with_checkpoints(payload["payload"])}
+    return whole(payload)
 
 
 def _error_in(item: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple, PendingWrite
@@ -23,30 +23,38 @@ _NO_TASK = "00000000-0000-0000-0000-000000000000"  # writes that came with the i
 _COPY = "__copy__"  # LangGraph's `as_node` for a new checkpoint that is like an old one
 
 
-async def left_unfinished(graph: Graph, run: RunContext, address: RunnableConfig) -> bool:
+class LeftUnfinished(NamedTuple):
+    """Another attempt at a run goes on where the one before was: `is_origin` says where that began, else at the newest."""
+
+    is_origin: bool
+
+
+async def left_unfinished(
+    graph: Graph, run: RunContext, newest: RunnableConfig, origin: RunnableConfig
+) -> LeftUnfinished | None:
     """Whether another attempt at a run can go on from where the one before was, instead of beginning with its input.
 
     It can if the thread's newest checkpoint is that attempt's, or one that it went on from itself, and nodes are to come.
     An answer is given again unless it has been used up: there is nothing open any more, or something else.
     """
     saver = checkpointer_of(graph)
-    saved = await saver.aget_tuple(address) if saver is not None else None
+    saved = await saver.aget_tuple(newest) if saver is not None else None
     if saved is None:
-        return False
+        return None
     noted = (value for _, channel, value in saved.pending_writes or () if channel == _ATTEMPT)
     is_its = run.retry_of in (saved.metadata.get("run_id"), *noted)
     if not (is_its or run.resuming):
-        return False
-    thread = await graph.aget_state(address)
+        return None
+    thread = await graph.aget_state(newest if is_its else origin)
     left = bool(thread.tasks)  # also if all of a step have finished, and there is no checkpoint of that yet
     if run.resuming:
-        return is_its or (left and not (thread.next and thread.interrupts))
-    return left
+        left = is_its or (left and not (thread.next and thread.interrupts))
+    return LeftUnfinished(not is_its) if left else None
 
 
-async def note_attempt(saver: Saver, run_id: str, address: RunnableConfig) -> None:
-    """Note at the thread's newest checkpoint that this run goes on from it, in case that it leaves none of its own."""
-    saved = await saver.aget_tuple(address)
+async def note_attempt(saver: Saver, run_id: str, place: RunnableConfig) -> None:
+    """Note at a thread's checkpoint that this run goes on from it, in case that it leaves none of its own."""
+    saved = await saver.aget_tuple(place)
     if saved is not None:
         await saver.aput_writes(saved.config, [(_ATTEMPT, run_id)], run_id)
 

@@ -1,0 +1,87 @@
+"""Which state of its thread a run begins with, and which one is the newest: as LangGraph's configs say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from trackside.harness.adapters.langgraph._errors import NoCheckpointerError
+from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError, UnknownCheckpointError
+
+type Origin = Mapping[str, Any]
+"""The checkpoint that a run begins with, as keys of a config's `configurable`; empty: the thread's newest state."""
+
+_KEYS = frozenset({"checkpoint_id", "checkpoint_ns", "checkpoint_map"})
+
+
+async def origin_of(run: RunContext, graph: Graph) -> Origin:
+    """Where a run begins. One that answers what the newest state asks begins there, whether it names that or not.
+
+    Raises:
+        InvalidSpecError: what its config says of a checkpoint does not fit.
+        NoCheckpointerError: the graph keeps no checkpoints.
+        UnknownCheckpointError: the thread does not have it.
+    """
+    configurable = section(run, "configurable")
+    checkpoint_id, namespace = configurable.get("checkpoint_id"), configurable.get("checkpoint_ns") or ""
+    if not checkpoint_id:
+        if namespace:
+            why = "it is part of the name of a checkpoint; give its `checkpoint_id`, too"
+            raise InvalidSpecError(field="config.configurable.checkpoint_ns", value=namespace, why=why)
+        return {}
+    saver = checkpointer_of(graph)
+    if saver is None:
+        raise NoCheckpointerError(graph=graph.name, what="go on from a checkpoint")
+    place = {"thread_id": run.thread_id, "checkpoint_ns": str(namespace), "checkpoint_id": str(checkpoint_id)}
+    saved = await saver.aget_tuple({"configurable": place})
+    if saved is None:
+        raise UnknownCheckpointError(thread_id=run.thread_id, checkpoint_id=checkpoint_id)
+    if namespace:  # LangGraph finds it by the checkpoints of the graphs around it
+        around = {**saved.metadata.get("parents", {}), str(namespace): str(checkpoint_id)}
+        return {"checkpoint_id": str(checkpoint_id), "checkpoint_ns": str(namespace), "checkpoint_map": around}
+    if run.resuming:
+        newest = await saver.aget_tuple(newest_place(run))
+        if newest is not None and newest.checkpoint["id"] == checkpoint_id:
+            return {}
+    return {"checkpoint_id": str(checkpoint_id)}
+
+
+def newest_place(run: RunContext) -> RunnableConfig:
+    """The newest state of a run's thread."""
+    return {"configurable": configurable_of(run, {})}
+
+
+def place_of(run: RunContext, origin: Origin) -> RunnableConfig:
+    """The state of the whole graph that a run begins with, also where it begins inside."""
+    checkpoint_id = origin.get("checkpoint_map", {}).get("", origin.get("checkpoint_id"))
+    return {"configurable": configurable_of(run, {} if checkpoint_id is None else {"checkpoint_id": checkpoint_id})}
+
+
+def configurable_of(run: RunContext, origin: Origin) -> dict[str, Any]:
+    """What a run's config hands to its graph.
+
+    Raises:
+        InvalidSpecError: it is about another thread.
+    """
+    configurable = section(run, "configurable")
+    if (thread_id := str(configurable.get("thread_id", run.thread_id))) != run.thread_id:
+        why = f"the run is on thread {run.thread_id!r}; give the run a `thread_id` instead"
+        raise InvalidSpecError(field="config.configurable.thread_id", value=thread_id, why=why)
+    own = {key: value for key, value in configurable.items() if key not in _KEYS}
+    return {"checkpoint_ns": "", **own, **origin, "thread_id": run.thread_id}
+
+
+def section(run: RunContext, name: str) -> Mapping[str, Any]:
+    """A part of a run's config.
+
+    Raises:
+        InvalidSpecError: it is no object.
+    """
+    found = run.config.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise InvalidSpecError(field=f"config.{name}", value=found, why="it is an object in LangGraph's config")
+    return found

@@ -1,0 +1,76 @@
+"""What a graph asks, and which of its questions are open where a run begins that answers some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Interrupt, PregelTask, StateSnapshot
+
+from trackside.harness.adapters.langgraph._graph import Graph, checkpointer_of
+from trackside.harness.adapters.langgraph._places import Origin
+from trackside.harness.adapters.langgraph._threads import renamed_questions
+from trackside.harness.context import RunContext
+from trackside.harness.errors import InvalidSpecError, NotPausedError
+from trackside.harness.payload import whole
+from trackside.harness.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestions:
+    """The questions that a thread waits for: each id that one goes by, and its id.
+
+    They `are_stale` if the graph inside that asked them was changed since: it asks again, by another id.
+    """
+
+    ids: Mapping[str, str] = field(default_factory=dict)
+    are_stale: bool = False
+
+
+async def open_questions(run: RunContext, graph: Graph, place: RunnableConfig, origin: Origin) -> OpenQuestions:
+    """Those that are open where a run begins; none if it answers none.
+
+    Raises:
+        NotPausedError: the thread does not wait there.
+        InvalidSpecError: it did, and has got its answers since.
+    """
+    if not run.resuming:
+        return OpenQuestions()
+    thread = await graph.aget_state(place)
+    if not thread.next:
+        raise NotPausedError(thread_id=run.thread_id)
+    # A task with a result has finished, though an old checkpoint still says what it has asked.
+    waiting = [task for task in thread.tasks if task.result is None]
+    ids = {question.id: question.id for task in waiting for question in task.interrupts}
+    if thread.interrupts and not ids:
+        why = "what was asked there is answered; a run from the checkpoint without a command asks it again"
+        raise InvalidSpecError(field="command.resume", value=run.resume, why=why)
+    saver = checkpointer_of(graph)
+    saved = await saver.aget_tuple(place) if saver is not None else None
+    renamed = renamed_questions(saved.pending_writes) if saved is not None else {}
+    is_stale = bool(origin.get("checkpoint_map"))
+    if ids and not is_stale and any(task.state is not None for task in waiting):
+        inside = await graph.aget_state(place, subgraphs=True)
+        is_stale = any(_was_changed(task) for task in inside.tasks if task.result is None)
+    return OpenQuestions({**ids, **{old: new for old, new in renamed.items() if new in ids}}, is_stale)
+
+
+def _was_changed(task: PregelTask) -> bool:
+    """Whether the graph inside a task does not wait any more where it has asked what the task asks."""
+    inside = task.state
+    if not isinstance(inside, StateSnapshot) or inside.created_at is None or not task.interrupts:
+        return False
+    open_inside = {question.id for question in inside.interrupts}
+    own = not inside.tasks  # it has ended: the question is the task's own
+    return not own and (
+        any(question.id not in open_inside for question in task.interrupts) or any(map(_was_changed, inside.tasks))
+    )
+
+
+def question_of(interrupt: Interrupt) -> JsonObject:
+    """What a graph asks, as plain JSON."""
+    question: JsonObject = {"id": interrupt.id, "value": whole(interrupt.value)}
+    if interrupt.response_schema is not None:
+        question["response_schema"] = whole(interrupt.response_schema)
+    return question

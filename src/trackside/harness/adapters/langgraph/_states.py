@@ -1,0 +1,154 @@
+"""What a graph's checkpointer has kept of a thread, for who looks at it from outside, and changes to that."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph import types as langgraph
+from langgraph.errors import InvalidUpdateError
+from langgraph.types import PregelTask
+
+from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
+from trackside.harness.adapters.langgraph._input import pairs_as_tuples
+from trackside.harness.adapters.langgraph._questions import question_of
+from trackside.harness.errors import InvalidSpecError, TracksideError, UnknownCheckpointError
+from trackside.harness.payload import whole
+from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.types import Json, JsonObject
+
+_CHECKPOINT = ("thread_id", "checkpoint_ns", "checkpoint_id")
+
+
+async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> StateSnapshot | None:
+    """As `KeepsThreads.state`."""
+    if checkpointer_of(graph) is None:
+        return None
+    state = await graph.aget_state(_address(place), subgraphs=subgraphs)
+    if state.created_at is not None:
+        return snapshot_of(state)
+    if place.checkpoint_id is not None:
+        raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)
+    return None
+
+
+async def read_history(
+    graph: Graph, place: ThreadPlace, *, limit: int, before: str | None, metadata: Mapping[str, Any] | None
+) -> list[StateSnapshot]:
+    """As `KeepsThreads.history`."""
+    if checkpointer_of(graph) is None:
+        return []
+    older: RunnableConfig | None = None if before is None else _address(_at(place, before))
+    history = graph.aget_state_history(
+        _address(place), filter=dict(metadata) if metadata else None, before=older, limit=limit
+    )
+    try:
+        async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
+            return [snapshot_of(state) async for state in states]
+    except ValueError as exc:  # a saver that cannot look for what is asked
+        if isinstance(exc, TracksideError):
+            raise
+        raise InvalidSpecError(field="metadata", value=metadata, why=str(exc)) from exc
+
+
+async def write_state(graph: Graph, place: ThreadPlace, values: Any, as_node: str | None) -> JsonObject:
+    """As `KeepsThreads.update_state`."""
+    return await replay(graph, place, [[StateUpdate(values=values, as_node=as_node)]])
+
+
+async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
+    """As `KeepsThreads.replay`."""
+    saver = checkpointer_of(graph)
+    if saver is None:
+        why = f"the graph {graph.name!r} keeps no threads: it was compiled to have no checkpointer"
+        raise InvalidSpecError(field="values", value=None, why=why)
+    await _check_there(saver, place)
+    given = [[langgraph.StateUpdate(pairs_as_tuples(one.values), one.as_node) for one in step] for step in steps]
+    try:
+        config = await graph.abulk_update_state(_address(place), given)
+    except TracksideError:
+        raise
+    except (InvalidUpdateError, ValueError, TypeError, LookupError, NotImplementedError) as exc:  # nodes and reducers
+        named = "values" if len(steps) == len(given[0]) == 1 else "supersteps"
+        shown = [[one.values for one in step] for step in steps]
+        why = " ".join(str(exc).split()) or type(exc).__name__
+        raise InvalidSpecError(field=named, value=shown[0][0] if named == "values" else shown, why=why) from exc
+    checkpoint = _checkpoint_of(config)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def snapshot_of(state: langgraph.StateSnapshot) -> StateSnapshot:
+    """A state as plain JSON."""
+    return StateSnapshot(
+        values=whole(state.values),
+        next=tuple(state.next),
+        tasks=[_task(task) for task in state.tasks],
+        checkpoint=_checkpoint_of(state.config),
+        parent_checkpoint=_checkpoint_of(state.parent_config),
+        metadata=whole(dict(state.metadata or {})),
+        created_at=state.created_at,
+        interrupts=[question_of(interrupt) for interrupt in state.interrupts],
+    )
+
+
+def with_checkpoints(payload: Any) -> Json:
+    """A checkpoint as a graph streams it, with what LangGraph's server says beside: places as clients name them."""
+    shown = whole(payload)
+    if not isinstance(payload, Mapping) or "tasks" not in payload:
+        return shown
+    for task, whose in zip(shown["tasks"], payload["tasks"], strict=True):
+        inside = whose.get("state")
+        if isinstance(inside, Mapping):
+            task["checkpoint"], task["state"] = _checkpoint_of(inside), None
+    for name, config in (("checkpoint", payload.get("config")), ("parent_checkpoint", payload.get("parent_config"))):
+        shown[name] = _checkpoint_of(config)
+    return shown
+
+
+def _task(task: PregelTask) -> JsonObject:
+    inside = task.state
+    is_place = isinstance(inside, Mapping)
+    error: Any = task.error  # an exception, or what a saver could keep of it
+    return {
+        "id": task.id,
+        "name": task.name,
+        "error": None if error is None else error if isinstance(error, str) else repr(error),
+        "interrupts": [question_of(interrupt) for interrupt in task.interrupts],
+        "checkpoint": _checkpoint_of(inside) if is_place else None,
+        "state": snapshot_of(inside).as_json() if isinstance(inside, langgraph.StateSnapshot) else None,
+        "result": whole(task.result),
+    }
+
+
+def _checkpoint_of(config: Any) -> JsonObject | None:
+    """The place that a config names, as clients name it."""
+    if config is None:
+        return None
+    configurable = config.get("configurable", {})
+    place: JsonObject = {key: configurable.get(key) for key in _CHECKPOINT}
+    place["checkpoint_ns"] = place["checkpoint_ns"] or ""
+    if around := configurable.get("checkpoint_map"):
+        place["checkpoint_map"] = dict(around)
+    return place
+
+
+def _address(place: ThreadPlace) -> RunnableConfig:
+    configurable: dict[str, Any] = {"thread_id": place.thread_id, "checkpoint_ns": place.namespace}
+    if place.checkpoint_id is not None:
+        configurable["checkpoint_id"] = place.checkpoint_id
+    if place.checkpoints:
+        configurable["checkpoint_map"] = dict(place.checkpoints)
+    return {"configurable": configurable}
+
+
+def _at(place: ThreadPlace, checkpoint_id: str) -> ThreadPlace:
+    return ThreadPlace(thread_id=place.thread_id, namespace=place.namespace, checkpoint_id=checkpoint_id)
+
+
+async def _check_there(saver: Saver, place: ThreadPlace) -> None:
+    """See that the checkpoint is there: from one that is not, LangGraph would begin with nothing."""
+    if place.checkpoint_id is not None and await saver.aget_tuple(_address(place)) is None:
+        raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)
