@@ -258,7 +258,7 @@ async def test_events_since_a_time_are_found_without_those_before(store: Store, 
 
 
 def listing_since(since: datetime) -> EventListing:
-    nothing = dict.fromkeys(("before", "run_id", "thread_id", "agent", "status", "types"))
+    nothing = dict.fromkeys(("before", "run_id", "thread_id", "agent", "status", "types", "owner"))
     return EventListing.of(after=0, newest_first=False, since=since, limit=10, **nothing)
 
 

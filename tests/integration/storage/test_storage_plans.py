@@ -22,7 +22,9 @@ RUN = "sqlite_autoindex_runs_1 (run_id=?"
 RUNS_OF_THREAD = "COVERING INDEX ix_runs_thread (thread_id=?"
 RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
 RUNS_OF_AGENT = "COVERING INDEX ix_runs_agent (agent=?"
-THREADS_OF_STATUS = "ix_threads_status_updated_at_thread_id (status=?"
+AGENT = "ix_runs_agent (agent=?"
+OWNER = "ix_threads_owner (owner=?"
+THREADS_OF_STATUS = "ix_threads_status (status=?"
 LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
 LABEL_OF_RUN = "USING PRIMARY KEY (key=? AND value=? AND created_at=?"
 BEHIND = "(created_at,run_id)<(?,?)"
@@ -50,9 +52,9 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("runs", {"after": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEFORE}"] * 7),
     ("runs", {"since": SINCE, "until": UNTIL}, False, [f"{RUNS_OF_STATUS} AND created_at>? AND created_at<?"] * 7),
     ("runs", {"status": "error", "before": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEHIND}"]),
-    ("runs", {"agent": "a"}, False, [f"{RUNS_OF_AGENT} AND status=?"] * 7),
-    ("runs", {"agent": "a", "status": "error", "after": CURSOR}, False, [f"{RUNS_OF_AGENT} AND status=? AND {BEFORE}"]),
-    ("runs", {"thread_id": "t", "before": CURSOR}, False, [f"{RUNS_OF_THREAD} AND {BEHIND}"]),
+    ("runs", {"agent": "a", "removed": True}, False, [f"{RUNS_OF_AGENT} AND status=?"] * 7),
+    ("runs", {"agent": "a", "status": "error", "after": CURSOR}, False, [f"{AGENT} AND status=? AND {BEFORE}"]),
+    ("runs", {"thread_id": "t", "removed": True, "before": CURSOR}, False, [f"{RUNS_OF_THREAD} AND {BEHIND}"]),
     ("runs", {"thread_id": "t", "status": "error"}, True, [RUNS_OF_THREAD]),
     ("runs", {"thread_id": "t", "status": "error"}, False, [RUNS_OF_STATUS]),
     ("runs", {"metadata": {"user": "a"}, "before": CURSOR}, False, [f"{LABEL} AND {BEHIND}"]),
@@ -61,6 +63,14 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("runs", {"metadata": {"user": "a"}, "status": "error"}, False, [RUNS_OF_STATUS, LABEL_OF_RUN]),
     ("runs", {"id_prefix": "01"}, True, ["sqlite_autoindex_runs_1 (run_id>? AND run_id<?)"]),
     ("runs", {"id_prefix": "01", "status": "error"}, False, [RUNS_OF_STATUS]),
+    ("runs", {"owner": "me"}, True, [OWNER]),
+    ("runs", {"owner": "me"}, False, [RUNS_OF_STATUS] * 7),
+    ("events", {"owner": "me"}, True, [EVENTS_OF_RUN, OWNER]),
+    ("events", {"owner": "me"}, False, [LOG]),
+    ("events", {"owner": "me", "thread_id": "t"}, True, [EVENTS_OF_RUN, RUNS_OF_THREAD]),
+    ("threads", {"owner": "me"}, True, [OWNER]),
+    ("threads", {"owner": "me"}, False, [THREADS_OF_STATUS] * 4),
+    ("threads", {"removed": True}, False, [*[THREADS_OF_STATUS] * 4, *["ix_threads_removed (status=?"] * 4]),
     ("threads", {}, False, [THREADS_OF_STATUS] * 4),
     ("threads", {"since": SINCE}, False, [f"{THREADS_OF_STATUS} AND updated_at>?"] * 4),
     ("threads", {"status": "busy", "before": CURSOR}, False, [f"{THREADS_OF_STATUS} AND (updated_at,thread_id)<(?,?)"]),

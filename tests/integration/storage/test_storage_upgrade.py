@@ -98,6 +98,18 @@ class OldDatabase:
                 counts = {key: value for key, value in tokens.items() if key.endswith("_tokens")}
                 self.add("usage", run_id=run_id, kind=kind, name=name, **counts)
 
+    def cancel_run(self, number: int, says: dict[str, Any]) -> None:
+        """Cancel the run that was added last."""
+        ended = START + timedelta(seconds=17 * number + 2)
+        run = next(row for name, row in reversed(self.rows) if name == "runs")
+        run |= {"status": "cancelled", "ended_at": text(ended), "last_sequence": 2, "completion_data": "{}"}
+        self._add_event(run["run_id"], run["thread_id"], 2, "run_cancelled", ended, says)
+
+    def add_pending_run(self, run_id: str, thread_id: str, *, agent: str) -> None:
+        when = text(START + timedelta(hours=1))
+        place = {"run_id": run_id, "thread_id": thread_id, "agent": agent, "status": "pending", "last_sequence": 0}
+        self.add("runs", created_at=when, metadata="{}", **place)
+
     def _add_event(self, run_id: str, thread_id: str, sequence: int, kind: str, when: datetime, payload: Any) -> None:
         self.position += 1
         self.add(
@@ -171,7 +183,7 @@ def stats_of(url: str) -> tuple[Stats, PruneReport]:
 def test_an_old_database_keeps_all_and_gets_what_is_new(url: str, database: Any) -> None:
     kept = [
         "SELECT * FROM events ORDER BY position",
-        "SELECT * FROM threads ORDER BY thread_id",
+        "SELECT thread_id, status, title, created_at, updated_at, last_run_id FROM threads ORDER BY thread_id",
         "SELECT run_id, status, created_at, completion_data, duration_seconds FROM runs ORDER BY run_id",
     ]
     before = [rows(database, query) for query in kept]
@@ -185,6 +197,26 @@ def test_an_old_database_keeps_all_and_gets_what_is_new(url: str, database: Any)
     assert costs == [("free", 0.0), ("lead_agent", None), ("own", None), ("small", 0.125)]
     labels = rows(database, "SELECT key, value FROM run_labels WHERE run_id = 'run-3' ORDER BY key")
     assert labels == [("customer", '"Zoë"'), ("gone", "null"), ("n", "3"), ("vip", "true")]
+
+
+def test_threads_have_the_agent_of_their_newest_run_and_what_was_rolled_back_is_removed(
+    url: str, database: Any
+) -> None:
+    old = OldDatabase()
+    for number, mode in enumerate(["rollback", "interrupt", None]):
+        old.add_run(number, agent=f"agent-{number}", end=None)
+        if mode is not None:
+            old.cancel_run(number, {"cancel_mode": mode, "reason": '"cancel_mode":"rollback"'})
+    old.add_run(3, agent="first", end=DATA)
+    old.add_pending_run("run-4", "thread-3", agent="newest")
+    old.write(url)
+
+    upgrade_database(url)
+
+    kept = rows(database, "SELECT run_id, removed_at IS NOT NULL FROM runs ORDER BY run_id")
+    assert kept == [("run-0", True), ("run-1", False), ("run-2", False), ("run-3", False), ("run-4", False)]
+    agents = rows(database, "SELECT agent, owner, ends, removed_at FROM threads ORDER BY thread_id")
+    assert agents == [(agent, None, False, None) for agent in ("agent-0", "agent-1", "agent-2", "newest")]
 
 
 @pytest.mark.usefixtures("old")

@@ -137,7 +137,7 @@ def show_runs(options: LookOptions[RunStatus]) -> ExitCode:
     look = _Look(options)
 
     async def show(store: Store) -> None:
-        runs = await store.runs(status=options.status, limit=options.limit, **await look.filters(store))
+        runs = await store.runs(status=options.status, limit=options.limit, removed=True, **await look.filters(store))
         look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
 
     return look.run(show)
@@ -150,7 +150,7 @@ def show_thread(options: LookOptions[ThreadStatus], beginning: str) -> ExitCode:
 
     async def show(store: Store) -> None:
         thread = await find_thread(store, beginning)
-        runs = await store.runs(thread_id=thread.thread_id, limit=options.limit)
+        runs = await store.runs(thread_id=thread.thread_id, limit=options.limit, removed=True)
         interrupts = await open_questions(store, thread)
         whole = {**record_object(thread), "interrupts": interrupts, "runs": [record_object(run) for run in runs]}
         look.show(
@@ -166,7 +166,9 @@ def show_threads(options: LookOptions[ThreadStatus]) -> ExitCode:
     look = _Look(options)
 
     async def show(store: Store) -> None:
-        threads = await store.threads(status=options.status, limit=options.limit, **await look.filters(store))
+        threads = await store.threads(
+            status=options.status, limit=options.limit, removed=True, **await look.filters(store)
+        )
         objects = [record_object(thread) for thread in threads]
         look.show(objects, lambda console: print_threads(console, threads, look.now))
 

@@ -49,9 +49,11 @@ async def find_run(store: Store, beginning: str) -> StoredRun:
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    if (found := await store.run(beginning)) is not None:
+    if (found := await store.run(beginning, removed=True)) is not None:
         return found
-    return _only("run", beginning, await store.runs(id_prefix=beginning, limit=_NAMED + 1), lambda run: run.run_id)
+    return _only(
+        "run", beginning, await store.runs(id_prefix=beginning, removed=True, limit=_NAMED + 1), lambda run: run.run_id
+    )
 
 
 async def find_thread(store: Store, beginning: str) -> StoredThread:
@@ -60,12 +62,12 @@ async def find_thread(store: Store, beginning: str) -> StoredThread:
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    if (found := await store.thread(beginning)) is not None:
+    if (found := await store.thread(beginning, removed=True)) is not None:
         return found
     return _only(
         "thread",
         beginning,
-        await store.threads(id_prefix=beginning, limit=_NAMED + 1),
+        await store.threads(id_prefix=beginning, removed=True, limit=_NAMED + 1),
         lambda thread: thread.thread_id,
     )
 

@@ -50,6 +50,13 @@ def check_option(option: str, said: Any, kind: type) -> None:
         raise StoreOptionError(option=option, value=said, why=f"it is {what}")
 
 
+def flag(field: str, said: Any) -> bool:
+    """True or False."""
+    if not isinstance(said, bool):
+        raise InvalidQueryError(field=field, value=said, why="it is True or False")
+    return said
+
+
 def is_plain(said: Any) -> bool:
     """Whether it is a text that a database can hold."""
     return isinstance(said, str) and is_plain_text(said)

@@ -28,7 +28,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._recent import EventFilter, RecentEvents
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._tables import POSITION, counters, events, runs
+from trackside.app.storage._tables import POSITION, counters, events, runs, threads
 from trackside.harness.errors import ClosedError, TracksideError
 
 logger = logging.getLogger("trackside.storage")
@@ -103,6 +103,11 @@ def _read_on(connection: Connection, *, after: int | None, most: int | None) -> 
 def _agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
     rows = connection.execute(select(runs.c.run_id, runs.c.agent).where(runs.c.run_id.in_(run_ids)))
     return {row.run_id: row.agent for row in rows}
+
+
+def _owners_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, str | None]:
+    rows = connection.execute(select(threads.c.thread_id, threads.c.owner).where(threads.c.thread_id.in_(thread_ids)))
+    return {row.thread_id: row.owner for row in rows}
 
 
 def _pause_after(failures: int) -> float:
@@ -184,6 +189,9 @@ class EventFeed:
         if wanted.agent is not None:
             while self._recent.agents.unknown:
                 await self._learn_agents()
+        if wanted.owner is not None:
+            while unowned := self._recent.unowned(cursor):
+                self._recent.learn_owners(unowned, await self._readers.run(partial(_owners_of, thread_ids=unowned)))
         if not self.holds(cursor):
             return None, cursor
         stored = self._recent.first(cursor, wanted)

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from trackside.app.storage._arguments import (
     AnyOf,
     Place,
+    flag,
     id_range,
     interval,
     labels,
@@ -117,6 +118,8 @@ class RunListing:
     since: datetime | None
     until: datetime | None
     id_prefix: str | None
+    owner: str | None
+    removed: bool
     page: Page
 
     @classmethod
@@ -130,6 +133,8 @@ class RunListing:
         since: datetime | None,
         until: datetime | None,
         id_prefix: str | None,
+        owner: str | None,
+        removed: bool,
         page: Page,
     ) -> Self:
         """Check what was asked for.
@@ -146,6 +151,8 @@ class RunListing:
             since=since,
             until=until,
             id_prefix=plain_or_none("id_prefix", id_prefix),
+            owner=plain_or_none("owner", owner),
+            removed=flag("removed", removed),
             page=page,
         )
 
@@ -162,6 +169,8 @@ class RunListing:
     def _keys(self, connection: Connection) -> Select[Any]:
         if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix), FEW):
             return self._through_ids(self.id_prefix)
+        if self.owner is not None and are_few(connection, [are_owned_by(self.owner)], FEW):
+            return self._through_owner(self.owner)
         ways: list[tuple[Conditions, int, Callable[[], Select[Any]]]] = []
         if self.thread_id is not None:
             ways.append((self._of_thread(self.thread_id), 1, partial(self._through_thread, self.thread_id)))
@@ -187,8 +196,17 @@ class RunListing:
         conditions = [*_begins(runs.c.run_id, id_prefix), *self._time(runs.c.created_at), *self._rest(prefix=False)]
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
+    def _through_owner(self, owner: str) -> Select[Any]:
+        conditions = [are_owned_by(owner), *self._time(runs.c.created_at), *self._rest(owner=False)]
+        return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
+
     def _through_label(self, label: Label) -> Select[Any]:
         conditions = self._of_label(label)
+        if not self.removed:
+            run = runs.alias()
+            conditions.append(there_is(run.c.run_id == run_labels.c.run_id, run.c.removed_at.is_(None)))
+        if self.owner is not None:
+            conditions.append(is_owned(self.owner, run_labels.c.thread_id))
         conditions += [_is_labelled(other, run_labels) for other in self.labels if other != label]
         if self.agent is not None:
             conditions.append(run_labels.c.agent == self.agent)
@@ -225,9 +243,15 @@ class RunListing:
     def _time(self, when: Column[Any]) -> Conditions:
         return _within(when, self.since, self.until)
 
-    def _rest(self, *, thread: bool = True, prefix: bool = True, statuses: bool = True) -> Conditions:
+    def _rest(
+        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, owner: bool = True
+    ) -> Conditions:
         """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
         conditions = [_is_labelled(label, runs) for label in self.labels]
+        if not self.removed:
+            conditions.append(runs.c.removed_at.is_(None))
+        if owner and self.owner is not None:
+            conditions.append(is_owned(self.owner, runs.c.thread_id))
         if statuses and self.statuses is not None:
             conditions.append(unindexed(runs.c.status).in_([status.value for status in self.statuses]))
         if statuses and self.agent is not None:
@@ -250,6 +274,8 @@ class ThreadListing:
     since: datetime | None
     until: datetime | None
     id_prefix: str | None
+    owner: str | None
+    removed: bool
     page: Page
 
     @classmethod
@@ -263,6 +289,8 @@ class ThreadListing:
         since: datetime | None,
         until: datetime | None,
         id_prefix: str | None,
+        owner: str | None,
+        removed: bool,
         page: Page,
     ) -> Self:
         """Check what was asked for.
@@ -279,6 +307,8 @@ class ThreadListing:
             since=since,
             until=until,
             id_prefix=plain_or_none("id_prefix", id_prefix),
+            owner=plain_or_none("owner", owner),
+            removed=flag("removed", removed),
             page=page,
         )
 
@@ -297,25 +327,36 @@ class ThreadListing:
     def _keys(self, connection: Connection) -> Select[Any]:
         if (few := self._few(connection)) is not None:
             statuses = unindexed(threads.c.status).in_([status.value for status in self.statuses])
+            if not self.removed:
+                few.append(threads.c.removed_at.is_(None))
             return self.page.keys([*few, statuses, *self._time()], threads.c.updated_at, threads.c.thread_id)
         shared = [*self._time(), *self._has_run()]
         if self.id_prefix is not None:
             shared += _begins(unindexed(threads.c.thread_id), self.id_prefix)
+        if self.owner is not None:
+            shared.append(unindexed(threads.c.owner) == self.owner)
+        standing = [threads.c.removed_at.is_(None), *([threads.c.removed_at.is_not(None)] if self.removed else [])]
         parts = [
-            self.page.keys([threads.c.status == status.value, *shared], threads.c.updated_at, threads.c.thread_id)
+            self.page.keys(
+                [threads.c.status == status.value, is_there, *shared], threads.c.updated_at, threads.c.thread_id
+            )
             for status in self.statuses
+            for is_there in standing
         ]
         return self.page.merged(parts)
 
     def _few(self, connection: Connection) -> Conditions | None:
         """What holds for few threads, which can be sorted, and all that are asked for; None if they may be many."""
         of_prefix = [] if self.id_prefix is None else _begins(threads.c.thread_id, self.id_prefix)
+        owned = [] if self.owner is None else [threads.c.owner == self.owner]
         if self.thread_id is not None:
-            return [threads.c.thread_id == self.thread_id, *of_prefix, *self._has_run()]
+            return [threads.c.thread_id == self.thread_id, *of_prefix, *owned, *self._has_run()]
         if of_prefix and are_few(connection, of_prefix, FEW):
-            return [*of_prefix, *self._has_run()]
+            return [*of_prefix, *owned, *self._has_run()]
+        if owned and are_few(connection, owned, FEW):
+            return [*of_prefix, *owned, *self._has_run()]
         if (of_runs := self._of_few_runs(connection)) is not None:
-            return [*of_prefix, threads.c.thread_id.in_(of_runs)]
+            return [*of_prefix, *owned, threads.c.thread_id.in_(of_runs)]
         return None
 
     def _of_few_runs(self, connection: Connection) -> Select[Any] | None:
@@ -370,7 +411,9 @@ def run_of(row: Row[Any]) -> StoredRun:
 def thread_of(row: Row[Any]) -> StoredThread:
     """The thread in a row."""
     values = dict(row._mapping)  # noqa: SLF001  # the documented way to a row's names
+    del values["forgotten"]
     values["status"] = ThreadStatus(row.status)
+    values["metadata"] = row.metadata or {}
     return StoredThread(**values)
 
 
@@ -402,6 +445,17 @@ def _is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
         label_.c.created_at == of.c.created_at,
         unindexed(label_.c.run_id) == of.c.run_id,
     )
+
+
+def are_owned_by(owner: str) -> ColumnElement[bool]:
+    """That a run is of a thread of this owner, in a way that leads from his threads to it."""
+    return runs.c.thread_id.in_(select(threads.c.thread_id).where(threads.c.owner == owner))
+
+
+def is_owned(owner: str, thread_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    """That a thread is this owner's, looked at by its id."""
+    thread = threads.alias()
+    return there_is(thread.c.thread_id == thread_id, unindexed(thread.c.owner) == owner)
 
 
 def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:

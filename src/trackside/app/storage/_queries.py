@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal_column, select, union_all
 
-from trackside.app.storage._arguments import AnyOf, limit_of, members, plain, plain_or_none, position, time
-from trackside.app.storage._listings import are_few, has_status, there_is, unindexed
+from trackside.app.storage._arguments import AnyOf, flag, limit_of, members, plain, plain_or_none, position, time
+from trackside.app.storage._listings import are_few, are_owned_by, has_status, is_owned, there_is, unindexed
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import (
@@ -54,6 +54,7 @@ class EventListing:
     statuses: Sequence[RunStatus] | None
     types: Sequence[LifecycleEventType] | None
     since: datetime | None
+    owner: str | None
     limit: int
 
     @classmethod
@@ -69,6 +70,7 @@ class EventListing:
         status: AnyOf[RunStatus] | None,
         types: AnyOf[LifecycleEventType] | None,
         since: datetime | None,
+        owner: str | None,
         limit: int,
     ) -> Self:
         """Check what was asked for.
@@ -76,18 +78,17 @@ class EventListing:
         Raises:
             InvalidQueryError: an argument does not fit.
         """
-        if not isinstance(newest_first, bool):
-            raise InvalidQueryError(field="newest_first", value=newest_first, why="it is True or False")
         return cls(
             after=position("after", after),
             before=None if before is None else position("before", before),
-            newest_first=newest_first,
+            newest_first=flag("newest_first", newest_first),
             run_id=plain_or_none("run_id", run_id),
             thread_id=plain_or_none("thread_id", thread_id),
             agent=plain_or_none("agent", agent),
             statuses=None if status is None else members(RunStatus, "status", status),
             types=None if types is None else members(LifecycleEventType, "types", types),
             since=None if since is None else time("since", since),
+            owner=plain_or_none("owner", owner),
             limit=limit_of(limit),
         )
 
@@ -121,8 +122,10 @@ class EventListing:
 
     def _of_some_runs(self, connection: Connection, begin: int) -> list[StoredEvent]:
         of_runs = self._of_run()
-        if are_few(connection, self._of_thread() or of_runs, FEW_RUNS):
-            return self._fetch(connection, self._of_few_runs(begin, self.before, of_runs), self.limit)
+        of_owner = [] if self.owner is None or self.thread_id is not None else [are_owned_by(self.owner)]
+        if are_few(connection, self._of_thread() or of_owner or of_runs, FEW_RUNS):
+            few = [*of_owner, *self._indexless()] if of_owner else of_runs
+            return self._fetch(connection, self._of_few_runs(begin, self.before, few), self.limit)
         end = _end(connection) + 1
         listed: list[StoredEvent] = []
         for stretch in _stretches(
@@ -152,6 +155,8 @@ class EventListing:
             conditions.append(events.c.thread_id == self.thread_id)
         if of_run := _runs(self.statuses, self.agent):
             conditions.append(there_is(runs.c.run_id == events.c.run_id, *of_run))
+        if self.owner is not None:
+            conditions.append(is_owned(self.owner, events.c.thread_id))
         return self._positions(conditions)
 
     def _positions(self, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
@@ -182,18 +187,28 @@ class EventListing:
 
     def _of_run(self) -> list[ColumnElement[bool]]:
         """What holds for the runs, in a way that leads to them by time; where only ends are wanted, also how they ended."""
-        if self.agent is None and self.statuses is None:
+        if self.agent is None and self.statuses is None and self.owner is None:
             return self._of_thread()
+        owned = [] if self.owner is None else [is_owned(self.owner, runs.c.thread_id)]
         statuses = self.statuses
         if statuses is None and self.types and all(map(is_terminal, self.types)):
             statuses = [status for kind in self.types for status in STATUSES_OF_EVENT[kind]]
         if self.thread_id is None:
-            return _runs(statuses or [*RunStatus], self.agent)
-        conditions = self._of_thread()
+            return [*_runs(statuses or [*RunStatus], self.agent), *owned]
+        conditions = [*self._of_thread(), *owned]
         if self.agent is not None:
             conditions.append(unindexed(runs.c.agent) == self.agent)
         if statuses is not None:
             conditions.append(has_status(statuses, runs))
+        return conditions
+
+    def _indexless(self) -> list[ColumnElement[bool]]:
+        """What else holds for the runs, where an owner's threads lead to them."""
+        conditions: list[ColumnElement[bool]] = []
+        if self.agent is not None:
+            conditions.append(unindexed(runs.c.agent) == self.agent)
+        if self.statuses is not None:
+            conditions.append(unindexed(runs.c.status).in_([status.value for status in self.statuses]))
         return conditions
 
     def _of_thread(self) -> list[ColumnElement[bool]]:
@@ -271,9 +286,18 @@ def runs_that_fit(
     return conditions
 
 
-def one_run(run_id: str) -> Select[Any]:
-    """One run."""
-    return RUNS.where(_is(runs.c.run_id, run_id))
+def one_run(run_id: str, *, owner: str | None = None, removed: bool = True) -> Select[Any]:
+    """One run, if its thread is this owner's; with `removed` also if it, or its thread, was."""
+    query = RUNS.where(_is(runs.c.run_id, run_id))
+    if owner is None and removed:
+        return query
+    thread = [threads.c.thread_id == runs.c.thread_id]
+    if owner is not None:
+        thread.append(_is(threads.c.owner, owner))
+    if not removed:
+        thread.append(threads.c.removed_at.is_(None))
+        query = query.where(runs.c.removed_at.is_(None))
+    return query.where(there_is(*thread))
 
 
 def request_of_run(run_id: str) -> Select[Any]:
@@ -291,9 +315,12 @@ def events_of_run(run_id: str) -> Select[Any]:
     return select(events).where(_is(events.c.run_id, run_id)).order_by(events.c.sequence)
 
 
-def one_thread(thread_id: str) -> Select[Any]:
-    """One thread."""
-    return select(threads).where(_is(threads.c.thread_id, thread_id))
+def one_thread(thread_id: str, *, owner: str | None = None, removed: bool = True) -> Select[Any]:
+    """One thread, if it is this owner's; with `removed` also if it was."""
+    query = select(threads).where(_is(threads.c.thread_id, thread_id))
+    if owner is not None:
+        query = query.where(_is(threads.c.owner, owner))
+    return query if removed else query.where(threads.c.removed_at.is_(None))
 
 
 def one_thread_state(thread_id: str) -> Select[Any]:

@@ -26,6 +26,7 @@ class EventFilter:
     agent: str | None = None
     types: frozenset[LifecycleEventType] | None = None
     since: datetime | None = None
+    owner: str | None = None
 
     @classmethod
     def of(
@@ -36,6 +37,7 @@ class EventFilter:
         agent: str | None,
         types: AnyOf[LifecycleEventType] | None,
         since: datetime | None,
+        owner: str | None,
         after: int,
     ) -> EventFilter:
         """What `Store.events` finds under these arguments.
@@ -53,6 +55,7 @@ class EventFilter:
             status=None,
             types=types,
             since=since,
+            owner=owner,
             limit=1,
         )
         kinds = None if types is None else [types] if isinstance(types, str) else types
@@ -62,6 +65,7 @@ class EventFilter:
             agent=agent,
             types=None if kinds is None else frozenset(map(LifecycleEventType, kinds)),
             since=since,
+            owner=owner,
         )
 
     @property
@@ -74,8 +78,8 @@ class EventFilter:
         """The id of a run or thread without which no event fits."""
         return self.thread_id if self.run_id is None else self.run_id
 
-    def fits(self, stored: StoredEvent, agents: Mapping[str, str | None]) -> bool:
-        """Whether it wants this event; `agents` has the agent of its run."""
+    def fits(self, stored: StoredEvent, agents: Mapping[str, str | None], owners: Mapping[str, str | None]) -> bool:
+        """Whether it wants this event; `agents` has the agent of its run, `owners` the owner of its thread."""
         event = stored.event
         return (
             (self.run_id is None or event.run_id == self.run_id)
@@ -83,6 +87,7 @@ class EventFilter:
             and (self.types is None or event.event_type in self.types)
             and (self.since is None or event.occurred_at >= self.since)
             and (self.agent is None or agents.get(event.run_id) == self.agent)
+            and (self.owner is None or owners.get(event.thread_id) == self.owner)
         )
 
 
@@ -144,6 +149,7 @@ class RecentEvents:
         self._sizes: deque[int] = deque()
         self._total = 0
         self.agents = RunAgents(count)
+        self._owners: OrderedDict[str, str | None] = OrderedDict()
         self.start = self.end = 0
 
     def restart(self, end: int) -> None:
@@ -177,9 +183,22 @@ class RecentEvents:
         """The first event after a position that it holds which is wanted."""
         if cursor == self.end:
             return None
-        events, known = self._events, self.agents.known
+        events, known, owners = self._events, self.agents.known, self._owners
         start = bisect_right(events, cursor, key=_position_of)
         if wanted.wants_all:
             return events[start] if start < len(events) else None
-        fits: Callable[[StoredEvent], bool] = lambda stored: wanted.fits(stored, known)  # noqa: E731
+        fits: Callable[[StoredEvent], bool] = lambda stored: wanted.fits(stored, known, owners)  # noqa: E731
         return next(filter(fits, map(events.__getitem__, range(start, len(events)))), None)
+
+    def unowned(self, cursor: int) -> list[str]:
+        """The threads of events after a position whose owners have to be looked up. Only who asks for owners needs them."""
+        start = bisect_right(self._events, cursor, key=_position_of)
+        ids = (self._events[place].event.thread_id for place in range(start, len(self._events)))
+        return [*dict.fromkeys(thread_id for thread_id in ids if thread_id not in self._owners)]
+
+    def learn_owners(self, looked_up: Iterable[str], owners: Mapping[str, str | None]) -> None:
+        """These were looked up, and an owner never changes; a thread that is not found has been removed, and is nobody's."""
+        for thread_id in looked_up:
+            self._owners[thread_id] = owners.get(thread_id)
+        while len(self._owners) > 2 * self._count:
+            self._owners.popitem(last=False)

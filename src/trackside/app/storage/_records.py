@@ -26,7 +26,8 @@ class StoredRun:
 
     `agent` is None if the run never started. `duration_seconds` is None until then, and `cost_usd` where no price was
     known. `attempt` counts the tries of what was started anew, and `retry_of` is the run that was tried before.
-    `stuck_since` is since when an agent has been cancelled and goes on all the same.
+    `stuck_since` is since when an agent has been cancelled and goes on all the same. `removed_at` is since when clients do
+    not see it: it was rolled back, or deleted.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class StoredRun:
     cost_usd: float | None
     attempt: int
     retry_of: str | None
+    removed_at: datetime | None
     stuck_since: datetime | None
 
     @property
@@ -72,7 +74,11 @@ class RunWithEvents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredThread:
-    """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC."""
+    """A thread; `updated_at` is when a run of it started or ended, or its status changed. Times are aware UTC.
+
+    `agent` is that of its newest run. `owner` is whose it is; None: everybody's who has no name. At `expires_at`, which is
+    `ttl_minutes` after that was asked for, it is removed. `removed_at` is since when clients do not see it.
+    """
 
     thread_id: str
     status: ThreadStatus
@@ -80,6 +86,13 @@ class StoredThread:
     created_at: datetime
     updated_at: datetime
     last_run_id: str | None
+    agent: str | None
+    owner: str | None
+    metadata: Mapping[str, Any]
+    expires_at: datetime | None
+    ttl_minutes: float | None
+    ends: bool
+    removed_at: datetime | None
 
     @property
     def cursor(self) -> str:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -100,31 +101,62 @@ threads = Table(
     Column("owner", _Text),
     Column("metadata", JsonText),
     Column("expires_at", UtcTime),
-    Column("ends", Boolean, nullable=False, server_default="0"),
     Column("removed_at", UtcTime),
-    # None for all threads or all runs alone: they are merged, status by status.
-    Index(None, "status", "updated_at", "thread_id"),
+    Column("ttl_minutes", Float),
+    Column("ends", Boolean, nullable=False, server_default="0"),
+    Column("forgotten", Boolean, nullable=False, server_default="0"),
 )
+"""Conversations. One with `removed_at` is gone for clients; it is `forgotten` when what it remembered has gone, too.
 
+One that `ends` goes with the end of its last run, and its runs stay in the log; another's go as soon as nobody needs them.
+"""
+
+# Runs on threads of their own leave as many rows that are removed as there are runs: whoever looks for others must not
+# meet them. There is no index for all: threads are merged, status by status. The agent is there to be looked at.
+_is_there = threads.c.removed_at.is_(None)
+_is_removed = threads.c.removed_at.is_not(None)
+Index(
+    "ix_threads_status",
+    threads.c.status,
+    threads.c.updated_at,
+    threads.c.thread_id,
+    threads.c.agent,
+    sqlite_where=_is_there,
+    postgresql_where=_is_there,
+)
+Index(
+    "ix_threads_removed",
+    threads.c.status,
+    threads.c.updated_at,
+    threads.c.thread_id,
+    sqlite_where=_is_removed,
+    postgresql_where=_is_removed,
+)
 Index(
     "ix_threads_owner",
     threads.c.owner,
+    threads.c.removed_at,
     threads.c.updated_at,
     threads.c.thread_id,
     sqlite_where=threads.c.owner.is_not(None),
     postgresql_where=threads.c.owner.is_not(None),
 )
+_expires = and_(threads.c.expires_at.is_not(None), threads.c.removed_at.is_(None))
+Index("ix_threads_expires_at", threads.c.expires_at, sqlite_where=_expires, postgresql_where=_expires)
+_is_to_be_forgotten = and_(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
 Index(
-    "ix_threads_expires_at",
-    threads.c.expires_at,
-    sqlite_where=threads.c.expires_at.is_not(None),
-    postgresql_where=threads.c.expires_at.is_not(None),
-)
-Index(
-    "ix_threads_removed_at",
+    "ix_threads_to_forget",
     threads.c.removed_at,
-    sqlite_where=threads.c.removed_at.is_not(None),
-    postgresql_where=threads.c.removed_at.is_not(None),
+    threads.c.thread_id,
+    sqlite_where=_is_to_be_forgotten,
+    postgresql_where=_is_to_be_forgotten,
+)
+_is_to_be_deleted = and_(threads.c.removed_at.is_not(None), ~threads.c.ends)
+Index(
+    "ix_threads_to_delete",
+    threads.c.thread_id,
+    sqlite_where=_is_to_be_deleted,
+    postgresql_where=_is_to_be_deleted,
 )
 
 thread_labels = Table(
@@ -305,6 +337,8 @@ Index(
     sqlite_where=_waits,
     postgresql_where=_waits,
 )
+_is_delayed = active_runs.c.state == "delayed"
+Index("ix_active_runs_delayed", active_runs.c.thread_id, sqlite_where=_is_delayed, postgresql_where=_is_delayed)
 Index(
     "ix_active_runs_due_at",
     active_runs.c.due_at,

@@ -179,6 +179,7 @@ class Store:
         status: AnyOf[RunStatus] | None = None,
         types: AnyOf[LifecycleEventType] | None = None,
         since: datetime | None = None,
+        owner: str | None = None,
         limit: int = 1000,
     ) -> list[StoredEvent]:
         """The first `limit` events that fit, in order of position; with `newest_first` the last ones, from the end back.
@@ -193,6 +194,7 @@ class Store:
             status: only of runs that have this status now, or one of these.
             types: only events of this type, or one of these.
             since: only events that occurred then or later.
+            owner: only of threads of this owner, those that were removed among them.
             limit: how many at most.
 
         Raises:
@@ -208,6 +210,7 @@ class Store:
             status=status,
             types=types,
             since=since,
+            owner=owner,
             limit=limit,
         )
         return await self._readers.run(listing.read)
@@ -221,6 +224,7 @@ class Store:
         agent: str | None = None,
         types: AnyOf[LifecycleEventType] | None = None,
         since: datetime | None = None,
+        owner: str | None = None,
         on_outage: HearOutage | None = None,
     ) -> Follower:
         """The events that fit, one after another in order of position: those that are there, then each one that comes.
@@ -244,13 +248,23 @@ class Store:
         """
         if on_outage is not None and not callable(on_outage):
             raise InvalidQueryError(field="on_outage", value=on_outage, why="it is a function that takes the error")
-        wanted = EventFilter.of(run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since, after=after)
-        read = partial(self.events, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since)
+        wanted = EventFilter.of(
+            run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since, owner=owner, after=after
+        )
+        read = partial(
+            self.events, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since, owner=owner
+        )
         return Follower(self._feed, wanted, after, read, on_outage=on_outage)
 
-    async def run(self, run_id: str) -> StoredRun | None:
-        """The run with this id; None if there is none."""
-        return await self._readers.first(_queries.one_run(run_id), run_of)
+    async def run(self, run_id: str, *, owner: str | None = None, removed: bool = False) -> StoredRun | None:
+        """The run with this id; None if there is none.
+
+        Args:
+            run_id: its id.
+            owner: only if its thread is this owner's.
+            removed: also if it, or its thread, was removed: clients do not see it, and the log still has it.
+        """
+        return await self._readers.first(_queries.one_run(run_id, owner=owner, removed=removed), run_of)
 
     async def request_of(self, run_id: str) -> JsonObject | None:
         """What was asked for when this run was started, `RunSpec` by field, those that had their default left out.
@@ -298,6 +312,8 @@ class Store:
         since: datetime | None = None,
         until: datetime | None = None,
         id_prefix: str | None = None,
+        owner: str | None = None,
+        removed: bool = False,
         after: str | None = None,
         before: str | None = None,
         limit: int = 50,
@@ -316,6 +332,8 @@ class Store:
             since: only runs that were created then or later.
             until: only runs that were created before.
             id_prefix: how their ids begin.
+            owner: only of threads of this owner.
+            removed: also runs that clients do not see: they, or their threads, were removed, or they were rolled back.
             after: only runs that are newer than this `cursor`, next to it.
             before: only runs that are older than this `cursor`.
             limit: how many at most.
@@ -331,13 +349,21 @@ class Store:
             since=since,
             until=until,
             id_prefix=id_prefix,
+            owner=owner,
+            removed=removed,
             page=Page.of(after=after, before=before, limit=limit),
         )
         return await self._readers.run(listing.read)
 
-    async def thread(self, thread_id: str) -> StoredThread | None:
-        """The thread with this id; None if there is none."""
-        return await self._readers.first(_queries.one_thread(thread_id), thread_of)
+    async def thread(self, thread_id: str, *, owner: str | None = None, removed: bool = False) -> StoredThread | None:
+        """The thread with this id; None if there is none.
+
+        Args:
+            thread_id: its id.
+            owner: only if it is this owner's.
+            removed: also if it was removed: clients do not see it, and the log still has its runs.
+        """
+        return await self._readers.first(_queries.one_thread(thread_id, owner=owner, removed=removed), thread_of)
 
     async def threads(
         self,
@@ -349,6 +375,8 @@ class Store:
         since: datetime | None = None,
         until: datetime | None = None,
         id_prefix: str | None = None,
+        owner: str | None = None,
+        removed: bool = False,
         after: str | None = None,
         before: str | None = None,
         limit: int = 50,
@@ -366,6 +394,8 @@ class Store:
             since: only threads in which something happened then or later.
             until: only threads in which nothing happened from then on.
             id_prefix: how their ids begin.
+            owner: only those of this owner.
+            removed: also threads that were removed, which clients do not see, and of which the log has runs.
             after: only threads in which something happened later than in the one of this `cursor`, next to it.
             before: only threads in which nothing happened since the one of this `cursor`.
             limit: how many at most.
@@ -381,6 +411,8 @@ class Store:
             since=since,
             until=until,
             id_prefix=id_prefix,
+            owner=owner,
+            removed=removed,
             page=Page.of(after=after, before=before, limit=limit),
         )
         return await self._readers.run(listing.read)

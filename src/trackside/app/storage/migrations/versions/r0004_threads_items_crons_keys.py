@@ -11,24 +11,49 @@ _Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Add the columns and tables, and say of each thread which agent it had last."""
-    for name in ("agent", "owner", "metadata", "expires_at"):
+    """Add the columns and tables, and say which agent threads had last, and which runs were rolled back."""
+    for name in ("agent", "owner", "metadata", "expires_at", "removed_at"):
         op.add_column("threads", sa.Column(name, _Text))
-    op.add_column("threads", sa.Column("ends", sa.Boolean, nullable=False, server_default="0"))
-    op.add_column("threads", sa.Column("removed_at", _Text))
+    op.add_column("threads", sa.Column("ttl_minutes", sa.Float))
+    for name in ("ends", "forgotten"):
+        op.add_column("threads", sa.Column(name, sa.Boolean, nullable=False, server_default="0"))
     op.add_column("runs", sa.Column("removed_at", _Text))
-    _index_some("ix_threads_owner", "threads", ["owner", "updated_at", "thread_id"])
-    _index_some("ix_threads_expires_at", "threads", ["expires_at"])
-    _index_some("ix_threads_removed_at", "threads", ["removed_at"])
-    op.execute("UPDATE threads SET agent = (SELECT agent FROM runs WHERE runs.run_id = threads.last_run_id)")
+    _threads_indexes()
+    _index_where("ix_active_runs_delayed", "active_runs", ["thread_id"], "state = 'delayed'")
+    _fill()
     _thread_labels()
     _items()
     _crons()
     _api_keys()
 
 
+def _fill() -> None:
+    newest = "SELECT agent FROM runs WHERE runs.thread_id = threads.thread_id ORDER BY created_at DESC, run_id DESC LIMIT 1"
+    op.execute(f"UPDATE threads SET agent = ({newest})")
+    # As the text of JSON stands in the log; in a text, quotes would be escaped.
+    says = """event_type = 'run_cancelled' AND payload LIKE '%"cancel_mode"_"rollback"%'"""
+    op.execute(f"UPDATE runs SET removed_at = ended_at WHERE run_id IN (SELECT run_id FROM events WHERE {says})")
+
+
+def _threads_indexes() -> None:
+    op.drop_index("ix_threads_status_updated_at_thread_id", "threads")
+    page = ["status", "updated_at", "thread_id"]
+    _index_where("ix_threads_status", "threads", [*page, "agent"], "removed_at IS NULL")
+    _index_where("ix_threads_removed", "threads", page, "removed_at IS NOT NULL")
+    _index_some("ix_threads_owner", "threads", ["owner", "removed_at", "updated_at", "thread_id"])
+    _index_where("ix_threads_expires_at", "threads", ["expires_at"], "expires_at IS NOT NULL AND removed_at IS NULL")
+    false = "0" if op.get_bind().dialect.name == "sqlite" else "false"
+    is_gone = f"removed_at IS NOT NULL AND {{}} = {false}"
+    _index_where("ix_threads_to_forget", "threads", ["removed_at", "thread_id"], is_gone.format("forgotten"))
+    _index_where("ix_threads_to_delete", "threads", ["thread_id"], is_gone.format("ends"))
+
+
 def _index_some(name: str, table: str, columns: list[str]) -> None:
-    where = sa.text(f"{columns[0]} IS NOT NULL")
+    _index_where(name, table, columns, f"{columns[0]} IS NOT NULL")
+
+
+def _index_where(name: str, table: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
     op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
 
 
