@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trackside._version import __version__
+from trackside.app.cli import beginning_anew
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.leftovers import event_loop
-from trackside.app.cli.output import JsonOutput, standard_error
+from trackside.app.cli.notifying import tell_service_manager
+from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.serving_life import ServerLife
+from trackside.app.cli.serving_words import ServerWords
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import load_agents, open_app
@@ -25,7 +28,7 @@ from trackside.harness.errors import TracksideError
 
 
 class NoAgentsError(TracksideError, LookupError):
-    """there is no agent to serve: name one (`trackside serve path/file.py:name`), or those under [agents] in trackside.toml."""  # noqa: E501
+    """there is no agent to serve: name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml."""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,22 +60,46 @@ class ServeOptions:
 
 def check(options: ServeOptions) -> ExitCode:
     """Load what would be served, and say what is wrong with it."""
-    settings = options.settings()
-    load_agents(settings)
+    load_agents(options.settings())
     return ExitCode.success
 
 
 def serve(options: ServeOptions) -> ExitCode:
     """Serve until a signal says to stop."""
+    _take_signals()
+    with ExitStack() as stack:
+        try:
+            begins_anew, sockets = _serve(options, stack)
+        except KeyboardInterrupt:  # before there was anything to stop
+            return ExitCode.success
+    if begins_anew:
+        beginning_anew.begin(sockets)
+    return ExitCode.success
+
+
+def _take_signals() -> None:
+    interrupt_on_stop_signals()
+    if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
+
+
+def _serve(options: ServeOptions, stack: ExitStack) -> tuple[bool, Sequence[socket.socket]]:
+    """Serve to the end; whether to begin anew, and on which sockets."""
+    settings = options.settings()
+    sockets = _sockets(settings)
+    kept = [one.dup() for one in sockets]
+    output = stack.enter_context(JsonOutput()) if options.json else None
+    agents = load_agents(settings)  # before there is an event loop, as agents' modules expect
+    words = stack.enter_context(ServerWords(output, settings))
+    runner = stack.enter_context(event_loop(_loop_factory()))
+    begins_anew = runner.run(_serve_in_loop(settings, agents, sockets, words))
+    return begins_anew, kept
+
+
+def _sockets(settings: Settings) -> list[socket.socket]:
     from trackside.app.server.sockets import handed_over, listen_at
 
-    interrupt_on_stop_signals()
-    settings = options.settings()
-    sockets = handed_over(os.environ) or listen_at(settings.server.host, settings.server.port)
-    with JsonOutput() if options.json else nullcontext() as output:
-        agents = load_agents(settings)  # before there is an event loop, as agents' modules expect
-        with event_loop(_loop_factory()) as runner:
-            return runner.run(_serve(settings, agents, sockets, output))
+    return handed_over(os.environ) or listen_at(settings.server.host, settings.server.port)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -83,19 +110,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    settings: Settings, agents: dict[str, Any], sockets: Sequence[socket.socket], output: JsonOutput | None
-) -> ExitCode:
+async def _serve_in_loop(
+    settings: Settings, agents: dict[str, Any], sockets: Sequence[socket.socket], words: ServerWords
+) -> bool:
+    from trackside.app.server.front import Front
     from trackside.app.server.http import HttpServer
 
-    async with open_app(settings, agents) as app:
-        life = ServerLife(app, settings)
-        async with HttpServer(app.asgi, sockets) as server:
-            with life.signals():
-                _say_ready(settings, sockets[0], output)
+    life = ServerLife(settings, words.say)
+    with life.signals():
+        async with open_app(settings, agents) as app:
+            front = Front(app.asgi, note=words.note)
+            async with HttpServer(front, sockets) as server:
+                if not life.is_told_to_end:
+                    words.say_ready(app, sockets)
+                    tell_service_manager("READY=1")
                 await life.until_told_to_end()
-                await life.end(server)
-    return ExitCode.success
+                await life.end(app, front, server)
+            await life.deliver(app)
+        words.say("stopped")
+    return life.begins_anew
 
 
 def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:
@@ -114,18 +147,3 @@ def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:
             raise ArgumentError(name="AGENT", why=why)
         named[name] = target
     return named
-
-
-def _say_ready(settings: Settings, at: socket.socket, output: JsonOutput | None) -> None:
-    from trackside.app.server.sockets import address_of
-
-    host, port = at.getsockname()[:2]
-    url = f"http://{address_of(host, port)}"
-    if output is not None:
-        facts = {"url": url, "host": host, "port": port, "pid": os.getpid(), "database": settings.database_shown}
-        output.print({**facts, "agents": sorted(settings.agents), "version": __version__})
-        return
-    console = standard_error()
-    console.print(f"Trackside {__version__} answers at {url}", soft_wrap=True)
-    console.print(f"  database  {settings.database_shown}", soft_wrap=True)
-    console.print(f"  agents    {', '.join(sorted(settings.agents))}", soft_wrap=True)

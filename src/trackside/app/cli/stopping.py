@@ -27,9 +27,11 @@ def interrupt_on_stop_signals() -> None:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored."""
-    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+    """Those that mean to stop; SIGHUP does not where somebody (`nohup`) has it ignored, or there is none."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trackside.app.server.health import Health
 from trackside.app.server.log_stream import EventFrames
 from trackside.app.storage import Store
 from trackside.app.streams import StreamHub
@@ -25,6 +26,8 @@ class ServerOptions:
     max_header_bytes: int = 65_536
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """What the agents are for, by their names."""
+    folders: Sequence[str] = ()
+    """Where this process writes files that must not run out of space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +45,5 @@ class ServerParts:
     """The live observers that the settings name; `/metrics` is the metrics observer's."""
     frames: EventFrames = field(default_factory=EventFrames)
     """The latest events as readers of the log get them."""
+    health: Health = field(default_factory=Health)
+    """Whether the server can do its work."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trackside.app.pricing import GenaiPrices
@@ -30,6 +31,7 @@ from trackside.harness.types import AgentLimits
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from trackside.app.server import ServerParts
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
 
@@ -69,22 +71,31 @@ class App:
     settings: Settings
 
     @cached_property
-    def asgi(self) -> Starlette:
-        """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
-        from trackside.app.server import ServerOptions, ServerParts, create_app
+    def parts(self) -> ServerParts:
+        """What the HTTP server of this app answers with."""
+        from trackside.app.server import ServerOptions, ServerParts
 
         server = self.settings.server
-        return create_app(
-            ServerParts(
-                manager=self.manager,
-                store=self.store,
-                streams=self.streams,
-                checkpointer=self.checkpointer,
-                vitals=self.vitals,
-                observers=self.observers,
-                options=ServerOptions(heartbeat=server.heartbeat, max_body_bytes=server.max_body),
-            )
+        return ServerParts(
+            manager=self.manager,
+            store=self.store,
+            streams=self.streams,
+            checkpointer=self.checkpointer,
+            vitals=self.vitals,
+            observers=self.observers,
+            options=ServerOptions(
+                heartbeat=server.heartbeat,
+                max_body_bytes=server.max_body,
+                folders=_folders(self.settings),
+            ),
         )
+
+    @cached_property
+    def asgi(self) -> Starlette:
+        """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
+        from trackside.app.server import create_app
+
+        return create_app(self.parts)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -184,6 +195,14 @@ def _vitals(manager: RunManager, store: Store, deliveries: Deliveries, spool: Sp
         feeds=deliveries.dispatcher.stats,
         spooled=lambda: spool.waiting,
     )
+
+
+def _folders(settings: Settings) -> list[str]:
+    """Where files grow, which may not be there yet."""
+    folders = [spool_folder(settings)]
+    if settings.database_url.startswith(_SQLITE):
+        folders.append(Path(settings.database_url.removeprefix(_SQLITE)).absolute().parent)
+    return [str(folder) for folder in folders]
 
 
 def _limits_of(name: str, settings: Settings, *, outlives: bool) -> AgentLimits:

@@ -1,0 +1,66 @@
+"""Replaces a server's process by a new one of the same command, in the same place: the same process id, the same sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
+
+_COMMAND: Final = "serve"
+_CHECK_SECONDS: Final = 120.0
+_MOST_SAID: Final = 65_536
+
+
+async def why_not() -> str | None:
+    """Why a new process could not do its work, found out in one; None if it could."""
+    if not hasattr(os, "fork"):
+        return "this system cannot hand sockets over; stop the server and start it again"
+    if sys.argv[1:2] != [_COMMAND]:
+        return "it was started by another program, which can stop it and start it again"
+    checking = await asyncio.create_subprocess_exec(
+        *_command("--check"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            _, said = await checking.communicate()
+    except TimeoutError:
+        return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
+    finally:
+        if checking.returncode is None:
+            with suppress(ProcessLookupError):
+                checking.kill()
+            await checking.wait()
+    return None if checking.returncode == 0 else _reason(said)
+
+
+def begin(sockets: Sequence[socket.socket]) -> NoReturn:
+    """Become the new process. Everything has to be closed but these sockets."""
+    from trackside.app.server.sockets import hand_over
+
+    hand_over(sockets, os.environ)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new one takes it: else another one now would end it
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    command = _command()
+    os.execv(command[0], command)  # noqa: S606  # this program, as it was typed
+
+
+def _command(*more: str) -> list[str]:
+    """How this process was started, with more of the options of its command."""
+    interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    return [sys.executable, *interpreter, _COMMAND, *more, *sys.argv[2:]]
+
+
+def _reason(said: bytes) -> str:
+    lines = said[-_MOST_SAID:].decode(errors="replace").split("\n")
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or [line for line in lines if line.strip()] or ["it says nothing"])[-1].removeprefix("error: ")

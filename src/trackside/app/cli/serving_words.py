@@ -1,0 +1,89 @@
+"""What a server says of itself: a few lines to whoever sits there, lines of JSON to whatever reads them elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from trackside._version import __version__
+from trackside.app.cli.formatting import one_line
+from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
+from trackside.app.settings import Settings
+from trackside.app.wiring import App
+from trackside.harness.types import JsonObject
+
+_REQUEST: Final = "request"
+
+
+class ServerWords:
+    """Says what happens, while its `with` block goes on.
+
+    Args:
+        output: gets one line when the server answers; None: nobody waits for it.
+        settings: what is served.
+    """
+
+    def __init__(self, output: JsonOutput | None, settings: Settings) -> None:
+        from trackside.app.server.log import ServerLog
+
+        self._output = output
+        self._settings = settings
+        self._console: OutputConsole | None = standard_error() if sys.stderr.isatty() else None
+        self._log = ServerLog(sys.stderr)
+        self._stack = ExitStack()
+        self.note: Callable[[Mapping[str, Any]], None] | None = self._note if settings.server.log else None
+        """Takes what there is to say of a request; None if nothing shall be said."""
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._log)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def say(self, event: str, *, level: str = "info", **facts: Any) -> None:
+        """Say what happens. Safe in a signal's handler."""
+        self._log.say(event, facts, level=level)
+
+    def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
+        """Say that the server answers, where, and what with."""
+        facts = self._facts(sockets[0])
+        if self._output is not None:
+            self._output.print({**facts, "pid": os.getpid(), "version": __version__})
+        if self._console is None:
+            self.say("ready", **facts)
+        else:
+            self._show(self._console, facts)
+        earlier = app.recorder.delivered_at_start
+        if earlier.delivered or earlier.refused:
+            self.say("delivered what the spool had kept", runs=earlier.delivered, refused=earlier.refused)
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        self._log.say(_REQUEST, facts)
+
+    def _facts(self, at: socket.socket) -> JsonObject:
+        from trackside.app.server.sockets import address_of
+
+        host, port = at.getsockname()[:2]
+        return {
+            "url": f"http://{address_of(host, port)}",
+            "host": host,
+            "port": port,
+            "database": self._settings.database_shown,
+            "agents": sorted(self._settings.agents),
+        }
+
+    def _show(self, console: OutputConsole, facts: JsonObject) -> None:
+        lines = [
+            f"Trackside {__version__} answers at {facts['url']}",
+            f"  database  {self._settings.database_shown}",
+            f"  agents    {', '.join(sorted(self._settings.agents))}",
+            "  Ctrl-C stops it",
+        ]
+        for line in lines:
+            console.print(one_line(line) if line[0] != " " else line, soft_wrap=True)

@@ -1,0 +1,142 @@
+"""What stands in front of an app: it knows which requests are being answered, says what became of each, and ends those that
+would go on for ever when the server stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+from trackside.app.server.responses import Receive, Scope, Send, failure
+
+_CLOSE = (b"connection", b"close")
+_EVENTS = b"text/event-stream"
+
+type Note = Callable[[Mapping[str, Any]], None]
+
+
+class Front:
+    """An ASGI app around another one.
+
+    Args:
+        app: what answers.
+        note: is told of each request that has been answered; nobody if left out.
+    """
+
+    def __init__(self, app: Any, *, note: Note | None = None) -> None:
+        self._app = app
+        self._note = note
+        self._open: set[_Answering] = set()
+        self._ending = False
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests are being answered."""
+        return len(self._open)
+
+    def begin_ending(self) -> None:
+        """Have clients connect anew, to whoever is there next, for what they ask after the next answer."""
+        self._ending = True
+
+    def end_streams(self) -> None:
+        """Bring the answers that are streams of events to an end: their clients know how to go on elsewhere."""
+        for answering in self._open:
+            if answering.is_stream:
+                answering.task.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answering = _Answering(send, closes=self._ending)
+        self._open.add(answering)
+        try:
+            await self._app(scope, receive, answering.send)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            await answering.cut_off(scope, receive)
+        finally:
+            self._open.discard(answering)
+            if self._note is not None:
+                self._note(answering.facts(scope))
+
+
+class _Answering:
+    """A request while it is being answered."""
+
+    __slots__ = ("_begun", "_closes", "_run", "_send", "done", "is_stream", "sent", "status", "task")
+
+    def __init__(self, send: Send, *, closes: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "ASGI apps are called in tasks"
+        self.task = task
+        self.status = 0
+        self.sent = 0
+        self.done = False
+        self.is_stream = False
+        self._run: str | None = None
+        self._send = send
+        self._closes = closes
+        self._begun = perf_counter()
+
+    def send(self, message: Any) -> Any:
+        """Pass a message on, and remember what it says."""
+        if message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+            self.done = not message.get("more_body", False)
+        elif message["type"] == "http.response.start":
+            self.status = message["status"]
+            for name, value in message.get("headers", ()):
+                if name == b"content-type":
+                    self.is_stream = value.startswith(_EVENTS)
+                elif name == b"content-location":
+                    self._run = value.decode("latin-1")
+            if self._closes:
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+        return self._send(message)
+
+    async def cut_off(self, scope: Scope, receive: Receive) -> None:
+        """End the answer in the middle: a stream where it is, one that has not begun with a sentence, another not at all, so
+        that the client sees that it is not whole.
+        """
+        self.task.uncancel()
+        if self.status == 0:
+            await failure(503, "the server stops", {"Retry-After": "1"})(scope, receive, self.send)
+        elif self.is_stream and not self.done:
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def facts(self, scope: Scope) -> dict[str, Any]:
+        """What a line about the request says: no query, no header, nothing that may be a secret."""
+        route = scope.get("route")
+        facts = {
+            "method": scope["method"],
+            "path": getattr(route, "path", None) or scope["path"][:200],
+            "status": self.status,
+            "ms": round((perf_counter() - self._begun) * 1_000, 2),
+            "bytes": self.sent,
+        }
+        params = scope.get("path_params") or {}
+        if "thread_id" in params:
+            facts["thread_id"] = params["thread_id"][:36]
+        if "run_id" in params:
+            facts["run_id"] = params["run_id"][:36]
+        if self._run is not None:
+            _add_run(facts, self._run)
+        identity = getattr(scope.get("trackside.principal"), "identity", None)
+        if identity is not None:
+            facts["principal"] = identity
+        if not self.done:
+            facts["cut"] = True
+        return facts
+
+
+def _add_run(facts: dict[str, Any], location: str) -> None:
+    """The ids out of `…/threads/ID/runs/ID`, where a request made a run."""
+    parts = location.split("/")
+    if len(parts) >= 2 and parts[-2] == "runs":
+        facts["run_id"] = parts[-1]
+        if len(parts) >= 4 and parts[-4] == "threads":
+            facts["thread_id"] = parts[-3]

@@ -1,0 +1,139 @@
+"""Whether a server can do its work, and why not: load balancers ask every second, people when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import msgspec
+
+from trackside.app.vitals import WriterStats
+from trackside.harness.errors import TracksideError
+
+if TYPE_CHECKING:
+    from trackside.app.server.parts import ServerParts
+
+_FRESH: Final = 1.0  # seconds for which an answer is good: however many ask, the database is asked once
+_PATIENCE: Final = 2.0  # seconds that a read may take
+_STALLED: Final = 5.0  # seconds without a transaction while some wait
+_LAGS: Final = 0.5  # seconds for one turn of the event loop
+_BEHIND: Final = 60.0  # seconds that an observer may be behind
+_LITTLE_SPACE: Final = 256 * 1_048_576
+_NO_SPACE: Final = 16 * 1_048_576
+_NO_RUN: Final = "00000000-0000-0000-0000-000000000000"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is wrong."""
+
+    check: str
+    why: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether the server can do its work. `reasons` are why not; `warnings` do not keep it from it."""
+
+    status: Literal["ready", "unready"]
+    reasons: list[Finding]
+    warnings: list[Finding]
+
+
+class _Seen(NamedTuple):
+    """What the writer had done at the last look, and since when that is so while requests wait."""
+
+    stats: WriterStats
+    since: float
+
+
+class Health:
+    """Looks at a server, at most once in a second."""
+
+    def __init__(self) -> None:
+        self._ending: str | None = None
+        self._lock = asyncio.Lock()
+        self._found: Readiness | None = None
+        self._at = 0.0
+        self._writer: _Seen | None = None
+        self._blocks = 0
+
+    def begin_ending(self, why: str) -> None:
+        """From now on the server is not ready, for this reason."""
+        self._ending = why
+        self._found = None
+
+    async def look(self, parts: ServerParts) -> Readiness:
+        """How it is now, or was less than a second ago."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if self._found is None or loop.time() - self._at >= _FRESH:
+                self._found = await self._look(parts)
+                self._at = loop.time()
+            return self._found
+
+    async def _look(self, parts: ServerParts) -> Readiness:
+        reasons = [] if self._ending is None else [Finding("closing", self._ending)]
+        lag = await _lag()
+        reasons += await _unreadable(parts)
+        reasons += self._unwritable(parts.vitals.writer())
+        if lag > _LAGS:
+            reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to come to anything"))
+        warnings = [*self._blocked(parts), *_unfinished(parts)]
+        for finding, is_reason in await asyncio.to_thread(_space, parts.options.folders):
+            (reasons if is_reason else warnings).append(finding)
+        return Readiness("unready" if reasons else "ready", reasons, warnings)
+
+    def _unwritable(self, stats: WriterStats) -> Iterator[Finding]:
+        """What the writer says of the database: nobody writes only to see whether it can be done."""
+        now, before = asyncio.get_running_loop().time(), self._writer
+        moves = before is None or stats.batches_total > before.stats.batches_total or not stats.pending
+        self._writer = _Seen(stats, now if moves or before is None else before.since)
+        if before is not None and stats.failures_total > before.stats.failures_total and stats.pending:
+            yield Finding("database", "transactions fail, and are tried again")
+        elif now - self._writer.since > _STALLED:
+            yield Finding("database", f"it has taken nothing for {now - self._writer.since:.0f} s")
+
+    def _blocked(self, parts: ServerParts) -> Iterator[Finding]:
+        blocks = parts.vitals.manager().loop_blocks_total
+        if blocks > self._blocks:
+            yield Finding("event_loop", "an agent or observer blocked it; the log says who")
+        self._blocks = blocks
+
+
+async def _lag() -> float:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await asyncio.sleep(0)
+    return loop.time() - begun
+
+
+async def _unreadable(parts: ServerParts) -> list[Finding]:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await parts.store.run(_NO_RUN)
+    except TimeoutError:
+        return [Finding("database", f"it does not answer within {_PATIENCE:g} s")]
+    except TracksideError as exc:  # whose text has the address of the database, which is not for everybody
+        return [Finding("database", f"it cannot be read ({type(exc).__name__}); the log says more")]
+    return []
+
+
+def _unfinished(parts: ServerParts) -> Iterator[Finding]:
+    if spooled := parts.vitals.spooled():
+        yield Finding("spool", f"the ends of {spooled} runs wait on disk for the database")
+    for feed in parts.vitals.feeds():
+        if feed.behind_seconds > _BEHIND:
+            yield Finding("feeds", f"{feed.subscription} is {feed.behind_seconds:.0f} s behind")
+
+
+def _space(folders: Sequence[str]) -> list[tuple[Finding, bool]]:
+    """Where there is little left, and whether that is a reason."""
+    found: dict[int, tuple[Finding, bool]] = {}
+    for folder in folders:
+        there = next(place for place in (Path(folder), *Path(folder).parents) if place.is_dir())
+        free = shutil.disk_usage(there).free
+        if free < _LITTLE_SPACE:
+            found[there.stat().st_dev] = Finding("disk", f"{free // 1_048_576} MiB are free"), free < _NO_SPACE
+    return list(found.values())

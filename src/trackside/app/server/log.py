@@ -1,0 +1,143 @@
+"""What a server says while it runs: a line for each request, and one for each thing that somebody should know.
+
+Lines go through structlog, in a thread of their own: whoever answers requests waits neither for their rendering nor for
+whoever reads them. What there is no room for is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import BytesIO
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TextIO, override
+
+import msgspec
+
+_MOST: Final = 20_000  # lines that may wait: those of some seconds of a busy server
+_TOGETHER: Final = 0.05  # seconds for which lines are collected: a thread that wakes for each costs more than the line
+_PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
+_LOGGERS: Final = ("trackside", "uvicorn.error")
+
+
+class _Line(NamedTuple):
+    at: float
+    level: str
+    event: str
+    facts: Mapping[str, Any]
+
+
+class ServerLog:
+    """Writes lines while its `with` block goes on: for people on a terminal, else as JSON.
+
+    Meanwhile warnings of Trackside's own parts come here, too.
+    """
+
+    def __init__(self, file: TextIO, *, as_json: bool | None = None) -> None:
+        self._fd = file.fileno()
+        self._as_json = not file.isatty() if as_json is None else as_json
+        # Not a deque and an event: a signal's handler may say something while this thread is about to.
+        self._lines: SimpleQueue[_Line | None] = SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_lines, name="trackside-server-log", daemon=True)
+        self._handler = _Warnings(self)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
+        self._lines.put(None)
+        self._thread.join(_PATIENCE)
+
+    def say(self, event: str, facts: Mapping[str, Any], *, level: str = "info") -> None:
+        """Have a line written; from any thread, and without waiting."""
+        if self._lines.qsize() >= _MOST:
+            self._dropped += 1
+        else:
+            self._lines.put(_Line(time.time(), level, event, facts))
+
+    def _write_lines(self) -> None:
+        written = BytesIO()
+        logger = _logger(written, as_json=self._as_json)
+        goes_on = True
+        while goes_on:
+            line = self._lines.get()
+            time.sleep(_TOGETHER)
+            with suppress(Empty):
+                while line is not None:
+                    moment = _moment(line.at, as_json=self._as_json)
+                    getattr(logger, line.level)(line.event, timestamp=moment, **line.facts)
+                    line = self._lines.get_nowait()
+                goes_on = False
+            if (dropped := self._dropped) > 0:
+                self._dropped -= dropped
+                logger.warning("lines were dropped", lines=dropped)
+            _write(self._fd, written.getvalue())
+            written.seek(0)
+            written.truncate()
+
+
+class _Warnings(logging.Handler):
+    """Passes records of Python's own logging on."""
+
+    def __init__(self, log: ServerLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            facts["exception"] = logging.Formatter().formatException(record.exc_info)
+        self._log.say(record.getMessage(), facts, level="error" if record.levelno >= logging.ERROR else "warning")
+
+
+def _logger(file: BytesIO, *, as_json: bool) -> Any:
+    import structlog
+
+    renderer = structlog.processors.JSONRenderer(serializer=_json) if as_json else _for_people()
+    return structlog.wrap_logger(
+        structlog.BytesLogger(file),
+        processors=[structlog.processors.add_log_level, renderer],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _for_people() -> Any:
+    import structlog
+
+    console = structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"), pad_event_to=0)
+
+    def render(logger: Any, method: str, line: Any) -> bytes:
+        return console(logger, method, line).encode("utf-8", "replace")
+
+    return render
+
+
+def _json(line: Any, **options: Any) -> bytes:
+    return msgspec.json.encode(line, enc_hook=str)
+
+
+def _moment(at: float, *, as_json: bool) -> str:
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.isoformat(timespec="milliseconds") if as_json else moment.astimezone().strftime("%H:%M:%S")
+
+
+def _write(fd: int, data: bytes) -> None:
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:  # nobody reads any more; a server is there for others
+        return

@@ -1,0 +1,33 @@
+"""Whether the process lives, and whether it can do its work."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from trackside.app.server.health import Readiness
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import json_reply
+from trackside.app.server.routing import Call, Routes
+
+routes = Routes("Health")
+
+
+class Live(msgspec.Struct, frozen=True):
+    """That it answers at all."""
+
+    status: Literal["live"] = "live"
+
+
+@routes.get("/health/live", Permission.public, answers={200: Live})
+async def live(call: Call[None, None]) -> Any:
+    """Whether the process answers; if not, it should be started anew."""
+    return Live()
+
+
+@routes.get("/health/ready", Permission.public, answers={200: Readiness, 503: Readiness})
+async def ready(call: Call[None, None]) -> Any:
+    """Whether the server can do its work, and why not; if not, requests should go to others."""
+    found = await call.parts.health.look(call.parts)
+    return json_reply(found, status=200 if found.status == "ready" else 503, headers={"Cache-Control": "no-store"})
