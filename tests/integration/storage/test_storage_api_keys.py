@@ -40,6 +40,7 @@ async def test_a_revoked_key_stays_revoked_since_it_was(store: Store) -> None:
     assert not revoked.is_good(datetime.now(UTC))
     assert await store.api_keys.revoke(made.key.key_id) == revoked
     assert await store.api_keys.all() == [revoked]
+    assert await store.api_keys.good() == []
 
 
 async def test_a_key_lets_nobody_in_from_its_end_on(store: Store) -> None:
@@ -47,6 +48,7 @@ async def test_a_key_lets_nobody_in_from_its_end_on(store: Store) -> None:
     made = await store.api_keys.create("ci", owner="ada", expires_at=end)
     (found,) = await store.api_keys.all()
     assert found == made.key
+    assert await store.api_keys.good() == [found]
     assert found.is_good(end - timedelta(seconds=1))
     assert not found.is_good(end)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trackside.app.server.health import Health
+from trackside.app.server.auth import Authenticator
 from trackside.app.server.log_stream import EventFrames
 from trackside.app.storage import Store
 from trackside.app.streams import StreamHub
@@ -24,6 +25,16 @@ class ServerOptions:
     """How long a reader of the log may take nothing before it is let go."""
     max_body_bytes: int = 16 * 1_048_576
     max_header_bytes: int = 65_536
+    body_seconds: float = 60.0
+    """How long the body of a request may take to come."""
+    hosts: tuple[str, ...] = ()
+    """Names besides localhost that a server answers to which asks nobody who he is."""
+    origins: tuple[str, ...] = ()
+    """Pages that browsers let use the server."""
+    rate: str | None = None
+    """How often a client may ask, as `100/second`."""
+    max_streams: int | None = None
+    """How many streams a client may follow at once."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """What the agents are for, by their names."""
     folders: Sequence[str] = ()
@@ -41,6 +52,8 @@ class ServerParts:
     """What keeps the threads of graphs that have no checkpointer of their own; None if there are none."""
     vitals: Vitals
     options: ServerOptions = field(default_factory=ServerOptions)
+    authenticator: Authenticator | None = None
+    """Who knows who asks; None: nobody is asked, and everybody may do everything."""
     observers: Sequence[Any] = ()
     """The live observers that the settings name; `/metrics` is the metrics observer's."""
     frames: EventFrames = field(default_factory=EventFrames)

@@ -78,5 +78,11 @@ def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    """Headers as ASGI has them. Whatever is in a value, it ends no line: what comes after it would be another header."""
+    return [(name.lower().encode("latin-1"), _value_of(value)) for name, value in headers.items()]
+
+
+def _value_of(value: str) -> bytes:
+    if not value.isprintable() or not value.isascii():
+        value = "".join(sign if sign.isprintable() else "?" for sign in value)
+    return value.encode("latin-1", "replace")

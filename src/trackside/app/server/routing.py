@@ -12,6 +12,7 @@ sentence (`failures`). The OpenAPI document is made of the same list.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,14 +22,18 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from trackside.app.server.auth.middleware import client_of
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.principal import ANYBODY, Permission, Principal
+from trackside.app.server.principal import NOBODY, Permission, Principal
+from trackside.app.server.rates import Streams
 from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, failure, json_reply
 from trackside.harness.errors import TracksideError
 from trackside.harness.ids import is_uuid
 
 logger = logging.getLogger("trackside.server")
+
+EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 
@@ -178,20 +183,35 @@ class Routes:
 class EndpointApp:
     """An endpoint as an ASGI app."""
 
-    def __init__(self, endpoint: Endpoint, parts: ServerParts) -> None:
+    def __init__(self, endpoint: Endpoint, parts: ServerParts, followed: Streams) -> None:
         self.endpoint = endpoint
         self._parts = parts
+        self._followed = followed
+        self._is_stream = endpoint.media_type == EVENT_STREAM
         self._body = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._answer(scope, receive)
-        await answer(scope, receive, send)
+        if not self._is_stream:
+            answer = await self._answer(scope, receive)
+            await answer(scope, receive, send)
+            return
+        client = client_of(scope.get("trackside.principal", NOBODY).identity, scope)
+        try:
+            self._followed.enter(client)
+        except HttpError as exc:
+            await failure(*answer_of(exc))(scope, receive, send)
+            return
+        try:
+            answer = await self._answer(scope, receive)
+            await answer(scope, receive, send)
+        finally:
+            self._followed.leave(client)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         endpoint = self.endpoint
         try:
-            principal = self._allowed(scope.get("trackside.principal", ANYBODY))
-            body = None if self._body is None else await self._read(receive)
+            principal = self._allowed(scope.get("trackside.principal", NOBODY))
+            body = None if self._body is None else await self._read(scope, receive)
             query = None if endpoint.query is None else query_of(scope, endpoint.query)
             call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
             result = await endpoint.handler(call)
@@ -208,9 +228,11 @@ class EndpointApp:
             raise HttpError(status=403, detail=f"this needs the permission {needs.value!r}")
         return principal
 
-    async def _read(self, receive: Receive) -> Any:
+    async def _read(self, scope: Scope, receive: Receive) -> Any:
         assert self._body is not None
-        body = await read_body(receive, self._parts.options.max_body_bytes)
+        check_body(scope)
+        options = self._parts.options
+        body = await read_body(receive, options.max_body_bytes, options.body_seconds)
         try:
             return self._body.decode(body or b"{}")
         except msgspec.ValidationError as exc:
@@ -219,16 +241,39 @@ class EndpointApp:
             raise HttpError(status=422, detail=f"the body is not JSON: {exc}") from exc
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
+_FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain")
+
+
+def check_body(scope: Scope) -> None:
+    """See that the body of a request is of a kind that is read here.
+
+    Raises:
+        HttpError: it is compressed, or what pages of elsewhere may send without being asked (415).
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise HttpError(status=415, detail="a compressed body is not read here: send it without Content-Encoding")
+        if name == b"content-type" and value.partition(b";")[0].strip().lower() in _FORMS:
+            raise HttpError(status=415, detail="the body is JSON: send it with Content-Type: application/json")
+
+
+async def read_body(receive: Receive, limit: int, seconds: float | None = None) -> bytes:
     """The whole body of a request.
 
     Raises:
-        HttpError: it is larger than the limit, or the client has gone.
+        HttpError: it is larger than the limit (413), has not come in so many seconds (408), or the client has gone.
     """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _whole_body(receive, limit)
+    except TimeoutError:
+        why = f"the body has not come in {seconds:g} seconds"
+        raise HttpError(status=408, detail=why, headers={"Connection": "close"}) from None
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
-    if not message.get("more_body", False) and len(body) <= limit:
-        return body
     chunks, size = [body], len(body)
     while size <= limit and message["type"] == "http.request" and message.get("more_body", False):
         message = await receive()
@@ -238,7 +283,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         raise HttpError(status=413, detail=f"the body is larger than {limit:,} bytes", headers={"Connection": "close"})
     if message["type"] == "http.disconnect":
         raise HttpError(status=400, detail="the client has gone")
-    return b"".join(chunks)
+    return body if len(chunks) == 1 else b"".join(chunks)
 
 
 def query_of(scope: Scope, kind: Any) -> Any:

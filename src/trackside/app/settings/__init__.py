@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trackside.app.pricing import ModelPrice
+from trackside.app.settings._access import ACCESS_KEYS, AccessSettings
 from trackside.app.settings._keys import (
     DATABASE_SPOOL,
     DATABASE_URL,
@@ -36,6 +37,7 @@ __all__ = [
     "DEFAULT_DATABASE_URL",
     "OBSERVER_KEYS",
     "SETTINGS_FILE",
+    "AccessSettings",
     "DefaultDatabaseError",
     "ObserverSettings",
     "ServerSettings",
@@ -100,6 +102,8 @@ class Settings:
     observers: tuple[ObserverSettings, ...] = ()
     """Who is told besides the database."""
     server: ServerSettings = field(default_factory=ServerSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    """Who may ask the server."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def limits_of(self, agent: str) -> AgentLimits:
@@ -166,6 +170,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
         (plain[key.section] if key.owner is None else owned[key.section][key.owner])[key.name] = value
         sources[str(key)] = source
     database, runs, limits = plain["database"], plain["runs"], AgentLimits(**plain["limits"])
+    access = {name: plain["server"].pop(name) for name in ACCESS_KEYS if name in plain["server"]}
     stopping = {name: runs.pop(name) for name in ("cancel_after", "stuck_after") if name in runs}
     return Settings(
         agents={name: values[""] for name, values in owned["agents"].items()},
@@ -176,6 +181,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
         stopping=StopPolicy(**stopping),
         prices={model: _price(model, values, sources) for model, values in owned["prices"].items()},
         server=ServerSettings(**plain["server"]),
+        access=AccessSettings(**access),
         sources=sources,
         **runs,
     )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from trackside.app.settings._access import ACCESS_KEYS
 from trackside.app.settings.durations import duration_of
 
 DATABASE_URL = "database.url"
@@ -159,6 +160,7 @@ _PLAIN: Mapping[str, _Kinds] = {
         "max_body": parse_bytes,
         "graceful": parse_seconds,
         "log": parse_switch,
+        **ACCESS_KEYS,
     },
 }
 """The sections whose keys are all known."""

@@ -79,6 +79,8 @@ class ApiKeys:
     def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
+        self.version = 0
+        """Another number each time that a key was made or revoked here, for those who hold what they have read."""
 
     async def create(
         self, name: str, *, owner: str, permission: KeyPermission = "run", expires_at: datetime | None = None
@@ -117,6 +119,7 @@ class ApiKeys:
             digest=digest_of(secret),
         )
         await self._writer.write(_Create(key))
+        self.version += 1
         return NewApiKey(key, secret)
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -127,6 +130,7 @@ class ApiKeys:
             StorageError: it cannot be stored.
         """
         await self._writer.write(_Revoke(_check_text("key_id", key_id), time_text(datetime.now(UTC))))
+        self.version += 1
         found = await self._readers.first(select(api_keys).where(api_keys.c.key_id == key_id), _key_of)
         if found is None:
             raise UnknownApiKeyError(key_id=key_id)
@@ -135,6 +139,12 @@ class ApiKeys:
     async def all(self) -> list[ApiKey]:
         """All keys, in the order in which they were made; those that let nobody in, too."""
         return await self._readers.all(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id), _key_of)
+
+    async def good(self) -> list[ApiKey]:
+        """Those that let somebody in now."""
+        now = datetime.now(UTC)
+        is_good = api_keys.c.revoked_at.is_(None) & (api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > now))
+        return await self._readers.all(select(api_keys).where(is_good), _key_of)
 
     async def find(self, digest: str) -> ApiKey | None:
         """The key with this digest (`digest_of`), whether or not it lets anybody in; None if there is none."""

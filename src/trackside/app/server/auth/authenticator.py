@@ -1,0 +1,70 @@
+"""What an authenticator is, and what all of them need of a request."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.responses import Scope
+
+_BEARER: Final = b"bearer "
+
+PERMISSION_PREFIX: Final = "trackside:"
+"""Before a permission of ours where others have theirs beside it."""
+
+
+class Authenticator(Protocol):
+    """Knows who asks."""
+
+    async def __call__(self, scope: Scope) -> Principal:
+        """Who asks, by the headers of a request.
+
+        Raises:
+            HttpError: it is not said, or not true (401), or cannot be found out now (503).
+        """
+        ...
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a header; None if it was not sent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request in this app, wherever it is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def bearer_of(scope: Scope) -> str | None:
+    """The token in `Authorization: Bearer …`; None if there is none."""
+    value = header_of(scope, b"authorization")
+    if value is None or value[: len(_BEARER)].lower() != _BEARER:
+        return None
+    return value[len(_BEARER) :].strip().decode("latin-1")
+
+
+def unknown(why: str) -> HttpError:
+    """The error for who is not known. It says nothing of what he sent."""
+    return HttpError(status=401, detail=why, headers={"WWW-Authenticate": "Bearer"})
+
+
+def highest(names: object, *, prefixed: bool) -> Permission | None:
+    """The highest of our permissions among names: a text with spaces between them, or a list; None if there is none.
+
+    With `prefixed` only those count that begin with `trackside:`, because the others are somebody else's.
+    """
+    listed = (
+        names.split() if isinstance(names, str) else names if isinstance(names, list | tuple | set | frozenset) else ()
+    )
+    given = {name for name in listed if isinstance(name, str)}
+    for permission in (Permission.admin, Permission.run, Permission.read):
+        if PERMISSION_PREFIX + permission.value in given or (not prefixed and permission.value in given):
+            return permission
+    return None

@@ -1,0 +1,88 @@
+"""Keeps web pages from driving a server that asks nobody who he is.
+
+Whoever sits at this machine may do everything with such a server, and so might each page that his browser shows: the browser
+sits at this machine, too. Two things tell them apart. A page of another origin cannot hide it (`Origin`); and one whose own
+name was made to mean 127.0.0.1 (DNS rebinding) still asks for that name (`Host`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from trackside.app.server.auth.authenticator import header_of
+from trackside.app.server.auth.exposure import is_loopback
+from trackside.app.server.responses import Receive, Scope, Send, failure
+
+ANY: Final = "*"
+
+
+class LocalOnly:
+    """An ASGI middleware that lets requests through which name this machine, and come from no page of elsewhere.
+
+    Args:
+        app: what is behind it.
+        hosts: other names that the server goes by; `*` is any.
+        origins: pages of elsewhere that may use it, as `https://example.org`; `*` is any.
+    """
+
+    def __init__(self, app: Any, *, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
+        self._known: dict[bytes, bool] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # An app around this one that knows who asks has let him in.
+        is_known = scope["type"] == "lifespan" or "trackside.principal" in scope
+        why = None if is_known else self._why_not(scope)
+        if why is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        else:
+            await failure(403, why)(scope, receive, send)
+
+    def _why_not(self, scope: Scope) -> str | None:
+        host = header_of(scope, b"host")
+        if host is not None and not self._is_ours(host):
+            return (
+                f"this server asks nobody who he is, and so answers only to localhost and not to {_shown(host)}; "
+                "server.hosts names others"
+            )
+        origin = header_of(scope, b"origin")
+        if origin is not None and not self._may_ask(origin):
+            return (
+                f"this server asks nobody who he is, and so takes nothing from pages of {_shown(origin)}; "
+                "server.origins names those that may"
+            )
+        return None
+
+    def _is_ours(self, host: bytes) -> bool:
+        known = self._known.get(host)
+        if known is None:
+            name = _name_in(f"//{host.decode('latin-1')}")
+            known = name is not None and (is_loopback(name) or name in self._hosts or ANY in self._hosts)
+            if known and len(self._known) < 100:
+                self._known[host] = known
+        return known
+
+    def _may_ask(self, origin: bytes) -> bool:
+        if ANY in self._origins:
+            return True
+        text = origin.decode("latin-1").lower()
+        name = _name_in(text)
+        return text in self._origins or (name is not None and text.startswith("http") and is_loopback(name))
+
+
+def _name_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _shown(value: bytes) -> str:
+    return ascii(value[:80].decode("latin-1"))

@@ -1,0 +1,136 @@
+"""The public keys of an identity provider: fetched in a thread, believed for a while, fetched again when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, override
+from urllib.parse import urlsplit
+
+import jwt
+
+from trackside.app.daemon_threads import DaemonThreads
+from trackside.app.server.auth.exposure import is_loopback
+from trackside.app.server.failures import HttpError
+from trackside.harness.failures import line_of
+
+logger = logging.getLogger("trackside.server")
+
+_FRESH: Final = 300.0  # seconds for which keys are believed
+_STALE: Final = 3_600.0  # … and those for which they are when they cannot be fetched
+_AGAIN: Final = 10.0  # … and those between two tries, whatever key is asked for
+_TIMEOUT: Final = 5.0
+_MOST_BYTES: Final = 1_048_576
+
+
+class BadKeySetError(ValueError):
+    """There are no keys in what was fetched, or it could not be."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Keys come from where the settings say, and not from where somebody else does."""
+
+    @override
+    def redirect_request(self, *args: Any, **options: Any) -> None:
+        return None
+
+
+class KeySet:
+    """Keys by their ids, from a URL or a file.
+
+    Args:
+        where: `https://…` (also `http://`, of this machine), or a path.
+        clock: monotonic seconds.
+
+    Raises:
+        ValueError: it is neither.
+    """
+
+    def __init__(self, where: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        url = urlsplit(where)
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
+            raise ValueError("keys that come over http:// could be anybody's; write https://")
+        if "://" in where and url.scheme not in {"http", "https"}:
+            raise ValueError(f"{where!r} is neither a URL nor a file")
+        self._where = where
+        self._is_url = url.scheme in {"http", "https"}
+        self._clock = clock
+        self._keys: Mapping[str | None, jwt.PyJWK] = {}
+        self._fetched_at = self._tried_at = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._threads = DaemonThreads("trackside-jwks")
+        self.version = 0
+        """Another number each time that the keys may have changed."""
+
+    async def key(self, key_id: str | None) -> jwt.PyJWK | None:
+        """The key with this id, or the only one for a token that names none; None if there is none.
+
+        Raises:
+            HttpError: no keys could be fetched so far, or for an hour (503).
+        """
+        if self._age(self._fetched_at) >= _FRESH or key_id not in self._keys:
+            await self._fetch_again()
+        if self._age(self._fetched_at) >= _STALE:
+            detail = "the identity provider's keys cannot be fetched now"
+            raise HttpError(status=503, detail=detail, headers={"Retry-After": "10"})
+        return self._keys.get(key_id)
+
+    def _age(self, when: float) -> float:
+        return self._clock() - when
+
+    async def _fetch_again(self) -> None:
+        """Fetch them, but not more often than every ten seconds: also unknown ids are not free to whoever makes them up."""
+        async with self._fetching:
+            if self._age(self._tried_at) < _AGAIN:
+                return
+            self._tried_at = self._clock()
+            try:
+                found = await asyncio.wrap_future(self._threads.submit(self._load))
+            except Exception as exc:  # noqa: BLE001  # whatever the other side does, it is not this server's failure
+                logger.warning("the keys at %s cannot be fetched: %s", self._where, line_of(exc))
+                return
+            self._fetched_at = self._clock()
+            self._keys = found
+            self.version += 1
+
+    def _load(self) -> Mapping[str | None, jwt.PyJWK]:
+        return keys_in(self._download() if self._is_url else Path(self._where).read_bytes())
+
+    def _download(self) -> bytes:
+        opener = urllib.request.build_opener(_NoRedirects)
+        request = urllib.request.Request(self._where, headers={"Accept": "application/json"})  # noqa: S310  # checked above
+        with opener.open(request, timeout=_TIMEOUT) as answer:
+            content: bytes = answer.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise BadKeySetError(f"the answer is larger than {_MOST_BYTES:,} bytes")
+        return content
+
+
+def keys_in(content: bytes) -> Mapping[str | None, jwt.PyJWK]:
+    """The public keys for signatures in a JWKS, by their ids; if there is one only, also for who names none.
+
+    Raises:
+        BadKeySetError: there is none.
+    """
+    document = json.loads(content)
+    listed = document.get("keys") if isinstance(document, dict) else None
+    found: dict[str | None, jwt.PyJWK] = {}
+    for entry in listed if isinstance(listed, list) else ():
+        # A secret in a JWKS is none any more. What is for encryption signs nothing.
+        if not isinstance(entry, dict) or entry.get("kty") == "oct" or entry.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(entry)
+        except jwt.PyJWTError:
+            continue  # of a kind that is not known here; those that are will do
+        found[key.key_id] = key
+    if not found:
+        raise BadKeySetError("there are no keys for signatures in it")
+    if len(found) == 1:
+        found[None] = next(iter(found.values()))
+    return found

@@ -1,0 +1,89 @@
+"""Clients who have an API key of this store's."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from trackside.app.server.auth.authenticator import bearer_of, header_of, unknown
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.responses import Scope
+from trackside.app.storage.api_keys import ApiKey, ApiKeys, digest_of, id_in
+
+FRESH_SECONDS: Final = 2.0
+"""How long what was read of the keys is believed, and so how long one lives on that another process revoked."""
+_AGAIN_SECONDS: Final = 0.25
+
+
+class KeyAuthenticator:
+    """Knows the owners of API keys, sent as `x-api-key` or `Authorization: Bearer`.
+
+    It holds all keys that are good in memory, and reads them again when it has held them for two seconds and somebody asks;
+    at once if a key was made or revoked in this process. So a request costs no look into the database, and whoever
+    sends keys that there are not costs four at most a second: nothing is kept of those.
+
+    Args:
+        keys: those of the store.
+        fresh: seconds for which what was read is believed.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, keys: ApiKeys, *, fresh: float = FRESH_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keys = keys
+        self._fresh = fresh
+        self._clock = clock
+        self._good: dict[str, tuple[ApiKey, Principal]] = {}
+        self._read_at = float("-inf")
+        self._version = -1
+        self._reading = asyncio.Lock()
+
+    async def __call__(self, scope: Scope) -> Principal:
+        secret, key_id = _key_in(scope)
+        if not self._is_fresh(self._fresh):
+            await self._read(self._fresh)
+        found = self._good.get(key_id)
+        if found is None and not self._is_fresh(_AGAIN_SECONDS):
+            await self._read(_AGAIN_SECONDS)  # it may have been made a moment ago, by another process
+            found = self._good.get(key_id)
+        # The id is no secret. What is, is compared in a time that does not tell how much of it is right.
+        if found is None or not hmac.compare_digest(found[0].digest, digest_of(secret)):
+            raise unknown("this API key is not known, or not good any more")
+        key, principal = found
+        if key.expires_at is not None and not key.is_good(datetime.now(UTC)):
+            raise unknown("this API key is not known, or not good any more")
+        return principal
+
+    def _is_fresh(self, seconds: float) -> bool:
+        return self._clock() - self._read_at < seconds and self._version == self._keys.version
+
+    async def _read(self, fresh: float) -> None:
+        async with self._reading:
+            if self._is_fresh(fresh):  # somebody else has read them meanwhile
+                return
+            began, version = self._clock(), self._keys.version
+            good = await self._keys.good()
+            self._good = {key.key_id: (key, _principal_of(key)) for key in good}
+            self._read_at, self._version = began, version
+
+
+def _key_in(scope: Scope) -> tuple[str, str]:
+    """A key that was sent, and its id. Clients may have others' keys in the header of ours, and ours as a bearer's."""
+    header = header_of(scope, b"x-api-key")
+    sent = [None if header is None else header.decode("latin-1").strip(), bearer_of(scope)]
+    for secret in sent:
+        if secret is not None and (key_id := id_in(secret)) is not None:
+            return secret, key_id
+    if not any(sent):
+        raise unknown("say who you are: send an API key as x-api-key, or as Authorization: Bearer")
+    raise unknown("this is no API key of this server's: one begins with ts_")
+
+
+def _principal_of(key: ApiKey) -> Principal:
+    user = {"identity": key.owner, "display_name": key.owner, "is_authenticated": True, "permissions": [key.permission]}
+    return Principal(identity=key.owner, permission=Permission(key.permission), user=user)

@@ -1,0 +1,89 @@
+"""Asks who asks, once for each request, before anything is done for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from trackside.app.server.auth.authenticator import Authenticator, path_of
+from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.principal import ANYBODY, NOBODY, Principal
+from trackside.app.server.rates import Rate
+from trackside.app.server.responses import Receive, Scope, Send, failure
+
+_POLICY_VIOLATION = 1008  # why a WebSocket is closed
+
+
+class Authentication:
+    """An ASGI middleware that puts a `Principal` into the scope, or refuses.
+
+    Whatever is behind it is closed to those who are not known, also paths that there are not and apps that somebody
+    mounts; only the paths in `public` are for everybody.
+
+    Args:
+        app: what is behind it.
+        authenticator: who knows who asks; None: everybody may do everything.
+        public: paths for which nobody is asked.
+        rate: how often a client may ask; None: as often as he likes.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        authenticator: Authenticator | None,
+        *,
+        public: Collection[str] = (),
+        rate: Rate | None = None,
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._public = frozenset(public)
+        self._rate = rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["trackside.principal"] = await self._admitted(scope)
+        except HttpError as exc:
+            await _refuse(exc, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admitted(self, scope: Scope) -> Principal:
+        try:
+            principal = await self._who(scope)
+        except HttpError:
+            self._count(None, scope)  # who guesses is slowed down like everybody else
+            raise
+        self._count(principal.identity, scope)
+        return principal
+
+    async def _who(self, scope: Scope) -> Principal:
+        if self._authenticator is None:
+            known: Principal = scope.get("trackside.principal", ANYBODY)  # an app around this one may know
+            return known
+        if path_of(scope) in self._public:
+            return NOBODY
+        return await self._authenticator(scope)
+
+    def _count(self, identity: str | None, scope: Scope) -> None:
+        if self._rate is not None:
+            self._rate.take(client_of(identity, scope))
+
+
+def client_of(identity: str | None, scope: Scope) -> str:
+    """What stands for a client where his requests are counted: who he is, else where they come from."""
+    if identity is not None:
+        return f"identity {identity}"
+    client = scope.get("client")
+    return f"address {client[0]}" if client else "address"
+
+
+async def _refuse(exc: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
+        return
+    await failure(*answer_of(exc))(scope, receive, send)

@@ -1,0 +1,215 @@
+"""Clients whom a function of the user's knows, or an `Auth` of `langgraph_sdk` with one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Self, override
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.routing import Match
+
+from trackside.app.masking import without_secrets
+from trackside.app.server.auth.authenticator import highest, path_of, unknown
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.responses import Scope
+from trackside.harness.errors import TracksideError
+
+logger = logging.getLogger("trackside.server")
+
+_SECONDS: Final = 10.0
+_AT_ONCE: Final = 64  # synchronous calls
+_LONGEST_IDENTITY: Final = 255
+_ERRORS: Final = range(400, 600)
+
+
+class UnsuitedFunctionError(TracksideError, TypeError):
+    """This cannot say who asks: {why}."""
+
+    fault = "caller"
+
+
+class Headers(dict[bytes, bytes]):
+    """The headers of a request, by lower-case names. They are bytes; who asks with a text gets one."""
+
+    @override
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, str):
+            return super().__getitem__(name.lower().encode("latin-1", "replace")).decode("latin-1")
+        return super().__getitem__(name)
+
+    @override
+    def get(self, name: Any, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name.lower().encode("latin-1", "replace") if isinstance(name, str) else name)
+
+
+def _path_params_of(scope: Scope) -> Mapping[str, Any]:
+    """What the path names. Nothing is routed yet."""
+    for route in scope["app"].routes:
+        match, child = route.matches(scope)
+        if match is not Match.NONE:
+            found: Mapping[str, Any] = child.get("path_params", {})
+            return found
+    return {}
+
+
+_PARAMETERS: Mapping[str, Callable[[Scope], Any]] = {
+    "request": Request,
+    "scope": lambda scope: scope,
+    "method": lambda scope: scope.get("method"),
+    "path": path_of,
+    "path_params": _path_params_of,
+    "query_params": lambda scope: dict(
+        parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    ),
+    "headers": lambda scope: Headers(scope["headers"]),
+    "authorization": lambda scope: Headers(scope["headers"]).get("authorization"),
+}
+"""What a function may ask for by name, as LangGraph's servers have it."""
+
+
+class OwnAuthenticator:
+    """Asks the user's function. Made with `of`.
+
+    What the function returns says who asks: a text, a mapping with `identity`, or an object that has one. Whoever it knows
+    may start runs; a permission `trackside:read`, `trackside:run` or `trackside:admin` among his says otherwise. What
+    other permissions there are is his program's business.
+    """
+
+    def __init__(self, function: Callable[..., Any], names: Sequence[str]) -> None:
+        self._function = function
+        self._takes = [(name, _PARAMETERS[name]) for name in names]
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004  # an object that is called
+        )
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    @classmethod
+    def of(cls, found: Any) -> Self:
+        """An authenticator that asks a function, or the handler of an `Auth`.
+
+        Raises:
+            UnsuitedFunctionError: it is neither, asks for what there is not, or there are handlers that would be ignored.
+        """
+        function = _handler_of(found) if hasattr(found, "_authenticate_handler") else found
+        if not callable(function):
+            raise UnsuitedFunctionError(why="it cannot be called")
+        return cls(function, _names_of(function))
+
+    async def __call__(self, scope: Scope) -> Principal:
+        given = {name: make(scope) for name, make in self._takes}
+        try:
+            async with asyncio.timeout(_SECONDS):
+                user = await self._ask(given)
+        except TimeoutError:
+            detail = "who asks could not be found out in time"
+            raise HttpError(status=503, detail=detail, headers={"Retry-After": "1"}) from None
+        except HttpError:
+            raise
+        except AssertionError as exc:
+            raise unknown(str(exc) or "you are not known here") from None
+        except Exception as exc:  # noqa: BLE001  # the user's own code, whatever it raises
+            raise _answer_to(exc, scope) from None
+        return principal_of(user)
+
+    async def _ask(self, given: Mapping[str, Any]) -> Any:
+        if self._is_async:
+            return await self._function(**given)
+        async with self._turns:
+            found = await asyncio.to_thread(self._function, **given)
+        return await found if isinstance(found, Awaitable) else found
+
+
+def principal_of(user: Any) -> Principal:
+    """Who asks, by what the user's function says of him.
+
+    Raises:
+        HttpError: it does not say who he is.
+    """
+    if user is None or user is False:
+        raise unknown("you are not known here")
+    identity = user if isinstance(user, str) else _of(user, "identity")
+    if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_IDENTITY or "\0" in identity:
+        logger.error(
+            "the function that says who asks returned %s, which has no identity that is a text", type(user).__name__
+        )
+        raise HttpError(status=500, detail="the server failed; its log says why")
+    if _of(user, "is_authenticated", default=True) is False:
+        raise unknown("you are not known here")
+    permissions = _of(user, "permissions", default=())
+    listed = (
+        [text for text in permissions if isinstance(text, str)] if isinstance(permissions, list | tuple | set) else []
+    )
+    extra = user if isinstance(user, Mapping) else {}
+    said = {
+        **extra,
+        "identity": identity,
+        "display_name": _of(user, "display_name", default=identity),
+        "is_authenticated": True,
+        "permissions": listed,
+    }
+    return Principal(identity=identity, permission=highest(listed, prefixed=True) or Permission.run, user=said)
+
+
+def _of(user: Any, name: str, *, default: Any = None) -> Any:
+    if isinstance(user, str):
+        return default
+    found = user.get(name) if isinstance(user, Mapping) else getattr(user, name, None)
+    return default if found is None else found
+
+
+def _answer_to(exc: Exception, scope: Scope) -> HttpError:
+    """What a client is told of what the function raised: its own status and sentence, else nothing."""
+    status = getattr(exc, "status_code", None)
+    if isinstance(status, int) and status in _ERRORS:
+        headers = getattr(exc, "headers", None)
+        shown = {str(key): str(value) for key, value in headers.items()} if isinstance(headers, Mapping) else {}
+        return HttpError(status=status, detail=str(getattr(exc, "detail", "") or "you are not let in"), headers=shown)
+    sent = {value.decode("latin-1"): "…" for name, value in scope["headers"] if name != b"host"}
+    words = {word: "…" for text in sent for word in text.split()}
+    logger.error(
+        "the function that says who asks failed: %s", without_secrets(f"{type(exc).__name__}: {exc}", {**sent, **words})
+    )
+    return HttpError(status=500, detail="the server failed; its log says why")
+
+
+def _handler_of(auth: Any) -> Callable[..., Any]:
+    if auth._authenticate_handler is None:  # noqa: SLF001  # what the SDK promises to its servers
+        raise UnsuitedFunctionError(why="it has no handler: none is marked with @auth.authenticate")
+    ignored = [f"@auth.on.{resource}.{action}" for resource, action in getattr(auth, "_handlers", {})]
+    if getattr(auth, "_global_handlers", ()):
+        ignored.insert(0, "@auth.on")
+    if ignored:
+        # To leave them out would let everybody do what they forbid.
+        why = f"its authorization handlers are not supported: {', '.join(ignored).replace('.*', '')}"
+        raise UnsuitedFunctionError(why=why)
+    handler: Callable[..., Any] = auth._authenticate_handler  # noqa: SLF001
+    return handler
+
+
+def _names_of(function: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as exc:
+        raise UnsuitedFunctionError(why="what it takes cannot be found out") from exc
+    names: list[str] = []
+    for parameter in parameters:
+        if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
+            continue
+        if parameter.name in _PARAMETERS and parameter.kind is not parameter.POSITIONAL_ONLY:
+            names.append(parameter.name)
+        elif parameter.default is parameter.empty:
+            why = f"it takes {parameter.name!r}, and may take by name {', '.join(sorted(_PARAMETERS))}"
+            raise UnsuitedFunctionError(why=why)
+    return names

@@ -1,0 +1,57 @@
+"""What stands before all endpoints, from the outside in: headers, browsers, who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from trackside.app.server.auth import Authentication
+from trackside.app.server.auth.browsers import ANY, LocalOnly
+from trackside.app.server.parts import ServerOptions, ServerParts
+from trackside.app.server.principal import Permission
+from trackside.app.server.rates import Rate
+from trackside.app.server.routing import Endpoint
+from trackside.app.server.secure_headers import SecureHeaders
+
+_EXPOSED: Final = ("Location", "Content-Location", "X-Pagination-Next", "X-Pagination-Total")
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_LOOPBACK_ORIGIN: Final = (
+    r"https?://(localhost|([a-z0-9-]+\.)+localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(:\d{1,5})?"
+)
+
+
+def middleware_of(parts: ServerParts, endpoints: Iterable[Endpoint]) -> list[Middleware]:
+    """The middleware of a server with these parts, the outermost first."""
+    options = parts.options
+    rate = None if options.rate is None else Rate(options.rate)
+    found = [Middleware(SecureHeaders)]
+    if parts.authenticator is None or options.origins:
+        found.append(_sharing(options, asks_nobody=parts.authenticator is None))
+    if parts.authenticator is None:
+        found.append(Middleware(LocalOnly, hosts=options.hosts, origins=options.origins))
+    found.append(Middleware(Authentication, parts.authenticator, public=_public(endpoints), rate=rate))
+    return found
+
+
+def _sharing(options: ServerOptions, *, asks_nobody: bool) -> Middleware:
+    """What browsers are told about pages of other origins: those of this machine are let in where nobody is asked."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=[ANY] if ANY in options.origins else list(options.origins),
+        allow_origin_regex=_LOOPBACK_ORIGIN if asks_nobody else None,
+        allow_methods=_METHODS,
+        allow_headers=[ANY],
+        expose_headers=_EXPOSED,
+        allow_private_network=True,
+    )
+
+
+def _public(endpoints: Iterable[Endpoint]) -> set[str]:
+    """The paths that are for everybody, whatever the method."""
+    needs = [
+        (endpoint.path, endpoint.needs is Permission.public and endpoint.refuses is None) for endpoint in endpoints
+    ]
+    return {path for path, _ in needs if "{" not in path} - {path for path, is_public in needs if not is_public}

@@ -1,0 +1,106 @@
+"""Who may ask a server, and how often: keys of `[server]` of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_RATE: Final = re.compile(r"[1-9][0-9]{0,8}\s*(/|per)\s*([1-9][0-9]{0,5}\s*)?(second|minute|hour|day)s?", re.IGNORECASE)
+_ORIGIN: Final = re.compile(r"(https?|[a-z][a-z0-9+.-]*)://[^/?#@\s]+", re.IGNORECASE)
+_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Who may ask a server, and how often."""
+
+    auth: str = "none"
+    """`none`, `keys`, `jwt`, or where the function is that says who asks: `path/file.py:name`, `package.module:name`."""
+    hosts: tuple[str, ...] = ()
+    """Names besides localhost that a server without `auth` answers to; `*` is any."""
+    origins: tuple[str, ...] = ()
+    """Pages that browsers let use the server, as `https://example.org`; `*` is any."""
+    rate: str | None = None
+    """How often a client may ask, as `100/second`; None: as often as he likes."""
+    max_streams: int | None = None
+    """How many streams a client may follow at once; None: 1,000, or as many as he likes without `auth`."""
+    jwt_key: str | None = field(default=None, repr=False)
+    """What tokens are signed with: a secret, a public key as PEM, or `env:NAME`."""
+    jwt_jwks: str | None = None
+    """Where the public keys are: a URL, or a file."""
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_algorithms: tuple[str, ...] = ()
+    """What tokens may be signed with; what fits the key if there is none."""
+    jwt_owner: str = "sub"
+    """The claim that says whose threads are made and seen."""
+    jwt_permission: str | None = None
+    """The claim that says what may be done; None: whoever has a token may start runs."""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(f"{value!r} is not a text; put it in quotes")
+
+
+def _secret(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError("it is not a text; put it in quotes")  # whatever it is, nobody shall read it in a log
+
+
+def _auth(value: Any) -> str:
+    text = _text(value)
+    if text in {"none", "keys", "jwt"} or all(text.rpartition(":")):
+        return text
+    raise ValueError(
+        f'{value!r} is not "none", "keys", "jwt", or a function as path/file.py:name or package.module:name'
+    )
+
+
+def _rate(value: Any) -> str:
+    if not isinstance(value, str) or _RATE.fullmatch(value) is None:
+        raise ValueError(f'{value!r} is not how often a client may ask; write "100/second" or "1000/5 minutes"')
+    return value
+
+
+def _count(value: Any) -> int:
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for the default")
+    return number
+
+
+def _list_of(form: re.Pattern[str] | None, of_what: str) -> Callable[[Any], tuple[str, ...]]:
+    """Reads a list of texts, or a text with commas between them, as a variable has it."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        listed = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(listed, list):
+            raise ValueError(f"{value!r} is not a list of {of_what}")  # noqa: TRY004  # as all that is wrong with values
+        for text in listed:
+            if not isinstance(text, str) or not text or (form and text != "*" and not form.fullmatch(text)):
+                raise ValueError(f"{text!r} is not one of the {of_what}")
+        return tuple(dict.fromkeys(listed))
+
+    return parse
+
+
+ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "auth": _auth,
+    "hosts": _list_of(_HOST, "names of hosts, without a port: example.org"),
+    "origins": _list_of(_ORIGIN, "origins of pages: https://example.org"),
+    "rate": _rate,
+    "max_streams": _count,
+    "jwt_key": _secret,
+    "jwt_jwks": _text,
+    "jwt_issuer": _text,
+    "jwt_audience": _text,
+    "jwt_algorithms": _list_of(None, "algorithms: RS256"),
+    "jwt_owner": _text,
+    "jwt_permission": _text,
+}
+"""The keys of `[server]` that are about access, and what makes a value of each."""

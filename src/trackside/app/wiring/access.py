@@ -1,0 +1,106 @@
+"""Makes of the settings what knows who asks a server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from trackside.app.settings import AccessSettings, Settings
+from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
+
+if TYPE_CHECKING:
+    from trackside.app.server.auth import Authenticator
+    from trackside.app.storage import Store
+
+_ENVIRONMENT: Final = "env:"
+_FORM: Final = "it is a function of a request's headers, or an `Auth` of langgraph_sdk"
+_STREAMS: Final = 1_000
+
+
+def authenticator_of(settings: Settings, store: Store) -> Authenticator | None:
+    """What knows who asks; None: nobody is asked. May import other people's code, and read files.
+
+    Raises:
+        SettingsError: it cannot be made of the settings; the message names the key.
+        AgentImportError: the code of its module failed.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    access = settings.access
+    _check_unused(settings)
+    match access.auth:
+        case "none":
+            return None
+        case "keys":
+            from trackside.app.server.auth.keys import KeyAuthenticator
+
+            return KeyAuthenticator(store.api_keys)
+        case "jwt":
+            return _tokens(settings)
+        case _:
+            return _own(settings)
+
+
+def streams_of(access: AccessSettings) -> int | None:
+    """How many streams a client may follow at once."""
+    return access.max_streams or (None if access.auth == "none" else _STREAMS)
+
+
+def _check_unused(settings: Settings) -> None:
+    """See that nothing is set that has no effect: whoever sets the key of tokens relies on them being asked for."""
+    if settings.access.auth == "jwt":
+        return
+    for key in settings.sources:
+        if key.startswith("server.jwt_"):
+            raise settings.complaint(key, 'it has no effect without server.auth = "jwt"')
+
+
+def _tokens(settings: Settings) -> Authenticator:
+    access = settings.access
+    try:
+        from trackside.app.server.auth.tokens import TokenAuthenticator, TokenOptionError, TokenRules
+    except ImportError as exc:
+        from trackside.app.wiring import MissingExtraError
+
+        raise MissingExtraError(what='server.auth = "jwt"', package="pyjwt", extra="jwt") from exc
+    rules = TokenRules(
+        issuer=access.jwt_issuer,
+        audience=access.jwt_audience,
+        algorithms=access.jwt_algorithms,
+        owner=access.jwt_owner,
+        permission=access.jwt_permission,
+    )
+    try:
+        return TokenAuthenticator.of(rules, key=_key(settings), jwks=access.jwt_jwks)
+    except TokenOptionError as exc:
+        raise settings.complaint(f"server.jwt_{exc.details['option']}", exc.details["why"]) from exc
+
+
+def _key(settings: Settings) -> str | None:
+    """The key of tokens: as it stands, or the value of a variable."""
+    key = settings.access.jwt_key
+    if key is None or not key.startswith(_ENVIRONMENT):
+        return key
+    variable = key.removeprefix(_ENVIRONMENT)
+    if not os.environ.get(variable):
+        raise settings.complaint("server.jwt_key", f"the environment has no variable {variable or '(no name)'}")
+    return os.environ[variable]
+
+
+def _own(settings: Settings) -> Authenticator:
+    from trackside.app.server.auth.own import OwnAuthenticator, UnsuitedFunctionError
+
+    access = settings.access
+    try:
+        found = load_object(AgentReference.parse(access.auth, {}), _WANTED)
+        return OwnAuthenticator.of(found)
+    except AgentReferenceError as exc:
+        raise settings.complaint("server.auth", str(exc.details["why"])) from exc
+    except UnsuitedFunctionError as exc:
+        raise settings.complaint("server.auth", f"{access.auth} {exc.details['why']}") from exc
+
+
+def _is_one(value: Any) -> bool:
+    return callable(value) or hasattr(value, "_authenticate_handler")
+
+
+_WANTED: Final = Wanted(is_one=_is_one, if_there_is_none=f"nothing in it can say who asks: {_FORM}")

@@ -1,0 +1,170 @@
+"""Clients with API keys, as LangGraph's SDK sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+
+from trackside.app.server.auth.keys import KeyAuthenticator
+from trackside.app.server.failures import HttpError
+from trackside.app.settings import AccessSettings
+from trackside.app.storage import Store
+from trackside.app.storage.api_keys import ApiKey, ApiKeys, KeyPermission
+
+type ServeAgents = Callable[..., Any]
+
+KEYS = AccessSettings(auth="keys")
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+async def test_who_has_a_key_runs_agents_and_nobody_else(serve_agents: ServeAgents, header: str) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served:
+        key = (await served.app.store.api_keys.create("laptop", owner="ada")).secret
+        said = {"api_key": key} if header == "x-api-key" else {"headers": {"Authorization": f"Bearer {key}"}}
+        async with get_client(url=served.url, **{"api_key": None} | said) as client:
+            assert await client.runs.wait(None, "echo", input={"a": 1}) == {"a": 1}
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            await served.client.runs.wait(None, "echo", input={"a": 1})
+        assert refused.value.response.status_code == 401
+        assert refused.value.response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_the_sdk_sends_its_own_key_beside_a_bearers(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served:
+        key = (await served.app.store.api_keys.create("laptop", owner="ada")).secret
+        headers = {"authorization": f"Bearer {key}"}
+        async with get_client(url=served.url, api_key="lsv2_sk_of_somebody_else", headers=headers) as client:
+            assert await client.runs.wait(None, "echo", input={"a": 1}) == {"a": 1}
+
+
+async def test_a_revoked_key_is_refused_at_once(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served:
+        made = await served.app.store.api_keys.create("laptop", owner="ada")
+        async with get_client(url=served.url, api_key=made.secret) as client:
+            await client.runs.wait(None, "echo", input=1)
+            await served.app.store.api_keys.revoke(made.key.key_id)
+            with pytest.raises(httpx.HTTPStatusError, match="401"):
+                await client.runs.wait(None, "echo", input=1)
+
+
+async def test_a_read_only_key_starts_nothing(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served:
+        made = await served.app.store.api_keys.create("look", owner="ada", permission="read")
+        async with get_client(url=served.url, api_key=made.secret) as client:
+            with pytest.raises(httpx.HTTPStatusError, match="403"):
+                await client.runs.wait(None, "echo", input=1)
+
+
+async def test_health_is_for_everybody(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        assert (await http.get("/ok")).json() == {"ok": True}
+        assert (await http.get("/nothing")).status_code == 401
+        assert (await http.post("/ok")).status_code == 405
+
+
+async def test_a_key_that_is_nearly_right_is_wrong(serve_agents: ServeAgents) -> None:
+    async with serve_agents({"echo": echo}, access=KEYS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        key = (await served.app.store.api_keys.create("laptop", owner="ada")).secret
+        last = "0" if key[-1] != "0" else "1"
+        for wrong in (key[:-1] + last, key[:-1], key + "0", key.upper(), "ts_", "", "ü", f"{key},{key}"):
+            answer = await http.get("/nothing", headers={"x-api-key": wrong.encode("latin-1")})
+            assert answer.status_code == 401
+            assert key not in answer.text
+        assert (await http.get("/nothing", headers={"x-api-key": key})).status_code == 404
+
+
+class CountedKeys(ApiKeys):
+    """Those of a store, and how often they were read."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store._writer, store._readers)
+        self.reads = 0
+
+    async def good(self) -> list[ApiKey]:
+        self.reads += 1
+        return await super().good()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def scope_with(key: str) -> dict[str, Any]:
+    return {"type": "http", "headers": [(b"x-api-key", key.encode())]}
+
+
+@pytest.fixture
+async def opened(database_url: str) -> Any:
+    async with Store.open(database_url) as store:
+        yield store
+
+
+async def test_requests_cost_no_look_into_the_database(opened: Store) -> None:
+    keys, clock = CountedKeys(opened), Clock()
+    made = [await keys.create(f"k{number}", owner="ada") for number in range(3)]
+    known = KeyAuthenticator(keys, clock=clock)
+    for _ in range(100):
+        for one in made:
+            assert (await known(scope_with(one.secret))).identity == "ada"
+    assert keys.reads == 1
+    clock.now += 2.5
+    await known(scope_with(made[0].secret))
+    assert keys.reads == 2
+
+
+async def test_whoever_guesses_costs_four_looks_a_second_and_no_memory(opened: Store) -> None:
+    keys, clock = CountedKeys(opened), Clock()
+    known = KeyAuthenticator(keys, clock=clock)
+    for number in range(1_000):
+        with pytest.raises(HttpError):
+            await known(scope_with(f"ts_{number:012x}_{number:064x}"))
+        clock.now += 0.001
+    assert keys.reads <= 5
+    assert not known._good
+
+
+async def test_what_another_process_makes_and_revokes_is_known_in_seconds(opened: Store, database_url: str) -> None:
+    clock = Clock()
+    known = KeyAuthenticator(opened.api_keys, clock=clock)
+    async with Store.open(database_url) as elsewhere:
+        made = await elsewhere.api_keys.create("ci", owner="ada", permission="admin")
+        assert (await known(scope_with(made.secret))).owner is None
+        second = await elsewhere.api_keys.create("ci", owner="bob")
+        clock.now += 0.3
+        assert (await known(scope_with(second.secret))).owner == "bob"
+        await elsewhere.api_keys.revoke(made.key.key_id)
+        clock.now += 2.1
+        with pytest.raises(HttpError, match="not good any more"):
+            await known(scope_with(made.secret))
+
+
+@pytest.mark.parametrize("permission", ["read", "run", "admin"])
+async def test_what_a_key_may_do_is_what_was_said(opened: Store, permission: KeyPermission) -> None:
+    made = await opened.api_keys.create("k", owner="ada", permission=permission)
+    principal = await KeyAuthenticator(opened.api_keys)(scope_with(made.secret))
+    assert principal.permission == permission
+    assert made.secret not in repr(principal)
+
+
+async def test_a_key_ends_by_the_clock_though_it_is_held(opened: Store) -> None:
+    made = await opened.api_keys.create("k", owner="ada", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    known = KeyAuthenticator(opened.api_keys)
+    await known(scope_with(made.secret))
+    key, principal = known._good[made.key.key_id]
+    ended = ApiKey(**{name: getattr(key, name) for name in ApiKey.__slots__} | {"expires_at": datetime.now(UTC)})
+    known._good[made.key.key_id] = ended, principal
+    with pytest.raises(HttpError, match="not good any more"):
+        await known(scope_with(made.secret))
