@@ -1,5 +1,14 @@
 """The endpoints, one module for each thing that clients work with. `GROUPS` has all of them, the hottest first."""
 
-from trackside.app.server.routes import events, health, info, records, runs, subscriptions, threads
+from trackside.app.server.routes import documents, events, health, info, records, runs, subscriptions, threads
 
-GROUPS = (runs.routes, threads.routes, events.routes, records.routes, subscriptions.routes, health.routes, info.routes)
+GROUPS = (
+    runs.routes,
+    threads.routes,
+    events.routes,
+    records.routes,
+    subscriptions.routes,
+    health.routes,
+    info.routes,
+    documents.routes,
+)

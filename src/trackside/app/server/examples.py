@@ -1,0 +1,33 @@
+"""One body for each kind of body that works, whatever agents are served and threads are there; NAME stands for an agent.
+
+A test sends them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trackside.app.server.routing import Endpoint
+from trackside.app.server.wire.runs import RunCreate
+from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
+
+AGENT: Final = "NAME"
+
+_EXAMPLES: Final[Mapping[Any, Any]] = {
+    RunCreate: {
+        "assistant_id": AGENT,
+        "input": {"messages": [{"role": "user", "content": "How do I …?"}]},
+        "stream_mode": ["values", "custom"],
+        "metadata": {"team": "red"},
+        "if_not_exists": "create",
+    },
+    SubscriptionCreate: {"name": "mail", "types": ["run_failed"], "start": "now"},
+    SubscriptionSeek: {"position": "beginning"},
+    ParkedChoice: {},
+}
+
+
+def example_of(endpoint: Endpoint) -> Any:
+    """A body that this endpoint takes; None if there is none."""
+    return _EXAMPLES.get(endpoint.body)
