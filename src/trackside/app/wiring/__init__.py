@@ -18,6 +18,7 @@ from trackside.app.settings import Settings
 from trackside.app.spool import Spool
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
+from trackside.app.wiring.access import authenticator_of, streams_of
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from trackside.app.server import ServerParts
+    from trackside.app.server.auth import Authenticator
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
 
@@ -69,13 +71,15 @@ class App:
     streams: StreamHub
     """What the runs of this process say live."""
     settings: Settings
+    authenticator: Authenticator | None
+    """What knows who asks the server."""
 
     @cached_property
     def parts(self) -> ServerParts:
         """What the HTTP server of this app answers with."""
         from trackside.app.server import ServerOptions, ServerParts
 
-        server = self.settings.server
+        server, access = self.settings.server, self.settings.access
         return ServerParts(
             manager=self.manager,
             store=self.store,
@@ -83,9 +87,14 @@ class App:
             checkpointer=self.checkpointer,
             vitals=self.vitals,
             observers=self.observers,
+            authenticator=self.authenticator,
             options=ServerOptions(
                 heartbeat=server.heartbeat,
                 max_body_bytes=server.max_body,
+                hosts=access.hosts,
+                origins=access.origins,
+                rate=access.rate,
+                max_streams=streams_of(access),
                 folders=_folders(self.settings),
             ),
         )
@@ -174,8 +183,11 @@ async def open_app(
         vitals = _vitals(manager, store, deliveries, spool)
         for observer in configured:
             observer.watch(vitals)
+        authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
         await stack.enter_async_context(manager)
-        yield App(manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings)
+        yield App(
+            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator
+        )
 
 
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
