@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from trackside.harness.calls import Call, CallKind
 from trackside.harness.errors import RunDepthError
 from trackside.harness.ids import new_id
+from trackside.harness.items import ItemStore
 from trackside.harness.journal import LEAD_AGENT, Journal
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun
@@ -75,8 +76,10 @@ class RunContext:
 
     `run_id`, `thread_id`, `agent` (name), `metadata`, `config`, `context`, `input`, `command`, `stream_modes` are what
     was asked for; `values` is what the thread remembers; `resume` is the human's answer if this run resumes an
-    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state. `attempt` counts the
-    tries of a run that was started anew, 1 for the first, and `retry_of` is the run that was tried before.
+    interrupt; `checkpointer` is what the manager was given for frameworks that keep their own state. `items` is where
+    things are kept beyond threads, None if the manager has no such place; other than all else here it belongs to the
+    manager's event loop. `attempt` counts the tries of a run that was started anew, 1 for the first, and `retry_of` is the
+    run that was tried before.
 
     For adapters: `answers` are all answers to the run's questions so far, `answers_by_id` those that it brings by the ids of
     the questions, `paused` is what was remembered when they were asked.
@@ -94,6 +97,7 @@ class RunContext:
         values: Mapping[str, Any] | None = None,
         paused: PausedRun | None = None,
         checkpointer: Any = None,
+        items: ItemStore | None = None,
         depth: int = 0,
     ) -> None:
         command = spec.command or {}
@@ -116,6 +120,7 @@ class RunContext:
         self.interrupt_after = spec.interrupt_after
         self.durability = spec.durability
         self.checkpointer = checkpointer
+        self.items = items
         self.depth = depth
         self.cancelled = False
         """Whether the run has been asked to stop. Code that cannot be cancelled, as a thread, looks at this."""

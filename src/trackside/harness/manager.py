@@ -34,6 +34,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.execution import Execution, Executions, Outcome
 from trackside.harness.hosting import Host, asked_for
+from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverBinding, RunObserver, RunResult
@@ -122,6 +123,7 @@ class RunManager:
         stream: where live output goes; a ring in this process if left out.
         states: what threads remember for agents without a checkpointer; in this process if left out.
         checkpointer: for agents of frameworks that keep their own state and have none.
+        items: what agents keep beyond their threads, as `store.items`; without it they have no such place.
         max_running: how many runs execute at once; runs that were started by runs come on top.
         limits: what the runs of an agent may take, by the agent's name.
         default_timeout: seconds that a run may take unless its spec or its agent's limits say otherwise; None: for ever.
@@ -145,6 +147,7 @@ class RunManager:
         stream: RunStream | None = None,
         states: ThreadStates | None = None,
         checkpointer: Any = None,
+        items: ItemStore | None = None,
         max_running: int = 256,
         limits: Mapping[str, AgentLimits] | None = None,
         default_timeout: float | None = None,
@@ -173,6 +176,7 @@ class RunManager:
             states=states or MemoryThreadStates(),
             clock=clock,
             checkpointer=checkpointer,
+            items=items,
             prices=prices,
             redact=redact,
         )

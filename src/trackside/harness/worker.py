@@ -32,6 +32,7 @@ from trackside.harness.ending import (
     unknown_end,
 )
 from trackside.harness.errors import EventOrderError, NotPausedError
+from trackside.harness.items import ItemStore
 from trackside.harness.journal import Journal
 from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.logs import fields_of
@@ -60,6 +61,7 @@ class Services:
     states: ThreadStates
     clock: Clock
     checkpointer: Any = None
+    items: ItemStore | None = None
     prices: PriceList | None = None
     redact: Redact | None = None
 
@@ -119,6 +121,7 @@ class RunWorker:
             journal=self._journal,
             port=self,
             checkpointer=services.checkpointer,
+            items=services.items,
             depth=depth,
         )
         self._memory = ThreadMemory(services.states, self._run, observers.policy)

@@ -92,8 +92,9 @@ async def test_a_namespace_that_cannot_be_is_refused(items: Items, namespace: An
 )
 async def test_a_change_that_does_not_fit_changes_nothing(items: Items, field: str, change: dict[str, Any]) -> None:
     good = ItemChange(namespace=("a",), key="good", value={})
+    fields: dict[str, Any] = {"namespace": ("a",), "key": "k", "value": {}} | change
     with pytest.raises(InvalidItemError, match=field):
-        await items.change([good, ItemChange(**{"namespace": ("a",), "key": "k", "value": {}} | change)])
+        await items.change([good, ItemChange(**fields)])
 
     assert await items.search() == []
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from trackside.app.storage._arguments import is_plain, plain
 from trackside.app.storage._encoding import json_text
 from trackside.app.storage.errors import InvalidItemError, InvalidQueryError
 from trackside.harness.payload import canonical
-from trackside.harness.types import Json, JsonObject
+from trackside.harness.types import Json
 
 MAX_VALUE_BYTES: Final = 16 * 1_048_576
 """How much JSON one item has. A value is never cut: whoever reads it would go on with half of it."""
@@ -27,21 +25,6 @@ _RESERVED: Final = "langgraph"
 _WILD: Final = "*"
 _OPERATORS: Final = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 _NEEDLE_CHARS: Final = 1_000  # SQLite does not look for much longer ones
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredItem:
-    """Something that agents keep beyond their threads. Times are aware UTC."""
-
-    namespace: tuple[str, ...]
-    key: str
-    value: JsonObject
-    created_at: datetime
-    updated_at: datetime
-    expires_at: datetime | None
-    """When it is gone unless it is read or written before; None: never."""
-    ttl: float | None
-    """Minutes for which it stays from its last use on; None: for ever."""
 
 
 def stored_namespace(labels: Any, *, field: str = "namespace") -> str:
@@ -220,8 +203,9 @@ def _fits(value: Json, wanted: Any) -> bool:
             return all(_compares(value, operator, other) for operator, other in wanted.items())
         return isinstance(value, dict) and fits(value, wanted)
     if isinstance(wanted, (list, tuple)):
-        is_as_long = isinstance(value, list) and len(value) == len(wanted)
-        return is_as_long and all(_fits(one, other) for one, other in zip(value, wanted, strict=True))
+        if not isinstance(value, list) or len(value) != len(wanted):
+            return False
+        return all(_fits(one, other) for one, other in zip(value, wanted, strict=True))
     return _is_same(value, wanted)
 
 

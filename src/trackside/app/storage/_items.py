@@ -24,9 +24,10 @@ from sqlalchemy import (
 )
 
 from trackside.app.storage._arguments import id_range
-from trackside.app.storage._item_records import StoredItem, fits, fixed_part, labels_of, matches, needles_of
+from trackside.app.storage._item_records import fits, fixed_part, labels_of, matches, needles_of
 from trackside.app.storage._tables import items
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.harness.items import Item
 
 SWEPT_AT_ONCE: Final = 1_000
 """How many expired items one transaction removes."""
@@ -99,9 +100,9 @@ def one_item(namespace: str, key: str, now: datetime) -> Any:
     return select(items).where(items.c.namespace == namespace, items.c.key == key, _is_alive(now))
 
 
-def item_of(row: Row[Any]) -> StoredItem:
+def item_of(row: Row[Any]) -> Item:
     """The item in a row."""
-    return StoredItem(
+    return Item(
         namespace=labels_of(row.namespace),
         key=row.key,
         value=row.value,
@@ -122,13 +123,13 @@ class ItemSearch:
     offset: int
     now: datetime
 
-    def read(self, connection: Connection) -> list[StoredItem]:
+    def read(self, connection: Connection) -> list[Item]:
         """Those written last first."""
         if not self.limit:
             return []
         return self._filtered(connection) if self.wanted else self._newest(connection)
 
-    def _newest(self, connection: Connection) -> list[StoredItem]:
+    def _newest(self, connection: Connection) -> list[Item]:
         order = items.c.updated_at.desc(), items.c.namespace, items.c.key
         # Which they are is found in an index, and only these are read.
         found = select(items.c.namespace, items.c.key).where(*_below(self.prefix), _is_alive(self.now))
@@ -137,7 +138,7 @@ class ItemSearch:
         of_them = and_(items.c.namespace == names.c.namespace, items.c.key == names.c.key)
         return [item_of(row) for row in connection.execute(select(items).join(names, of_them).order_by(*order))]
 
-    def _filtered(self, connection: Connection) -> list[StoredItem]:
+    def _filtered(self, connection: Connection) -> list[Item]:
         value = type_coerce(items.c.value, Text)
         likely = [value.contains(needle, autoescape=True) for needle in needles_of(self.wanted)]
         query = select(items).where(*_below(self.prefix), _is_alive(self.now), *likely)
@@ -151,8 +152,8 @@ class ItemSearch:
 class NamespaceListing:
     """Which namespaces are wanted: that begin and end with these labels, all of them, cut at a depth."""
 
-    prefixes: Sequence[tuple[str, ...]]
-    suffixes: Sequence[tuple[str, ...]]
+    prefix: tuple[str, ...]
+    suffix: tuple[str, ...]
     max_depth: int | None
     limit: int
     offset: int
@@ -160,16 +161,15 @@ class NamespaceListing:
 
     def read(self, connection: Connection) -> list[tuple[str, ...]]:
         """They, in order, each once."""
-        longest: Sequence[str] = max((fixed_part(prefix) for prefix in self.prefixes), key=len, default=())
-        below = _below("".join(f"{label}." for label in longest))
+        below = _below("".join(f"{label}." for label in fixed_part(self.prefix)))
         query = select(items.c.namespace).where(*below, _is_alive(self.now)).distinct()
         rows = connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
         named = {labels[: self.max_depth] for labels in map(labels_of, rows.scalars()) if self._wants(labels)}
         return sorted(named)[self.offset : self.offset + self.limit]
 
     def _wants(self, labels: tuple[str, ...]) -> bool:
-        begins = all(matches(labels[: len(prefix)], prefix) for prefix in self.prefixes)
-        return begins and all(matches(labels[-len(suffix) :], suffix) for suffix in self.suffixes if suffix)
+        begins = matches(labels[: len(self.prefix)], self.prefix)
+        return begins and (not self.suffix or matches(labels[-len(self.suffix) :], self.suffix))
 
 
 def _newest_first(row: Row[Any]) -> tuple[float, str, str]:

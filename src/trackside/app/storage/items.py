@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._item_records import (
-    StoredItem,
     checked_filter,
     checked_number,
     checked_ttl,
@@ -31,8 +30,9 @@ from trackside.app.storage._items import one_item as _one_item
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.items import Item, ItemChange
 
-__all__ = ["ItemChange", "Items", "StoredItem"]
+__all__ = ["Item", "ItemChange", "Items"]
 
 _SWEEP_EVERY: Final = timedelta(minutes=1)
 _UNUSED: Final = 0.01
@@ -41,16 +41,6 @@ _UNUSED: Final = 0.01
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemChange:
-    """An item to put, or without a value to delete."""
-
-    namespace: Sequence[str]
-    key: str
-    value: Mapping[str, Any] | None
-    ttl: float | None = None
 
 
 class Items:
@@ -116,7 +106,7 @@ class Items:
             )
         )
 
-    async def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool = True) -> StoredItem | None:
+    async def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool = True) -> Item | None:
         """An item; None if there is none.
 
         Args:
@@ -142,7 +132,7 @@ class Items:
         limit: int = 10,
         offset: int = 0,
         refresh_ttl: bool = True,
-    ) -> list[StoredItem]:
+    ) -> list[Item]:
         """Items below a prefix of namespaces, those written last first.
 
             await store.items.search(("memories",), filter={"likes": "black", "cups": {"$gte": 2}})
@@ -192,28 +182,11 @@ class Items:
             InvalidQueryError: an argument does not fit; the message names it.
             StorageError: the database cannot be read.
         """
-        return await self.match_namespaces([prefix], [suffix], max_depth=max_depth, limit=limit, offset=offset)
-
-    async def match_namespaces(
-        self,
-        prefixes: Iterable[Sequence[str]],
-        suffixes: Iterable[Sequence[str]],
-        *,
-        max_depth: int | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[tuple[str, ...]]:
-        """As `list_namespaces`, for those that begin with all of these and end with all of those.
-
-        Raises:
-            InvalidQueryError: an argument does not fit; the message names it.
-            StorageError: the database cannot be read.
-        """
         if max_depth is not None and checked_number("max_depth", max_depth) == 0:
             raise InvalidQueryError(field="max_depth", value=max_depth, why="it is a whole number from 1 up")
         listing = NamespaceListing(
-            prefixes=[pattern(prefix, field="prefix") for prefix in prefixes],
-            suffixes=[pattern(suffix, field="suffix") for suffix in suffixes],
+            prefix=pattern(prefix, field="prefix"),
+            suffix=pattern(suffix, field="suffix"),
             max_depth=max_depth,
             limit=checked_number("limit", limit),
             offset=checked_number("offset", offset),
@@ -241,7 +214,7 @@ class Items:
         self._swept_at = now
         return True
 
-    async def _refreshed(self, found: list[StoredItem], now: datetime) -> list[StoredItem]:
+    async def _refreshed(self, found: list[Item], now: datetime) -> list[Item]:
         """The items with all the time that they have, from now on."""
         if isinstance(self._writer, NoWriter):
             return found

@@ -173,6 +173,7 @@ async def open_app(
             states=store.thread_states(),
             log=store.run_log(),
             checkpointer=checkpointer,
+            items=store.items,
             max_running=settings.max_running,
             limits={name: _limits_of(name, settings, outlives=hands_over) for name in agents},
             stopping=settings.stopping,

@@ -1,0 +1,89 @@
+"""What agents keep beyond their threads: items, JSON objects under namespaces and keys.
+
+A namespace is a sequence of labels, as the folders of a path are: `("memories", "ada")`. A store in a database has such a
+place (`store.items`); a manager hands it to its agents as `run.items`, and to graphs as LangGraph's own store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from trackside.harness.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """Something that is kept. Times are aware UTC."""
+
+    namespace: tuple[str, ...]
+    key: str
+    value: JsonObject
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+    """When it is gone unless it is used before; None: never."""
+    ttl: float | None = None
+    """Minutes for which it stays from its last use on; None: for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemChange:
+    """An item to put, or without a value to delete."""
+
+    namespace: Sequence[str]
+    key: str
+    value: Mapping[str, Any] | None
+    ttl: float | None = None
+
+
+class ItemStore(Protocol):
+    """Where items are kept. It belongs to one event loop."""
+
+    async def put(
+        self, namespace: Sequence[str], key: str, value: Mapping[str, Any], *, ttl: float | None = None
+    ) -> None:
+        """Keep a value in the place of the one that is there; after `ttl` minutes in which nobody uses it it is gone."""
+        ...
+
+    async def get(self, namespace: Sequence[str], key: str, *, refresh_ttl: bool = True) -> Item | None:
+        """An item; None if there is none. Its time to live begins anew, unless `refresh_ttl` is False."""
+        ...
+
+    async def delete(self, namespace: Sequence[str], key: str) -> None:
+        """Keep an item no longer. One that is not there is fine."""
+        ...
+
+    async def change(self, changes: Iterable[ItemChange]) -> None:
+        """Put and delete several, all or none. Of several changes of the same item the last one counts."""
+        ...
+
+    async def search(
+        self,
+        prefix: Sequence[str] = (),
+        *,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        refresh_ttl: bool = True,
+    ) -> list[Item]:
+        """Items below a prefix of namespaces, those written last first.
+
+        `filter` is what their values have, by key: a value, of an object a part of it, or comparisons: `$eq`, `$ne`,
+        `$gt`, `$gte`, `$lt`, `$lte`.
+        """
+        ...
+
+    async def list_namespaces(
+        self,
+        *,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        max_depth: int | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[tuple[str, ...]]:
+        """The namespaces that begin and end with these labels ("*" is any one), in order, cut at a depth, each once."""
+        ...
