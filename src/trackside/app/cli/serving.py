@@ -26,6 +26,8 @@ from trackside.app.wiring import load_agents, open_app
 from trackside.app.wiring.agents import AgentReference
 from trackside.harness.errors import TracksideError
 
+_UNIX = getattr(socket, "AF_UNIX", None)
+
 
 class NoAgentsError(TracksideError, LookupError):
     """there is no agent to serve: name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml."""  # noqa: E501
@@ -60,7 +62,11 @@ class ServeOptions:
 
 def check(options: ServeOptions) -> ExitCode:
     """Load what would be served, and say what is wrong with it."""
-    load_agents(options.settings())
+    from trackside.app.server.auth.exposure import check_exposure
+
+    settings = options.settings()
+    check_exposure([settings.server.host], settings.access.auth)
+    load_agents(settings)
     return ExitCode.success
 
 
@@ -97,9 +103,15 @@ def _serve(options: ServeOptions, stack: ExitStack) -> tuple[bool, Sequence[sock
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
+    from trackside.app.server.auth.exposure import check_exposure
     from trackside.app.server.sockets import handed_over, listen_at
 
-    return handed_over(os.environ) or listen_at(settings.server.host, settings.server.port)
+    auth = settings.access.auth
+    if given := handed_over(os.environ):
+        check_exposure([str(one.getsockname()[0]) for one in given if one.family != _UNIX], auth)
+        return given
+    check_exposure([settings.server.host], auth)
+    return listen_at(settings.server.host, settings.server.port)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
