@@ -241,3 +241,17 @@ async def test_what_is_kept_encoded_is_bounded_in_count_and_bytes(serve_agents: 
 
     assert few.encoded == again + 1 == len(stored) + 1
     assert small.encoded == len(stored)  # the newest stays, however large
+
+
+async def test_a_path_refuses_methods_that_it_does_not_have_and_names_those_that_it_has(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        of_runs = await http.patch("/runs")
+        no_run = await http.get("/runs/wait")
+        head = await http.head("/events")
+        nothing = await http.get("/nothing")
+
+    assert (of_runs.status_code, of_runs.headers["Allow"]) == (405, "GET, HEAD, POST")
+    assert (no_run.status_code, no_run.headers["Allow"]) == (405, "POST")
+    assert (head.status_code, head.content) == (200, b"")
+    assert nothing.status_code == 404
+    assert "/nothing" in nothing.json()["detail"]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.rates import Streams
-from trackside.app.server.responses import failure
+from trackside.app.server.responses import Receive, Scope, Send, failure
 from trackside.app.server.routes import GROUPS
-from trackside.app.server.routing import Endpoint, EndpointApp, Routes, all_endpoints
+from trackside.app.server.routing import EVENT_STREAM, Endpoint, EndpointApp, Routes, all_endpoints
 
 
 def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS) -> Starlette:
@@ -23,23 +23,48 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS) -> Starlet
     endpoints = all_endpoints(groups)
     followed = Streams(parts.options.max_streams)
     app = Starlette(
-        routes=[_route(endpoint, parts, followed) for endpoint in endpoints],
+        routes=[
+            Route(path, _Methods({one.method: EndpointApp(one, parts, followed) for one in of_path}))
+            for path, of_path in _by_path(endpoints).items()
+        ],
         middleware=middleware_of(parts, endpoints),
-        exception_handlers={404: _not_found, 405: _not_allowed},
+        exception_handlers={404: _not_found},
     )
     app.state.parts = parts
     return app
 
 
-def _route(endpoint: Endpoint, parts: ServerParts, followed: Streams) -> Route:
-    return Route(
-        endpoint.path, EndpointApp(endpoint, parts, followed), methods=[endpoint.method], name=endpoint.summary
-    )
+class _Methods:
+    """All endpoints of one path. A method that it does not have is refused with those that it has, whatever path might match
+    the request as well: `/runs/stream` is no run.
+    """
+
+    def __init__(self, apps: Mapping[str, EndpointApp]) -> None:
+        self._apps = dict(apps)
+        if "GET" in apps and apps["GET"].endpoint.media_type != EVENT_STREAM:
+            self._apps["HEAD"] = apps["GET"]
+        self._allow = ", ".join(sorted(self._apps))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._apps.get(scope["method"])
+        if app is None:
+            why = f"{scope['method']:.20} is not allowed here; {self._allow} may be asked"
+            await failure(405, why, {"Allow": self._allow})(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+
+def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
+    """The endpoints of each path, in their order; but a path comes before another one that would match it, too."""
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        found.setdefault(endpoint.path, []).append(endpoint)
+    paths: list[str] = []
+    for path in found:
+        caught = (place for place, before in enumerate(paths) if compile_path(before)[0].match(path))
+        paths.insert(next(caught, len(paths)), path)
+    return {path: found[path] for path in paths}
 
 
 async def _not_found(request: Request, exc: Any) -> Response:
     return failure(404, f"there is nothing at {request.url.path!r:.200}")  # type: ignore[return-value]  # an ASGI app
-
-
-async def _not_allowed(request: Request, exc: Any) -> Response:
-    return failure(405, f"{request.method} is not allowed here", exc.headers)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import EventQuery, FollowQuery, LogEvent, event_on_wire
+from trackside.harness.errors import UnknownRunError, UnknownThreadError
 
 routes = Routes("Log")
 
@@ -35,6 +36,7 @@ async def list_events(call: Call[None, EventQuery]) -> Any:
         agent=query.agent,
         types=query.type,
         since=query.since,
+        owner=call.principal.owner,
         limit=query.limit + 1,
     )
     page = found[: query.limit]
@@ -63,6 +65,7 @@ async def follow_events(call: Call[None, FollowQuery]) -> Any:
         agent=query.agent,
         types=query.type,
         since=query.since,
+        owner=call.principal.owner,
     )
     options = parts.options
     return LogEvents(follower=follower, frames=parts.frames, heartbeat=options.heartbeat, patience=options.patience)
@@ -79,5 +82,15 @@ def _place(call: Call[None, FollowQuery]) -> int | None:
 
 
 async def _see_that_it_is_his(call: Call[None, Any], query: EventQuery | FollowQuery) -> None:
-    if call.principal.owner is not None:  # until threads have owners here
-        raise HttpError(status=403, detail="this needs the permission 'admin'")
+    """That he may see the run and the thread which he names, those that were removed among them: the log keeps their events.
+
+    Raises:
+        UnknownRunError, UnknownThreadError: it is somebody else's, or there is none.
+    """
+    store, owner = call.parts.store, call.principal.owner
+    if owner is None:
+        return
+    if query.run_id is not None and await store.run(query.run_id, owner=owner, removed=True) is None:
+        raise UnknownRunError(run_id=query.run_id)
+    if query.thread_id is not None and await store.thread(query.thread_id, owner=owner, removed=True) is None:
+        raise UnknownThreadError(thread_id=query.thread_id)

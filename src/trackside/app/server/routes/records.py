@@ -22,7 +22,7 @@ from trackside.app.server.wire.stats import (
     bucket_on_wire,
     stats_on_wire,
 )
-from trackside.harness.errors import UnknownRunError
+from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.states import Describes, KeepsThreads
 
 routes = Routes("Records")
@@ -44,7 +44,6 @@ async def list_runs(call: Call[None, RunQuery]) -> Any:
     `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object.
     """
     query = call.query
-    _see_that_all_is_his(call)
     found = await call.parts.store.runs(
         status=query.status,
         agent=query.agent,
@@ -52,6 +51,7 @@ async def list_runs(call: Call[None, RunQuery]) -> Any:
         metadata=_metadata(query.metadata),
         since=query.since,
         until=query.until,
+        owner=call.principal.owner,
         id_prefix=query.id_prefix,
         after=query.after,
         before=query.before,
@@ -68,9 +68,8 @@ async def list_runs(call: Call[None, RunQuery]) -> Any:
 @routes.get("/runs/{run_id}", Permission.read, answers={200: RunDetails})
 async def get_recorded_run(call: Call[None, None]) -> Any:
     """All that is recorded of a run; its events are at `/events?run_id=`."""
-    _see_that_all_is_his(call)
     store, run_id = call.parts.store, call.run_id
-    run = await store.run(run_id)
+    run = await store.run(run_id, owner=call.principal.owner)
     if run is None:
         raise UnknownRunError(run_id=run_id)
     return run_details(run, await store.request_of(run_id), await store.retries_of(run_id))
@@ -80,7 +79,7 @@ async def get_recorded_run(call: Call[None, None]) -> Any:
 async def get_stats(call: Call[None, StatsQuery]) -> Any:
     """Totals of runs: how many, how they ended, what they used; in all, by agent, model and caller."""
     query = call.query
-    _see_that_all_is_his(call)
+    await _see_that_all_is_his(call, query.thread_id)
     stats = await call.parts.store.stats(
         query.since, query.until, agent=query.agent, thread_id=query.thread_id, status=query.status
     )
@@ -91,7 +90,7 @@ async def get_stats(call: Call[None, StatsQuery]) -> Any:
 async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
     """The same totals over time, one bucket after the other, by when the runs were created; at most 1,000."""
     query = call.query
-    _see_that_all_is_his(call)
+    await _see_that_all_is_his(call, None)
     buckets = await call.parts.store.timeline(
         query.since, query.until, width=timedelta(seconds=query.width), agent=query.agent, status=query.status
     )
@@ -137,6 +136,19 @@ def _metadata(said: str | None) -> dict[str, Any] | None:
         raise HttpError(status=422, detail=f"metadata is a JSON object of plain values: {exc}") from exc
 
 
-def _see_that_all_is_his(call: Call[Any, Any]) -> None:
-    if call.principal.owner is not None:  # until runs have owners here
-        raise HttpError(status=403, detail="this needs the permission 'admin'")
+async def _see_that_all_is_his(call: Call[Any, Any], thread_id: str | None) -> None:
+    """That totals are of nobody else's runs: they are kept for all owners together.
+
+    Raises:
+        HttpError: they are of everybody's.
+        UnknownThreadError: they are of a thread that is not his.
+    """
+    owner = call.principal.owner
+    if owner is None:
+        return
+    if thread_id is None:
+        raise HttpError(
+            status=403, detail="totals of everybody's runs need the permission 'admin'; name a thread of yours"
+        )
+    if await call.parts.store.thread(thread_id, owner=owner) is None:
+        raise UnknownThreadError(thread_id=thread_id)
