@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trackside.app.server.routing import Endpoint
+from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
 from trackside.app.server.wire.runs import RunCreate
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
 
@@ -22,6 +23,10 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
         "metadata": {"team": "red"},
         "if_not_exists": "create",
     },
+    ItemPut: {"namespace": ["memories", "ada"], "key": "coffee", "value": {"likes": "black", "cups": 2}, "ttl": 1_440},
+    ItemName: {"namespace": ["memories", "ada"], "key": "coffee"},
+    ItemSearch: {"namespace_prefix": ["memories"], "filter": {"cups": {"$gte": 2}}, "limit": 10},
+    NamespaceSearch: {"prefix": ["memories"], "max_depth": 2},
     SubscriptionCreate: {"name": "mail", "types": ["run_failed"], "start": "now"},
     SubscriptionSeek: {"position": "beginning"},
     ParkedChoice: {},

@@ -209,7 +209,7 @@ def _fits(value: Json, wanted: Any) -> bool:
     return _is_same(value, wanted)
 
 
-def _is_comparison(wanted: Mapping[str, Any]) -> bool:
+def _is_comparison(wanted: Mapping[Any, Any]) -> bool:
     return any(isinstance(key, str) and key.startswith("$") for key in wanted)
 
 

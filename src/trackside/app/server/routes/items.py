@@ -1,0 +1,104 @@
+"""The store: what agents keep beyond their threads, under namespaces and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.responses import empty
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.items import (
+    FoundItems,
+    FoundNamespaces,
+    ItemInfo,
+    ItemName,
+    ItemPut,
+    ItemQuery,
+    ItemSearch,
+    NamespaceSearch,
+    found_on_wire,
+    item_on_wire,
+)
+
+routes = Routes("Store")
+
+_NO_VECTORS = "is not supported: items are found by namespace and by what their values have, not by meaning"
+
+
+@routes.put("/store/items", Permission.run, body=ItemPut, answers={204: None})
+async def put_item(call: Call[ItemPut, None]) -> Any:
+    """Keep an item; it takes the place of the one that is there."""
+    item = call.body
+    if item.index:
+        raise HttpError(status=422, detail=f"index = {item.index!r:.80} {_NO_VECTORS}")
+    _check_namespace(call.principal, item.namespace)
+    await call.parts.store.items.put(item.namespace, item.key, item.value, ttl=item.ttl)
+    return empty()
+
+
+@routes.get("/store/items", Permission.read, query=ItemQuery, answers={200: ItemInfo | None})
+async def get_item(call: Call[None, ItemQuery]) -> Any:
+    """An item; `null` if there is none. Its time to live begins anew, unless `refresh_ttl` is false."""
+    wanted = call.query
+    namespace = [label for part in wanted.namespace for label in part.split(".")]
+    _check_namespace(call.principal, namespace)
+    refresh = wanted.refresh_ttl is not False
+    found = await call.parts.store.items.get(namespace, wanted.key, refresh_ttl=refresh)
+    return None if found is None else item_on_wire(found)
+
+
+@routes.delete("/store/items", Permission.run, body=ItemName, answers={204: None})
+async def delete_item(call: Call[ItemName, None]) -> Any:
+    """Keep an item no longer. One that is not there is fine."""
+    _check_namespace(call.principal, call.body.namespace)
+    await call.parts.store.items.delete(call.body.namespace, call.body.key)
+    return empty()
+
+
+@routes.post("/store/items/search", Permission.read, body=ItemSearch, answers={200: FoundItems})
+async def search_items(call: Call[ItemSearch, None]) -> Any:
+    """Items below a prefix of namespaces, those written last first."""
+    wanted = call.body
+    if wanted.query is not None:
+        raise HttpError(status=422, detail=f"query = {wanted.query!r:.80} {_NO_VECTORS}")
+    _check_namespace(call.principal, wanted.namespace_prefix, "namespace_prefix")
+    found = await call.parts.store.items.search(
+        wanted.namespace_prefix,
+        filter=wanted.filter,
+        limit=10 if wanted.limit is None else wanted.limit,
+        offset=wanted.offset or 0,
+        refresh_ttl=wanted.refresh_ttl is not False,
+    )
+    return FoundItems([found_on_wire(item) for item in found])
+
+
+@routes.post("/store/namespaces", Permission.read, body=NamespaceSearch, answers={200: FoundNamespaces})
+async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
+    """The namespaces that there are, in order."""
+    wanted = call.body
+    _check_namespace(call.principal, wanted.prefix or (), "prefix")
+    found = await call.parts.store.items.list_namespaces(
+        prefix=wanted.prefix or (),
+        suffix=wanted.suffix or (),
+        max_depth=wanted.max_depth,
+        limit=100 if wanted.limit is None else wanted.limit,
+        offset=wanted.offset or 0,
+    )
+    return FoundNamespaces(found)
+
+
+def _check_namespace(principal: Principal, labels: Sequence[str], field: str = "namespace") -> None:
+    """See that somebody asks for what is his: all that has his name as a label.
+
+    Raises:
+        HttpError: it is not.
+    """
+    if principal.owner is not None and (own := label_of(principal.owner)) not in labels:
+        raise HttpError(status=403, detail=f"your namespaces have the label {own!r}, and this {field} has not")
+
+
+def label_of(identity: str) -> str:
+    """The label that stands for somebody, and for nobody else: a label has no dot, and "*" would be any one."""
+    return identity.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")
