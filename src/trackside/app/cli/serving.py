@@ -23,7 +23,7 @@ from trackside.app.cli.serving_words import ServerWords
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import load_agents, open_app
-from trackside.app.wiring.agents import AgentReference
+from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.harness.errors import TracksideError
 
 _UNIX = getattr(socket, "AF_UNIX", None)
@@ -73,13 +73,14 @@ def check(options: ServeOptions) -> ExitCode:
 def serve(options: ServeOptions) -> ExitCode:
     """Serve until a signal says to stop."""
     _take_signals()
-    with ExitStack() as stack:
-        try:
-            begins_anew, sockets = _serve(options, stack)
-        except KeyboardInterrupt:  # before there was anything to stop
-            return ExitCode.success
-    if begins_anew:
-        beginning_anew.begin(sockets)
+    try:
+        with ExitStack() as stack:
+            settings = options.settings()
+            sockets = [stack.enter_context(one) for one in _sockets(settings)]
+            if _serve(settings, sockets, json=options.json):
+                beginning_anew.begin(sockets)
+    except KeyboardInterrupt:  # before there was anything to stop
+        pass
     return ExitCode.success
 
 
@@ -89,17 +90,14 @@ def _take_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
 
 
-def _serve(options: ServeOptions, stack: ExitStack) -> tuple[bool, Sequence[socket.socket]]:
-    """Serve to the end; whether to begin anew, and on which sockets."""
-    settings = options.settings()
-    sockets = _sockets(settings)
-    kept = [one.dup() for one in sockets]
-    output = stack.enter_context(JsonOutput()) if options.json else None
-    agents = load_agents(settings)  # before there is an event loop, as agents' modules expect
-    words = stack.enter_context(ServerWords(output, settings))
-    runner = stack.enter_context(event_loop(_loop_factory()))
-    begins_anew = runner.run(_serve_in_loop(settings, agents, sockets, words))
-    return begins_anew, kept
+def _serve(settings: Settings, sockets: Sequence[socket.socket], *, json: bool) -> bool:
+    """Serve to the end; whether to begin anew on the same sockets."""
+    with ExitStack() as stack:
+        output = stack.enter_context(JsonOutput()) if json else None
+        agents = load_agents(settings)  # before there is an event loop, as agents' modules expect
+        words = stack.enter_context(ServerWords(output, settings))
+        runner = stack.enter_context(event_loop(_loop_factory()))
+        return runner.run(_serve_in_loop(settings, agents, sockets, words))
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
@@ -148,6 +146,8 @@ def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:
     named: dict[str, str] = {}
     for text in typed:
         reference = AgentReference.parse(text, settings.agents)
+        if not reference.attribute:
+            load_agent(reference)  # which says what there is to choose from
         if text in settings.agents:
             name, target = text, settings.agents[text]
         else:

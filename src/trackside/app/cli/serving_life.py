@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -33,7 +32,6 @@ LINGER: Final = 1.0
 when it closes them."""
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
-_ONCE_APART: Final = 0.05  # seconds; a Ctrl-C may reach a process by its group and by who started it
 
 type Say = Callable[..., None]
 """Takes what happens, and facts about it."""
@@ -52,7 +50,6 @@ class ServerLife:
         self._ending = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._stops = 0
-        self._last_stop = 0.0
         self._checking: asyncio.Task[None] | None = None
         self._has_terminal = _has_terminal()
 
@@ -87,7 +84,7 @@ class ServerLife:
         tell_service_manager("RELOADING=1" if self.begins_anew else "STOPPING=1")
         app.parts.health.begin_ending("it begins anew" if self.begins_anew else "it stops")
         front.begin_ending()
-        server.stop_accepting()
+        server.stop_accepting(for_good=not self.begins_anew)
         if self.begins_anew:
             await self._unless_hurried(server.wait_until_idle(LINGER))
         self._say_what_is_waited_for(app)
@@ -128,10 +125,7 @@ class ServerLife:
             self._say(f"waiting for {count(running, 'run')}, up to {self._grace:g} s", runs=running, hint=hint)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._stops and now - self._last_stop < _ONCE_APART:
-            return
-        self._stops, self._last_stop = self._stops + 1, now
+        self._stops += 1
         match self._stops:
             case 1:
                 self._say("stopping")

@@ -39,13 +39,13 @@ class _Connections(set[Any]):
 
 
 class HttpServer:
-    """Answers on these sockets while its `async with` block goes on. They are its own: it closes them.
+    """Answers on these sockets while its `async with` block goes on.
 
     Leaving the block cuts off what is still being answered; `finish` before that lets it come to its end.
     """
 
     def __init__(self, app: Any, sockets: Sequence[socket.socket]) -> None:
-        self._sockets = list(sockets)
+        self._sockets = sockets
         self._connections = _Connections()
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -74,24 +74,25 @@ class HttpServer:
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         await server.on_tick(0)
-        await server.startup(sockets=self._sockets)
+        await server.startup(sockets=[one.dup() for one in self._sockets])
         self._clock = asyncio.create_task(self._tick(), name="trackside-http-clock")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.stop_accepting()
+        self.stop_accepting(for_good=False)
         if self._clock is not None:
             self._clock.cancel()
         await self.finish(0.0)
 
-    def stop_accepting(self) -> None:
-        """Take no more connections. Those that are there go on."""
+    def stop_accepting(self, *, for_good: bool = True) -> None:
+        """Take no more connections; those that are there go on. If not for good, others wait for whoever takes them next."""
         for server in self._server.servers:
             server.close()
-        for one in self._sockets:
-            one.close()
+        if for_good:
+            for one in self._sockets:
+                one.close()
 
     async def finish(self, seconds: float) -> bool:
         """Close idle connections now, the others after their answers, and cut off what is left; whether nothing was."""

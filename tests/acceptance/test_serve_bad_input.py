@@ -1,0 +1,120 @@
+"""What `trackside serve` refuses to start with: one line that says what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from trackside_server import TracksideServer
+
+type Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def echo(input):\n    return input\n", encoding="utf-8")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('boom')\n", encoding="utf-8")
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        yield one.getsockname()[1]
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "there is no agent to serve: name one (`trackside serve path/file.py:name`)"),
+        (("agents.py:nope",), "agents.py has no nope; it has echo"),
+        (("agents.py",), "it has echo"),
+        (("chat",), "chat is no agent"),
+        (("broken.py:echo",), "importing broken.py raised RuntimeError: boom"),
+        (("agents.py:echo", "./agents.py:echo"), "would both be called 'echo'"),
+        (("agents.py:echo", "--port", "99999"), "--port: '99999' is not a port from 1 to 65535"),
+        (("agents.py:echo", "--port", "http"), "--port: 'http' is not a port"),
+        (("agents.py:echo", "--port", "-1"), "--port: '-1' is not a port"),
+        (("agents.py:echo", "--host", "203.0.113.9"), "203.0.113.9"),
+        (("agents.py:echo", "--database", "sqlite:///missing/runs.db"), "There is no folder missing"),
+        (("agents.py:echo", "--database", "mysql://here/runs"), "mysql"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(here: Command, arguments: tuple[str, ...], says: str) -> None:
+    options = () if "--port" in arguments else ("--port", "0")
+
+    error = refused(here("serve", *arguments, *options))
+
+    assert says in error.splitlines()[-1]
+    assert error.splitlines()[-1].startswith("error: ")
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do(here: Command, taken_port: int) -> None:
+    error = refused(here("serve", "agents.py:echo", "--port", str(taken_port)))
+
+    assert f"port {taken_port} is taken; choose another with --port, or any that is free with --port 0" in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_database_that_cannot_be_written_is_refused(here: Command, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+
+    error = refused(here("serve", "agents.py:echo", "--port", "0", "--database", "sqlite:///closed/runs.db"))
+
+    assert "closed/runs.db" in error
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ('[server]\nport = "http"', "server.port: 'http' is not a port"),
+        ("[server]\nmax_body = -1", "server.max_body: -1 is not a number of bytes"),
+        ("[server]\nlog = 3", "server.log: 3 is neither true nor false"),
+        ("[server]\nheartbeat = 0", "server.heartbeat: it has to be longer than nothing"),
+        ("[server]\nprot = 3", "unknown key server.prot; did you mean server.port?"),
+    ],
+)
+def test_settings_of_the_server_that_do_not_fit_name_their_key(
+    here: Command, tmp_path: Path, toml: str, says: str
+) -> None:
+    (tmp_path / "trackside.toml").write_text(toml, encoding="utf-8")
+
+    assert says in refused(here("serve", "agents.py:echo", "--port", "0"))
+
+
+def test_a_check_says_what_would_be_wrong_and_serves_nothing(here: Command, tmp_path: Path, taken_port: int) -> None:
+    fine = here("serve", "--check", "agents.py:echo", "--port", str(taken_port))
+    broken = here("serve", "--check", "broken.py:echo")
+
+    assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", "")
+    assert "raised RuntimeError: boom" in refused(broken)
+    assert not (tmp_path / "trackside.db").exists()
+
+
+def test_two_servers_share_an_sqlite_file(tmp_path: Path) -> None:
+    """Each serves what both record."""
+    import httpx
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "agents.py").write_text("async def echo(input):\n    return input\n", encoding="utf-8")
+    database = f"sqlite:///{tmp_path}/both.db"
+    with (
+        TracksideServer(tmp_path, "agents.py:echo", database=database) as one,
+        TracksideServer(other, "agents.py:echo", database=database) as two,
+    ):
+        answer = httpx.post(f"{one.url}/runs", json={"assistant_id": "echo", "input": 1, "on_completion": "keep"})
+        place = answer.headers["content-location"]
+        found = httpx.get(f"{two.url}/health/ready")
+
+        assert place.startswith("/threads/")
+        assert found.json()["status"] == "ready"

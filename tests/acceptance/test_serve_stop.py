@@ -1,0 +1,161 @@
+"""What becomes of streams, waiting clients and runs when `trackside serve` is told to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from trackside_server import PATIENCE, TracksideServer
+
+AGENTS = """
+import asyncio
+import os
+
+async def endless(input, run):
+    while True:
+        run.send({"still": "here"})
+        await asyncio.sleep(0.05)
+
+async def until_told(input, run):
+    run.send({"at": "it"})
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.02)
+    return {"done": True}
+"""
+SETTINGS = '[runs]\nshutdown_grace = "{grace}"\nmax_running = 2\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    return tmp_path
+
+
+def serving(folder: Path, grace: str, *agents: str) -> TracksideServer:
+    return TracksideServer(folder, *(f"agents.py:{name}" for name in agents), settings=SETTINGS.format(grace=grace))
+
+
+class Stream:
+    """A run that is streamed by a client in a thread of its own."""
+
+    def __init__(self, server: TracksideServer, agent: str) -> None:
+        self.lines: list[str] = []
+        self.failure: BaseException | None = None
+        self.has_begun = threading.Event()
+        body = {"assistant_id": agent, "input": {}, "stream_mode": ["custom", "values"], "on_completion": "keep"}
+        self._thread = threading.Thread(target=self._read, args=(f"{server.url}/runs/stream", body), daemon=True)
+        self._thread.start()
+        assert self.has_begun.wait(PATIENCE), "the stream did not begin"
+
+    def _read(self, url: str, body: dict[str, Any]) -> None:
+        try:
+            with httpx.stream("POST", url, json=body, timeout=PATIENCE) as answer:
+                for line in answer.iter_lines():
+                    self.lines.append(line)
+                    if line == "event: custom":
+                        self.has_begun.set()
+        except httpx.HTTPError as exc:
+            self.failure = exc
+
+    def wait(self) -> None:
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the stream does not end"
+
+    @property
+    def events(self) -> list[str]:
+        return [line.removeprefix("event: ") for line in self.lines if line.startswith("event: ")]
+
+
+@pytest.fixture
+def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[TracksideServer]:
+    with serving(folder, *request.param) as one:
+        yield one
+
+
+@pytest.mark.parametrize("server", [("30s", "until_told")], indirect=True)
+def test_a_run_that_ends_in_time_is_streamed_to_its_end(server: TracksideServer) -> None:
+    stream = Stream(server, "until_told")
+    with httpx.Client(base_url=server.url) as client:
+        assert client.get("/health/ready").status_code == 200
+        server.signal(signal.SIGTERM)
+        unready = unready_answer(client)
+    with pytest.raises(httpx.ConnectError):  # nobody is left to wait for a server that ends
+        httpx.get(f"{server.url}/ok")
+    (server.folder / "go").touch()
+
+    assert server.wait() == 0
+    stream.wait()
+    assert stream.failure is None
+    assert stream.events[-1] == "values"
+    assert unready.headers["connection"] == "close"
+    assert unready.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
+    assert "waiting for 1 run" in server.log
+
+
+def unready_answer(client: httpx.Client) -> httpx.Response:
+    """The first answer that says so, on the connection that is open."""
+    while (answer := client.get("/health/ready")).status_code == 200:
+        pass
+    assert answer.status_code == 503
+    return answer
+
+
+@pytest.mark.parametrize("server", [("100ms", "endless")], indirect=True)
+def test_a_run_that_goes_on_is_cancelled_and_its_stream_ends(server: TracksideServer) -> None:
+    stream = Stream(server, "endless")
+
+    assert server.terminate() == 0
+    stream.wait()
+    assert stream.failure is None
+    assert ended_as(server.folder) == ["shutdown"]
+
+
+@pytest.mark.parametrize("server", [("1h", "endless")], indirect=True)
+def test_a_second_signal_does_not_wait_for_runs(server: TracksideServer) -> None:
+    stream = Stream(server, "endless")
+
+    server.signal(signal.SIGINT)
+    said(server, "waiting for 1 run, up to 3600 s")
+    server.signal(signal.SIGINT)
+
+    assert server.wait() == 0
+    stream.wait()
+    assert ended_as(server.folder) == ["shutdown"]
+
+
+@pytest.mark.parametrize("server", [("100ms", "endless")], indirect=True)
+def test_a_client_that_follows_the_log_is_let_go(server: TracksideServer) -> None:
+    with httpx.stream("GET", f"{server.url}/events/stream", timeout=PATIENCE) as log:
+        assert log.status_code == 200
+        server.signal(signal.SIGTERM)
+
+        for _ in log.iter_lines():
+            pass  # to a proper end, which httpx insists on
+
+    assert server.wait() == 0
+
+
+def said(server: TracksideServer, text: str) -> None:
+    """Wait until the server has said so."""
+    waiting = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if text in server.log:
+            return
+        waiting.wait(0.02)
+    raise AssertionError(f"{text!r} was never said:\n{server.log}")
+
+
+def ended_as(folder: Path) -> list[str]:
+    """How the runs in the database were cancelled."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(folder / "runs.db")) as database:
+        rows = database.execute("SELECT payload FROM events WHERE event_type = 'run_cancelled'").fetchall()
+    return [json.loads(payload)["cancel_mode"] for (payload,) in rows]
