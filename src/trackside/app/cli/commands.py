@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside._version import __version__
-from trackside.app.cli import data_commands, observer_commands, server_commands, subscription_commands
+from trackside.app.cli import auth_commands, data_commands, observer_commands, server_commands, subscription_commands
 from trackside.app.cli.options import (
     ALL,
     RUN_STATUSES,
@@ -389,6 +389,7 @@ def stats(
 
 
 app.add_typer(server_commands.app)
+app.add_typer(auth_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)

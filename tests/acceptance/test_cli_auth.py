@@ -1,0 +1,85 @@
+"""API keys on the command line: shown once, listed without themselves, revoked when somebody says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from subprocess import CompletedProcess
+from typing import Any
+
+type Here = Callable[..., CompletedProcess[str]]
+
+KEY = re.compile(r"ts_[0-9a-f]{12}_[0-9a-f]{64}")
+
+
+def test_a_key_is_shown_once_and_alone_on_standard_output(here: Here) -> None:
+    made = here("auth", "create", "laptop", "--owner", "ada", "--permission", "admin", "--expires", "90d")
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    assert KEY.fullmatch(key)
+    assert "of ada may admin, until" in made.stderr
+    assert key not in made.stderr
+    listed = here("auth", "list")
+    assert key[3:15] in listed.stdout
+    assert "ada" in listed.stdout
+    assert key[16:] not in listed.stdout + listed.stderr
+
+
+def test_keys_for_programs(here: Here) -> None:
+    made = json.loads(here("auth", "create", "ci", "--json").stdout)
+    assert made["owner"] == made["name"] == "ci"
+    assert made["permission"] == "run"
+    assert KEY.fullmatch(made.pop("secret"))
+    (listed,) = [json.loads(line) for line in here("auth", "list", "--json").stdout.splitlines()]
+    assert listed == made
+    assert "digest" not in listed
+
+
+def test_revoking_asks_unless_it_is_told_to(here: Here) -> None:
+    made = json.loads(here("auth", "create", "ci", "--json").stdout)
+    refused = here("auth", "revoke", made["key_id"])
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    assert here("auth", "list").stdout.count(made["key_id"]) == 1
+    revoked = here("auth", "revoke", made["key_id"], "--yes")
+    assert revoked.returncode == 0
+    assert "lets nobody in any more" in revoked.stdout
+    assert "There are no API keys." in here("auth", "list").stdout
+    assert "revoked" in here("auth", "list", "--all").stdout
+
+
+def test_a_whole_key_may_be_typed_to_revoke_it_and_is_not_said_back(here: Here) -> None:
+    made = json.loads(here("auth", "create", "ci", "--json").stdout)
+    revoked = here("auth", "revoke", made["secret"], "--yes", "--json")
+    assert json.loads(revoked.stdout)["revoked_at"]
+    assert made["secret"] not in revoked.stdout + revoked.stderr
+
+
+def test_a_person_at_a_terminal_is_asked(here: Here, terminal: Callable[..., Any]) -> None:
+    made = json.loads(here("auth", "create", "ci", "--json").stdout)
+    asked = terminal("auth", "revoke", made["key_id"])
+    asked.wait_for("[y/N]")
+    asked.press(b"n\n")
+    assert asked.wait() == 130
+    assert "Nothing was revoked." in asked.text
+    asked = terminal("auth", "revoke", made["key_id"])
+    asked.wait_for("[y/N]")
+    asked.press(b"y\n")
+    assert asked.wait() == 0
+    assert "There are no API keys." in here("auth", "list").stdout
+
+
+def test_what_does_not_fit_is_one_line(here: Here) -> None:
+    for arguments, said in (
+        (("auth", "create", "ci", "--expires", "soon"), "'soon' is not a length of time"),
+        (("auth", "create", ""), "An API key cannot have name=''"),
+        (("auth", "create", "ci", "--permission", "root"), "root"),
+    ):
+        failed = here(*arguments)
+        assert failed.returncode == 2
+        assert said in failed.stderr
+    here("auth", "create", "ci")
+    unknown = here("auth", "revoke", "nobody", "--yes")
+    assert unknown.returncode == 2
+    assert "There is no API key 'nobody'" in unknown.stderr
