@@ -1,0 +1,119 @@
+"""SIGHUP: a server begins anew in its place, and nobody is turned away meanwhile; or goes on, if it could not begin."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from trackside_server import PATIENCE, TracksideServer
+
+AGENT = """
+import asyncio
+import sys
+
+async def said(input, run):
+    if input.get("seconds", 0) >= 1:
+        print("it has begun", file=sys.stderr, flush=True)
+    await asyncio.sleep(input.get("seconds", 0))
+    return {{"said": "{word}"}}
+"""
+CLIENTS = 4
+
+
+def write(folder: Path, word: str) -> None:
+    (folder / "agents.py").write_text(AGENT.format(word=word), encoding="utf-8")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TracksideServer]:
+    write(tmp_path, "before")
+    with TracksideServer(tmp_path, "agents.py:said") as one:
+        yield one
+
+
+class Asking:
+    """A client that asks again and again on the connections that it has, and tries nothing twice."""
+
+    def __init__(self, url: str, until: str) -> None:
+        self.answers: list[str] = []
+        self.failures: list[str] = []
+        self.stop = threading.Event()
+        self._url = url
+        self._until = until
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        body = {"assistant_id": "said", "input": {"seconds": 0.01}}
+        with httpx.Client(base_url=self._url, timeout=PATIENCE, transport=httpx.HTTPTransport(retries=0)) as client:
+            while not self.stop.is_set() and self._until not in self.answers:
+                try:
+                    answer = client.post("/runs/wait", json=body)
+                    self.answers.append(answer.raise_for_status().json()["said"])
+                except (httpx.HTTPError, KeyError) as exc:
+                    self.failures.append(repr(exc))
+
+    def wait(self) -> None:
+        self._thread.join(PATIENCE)
+        self.stop.set()
+        assert not self._thread.is_alive(), "it was never answered by what came after"
+
+
+def test_no_request_fails_while_a_server_under_load_begins_anew(server: TracksideServer) -> None:
+    pid = server.pid
+    asking = [Asking(server.url, until="after") for _ in range(CLIENTS)]
+    write(server.folder, "after")
+
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready()
+    for one in asking:
+        one.wait()
+
+    assert [one.failures for one in asking] == [[]] * CLIENTS
+    assert all(one.answers[-1] == "after" for one in asking)
+    assert (server.pid, server.ready["pid"]) == (pid, pid)
+    assert server.terminate() == 0
+
+
+def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: TracksideServer) -> None:
+    (server.folder / "agents.py").write_text("import nowhere\n", encoding="utf-8")
+
+    server.signal(signal.SIGHUP)
+    said(server, "does not begin anew, and goes on as before")
+    answer = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {}})
+
+    assert answer.json() == {"said": "before"}
+    assert "No module named 'nowhere'" in server.log
+
+
+def test_a_run_that_is_waited_for_is_answered_before_the_server_begins_anew(server: TracksideServer) -> None:
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(
+            httpx.post(
+                f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {"seconds": 2}}, timeout=PATIENCE
+            )
+        )
+    )
+    waiting.start()
+    said(server, "it has begun")
+
+    server.signal(signal.SIGHUP)
+    server.wait_until_ready()
+    waiting.join()
+
+    assert answers[0].json() == {"said": "before"}
+
+
+def said(server: TracksideServer, text: str) -> None:
+    """Wait until the server has said so."""
+    waiting = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if text in server.log:
+            return
+        waiting.wait(0.02)
+    raise AssertionError(f"{text!r} was never said:\n{server.log}")
