@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from functools import lru_cache
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid5
+
+from msgspec import Meta, Struct, field
+
+from trackside.harness.types import JsonObject
 
 _NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # as LangGraph's servers make theirs, so that ids stay
 
@@ -20,3 +26,101 @@ def agent_of(assistant: str, agents: Collection[str]) -> str | None:
     if assistant in agents:
         return assistant
     return next((agent for agent in agents if assistant_id_of(agent) == assistant.lower()), None)
+
+
+type SortBy = Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"]
+type Field = Literal[
+    "assistant_id",
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "created_at",
+    "updated_at",
+    "metadata",
+    "version",
+]
+type PageSize = Annotated[int, Meta(ge=1, le=1_000)]
+type Offset = Annotated[int, Meta(ge=0)]
+
+
+class Assistant(Struct, frozen=True, kw_only=True):
+    """An agent, as LangGraph's clients see it."""
+
+    assistant_id: str
+    graph_id: str
+    name: str
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+    config: JsonObject = field(default_factory=dict)
+    context: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=lambda: {"created_by": "system"})
+    version: int = 1
+
+
+class AssistantFilter(Struct, forbid_unknown_fields=True):
+    """Which assistants are meant: with all of these metadata, of this agent, with this in their names."""
+
+    metadata: dict[str, Any] | None = None
+    graph_id: str | None = None
+    name: str | None = None
+
+
+class AssistantSearch(AssistantFilter, forbid_unknown_fields=True):
+    """Which of them are wanted, in which order, and what of each."""
+
+    limit: PageSize | None = None
+    offset: Offset | None = None
+    sort_by: SortBy | None = None
+    sort_order: Literal["asc", "desc"] | None = None
+    select: list[Field] | None = None
+
+
+class VersionSearch(Struct, forbid_unknown_fields=True):
+    """Which versions of an assistant are wanted."""
+
+    metadata: dict[str, Any] | None = None
+    limit: PageSize | None = None
+    offset: Offset | None = None
+
+
+class DrawingQuery(Struct, forbid_unknown_fields=True):
+    """To which depth agents inside are drawn, too; true: all."""
+
+    xray: bool | int = False
+
+
+class SubgraphQuery(Struct, forbid_unknown_fields=True):
+    """Whether those inside those inside are wanted, too."""
+
+    recurse: bool = False
+
+
+class Drawing(Struct, kw_only=True):
+    """What an agent is made of."""
+
+    nodes: list[JsonObject]
+    edges: list[JsonObject]
+
+
+class Schemas(Struct, kw_only=True):
+    """JSON Schemas of what goes in, comes out and is kept; null where that is not known."""
+
+    graph_id: str
+    input_schema: JsonObject | None = None
+    output_schema: JsonObject | None = None
+    state_schema: JsonObject | None = None
+    config_schema: JsonObject | None = None
+    context_schema: JsonObject | None = None
+
+
+def is_meant(assistant: Assistant, by: AssistantFilter | VersionSearch) -> bool:
+    """Whether a filter means this one."""
+    wanted: Mapping[str, Any] = by.metadata or {}
+    if any(key not in assistant.metadata or assistant.metadata[key] != value for key, value in wanted.items()):
+        return False
+    if isinstance(by, VersionSearch):
+        return True
+    return by.graph_id in {None, assistant.graph_id} and (by.name or "").casefold() in assistant.name.casefold()

@@ -1,0 +1,35 @@
+"""Which threads and agents a request is about, as far as whoever asks may know of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackside.app.server.routing import Call
+from trackside.app.server.wire.assistants import agent_of
+from trackside.app.storage import StoredThread
+from trackside.harness import RunManager
+from trackside.harness.errors import UnknownThreadError
+
+
+async def thread_for(call: Call[Any, Any]) -> StoredThread:
+    """The thread that the path names. One of somebody else is not there.
+
+    Raises:
+        HttpError: its id is no UUID.
+        UnknownThreadError: there is none, or it is not his who asks.
+    """
+    thread = await call.parts.store.thread(call.thread_id, owner=call.principal.owner)
+    if thread is None:
+        raise UnknownThreadError(thread_id=call.thread_id)
+    return thread
+
+
+def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
+    """The agent that a thread is kept by: that of its newest run, else the one that it was made for; None if it is not known
+    here.
+    """
+    if thread.agent is not None:
+        return thread.agent if thread.agent in manager.agents else None
+    named = (thread.metadata.get(key) for key in ("graph_id", "assistant_id"))
+    found = (agent_of(name, manager.agents) for name in named if isinstance(name, str))
+    return next((agent for agent in found if agent is not None), None)

@@ -1,0 +1,165 @@
+"""Assistants: one for each agent. They are what the server was started with, so they can only be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Reply, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.assistants import (
+    Assistant,
+    AssistantFilter,
+    AssistantSearch,
+    Drawing,
+    DrawingQuery,
+    Schemas,
+    SubgraphQuery,
+    VersionSearch,
+    agent_of,
+    assistant_id_of,
+    is_meant,
+)
+from trackside.harness.context import Agent
+from trackside.harness.states import Describes
+from trackside.harness.types import JsonObject
+
+routes = Routes("Assistants")
+
+_STARTED = datetime.now(UTC)
+_PAGE = 10
+_WRITES = (
+    ("POST", "/assistants"),
+    ("PATCH", "/assistants/{assistant_id}"),
+    ("DELETE", "/assistants/{assistant_id}"),
+    ("POST", "/assistants/{assistant_id}/latest"),
+)
+_WHY = "there is one assistant for each agent that the server was started with; change the settings and start it again"
+
+
+@routes.post("/assistants/search", Permission.read, body=AssistantSearch, answers={200: list[Assistant]})
+async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
+    """Find assistants. `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page."""
+    asked = call.body
+    found = [one for one in _all(call) if is_meant(one, asked)]
+    if asked.sort_by is not None or asked.sort_order is not None:
+        found.sort(key=attrgetter(asked.sort_by or "created_at"), reverse=asked.sort_order == "desc")
+    return _page(found, asked.limit, asked.offset, asked.select)
+
+
+@routes.post("/assistants/count", Permission.read, body=AssistantFilter, answers={200: int})
+async def count_assistants(call: Call[AssistantFilter, None]) -> Any:
+    """How many assistants a search finds."""
+    return sum(is_meant(one, call.body) for one in _all(call))
+
+
+@routes.get("/assistants/{assistant_id}", Permission.read, answers={200: Assistant})
+async def get_assistant(call: Call[None, None]) -> Any:
+    """An assistant, by its id or the name of its agent."""
+    return _assistant(call, _named(call))
+
+
+@routes.get("/assistants/{assistant_id}/graph", Permission.read, query=DrawingQuery, answers={200: Drawing})
+async def get_graph(call: Call[None, DrawingQuery]) -> Any:
+    """What an assistant's agent is made of, to be drawn. An agent that does not say is one box."""
+    name = _named(call)
+    agent = _agent(call, name)
+    if isinstance(agent, Describes):
+        return await agent.drawing(xray=call.query.xray)
+    return {"nodes": [{"id": name, "type": "runnable", "data": {"name": name}}], "edges": []}
+
+
+@routes.get("/assistants/{assistant_id}/schemas", Permission.read, answers={200: Schemas})
+async def get_schemas(call: Call[None, None]) -> Any:
+    """What goes into an assistant's agent, what comes out and what is kept, as JSON Schemas."""
+    name = _named(call)
+    agent = _agent(call, name)
+    return Schemas(graph_id=name, **(await agent.schemas() if isinstance(agent, Describes) else {}))
+
+
+@routes.get(
+    "/assistants/{assistant_id}/subgraphs", Permission.read, query=SubgraphQuery, answers={200: dict[str, Schemas]}
+)
+async def get_subgraphs(call: Call[None, SubgraphQuery]) -> Any:
+    """The schemas of the agents inside an assistant's agent, by their namespaces."""
+    return await _subgraphs(call, None)
+
+
+@routes.get(
+    "/assistants/{assistant_id}/subgraphs/{namespace}",
+    Permission.read,
+    query=SubgraphQuery,
+    answers={200: dict[str, Schemas]},
+)
+async def get_subgraph(call: Call[None, SubgraphQuery]) -> Any:
+    """The same of those in one namespace."""
+    return await _subgraphs(call, call.path["namespace"])
+
+
+@routes.post("/assistants/{assistant_id}/versions", Permission.read, body=VersionSearch, answers={200: list[Assistant]})
+async def list_versions(call: Call[VersionSearch, None]) -> Any:
+    """The versions of an assistant: the one that is served."""
+    asked = call.body
+    one = _assistant(call, _named(call))
+    return _page([one] if is_meant(one, asked) else [], asked.limit, asked.offset, None)
+
+
+for _method, _path in _WRITES:
+    routes.refuse(_method, _path, _WHY)
+
+
+def _page(found: Sequence[Assistant], limit: int | None, offset: int | None, select: Sequence[str] | None) -> Reply:
+    start, size = offset or 0, limit or _PAGE
+    headers = {"X-Pagination-Total": str(len(found))}
+    if start + size < len(found):
+        headers["X-Pagination-Next"] = str(start + size)
+    page: list[Any] = [msgspec.to_builtins(one) for one in found[start : start + size]]
+    if select:
+        page = [{name: one[name] for name in select} for one in page]
+    return json_reply(page, headers=headers)
+
+
+async def _subgraphs(call: Call[None, SubgraphQuery], namespace: str | None) -> Mapping[str, JsonObject]:
+    agent = _agent(call, _named(call))
+    if not isinstance(agent, Describes):
+        return {}
+    return await agent.subgraphs(namespace=namespace, recurse=call.query.recurse)
+
+
+def _all(call: Call[Any, Any]) -> list[Assistant]:
+    return [_assistant(call, name) for name in call.parts.manager.agents]
+
+
+def _assistant(call: Call[Any, Any], name: str) -> Assistant:
+    return Assistant(
+        assistant_id=assistant_id_of(name),
+        graph_id=name,
+        name=name,
+        description=call.parts.options.descriptions.get(name),
+        created_at=_STARTED,
+        updated_at=_STARTED,
+    )
+
+
+def _named(call: Call[Any, Any]) -> str:
+    """The name of the agent that the path means.
+
+    Raises:
+        HttpError: there is none.
+    """
+    asked = call.path["assistant_id"]
+    name = agent_of(asked, call.parts.manager.agents)
+    if name is None:
+        known = ", ".join(sorted(call.parts.manager.agents)) or "none"
+        raise HttpError(status=404, detail=f"there is no assistant {asked!r:.120}; there are {known}")
+    return name
+
+
+def _agent(call: Call[Any, Any], name: str) -> Agent:
+    return call.parts.manager.agents[name]

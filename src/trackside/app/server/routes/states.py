@@ -1,0 +1,88 @@
+"""What threads are, and were: looked at, changed, gone back to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackside.app.server.access import thread_for
+from trackside.app.server.principal import Permission
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.wire.runs import CheckpointRef
+from trackside.app.server.wire.states import (
+    HistoryQuery,
+    HistorySearch,
+    StateAt,
+    StateChange,
+    StateChanged,
+    StateQuery,
+    ThreadState,
+    selected,
+)
+from trackside.harness.states import StateUpdate
+
+routes = Routes("Thread state")
+
+
+@routes.get("/threads/{thread_id}/state", Permission.read, query=StateQuery, answers={200: ThreadState})
+async def get_state(call: Call[None, StateQuery]) -> Any:
+    """What a thread is now."""
+    query = call.query
+    states = await _states(call)
+    return selected(await states.state(subgraphs=query.subgraphs), query.select)
+
+
+@routes.get("/threads/{thread_id}/state/{checkpoint_id}", Permission.read, query=StateQuery, answers={200: ThreadState})
+async def get_state_at(call: Call[None, StateQuery]) -> Any:
+    """What a thread was at a checkpoint."""
+    query = call.query
+    at = CheckpointRef(checkpoint_id=call.path["checkpoint_id"])
+    states = await _states(call)
+    return selected(await states.state(at, subgraphs=query.subgraphs), query.select)
+
+
+@routes.post("/threads/{thread_id}/state/checkpoint", Permission.read, body=StateAt, answers={200: ThreadState})
+async def get_state_of_checkpoint(call: Call[StateAt, None]) -> Any:
+    """What a thread was at a checkpoint, also at one of a graph inside its graph."""
+    asked = call.body
+    states = await _states(call)
+    return selected(await states.state(asked.checkpoint, subgraphs=bool(asked.subgraphs)), asked.select)
+
+
+@routes.post("/threads/{thread_id}/state", Permission.run, body=StateChange, answers={200: StateChanged})
+async def update_state(call: Call[StateChange, None]) -> Any:
+    """Change what a thread is, as if a node had returned the values; from an older checkpoint the thread forks."""
+    asked = call.body
+    at = asked.checkpoint or CheckpointRef()
+    at.checkpoint_id = at.checkpoint_id or asked.checkpoint_id
+    states = await _states(call)
+    checkpoint = await states.update(StateUpdate(values=asked.values, as_node=asked.as_node), at)
+    return StateChanged(checkpoint=checkpoint, configurable=checkpoint)
+
+
+@routes.get("/threads/{thread_id}/history", Permission.read, query=HistoryQuery, answers={200: list[ThreadState]})
+async def get_history(call: Call[None, HistoryQuery]) -> Any:
+    """What a thread was, newest first."""
+    states = await _states(call)
+    return [state.as_json() for state in await states.history(limit=call.query.limit, before=call.query.before)]
+
+
+@routes.post("/threads/{thread_id}/history", Permission.read, body=HistorySearch, answers={200: list[ThreadState]})
+async def search_history(call: Call[HistorySearch, None]) -> Any:
+    """What a thread was, newest first: before a checkpoint, with some metadata, of a graph inside its graph."""
+    asked = call.body
+    before = asked.before.checkpoint_id if isinstance(asked.before, CheckpointRef) else asked.before
+    states = await _states(call)
+    found = await states.history(limit=asked.limit or 10, before=before, metadata=asked.metadata, at=asked.checkpoint)
+    return [selected(state, asked.select) for state in found]
+
+
+routes.refuse(
+    "PATCH",
+    "/threads/{thread_id}/state",
+    "states have the metadata of the runs that made them; those of a thread are changed by PATCH /threads/{thread_id}",
+)
+
+
+async def _states(call: Call[Any, Any]) -> ThreadStates:
+    return ThreadStates(call.parts, await thread_for(call), call.principal.user)

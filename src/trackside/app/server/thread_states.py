@@ -1,0 +1,155 @@
+"""States of threads, whoever keeps them: agents that keep checkpoints, or the store, which knows what each thread is now.
+
+A thread of an agent that keeps no checkpoints has one state. It goes by the id of the thread where clients name
+checkpoints, so that those who look for one, as front ends do, find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trackside.app.server.access import agent_of_thread
+from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.wire.runs import CheckpointRef
+from trackside.app.server.wire.states import empty_state
+from trackside.app.storage import StoredThread
+from trackside.harness.context import Agent
+from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
+from trackside.harness.ports import ThreadState
+from trackside.harness.states import KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.types import JsonObject, ThreadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStates:
+    """The states of one thread, for one who may see it."""
+
+    parts: ServerParts
+    thread: StoredThread
+    user: Mapping[str, Any]
+
+    async def state(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
+        """The newest state, or that of a checkpoint.
+
+        Raises:
+            UnknownCheckpointError: the thread has no such checkpoint.
+            HttpError: it is one of another thread, or its agent is not served here.
+        """
+        agent = self._agent()
+        if isinstance(agent, KeepsThreads):
+            found = await agent.state(self._place(at), subgraphs=subgraphs)
+        else:
+            found = await self._only_state(agent, at)
+        return found or empty_state(self.thread.thread_id)
+
+    async def history(
+        self,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        at: CheckpointRef | None = None,
+    ) -> Sequence[StateSnapshot]:
+        """The states, newest first.
+
+        Raises:
+            UnknownCheckpointError, HttpError, InvalidSpecError: as `state`, or the metadata cannot be looked for.
+        """
+        agent = self._agent()
+        if isinstance(agent, KeepsThreads):
+            return await agent.history(self._place(at), limit=limit, before=before, metadata=metadata)
+        state = await self._only_state(agent, at)
+        if state is None or before is not None:
+            return []
+        wanted = metadata or {}
+        return [state] if all(state.metadata.get(key) == value for key, value in wanted.items()) else []
+
+    async def update(self, change: StateUpdate, at: CheckpointRef | None = None) -> JsonObject:
+        """Change the thread, and learn the new state's checkpoint.
+
+        What agents without checkpoints remember is changed key by key: those that are given are replaced, the others stay,
+        and so does an open question.
+
+        Raises:
+            ThreadBusyError: a run of the thread is not over.
+            InvalidSpecError: the values, or the node, do not fit the agent.
+            UnknownCheckpointError, HttpError: as `state`, or nobody knows the thread's agent.
+        """
+        agent, thread = self._agent(), self.thread
+        if agent is None:
+            why = "nothing has run on this thread, so its agent is not known: make it with a graph_id, or start a run"
+            raise HttpError(status=422, detail=why)
+        if thread.status is ThreadStatus.busy:
+            raise ThreadBusyError(thread_id=thread.thread_id, run_id=thread.last_run_id)
+        if isinstance(agent, KeepsThreads):
+            return await agent.update_state(self._place(at), change.values, as_node=change.as_node)
+        await self._only_state(agent, at)
+        if change.as_node is not None:
+            why = f"the agent {agent.name!r} has no nodes"
+            raise InvalidSpecError(field="as_node", value=change.as_node, why=why)
+        if not isinstance(change.values, dict):
+            raise InvalidSpecError(field="values", value=change.values, why="it is an object of the values to change")
+        states = self.parts.store.thread_states()
+        known = await states.load(thread.thread_id) or ThreadState()
+        await states.save(thread.thread_id, ThreadState({**known.values, **change.values}, known.paused))
+        return self._only_place()
+
+    def _agent(self) -> Agent | None:
+        """Who keeps the thread; None if that is not known because nothing has run on it.
+
+        Raises:
+            HttpError: it is not served here.
+        """
+        name = agent_of_thread(self.thread, self.parts.manager)
+        if name is not None:
+            return self.parts.manager.agents[name]
+        if self.thread.agent is not None:
+            raise HttpError(status=409, detail=f"the thread's agent {self.thread.agent!r} is not served here")
+        return None
+
+    def _place(self, at: CheckpointRef | None) -> ThreadPlace:
+        thread_id = self.thread.thread_id
+        at = at or CheckpointRef()
+        if at.thread_id not in {None, thread_id}:
+            raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the one in the path")
+        return ThreadPlace(
+            thread_id=thread_id,
+            checkpoint_id=at.checkpoint_id or None,
+            namespace=at.checkpoint_ns or "",
+            checkpoints=at.checkpoint_map or {},
+            checkpointer=self.parts.checkpointer,
+            user=self.user or None,
+        )
+
+    def _only_place(self) -> JsonObject:
+        thread_id = self.thread.thread_id
+        return {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": thread_id}
+
+    async def _only_state(self, agent: Agent | None, at: CheckpointRef | None) -> StateSnapshot | None:
+        """The one state of a thread whose agent keeps no checkpoints; None if it has none yet."""
+        thread = self.thread
+        place = self._place(at)
+        if place.checkpoint_id not in {None, thread.thread_id}:
+            if agent is not None:
+                why = f"the agent {agent.name!r} keeps no checkpoints, only what its threads are now"
+                raise HttpError(status=422, detail=f"checkpoint {place.checkpoint_id!r:.120}: {why}")
+            raise UnknownCheckpointError(thread_id=thread.thread_id, checkpoint_id=place.checkpoint_id)
+        if place.namespace:
+            raise HttpError(status=422, detail=f"checkpoint_ns = {place.namespace!r:.120}: there is no agent inside")
+        state = None if agent is None else await self.parts.store.thread_states().load(thread.thread_id)
+        if agent is None or state is None:
+            return None
+        questions = [] if state.paused is None else [dict(question) for question in state.paused.interrupts]
+        task = {"name": agent.name, "error": None, "interrupts": questions, "checkpoint": None, "state": None}
+        return StateSnapshot(
+            values=state.values,
+            next=(agent.name,) if questions else (),
+            tasks=[{"id": thread.last_run_id or thread.thread_id, **task, "result": None}] if questions else [],
+            checkpoint=self._only_place(),
+            metadata={} if thread.last_run_id is None else {"run_id": thread.last_run_id},
+            created_at=thread.updated_at.isoformat(),
+            interrupts=questions,
+        )
