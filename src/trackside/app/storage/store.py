@@ -31,6 +31,7 @@ from trackside.app.storage._work import Append
 from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
+from trackside.app.storage.crons import Crons
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
 from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
@@ -74,6 +75,8 @@ class Store:
         """With which clients of a server say who they are."""
         self.items = Items(writer, readers)
         """What agents keep beyond their threads."""
+        self.crons = Crons(writer, readers)
+        """Runs that are to be started again and again."""
 
     @classmethod
     @asynccontextmanager

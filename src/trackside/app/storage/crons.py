@@ -1,0 +1,276 @@
+"""Crons: runs that are to be started again and again.
+
+What is here keeps them, and says which are due. When they are due is for others to work out, and so is starting them. Who
+changes a cron says what he has seen of it, so that of two who change it at once only one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, get_args, override
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
+
+from trackside.app.storage._arguments import plain, time
+from trackside.app.storage._encoding import json_text, time_text
+from trackside.app.storage._item_records import checked_number
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._tables import crons
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.types import Json, JsonObject
+
+__all__ = ["Cron", "CronOrder", "CronPage", "Crons"]
+
+type CronOrder = Literal["cron_id", "agent", "thread_id", "created_at", "updated_at", "next_run_at", "end_time"]
+"""What crons can be sorted by."""
+
+_ORDERS: Final = frozenset(get_args(CronOrder.__value__))
+_TIMES: Final = frozenset({"end_time", "next_run_at", "created_at", "updated_at"})
+_JSON: Final = frozenset({"payload", "metadata"})
+_BYTES: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """Runs to be started again and again. Times are aware UTC."""
+
+    cron_id: str
+    agent: str
+    schedule: str
+    """When, as cron has it: minute, hour, day of the month, month, day of the week."""
+    created_at: datetime
+    updated_at: datetime
+    thread_id: str | None = None
+    """On which thread; None: each on one of its own."""
+    timezone: str | None = None
+    """Where the clock hangs that the schedule is about; None: UTC."""
+    end_time: datetime | None = None
+    """From when on no run is started; None: there is no end."""
+    enabled: bool = True
+    disabled_because: str | None = None
+    """Why nobody but the scheduler itself has disabled it; None: somebody has, or it is not disabled."""
+    on_run_completed: str | None = None
+    """Whether the thread of a run without one is removed when that has ended ("delete"), or stays ("keep")."""
+    payload: JsonObject = field(default_factory=dict)
+    """What is asked for."""
+    metadata: JsonObject = field(default_factory=dict)
+    """Those of the cron, and of its runs."""
+    owner: str | None = None
+    next_run_at: datetime | None = None
+    """When the next run is due; None: never again, as things are."""
+
+
+class CronPage(NamedTuple):
+    """Some of the crons that fit, and how many do."""
+
+    crons: list[Cron]
+    total: int
+
+
+class Crons:
+    """The crons of a store: `store.crons`."""
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+        self.on_change: list[Callable[[], object]] = []
+        """Called on the loop when something was written here, in this process, that may change what is due next."""
+
+    async def create(self, cron: Cron) -> None:
+        """Keep a new cron.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        await self._write(_Create(cron))
+
+    async def get(self, cron_id: str, *, owner: str | None = None) -> Cron | None:
+        """The cron with this id; None if there is none, or it is not this `owner`'s."""
+        query = select(crons).where(crons.c.cron_id == plain("cron_id", cron_id), *_owned_by(owner))
+        return await self._readers.first(query, _cron_of)
+
+    async def replace(self, seen: Cron, changed: Cron) -> bool:
+        """Change a cron that is still as it was seen; False: it is not, or is gone, and nothing was changed.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        return bool(await self._write(_Replace(seen, changed)))
+
+    async def delete(self, cron_id: str, *, owner: str | None = None) -> bool:
+        """Forget a cron; False: there is none, or it is not this `owner`'s.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        return bool(await self._write(_Delete(plain("cron_id", cron_id), owner)))
+
+    async def search(
+        self,
+        *,
+        owner: str | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        enabled: bool | None = None,
+        metadata: Mapping[str, Json] | None = None,
+        sort_by: CronOrder = "created_at",
+        descending: bool = True,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> CronPage:
+        """Crons that fit, a page of them, and how many do.
+
+        Args:
+            owner: only this owner's.
+            agent: only of this agent.
+            thread_id: only on this thread.
+            enabled: only those that are, or are not.
+            metadata: only those whose metadata have all of these.
+            sort_by: in which order; those that lack it come last.
+            descending: whether the greatest comes first.
+            limit: how many at most.
+            offset: how many of the first ones to leave out.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        if sort_by not in _ORDERS:
+            raise InvalidQueryError(field="sort_by", value=sort_by, why=f"there are {', '.join(sorted(_ORDERS))}")
+        wanted = _wanted(owner=owner, agent=agent, thread_id=thread_id, enabled=enabled)
+        order = crons.c[sort_by].desc() if descending else crons.c[sort_by].asc()
+        query = select(crons).where(*wanted).order_by(order.nulls_last(), crons.c.cron_id)
+        first, count = checked_number("offset", offset), checked_number("limit", limit)
+
+        def read(connection: Connection) -> CronPage:
+            if metadata:
+                found = [cron for cron in map(_cron_of, connection.execute(query)) if _has(cron, metadata)]
+                return CronPage(found[first : first + count], len(found))
+            page = [_cron_of(row) for row in connection.execute(query.offset(first).limit(count))]
+            return CronPage(
+                page, connection.execute(select(func.count()).select_from(crons).where(*wanted)).scalar_one()
+            )
+
+        return await self._readers.run(read)
+
+    async def due(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
+        """Crons of these agents of which a run is due by now, those first that have been so for longest."""
+        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.in_(agents))
+        return await self._readers.all(_next_first(query).limit(limit), _cron_of)
+
+    async def unknown(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
+        """Crons of which a run is due by now, of other agents than these."""
+        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.not_in(agents))
+        return await self._readers.all(_next_first(query).limit(limit), _cron_of)
+
+    async def next_due(self, agents: Collection[str]) -> datetime | None:
+        """When the next run of one of these agents is due; None: none is."""
+        query = select(crons).where(crons.c.next_run_at.is_not(None), crons.c.agent.in_(agents))
+        return await self._readers.first(_next_first(query), lambda row: row.next_run_at)
+
+    async def upcoming(self, after: Cron | None, *, limit: int = 100) -> list[Cron]:
+        """Crons of which a run will be due, in the order of their ids, from behind this one on."""
+        query = select(crons).where(crons.c.next_run_at.is_not(None)).order_by(crons.c.cron_id)
+        if after is not None:
+            query = query.where(crons.c.cron_id > after.cron_id)
+        return await self._readers.all(query.limit(limit), _cron_of)
+
+    async def _write(self, work: Work) -> Any:
+        result = await self._writer.write(work)
+        for tell in self.on_change:
+            tell()
+        return result
+
+
+def _next_first(query: Select[Any]) -> Select[Any]:
+    return query.order_by(crons.c.next_run_at, crons.c.cron_id)
+
+
+def _wanted(
+    *, owner: str | None, agent: str | None, thread_id: str | None, enabled: bool | None
+) -> list[ColumnElement[bool]]:
+    wanted = _owned_by(owner)
+    if agent is not None:
+        wanted.append(crons.c.agent == plain("agent", agent))
+    if thread_id is not None:
+        wanted.append(crons.c.thread_id == plain("thread_id", thread_id))
+    if enabled is not None:
+        wanted.append(crons.c.enabled.is_(enabled))
+    return wanted
+
+
+def _owned_by(owner: str | None) -> list[ColumnElement[bool]]:
+    return [] if owner is None else [crons.c.owner == plain("owner", owner)]
+
+
+def _has(cron: Cron, metadata: Mapping[str, Json]) -> bool:
+    said = cron.metadata
+    # As JSON: in Python True == 1 == 1.0.
+    return all(key in said and json_text(said[key]) == json_text(value) for key, value in metadata.items())
+
+
+def _cron_of(row: Row[Any]) -> Cron:
+    return Cron(**{column.name: getattr(row, column.name) for column in fields(Cron)})
+
+
+def _columns(cron: Cron) -> dict[str, Any]:
+    return {column.name: _written(column.name, getattr(cron, column.name)) for column in fields(Cron)}
+
+
+def _written(column: str, value: Any) -> Any:
+    if column in _JSON:
+        return json_text(value)
+    return time_text(value) if column in _TIMES and value is not None else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Create(Work):
+    cron: Cron
+
+    @property
+    @override
+    def size(self) -> int:
+        return _BYTES + len(json_text(self.cron.payload))
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        is_there = select(crons.c.cron_id).where(crons.c.cron_id == self.cron.cron_id)
+        if not unit.session.execute(is_there):  # else the reply to an earlier commit was lost
+            unit.session.execute(insert(crons).values(_columns(self.cron)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Replace(Work):
+    seen: Cron
+    changed: Cron
+
+    @property
+    @override
+    def size(self) -> int:
+        return _BYTES + len(json_text(self.changed.payload))
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        seen = _columns(self.seen)
+        as_seen = [crons.c[name].is_not_distinct_from(seen[name]) for name in ("cron_id", "next_run_at", "updated_at")]
+        changed = update(crons).where(*as_seen).values(_columns(self.changed)).returning(crons.c.cron_id)
+        return bool(unit.session.execute(changed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Delete(Work):
+    cron_id: str
+    owner: str | None
+
+    @property
+    @override
+    def size(self) -> int:
+        return _BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        gone = delete(crons).where(crons.c.cron_id == self.cron_id, *_owned_by(self.owner)).returning(crons.c.cron_id)
+        return bool(unit.session.execute(gone))

@@ -1,0 +1,158 @@
+"""Crons: kept, found, changed by one at a time, due; on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from trackside.app.storage import Store
+from trackside.app.storage.crons import Cron
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.ids import new_id
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def cron(number: int = 0, **fields: Any) -> Cron:
+    when = NOON + number * MINUTE
+    made: dict[str, Any] = {
+        "cron_id": new_id(),
+        "agent": "chat",
+        "schedule": "* * * * *",
+        "created_at": when,
+        "updated_at": when,
+    }
+    return Cron(**made | fields)
+
+
+async def kept(store: Store, *made: Cron) -> list[Cron]:
+    for one in made:
+        await store.crons.create(one)
+    return [*made]
+
+
+async def test_a_cron_is_kept_as_it_is(store: Store) -> None:
+    made = cron(
+        thread_id=new_id(),
+        timezone="Europe/Berlin",
+        end_time=NOON + 9 * MINUTE,
+        enabled=False,
+        disabled_because="its thread is gone",
+        on_run_completed="keep",
+        payload={"input": {"text": "ä"}},
+        metadata={"team": "red"},
+        owner="ada",
+        next_run_at=NOON,
+    )
+    await kept(store, made)
+
+    assert await store.crons.get(made.cron_id) == made
+    assert await store.crons.get(made.cron_id, owner="ada") == made
+    assert await store.crons.get(made.cron_id, owner="eve") is None
+    assert await store.crons.get(new_id()) is None
+
+
+async def test_of_two_who_change_a_cron_at_once_one_does(store: Store) -> None:
+    (seen,) = await kept(store, cron(next_run_at=None))
+
+    assert await store.crons.replace(seen, replace(seen, next_run_at=NOON))
+    assert not await store.crons.replace(seen, replace(seen, next_run_at=NOON + MINUTE))
+    found = await store.crons.get(seen.cron_id)
+    assert found is not None
+    assert found.next_run_at == NOON
+    later = replace(found, updated_at=NOON + MINUTE, metadata={"a": 1})
+    assert await store.crons.replace(found, later)
+    assert not await store.crons.replace(found, replace(found, next_run_at=None))
+    assert await store.crons.get(seen.cron_id) == later
+
+
+async def test_a_cron_that_is_gone_is_not_changed(store: Store) -> None:
+    (made,) = await kept(store, cron(owner="ada"))
+
+    assert not await store.crons.delete(made.cron_id, owner="eve")
+    assert await store.crons.delete(made.cron_id, owner="ada")
+    assert not await store.crons.delete(made.cron_id)
+    assert not await store.crons.replace(made, replace(made, enabled=False))
+    assert await store.crons.get(made.cron_id) is None
+
+
+async def test_crons_are_found_by_what_they_are(store: Store) -> None:
+    thread = new_id()
+    a, b, c, d = await kept(
+        store,
+        cron(1, agent="a", owner="ada", thread_id=thread),
+        cron(2, agent="b", owner="ada", enabled=False, metadata={"team": "red", "n": 1}),
+        cron(3, agent="a", owner="eve", metadata={"team": "red", "n": True}),
+        cron(4, agent="a", metadata={"team": ["red"]}),
+    )
+
+    async def found(**wanted: Any) -> list[Cron]:
+        page = await store.crons.search(**wanted)
+        assert page.total == len(page.crons)
+        return page.crons
+
+    assert await found() == [d, c, b, a]
+    assert await found(agent="a", owner="ada") == [a]
+    assert await found(thread_id=thread) == [a]
+    assert await found(enabled=False) == [b]
+    assert await found(metadata={"team": "red"}) == [c, b]
+    assert await found(metadata={"team": "red", "n": 1}) == [b]
+    assert await found(metadata={"team": ["red"]}) == [d]
+    assert await found(agent="c") == []
+
+
+async def test_a_page_is_a_part_and_says_how_many_there_are(store: Store) -> None:
+    first, second, third = await kept(
+        store,
+        cron(1, next_run_at=NOON + MINUTE, metadata={"team": "red"}),
+        cron(2, next_run_at=NOON, metadata={"team": "red"}),
+        cron(3, metadata={"team": "red"}),
+    )
+
+    assert await store.crons.search(limit=1, offset=1) == ([second], 3)
+    assert await store.crons.search(metadata={"team": "red"}, limit=1, offset=1) == ([second], 3)
+    assert (await store.crons.search(sort_by="next_run_at", descending=False)).crons == [second, first, third]
+    assert (await store.crons.search(sort_by="next_run_at")).crons == [first, second, third]
+    assert await store.crons.search(limit=0) == ([], 3)
+    with pytest.raises(InvalidQueryError, match="sort_by"):
+        await store.crons.search(sort_by="payload")  # type: ignore[arg-type]  # on purpose
+
+
+async def test_what_is_due_longest_comes_first(store: Store) -> None:
+    late, later, other, never = await kept(
+        store,
+        cron(next_run_at=NOON + MINUTE),
+        cron(next_run_at=NOON + 2 * MINUTE),
+        cron(agent="gone", next_run_at=NOON),
+        cron(),
+    )
+    now = NOON + MINUTE
+
+    assert await store.crons.due(now, {"chat"}) == [late]
+    assert await store.crons.due(NOON + 9 * MINUTE, {"chat"}) == [late, later]
+    assert await store.crons.due(NOON + 9 * MINUTE, {"chat"}, limit=1) == [late]
+    assert await store.crons.due(now, ()) == []
+    assert await store.crons.unknown(now, {"chat"}) == [other]
+    assert await store.crons.unknown(now, {"chat", "gone"}) == []
+    assert await store.crons.next_due({"chat"}) == NOON + MINUTE
+    assert await store.crons.next_due({"gone"}) == NOON
+    assert await store.crons.next_due(()) is None
+    coming = sorted([late, later, other], key=lambda one: one.cron_id)
+    assert await store.crons.upcoming(None) == coming
+    assert await store.crons.upcoming(coming[0], limit=1) == [coming[1]]
+    assert never not in coming
+
+
+async def test_who_waits_hears_of_changes_here(store: Store) -> None:
+    heard: list[str] = []
+    store.crons.on_change.append(lambda: heard.append("changed"))
+
+    (made,) = await kept(store, cron())
+    await store.crons.replace(made, replace(made, next_run_at=NOON))
+    await store.crons.delete(made.cron_id)
+
+    assert len(heard) == 3
