@@ -1,0 +1,66 @@
+"""What a run's config says to its agent besides what the client wrote: who asks, and where in the thread the run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import Principal
+from trackside.harness import RunSpec
+from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
+from trackside.harness.states import KeepsThreads, ThreadPlace
+
+_USER: Final = "langgraph_auth_user"
+_OF_USERS: Final = "langgraph_auth_"
+"""Where graphs that were written for LangGraph's server look for who asks. No client may say that himself."""
+_PLACE: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+
+
+async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> RunSpec:
+    """The run with what its agent is to know of who asks, after a look whether the checkpoint is there that it names.
+
+    Raises:
+        UnknownThreadError: there is no such thread for whoever asks.
+        UnknownCheckpointError: the thread has no such checkpoint.
+        HttpError: the agent keeps no checkpoints, or the config is not of the form that it has.
+    """
+    config = spec.config or {}
+    configurable = config.get("configurable") or {}
+    if not isinstance(configurable, Mapping):
+        raise HttpError(status=422, detail=f"config.configurable = {configurable!r:.120}: it is an object")
+    own = {key: value for key, value in configurable.items() if not key.startswith(_OF_USERS)}
+    if principal.user:
+        own |= {_USER: dict(principal.user), f"{_USER}_id": principal.identity}
+    if own.get("checkpoint_id"):
+        own = await _placed(parts, principal, spec, own)
+    return spec if own == configurable else replace(spec, config={**config, "configurable": own})
+
+
+async def _placed(
+    parts: ServerParts, principal: Principal, spec: RunSpec, configurable: dict[str, Any]
+) -> dict[str, Any]:
+    """The config of a run that names a checkpoint, which is there."""
+    agent, thread_id = parts.manager.agents[spec.agent], spec.thread_id
+    checkpoint_id = configurable["checkpoint_id"]
+    if not isinstance(agent, KeepsThreads):
+        if checkpoint_id != thread_id:  # by which its one state goes
+            why = f"the agent {spec.agent!r} keeps no checkpoints: a run goes on from what its thread is now"
+            raise HttpError(status=422, detail=f"checkpoint_id = {checkpoint_id!r:.120}: {why}")
+        return {key: value for key, value in configurable.items() if key not in _PLACE}
+    thread = None if thread_id is None else await parts.store.thread(thread_id, owner=principal.owner)
+    if thread is None and spec.thread_exists:
+        raise UnknownThreadError(thread_id=thread_id)
+    if thread is None:
+        raise UnknownCheckpointError(thread_id=thread_id, checkpoint_id=checkpoint_id)
+    place = ThreadPlace(
+        thread_id=thread.thread_id,
+        checkpoint_id=str(checkpoint_id),
+        namespace=str(configurable.get("checkpoint_ns") or ""),
+        checkpointer=parts.checkpointer,
+        user=principal.user or None,
+    )
+    await agent.state(place)
+    return configurable

@@ -1,0 +1,362 @@
+"""What threads are and were, through the SDK's clients; and runs that begin at one of their checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from functools import partial
+from typing import Annotated, Any, TypedDict
+
+import httpx
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel.remote import RemoteGraph
+from langgraph.types import Command, interrupt
+from langgraph_sdk import get_sync_client
+from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+
+from trackside import RunContext
+from trackside.harness.ids import new_id
+
+
+class Log(TypedDict, total=False):
+    log: Annotated[list[str], operator.add]
+
+
+def step(name: str) -> Any:
+    return lambda state: {"log": [name]}
+
+
+def ask(state: Log) -> Log:
+    return {"log": [f"answered {interrupt('why?')}"]}
+
+
+def steps() -> Any:
+    builder = StateGraph(Log).add_node("first", step("first")).add_node("second", step("second"))
+    return builder.add_edge(START, "first").add_edge("first", "second").compile()
+
+
+def asking(*names: str) -> Any:
+    builder = StateGraph(Log)
+    for name in names:
+        builder.add_node(name, ask).add_edge(START, name)
+    return builder.compile()
+
+
+def nested() -> Any:
+    return StateGraph(Log).add_node("inside", asking("ask")).add_edge(START, "inside").compile()
+
+
+def talking() -> Any:
+    async def talk(state: MessagesState) -> dict[str, Any]:
+        model = GenericFakeChatModel(messages=iter([AIMessage(f"reply {len(state['messages'])}")]))
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    return StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
+
+
+async def counting(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"count": run.values.get("count", 0) + 1}
+
+
+async def wondering(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"answer": run.interrupt("which?")}
+
+
+def agents() -> dict[str, Any]:
+    return {
+        "steps": steps(),
+        "asking": asking("ask"),
+        "several": asking("one", "two"),
+        "nested": nested(),
+        "talking": talking(),
+        "counting": counting,
+        "wondering": wondering,
+    }
+
+
+async def thread_of(client: Any, agent: str, input: Any, **asked: Any) -> str:
+    """A thread on which the agent has run."""
+    thread_id = new_id()
+    await client.runs.wait(thread_id, agent, input=input, if_not_exists="create", **asked)
+    return thread_id
+
+
+async def checkpoint_before(client: Any, thread_id: str, *following: str) -> dict[str, Any]:
+    history = await client.threads.get_history(thread_id, limit=50)
+    return next(state["checkpoint"] for state in history if state["next"] == [*following])
+
+
+async def test_a_state_says_what_is_open(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "asking", {"log": ["in"]})
+        state = await threads.get_state(thread_id)
+        by_id = await threads.get_state(thread_id, checkpoint_id=state["checkpoint"]["checkpoint_id"])
+        by_place = await threads.get_state(thread_id, checkpoint=state["checkpoint"])
+        with get_sync_client(url=served.url, api_key=None) as client:
+            synced = await asyncio.to_thread(client.threads.get_state, thread_id)
+
+    assert state["values"] == {"log": ["in"]}
+    assert state["next"] == ["ask"]
+    assert [question["value"] for question in state["interrupts"]] == ["why?"]
+    assert state["tasks"][0]["interrupts"] == state["interrupts"]
+    assert state["checkpoint"]["thread_id"] == thread_id
+    assert state["parent_checkpoint"]["thread_id"] == thread_id
+    assert state["metadata"]["run_id"]
+    assert state["created_at"]
+    assert by_id == by_place == synced == state
+
+
+async def test_several_questions_stand_in_several_tasks(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        thread_id = await thread_of(served.client, "several", {"log": []})
+        state = await served.client.threads.get_state(thread_id)
+        answers = {question["id"]: question["id"][:4] for question in state["interrupts"]}
+        values = await served.client.runs.wait(thread_id, "several", command={"resume": answers})
+
+    assert [task["name"] for task in state["tasks"]] == ["one", "two"]
+    assert len(answers) == 2
+    assert sorted(values["log"]) == sorted(f"answered {answer}" for answer in answers.values())
+
+
+async def test_only_what_was_selected_is_sent(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "steps", {"log": []})
+        state = await threads.get_state(thread_id, select=["next", "values.log", "values.none"])
+        history = await threads.get_history(thread_id, select=["created_at"])
+        with pytest.raises(UnprocessableEntityError, match="but no colour"):
+            await threads.get_state(thread_id, select=["colour"])
+
+    assert state == {"next": [], "values": {"log": ["first", "second"]}}
+    assert {tuple(one) for one in history} == {("created_at",)}
+
+
+async def test_states_inside_come_when_asked_for(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "nested", {"log": ["in"]})
+        plain = await threads.get_state(thread_id)
+        deep = await threads.get_state(thread_id, subgraphs=True)
+        inside = await threads.get_state(thread_id, checkpoint=plain["tasks"][0]["checkpoint"])
+        history = await threads.get_history(thread_id, checkpoint=plain["tasks"][0]["checkpoint"])
+        await threads.update_state(
+            thread_id, {"log": ["by hand"]}, as_node="ask", checkpoint=plain["tasks"][0]["checkpoint"]
+        )
+        changed = await threads.get_state(thread_id, subgraphs=True)
+
+    assert plain["tasks"][0]["state"] is None
+    assert deep["tasks"][0]["state"] == inside == history[0]
+    assert inside["next"] == ["ask"]
+    assert changed["tasks"][0]["state"]["values"] == {"log": ["in", "by hand"]}
+
+
+async def test_history_goes_back_page_by_page(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "steps", {"log": []})
+        everything = await threads.get_history(thread_id)
+        first = await threads.get_history(thread_id, limit=2)
+        rest = await threads.get_history(thread_id, before=first[-1]["checkpoint"])
+        same = await threads.get_history(thread_id, before=first[-1]["checkpoint"]["checkpoint_id"])
+        inputs = await threads.get_history(thread_id, metadata={"source": "input"})
+        at = await threads.get_history(thread_id, checkpoint=first[-1]["checkpoint"])
+        async with httpx.AsyncClient() as browser:
+            read = (await browser.get(f"{served.url}/threads/{thread_id}/history?limit=1")).json()
+
+    assert first + rest == everything
+    assert same == rest
+    assert inputs == everything[-1:]
+    assert at == first[1:]
+    assert read == everything[:1]
+
+
+async def test_an_update_goes_on_as_if_a_node_had_returned_it(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "steps", {"log": []}, interrupt_before=["second"])
+        answer = await threads.update_state(thread_id, {"log": ["by hand"]}, as_node="first")
+        state = await threads.get_state(thread_id)
+        values = await served.client.runs.wait(thread_id, "steps", input=None)
+
+    assert state["checkpoint"] == answer["checkpoint"]
+    assert (state["next"], state["values"]) == (["second"], {"log": ["first", "by hand"]})
+    assert values == {"log": ["first", "by hand", "second"]}
+
+
+async def test_a_thread_forks_and_both_branches_stay(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "talking", {"messages": [{"role": "user", "content": "one"}]})
+        checkpoint = (await threads.get_state(thread_id))["checkpoint"]
+        await runs.wait(thread_id, "talking", input={"messages": [{"role": "user", "content": "two"}]})
+
+        values = await runs.wait(
+            thread_id, "talking", input={"messages": [{"role": "user", "content": "other"}]}, checkpoint=checkpoint
+        )
+        history = await threads.get_history(thread_id, limit=50)
+
+    assert [message["content"] for message in values["messages"]] == ["one", "reply 1", "other", "reply 3"]
+    children = [state["values"]["messages"][-1]["content"] for state in history if state["next"] == []]
+    assert children == ["reply 3", "reply 3", "reply 1"]
+    forks = [state for state in history if state["parent_checkpoint"] == checkpoint]
+    assert len(forks) == 2
+
+
+async def test_a_run_goes_on_from_the_checkpoint_that_it_names(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        thread_id = await thread_of(served.client, "steps", {"log": ["in"]})
+        checkpoint = await checkpoint_before(served.client, thread_id, "second")
+        stream = served.client.runs.stream(
+            thread_id, "steps", input=None, checkpoint_id=checkpoint["checkpoint_id"], stream_mode="values"
+        )
+        parts = [part.data async for part in stream if part.event == "values"]
+
+    assert parts == [{"log": ["in", "first"]}, {"log": ["in", "first", "second"]}]
+
+
+async def test_a_checkpoint_that_is_not_there_is_not_found_before_anything_runs(serve_agents: Any) -> None:
+    nowhere = new_id()
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "steps", {"log": []})
+        for ask_for in (
+            partial(threads.get_state, thread_id, checkpoint_id=nowhere),
+            partial(threads.update_state, thread_id, {"log": []}, as_node="first", checkpoint_id=nowhere),
+            partial(runs.create, thread_id, "steps", input=None, checkpoint_id=nowhere),
+            partial(runs.wait, thread_id, "steps", input=None, checkpoint={"checkpoint_id": nowhere}),
+            partial(runs.wait, new_id(), "steps", input=None, checkpoint_id=nowhere, if_not_exists="create"),
+        ):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                await ask_for()
+            assert (refused.value.response.status_code, nowhere in refused.value.response.text) == (404, True)
+        with pytest.raises(UnprocessableEntityError, match="another thread"):
+            await threads.get_state(thread_id, checkpoint={"thread_id": nowhere, "checkpoint_ns": ""})
+        assert len(await runs.list(thread_id)) == 1
+
+
+async def test_values_and_nodes_that_do_not_fit_are_refused(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "steps", {"log": []})
+        with pytest.raises(UnprocessableEntityError, match="third does not exist"):
+            await threads.update_state(thread_id, {"log": []}, as_node="third")
+        with pytest.raises(UnprocessableEntityError, match="values"):
+            await threads.update_state(thread_id, {"log": 5}, as_node="first")
+
+
+async def test_a_busy_thread_is_not_changed(serve_agents: Any) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waiting(input: Any) -> None:
+        started.set()
+        await go_on.wait()
+
+    async with serve_agents({"waiting": waiting}) as served:
+        run = await served.client.runs.create(thread_id := new_id(), "waiting", if_not_exists="create")
+        await started.wait()
+        with pytest.raises(ConflictError, match=run["run_id"]):
+            await served.client.threads.update_state(thread_id, {"a": 1})
+        go_on.set()
+        await served.client.runs.join(thread_id, run["run_id"])
+
+
+async def test_a_thread_that_nothing_has_run_on_is_empty(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = (await threads.create())["thread_id"]
+        made_for = (await threads.create(graph_id="steps"))["thread_id"]
+        state = await threads.get_state(thread_id)
+        with pytest.raises(UnprocessableEntityError, match="graph_id"):
+            await threads.update_state(thread_id, {"log": ["x"]})
+        await threads.update_state(made_for, {"log": ["by hand"]}, as_node="first")
+        changed = await threads.get_state(made_for)
+        with pytest.raises(NotFoundError):
+            await threads.get_state(new_id())
+        assert await threads.get_history(thread_id) == []
+
+    assert (state["values"], state["next"], state["tasks"], state["interrupts"]) == ({}, [], [], [])
+    assert state["checkpoint"] == {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": None}
+    assert changed["values"] == {"log": ["by hand"]}
+
+
+async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "counting", {})
+        state = await threads.get_state(thread_id)
+        history = await threads.get_history(thread_id)
+        await threads.update_state(thread_id, {"count": 10, "note": "by hand"})
+        values = await runs.wait(thread_id, "counting", input={}, checkpoint=state["checkpoint"])
+        for ask_for in (
+            partial(threads.get_state, thread_id, checkpoint_id=new_id()),
+            partial(runs.create, thread_id, "counting", input={}, checkpoint_id=new_id()),
+        ):
+            with pytest.raises(UnprocessableEntityError, match="keeps no checkpoints"):
+                await ask_for()
+        with pytest.raises(UnprocessableEntityError, match="has no nodes"):
+            await threads.update_state(thread_id, {"count": 1}, as_node="counting")
+        with pytest.raises(UnprocessableEntityError, match="object of the values"):
+            await threads.update_state(thread_id, [{"count": 1}])
+
+    assert state["values"] == {"count": 1}
+    assert state["checkpoint"]["checkpoint_id"] == thread_id
+    assert history == [state]
+    assert values == {"count": 11}
+
+
+async def test_a_question_of_a_function_stands_in_its_state_and_outlives_a_change(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads = served.client.threads
+        thread_id = await thread_of(served.client, "wondering", {})
+        await threads.update_state(thread_id, {"note": "by hand"})
+        state = await threads.get_state(thread_id)
+        values = await served.client.runs.wait(thread_id, "wondering", command={"resume": "this"})
+        after = await threads.get_state(thread_id)
+
+    assert [question["value"] for question in state["interrupts"]] == ["which?"]
+    assert state["tasks"][0]["interrupts"] == state["interrupts"]
+    assert (state["next"], state["values"]) == (["wondering"], {"note": "by hand"})
+    assert values == {"answer": "this"}
+    assert (after["interrupts"], after["next"]) == ([], [])
+
+
+async def test_a_remote_graph_sees_and_changes_threads_as_a_graph_does(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        remote = RemoteGraph("asking", client=served.client)
+        config: Any = {"configurable": {"thread_id": new_id()}}
+        streamed = [chunk async for chunk in remote.astream({"log": ["in"]}, config, stream_mode="values")]
+        state = await remote.aget_state(config)
+        history = [one async for one in remote.aget_state_history(config, limit=10)]
+        at = await remote.aget_state(history[-1].config)
+        answered = await remote.ainvoke(Command(resume="so"), config)
+        forked = await remote.aupdate_state(state.config, {"log": ["by hand"]}, as_node="ask")
+        after = await remote.aget_state(config)
+        jumped = await remote.ainvoke(Command(goto="ask", update={"log": ["jumped"]}), config)
+
+    assert streamed[0] == {"log": ["in"]}
+    assert streamed[-1]["__interrupt__"][0]["value"] == "why?"
+    assert state.next == ("ask",)
+    assert [question.value for question in state.interrupts] == ["why?"]
+    assert history[0] == state
+    assert at == history[-1]
+    assert answered == {"log": ["in", "answered so"]}
+    assert after.config["configurable"]["checkpoint_id"] == forked["configurable"]["checkpoint_id"]
+    assert after.values == {"log": ["in", "by hand"]}
+    assert jumped["log"] == ["in", "by hand", "jumped"]
+
+
+async def test_breakpoints_stop_and_go_on(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "steps", {"log": []}, interrupt_after=["first"])
+        state = await threads.get_state(thread_id)
+        values = await runs.wait(thread_id, "steps", input=None)
+        gone_to = await runs.wait(thread_id, "steps", command={"goto": "second", "update": {"log": ["jump"]}})
+
+    assert (state["next"], state["values"]) == (["second"], {"log": ["first"]})
+    assert values == {"log": ["first", "second"]}
+    assert gone_to == {"log": ["first", "second", "jump", "second"]}
