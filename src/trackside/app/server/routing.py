@@ -76,9 +76,16 @@ class Call[B, Q]:
         """
         return self._id("run_id")
 
+    @property
+    def root(self) -> str:
+        """The prefix under which the app is mounted somewhere; empty if it is not."""
+        return str(self.scope.get("root_path", ""))
+
     def url(self, path: str) -> str:
-        """A path of this app as clients see it, wherever it is mounted."""
-        return f"{self.scope.get('root_path', '')}{path}"
+        """A path of this app for a `Location`. Clients put it behind the URL that they were given, which has the prefix of
+        an app that is mounted somewhere: with the prefix in it they would ask for that twice.
+        """
+        return path
 
     def _id(self, name: str) -> str:
         value = self.path[name]

@@ -18,14 +18,14 @@ routes = Routes("Server")
 @routes.get("/openapi.json", Permission.public, answers={200: JsonObject})
 async def get_openapi(call: Call[None, None]) -> Any:
     """This API as an OpenAPI document."""
-    return Reply(_document(call.url("")))
+    return Reply(_document(call.root))
 
 
 @routes.get("/docs", Permission.public, answers={200: str}, media_type="text/html")
 async def get_docs(call: Call[None, None]) -> Any:
     """This API as a page."""
     headers = {"Content-Security-Policy": POLICY}
-    return Reply(_page(call.url("")), content_type="text/html; charset=utf-8", headers=headers)
+    return Reply(_page(call.root), content_type="text/html; charset=utf-8", headers=headers)
 
 
 @lru_cache(8)
