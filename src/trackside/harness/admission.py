@@ -46,6 +46,8 @@ def record_of(spec: RunSpec, *, agent: str, now: datetime, parent_run_id: str | 
         _check(spec.config, Mapping, "config", "a mapping of names to values")
     if spec.metadata is not None:
         _check(spec.metadata, Mapping, "metadata", "a mapping of names to values")
+    if spec.owner is not None:
+        _text(spec.owner, "owner")
     _check_stream_mode(spec.stream_mode)
     _check_limits(spec)
     return RunRecord(

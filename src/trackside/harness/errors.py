@@ -78,6 +78,18 @@ class UnknownThreadError(TracksideError, LookupError):
     """There is no thread {thread_id!r}: its id is wrong, or it was removed."""
 
 
+class ThreadExistsError(TracksideError, ValueError):
+    """Thread id {thread_id!r} is taken: an id names one thread for ever. Leave it out, or pass a new one."""
+
+
+class ThreadInUseError(TracksideError):
+    """Thread {thread_id!r} has a run that has not ended, {run_id!r}: cancel it first, or wait for it, and then remove the thread."""  # noqa: E501
+
+
+class RunInUseError(TracksideError):
+    """Run {run_id!r} has not ended: cancel it first, or wait for it, and then remove it."""
+
+
 class UnknownCheckpointError(TracksideError, LookupError):
     """Thread {thread_id!r} has no checkpoint {checkpoint_id!r}."""
 

@@ -91,10 +91,12 @@ class RunSpec:
     used up; None means what the agent's `AgentLimits` say. A run whose worker is lost or shut down is started anew, as
     another run, up to `max_attempts` in all; `attempt` and `retry_of` say which one this is, and of which run.
 
-    `owner` is on whose behalf it is asked for: a thread belongs to the owner of its first run, and for others there is no
-    such thread. With `thread_exists` a run is refused whose thread is not there yet; with `thread_ends` the thread is
-    gone for everybody when the run has ended, while the log keeps what happened. A coordinator with a store sees to all
-    three. `options` are what the app wants to know again of the request; the harness does not look at them.
+    `owner` is on whose behalf it is asked for: a thread belongs to the owner of its first run, and for other owners there
+    is no such thread (`UnknownThreadError`). With `any_owner` the thread may be anybody's, and stays theirs; without an
+    owner every thread may be used, and a new one is nobody's. With `thread_exists` a run is refused whose thread is not
+    there yet; with `thread_ends` a thread that is new is gone for everybody when its last run has ended, while the log
+    keeps what happened. A coordinator with a store sees to all of that, in the step that lets the run in. `options` are
+    what the app wants to know again of the request; the harness does not look at them.
     """
 
     agent: Any
@@ -125,6 +127,7 @@ class RunSpec:
     interrupt_after: Sequence[str] | str | None = None
     durability: str | None = None
     owner: str | None = None
+    any_owner: bool = False
     thread_exists: bool = False
     thread_ends: bool = False
     options: Mapping[str, Any] | None = None

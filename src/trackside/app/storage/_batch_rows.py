@@ -165,11 +165,17 @@ def run_of(
     )
 
 
-def lane_of(thread_id: str, status: str | None, holder: Row | None, waiting: Row | None) -> Lane:
-    """A thread, who holds it, and who is the first to wait."""
+def lane_of(thread_id: str, thread: Row | None, holder: Row | None, waiting: Row | None) -> Lane:
+    """A thread, if it has a row, who holds it, and who is the first to wait."""
+    status, owner, ends, removed, delayed = (None, None, 0, 0, None) if thread is None else thread
     return Lane(
         thread_id=thread_id,
         status=None if status is None else ThreadStatus(status),
+        exists=thread is not None,
+        owner=owner,
+        ends=bool(ends),
+        removed=bool(removed),
+        delayed=delayed or [],
         holder=None if holder is None else active_of(*holder),
         waiting=deque(() if waiting is None else (active_of(*waiting),)),
         complete=waiting is None,
@@ -211,12 +217,34 @@ def active_of(
 def changed_thread(thread: ThreadRow) -> Row:
     """What may change in a row of `threads`; None stays as it is."""
     status = thread.status and thread.status.value
-    return thread.thread_id, status, thread.title, thread.last_run_id, thread.updated_at
+    return (
+        thread.thread_id,
+        status,
+        thread.title,
+        thread.last_run_id,
+        thread.updated_at,
+        thread.agent,
+        thread.removed_at,
+    )
 
 
 def _new_thread(thread: ThreadRow) -> Row:
     status = (thread.status or ThreadStatus.idle).value
-    return thread.thread_id, status, thread.title, thread.last_run_id, thread.created_at, thread.updated_at
+    return (
+        thread.thread_id,
+        status,
+        thread.title,
+        thread.last_run_id,
+        thread.created_at,
+        thread.updated_at,
+        thread.agent,
+        thread.removed_at,
+        thread.owner,
+        thread.ends,
+        thread.metadata,
+        thread.expires_at,
+        thread.ttl_minutes,
+    )
 
 
 def _changed_active(run: ActiveRun) -> Row:
@@ -272,4 +300,5 @@ def _ended(end: RunEnd) -> Row:
         end.message_count,
         end.duration_seconds,
         end.cost_usd,
+        end.removed_at,
     )

@@ -15,11 +15,17 @@ from sqlalchemy import and_, select, update
 from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
-from trackside.app.storage._queue import ActiveRun, Standing
+from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs
 from trackside.app.storage._work import UnitOfWork, Work
-from trackside.harness.errors import DuplicateRunError, InvalidSpecError, ThreadBusyError, UnknownRunError
+from trackside.harness.errors import (
+    DuplicateRunError,
+    InvalidSpecError,
+    ThreadBusyError,
+    UnknownRunError,
+    UnknownThreadError,
+)
 from trackside.harness.lifecycle import RunFold, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus, ThreadStatus
@@ -124,7 +130,11 @@ class _Entry(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Admit(_Entry):
-    """Let a run in. Another process can execute it if it is `portable`."""
+    """Let a run in. Another process can execute it if it is `portable`.
+
+    `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
+    with `thread_exists`. A new one is his, and `ends` with its last run.
+    """
 
     start: RunStart
     multitask: MultitaskStrategy
@@ -132,6 +142,10 @@ class Admit(_Entry):
     portable: bool
     keeps_request: bool
     idempotency: IdempotencyKey | None
+    asks_for: str | None = None
+    any_owner: bool = False
+    thread_exists: bool = False
+    thread_ends: bool = False
 
     @property
     @override
@@ -145,6 +159,7 @@ class Admit(_Entry):
         if unit.run(self.run_id) is not None:
             return self._again(unit)
         lane = unit.queue.lane(self.thread_id)
+        self._check_thread(lane)
         if self.multitask is MultitaskStrategy.reject and self.due_at is None and lane.holder is not None:
             raise ThreadBusyError(thread_id=self.thread_id, run_id=lane.holder.run_id)
         if self.idempotency is not None:
@@ -160,9 +175,23 @@ class Admit(_Entry):
             keeps_request=self.keeps_request,
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
-        unit.admit(RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start), active)
+        run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)
+        unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends)
         self.given = Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
         return self.given
+
+    def _check_thread(self, lane: Lane) -> None:
+        """See that the run may use its thread.
+
+        Raises:
+            UnknownThreadError: for whoever asks there is no such thread.
+        """
+        if not lane.exists:
+            is_known = not self.thread_exists
+        else:
+            is_known = not lane.removed and (self.any_owner or self.asks_for in {None, lane.owner})
+        if not is_known:
+            raise UnknownThreadError(thread_id=self.thread_id)
 
     def _named_before(self, unit: UnitOfWork) -> str | None:
         """The run that the idempotency key names; its own if this is asked again."""

@@ -16,7 +16,7 @@ from trackside.app.storage._encoding import EventRow, json_text, time_of
 from trackside.app.storage._queue import ActiveRun
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_of
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import CancelMode, LifecycleEventType, RunStatus, ThreadStatus
 
 _MAX_COUNT = 10**12  # no run uses more; sums of such numbers still fit into 64 bits
 _MAX_COST = 10**6  # US dollars: so do sums of such costs, in nano-dollars
@@ -57,6 +57,8 @@ class RunEnd(Struct, kw_only=True, eq=False):
     duration_seconds: float | None
     cost_usd: float | None
     usage: list[UsageRow]
+    removed_at: str | None = None
+    """Since when it is gone for clients: it was rolled back, or its thread has ended with it."""
 
 
 class StoredFacts(Struct, kw_only=True, frozen=True):
@@ -128,6 +130,14 @@ class ThreadRow(Struct, kw_only=True, eq=False):
     status: ThreadStatus | None = None
     title: str | None = None
     last_run_id: str | None = None
+    agent: str | None = None
+    removed_at: str | None = None
+    owner: str | None = None
+    """Like what follows it is only written when the thread is new."""
+    ends: bool = False
+    metadata: str | None = None
+    expires_at: str | None = None
+    ttl_minutes: float | None = None
 
     def take(self, row: EventRow, *, starts_run: bool) -> None:
         """Go on to what the thread is after this event."""
@@ -200,7 +210,13 @@ def _end(row: EventRow, started_at: str | None) -> RunEnd:
             *_usage("model", data.get("token_usage_by_model")),
             *_usage("caller", data.get("token_usage_by_caller")),
         ],
+        removed_at=row.occurred_at if _is_rolled_back(row.event) else None,
     )
+
+
+def _is_rolled_back(event: RunLifecycleEvent) -> bool:
+    is_cancel = event.event_type is LifecycleEventType.RUN_CANCELLED
+    return is_cancel and event.payload.get("cancel_mode") == CancelMode.rollback
 
 
 def _usage(kind: str, usage: Any) -> Iterator[UsageRow]:

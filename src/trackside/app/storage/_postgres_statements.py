@@ -51,13 +51,15 @@ LOAD_QUEUES: Final = f"""
         (SELECT coalesce(json_agg(json_build_array({_ACTIVE})), '[]') FROM active_runs WHERE run_id = ANY($1::text[])),
         (SELECT coalesce(json_agg(json_build_array(
             thread_id,
-            (SELECT status FROM threads t WHERE t.thread_id = asked.thread_id),
+            (SELECT json_build_array(status, owner, ends, removed_at IS NOT NULL, CASE WHEN ends THEN (
+                SELECT json_agg(run_id) FROM active_runs a WHERE a.thread_id = asked.thread_id AND state = 'delayed'
+             ) END) FROM threads t WHERE t.thread_id = asked.thread_id),
             (SELECT json_build_array({_ACTIVE}) FROM active_runs a WHERE a.thread_id = asked.thread_id AND holds),
             (SELECT json_build_array({_ACTIVE}) FROM active_runs a
              WHERE a.thread_id = asked.thread_id AND state = 'pending' AND NOT holds ORDER BY ordinal LIMIT 1)
         )), '[]') FROM unnest($2::text[]) AS asked (thread_id))
     )::text"""
-"""Active runs, and of threads their status, who holds them, and who is the first to wait."""
+"""Active runs, and of threads what decides about who may use them, who holds them, and who is the first to wait."""
 
 LOAD_WAITING: Final = f"""
     SELECT {_ACTIVE} FROM active_runs
@@ -103,9 +105,9 @@ _STARTED: Final = (
 _STARTED_TYPES: Final = (*["text"] * 6, "bigint", *["text"] * 3, "bigint", *["text"] * 2)
 _ENDED: Final = (
     "ended_at, title, error, error_type, completion_data, total_input_tokens, total_output_tokens, llm_call_count, "
-    "tool_call_count, message_count, duration_seconds, cost_usd"
+    "tool_call_count, message_count, duration_seconds, cost_usd, removed_at"
 )
-_ENDED_TYPES: Final = (*["text"] * 5, *["bigint"] * 5, *["double precision"] * 2)
+_ENDED_TYPES: Final = (*["text"] * 5, *["bigint"] * 5, *["double precision"] * 2, "text")
 
 _ENTERED: Final = (
     "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
@@ -162,9 +164,14 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     ),
     Step.insert_threads: _Bulk(
         """
-        INSERT INTO threads (thread_id, status, title, last_run_id, created_at, updated_at)
-        SELECT * FROM ROWS AS new (thread_id) WHERE AFTER ORDER BY thread_id""",
-        *["text"] * 6,
+        INSERT INTO threads (
+            thread_id, status, title, last_run_id, created_at, updated_at, agent, removed_at, owner, ends, metadata,
+            expires_at, ttl_minutes
+        ) SELECT * FROM ROWS AS new (thread_id) WHERE AFTER ORDER BY thread_id""",
+        *["text"] * 9,
+        "boolean",
+        *["text"] * 2,
+        "double precision",
     ),
     Step.change_threads: _Bulk(
         """
@@ -172,10 +179,12 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
             status = coalesce(new.status, threads.status),
             title = coalesce(new.title, threads.title),
             last_run_id = coalesce(new.last_run_id, threads.last_run_id),
-            updated_at = greatest(new.updated_at, threads.updated_at)
-        FROM ROWS AS new (thread_id, status, title, last_run_id, updated_at)
+            updated_at = greatest(new.updated_at, threads.updated_at),
+            agent = coalesce(new.agent, threads.agent),
+            removed_at = coalesce(new.removed_at, threads.removed_at)
+        FROM ROWS AS new (thread_id, status, title, last_run_id, updated_at, agent, removed_at)
         WHERE threads.thread_id = new.thread_id AND AFTER""",
-        *["text"] * 5,
+        *["text"] * 7,
     ),
     Step.insert_runs: _Bulk(
         f"INSERT INTO runs ({_STARTED}) SELECT * FROM ROWS AS new (run_id) WHERE AFTER ORDER BY run_id",

@@ -73,11 +73,17 @@ class Lane(Struct, kw_only=True, eq=False):
     """A thread as one transaction sees it: its status as last announced, who holds it, who is the first to wait.
 
     `status` is None while the thread has no row. `waiting` are those that are known, in their order; unless `complete`
-    the database may have more behind them.
+    the database may have more behind them. `delayed` are runs that are not due yet, known only where the thread `ends`.
     """
 
     thread_id: str
     status: ThreadStatus | None = None
+    exists: bool = False
+    """Whether it has a row, or gets one in this transaction."""
+    owner: str | None = None
+    ends: bool = False
+    removed: bool = False
+    delayed: list[str] = field(default_factory=list)
     holder: ActiveRun | None = None
     waiting: deque[ActiveRun] = field(default_factory=deque)
     complete: bool = True
@@ -181,8 +187,11 @@ class Queue:
         """Let a run in: it holds its thread if nobody does, waits behind the others, or is delayed."""
         self._runs[run.run_id] = run
         self.change(run)
-        if run.state is Standing.pending:
-            lane = self._lanes[run.thread_id]
+        lane = self._lanes.get(run.thread_id)
+        if run.state is Standing.delayed and lane is not None:
+            lane.delayed.append(run.run_id)
+        elif run.state is Standing.pending:
+            assert lane is not None
             if lane.holder is None:
                 self._hold(lane, run)
             else:
@@ -230,6 +239,18 @@ class Queue:
         self.handovers.append(
             Handover(run.run_id, run.thread_id, status, next_run_id=following.run_id, next_owner=following.owner)
         )
+
+    def is_over(self, thread_id: str) -> bool:
+        """Whether a thread that ends with its last run has no run any more that could hold it."""
+        lane = self._lanes.get(thread_id)
+        if lane is None or not lane.ends or lane.removed or lane.holder is not None:
+            return False
+        return not any(self._may_come(run_id) for run_id in lane.delayed)
+
+    def _may_come(self, run_id: str) -> bool:
+        """Whether a run that was delayed still is, as far as this transaction knows."""
+        run = self._runs.get(run_id)
+        return run_id not in self.removed and (run is None or run.state is Standing.delayed)
 
     def _hold(self, lane: Lane, run: ActiveRun) -> None:
         run.holds = True

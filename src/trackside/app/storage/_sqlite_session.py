@@ -97,7 +97,9 @@ _LOAD_RUNS: Final = f"""
 _LOAD_LANES: Final = f"""
     SELECT json_group_array(json_array(
         asked.value,
-        (SELECT status FROM threads WHERE thread_id = asked.value),
+        (SELECT json_array(status, owner, ends, removed_at IS NOT NULL, CASE WHEN ends THEN (
+            SELECT json_group_array(run_id) FROM active_runs WHERE thread_id = asked.value AND state = 'delayed'
+         ) END) FROM threads WHERE thread_id = asked.value),
         (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND holds),
         (SELECT json_array({_ACTIVE}) FROM active_runs WHERE thread_id = asked.value AND state = 'pending' AND NOT holds
          ORDER BY ordinal LIMIT 1)
@@ -119,7 +121,7 @@ _STARTED: Final = (
 )
 _ENDED: Final = (
     "ended_at, title, error, error_type, completion_data, total_input_tokens, total_output_tokens, llm_call_count, "
-    "tool_call_count, message_count, duration_seconds, cost_usd"
+    "tool_call_count, message_count, duration_seconds, cost_usd, removed_at"
 )
 
 _ENTERED: Final = (
@@ -156,23 +158,28 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     Step.save_graph_writes: _Bulk(f"INSERT OR ROLLBACK INTO graph_writes ({GRAPH_WRITE}) VALUES * {ON_SAME_WRITE}", 9),
     Step.insert_threads: _Bulk(
         """
-        INSERT INTO threads (thread_id, status, title, last_run_id, created_at, updated_at) VALUES *
+        INSERT INTO threads (
+            thread_id, status, title, last_run_id, created_at, updated_at, agent, removed_at, owner, ends, metadata,
+            expires_at, ttl_minutes
+        ) VALUES *
         ON CONFLICT (thread_id) DO NOTHING""",
-        6,
+        13,
     ),
     Step.change_threads: _Bulk(
         """
-        WITH new (thread_id, status, title, last_run_id, updated_at) AS (VALUES *)
+        WITH new (thread_id, status, title, last_run_id, updated_at, agent, removed_at) AS (VALUES *)
         UPDATE OR ROLLBACK threads SET
             status = coalesce(new.status, threads.status),
             title = coalesce(new.title, threads.title),
             last_run_id = coalesce(new.last_run_id, threads.last_run_id),
-            updated_at = max(new.updated_at, threads.updated_at)
+            updated_at = max(new.updated_at, threads.updated_at),
+            agent = coalesce(new.agent, threads.agent),
+            removed_at = coalesce(new.removed_at, threads.removed_at)
         FROM new WHERE threads.thread_id = new.thread_id""",
-        5,
+        7,
     ),
     Step.insert_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}) VALUES *", 13),
-    Step.insert_ended_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}, {_ENDED}) VALUES *", 25),
+    Step.insert_ended_runs: _Bulk(f"INSERT OR ROLLBACK INTO runs ({_STARTED}, {_ENDED}) VALUES *", 26),
     Step.begin_runs: _Bulk(
         """
         WITH new (run_id, status, started_at, last_sequence) AS (VALUES *)
@@ -194,7 +201,7 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
             status = new.status, started_at = new.started_at, last_sequence = new.last_sequence,
             {", ".join(f"{name} = new.{name}" for name in _ENDED.split(", "))}
         FROM new WHERE runs.run_id = new.run_id""",
-        16,
+        17,
     ),
     Step.insert_usage: _Bulk(
         """

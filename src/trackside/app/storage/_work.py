@@ -73,6 +73,9 @@ class Work(ABC):
         """The threads, among these, for whose queues it asks. Queues of active runs that end are there anyway."""
         return ()
 
+    def refused(self, error: TracksideError) -> None:  # noqa: B027  # most have nothing to note
+        """Note, in the thread that writes and before anything else is written, that nothing of it was."""
+
     @abstractmethod
     def apply(self, unit: UnitOfWork) -> Any:
         """Add to the unit what is to be written; the result is the caller's once it is committed.
@@ -144,6 +147,7 @@ class Committed:
     outcomes: Sequence[Any]
     events: Sequence[EventRow] = ()
     handovers: Sequence[Handover] = ()
+    removed_threads: Sequence[str] = ()
 
 
 class UnitOfWork:
@@ -170,6 +174,8 @@ class UnitOfWork:
         """Where new events, by their id, were in another log."""
         self.idempotency_keys: dict[str, tuple[IdempotencyKey, str]] = {}
         """The keys of runs that are let in, and the runs that they name."""
+        self.removed_threads: list[str] = []
+        """Threads that are gone for clients from now on."""
         self.totals = Totals()
         """What is to be added to the sums, besides what follows from the runs that change."""
         self.load(
@@ -213,13 +219,40 @@ class UnitOfWork:
         changed = self._threads.get(thread_id)
         return (changed and changed.status) or self.queue.lane(thread_id).status or ThreadStatus.idle
 
-    def admit(self, run: RunRow, active: ActiveRun) -> None:
-        """Make the rows of a run that is let in, and of its thread."""
+    def admit(self, run: RunRow, active: ActiveRun, *, owner: str | None = None, ends: bool = False) -> None:
+        """Make the rows of a run that is let in, and of its thread; one that is new is this owner's, and may end with it."""
         start = run.start
         assert start is not None
         self._runs[run.fold.run_id] = self._changed[run.fold.run_id] = run
-        self._thread(run.thread_id, start.created_at).may_be_new = True
+        thread = self._thread(run.thread_id, start.created_at)
+        thread.may_be_new = True
+        thread.agent = start.agent
+        lane = self.queue.lane(run.thread_id)
+        if not lane.exists:
+            lane.exists = True
+            lane.owner = thread.owner = owner
+            lane.ends = thread.ends = ends
         self.queue.enter(active)
+
+    def make_thread(self, thread: ThreadRow) -> None:
+        """Make a thread that has no row, and no run yet; its queue was loaded."""
+        thread.may_be_new = True
+        self._threads[thread.thread_id] = thread
+        lane = self.queue.lane(thread.thread_id)
+        lane.exists, lane.owner, lane.ends = True, thread.owner, thread.ends
+
+    def thread(self, thread_id: str, when: str) -> ThreadRow:
+        """A thread whose row is to be changed, at this time."""
+        thread = self._thread(thread_id, when)
+        thread.updated_at = max(thread.updated_at, when)
+        return thread
+
+    def remove_thread(self, thread_id: str, when: str) -> None:
+        """Have a thread whose queue was loaded gone for clients, from this time on."""
+        self._thread(thread_id, when).removed_at = when
+        self.queue.lane(thread_id).removed = True
+        self.thread_states.pop(thread_id, None)
+        self.removed_threads.append(thread_id)
 
     def append(self, rows: Sequence[EventRow], workers: Collection[str] = ()) -> list[EventRow]:
         """Accept events that follow, all or none; those that are stored already come back as they are stored (I4).
@@ -283,12 +316,21 @@ class UnitOfWork:
                 give_up_place(self.session, active)
             if not active.keeps_request:
                 forget_request(self.session, active)
+            if self.queue.is_over(run.thread_id):
+                self._end_thread(run)
         elif active.state is Standing.pending:
             active.state = Standing.claimed
             active.at_rest = None
             if active.owner is None:  # its worker was taken for dead, and is back before another one came
                 active.owner = next(iter(workers), None)
             self.queue.change(active)
+
+    def _end_thread(self, run: RunRow) -> None:
+        """Remove a thread that ends with this run."""
+        when = self._threads[run.thread_id].updated_at
+        if run.end is not None:
+            run.end.removed_at = when
+        self.remove_thread(run.thread_id, when)
 
     def _start_anew(self, ended: ActiveRun, run_id: str) -> None:
         """Let the run in that goes on for one that has ended, if there is to be one."""
@@ -317,12 +359,16 @@ class UnitOfWork:
     def _take(self, row: EventRow, run: RunRow, fold: RunFold) -> None:
         event = row.event
         is_first = run.fold.sequence == 0
+        is_new = run.stored is None and run.start is None
         self._runs[event.run_id] = self._changed[event.run_id] = run
         run.take(row, fold)
         row.run_created_at = run.created_at
         self._events[event.event_id] = row
         if is_first or concerns_thread(event):
-            self._thread(event.thread_id, row.occurred_at).take(row, starts_run=is_first)
+            thread = self._thread(event.thread_id, row.occurred_at)
+            thread.take(row, starts_run=is_first)
+            if is_new:
+                thread.agent = run.agent
 
     def _thread(self, thread_id: str, when: str) -> ThreadRow:
         thread = self._threads.get(thread_id)
@@ -414,7 +460,7 @@ def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Comm
         unit = UnitOfWork(session, works, check_ids=check_ids)
         outcomes = [_apply(work, unit) for work in works]
         unit.write()
-    return Committed(outcomes, unit.new_events, unit.queue.handovers)
+    return Committed(outcomes, unit.new_events, unit.queue.handovers, unit.removed_threads)
 
 
 def _apply(work: Work, unit: UnitOfWork) -> Any:

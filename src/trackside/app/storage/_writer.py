@@ -29,6 +29,9 @@ from trackside.harness.timelimit import settled
 
 logger = logging.getLogger("trackside.storage")
 
+_LINGER = 0.01  # seconds that a write which nobody waits for leaves for others to come along
+_LINGERING_BYTES = 1_048_576
+
 _NOTHING_WRITTEN = WriterStats(
     batches_total=0, works_total=0, events_total=0, seconds_total=0.0, failures_total=0, pending=0
 )
@@ -88,6 +91,13 @@ class _Room:
                 self.leave([size])  # the place was given and the cancel came in the same moment
             raise
 
+    def enlarge(self, size: int) -> bool:
+        """Take so much more at a place that is taken already, if there is room and nobody waits."""
+        if self._waiting or self._free_size < size:
+            return False
+        self._free_size -= size
+        return True
+
     def leave(self, sizes: Sequence[int]) -> None:
         """Give places back."""
         self._free_count += len(sizes)
@@ -141,6 +151,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._room = _Room(limits.waiting_count, limits.waiting_bytes)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lingering: dict[asyncio.Future[Any], _Job] = {}
+        self._lingering_bytes = 0
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._totals = _NOTHING_WRITTEN
         self._closing = False
         self._stopped = self._loop.create_future()
@@ -148,6 +161,8 @@ class Writer:
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
         self.on_handover: list[Callable[[Handover], object]] = []
         """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
+        self.on_removal: list[Callable[[], object]] = []
+        """Called on the loop when threads have been removed."""
         # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
         self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
         self._thread.start()
@@ -166,7 +181,61 @@ class Writer:
         size = work.size
         if not self._room.enter(size):
             await self._room.wait(size)
-        return _answer_of(await self._enqueue(work, size))
+        return answer_of(await self._enqueue(work, size))
+
+    async def defer(self, work: Work) -> asyncio.Future[Any]:
+        """Have something written that nobody waits for yet, with more of the same kind if that comes; waits for room only.
+
+        It is written soon, and at once if somebody says `hurry`; what others write may overtake it until then. What becomes
+        of it, `answer_of` the future's result tells.
+
+        Raises:
+            ClosedError: the writer is closed.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise errors.ForeignLoopError(database=self._database)
+        size = work.size
+        if not self._room.enter(size):
+            self.hurry()  # it may be what lingers that takes the room
+            await self._room.wait(size)
+        if self._closing:
+            self._room.leave([size])
+            raise _closed()
+        job = _Job(work, size, self._loop.create_future())
+        self._lingering[job.done] = job
+        self._lingers(size)
+        return job.done
+
+    def extend(self, writing: asyncio.Future[Any], size: int) -> bool:
+        """Whether what was deferred is not written yet, and may take so many bytes more: then the caller adds them now."""
+        job = self._lingering.get(writing)
+        if job is None or not self._room.enlarge(size):
+            return False
+        job.size += size
+        self._lingers(size)
+        return True
+
+    def _lingers(self, size: int) -> None:
+        self._lingering_bytes += size
+        if self._lingering_bytes > _LINGERING_BYTES:
+            self._loop.call_soon(self.hurry)
+        elif self._linger_timer is None:
+            self._linger_timer = self._loop.call_later(_LINGER, self.hurry)
+
+    def hurry(self, writing: asyncio.Future[Any] | None = None) -> None:
+        """Have written what was deferred, or this of it, from now on; on the loop."""
+        if writing is not None:
+            if (job := self._lingering.pop(writing, None)) is not None:
+                self._lingering_bytes -= job.size
+                self._jobs.put(job)
+            return
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        for job in self._lingering.values():
+            self._jobs.put(job)
+        self._lingering.clear()
+        self._lingering_bytes = 0
 
     async def write_to_the_end(self, work: Work) -> Any:
         """Have something small written, whatever cancels the caller: `current_task().cancelling()` remembers it (I17).
@@ -177,7 +246,7 @@ class Writer:
             TracksideError: it was refused, or its transaction failed; nothing of it was written.
             ClosedError: the writer is closed.
         """
-        return _answer_of((await settled(self.put(work))).result())
+        return answer_of((await settled(self.put(work))).result())
 
     def put(self, work: Work) -> asyncio.Future[Any]:
         """Have something small written, from whichever thread, without waiting for room; what becomes of it.
@@ -203,6 +272,7 @@ class Writer:
     def refuse_more(self) -> None:
         """Take nothing more, from now on; what was accepted will be written."""
         self._closing = True
+        self.hurry()
         self._room.refuse_waiting(_closed)
 
     async def aclose(self) -> None:
@@ -248,8 +318,13 @@ class Writer:
             refused = Refused(errors.StorageError(database=self._database, why=f"{type(exc).__name__}: {exc}"))
         else:
             self._count(len(jobs), len(committed.events), monotonic() - begun)
+            for job, outcome in zip(jobs, committed.outcomes, strict=True):
+                if isinstance(outcome, Refused):
+                    job.work.refused(outcome.error)
             return committed
         self._count(len(jobs), 0, monotonic() - begun, failures=1)
+        for job in jobs:
+            job.work.refused(refused.error)
         return Committed([refused] * len(jobs), ())
 
     def _count(self, works: int, events: int, seconds: float, *, failures: int = 0) -> None:
@@ -271,6 +346,9 @@ class Writer:
         for handover in committed.handovers:
             for hear in self.on_handover:
                 hear(handover)
+        if committed.removed_threads:
+            for hear_of_removal in self.on_removal:
+                hear_of_removal()
         for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)
@@ -293,6 +371,7 @@ class NoWriter:
         self._database = database
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         self.on_handover: list[Callable[[Handover], object]] = []
+        self.on_removal: list[Callable[[], object]] = []
 
     async def write_to_the_end(self, work: Work) -> Any:
         """Refuse the work.
@@ -301,6 +380,21 @@ class NoWriter:
             ReadOnlyStoreError: always.
         """
         raise errors.ReadOnlyStoreError(database=self._database)
+
+    async def defer(self, work: Work) -> asyncio.Future[Any]:
+        """Refuse the work.
+
+        Raises:
+            ReadOnlyStoreError: always.
+        """
+        raise errors.ReadOnlyStoreError(database=self._database)
+
+    def extend(self, writing: asyncio.Future[Any], size: int) -> bool:
+        """Nothing was deferred."""
+        return False
+
+    def hurry(self, writing: asyncio.Future[Any] | None = None) -> None:
+        """Nothing was deferred."""
 
     def put(self, work: Work) -> asyncio.Future[Any]:
         """Refuse the work.
@@ -329,7 +423,12 @@ class NoWriter:
         """Nothing is to be closed."""
 
 
-def _answer_of(outcome: Any) -> Any:
+def answer_of(outcome: Any) -> Any:
+    """What a work came to, of which this is the outcome.
+
+    Raises:
+        TracksideError: it was refused, or its transaction failed; nothing of it was written.
+    """
     if isinstance(outcome, Refused):
         # Several callers may get what stopped their common transaction: each its own exception.
         raise type(outcome.error)(**outcome.error.details) from outcome.error

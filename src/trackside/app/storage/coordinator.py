@@ -132,6 +132,9 @@ class StoredCoordinator:
             idempotency=idempotency,
             fates=self._runs.fates,
         )
+        if spec is not None:
+            work.asks_for, work.any_owner = spec.owner, spec.any_owner
+            work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
         try:
             admitted: Admitted = await self._writer.write_to_the_end(work)
         except TracksideError:

@@ -1,0 +1,209 @@
+"""Threads as clients search for them: by what their metadata say, in whatever order, with how many there are in all.
+
+Labels, owners, statuses and agents are found through indexes, and so is the order of the last change. What no index has,
+a nested value or one of the thread's state, is looked at, thread by thread, among those that everything else leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from sqlalchemy import Column, ColumnElement, Connection, Select, func, select, union_all
+
+from trackside.app.storage._arguments import members, plain
+from trackside.app.storage._fold import Label, is_label, label_value
+from trackside.app.storage._listings import FEW, are_few, there_is, thread_of, unindexed
+from trackside.app.storage._records import StoredThread
+from trackside.app.storage._tables import thread_labels, thread_states, threads
+from trackside.app.storage.containment import contains
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.types import ThreadStatus
+
+type SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
+
+_SORTED_BY: Final[Mapping[str, Column[Any]]] = {
+    "thread_id": threads.c.thread_id,
+    "status": threads.c.status,
+    "created_at": threads.c.created_at,
+    "updated_at": threads.c.updated_at,
+    # A state is what a run leaves, and the end of a run is a change of its thread.
+    "state_updated_at": threads.c.updated_at,
+}
+
+MOST: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadQuery:
+    """Which threads somebody looks for, and in which order; None, or nothing, stands for all.
+
+    `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
+    lists with these elements.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None
+    ids: Collection[str] | None = None
+    agent: str | None = None
+    sort_by: SortBy = "updated_at"
+    descending: bool = True
+    limit: int = 10
+    offset: int = 0
+
+
+class ThreadPage(NamedTuple):
+    """Some threads, and how many fit in all."""
+
+    threads: Sequence[StoredThread]
+    total: int
+
+
+class ThreadSearch:
+    """A search for threads of one owner; None may see everybody's.
+
+    Raises:
+        InvalidQueryError: an argument does not fit.
+    """
+
+    def __init__(self, query: ThreadQuery, owner: str | None) -> None:
+        self._query = query
+        self._owner = owner
+        status = query.status
+        self._statuses = [*ThreadStatus] if status is None else members(ThreadStatus, "status", status)
+        self._ids = None if query.ids is None else [plain("ids", thread_id) for thread_id in query.ids]
+        if query.sort_by not in _SORTED_BY:
+            raise InvalidQueryError(field="sort_by", value=query.sort_by, why=f"there are {', '.join(_SORTED_BY)}")
+        for name, least in (("limit", 0), ("offset", 0)):
+            value = getattr(query, name)
+            if type(value) is not int or not least <= value <= MOST:
+                raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from {least} to {MOST}")
+        self._labels: list[Label] = []
+        self._looked_at: dict[str, Any] = {}
+        for key, value in query.metadata.items():
+            plain("metadata", key)
+            text = label_value(plain("metadata", value) if isinstance(value, str) else value)
+            if text is not None and is_label(key, text):
+                self._labels.append((key, text))
+            else:
+                self._looked_at[key] = value
+        self._order = _SORTED_BY[query.sort_by]
+
+    def page(self, connection: Connection) -> ThreadPage:
+        """The threads that are asked for."""
+        if not self._can_fit:
+            return ThreadPage([], 0)
+        if self._looks:
+            found = self._look(connection)
+            ids = found[self._query.offset : self._query.offset + self._query.limit]
+            return ThreadPage(self._fetch(connection, ids), len(found))
+        total = self.count(connection)
+        if self._query.offset >= total or not self._query.limit:
+            return ThreadPage([], total)
+        keys = self._keys(connection).limit(self._query.limit).offset(self._query.offset)
+        return ThreadPage(self._fetch(connection, [row[0] for row in connection.execute(keys)]), total)
+
+    def count(self, connection: Connection) -> int:
+        """How many fit."""
+        if not self._can_fit:
+            return 0
+        if self._looks:
+            return len(self._look(connection))
+        fitting = select(func.count()).select_from(threads).where(*self._conditions(self._leading(connection)))
+        total: int = connection.execute(fitting).scalar_one()
+        return total
+
+    @property
+    def _can_fit(self) -> bool:
+        return bool(self._statuses) and self._ids != []
+
+    @property
+    def _looks(self) -> bool:
+        return bool(self._looked_at or self._query.values)
+
+    def _leading(self, connection: Connection) -> ColumnElement[bool] | None:
+        """What leads to few threads, if anything does."""
+        if self._ids is not None:
+            return threads.c.thread_id.in_(self._ids)
+        for label in self._labels:
+            if are_few(connection, _has_label(label), FEW):
+                return threads.c.thread_id.in_(select(thread_labels.c.thread_id).where(*_has_label(label)))
+        if self._owner is not None and are_few(connection, [*self._owned(threads.c.owner)], FEW):
+            return threads.c.owner == self._owner
+        return None
+
+    def _owned(self, column: ColumnElement[Any]) -> Iterable[ColumnElement[bool]]:
+        return [] if self._owner is None else [column == self._owner, threads.c.removed_at.is_(None)]
+
+    def _conditions(
+        self, leading: ColumnElement[bool] | None, statuses: Sequence[ThreadStatus] | None = None
+    ) -> list[ColumnElement[bool]]:
+        """What holds for the threads: first what leads to them, then what is looked at."""
+        wanted = [status.value for status in statuses or self._statuses]
+        status = threads.c.status if leading is None else unindexed(threads.c.status)
+        conditions = [status.in_(wanted) if len(wanted) > 1 else status == wanted[0]]
+        conditions.append(threads.c.removed_at.is_(None))
+        if leading is not None:
+            conditions.append(leading)
+        if self._owner is not None:
+            conditions.append(unindexed(threads.c.owner) == self._owner)
+        if self._query.agent is not None:
+            conditions.append(threads.c.agent == self._query.agent)
+        for label in self._labels:
+            own = thread_labels.c.thread_id == threads.c.thread_id
+            conditions.append(there_is(*_has_label(label), own))
+        return conditions
+
+    def _keys(self, connection: Connection) -> Select[Any]:
+        """The ids of all that fit, in order."""
+        leading = self._leading(connection)
+        if leading is not None or self._order is not threads.c.updated_at:
+            return self._sorted(select(threads.c.thread_id).where(*self._conditions(leading)))
+        most = self._query.offset + self._query.limit
+        parts = [
+            self._sorted(
+                select(threads.c.thread_id, threads.c.updated_at).where(*self._conditions(None, [status]))
+            ).limit(most)
+            for status in self._statuses
+        ]
+        every = union_all(*(select(part.subquery()) for part in parts)).subquery()
+        return self._sorted(select(every.c.thread_id), every.c.updated_at, every.c.thread_id)
+
+    def _sorted(
+        self,
+        query: Select[*tuple[Any, ...]],
+        order: ColumnElement[Any] | None = None,
+        id_: ColumnElement[Any] = threads.c.thread_id,
+    ) -> Select[Any]:
+        columns = [self._order if order is None else order]
+        if columns[0] is not id_:
+            columns.append(id_)
+        return query.order_by(*[column.desc() if self._query.descending else column for column in columns])
+
+    def _look(self, connection: Connection) -> list[str]:
+        """The ids of all that fit, in order, each looked at."""
+        columns: list[Any] = [threads.c.thread_id, threads.c.metadata]
+        if self._query.values:
+            columns.append(thread_states.c.remembered)
+        query = self._sorted(select(*columns).where(*self._conditions(self._leading(connection))))
+        if self._query.values:
+            query = query.join_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
+        found: list[str] = []
+        for thread_id, metadata, *remembered in connection.execute(query, execution_options={"yield_per": 1_000}):
+            if contains(metadata or {}, self._looked_at) and all(
+                contains(values, dict(self._query.values)) for values in remembered
+            ):
+                found.append(thread_id)
+        return found
+
+    def _fetch(self, connection: Connection, ids: Sequence[str]) -> list[StoredThread]:
+        rows = connection.execute(select(threads).where(threads.c.thread_id.in_(ids)))
+        found = {row.thread_id: thread_of(row) for row in rows}
+        return [found[thread_id] for thread_id in ids]
+
+
+def _has_label(label: Label) -> list[ColumnElement[bool]]:
+    key, value = label
+    return [thread_labels.c.key == key, thread_labels.c.value == value]

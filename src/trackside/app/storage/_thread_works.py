@@ -1,0 +1,314 @@
+"""What clients do with threads and runs, each in one transaction: it sees the thread's queue, and who may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, override
+
+from sqlalchemy import delete, exists, select, update
+
+from trackside.app.storage._encoding import json_of, json_text
+from trackside.app.storage._fold import ThreadRow, labels_of
+from trackside.app.storage._queue import Lane, Standing
+from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.harness.errors import (
+    RunInUseError,
+    ThreadExistsError,
+    ThreadInUseError,
+    UnknownRunError,
+    UnknownThreadError,
+)
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import JsonObject, ThreadStatus
+
+_ROW_BYTES: Final = 600
+
+GRAPH: Final = "graph_id"
+"""What clients call the agent of a thread in its metadata, which they may say before there is a run that tells."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _OnThread(Work):
+    """A work on one thread at a time, for one owner; None may see everybody's."""
+
+    thread_id: str
+    owner: str | None
+    now: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return (self.thread_id,)
+
+    @override
+    def queues(self) -> Iterable[str]:
+        return self.thread_ids()
+
+    def sees(self, lane: Lane) -> bool:
+        """Whether there is such a thread for whoever asks."""
+        return lane.exists and not lane.removed and self.owner in {None, lane.owner}
+
+    def seen(self, unit: UnitOfWork) -> Lane:
+        """The thread.
+
+        Raises:
+            UnknownThreadError: for whoever asks there is none.
+        """
+        lane = unit.queue.lane(self.thread_id)
+        if not self.sees(lane):
+            raise UnknownThreadError(thread_id=self.thread_id)
+        return lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """When a thread is removed: so many minutes after that was asked for, at this time."""
+
+    ttl_minutes: float | None
+    expires_at: str | None
+
+
+FOREVER: Final = Lifetime(ttl_minutes=None, expires_at=None)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class CreateThread(_OnThread):
+    """Make a thread; whether it was made. One that is there stays as it is, or is refused unless `keeps_existing`."""
+
+    belongs_to: str | None
+    metadata: JsonObject
+    lifetime: Lifetime = FOREVER
+    keeps_existing: bool = False
+    tried: bool = False
+    """Whether it has been made before: a transaction whose reply was lost is repeated, and finds that done."""
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES + len(json_text(self.metadata))
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        lane = unit.queue.lane(self.thread_id)
+        if lane.exists:
+            if self.tried and self._is_own(unit):
+                return True
+            if not self.keeps_existing:
+                raise ThreadExistsError(thread_id=self.thread_id)
+            self.seen(unit)
+            return False
+        self.tried = True
+        agent = self.metadata.get(GRAPH)
+        unit.make_thread(
+            ThreadRow(
+                thread_id=self.thread_id,
+                created_at=self.now,
+                updated_at=self.now,
+                status=ThreadStatus.idle,
+                agent=agent if isinstance(agent, str) else None,
+                owner=self.belongs_to,
+                metadata=json_text(self.metadata) if self.metadata else None,
+                expires_at=self.lifetime.expires_at,
+                ttl_minutes=self.lifetime.ttl_minutes,
+            )
+        )
+        _label(unit, self.thread_id, self.metadata)
+        return True
+
+    def _is_own(self, unit: UnitOfWork) -> bool:
+        query = select(threads.c.created_at).where(threads.c.thread_id == self.thread_id)
+        return unit.session.execute(query) == [(self.now,)]
+
+
+def _label(unit: UnitOfWork, thread_id: str, metadata: Mapping[str, Any]) -> None:
+    """Have a thread found by what its metadata say."""
+    if labels := labels_of(metadata):
+        unit.session.execute(thread_labels.insert().values([(*label, thread_id) for label in labels]))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ChangeThread(_OnThread):
+    """Add metadata to those that a thread has, and say anew how long it lives."""
+
+    metadata: JsonObject
+    lifetime: Lifetime | None = None
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES + len(json_text(self.metadata))
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.seen(unit)
+        thread = unit.thread(self.thread_id, self.now)
+        found = unit.session.execute(select(threads.c.metadata).where(threads.c.thread_id == self.thread_id))
+        text = found[0][0] if found else thread.metadata
+        metadata = {**({} if text is None else json_of(text)), **self.metadata}
+        changes: dict[str, Any] = {"metadata": json_text(metadata)}
+        if self.lifetime is not None:
+            changes |= {"expires_at": self.lifetime.expires_at, "ttl_minutes": self.lifetime.ttl_minutes}
+        if found:
+            _write(unit, self.thread_id, changes)
+        else:  # it is made in this transaction, and has no row yet
+            for name, value in changes.items():
+                setattr(thread, name, value)
+        agent = self.metadata.get(GRAPH)
+        if isinstance(agent, str) and not self._has_run(unit):
+            thread.agent = agent
+        unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
+        _label(unit, self.thread_id, metadata)
+
+    def _has_run(self, unit: UnitOfWork) -> bool:
+        has_run = exists().where(runs.c.thread_id == self.thread_id)
+        ((found,),) = unit.session.execute(select(has_run))
+        return bool(found) or unit.queue.lane(self.thread_id).holder is not None
+
+
+def _write(unit: UnitOfWork, thread_id: str, changes: Mapping[str, Any]) -> None:
+    """Change columns of a thread; values are as the database has them."""
+    unit.session.execute(update(threads).where(threads.c.thread_id == thread_id).values(dict(changes)))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class RemoveThread(_OnThread):
+    """Have a thread gone, with its runs, for clients at once. What it has is removed later (`sweeping`).
+
+    With `expired` only if it has expired by now, and is at rest: one that is not stays without complaint. Whether it was
+    removed.
+    """
+
+    expired: bool = False
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        lane = unit.queue.lane(self.thread_id)
+        if self.expired and not (self.sees(lane) and self._has_expired(unit)):
+            return False
+        self.seen(unit)
+        if (run_id := self._active(unit, lane)) is not None:
+            if self.expired:
+                return False
+            raise ThreadInUseError(thread_id=self.thread_id, run_id=run_id)
+        unit.remove_thread(self.thread_id, self.now)
+        unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
+        of_thread = (runs.c.thread_id == self.thread_id, runs.c.removed_at.is_(None))
+        unit.session.execute(update(runs).where(*of_thread).values(removed_at=self.now))
+        return True
+
+    def _has_expired(self, unit: UnitOfWork) -> bool:
+        expires_at = select(threads.c.expires_at).where(threads.c.thread_id == self.thread_id)
+        return any(when is not None and when <= self.now for (when,) in unit.session.execute(expires_at))
+
+    def _active(self, unit: UnitOfWork, lane: Lane) -> str | None:
+        """A run that has not ended."""
+        if (holder := lane.holder or unit.queue.first_waiting(lane)) is not None:
+            return holder.run_id
+        of_thread = (active_runs.c.thread_id == self.thread_id, active_runs.c.state == Standing.delayed.value)
+        delayed = [run_id for (run_id,) in unit.session.execute(select(active_runs.c.run_id).where(*of_thread))]
+        still = (run_id for run_id in [*delayed, *lane.delayed] if run_id not in unit.queue.removed)
+        return next(still, None)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class CopyThread(_OnThread):
+    """Make a thread with the metadata of another one, and what that remembers; whoever copies it has it."""
+
+    copy_id: str
+    belongs_to: str | None
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return (self.thread_id, self.copy_id)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.seen(unit)
+        found = unit.session.execute(
+            select(threads.c.metadata, threads.c.agent, threads.c.title).where(threads.c.thread_id == self.thread_id)
+        )
+        if not found:  # whoever makes it has not heard of it yet
+            raise UnknownThreadError(thread_id=self.thread_id)
+        if unit.queue.lane(self.copy_id).exists:  # asked again, since the first answer was lost
+            return
+        metadata, agent, title = found[0]
+        waits = unit.thread_status(self.thread_id) is ThreadStatus.interrupted
+        unit.make_thread(
+            ThreadRow(
+                thread_id=self.copy_id,
+                created_at=self.now,
+                updated_at=self.now,
+                status=ThreadStatus.interrupted if waits else ThreadStatus.idle,
+                title=title,
+                agent=agent,
+                owner=self.belongs_to,
+                metadata=metadata,
+            )
+        )
+        if metadata is not None:
+            _label(unit, self.copy_id, json_of(metadata))
+        if (state := self._state(unit)) is not None:
+            unit.thread_states[self.copy_id] = (self.copy_id, *state, self.now)
+
+    def _state(self, unit: UnitOfWork) -> tuple[str, str | None] | None:
+        """What the thread remembers, as text."""
+        if (changed := unit.thread_states.get(self.thread_id)) is not None:
+            return changed[1], changed[2]
+        kept = select(thread_states.c.remembered, thread_states.c.paused)
+        found = unit.session.execute(kept.where(thread_states.c.thread_id == self.thread_id))
+        return (found[0][0], found[0][1]) if found else None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class RemoveRun(_OnThread):
+    """Have a run that has ended gone for clients. The log keeps its events."""
+
+    run_id: str
+
+    @override
+    def run_ids(self) -> Iterable[str]:
+        return (self.run_id,)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        self.seen(unit)
+        run = unit.run(self.run_id)
+        if run is None or run.thread_id != self.thread_id:
+            raise UnknownRunError(run_id=self.run_id)
+        removed_at = select(runs.c.removed_at).where(runs.c.run_id == self.run_id)
+        if any(when is not None for (when,) in unit.session.execute(removed_at)):
+            raise UnknownRunError(run_id=self.run_id)
+        if not is_final(run.fold.status):
+            raise RunInUseError(run_id=self.run_id)
+        unit.session.execute(update(runs).where(runs.c.run_id == self.run_id).values(removed_at=self.now))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetThreads(Work):
+    """Removes what threads that are gone remember, and notes that; also of which runs it was not noted that they are."""
+
+    forgotten: Sequence[str]
+    now: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES * len(self.forgotten)
+
+    @override
+    def thread_ids(self) -> Iterable[str]:
+        return self.forgotten
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        session = unit.session
+        session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(self.forgotten)))
+        of_these = (runs.c.thread_id.in_(self.forgotten), runs.c.removed_at.is_(None))
+        session.execute(update(runs).where(*of_these).values(removed_at=self.now))
+        session.execute(update(threads).where(threads.c.thread_id.in_(self.forgotten)).values(forgotten=True))

@@ -1,0 +1,323 @@
+"""Threads and their runs as clients have them: made, changed, searched, copied and removed, each owner's apart.
+
+What is removed is gone for clients at once, and stays in the log until `sweeping` takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from trackside.app.storage import _queries
+from trackside.app.storage._arguments import AnyOf, members, plain
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._listings import is_owned, run_of, thread_of
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._records import StoredRun, StoredThread
+from trackside.app.storage._run_records import RUNS
+from trackside.app.storage._tables import active_runs, runs, thread_states, threads
+from trackside.app.storage._thread_search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
+from trackside.app.storage._thread_works import (
+    FOREVER,
+    ChangeThread,
+    CopyThread,
+    CreateThread,
+    Lifetime,
+    RemoveRun,
+    RemoveThread,
+)
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import InvalidQueryError
+from trackside.harness.errors import UnknownThreadError
+from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import FINAL_STATUSES
+from trackside.harness.payload import canonical_payload
+from trackside.harness.types import JsonObject, RunStatus
+
+__all__ = ["RunPage", "SortBy", "ThreadContents", "ThreadPage", "ThreadQuery", "Threads"]
+
+MAX_TTL_MINUTES: Final = 525_600 * 100.0
+"""A hundred years."""
+
+
+class RunPage(NamedTuple):
+    """Some runs of a thread, and how many fit in all."""
+
+    runs: Sequence[StoredRun]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadContents:
+    """What there is to a thread besides its row.
+
+    `values` and `interrupts` are what the harness remembers of it, nothing where the agent has a checkpointer; `error` and
+    `request` are its last run's.
+    """
+
+    values: JsonObject | None = None
+    interrupts: Sequence[Mapping[str, Any]] = ()
+    last_run_id: str | None = None
+    error: str | None = None
+    error_type: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Threads:
+    """The threads of one owner, as his clients see them: `store.threads_of(owner)`; None sees everybody's.
+
+    Removed ones are not there, and neither are others': who asks for one gets `UnknownThreadError`.
+    """
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers, owner: str | None) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._owner = owner
+
+    async def create(
+        self,
+        thread_id: str | None = None,
+        *,
+        belongs_to: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        ttl_minutes: float | None = None,
+        keeps_existing: bool = False,
+    ) -> StoredThread:
+        """Make a thread without a run.
+
+            thread = await store.threads_of(None).create(metadata={"customer": "acme"}, ttl_minutes=60)
+
+        Args:
+            thread_id: its id; None: a new one.
+            belongs_to: whose it is.
+            metadata: what it is found by. Under `graph_id`, which agent it is for.
+            ttl_minutes: after how many minutes it is removed, unless a run is at it.
+            keeps_existing: give the thread that has this id already, as it is, instead of refusing.
+
+        Raises:
+            ThreadExistsError: there is, or was, a thread with this id.
+            UnknownThreadError: there is, or was, one that he may not see, though it is to be kept.
+            InvalidQueryError: an argument does not fit; the message names it.
+            PayloadError: the metadata cannot be kept.
+            StorageError: the database failed.
+        """
+        thread_id = new_id() if thread_id is None else plain("thread_id", thread_id)
+        now = datetime.now(UTC)
+        work = CreateThread(
+            thread_id=thread_id,
+            owner=self._owner,
+            now=time_text(now),
+            belongs_to=None if belongs_to is None else plain("belongs_to", belongs_to),
+            metadata=_plain(metadata),
+            lifetime=_lifetime(ttl_minutes, now),
+            keeps_existing=keeps_existing,
+        )
+        await self._writer.write(work)
+        return await self.get(thread_id)
+
+    async def get(self, thread_id: str) -> StoredThread:
+        """The thread with this id.
+
+        Raises:
+            UnknownThreadError: there is none.
+        """
+        thread = await self._readers.first(_queries.one_thread(thread_id, owner=self._owner, removed=False), thread_of)
+        if thread is None:
+            raise UnknownThreadError(thread_id=thread_id)
+        return thread
+
+    async def change(
+        self, thread_id: str, *, metadata: Mapping[str, Any] | None = None, ttl_minutes: float | None = None
+    ) -> StoredThread:
+        """Add metadata to those that it has; and have it removed so many minutes from now.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            InvalidQueryError: an argument does not fit; the message names it.
+            PayloadError: the metadata cannot be kept.
+            StorageError: the database failed.
+        """
+        now = datetime.now(UTC)
+        work = ChangeThread(
+            thread_id=plain("thread_id", thread_id),
+            owner=self._owner,
+            now=time_text(now),
+            metadata=_plain(metadata),
+            lifetime=None if ttl_minutes is None else _lifetime(ttl_minutes, now),
+        )
+        await self._writer.write(work)
+        return await self.get(thread_id)
+
+    async def remove(self, thread_id: str) -> None:
+        """Have it gone, with its runs. What they left goes from the log when no subscription needs it any more.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            ThreadInUseError: it has a run that has not ended.
+            StorageError: the database failed.
+        """
+        now = time_text(datetime.now(UTC))
+        await self._writer.write(RemoveThread(thread_id=plain("thread_id", thread_id), owner=self._owner, now=now))
+
+    async def copy(self, thread_id: str, *, copy_id: str | None = None, belongs_to: str | None = None) -> StoredThread:
+        """Make another thread that remembers what this one does; without its runs.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            StorageError: the database failed.
+        """
+        copy_id = new_id() if copy_id is None else plain("copy_id", copy_id)
+        work = CopyThread(
+            thread_id=plain("thread_id", thread_id),
+            owner=self._owner,
+            now=time_text(datetime.now(UTC)),
+            copy_id=copy_id,
+            belongs_to=belongs_to,
+        )
+        await self._writer.write(work)
+        return await self.get(copy_id)
+
+    async def search(self, query: ThreadQuery) -> ThreadPage:
+        """The threads that fit, a page of them, with how many there are.
+
+        Raises:
+            InvalidQueryError: the query does not fit; the message names the field.
+        """
+        return await self._readers.run(ThreadSearch(query, self._owner).page)
+
+    async def count(self, query: ThreadQuery) -> int:
+        """How many threads fit.
+
+        Raises:
+            InvalidQueryError: the query does not fit; the message names the field.
+        """
+        return await self._readers.run(ThreadSearch(query, self._owner).count)
+
+    async def contents(self, thread_ids: Sequence[str]) -> Mapping[str, ThreadContents]:
+        """What there is to these threads, which he may see, besides their rows; by their ids."""
+        return await self._readers.run(lambda connection: _contents(connection, thread_ids))
+
+    async def run(self, thread_id: str, run_id: str) -> StoredRun | None:
+        """A run of a thread; None if there is no such run."""
+        found = await self._readers.first(_queries.one_run(run_id, owner=self._owner, removed=False), run_of)
+        return found if found is not None and found.thread_id == thread_id else None
+
+    async def runs(
+        self,
+        thread_id: str,
+        *,
+        status: AnyOf[RunStatus] | None = None,
+        newest_first: bool = True,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> RunPage:
+        """The runs of a thread, by when they were created.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        statuses = None if status is None else members(RunStatus, "status", status)
+        for name, value in (("limit", limit), ("offset", offset)):
+            if type(value) is not int or not 0 <= value <= MOST:
+                raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from 0 to {MOST}")
+        conditions = [runs.c.thread_id == plain("thread_id", thread_id), runs.c.removed_at.is_(None)]
+        if statuses is not None:
+            conditions.append(runs.c.status.in_([one.value for one in statuses]))
+        order = (runs.c.created_at, runs.c.run_id)
+        page = RUNS.where(*conditions).order_by(*[column.desc() if newest_first else column for column in order])
+        thread = _queries.one_thread(thread_id, owner=self._owner, removed=False)
+
+        def read(connection: Connection) -> RunPage:
+            if connection.execute(thread).first() is None:
+                raise UnknownThreadError(thread_id=thread_id)
+            total = connection.execute(select(func.count()).select_from(runs).where(*conditions)).scalar_one()
+            return RunPage([run_of(row) for row in connection.execute(page.limit(limit).offset(offset))], total)
+
+        return await self._readers.run(read)
+
+    async def active_runs(
+        self,
+        *,
+        thread_id: str | None = None,
+        run_ids: Collection[str] | None = None,
+        status: AnyOf[RunStatus] | None = None,
+    ) -> list[StoredRun]:
+        """Runs that have not ended, in the order in which they were let in: those of a thread, these, or all.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        conditions = [runs.c.run_id.in_(select(active_runs.c.run_id)), runs.c.status.not_in(sorted(FINAL_STATUSES))]
+        if thread_id is not None:
+            conditions.append(runs.c.thread_id == plain("thread_id", thread_id))
+        if run_ids is not None:
+            conditions.append(runs.c.run_id.in_([plain("run_ids", run_id) for run_id in run_ids]))
+        if status is not None:
+            conditions.append(runs.c.status.in_([one.value for one in members(RunStatus, "status", status)]))
+        if self._owner is not None:
+            conditions.append(is_owned(self._owner, runs.c.thread_id))
+        return await self._readers.all(RUNS.where(*conditions).order_by(active_runs.c.ordinal), run_of)
+
+    async def remove_run(self, thread_id: str, run_id: str) -> None:
+        """Have a run gone that has ended. The log keeps its events.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            UnknownRunError: it has no such run.
+            RunInUseError: the run has not ended.
+            StorageError: the database failed.
+        """
+        work = RemoveRun(
+            thread_id=plain("thread_id", thread_id),
+            run_id=plain("run_id", run_id),
+            owner=self._owner,
+            now=time_text(datetime.now(UTC)),
+        )
+        await self._writer.write(work)
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> JsonObject:
+    return {} if not metadata else canonical_payload(metadata, path="metadata")
+
+
+def _lifetime(ttl_minutes: Any, now: datetime) -> Lifetime:
+    if ttl_minutes is None:
+        return FOREVER
+    if type(ttl_minutes) not in {int, float} or not 0 < ttl_minutes <= MAX_TTL_MINUTES:
+        why = "it is a number of minutes above 0, and of no more than a hundred years"
+        raise InvalidQueryError(field="ttl", value=ttl_minutes, why=why)
+    expires_at = time_text(now + timedelta(minutes=ttl_minutes))
+    return Lifetime(ttl_minutes=float(ttl_minutes), expires_at=expires_at)
+
+
+def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, ThreadContents]:
+    query = (
+        select(
+            threads.c.thread_id,
+            threads.c.last_run_id,
+            thread_states.c.remembered,
+            thread_states.c.paused,
+            runs.c.error,
+            runs.c.error_type,
+            runs.c.request,
+        )
+        .outerjoin_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
+        .outerjoin(runs, runs.c.run_id == threads.c.last_run_id)
+        .where(threads.c.thread_id.in_(thread_ids))
+    )
+    return {
+        row.thread_id: ThreadContents(
+            values=row.remembered,
+            interrupts=(row.paused or {}).get("interrupts") or (),
+            last_run_id=row.last_run_id,
+            error=row.error,
+            error_type=row.error_type,
+            config=(row.request or {}).get("config") or {},
+        )
+        for row in connection.execute(query)
+    }
