@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection
@@ -11,15 +11,26 @@ from trackside.app.storage._session import Session
 from trackside.app.storage._signals import CommitSignals
 
 type Synchronous = Literal["FULL", "NORMAL"]
+type Dialect = Literal["sqlite", "postgresql"]
 
 
 class Reads(Protocol):
     """How a database is read, from the event loop in which this was made."""
 
+    dialect: Dialect
+
     async def read[T](self, read: Callable[[Connection], T]) -> T:
         """What `read` finds; all its queries see the same moment.
 
         It may be called again where that moment, or the connection, did not last.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        ...
+
+    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement in the database's own words finds, for what is read so often that it matters.
 
         Raises:
             StorageError: the database cannot be read.

@@ -56,9 +56,9 @@ class GraphRows:
         self.values: dict[Any, ValueRow] = {}
         self.writes: dict[Any, WriteRow] = {}
 
-    def add(self, checkpoint: CheckpointRow | None, values: Iterable[ValueRow], writes: Iterable[WriteRow]) -> None:
-        """Take in what one put adds."""
-        if checkpoint is not None:
+    def add(self, checkpoints: Iterable[CheckpointRow], values: Iterable[ValueRow], writes: Iterable[WriteRow]) -> None:
+        """Take in what puts add, in their order."""
+        for checkpoint in checkpoints:
             self.checkpoints[checkpoint[:3]] = checkpoint
         for value in values:
             self.values.setdefault(value[:4], value)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, text
 
+from trackside.app.storage._backend import Dialect
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_session import PostgresSession
 from trackside.app.storage._postgres_signals import PostgresSignals
@@ -29,6 +30,8 @@ class PostgresReads:
     A read sees one moment. Where its connection is lost, it is called again on another one; a server that is away is
     waited for.
     """
+
+    dialect: Dialect = "postgresql"
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -56,6 +59,14 @@ class PostgresReads:
             if self._closed:  # a connection that was made now would be left behind
                 raise ClosedError(what="store")
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds; as `read`."""
+
+        def read(connection: Connection) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in connection.exec_driver_sql(statement, tuple(values))]
+
+        return await self.read(read)
 
     async def aclose(self) -> None:
         """Let go of the connections. May be called again."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select
 
 from trackside.app.storage import errors
-from trackside.app.storage._backend import Reads
+from trackside.app.storage._backend import Dialect, Reads
 from trackside.harness.errors import ClosedError
 
 _OF_READS: Final[Mapping[type[errors.StorageError], type[errors.StorageError]]] = {
@@ -47,16 +47,34 @@ class Readers:
             ClosedError: the store is closed.
             StorageError: the database cannot be read.
         """
+        self._check()
+        try:
+            return await self._reads.read(read)
+        except errors.StorageError as exc:
+            if type(exc) not in _OF_READS:
+                raise
+            raise _OF_READS[type(exc)](**exc.details) from exc
+
+    async def rows(self, statement: Mapping[Dialect, str], *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that one statement, in each database's own words, finds; for what is read so often that it matters.
+
+        Raises:
+            ClosedError: the store is closed.
+            StorageError: the database cannot be read.
+        """
+        self._check()
+        try:
+            return await self._reads.rows(statement[self._reads.dialect], values)
+        except errors.StorageError as exc:
+            if type(exc) not in _OF_READS:
+                raise
+            raise _OF_READS[type(exc)](**exc.details) from exc
+
+    def _check(self) -> None:
         if self._closed:
             raise ClosedError(what="store")
         if asyncio.get_running_loop() is not self._loop:
             raise errors.ForeignLoopError(database=self.database)
-        try:
-            return await self._reads.read(read)
-        except errors.StorageError as exc:
-            if (of_read := _OF_READS.get(type(exc))) is None:
-                raise
-            raise of_read(**exc.details) from exc
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from trackside.app.storage import errors
+from trackside.app.storage._backend import Dialect
 from trackside.app.storage._sqlite import READERS, SqliteDatabase
 
 
@@ -31,6 +33,23 @@ class PooledReads:
         """
         with self._database.translated(), self._engine.begin() as connection:
             return read(connection)
+
+    def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds. By itself it sees one moment, so there is no transaction around it.
+
+        Each statement lets go of the GIL, and beside a busy event loop it takes long to win it back.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        with self._database.translated():
+            connection = self._engine.raw_connection()
+            try:
+                driver = connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                return driver.execute(statement, values).fetchall()
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Let go of the connections. May be called again."""
@@ -78,6 +97,10 @@ class GuestReads:
             if monotonic() >= until:
                 raise errors.DatabaseBusyError(database=str(self._database), seconds=self._database.busy_timeout)
 
+    def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds; as `read`."""
+        return self.read(lambda connection: rows_of(connection, statement, values))
+
     def _read[T](self, read: Callable[[Connection], T], *, locking: bool) -> T:
         engine = self._locking if locking else self._file_alone
         try:
@@ -100,6 +123,11 @@ class GuestReads:
         """Nothing is kept open."""
 
 
+def rows_of(connection: Connection, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The rows that a statement in the database's own words finds."""
+    return [tuple(row) for row in connection.exec_driver_sql(statement, tuple(values))]
+
+
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
@@ -109,6 +137,8 @@ def _stat(path: Path) -> os.stat_result | None:
 
 class ThreadedReads:
     """Reads in a few threads, so that neither the writer nor the loop waits for them."""
+
+    dialect: Dialect = "sqlite"
 
     def __init__(self, reads: PooledReads | GuestReads) -> None:
         self._reads = reads
@@ -121,6 +151,14 @@ class ThreadedReads:
             StorageError: the database cannot be read.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._reads.read, read)
+
+    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reads.rows, statement, values)
 
     async def aclose(self) -> None:
         """Let running reads end, and close the connections. May be called again."""

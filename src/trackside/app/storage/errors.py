@@ -209,6 +209,24 @@ class StateTooLargeError(StorageError, ValueError):
     fault = "agent"
 
 
+class CheckpointTooLargeError(StorageError, ValueError):
+    """Thread {thread_id!r} cannot take {size} bytes at one checkpoint: the limit is {limit}. Let the graph keep less in its state, or the rest elsewhere."""  # noqa: E501
+
+    fault = "agent"
+
+
+class CheckpointLoopError(StorageError, RuntimeError):
+    """The checkpointer of a store would wait for its own event loop: there, use `await graph.ainvoke(…)` and `await checkpointer.aget_tuple(…)`; `invoke` and `get_tuple` are for other threads."""  # noqa: E501
+
+    fault = "caller"
+
+
+class PruneStrategyError(StorageError, ValueError):
+    """Threads are not pruned with strategy {strategy!r}: choose "keep_latest" or "delete"."""
+
+    fault = "caller"
+
+
 class RunEndedError(StorageError):
     """Thread {thread_id!r} takes nothing more from run {run_id!r}, which has ended as {status}: its process was taken for dead. What the run has done does not count; ask for it again."""  # noqa: E501
 

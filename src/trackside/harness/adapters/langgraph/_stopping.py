@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +13,11 @@ from langchain_core.messages import BaseMessage
 
 from trackside.harness.adapters.langgraph._graph import Saver
 from trackside.harness.context import RunContext
+from trackside.harness.logs import fields_of
+from trackside.harness.settling import Settling
 from trackside.harness.timelimit import Raised, start_contained
+
+logger = logging.getLogger("trackside.worker")
 
 # What LangGraph's tasks do.
 _NODE = "arun_with_retry"
@@ -71,7 +76,10 @@ async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: S
         asyncio.CancelledError: this was cancelled, and the graph has stopped.
         BaseException: what the graph raised.
     """
-    graph_task = start_contained(_marked(call, run), name=f"trackside-graph-{run.run_id}")
+    task = asyncio.current_task()
+    cancels = 0 if task is None else task.cancelling()
+    settling = Settling(run.run_id)
+    graph_task = start_contained(_marked(call, run, settling), name=f"trackside-graph-{run.run_id}")
     cancel: asyncio.CancelledError | None = None
     while unfinished := _unfinished(graph_task, run, saver):
         try:
@@ -81,16 +89,24 @@ async def see_through[T](call: Coroutine[Any, Any, T], run: RunContext, saver: S
             if cancel is not None:
                 _cancel_nodes(run)
             cancel = exc
-    if cancel is not None:
-        raise cancel
-    outcome = graph_task.result()
+    outcome = Raised(cancel) if cancel is not None else graph_task.result()
+    try:
+        await settling.settle()
+    except Exception as exc:  # the store's failure
+        if not isinstance(outcome, Raised):  # I18: the thread's next run would go on without what this one has done
+            raise
+        logger.warning("run %s: checkpoints could not be written: %s", run.run_id, exc, extra=fields_of(run))
     if isinstance(outcome, Raised):
         raise outcome.exception
+    if task is not None and task.cancelling() > cancels:  # while the checkpoints were written
+        raise asyncio.CancelledError
     return outcome
 
 
-async def _marked[T](call: Coroutine[Any, Any, T], run: RunContext) -> T:
+async def _marked[T](call: Coroutine[Any, Any, T], run: RunContext, settling: Settling) -> T:
     _run_of_task.set(run)
+    if run.durability != "sync":  # else each step waits until its checkpoint is written
+        settling.begin()
     return await call
 
 

@@ -1,0 +1,277 @@
+"""The checkpoints of graphs as bytes: what is written through the store's writer, and read past it.
+
+Knows nothing of LangGraph; `graph_checkpoints` makes its objects of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from trackside.app.storage import errors
+from trackside.app.storage._graph_checkpoint_reads import (
+    NEWEST,
+    ONE,
+    Encoded,
+    Listed,
+    Listing,
+    StoredCheckpoint,
+    assembled,
+    keys_of,
+    next_thread,
+    of_runs,
+    some,
+)
+from trackside.app.storage._graph_checkpoint_work import (
+    Chain,
+    CopyGraphThread,
+    Key,
+    PutGraphRows,
+    RemoveCheckpoints,
+    RemoveGraphThreads,
+    TakeOverThread,
+)
+from trackside.app.storage._old_checkpoints import OldTables, old_tables
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._writer import NoWriter, Writer, answer_of
+from trackside.harness.context import current_run
+from trackside.harness.settling import current_settling
+
+MAX_PUT_BYTES = 256 * 1_048_576
+"""How much one step of a graph may add. It is never cut: the graph would go on with half of its state."""
+
+_LISTED = 64  # checkpoints of which it is looked up together whether they are wanted
+_MOST_READ = 16  # that are read together
+_REMOVED = 200  # that are removed in one transaction
+
+
+class Behind:
+    """What one run has put and not waited for."""
+
+    def __init__(self, writer: Writer | NoWriter) -> None:
+        self._writer = writer
+        self._last: tuple[PutGraphRows, asyncio.Future[Any]] | None = None
+        self._pending: set[asyncio.Future[Any]] = set()
+        self.chain = Chain()
+
+    async def put(self, work: PutGraphRows, size: int) -> asyncio.Future[Any]:
+        """Have this written, with what was put before if that is still to be written.
+
+        Raises:
+            TracksideError: something that was put before was not written.
+        """
+        self.check()
+        if self._last is not None:
+            last, writing = self._last
+            if last.thread_id == work.thread_id and self._writer.extend(writing, size):
+                last.join(work)
+                return writing
+        work.chain = self.chain
+        writing = await self._writer.defer(work)
+        self._last = work, writing
+        self._pending.add(writing)
+        writing.add_done_callback(self._pending.discard)
+        return writing
+
+    def check(self) -> None:
+        """See that nothing has failed so far.
+
+        Raises:
+            TracksideError: something has; nothing that was put after it is written.
+        """
+        if (failure := self.chain.failure) is not None:
+            raise type(failure)(**failure.details) from failure
+
+    async def settle(self) -> None:
+        """Return when all is written.
+
+        Raises:
+            TracksideError: something was not.
+        """
+        for writing in [*self._pending]:
+            self._writer.hurry(writing)
+        if self._pending:
+            await asyncio.wait([*self._pending])
+        self.check()
+
+
+class GraphCheckpoints:
+    """All checkpoints of a store. What this process has put it sees at once; what others put, when it is committed."""
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._unwritten: dict[str, asyncio.Future[Any]] = {}
+        self._old: OldTables | None = None
+        self._looked_for_old = False
+
+    async def put(self, work: PutGraphRows) -> None:
+        """Have this written: a run that settles its writes in the end goes on at once, others when it is on disk.
+
+        Raises:
+            CheckpointTooLargeError: it is larger than `MAX_PUT_BYTES`.
+            RunEndedError: the log has the end of the run that puts it.
+            StorageError: it, or something that the run has put before, could not be written.
+        """
+        if (size := work.size) > MAX_PUT_BYTES:
+            raise errors.CheckpointTooLargeError(thread_id=work.thread_id, size=size, limit=MAX_PUT_BYTES)
+        behind = self._behind()
+        if behind is not None:
+            self._note(work.thread_id, await behind.put(work, size))
+            return
+        writing = await self._writer.defer(work)
+        self._note(work.thread_id, writing)
+        self._writer.hurry(writing)
+        answer_of(await asyncio.shield(writing))
+
+    def _note(self, thread_id: str, writing: asyncio.Future[Any]) -> None:
+        if self._unwritten.get(thread_id) is not writing:
+            self._unwritten[thread_id] = writing
+            writing.add_done_callback(partial(self._written, thread_id))
+
+    def _behind(self) -> Behind | None:
+        settling = current_settling()
+        return None if settling is None else settling.of(self, partial(Behind, self._writer))
+
+    def _written(self, thread_id: str, writing: asyncio.Future[Any]) -> None:
+        if self._unwritten.get(thread_id) is writing:
+            del self._unwritten[thread_id]
+
+    async def _see(self, *thread_ids: str) -> None:
+        """Wait until what this process has put of these threads can be read; without any, all that it has put."""
+        last = [self._unwritten[one] for one in thread_ids or [*self._unwritten] if one in self._unwritten]
+        if last:
+            self._writer.hurry()
+            await asyncio.wait(last)  # those before are written by then, and whoever put it hears what failed
+
+    async def _old_tables(self) -> OldTables | None:
+        if not self._looked_for_old:
+            self._old = await self._readers.run(old_tables)
+            self._looked_for_old = True
+        return self._old
+
+    async def get(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
+        """One checkpoint, the newest if none is named; None if there is none.
+
+        Raises:
+            DamagedDatabaseError: it lacks a value.
+            StorageError: the database cannot be read.
+        """
+        if (behind := self._behind()) is not None:
+            behind.check()
+        await self._see(thread_id)
+        found = await self._find(thread_id, namespace, checkpoint_id)
+        if found is None and await self.adopt(thread_id):
+            found = await self._find(thread_id, namespace, checkpoint_id)
+        return None if found is None else self._whole(found)
+
+    async def _find(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
+        if checkpoint_id is None:
+            rows = await self._readers.rows(NEWEST, thread_id, namespace)
+        else:
+            rows = await self._readers.rows(ONE, thread_id, namespace, checkpoint_id)
+        return next(iter(assembled(rows)), None)
+
+    def _whole(self, found: StoredCheckpoint) -> StoredCheckpoint:
+        if lacking := found.lacking():
+            why = (
+                f"checkpoint {found.row.checkpoint_id} of thread {found.row.thread_id!r} lacks what it had in "
+                f"{', '.join(lacking)}"
+            )
+            raise errors.DamagedDatabaseError(database=self._readers.database, why=why)
+        return found
+
+    async def list(
+        self, listing: Listing, *, limit: int | None, is_wanted: Callable[[Encoded], bool] | None
+    ) -> AsyncGenerator[StoredCheckpoint]:
+        """Checkpoints of a thread, the newest first; `is_wanted` is asked with the metadata of each."""
+        await self._see(listing.thread_id)
+        await self.adopt(listing.thread_id)
+        after: Listed | None = None
+        at_once = 1
+        while limit is None or limit > 0:
+            page = await self._readers.run(partial(listing.page, after=after, limit=_LISTED))
+            if not page:
+                return
+            after = page[-1]
+            wanted = [one for one in page if is_wanted is None or is_wanted(one.metadata)]
+            if limit is not None:
+                wanted = wanted[:limit]
+                limit -= len(wanted)
+            while wanted:
+                part, wanted = wanted[:at_once], wanted[at_once:]
+                at_once = min(2 * at_once, _MOST_READ)  # most look at the first ones only
+                for found in await self._read_listed(listing.thread_id, part):
+                    yield self._whole(found)
+
+    async def _read_listed(self, thread_id: str, listed: Sequence[Listed]) -> Sequence[StoredCheckpoint]:
+        """Those of them that are still there, in this order."""
+        keys = [(one.namespace, one.checkpoint_id) for one in listed]
+        rows = await self._readers.rows(some(len(keys)), thread_id, *chain.from_iterable(keys))
+        found = {(one.row.namespace, one.row.checkpoint_id): one for one in assembled(rows)}
+        return [found[key] for key in keys if key in found]
+
+    async def threads(self) -> AsyncGenerator[str]:
+        """All threads that have checkpoints, one after the other."""
+        await self._see()
+        await self._adopt_all()
+        after = ""
+        while (found := await self._readers.run(partial(next_thread, after=after))) is not None:
+            yield found
+            after = found
+
+    async def adopt(self, thread_id: str) -> bool:
+        """See that what LangGraph's savers have left of a thread is where ours is; whether there was anything."""
+        old = await self._old_tables()
+        if old is None or not await self._readers.run(partial(old.has, thread_id=thread_id)):
+            return False
+        await self._writer.write(TakeOverThread(thread_id, old))
+        return True
+
+    async def _adopt_all(self) -> None:
+        old = await self._old_tables()
+        while old is not None and (left := await self._readers.run(partial(old.some_threads, limit=_LISTED))):
+            for thread_id in left:
+                await self._writer.write(TakeOverThread(thread_id, old))
+
+    async def remove_threads(self, thread_ids: Sequence[str]) -> None:
+        """Remove all that is stored of threads."""
+        await self._see(*thread_ids)
+        await self._writer.write(RemoveGraphThreads(thread_ids, await self._old_tables()))
+
+    async def remove_of_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints that these runs have made."""
+        await self._see()
+        await self._adopt_all()
+        await self._remove(await self._readers.run(partial(of_runs, run_ids=run_ids)))
+
+    async def remove_but(self, thread_id: str, kept: Sequence[Key]) -> None:
+        """Remove a thread's checkpoints but these, and but those that come meanwhile."""
+        keep = {*kept}
+        await self._remove([key for key in await self.keys(thread_id) if key not in keep])
+
+    async def keys(self, thread_id: str) -> Sequence[Key]:
+        """The keys of a thread's checkpoints, by namespace, and each namespace's newest first."""
+        await self._see(thread_id)
+        await self.adopt(thread_id)
+        return await self._readers.run(partial(keys_of, thread_id=thread_id))
+
+    async def _remove(self, keys: Sequence[Key]) -> None:
+        for start in range(0, len(keys), _REMOVED):
+            await self._writer.write(RemoveCheckpoints(keys[start : start + _REMOVED]))
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy all that is stored of a thread to another one."""
+        await self._see(source, target)
+        await self.adopt(source)
+        await self.adopt(target)
+        await self._writer.write(CopyGraphThread(source, target))
+
+
+def fenced_by() -> str | None:
+    """The run that the calling code belongs to: when it has ended, it writes nothing more."""
+    run = current_run()
+    return None if run is None else run.run_id

@@ -1,0 +1,379 @@
+"""Where graphs keep their threads: LangGraph's checkpointer on the writer and the readers of a store.
+
+Importing this imports LangGraph; `Store.checkpointer` does it when it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final, cast, override
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_metadata,
+)
+
+from trackside.app.storage._encoding import json_text
+from trackside.app.storage._graph_checkpoint_reads import Encoded, Listing, StoredCheckpoint
+from trackside.app.storage._graph_checkpoint_rows import CheckpointRow, ValueRow, WriteRow
+from trackside.app.storage._graph_checkpoint_work import Key, PutGraphRows
+from trackside.app.storage._graph_checkpoints import GraphCheckpoints, fenced_by
+from trackside.app.storage.errors import CheckpointLoopError, PruneStrategyError
+
+__all__ = ["StoreCheckpointer"]
+
+_BRIEF: Final = frozenset({"__start__", "__pregel_tasks"})  # channels that are empty again at the next checkpoint
+_PLAIN: Final = frozenset({type(None), bool, int, float})
+_SHORT: Final = 128  # characters of a text that a checkpoint has in itself
+_DELTAS: Final = (
+    "counters_since_delta_snapshot"  # LangGraph's: the channels that have only changes since their last value
+)
+
+
+class StoreCheckpointer(BaseCheckpointSaver[str]):
+    """LangGraph's checkpointer in the database of a store: `store.checkpointer()`.
+
+        async with Store.open("sqlite:///trackside.db") as store:
+            graph = builder.compile(checkpointer=store.checkpointer())
+            await graph.ainvoke(inputs, {"configurable": {"thread_id": "1"}})
+
+    **When a put is on disk.** By itself, when it returns. In a run of a `RunManager` whose `durability` is "async",
+    LangGraph's default, or "exit", it returns at once and is written together with what else is written at that moment, at
+    the latest some hundredths of a second later; what the run has done counts only when all of it is on disk, and no later
+    than that anybody is told of the run's end. If something could not be written, the run's next step fails, nothing that
+    came after it is written, and the run ends as an error. With "sync" each step waits until its checkpoint is on disk.
+
+    **Who sees it.** In this process at once; in others when it is committed.
+
+    **Who may put.** A run that has ended puts nothing more: what a worker does that was taken for dead is refused with
+    `RunEndedError` from the moment at which somebody else has ended its run.
+
+    A value of a channel is stored once for each version, however many checkpoints have it. Threads that `AsyncSqliteSaver`
+    or `AsyncPostgresSaver` has left in the same database are taken over, each when it is first used. The methods that are
+    not asynchronous are for other threads than that of the store's event loop.
+    """
+
+    def __init__(self, checkpoints: GraphCheckpoints, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._loop = loop
+
+    @override
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that the config names, or the newest of its thread and namespace; None if there is none.
+
+        Raises:
+            DamagedDatabaseError: it lacks a value.
+            StorageError: the database cannot be read.
+        """
+        thread_id, namespace, checkpoint_id = _address(config)
+        found = await self._checkpoints.get(thread_id, namespace, checkpoint_id)
+        return None if found is None else self._tuple_of(found)
+
+    @override
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints of a thread, the newest first; without a config those of all threads, one after the other.
+
+        A few are read at a time, and what others put meanwhile may be missing.
+
+        Args:
+            config: the thread; and the namespace or the checkpoint, if it names them.
+            filter: only those whose metadata have all of these.
+            before: only those that are older than the one this names.
+            limit: how many at most.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+
+        def fits(metadata: Encoded) -> bool:
+            said = self.serde.loads_typed(metadata)
+            return all(said.get(name) == value for name, value in (filter or {}).items())
+
+        left = limit
+        async with aclosing(self._threads(config)) as threads:
+            async for thread_id in threads:
+                named = {} if config is None else config["configurable"]
+                listing = Listing(
+                    thread_id=thread_id,
+                    namespace=named.get("checkpoint_ns"),
+                    checkpoint_id=named.get("checkpoint_id"),
+                    before=None if before is None else before["configurable"].get("checkpoint_id"),
+                )
+                found_here = self._checkpoints.list(listing, limit=left, is_wanted=fits if filter else None)
+                async with aclosing(found_here) as checkpoints:
+                    async for found in checkpoints:
+                        yield self._tuple_of(found)
+                        left = None if left is None else left - 1
+
+    async def _threads(self, config: RunnableConfig | None) -> AsyncGenerator[str]:
+        if config is not None:
+            yield str(config["configurable"]["thread_id"])
+            return
+        async with aclosing(self._checkpoints.threads()) as threads:
+            async for thread_id in threads:
+                yield thread_id
+
+    @override
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint; returns the config that names it. When it is on disk, the class says.
+
+        Raises:
+            CheckpointTooLargeError: it is too large to be written at once.
+            RunEndedError: the run that puts it has ended.
+            StorageError: it, or something that the run has put before, could not be written.
+        """
+        thread_id, namespace, parent_id = _address(config)
+        inline: dict[str, Any] = {}
+        refs: dict[str, str] = {}
+        values: list[ValueRow] = []
+        versions = checkpoint["channel_versions"]
+        for channel, value in checkpoint["channel_values"].items():
+            if channel not in versions or channel in _BRIEF or _is_small(value):
+                inline[channel] = value
+                continue
+            refs[channel] = version = str(versions[channel])
+            if channel in new_versions:
+                values.append(ValueRow(thread_id, namespace, channel, version, *self.serde.dumps_typed(value)))
+        said = get_checkpoint_metadata(config, metadata)
+        run_id = said.get("run_id")
+        row = CheckpointRow(
+            thread_id,
+            namespace,
+            checkpoint["id"],
+            parent_id,
+            run_id if isinstance(run_id, str) else None,
+            json_text(refs),
+            *self.serde.dumps_typed({**checkpoint, "channel_values": inline}),
+            *self.serde.dumps_typed(said),
+        )
+        await self._checkpoints.put(
+            PutGraphRows(thread_id=thread_id, run_id=fenced_by(), checkpoints=[row], values=values)
+        )
+        return _named(thread_id, namespace, checkpoint["id"])
+
+    @override
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what a task of the step behind a checkpoint has written; what it wrote there before stays.
+
+        Raises:
+            CheckpointTooLargeError: it is too large to be written at once.
+            RunEndedError: the run that puts it has ended.
+            StorageError: it, or something that the run has put before, could not be written.
+        """
+        thread_id, namespace, checkpoint_id = _address(config)
+        if checkpoint_id is None:
+            raise KeyError("checkpoint_id")  # as LangGraph's own savers
+        rows = [
+            WriteRow(
+                thread_id,
+                namespace,
+                checkpoint_id,
+                task_id,
+                WRITES_IDX_MAP.get(channel, place),
+                task_path,
+                channel,
+                *self.serde.dumps_typed(value),
+            )
+            for place, (channel, value) in enumerate(writes)
+        ]
+        if rows:
+            await self._checkpoints.put(PutGraphRows(thread_id=thread_id, run_id=fenced_by(), writes=rows))
+
+    @override
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove all that is stored of a thread."""
+        await self._checkpoints.remove_threads([str(thread_id)])
+
+    @override
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints that these runs have made, in all threads; looks at all checkpoints that there are.
+
+        Channels that keep only changes (`DeltaChannel`) lose those of the runs.
+        """
+        if run_ids:
+            await self._checkpoints.remove_of_runs([*run_ids])
+
+    @override
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints of a thread to another one, with their ids; what is there already stays."""
+        await self._checkpoints.copy(str(source_thread_id), str(target_thread_id))
+
+    @override
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Remove the history of threads, and what only that has.
+
+        Args:
+            thread_ids: the threads.
+            strategy: "keep_latest" leaves the newest checkpoint of each namespace, and those of which a channel that keeps
+                only changes (`DeltaChannel`) is made; "delete" leaves nothing.
+
+        Raises:
+            PruneStrategyError: the strategy is another.
+            StorageError: the database failed; what had been removed stays removed.
+        """
+        if strategy == "delete":
+            await self._checkpoints.remove_threads([*map(str, thread_ids)])
+        elif strategy == "keep_latest":
+            for thread_id in map(str, thread_ids):
+                await self._checkpoints.remove_but(thread_id, await self._needed(thread_id))
+        else:
+            raise PruneStrategyError(strategy=strategy)
+
+    async def _needed(self, thread_id: str) -> list[Key]:
+        """The newest checkpoint of each namespace, and those before it that its state is made of."""
+        newest: dict[str, str] = {}
+        for _, namespace, checkpoint_id in await self._checkpoints.keys(thread_id):
+            newest.setdefault(namespace, checkpoint_id)
+        needed: list[Key] = []
+        for namespace, checkpoint_id in newest.items():
+            found = await self.aget_tuple(_named(thread_id, namespace, checkpoint_id))
+            changed = set() if found is None else {*cast("dict[str, Any]", found.metadata).get(_DELTAS, ())}
+            while found is not None:
+                needed.append((thread_id, namespace, found.checkpoint["id"]))
+                changed -= found.checkpoint["channel_values"].keys()
+                if not changed or found.parent_config is None:
+                    break
+                found = await self.aget_tuple(found.parent_config)
+        return needed
+
+    @override
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """A version behind this one, different from all that others choose at the same place."""
+        number = 0 if current is None else int(str(current).partition(".")[0])
+        return f"{number + 1:032}.{random.random():016}"  # to be different is enough
+
+    def _tuple_of(self, found: StoredCheckpoint) -> CheckpointTuple:
+        row, load = found.row, self.serde.loads_typed
+        checkpoint: Checkpoint = load((row.encoding, row.body))
+        stored = {channel: load(value) for channel, value in found.values.items()}
+        checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **stored}
+        return CheckpointTuple(
+            config=_named(row.thread_id, row.namespace, row.checkpoint_id),
+            checkpoint=checkpoint,
+            metadata=load((row.metadata_encoding, row.metadata)),
+            parent_config=_named(row.thread_id, row.namespace, row.parent_id) if row.parent_id else None,
+            pending_writes=[(write.task_id, write.channel, load(write.encoded)) for write in found.writes],
+        )
+
+    def _elsewhere[T](self, call: Coroutine[Any, Any, T]) -> T:
+        """Do this on the store's event loop, for another thread that waits."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self._loop:
+            call.close()
+            raise CheckpointLoopError
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    @override
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As `aget_tuple`, from another thread."""
+        return self._elsewhere(self.aget_tuple(config))
+
+    @override
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """As `alist`, from another thread."""
+        found = cast("AsyncGenerator[CheckpointTuple]", self.alist(config, filter=filter, before=before, limit=limit))
+        try:
+            while (one := self._elsewhere(_next(found))) is not None:
+                yield one
+        finally:
+            self._elsewhere(found.aclose())
+
+    @override
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As `aput`, from another thread."""
+        return self._elsewhere(self.aput(config, checkpoint, metadata, new_versions))
+
+    @override
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """As `aput_writes`, from another thread."""
+        self._elsewhere(self.aput_writes(config, writes, task_id, task_path))
+
+    @override
+    def delete_thread(self, thread_id: str) -> None:
+        """As `adelete_thread`, from another thread."""
+        self._elsewhere(self.adelete_thread(thread_id))
+
+    @override
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """As `adelete_for_runs`, from another thread."""
+        self._elsewhere(self.adelete_for_runs(run_ids))
+
+    @override
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """As `acopy_thread`, from another thread."""
+        self._elsewhere(self.acopy_thread(source_thread_id, target_thread_id))
+
+    @override
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """As `aprune`, from another thread."""
+        self._elsewhere(self.aprune(thread_ids, strategy=strategy))
+
+    @override
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """As `aget_delta_channel_history`, from another thread."""
+        return self._elsewhere(self.aget_delta_channel_history(config=config, channels=channels))
+
+
+async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | None:
+    return await anext(found, None)
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a checkpoint has it in itself: what takes less than a row of its own, to be told by a look at it."""
+    return type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
+
+
+def _address(config: RunnableConfig) -> tuple[str, str, str | None]:
+    """Thread, namespace and checkpoint that a config names."""
+    named = config["configurable"]
+    return str(named["thread_id"]), named.get("checkpoint_ns", ""), named.get("checkpoint_id") or None
+
+
+def _named(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}}
