@@ -1,0 +1,146 @@
+"""Whatever anybody sends that the OpenAPI document describes, or forbids, is answered as it says: schemathesis tries.
+
+It knows names that mean something here, an agent's and a thread's, so that it gets further than to the first refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+from uuid import uuid4
+
+import httpx
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from trackside import RunContext
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+)
+ENDLESS = ("/events/stream", "/threads/{thread_id}/stream", "/threads/{thread_id}/stream/events")
+"""Streams that go on until their reader leaves: tests of their own ask them for what does not fit."""
+
+
+class Conversation(TypedDict, total=False):
+    said: Annotated[list[Any], operator.add]
+
+
+def greet(state: Conversation) -> Conversation:
+    return {"said": ["hello"]}
+
+
+def ask(state: Conversation) -> Conversation:
+    return {"said": [interrupt("Shall I go on?")]}
+
+
+async def echo(input: Any, run: RunContext) -> Any:
+    run.send({"number": 1})
+    return input
+
+
+async def failing(input: Any) -> None:
+    raise ValueError("it cannot be done")
+
+
+def agents() -> dict[str, Any]:
+    graph = StateGraph(Conversation)
+    graph.add_node("greet", greet)
+    graph.add_node("ask", ask)
+    graph.add_edge(START, "greet")
+    graph.add_edge("greet", "ask")
+    graph.add_edge("ask", END)
+    return {"echo": echo, "failing": failing, "asking": graph.compile()}
+
+
+async def narrowed(http: httpx.AsyncClient, served: Any) -> dict[str, Any]:
+    """The document with names of what there is, beside others that mean nothing."""
+    api: dict[str, Any] = (await http.get("/openapi.json")).json()
+    threads, runs = [str(uuid4())], [str(uuid4())]
+    for agent in agents():
+        thread = str(uuid4())
+        await served.client.runs.wait(thread, agent, input={"said": ["a"]}, if_not_exists="create", raise_error=False)
+        threads.append(thread)
+    runs += [run["run_id"] for run in (await http.get("/runs")).json()]
+    await http.post("/subscriptions", json={"name": "mail", "start": "beginning"})
+    known = {
+        "thread_id": {"enum": threads},
+        "run_id": {"enum": runs},
+        "assistant_id": {"enum": [*agents(), "nobody"]},
+        "name": {"enum": ["mail", "nothing"]},
+        # Runs that begin in a year would be waited for that long.
+        "after_seconds": {"enum": [0, 0.01, None]},
+        "schedule": {"enum": ["0 0 1 1 *", "never"]},
+        # Nobody's servers are called.
+        "webhook": {"enum": ["nonsense", None]},
+    }
+    for item in api["paths"].values():
+        for operation in item.values():
+            for parameter in operation["parameters"]:
+                parameter["schema"] = known.get(parameter["name"], parameter["schema"])
+    for schema in api["components"]["schemas"].values():
+        for name in schema.get("properties", {}).keys() & known.keys() - {"name"}:
+            if schema["title"].endswith(("Create", "Update", "Search")):
+                schema["properties"][name] = known[name]
+    return api
+
+
+async def schemathesis(where: Path, url: str, *options: str) -> tuple[int, str]:
+    """Its exit code, and what it says."""
+    excluded = [word for path in ENDLESS for word in ("--exclude-path", path)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "--no-color",
+        "run",
+        str(where / "openapi.json"),
+        "--url",
+        url,
+        "--checks",
+        ",".join(CHECKS),
+        *excluded,
+        "--request-timeout",
+        "20",
+        "--continue-on-failure",
+        "--no-shrink",
+        "--warnings",
+        "off",
+        "--generation-database",
+        "none",
+        *options,
+        cwd=where,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--seed", "1", "-n", "5", "--phases", "examples,coverage,fuzzing"], id="short"),
+        pytest.param(["-n", "150", "--phases", "fuzzing,stateful"], id="long", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.timeout(1_200)
+async def test_every_answer_is_as_the_document_says(serve_agents: Any, tmp_path: Path, options: list[str]) -> None:
+    async with serve_agents(agents()) as served, httpx.AsyncClient(base_url=served.url) as http:
+        (tmp_path / "openapi.json").write_text(json.dumps(await narrowed(http, served)), encoding="utf-8")
+        code, said = await schemathesis(tmp_path, served.url, *options)
+        alive = await http.get("/ok")
+
+    assert code == 0, said
+    assert alive.status_code == 200
