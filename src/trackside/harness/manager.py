@@ -250,6 +250,17 @@ class RunManager:
         """Whether this is a run of this manager's that has not ended."""
         return self._runs.get(run_id) is not None
 
+    async def result(self, run_id: str) -> RunResult:
+        """How a run of this manager's ends that has not ended yet, as `RunHandle.result`.
+
+        Raises:
+            NoResultHereError: it `has` no such run, or another process goes on with it.
+        """
+        execution = self._runs.get(run_id)
+        if execution is None:
+            raise NoResultHereError(run_id=run_id, why="it is no run of this process, or has ended")
+        return await execution.outcome.wait()
+
     async def get(self, run_id: str) -> RunRecord:
         """What is known about a run.
 

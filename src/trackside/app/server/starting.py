@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import re
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
 from trackside.app.server.failures import HttpError
+from trackside.app.server.preparing import prepared
 from trackside.app.server.principal import Principal
+from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
-from trackside.app.server.wire.runs import RunCreate
-from trackside.harness import RunManager, RunSpec
+from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
+from trackside.harness import RunHandle, RunManager, RunSpec
+from trackside.harness.ids import is_uuid
 
-_UNSUPPORTED = ("langsmith_tracer", "strict_resume", "ttl")
+_UNSUPPORTED: Final = ("langsmith_tracer", "ttl")
+_SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
+_KEPT: Final = ("webhook", "feedback_keys", "stream_resumable")
+DEFAULT_MODES: Final = ("values",)
+FOLLOWED_MODES: Final = ("values", "updates", "messages-tuple", "custom")
+"""What a run says that is started for nobody yet, so that whoever joins it later finds what clients usually want."""
 
 
 def agent_named(assistant: str, manager: RunManager) -> str:
@@ -28,7 +40,80 @@ def agent_named(assistant: str, manager: RunManager) -> str:
     return agent
 
 
-def spec_of(asked: RunCreate, manager: RunManager, principal: Principal, thread_id: str | None) -> RunSpec:
+class Started(NamedTuple):
+    """A run that a request has asked for. It is `stateless` if its thread is its own."""
+
+    handle: RunHandle
+    spec: RunSpec
+    stateless: bool
+
+    @property
+    def shown(self) -> Run:
+        """As clients see it."""
+        return run_on_wire(self.handle.record, asked_of(self.spec))
+
+
+async def started(
+    call: Call[RunCreate, Any], thread_id: str | None, *, modes: tuple[str, ...] | None = None
+) -> Started:
+    """Let the run in that a request asks for.
+
+    With the header `Idempotency-Key` a request that is made again, since nobody knows whether it arrived, finds the run
+    that it made before; the same key with another request is an error. Keys are each caller's own.
+
+    Args:
+        call: the request.
+        thread_id: the thread; None: one of the run's own.
+        modes: what the run says if the request does not ask for anything.
+
+    Raises:
+        HttpError: an option is not supported, or does not fit.
+        TracksideError: the run is not let in.
+    """
+    parts = call.parts
+    spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes)
+    spec = await prepared(parts, call.principal, spec)
+    if (key := call.header("idempotency-key")) is not None:
+        spec = replace(spec, idempotency_key=f"{call.principal.identity or ''}/{key}")
+    return Started(await parts.manager.start(spec), spec, thread_id is None)
+
+
+async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
+    """Let several runs in, after it is known of all that they fit.
+
+    Raises:
+        HttpError: one of them does not fit, and none was let in.
+        TracksideError: one of them is not let in; others may be.
+    """
+    manager, principal = call.parts.manager, call.principal
+    asked = [_one_of_batch(number, fields) for number, fields in enumerate(call.body)]
+    specs = [spec_of(one, manager, principal, one.thread_id, modes=FOLLOWED_MODES) for one in asked]
+    specs = [await prepared(call.parts, principal, spec) for spec in specs]
+    handles = await asyncio.gather(*(manager.start(spec) for spec in specs))
+    return [
+        Started(handle, spec, one.thread_id is None) for handle, spec, one in zip(handles, specs, asked, strict=True)
+    ]
+
+
+def _one_of_batch(number: int, fields: dict[str, Any]) -> BatchedRun:
+    named = {_SNAKE.sub(r"_\1", name).lower(): value for name, value in fields.items()}
+    try:
+        one = msgspec.convert(named, BatchedRun)
+    except msgspec.ValidationError as exc:
+        raise HttpError(status=422, detail=f"run {number} of the batch does not fit: {exc}") from exc
+    if one.thread_id is not None and not is_uuid(one.thread_id):
+        raise HttpError(status=422, detail=f"run {number} of the batch: thread_id is not a UUID")
+    return one
+
+
+def spec_of(
+    asked: RunCreate,
+    manager: RunManager,
+    principal: Principal,
+    thread_id: str | None,
+    *,
+    modes: tuple[str, ...] | None = None,
+) -> RunSpec:
     """The run that is asked for; on no thread that is there already if it names none.
 
     Raises:
@@ -38,16 +123,9 @@ def spec_of(asked: RunCreate, manager: RunManager, principal: Principal, thread_
         if getattr(asked, name):
             raise HttpError(status=422, detail=f"{name} is not supported")
     stateless = thread_id is None
-    options: dict[str, Any] = {}
-    if asked.webhook is not None:
-        options["webhook"] = asked.webhook
-    if asked.feedback_keys:
-        options["feedback_keys"] = asked.feedback_keys
-    if asked.stream_resumable:
-        options["stream_resumable"] = True
     return RunSpec(
         agent_named(asked.assistant_id, manager),
-        None if asked.command is not None else asked.input,
+        asked.input,
         thread_id=thread_id,
         metadata=asked.metadata,
         config=_config(asked, thread_id),
@@ -55,23 +133,36 @@ def spec_of(asked: RunCreate, manager: RunManager, principal: Principal, thread_
         command=_command(asked),
         multitask=asked.multitask_strategy or "enqueue",
         after_seconds=asked.after_seconds,
-        stream_mode=_modes(asked),
+        stream_mode=_modes(asked) or modes or DEFAULT_MODES,
         stream_subgraphs=bool(asked.stream_subgraphs),
         interrupt_before=asked.interrupt_before,
         interrupt_after=asked.interrupt_after,
-        durability=asked.durability or ({True: "async", False: "exit"}.get(asked.checkpoint_during)),  # type: ignore[arg-type]
+        durability=_durability(asked),
         owner=principal.identity,
+        any_owner=principal.owner is None,
         thread_exists=not stateless and asked.if_not_exists != "create",
         thread_ends=stateless and asked.on_completion != "keep",
-        options=options or None,
+        options=_options(asked),
     )
+
+
+def _options(asked: RunCreate) -> dict[str, Any] | None:
+    """What the server wants to know again of a request."""
+    options = {name: value for name in _KEPT if (value := getattr(asked, name))}
+    return options or None
+
+
+def _durability(asked: RunCreate) -> str | None:
+    if asked.durability is not None or asked.checkpoint_during is None:
+        return asked.durability
+    return "async" if asked.checkpoint_during else "exit"
 
 
 def _modes(asked: RunCreate) -> tuple[str, ...]:
     modes = asked.stream_mode
     if modes is None:
-        return ("values",)
-    return (modes,) if isinstance(modes, str) else tuple(dict.fromkeys(modes)) or ("values",)
+        return ()
+    return (modes,) if isinstance(modes, str) else tuple(dict.fromkeys(modes))
 
 
 def _command(asked: RunCreate) -> dict[str, Any] | None:

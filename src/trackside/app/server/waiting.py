@@ -5,44 +5,66 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
-from trackside.app.server.responses import Receive, Reply, Scope, Send, encoded_headers
+from trackside.app.server.failures import answer_of
+from trackside.app.server.responses import Receive, Reply, Scope, Send, encoded_headers, failure
+from trackside.app.server.sse import Departure
+from trackside.harness.errors import TracksideError
 
-_AT_ONCE = 0.25  # seconds in which the whole answer is sent as one
-_JSON = (b"content-type", b"application/json")
+_AT_ONCE: Final = 0.25  # seconds in which the whole answer is sent as one
+_JSON: Final = (b"content-type", b"application/json")
 
 
 @dataclass(slots=True, kw_only=True)
 class WhenEnded:
-    """The answer whose body `result` gives. The client learns at once where to ask again if it is cut off."""
+    """The answer whose body `result` gives. The client learns soon where to ask again if it is cut off.
+
+    `result` may be called twice; who gives up waiting for it changes nothing.
+    """
 
     result: Callable[[], Awaitable[bytes]]
     headers: Mapping[str, str] = field(default_factory=dict)
     heartbeat: float = 5.0
-    on_disconnect: Callable[[], object] | None = None
+    on_disconnect: Callable[[], Awaitable[object]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        waiting = asyncio.ensure_future(self.result())
-        await asyncio.wait({waiting}, timeout=_AT_ONCE)
-        if waiting.done():
-            await Reply(waiting.result(), headers=self.headers)(scope, receive, send)
+        soon = asyncio.timeout(_AT_ONCE)
+        try:
+            async with soon:
+                body = await self.result()
+        except TimeoutError:
+            if not soon.expired():
+                raise
+        except TracksideError as exc:
+            await failure(*answer_of(exc))(scope, receive, send)
+            return
+        else:
+            await Reply(body, headers=self.headers)(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": [_JSON, *encoded_headers(self.headers)]})
-        leaving = asyncio.ensure_future(_gone(receive))
+        await self._wait(receive, send)
+
+    async def _wait(self, receive: Receive, send: Send) -> None:
+        """Send a line now and then until there is the body, or the client has gone."""
+        gone = asyncio.Event()
+        departure = Departure(receive, gone.set)
+        waiting: asyncio.Task[Any] = asyncio.create_task(_body(self.result), name="trackside-wait")
+        leaving = asyncio.create_task(gone.wait(), name="trackside-wait-client")
         try:
-            while not waiting.done() and not leaving.done():
+            while not waiting.done() and not departure.gone:
                 await send({"type": "http.response.body", "body": b"\n", "more_body": True})
                 await asyncio.wait({waiting, leaving}, timeout=self.heartbeat, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 await send({"type": "http.response.body", "body": waiting.result(), "more_body": False})
             elif self.on_disconnect is not None:
-                self.on_disconnect()
+                await self.on_disconnect()
         finally:
-            for task in (waiting, leaving):
-                task.cancel()
-            await asyncio.gather(waiting, leaving, return_exceptions=True)
+            waiting.cancel()
+            leaving.cancel()
+            await asyncio.wait({waiting, leaving})
+            await departure.aclose()
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _body(result: Callable[[], Awaitable[bytes]]) -> bytes:
+    return await result()

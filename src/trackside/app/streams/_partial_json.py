@@ -46,7 +46,9 @@ def _ends_of(text: str) -> list[str]:
         elif char in _CLOSES:
             open_ones.append(_CLOSES[char])
             last_whole = text[: at + 1] + _closing(open_ones)
-        elif char in "}]" and open_ones:
+        elif char in "}]":
+            if not open_ones:
+                return []
             open_ones.pop()
             last_whole = text[: at + 1] + _closing(open_ones)
         elif char == "," and open_ones:

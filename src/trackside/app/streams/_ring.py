@@ -118,6 +118,15 @@ class RingReader[T: Sized]:
         self.seen = ring.added
         return items
 
+    def pass_over(self) -> None:
+        """Leave out what is there now."""
+        self.seen = self._ring.added
+
+    @property
+    def has_said_anything(self) -> bool:
+        """Whether anything was ever added."""
+        return self._ring.added > 0
+
     @property
     def has_more(self) -> bool:
         """Whether there is something to take now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_OVERHEAD = 200  # bytes: what a frame takes besides its data, about
+_OVERHEAD = 300  # bytes: what a frame takes besides its data, and its places in rings, about
 
 
 class Frame:

@@ -104,18 +104,24 @@ class Reader(RingReader[Frame]):
             return False
         sequence = int(number)
         channel = self._channel
-        if not 0 < sequence <= channel.added:
+        if sequence > channel.added:
             return False
+        if sequence == 0:  # of what comes before all parts
+            return True
         if sequence < channel.first_kept:
             return None
         return channel.items[sequence - channel.first_kept].at == int(at)
 
+    @property
+    def standing(self) -> EndedStream:
+        """How the stream has ended, if it `is_over`."""
+        return EndedStream(self._channel.end, self._channel.closing)
+
     def ready(self) -> list[Frame] | EndedStream | None:
         """What is there now; None if it has to wait. Call `gap` before."""
-        channel = self._channel
         if frames := self.take():
             return frames
-        return EndedStream(channel.end, channel.closing) if channel.closed else None
+        return self.standing if self._channel.closed else None
 
     async def next(self) -> list[Frame] | EndedStream:
         """What comes next: all that is there, or the end."""
@@ -136,6 +142,8 @@ class StreamHub:
         self.limits = limits or HubLimits()
         self.threads = ThreadFeeds(self.limits.threads)
         """What is said on threads, over all their runs."""
+        self.dropped_readers = 0
+        """Clients that were let go because they took nothing; whoever serves them counts."""
         self._channels: dict[str, _Channel] = {}
         self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
         self._ended_bytes = 0
@@ -168,7 +176,7 @@ class StreamHub:
         else:
             encoded = _json(data)
             channel.say(run_id, mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), encoded, namespace)
-            if mode == _VALUES and not namespace:
+            if mode == _VALUES and not namespace and not _asks_only(data):
                 channel.values = encoded
         channel.wake()
         if channel.feed is not None:
@@ -221,15 +229,17 @@ class StreamHub:
         Whoever asks for a run that has ended, and of which nothing is kept, gets to the end at once if `close` was called;
         else he waits for ever: ask the store first.
         """
-        channel = self._channels.get(run_id)
+        if run_id in self._ended:
+            return self.read_kept(run_id, after=after)
+        channel = self._channel_of(run_id)
+        return Reader(channel, min(after, channel.added))
+
+    def read_kept(self, run_id: str, *, after: int = 0) -> Reader:
+        """Go along what is kept of a run. Of one that is not known here there is nothing, and the reader is at the end."""
+        channel = self._channels.get(run_id) or self._ended.get(run_id)
         if channel is None:
-            if run_id in self._ended:
-                channel = self._ended[run_id]
-                if channel is None:
-                    channel = _Channel(self.limits)
-                    channel.close()
-            else:
-                channel = self._channel_of(run_id)
+            channel = _Channel(self.limits)
+            channel.close()
         return Reader(channel, min(after, channel.added))
 
     async def follow(
@@ -262,6 +272,11 @@ class StreamHub:
         channel.steps = channel.steps or MessageSteps()
         for event, step in channel.steps.take(piece):
             channel.say(run_id, _MESSAGES, _named(event, namespace), _json(step), namespace)
+
+
+def _asks_only(values: Any) -> bool:
+    """Whether these are no values, but the questions that a graph stops with."""
+    return isinstance(values, dict) and len(values) == 1 and "__interrupt__" in values
 
 
 def _json(value: Any) -> bytes:

@@ -27,11 +27,11 @@ class FeedLimits:
 
     items: int = 10_000
     """Of one thread."""
-    item_bytes: int = 8 * 1_048_576
+    item_bytes: int = 4 * 1_048_576
     """Of one thread."""
-    idle_threads: int = 1_024
+    idle_threads: int = 512
     """Threads without a run, and without a follower, that can still be followed from where one left."""
-    idle_bytes: int = 64 * 1_048_576
+    idle_bytes: int = 16 * 1_048_576
     """Of all these together."""
 
 

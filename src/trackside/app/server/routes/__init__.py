@@ -1,10 +1,30 @@
 """The endpoints, one module for each thing that clients work with. `GROUPS` has all of them, the hottest first."""
 
-from trackside.app.server.routes import documents, events, health, info, items, records, runs, subscriptions, threads
+from trackside.app.server.routes import (
+    assistants,
+    documents,
+    events,
+    health,
+    info,
+    items,
+    records,
+    run_cancels,
+    run_records,
+    run_streams,
+    runs,
+    states,
+    subscriptions,
+    threads,
+)
 
 GROUPS = (
     runs.routes,
+    run_streams.routes,
+    run_records.routes,
+    run_cancels.routes,
     threads.routes,
+    states.routes,
+    assistants.routes,
     events.routes,
     items.routes,
     records.routes,

@@ -1,27 +1,38 @@
-"""Runs: start them, wait for them, follow them, stop them."""
+"""Runs that somebody starts: in the background, to be waited for, or to be followed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from trackside.app.server.following import (
+    cancelling,
+    end_of,
+    final_body,
+    first_frame,
+    reader_of,
+    run_headers,
+)
+from trackside.app.server.outcomes import body_of
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import json_bytes, json_reply
-from trackside.app.server.routing import Call, Routes
-from trackside.app.server.sse import RunEvents, event_frame
-from trackside.app.server.starting import spec_of
+from trackside.app.server.responses import Reply, empty, json_reply
+from trackside.app.server.routing import EVENT_STREAM, Call, Routes
+from trackside.app.server.sse import RunEvents
+from trackside.app.server.starting import FOLLOWED_MODES, Started, batched, started
 from trackside.app.server.waiting import WhenEnded
-from trackside.app.server.wire.runs import Run, RunCreate, run_on_wire
-from trackside.harness import RunHandle
-from trackside.harness.types import RunStatus
+from trackside.app.server.wire.runs import CreateStreamQuery, Run, RunCreate
 
 routes = Routes("Runs")
 
-type CreateCall = Call[RunCreate, None]
+type CreateCall = Call[RunCreate, Any]
 
 
 @routes.post("/threads/{thread_id}/runs/wait", Permission.run, body=RunCreate)
 async def wait_for_run(call: CreateCall) -> Any:
-    """Start a run and wait for its final state."""
+    """Start a run and wait for its final state.
+
+    A run that fails is no failed request: the answer is 200 with `{"__error__": {"error", "message"}}`. One that waits for a
+    human has its questions among the values, as `__interrupt__`.
+    """
     return await _wait(call, call.thread_id)
 
 
@@ -31,13 +42,31 @@ async def wait_for_stateless_run(call: CreateCall) -> Any:
     return await _wait(call, None)
 
 
-@routes.post("/threads/{thread_id}/runs/stream", Permission.run, body=RunCreate, media_type="text/event-stream")
+@routes.post(
+    "/threads/{thread_id}/runs/stream",
+    Permission.run,
+    body=RunCreate,
+    query=CreateStreamQuery,
+    answers={200: str},
+    media_type=EVENT_STREAM,
+)
 async def stream_run(call: CreateCall) -> Any:
-    """Start a run and stream what it says."""
+    """Start a run and stream what it says.
+
+    The first event is `metadata`, the last one `end`, or `error` if the run failed. With `stream_resumable` events have ids,
+    and a client that was cut off goes on at `Location` with `Last-Event-ID`.
+    """
     return await _stream(call, call.thread_id)
 
 
-@routes.post("/runs/stream", Permission.run, body=RunCreate, media_type="text/event-stream")
+@routes.post(
+    "/runs/stream",
+    Permission.run,
+    body=RunCreate,
+    query=CreateStreamQuery,
+    answers={200: str},
+    media_type=EVENT_STREAM,
+)
 async def stream_stateless_run(call: CreateCall) -> Any:
     """Start a run on a thread of its own and stream what it says."""
     return await _stream(call, None)
@@ -55,45 +84,71 @@ async def create_stateless_run(call: CreateCall) -> Any:
     return await _create(call, None)
 
 
+@routes.post("/runs/batch", Permission.run, body=list[dict[str, Any]], answers={200: list[Run]})
+async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
+    """Start several runs in the background, each on a thread of its own unless it names one.
+
+    All requests are looked at before the first run starts. Fields may be in camel case, as the JavaScript client has them.
+    """
+    runs = await batched(call)
+    return empty() if _wants_little(call) else json_reply([run.shown for run in runs])
+
+
 async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
-    handle = await _start(call, thread_id)
-    streams = call.parts.streams
+    parts = call.parts
+    run = await started(call, thread_id)
+    handle = run.handle
 
     async def result() -> bytes:
-        result = await handle.result()
-        if result.status in {RunStatus.error, RunStatus.timeout}:
-            return json_bytes({"__error__": {"error": result.status.value, "message": result.error}})
-        return streams.values(handle.run_id) or json_bytes(result.output)
+        if handle.existing:
+            return await final_body(parts, handle.record)
+        return await body_of(parts, await handle.result(), handle.record.agent)
 
-    return WhenEnded(result=result, headers=_headers(call, handle, "join"), heartbeat=call.parts.options.heartbeat)
-
-
-async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
-    handle = await _start(call, thread_id)
-    return RunEvents(
-        run_id=handle.run_id,
-        reader=call.parts.streams.read(handle.run_id),
-        resumable=bool(call.body.stream_resumable),
-        first=event_frame("metadata", {"run_id": handle.run_id, "attempt": 1}),
-        heartbeat=call.parts.options.heartbeat,
-        headers=_headers(call, handle, "stream"),
+    return WhenEnded(
+        result=result,
+        headers=_headers(run, "join"),
+        heartbeat=parts.options.heartbeat,
+        on_disconnect=_on_disconnect(call, run),
     )
 
 
-async def _create(call: CreateCall, thread_id: str | None) -> Any:
-    handle = await _start(call, thread_id)
-    record = await call.parts.manager.get(handle.run_id)
-    return json_reply(run_on_wire(record), headers=_headers(call, handle, None))
-
-
-async def _start(call: CreateCall, thread_id: str | None) -> RunHandle:
+async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     parts = call.parts
-    return await parts.manager.start(spec_of(call.body, parts.manager, call.principal, thread_id))
+    run = await started(call, thread_id)
+    handle, spec = run.handle, run.spec
+    run_id = handle.run_id
+    resumable = bool(call.body.stream_resumable)
+    return RunEvents(
+        run_id=run_id,
+        reader=reader_of(parts, run_id) if handle.existing else parts.streams.read(run_id),
+        streams=parts.streams,
+        ended=lambda: end_of(parts, run_id),
+        modes=frozenset(spec.stream_mode),
+        namespaces=call.query.namespace,
+        resumable=resumable,
+        first=[first_frame(handle.record, resumable=resumable)],
+        heartbeat=parts.options.heartbeat,
+        patience=parts.options.patience,
+        # Without ids nobody knows what a client has had that was cut off: it goes on with what comes then.
+        headers=_headers(run, "stream" if resumable else "stream?past=0"),
+        on_disconnect=_on_disconnect(call, run),
+    )
 
 
-def _headers(call: CreateCall, handle: RunHandle, ending: str | None) -> dict[str, str]:
-    run = call.url(f"/threads/{handle.thread_id}/runs/{handle.run_id}")
-    headers = {"Content-Location": run}
-    if ending is not None:
-        headers["Location"] = f"{run}/{ending}"
-    return headers
+async def _create(call: CreateCall, thread_id: str | None) -> Reply:
+    run = await started(call, thread_id, modes=FOLLOWED_MODES)
+    headers = _headers(run)
+    return empty(headers=headers) if _wants_little(call) else json_reply(run.shown, headers=headers)
+
+
+def _headers(run: Started, then: str | None = None) -> dict[str, str]:
+    return run_headers(run.handle.thread_id, run.handle.run_id, stateless=run.stateless, then=then)
+
+
+def _on_disconnect(call: CreateCall, run: Started) -> Any:
+    return cancelling(call.parts, run.handle.run_id) if call.body.on_disconnect == "cancel" else None
+
+
+def _wants_little(call: Call[Any, Any]) -> bool:
+    prefer = call.header("prefer")
+    return prefer is not None and "return=minimal" in prefer.replace(" ", "").lower()

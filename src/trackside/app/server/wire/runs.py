@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.storage import StoredRun
-from trackside.harness.types import RunRecord, RunStatus
+from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
 type StreamMode = Literal[
     "values",
@@ -73,6 +73,13 @@ class RunCreate(Struct, forbid_unknown_fields=True):
     ttl: Any = None
 
 
+class BatchedRun(RunCreate, forbid_unknown_fields=True):
+    """One of several runs that are asked for at once."""
+
+    thread_id: str | None = None
+    """Of a thread that is there; left out: a thread of the run's own."""
+
+
 class Run(Struct, kw_only=True):
     """A run, as clients see it. Times are ISO 8601."""
 
@@ -87,12 +94,108 @@ class Run(Struct, kw_only=True):
     kwargs: Mapping[str, Any] | UnsetType = UNSET
 
 
+type CancelAction = Literal["interrupt", "rollback"]
+type RunField = Literal[
+    "run_id",
+    "thread_id",
+    "assistant_id",
+    "created_at",
+    "updated_at",
+    "status",
+    "metadata",
+    "kwargs",
+    "multitask_strategy",
+    "cancel_reason",
+]
+type WireStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+
+
+class RunsQuery(Struct, forbid_unknown_fields=True):
+    """Which runs of a thread. `select` names the fields that are wanted."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 10
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    status: WireStatus | None = None
+    select: list[RunField] | None = None
+
+
+class JoinQuery(Struct, forbid_unknown_fields=True):
+    """How to wait for a run."""
+
+    cancel_on_disconnect: bool = False
+
+
+class StreamQuery(Struct, forbid_unknown_fields=True):
+    """How to join a run's stream.
+
+    `namespace` names the agents inside whose parts are wanted; empty is the one that runs. Without `past` it begins with
+    what comes from now on, unless `Last-Event-ID` says where.
+    """
+
+    cancel_on_disconnect: bool = False
+    stream_mode: list[StreamMode | Literal[""]] | None = None
+    namespace: list[str] | None = None
+    checkpoint_id: str | None = None
+    past: bool = True
+
+
+class ThreadStreamQuery(Struct, forbid_unknown_fields=True):
+    """What of a thread is wanted."""
+
+    stream_mode: list[Literal["run_modes", "lifecycle", "state_update"]] | None = None
+
+
+class CreateStreamQuery(Struct, forbid_unknown_fields=True):
+    """Of which agents inside parts are wanted; empty is the one that runs."""
+
+    namespace: list[str] | None = None
+
+
+class CancelQuery(Struct, forbid_unknown_fields=True):
+    """How to cancel."""
+
+    wait: bool = False
+    action: CancelAction = "interrupt"
+    reason: str | None = None
+
+
+class CancelManyQuery(Struct, forbid_unknown_fields=True):
+    """How to cancel."""
+
+    action: CancelAction = "interrupt"
+
+
+class CancelMany(Struct, forbid_unknown_fields=True):
+    """Which runs: some of one thread, or all that have a status."""
+
+    thread_id: str | None = None
+    run_ids: list[str] | None = None
+    status: Literal["pending", "running", "all"] | None = None
+
+
 _ON_THE_WIRE = {RunStatus.interrupted: "success", RunStatus.cancelled: "interrupted"}
+_ASKED = (
+    "input",
+    "command",
+    "config",
+    "context",
+    "stream_mode",
+    "stream_subgraphs",
+    "interrupt_before",
+    "interrupt_after",
+    "durability",
+    "after_seconds",
+)
 
 
 def status_of(status: RunStatus) -> str:
     """The word that clients know for a run's status: one that waits for a human has succeeded, its thread says more."""
     return _ON_THE_WIRE.get(status, status.value)
+
+
+def statuses_meant(status: str) -> list[RunStatus]:
+    """The statuses that clients mean by this word."""
+    return [ours for ours in RunStatus if status_of(ours) == status]
 
 
 def run_on_wire(run: RunRecord | StoredRun, request: Mapping[str, Any] | None = None) -> Run:
@@ -102,7 +205,7 @@ def run_on_wire(run: RunRecord | StoredRun, request: Mapping[str, Any] | None = 
     return Run(
         run_id=run.run_id,
         thread_id=run.thread_id,
-        assistant_id=assistant_id_of(run.agent or ""),
+        assistant_id=assistant_id_of(run.agent or str(asked.get("agent", ""))),
         created_at=run.created_at,
         updated_at=run.ended_at or run.started_at or run.created_at,
         status=status_of(run.status),
@@ -112,6 +215,15 @@ def run_on_wire(run: RunRecord | StoredRun, request: Mapping[str, Any] | None = 
     )
 
 
+def asked_of(spec: RunSpec) -> dict[str, Any]:
+    """What was asked for, as it is kept (`Store.request_of`), for a run that has just been let in."""
+    return {name: getattr(spec, name) for name in (*_ASKED, "multitask", "options")}
+
+
 def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("input", "command", "config", "context", "stream_mode", "interrupt_before", "interrupt_after")
-    return {name: asked[name] for name in names if asked.get(name) is not None}
+    kwargs = {name: value for name in _ASKED if (value := asked.get(name)) is not None and value is not False}
+    if isinstance(config := kwargs.get("config"), Mapping) and isinstance(own := config.get("configurable"), Mapping):
+        # What the server has added for the agent about who asks is nobody else's business.
+        shown = {name: value for name, value in own.items() if not name.startswith("langgraph_auth_")}
+        kwargs["config"] = {**config, "configurable": shown}
+    return {**kwargs, **(asked.get("options") or {})}

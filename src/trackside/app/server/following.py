@@ -1,0 +1,137 @@
+"""From a run that somebody names to what he gets of it: whether he may see it, where its output is, how it has ended."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.outcomes import RunEnd, body_of, body_of_ended, event_frame
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import Principal
+from trackside.app.storage import StoredRun
+from trackside.app.streams import Reader
+from trackside.harness.errors import ClosedError, NoResultHereError, UnknownRunError
+from trackside.harness.lifecycle import is_final, is_terminal
+from trackside.harness.types import CancelMode, LifecycleEventType, RunRecord
+
+_TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
+FROM_THE_BEGINNING: Final = "-1"
+"""The `Last-Event-ID` of a client that wants all that is kept."""
+
+
+async def visible_run(
+    parts: ServerParts, principal: Principal, run_id: str, thread_id: str | None = None, *, lingers: bool = False
+) -> StoredRun:
+    """The run with this id, if it is of this thread and of a thread that this caller may see.
+
+    With `lingers` also one whose thread has ended with it, as long as what it said is kept: its followers may have been cut
+    off just before its end.
+
+    Raises:
+        UnknownRunError: it is not, or there is none, or it is gone.
+    """
+    run = await parts.store.run(run_id, owner=principal.owner)
+    if run is None and lingers and _ended_with_its_thread(parts, run_id):
+        run = await parts.store.run(run_id, owner=principal.owner, removed=True)
+    if run is None or thread_id not in (None, run.thread_id):
+        raise UnknownRunError(run_id=run_id)
+    return run
+
+
+def _ended_with_its_thread(parts: ServerParts, run_id: str) -> bool:
+    """Whether what a run has said is kept here, and it was not rolled back."""
+    said = parts.streams.end_of(run_id)
+    return parts.streams.knows(run_id) and (said is None or said.get("cancel_mode") != CancelMode.rollback)
+
+
+def reader_of(parts: ServerParts, run_id: str) -> Reader:
+    """Go along what a run says; of one that another process executes there is nothing here, and the reader at the end."""
+    streams = parts.streams
+    return streams.read(run_id) if parts.manager.has(run_id) else streams.read_kept(run_id)
+
+
+def resume(reader: Reader, last_event_id: str | None, *, past: bool = True) -> bool:
+    """Put a reader behind the event that a client has seen last; whether that leaves nothing out that came before.
+
+    Without one it begins with all that is kept, or (not `past`) with what comes from now on.
+
+    Raises:
+        HttpError: the run never said anything with this id.
+    """
+    if last_event_id is None or last_event_id == FROM_THE_BEGINNING:
+        if last_event_id is None and not past:
+            reader.pass_over()
+            return False
+        return True
+    at, _, number = last_event_id.partition("-")
+    if not (at.isdecimal() and number.isdecimal()) or len(last_event_id) > 40:
+        detail = f"Last-Event-ID is the id of an event, or -1 for all that is kept, and not {last_event_id!r:.80}"
+        raise HttpError(status=422, detail=detail)
+    if reader.is_over and not reader.has_said_anything:  # it said that to another process, or too long ago
+        return False
+    if reader.knows(last_event_id) is False:
+        raise HttpError(status=422, detail=f"Last-Event-ID: the run has said nothing with the id {last_event_id!r}")
+    reader.seen = int(number)
+    return False
+
+
+async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
+    """How a run has ended that this process does not execute, as soon as it has; None if the store is closed before."""
+    try:
+        async for stored in parts.store.follow(run_id=run_id, types=_TERMINAL):
+            return RunEnd.said(stored.event.payload)
+    except ClosedError:
+        pass
+    return None
+
+
+async def final_body(parts: ServerParts, run: RunRecord | StoredRun) -> bytes:
+    """What somebody gets who waits for a run, wherever it is executed, and if it has ended long ago.
+
+    Raises:
+        UnknownRunError: it was removed meanwhile.
+        ClosedError: the store is closed before the run has ended.
+    """
+    run_id = run.run_id
+    if parts.manager.has(run_id):
+        try:
+            return await body_of(parts, await parts.manager.result(run_id), run.agent or "")
+        except NoResultHereError:  # another process goes on with it
+            pass
+    if isinstance(run, RunRecord) or not is_final(run.status):
+        if await end_of(parts, run_id) is None:
+            raise ClosedError(what="store")
+        stored = await parts.store.run(run_id, removed=True)
+        if stored is None:
+            raise UnknownRunError(run_id=run_id)
+        run = stored
+    return await body_of_ended(parts, run)
+
+
+def first_frame(run: RunRecord | StoredRun, *, resumable: bool = False) -> bytes:
+    """What a run's stream says first; with an id, so that a client that gets no further begins anew."""
+    frame_id = f"{int(run.created_at.timestamp() * 1000)}-0" if resumable else None
+    return event_frame("metadata", {"run_id": run.run_id, "attempt": run.attempt}, frame_id)
+
+
+def run_headers(thread_id: str, run_id: str, *, stateless: bool = False, then: str | None = None) -> dict[str, str]:
+    """Where a run is, and (`then`) where to go on if the answer is cut off.
+
+    Clients put their base address before both, wherever the server is mounted, so they begin with `/threads`. A stateless
+    run is known by its own id, but its stream goes on where its thread is, as clients can only ask there whether it ended.
+    """
+    run = f"/threads/{thread_id}/runs/{run_id}"
+    headers = {"Content-Location": f"/runs/{run_id}" if stateless else run}
+    if then is not None:
+        headers["Location"] = f"{run}/{then}"
+    return headers
+
+
+def cancelling(parts: ServerParts, run_id: str) -> Any:
+    """Cancels a run because the client who wanted it has gone; one that is gone itself is left alone."""
+
+    async def cancel() -> None:
+        if parts.manager.has(run_id):
+            await parts.manager.cancel(run_id)
+
+    return cancel

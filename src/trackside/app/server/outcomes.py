@@ -1,0 +1,131 @@
+"""How runs end, as clients hear it: what their streams say last, and what those get who wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.responses import json_bytes
+from trackside.app.server.wire.runs import status_of
+from trackside.app.storage import StoredRun
+from trackside.app.streams import sse_of
+from trackside.harness import RunResult
+from trackside.harness.states import KeepsThreads, ThreadPlace
+from trackside.harness.types import RunStatus
+
+_decode = msgspec.json.Decoder().decode
+_FAILED = frozenset({RunStatus.error, RunStatus.timeout})
+INTERRUPTS = "__interrupt__"
+"""Under which name the values of a run that waits for a human have its questions."""
+
+
+class RunEnd(NamedTuple):
+    """How a run ended. `error_type` and `error` are there if it failed, `retried_as` if another run goes on for it."""
+
+    status: RunStatus
+    error: str | None = None
+    error_type: str | None = None
+    interrupts: Any = ()
+    retried_as: str | None = None
+
+    @classmethod
+    def said(cls, says: Mapping[str, Any]) -> RunEnd:
+        """The end of a run by what its last event says."""
+        return cls(
+            RunStatus(says.get("status", RunStatus.cancelled)),
+            says.get("error"),
+            says.get("error_type"),
+            says.get("interrupts", ()),
+            says.get("retried_as"),
+        )
+
+    @classmethod
+    def stored(cls, run: StoredRun) -> RunEnd:
+        """The end of a run by what the log has of it."""
+        return cls(run.status, run.error, run.error_type)
+
+    @property
+    def failure(self) -> dict[str, str | None] | None:
+        """What went wrong, as clients know it; None if nothing did."""
+        if self.status not in _FAILED:
+            return None
+        kind = self.error_type or ("TimeoutError" if self.status is RunStatus.timeout else "Error")
+        return {"error": kind, "message": self.error}
+
+    def frame(self, run_id: str) -> bytes:
+        """What the run's stream says last. Clients that see it need not ask whether there was more to come."""
+        if (failure := self.failure) is not None:
+            return event_frame("error", failure)
+        says = {"run_id": run_id, "status": status_of(self.status)}
+        if self.retried_as is not None:
+            says["retried_as"] = self.retried_as
+        return event_frame("end", says)
+
+
+def event_frame(event: str, data: Any, id: str | None = None) -> bytes:
+    """One server-sent event."""
+    return sse_of(event, json_bytes(data), id)
+
+
+async def body_of(parts: ServerParts, result: RunResult, agent: str) -> bytes:
+    """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong."""
+    says = parts.streams.end_of(result.run_id)
+    if result.status in _FAILED:
+        kind = says.get("error_type") if says is not None else None
+        return _failed(RunEnd(result.status, result.error, kind))
+    values = parts.streams.values(result.run_id)
+    if result.status is RunStatus.interrupted:
+        interrupts = says.get("interrupts", ()) if says is not None else ()
+        known = _decode(values) if values is not None else await thread_values(parts, agent, result.thread_id)
+        return _with_interrupts(known, interrupts)
+    if values is not None:
+        return values
+    if result.output is not None:
+        output = result.output
+        return json_bytes(output if isinstance(output, dict) else {"output": output})
+    return json_bytes(await thread_values(parts, agent, result.thread_id))
+
+
+async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
+    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are."""
+    end = RunEnd.stored(run)
+    if end.failure is not None:
+        return _failed(end)
+    said = parts.streams.end_of(run.run_id)
+    values = parts.streams.values(run.run_id)
+    if said is not None and values is not None:
+        interrupts = said.get("interrupts", ())
+        return _with_interrupts(_decode(values), interrupts) if interrupts else values
+    return json_bytes(await thread_values(parts, run.agent or "", run.thread_id))
+
+
+async def thread_values(parts: ServerParts, agent: str, thread_id: str) -> Any:
+    """What a thread's state is now, with the questions that are open."""
+    known: Any = parts.manager.agents.get(agent)
+    if isinstance(known, KeepsThreads):
+        place = ThreadPlace(thread_id=thread_id, checkpointer=parts.checkpointer)
+        snapshot = await known.state(place)
+        if snapshot is None:
+            return None
+        return _marked(snapshot.values, snapshot.interrupts)
+    state = await parts.store.thread_states().load(thread_id)
+    if state is None:
+        return None
+    return _marked(state.values, state.paused.interrupts if state.paused is not None else ())
+
+
+def _failed(end: RunEnd) -> bytes:
+    return json_bytes({"__error__": end.failure})
+
+
+def _with_interrupts(values: Any, interrupts: Any) -> bytes:
+    return json_bytes(_marked(values, interrupts))
+
+
+def _marked(values: Any, interrupts: Any) -> Any:
+    if not interrupts or not isinstance(values, dict | None):
+        return values
+    return {**(values or {}), INTERRUPTS: list(interrupts)}

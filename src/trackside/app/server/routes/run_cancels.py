@@ -1,0 +1,80 @@
+"""Runs that somebody stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.following import end_of, run_headers, visible_run
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import empty
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.waiting import WhenEnded
+from trackside.app.server.wire.runs import CancelMany, CancelManyQuery, CancelQuery
+from trackside.app.storage import StoredRun
+from trackside.harness.ids import is_uuid
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import CancelAction, RunStatus
+
+routes = Routes("Runs")
+
+
+@routes.post(
+    "/threads/{thread_id}/runs/{run_id}/cancel", Permission.run, query=CancelQuery, answers={200: None, 202: None}
+)
+async def cancel_run(call: Call[None, CancelQuery]) -> Any:
+    """Stop a run. Stopping it again, or one that has ended, changes nothing and is no error.
+
+    With `wait` the answer comes when it has ended. With the action `rollback` the thread is as it was before, and the run is
+    gone.
+    """
+    query, parts = call.query, call.parts
+    if query.reason is not None:
+        raise HttpError(status=422, detail="reason is not supported: a run is cancelled without one")
+    run = await visible_run(parts, call.principal, call.run_id, call.thread_id)
+    run_id = run.run_id
+    if not is_final(run.status):
+        await parts.manager.cancel(run_id, action=query.action)
+    if not query.wait:
+        return empty(202)
+
+    async def ended() -> bytes:
+        if not is_final(run.status):
+            await end_of(parts, run_id)
+        return b"null"
+
+    headers = run_headers(run.thread_id, run_id, then="join")
+    return WhenEnded(result=ended, headers=headers, heartbeat=parts.options.heartbeat)
+
+
+@routes.post("/runs/cancel", Permission.run, body=CancelMany, query=CancelManyQuery, answers={204: None})
+async def cancel_runs(call: Call[CancelMany, CancelManyQuery]) -> Any:
+    """Stop several runs: some of one thread, or all that are pending, running, or both."""
+    body, manager = call.body, call.parts.manager
+    if body.status is not None and (body.thread_id or body.run_ids):
+        raise HttpError(status=422, detail="status is for all runs that have it; leave out thread_id and run_ids")
+    action = CancelAction(call.query.action)
+    for run in await _chosen(call):
+        if not is_final(run.status):
+            await manager.cancel(run.run_id, action=action)
+    return empty()
+
+
+async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:
+    """The runs that are meant.
+
+    Raises:
+        HttpError: nobody can be meant.
+        UnknownRunError: one that is named is not there.
+    """
+    body, parts, principal = call.body, call.parts, call.principal
+    if body.status is not None:
+        status = None if body.status == "all" else RunStatus(body.status)
+        return await parts.store.threads_of(principal.owner).active_runs(status=status)
+    if not (body.thread_id and body.run_ids):
+        raise HttpError(status=422, detail="say which runs: thread_id with run_ids, or status")
+    for name in (body.thread_id, *body.run_ids):
+        if not is_uuid(name):
+            raise HttpError(status=422, detail=f"{name!r:.80} is not a UUID")
+    return [await visible_run(parts, principal, run_id, body.thread_id) for run_id in body.run_ids]

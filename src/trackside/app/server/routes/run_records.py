@@ -1,0 +1,50 @@
+"""Runs of a thread that are there: listed, looked at, removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trackside.app.server.following import visible_run
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.runs import Run, RunsQuery, run_on_wire, statuses_meant
+
+routes = Routes("Runs")
+
+
+@routes.get("/threads/{thread_id}/runs", Permission.read, query=RunsQuery, answers={200: list[Run]})
+async def list_runs(call: Call[None, RunsQuery]) -> Any:
+    """The runs of a thread, newest first.
+
+    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page, if there is one.
+    """
+    query, store = call.query, call.parts.store
+    threads = store.threads_of(call.principal.owner)
+    status = None if query.status is None else statuses_meant(query.status)
+    page = await threads.runs(call.thread_id, status=status, limit=query.limit, offset=query.offset)
+    headers = {"X-Pagination-Total": str(page.total)}
+    if (following := query.offset + len(page.runs)) < page.total:
+        headers["X-Pagination-Next"] = str(following)
+    if query.select is None:
+        return json_reply([run_on_wire(run) for run in page.runs], headers=headers)
+    wanted = frozenset(query.select)
+    requests = {run.run_id: await store.request_of(run.run_id) for run in page.runs if "kwargs" in wanted}
+    shown = [msgspec.to_builtins(run_on_wire(run, requests.get(run.run_id))) for run in page.runs]
+    return json_reply([{name: run[name] for name in run if name in wanted} for run in shown], headers=headers)
+
+
+@routes.get("/threads/{thread_id}/runs/{run_id}", Permission.read, answers={200: Run})
+async def get_run(call: Call[None, None]) -> Any:
+    """A run of a thread, with what was asked for."""
+    run = await visible_run(call.parts, call.principal, call.run_id, call.thread_id)
+    return run_on_wire(run, await call.parts.store.request_of(run.run_id))
+
+
+@routes.delete("/threads/{thread_id}/runs/{run_id}", Permission.run, answers={204: None})
+async def delete_run(call: Call[None, None]) -> Any:
+    """Remove a run that has ended. The log keeps what happened."""
+    await call.parts.store.remove_run(call.thread_id, call.run_id, owner=call.principal.owner)
+    return empty()

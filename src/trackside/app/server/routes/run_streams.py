@@ -1,0 +1,124 @@
+"""Runs that somebody joins: waited for, or followed from where he left; and whole threads that he follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackside.app.server.access import thread_for
+from trackside.app.server.following import (
+    cancelling,
+    end_of,
+    final_body,
+    first_frame,
+    reader_of,
+    resume,
+    run_headers,
+    visible_run,
+)
+from trackside.app.server.principal import Permission
+from trackside.app.server.routing import EVENT_STREAM, Call, Routes
+from trackside.app.server.sse import RunEvents
+from trackside.app.server.thread_events import ThreadEvents
+from trackside.app.server.waiting import WhenEnded
+from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQuery
+
+routes = Routes("Runs")
+
+
+@routes.get("/threads/{thread_id}/runs/{run_id}/join", Permission.read, query=JoinQuery)
+async def join_run(call: Call[None, JoinQuery]) -> Any:
+    """Wait for a run; the answer is the thread's values, or `{"__error__": …}` if it failed."""
+    return await _join(call, call.thread_id)
+
+
+@routes.get("/runs/{run_id}/join", Permission.read, query=JoinQuery)
+async def join_stateless_run(call: Call[None, JoinQuery]) -> Any:
+    """Wait for a run, whatever its thread is."""
+    return await _join(call, None)
+
+
+@routes.get(
+    "/threads/{thread_id}/runs/{run_id}/stream",
+    Permission.read,
+    query=StreamQuery,
+    answers={200: str},
+    media_type=EVENT_STREAM,
+)
+async def join_stream(call: Call[None, StreamQuery]) -> Any:
+    """Follow a run: what it has said, as far as that is kept, then what it says, to its end.
+
+    With `Last-Event-ID` it goes on behind that event, and `-1` is from the beginning; an id that the run never gave is
+    refused. What is not kept any more is told by an event `gap`. A run of another process has nothing to say here but how it
+    ends. Who follows from the start of a run that is over gets its end at once.
+    """
+    return await _follow(call, call.thread_id)
+
+
+@routes.get("/runs/{run_id}/stream", Permission.read, query=StreamQuery, answers={200: str}, media_type=EVENT_STREAM)
+async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
+    """Follow a run, whatever its thread is."""
+    return await _follow(call, None)
+
+
+@routes.get(
+    "/threads/{thread_id}/stream",
+    Permission.read,
+    query=ThreadStreamQuery,
+    answers={200: str},
+    media_type=EVENT_STREAM,
+)
+async def join_thread(call: Call[None, ThreadStreamQuery]) -> Any:
+    """Follow a thread: all its runs that this process executes, one after another, until the client goes.
+
+    It begins with the run that is active, if there is one. `Last-Event-ID` goes on behind an event, `-1` is from the
+    beginning of what is kept; what is not kept any more, or was said to another process, is told by an event `gap`.
+    """
+    parts, query = call.parts, call.query
+    thread_id = (await thread_for(call)).thread_id
+    return ThreadEvents(
+        streams=parts.streams,
+        thread_id=thread_id,
+        modes=frozenset(query.stream_mode or ("run_modes",)),
+        last_event_id=call.header("last-event-id") or None,
+        heartbeat=parts.options.heartbeat,
+        patience=parts.options.patience,
+        headers={"Location": f"/threads/{thread_id}/stream", "Content-Location": f"/threads/{thread_id}"},
+    )
+
+
+async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded:
+    parts = call.parts
+    run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
+    return WhenEnded(
+        result=lambda: final_body(parts, run),
+        headers=run_headers(run.thread_id, run.run_id, stateless=thread_id is None, then="join"),
+        heartbeat=parts.options.heartbeat,
+        on_disconnect=_on_disconnect(call, run.run_id),
+    )
+
+
+async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEvents:
+    parts, query = call.parts, call.query
+    run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
+    run_id = run.run_id
+    reader = reader_of(parts, run_id)
+    from_start = resume(reader, call.header("last-event-id") or None, past=query.past)
+    modes = frozenset(mode for mode in query.stream_mode or () if mode)
+    then = "stream" if not modes else "stream?" + "&".join(f"stream_mode={mode}" for mode in sorted(modes))
+    return RunEvents(
+        run_id=run_id,
+        reader=reader,
+        streams=parts.streams,
+        ended=lambda: end_of(parts, run_id),
+        modes=modes or None,
+        namespaces=query.namespace,
+        first=[first_frame(run, resumable=reader.resumable)] if from_start else (),
+        heartbeat=parts.options.heartbeat,
+        patience=parts.options.patience,
+        headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=then),
+        on_disconnect=_on_disconnect(call, run_id),
+    )
+
+
+def _on_disconnect(call: Call[None, Any], run_id: str) -> Any:
+    return cancelling(call.parts, run_id) if call.query.cancel_on_disconnect else None

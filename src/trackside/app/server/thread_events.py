@@ -1,0 +1,99 @@
+"""A thread as server-sent events: all its runs, one after another, as long as the client stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from trackside.app.server.following import FROM_THE_BEGINNING
+from trackside.app.server.outcomes import RunEnd, event_frame
+from trackside.app.server.responses import Receive, Scope, Send
+from trackside.app.server.sse import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.wire.runs import status_of
+from trackside.app.streams import FeedItem, FeedReader, StreamHub, sse_of
+
+_RUN_MODES: Final = "run_modes"
+_LIFECYCLE: Final = "lifecycle"
+_STATE_UPDATE: Final = "state_update"
+
+
+@dataclass(slots=True, kw_only=True)
+class ThreadEvents:
+    """The answer that follows a thread until the client goes.
+
+    In mode `run_modes` it says what each run says, with the `metadata` of its start and its end before and after; in
+    `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an id.
+    """
+
+    streams: StreamHub
+    thread_id: str
+    modes: Collection[str]
+    last_event_id: str | None
+    heartbeat: float
+    patience: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outlet = Outlet(send, self.streams, self.patience)
+        await outlet.open(self.headers)
+        with self.streams.threads.read(self.thread_id) as reader:
+            first = self._place(reader)
+            departure = Departure(receive, reader.rouse)
+            try:
+                await self._write(outlet, reader, departure, first)
+            except SlowReaderError:
+                pass  # said and counted; the connection is closed, as the answer is not whole
+            finally:
+                await departure.aclose()
+
+    def _place(self, reader: FeedReader) -> list[bytes]:
+        """Put the reader where the client left; what to say first."""
+        last = self.last_event_id
+        if last == FROM_THE_BEGINNING:
+            reader.seen = reader.feed.first_kept - 1
+        elif last is not None and not reader.after_id(last):  # of another process, or of one that was forgotten
+            reader.seen = reader.feed.first_kept - 1
+            return [event_frame("gap", {"after": last[:80], "resumes": reader.feed.id_of(reader.seen)})]
+        return []
+
+    async def _write(self, outlet: Outlet, reader: FeedReader, departure: Departure, pending: list[bytes]) -> None:
+        while not departure.gone:
+            if (gap := reader.gap()) is not None:
+                pending.append(event_frame("gap", {"first": gap.first, "last": gap.last}))
+            before = reader.seen
+            if items := reader.take():
+                for sequence, item in enumerate(items, before + 1):
+                    pending += self._events(item, reader.feed.id_of(sequence))
+            elif reader.is_over:
+                await outlet.write([*pending, CLOSES], last=True)
+                return
+            elif pending:
+                await outlet.write(pending)
+                pending = []
+            elif not await reader.wait(self.heartbeat):
+                pending = [] if departure.gone else [HEARTBEAT]
+
+    def _events(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
+        """What one thing that happened is to this client."""
+        if item.kind == "state":
+            return [event_frame("state_update", item.what, item_id)] if _STATE_UPDATE in self.modes else []
+        if item.kind == "part":
+            return [sse_of(item.what.event, item.what.data, item_id)] if _RUN_MODES in self.modes else []
+        if _RUN_MODES not in self.modes and _LIFECYCLE not in self.modes:
+            return []
+        if item.kind == "started":
+            says = {"run_id": item.run_id, "attempt": item.what.attempt, "status": "run_started"}
+            return [event_frame("metadata", says, item_id)]
+        return self._end(item, item_id)
+
+    def _end(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
+        end = None if item.what is None else RunEnd.said(item.what)
+        failure = None if end is None else end.failure
+        done = {
+            "run_id": item.run_id,
+            "status": "run_done",
+            "run_status": None if end is None else status_of(end.status),
+        }
+        ended = event_frame("metadata", done, item_id)
+        return [ended] if failure is None or _RUN_MODES not in self.modes else [event_frame("error", failure), ended]

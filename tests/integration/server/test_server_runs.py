@@ -1,0 +1,415 @@
+"""Every way to start, wait for, follow, look at and stop runs, through the SDK's clients."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_sync_client
+from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+
+from trackside import RunContext
+
+UNKNOWN = str(uuid.UUID(int=7))
+
+
+async def echo(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"given": input, "attempt": run.attempt}
+
+
+async def failing(input: Any) -> None:
+    raise ValueError("it cannot be done")
+
+
+async def asking(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"answered": run.interrupt({"question": "sure?"})}
+
+
+class Gate:
+    """An agent that runs until it is let go."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.open = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def __call__(self, input: Any, run: RunContext) -> dict[str, Any]:
+        self.started.set()
+        run.send({"begun": input})
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        run.send({"ended": input})
+        return {"gate": "passed", "given": input}
+
+
+def gate_agent(gate: Gate) -> Any:
+    async def waits(input: Any, run: RunContext) -> dict[str, Any]:
+        return await gate(input, run)
+
+    return waits
+
+
+async def new_thread(served: Any) -> str:
+    return str((await served.app.store.threads_of(None).create()).thread_id)
+
+
+async def raw(served: Any, method: str, path: str, **options: Any) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        return await http.request(method, path, **options)
+
+
+async def test_a_run_in_the_background_is_there_at_once_and_can_be_joined(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        run = await runs.create(thread_id, "gate", input={"n": 1}, metadata={"by": "test"})
+        assert run["status"] == "pending"
+        assert run["thread_id"] == thread_id
+        assert run["metadata"] == {"by": "test"}
+        assert run["multitask_strategy"] == "enqueue"
+        assert run["kwargs"]["input"] == {"n": 1}
+        await gate.started.wait()
+        assert (await runs.get(thread_id, run["run_id"]))["status"] == "running"
+        joining = asyncio.create_task(runs.join(thread_id, run["run_id"]))
+        gate.open.set()
+        assert await joining == {"gate": "passed", "given": {"n": 1}}
+        known = await runs.get(thread_id, run["run_id"])
+        assert known["status"] == "success"
+        assert known["kwargs"]["input"] == {"n": 1}
+        assert await runs.join(thread_id, run["run_id"]) == {"gate": "passed", "given": {"n": 1}}
+
+
+async def test_clients_learn_ids_before_anything_else_and_of_stateless_runs_no_thread(serve_agents: Any) -> None:
+    created: list[Any] = []
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        for where in (thread_id, None):
+            await runs.create(where, "echo", on_run_created=created.append)
+            await runs.wait(where, "echo", on_run_created=created.append)
+            async for _ in runs.stream(where, "echo", on_run_created=created.append):
+                pass
+    assert [meta["thread_id"] for meta in created] == [thread_id] * 3 + [None] * 3
+    assert all(uuid.UUID(meta["run_id"]) for meta in created)
+
+
+async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        thread_id = await new_thread(served)
+        base = f"/threads/{thread_id}/runs"
+        wait = await raw(served, "POST", f"{base}/wait", json={"assistant_id": "echo"})
+        stream = await raw(served, "POST", f"{base}/stream", json={"assistant_id": "echo", "stream_resumable": True})
+        create = await raw(served, "POST", base, json={"assistant_id": "echo"})
+        run_id = create.json()["run_id"]
+        joined = await raw(served, "GET", f"{base}/{run_id}/stream")
+        cancelled = await raw(served, "POST", f"{base}/{run_id}/cancel?wait=1")
+    assert wait.headers["location"] == wait.headers["content-location"] + "/join"
+    assert stream.headers["location"] == stream.headers["content-location"] + "/stream"
+    assert create.headers["content-location"] == joined.headers["content-location"] == f"{base}/{run_id}"
+    assert joined.headers["location"] == f"{base}/{run_id}/stream"
+    assert cancelled.headers["location"] == f"{base}/{run_id}/join"
+    assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["cache-control"] == "no-store"
+    assert stream.headers["x-accel-buffering"] == "no"
+
+
+async def test_a_failed_wait_is_no_failed_request(serve_agents: Any) -> None:
+    async with serve_agents({"failing": failing}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        with pytest.raises(Exception, match="ValueError: it cannot be done"):
+            await runs.wait(thread_id, "failing")
+        failure = {"__error__": {"error": "ValueError", "message": "it cannot be done"}}
+        assert await runs.wait(thread_id, "failing", raise_error=False) == failure
+        (run, _) = await runs.list(thread_id)
+        assert run["status"] == "error"
+        assert await runs.join(thread_id, run["run_id"]) == failure
+
+
+async def test_a_run_that_asks_ends_with_its_question_and_the_answer_goes_on(serve_agents: Any) -> None:
+    async with serve_agents({"asking": asking}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        values = await runs.wait(thread_id, "asking", input={})
+        (question,) = values["__interrupt__"]
+        assert question["value"] == {"question": "sure?"}
+        (run,) = await runs.list(thread_id)
+        assert run["status"] == "success"
+        assert (await runs.join(thread_id, run["run_id"]))["__interrupt__"] == [question]
+        assert await runs.wait(thread_id, "asking", command={"resume": "yes"}) == {"answered": "yes"}
+
+
+async def test_runs_of_a_busy_thread_wait_their_turn_or_are_refused(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate), "echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        await runs.create(thread_id, "gate")
+        second = await runs.create(thread_id, "echo", input={"n": 2})
+        assert second["status"] == "pending"
+        with pytest.raises(ConflictError):
+            await runs.create(thread_id, "echo", multitask_strategy="reject")
+        gate.open.set()
+        assert (await runs.join(thread_id, second["run_id"]))["given"] == {"n": 2}
+
+
+async def test_a_run_that_interrupts_takes_the_place_of_the_active_one(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate), "echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        first = await runs.create(thread_id, "gate")
+        await gate.started.wait()
+        values = await runs.wait(thread_id, "echo", multitask_strategy="interrupt")
+        assert values["attempt"] == 1
+        assert (await runs.get(thread_id, first["run_id"]))["status"] == "interrupted"
+
+
+async def test_lists_are_bare_pages_with_true_totals(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo, "failing": failing}) as served:
+        client = served.client
+        thread_id = await new_thread(served)
+        ids = []
+        for agent in ("echo", "echo", "failing", "echo", "echo"):
+            run = await client.runs.create(thread_id, agent)
+            await client.runs.join(thread_id, run["run_id"])
+            ids.append(run["run_id"])
+        newest_first = ids[::-1]
+        path = f"/threads/{thread_id}/runs"
+        page = await raw(served, "GET", path, params={"limit": 2, "offset": 1})
+        assert [run["run_id"] for run in page.json()] == newest_first[1:3]
+        assert page.headers["x-pagination-total"] == "5"
+        assert page.headers["x-pagination-next"] == "3"
+        last = await raw(served, "GET", path, params={"limit": 2, "offset": 3})
+        assert "x-pagination-next" not in last.headers
+        failed = await client.runs.list(thread_id, status="error")
+        assert [run["run_id"] for run in failed] == [ids[2]]
+        picked = await client.runs.list(thread_id, limit=1, select=["run_id", "status", "kwargs"])
+        assert [set(run) for run in picked] == [{"run_id", "status", "kwargs"}]
+
+
+async def test_runs_that_are_not_there_are_not_found_whatever_is_asked_of_them(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        other = await new_thread(served)
+        run = await runs.create(other, "echo")
+        for run_id in (UNKNOWN, run["run_id"]):
+            for ask in (runs.get, runs.join, runs.cancel, runs.delete):
+                with pytest.raises(httpx.HTTPStatusError) as refused:
+                    await ask(thread_id, run_id)
+                assert refused.value.response.status_code == 404
+            with pytest.raises(NotFoundError):
+                await anext(aiter(runs.join_stream(thread_id, run_id)))
+            with pytest.raises(NotFoundError):
+                await runs.cancel_many(thread_id=thread_id, run_ids=[run_id])
+        for ask in (runs.list, lambda where: runs.create(where, "echo"), lambda where: runs.wait(where, "echo")):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                await ask(UNKNOWN)
+            assert refused.value.response.status_code == 404
+        with pytest.raises(UnprocessableEntityError, match="UUID"):
+            await runs.get(thread_id, "no-uuid")
+        with pytest.raises(UnprocessableEntityError, match="nobody"):
+            await runs.create(thread_id, "nobody")
+
+
+async def test_a_thread_is_made_for_a_run_that_asks_for_it(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        thread_id = str(uuid.uuid4())
+        await served.client.runs.wait(thread_id, "echo", if_not_exists="create")
+        assert await served.app.store.thread(thread_id) is not None
+
+
+async def test_the_thread_of_a_stateless_run_is_gone_with_it_unless_it_is_kept(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        gone = await runs.create(None, "echo")
+        kept = await runs.create(None, "echo", on_completion="keep")
+        assert await runs.join(kept["thread_id"], kept["run_id"]) == {"given": None, "attempt": 1}
+        assert await runs.join(gone["thread_id"], gone["run_id"]) == {"given": None, "attempt": 1}
+        assert (await runs.get(kept["thread_id"], kept["run_id"]))["status"] == "success"
+        with pytest.raises(NotFoundError):
+            await runs.get(gone["thread_id"], gone["run_id"])
+        assert await served.app.store.thread(gone["thread_id"]) is None
+
+
+async def test_a_batch_is_started_as_a_whole_in_either_case(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        runs = await served.client.runs.create_batch(
+            [
+                {"assistant_id": "echo", "input": {"n": 1}},  # type: ignore[typeddict-item]  # the others are optional
+                {"assistant_id": "echo", "assistantId": "echo", "input": {"n": 2}, "onCompletion": "keep"},  # type: ignore[typeddict-item,typeddict-unknown-key]
+            ]
+        )
+        values = [await served.client.runs.join(run["thread_id"], run["run_id"]) for run in runs]
+        assert [one["given"] for one in values] == [{"n": 1}, {"n": 2}]
+        before = len(await served.app.store.runs())
+        with pytest.raises(UnprocessableEntityError, match="run 1 of the batch.*colour"):
+            await served.client.runs.create_batch([{"assistant_id": "echo"}, {"assistant_id": "echo", "colour": 1}])  # type: ignore[list-item,typeddict-unknown-key]
+        assert len(await served.app.store.runs()) == before
+
+
+async def test_a_run_is_cancelled_once_and_asking_again_is_no_error(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        run_id = (await runs.create(thread_id, "gate"))["run_id"]
+        await gate.started.wait()
+        path = f"/threads/{thread_id}/runs/{run_id}/cancel"
+        assert (await raw(served, "POST", path)).status_code == 202
+        assert await runs.cancel(thread_id, run_id, wait=True) is None
+        assert (await runs.get(thread_id, run_id))["status"] == "interrupted"
+        for _ in range(2):
+            await runs.cancel(thread_id, run_id)
+            await runs.cancel(thread_id, run_id, wait=True)
+        assert (await raw(served, "POST", path + "?wait=1")).json() is None
+        assert (await raw(served, "POST", path + "?reason=taken")).status_code == 422
+
+
+async def test_a_run_that_is_rolled_back_is_gone(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        run_id = (await runs.create(thread_id, "gate"))["run_id"]
+        await gate.started.wait()
+        await runs.cancel(thread_id, run_id, wait=True, action="rollback")
+        with pytest.raises(NotFoundError):
+            await runs.get(thread_id, run_id)
+        assert await runs.list(thread_id) == []
+        for path in ("join", "stream"):
+            assert (await raw(served, "GET", f"/threads/{thread_id}/runs/{run_id}/{path}")).status_code == 404
+        thread = await served.app.store.thread(thread_id)
+        assert thread.status == "idle"
+
+
+async def test_a_pending_run_is_cancelled_without_a_start(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        first = await runs.create(thread_id, "gate")
+        waiting = await runs.create(thread_id, "gate")
+        following = asyncio.create_task(_parts(runs.join_stream(thread_id, waiting["run_id"])))
+        await runs.cancel(thread_id, waiting["run_id"], wait=True)
+        assert (await following)[-1][0] == "end"
+        gate.open.set()
+        await runs.join(thread_id, first["run_id"])
+        assert (await runs.get(thread_id, waiting["run_id"]))["status"] == "interrupted"
+
+
+async def _parts(stream: Any) -> list[tuple[str, Any]]:
+    return [(part.event, part.data) async for part in stream]
+
+
+async def test_many_runs_are_cancelled_by_id_and_by_status(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        client = served.client
+        thread_id = await new_thread(served)
+        ids = [(await client.runs.create(thread_id, "gate"))["run_id"] for _ in range(4)]
+        await client.runs.cancel_many(thread_id=thread_id, run_ids=ids[1:3])
+        await client.runs.cancel_many(status="pending")
+        await client.runs.cancel_many(status="all")
+        for run_id in ids:
+            await client.runs.join(thread_id, run_id)
+        assert {run["status"] for run in await client.runs.list(thread_id)} == {"interrupted"}
+        await client.runs.cancel_many(status="running")  # nobody is left
+        for body in ({}, {"thread_id": thread_id}, {"run_ids": ids}, {"status": "all", "thread_id": thread_id}):
+            assert (await raw(served, "POST", "/runs/cancel", json=body)).status_code == 422
+
+
+async def test_a_run_that_has_ended_can_be_removed_and_an_active_one_not(serve_agents: Any) -> None:
+    gate = Gate()
+    async with serve_agents({"gate": gate_agent(gate)}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        run_id = (await runs.create(thread_id, "gate"))["run_id"]
+        await gate.started.wait()
+        with pytest.raises(ConflictError):
+            await runs.delete(thread_id, run_id)
+        gate.open.set()
+        await runs.join(thread_id, run_id)
+        await runs.delete(thread_id, run_id)
+        with pytest.raises(NotFoundError):
+            await runs.get(thread_id, run_id)
+
+
+async def test_little_is_answered_where_little_is_wanted(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        minimal = {"Prefer": "return=minimal"}
+        answer = await raw(served, "POST", "/runs", json={"assistant_id": "echo"}, headers=minimal)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["content-location"].startswith("/runs/")
+
+
+async def test_a_request_that_is_made_again_finds_its_run(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        key = {"Idempotency-Key": "order-7"}
+        asked = {"assistant_id": "echo", "input": {"n": 1}}
+        first = (await raw(served, "POST", "/runs", json=asked, headers=key)).json()
+        again = (await raw(served, "POST", "/runs", json=asked, headers=key)).json()
+        assert again["run_id"] == first["run_id"]
+        waited = await raw(served, "POST", "/runs/wait", json=asked, headers={"Idempotency-Key": "order-8"})
+        assert (await raw(served, "POST", "/runs/wait", json=asked, headers={"Idempotency-Key": "order-8"})).json() == (
+            waited.json()
+        )
+        stream = {"Idempotency-Key": "order-9"}
+        texts = [(await raw(served, "POST", "/runs/stream", json=asked, headers=stream)).text for _ in range(2)]
+        assert texts[0] == texts[1]
+        other = await raw(served, "POST", "/runs", json={**asked, "input": 2}, headers=key)
+        assert other.status_code == 422
+
+
+async def test_options_that_are_not_known_or_not_supported_are_refused_by_name(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        for option, value in {"colour": 1, "langsmith_tracer": {"project_name": "x"}, "stream_mode": "sounds"}.items():
+            for path in ("/runs", "/runs/wait", "/runs/stream"):
+                answer = await raw(served, "POST", path, json={"assistant_id": "echo", option: value})
+                assert answer.status_code == 422
+                assert option in answer.json()["detail"]
+        both = {"assistant_id": "echo", "input": {}, "command": {"resume": 1}}
+        assert (await raw(served, "POST", "/runs", json=both)).status_code == 422
+
+
+async def test_a_client_that_does_not_wait_on_events_works_as_well(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+
+        def use() -> Any:
+            with get_sync_client(url=served.url, api_key=None) as client:
+                thread_id = str(uuid.uuid4())
+                client.runs.wait(thread_id, "echo", if_not_exists="create")
+                run = client.runs.create(thread_id, "echo", input={"n": 1})
+                joined = client.runs.join(thread_id, run["run_id"])
+                events = [part.event for part in client.runs.stream(thread_id, "echo", stream_mode=["values"])]
+                client.runs.cancel(thread_id, run["run_id"], wait=True)
+                listed = client.runs.list(thread_id)
+                client.runs.delete(thread_id, run["run_id"])
+                batch = client.runs.create_batch([{"assistant_id": "echo"}])  # type: ignore[typeddict-item]
+                return joined, events, len(listed), len(batch), client.runs.wait(None, "echo")
+
+        joined, events, listed, batch, waited = await asyncio.to_thread(use)
+    assert joined == {"given": {"n": 1}, "attempt": 1}
+    assert events == ["metadata", "values", "end"]
+    assert (listed, batch) == (3, 1)
+    assert waited == {"given": None, "attempt": 1}
+
+
+async def test_a_run_that_is_due_later_can_be_joined_now(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        runs = served.client.runs
+        thread_id = await new_thread(served)
+        run = await runs.create(thread_id, "echo", after_seconds=1)
+        assert run["status"] == "pending"
+        joining = asyncio.create_task(runs.join(thread_id, run["run_id"]))
+        parts = await _parts(runs.join_stream(thread_id, run["run_id"]))
+        assert [event for event, _ in parts] == ["metadata", "values", "end"]
+        assert await joining == {"given": None, "attempt": 1}

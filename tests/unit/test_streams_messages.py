@@ -1,0 +1,144 @@
+"""Messages that come in pieces, as mode `messages` says them: all that was said so far, with each piece."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trackside.app.streams import StreamHub
+from trackside.app.streams._messages import MessageSteps
+from trackside.app.streams._partial_json import whole_json
+
+
+def steps(*pieces: Any) -> list[tuple[str, Any]]:
+    taking = MessageSteps()
+    return [step for piece in pieces for step in taking.take(piece)]
+
+
+def chunk(content: Any = "", **more: Any) -> list[Any]:
+    return [{"type": "AIMessageChunk", "id": "m", "content": content, **more}, {"langgraph_node": "model"}]
+
+
+def test_a_message_is_introduced_once_and_then_grows() -> None:
+    found = steps(chunk("Hel"), chunk("lo"), chunk("", usage_metadata={"input_tokens": 2}))
+    assert [event for event, _ in found] == ["messages/metadata"] + ["messages/partial"] * 3
+    assert found[0][1] == {"m": {"metadata": {"langgraph_node": "model"}}}
+    assert [data[0]["content"] for _, data in found[1:]] == ["Hel", "Hello", "Hello"]
+    assert {data[0]["type"] for _, data in found[1:]} == {"ai"}
+
+
+def test_a_message_that_comes_whole_is_complete() -> None:
+    tool = {"type": "tool", "id": "t", "content": "42", "tool_call_id": "c"}
+    assert steps([tool, {}]) == [("messages/metadata", {"t": {"metadata": {}}}), ("messages/complete", [tool])]
+
+
+def test_the_arguments_of_a_call_are_read_as_far_as_they_go() -> None:
+    def call(args: str | None, **more: Any) -> dict[str, Any]:
+        return {"name": None, "args": args, "id": None, "index": 0, "type": "tool_call_chunk", **more}
+
+    found = steps(
+        chunk(tool_call_chunks=[call("", name="search", id="c1")]),
+        chunk(tool_call_chunks=[call('{"query": "wea')]),
+        chunk(tool_call_chunks=[call('ther", "days": 3')]),
+        chunk(tool_call_chunks=[call("}")]),
+    )
+    calls = [data[0]["tool_calls"] for event, data in found if event == "messages/partial"]
+    assert [one[0]["args"] for one in calls] == [
+        {},
+        {"query": "wea"},
+        {"query": "weather", "days": 3},
+        {"query": "weather", "days": 3},
+    ]
+    assert {(one[0]["name"], one[0]["id"]) for one in calls} == {("search", "c1")}
+    assert all("tool_call_chunks" not in data[0] for event, data in found if event == "messages/partial")
+
+
+def test_calls_side_by_side_are_told_apart_by_their_index_and_what_is_no_json_is_invalid() -> None:
+    found = steps(
+        chunk(tool_call_chunks=[{"name": "a", "args": "{", "id": "1", "index": 0}]),
+        chunk(tool_call_chunks=[{"name": "b", "args": "nonsense", "id": "2", "index": 1}]),
+        chunk(tool_call_chunks=[{"args": '"x": 1}', "index": 0}]),
+    )
+    last = found[-1][1][0]
+    assert [(call["name"], call["args"]) for call in last["tool_calls"]] == [("a", {"x": 1})]
+    assert [call["name"] for call in last["invalid_tool_calls"]] == ["b"]
+
+
+def test_blocks_of_content_grow_each_by_its_index_and_tokens_are_added_up() -> None:
+    found = steps(
+        chunk([{"type": "text", "text": "one ", "index": 0}], usage_metadata={"output_tokens": 1, "d": {"x": 1}}),
+        chunk([{"type": "text", "text": "two", "index": 0}], usage_metadata={"output_tokens": 2, "d": {"x": 2}}),
+        chunk([{"type": "text", "text": "other", "index": 1}]),
+        chunk("plain"),
+    )
+    last = found[-1][1][0]
+    assert [block["text"] for block in last["content"]] == ["one two", "other", "plain"]
+    assert last["usage_metadata"] == {"output_tokens": 3, "d": {"x": 3}}
+
+
+def test_what_was_said_before_stays_as_it_was() -> None:
+    first = chunk("a", response_metadata={"x": 1})
+    found = steps(first, chunk("b", response_metadata={"y": 2}))
+    assert first[0]["content"] == "a"
+    assert found[1][1][0]["content"] == "a"
+    assert found[2][1][0]["response_metadata"] == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize("piece", [None, 1, "text", [], [1, 2], ["m", {}]])
+def test_what_is_no_message_says_nothing(piece: Any) -> None:
+    assert steps(piece) == []
+
+
+def test_a_message_that_comes_alone_is_a_part_of_both_modes() -> None:
+    hub = StreamHub()
+    message = {"type": "ai", "content": "hello", "id": "m"}
+    hub.publish("run", "messages", message)
+    hub.publish("run", "messages", [message, {"node": "n"}])
+    frames = hub.read("run").take()
+    assert [(frame.mode, frame.event) for frame in frames] == [
+        ("messages-tuple", "messages"),
+        ("messages", "messages/metadata"),
+        ("messages", "messages/complete"),
+        ("messages", "messages/complete"),
+    ]
+    assert json.loads(frames[0].data) == [message, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("{", {}),
+        ('{"a', {}),
+        ('{"a"', {}),
+        ('{"a":', {}),
+        ('{"a": tr', {}),
+        ('{"a": 1, "b": [1, {"c": "d', {"a": 1, "b": [1, {"c": "d"}]}),
+        ('{"a": "x\\', {"a": "x"}),
+        ('{"a": "x\\u00', {}),
+        ('{"a": "}]", "b"', {"a": "}]"}),
+        ("[1, 2", [1, 2]),
+        ("no", None),
+        ('{"a": 1}}', None),
+    ],
+)
+def test_json_is_read_as_far_as_it_goes(text: str, value: Any) -> None:
+    assert whole_json(text) == value
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), VALUES, max_size=4), st.integers(0, 200))
+def test_every_beginning_of_an_object_is_an_object_with_no_other_names(value: dict[str, Any], length: int) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    found = whole_json(text[: max(1, length)])
+    assert isinstance(found, dict)
+    assert found.keys() <= value.keys()

@@ -1,0 +1,149 @@
+"""What is said on a thread, over all its runs: in order, bounded, and resumable."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from trackside.app.streams import FeedLimits, FeedReader, HubLimits, StreamHub
+from trackside.harness.types import RunRecord, RunSpec, RunStatus
+
+THREAD = "thread-1"
+SPEC = RunSpec("a")
+
+
+def record(run_id: str, thread_id: str = THREAD) -> RunRecord:
+    return RunRecord(
+        run_id=run_id, thread_id=thread_id, agent="a", status=RunStatus.running, created_at=datetime.now(UTC)
+    )
+
+
+def execute(hub: StreamHub, run_id: str, *said: Any, thread_id: str = THREAD) -> None:
+    hub.begin(record(run_id, thread_id), SPEC)
+    for one in said:
+        hub.publish(run_id, "custom", one)
+    hub.close(run_id, end={"status": "success"})
+
+
+def told(reader: FeedReader) -> list[tuple[str, str, Any]]:
+    return [(item.kind, item.run_id, item.what.data if item.kind == "part" else None) for item in reader.take()]
+
+
+def test_a_follower_gets_all_runs_of_his_thread_one_after_another() -> None:
+    hub = StreamHub()
+    with hub.threads.read(THREAD) as reader:
+        execute(hub, "1", "a", "b")
+        execute(hub, "other", "x", thread_id="thread-2")
+        execute(hub, "2", "c")
+        assert told(reader) == [
+            ("started", "1", None),
+            ("part", "1", b'"a"'),
+            ("part", "1", b'"b"'),
+            ("ended", "1", None),
+            ("started", "2", None),
+            ("part", "2", b'"c"'),
+            ("ended", "2", None),
+        ]
+
+
+def test_who_comes_in_the_middle_of_a_run_gets_it_from_its_start_and_nothing_of_those_before() -> None:
+    hub = StreamHub()
+    execute(hub, "1", "a")
+    hub.begin(record("2"), SPEC)
+    hub.publish("2", "custom", "b")
+    with hub.threads.read(THREAD) as reader:
+        assert told(reader) == [("started", "2", None), ("part", "2", b'"b"')]
+    hub.close("2", end={"status": "success"})
+    with hub.threads.read(THREAD) as reader:
+        assert told(reader) == []
+    with hub.threads.read(THREAD, after=0) as reader:
+        assert [kind for kind, _, _ in told(reader)] == ["started", "part", "ended"] * 2
+
+
+def test_a_run_that_never_started_has_an_end_all_the_same() -> None:
+    hub = StreamHub()
+    hub.begin(record("1"), SPEC)
+    with hub.threads.read(THREAD) as reader:
+        hub.begin(record("2"), SPEC, started=False)
+        hub.close("2", end={"cancel_mode": "interrupt"})
+        hub.publish("1", "custom", "a")
+        assert told(reader) == [("started", "1", None), ("ended", "2", None), ("part", "1", b'"a"')]
+
+
+def test_a_follower_resumes_by_ids_and_those_of_another_feed_are_none_of_its() -> None:
+    hub = StreamHub()
+    with hub.threads.read(THREAD) as reader:
+        execute(hub, "1", "a", "b")
+        reader.take()
+        last = reader.feed.id_of(2)
+        assert reader.after_id(last)
+        assert told(reader) == [("part", "1", b'"b"'), ("ended", "1", None)]
+        epoch = reader.feed.epoch
+        assert not any(map(reader.after_id, (f"{epoch}-99", f"{epoch + 1}-1", "x", "1-1", f"{epoch}-x", "")))
+
+
+def test_what_falls_out_of_a_feed_is_a_gap() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=3)))
+    with hub.threads.read(THREAD) as reader:
+        execute(hub, "1", "a", "b", "c")
+        gap = reader.gap()
+        assert gap is not None
+        assert (gap.first, gap.last) == (1, 2)
+        assert [kind for kind, _, _ in told(reader)] == ["part", "part", "ended"]
+
+
+def test_the_thread_of_a_single_run_has_no_feed_of_its_own() -> None:
+    hub = StreamHub()
+    hub.begin(record("1"), RunSpec("a", thread_ends=True))
+    hub.publish("1", "custom", "a")
+    hub.close("1", end={"status": "success"})
+    assert hub.threads._feeds == {}
+
+
+def test_others_tell_of_a_changed_state_and_of_a_thread_that_is_gone() -> None:
+    hub = StreamHub()
+    hub.threads.note_state(THREAD, {"unheard": True})
+    with hub.threads.read(THREAD) as reader:
+        hub.threads.note_state(THREAD, {"a": 1})
+        assert [item.what for item in reader.take()] == [{"a": 1}]
+        hub.threads.forget(THREAD)
+        assert reader.is_over
+
+
+def test_idle_feeds_are_forgotten_oldest_first_but_none_that_somebody_follows_or_that_has_a_run() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(idle_threads=2)))
+    hub.begin(record("long", "active"), SPEC)
+    with hub.threads.read("followed"):
+        for number in range(5):
+            execute(hub, f"run-{number}", "a", thread_id=f"thread-{number}")
+        assert set(hub.threads._feeds) == {"active", "followed", "thread-3", "thread-4"}
+    assert set(hub.threads._feeds) == {"active", "thread-4", "followed"}
+    execute(hub, "run-5", "a", thread_id="thread-4")
+    assert hub.threads.feed_of("thread-4").added == 6
+
+
+def test_idle_feeds_are_bounded_in_bytes() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(idle_bytes=20_000)))
+    for number in range(50):
+        execute(hub, f"run-{number}", "x" * 1_000, thread_id=f"thread-{number}")
+    assert sum(feed.size for feed in hub.threads._feeds.values()) <= 20_000
+
+
+async def test_followers_are_woken_by_parts_ends_and_closing() -> None:
+    hub = StreamHub()
+    with hub.threads.read(THREAD) as reader:
+        hub.begin(record("1"), SPEC)
+        reader.take()
+        for step in (
+            lambda: hub.publish("1", "custom", 1),
+            lambda: hub.close("1", end={}),
+            lambda: hub.threads.note_state(THREAD, 1),
+            hub.end_all,
+        ):
+            waiting = asyncio.create_task(reader.wait())
+            await asyncio.sleep(0)
+            step()
+            assert await asyncio.wait_for(waiting, 5)
+            reader.take()
+        assert reader.is_over
