@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +22,9 @@ from trackside.app.cli.serving_life import ServerLife
 from trackside.app.cli.serving_words import ServerWords
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
-from trackside.app.wiring import load_agents, open_app
+from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.guests import load_guest
 from trackside.harness.errors import TracksideError
 
 _UNIX = getattr(socket, "AF_UNIX", None)
@@ -67,6 +68,7 @@ def check(options: ServeOptions) -> ExitCode:
     settings = options.settings()
     check_exposure([settings.server.host], settings.access.auth)
     load_agents(settings)
+    load_guest(settings)
     return ExitCode.success
 
 
@@ -94,10 +96,11 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], *, json: bool) 
     """Serve to the end; whether to begin anew on the same sockets."""
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
-        agents = load_agents(settings)  # before there is an event loop, as agents' modules expect
+        # Before there is an event loop, as agents' modules expect.
+        agents, guest = load_agents(settings), load_guest(settings)
         words = stack.enter_context(ServerWords(output, settings))
         runner = stack.enter_context(event_loop(_loop_factory()))
-        return runner.run(_serve_in_loop(settings, agents, sockets, words))
+        return runner.run(_serve_in_loop(settings, agents, guest, sockets, words))
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
@@ -121,16 +124,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve_in_loop(
-    settings: Settings, agents: dict[str, Any], sockets: Sequence[socket.socket], words: ServerWords
+    settings: Settings, agents: dict[str, Any], guest: Any, sockets: Sequence[socket.socket], words: ServerWords
 ) -> bool:
     from trackside.app.server.front import Front
     from trackside.app.server.http import HttpServer
 
     life = ServerLife(settings, words.say)
     with life.signals():
-        async with open_app(settings, agents) as app:
-            front = Front(app.asgi, note=words.note)
-            async with HttpServer(front, sockets) as server:
+        async with open_app(settings, agents) as app, _asgi(app, guest, settings) as asgi:
+            front = Front(asgi, note=words.note)
+            async with HttpServer(front, sockets, websockets=guest is not None) as server:
                 if not life.is_told_to_end:
                     words.say_ready(app, sockets)
                     tell_service_manager("READY=1")
@@ -139,6 +142,18 @@ async def _serve_in_loop(
             await life.deliver(app)
         words.say("stopped")
     return life.begins_anew
+
+
+@asynccontextmanager
+async def _asgi(app: App, guest: Any, settings: Settings) -> AsyncGenerator[Any]:
+    """What answers: the app, with a guest behind it if there is one."""
+    if guest is None:
+        yield app.asgi
+        return
+    from trackside.app.server.guest import living
+
+    async with living(guest, name=str(settings.server.app)) as one:
+        yield app.asgi_before(one)
 
 
 def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route, compile_path
 
 from trackside.app.server.guarding import middleware_of
+from trackside.app.server.guest import Guest
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.rates import Streams
 from trackside.app.server.responses import Receive, Scope, Send, failure
@@ -18,8 +19,11 @@ from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, EndpointApp, Routes, all_endpoints
 
 
-def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS) -> Starlette:
-    """The ASGI app that answers with these parts. It holds nothing open itself: closing the parts is enough."""
+def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: Guest | None = None) -> Starlette:
+    """The ASGI app that answers with these parts. It holds nothing open itself: closing the parts is enough.
+
+    A guest gets what none of our paths matches, after whatever stands before them: who is not known does not get there.
+    """
     endpoints = all_endpoints(groups)
     followed = Streams(parts.options.max_streams)
     app = Starlette(
@@ -30,6 +34,8 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS) -> Starlet
         middleware=middleware_of(parts, endpoints),
         exception_handlers={404: _not_found},
     )
+    if guest is not None:
+        app.router.default = guest
     app.state.parts = parts
     return app
 

@@ -6,15 +6,13 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from trackside.app.vitals import WriterStats
+from trackside.app.storage import Store
+from trackside.app.vitals import Vitals, WriterStats
 from trackside.harness.errors import TracksideError
-
-if TYPE_CHECKING:
-    from trackside.app.server.parts import ServerParts
 
 _FRESH: Final = 1.0  # seconds for which an answer is good: however many ask, the database is asked once
 _PATIENCE: Final = 2.0  # seconds that a read may take
@@ -64,24 +62,30 @@ class Health:
         self._ending = why
         self._found = None
 
-    async def look(self, parts: ServerParts) -> Readiness:
-        """How it is now, or was less than a second ago."""
+    async def look(self, store: Store, vitals: Vitals, folders: Sequence[str]) -> Readiness:
+        """How it is now, or was less than a second ago.
+
+        Args:
+            store: where runs are recorded.
+            vitals: of the app that the server belongs to.
+            folders: where files grow.
+        """
         loop = asyncio.get_running_loop()
         async with self._lock:
             if self._found is None or loop.time() - self._at >= _FRESH:
-                self._found = await self._look(parts)
+                self._found = await self._look(store, vitals, folders)
                 self._at = loop.time()
             return self._found
 
-    async def _look(self, parts: ServerParts) -> Readiness:
+    async def _look(self, store: Store, vitals: Vitals, folders: Sequence[str]) -> Readiness:
         reasons = [] if self._ending is None else [Finding("closing", self._ending)]
         lag = await _lag()
-        reasons += await _unreadable(parts)
-        reasons += self._unwritable(parts.vitals.writer())
+        reasons += await _unreadable(store)
+        reasons += self._unwritable(vitals.writer())
         if lag > _LAGS:
             reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to come to anything"))
-        warnings = [*self._blocked(parts), *_unfinished(parts)]
-        for finding, is_reason in await asyncio.to_thread(_space, parts.options.folders):
+        warnings = [*self._blocked(vitals), *_unfinished(vitals)]
+        for finding, is_reason in await asyncio.to_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
         return Readiness("unready" if reasons else "ready", reasons, warnings)
 
@@ -95,8 +99,8 @@ class Health:
         elif now - self._writer.since > _STALLED:
             yield Finding("database", f"it has taken nothing for {now - self._writer.since:.0f} s")
 
-    def _blocked(self, parts: ServerParts) -> Iterator[Finding]:
-        blocks = parts.vitals.manager().loop_blocks_total
+    def _blocked(self, vitals: Vitals) -> Iterator[Finding]:
+        blocks = vitals.manager().loop_blocks_total
         if blocks > self._blocks:
             yield Finding("event_loop", "an agent or observer blocked it; the log says who")
         self._blocks = blocks
@@ -109,10 +113,10 @@ async def _lag() -> float:
     return loop.time() - begun
 
 
-async def _unreadable(parts: ServerParts) -> list[Finding]:
+async def _unreadable(store: Store) -> list[Finding]:
     try:
         async with asyncio.timeout(_PATIENCE):
-            await parts.store.run(_NO_RUN)
+            await store.run(_NO_RUN)
     except TimeoutError:
         return [Finding("database", f"it does not answer within {_PATIENCE:g} s")]
     except TracksideError as exc:  # whose text has the address of the database, which is not for everybody
@@ -120,10 +124,10 @@ async def _unreadable(parts: ServerParts) -> list[Finding]:
     return []
 
 
-def _unfinished(parts: ServerParts) -> Iterator[Finding]:
-    if spooled := parts.vitals.spooled():
+def _unfinished(vitals: Vitals) -> Iterator[Finding]:
+    if spooled := vitals.spooled():
         yield Finding("spool", f"the ends of {spooled} runs wait on disk for the database")
-    for feed in parts.vitals.feeds():
+    for feed in vitals.feeds():
         if feed.behind_seconds > _BEHIND:
             yield Finding("feeds", f"{feed.subscription} is {feed.behind_seconds:.0f} s behind")
 

@@ -44,14 +44,14 @@ class HttpServer:
     Leaving the block cuts off what is still being answered; `finish` before that lets it come to its end.
     """
 
-    def __init__(self, app: Any, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, app: Any, sockets: Sequence[socket.socket], *, websockets: bool = False) -> None:
         self._sockets = sockets
         self._connections = _Connections()
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
                 http="httptools",
-                ws="none",
+                ws="auto" if websockets else "none",
                 lifespan="off",  # whoever opens the app closes it
                 log_config=None,
                 log_level="error",  # what nonsense clients send is not this program's trouble

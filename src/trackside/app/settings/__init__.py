@@ -22,6 +22,7 @@ from trackside.app.settings._keys import (
     DATABASE_URL,
     OBSERVERS,
     REDACT,
+    SERVER_APP,
     SERVER_HOST,
     SERVER_PORT,
     Key,
@@ -74,6 +75,8 @@ class ServerSettings:
     """Seconds that answers have to come to their end when the server stops and its runs have ended."""
     log: bool = True
     """Whether it writes a line for each request."""
+    app: str | None = None
+    """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +210,8 @@ def _check(settings: Settings) -> None:
         _check_reference(settings, f"agents.{name}", reference)
     if settings.redact is not None:
         _check_reference(settings, REDACT, settings.redact)
+    if settings.server.app is not None:
+        _check_reference(settings, SERVER_APP, settings.server.app)
     for name in settings.limits:
         if name not in settings.agents:
             key = next(key for key in settings.sources if key.startswith(f"limits.{name}."))

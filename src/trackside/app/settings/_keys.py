@@ -17,6 +17,7 @@ from trackside.app.settings.durations import duration_of
 DATABASE_URL = "database.url"
 DATABASE_SPOOL = "database.spool"
 REDACT = "runs.redact"
+SERVER_APP = "server.app"
 SERVER_HOST = "server.host"
 SERVER_PORT = "server.port"
 OBSERVERS = "observers"
@@ -160,6 +161,7 @@ _PLAIN: Mapping[str, _Kinds] = {
         "max_body": parse_bytes,
         "graceful": parse_seconds,
         "log": parse_switch,
+        "app": parse_text,
         **ACCESS_KEYS,
     },
 }

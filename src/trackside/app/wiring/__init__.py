@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from trackside.app.server import ServerParts
     from trackside.app.server.auth import Authenticator
+    from trackside.app.server.guest import Guest
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
 
@@ -105,6 +106,12 @@ class App:
         from trackside.app.server import create_app
 
         return create_app(self.parts)
+
+    def asgi_before(self, guest: Guest) -> Starlette:
+        """The same with an app of somebody else's behind it, which gets what is not ours."""
+        from trackside.app.server import create_app
+
+        return create_app(self.parts, guest=guest)
 
     @property
     def dispatcher(self) -> Dispatcher:

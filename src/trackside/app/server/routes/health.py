@@ -29,5 +29,6 @@ async def live(call: Call[None, None]) -> Any:
 @routes.get("/health/ready", Permission.public, answers={200: Readiness, 503: Readiness})
 async def ready(call: Call[None, None]) -> Any:
     """Whether the server can do its work, and why not; if not, requests should go to others."""
-    found = await call.parts.health.look(call.parts)
+    parts = call.parts
+    found = await parts.health.look(parts.store, parts.vitals, parts.options.folders)
     return json_reply(found, status=200 if found.status == "ready" else 503, headers={"Cache-Control": "no-store"})

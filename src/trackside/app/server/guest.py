@@ -1,0 +1,49 @@
+"""Somebody else's ASGI app behind ours: it gets what is not ours, from those whom we let in, and lives as long as we do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from trackside.app.server.responses import Receive, Scope, Send
+from trackside.harness.errors import TracksideError
+
+_STATE: Final = "state"
+
+
+class GuestError(TracksideError):
+    """the app {name} did not start: {why}."""
+
+
+class Guest:
+    """An ASGI app, with what its lifespan has made for it."""
+
+    def __init__(self, app: Any, state: dict[str, Any]) -> None:
+        self._app = app
+        self._made = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_STATE] = {**scope.get(_STATE, {}), **self._made}
+        await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def living(app: Any, *, name: str) -> AsyncGenerator[Guest]:
+    """Run the lifespan of an app, if it has one, around the block.
+
+    Raises:
+        GuestError: it says that it could not start; what went wrong is in the log.
+    """
+    from uvicorn import Config
+    from uvicorn.lifespan.on import LifespanOn
+
+    config = Config(app, lifespan="auto", log_config=None, log_level="error", access_log=False, proxy_headers=False)
+    lifespan = LifespanOn(config)
+    await lifespan.startup()
+    if lifespan.should_exit:
+        raise GuestError(name=name, why="its lifespan failed, as said above")
+    try:
+        yield Guest(app, lifespan.state)
+    finally:
+        await lifespan.shutdown()

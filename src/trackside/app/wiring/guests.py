@@ -1,0 +1,37 @@
+"""Loads the app of the user's own that is served behind ours."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from trackside.app.settings import Settings
+from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
+
+_KEY: Final = "server.app"
+_FORM: Final = "it is an ASGI app, as those of Starlette and FastAPI are"
+
+
+def load_guest(settings: Settings) -> Any:
+    """The app that the settings name; None if they name none.
+
+    Raises:
+        SettingsError: there is no such app, or it is none.
+        AgentImportError: the code of its module failed.
+    """
+    name = settings.server.app
+    if name is None:
+        return None
+    try:
+        app = load_object(AgentReference.parse(name, {}), _WANTED)
+    except AgentReferenceError as exc:
+        raise settings.complaint(_KEY, str(exc.details["why"])) from exc
+    if not _is_one(app):
+        raise settings.complaint(_KEY, f"{name} is {app!r:.80}; {_FORM}")
+    return app
+
+
+def _is_one(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type)
+
+
+_WANTED: Final = Wanted(is_one=_is_one, if_there_is_none=f"nothing in it is one: {_FORM}")

@@ -1,0 +1,89 @@
+"""An app of the user's own behind the server: `[server] app`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from trackside_server import TracksideServer
+
+GUEST = """
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+
+@asynccontextmanager
+async def lifespan(app):
+    print("the guest starts", file=__import__("sys").stderr, flush=True)
+    yield {"made": "by its lifespan"}
+    print("the guest stops", file=__import__("sys").stderr, flush=True)
+
+
+async def mine(request):
+    return JSONResponse({"made": request.state.made})
+
+
+app = Starlette(routes=[Route("/mine", mine), Route("/ok", mine)], lifespan=lifespan)
+
+
+@asynccontextmanager
+async def failing(app):
+    raise RuntimeError("no licence")
+    yield
+
+
+never = Starlette(lifespan=failing)
+number = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("async def echo(input):\n    return input\n", encoding="utf-8")
+    (tmp_path / "guest.py").write_text(GUEST, encoding="utf-8")
+
+
+def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path) -> None:
+    with TracksideServer(tmp_path, "agents.py:echo", settings='[server]\napp = "guest.py:app"\n') as server:
+        mine, ours, nowhere = (httpx.get(f"{server.url}{path}") for path in ("/mine", "/ok", "/nowhere"))
+
+        assert server.terminate() == 0
+
+    assert mine.json() == {"made": "by its lifespan"}
+    assert ours.json() == {"ok": True}
+    assert (nowhere.status_code, nowhere.text) == (404, "Not Found")
+    assert server.log.index("the guest starts") < server.log.index("the guest stops")
+
+
+def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path) -> None:
+    settings = '[server]\napp = "guest.py:app"\nauth = "keys"\n'
+    with TracksideServer(tmp_path, "agents.py:echo", settings=settings) as server:
+        answer = httpx.get(f"{server.url}/mine")
+
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("guest.py:never", "the app guest.py:never did not start"),
+        ("guest.py:number", "server.app: guest.py:number is 3; it is an ASGI app"),
+        ("guest.py:nobody", "server.app: guest.py has no nobody; it has"),
+        ("guest.py", "server.app: 'guest.py' is not path/file.py:name"),
+    ],
+)
+def test_a_guest_that_cannot_be_served_is_one_line(
+    trackside: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, reference: str, says: str
+) -> None:
+    (tmp_path / "trackside.toml").write_text(f'[server]\napp = "{reference}"\n', encoding="utf-8")
+
+    done = trackside("serve", "agents.py:echo", "--port", "0")
+
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr.splitlines()[-1]

@@ -1,0 +1,104 @@
+"""Whether a server is ready, and why not."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from trackside.app.server import health
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+async def ready(served: Any) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"{served.url}/health/ready")
+
+
+async def test_a_server_that_can_work_is_ready_and_lives(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient() as client:
+        live = await client.get(f"{served.url}/health/live")
+        answer = await ready(served)
+
+    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "reasons": [], "warnings": []}
+
+
+async def test_a_server_that_ends_is_not_ready_at_once_and_lives(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient() as client:
+        assert (await ready(served)).status_code == 200
+        served.app.parts.health.begin_ending("it stops")
+        answer, live = await ready(served), await client.get(f"{served.url}/health/live")
+
+    assert (answer.status_code, live.status_code) == (503, 200)
+    assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
+
+
+async def test_a_database_that_cannot_be_read_is_a_reason_without_its_address(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        await served.app.store.aclose()
+        answer = await ready(served)
+
+    assert answer.status_code == 503
+    [reason] = answer.json()["reasons"]
+    assert reason["check"] == "database"
+    assert "cannot be read" in reason["why"]
+    assert "://" not in answer.text
+
+
+async def test_however_many_ask_the_database_is_asked_once(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    async with serve_agents({"echo": echo}) as served:
+        store = served.app.store
+        found = type(store).run
+
+        async def counted(self: Any, run_id: str, **more: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await found(self, run_id, **more)
+
+        monkeypatch.setattr(type(store), "run", counted)
+        monkeypatch.setattr(health, "_FRESH", 3_600.0)
+        answers = await asyncio.gather(*(ready(served) for _ in range(10)))
+
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert asked == 1
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+@pytest.mark.parametrize(("free", "status", "where"), [(100 * 1_048_576, 200, "warnings"), (1_048_576, 503, "reasons")])
+async def test_little_space_is_a_warning_and_hardly_any_a_reason(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch, free: int, status: int, where: str
+) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free))
+        answer = await ready(served)
+
+    assert answer.status_code == status
+    assert answer.json()[where] == [{"check": "disk", "why": f"{free // 1_048_576} MiB are free"}]
+
+
+async def test_ends_that_wait_on_disk_are_a_warning(serve_agents: Any, tmp_path: Path) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        vitals = type(parts.vitals)(
+            **{
+                **{name: getattr(parts.vitals, name) for name in ("manager", "observers", "writer", "feeds")},
+                "spooled": lambda: 3,
+            }
+        )
+        found = await parts.health.look(parts.store, vitals, [str(tmp_path / "not" / "there")])
+
+    assert found.status == "ready"
+    assert [warning.why for warning in found.warnings] == ["the ends of 3 runs wait on disk for the database"]
