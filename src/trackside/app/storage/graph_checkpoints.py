@@ -110,12 +110,12 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         left = limit
         async with aclosing(self._threads(config)) as threads:
             async for thread_id in threads:
-                named = {} if config is None else config["configurable"]
+                named = _configurable(config)
                 listing = Listing(
                     thread_id=thread_id,
                     namespace=named.get("checkpoint_ns"),
                     checkpoint_id=named.get("checkpoint_id"),
-                    before=None if before is None else before["configurable"].get("checkpoint_id"),
+                    before=_configurable(before).get("checkpoint_id"),
                 )
                 found_here = self._checkpoints.list(listing, limit=left, is_wanted=fits if filter else None)
                 async with aclosing(found_here) as checkpoints:
@@ -125,7 +125,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
 
     async def _threads(self, config: RunnableConfig | None) -> AsyncGenerator[str]:
         if config is not None:
-            yield str(config["configurable"]["thread_id"])
+            yield str(_configurable(config)["thread_id"])
             return
         async with aclosing(self._checkpoints.threads()) as threads:
             async for thread_id in threads:
@@ -371,8 +371,12 @@ def _is_small(value: Any) -> bool:
 
 def _address(config: RunnableConfig) -> tuple[str, str, str | None]:
     """Thread, namespace and checkpoint that a config names."""
-    named = config["configurable"]
+    named = _configurable(config)
     return str(named["thread_id"]), named.get("checkpoint_ns", ""), named.get("checkpoint_id") or None
+
+
+def _configurable(config: RunnableConfig | None) -> Mapping[str, Any]:
+    return {} if config is None else config.get("configurable", {})
 
 
 def _named(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
