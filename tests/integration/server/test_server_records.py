@@ -151,3 +151,13 @@ async def test_metrics_are_shown_if_they_are_counted(serve_agents: Any) -> None:
     assert "trackside_runs" in shown.text
     assert missing.status_code == 404
     assert "[[observers]]" in missing.json()["detail"]
+
+
+async def test_the_server_says_what_it_is_and_that_its_database_answers(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        info = (await http.get("/info")).json()
+        answers = [await http.get("/ok", params=params) for params in ({}, {"check_db": 1}, {"check_db": "true"})]
+
+    assert info["version"]
+    assert info["flags"]["strict_resume"] is False
+    assert all(answer.json() == {"ok": True} for answer in answers)

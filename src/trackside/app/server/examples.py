@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trackside.app.server.routing import Endpoint
+from trackside.app.server.wire.assistants import AssistantFilter, AssistantSearch, VersionSearch
 from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
-from trackside.app.server.wire.runs import RunCreate
+from trackside.app.server.wire.runs import CancelMany, RunCreate
+from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
 
 AGENT: Final = "NAME"
@@ -23,6 +25,17 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
         "metadata": {"team": "red"},
         "if_not_exists": "create",
     },
+    list[dict[str, Any]]: [
+        {"assistant_id": AGENT, "input": {"question": "How do I …?"}},
+        {"assistant_id": AGENT, "input": {"question": "And then?"}},
+    ],
+    CancelMany: {"status": "all"},
+    StateAt: {"checkpoint": {}, "subgraphs": True},
+    StateChange: {"values": {"approved": True}},
+    HistorySearch: {"limit": 10},
+    AssistantFilter: {"graph_id": AGENT},
+    AssistantSearch: {"graph_id": AGENT, "limit": 10, "sort_by": "name", "sort_order": "asc"},
+    VersionSearch: {"limit": 10},
     ItemPut: {"namespace": ["memories", "ada"], "key": "coffee", "value": {"likes": "black", "cups": 2}, "ttl": 1_440},
     ItemName: {"namespace": ["memories", "ada"], "key": "coffee"},
     ItemSearch: {"namespace_prefix": ["memories"], "filter": {"cups": {"$gte": 2}}, "limit": 10},

@@ -217,7 +217,8 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
             schema = {} if kind is object else schemas.of(kind)
             said["content"] = {endpoint.media_type: {"schema": schema}}
         found[str(status)] = said
-    return found | {str(status): {"$ref": f"#/components/responses/Error{status}"} for status in _errors_of(endpoint)}
+    errors = {str(status): {"$ref": f"#/components/responses/Error{status}"} for status in _errors_of(endpoint)}
+    return errors | found
 
 
 def _unwrapped(text: str) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from typing import Any
+
+from msgspec import Struct
 
 from trackside._version import __version__
 from trackside.app.server.principal import Permission
@@ -11,17 +15,65 @@ from trackside.app.server.routing import Call, Routes
 routes = Routes("Server")
 
 
-@routes.get("/ok", Permission.public)
-async def ok(call: Call[None, None]) -> Any:
-    """Whether the server answers."""
-    return {"ok": True}
+class Ok(Struct, frozen=True):
+    """It answers."""
+
+    ok: bool
 
 
-@routes.get("/info", Permission.public)
+class OkQuery(Struct):
+    """Whether the database shall be asked, too."""
+
+    check_db: bool = False
+
+
+class Flags(Struct, frozen=True, kw_only=True):
+    """What the server can do, by the names that LangGraph's tools know."""
+
+    assistants: bool
+    crons: bool
+    langsmith: bool
+    langsmith_tracing_replicas: bool
+    strict_resume: bool
+    """Whether a run may ask that a resume be refused which answers no open question."""
+
+
+class Host(Struct, frozen=True):
+    """Where it runs."""
+
+    kind: str
+
+
+class Info(Struct, frozen=True, kw_only=True):
+    """What the server is."""
+
+    version: str
+    langgraph_py_version: str | None
+    flags: Flags
+    host: Host
+
+
+@routes.get("/ok", Permission.public, query=OkQuery, answers={200: Ok})
+async def ok(call: Call[None, OkQuery]) -> Any:
+    """Whether the server answers; with `check_db` also whether its database does, 503 if it does not."""
+    if call.query.check_db:
+        await call.parts.store.subscriptions.end()
+    return Ok(ok=True)
+
+
+@routes.get("/info", Permission.public, answers={200: Info})
 async def info(call: Call[None, None]) -> Any:
     """The server's version, and what it can do."""
-    return {
-        "version": __version__,
-        "flags": {"assistants": True, "crons": True, "langsmith": False},
-        "host": {"kind": "trackside"},
-    }
+    flags = Flags(assistants=True, crons=True, langsmith=False, langsmith_tracing_replicas=False, strict_resume=False)
+    langgraph = await asyncio.to_thread(_langgraph)  # it is looked up on the disk, once
+    return Info(version=__version__, langgraph_py_version=langgraph, flags=flags, host=Host("trackside"))
+
+
+@cache
+def _langgraph() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # takes 15 ms, and few ask
+
+    try:
+        return version("langgraph")
+    except PackageNotFoundError:
+        return None

@@ -38,7 +38,7 @@ class Renders(Protocol):
 
 
 @routes.get("/runs", Permission.read, query=RunQuery, answers={200: list[RecordedRun]})
-async def list_runs(call: Call[None, RunQuery]) -> Any:
+async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
     """Runs of all threads, those created last first.
 
     `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object.
