@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from trackside.app.server.routing import Endpoint
 from trackside.app.server.wire.assistants import AssistantFilter, AssistantSearch, VersionSearch
+from trackside.app.server.wire.crons import CronCount, CronCreate, CronSearch, CronUpdate
 from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
 from trackside.app.server.wire.runs import CancelMany, RunCreate
 from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
@@ -36,6 +37,10 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
     AssistantFilter: {"graph_id": AGENT},
     AssistantSearch: {"graph_id": AGENT, "limit": 10, "sort_by": "name", "sort_order": "asc"},
     VersionSearch: {"limit": 10},
+    CronCreate: {"assistant_id": AGENT, "schedule": "30 9 * * MON-FRI", "timezone": "Europe/Berlin", "input": {}},
+    CronUpdate: {"schedule": "0 10 * * *", "enabled": False, "metadata": {"team": "red"}},
+    CronSearch: {"metadata": {"team": "red"}, "limit": 10, "sort_by": "next_run_date", "sort_order": "asc"},
+    CronCount: {"metadata": {"team": "red"}},
     ItemPut: {"namespace": ["memories", "ada"], "key": "coffee", "value": {"likes": "black", "cups": 2}, "ttl": 1_440},
     ItemName: {"namespace": ["memories", "ada"], "key": "coffee"},
     ItemSearch: {"namespace_prefix": ["memories"], "filter": {"cups": {"$gte": 2}}, "limit": 10},

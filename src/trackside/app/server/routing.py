@@ -77,6 +77,15 @@ class Call[B, Q]:
         return self._id("run_id")
 
     @property
+    def cron_id(self) -> str:
+        """The cron that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("cron_id")
+
+    @property
     def root(self) -> str:
         """The prefix under which the app is mounted somewhere; empty if it is not."""
         return str(self.scope.get("root_path", ""))

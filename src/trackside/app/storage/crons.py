@@ -158,17 +158,17 @@ class Crons:
 
     async def due(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
         """Crons of these agents of which a run is due by now, those first that have been so for longest."""
-        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.in_(agents))
+        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.in_([*agents]))
         return await self._readers.all(_next_first(query).limit(limit), _cron_of)
 
     async def unknown(self, now: datetime, agents: Collection[str], *, limit: int = 100) -> list[Cron]:
         """Crons of which a run is due by now, of other agents than these."""
-        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.not_in(agents))
+        query = select(crons).where(crons.c.next_run_at <= time("now", now), crons.c.agent.not_in([*agents]))
         return await self._readers.all(_next_first(query).limit(limit), _cron_of)
 
     async def next_due(self, agents: Collection[str]) -> datetime | None:
         """When the next run of one of these agents is due; None: none is."""
-        query = select(crons).where(crons.c.next_run_at.is_not(None), crons.c.agent.in_(agents))
+        query = select(crons).where(crons.c.next_run_at.is_not(None), crons.c.agent.in_([*agents]))
         return await self._readers.first(_next_first(query), lambda row: row.next_run_at)
 
     async def upcoming(self, after: Cron | None, *, limit: int = 100) -> list[Cron]:

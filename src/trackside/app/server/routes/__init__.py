@@ -2,6 +2,7 @@
 
 from trackside.app.server.routes import (
     assistants,
+    crons,
     documents,
     events,
     health,
@@ -25,6 +26,7 @@ GROUPS = (
     threads.routes,
     states.routes,
     assistants.routes,
+    crons.routes,
     events.routes,
     items.routes,
     records.routes,

@@ -1,0 +1,211 @@
+"""Starts the runs of crons when they are due: each of them once, whoever else does the same, and whatever dies in between.
+
+A run is asked for under a key made of its cron and its time, so that it is the same run however often it is asked for; only
+then the cron goes on to its next time, if it still is as it was seen. Whoever comes between the two, or after a process
+that was killed there, finds the run that there is.
+
+A server that was away for hours starts one run of a cron for all that it has missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.schedules import InvalidScheduleError, next_run
+from trackside.app.server.starting import FOLLOWED_MODES, spec_of
+from trackside.app.server.wire.crons import asked_of
+from trackside.app.storage.crons import Cron, Crons
+from trackside.harness import RunManager, RunSpec
+from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
+from trackside.harness.ports import Clock, SystemClock
+
+logger = logging.getLogger("trackside.crons")
+
+_LOOK_EVERY: Final = 30.0
+_LONGEST_PAUSE: Final = 60.0
+_PATIENCE: Final = 600.0
+_JUMP: Final = 60.0
+_AT_ONCE: Final = 100
+
+
+class CronScheduler:
+    """Starts runs as long as it is open. It sleeps until one is due, or something is changed.
+
+    Args:
+        crons: those of the store.
+        manager: what runs are started with.
+        clock: where the time comes from.
+        look_every: seconds after which it looks at what other processes have changed, and at the clock, which may have
+            been put forward or back.
+    """
+
+    def __init__(
+        self, crons: Crons, manager: RunManager, *, clock: Clock | None = None, look_every: float = _LOOK_EVERY
+    ) -> None:
+        self._crons = crons
+        self._manager = manager
+        self._clock = clock or SystemClock()
+        self._look_every = look_every
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._offset: float | None = None
+        self._unknown: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Start runs from now on."""
+        if self._task is None:
+            self._crons.on_change.append(self._changed.set)
+            self._task = asyncio.create_task(self._keep_starting(), name="trackside-crons")
+
+    async def aclose(self) -> None:
+        """Start no more. May be called again."""
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        self._crons.on_change.remove(self._changed.set)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep_starting(self) -> None:
+        pause = 1.0
+        while True:
+            self._changed.clear()
+            try:
+                seconds = await self._look()
+                pause = 1.0
+            except ClosedError:  # nothing can be started any more
+                return
+            except Exception as exc:  # whatever it is, the crons of everybody would stand still if this ended
+                logger.warning("crons wait %.0f s: %s", pause, exc, exc_info=not isinstance(exc, TracksideError))
+                await asyncio.sleep(pause)
+                seconds, pause = 0.0, min(2 * pause, _LONGEST_PAUSE)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> float:
+        """Start what is due; how many seconds there is nothing to do then.
+
+        Raises:
+            ClosedError: the manager, or the store, is closed.
+            TracksideError: the store is away.
+        """
+        agents = self._manager.agents
+        if self._clock_was_put_back():
+            await self._bring_forward()
+        while due := await self._crons.due(self._clock.now(), agents, limit=_AT_ONCE):
+            # Together, for one commit does for many.
+            ended = await asyncio.gather(*(self._start(cron) for cron in due), return_exceptions=True)
+            for failure in ended:
+                if failure is not None:
+                    raise failure
+        await self._give_up_unknown()
+        coming = await self._crons.next_due(agents)
+        if coming is None:
+            return self._look_every
+        return min(self._look_every, max(0.0, (coming - self._clock.now()).total_seconds()))
+
+    async def _start(self, cron: Cron) -> None:
+        """Start the run that is due, unless that is done, and have the cron go on."""
+        due = cron.next_run_at
+        assert due is not None
+        is_over = cron.end_time is not None and self._clock.now() > cron.end_time
+        reason = None if is_over else await self._reason_against(cron, due)
+        if reason is None:
+            await self._go_on(cron, max(due, self._clock.now()))
+        else:
+            await self._disable(cron, reason)
+
+    async def _reason_against(self, cron: Cron, due: datetime) -> Exception | None:
+        """Start a run, if it is not there; the reason why there can never be one, if that is so.
+
+        Raises:
+            ClosedError: the manager is closed.
+            TracksideError: the store is away.
+        """
+        try:
+            handle = await self._manager.start(self._spec(cron, due))
+        except ThreadBusyError as exc:  # which is what it was asked to do then
+            logger.info("cron %s starts no run for %s: %s", cron.cron_id, due, exc)
+        except (TracksideError, msgspec.ValidationError) as exc:
+            if isinstance(exc, TracksideError) and (exc.retryable or exc.fault == "store" or type(exc) is ClosedError):
+                raise
+            is_there = isinstance(exc, InvalidSpecError) and exc.details.get("field") == "idempotency_key"
+            return None if is_there else exc  # it is there, and the cron asks for something else since
+        except Exception:  # a mistake of ours, or the agent's: that of one cron is not to keep all others waiting
+            logger.exception("cron %s starts no run for %s", cron.cron_id, due)
+        else:
+            logger.info("cron %s has run %s for %s", cron.cron_id, handle.run_id, due)
+        return None
+
+    def _spec(self, cron: Cron, due: datetime) -> RunSpec:
+        owner = Principal(identity=cron.owner, permission=Permission.run)
+        spec = spec_of(asked_of(cron), self._manager, owner, cron.thread_id, modes=FOLLOWED_MODES)
+        return replace(
+            spec,
+            trigger="cron",
+            metadata={**cron.metadata, "cron_id": cron.cron_id},
+            idempotency_key=f"cron:{cron.cron_id}:{due.isoformat()}",
+        )
+
+    async def _go_on(self, cron: Cron, when: datetime) -> None:
+        """Have a cron's next run be the first one after `when`, if the cron still is as it was."""
+        try:
+            coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, when)
+        except InvalidScheduleError as exc:  # a time zone that is not there any more
+            await self._disable(cron, exc)
+        else:
+            await self._crons.replace(cron, replace(cron, next_run_at=coming))
+
+    async def _disable(self, cron: Cron, reason: object) -> None:
+        logger.warning("cron %s is disabled: %s", cron.cron_id, reason)
+        why, now = str(reason), self._clock.now()
+        changed = replace(cron, enabled=False, disabled_because=why, next_run_at=None, updated_at=now)
+        await self._crons.replace(cron, changed)
+
+    async def _give_up_unknown(self) -> None:
+        """Disable crons of agents that are not here, and that no other process has started for a while."""
+        unknown = await self._crons.unknown(self._clock.now(), self._manager.agents, limit=_AT_ONCE)
+        now = self._clock.monotonic()
+        self._unknown = {cron.cron_id: self._unknown.get(cron.cron_id, now) for cron in unknown}
+        for cron in unknown:
+            if now - self._unknown[cron.cron_id] >= _PATIENCE:
+                minutes = _PATIENCE / 60
+                await self._disable(cron, f"for {minutes:.0f} minutes no server had an agent {cron.agent!r}")
+
+    def _clock_was_put_back(self) -> bool:
+        """Whether it was since the last look; it may have been before the first one."""
+        before, self._offset = self._offset, self._clock.now().timestamp() - self._clock.monotonic()
+        return before is None or self._offset < before - _JUMP
+
+    async def _bring_forward(self) -> None:
+        """See that no cron waits for a time that was worked out by a clock which was ahead.
+
+        Runs that were started by that clock are not started again: they have their keys.
+        """
+        last: Cron | None = None
+        while page := await self._crons.upcoming(last, limit=_AT_ONCE):
+            for cron in page:
+                await self._bring_forward_one(cron)
+            last = page[-1]
+
+    async def _bring_forward_one(self, cron: Cron) -> None:
+        now = self._clock.now()
+        if cron.next_run_at is None or cron.next_run_at <= now + timedelta(seconds=_JUMP):
+            return
+        try:
+            coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
+        except InvalidScheduleError as exc:
+            await self._disable(cron, exc)
+            return
+        if coming is not None and coming < cron.next_run_at:
+            await self._crons.replace(cron, replace(cron, next_run_at=coming))

@@ -1,0 +1,182 @@
+"""Crons: runs that are started again and again, on one thread or each on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission, Principal
+from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.schedules import next_run
+from trackside.app.server.starting import agent_named, spec_of
+from trackside.app.server.wire.assistants import agent_of
+from trackside.app.server.wire.crons import (
+    CronCount,
+    CronCreate,
+    CronInfo,
+    CronSearch,
+    CronUpdate,
+    asked_of,
+    cron_on_wire,
+    payload_of,
+    utc_of,
+    with_changes,
+)
+from trackside.app.storage.crons import Cron, CronPage
+from trackside.harness import RunManager
+from trackside.harness.ids import new_id
+from trackside.harness.payload import whole
+
+routes = Routes("Crons")
+
+_PATH = "/runs/crons/{cron_id}"
+
+
+@routes.post("/runs/crons", Permission.run, body=CronCreate, answers={200: CronInfo})
+async def create_cron(call: Call[CronCreate, None]) -> Any:
+    """Have runs started again and again, each on a thread of its own.
+
+    A thread is removed when its run has ended, unless `on_run_completed` is `keep`.
+    """
+    return await _create(call, None, call.principal.identity)
+
+
+@routes.post("/threads/{thread_id}/runs/crons", Permission.run, body=CronCreate, answers={200: CronInfo})
+async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
+    """Have runs started again and again on a thread that is there."""
+    thread = await call.parts.store.threads_of(call.principal.owner).get(call.thread_id)
+    # Runs of a thread are its owner's, whoever asks for them.
+    return await _create(call, thread.thread_id, thread.owner or call.principal.identity)
+
+
+@routes.patch(_PATH, Permission.run, body=CronUpdate, answers={200: CronInfo})
+async def update_cron(call: Call[CronUpdate, None]) -> Any:
+    """Change a cron. Metadata are merged, all else takes the place of what was there."""
+    crons = call.parts.store.crons
+    while True:  # the scheduler, or somebody else, may change it meanwhile
+        cron = await crons.get(call.cron_id, owner=call.principal.owner)
+        if cron is None:
+            raise _unknown(call.cron_id)
+        changed = await _changed(cron, call.body, call.parts.manager)
+        if await crons.replace(cron, changed):
+            return cron_on_wire(changed)
+
+
+@routes.delete(_PATH, Permission.run, answers={204: None})
+async def delete_cron(call: Call[None, None]) -> Any:
+    """Start no more of a cron's runs. Those that were started go on."""
+    if not await call.parts.store.crons.delete(call.cron_id, owner=call.principal.owner):
+        raise _unknown(call.cron_id)
+    return empty()
+
+
+@routes.post("/runs/crons/search", Permission.read, body=CronSearch, answers={200: list[CronInfo]})
+async def search_crons(call: Call[CronSearch, None]) -> Any:
+    """Find crons, newest first unless `sort_by` says otherwise.
+
+    `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page, if there is one.
+    """
+    wanted = call.body
+    offset = wanted.offset or 0
+    page = await _found(call, limit=10 if wanted.limit is None else wanted.limit, offset=offset, **_order(wanted))
+    headers = {"X-Pagination-Total": str(page.total)}
+    if (following := offset + len(page.crons)) < page.total:
+        headers["X-Pagination-Next"] = str(following)
+    shown = [cron_on_wire(cron) for cron in page.crons]
+    if wanted.select is None:
+        return json_reply(shown, headers=headers)
+    now = {"now": datetime.now(UTC)}
+    whole_ones = [msgspec.to_builtins(cron) | now for cron in shown]
+    return json_reply(
+        [{name: one[name] for name in one if name in wanted.select} for one in whole_ones], headers=headers
+    )
+
+
+@routes.post("/runs/crons/count", Permission.read, body=CronCount, answers={200: int})
+async def count_crons(call: Call[CronCount, None]) -> Any:
+    """How many crons there are."""
+    return (await _found(call, limit=0)).total
+
+
+async def _create(call: Call[CronCreate, None], thread_id: str | None, owner: str | None) -> CronInfo:
+    asked, manager, now = call.body, call.parts.manager, datetime.now(UTC)
+    end_time, is_enabled = utc_of(asked.end_time), asked.enabled is not False
+    if end_time is not None and end_time <= now:
+        raise HttpError(status=422, detail=f"end_time = {asked.end_time} is over: no run would be started")
+    cron = Cron(
+        cron_id=new_id(),
+        agent=agent_named(asked.assistant_id, manager),
+        thread_id=thread_id,
+        schedule=asked.schedule,
+        timezone=asked.timezone,
+        end_time=end_time,
+        enabled=is_enabled,
+        on_run_completed=asked.on_run_completed,
+        payload=payload_of(asked, thread_id),
+        metadata=whole(asked.metadata or {}),
+        owner=owner,
+        created_at=now,
+        updated_at=now,
+    )
+    cron = await _due(_checked(cron, manager), now)
+    await call.parts.store.crons.create(cron)
+    return cron_on_wire(cron)
+
+
+async def _changed(cron: Cron, changes: CronUpdate, manager: RunManager) -> Cron:
+    now = datetime.now(UTC)
+    changed = replace(_checked(with_changes(cron, changes), manager), updated_at=now)
+    if _times(changed) == _times(cron):
+        return changed
+    return await _due(changed, now)
+
+
+def _times(cron: Cron) -> tuple[Any, ...]:
+    return cron.schedule, cron.timezone, cron.end_time, cron.enabled
+
+
+async def _due(cron: Cron, now: datetime) -> Cron:
+    """The cron with the time of its next run."""
+    coming = await asyncio.to_thread(next_run, cron.schedule, cron.timezone, cron.end_time, now)
+    reason = None if cron.enabled else cron.disabled_because
+    return replace(cron, next_run_at=coming if cron.enabled else None, disabled_because=reason)
+
+
+def _checked(cron: Cron, manager: RunManager) -> Cron:
+    """The cron, if runs like that can be started.
+
+    Raises:
+        HttpError: they cannot.
+    """
+    if cron.thread_id is not None and cron.on_run_completed is not None:
+        raise HttpError(status=422, detail="on_run_completed is for crons whose runs have threads of their own")
+    spec_of(asked_of(cron), manager, Principal(identity=cron.owner, permission=Permission.run), cron.thread_id)
+    return cron
+
+
+async def _found(call: Call[Any, None], **page: Any) -> CronPage:
+    wanted: CronCount = call.body
+    agent = wanted.assistant_id
+    if agent is not None:
+        agent = agent_of(agent, call.parts.manager.agents) or agent  # the cron may be there still, and its agent not
+    return await call.parts.store.crons.search(
+        owner=call.principal.owner,
+        agent=agent,
+        thread_id=wanted.thread_id,
+        metadata=wanted.metadata,
+        **page,
+    )
+
+
+def _order(wanted: CronSearch) -> dict[str, Any]:
+    return {"enabled": wanted.enabled, "sort_by": wanted.order, "descending": wanted.sort_order != "asc"}
+
+
+def _unknown(cron_id: str) -> HttpError:
+    return HttpError(status=404, detail=f"there is no cron {cron_id}: its id is wrong, or it was deleted")

@@ -1,0 +1,208 @@
+"""Crons on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.server.wire.runs import RunCreate, StreamMode
+from trackside.app.storage.crons import Cron, CronOrder
+from trackside.harness.payload import whole
+from trackside.harness.types import JsonObject
+
+type Moment = Annotated[datetime, Meta(description="ISO 8601; UTC if it has no offset")]
+type OnCompleted = Literal["delete", "keep"]
+type Multitask = Literal["reject", "enqueue", "interrupt", "rollback"]
+type Durability = Literal["sync", "async", "exit"]
+type SortBy = Literal["cron_id", "assistant_id", "thread_id", "created_at", "updated_at", "next_run_date", "end_time"]
+type CronField = Literal[
+    "cron_id",
+    "assistant_id",
+    "thread_id",
+    "end_time",
+    "schedule",
+    "timezone",
+    "created_at",
+    "updated_at",
+    "user_id",
+    "payload",
+    "next_run_date",
+    "metadata",
+    "now",
+    "on_run_completed",
+    "enabled",
+    "disabled_because",
+]
+
+_ORDERS: Final[Mapping[SortBy, CronOrder]] = {
+    "cron_id": "cron_id",
+    "assistant_id": "agent",
+    "thread_id": "thread_id",
+    "created_at": "created_at",
+    "updated_at": "updated_at",
+    "next_run_date": "next_run_at",
+    "end_time": "end_time",
+}
+
+
+class CronOptions(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a cron asks for each time. What is left out, or null, has its default, or stays."""
+
+    input: Any = None
+    config: dict[str, Any] | None = None
+    context: Any = None
+    interrupt_before: str | list[str] | None = None
+    interrupt_after: str | list[str] | None = None
+    webhook: str | None = None
+    stream_mode: StreamMode | list[StreamMode] | None = None
+    stream_subgraphs: bool | None = None
+    stream_resumable: bool | None = None
+    durability: Durability | None = None
+
+
+_NAMES: Final = CronOptions.__struct_fields__
+
+
+class CronCreate(CronOptions, forbid_unknown_fields=True, kw_only=True):
+    """Runs to be started again and again: of which assistant, when, until when."""
+
+    assistant_id: str
+    schedule: str
+    timezone: str | None = None
+    end_time: Moment | None = None
+    enabled: bool | None = None
+    metadata: dict[str, Any] | None = None
+    on_run_completed: OnCompleted | None = None
+    multitask_strategy: Multitask | None = None
+    checkpoint_during: bool | None = None
+
+
+class CronUpdate(CronOptions, forbid_unknown_fields=True, kw_only=True):
+    """What is to be changed of a cron. Metadata are merged; an `end_time` that is null is taken away."""
+
+    schedule: str | None = None
+    timezone: str | None = None
+    end_time: Moment | UnsetType | None = UNSET
+    enabled: bool | None = None
+    metadata: dict[str, Any] | None = None
+    on_run_completed: OnCompleted | None = None
+
+
+class CronCount(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which crons."""
+
+    assistant_id: str | None = None
+    thread_id: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class CronSearch(CronCount, forbid_unknown_fields=True, kw_only=True):
+    """Which crons, and which page of them. `select` names the fields that are wanted."""
+
+    enabled: bool | None = None
+    limit: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    offset: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    sort_by: SortBy | None = None
+    sort_order: Literal["asc", "desc"] | None = None
+    select: list[CronField] | None = None
+
+    @property
+    def order(self) -> CronOrder:
+        """What they are sorted by."""
+        return _ORDERS[self.sort_by or "created_at"]
+
+
+class CronInfo(Struct, frozen=True, kw_only=True):
+    """A cron, as clients see it. Times are ISO 8601."""
+
+    cron_id: str
+    assistant_id: str
+    thread_id: str | None
+    schedule: str
+    timezone: str | None
+    end_time: datetime | None
+    enabled: bool
+    disabled_because: str | None
+    """Why it was disabled without anybody asking for it."""
+    on_run_completed: OnCompleted | None
+    payload: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    user_id: str | None
+    next_run_date: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def cron_on_wire(cron: Cron) -> CronInfo:
+    """A cron as clients see it."""
+    return CronInfo(
+        cron_id=cron.cron_id,
+        assistant_id=assistant_id_of(cron.agent),
+        thread_id=cron.thread_id,
+        schedule=cron.schedule,
+        timezone=cron.timezone,
+        end_time=cron.end_time,
+        enabled=cron.enabled,
+        disabled_because=cron.disabled_because,
+        on_run_completed=cron.on_run_completed,  # type: ignore[arg-type]  # nothing else is stored
+        payload=cron.payload,
+        metadata=cron.metadata,
+        user_id=cron.owner,
+        next_run_date=cron.next_run_at,
+        created_at=cron.created_at,
+        updated_at=cron.updated_at,
+    )
+
+
+def utc_of(when: datetime | None) -> datetime | None:
+    """A time in UTC; one without an offset is there already."""
+    if when is None:
+        return None
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def payload_of(asked: CronCreate, thread_id: str | None) -> JsonObject:
+    """What is stored of what is asked for each time."""
+    payload = _options(asked, (*_NAMES, "assistant_id", "multitask_strategy", "checkpoint_during"))
+    return payload if thread_id is None else {**payload, "thread_id": thread_id}
+
+
+def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
+    """A cron that asks for something else, or at other times; when it is due is to be worked out."""
+    changed = replace(
+        cron,
+        payload={**cron.payload, **_options(changes, _NAMES)},
+        metadata={**cron.metadata, **whole(changes.metadata or {})},
+    )
+    for name in ("schedule", "timezone", "enabled", "on_run_completed"):
+        if (value := getattr(changes, name)) is not None:
+            changed = replace(changed, **{name: value})
+    if changes.end_time is not UNSET:
+        changed = replace(changed, end_time=utc_of(changes.end_time))
+    return changed
+
+
+def asked_of(cron: Cron) -> RunCreate:
+    """What a client would ask for who starts a run of a cron.
+
+    Raises:
+        msgspec.ValidationError: another version has stored what this one does not know.
+    """
+    options = {name: value for name, value in cron.payload.items() if name != "thread_id"}
+    options |= {"assistant_id": cron.agent, "metadata": dict(cron.metadata)}
+    if cron.thread_id is None:
+        options["on_completion"] = cron.on_run_completed or "delete"
+    return msgspec.convert(options, RunCreate)
+
+
+def _options(said: Struct, names: tuple[str, ...]) -> JsonObject:
+    """Those that were said, as JSON."""
+    named = {name: getattr(said, name) for name in names}
+    options: JsonObject = whole({name: value for name, value in named.items() if value is not None})
+    return options

@@ -1,0 +1,319 @@
+"""Crons, as LangGraph's SDK makes, finds, changes and deletes them; and the runs that they start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from langgraph_sdk import get_client, get_sync_client
+
+from trackside import RunContext
+from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.settings import AccessSettings
+from trackside.app.storage.crons import Cron
+
+LONG_AGO = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOURLY = "0 * * * *"
+
+
+class Counting:
+    """An agent that says which runs of it there were."""
+
+    def __init__(self) -> None:
+        self.runs: asyncio.Queue[tuple[Any, RunContext]] = asyncio.Queue()
+
+    async def __call__(self, input: Any, run: RunContext) -> Any:
+        await self.runs.put((input, run))
+        return {"given": input}
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+async def served(serve_agents: Any, counting: Counting) -> AsyncIterator[Any]:
+    async with serve_agents({"counting": counting}) as served:
+        yield served
+
+
+async def new_thread(served: Any, owner: str | None = None) -> str:
+    thread = await served.app.store.threads_of(owner).create(belongs_to=owner)
+    return str(thread.thread_id)
+
+
+async def become_due(served: Any, cron_id: str, when: datetime = LONG_AGO) -> None:
+    """As if it were time."""
+    cron: Cron = await served.app.store.crons.get(cron_id)
+    assert await served.app.store.crons.replace(cron, replace(cron, next_run_at=when))
+
+
+async def disabled(served: Any, cron_id: str) -> Cron:
+    """The cron, once it is disabled."""
+    changed = asyncio.Event()
+    served.app.store.crons.on_change.append(changed.set)
+    while (cron := await served.app.store.crons.get(cron_id)).enabled:
+        await changed.wait()
+        changed.clear()
+    return cron  # type: ignore[no-any-return]  # `served` is any
+
+
+async def test_a_cron_is_made_with_every_option(served: Any) -> None:
+    end = datetime.now(UTC) + timedelta(days=400)
+    cron = await served.client.crons.create(
+        "counting",
+        schedule="30 9 * * MON-FRI",
+        input={"a": 1},
+        metadata={"team": "red"},
+        config={"tags": ["x"]},
+        context={"user": "ada"},
+        interrupt_before=["node"],
+        interrupt_after="*",
+        webhook="https://example.com/hook",
+        on_run_completed="keep",
+        multitask_strategy="reject",
+        end_time=end,
+        enabled=True,
+        timezone=ZoneInfo("Europe/Berlin"),
+        stream_mode=["values", "custom"],
+        stream_subgraphs=True,
+        stream_resumable=True,
+        durability="sync",
+    )
+
+    assert cron["assistant_id"] == assistant_id_of("counting")
+    assert (cron["schedule"], cron["timezone"]) == ("30 9 * * MON-FRI", "Europe/Berlin")
+    assert datetime.fromisoformat(cron["end_time"]) == end
+    assert (cron["thread_id"], cron["user_id"], cron["enabled"]) == (None, None, True)
+    assert (cron["on_run_completed"], cron["metadata"]) == ("keep", {"team": "red"})
+    coming = datetime.fromisoformat(cron["next_run_date"]).astimezone(ZoneInfo("Europe/Berlin"))
+    assert (coming.hour, coming.minute, coming > datetime.now(UTC)) == (9, 30, True)
+    assert cron["payload"] == {
+        "assistant_id": "counting",
+        "input": {"a": 1},
+        "config": {"tags": ["x"]},
+        "context": {"user": "ada"},
+        "interrupt_before": ["node"],
+        "interrupt_after": "*",
+        "webhook": "https://example.com/hook",
+        "multitask_strategy": "reject",
+        "stream_mode": ["values", "custom"],
+        "stream_subgraphs": True,
+        "stream_resumable": True,
+        "durability": "sync",
+    }
+    assert (await served.client.crons.search()) == [cron]
+
+
+async def test_a_cron_is_changed_in_part(served: Any) -> None:
+    end = datetime.now(UTC) + timedelta(days=400)
+    crons = served.client.crons
+    made = await crons.create("counting", schedule=HOURLY, input={"a": 1}, metadata={"a": 1, "b": 1}, end_time=end)
+
+    changed = await crons.update(
+        made["cron_id"], input={"b": 2}, metadata={"b": 2}, webhook="https://example.com", on_run_completed="keep"
+    )
+    assert changed["payload"] == {"assistant_id": "counting", "input": {"b": 2}, "webhook": "https://example.com"}
+    assert (changed["metadata"], changed["on_run_completed"]) == ({"a": 1, "b": 2}, "keep")
+    assert (changed["next_run_date"], changed["end_time"]) == (made["next_run_date"], made["end_time"])
+    assert changed["updated_at"] > made["updated_at"]
+
+    elsewhere = await crons.update(made["cron_id"], schedule="0 0 1 1 *", timezone="Asia/Tokyo", end_time=None)
+    assert datetime.fromisoformat(elsewhere["next_run_date"]).hour == 15
+    assert elsewhere["end_time"] is None
+
+    off = await crons.update(made["cron_id"], enabled=False)
+    assert (off["enabled"], off["next_run_date"]) == (False, None)
+    on = await crons.update(made["cron_id"], enabled=True)
+    assert (on["enabled"], on["next_run_date"]) == (True, elsewhere["next_run_date"])
+    assert await crons.search() == [on]
+
+
+async def test_crons_are_found_counted_and_deleted(served: Any) -> None:
+    crons = served.client.crons
+    thread_id = await new_thread(served)
+    a = await crons.create("counting", schedule=HOURLY, metadata={"team": "red"}, enabled=False)
+    b = await crons.create(assistant_id_of("counting"), schedule=HOURLY, metadata={"team": "red", "n": 1})
+    c = await crons.create_for_thread(thread_id, "counting", schedule="* * * * *")
+
+    assert [cron["cron_id"] for cron in await crons.search()] == [c["cron_id"], b["cron_id"], a["cron_id"]]
+    assert await crons.search(assistant_id="counting", limit=1, offset=1) == [b]
+    assert await crons.search(assistant_id=assistant_id_of("counting"), enabled=False) == [a]
+    assert await crons.search(assistant_id="gone") == []
+    assert await crons.search(thread_id=thread_id) == [c]
+    assert await crons.search(metadata={"team": "red", "n": 1}) == [b]
+    assert [one["cron_id"] for one in await crons.search(sort_by="created_at", sort_order="asc", limit=1)] == [
+        a["cron_id"]
+    ]
+    assert await crons.search(enabled=False, select=["cron_id", "enabled"]) == [
+        {"cron_id": a["cron_id"], "enabled": False}
+    ]
+    assert (await crons.search(select=["now"]))[0].keys() == {"now"}
+    assert await crons.count() == 3
+    assert await crons.count(assistant_id="counting", thread_id=thread_id) == 1
+    assert await crons.count(metadata={"team": "red"}) == 2
+    assert await crons.delete(a["cron_id"]) is None
+    assert await crons.count() == 2
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        page = await http.post("/runs/crons/search", json={"limit": 1})
+    assert (page.headers["x-pagination-total"], page.headers["x-pagination-next"]) == ("2", "1")
+
+
+async def test_the_client_that_waits_works_too(served: Any) -> None:
+    thread_id = await new_thread(served)
+
+    def use() -> list[Any]:
+        with get_sync_client(url=served.url, api_key=None) as client:
+            made: Any = client.crons.create("counting", schedule=HOURLY)
+            mine: Any = client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            changed = client.crons.update(made["cron_id"], schedule="1 * * * *")
+            found = client.crons.search(thread_id=thread_id)
+            client.crons.delete(mine["cron_id"])
+            return [changed["schedule"], [one["cron_id"] == mine["cron_id"] for one in found], client.crons.count()]
+
+    assert await asyncio.to_thread(use) == ["1 * * * *", [True], 1]
+
+
+async def test_a_run_that_is_due_is_started_and_its_thread_removed(served: Any, counting: Counting) -> None:
+    cron = await served.client.crons.create("counting", schedule=HOURLY, input={"a": 1}, metadata={"team": "red"})
+    await become_due(served, cron["cron_id"])
+    given, run = await counting.runs.get()
+
+    assert given == {"a": 1}
+    assert run.metadata == {"team": "red", "cron_id": cron["cron_id"]}
+    started = await _whole(served, run.run_id)
+    assert started["trigger"] == "cron"
+    assert await served.app.store.thread(run.thread_id) is None
+    (after,) = await served.client.crons.search()
+    assert datetime.fromisoformat(after["next_run_date"]) > datetime.now(UTC)
+    assert counting.runs.empty(), "one run for all that was missed"
+
+
+async def _whole(served: Any, run_id: str) -> dict[str, Any]:
+    """What the start of a run says, once it has ended, and its thread with it."""
+    events: list[Any] = []
+    async for stored in served.app.store.follow():
+        if stored.event.run_id == run_id:
+            events.append(stored.event)
+            if stored.event.event_type in {"run_completed", "run_failed"}:
+                break
+    return dict(events[0].payload)
+
+
+async def test_a_thread_is_kept_if_that_is_wanted(served: Any, counting: Counting) -> None:
+    cron = await served.client.crons.create("counting", schedule=HOURLY, on_run_completed="keep")
+    await become_due(served, cron["cron_id"])
+    _, run = await counting.runs.get()
+    await _whole(served, run.run_id)
+
+    assert await served.app.store.thread(run.thread_id) is not None
+
+
+async def test_a_cron_of_a_thread_runs_on_it(served: Any, counting: Counting) -> None:
+    thread_id = await new_thread(served)
+    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+    assert cron["payload"]["thread_id"] == cron["thread_id"] == thread_id
+
+    await become_due(served, cron["cron_id"])
+    _, run = await counting.runs.get()
+
+    assert run.thread_id == thread_id
+
+
+async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: Any, counting: Counting) -> None:
+    thread_id = await new_thread(served)
+    cron = await served.client.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+    await served.app.store.threads_of(None).remove(thread_id)
+    await become_due(served, cron["cron_id"])
+    await disabled(served, cron["cron_id"])
+
+    (found,) = await served.client.crons.search()
+    assert (found["enabled"], found["next_run_date"]) == (False, None)
+    assert thread_id in found["disabled_because"]
+    again = await served.client.crons.update(cron["cron_id"], enabled=True)
+    assert again["disabled_because"] is None
+    assert counting.runs.empty()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"assistant_id": "nobody"}, "nobody"),
+        ({"schedule": "every day"}, "schedule"),
+        ({"schedule": "* * * * * *"}, "five fields"),
+        ({"schedule": "61 * * * *"}, "minute"),
+        ({"schedule": "0 0 30 2 *"}, "day-of-month"),
+        ({"schedule": "0," * 200 + "0 * * * *"}, "schedule"),
+        ({"timezone": "Europe/Trackside"}, "timezone"),
+        ({"timezone": "../../etc/passwd"}, "timezone"),
+        ({"timezone": "Europe"}, "timezone"),
+        ({"end_time": "2026-01-01T00:00:00"}, "end_time"),
+        ({"on_run_completed": "archive"}, "on_run_completed"),
+        ({"multitask_strategy": "ask"}, "multitask_strategy"),
+        ({"after_seconds": 5}, "after_seconds"),
+    ],
+)
+async def test_what_does_not_fit_is_named(served: Any, changes: dict[str, Any], named: str) -> None:
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        refused = await http.post("/runs/crons", json={"assistant_id": "counting", "schedule": HOURLY} | changes)
+
+    assert refused.status_code == 422
+    assert named in refused.json()["detail"]
+    assert await served.client.crons.count() == 0
+
+
+async def test_crons_of_threads_that_are_not_there_are_refused(served: Any) -> None:
+    thread_id = await new_thread(served)
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        body = {"assistant_id": "counting", "schedule": HOURLY}
+        missing = await http.post(f"/threads/{uuid4()}/runs/crons", json=body)
+        named = await http.post("/threads/mine/runs/crons", json=body)
+        path = f"/threads/{thread_id}/runs/crons"
+        ends = await http.post(path, json=body | {"on_run_completed": "delete"})
+        gone = await http.patch(f"/runs/crons/{uuid4()}", json={"enabled": False})
+        never = await http.delete(f"/runs/crons/{uuid4()}")
+
+    assert [one.status_code for one in (missing, named, ends, gone, never)] == [404, 422, 422, 404, 404]
+    assert "on_run_completed" in ends.json()["detail"]
+
+
+async def test_nobody_sees_the_crons_of_somebody_else(serve_agents: Any, counting: Counting) -> None:
+    async with serve_agents({"counting": counting}, access=AccessSettings(auth="keys")) as served:
+        keys = served.app.store.api_keys
+        ada, eve = [(await keys.create("key", owner=owner)).secret for owner in ("ada", "eve")]
+        root = (await keys.create("key", owner="root", permission="admin")).secret
+        async with (
+            get_client(url=served.url, api_key=ada) as adas,
+            get_client(url=served.url, api_key=eve) as eves,
+            get_client(url=served.url, api_key=root) as roots,
+        ):
+            cron: Any = await adas.crons.create("counting", schedule=HOURLY)
+            thread_id = await new_thread(served, "ada")
+            attempts: list[Callable[[], Any]] = [
+                lambda: eves.crons.update(cron["cron_id"], enabled=False),
+                lambda: eves.crons.delete(cron["cron_id"]),
+                lambda: eves.crons.create_for_thread(thread_id, "counting", schedule=HOURLY),
+            ]
+            for attempt in attempts:
+                with pytest.raises(httpx.HTTPStatusError) as refused:
+                    await attempt()
+                assert refused.value.response.status_code == 404
+            assert await eves.crons.search() == []
+            assert await eves.crons.count() == 0
+            by_root: Any = await roots.crons.create_for_thread(thread_id, "counting", schedule=HOURLY)
+            assert {by_root["user_id"], cron["user_id"]} == {"ada"}
+            assert await roots.crons.count() == 2
+            assert [one["cron_id"] for one in await adas.crons.search(limit=1)] == [by_root["cron_id"]]
+
+            await become_due(served, by_root["cron_id"])
+            _, run = await counting.runs.get()
+            assert run.thread_id == thread_id
+            assert (await adas.runs.get(run.thread_id, run.run_id))["run_id"] == run.run_id
