@@ -196,12 +196,12 @@ def test_on_a_terminal_the_streamed_answer_is_there_once(terminal: OpenTerminal)
 def test_a_missing_package_is_named_with_what_to_install(trackside: Trackside, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["langgraph.checkpoint.sqlite.aio"] = None\n')
 
-    done = trackside("run", "graph.py:graph", "hello", PYTHONPATH=str(tmp_path))
+    chosen = {"TRACKSIDE_CHECKPOINTS_SAVER": "langgraph", "PYTHONPATH": str(tmp_path)}
+    done = trackside("run", "graph.py:graph", "hello", **chosen)
 
     assert done.returncode == 2
-    assert (
-        "needs langgraph-checkpoint-sqlite, which is not installed: pip install 'trackside[langgraph]'" in done.stderr
-    )
+    needs = """checkpoints.saver = "langgraph" needs langgraph-checkpoint-sqlite, which is not installed"""
+    assert f"{needs}: pip install 'trackside[langgraph-sqlite]'" in done.stderr
 
 
 def test_a_text_for_a_graph_without_messages_is_answered_with_the_keys_it_takes(here: Trackside) -> None:

@@ -1,4 +1,4 @@
-"""Graphs without a checkpointer of their own, on PostgreSQL: the database that has the log remembers their threads, too."""
+"""LangGraph's own saver on PostgreSQL, for those who choose it: the database that has the log remembers threads, too."""
 
 import asyncio
 import builtins
@@ -48,7 +48,7 @@ def counting(reached: asyncio.Event | None = None) -> Any:
 
 @asynccontextmanager
 async def app_of(url: str, graph: Any) -> AsyncIterator[App]:
-    async with open_app(Settings(database_url=url), {"graph": graph}) as app:
+    async with open_app(Settings(database_url=url, checkpoints_saver="langgraph"), {"graph": graph}) as app:
         yield app
 
 

@@ -89,6 +89,9 @@ class Settings:
     database_spool: str | None = None
     """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
     `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""
+    checkpoints_saver: str = "store"
+    """What keeps the threads of LangGraph's graphs that have no checkpointer of their own: "store", the store itself, or
+    "langgraph", LangGraph's own saver for the database."""
     default_limits: AgentLimits = field(default_factory=AgentLimits)
     """What the runs of an agent may take that has no limits of its own."""
     limits: Mapping[str, AgentLimits] = field(default_factory=lambda: MappingProxyType({}))
@@ -179,6 +182,7 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
         agents={name: values[""] for name, values in owned["agents"].items()},
         database_url=_URL.sub(lambda scheme: scheme[0].lower(), database.get("url", DEFAULT_DATABASE_URL), 1),
         database_spool=database.get("spool"),
+        **{f"checkpoints_{name}": value for name, value in plain["checkpoints"].items()},
         default_limits=limits,
         limits={name: replace(limits, **own) for name, own in owned["limits"].items()},
         stopping=StopPolicy(**stopping),

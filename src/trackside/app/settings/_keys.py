@@ -21,6 +21,7 @@ SERVER_APP = "server.app"
 SERVER_HOST = "server.host"
 SERVER_PORT = "server.port"
 OBSERVERS = "observers"
+SAVERS = ("store", "langgraph")
 
 _VARIABLES = "TRACKSIDE_"
 _LAST_PORT = 65_535
@@ -133,6 +134,12 @@ def parse_switch(value: Any) -> bool:
     return switch
 
 
+def _saver(value: Any) -> str:
+    if value not in SAVERS:
+        raise ValueError(f'{value!r} is no saver; choose "{SAVERS[0]}" or "{SAVERS[1]}"')
+    return str(value)
+
+
 type _Kinds = Mapping[str, Callable[[Any], Any]]
 
 _LIMITS: _Kinds = {
@@ -146,6 +153,7 @@ _LIMITS: _Kinds = {
 }
 _PLAIN: Mapping[str, _Kinds] = {
     "database": {"url": parse_text, "spool": parse_text},
+    "checkpoints": {"saver": _saver},
     "limits": _LIMITS,
     "runs": {
         "max_running": parse_count,

@@ -74,18 +74,12 @@ class App:
     settings: Settings
     authenticator: Authenticator | None
     """What knows who asks the server."""
-    closing: AsyncExitStack
-    """What is closed with this app, before its manager."""
 
     @cached_property
     def parts(self) -> ServerParts:
-        """What the HTTP server of this app answers with. From the first look at it on, it starts the runs of crons, too."""
+        """What the HTTP server of this app answers with."""
         from trackside.app.server import ServerOptions, ServerParts
-        from trackside.app.server.crons import CronScheduler
 
-        crons = CronScheduler(self.store.crons, self.manager)
-        crons.begin()
-        self.closing.push_async_callback(crons.aclose)
         server, access = self.settings.server, self.settings.access
         return ServerParts(
             manager=self.manager,
@@ -171,7 +165,7 @@ async def open_app(
         recorder = Recorder(store, spool=spool)
         stack.push_async_callback(recorder.aclose)
         await recorder.deliver_spooled()
-        checkpointer = await _checkpointer(settings, agents, stack)
+        checkpointer = await _checkpointer(settings, agents, store, stack)
         prices = GenaiPrices(settings.prices)
         if not one_run:
             await asyncio.to_thread(prices.load)
@@ -200,7 +194,7 @@ async def open_app(
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
         await stack.enter_async_context(manager)
         yield App(
-            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator, stack
+            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator
         )
 
 
@@ -282,18 +276,20 @@ def blaming(settings: Settings) -> Generator[None]:
         raise settings.database_complaint(str(exc).rstrip("."), fault=fault) from exc
 
 
-async def _checkpointer(settings: Settings, agents: Mapping[str, Any], stack: AsyncExitStack) -> Any:
+async def _checkpointer(settings: Settings, agents: Mapping[str, Any], store: Store, stack: AsyncExitStack) -> Any:
     """What remembers threads for graphs that have no checkpointer of their own; in the same database as all the rest."""
     if not any(_needs_checkpointer(agent) for agent in agents.values()):
         return None
+    if settings.checkpoints_saver == "store":
+        return store.checkpointer()
     is_file = settings.database_url.startswith(_SQLITE)
     try:
         with blaming(settings):
             return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
     except ImportError as exc:
         package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
-        extra = "langgraph" if is_file else "langgraph-postgres"
-        what = "A LangGraph graph without a checkpointer of its own"
+        extra = "langgraph-sqlite" if is_file else "langgraph-postgres"
+        what = f'checkpoints.saver = "{settings.checkpoints_saver}"'
         raise MissingExtraError(what=what, package=package, extra=extra) from exc
 
 
