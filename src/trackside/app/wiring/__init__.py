@@ -74,12 +74,18 @@ class App:
     settings: Settings
     authenticator: Authenticator | None
     """What knows who asks the server."""
+    closing: AsyncExitStack
+    """What is closed with this app, before its manager."""
 
     @cached_property
     def parts(self) -> ServerParts:
-        """What the HTTP server of this app answers with."""
+        """What the HTTP server of this app answers with. From the first look at it on, it starts the runs of crons, too."""
         from trackside.app.server import ServerOptions, ServerParts
+        from trackside.app.server.crons import CronScheduler
 
+        crons = CronScheduler(self.store.crons, self.manager)
+        crons.begin()
+        self.closing.push_async_callback(crons.aclose)
         server, access = self.settings.server, self.settings.access
         return ServerParts(
             manager=self.manager,
@@ -194,7 +200,7 @@ async def open_app(
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
         await stack.enter_async_context(manager)
         yield App(
-            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator
+            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator, stack
         )
 
 
