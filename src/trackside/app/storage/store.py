@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions, HearOutage
+from trackside.app.storage._graph_checkpoints import GraphCheckpoints
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
 from trackside.app.storage._queries import EventListing
@@ -52,6 +53,9 @@ from trackside.app.vitals import WriterStats
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
 
 class Store:
     """A database of runs, opened with `Store.open`.
@@ -67,6 +71,7 @@ class Store:
         self._feed = feed
         self._coordinators: list[StoredCoordinator] = []
         self._workers: set[str] = set()
+        self._graph_checkpoints = GraphCheckpoints(writer, readers)
         if isinstance(writer, Writer):
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
         self.subscriptions = Subscriptions(writer, readers, signals)
@@ -585,6 +590,19 @@ class Store:
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""
         return StoredThreadStates(self._writer, self._readers)
+
+    def checkpointer(self) -> BaseCheckpointSaver[str]:
+        """Where LangGraph's graphs keep their threads: `builder.compile(checkpointer=store.checkpointer())`.
+
+        For a manager, `RunManager(…, checkpointer=store.checkpointer())`, it serves all graphs that have none of their own.
+        What it promises, `graph_checkpoints.StoreCheckpointer` says. All that come from one store know of each other.
+
+        Raises:
+            ImportError: LangGraph is not installed.
+        """
+        from trackside.app.storage.graph_checkpoints import StoreCheckpointer  # and with it LangGraph
+
+        return StoreCheckpointer(self._graph_checkpoints, asyncio.get_running_loop())
 
     def writer_stats(self) -> WriterStats:
         """What was written in this process so far, in numbers; from any thread."""
