@@ -12,7 +12,7 @@ HARNESS = Path(__file__).parents[2] / "src" / "trackside" / "harness"
 
 # What an adapter is there for, by the name of its module or package.
 ADAPTER_PACKAGES = {
-    "langgraph": {"langgraph", "langchain_core"},
+    "langgraph": {"langgraph", "langchain_core", "langgraph_sdk"},
     "openai_agents": {"agents"},
     "pydantic_ai": {"pydantic_ai"},
 }

@@ -13,11 +13,19 @@ from trackside.harness.types import Json, JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, for agents that are made for each call: the user as the app knows him, and what the manager lends."""
+
+    user: Any = None
+    items: Any = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadPlace:
     """A state of a thread: the newest one, or that of a checkpoint, of the agent or of one inside it.
 
-    `checkpointer` is what the manager was given for agents that have none of their own; `config` and `user` are for agents
-    that are made for each call, and `user` is whoever asks, as the app knows him.
+    `checkpointer` is what the manager was given for agents that have none of their own.
     """
 
     thread_id: str
@@ -26,8 +34,7 @@ class ThreadPlace:
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     """The checkpoints of the agents around the one in `namespace`, by their namespaces, where its state says so."""
     checkpointer: Any = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    user: Any = None
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,20 +125,22 @@ class KeepsThreads(Protocol):
 class Describes(Protocol):
     """An agent that can say what it is made of."""
 
-    async def drawing(self, *, xray: int | bool = False) -> JsonObject:
+    async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """`{"nodes": [{"id", "type", "data"}], "edges": [{"source", "target", "data"?, "conditional"?}]}`.
 
         `xray` says to which depth agents inside are drawn, too; True: all.
         """
         ...
 
-    async def schemas(self) -> JsonObject:
+    async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
         """JSON Schemas of what goes in, comes out and is kept.
 
         `{"input_schema", "output_schema", "state_schema", "config_schema", "context_schema"}`, None for what is not known.
         """
         ...
 
-    async def subgraphs(self, *, namespace: str | None = None, recurse: bool = False) -> Mapping[str, JsonObject]:
+    async def subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None
+    ) -> Mapping[str, JsonObject]:
         """The schemas of the agents inside, by their namespaces."""
         ...

@@ -34,6 +34,7 @@ from trackside.harness.ending import (
 from trackside.harness.errors import EventOrderError, NotPausedError
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import Journal
+from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final, thread_status_after
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
@@ -415,6 +416,7 @@ class RunWorker:
         if result is None:
             result = await self._end_as_lost()
         self._run.close()
+        await leave(self._agent, self._run)
         with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
             await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed
         self.result = result

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.storage import StoredThread
 from trackside.harness import RunManager
 from trackside.harness.errors import UnknownThreadError
+from trackside.harness.states import Caller
 
 
 async def thread_for(call: Call[Any, Any]) -> StoredThread:
@@ -33,3 +36,8 @@ def agent_of_thread(thread: StoredThread, manager: RunManager) -> str | None:
     named = (thread.metadata.get(key) for key in ("graph_id", "assistant_id"))
     found = (agent_of(name, manager.agents) for name in named if isinstance(name, str))
     return next((agent for agent in found if agent is not None), None)
+
+
+def caller_of(parts: ServerParts, principal: Principal) -> Caller:
+    """Who asks, for agents that are made for each call."""
+    return Caller(user=principal.user or None, items=parts.store.items)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from trackside.app.server.access import caller_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
@@ -60,7 +61,7 @@ async def _placed(
         checkpoint_id=str(checkpoint_id),
         namespace=str(configurable.get("checkpoint_ns") or ""),
         checkpointer=parts.checkpointer,
-        user=principal.user or None,
+        caller=caller_of(parts, principal),
     )
     await agent.state(place)
     return configurable

@@ -19,7 +19,7 @@ from trackside.app.storage import StoredThread
 from trackside.harness.context import Agent
 from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
 from trackside.harness.ports import ThreadState
-from trackside.harness.states import KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject, ThreadStatus
 
 
@@ -29,7 +29,7 @@ class ThreadStates:
 
     parts: ServerParts
     thread: StoredThread
-    user: Mapping[str, Any]
+    caller: Caller
 
     async def state(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
         """The newest state, or that of a checkpoint.
@@ -39,7 +39,7 @@ class ThreadStates:
             HttpError: it is one of another thread, or its agent is not served here.
         """
         agent = self._agent()
-        if isinstance(agent, KeepsThreads):
+        if agent is not None and isinstance(agent, KeepsThreads):
             found = await agent.state(self._place(at), subgraphs=subgraphs)
         else:
             found = await self._only_state(agent, at)
@@ -59,7 +59,7 @@ class ThreadStates:
             UnknownCheckpointError, HttpError, InvalidSpecError: as `state`, or the metadata cannot be looked for.
         """
         agent = self._agent()
-        if isinstance(agent, KeepsThreads):
+        if agent is not None and isinstance(agent, KeepsThreads):
             return await agent.history(self._place(at), limit=limit, before=before, metadata=metadata)
         state = await self._only_state(agent, at)
         if state is None or before is not None:
@@ -121,7 +121,7 @@ class ThreadStates:
             namespace=at.checkpoint_ns or "",
             checkpoints=at.checkpoint_map or {},
             checkpointer=self.parts.checkpointer,
-            user=self.user or None,
+            caller=self.caller,
         )
 
     def _only_place(self) -> JsonObject:

@@ -5,7 +5,9 @@ A framework's module is imported only when one of its objects is passed, and rec
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import sys
 from types import FunctionType
 from typing import Any
@@ -25,23 +27,33 @@ _FRAMEWORKS = {
 _MARKS = {"agents": "set_default_openai_client"}
 """What a package of the frameworks' has, where others may call one of theirs by that name, too, as `agents.py`."""
 
-_functions: WeakKeyDictionary[FunctionType, CallableAgent] = WeakKeyDictionary()  # scripts run one over and over
+_OF_GRAPHS = re.compile(r"\b(RunnableConfig|ServerRuntime|CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
+"""What the annotations of functions name that make graphs."""
+
+_functions: WeakKeyDictionary[FunctionType, Agent] = WeakKeyDictionary()  # scripts run one over and over
 
 _AGENT_METHODS = ("human_messages", "run", "rollback")
 
 
-def as_agent(agent: Any, *, name: str | None = None) -> Agent:
+def as_agent(agent: Any, *, name: str | None = None, makes_graphs: bool = False) -> Agent:
     """The agent in a function, a framework's object, or an `Agent` (as it is).
 
-    `name` is what to call it; else it keeps its own name.
+    A function that makes a graph for each run is an agent, too: one that is a context manager, or whose annotations say
+    so by LangGraph's types (of what it returns, or takes).
+
+    Args:
+        agent: what people have.
+        name: what to call it; else it keeps its own name.
+        makes_graphs: a function that takes nothing, or only a config and a runtime, makes a graph, whether it says so or
+            not: as in LangGraph's own settings.
 
     Raises:
         NotAnAgentError: (a `TypeError`) it is none of these; the message says what was passed and what is accepted.
     """
-    if name is None and isinstance(agent, FunctionType):
+    if name is None and not makes_graphs and isinstance(agent, FunctionType):
         known = _functions.get(agent)
         if known is None:
-            known = _functions[agent] = CallableAgent(agent)
+            known = _functions[agent] = _of_function(agent, None, makes_graphs=False)
         return known
     if isinstance(agent, type):
         raise NotAnAgentError(passed=agent.__qualname__, why="it is a class; pass an instance of it")
@@ -52,8 +64,26 @@ def as_agent(agent: Any, *, name: str | None = None) -> Agent:
         if module is not None and (adapted := importlib.import_module(module).adapt(agent, name=name)) is not None:
             return adapted  # type: ignore[no-any-return]  # every adapter module's `adapt` gives an Agent
     if callable(agent):
-        return CallableAgent(agent, name=name)
+        return _of_function(agent, name, makes_graphs=makes_graphs)
     raise NotAnAgentError(passed=f"{agent!r:.80}", why=f"a {type(agent).__name__} cannot be called")
+
+
+def _of_function(function: Any, name: str | None, *, makes_graphs: bool) -> Agent:
+    if makes_graphs or _seems_to_make_graphs(function):
+        factory = importlib.import_module(_FRAMEWORKS["langgraph"]).adapt_factory(
+            function, name=name, loosely=makes_graphs
+        )
+        if factory is not None:
+            return factory  # type: ignore[no-any-return]  # it has what an Agent has
+    return CallableAgent(function, name=name)
+
+
+def _seems_to_make_graphs(function: Any) -> bool:
+    """Whether it is worth a closer look, for which LangGraph has to be there."""
+    if getattr(function, "__globals__", None) is contextlib.__dict__:
+        return True  # a context manager
+    annotations = getattr(function, "__annotations__", None) or {}
+    return any(_OF_GRAPHS.search(said if isinstance(said, str) else repr(said)) for said in annotations.values())
 
 
 def _adapter_of(package: str) -> str | None:

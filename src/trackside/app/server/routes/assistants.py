@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from trackside.app.server.access import caller_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, json_reply
@@ -71,7 +72,7 @@ async def get_graph(call: Call[None, DrawingQuery]) -> Any:
     name = _named(call)
     agent = _agent(call, name)
     if isinstance(agent, Describes):
-        return await agent.drawing(xray=call.query.xray)
+        return await agent.drawing(xray=call.query.xray, caller=caller_of(call.parts, call.principal))
     return {"nodes": [{"id": name, "type": "runnable", "data": {"name": name}}], "edges": []}
 
 
@@ -80,7 +81,8 @@ async def get_schemas(call: Call[None, None]) -> Any:
     """What goes into an assistant's agent, what comes out and what is kept, as JSON Schemas."""
     name = _named(call)
     agent = _agent(call, name)
-    return Schemas(graph_id=name, **(await agent.schemas() if isinstance(agent, Describes) else {}))
+    caller = caller_of(call.parts, call.principal)
+    return Schemas(graph_id=name, **(await agent.schemas(caller=caller) if isinstance(agent, Describes) else {}))
 
 
 @routes.get(
@@ -129,7 +131,8 @@ async def _subgraphs(call: Call[None, SubgraphQuery], namespace: str | None) -> 
     agent = _agent(call, _named(call))
     if not isinstance(agent, Describes):
         return {}
-    return await agent.subgraphs(namespace=namespace, recurse=call.query.recurse)
+    caller = caller_of(call.parts, call.principal)
+    return await agent.subgraphs(namespace=namespace, recurse=call.query.recurse, caller=caller)
 
 
 def _all(call: Call[Any, Any]) -> list[Assistant]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.app.server.access import thread_for
+from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.thread_states import ThreadStates
@@ -85,4 +85,4 @@ routes.refuse(
 
 
 async def _states(call: Call[Any, Any]) -> ThreadStates:
-    return ThreadStates(call.parts, await thread_for(call), call.principal.user)
+    return ThreadStates(call.parts, await thread_for(call), caller_of(call.parts, call.principal))

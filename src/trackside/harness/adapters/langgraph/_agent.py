@@ -44,7 +44,7 @@ from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
-from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject
 
 _DURABILITIES = ("sync", "async", "exit")
@@ -94,6 +94,10 @@ class LangGraphAgent:
     def lacks_checkpointer(self) -> bool:
         """Whether it keeps threads, and needs the manager's checkpointer for that."""
         return self._graph.checkpointer is None
+
+    def is_of(self, graph: Any) -> bool:
+        """Whether it is this graph that is run."""
+        return self._graph is graph
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
@@ -156,17 +160,19 @@ class LangGraphAgent:
         """As `KeepsThreads`."""
         return await replay(self._graph_with(place.checkpointer), place, steps)
 
-    async def drawing(self, *, xray: int | bool = False) -> JsonObject:
+    async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """As `Describes`."""
         return await asyncio.to_thread(drawing_of, self._graph, xray=xray)
 
-    async def schemas(self) -> JsonObject:
+    async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
         """As `Describes`."""
         if self._schemas is None:
             self._schemas = await asyncio.to_thread(schemas_of, self._graph)
         return self._schemas
 
-    async def subgraphs(self, *, namespace: str | None = None, recurse: bool = False) -> Mapping[str, JsonObject]:
+    async def subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None
+    ) -> Mapping[str, JsonObject]:
         """As `Describes`."""
         return await asyncio.to_thread(subgraphs_of, self._graph, namespace, recurse=recurse)
 

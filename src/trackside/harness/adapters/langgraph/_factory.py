@@ -1,0 +1,344 @@
+"""Graphs that a function makes for each call: for whoever asks, with what is configured, and with what it opens for it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from langgraph.pregel import Pregel
+
+from trackside.harness.adapters.langgraph._agent import LangGraphAgent, adapt
+from trackside.harness.adapters.langgraph._factory_arguments import Access, Arguments, Call, annotation_text
+from trackside.harness.adapters.langgraph._places import configurable_of
+from trackside.harness.context import AgentResult, RunContext
+from trackside.harness.errors import NotAnAgentError
+from trackside.harness.logs import fields_of
+from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
+from trackside.harness.timelimit import Raised, settled, start_contained
+from trackside.harness.types import JsonObject
+
+logger = logging.getLogger("trackside.worker")
+
+_USER = "langgraph_auth_user"
+"""Where a run's `configurable` says who has asked for it."""
+_GRAPH = re.compile(r"\b(CompiledStateGraph|CompiledGraph|StateGraph|Pregel)\b")
+
+
+def adapt_factory(
+    function: Callable[..., Any], *, name: str | None = None, loosely: bool = False
+) -> GraphFactory | None:
+    """An agent of a function that makes graphs; None of any other.
+
+    It is one if it takes nothing else than `Arguments` knows, and is a context manager, or has an annotation that says so:
+    a graph that it returns, LangGraph's config or runtime that it takes. `loosely` says that it need not say so.
+    """
+    arguments = Arguments.taken_by(function, loosely=loosely)
+    if arguments is None:
+        return None
+    returned = annotation_text(getattr(function, "__annotations__", {}).get("return"))
+    if not (loosely or arguments.are_annotated or is_context_manager(function) or _GRAPH.search(returned)):
+        return None
+    plain: Any = function
+    if inspect.isasyncgenfunction(function):  # one that somebody has forgotten to decorate
+        plain = asynccontextmanager(function)
+    elif inspect.isgeneratorfunction(function):
+        plain = contextmanager(function)
+    return GraphFactory(plain, arguments, name=name)
+
+
+def is_context_manager(function: Callable[..., Any]) -> bool:
+    """Whether a function is decorated as one."""
+    inner = inspect.unwrap(function)
+    yields = inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner)
+    return inner is not function and yields and getattr(function, "__code__", None) in _DECORATED
+
+
+def _codes() -> frozenset[Any]:
+    """The code of functions that are decorated as context managers."""
+
+    def plain() -> Generator[None]:
+        yield
+
+    async def asynchronous() -> AsyncGenerator[None]:
+        yield
+
+    return frozenset({contextmanager(plain).__code__, asynccontextmanager(asynchronous).__code__})
+
+
+_DECORATED = _codes()
+
+
+class GraphFactory:
+    """Runs the graph that a function makes: once for each run, and for each look at a thread or at the graph itself.
+
+    The function may be `async`, or a context manager, sync or async, that gives the graph; that is left when the run is
+    over, however it ended, and hears of a run's failure. It is called on the event loop. `Arguments` says what it takes.
+
+    Args:
+        function: what makes the graph.
+        arguments: what it takes.
+        name: what to call the agent; the function's name if left out.
+    """
+
+    lacks_checkpointer = True
+    """Whether it needs the manager's checkpointer; what it makes may have one of its own, which nobody knows yet."""
+
+    def __init__(self, function: Callable[..., Any], arguments: Arguments, *, name: str | None = None) -> None:
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        self._function = function
+        self._arguments = arguments
+        self._uses: WeakKeyDictionary[RunContext, _Use] = WeakKeyDictionary()
+        self._latest: LangGraphAgent | None = None
+
+    async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
+        """As `LangGraphAgent`; makes the run's graph."""
+        return await (await self._use_of(run)).agent.human_messages(run)
+
+    async def run(self, run: RunContext) -> AgentResult:
+        """As `LangGraphAgent`. What was opened for the graph is closed when this returns or raises.
+
+        Raises:
+            Exception: what the graph raised, else what closing raised.
+        """
+        use = await self._use_of(run)
+        try:
+            result = await use.agent.run(run)
+        except BaseException as exc:
+            await self._close_after(use, run, exc)
+            raise
+        await use.close()
+        return result
+
+    async def leave(self, run: RunContext) -> None:
+        """The run is over, perhaps before its graph was called: close what was opened."""
+        if (use := self._uses.get(run)) is not None:
+            await self._close_after(use, run, None)
+
+    async def rollback(self, run: RunContext) -> str | None:
+        """As `LangGraphAgent`."""
+        if (use := self._uses.get(run)) is not None:
+            return await use.agent.rollback(run)
+        async with self._made(_call_of(run, "threads.update")) as agent:
+            return await agent.rollback(run)
+
+    async def asks(self, run: RunContext) -> bool:
+        """As `LangGraphAgent`."""
+        if (use := self._uses.get(run)) is not None:
+            return await use.agent.asks(run)
+        async with self._made(_call_of(run, "threads.read")) as agent:
+            return await agent.asks(run)
+
+    async def state(self, place: ThreadPlace, *, subgraphs: bool = False) -> StateSnapshot | None:
+        """As `KeepsThreads`."""
+        async with self._made(_look_of(place, "threads.read")) as agent:
+            return await agent.state(place, subgraphs=subgraphs)
+
+    async def history(
+        self,
+        place: ThreadPlace,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Sequence[StateSnapshot]:
+        """As `KeepsThreads`."""
+        async with self._made(_look_of(place, "threads.read")) as agent:
+            return await agent.history(place, limit=limit, before=before, metadata=metadata)
+
+    async def update_state(self, place: ThreadPlace, values: Any, *, as_node: str | None = None) -> JsonObject:
+        """As `KeepsThreads`."""
+        async with self._made(_look_of(place, "threads.update")) as agent:
+            return await agent.update_state(place, values, as_node=as_node)
+
+    async def replay(self, place: ThreadPlace, steps: Sequence[Sequence[StateUpdate]]) -> JsonObject:
+        """As `KeepsThreads`."""
+        async with self._made(_look_of(place, "threads.update")) as agent:
+            return await agent.replay(place, steps)
+
+    async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
+        """As `Describes`."""
+        async with self._made(_read_by(caller)) as agent:
+            return await agent.drawing(xray=xray)
+
+    async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
+        """As `Describes`."""
+        async with self._made(_read_by(caller)) as agent:
+            return await agent.schemas()
+
+    async def subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None
+    ) -> Mapping[str, JsonObject]:
+        """As `Describes`."""
+        async with self._made(_read_by(caller)) as agent:
+            return await agent.subgraphs(namespace=namespace, recurse=recurse)
+
+    async def _use_of(self, run: RunContext) -> _Use:
+        """The graph of a run, made when it is asked for first."""
+        use = self._uses.get(run)
+        if use is None:
+            use = self._uses[run] = await self._make(_call_of(run, "threads.create_run"))
+        return use
+
+    @asynccontextmanager
+    async def _made(self, call: Call) -> AsyncGenerator[LangGraphAgent]:
+        """A graph for one call."""
+        use = await self._make(call)
+        try:
+            yield use.agent
+        except Exception as exc:
+            await use.close(exc)
+            raise
+        finally:
+            await use.close()
+
+    async def _make(self, call: Call) -> _Use:
+        made = self._function(**self._arguments.of(call))
+        if isinstance(made, Awaitable):
+            made = await made
+        keeper = None
+        if not isinstance(made, Pregel) and isinstance(made, AbstractAsyncContextManager | AbstractContextManager):
+            keeper = _Keeper(made, name=self.name)
+            made = await keeper.enter()
+        try:
+            return _Use(self._agent_of(made, stays=keeper is None), keeper)
+        except NotAnAgentError as exc:
+            if keeper is not None:
+                await keeper.leave(exc)
+            raise
+
+    def _agent_of(self, made: Any, *, stays: bool) -> LangGraphAgent:
+        if self._latest is not None and self._latest.is_of(made):
+            return self._latest  # one that gives the same graph each time: what was bound to it is bound already
+        agent = adapt(made, name=self.name)
+        if agent is None:
+            raise NotAnAgentError(passed=f"what {self.name} makes", why=f"it is a {type(made).__name__}, not a graph")
+        if stays:
+            self._latest = agent
+        return agent
+
+    async def _close_after(self, use: _Use, run: RunContext, exc: BaseException | None) -> None:
+        """Close what was opened for a run that has ended another way: that is what its caller hears of."""
+        try:
+            await use.close(exc if isinstance(exc, Exception) else None)
+        except Exception as failure:  # the factory's own, of a run that is over
+            logger.warning(
+                "run %s: what the agent %r had opened could not be closed: %r",
+                run.run_id,
+                self.name,
+                failure,
+                exc_info=failure,
+                extra=fields_of(run),
+            )
+
+
+class _Use:
+    """A graph, and what has to be closed when it is not needed any more."""
+
+    def __init__(self, agent: LangGraphAgent, keeper: _Keeper | None) -> None:
+        self.agent = agent
+        self._keeper = keeper
+
+    async def close(self, failure: Exception | None = None) -> None:
+        """Close it, once; it hears what its use failed with."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.leave(failure)
+
+
+class _Keeper:
+    """Holds a context open in a task of its own: it has to be left by the task that has entered it."""
+
+    def __init__(self, context: AbstractAsyncContextManager[Any] | AbstractContextManager[Any], *, name: str) -> None:
+        self._context = context
+        loop = asyncio.get_running_loop()
+        self._entered: asyncio.Future[Any] = loop.create_future()
+        self._leaving: asyncio.Future[Exception | None] = loop.create_future()
+        self._task = start_contained(self._hold(), name=f"trackside-graph-of-{name}")
+
+    async def enter(self) -> Any:
+        """What the context gives.
+
+        Raises:
+            Exception: what it raised instead.
+        """
+        try:
+            await asyncio.wait({self._entered, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await settled(self._task)
+            raise
+        if not self._entered.done():
+            self._raise()
+        return self._entered.result()
+
+    async def leave(self, failure: Exception | None) -> None:
+        """Leave the context, to the end, whoever is cancelled; who is cancelled again cancels what is done for that, too.
+
+        Raises:
+            Exception: what it raised, unless that is the failure which it was told of.
+        """
+        if not self._leaving.done():
+            self._leaving.set_result(failure)
+        cancel: asyncio.CancelledError | None = None
+        while not self._task.done():
+            try:
+                await asyncio.wait({self._task})
+            except asyncio.CancelledError as exc:
+                if cancel is not None:
+                    self._task.cancel()
+                cancel = exc
+        if cancel is not None:
+            raise cancel
+        self._raise(but=failure)
+
+    async def _hold(self) -> None:
+        if isinstance(self._context, AbstractAsyncContextManager):
+            async with self._context as made:
+                await self._keep(made)
+        else:
+            with self._context as made:
+                await self._keep(made)
+
+    async def _keep(self, made: Any) -> None:
+        self._entered.set_result(made)
+        if (failure := await self._leaving) is not None:
+            raise failure
+
+    def _raise(self, *, but: Exception | None = None) -> None:
+        if self._task.cancelled():
+            raise asyncio.CancelledError
+        outcome = self._task.result()
+        if isinstance(outcome, Raised) and outcome.exception is not but:
+            raise outcome.exception
+
+
+def _call_of(run: RunContext, access: Access) -> Call:
+    """What a run's graph is made for."""
+    configurable = configurable_of(run, {})
+    config = {**run.config, "configurable": configurable, "metadata": {**run.metadata, "run_id": run.run_id}}
+    user = configurable.get(_USER)
+    return Call(access=access, config=config, user=user, items=run.items, context=run.context)
+
+
+def _look_of(place: ThreadPlace, access: Access) -> Call:
+    """What a graph is made for that shows or changes a thread."""
+    configurable: dict[str, Any] = {"checkpoint_ns": place.namespace, "thread_id": place.thread_id}
+    return _with_user(place.caller, access, configurable)
+
+
+def _read_by(caller: Caller | None) -> Call:
+    """What a graph is made for that is described."""
+    return _with_user(caller or Caller(), "assistants.read", {})
+
+
+def _with_user(caller: Caller, access: Access, configurable: dict[str, Any]) -> Call:
+    own = caller.config.get("configurable", {})
+    user = {} if caller.user is None else {_USER: caller.user}
+    config = {**caller.config, "configurable": {**own, **configurable, **user}}
+    return Call(access=access, config=config, user=caller.user, items=caller.items)

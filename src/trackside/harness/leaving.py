@@ -1,0 +1,35 @@
+"""Tells an agent that a run is over, whatever came of it, so that it can close what it has opened for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from trackside.harness.context import Agent, RunContext
+from trackside.harness.timelimit import Raised, leave_behind, start_contained
+
+logger = logging.getLogger("trackside.worker")
+
+_PATIENCE = 10.0  # seconds; the run has ended, and only whoever awaits it waits for this
+
+
+async def leave(agent: Agent, run: RunContext) -> None:
+    """Call the agent's `leave`, if it has one. A cancel of the caller cuts that short; `cancelling()` remembers it."""
+    agent_leaves = getattr(agent, "leave", None)
+    if agent_leaves is None:
+        return
+    task = start_contained(agent_leaves(run), name=f"trackside-leave-{run.run_id}")
+    if not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=_PATIENCE)
+    if not task.done():
+        leave_behind(task)
+        logger.error("run %s: what its agent %r has opened does not close, and was left behind", run.run_id, run.agent)
+    elif not task.cancelled() and isinstance(outcome := task.result(), Raised):
+        logger.error(
+            "run %s: what its agent %r has opened could not be closed",
+            run.run_id,
+            run.agent,
+            exc_info=outcome.exception,
+        )

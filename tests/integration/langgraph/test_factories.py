@@ -1,0 +1,322 @@
+"""Graphs that functions make: for each run, and for each look at a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph_sdk.runtime import ServerRuntime
+
+from trackside import NotAnAgentError, RunStatus, as_agent
+from trackside.harness.adapters.callables import CallableAgent
+from trackside.harness.adapters.langgraph import GraphFactory
+from trackside.harness.states import Caller, Describes, KeepsThreads, ThreadPlace
+
+
+class Said(TypedDict, total=False):
+    said: str
+
+
+@dataclass
+class Tenant:
+    """What a run brings for the nodes."""
+
+    name: str
+
+
+def saying(what: Any, *, node: Callable[[Said], Any] | None = None) -> Any:
+    builder = StateGraph(Said).add_node("say", node or (lambda state: {"said": str(what)}))
+    return builder.add_edge(START, "say")
+
+
+def nothing() -> CompiledStateGraph:
+    return saying("nothing").compile()
+
+
+def builder() -> StateGraph:
+    return saying("built")
+
+
+async def of_config(config: RunnableConfig) -> Any:
+    return saying(config["configurable"]["language"]).compile()
+
+
+def of_both(runtime: ServerRuntime[Tenant], config: RunnableConfig) -> Any:
+    execution = runtime.execution_runtime
+    tenant = None if execution is None else execution.context
+    return saying(f"{runtime.access_context} {tenant} {config['configurable'].get('language')}").compile()
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (nothing, "nothing"),
+        (builder, "built"),
+        (of_config, "de"),
+        (of_both, "threads.create_run Tenant(name='ada') de"),
+    ],
+)
+async def test_a_function_that_says_that_it_makes_graphs_is_called_for_each_run(
+    factory: Any, says: str, stage: Any
+) -> None:
+    outcome = await stage.play(factory, {}, config={"configurable": {"language": "de"}}, context={"name": "ada"})
+    assert outcome.values == {"said": says}
+
+
+def unannotated():
+    return saying("unannotated")
+
+
+async def by_name(config, runtime):
+    return saying(f"{config['configurable']['thread_id']} {runtime.access_context}").compile()
+
+
+def by_place(anything):
+    return saying(anything["configurable"]["thread_id"]).compile()
+
+
+async def forgotten_decorator():
+    yield saying("yielded")
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (unannotated, "unannotated"),
+        (by_name, "t threads.create_run"),
+        (by_place, "t"),
+        (forgotten_decorator, "yielded"),
+        (functools.partial(by_place), "t"),
+    ],
+)
+async def test_in_a_file_of_graphs_a_function_need_not_say_so(factory: Any, says: str, stage: Any) -> None:
+    outcome = await stage.play(as_agent(factory, makes_graphs=True), {}, thread_id="t")
+    assert outcome.values == {"said": says}
+
+
+def test_other_functions_are_agents_as_before() -> None:
+    async def answer(input: Any) -> Any: ...
+
+    async def with_run(input: Any, run: Any) -> Any: ...
+
+    async def configured(input: Any, config: RunnableConfig) -> Any: ...
+
+    for function in (answer, with_run, configured):
+        assert isinstance(as_agent(function), CallableAgent)
+    assert isinstance(as_agent(with_run, makes_graphs=True), CallableAgent)
+    assert isinstance(as_agent(nothing), GraphFactory)
+    assert as_agent(nothing) is as_agent(nothing)
+    assert as_agent(nothing, name="chat").name == "chat"
+    with pytest.raises(NotAnAgentError, match="without parameters"):
+        as_agent(unannotated)
+
+
+def test_a_factory_keeps_threads_and_describes_itself() -> None:
+    agent = as_agent(nothing)
+    assert isinstance(agent, KeepsThreads)
+    assert isinstance(agent, Describes)
+
+
+class Opened:
+    """Notes what becomes of a context."""
+
+    def __init__(self, node: Any = None) -> None:
+        self.events: list[str] = []
+        self._node = node
+        self._task: Any = None
+
+    def _enter(self) -> Any:
+        self.events.append("open")
+        self._task = asyncio.current_task()
+        return saying("open", node=self._node).compile()
+
+    def _leave(self, exc: BaseException | None) -> None:
+        assert asyncio.current_task() is self._task, "as anyio's scopes demand it"
+        self.events.append("closed" if exc is None else f"closed after {exc}")
+
+    def async_factory(self) -> Any:
+        @asynccontextmanager
+        async def make() -> AsyncIterator[Any]:
+            graph = self._enter()
+            try:
+                yield graph
+            except BaseException as exc:
+                self._leave(exc)
+                raise
+            await asyncio.sleep(0)
+            self._leave(None)
+
+        return make
+
+    def sync_factory(self) -> Any:
+        @contextmanager
+        def make() -> Iterator[Any]:
+            graph = self._enter()
+            try:
+                yield graph
+            except BaseException as exc:
+                self._leave(exc)
+                raise
+            self._leave(None)
+
+        return make
+
+
+@pytest.fixture(params=["async_factory", "sync_factory"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def test_a_context_is_left_when_its_run_has_ended(kind: str, stage: Any) -> None:
+    opened = Opened()
+    outcome = await stage.play(getattr(opened, kind)(), {})
+    assert outcome.values == {"said": "open"}
+    assert opened.events == ["open", "closed"]
+
+
+async def test_a_context_hears_of_the_failure_of_its_run(kind: str, stage: Any) -> None:
+    def fail(state: Said) -> Said:
+        raise ValueError("it cannot be done")
+
+    opened = Opened(fail)
+    outcome = await stage.play(getattr(opened, kind)(), {})
+    assert (outcome.status, outcome.result.error) == (RunStatus.error, "it cannot be done")
+    assert opened.events == ["open", "closed after it cannot be done"]
+
+
+async def test_a_context_is_left_when_its_run_is_cancelled(kind: str, stage: Any) -> None:
+    started = asyncio.Event()
+
+    async def hang(state: Said) -> Said:
+        started.set()
+        await asyncio.Event().wait()
+        return {}
+
+    opened = Opened(hang)
+    handle = await stage.start(getattr(opened, kind)(), {})
+    await started.wait()
+    await handle.cancel(wait=True)
+    assert opened.events == ["open", "closed"]
+
+
+async def test_a_context_is_left_when_its_run_was_asked_for_wrongly(kind: str, stage: Any) -> None:
+    opened = Opened()
+    outcome = await stage.play(getattr(opened, kind)(), {}, config={"colour": "red"})
+    assert outcome.status is RunStatus.error
+    assert opened.events == ["open", "closed"]
+
+
+async def test_a_context_is_left_when_nobody_may_know_of_its_run(kind: str, open_stage: Any) -> None:
+    class Refusing:
+        async def on_event(self, event: Any) -> None:
+            raise ValueError("not stored")
+
+    stage = await open_stage()
+    stage.manager.observers.add(Refusing(), required=True)
+    opened = Opened()
+    handle = await stage.start(getattr(opened, kind)(), {})
+    assert (await handle.result()).status is RunStatus.error
+    assert opened.events == ["open", "closed"]
+
+
+async def test_what_a_factory_raises_is_the_end_of_the_run(stage: Any) -> None:
+    @asynccontextmanager
+    async def unreachable() -> AsyncIterator[Any]:
+        raise ConnectionError("the tools cannot be reached")
+        yield
+
+    @asynccontextmanager
+    async def unclosable() -> AsyncIterator[Any]:
+        yield saying("x").compile()
+        raise ConnectionError("cannot say goodbye")
+
+    def of_nothing(config: RunnableConfig) -> Any:
+        return 42
+
+    for factory, error in (
+        (unreachable, "the tools cannot be reached"),
+        (unclosable, "cannot say goodbye"),
+        (of_nothing, "it is a int, not a graph"),
+    ):
+        outcome = await stage.play(factory, {})
+        assert outcome.status is RunStatus.error
+        assert error in (outcome.result.error or "")
+
+
+async def test_a_context_that_cannot_be_closed_does_not_hide_why_the_run_failed(
+    stage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(state: Said) -> Said:
+        raise ValueError("it cannot be done")
+
+    @asynccontextmanager
+    async def unclosable() -> AsyncIterator[Any]:
+        try:
+            yield saying("x", node=fail).compile()
+        finally:
+            raise ConnectionError("cannot say goodbye")
+
+    outcome = await stage.play(unclosable, {})
+    assert outcome.result.error == "it cannot be done"
+    assert "cannot say goodbye" in caplog.text
+
+
+async def test_threads_are_kept_rolled_back_and_shown_by_what_the_factory_makes(open_stage: Any) -> None:
+    started = asyncio.Event()
+    accesses: list[str] = []
+
+    async def say(state: Said) -> Said:
+        if state["said"] == "hang":
+            started.set()
+            await asyncio.Event().wait()
+        return {"said": f"{state['said']}!"}
+
+    async def make(runtime: ServerRuntime) -> Any:
+        accesses.append(runtime.access_context)
+        return saying("", node=say).compile()
+
+    saver = InMemorySaver()
+    stage = await open_stage(checkpointer=saver)
+    agent = as_agent(make)
+    place = ThreadPlace(thread_id="t", checkpointer=saver)
+    await stage.play(agent, {"said": "hello"}, thread_id="t")
+
+    handle = await stage.start(agent, {"said": "hang"}, thread_id="t")
+    await started.wait()
+    await handle.cancel(action="rollback", wait=True)
+
+    assert accesses == ["threads.create_run"] * 2
+    state = await agent.state(place)  # type: ignore[attr-defined]  # it keeps threads
+    assert state.values == {"said": "hello!"}
+    await agent.update_state(place, {"said": "by hand"}, as_node="say")  # type: ignore[attr-defined]
+    assert (await agent.history(place, limit=1))[0].values == {"said": "by hand"}  # type: ignore[attr-defined]
+    assert accesses[2:] == ["threads.read", "threads.update", "threads.read"]
+
+
+async def test_a_factory_knows_who_asks(stage: Any) -> None:
+    def make(runtime: ServerRuntime) -> Any:
+        user = runtime.ensure_user()
+        return saying(f"{user.identity} {user['team']} {user.is_authenticated}").compile()
+
+    ada = {"identity": "ada", "team": "x"}
+    agent = as_agent(make)
+    outcome = await stage.play(agent, {}, config={"configurable": {"langgraph_auth_user": ada}})
+    assert outcome.values == {"said": "ada x True"}
+    drawing = await agent.drawing(caller=Caller(user=ada))  # type: ignore[attr-defined]  # it describes itself
+    assert [node["id"] for node in drawing["nodes"]] == ["__start__", "say", "__end__"]
+    with pytest.raises(PermissionError):
+        await agent.schemas()  # type: ignore[attr-defined]
+
+
+async def test_a_context_that_does_not_fit_is_the_callers_fault(stage: Any) -> None:
+    outcome = await stage.play(of_both, {}, context={"colour": "red"})
+    assert "is no Tenant" in (outcome.result.error or "")
