@@ -191,7 +191,8 @@ class ThreadSearch:
         if self._query.values:
             query = query.join_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
         found: list[str] = []
-        for thread_id, metadata, *remembered in connection.execute(query, execution_options={"yield_per": 1_000}):
+        rows = connection.execute(query, execution_options={"yield_per": 1_000})
+        for thread_id, metadata, *remembered in map(tuple, rows):
             if contains(metadata or {}, self._looked_at) and all(
                 contains(values, dict(self._query.values)) for values in remembered
             ):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, override
 
 from sqlalchemy import delete, exists, select, update
 
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._fold import ThreadRow, labels_of
+from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
@@ -24,9 +25,6 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import JsonObject, ThreadStatus
 
 _ROW_BYTES: Final = 600
-
-GRAPH: Final = "graph_id"
-"""What clients call the agent of a thread in its metadata, which they may say before there is a run that tells."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -83,6 +81,7 @@ class CreateThread(_OnThread):
 
     belongs_to: str | None
     metadata: JsonObject
+    agent: str | None = None
     lifetime: Lifetime = FOREVER
     keeps_existing: bool = False
     tried: bool = False
@@ -104,14 +103,13 @@ class CreateThread(_OnThread):
             self.seen(unit)
             return False
         self.tried = True
-        agent = self.metadata.get(GRAPH)
         unit.make_thread(
             ThreadRow(
                 thread_id=self.thread_id,
                 created_at=self.now,
                 updated_at=self.now,
                 status=ThreadStatus.idle,
-                agent=agent if isinstance(agent, str) else None,
+                agent=self.agent,
                 owner=self.belongs_to,
                 metadata=json_text(self.metadata) if self.metadata else None,
                 expires_at=self.lifetime.expires_at,
@@ -137,6 +135,8 @@ class ChangeThread(_OnThread):
     """Add metadata to those that a thread has, and say anew how long it lives."""
 
     metadata: JsonObject
+    agent: str | None = None
+    """For which agent it is from now on, unless it has had a run."""
     lifetime: Lifetime | None = None
 
     @property
@@ -159,9 +159,8 @@ class ChangeThread(_OnThread):
         else:  # it is made in this transaction, and has no row yet
             for name, value in changes.items():
                 setattr(thread, name, value)
-        agent = self.metadata.get(GRAPH)
-        if isinstance(agent, str) and not self._has_run(unit):
-            thread.agent = agent
+        if self.agent is not None and not self._has_run(unit):
+            thread.agent = self.agent
         unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
         _label(unit, self.thread_id, metadata)
 
@@ -309,6 +308,7 @@ class ForgetThreads(Work):
     def apply(self, unit: UnitOfWork) -> None:
         session = unit.session
         session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(self.forgotten)))
+        remove_checkpoints(session, self.forgotten)
         of_these = (runs.c.thread_id.in_(self.forgotten), runs.c.removed_at.is_(None))
         session.execute(update(runs).where(*of_these).values(removed_at=self.now))
         session.execute(update(threads).where(threads.c.thread_id.in_(self.forgotten)).values(forgotten=True))

@@ -38,6 +38,7 @@ from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
+from trackside.app.storage.threads import Threads
 from trackside.app.storage.transfer import (
     ExportChoice,
     ExportFormat,
@@ -424,6 +425,25 @@ class Store:
             page=Page.of(after=after, before=before, limit=limit),
         )
         return await self._readers.run(listing.read)
+
+    def threads_of(self, owner: str | None) -> Threads:
+        """The threads of an owner, as his clients see them; with None those of all: made, searched, changed, removed.
+
+        threads = store.threads_of("ada")
+        page = await threads.search(ThreadQuery(metadata={"customer": "acme"}, limit=20))
+        """
+        return Threads(self._writer, self._readers, owner)
+
+    async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
+        """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            UnknownRunError: it has no such run.
+            RunInUseError: the run has not ended.
+            StorageError: the database failed.
+        """
+        await self.threads_of(owner).remove_run(thread_id, run_id)
 
     async def stats(
         self,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf, members, plain
+from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._listings import is_owned, run_of, thread_of
 from trackside.app.storage._readers import Readers
@@ -84,6 +84,7 @@ class Threads:
         *,
         belongs_to: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        agent: str | None = None,
         ttl_minutes: float | None = None,
         keeps_existing: bool = False,
     ) -> StoredThread:
@@ -94,7 +95,8 @@ class Threads:
         Args:
             thread_id: its id; None: a new one.
             belongs_to: whose it is.
-            metadata: what it is found by. Under `graph_id`, which agent it is for.
+            metadata: what it is found by.
+            agent: which agent it is for, until it has a run that tells.
             ttl_minutes: after how many minutes it is removed, unless a run is at it.
             keeps_existing: give the thread that has this id already, as it is, instead of refusing.
 
@@ -111,8 +113,9 @@ class Threads:
             thread_id=thread_id,
             owner=self._owner,
             now=time_text(now),
-            belongs_to=None if belongs_to is None else plain("belongs_to", belongs_to),
+            belongs_to=plain_or_none("belongs_to", belongs_to),
             metadata=_plain(metadata),
+            agent=plain_or_none("agent", agent),
             lifetime=_lifetime(ttl_minutes, now),
             keeps_existing=keeps_existing,
         )
@@ -131,9 +134,14 @@ class Threads:
         return thread
 
     async def change(
-        self, thread_id: str, *, metadata: Mapping[str, Any] | None = None, ttl_minutes: float | None = None
+        self,
+        thread_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        agent: str | None = None,
+        ttl_minutes: float | None = None,
     ) -> StoredThread:
-        """Add metadata to those that it has; and have it removed so many minutes from now.
+        """Add metadata to those that it has; say anew how long it lives, and, if it has no run yet, for which agent it is.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -147,6 +155,7 @@ class Threads:
             owner=self._owner,
             now=time_text(now),
             metadata=_plain(metadata),
+            agent=plain_or_none("agent", agent),
             lifetime=None if ttl_minutes is None else _lifetime(ttl_minutes, now),
         )
         await self._writer.write(work)
@@ -225,7 +234,10 @@ class Threads:
         for name, value in (("limit", limit), ("offset", offset)):
             if type(value) is not int or not 0 <= value <= MOST:
                 raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from 0 to {MOST}")
-        conditions = [runs.c.thread_id == plain("thread_id", thread_id), runs.c.removed_at.is_(None)]
+        conditions: list[ColumnElement[bool]] = [
+            runs.c.thread_id == plain("thread_id", thread_id),
+            runs.c.removed_at.is_(None),
+        ]
         if statuses is not None:
             conditions.append(runs.c.status.in_([one.value for one in statuses]))
         order = (runs.c.created_at, runs.c.run_id)
@@ -252,7 +264,10 @@ class Threads:
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
         """
-        conditions = [runs.c.run_id.in_(select(active_runs.c.run_id)), runs.c.status.not_in(sorted(FINAL_STATUSES))]
+        conditions: list[ColumnElement[bool]] = [
+            runs.c.run_id.in_(select(active_runs.c.run_id)),
+            runs.c.status.not_in(sorted(FINAL_STATUSES)),
+        ]
         if thread_id is not None:
             conditions.append(runs.c.thread_id == plain("thread_id", thread_id))
         if run_ids is not None:

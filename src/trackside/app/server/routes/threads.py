@@ -1,7 +1,263 @@
-"""Threads: made, looked at, changed, found, removed."""
+"""Threads: made, looked at, changed, found, copied, removed."""
 
 from __future__ import annotations
 
-from trackside.app.server.routing import Routes
+from dataclasses import replace
+from typing import Any, Final
+
+from trackside.app.server.copying import copy_checkpoints, keep_latest
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.thread_views import keeper_of, place_of, views_of
+from trackside.app.server.wire.threads import (
+    ASSISTANT,
+    GRAPH,
+    JsonPath,
+    Pruned,
+    Superstep,
+    Thread,
+    ThreadChange,
+    ThreadCount,
+    ThreadCreate,
+    ThreadGet,
+    ThreadPrune,
+    ThreadSearch,
+    agent_meant,
+    minutes_of,
+    thread_on_wire,
+    with_extracts,
+)
+from trackside.app.storage import StoredThread
+from trackside.app.storage.containment import contains
+from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
+from trackside.harness.errors import ThreadInUseError, TracksideError, UnknownThreadError
+from trackside.harness.ids import is_uuid, new_id
+from trackside.harness.states import KeepsThreads, StateUpdate
 
 routes = Routes("Threads")
+
+MOST_LOOKED_AT: Final = 1_000
+"""The states of so many threads are looked at for a search by values that their agents keep."""
+
+_OF_STATE: Final = frozenset({"values", "interrupts"})
+
+
+@routes.post("/threads", Permission.run, body=ThreadCreate, answers={200: Thread, 204: None})
+async def create_thread(call: Call[ThreadCreate, None]) -> Any:
+    """Make a thread. One that has this id is an error, or with `if_exists=do_nothing` the answer."""
+    asked = call.body
+    agents = call.parts.manager.agents
+    agent = agent_meant(asked.metadata, agents)
+    steps = _steps(asked.supersteps)
+    if steps and not isinstance(agents.get(agent or ""), KeepsThreads):
+        raise HttpError(status=422, detail="supersteps: graph_id names no agent here that keeps checkpoints")
+    thread_id = new_id() if asked.thread_id is None else _uuid("thread_id", asked.thread_id)
+    thread = await _threads(call).create(
+        thread_id,
+        belongs_to=call.principal.identity,
+        metadata=asked.metadata,
+        agent=agent,
+        ttl_minutes=minutes_of(asked.ttl),
+        keeps_existing=asked.if_exists == "do_nothing",
+    )
+    if steps and thread.last_run_id is None:
+        await _replay(call, thread, steps)
+    return await _changed(call, thread)
+
+
+@routes.get("/threads/{thread_id}", Permission.read, query=ThreadGet, answers={200: Thread})
+async def get_thread(call: Call[None, ThreadGet]) -> Any:
+    """A thread, with what it remembers and what it asks."""
+    named = [name for said in call.query.include or () for name in said.split(",")]
+    if unknown := [name for name in named if name not in {"ttl", ""}]:
+        raise HttpError(status=422, detail=f"include: there is ttl, but no {unknown[0]!r:.80}")
+    return await _shown(call, await _threads(call).get(call.thread_id))
+
+
+@routes.patch("/threads/{thread_id}", Permission.run, body=ThreadChange, answers={200: Thread, 204: None})
+async def update_thread(call: Call[ThreadChange, None]) -> Any:
+    """Add metadata to those of a thread, and say anew how long it lives."""
+    metadata = call.body.metadata
+    thread = await _threads(call).change(
+        call.thread_id,
+        metadata=metadata,
+        agent=agent_meant(metadata, call.parts.manager.agents),
+        ttl_minutes=minutes_of(call.body.ttl),
+    )
+    return await _changed(call, thread)
+
+
+@routes.delete("/threads/{thread_id}", Permission.run, answers={204: None})
+async def delete_thread(call: Call[None, None]) -> Any:
+    """Remove a thread with all that it has. A run of it that has not ended has to be cancelled first."""
+    await _threads(call).remove(call.thread_id)
+    return empty()
+
+
+@routes.post("/threads/search", Permission.read, body=ThreadSearch, answers={200: list[Thread]})
+async def search_threads(call: Call[ThreadSearch, None]) -> Any:
+    """Threads that fit, those that changed last first unless `sort_by` says otherwise.
+
+    `X-Pagination-Total` is how many fit, `X-Pagination-Next` the offset of the next page, if there is one.
+    """
+    asked = call.body
+    paths = {name: JsonPath(text) for name, text in (asked.extract or {}).items()}
+    select = None if asked.select is None else frozenset(asked.select)
+    wanted = _OF_STATE if select is None else select | {path.field for path in paths.values()}
+    page = await _found(call, asked)
+    views = await views_of(call.parts, call.principal, page.threads, values=bool(wanted & _OF_STATE))
+    headers = {"X-Pagination-Total": str(page.total)}
+    if (following := asked.offset + len(page.threads)) < page.total and page.threads:
+        headers["X-Pagination-Next"] = str(following)
+    shown = [thread_on_wire(thread, views[thread.thread_id], select) for thread in page.threads]
+    if paths:
+        whole = [thread_on_wire(thread, views[thread.thread_id]) for thread in page.threads]
+        shown = [with_extracts(thread, of, paths) for thread, of in zip(shown, whole, strict=True)]
+    return json_reply(shown, headers=headers)
+
+
+@routes.post("/threads/count", Permission.read, body=ThreadCount, answers={200: int})
+async def count_threads(call: Call[ThreadCount, None]) -> Any:
+    """How many threads fit."""
+    asked = call.body
+    query = _query(call, asked)
+    if query.values and _asks_agents(call):
+        return len(await _looked_at(call, query))
+    return await _threads(call).count(query)
+
+
+@routes.post("/threads/prune", Permission.run, body=ThreadPrune, answers={200: Pruned})
+async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
+    """Remove threads, or of each all but its latest state. Those that are not there, or have a run, do not count."""
+    asked, threads = call.body, _threads(call)
+    ids = list(dict.fromkeys(_uuid("thread_ids", thread_id) for thread_id in asked.thread_ids))
+    if asked.strategy == "keep_latest":
+        found = (await threads.search(ThreadQuery(ids=ids, limit=len(ids)))).threads
+        await keep_latest(call.parts, [one.thread_id for one in found if keeper_of(call.parts, one) is not None])
+        return Pruned(len(found))
+    pruned = 0
+    for thread_id in ids:
+        try:
+            await threads.remove(thread_id)
+            pruned += 1
+        except (UnknownThreadError, ThreadInUseError):
+            continue
+    return Pruned(pruned)
+
+
+@routes.post("/threads/{thread_id}/copy", Permission.run, answers={200: Thread})
+async def copy_thread(call: Call[None, None]) -> Any:
+    """Make another thread that remembers what this one does, without its runs."""
+    threads = _threads(call)
+    thread, copy_id = await threads.get(call.thread_id), new_id()
+    is_kept = keeper_of(call.parts, thread) is not None
+    if is_kept:
+        await copy_checkpoints(call.parts, thread.thread_id, copy_id)
+    try:
+        copied = await threads.copy(thread.thread_id, copy_id=copy_id, belongs_to=call.principal.identity)
+    except TracksideError:
+        if is_kept:
+            await call.parts.checkpointer.adelete_thread(copy_id)
+        raise
+    return await _shown(call, copied)
+
+
+def _threads(call: Call[Any, Any]) -> Threads:
+    return call.parts.store.threads_of(call.principal.owner)
+
+
+def _uuid(field: str, value: str) -> str:
+    if not is_uuid(value):
+        raise HttpError(status=422, detail=f"{field} = {value!r:.80} is not a UUID")
+    return value.lower()
+
+
+async def _shown(call: Call[Any, Any], thread: StoredThread) -> Thread:
+    views = await views_of(call.parts, call.principal, [thread])
+    return thread_on_wire(thread, views[thread.thread_id])
+
+
+async def _changed(call: Call[Any, Any], thread: StoredThread) -> Any:
+    headers = {"Content-Location": call.url(f"/threads/{thread.thread_id}")}
+    if (call.header("prefer") or "").strip() == "return=minimal":
+        return empty(headers=headers)
+    return json_reply(await _shown(call, thread), headers=headers)
+
+
+def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
+    """What is looked for in the store. Which agent a thread had last is in a column, whatever clients call it."""
+    metadata = dict(asked.metadata or {})
+    named: set[str] = set()
+    if isinstance(metadata.get(GRAPH), str):
+        named.add(metadata.pop(GRAPH))
+    if ASSISTANT in metadata:
+        agent = agent_meant({ASSISTANT: metadata[ASSISTANT]}, call.parts.manager.agents)
+        if agent is not None:
+            del metadata[ASSISTANT]
+            named.add(agent)
+    return ThreadQuery(
+        metadata=metadata,
+        values=asked.values or {},
+        status=() if len(named) > 1 else asked.status,  # no thread has two
+        agent=next(iter(named), None),
+    )
+
+
+def _asks_agents(call: Call[Any, Any]) -> bool:
+    return any(isinstance(agent, KeepsThreads) for agent in call.parts.manager.agents.values())
+
+
+async def _found(call: Call[ThreadSearch, None], asked: ThreadSearch) -> ThreadPage:
+    query = _query(call, asked)
+    page = ThreadQuery(
+        metadata=query.metadata,
+        values=query.values,
+        status=query.status,
+        agent=query.agent,
+        ids=None if not asked.ids else [_uuid("ids", thread_id) for thread_id in asked.ids],
+        sort_by=asked.sort_by or "updated_at",
+        descending=asked.sort_order != "asc",
+        limit=asked.limit,
+        offset=asked.offset,
+    )
+    if not (page.values and _asks_agents(call)):
+        return await _threads(call).search(page)
+    found = await _looked_at(call, page)
+    return ThreadPage(found[page.offset : page.offset + page.limit], len(found))
+
+
+async def _looked_at(call: Call[Any, Any], query: ThreadQuery) -> list[StoredThread]:
+    """The threads whose values fit, each asked for what it remembers.
+
+    Raises:
+        HttpError: they would be too many.
+    """
+    others = replace(query, values={}, limit=MOST_LOOKED_AT, offset=0)
+    page = await _threads(call).search(others)
+    if page.total > MOST_LOOKED_AT:
+        why = f"values of graphs are looked at thread by thread, and {page.total:,} threads fit all else"
+        raise HttpError(status=422, detail=f"{why}; narrow it down to {MOST_LOOKED_AT:,} by metadata, ids or status")
+    views = await views_of(call.parts, call.principal, page.threads)
+    return [thread for thread in page.threads if contains(views[thread.thread_id].values, dict(query.values))]
+
+
+def _steps(supersteps: list[Superstep] | None) -> list[list[StateUpdate]]:
+    for step in supersteps or ():
+        if any(update.command is not None for update in step.updates):
+            raise HttpError(status=422, detail="supersteps: command is not supported in an update; values are")
+    return [
+        [StateUpdate(values=update.values, as_node=update.as_node) for update in step.updates]
+        for step in supersteps or ()
+    ]
+
+
+async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[StateUpdate]]) -> None:
+    keeper = keeper_of(call.parts, thread)
+    assert keeper is not None
+    try:
+        await keeper.replay(place_of(call.parts, call.principal, thread.thread_id), steps)
+    except TracksideError:
+        await _threads(call).remove(thread.thread_id)
+        raise

@@ -1,0 +1,62 @@
+"""Checkpoints of whole threads: copied to another one, or all but the latest removed, by whatever keeps them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
+
+
+async def copy_checkpoints(parts: ServerParts, thread_id: str, copy_id: str) -> None:
+    """Copy the checkpoints of a thread of a graph.
+
+    Raises:
+        HttpError: its graph has a checkpointer of its own, which nobody here knows.
+    """
+    saver = _saver(parts, "copied")
+    try:
+        await saver.acopy_thread(thread_id, copy_id)
+    except NotImplementedError:
+        await _copy_each(saver, thread_id, copy_id)
+
+
+async def keep_latest(parts: ServerParts, thread_ids: Sequence[str]) -> None:
+    """Remove all checkpoints of graphs' threads but their latest ones.
+
+    Raises:
+        HttpError: what keeps them cannot do that.
+    """
+    if not thread_ids:
+        return
+    try:
+        await _saver(parts, "pruned").aprune(thread_ids, strategy="keep_latest")
+    except NotImplementedError:
+        why = "the checkpointer that keeps threads here cannot remove old checkpoints and keep the latest"
+        raise HttpError(status=501, detail=f"strategy = 'keep_latest': {why}") from None
+
+
+def _saver(parts: ServerParts, what: str) -> Any:
+    if parts.checkpointer is None:
+        why = "its graph brings a checkpointer of its own; compile it without one to have its threads kept here"
+        raise HttpError(status=501, detail=f"the checkpoints of this thread cannot be {what}: {why}")
+    return parts.checkpointer
+
+
+async def _copy_each(saver: Any, thread_id: str, copy_id: str) -> None:
+    """Copy checkpoint by checkpoint, oldest first, each with the writes that wait at it."""
+    found = [one async for one in saver.alist({"configurable": {"thread_id": thread_id}})]
+    for one in reversed(found):
+        place = one.config["configurable"]
+        copied = {"thread_id": copy_id, "checkpoint_ns": place.get("checkpoint_ns", "")}
+        if one.parent_config is not None:
+            copied["checkpoint_id"] = one.parent_config["configurable"]["checkpoint_id"]
+        versions = one.checkpoint["channel_versions"]
+        config = await saver.aput({"configurable": copied}, one.checkpoint, one.metadata, versions)
+        writes: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        for task_id, channel, value in one.pending_writes or ():
+            writes[task_id].append((channel, value))
+        for task_id, written in writes.items():
+            await saver.aput_writes(config, written, task_id)
