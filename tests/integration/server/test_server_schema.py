@@ -95,8 +95,15 @@ async def narrowed(http: httpx.AsyncClient, served: Any) -> dict[str, Any]:
     return api
 
 
+REFUSING_IS_FINE = """
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 501]
+"""
+
+
 async def schemathesis(where: Path, url: str, *options: str) -> tuple[int, str]:
     """Its exit code, and what it says."""
+    (where / "schemathesis.toml").write_text(REFUSING_IS_FINE, encoding="utf-8")
     excluded = [word for path in ENDLESS for word in ("--exclude-path", path)]
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -14,7 +14,7 @@ import msgspec
 from trackside._version import __version__
 from trackside.app.server.examples import example_of
 from trackside.app.server.principal import Permission
-from trackside.app.server.routing import Endpoint
+from trackside.app.server.routing import EVENT_STREAM, Endpoint
 from trackside.harness.types import JsonObject
 
 _REF: Final = "#/components/schemas/{name}"
@@ -103,6 +103,16 @@ class _Schemas:
         """The schema of a type, by reference where it has a name."""
         return self._schemas[self._kinds.index(kind)]
 
+    def part_of(self, kind: Any) -> JsonObject:
+        """The schema of a type, or of a list of it, of which any fields may be left out: clients select some."""
+        schema = self.of(kind)
+        if schema.get("type") == "array":
+            return {**schema, "items": self._without_needs(schema["items"])}
+        return self._without_needs(schema)
+
+    def _without_needs(self, schema: JsonObject) -> JsonObject:
+        return {**self._all[str(schema["$ref"]).rpartition("/")[2]], "required": []} if "$ref" in schema else schema
+
     def fields_of(self, kind: Any) -> tuple[Mapping[str, Any], Sequence[str]]:
         """The schemas of a Struct's fields, and the names of those that are required."""
         schema = self._all[self._name_of(kind)]
@@ -158,7 +168,7 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterable[JsonObject]:
         fields, required = schemas.fields_of(endpoint.query)
         for name, schema in fields.items():
             yield {"name": name, "in": "query", "required": name in required, "schema": _without_null(schema)}
-    if endpoint.method == "GET" and endpoint.media_type == "text/event-stream":
+    if endpoint.method == "GET" and endpoint.media_type == EVENT_STREAM:
         yield _LAST_EVENT_ID
 
 
@@ -214,11 +224,21 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
     for status, kind in endpoint.answers.items():
         said: JsonObject = {"description": HTTPStatus(status).phrase}
         if kind is not None:
-            schema = {} if kind is object else schemas.of(kind)
-            said["content"] = {endpoint.media_type: {"schema": schema}}
+            said["content"] = {endpoint.media_type: {"schema": _answer_schema(endpoint, kind, schemas)}}
         found[str(status)] = said
     errors = {str(status): {"$ref": f"#/components/responses/Error{status}"} for status in _errors_of(endpoint)}
     return errors | found
+
+
+def _answer_schema(endpoint: Endpoint, kind: Any, schemas: _Schemas) -> JsonObject:
+    if kind is object or endpoint.media_type == EVENT_STREAM:
+        return {}
+    return schemas.part_of(kind) if _has_field(endpoint.body, "select") else schemas.of(kind)
+
+
+def _has_field(kind: Any, name: str) -> bool:
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return is_struct and any(field.name == name for field in msgspec.structs.fields(kind))
 
 
 def _unwrapped(text: str) -> str:
