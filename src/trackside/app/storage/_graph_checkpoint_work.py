@@ -20,7 +20,7 @@ from trackside.app.storage._graph_checkpoint_tables import (
     graph_values,
     graph_writes,
 )
-from trackside.app.storage._old_checkpoints import OldTables
+from trackside.app.storage._old_checkpoints import OldTables, remove_old
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import RunEndedError
@@ -90,7 +90,6 @@ class RemoveGraphThreads(Work):
     """Removes all that threads' graphs have left."""
 
     threads: Sequence[str]
-    old: OldTables | None
 
     @property
     @override
@@ -99,17 +98,16 @@ class RemoveGraphThreads(Work):
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        remove_checkpoints(unit.session, self.threads, self.old)
+        remove_checkpoints(unit.session, self.threads)
 
 
-def remove_checkpoints(session: Session, thread_ids: Collection[str], old: OldTables | None) -> None:
+def remove_checkpoints(session: Session, thread_ids: Collection[str]) -> None:
     """Remove all checkpoints of threads, also those that LangGraph's savers have left in tables of their own."""
     if not thread_ids:
         return
     for table in OF_THREADS:
         session.execute(delete(table).where(table.c.thread_id.in_(thread_ids)))
-    if old is not None:
-        old.remove(session, thread_ids)
+    remove_old(session, thread_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +116,17 @@ class TakeOverThread(Work):
 
     thread_id: str
     old: OldTables
+    values: Sequence[ValueRow]
 
     @property
     @override
     def size(self) -> int:
-        return _SMALL
+        return _SMALL + sum([_ROW_BYTES + len(row.value) for row in self.values])
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
-        self.old.move(unit.session, self.thread_id)
+        if self.old.move(unit.session, self.thread_id):
+            unit.graph.add((), self.values, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from trackside.app.storage._graph_checkpoint_reads import (
     of_runs,
     some,
 )
+from trackside.app.storage._graph_checkpoint_rows import ValueRow
 from trackside.app.storage._graph_checkpoint_work import (
     Chain,
     CopyGraphThread,
@@ -34,7 +35,7 @@ from trackside.app.storage._graph_checkpoint_work import (
     RemoveGraphThreads,
     TakeOverThread,
 )
-from trackside.app.storage._old_checkpoints import OldTables, old_tables
+from trackside.app.storage._old_checkpoints import OldTables, SplitCheckpoint, old_tables
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._writer import NoWriter, Writer, answer_of
 from trackside.harness.context import current_run
@@ -104,9 +105,14 @@ class GraphCheckpoints:
     def __init__(self, writer: Writer | NoWriter, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
+        self._split: SplitCheckpoint = _as_it_is
         self._unwritten: dict[str, asyncio.Future[Any]] = {}
         self._old: OldTables | None = None
         self._looked_for_old = False
+
+    def split_old_by(self, split: SplitCheckpoint) -> None:
+        """Have old checkpoints taken apart by this, which knows how they are encoded."""
+        self._split = split
 
     async def put(self, work: PutGraphRows) -> None:
         """Have this written: a run that settles its writes in the end goes on at once, others when it is on disk.
@@ -228,19 +234,23 @@ class GraphCheckpoints:
         old = await self._old_tables()
         if old is None or not await self._readers.run(partial(old.has, thread_id=thread_id)):
             return False
-        await self._writer.write(TakeOverThread(thread_id, old))
+        await self._take_over(thread_id, old)
         return True
+
+    async def _take_over(self, thread_id: str, old: OldTables) -> None:
+        values = await self._readers.run(partial(old.values, thread_id=thread_id, split=self._split))
+        await self._writer.write(TakeOverThread(thread_id, old, values))
 
     async def _adopt_all(self) -> None:
         old = await self._old_tables()
         while old is not None and (left := await self._readers.run(partial(old.some_threads, limit=_LISTED))):
             for thread_id in left:
-                await self._writer.write(TakeOverThread(thread_id, old))
+                await self._take_over(thread_id, old)
 
     async def remove_threads(self, thread_ids: Sequence[str]) -> None:
         """Remove all that is stored of threads."""
         await self._see(*thread_ids)
-        await self._writer.write(RemoveGraphThreads(thread_ids, await self._old_tables()))
+        await self._writer.write(RemoveGraphThreads(thread_ids))
 
     async def remove_of_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints that these runs have made."""
@@ -269,6 +279,10 @@ class GraphCheckpoints:
         await self.adopt(source)
         await self.adopt(target)
         await self._writer.write(CopyGraphThread(source, target))
+
+
+def _as_it_is(thread_id: str, namespace: str, encoded: Encoded) -> Sequence[ValueRow]:
+    return ()
 
 
 def fenced_by() -> str | None:

@@ -2,52 +2,71 @@
 
 A thread moves as a whole and in one transaction, when it is first used; then it is in one place only, so that nothing of it
 comes back after it has been changed or removed. Its bytes stay as they are: what LangGraph's serializer has written, ours
-reads, and JSON is one of its encodings.
+reads, and JSON is one of its encodings. The values that are inside of old checkpoints get rows of their own besides, for
+checkpoints that will come after them and have them still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import BindParameter, Connection, bindparam, inspect, text
 
+from trackside.app.storage._graph_checkpoint_rows import ValueRow
 from trackside.app.storage._graph_checkpoint_tables import GRAPH_CHECKPOINT, GRAPH_VALUE, GRAPH_WRITE
 from trackside.app.storage._session import Session
 
+_TABLES = {"checkpoints", "writes", "checkpoint_blobs", "checkpoint_writes"}
+_IS_LEFT = "SELECT 1 FROM checkpoints WHERE thread_id = :thread_id LIMIT 1"
 _PLACE = {"thread_id", "checkpoint_ns", "checkpoint_id"}
+
+type SplitCheckpoint = Callable[[str, str, tuple[str, bytes]], Iterable[ValueRow]]
+"""Takes a thread, a namespace and an encoded checkpoint, and gives the values that are inside of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OldTables:
-    """Those of one of LangGraph's savers; `tables` are all that have rows of threads."""
+    """Those of one of LangGraph's savers."""
 
-    tables: tuple[str, ...]
     statements: tuple[str, ...]
     """What moves a thread, in this order."""
+    bodies: str
+    """What reads the checkpoints of a thread."""
 
-    def move(self, session: Session, thread_id: str) -> None:
-        """Move what is left of a thread; what of it is in our tables already counts more."""
+    def move(self, session: Session, thread_id: str) -> bool:
+        """Move what is left of a thread, unless that was done; what of it is in our tables already counts more."""
+        if not session.execute(text(_IS_LEFT).bindparams(thread_id=thread_id)):
+            return False
         for statement in self.statements:
             session.execute(text(statement).bindparams(thread_id=thread_id))
-        self.remove(session, [thread_id])
+        remove_old(session, [thread_id])
+        return True
 
-    def remove(self, session: Session, thread_ids: Collection[str]) -> None:
-        """Remove what is left of threads."""
-        for table in self.tables:
-            statement = text(f"DELETE FROM {table} WHERE thread_id IN :thread_ids")  # a name of LangGraph's
-            these: BindParameter[str] = bindparam("thread_ids", [*thread_ids], expanding=True)
-            session.execute(statement.bindparams(these))
+    def values(self, connection: Connection, thread_id: str, split: SplitCheckpoint) -> list[ValueRow]:
+        """The values that are inside of a thread's checkpoints, each version once."""
+        values: dict[tuple[str, ...], ValueRow] = {}
+        for namespace, encoding, body in connection.execute(text(self.bodies), {"thread_id": thread_id}):
+            for value in split(thread_id, namespace, (encoding, body)):
+                values.setdefault(value[:4], value)
+        return [*values.values()]
 
     def has(self, connection: Connection, thread_id: str) -> bool:
         """Whether there is anything of a thread."""
-        query = text("SELECT 1 FROM checkpoints WHERE thread_id = :thread_id LIMIT 1")
-        return connection.execute(query, {"thread_id": thread_id}).first() is not None
+        return connection.execute(text(_IS_LEFT), {"thread_id": thread_id}).first() is not None
 
     def some_threads(self, connection: Connection, limit: int) -> list[str]:
         """So many of the threads that are left."""
         query = text("SELECT DISTINCT thread_id FROM checkpoints LIMIT :limit")
         return [*connection.scalars(query, {"limit": limit})]
+
+
+def remove_old(session: Session, thread_ids: Collection[str]) -> None:
+    """Remove what LangGraph's savers have left of threads, in whichever tables of theirs there are."""
+    for table in sorted(_TABLES & session.tables_with("checkpoint_ns")):
+        statement = text(f"DELETE FROM {table} WHERE thread_id IN :thread_ids")  # a name of LangGraph's
+        these: BindParameter[str] = bindparam("thread_ids", [*thread_ids], expanding=True)
+        session.execute(statement.bindparams(these))
 
 
 def old_tables(connection: Connection) -> OldTables | None:
@@ -71,6 +90,7 @@ def old_tables(connection: Connection) -> OldTables | None:
 
 def _of_sqlite(*, has_writes: bool, task_path: str) -> OldTables:
     """A checkpoint has all its values in its bytes, and stays like that."""
+    bodies = "SELECT checkpoint_ns, coalesce(type, 'msgpack'), checkpoint FROM checkpoints WHERE thread_id = :thread_id"
     checkpoints = f"""
         INSERT INTO graph_checkpoints ({GRAPH_CHECKPOINT})
         SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
@@ -82,13 +102,13 @@ def _of_sqlite(*, has_writes: bool, task_path: str) -> OldTables:
         SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, idx, {task_path}, channel,
             coalesce(type, 'msgpack'), coalesce(value, x'')
         FROM writes WHERE thread_id = :thread_id ON CONFLICT DO NOTHING"""
-    if not has_writes:
-        return OldTables(("checkpoints",), (checkpoints,))
-    return OldTables(("checkpoints", "writes"), (checkpoints, writes))
+    return OldTables((checkpoints, writes) if has_writes else (checkpoints,), bodies)
 
 
 def _of_postgres(task_path: str) -> OldTables:
-    """Values are in a table of their own, as ours are; the rest is JSON."""
+    """Values are in a table of their own, as ours are, but for texts; the rest is JSON."""
+    bodies = """
+        SELECT checkpoint_ns, 'json', convert_to(checkpoint::text, 'UTF8') FROM checkpoints WHERE thread_id = :thread_id"""
     checkpoints = f"""
         INSERT INTO graph_checkpoints ({GRAPH_CHECKPOINT})
         SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, metadata ->> 'run_id',
@@ -108,4 +128,4 @@ def _of_postgres(task_path: str) -> OldTables:
             coalesce(type, 'msgpack'), blob
         FROM checkpoint_writes WHERE thread_id = :thread_id ON CONFLICT DO NOTHING"""
     escaped = (statement.replace("::", r"\:\:") for statement in (checkpoints, values, writes))
-    return OldTables(("checkpoints", "checkpoint_blobs", "checkpoint_writes"), (*escaped,))
+    return OldTables((*escaped,), bodies.replace("::", r"\:\:"))

@@ -37,6 +37,7 @@ from trackside.app.storage._postgres_statements import (
     LOAD_WAITING,
     LOCK,
     NEXT_ORDINAL,
+    TABLES_WITH,
     writing,
 )
 from trackside.app.storage._queue import ActiveRun, Lane
@@ -143,6 +144,10 @@ class PostgresSession:
             values.extend([*column] for column in columns)
         ((last,),) = self._fetch(writing(steps, events=bool(events)), *values)
         number_events(events, last - len(events) + 1)
+
+    def tables_with(self, column: str) -> set[str]:
+        """The names of all tables that have a column of this name, others' too."""
+        return {name for (name,) in self._fetch(TABLES_WITH, column)}
 
     def close(self) -> None:
         """Let go of the connection; a later transaction makes a new one."""

@@ -71,6 +71,10 @@ LOAD_EVENT: Final = """
 
 NEXT_ORDINAL: Final = "SELECT nextval(pg_get_serial_sequence('active_runs', 'ordinal'))"
 
+TABLES_WITH: Final = """
+    SELECT table_name::text FROM information_schema.columns
+    WHERE column_name = $1 AND table_schema = ANY(current_schemas(false))"""
+
 
 class _Bulk:
     """A part that takes its rows in the place of `ROWS`; `types` are those of the columns."""

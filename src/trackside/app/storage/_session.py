@@ -95,6 +95,10 @@ class Session(Protocol):
         """Write all of it, and give the events the next positions, in their `position`."""
         ...
 
+    def tables_with(self, column: str) -> set[str]:
+        """The names of all tables that have a column of this name, others' too."""
+        ...
+
     def close(self) -> None:
         """Let go of the connection; a later transaction makes a new one."""
         ...

@@ -340,6 +340,11 @@ class SqliteSession:
         parts = range(first // EVENTS_AT_A_TIME, last // EVENTS_AT_A_TIME + 1)
         _NOTE_TIMES.execute(driver, [(part, *times) for part in parts])
 
+    def tables_with(self, column: str) -> set[str]:
+        """The names of all tables that have a column of this name, others' too."""
+        query = "SELECT t.name FROM sqlite_master t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' AND c.name = ?"
+        return {name for (name,) in self._driver.execute(query, (column,))}
+
     def close(self) -> None:
         """Let go of the connection; a later transaction makes a new one."""
         connection, self._connection = self._connection, None

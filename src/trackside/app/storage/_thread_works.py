@@ -11,6 +11,7 @@ from sqlalchemy import delete, exists, select, update
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._fold import ThreadRow, labels_of
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
+from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
@@ -308,6 +309,7 @@ class ForgetThreads(Work):
     def apply(self, unit: UnitOfWork) -> None:
         session = unit.session
         session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(self.forgotten)))
+        remove_checkpoints(session, self.forgotten)
         remove_checkpoints(session, self.forgotten)
         of_these = (runs.c.thread_id.in_(self.forgotten), runs.c.removed_at.is_(None))
         session.execute(update(runs).where(*of_these).values(removed_at=self.now))

@@ -67,6 +67,7 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         super().__init__()
         self._checkpoints = checkpoints
         self._loop = loop
+        checkpoints.split_old_by(self._values_in)
 
     @override
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -147,19 +148,12 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             StorageError: it, or something that the run has put before, could not be written.
         """
         thread_id, namespace, parent_id = _address(config)
-        inline: dict[str, Any] = {}
-        refs: dict[str, str] = {}
-        values: list[ValueRow] = []
-        versions = checkpoint["channel_versions"]
-        for channel, value in checkpoint["channel_values"].items():
-            if channel not in versions or channel in _BRIEF or _is_small(value):
-                inline[channel] = value
-                continue
-            refs[channel] = version = str(versions[channel])
-            if channel in new_versions:
-                values.append(ValueRow(thread_id, namespace, channel, version, *self.serde.dumps_typed(value)))
+        values, versions = checkpoint["channel_values"], checkpoint["channel_versions"]
+        refs = {channel: str(versions[channel]) for channel in values if _has_row(channel, values, versions)}
+        new = [channel for channel in refs if channel in new_versions]
         said = get_checkpoint_metadata(config, metadata)
         run_id = said.get("run_id")
+        inline = {channel: value for channel, value in values.items() if channel not in refs}
         row = CheckpointRow(
             thread_id,
             namespace,
@@ -171,9 +165,27 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
             *self.serde.dumps_typed(said),
         )
         await self._checkpoints.put(
-            PutGraphRows(thread_id=thread_id, run_id=fenced_by(), checkpoints=[row], values=values)
+            PutGraphRows(
+                thread_id=thread_id,
+                run_id=fenced_by(),
+                checkpoints=[row],
+                values=[self._value_row(thread_id, namespace, channel, checkpoint) for channel in new],
+            )
         )
         return _named(thread_id, namespace, checkpoint["id"])
+
+    def _value_row(self, thread_id: str, namespace: str, channel: str, checkpoint: Checkpoint) -> ValueRow:
+        version = str(checkpoint["channel_versions"][channel])
+        encoded = self.serde.dumps_typed(checkpoint["channel_values"][channel])
+        return ValueRow(thread_id, namespace, channel, version, *encoded)
+
+    def _values_in(self, thread_id: str, namespace: str, encoded: Encoded) -> Iterator[ValueRow]:
+        """What a checkpoint that one of LangGraph's savers has written has in itself, and ours would not."""
+        checkpoint: Checkpoint = self.serde.loads_typed(encoded)
+        values, versions = checkpoint.get("channel_values", {}), checkpoint["channel_versions"]
+        for channel in values:
+            if _has_row(channel, values, versions):
+                yield self._value_row(thread_id, namespace, channel, checkpoint)
 
     @override
     async def aput_writes(
@@ -364,9 +376,14 @@ async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | Non
     return await anext(found, None)
 
 
-def _is_small(value: Any) -> bool:
-    """Whether a checkpoint has it in itself: what takes less than a row of its own, to be told by a look at it."""
-    return type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
+def _has_row(channel: str, values: Mapping[str, Any], versions: ChannelVersions) -> bool:
+    """Whether a value gets a row of its own; others take less than that, and the checkpoint has them in itself.
+
+    A look at the value tells: so it is told of each of its checkpoints, also where it is not new.
+    """
+    value = values[channel]
+    is_small = type(value) in _PLAIN or (type(value) is str and len(value) <= _SHORT)
+    return not is_small and channel in versions and channel not in _BRIEF
 
 
 def _address(config: RunnableConfig) -> tuple[str, str, str | None]:

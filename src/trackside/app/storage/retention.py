@@ -35,6 +35,7 @@ from sqlalchemy import (
 
 from trackside.app.storage._arguments import AnyOf, limit_of
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import (
@@ -398,6 +399,7 @@ class RemoveRuns(Work):
             )
         )
         gone = [thread_id for (thread_id,) in found]
+        remove_checkpoints(session, gone)
         for table in (thread_states, threads):
             session.execute(delete(table).where(table.c.thread_id.in_(gone)))
         newest = (

@@ -1,0 +1,138 @@
+"""What LangGraph's own savers have left in a database moves over, and what threads leave goes with them."""
+
+import operator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import Command, interrupt
+
+from trackside.app.storage import Store
+
+
+class Desk(TypedDict, total=False):
+    messages: Annotated[list[Any], add_messages]
+    notes: Annotated[list[Any], operator.add]
+    title: str
+    count: int
+
+
+def desk(saver: Any) -> Any:
+    """A graph that answers, counts and then asks."""
+
+    async def answer(state: Desk) -> Desk:
+        return {"messages": [AIMessage(f"answer {len(state['messages'])}")], "count": 1, "title": "x" * 400}
+
+    async def ask(state: Desk) -> Desk:
+        return {"notes": [interrupt("How many?")]}
+
+    builder = StateGraph(Desk).add_sequence([("answer", answer), ("ask", ask)]).add_edge(START, "answer")
+    return builder.compile(checkpointer=saver)
+
+
+def thread(thread_id: str = "old") -> Any:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+@pytest.fixture
+def langgraphs(url: str, dialect: str) -> Callable[[], AbstractAsyncContextManager[Any]]:
+    """Opens LangGraph's own saver for the database."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        if dialect == "sqlite":
+            async with AsyncSqliteSaver.from_conn_string(url.removeprefix("sqlite:///")) as sqlite:
+                await sqlite.setup()
+                yield sqlite
+        else:
+            async with AsyncPostgresSaver.from_conn_string(url) as postgres:
+                await postgres.setup()
+                yield postgres
+
+    return opened
+
+
+async def history(saver: Any, thread_id: str = "old") -> list[Any]:
+    """All that is known of a thread, but how its config is written."""
+    return [
+        (one.checkpoint["id"], one.checkpoint["channel_values"], one.metadata, one.parent_config, one.pending_writes)
+        async for one in saver.alist(thread(thread_id))
+    ]
+
+
+async def left(saver: Any) -> list[Any]:
+    """Two threads that wait for an answer, one of them in its second run; the history of the first."""
+    await desk(saver).ainvoke({"messages": [HumanMessage("one")], "notes": [0]}, thread())
+    await desk(saver).ainvoke(Command(resume=5), thread())
+    await desk(saver).ainvoke({"messages": [HumanMessage("two")]}, thread())
+    await desk(saver).ainvoke({"messages": [HumanMessage("hi")], "notes": []}, thread("other"))
+    return await history(saver)
+
+
+async def test_a_thread_goes_on_as_it_was(store: Store, langgraphs: Any) -> None:
+    async with langgraphs() as saver:
+        before = await left(saver)
+    assert await history(store.checkpointer()) == before
+    graph = desk(store.checkpointer())
+    state = await graph.ainvoke(Command(resume=7), thread())
+    assert state["notes"] == [0, 5, 7]
+    assert [message.content for message in state["messages"]] == ["one", "answer 1", "two", "answer 3"]
+    assert await history(store.checkpointer()) != before
+
+
+async def test_it_moves_once_and_as_a_whole(store: Store, langgraphs: Any) -> None:
+    async with langgraphs() as saver:
+        await left(saver)
+        await desk(store.checkpointer()).aget_state(thread())
+        assert await history(saver) == []
+        assert await history(saver, "other") != []
+        await store.checkpointer().adelete_thread("old")
+        assert await store.checkpointer().aget_tuple(thread()) is None
+
+
+async def test_what_is_removed_or_copied_before_it_is_used_is_so_everywhere(store: Store, langgraphs: Any) -> None:
+    async with langgraphs() as saver:
+        before = await left(saver)
+        await store.checkpointer().acopy_thread("old", "copy")
+        assert [one[1] for one in await history(store.checkpointer(), "copy")] == [one[1] for one in before]
+        await store.checkpointer().adelete_thread("other")
+        assert await history(saver, "other") == []
+        found = {one.config["configurable"]["thread_id"] async for one in store.checkpointer().alist(None)}
+        assert found == {"old", "copy"}
+
+
+async def test_tables_of_the_same_names_that_are_another_program_s_stay_as_they_are(
+    store: Store, database: Any
+) -> None:
+    database.execute("CREATE TABLE checkpoints (name TEXT)")
+    database.execute("CREATE TABLE writes (checkpoint_ns TEXT, thread_id TEXT)")
+    await desk(store.checkpointer()).ainvoke({"messages": [HumanMessage("hi")]}, thread())
+    await store.checkpointer().adelete_thread("old")
+    assert database.execute("SELECT * FROM checkpoints").fetchall() == []
+
+
+async def test_with_the_last_run_of_a_thread_its_checkpoints_go(
+    store: Store, langgraphs: Any, script: Any, database: Any
+) -> None:
+    async with langgraphs() as saver:
+        await left(saver)
+        for thread_id in ("old", "other", "new", "stays"):
+            await desk(store.checkpointer()).ainvoke({"messages": [HumanMessage("hi")]}, thread(f"{thread_id} one"))
+            await store.append(script(run_id=f"run of {thread_id}", thread_id=f"{thread_id} one").whole())
+        await store.append(script(run_id="run of other itself", thread_id="other").whole())
+        waits = script(run_id="waits", thread_id="stays one")
+        await store.append([waits.started(), waits.thread("busy")])
+        report = await store.prune(older_than=None)
+        assert report.threads == 4
+        assert await history(saver, "other") == []
+        assert await history(saver) != []
+    found = database.execute("SELECT DISTINCT thread_id FROM graph_checkpoints").fetchall()
+    assert [row[0] for row in found] == ["stays one"]
+    for table in ("graph_values", "graph_writes"):
+        assert database.execute(f"SELECT DISTINCT thread_id FROM {table}").fetchall() == found
