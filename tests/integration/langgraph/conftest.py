@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from trackside import RunContext, RunHandle, RunLifecycleEvent, RunManager, RunResult, RunSpec, RunStatus, StreamPart
+from trackside.app.storage import Store
 from trackside.harness.context import bind_run
 from trackside.harness.ids import new_id
 from trackside.harness.journal import Journal
@@ -130,11 +131,14 @@ def run_context() -> Callable[..., RunContext]:
     return made
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "store"])
 async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     """Where graphs keep their threads."""
     if request.param == "memory":
         yield InMemorySaver()
+    elif request.param == "store":
+        async with Store.open(f"sqlite:///{tmp_path / 'threads.db'}") as store:
+            yield store.checkpointer()
     else:
         async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as sqlite:
             yield sqlite
