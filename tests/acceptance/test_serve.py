@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from langgraph_sdk import get_sync_client
 from trackside_server import TracksideServer
 
+from trackside.harness.ids import is_uuid
+
+UNUSED = {
+    "agents",
+    "aiohttp",
+    "alembic",
+    "asyncpg",
+    "genai_prices",
+    "httpx",
+    "jwt",
+    "langchain_core",
+    "langgraph",
+    "langgraph_sdk",
+    "limits",
+    "openai",
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic_ai",
+}
+
 AGENTS = """
-import asyncio
+import sys
 
 async def echo(input, run):
     print("said by an agent")
     return {"echo": input}
 
-async def endless(input, run):
-    while True:
-        run.send({"still": "here"})
-        await asyncio.sleep(0.05)
+async def modules(input):
+    return {"modules": sorted({name.partition(".")[0] for name in sys.modules})}
 """
 
 
@@ -48,3 +71,65 @@ def test_a_killed_server_is_started_again_where_it_was(folder: Path) -> None:
         assert server.url == before
         with get_sync_client(url=server.url, api_key=None) as client:
             assert client.runs.wait(None, "echo", input=1) == {"echo": 1}
+
+
+def test_a_server_of_functions_loads_no_framework_and_nothing_that_is_not_used(folder: Path) -> None:
+    with TracksideServer(folder, "agents.py:modules") as server:
+        server.terminate()
+        server.restart()  # the first time it made a database, with Alembic
+        with get_sync_client(url=server.url, api_key=None) as client:
+            found = client.runs.wait(None, "modules", input=1)
+
+    assert isinstance(found, dict)
+    assert "uvloop" in found["modules"]
+    assert UNUSED & set(found["modules"]) == set()
+
+
+def test_what_happens_is_said_as_json_where_nobody_sits(folder: Path) -> None:
+    with TracksideServer(folder, "agents.py:echo") as server:
+        assert server.terminate() == 0
+
+    ready, *_, last = [json.loads(line) for line in server.log.splitlines()]
+    assert (ready["event"], ready["url"], ready["agents"]) == ("ready", server.url, ["echo"])
+    assert last["event"] == "stopped"
+
+
+def test_a_person_sees_where_it_answers_and_stops_it_with_ctrl_c(folder: Path, terminal: Callable[..., Any]) -> None:
+    shown = terminal("serve", "agents.py:echo", "--port", "0")
+    shown.wait_for("Ctrl-C stops it")
+    shown.press(b"\x03")
+
+    assert shown.wait() == 0
+    assert re.search(r"answers at http://127\.0\.0\.1:\d+", shown.text)
+    assert "agents    echo" in shown.text
+
+
+def test_requests_are_logged_without_what_may_be_secret(folder: Path) -> None:
+    with (
+        TracksideServer(folder, "agents.py:echo") as server,
+        get_sync_client(url=server.url, api_key="the-secret-key") as client,
+    ):
+        client.runs.wait(None, "echo", input={"password": "hunter2"}, on_completion="keep")
+        httpx.get(f"{server.url}/events?after=0&token=sesame")
+        httpx.get(f"{server.url}/runs/00000000-0000-4000-8000-000000000000")
+        assert server.terminate() == 0
+
+    said = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    lines = [line for line in said if line["event"] == "request"]
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("POST", "/runs/wait", 200),
+        ("GET", "/events", 422),
+        ("GET", "/runs/{run_id}", 404),
+    ]
+    assert is_uuid(lines[0]["run_id"])
+    assert lines[2]["run_id"] == "00000000-0000-4000-8000-000000000000"
+    assert all(line["ms"] > 0 and line["bytes"] > 0 for line in lines)
+    assert not any(secret in server.log for secret in ("the-secret-key", "hunter2", "sesame"))
+
+
+def test_requests_are_not_logged_where_nobody_wants_it(folder: Path) -> None:
+    with TracksideServer(folder, "agents.py:echo", settings="[server]\nlog = false\n") as server:
+        httpx.get(f"{server.url}/ok")
+        assert server.terminate() == 0
+
+    assert [json.loads(line)["event"] for line in server.log.splitlines()] == ["ready", "stopping", "stopped"]

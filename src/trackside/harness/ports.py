@@ -84,7 +84,10 @@ class Settlement(NamedTuple):
 
 
 class PriceList(Protocol):
-    """What calls of models cost."""
+    """What calls of models cost.
+
+    One that has a method `prepare` is told, quickly and often, that a call has begun whose price will be asked for.
+    """
 
     def cost_usd(
         self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int

@@ -53,12 +53,12 @@ class ServerWords:
     def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
         """Say that the server answers, where, and what with."""
         facts = self._facts(sockets[0])
-        if self._output is not None:
-            self._output.print({**facts, "pid": os.getpid(), "version": __version__})
         if self._console is None:
             self.say("ready", **facts)
         else:
             self._show(self._console, facts)
+        if self._output is not None:
+            self._output.print({**facts, "pid": os.getpid(), "version": __version__})
         earlier = app.recorder.delivered_at_start
         if earlier.delivered or earlier.refused:
             self.say("delivered what the spool had kept", runs=earlier.delivered, refused=earlier.refused)
