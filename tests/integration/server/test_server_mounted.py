@@ -1,0 +1,89 @@
+"""The server inside somebody else's app, and somebody else's app behind the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+from running_server import serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from trackside import RunContext
+from trackside.app.settings import Settings
+from trackside.app.wiring import App, open_app
+
+DIALECTS = ("sqlite",)
+
+
+async def slow(input: Any, run: RunContext) -> dict[str, Any]:
+    await asyncio.sleep(0.5)  # longer than an answer that comes in one piece may take
+    return {"given": input}
+
+
+async def of_mine(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("mine")
+
+
+@pytest.fixture
+async def app(database_url: str) -> AsyncIterator[App]:
+    async with open_app(Settings(database_url=database_url), {"slow": slow}) as opened:
+        yield opened
+
+
+async def test_it_answers_where_it_is_mounted(app: App) -> None:
+    whole = Starlette(routes=[Route("/mine", of_mine), Mount("/agents", app.asgi)])
+    async with serving(whole) as url, get_client(url=f"{url}/agents", api_key=None) as client:
+        values = await client.runs.wait(None, "slow", input=1)
+        async with httpx.AsyncClient(base_url=url) as plain:
+            mine = await plain.get("/mine")
+            missing = await plain.get("/agents/nowhere")
+
+    assert values == {"given": 1}
+    assert mine.text == "mine"
+    assert missing.status_code == 404
+    assert "detail" in missing.json()
+
+
+async def test_a_client_that_is_cut_off_finds_its_run_where_the_server_is_mounted(app: App) -> None:
+    """LangGraph's client puts a `Location` behind the URL that it was given."""
+    cut = CutOnce(app.asgi)
+    async with (
+        serving(Starlette(routes=[Mount("/agents", cut)])) as url,
+        get_client(url=f"{url}/agents", api_key=None) as client,
+    ):
+        with pytest.warns(UserWarning, match="attempting reconnect"):
+            values = await client.runs.wait(None, "slow", input=1, on_completion="keep")
+
+    assert values == {"given": 1}
+    assert [path.partition("/runs")[0] for path in cut.paths] == ["/agents", f"/agents/threads/{cut.thread_id}"]
+
+
+class CutOnce:
+    """Cuts the first answer off behind its first byte, as a proxy does that is stopped."""
+
+    def __init__(self, app: Any) -> None:
+        self.paths: list[str] = []
+        self._app = app
+
+    @property
+    def thread_id(self) -> str:
+        return self.paths[-1].split("/")[3]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.paths.append(scope["path"])
+        await self._app(scope, receive, send if len(self.paths) > 1 else self._cutting(send))
+
+    def _cutting(self, send: Any) -> Any:
+        async def cutting(message: Any) -> None:
+            await send(message)
+            if message["type"] == "http.response.body":
+                raise ConnectionResetError("the proxy is stopped")
+
+        return cutting
