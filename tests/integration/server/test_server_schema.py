@@ -143,7 +143,11 @@ async def schemathesis(where: Path, url: str, *options: str) -> tuple[int, str]:
     ],
 )
 @pytest.mark.timeout(1_200)
-async def test_every_answer_is_as_the_document_says(serve_agents: Any, tmp_path: Path, options: list[str]) -> None:
+async def test_every_answer_is_as_the_document_says(
+    serve_agents: Any, dialect: str, tmp_path: Path, options: list[str]
+) -> None:
+    if dialect == "postgres" and "--seed" in options:
+        pytest.skip("what is sent does not depend on the database; the long run tries both")
     async with serve_agents(agents()) as served, httpx.AsyncClient(base_url=served.url) as http:
         (tmp_path / "openapi.json").write_text(json.dumps(await narrowed(http, served)), encoding="utf-8")
         code, said = await schemathesis(tmp_path, served.url, *options)

@@ -15,6 +15,7 @@ from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, Names
 from trackside.app.server.wire.runs import CancelMany, RunCreate
 from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
+from trackside.app.server.wire.threads import ThreadChange, ThreadCount, ThreadCreate, ThreadPrune, ThreadSearch
 
 AGENT: Final = "NAME"
 
@@ -26,10 +27,19 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
         "metadata": {"team": "red"},
         "if_not_exists": "create",
     },
+    CronCreate: {"assistant_id": AGENT, "schedule": "30 9 * * MON-FRI", "timezone": "Europe/Berlin", "input": {}},
+    CronUpdate: {"schedule": "0 10 * * *", "enabled": False, "metadata": {"team": "red"}},
+    CronSearch: {"metadata": {"team": "red"}, "limit": 10, "sort_by": "next_run_date", "sort_order": "asc"},
+    CronCount: {"metadata": {"team": "red"}},
     list[dict[str, Any]]: [
         {"assistant_id": AGENT, "input": {"question": "How do I …?"}},
         {"assistant_id": AGENT, "input": {"question": "And then?"}},
     ],
+    ThreadCreate: {"metadata": {"customer": "ada"}, "if_exists": "raise", "ttl": {"ttl": 43_200}},
+    ThreadChange: {"metadata": {"seen": True}},
+    ThreadSearch: {"metadata": {"customer": "ada"}, "status": "idle", "limit": 10, "sort_by": "updated_at"},
+    ThreadCount: {"metadata": {"customer": "ada"}},
+    ThreadPrune: {"thread_ids": [], "strategy": "keep_latest"},
     CancelMany: {"status": "all"},
     StateAt: {"checkpoint": {}, "subgraphs": True},
     StateChange: {"values": {"approved": True}},
@@ -37,10 +47,6 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
     AssistantFilter: {"graph_id": AGENT},
     AssistantSearch: {"graph_id": AGENT, "limit": 10, "sort_by": "name", "sort_order": "asc"},
     VersionSearch: {"limit": 10},
-    CronCreate: {"assistant_id": AGENT, "schedule": "30 9 * * MON-FRI", "timezone": "Europe/Berlin", "input": {}},
-    CronUpdate: {"schedule": "0 10 * * *", "enabled": False, "metadata": {"team": "red"}},
-    CronSearch: {"metadata": {"team": "red"}, "limit": 10, "sort_by": "next_run_date", "sort_order": "asc"},
-    CronCount: {"metadata": {"team": "red"}},
     ItemPut: {"namespace": ["memories", "ada"], "key": "coffee", "value": {"likes": "black", "cups": 2}, "ttl": 1_440},
     ItemName: {"namespace": ["memories", "ada"], "key": "coffee"},
     ItemSearch: {"namespace_prefix": ["memories"], "filter": {"cups": {"$gte": 2}}, "limit": 10},

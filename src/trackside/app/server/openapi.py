@@ -233,7 +233,8 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
 def _answer_schema(endpoint: Endpoint, kind: Any, schemas: _Schemas) -> JsonObject:
     if kind is object or endpoint.media_type == EVENT_STREAM:
         return {}
-    return schemas.part_of(kind) if _has_field(endpoint.body, "select") else schemas.of(kind)
+    selects = _has_field(endpoint.body, "select") or _has_field(endpoint.query, "select")
+    return schemas.part_of(kind) if selects else schemas.of(kind)
 
 
 def _has_field(kind: Any, name: str) -> bool:
