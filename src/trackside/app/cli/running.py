@@ -35,6 +35,7 @@ from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import DELIVERY_SECONDS, App, open_app, open_store
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.app.wiring.memories import remembers_question
+from trackside.app.wiring.projects import enter_project
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import asked_again, record_of, spec_of
 from trackside.harness.errors import Fault
@@ -164,7 +165,9 @@ def _run(settings: Settings, reference: AgentReference, spec: RunSpec, *, json: 
     view: View = JsonView() if json else Timeline(standard_output())
     with view:
         # Loaded before there is an event loop, as agents' modules expect, and inside the view, which takes what they print.
-        agent = load_agent(reference)
+        enter_project(settings)
+        makes_graphs = settings.agents.get(reference.text) in settings.project.graphs
+        agent = load_agent(reference, makes_graphs=makes_graphs)
         code = _run_to_the_end(_follow(settings, agent, spec, view))
     view.check()
     return code

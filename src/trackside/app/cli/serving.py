@@ -25,13 +25,14 @@ from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.guests import load_guest
+from trackside.app.wiring.projects import missing_packages
 from trackside.harness.errors import TracksideError
 
 _UNIX = getattr(socket, "AF_UNIX", None)
 
 
 class NoAgentsError(TracksideError, LookupError):
-    """there is no agent to serve: name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml."""  # noqa: E501
+    """there is no agent to serve: name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml, or have a langgraph.json here."""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,8 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], *, json: bool) 
         # Before there is an event loop, as agents' modules expect.
         agents, guest = load_agents(settings), load_guest(settings)
         words = stack.enter_context(ServerWords(output, settings))
+        for note in (*settings.notes, *missing_packages(settings)):
+            words.say(note, level="warning")
         runner = stack.enter_context(event_loop(_loop_factory()))
         return runner.run(_serve_in_loop(settings, agents, guest, sockets, words))
 

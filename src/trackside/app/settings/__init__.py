@@ -1,4 +1,5 @@
-"""What can be configured, and where it comes from: flags over environment over `trackside.toml` over defaults.
+"""What can be configured, and where it comes from: flags over environment over `trackside.toml` over `langgraph.json` over
+defaults.
 
 A key is `section.name`. In the file it is `[section]` and `name = …`, in the environment `TRACKSIDE_SECTION_NAME`. Only
 the command line and the wiring read settings; every other module gets what it needs as arguments.
@@ -27,6 +28,7 @@ from trackside.app.settings._keys import (
     SERVER_PORT,
     Key,
 )
+from trackside.app.settings._langgraph_json import Project, ProjectSettings, read_project
 from trackside.app.settings._observers import OBSERVER_KEYS, ObserverSettings, read_observers
 from trackside.app.settings._sources import Entry, entry_of, from_environment, from_file, read_document
 from trackside.app.settings.errors import DefaultDatabaseError, SettingsError, where_set
@@ -41,6 +43,7 @@ __all__ = [
     "AccessSettings",
     "DefaultDatabaseError",
     "ObserverSettings",
+    "ProjectSettings",
     "ServerSettings",
     "Settings",
     "SettingsError",
@@ -110,6 +113,10 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     """Who may ask the server."""
+    project: ProjectSettings = field(default_factory=ProjectSettings)
+    """What the LangGraph project in the current folder needs, if there is one."""
+    notes: tuple[str, ...] = ()
+    """What was set and has no effect, and why, a sentence for each; whoever starts a server wants to know."""
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def limits_of(self, agent: str) -> AgentLimits:
@@ -150,22 +157,38 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Settings:
-    """Read `trackside.toml`, the `TRACKSIDE_*` variables, and `flags` (by key; None: not given).
+    """Read `trackside.toml`, `langgraph.json`, the `TRACKSIDE_*` variables, and `flags` (by key; None: not given).
 
-    `environ` is this process's environment and `folder`, where the file is, the current one if left out.
+    What both files set is as `trackside.toml` has it; the agents of both are served.
+
+    `environ` is this process's environment and `folder`, where the files are, the current one if left out.
 
     Raises:
-        SettingsError: a key is unknown, a value does not fit, or the file is not TOML; the message names it.
+        SettingsError: a key is unknown, a value does not fit, or a file is not of its form; the message names it.
     """
     environ = os.environ if environ is None else environ
     folder = Path.cwd() if folder is None else folder
     given = [entry_of(*_FLAGS[key], value) for key, value in (flags or {}).items() if value is not None]
     document = read_document(folder / SETTINGS_FILE)
-    entries = [*from_file(document, SETTINGS_FILE), *from_environment(environ), *given]
+    project = read_project(folder, environ)
+    environ = {**project.settings.variables, **environ}
+    entries = [*project.entries, *from_file(document, SETTINGS_FILE), *from_environment(environ), *given]
     observers = read_observers(document.get(OBSERVERS, []), SETTINGS_FILE)
     settings = replace(_settings_of({entry.key: entry for entry in entries}.values()), observers=observers)
+    settings = _with_project(settings, project)
     _check(settings)
     return settings
+
+
+def _with_project(settings: Settings, project: Project) -> Settings:
+    """The settings with what a LangGraph project needs, and with what was set elsewhere, too, and is as it is there."""
+    sources = settings.sources
+    notes = [
+        f"{entry.source} has no effect: {sources[str(entry.key)]} sets {entry.key}"
+        for entry in project.entries
+        if sources[str(entry.key)] != entry.source
+    ]
+    return replace(settings, project=project.settings, notes=(*project.notes, *notes))
 
 
 def _settings_of(entries: Iterable[Entry]) -> Settings:

@@ -22,10 +22,11 @@ from trackside.app.wiring.access import authenticator_of, streams_of
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.delivering import Deliveries
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
+from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
-from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError
+from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError, as_agent
 from trackside.harness.errors import Fault
 from trackside.harness.types import AgentLimits
 
@@ -102,6 +103,7 @@ class App:
                 origins=access.origins,
                 rate=access.rate,
                 max_streams=streams_of(access),
+                descriptions=self.settings.project.descriptions,
                 folders=_folders(self.settings),
             ),
         )
@@ -131,7 +133,12 @@ def load_agents(settings: Settings) -> dict[str, Any]:
     Raises:
         AgentReferenceError, AgentImportError: one of them cannot be loaded.
     """
-    return {name: load_agent(AgentReference.parse(name, settings.agents)) for name in settings.agents}
+    enter_project(settings)
+    references = {name: AgentReference.parse(name, settings.agents) for name in settings.agents}
+    return {
+        name: load_agent(reference, makes_graphs=settings.agents[name] in settings.project.graphs)
+        for name, reference in references.items()
+    }
 
 
 @asynccontextmanager
@@ -159,6 +166,7 @@ async def open_app(
         NotAnAgentError: an agent is none.
         MissingExtraError: an agent needs a package that is not installed.
     """
+    enter_project(settings)
     if agents is None:
         agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
     redact = None if settings.redact is None else await asyncio.to_thread(load_redaction, settings)
@@ -314,5 +322,4 @@ async def _postgres_saver(settings: Settings) -> AsyncGenerator[Any]:
 
 
 def _needs_checkpointer(agent: Any) -> bool:
-    is_graph = any(kind.__module__.partition(".")[0] == "langgraph" for kind in type(agent).__mro__)
-    return is_graph and getattr(agent, "checkpointer", None) is None
+    return getattr(as_agent(agent), "lacks_checkpointer", False)

@@ -21,6 +21,7 @@ from typing import Any
 
 from trackside.harness.adapters import as_agent
 from trackside.harness.errors import NotAnAgentError, TracksideError
+from trackside.harness.states import KeepsThreads
 
 _EXTRAS = {
     "agents": "openai-agents",
@@ -106,8 +107,10 @@ class Wanted:
     if_there_is_none: str
 
 
-def load_agent(reference: AgentReference) -> Any:
+def load_agent(reference: AgentReference, *, makes_graphs: bool = False) -> Any:
     """Import the object that `reference` points to. The module's folder joins `sys.path`, as `python file.py` does it.
+
+    A function that makes graphs comes back as the agent that it is; `makes_graphs` is that of `as_agent`.
 
     Raises:
         AgentReferenceError: there is no such file, module or attribute, or no agent there; the message says what is.
@@ -115,12 +118,12 @@ def load_agent(reference: AgentReference) -> Any:
     """
     found = load_object(reference)
     try:
-        as_agent(found)
+        agent = as_agent(found, makes_graphs=makes_graphs)
     except NotAnAgentError as exc:
         it_is = f"it is {_a(type(found).__name__)} ({found!r:.80})"
         why = exc.details["why"] if callable(found) else f"{it_is}; {_ACCEPTED}"
         raise AgentReferenceError(reference=reference, why=why) from exc
-    return found
+    return agent if isinstance(agent, KeepsThreads) and inspect.isroutine(found) else found
 
 
 def load_object(reference: AgentReference, wanted: Wanted | None = None) -> Any:

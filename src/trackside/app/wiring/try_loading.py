@@ -14,6 +14,7 @@ import sys
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.observers import build_observer
+from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction
 from trackside.harness.errors import TracksideError
 
@@ -31,12 +32,18 @@ def main(name: str, reference: str) -> int:
         elif name == OBSERVER:
             _build(reference)
         else:
-            load_agent(AgentReference.parse(name, {name: reference}))
+            _load(name, reference)
     except TracksideError as exc:
         why = exc if name == OBSERVER else exc.details.get("cause", exc.details.get("why", exc))
         sys.stderr.write(f"\n{' '.join(str(why).split())}\n")
         return 1
     return 0
+
+
+def _load(name: str, reference: str) -> None:
+    settings = load_settings()
+    enter_project(settings)
+    load_agent(AgentReference.parse(name, {name: reference}), makes_graphs=reference in settings.project.graphs)
 
 
 def _build(name: str) -> None:

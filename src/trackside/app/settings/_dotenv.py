@@ -1,0 +1,78 @@
+"""Variables in a file, as shells and most tools read them: `NAME=value`, one a line, with quotes where it takes some.
+
+Nothing of a value is ever part of a message: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from trackside.app.settings.errors import SettingsError
+
+_NAME: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*")
+_SINGLE: Final = re.compile(r"'([^']*)'")
+_DOUBLE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_PLAIN: Final = re.compile(r"[^\r\n]*")
+_COMMENT: Final = re.compile(r"(?:^|[ \t]+)#.*")
+_REST: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|\Z)")
+_SKIPPED: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?\r?\n")
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def variables_in(text: str, source: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a file sets, in its order; `${NAME}` and `${NAME:-default}` stand for others, those of the
+    environment first.
+
+    Raises:
+        SettingsError: a line is not of this form; the message says which.
+    """
+    found: dict[str, str] = {}
+    for name, value, is_literal in _assignments(text, source):
+        found[name] = value if is_literal else _resolved(value, {**found, **environ})
+    return found
+
+
+def _assignments(text: str, source: str) -> Iterator[tuple[str, str, bool]]:
+    """Names, values, and whether a value is meant letter by letter."""
+    at = 1 if text.startswith("\ufeff") else 0
+    while at < len(text):
+        if (skipped := _SKIPPED.match(text, at)) is not None:
+            at = skipped.end()
+            continue
+        if not text[at:].partition("\n")[0].partition("#")[0].strip():  # the last line, which nothing ends
+            return
+        name = _NAME.match(text, at)
+        if name is None:
+            raise _complaint(text, at, source, "it is not NAME=value")
+        value, at, is_literal = _value(text, name.end(), source)
+        yield name[1], value, is_literal
+
+
+def _value(text: str, at: int, source: str) -> tuple[str, int, bool]:
+    quote = text[at : at + 1]
+    if quote not in {"'", '"'}:
+        plain = _PLAIN.match(text, at)
+        assert plain is not None
+        end = plain.end() + (2 if text.startswith("\r\n", plain.end()) else 1)
+        return _COMMENT.sub("", plain[0]).strip(), end, False
+    quoted = (_SINGLE if quote == "'" else _DOUBLE).match(text, at)
+    if quoted is None:
+        raise _complaint(text, at, source, f"nothing ends what begins with {quote}")
+    rest = _REST.match(text, quoted.end())
+    if rest is None:
+        raise _complaint(text, quoted.end(), source, f"something follows the {quote} that ends the value")
+    if quote == "'":
+        return quoted[1], rest.end(), True
+    return _ESCAPE.sub(lambda escape: _ESCAPED.get(escape[1], escape[1]), quoted[1]), rest.end(), False
+
+
+def _resolved(value: str, known: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda one: known.get(one[1]) or one[2] or "", value)
+
+
+def _complaint(text: str, at: int, source: str, why: str) -> SettingsError:
+    return SettingsError(where=f"{source}, line {text.count('\n', 0, at) + 1}", why=why)

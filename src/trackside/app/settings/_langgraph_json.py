@@ -1,0 +1,267 @@
+"""Reads the settings of an existing LangGraph project: `langgraph.json`, as it is.
+
+What it sets becomes entries of our own keys, below what everything else sets. What of it has no effect here is said in
+`notes`, and what people must be able to rely on and cannot, is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from trackside.app.settings._dotenv import variables_in
+from trackside.app.settings._keys import Key
+from trackside.app.settings._sources import Entry, entry_of
+from trackside.app.settings.errors import SettingsError
+
+PROJECT_FILE: Final = "langgraph.json"
+
+_BUILD: Final = (
+    "python_version",
+    "node_version",
+    "api_version",
+    "base_image",
+    "image_distro",
+    "pip_config_file",
+    "pip_installer",
+    "dockerfile_lines",
+    "keep_pkg_tools",
+)
+_NO_EFFECT: Final[Mapping[str, str]] = {
+    "ui": "user interfaces of graphs are not served",
+    "ui_config": "user interfaces of graphs are not served",
+    "webhooks": "webhooks are what [server] in trackside.toml says of them",
+    "auth.disable_studio_auth": "nobody gets in by being LangGraph's studio",
+    "auth.openapi": "the API's document names the ways to say who one is by itself",
+    "auth.cache": "who asks is asked for with each request",
+    "http.mount_prefix": "mount the app of `open_app` into one of yours, or let a proxy take the prefix away",
+    "http.configurable_headers": "headers do not become part of a run's config",
+    "http.logging_headers": "headers are never logged",
+    "http.middleware_order": "authentication comes first",
+    "http.enable_custom_route_auth": "your own app's routes are behind the same authentication as ours",
+    "http.cors.allow_methods": "pages of allow_origins may use all methods",
+    "http.cors.allow_headers": "pages of allow_origins may send all headers",
+    "http.cors.allow_credentials": "nobody is known by a cookie here",
+    "http.cors.allow_origin_regex": "list the pages under allow_origins",
+    "http.cors.expose_headers": "the headers that clients need can be read",
+    "http.cors.max_age": "browsers are told how long they may remember",
+    "store.index": "items are found by namespace and value, not by meaning",
+    "store.ttl": "items live as long as who puts them says",
+    "checkpointer.path": "graphs are kept as checkpoints.saver in trackside.toml says; compile one with a saver of your own",
+    "checkpointer.ttl": "threads live as long as who makes them says; `trackside prune` removes old ones",
+    "checkpointer.serde": "checkpoints are read as LangGraph's own defaults have it",
+}
+"""Keys that are known and have no effect here, with what is true instead."""
+_KNOWN: Final = {
+    "auth": frozenset({"path"}),
+    "http": frozenset({"app", "cors"}),
+    "http.cors": frozenset({"allow_origins"}),
+    "store": frozenset[str](),
+    "checkpointer": frozenset[str](),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSettings:
+    """What a LangGraph project needs of the process that runs its graphs."""
+
+    graphs: frozenset[str] = frozenset()
+    """Where its agents are, as references are written: functions among them make graphs."""
+    descriptions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    variables: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """What the environment shall have, unless it has something else."""
+    import_roots: tuple[str, ...] = ()
+    """Folders from which its modules are imported."""
+    packages: tuple[str, ...] = ()
+    """What has to be installed, as `pip` is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What the file says: entries of our keys, what the process needs, sentences about what has no effect."""
+
+    entries: tuple[Entry, ...] = ()
+    settings: ProjectSettings = field(default_factory=ProjectSettings)
+    notes: tuple[str, ...] = ()
+
+
+def read_project(folder: Path, environ: Mapping[str, str]) -> Project:
+    """What `langgraph.json` in a folder says; nothing if there is none.
+
+    Raises:
+        SettingsError: something in it, or in the file of variables that it names, is wrong; the message names the key.
+    """
+    path = folder / PROJECT_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return Project()
+    except ValueError as exc:
+        raise SettingsError(where=PROJECT_FILE, why=f"it is not JSON: {exc}") from exc
+    except OSError as exc:
+        raise SettingsError(where=PROJECT_FILE, why=f"it cannot be read: {exc.strerror}") from exc
+    return _Reader(folder, environ).read(_object(document, ""))
+
+
+class _Reader:
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._entries: list[Entry] = []
+        self._notes: list[str] = []
+        self._descriptions: dict[str, str] = {}
+
+    def read(self, document: dict[str, Any]) -> Project:
+        if document.get("encryption"):
+            why = "nothing is encrypted here before it is kept; take it out if that is as it shall be"
+            raise SettingsError(where=f"{PROJECT_FILE}, encryption", why=why)
+        graphs = self._graphs(document.get("graphs"))
+        variables = self._variables(document.get("env"))
+        roots, packages = self._dependencies(document.get("dependencies"))
+        self._auth(self._section(document, "auth"))
+        self._http(self._section(document, "http"))
+        for name in ("store", "checkpointer"):
+            self._section(document, name)
+        self._note_rest(document)
+        settings = ProjectSettings(
+            graphs=graphs,
+            descriptions=MappingProxyType(self._descriptions),
+            variables=MappingProxyType(variables),
+            import_roots=roots,
+            packages=packages,
+        )
+        return Project(tuple(self._entries), settings, tuple(self._notes))
+
+    def _graphs(self, given: Any) -> frozenset[str]:
+        references = set[str]()
+        for name, graph in _object(given or {}, "graphs").items():
+            key = f"graphs.{name}"
+            described = graph if isinstance(graph, dict) else {"path": graph}
+            for unknown in described.keys() - {"path", "description"}:
+                self._notes.append(_has_no_effect(f"{key}.{unknown}", "it is not known here"))
+            if (description := described.get("description")) is not None:
+                self._descriptions[name] = _text(description, f"{key}.description")
+            reference = self._reference(described.get("path"), f"{key}.path" if graph is described else key)
+            if reference.rpartition(":")[0].endswith((".ts", ".tsx", ".js", ".mjs", ".cjs")):
+                self._notes.append(f"{PROJECT_FILE}, {key} is not served: {reference} is not Python")
+                continue
+            references.add(reference)
+            self._entries.append(entry_of(Key("agents", name, ""), f"{PROJECT_FILE} ({key})", reference))
+        return frozenset(references)
+
+    def _variables(self, given: Any) -> dict[str, str]:
+        if given is None:
+            return {}
+        if isinstance(given, dict):
+            return {name: _plain(value, f"env.{name}") for name, value in given.items()}
+        name = _text(given, "env")
+        try:
+            text = (self._folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise SettingsError(where=f"{PROJECT_FILE}, env", why=f"there is no file {name}") from None
+        except (OSError, ValueError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else "it is not text"
+            raise SettingsError(where=f"{PROJECT_FILE}, env", why=f"{name} cannot be read: {why}") from None
+        return variables_in(text, name, self._environ)
+
+    def _dependencies(self, given: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Folders to import from, and packages that have to be installed."""
+        roots: dict[str, None] = {}
+        packages: list[str] = []
+        for number, dependency in enumerate(_list(given or [], "dependencies")):
+            name = _text(dependency, f"dependencies[{number}]")
+            if not name.startswith((".", "/")):
+                packages.append(name)
+                continue
+            folder = (self._folder / name).resolve()
+            if not folder.is_dir():
+                raise SettingsError(where=f"{PROJECT_FILE}, dependencies", why=f"there is no folder {name}")
+            roots |= dict.fromkeys(map(str, _import_roots(folder)))
+        return tuple(roots), tuple(packages)
+
+    def _auth(self, auth: dict[str, Any]) -> None:
+        if (path := auth.get("path")) is not None:
+            reference = self._reference(path, "auth.path")
+            self._entries.append(entry_of(Key("server", None, "auth"), f"{PROJECT_FILE} (auth.path)", reference))
+
+    def _http(self, http: dict[str, Any]) -> None:
+        if (app := http.get("app")) is not None:
+            reference = self._reference(app, "http.app")
+            self._entries.append(entry_of(Key("server", None, "app"), f"{PROJECT_FILE} (http.app)", reference))
+        cors = self._section(http, "cors", "http.")
+        if (origins := cors.get("allow_origins")) is not None:
+            source = f"{PROJECT_FILE} (http.cors.allow_origins)"
+            self._entries.append(entry_of(Key("server", None, "origins"), source, origins))
+
+    def _section(self, document: dict[str, Any], name: str, within: str = "") -> dict[str, Any]:
+        """A part of the file; what of it has no effect is noted."""
+        key = f"{within}{name}"
+        section = _object(document.get(name) or {}, key)
+        for inner, value in section.items():
+            if inner in _KNOWN[key] or value in (None, False, {}, []):
+                continue
+            is_switch = inner.startswith("disable_") and f"{key}.{inner}" not in _NO_EFFECT
+            why = "what is there is always there" if is_switch else "it is not known here"
+            self._notes.append(_has_no_effect(f"{key}.{inner}", _NO_EFFECT.get(f"{key}.{inner}", why)))
+        return section
+
+    def _note_rest(self, document: dict[str, Any]) -> None:
+        read = {"$schema", "graphs", "env", "dependencies", "encryption", *_KNOWN}
+        if build := [name for name in _BUILD if document.get(name)]:
+            why = "nothing is built: graphs run in the Python that Trackside is installed in"
+            self._notes.append(f"{PROJECT_FILE}, {', '.join(build)}: not needed, {why}")
+        for name in document.keys() - read - {*_BUILD}:
+            self._notes.append(_has_no_effect(name, _NO_EFFECT.get(name, "it is not known here")))
+
+    def _reference(self, value: Any, key: str) -> str:
+        """Where an object is, with its file as this process finds it."""
+        text = _text(value, key)
+        module, colon, attribute = text.rpartition(":")
+        if not (module and colon and attribute):
+            why = f"{text!r} is not ./path/file.py:name or package.module:name"
+            raise SettingsError(where=f"{PROJECT_FILE}, {key}", why=why)
+        is_file = "/" in module or Path(module).suffix in {".py", ".ts", ".tsx", ".js", ".mjs", ".cjs"}
+        if is_file and not Path(module).is_absolute():
+            here = Path.cwd() == self._folder
+            module = os.path.normpath(module if here else self._folder / module)
+        return f"{module}:{attribute}"
+
+
+def _import_roots(folder: Path) -> Iterator[Path]:
+    """From where a local dependency is imported, as if it were installed."""
+    yield folder
+    if (folder / "src").is_dir():
+        yield folder / "src"
+    if (folder / "__init__.py").is_file():
+        yield folder.parent  # the folder is a package itself
+
+
+def _has_no_effect(key: str, why: str) -> str:
+    return f"{PROJECT_FILE}, {key} has no effect: {why}"
+
+
+def _checked[T](kind: type[T], called: str) -> Callable[[Any, str], T]:
+    def check(value: Any, key: str) -> T:
+        if isinstance(value, kind):
+            return value
+        where = f"{PROJECT_FILE}, {key}" if key else PROJECT_FILE
+        raise SettingsError(where=where, why=f"it is not {called}")  # not what it is: it may be a secret
+
+    return check
+
+
+_object: Callable[[Any, str], dict[str, Any]] = _checked(dict, "an object, in {…}")
+_list: Callable[[Any, str], list[Any]] = _checked(list, "a list, in […]")
+_text: Callable[[Any, str], str] = _checked(str, "a text, in quotes")
+
+
+def _plain(value: Any, key: str) -> str:
+    """The value of a variable."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, key)

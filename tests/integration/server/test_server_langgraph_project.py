@@ -1,0 +1,139 @@
+"""A project that was made for LangGraph's server, served as it is; and graphs that are made for each run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import START, StateGraph
+from langgraph_sdk.runtime import ServerRuntime
+
+from trackside.app.settings import load_settings
+from trackside.app.wiring import load_agents
+from trackside.harness.ids import new_id
+
+PROJECT = {
+    "langgraph.json": json.dumps(
+        {
+            "dependencies": ["."],
+            "graphs": {
+                "compiled": "./my_project/graphs.py:graph",
+                "builder": {"path": "./my_project/graphs.py:builder", "description": "Not compiled yet."},
+                "made": "./my_project/graphs.py:make",
+                "opened": "./my_project/graphs.py:make_open",
+            },
+            "env": ".env",
+        }
+    ),
+    ".env": "MY_PROJECT_GREETING='hello there'\nMY_PROJECT_SET=of the file\n",
+    "my_project/__init__.py": "",
+    "my_project/state.py": """
+        from typing import TypedDict
+
+        class State(TypedDict, total=False):
+            said: str
+    """,
+    "my_project/graphs.py": """
+        import os
+        from contextlib import asynccontextmanager
+
+        from langgraph.graph import START, StateGraph
+
+        from my_project.state import State
+
+        GREETING, SET = os.environ["MY_PROJECT_GREETING"], os.environ["MY_PROJECT_SET"]
+
+
+        def saying(what):
+            return StateGraph(State).add_node("say", lambda state: {"said": what}).add_edge(START, "say")
+
+
+        builder = saying("built")
+        graph = saying(f"{GREETING}, {SET}").compile()
+
+
+        def make(config):
+            return saying(config["configurable"].get("language", "none")).compile()
+
+
+        @asynccontextmanager
+        async def make_open():
+            yield saying("opened").compile()
+    """,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A LangGraph project in a folder of its own; the process forgets it afterwards."""
+    folder = tmp_path / "project"
+    for name, text in PROJECT.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(dedent(text))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("MY_PROJECT_SET", "set before")
+    monkeypatch.setenv("MY_PROJECT_GREETING", "")
+    monkeypatch.delenv("MY_PROJECT_GREETING")
+    for name in [name for name in sys.modules if name.startswith("my_project")]:
+        monkeypatch.delitem(sys.modules, name)
+    return folder
+
+
+async def test_a_project_is_served_as_it_is(project: Path, serve_agents: Any) -> None:
+    settings = await asyncio.to_thread(load_settings, environ={}, folder=project)
+    agents = await asyncio.to_thread(load_agents, settings)
+    async with serve_agents(agents, project=settings.project) as served:
+        runs, assistants = served.client.runs, served.client.assistants
+        said = {name: (await runs.wait(None, name, input={}))["said"] for name in ("compiled", "builder", "opened")}
+        thread_id = new_id()
+        config: Any = {"configurable": {"language": "de"}}
+        made = await runs.wait(thread_id, "made", input={}, config=config, if_not_exists="create")
+        state = await served.client.threads.get_state(thread_id)
+        await served.client.threads.update_state(thread_id, {"said": "by hand"}, as_node="say")
+        history = await served.client.threads.get_history(thread_id)
+        described = await assistants.search(name="builder")
+        schemas = await assistants.get_schemas("made")
+
+    assert said == {"compiled": "hello there, set before", "builder": "built", "opened": "opened"}
+    assert made == {"said": "de"}
+    assert state["values"] == {"said": "de"}
+    assert history[0]["values"] == {"said": "by hand"}
+    assert described[0]["description"] == "Not compiled yet."
+    assert schemas["state_schema"]["properties"].keys() == {"said"}
+
+
+class Said(TypedDict, total=False):
+    said: str
+
+
+async def test_a_graph_is_made_for_each_run_and_for_each_look_at_it(serve_agents: Any) -> None:
+    accesses: list[str] = []
+
+    @asynccontextmanager
+    async def make(config: RunnableConfig, runtime: ServerRuntime) -> AsyncIterator[Any]:
+        accesses.append(runtime.access_context)
+        await runtime.store.aput(("calls",), new_id(), {"access": runtime.access_context})
+        what = "running" if runtime.execution_runtime else "looking"
+        yield StateGraph(Said).add_node("say", lambda state: {"said": what}).add_edge(START, "say").compile()
+        accesses.append("closed")
+
+    async with serve_agents({"made": make}) as served:
+        thread_id = new_id()
+        values = await served.client.runs.wait(thread_id, "made", input={}, if_not_exists="create")
+        await served.client.threads.get_state(thread_id)
+        await served.client.threads.update_state(thread_id, {"said": "x"}, as_node="say")
+        await served.client.assistants.get_graph("made")
+        kept = await served.client.store.search_items(("calls",))
+
+    assert values == {"said": "running"}
+    expected = ["threads.create_run", "threads.read", "threads.update", "assistants.read"]
+    assert accesses == [step for access in expected for step in (access, "closed")]
+    assert {item["value"]["access"] for item in kept["items"]} == {*expected}

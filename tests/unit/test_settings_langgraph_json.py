@@ -1,0 +1,218 @@
+"""The settings of an existing LangGraph project, read as they are; what has no effect is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside.app.settings import Settings, SettingsError, load_settings
+from trackside.app.wiring.projects import missing_packages
+
+type Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Reads a project with this in its langgraph.json."""
+
+    def of(
+        document: Any = None, *, environ: dict[str, str] | None = None, toml: str | None = None, **files: str
+    ) -> Settings:
+        text = document if isinstance(document, str) else json.dumps(document)
+        (tmp_path / "langgraph.json").write_text(text, encoding="utf-8")
+        if toml is not None:
+            (tmp_path / "trackside.toml").write_text(toml, encoding="utf-8")
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content.encode())
+        return load_settings(environ=environ or {}, folder=tmp_path)
+
+    return of
+
+
+def test_graphs_are_agents_relative_to_the_file(load: Load, tmp_path: Path) -> None:
+    settings = load(
+        {
+            "$schema": "https://langgra.ph/schema.json",
+            "graphs": {
+                "chat": "./src/chat.py:graph",
+                "search": {"path": "search.py:make", "description": "Finds things."},
+                "module": "my_package.graphs:graph",
+            },
+        }
+    )
+    assert settings.agents == {
+        "chat": f"{tmp_path}/src/chat.py:graph",
+        "search": f"{tmp_path}/search.py:make",
+        "module": "my_package.graphs:graph",
+    }
+    assert settings.project.graphs == set(settings.agents.values())
+    assert settings.project.descriptions == {"search": "Finds things."}
+    assert settings.notes == ()
+    assert settings.sources["agents.chat"] == "langgraph.json (graphs.chat)"
+
+
+def test_references_are_as_written_in_the_current_folder(load: Load, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load({"graphs": {"chat": "./src/chat.py:graph"}}).agents == {"chat": "src/chat.py:graph"}
+
+
+def test_the_tables_of_trackside_toml_win_and_that_is_said(load: Load) -> None:
+    settings = load(
+        {"graphs": {"chat": "old.py:graph", "other": "other.py:graph"}},
+        toml='[agents]\nchat = "new.py:graph"\n[database]\nurl = "sqlite:///here.db"\n',
+    )
+    assert settings.agents["chat"] == "new.py:graph"
+    assert settings.agents["other"].endswith("/other.py:graph")
+    assert settings.database_url == "sqlite:///here.db"
+    assert settings.notes == ("langgraph.json (graphs.chat) has no effect: trackside.toml sets agents.chat",)
+    assert "new.py:graph" not in settings.project.graphs
+
+
+def test_variables_come_from_the_file_or_a_mapping_and_are_settings_too(load: Load) -> None:
+    of_file = load({"env": ".env"}, **{".env": "TRACKSIDE_DATABASE_URL=sqlite:///env.db\nKEY=hunter2\n"})
+    of_mapping = load({"env": {"KEY": "hunter2", "PORT": 8000}})
+    over = load(
+        {"env": {"TRACKSIDE_DATABASE_URL": "sqlite:///env.db"}}, environ={"TRACKSIDE_DATABASE_URL": "sqlite:///o"}
+    )
+    assert of_file.database_url == "sqlite:///env.db"
+    assert of_file.project.variables["KEY"] == "hunter2"
+    assert of_mapping.project.variables == {"KEY": "hunter2", "PORT": "8000"}
+    assert over.database_url == "sqlite:///o"
+    assert "hunter2" not in repr(of_file)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("A=one", "one"),
+        ("export A = one ", "one"),
+        ("A=one two # comment", "one two"),
+        ("A=one#two", "one#two"),
+        ("A=", ""),
+        ("A=# nothing", ""),
+        ("A='one # $TWO \\n'", "one # $TWO \\n"),
+        ('A="one\\ntwo \\"x\\"" # comment', 'one\ntwo "x"'),
+        ('A="one\ntwo"', "one\ntwo"),
+        ("A=${HOME}/x", "/home/ada/x"),
+        ("A=${NONE:-default}", "default"),
+        ("A='${HOME}'", "${HOME}"),
+        ("# comment\n\n  \nA=one", "one"),
+        ("A=zero\r\nA=one\r\n", "one"),
+        ("\ufeffA=one", "one"),
+        ("B=one\nA=${B}!", "one!"),
+    ],
+)
+def test_a_file_of_variables_is_read_as_most_tools_read_it(line: str, value: str, load: Load) -> None:
+    settings = load({"env": "vars"}, environ={"HOME": "/home/ada"}, vars=line)
+    assert settings.project.variables["A"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("A=1\nsecret", "vars, line 2: it is not NAME=value"),
+        ("A='secret", "vars, line 1: nothing ends what begins with '"),
+        ('\nA="secret" more', 'vars, line 2: something follows the " that ends the value'),
+        ("1A=secret", "vars, line 1: it is not NAME=value"),
+    ],
+)
+def test_a_line_that_is_none_is_named_without_its_secrets(text: str, why: str, load: Load) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load({"env": "vars"}, vars=text)
+    assert why in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_local_dependencies_are_import_roots_and_others_have_to_be_installed(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "laid_out" / "src").mkdir(parents=True)
+    settings = load(
+        {"dependencies": [".", "./package", "./laid_out", "pytest>=8", "no-such-thing[x]==1", "git+https://x"]}
+    )
+    here = tmp_path.resolve()
+    roots = [here, here / "package", here / "laid_out", here / "laid_out" / "src"]
+    assert settings.project.import_roots == tuple(map(str, roots))
+    assert [*missing_packages(settings)] == [
+        "langgraph.json, dependencies: no-such-thing[x]==1 is not installed; pip install 'no-such-thing[x]==1'",
+        "langgraph.json, dependencies: git+https://x says not what is to be imported; see to it that it is installed",
+    ]
+
+
+def test_what_the_server_is_told_becomes_settings_of_ours(load: Load, tmp_path: Path) -> None:
+    settings = load(
+        {
+            "auth": {"path": "./auth.py:auth"},
+            "http": {"app": "app.py:app", "cors": {"allow_origins": ["https://example.org"]}},
+        }
+    )
+    assert settings.access.auth == f"{tmp_path}/auth.py:auth"
+    assert settings.server.app == f"{tmp_path}/app.py:app"
+    assert settings.access.origins == ("https://example.org",)
+    assert settings.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "note"),
+    [
+        ({"python_version": "3.12", "dockerfile_lines": ["RUN x"]}, "python_version, dockerfile_lines: not needed"),
+        ({"graphs": {"js": "./agent.ts:graph"}}, "graphs.js is not served"),
+        ({"http": {"disable_store": True}}, "http.disable_store has no effect"),
+        ({"http": {"cors": {"allow_origin_regex": "x"}}}, "http.cors.allow_origin_regex has no effect: list"),
+        ({"store": {"index": {"dims": 2}}}, "store.index has no effect"),
+        ({"checkpointer": {"ttl": {"default_ttl": 5}}}, "checkpointer.ttl has no effect"),
+        ({"auth": {"cache": {"ttl_seconds": 1}}}, "auth.cache has no effect"),
+        ({"ui": {"chat": "./ui.tsx"}}, "ui has no effect"),
+        ({"tomorrow": 1}, "tomorrow has no effect: it is not known here"),
+        ({"graphs": {"a": {"path": "a.py:b", "colour": "red"}}}, "graphs.a.colour has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_named(document: dict[str, Any], note: str, load: Load) -> None:
+    notes = load(document).notes
+    assert len(notes) == 1
+    assert notes[0].startswith(f"langgraph.json, {note}")
+
+
+def test_switches_that_are_off_need_no_word(load: Load) -> None:
+    assert load({"http": {"disable_store": False, "cors": None}, "store": {}, "python_version": ""}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ("{", "langgraph.json: it is not JSON"),
+        ([], "langgraph.json: it is not an object"),
+        ({"graphs": []}, None),
+        ({"graphs": ["x"]}, "langgraph.json, graphs: it is not an object"),
+        ({"graphs": {"a": 1}}, "langgraph.json, graphs.a: it is not a text"),
+        ({"graphs": {"a": "a.py"}}, "langgraph.json, graphs.a: 'a.py' is not ./path/file.py:name"),
+        ({"graphs": {"a:b": "a.py:x"}}, "an agent's name has no colon"),
+        (
+            {"graphs": {"a": {"path": "a.py:x", "description": 1}}},
+            "langgraph.json, graphs.a.description: it is not a text",
+        ),
+        ({"env": 1}, "langgraph.json, env: it is not a text"),
+        ({"env": ".nothing"}, "langgraph.json, env: there is no file .nothing"),
+        ({"env": {"KEY": ["secret"]}}, "langgraph.json, env.KEY: it is not a text"),
+        ({"dependencies": "."}, "langgraph.json, dependencies: it is not a list"),
+        ({"dependencies": [1]}, "langgraph.json, dependencies[0]: it is not a text"),
+        ({"dependencies": ["./nowhere"]}, "langgraph.json, dependencies: there is no folder ./nowhere"),
+        ({"auth": "auth.py:auth"}, "langgraph.json, auth: it is not an object"),
+        ({"auth": {"path": "auth.py"}}, "langgraph.json, auth.path: 'auth.py' is not"),
+        ({"http": {"cors": {"allow_origins": "nonsense"}}}, "langgraph.json (http.cors.allow_origins)"),
+        ({"encryption": {"path": "x.py:y"}}, "langgraph.json, encryption: nothing is encrypted here"),
+    ],
+)
+def test_nonsense_is_named_by_its_key(document: Any, complaint: str | None, load: Load) -> None:
+    if complaint is None:
+        assert load(document).agents == {}
+        return
+    with pytest.raises(SettingsError) as raised:
+        load(document)
+    assert complaint in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
