@@ -132,7 +132,7 @@ async def test_the_socket_is_judged_too_whatever_was_resolved(receiver: WebhookR
     """If a connection took another way than through the resolver, as one to a literal address does."""
 
     observer = make()
-    observer._reach = type(observer._reach)(private=False, public=True)
+    observer._poster._reach = type(observer._poster._reach)(private=False, public=True)
 
     assert "127.0.0.1 is an address of this machine" in await refusal(observer)
     assert receiver.connections == 0

@@ -197,8 +197,8 @@ class TestAnswersWithoutEnd:
         await observer.on_event(make_event())
 
         assert receiver.requests[0].headers["accept-encoding"] == "identity"
-        assert observer._session is not None
-        assert not observer._session.auto_decompress  # which nothing that we show would tell
+        assert observer._poster._session is not None
+        assert not observer._poster._session.auto_decompress  # which nothing that we show would tell
 
     @pytest.mark.timeout(20)  # less than the request itself may take
     @pytest.mark.parametrize("code", [200, 500])

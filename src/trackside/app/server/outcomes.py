@@ -10,7 +10,7 @@ import msgspec
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import status_of
-from trackside.app.storage import StoredRun
+from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.states import KeepsThreads, ThreadPlace
@@ -79,14 +79,14 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str) -> bytes:
     values = parts.streams.values(result.run_id)
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
-        known = _decode(values) if values is not None else await thread_values(parts, agent, result.thread_id)
-        return _with_interrupts(known, interrupts)
+        known = _decode(values) if values is not None else await _values_now(parts, agent, result.thread_id)
+        return json_bytes(with_questions(known, interrupts))
     if values is not None:
         return values
     if result.output is not None:
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
-    return json_bytes(await thread_values(parts, agent, result.thread_id))
+    return json_bytes(await _values_now(parts, agent, result.thread_id))
 
 
 async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
@@ -98,34 +98,35 @@ async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
     values = parts.streams.values(run.run_id)
     if said is not None and values is not None:
         interrupts = said.get("interrupts", ())
-        return _with_interrupts(_decode(values), interrupts) if interrupts else values
-    return json_bytes(await thread_values(parts, run.agent or "", run.thread_id))
+        return json_bytes(with_questions(_decode(values), interrupts)) if interrupts else values
+    return json_bytes(await _values_now(parts, run.agent or "", run.thread_id))
 
 
-async def thread_values(parts: ServerParts, agent: str, thread_id: str) -> Any:
+async def thread_values(
+    agents: Mapping[str, Any], store: Store, checkpointer: Any, *, agent: str, thread_id: str
+) -> Any:
     """What a thread's state is now, with the questions that are open."""
-    known: Any = parts.manager.agents.get(agent)
+    known = agents.get(agent)
     if isinstance(known, KeepsThreads):
-        place = ThreadPlace(thread_id=thread_id, checkpointer=parts.checkpointer)
-        snapshot = await known.state(place)
-        if snapshot is None:
-            return None
-        return _marked(snapshot.values, snapshot.interrupts)
-    state = await parts.store.thread_states().load(thread_id)
+        snapshot = await known.state(ThreadPlace(thread_id=thread_id, checkpointer=checkpointer))
+        return None if snapshot is None else with_questions(snapshot.values, snapshot.interrupts)
+    state = await store.thread_states().load(thread_id)
     if state is None:
         return None
-    return _marked(state.values, state.paused.interrupts if state.paused is not None else ())
+    return with_questions(state.values, state.paused.interrupts if state.paused is not None else ())
+
+
+async def _values_now(parts: ServerParts, agent: str, thread_id: str) -> Any:
+    agents = parts.manager.agents
+    return await thread_values(agents, parts.store, parts.checkpointer, agent=agent, thread_id=thread_id)
 
 
 def _failed(end: RunEnd) -> bytes:
     return json_bytes({"__error__": end.failure})
 
 
-def _with_interrupts(values: Any, interrupts: Any) -> bytes:
-    return json_bytes(_marked(values, interrupts))
-
-
-def _marked(values: Any, interrupts: Any) -> Any:
+def with_questions(values: Any, interrupts: Any) -> Any:
+    """Values with the questions that are open, if there are any."""
     if not interrupts or not isinstance(values, dict | None):
         return values
     return {**(values or {}), INTERRUPTS: list(interrupts)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trackside.app.server.health import Health
 from trackside.app.server.auth import Authenticator
+from trackside.app.server.health import Health
 from trackside.app.server.log_stream import EventFrames
 from trackside.app.storage import Store
 from trackside.app.streams import StreamHub
@@ -58,5 +58,7 @@ class ServerParts:
     """The live observers that the settings name; `/metrics` is the metrics observer's."""
     frames: EventFrames = field(default_factory=EventFrames)
     """The latest events as readers of the log get them."""
+    expect_webhook: Callable[[str], Awaitable[None]] | None = None
+    """Sees that the address can be told of a run's end before the run is let in; None: no run can have one."""
     health: Health = field(default_factory=Health)
     """Whether the server can do its work."""

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import prepared
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
@@ -73,9 +74,23 @@ async def started(
     parts = call.parts
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes)
     spec = await prepared(parts, call.principal, spec)
+    await expect_webhook(parts, call.body.webhook)
     if (key := call.header("idempotency-key")) is not None:
         spec = replace(spec, idempotency_key=f"{call.principal.identity or ''}/{key}")
     return Started(await parts.manager.start(spec), spec, thread_id is None)
+
+
+async def expect_webhook(parts: ServerParts, url: str | None) -> None:
+    """See that a run may be asked for which tells this address of its end.
+
+    Raises:
+        HttpError: it may not.
+    """
+    if url is None:
+        return
+    if parts.expect_webhook is None:
+        raise HttpError(status=501, detail="webhook is not supported by this server")
+    await parts.expect_webhook(url)
 
 
 async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
@@ -89,6 +104,8 @@ async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
     asked = [_one_of_batch(number, fields) for number, fields in enumerate(call.body)]
     specs = [spec_of(one, manager, principal, one.thread_id, modes=FOLLOWED_MODES) for one in asked]
     specs = [await prepared(call.parts, principal, spec) for spec in specs]
+    for one in asked:
+        await expect_webhook(call.parts, one.webhook)
     handles = await asyncio.gather(*(manager.start(spec) for spec in specs))
     return [
         Started(handle, spec, one.thread_id is None) for handle, spec, one in zip(handles, specs, asked, strict=True)

@@ -78,6 +78,10 @@ class ServerSettings:
     """Seconds that answers have to come to their end when the server stops and its runs have ended."""
     log: bool = True
     """Whether it writes a line for each request."""
+    private_webhooks: bool = False
+    """Whether runs may tell addresses of their ends that are on this machine or in private networks."""
+    webhook_secret: str | None = None
+    """With what is signed what they are told (`whsec_…`); None: it is not signed."""
     app: str | None = None
     """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
 

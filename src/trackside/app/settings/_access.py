@@ -46,7 +46,7 @@ def _text(value: Any) -> str:
     raise ValueError(f"{value!r} is not a text; put it in quotes")
 
 
-def _secret(value: Any) -> str:
+def parse_secret(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
     raise ValueError("it is not a text; put it in quotes")  # whatever it is, nobody shall read it in a log
@@ -95,7 +95,7 @@ ACCESS_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "origins": _list_of(_ORIGIN, "origins of pages: https://example.org"),
     "rate": _rate,
     "max_streams": _count,
-    "jwt_key": _secret,
+    "jwt_key": parse_secret,
     "jwt_jwks": _text,
     "jwt_issuer": _text,
     "jwt_audience": _text,

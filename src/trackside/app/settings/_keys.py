@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from trackside.app.settings._access import ACCESS_KEYS
+from trackside.app.settings._access import ACCESS_KEYS, parse_secret
 from trackside.app.settings.durations import duration_of
 
 DATABASE_URL = "database.url"
@@ -169,6 +169,8 @@ _PLAIN: Mapping[str, _Kinds] = {
         "max_body": parse_bytes,
         "graceful": parse_seconds,
         "log": parse_switch,
+        "private_webhooks": parse_switch,
+        "webhook_secret": parse_secret,
         "app": parse_text,
         **ACCESS_KEYS,
     },

@@ -83,11 +83,22 @@ class App:
         """What the HTTP server of this app answers with. From the first look at it on, it starts the runs of crons, too."""
         from trackside.app.server import ServerOptions, ServerParts
         from trackside.app.server.crons import CronScheduler
+        from trackside.app.server.run_webhooks import RunWebhooks
 
         crons = CronScheduler(self.store.crons, self.manager)
         crons.begin()
         self.closing.push_async_callback(crons.aclose)
         server, access = self.settings.server, self.settings.access
+        webhooks = RunWebhooks(
+            self.store,
+            self.manager,
+            self.streams,
+            checkpointer=self.checkpointer,
+            secret=server.webhook_secret,
+            private=server.private_webhooks,
+        )
+        webhooks.begin()
+        self.closing.push_async_callback(webhooks.aclose)
         return ServerParts(
             manager=self.manager,
             store=self.store,
@@ -96,6 +107,7 @@ class App:
             vitals=self.vitals,
             observers=self.observers,
             authenticator=self.authenticator,
+            expect_webhook=webhooks.expect if self.settings.redact is None else None,
             options=ServerOptions(
                 heartbeat=server.heartbeat,
                 max_body_bytes=server.max_body,

@@ -2,9 +2,10 @@
 
 try:
     from trackside.app.observers.webhook._observer import WebhookObserver
+    from trackside.app.observers.webhook._posting import Poster, poster_to
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"webhooks need {missing.name}, which is not installed: pip install 'trackside[webhook]'", name=missing.name
     ) from missing
 
-__all__ = ["WebhookObserver"]
+__all__ = ["Poster", "WebhookObserver", "poster_to"]

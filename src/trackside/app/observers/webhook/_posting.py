@@ -1,0 +1,161 @@
+"""Posts bodies to one receiver: guarded, signed where there is a secret, and with an answer that says what became of it."""
+
+from __future__ import annotations
+
+import io
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Final
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from trackside.app.observers.webhook._addresses import GuardedResolver, Reach
+from trackside.app.observers.webhook._answers import Answer, Masked, Receiver, connect_seconds, read_start
+from trackside.app.observers.webhook._lookup import SystemResolver
+from trackside.app.observers.webhook._options import check_host, secrets_in, url_of
+from trackside.app.observers.webhook._signing import Signer
+from trackside.harness.errors import ClosedError
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.ports import Clock, SystemClock
+
+__all__ = ["Poster", "poster_to"]
+
+_PLAIN_ID: Final = re.compile(r"[0-9A-Za-z_-]+")
+_IDLE_SECONDS: Final = 4.0
+"""Less than what servers wait for another request (Node.js and Uvicorn: 5), so that none is sent as they hang up."""
+_AS_ONE_PIECE: Final = 1_048_576
+"""Bytes of a body that aiohttp sends at once without complaint."""
+
+
+class Poster:
+    """Posts what events say to one address.
+
+    Args:
+        url: where to.
+        reach: which addresses may be connected to.
+        signer: signs what is sent; None: nothing is signed.
+        timeout: seconds for a whole request.
+        headers: of each request.
+        tls: how the receiver proves who it is.
+        secrets: what nobody is to read of what the receiver says.
+        clock: what time an attempt is made at.
+        resolver: who looks names up.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        reach: Reach,
+        signer: Signer | None,
+        timeout: float,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | bool,
+        secrets: Iterable[str],
+        clock: Clock | None = None,
+        resolver: type[AbstractResolver] = SystemResolver,
+    ) -> None:
+        self.receiver = Receiver(str(url.origin()), Masked(secrets), timeout)
+        self._url = url
+        self._reach = reach
+        self._signer = signer
+        self._timeout = timeout
+        self._headers = {**headers, "Accept-Encoding": "identity", "User-Agent": "Trackside"}
+        self._tls = tls
+        self._clock = clock or SystemClock()
+        self._resolver = resolver
+        self._session: aiohttp.ClientSession | None = None
+        self._names: GuardedResolver | None = None
+        self._closed = False
+
+    async def post(self, event: RunLifecycleEvent, body: bytes) -> None:
+        """Post what an event says, until it is answered. May be called while others are being posted.
+
+        Raises:
+            DeliveryError: it was not taken.
+            ClosedError: after `aclose`.
+        """
+        try:
+            answer = await self._post(_message_id(event.event_id), body)
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            failure = self.receiver.failure(event, exc, closing=self._closed)
+        else:
+            if answer.takes:
+                return
+            failure = self.receiver.refusal(event, answer, self._clock.now())
+        raise failure  # outside of the handler: what aiohttp says has the whole URL
+
+    async def aclose(self) -> None:
+        """Close all connections; what is being posted fails as if the receiver were away. May be called again."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+        if self._names is not None:
+            await self._names.close()
+
+    async def _post(self, message_id: str, body: bytes) -> Answer:
+        now = self._clock.now()
+        headers = {**self._headers, "webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}
+        if self._signer is not None:
+            headers["webhook-signature"] = self._signer.signatures(message_id, now, body)
+        data = body if len(body) <= _AS_ONE_PIECE else io.BytesIO(body)
+        posted = self._opened().post(self._url, data=data, headers=headers, allow_redirects=False)
+        async with posted as response:
+            start = b"" if response.content.at_eof() else await read_start(response)
+            return Answer(response.status, response.headers, start)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClosedError(what="webhook")
+        if self._session is None:
+            self._names = GuardedResolver(self._resolver(), self._reach)
+            connector = aiohttp.TCPConnector(
+                ssl=self._tls,
+                resolver=self._names,
+                socket_factory=self._reach.open_socket,
+                ttl_dns_cache=0,  # only those who ask at the same time share an answer
+                limit=0,  # how many there are is for the subscription to say
+                keepalive_timeout=_IDLE_SECONDS,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=self._timeout, connect=connect_seconds(self._timeout)),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def poster_to(url: str, *, secret: str | None, private: bool, timeout: float = 15.0) -> Poster:
+    """Posts JSON to an address that somebody has named who is not the one who runs this.
+
+    Args:
+        url: where to.
+        secret: what is sent is signed with; None: it is not signed.
+        private: whether the address may be on this machine or in a private network, where `http://` will do, too.
+        timeout: seconds for a whole request.
+
+    Raises:
+        ObserverOptionError: there is no such address, or nothing may be sent there.
+    """
+    address = url_of(url)
+    reach = Reach(private=private, public=address.scheme == "https")
+    check_host(address, reach)
+    return Poster(
+        address,
+        reach=reach,
+        signer=None if secret is None else Signer(secret),
+        timeout=timeout,
+        headers={"Content-Type": "application/json"},
+        tls=True,
+        secrets=secrets_in(address, {}, secret or ()),
+    )
+
+
+def _message_id(event_id: str) -> str:
+    """The event's id as a header can have it: other people's harnesses may have ids with anything in them."""
+    return event_id if _PLAIN_ID.fullmatch(event_id) else quote(event_id, safe="")

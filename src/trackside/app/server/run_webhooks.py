@@ -1,0 +1,245 @@
+"""Tells the addresses that runs were asked for with (`webhook`) how these ended: after the end is stored, at least once.
+
+One durable subscription feeds all of them. It is made when the first such run is asked for, in whichever process, and from
+then on any process that serves feeds it: so a receiver is told though the process that executed the run is gone. Servers
+whose clients never name an address pay nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import msgspec
+
+from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
+from trackside.app.server.failures import HttpError
+from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
+from trackside.app.server.responses import json_bytes
+from trackside.app.server.wire.runs import run_on_wire
+from trackside.app.storage import Store
+from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
+from trackside.app.storage.errors import UnknownSubscriptionError
+from trackside.app.storage.subscriptions import SubscriptionFilter
+from trackside.app.streams import StreamHub
+from trackside.harness import RunManager
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.types import LifecycleEventType
+
+if TYPE_CHECKING:
+    from trackside.app.observers.webhook import Poster
+
+logger = logging.getLogger("trackside.server")
+
+SUBSCRIPTION: Final = "run-webhooks"
+_RECEIVERS: Final = 64
+"""Addresses whose connections are kept."""
+_AT_ONCE: Final = 8
+"""Requests to one address at once: a slow one must not have all places."""
+_FULL_PAUSE: Final = 0.25
+_TERMINAL: Final = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
+_NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
+
+
+class RunWebhooks:
+    """Tells receivers of the ends of runs. `begin` it; `expect` each address before its run is let in.
+
+    Args:
+        store: the log with the ends, and what runs were asked for with.
+        manager: whose agents know what threads are.
+        streams: what runs have said last.
+        checkpointer: what keeps threads of graphs that have none of their own.
+        secret: with which requests are signed as Standard Webhooks says; None: they are not.
+        private: whether addresses on this machine and in private networks may be named, which any client could misuse.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        manager: RunManager,
+        streams: StreamHub,
+        *,
+        checkpointer: Any = None,
+        secret: str | None = None,
+        private: bool = False,
+    ) -> None:
+        self._store = store
+        self._receivers = _Receivers(secret, private=private)
+        self._teller = RunEndTeller(store, manager, streams, checkpointer, self._receivers)
+        self._dispatcher: Dispatcher | None = None
+        self._opening = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Feed the receivers, if any run was ever asked for with one."""
+        self._looking = asyncio.create_task(self._look(), name="trackside-run-webhooks")
+
+    async def aclose(self) -> None:
+        """Stop; what is not delivered is for whoever feeds next. May be called again."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
+        async with self._opening:
+            if self._dispatcher is not None:
+                await self._dispatcher.aclose()
+        await self._receivers.aclose()
+
+    async def expect(self, url: str) -> None:
+        """See that a run may be asked for with this address, and that its end will be told.
+
+        Raises:
+            HttpError: it is no address that anything may be sent to (422), or the packages for it are not there (501).
+            StorageError: the subscription could not be made.
+        """
+        self._receivers.poster_to(url)
+        await self._open()
+
+    async def _look(self) -> None:
+        """Feed the subscription if there is one; a store that fails now is asked again when somebody names an address."""
+        try:
+            await self._store.subscriptions.get(SUBSCRIPTION)
+            await self._open()
+        except UnknownSubscriptionError:
+            pass
+        except TracksideError as exc:
+            logger.warning("webhooks of runs are not told for now: %s", exc)
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._dispatcher is not None:
+                return
+            # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
+            await self._store.subscriptions.open(SUBSCRIPTION, types=_TERMINAL, start="now")
+            wanted = SubscriptionFilter.of(types=_TERMINAL)
+            observer = DurableObserver(name=SUBSCRIPTION, observer=self._teller, filter=wanted)
+            dispatcher = Dispatcher(self._store.subscriptions, [observer])
+            await dispatcher.__aenter__()
+            self._dispatcher = dispatcher
+
+
+class RunEndTeller:
+    """The observer that is fed: it tells the receiver of a run, if it has one, how the run has ended."""
+
+    delivery: ClassVar[Delivery] = Delivery.durable
+    order: ClassVar[Order] = Order.none
+    concurrency: ClassVar[int] = 32
+    attempts: ClassVar[int] = 15
+    """About six minutes, with the pauses of a subscription: receivers fail while they are deployed."""
+
+    def __init__(
+        self, store: Store, manager: RunManager, streams: StreamHub, checkpointer: Any, receivers: _Receivers
+    ) -> None:
+        self._store = store
+        self._manager = manager
+        self._streams = streams
+        self._checkpointer = checkpointer
+        self._receivers = receivers
+
+    async def on_event(self, event: RunLifecycleEvent) -> None:
+        """Take the end of a run.
+
+        Raises:
+            DeliveryError: the receiver did not take it.
+        """
+        request = await self._store.request_of(event.run_id)
+        url = ((request or {}).get("options") or {}).get("webhook")
+        if not isinstance(url, str):
+            return
+        async with self._receivers.place_at(url, event) as poster:
+            await poster.post(event, await self._body(event, request))
+
+    async def _body(self, event: RunLifecycleEvent, request: Mapping[str, Any] | None) -> bytes:
+        """The run as clients see it, how it has ended, and what its thread is then, or, if that is not known, now."""
+        run = await self._store.run(event.run_id, removed=True)
+        if run is None:
+            raise _refused(event, "the run was removed")
+        says: dict[str, Any] = msgspec.to_builtins(run_on_wire(run, request))
+        says |= {"run_started_at": run.started_at, "run_ended_at": run.ended_at, "webhook_sent_at": datetime.now(UTC)}
+        end = RunEnd.said(event.payload)
+        if end.failure is not None:
+            says["error"] = end.failure
+        said = self._streams.values(event.run_id)
+        if said is not None:
+            says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
+        else:
+            agents = self._manager.agents
+            says["values"] = await thread_values(
+                agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id
+            )
+        return json_bytes(says)
+
+
+class _Receivers:
+    """Who is told: connections to each address, and how many requests are under way to it."""
+
+    def __init__(self, secret: str | None, *, private: bool) -> None:
+        self._secret = secret
+        self._private = private
+        self._posters: OrderedDict[str, Poster] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
+
+    def poster_to(self, url: str) -> Poster:
+        """Who posts to an address.
+
+        Raises:
+            HttpError: nobody may, or can.
+        """
+        if (poster := self._posters.get(url)) is not None:
+            self._posters.move_to_end(url)
+            return poster
+        try:
+            from trackside.app.observers.webhook import poster_to
+        except ModuleNotFoundError as exc:
+            raise HttpError(status=501, detail=_NEEDS) from exc
+        try:
+            poster = self._posters[url] = poster_to(url, secret=self._secret, private=self._private)
+        except ObserverOptionError as exc:
+            raise HttpError(status=422, detail=f"webhook: {exc.details['why']}") from exc
+        return poster
+
+    @asynccontextmanager
+    async def place_at(self, url: str, event: RunLifecycleEvent) -> AsyncGenerator[Poster]:
+        """Who posts to an address, for one request.
+
+        Raises:
+            DeliveryError: there are too many at once, or the address is not allowed any more; and what the request fails
+                with, as a failure that concerns this event alone: other runs have other receivers.
+        """
+        if self._under_way[url] >= _AT_ONCE:
+            raise _refused(event, "it is busy", held_back=True, retry_after=_FULL_PAUSE)
+        self._under_way[url] += 1
+        try:
+            yield self.poster_to(url)
+        except HttpError as exc:
+            raise _refused(event, exc.details["detail"]) from exc
+        except DeliveryError as exc:
+            named = {name: exc.details[name] for name in ("receiver", "what", "why", "retryable", "retry_after")}
+            raise DeliveryError(**named) from exc
+        finally:
+            self._under_way[url] -= 1
+            if not self._under_way[url]:
+                del self._under_way[url]
+            await self._let_idle_ones_go()
+
+    async def aclose(self) -> None:
+        """Close all connections. May be called again."""
+        while self._posters:
+            _, poster = self._posters.popitem()
+            await poster.aclose()
+
+    async def _let_idle_ones_go(self) -> None:
+        surplus = len(self._posters) - _RECEIVERS
+        for url in [url for url in self._posters if url not in self._under_way][: max(0, surplus)]:
+            await self._posters.pop(url).aclose()
+
+
+def _refused(event: RunLifecycleEvent, why: str, **more: Any) -> DeliveryError:
+    what = f"{event.event_type.value} of run {event.run_id}"
+    return DeliveryError(receiver="a webhook", what=what, why=why, retryable=bool(more), **more)

@@ -1,0 +1,116 @@
+"""Receivers that are told how runs have ended: once the end is stored, and whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from webhook_receiver import NEW, WebhookReceiver, status
+
+from trackside import RunContext
+from trackside.app.server.run_webhooks import SUBSCRIPTION
+from trackside.app.settings import ServerSettings
+
+PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
+
+
+async def echo(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"given": input}
+
+
+async def failing(input: Any) -> None:
+    raise ValueError("it cannot be done")
+
+
+async def asking(input: Any, run: RunContext) -> dict[str, Any]:
+    return {"answered": run.interrupt("sure?")}
+
+
+async def told(receiver: WebhookReceiver, count: int = 1) -> list[dict[str, Any]]:
+    """What a receiver was told, when that is so much."""
+    await asyncio.wait_for(receiver.until(count), 30)
+    return [json.loads(request.body) for request in receiver.requests]
+
+
+async def test_a_receiver_gets_the_run_as_clients_see_it_signed_and_with_its_values(serve_agents: Any) -> None:
+    agents = {"echo": echo, "failing": failing, "asking": asking}
+    async with WebhookReceiver(NEW) as receiver, serve_agents(agents, server=PRIVATE) as served:
+        runs = served.client.runs
+        await runs.wait(None, "echo", input={"n": 1}, webhook=receiver.url, metadata={"by": "test"})
+        (first,) = await told(receiver)
+        assert {**first, "metadata": None}["status"] == "success"
+        assert first["values"] == {"given": {"n": 1}}
+        assert first["kwargs"]["input"] == {"n": 1}
+        assert first["metadata"] == {"by": "test"}
+        assert first["run_ended_at"] >= first["run_started_at"]
+        assert receiver.requests[0].verified == (True,)
+        await runs.wait(None, "failing", webhook=receiver.url, raise_error=False)
+        failed = (await told(receiver, 2))[1]
+        assert (failed["status"], failed["error"]) == (
+            "error",
+            {"error": "ValueError", "message": "it cannot be done"},
+        )
+        await runs.wait(None, "asking", webhook=receiver.url, on_completion="keep")
+        asked = (await told(receiver, 3))[2]
+        assert [question["value"] for question in asked["values"]["__interrupt__"]] == ["sure?"]
+
+
+async def test_one_receiver_that_fails_holds_up_no_other_and_is_told_again(serve_agents: Any) -> None:
+    async with (
+        WebhookReceiver(NEW) as bad,
+        WebhookReceiver(NEW) as good,
+        serve_agents({"echo": echo}, server=PRIVATE) as served,
+    ):
+        bad.answers.extend([status(503)] * 2)
+        for receiver in (bad, good):
+            await served.client.runs.wait(None, "echo", webhook=receiver.url)
+        await told(good)
+        (first, *_, last) = await told(bad, 3)
+        assert first["run_id"] == last["run_id"]
+        assert len({request.headers["webhook-id"] for request in bad.requests}) == 1
+
+
+async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> None:
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers.append(status(503, {"Retry-After": "3600"}))
+        async with serve_agents({"echo": echo}, server=PRIVATE) as served:
+            await served.client.runs.wait(None, "echo", input={"n": 1}, webhook=receiver.url)
+            await told(receiver)
+        async with serve_agents({"echo": echo}, server=PRIVATE):
+            again = (await told(receiver, 2))[1]
+        assert again["status"] == "success"
+        assert again["kwargs"]["input"] == {"n": 1}
+
+
+async def test_runs_without_a_receiver_need_no_subscription(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        await served.client.runs.wait(None, "echo")
+        assert SUBSCRIPTION not in [one.name for one in await served.app.store.subscriptions.all()]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "/relative", "ftp://example.org/x", "http://127.0.0.1:1/x", "http://example.org/x"]
+)
+async def test_an_address_that_nothing_is_sent_to_is_refused_with_the_run(serve_agents: Any, address: str) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        for path in ("/runs", "/runs/wait", "/runs/stream"):
+            answer = await http.post(path, json={"assistant_id": "echo", "webhook": address})
+            assert answer.status_code == 422
+            assert "webhook" in answer.json()["detail"]
+        assert await served.app.store.runs() == []
+
+
+async def test_without_its_packages_a_webhook_is_refused_with_their_name(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("trackside.app.observers.webhook")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        answer = await http.post("/runs", json={"assistant_id": "echo", "webhook": "https://example.org/x"})
+    assert answer.status_code == 501
+    assert "trackside[webhook]" in answer.json()["detail"]
