@@ -1,0 +1,84 @@
+"""Runs a graph as often as it can until it is killed, and says which runs have ended.
+
+Reads addresses of databases from its standard input. For each it forks a child that runs, and goes on to the next when that
+child is dead: the imports, which take longer than the child lives, are done once.
+"""
+
+import asyncio
+import operator
+import os
+import random
+import sys
+from typing import Annotated, Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+
+from trackside import ObserverBinding, RunManager, RunSpec
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store, graph_checkpoints
+from trackside.harness.types import RunStatus
+
+THREADS = 8
+assert graph_checkpoints  # imported before the fork
+
+
+class State(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+    document: str
+
+
+def counting() -> Any:
+    """A graph of two steps that counts what its thread has, and keeps something that changes seldom."""
+
+    async def count(state: State) -> State:
+        number = len(state["notes"])
+        return {"notes": [number]} if number % 5 else {"notes": [number], "document": f"{number} " + "x" * 2_000}
+
+    async def again(state: State) -> State:
+        return {"notes": [len(state["notes"])]}
+
+    return StateGraph(State).add_sequence([count, again]).add_edge(START, "count").compile()
+
+
+def say(line: str) -> None:
+    # One small write to a pipe happens whole or not at all, also when the process is killed.
+    os.write(1, f"{line}\n".encode())
+
+
+async def run_one_after_another(manager: RunManager, thread_id: str) -> None:
+    while True:
+        durability: Any = random.choice([None, None, "sync", "exit"])
+        spec = RunSpec("graph", {"notes": ["n"]}, thread_id=thread_id, durability=durability)
+        handle = await manager.start(spec)
+        if (await handle.result()).status is RunStatus.success:
+            say(f"{thread_id} {handle.run_id}")
+
+
+async def run_for_ever(url: str) -> None:
+    async with (
+        Store.open(url) as store,
+        RunManager(
+            {"graph": counting()},
+            observers=[ObserverBinding(StorageObserver(store), required=True)],
+            coordinator=store.coordinator(lease_seconds=0.5),
+            checkpointer=store.checkpointer(),
+        ) as manager,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for number in range(THREADS):
+            tasks.create_task(run_one_after_another(manager, f"thread-{number}"))
+
+
+def main() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            random.seed()
+            asyncio.run(run_for_ever(line.strip()))
+        say(f"child {child}")
+        _, status = os.waitpid(child, 0)
+        say(f"dead {os.waitstatus_to_exitcode(status)}")
+
+
+if __name__ == "__main__":
+    main()

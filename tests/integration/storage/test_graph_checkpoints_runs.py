@@ -1,0 +1,158 @@
+"""Runs of graphs on the store's checkpointer: what they leave counts when all of it is on disk, and only while they may."""
+
+import asyncio
+import operator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from blockbuster import BlockBuster
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph
+
+from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store
+from trackside.harness.ids import new_id
+from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+
+
+class Notes(TypedDict, total=False):
+    notes: Annotated[list[Any], operator.add]
+
+
+def steps(*nodes: Any) -> Any:
+    return StateGraph(Notes).add_sequence([*nodes]).add_edge(START, nodes[0].__name__).compile()
+
+
+async def count(state: Any) -> Any:
+    return {"notes": [len(state["notes"])]}
+
+
+async def again(state: Any) -> Any:
+    return await count(state)
+
+
+@asynccontextmanager
+async def managing(store: Store, graph: Any) -> AsyncGenerator[RunManager]:
+    async with RunManager(
+        {"graph": graph},
+        observers=[ObserverBinding(StorageObserver(store), required=True)],
+        coordinator=store.coordinator(),
+        checkpointer=store.checkpointer(),
+    ) as manager:
+        yield manager
+
+
+async def play(manager: RunManager, *notes: Any, thread_id: str = "t", **more: Any) -> Any:
+    return await (await manager.start(RunSpec("graph", {"notes": [*notes]}, thread_id=thread_id, **more))).result()
+
+
+async def kept(store: Store, graph: Any, thread_id: str = "t") -> Any:
+    bound = graph.copy({"checkpointer": store.checkpointer()})
+    return (await bound.aget_state({"configurable": {"thread_id": thread_id}})).values.get("notes")
+
+
+async def test_two_processes_take_turns_at_a_thread(store: Store, url: str) -> None:
+    graph = steps(count)
+    async with Store.open(url) as other, managing(store, graph) as here, managing(other, graph) as there:
+        for manager in (here, there, here, there):
+            assert (await play(manager, "n")).status is RunStatus.success
+        assert await kept(store, graph) == ["n", 1, "n", 3, "n", 5, "n", 7]
+
+
+async def test_thirty_two_threads_at_once_have_each_what_is_its_own(store: Store) -> None:
+    graph = steps(count)
+    async with managing(store, graph) as manager:
+        names = [f"thread {number}" for number in range(32)]
+        for _ in range(2):
+            results = await asyncio.gather(*(play(manager, name, thread_id=name) for name in names))
+            assert {result.status for result in results} == {RunStatus.success}
+        for name in names:
+            assert await kept(store, graph, name) == [name, 1, name, 3]
+
+
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+async def test_a_run_that_somebody_else_has_ended_adds_nothing(store: Store, url: str, durability: Any) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(state: Any) -> Notes:
+        reached.set()
+        await go_on.wait()
+        return {"notes": ["by a dead one"]}
+
+    graph = steps(count, wait, again)
+    async with Store.open(url) as other, managing(store, steps(count)) as manager:
+        await play(manager, "before")
+        before = await kept(other, graph)
+        async with managing(store, graph) as dead:
+            handle = await dead.start(RunSpec("graph", {"notes": ["x"]}, thread_id="t", durability=durability))
+            await reached.wait()
+            await store.checkpointer().aget_tuple({"configurable": {"thread_id": "t"}})  # what it has put is on disk
+            at_the_end = await kept(other, graph)
+            await other.append([ended(handle.run_id, await last_of(other, handle.run_id) + 1)])
+            go_on.set()
+            result = await handle.result()
+        assert result.status is RunStatus.error
+        assert await kept(other, graph) == at_the_end
+        assert at_the_end == (before if durability == "exit" else [*before, "x", 3])
+
+
+async def last_of(store: Store, run_id: str) -> int:
+    return (await store.events(run_id=run_id))[-1].event.sequence
+
+
+def ended(run_id: str, sequence: int) -> RunLifecycleEvent:
+    payload = {"status": "error", "error": "worker_lost", "error_type": "worker_lost", "completion_data": {}}
+    now = datetime.now(UTC)
+    return RunLifecycleEvent(new_id(), LifecycleEventType.RUN_FAILED, run_id, "t", sequence, now, payload)
+
+
+def joined(state: Sequence[Any], writes: Sequence[Sequence[Any]]) -> list[Any]:
+    return [*state, *(one for write in writes for one in write)]
+
+
+class Deltas(TypedDict, total=False):
+    notes: Annotated[list[Any], DeltaChannel(joined, snapshot_frequency=4)]
+
+
+async def test_a_channel_of_changes_is_whole_after_a_prune_too(store: Store, database: Any) -> None:
+    graph = StateGraph(Deltas).add_node("count", count).add_edge(START, "count").compile()
+    expected: list[Any] = []
+    async with managing(store, graph) as manager:
+        for number in range(9):
+            expected += [number, len(expected) + 1]
+            assert (await play(manager, number)).status is RunStatus.success
+            assert await kept(store, graph) == expected
+            if number % 2:
+                before = len(database.execute("SELECT * FROM graph_checkpoints").fetchall())
+                await store.checkpointer().aprune(["t"])
+                assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) < before
+                assert await kept(store, graph) == expected
+    assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) < 12
+
+
+async def test_a_run_whose_checkpoints_cannot_be_written_is_an_error(
+    store: Store, path: Path, blockbuster: BlockBuster
+) -> None:
+    async def grow(state: Notes) -> Notes:
+        return {"notes": ["x" * 5_000_000]}
+
+    graph = steps(grow)
+    async with managing(store, steps(count)) as manager:
+        await play(manager, "before")
+    blockbuster.deactivate()  # the test limits the writer's own connection
+    driver: Any = store._writer._session._driver  # type: ignore[union-attr]
+    ((pages,),) = driver.execute("PRAGMA page_count").fetchall()
+    driver.execute(f"PRAGMA max_page_count = {pages + 300}")  # enough for its events
+    async with managing(store, graph) as manager:
+        result = await play(manager, "too much")
+    assert result.status is RunStatus.error
+    assert "no room left for the database" in result.error
+    assert await kept(store, graph) == ["before", 1, "too much"]  # what came with the input had room
+    async with managing(store, steps(count)) as manager:  # and so has what is small
+        assert (await play(manager, "after")).status is RunStatus.success
+    assert await kept(store, graph) == ["before", 1, "too much", "after", 4]
