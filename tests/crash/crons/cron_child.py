@@ -1,7 +1,7 @@
 """A process that starts the runs of crons: `cron_child.py URL STEP`.
 
-At the step it kills itself: "before start", "after start" (and so before replace) or "after replace". At "once" it starts what is
-due, and ends; at "on" it goes on until its standard input ends.
+At the step it kills itself: "before start", "after start", which is before the cron goes on, or "after replace". At "once"
+it starts what is due, and ends; at "on" it goes on until its standard input ends.
 """
 
 import asyncio
