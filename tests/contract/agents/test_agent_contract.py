@@ -1,5 +1,9 @@
 """The adapters keep the contract of an agent: each framework's own code runs, with a model that needs no network."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import pytest
 from tests.contract.agents.callables_scripts import CallablesScripts
 from tests.contract.agents.langgraph_scripts import LangGraphScripts
@@ -25,6 +29,39 @@ class TestLangGraph(AgentContract):
     @pytest.fixture
     def agents(self) -> LangGraphScripts:
         return LangGraphScripts()
+
+
+class MadeForEachRun:
+    """The same graphs, each given anew for each run, by a context manager."""
+
+    model = LangGraphScripts.model
+
+    def __init__(self) -> None:
+        self._graphs = LangGraphScripts()
+
+    def __getattr__(self, name: str) -> Any:
+        compile_it = getattr(self._graphs, name)
+
+        def script(*arguments: Any, **options: Any) -> Any:
+            graph = compile_it(*arguments, **options)
+
+            @asynccontextmanager
+            async def make() -> AsyncGenerator[Any]:
+                yield graph
+
+            return make
+
+        return script
+
+
+class TestGraphFactories(AgentContract):
+    virtual_time = True
+    streams_messages = True
+    keeps_steps = True
+
+    @pytest.fixture
+    def agents(self) -> MadeForEachRun:
+        return MadeForEachRun()
 
 
 class TestOpenAIAgents(AgentContract):

@@ -26,8 +26,9 @@ async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> R
     Raises:
         UnknownThreadError: there is no such thread for whoever asks.
         UnknownCheckpointError: the thread has no such checkpoint.
-        HttpError: the agent keeps no checkpoints, or the config is not of the form that it has.
+        HttpError: the agent does not stream what is wanted, or keeps no checkpoints, or the config is not of its form.
     """
+    _check_modes(parts, spec)
     config = spec.config or {}
     configurable = config.get("configurable") or {}
     if not isinstance(configurable, Mapping):
@@ -38,6 +39,13 @@ async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> R
     if own.get("checkpoint_id"):
         own = await _placed(parts, principal, spec, own)
     return spec if own == configurable else replace(spec, config={**config, "configurable": own})
+
+
+def _check_modes(parts: ServerParts, spec: RunSpec) -> None:
+    known = getattr(parts.manager.agents[spec.agent], "stream_modes", None)
+    if known is not None and (unknown := sorted({*spec.stream_mode} - known)):
+        why = f"the agent {spec.agent!r} streams {', '.join(sorted(known))}"
+        raise HttpError(status=422, detail=f"stream_mode = {', '.join(unknown)}: {why}")
 
 
 async def _placed(

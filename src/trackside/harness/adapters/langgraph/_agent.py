@@ -37,7 +37,7 @@ from trackside.harness.adapters.langgraph._places import (
 from trackside.harness.adapters.langgraph._questions import open_questions, question_of
 from trackside.harness.adapters.langgraph._states import read_history, read_state, replay, write_state
 from trackside.harness.adapters.langgraph._stopping import StopGate, see_through
-from trackside.harness.adapters.langgraph._stream import GraphStream, ids_of
+from trackside.harness.adapters.langgraph._stream import STREAM_MODES, GraphStream, ids_of
 from trackside.harness.adapters.langgraph._threads import left_unfinished, note_attempt, roll_back
 from trackside.harness.adapters.langgraph._usage import UsageRecorder
 from trackside.harness.context import AgentResult, RunContext, RunPaused
@@ -89,6 +89,8 @@ class LangGraphAgent:
         self._lent: tuple[Graph, LentItems, Graph] | None = None
         self._runs: WeakKeyDictionary[RunContext, _RunState] = WeakKeyDictionary()
         self._schemas: JsonObject | None = None
+
+    stream_modes = STREAM_MODES
 
     @property
     def lacks_checkpointer(self) -> bool:

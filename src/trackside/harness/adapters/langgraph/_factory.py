@@ -86,6 +86,7 @@ class GraphFactory:
         name: what to call the agent; the function's name if left out.
     """
 
+    stream_modes = LangGraphAgent.stream_modes
     lacks_checkpointer = True
     """Whether it needs the manager's checkpointer; what it makes may have one of its own, which nobody knows yet."""
 

@@ -27,7 +27,7 @@ from trackside.harness.adapters.openai_agents._input import (
     others_in,
     unfinished_values,
 )
-from trackside.harness.adapters.openai_agents._stream import AgentStream
+from trackside.harness.adapters.openai_agents._stream import STREAM_MODES, AgentStream
 from trackside.harness.adapters.openai_agents._usage import CallWatch, UsageRecorder
 from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
@@ -69,6 +69,7 @@ class OpenAIAgent:
 
     uses_thread_state = True
     """The harness remembers its threads' conversations and questions for it."""
+    stream_modes = STREAM_MODES
 
     def __init__(self, agent: Agent[Any], *, name: str | None = None) -> None:
         self.name = name or agent.name

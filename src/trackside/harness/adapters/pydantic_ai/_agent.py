@@ -15,7 +15,7 @@ from trackside.harness.adapters.pydantic_ai._delegates import delegates_watched
 from trackside.harness.adapters.pydantic_ai._errors import AgentPauseError
 from trackside.harness.adapters.pydantic_ai._input import Prompt
 from trackside.harness.adapters.pydantic_ai._messages import kept, recalled, unfinished
-from trackside.harness.adapters.pydantic_ai._options import check_spec, deps_of, options_of
+from trackside.harness.adapters.pydantic_ai._options import STREAM_MODES, check_spec, deps_of, options_of
 from trackside.harness.adapters.pydantic_ai._questions import Waiting
 from trackside.harness.adapters.pydantic_ai._threads import threads_waited_for
 from trackside.harness.adapters.pydantic_ai._watch import watch_of
@@ -61,6 +61,7 @@ class PydanticAIAgent:
 
     uses_thread_state = True
     """The harness remembers its threads' message histories and questions for it."""
+    stream_modes = STREAM_MODES
 
     def __init__(self, agent: AbstractAgent[Any, Any], *, name: str | None = None) -> None:
         self.name = name or agent.name or "agent"

@@ -1,0 +1,122 @@
+"""What graphs stream, as LangGraph's clients get it: each mode, of the graph and of graphs inside it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.config import get_stream_writer
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel.remote import RemoteGraph
+from langgraph.types import interrupt
+from langgraph_sdk.errors import UnprocessableEntityError
+
+from trackside.harness.ids import new_id
+
+DIALECTS = ("sqlite",)
+
+
+class Log(TypedDict, total=False):
+    log: Annotated[list[str], operator.add]
+
+
+def talking_inside() -> Any:
+    async def talk(state: MessagesState) -> dict[str, Any]:
+        get_stream_writer()({"half": "way"})
+        model = GenericFakeChatModel(messages=iter([AIMessage("hello there")]))
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    inner = StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
+    return StateGraph(MessagesState).add_node("inside", inner).add_edge(START, "inside").compile()
+
+
+def asking() -> Any:
+    def ask(state: Log) -> Log:
+        return {"log": [interrupt("why?")]}
+
+    return StateGraph(Log).add_node("ask", ask).add_edge(START, "ask").compile()
+
+
+HI = {"messages": [{"role": "user", "content": "hi", "id": "1"}]}
+
+
+async def streamed(served: Any, agent: str, input: Any, **asked: Any) -> list[Any]:
+    return [part async for part in served.client.runs.stream(None, agent, input=input, **asked)]
+
+
+async def test_each_mode_arrives_under_its_name_with_the_namespace_of_graphs_inside(serve_agents: Any) -> None:
+    modes = ["values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
+    async with serve_agents({"chat": talking_inside()}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode=modes, stream_subgraphs=True)
+
+    events = {part.event.partition("|")[0] for part in parts} - {"metadata", "end"}
+    assert events == {"values", "updates", "messages", "custom", "tasks", "checkpoints", "debug"}
+    inside = {part.event.partition("|")[2].partition(":")[0] for part in parts if "|" in part.event}
+    assert inside == {"inside"}
+    assert {part.event.partition("|")[0] for part in parts if "|" in part.event} >= {"values", "updates", "custom"}
+    root = [part.data for part in parts if part.event == "values"]
+    assert [len(values["messages"]) for values in root] == [1, 2]
+    chunks = [part.data for part in parts if part.event.startswith("messages")]
+    assert "".join(message["content"] for message, _ in chunks) == "hello there"
+    assert all(about["langgraph_node"] == "talk" for _, about in chunks)
+
+
+async def test_without_graphs_inside_only_the_root_says_its_values(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking_inside()}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode=["values", "updates", "custom"])
+    assert not [part.event for part in parts if "|" in part.event]
+    assert [part.event for part in parts if part.event in {"values", "updates"}] == ["values", "updates", "values"]
+
+
+async def test_messages_add_up_to_the_whole(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking_inside()}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode="messages", stream_subgraphs=True)
+    said = [part for part in parts if part.event.startswith("messages")]
+    assert said[0].event.partition("|")[0] == "messages/metadata"
+    assert said[-1].data[0]["content"] == "hello there"
+
+
+async def test_events_are_langchains(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking_inside()}) as served:
+        parts = await streamed(served, "chat", HI, stream_mode=["events", "values"])
+    kinds = {part.data["event"] for part in parts if part.event == "events"}
+    assert {"on_chain_start", "on_chain_end", "on_chat_model_stream"} <= kinds
+    assert [len(part.data["messages"]) for part in parts if part.event == "values"] == [1, 2]
+
+
+async def test_a_question_stands_in_values_and_updates(serve_agents: Any) -> None:
+    async with serve_agents({"asking": asking()}) as served:
+        parts = await streamed(served, "asking", {"log": ["in"]}, stream_mode=["values", "updates"])
+    values = [part.data for part in parts if part.event == "values"]
+    updates = [part.data for part in parts if part.event == "updates"]
+    assert values[0] == {"log": ["in"]}
+    assert values[-1]["log"] == ["in"]
+    assert values[-1]["__interrupt__"][0]["value"] == "why?"
+    assert updates[-1]["__interrupt__"] == values[-1]["__interrupt__"]
+
+
+async def test_a_mode_that_graphs_do_not_have_is_refused_at_once(serve_agents: Any) -> None:
+    async with serve_agents({"asking": asking()}) as served:
+        with pytest.raises(UnprocessableEntityError, match="stream_mode = lifecycle"):
+            await streamed(served, "asking", {"log": []}, stream_mode=["values", "lifecycle"])
+
+
+async def test_a_remote_graph_streams_as_the_graph_does(serve_agents: Any) -> None:
+    graph = talking_inside()
+    async with serve_agents({"chat": graph}) as served:
+        remote = RemoteGraph("chat", client=served.client)
+        config: Any = {"configurable": {"thread_id": new_id()}}
+        there = [
+            (ns and ns[0].partition(":")[0], mode, sorted(data))
+            async for ns, mode, data in remote.astream(HI, config, stream_mode=["values", "updates"], subgraphs=True)
+        ]
+        message = [chunk async for chunk in remote.astream(HI, config, stream_mode="messages", subgraphs=True)]
+    here = [
+        (ns and ns[0].partition(":")[0], mode, sorted(data))
+        async for ns, mode, data in graph.astream(HI, stream_mode=["values", "updates"], subgraphs=True)
+    ]
+    assert there == here
+    assert "".join(part[0]["content"] for _, part in message) == "hello there"
