@@ -11,7 +11,6 @@ from sqlalchemy import delete, exists, select, update
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._fold import ThreadRow, labels_of
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
-from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
@@ -291,7 +290,10 @@ class RemoveRun(_OnThread):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetThreads(Work):
-    """Removes what threads that are gone remember, and notes that; also of which runs it was not noted that they are."""
+    """Removes what threads that are gone remember, and notes that; also of which runs it was not noted that they are.
+
+    Those that have no runs are not needed for anything any more.
+    """
 
     forgotten: Sequence[str]
     now: str
@@ -310,7 +312,11 @@ class ForgetThreads(Work):
         session = unit.session
         session.execute(delete(thread_states).where(thread_states.c.thread_id.in_(self.forgotten)))
         remove_checkpoints(session, self.forgotten)
-        remove_checkpoints(session, self.forgotten)
         of_these = (runs.c.thread_id.in_(self.forgotten), runs.c.removed_at.is_(None))
         session.execute(update(runs).where(*of_these).values(removed_at=self.now))
         session.execute(update(threads).where(threads.c.thread_id.in_(self.forgotten)).values(forgotten=True))
+        has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
+        left = select(threads.c.thread_id).where(threads.c.thread_id.in_(self.forgotten), ~has_run)
+        needless = [thread_id for (thread_id,) in session.execute(left) if not unit.changes_thread(thread_id)]
+        for table in (thread_labels, threads):
+            session.execute(delete(table).where(table.c.thread_id.in_(needless)))

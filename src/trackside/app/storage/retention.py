@@ -50,6 +50,7 @@ from trackside.app.storage._tables import (
     run_totals,
     runs,
     subscriptions,
+    thread_labels,
     thread_states,
     threads,
     usage,
@@ -210,13 +211,31 @@ async def prune(writer: Writer | NoWriter, readers: Readers, outdated: Outdated,
     """
     limit_of(batch, "batch")
     tally = _Tally()
-    async for page in _pages(readers, outdated):
+    for chosen in outdated.each():
+        await _prune(writer, readers, chosen, tally, batch)
+    return tally.report()
+
+
+async def prune_threads(
+    writer: Writer | NoWriter, readers: Readers, thread_ids: Sequence[str], *, batch: int
+) -> PruneReport:
+    """Remove the runs of these threads, which are gone, and so the threads.
+
+    Raises:
+        StorageError: the database failed; what had been removed stays removed.
+    """
+    tally = _Tally()
+    await _prune(writer, readers, [runs.c.thread_id.in_(thread_ids), runs.c.ended_at.is_not(None)], tally, batch)
+    return tally.report()
+
+
+async def _prune(writer: Writer | NoWriter, readers: Readers, chosen: _Conditions, tally: _Tally, batch: int) -> None:
+    async for page in _pages(readers, chosen):
         free = tally.sort_out(page)
         for part in _parts(free, batch):
             tally.add(await _write(writer, RemoveRuns(part)))
         if free:
             await _write(writer, RemoveEmptyTotals({minute_of(time_text(run.created_at)) for run in free}))
-    return tally.report()
 
 
 async def _write(writer: Writer | NoWriter, work: Work) -> Any:
@@ -230,22 +249,22 @@ async def _write(writer: Writer | NoWriter, work: Work) -> Any:
 async def foresee(readers: Readers, outdated: Outdated) -> PruneReport:
     """What `prune` would do now."""
     tally = _Tally()
-    async for page in _pages(readers, outdated):
-        free = tally.sort_out(page)
-        tally.add(Removed(runs=len(free), events=sum(candidate.events for candidate in free), threads=0))
+    for chosen in outdated.each():
+        async for page in _pages(readers, chosen):
+            free = tally.sort_out(page)
+            tally.add(Removed(runs=len(free), events=sum(candidate.events for candidate in free), threads=0))
     tally.threads = await readers.run(partial(_threads_left_empty, outdated=outdated))
     return tally.report()
 
 
-async def _pages(readers: Readers, outdated: Outdated) -> AsyncIterator[_Page]:
-    for chosen in outdated.each():
-        after: Candidate | None = None
-        while True:
-            page = await readers.run(partial(_look, chosen=chosen, after=after))
-            if not page.candidates:
-                break
-            after = page.candidates[-1]
-            yield page
+async def _pages(readers: Readers, chosen: _Conditions) -> AsyncIterator[_Page]:
+    after: Candidate | None = None
+    while True:
+        page = await readers.run(partial(_look, chosen=chosen, after=after))
+        if not page.candidates:
+            break
+        after = page.candidates[-1]
+        yield page
 
 
 def _parts(candidates: Iterable[Candidate], batch: int) -> Iterator[list[Candidate]]:
@@ -297,7 +316,7 @@ def _needed_by(connection: Connection, candidates: Sequence[Candidate]) -> dict[
 def _threads_left_empty(connection: Connection, outdated: Outdated) -> int:
     goes = or_(*(and_(*chosen, _is_released(), *_is_free()) for chosen in outdated.each()))
     its_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-    query = select(func.count()).select_from(threads).where(threads.c.status.in_(_AT_REST), its_run)
+    query = select(func.count()).select_from(threads).where(_may_go(), its_run)
     # Where a condition is about nothing (a run without an agent), it does not hold.
     stays = its_run.where(not_(func.coalesce(goes, false())))
     return connection.execute(query.where(not_(stays))).scalar_one()
@@ -313,6 +332,12 @@ def _is_released() -> ColumnElement[bool]:
     return ~exists().where(active_runs.c.run_id == runs.c.run_id)
 
 
+def _may_go() -> ColumnElement[bool]:
+    """Whether a thread without runs goes: it is at rest, or gone for clients, and what it remembered with it."""
+    is_gone = and_(threads.c.removed_at.is_not(None), threads.c.forgotten)
+    return or_(and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST)), is_gone)
+
+
 def _asks() -> ColumnElement[bool]:
     """Whether a run asked what its thread waits to be answered: of those that asked it is the last one."""
     later, its_thread = runs.alias(), threads.alias()
@@ -320,7 +345,9 @@ def _asks() -> ColumnElement[bool]:
     return and_(
         runs.c.status == asked,
         exists().where(
-            its_thread.c.thread_id == runs.c.thread_id, its_thread.c.status == ThreadStatus.interrupted.value
+            its_thread.c.thread_id == runs.c.thread_id,
+            its_thread.c.status == ThreadStatus.interrupted.value,
+            its_thread.c.removed_at.is_(None),
         ),
         ~exists().where(
             later.c.thread_id == runs.c.thread_id,
@@ -394,13 +421,11 @@ class RemoveRuns(Work):
         concerned = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
         has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
         found = session.execute(
-            select(threads.c.thread_id).where(
-                threads.c.thread_id.in_(concerned), threads.c.status.in_(_AT_REST), ~has_run
-            )
+            select(threads.c.thread_id).where(threads.c.thread_id.in_(concerned), _may_go(), ~has_run)
         )
         gone = [thread_id for (thread_id,) in found]
         remove_checkpoints(session, gone)
-        for table in (thread_states, threads):
+        for table in (thread_labels, thread_states, threads):
             session.execute(delete(table).where(table.c.thread_id.in_(gone)))
         newest = (
             select(runs.c.run_id)

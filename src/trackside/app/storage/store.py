@@ -38,6 +38,7 @@ from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
+from trackside.app.storage.sweeping import SWEEP_EVERY, ForgetMemory, Sweeper
 from trackside.app.storage.threads import Threads
 from trackside.app.storage.transfer import (
     ExportChoice,
@@ -433,6 +434,15 @@ class Store:
         page = await threads.search(ThreadQuery(metadata={"customer": "acme"}, limit=20))
         """
         return Threads(self._writer, self._readers, owner)
+
+    def sweeper(self, *, forget: Sequence[ForgetMemory] = (), every: float = SWEEP_EVERY) -> Sweeper:
+        """Clears up behind threads that are gone, and removes those whose time is over, as long as its `async with` lasts.
+
+        Args:
+            forget: functions that remove what threads remember outside of this store, of a list of ids.
+            every: seconds between two rounds; what was removed in this process is seen to soon.
+        """
+        return Sweeper(self._writer, self._readers, forget=forget, every=every)
 
     async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
         """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.

@@ -21,6 +21,7 @@ from trackside.app.vitals import Vitals
 from trackside.app.wiring.access import authenticator_of, streams_of
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.delivering import Deliveries
+from trackside.app.wiring.forgetting import forgotten_by
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
@@ -216,6 +217,9 @@ async def open_app(
         for observer in configured:
             observer.watch(vitals)
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
+        if not one_run:
+            elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
+            await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere)))
         await stack.enter_async_context(manager)
         yield App(
             manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator, stack

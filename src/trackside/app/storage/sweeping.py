@@ -1,0 +1,145 @@
+"""Clears up behind threads that are gone: what they remember goes soon, and of those that were deleted the log as well.
+
+A thread is gone for clients in the transaction that removes it; the rest is done here, in steps that may be cut off at
+any place and are gone on with by whoever sweeps next. Threads whose time to live is over are removed here, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, NamedTuple, Self
+
+from trackside.app.storage import _thread_reads as reads
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._thread_reads import PAGE, Waiting
+from trackside.app.storage._thread_works import ForgetThreads, RemoveThread
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import StorageError
+from trackside.app.storage.retention import BATCH, prune_threads
+
+__all__ = ["ForgetMemory", "Sweeper", "Swept"]
+
+logger = logging.getLogger("trackside.storage")
+
+SWEEP_EVERY: Final = 60.0
+_LEAST_PAUSE: Final = (
+    1.0  # seconds: many runs on threads of their own end in that time, and are cleared up behind at once
+)
+
+type ForgetMemory = Callable[[Sequence[str]], Awaitable[object]]
+"""Removes what some threads remember that is kept elsewhere, as in a checkpointer. May be asked again for the same."""
+
+
+class Swept(NamedTuple):
+    """How many threads have expired, were forgotten, and of how many runs the log was cleared."""
+
+    expired: int = 0
+    forgotten: int = 0
+    runs: int = 0
+
+
+class Sweeper:
+    """Sweeps every so often, and soon after a thread was removed in this process: `async with store.sweeper(): …`."""
+
+    def __init__(
+        self,
+        writer: Writer | NoWriter,
+        readers: Readers,
+        *,
+        forget: Sequence[ForgetMemory] = (),
+        every: float = SWEEP_EVERY,
+    ) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._forget = forget
+        self._every = every
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._writer.on_removal.append(self._nudge.set)
+        self._task = asyncio.create_task(self._keep_on(), name="trackside-sweeper")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._writer.on_removal.remove(self._nudge.set)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def sweep(self) -> Swept:
+        """One whole round, now.
+
+        Raises:
+            StorageError: the store failed; the next round goes on from there.
+        """
+        expired = await self._expire()
+        forgotten = await self._forget_all()
+        return Swept(expired, forgotten, await self._delete())
+
+    async def _keep_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self._nudge.clear()
+            try:
+                if loop.time() >= due:
+                    due = loop.time() + self._every
+                    await self.sweep()
+                else:
+                    await self._forget_all()
+            except StorageError as exc:
+                logger.warning("threads that are gone could not be cleared up behind, and will be later: %s", exc)
+            except Exception:  # a checkpointer's, or whatever it is: what is left would stay for ever if this ended
+                logger.exception("threads that are gone could not be cleared up behind, and will be later")
+            await asyncio.sleep(min(_LEAST_PAUSE, self._every))
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._nudge.wait()
+            except TimeoutError:
+                pass
+
+    async def _expire(self) -> int:
+        """Remove threads whose time has come, but for those that are busy."""
+        now = datetime.now(UTC)
+        count, after = 0, None
+        while True:
+            page: list[Waiting] = await self._readers.run(partial(reads.expired, now=now, after=after))
+            works = (
+                RemoveThread(thread_id=one.thread_id, owner=None, now=time_text(now), expired=True) for one in page
+            )
+            removed: list[bool] = await asyncio.gather(*map(self._writer.write, works))
+            count += sum(removed)
+            if len(page) < PAGE:
+                return count
+            after = page[-1]
+
+    async def _forget_all(self) -> int:
+        """Remove what threads remember that are gone."""
+        count, after = 0, None
+        while True:
+            page: list[Waiting] = await self._readers.run(partial(reads.to_forget, after=after))
+            if not page:
+                return count
+            thread_ids = [one.thread_id for one in page]
+            for forget in self._forget:
+                await forget(thread_ids)
+            await self._writer.write(ForgetThreads(forgotten=thread_ids, now=time_text(datetime.now(UTC))))
+            count += len(page)
+            after = page[-1]
+
+    async def _delete(self) -> int:
+        """Clear the log of threads that were deleted, as far as no subscription needs it."""
+        count, after = 0, ""
+        while True:
+            page = await self._readers.run(partial(reads.to_delete, after=after))
+            if page:
+                count += (await prune_threads(self._writer, self._readers, page, batch=BATCH)).runs
+            if len(page) < PAGE:
+                return count
+            after = page[-1]

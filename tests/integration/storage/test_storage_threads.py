@@ -1,0 +1,404 @@
+"""Threads as clients have them: who may use them, and what becomes of them when they are removed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store
+from trackside.app.storage.maintenance import check_database
+from trackside.app.storage.threads import ThreadQuery
+from trackside.harness import ObserverBinding, RunManager, RunSpec
+from trackside.harness.context import RunContext
+from trackside.harness.errors import (
+    RunInUseError,
+    ThreadExistsError,
+    ThreadInUseError,
+    TracksideError,
+    UnknownRunError,
+    UnknownThreadError,
+)
+from trackside.harness.ids import new_id
+from trackside.harness.types import RunStatus
+
+type Script = Callable[..., Any]
+
+
+async def say(input: Any) -> dict[str, Any]:
+    return {"said": input}
+
+
+class Gate:
+    """An agent that waits until it is let go on."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.reached = asyncio.Event()
+
+    async def __call__(self, input: Any, run: RunContext) -> dict[str, Any]:
+        self.reached.set()
+        await self.opened.wait()
+        return {}
+
+
+@asynccontextmanager
+async def managing(store: Store, **agents: Any) -> AsyncIterator[RunManager]:
+    """A manager whose runs are recorded in the store."""
+    observer = ObserverBinding(StorageObserver(store), required=True)
+    coordinator, states = store.coordinator(), store.thread_states()
+    async with RunManager(
+        {"say": say, **agents}, observers=[observer], coordinator=coordinator, states=states
+    ) as manager:
+        yield manager
+
+
+async def ended(manager: RunManager, **spec: Any) -> Any:
+    """A run, to its end."""
+    handle = await manager.start(RunSpec("say", "hello", **spec))
+    return await handle.result()
+
+
+@pytest.fixture
+async def manager(store: Store) -> AsyncIterator[RunManager]:
+    async with managing(store) as manager:
+        yield manager
+
+
+async def test_a_thread_belongs_to_the_owner_of_its_first_run(store: Store, manager: RunManager) -> None:
+    run = await ended(manager, owner="ada")
+    thread_id = run.thread_id
+
+    for spec in ({"owner": "eve"}, {"owner": "eve", "thread_exists": True}):
+        with pytest.raises(UnknownThreadError):
+            await ended(manager, thread_id=thread_id, **spec)
+    await ended(manager, thread_id=thread_id, owner="root", any_owner=True)
+    await ended(manager, thread_id=thread_id)
+    assert (await store.threads_of(None).get(thread_id)).owner == "ada"
+    assert (await store.threads_of("ada").runs(thread_id)).total == 3
+    with pytest.raises(UnknownThreadError):
+        await store.threads_of("eve").runs(thread_id)
+    nobodys = await ended(manager)
+    with pytest.raises(UnknownThreadError):
+        await ended(manager, thread_id=nobodys.thread_id, owner="ada")
+
+
+async def test_nothing_is_left_of_a_run_that_was_not_let_in(store: Store, manager: RunManager) -> None:
+    for spec in ({"thread_exists": True}, {"thread_exists": True, "owner": "ada"}):
+        thread_id, run_id = new_id(), new_id()
+        with pytest.raises(UnknownThreadError):
+            await ended(manager, thread_id=thread_id, run_id=run_id, **spec)
+        assert await store.thread(thread_id, removed=True) is None
+        assert await store.run(run_id, removed=True) is None
+    assert await store.events() == []
+
+
+async def test_a_thread_is_of_the_agent_that_was_let_in_last(store: Store) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        first = await manager.start(RunSpec("gate"))
+        await gate.reached.wait()
+        second = await manager.start(RunSpec("say", thread_id=first.thread_id))
+        assert (await store.threads_of(None).get(first.thread_id)).agent == "say"
+        gate.opened.set()
+        await second.result()
+    assert (await store.threads_of(None).get(first.thread_id)).agent == "say"
+
+
+async def test_a_thread_of_a_run_alone_is_gone_with_its_end(store: Store, manager: RunManager) -> None:
+    run = await ended(manager, thread_ends=True, owner="ada")
+
+    assert await store.thread(run.thread_id) is None
+    assert await store.run(run.run_id) is None
+    assert await store.runs() == []
+    assert (await store.threads_of("ada").search(ThreadQuery())).total == 0
+    with pytest.raises(UnknownThreadError):
+        await ended(manager, thread_id=run.thread_id, owner="ada")
+    kept = await store.thread(run.thread_id, removed=True)
+    (listed,) = await store.runs(removed=True, owner="ada")
+    events = await store.events(owner="ada")
+    assert kept is not None
+    assert kept.removed_at == listed.removed_at == listed.ended_at
+    assert [stored.event.run_id for stored in events] == [run.run_id] * len(events) != []
+
+
+async def test_a_thread_that_ends_stays_as_long_as_another_run_may_come(store: Store) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        first = await manager.start(RunSpec("gate", thread_ends=True))
+        await gate.reached.wait()
+        waiting = await manager.start(RunSpec("say", thread_id=first.thread_id))
+        later = await manager.start(RunSpec("say", thread_id=first.thread_id, after_seconds=3_600))
+        gate.opened.set()
+        await first.result()
+        await waiting.result()
+        assert await store.thread(first.thread_id) is not None
+        await manager.cancel(later.run_id)
+        await later.result()
+        assert await store.thread(first.thread_id) is None
+
+
+@pytest.mark.parametrize("after_seconds", [None, 3_600])
+async def test_a_thread_that_ends_goes_with_a_run_that_never_began(store: Store, after_seconds: float | None) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        if after_seconds is None:
+            handle = await manager.start(RunSpec("gate", thread_ends=True))
+            await gate.reached.wait()
+        else:
+            handle = await manager.start(RunSpec("gate", thread_ends=True, after_seconds=after_seconds))
+        await manager.cancel(handle.run_id)
+        assert (await handle.result()).status is RunStatus.cancelled
+        assert await store.thread(handle.thread_id) is None
+
+
+async def test_a_run_that_is_rolled_back_is_gone_and_the_log_has_it(store: Store, url: str) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        for mode, is_there in (("rollback", False), ("interrupt", True)):
+            gate.reached.clear()
+            handle = await manager.start(RunSpec("gate"))
+            await gate.reached.wait()
+            await manager.cancel(handle.run_id, action=mode)
+            await handle.result()
+            assert (await store.run(handle.run_id) is not None) is is_there
+            assert (await store.threads_of(None).runs(handle.thread_id)).total == is_there
+            assert (await store.thread(handle.thread_id)) is not None
+            assert await store.events(run_id=handle.run_id) != []
+    assert await asyncio.to_thread(check_database, url) == []
+
+
+async def test_a_run_is_removed_once_it_has_ended(store: Store, url: str) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        handle = await manager.start(RunSpec("gate", owner="ada"))
+        await gate.reached.wait()
+        with pytest.raises(RunInUseError):
+            await store.remove_run(handle.thread_id, handle.run_id)
+        assert [run.run_id for run in await store.threads_of("ada").active_runs()] == [handle.run_id]
+        assert await store.threads_of("eve").active_runs() == []
+        gate.opened.set()
+        await handle.result()
+    with pytest.raises(UnknownThreadError):
+        await store.remove_run(handle.thread_id, handle.run_id, owner="eve")
+    with pytest.raises(UnknownRunError):
+        await store.remove_run(handle.thread_id, new_id(), owner="ada")
+    await store.remove_run(handle.thread_id, handle.run_id, owner="ada")
+    with pytest.raises(UnknownRunError):
+        await store.remove_run(handle.thread_id, handle.run_id, owner="ada")
+    assert await store.run(handle.run_id) is None
+    assert len(await store.events(run_id=handle.run_id)) > 0
+    assert await asyncio.to_thread(check_database, url) == []
+
+
+async def test_runs_of_a_thread_come_in_pages_from_either_end(store: Store, manager: RunManager) -> None:
+    thread_id = new_id()
+    run_ids = [(await ended(manager, thread_id=thread_id)).run_id for _ in range(4)]
+    threads = store.threads_of(None)
+
+    newest = await threads.runs(thread_id, limit=3)
+    oldest = await threads.runs(thread_id, newest_first=False, limit=3, offset=2, status="success")
+
+    assert ([run.run_id for run in newest.runs], newest.total) == (run_ids[:0:-1], 4)
+    assert ([run.run_id for run in oldest.runs], oldest.total) == (run_ids[2:], 4)
+    assert (await threads.runs(thread_id, status=["error", "timeout"])).total == 0
+
+
+async def test_two_processes_that_make_one_thread_for_two_owners(url: str, store: Store) -> None:
+    async with Store.open(url) as other, managing(store) as mine, managing(other) as its:
+        for _ in range(20):
+            thread_id = new_id()
+            both = await asyncio.gather(
+                ended(mine, thread_id=thread_id, owner="ada"),
+                ended(its, thread_id=thread_id, owner="eve"),
+                return_exceptions=True,
+            )
+            refused = [one for one in both if isinstance(one, UnknownThreadError)]
+            assert len(refused) == 1, both
+            owner = (await store.threads_of(None).get(thread_id)).owner
+            assert owner == ("eve" if refused == [both[0]] else "ada")
+            assert (await store.threads_of(None).runs(thread_id)).total == 1
+    assert await asyncio.to_thread(check_database, url) == []
+
+
+async def test_a_thread_is_removed_or_has_a_run_never_both(url: str, store: Store) -> None:
+    async with Store.open(url) as other, managing(store) as manager:
+        for _ in range(20):
+            thread_id = (await store.threads_of(None).create(metadata={"k": "v"})).thread_id
+            removed, run = await asyncio.gather(
+                other.threads_of(None).remove(thread_id),
+                ended(manager, thread_id=thread_id, thread_exists=True),
+                return_exceptions=True,
+            )
+            if isinstance(run, UnknownThreadError):
+                assert removed is None
+            else:
+                # It was busy, or removed after the run: what there is of either is whole.
+                assert isinstance(removed, ThreadInUseError) or await store.thread(thread_id) is None, (removed, run)
+                assert run.status is RunStatus.success
+            assert await store.run_with_events(new_id()) is None
+    assert await asyncio.to_thread(check_database, url) == []
+
+
+async def test_a_thread_that_is_made_in_one_transaction_with_its_run(store: Store, manager: RunManager) -> None:
+    threads = store.threads_of("ada")
+    for _ in range(10):
+        thread_id = new_id()
+        made, run = await asyncio.gather(
+            threads.create(thread_id, belongs_to="ada", metadata={"k": thread_id}, keeps_existing=True),
+            ended(manager, thread_id=thread_id, owner="ada"),
+        )
+        assert (made.thread_id, made.owner, run.status) == (thread_id, "ada", RunStatus.success)
+        await asyncio.gather(
+            threads.change(thread_id, metadata={"l": 1}),
+            threads.change(thread_id, metadata={"m": 2}),
+            ended(manager, thread_id=thread_id, owner="ada"),
+        )
+        found = await threads.search(ThreadQuery(metadata={"l": 1, "m": 2}, ids=[thread_id]))
+        assert found.total == 1
+
+
+async def test_what_was_deleted_goes_from_the_log_once_no_subscription_needs_it(
+    store: Store, manager: RunManager, url: str
+) -> None:
+    kept = await ended(manager, owner="ada")
+    gone = await ended(manager, owner="ada")
+    empty = await store.threads_of("ada").create(belongs_to="ada", metadata={"k": "v"})
+    await store.threads_of("ada").change(gone.thread_id, metadata={"k": "v"})
+    await store.subscriptions.open("needs-it", start="beginning")
+    for thread_id in (gone.thread_id, empty.thread_id):
+        await store.threads_of("ada").remove(thread_id)
+    with pytest.raises(ThreadExistsError):
+        await store.threads_of("ada").create(gone.thread_id)
+
+    sweeper = store.sweeper()
+    assert await sweeper.sweep() == (0, 2, 0)
+    assert await store.thread_states().load(gone.thread_id) is None
+    assert await store.thread(empty.thread_id, removed=True) is None
+    assert await store.run(gone.run_id, removed=True) is not None
+    await store.subscriptions.delete("needs-it")
+    assert await sweeper.sweep() == (0, 0, 1)
+    assert await store.run(gone.run_id, removed=True) is None
+    assert await store.events(run_id=gone.run_id) == []
+    assert await store.thread(gone.thread_id, removed=True) is None
+    assert await store.thread_states().load(kept.thread_id) is not None
+    assert (await store.stats()).total.runs == 1
+    assert await asyncio.to_thread(check_database, url, sample=None) == []
+
+
+async def test_a_thread_of_a_run_alone_is_forgotten_and_its_log_stays(store: Store, manager: RunManager) -> None:
+    run = await ended(manager, thread_ends=True)
+    forgotten: list[str] = []
+
+    async def forget(thread_ids: Any) -> None:
+        forgotten.extend(thread_ids)
+
+    sweeper = store.sweeper(forget=[forget])
+    assert await sweeper.sweep() == (0, 1, 0)
+    assert await store.thread_states().load(run.thread_id) is None
+    assert await sweeper.sweep() == (0, 0, 0)
+    assert forgotten == [run.thread_id]
+    assert len(await store.events(run_id=run.run_id)) > 0
+    assert (await store.prune(older_than=timedelta(0))).runs == 1
+    assert await store.thread(run.thread_id, removed=True) is None
+
+
+async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: RunManager) -> None:
+    forgotten = asyncio.Event()
+
+    async def forget(thread_ids: Any) -> None:
+        forgotten.set()
+
+    async with store.sweeper(forget=[forget], every=3_600):
+        await ended(manager, thread_ends=True)
+        await asyncio.wait_for(forgotten.wait(), 20)
+
+
+async def test_a_saver_that_fails_is_asked_again(store: Store, manager: RunManager) -> None:
+    run = await ended(manager, thread_ends=True)
+    asked: list[Any] = []
+
+    async def forget(thread_ids: Any) -> None:
+        asked.append([*thread_ids])
+        if len(asked) == 1:
+            raise ConnectionError("the saver is away")
+
+    sweeper = store.sweeper(forget=[forget])
+    with pytest.raises(ConnectionError):
+        await sweeper.sweep()
+    assert await store.thread_states().load(run.thread_id) is not None
+    assert (await sweeper.sweep()).forgotten == 1
+    assert asked == [[run.thread_id]] * 2
+
+
+async def test_threads_expire_unless_a_run_is_at_them(store: Store, database: Any) -> None:
+    gate = Gate()
+    async with managing(store, gate=gate) as manager:
+        threads = store.threads_of(None)
+        over, busy, later = [(await threads.create(ttl_minutes=5)).thread_id for _ in range(3)]
+        database.execute(f"UPDATE threads SET expires_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id <> '{later}'")
+        handle = await manager.start(RunSpec("gate", thread_id=busy))
+        await gate.reached.wait()
+        sweeper = store.sweeper()
+
+        assert (await sweeper.sweep()).expired == 1
+        assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {busy, later}
+        gate.opened.set()
+        await handle.result()
+        assert (await sweeper.sweep()).expired == 1
+        assert {thread.thread_id for thread in (await threads.search(ThreadQuery())).threads} == {later}
+        assert await store.thread(over, removed=True) is None
+
+
+async def test_followers_and_pages_of_an_owner_have_his_events_alone(store: Store, manager: RunManager) -> None:
+    follower = store.follow(owner="ada")
+    first = asyncio.ensure_future(anext(follower))  # which waits for the feed, and so are all after it served by it
+    runs = [(await ended(manager, owner=owner, thread_ends=ends)) for owner in ("ada", "eve") for ends in (True, False)]
+    expected = [stored.event.run_id for stored in await store.events(owner="ada")]
+    followed = [await first, *[await anext(follower) for _ in expected[1:]]]
+    seen = [stored.event.run_id for stored in followed]
+
+    assert seen == expected
+    assert set(expected) == {run.run_id for run in runs[:2]}
+    both = [await store.events(owner="ada", **more) for more in ({"agent": "say"}, {"types": "run_completed"})]
+    assert {stored.event.run_id for page in both for stored in page} == set(expected)
+    assert await store.events(owner="ada", run_id=runs[2].run_id) == []
+    assert await store.events(owner="ada", thread_id=runs[3].thread_id) == []
+    assert {run.run_id for run in await store.runs(owner="eve", removed=True)} == {run.run_id for run in runs[2:]}
+    assert {thread.thread_id for thread in await store.threads(owner="ada")} == {runs[1].thread_id}
+
+
+async def test_random_walks_leave_a_sound_database(store: Store, manager: RunManager, url: str) -> None:
+    dice = random.Random(6)  # a seeded walk
+    ids = [new_id() for _ in range(4)]
+    owners = ["ada", "eve", None]
+
+    async def step() -> None:
+        thread_id, owner = dice.choice(ids), dice.choice(owners)
+        threads = store.threads_of(owner)
+        move: Any = dice.choice(
+            [
+                lambda: threads.create(thread_id, belongs_to=owner, metadata={"k": dice.randrange(3)}),
+                lambda: threads.change(thread_id, metadata={"k": dice.randrange(3)}, ttl_minutes=5),
+                lambda: threads.remove(thread_id),
+                lambda: threads.copy(thread_id, belongs_to=owner),
+                lambda: ended(manager, thread_id=thread_id, owner=owner, thread_ends=dice.random() < 0.3),
+                lambda: store.sweeper().sweep(),
+            ]
+        )
+        try:
+            await move()
+        except TracksideError:
+            ids[:] = [new_id() if known == thread_id else known for known in ids]
+
+    for _ in range(12):
+        await asyncio.gather(*(step() for _ in range(8)))
+    assert await asyncio.to_thread(check_database, url, sample=None) == []
+    page = await store.threads_of(None).search(ThreadQuery(limit=1_000))
+    assert page.total == len(page.threads) == await store.threads_of(None).count(ThreadQuery())
