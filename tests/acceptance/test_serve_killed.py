@@ -1,0 +1,141 @@
+"""A server that is killed under load and started again on the same database: what was acknowledged is known, and ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_sync_client
+from trackside_server import PATIENCE, TracksideServer
+
+AGENTS = """
+import asyncio
+
+async def works(input, run):
+    for number in range(20):
+        run.send({"number": number})
+        await asyncio.sleep(0.02)
+    return {"worked": input}
+"""
+BEFORE_THE_KILL = 25  # runs that are acknowledged
+ENDED = {"success", "error", "timeout", "interrupted"}
+KEPT = {"assistant_id": "works", "input": {}, "on_completion": "keep"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    return "sqlite:///runs.db" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+class Load:
+    """Clients that start runs, until the server is gone, and note which of them were acknowledged."""
+
+    def __init__(self, url: str, clients: int = 4) -> None:
+        self.acknowledged: list[str] = []
+        self.enough = threading.Event()
+        self._url = url
+        self._threads = [threading.Thread(target=self._start_runs, daemon=True) for _ in range(clients)]
+        for one in self._threads:
+            one.start()
+
+    def _start_runs(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE) as client:
+            while True:
+                try:
+                    answer = client.post("/runs", json=KEPT)
+                except httpx.HTTPError:
+                    return
+                self.acknowledged.append(answer.raise_for_status().headers["content-location"])
+                if len(self.acknowledged) >= BEFORE_THE_KILL:
+                    self.enough.set()
+
+    def wait(self) -> None:
+        for one in self._threads:
+            one.join(PATIENCE)
+
+
+def test_every_run_that_was_acknowledged_is_known_after_a_kill_and_none_is_stuck(folder: Path, database: str) -> None:
+    with TracksideServer(folder, "agents.py:works", database=database) as server:
+        load = Load(server.url)
+        assert load.enough.wait(PATIENCE)
+        server.kill()
+        load.wait()
+
+        server.restart()
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            statuses = [end_of(client, place) for place in load.acknowledged]
+
+    assert len(statuses) >= BEFORE_THE_KILL
+    assert set(statuses) <= ENDED
+
+
+def end_of(client: httpx.Client, place: str) -> str:
+    """How a run ended, once it has."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        answer = client.get(place)
+        status = answer.raise_for_status().json()["status"]
+        if status in ENDED:
+            return str(status)
+    raise AssertionError(f"{place} is stuck: {answer.text}")
+
+
+def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one(folder: Path, database: str) -> None:
+    """LangGraph's client connects again by itself, with the id of the last event that it has."""
+    with (
+        TracksideServer(folder, "agents.py:works", database=database) as server,
+        get_sync_client(url=server.url, api_key=None) as client,
+    ):
+        thread = client.threads.create()["thread_id"]
+        run = client.runs.create(thread, "works", input={}, stream_mode="custom", stream_resumable=True)["run_id"]
+        events: list[str] = []
+        for part in client.runs.join_stream(thread, run):
+            events.append(part.event)
+            if len(events) == 3:
+                server.kill()
+                server.restart()
+        status = client.runs.get(thread, run)["status"]
+
+    assert status == "error"
+    assert events[-1] == "error"
+
+
+def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: str) -> None:
+    settings = "[limits]\nmax_attempts = 2\n"
+    with (
+        TracksideServer(folder, "agents.py:works", database=database, settings=settings) as server,
+        get_sync_client(url=server.url, api_key=None) as client,
+    ):
+        thread = client.threads.create()["thread_id"]
+        run = client.runs.create(thread, "works", input={"up": "to two"})["run_id"]
+        next(part for part in client.runs.join_stream(thread, run, stream_mode="custom") if part.event == "custom")
+        server.kill()
+
+        server.restart()
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as again:
+            end_of(again, f"/threads/{thread}/runs/{run}")
+            values = last_values(again, thread)
+            statuses = [one["status"] for one in again.get(f"/threads/{thread}/runs").json()]
+
+    assert values == {"worked": {"up": "to two"}}
+    assert sorted(statuses) == ["error", "success"]
+
+
+def last_values(client: httpx.Client, thread: str) -> Any:
+    """What the thread has in the end, once none of its runs goes on."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        found = client.get(f"/threads/{thread}").raise_for_status().json()
+        if found["status"] == "idle":
+            return found["values"]
+    raise AssertionError(f"the thread stays as it is: {found}")
