@@ -69,10 +69,14 @@ class Admission(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right to execute a run. `thread_status` is what the thread's status was, as last announced."""
+    """The right to execute a run. `thread_status` is what the thread's status was, as last announced.
+
+    `new_thread` says that the run has begun its thread, so that nothing can be remembered of that.
+    """
 
     record: RunRecord
     thread_status: ThreadStatus
+    new_thread: bool = False
 
 
 class Settlement(NamedTuple):

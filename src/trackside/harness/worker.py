@@ -277,7 +277,8 @@ class RunWorker:
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
         # An agent that uses the thread's state waits for nothing else here.
-        at_once = self._uses_thread_state and getattr(self._services.states, "immediate", False)
+        self._recalled = claim.new_thread
+        at_once = self._uses_thread_state and (self._recalled or getattr(self._services.states, "immediate", False))
         messages = await (self._caught if at_once else self._supervised)(self._prepare())
         opening = self._opening(claim)
         if not isinstance(messages, End):
@@ -298,7 +299,8 @@ class RunWorker:
         """Load what the thread remembers; the human messages that the run brings."""
         run = self._run
         if self._uses_thread_state:
-            await self._recall()
+            if not self._recalled:
+                await self._recall()
             if run.resuming:
                 self._take_answers(run)
         return [self._journal.record_message(message) for message in await self._agent.human_messages(run)]

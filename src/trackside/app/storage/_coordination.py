@@ -44,12 +44,15 @@ class Displaced(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """How a run was let in; `existing` is the run that its idempotency key named before."""
+    """How a run was let in; `existing` is the run that its idempotency key named before, `new_thread` whether it holds a
+    thread that nobody had before.
+    """
 
     ready: bool
     thread_status: ThreadStatus
     displaced: Sequence[Displaced] = ()
     existing: str | None = None
+    new_thread: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -176,8 +179,10 @@ class Admit(_Entry):
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)
+        is_new = not lane.exists
         unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends)
-        self.given = Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+        status = unit.thread_status(self.thread_id)
+        self.given = Admitted(active.holds, status, displaced, new_thread=is_new and active.holds)
         return self.given
 
     def _check_thread(self, lane: Lane) -> None:

@@ -18,6 +18,8 @@ class OwnRun:
     record: RunRecord
     ready: bool
     thread_status: ThreadStatus
+    new_thread: bool = False
+    """Whether it holds a thread that nobody had before."""
     claimed: bool = False
     withdrawn: bool = False
     cancel_requested: CancelAction | None = None

@@ -145,6 +145,7 @@ class StoredCoordinator:
             known = await finish(lambda: self._known(existing), name="existing")
             return Admission(record=known, ready=False, existing=True)
         own = self._runs.take(record, ready=admitted.ready, thread_status=admitted.thread_status)
+        own.new_thread = admitted.new_thread
         displaced = (
             await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
             if admitted.displaced
@@ -182,7 +183,7 @@ class StoredCoordinator:
             if own is None:
                 return None
         own.claimed = True
-        return ports.Claim(record=own.record, thread_status=own.thread_status)
+        return ports.Claim(own.record, own.thread_status, own.new_thread)
 
     async def _claim_stored(self, run_id: str) -> OwnRun | None:
         record = await self.get(run_id)

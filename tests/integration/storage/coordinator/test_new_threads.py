@@ -1,0 +1,50 @@
+"""A run that begins its thread need not ask what that remembers; every other one has to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.integration.runs.stage import Agents
+
+from trackside.app.storage import Store
+from trackside.harness.memory import MemoryThreadStates
+from trackside.harness.ports import ThreadState
+
+
+class AskedStates(MemoryThreadStates):
+    """Notes who is asked for. Its answers are waited for, as a database's are."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    async def load(self, thread_id: str) -> ThreadState | None:
+        self.asked.append(thread_id)
+        return await super().load(thread_id)
+
+
+async def test_only_a_run_that_does_not_begin_its_thread_asks_what_that_remembers(worker: Any, agents: Agents) -> None:
+    states = AskedStates()
+    one = await worker(states=states)
+    first, waits = await one.start("quick", thread_id="t"), await one.start("at once", thread_id="t")
+    await first.result()
+    assert states.asked == []
+    await waits.result()
+    assert states.asked == ["t"]
+
+    later = await one.start("quick", thread_id="t")
+    await later.result()
+
+    assert states.asked == ["t", "t"]
+
+
+async def test_a_thread_that_was_made_before_its_first_run_is_asked(worker: Any, store: Store) -> None:
+    thread = await store.threads_of(None).create()
+    states = AskedStates()
+    one = await worker(states=states)
+
+    await (await one.start("quick", thread_id=thread.thread_id)).result()
+
+    assert states.asked == [thread.thread_id]
