@@ -1,0 +1,118 @@
+"""`trackside serve` and `trackside run` in the folder of a project that was made for LangGraph's server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph_sdk import get_sync_client
+from trackside_server import TracksideServer
+
+GRAPHS = """
+import os
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+from helping import greet
+
+
+class State(TypedDict, total=False):
+    said: str
+
+
+def saying(node):
+    return StateGraph(State).add_node("say", node).add_edge(START, "say")
+
+
+def make():
+    return saying(lambda state: {"said": greet(os.environ["WHOM"])})
+
+
+@asynccontextmanager
+async def ask(config):
+    yield saying(lambda state: {"said": interrupt("what?")}).compile()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WHOM", "")
+    monkeypatch.delenv("WHOM")  # so that it is forgotten afterwards
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "graphs.py").write_text(GRAPHS, encoding="utf-8")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "helping.py").write_text("def greet(whom):\n    return f'hello {whom}'\n", encoding="utf-8")
+    (tmp_path / ".env").write_text("WHOM=world\n", encoding="utf-8")
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **more: Any) -> None:
+    document = {
+        "python_version": "3.12",
+        "dependencies": ["./lib", "no-such-thing"],
+        "graphs": {"greet": "./src/graphs.py:make", "ask": "./src/graphs.py:ask"},
+        "env": ".env",
+        **more,
+    }
+    (folder / "langgraph.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_a_project_is_served_and_what_has_no_effect_is_said(folder: Path) -> None:
+    with TracksideServer(folder) as server:
+        assert server.ready["agents"] == ["ask", "greet"]
+        with get_sync_client(url=server.url, api_key=None) as client:
+            assert client.runs.wait(None, "greet", input={}) == {"said": "hello world"}
+            thread = client.threads.create()["thread_id"]
+            client.runs.wait(thread, "ask", input={})
+            assert client.threads.get_state(thread)["interrupts"][0]["value"] == "what?"
+            assert client.runs.wait(thread, "ask", command={"resume": "this"}) == {"said": "this"}
+        assert server.terminate() == 0
+    assert "python_version: not needed" in server.log
+    assert "no-such-thing is not installed" in server.log
+
+
+def test_the_command_line_runs_and_resumes_its_graphs(
+    here: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    greeted = here("run", "greet", "{}", "--json")
+    asked = here("run", "ask", "{}", "--json", "--thread", "t")
+    answered = here("resume", "t", "this", "--json")
+
+    assert greeted.returncode == 0, greeted.stderr
+    assert json.loads(greeted.stdout.splitlines()[-1])["result"]["output"] == {"said": "hello world"}
+    assert asked.returncode == 75
+    assert json.loads(answered.stdout.splitlines()[-1])["result"]["output"] == {"said": "this"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"graphs": {"greet": "./src/graphs.py"}}, "langgraph.json, graphs.greet: './src/graphs.py' is not"),
+        ({"graphs": {"greet": "./src/graphs.py:nope"}}, "src/graphs.py has no nope"),
+        ({"graphs": {"greet": "./src/nowhere.py:make"}}, "there is no file src/nowhere.py"),
+        ({"env": ".nothing"}, "langgraph.json, env: there is no file .nothing"),
+        ({"dependencies": ["./nothing"]}, "langgraph.json, dependencies: there is no folder ./nothing"),
+        ({"auth": {"path": "./auth.py:nope"}}, "langgraph.json (auth.path), server.auth"),
+    ],
+)
+def test_nonsense_in_the_file_is_one_line_that_names_it(
+    here: Callable[..., subprocess.CompletedProcess[str]], folder: Path, more: dict[str, Any], says: str
+) -> None:
+    write(folder, **more)
+    done = here("serve", "--port", "0")
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr.splitlines()[-1]
+
+
+def test_doctor_loads_its_graphs_too(here: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
+    assert here("run", "greet", "{}").returncode == 0  # so that there is a database
+    assert "All is well" in here("doctor").stdout
+    write(folder, graphs={"greet": "./src/graphs.py:nope"})
+    assert "agents.greet" in here("doctor").stdout
