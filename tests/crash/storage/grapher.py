@@ -9,7 +9,7 @@ import operator
 import os
 import random
 import sys
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from langgraph.graph import START, StateGraph
 
@@ -22,9 +22,9 @@ THREADS = 8
 assert graph_checkpoints  # imported before the fork
 
 
-class State(TypedDict, total=False):
+class State(TypedDict):
     notes: Annotated[list[Any], operator.add]
-    document: str
+    document: NotRequired[str]
 
 
 def counting() -> Any:

@@ -71,7 +71,7 @@ async def assert_whole(url: str, acknowledged: dict[str, str]) -> None:
     parents = set()
     async with Store.open(url) as store:
         async for found in store.checkpointer().alist(None):  # one that lacked a value could not be read
-            newest.setdefault(found.metadata["run_id"], found)
+            newest.setdefault(found.metadata.get("run_id"), found)
             places.add(str(found.config))
             parents.add(str(found.parent_config or found.config))
     assert parents <= places

@@ -37,7 +37,7 @@ class Chat(TypedDict, total=False):
 
 def chatting(saver: Any) -> Any:
     async def answer(state: Chat) -> Chat:
-        return {"messages": [AIMessage(f"answer {len(state['messages'])}")]}
+        return {"messages": [AIMessage(f"answer {len(state.get('messages', ()))}")]}
 
     return StateGraph(Chat).add_node("answer", answer).add_edge(START, "answer").compile(checkpointer=saver)
 
@@ -50,7 +50,7 @@ async def put(saver: Any, config: Any = None, run_id: str | None = None, **value
     """A checkpoint of channels with these values, all of them new."""
     versions = {channel: saver.get_next_version(None, None) for channel in values}
     checkpoint = generate_checkpoint(channel_values=values, channel_versions=versions)
-    metadata = generate_metadata(**({} if run_id is None else {"run_id": run_id}))
+    metadata = generate_metadata() if run_id is None else generate_metadata(run_id=run_id)
     return await saver.aput(config or generate_config("t"), checkpoint, metadata, versions)
 
 
@@ -232,10 +232,13 @@ async def test_a_closed_store_and_one_to_look_into_say_so(url: str) -> None:
 
 
 async def test_other_threads_use_it_without_await(store: Store) -> None:
-    saver = store.checkpointer()
+    saver: Any = store.checkpointer()
+
+    def note(state: Chat) -> Chat:
+        return {"notes": [1]}
 
     def elsewhere() -> Any:
-        graph = StateGraph(Chat).add_node("note", lambda _: {"notes": [1]}).add_edge(START, "note")
+        graph = StateGraph(Chat).add_node("note", note).add_edge(START, "note")
         compiled = graph.compile(checkpointer=saver)
         compiled.invoke({"notes": [0]}, thread())
         compiled.invoke({"notes": [2]}, thread())

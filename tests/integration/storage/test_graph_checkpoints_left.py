@@ -1,7 +1,7 @@
 """What LangGraph's own savers have left in a database moves over, and what threads leave goes with them."""
 
 import operator
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, TypedDict
 
@@ -27,7 +27,7 @@ def desk(saver: Any) -> Any:
     """A graph that answers, counts and then asks."""
 
     async def answer(state: Desk) -> Desk:
-        return {"messages": [AIMessage(f"answer {len(state['messages'])}")], "count": 1, "title": "x" * 400}
+        return {"messages": [AIMessage(f"answer {len(state.get('messages', ()))}")], "count": 1, "title": "x" * 400}
 
     async def ask(state: Desk) -> Desk:
         return {"notes": [interrupt("How many?")]}
@@ -45,7 +45,7 @@ def langgraphs(url: str, dialect: str) -> Callable[[], AbstractAsyncContextManag
     """Opens LangGraph's own saver for the database."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Any]:
+    async def opened() -> AsyncGenerator[Any]:
         if dialect == "sqlite":
             async with AsyncSqliteSaver.from_conn_string(url.removeprefix("sqlite:///")) as sqlite:
                 await sqlite.setup()
@@ -103,7 +103,8 @@ async def test_what_is_removed_or_copied_before_it_is_used_is_so_everywhere(stor
         assert [one[1] for one in await history(store.checkpointer(), "copy")] == [one[1] for one in before]
         await store.checkpointer().adelete_thread("other")
         assert await history(saver, "other") == []
-        found = {one.config["configurable"]["thread_id"] async for one in store.checkpointer().alist(None)}
+        every: Any = store.checkpointer().alist(None)
+        found = {one.config["configurable"]["thread_id"] async for one in every}
         assert found == {"old", "copy"}
 
 
