@@ -28,9 +28,11 @@ class AskedStates(MemoryThreadStates):
 async def test_only_a_run_that_does_not_begin_its_thread_asks_what_that_remembers(worker: Any, agents: Agents) -> None:
     states = AskedStates()
     one = await worker(states=states)
-    first, waits = await one.start("quick", thread_id="t"), await one.start("at once", thread_id="t")
-    await first.result()
+    await one.start("first", thread_id="t")
+    waits = await one.start("quick", thread_id="t")
+    await agents.until_running("first")
     assert states.asked == []
+    agents.let("first")
     await waits.result()
     assert states.asked == ["t"]
 
