@@ -19,6 +19,15 @@ def test_a_free_port_is_found_and_listened_at_at_once() -> None:
         assert one.getsockname()[1] > 0
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system does not know it")
+def test_a_client_that_takes_nothing_is_cut_off_by_the_system() -> None:
+    [one] = listen_at("127.0.0.1", 0)
+    with one, socket.create_connection(one.getsockname()):
+        accepted, _ = one.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
 def test_a_name_with_several_addresses_has_one_port() -> None:
     found = listen_at("localhost", 0)
     for one in found:

@@ -17,6 +17,9 @@ from trackside.harness.errors import TracksideError
 _FIRST_HANDED_OVER: Final = 3
 _BACKLOG: Final = 2_048
 """Connections that wait while the server is busy, or begins anew; the system may allow fewer."""
+_TAKES_NOTHING: Final = 60_000
+"""Milliseconds after which the system cuts a client off that takes nothing of what there is for it. A server that only closes
+such a connection would keep it, and what waits there, for as long as the client likes."""
 
 
 class AddressError(TracksideError, OSError):
@@ -58,6 +61,7 @@ def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
     found = [socket.socket(fileno=fd) for fd in range(_FIRST_HANDED_OVER, _FIRST_HANDED_OVER + int(count))]
     for one in found:
         one.set_inheritable(False)
+        _let_go_of_who_takes_nothing(one)
     return found
 
 
@@ -90,11 +94,18 @@ def _bind(family: socket.AddressFamily, address: tuple[str | int, ...]) -> socke
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _let_go_of_who_takes_nothing(one)
         one.bind(address)
     except BaseException:
         one.close()
         raise
     return one
+
+
+def _let_go_of_who_takes_nothing(listening: socket.socket) -> None:
+    """Connections have this of the socket that they came to; where the system lacks it, they end when their clients do."""
+    if hasattr(socket, "TCP_USER_TIMEOUT") and listening.family in {socket.AF_INET, socket.AF_INET6}:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING)
 
 
 def _port_of(bound: Sequence[socket.socket]) -> int:
