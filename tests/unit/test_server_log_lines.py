@@ -30,6 +30,14 @@ def test_lines_come_in_order_with_their_time_and_level(tmp_path: Path) -> None:
     assert first["timestamp"].endswith("+00:00")
 
 
+def test_many_lines_are_all_written(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="utf-8") as file, ServerLog(file) as log:
+        for number in range(5_000):
+            log.say("much", {"number": number})
+
+    assert [line["number"] for line in lines_of(tmp_path / "log")] == list(range(5_000))
+
+
 def test_lines_are_for_people_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     with (tmp_path / "log").open("w", encoding="utf-8") as file, ServerLog(file, as_json=False) as log:

@@ -22,6 +22,7 @@ import msgspec
 
 _MOST: Final = 20_000  # lines that may wait: those of some seconds of a busy server
 _TOGETHER: Final = 0.05  # seconds for which lines are collected: a thread that wakes for each costs more than the line
+_BATCH: Final = 1_000  # lines that are written at once
 _PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
 _LOGGERS: Final = ("trackside", "uvicorn.error")
 
@@ -40,7 +41,7 @@ class ServerLog:
     """
 
     def __init__(self, file: TextIO, *, as_json: bool | None = None) -> None:
-        self._fd = file.fileno()
+        self._file = file
         self._as_json = not file.isatty() if as_json is None else as_json
         # Not a deque and an event: a signal's handler may say something while this thread is about to.
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()
@@ -72,20 +73,28 @@ class ServerLog:
         logger = _logger(written, as_json=self._as_json)
         goes_on = True
         while goes_on:
-            line = self._lines.get()
-            time.sleep(_TOGETHER)
-            with suppress(Empty):
-                while line is not None:
+            lines = self._next_lines()
+            goes_on = lines[-1] is not None
+            for line in lines:
+                if line is not None:
                     moment = _moment(line.at, as_json=self._as_json)
                     getattr(logger, line.level)(line.event, timestamp=moment, **line.facts)
-                    line = self._lines.get_nowait()
-                goes_on = False
             if (dropped := self._dropped) > 0:
                 self._dropped -= dropped
                 logger.warning("lines were dropped", lines=dropped)
-            _write(self._fd, written.getvalue())
+            _write(self._file.fileno(), written.getvalue())
             written.seek(0)
             written.truncate()
+
+    def _next_lines(self) -> list[_Line | None]:
+        """Some lines, at least one; None, the last one of all, says that there is no more."""
+        lines = [self._lines.get()]
+        if self._lines.empty():
+            time.sleep(_TOGETHER)
+        with suppress(Empty):
+            while lines[-1] is not None and len(lines) < _BATCH:
+                lines.append(self._lines.get_nowait())
+        return lines
 
 
 class _Warnings(logging.Handler):
