@@ -18,8 +18,8 @@ _FIRST_HANDED_OVER: Final = 3
 _BACKLOG: Final = 2_048
 """Connections that wait while the server is busy, or begins anew; the system may allow fewer."""
 _TAKES_NOTHING: Final = 60_000
-"""Milliseconds after which the system cuts a client off that takes nothing of what there is for it. A server that only closes
-such a connection would keep it, and what waits there, for as long as the client likes."""
+"""Milliseconds after which the system cuts a client off that takes nothing of what there is for it. It would not do to close
+such a connection: it would stay, with what waits there, for as long as the client likes."""
 
 
 class AddressError(TracksideError, OSError):
