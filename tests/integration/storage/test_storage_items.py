@@ -280,7 +280,17 @@ async def test_what_has_expired_is_swept(items: Items, clock: Clock, database: A
     clock.forward(minutes=2)
 
     assert await items.sweep() == many
+    assert await items.sweep() == 0
     assert [tuple(row) for row in database.execute("SELECT key FROM items").fetchall()] == [("stays",)]
+
+
+async def test_the_sweeper_of_a_store_takes_items_along(store: Store, database: Any) -> None:
+    await store.items.put(("a",), "gone", {}, ttl=1)
+    database.execute("UPDATE items SET expires_at = '2026-01-01T00:00:00.000000Z'")
+
+    await store.sweeper().sweep()
+
+    assert database.execute("SELECT key FROM items").fetchall() == []
 
 
 async def test_writing_sweeps_now_and_then(items: Items, clock: Clock, database: Any) -> None:

@@ -100,6 +100,11 @@ def one_item(namespace: str, key: str, now: datetime) -> Any:
     return select(items).where(items.c.namespace == namespace, items.c.key == key, _is_alive(now))
 
 
+def one_expired(now: datetime) -> Any:
+    """The query for an item that nobody sees any more."""
+    return select(items.c.key).where(items.c.expires_at <= now)
+
+
 def item_of(row: Row[Any]) -> Item:
     """The item in a row."""
     return Item(

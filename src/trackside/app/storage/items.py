@@ -26,6 +26,7 @@ from trackside.app.storage._item_records import (
 )
 from trackside.app.storage._items import SWEPT_AT_ONCE, ItemName, ItemRow, ItemSearch, NamespaceListing, WriteItems
 from trackside.app.storage._items import item_of as _item_of
+from trackside.app.storage._items import one_expired as _one_expired
 from trackside.app.storage._items import one_item as _one_item
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._writer import NoWriter, Writer
@@ -195,7 +196,7 @@ class Items:
         return await self._readers.run(listing.read)
 
     async def sweep(self) -> int:
-        """Remove what has expired; returns how many items that were. Writing does it, too, now and then.
+        """Remove what has expired; returns how many items that were. `store.sweeper()` does it, and now and then a write.
 
         Raises:
             StorageError: they could not be removed.
@@ -203,6 +204,8 @@ class Items:
         removed = 0
         while True:  # a part in each transaction, so that nobody waits long
             now = self._swept_at = self._now()
+            if await self._readers.first(_one_expired(now), lambda row: True) is None:
+                return removed
             swept: int = await self._writer.write(WriteItems(now=time_text(now), sweeps=True))
             removed += swept
             if swept < SWEPT_AT_ONCE:

@@ -442,7 +442,7 @@ class Store:
             forget: functions that remove what threads remember outside of this store, of a list of ids.
             every: seconds between two rounds; what was removed in this process is seen to soon.
         """
-        return Sweeper(self._writer, self._readers, forget=forget, every=every)
+        return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every)
 
     async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
         """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.

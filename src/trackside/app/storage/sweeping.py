@@ -1,7 +1,7 @@
 """Clears up behind threads that are gone: what they remember goes soon, and of those that were deleted the log as well.
 
 A thread is gone for clients in the transaction that removes it; the rest is done here, in steps that may be cut off at
-any place and are gone on with by whoever sweeps next. Threads whose time to live is over are removed here, too.
+any place and are gone on with by whoever sweeps next. Threads whose time to live is over are removed here, too, and items.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trackside.app.storage._thread_reads import PAGE, Waiting
 from trackside.app.storage._thread_works import ForgetThreads, RemoveThread
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
+from trackside.app.storage.items import Items
 from trackside.app.storage.retention import BATCH, prune_threads
 
 __all__ = ["ForgetMemory", "Sweeper", "Swept"]
@@ -50,12 +51,14 @@ class Sweeper:
         self,
         writer: Writer | NoWriter,
         readers: Readers,
+        items: Items,
         *,
         forget: Sequence[ForgetMemory] = (),
         every: float = SWEEP_EVERY,
     ) -> None:
         self._writer = writer
         self._readers = readers
+        self._items = items
         self._forget = forget
         self._every = every
         self._nudge = asyncio.Event()
@@ -80,6 +83,7 @@ class Sweeper:
         """
         expired = await self._expire()
         forgotten = await self._forget_all()
+        await self._items.sweep()
         return Swept(expired, forgotten, await self._delete())
 
     async def _keep_on(self) -> None:
