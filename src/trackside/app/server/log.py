@@ -41,7 +41,7 @@ class ServerLog:
     """
 
     def __init__(self, file: TextIO, *, as_json: bool | None = None) -> None:
-        self._file = file
+        self._fd, self._file = file.fileno(), file  # which stays open as long as it is written to
         self._as_json = not file.isatty() if as_json is None else as_json
         # Not a deque and an event: a signal's handler may say something while this thread is about to.
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()
@@ -82,7 +82,7 @@ class ServerLog:
             if (dropped := self._dropped) > 0:
                 self._dropped -= dropped
                 logger.warning("lines were dropped", lines=dropped)
-            _write(self._file.fileno(), written.getvalue())
+            _write(self._fd, written.getvalue())
             written.seek(0)
             written.truncate()
 
