@@ -10,9 +10,13 @@ from typing import Any, Final, Self
 
 import uvicorn
 
+from trackside.app.server.guarded_protocol import GuardedProtocol
+
 _KEEP_ALIVE: Final = 75
 """Seconds that an idle connection stays open: longer than clients and proxies keep theirs, so that these close it. Whoever
 sends a request just when the other side closes does not know what became of it."""
+_MOST_CONNECTIONS: Final = 10_000
+"""Beyond so many clients get 503. Each takes about 10 KB, and a descriptor: `ulimit -n` may be the nearer bound."""
 _LAST_WORDS: Final = 0.5  # seconds that cut off answers have to end
 _CLOCK: Final = 1.0  # seconds; how often `Date` changes
 
@@ -50,7 +54,7 @@ class HttpServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=GuardedProtocol,
                 ws="auto" if websockets else "none",
                 lifespan="off",  # whoever opens the app closes it
                 log_config=None,
@@ -58,6 +62,7 @@ class HttpServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_keep_alive=_KEEP_ALIVE,
             )
         )

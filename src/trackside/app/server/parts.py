@@ -24,7 +24,6 @@ class ServerOptions:
     patience: float = 30.0
     """How long a reader of the log may take nothing before it is let go."""
     max_body_bytes: int = 16 * 1_048_576
-    max_header_bytes: int = 65_536
     body_seconds: float = 60.0
     """How long the body of a request may take to come."""
     hosts: tuple[str, ...] = ()

@@ -246,8 +246,8 @@ class EndpointApp:
 
     async def _read(self, scope: Scope, receive: Receive) -> Any:
         assert self._body is not None
-        check_body(scope)
         options = self._parts.options
+        check_body(scope, options.max_body_bytes)
         body = await read_body(receive, options.max_body_bytes, options.body_seconds)
         try:
             return self._body.decode(body or b"{}")
@@ -260,17 +260,23 @@ class EndpointApp:
 _FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain")
 
 
-def check_body(scope: Scope) -> None:
-    """See that the body of a request is of a kind that is read here.
+def check_body(scope: Scope, limit: int) -> None:
+    """See that the body of a request is of a kind that is read here, and says of itself that it is no larger than the limit.
 
     Raises:
-        HttpError: it is compressed, or what pages of elsewhere may send without being asked (415).
+        HttpError: it is compressed, or what pages of elsewhere may send without being asked (415), or too large (413).
     """
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise HttpError(status=415, detail="a compressed body is not read here: send it without Content-Encoding")
         if name == b"content-type" and value.partition(b";")[0].strip().lower() in _FORMS:
             raise HttpError(status=415, detail="the body is JSON: send it with Content-Type: application/json")
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
+            raise _too_large(limit)
+
+
+def _too_large(limit: int) -> HttpError:
+    return HttpError(status=413, detail=f"the body is larger than {limit:,} bytes", headers={"Connection": "close"})
 
 
 async def read_body(receive: Receive, limit: int, seconds: float | None = None) -> bytes:
@@ -296,7 +302,7 @@ async def _whole_body(receive: Receive, limit: int) -> bytes:
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
     if size > limit:
-        raise HttpError(status=413, detail=f"the body is larger than {limit:,} bytes", headers={"Connection": "close"})
+        raise _too_large(limit)
     if message["type"] == "http.disconnect":
         raise HttpError(status=400, detail="the client has gone")
     return body if len(chunks) == 1 else b"".join(chunks)

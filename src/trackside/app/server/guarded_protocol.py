@@ -1,0 +1,146 @@
+"""HTTP/1.1 as uvicorn speaks it, within bounds that neither it nor httptools has: how large the head of a request is, and
+how long it takes to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, override
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from trackside.app.server.responses import Receive, Scope, Send, failure
+
+MOST_HEAD_BYTES: Final = 65_536
+MOST_HEADERS: Final = 100
+MOST_URL_BYTES: Final = 16_384
+HEAD_SECONDS: Final = 20.0
+"""How long the head of a request may take, and a client that has connected to say anything."""
+WHOLE_SECONDS: Final = 90.0
+"""How long a whole request may take; longer than whoever reads its body waits for it, who can say so."""
+
+_TOO_LONG_URL: Final = (414, f"the URL is longer than {MOST_URL_BYTES:,} bytes")
+_TOO_LARGE_HEAD: Final = (431, f"the headers are larger than {MOST_HEAD_BYTES:,} bytes")
+_TOO_MANY_HEADERS: Final = (431, f"there are more than {MOST_HEADERS} headers")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    A request that comes whole, as nearly all do, costs it no timer. One that does not has a time to be whole in, however
+    often something of it comes.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._in_head = False
+        self._is_whole = True
+        self._head_bytes = 0
+        self._has_waited = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._wait_for_the_rest()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing() or self._is_whole:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if (why := self._why_not()) is not None:
+                self._refuse(*why)
+                return
+        if self._deadline is None:
+            self._wait_for_the_rest()
+
+    @override
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._is_whole, self._head_bytes = True, False, 0
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        why = self._why_not()
+        app = self.app
+        if why is not None:
+            self.app = _Refusal(*why)
+        try:
+            super().on_headers_complete()
+        finally:
+            self.app = app
+
+    @override
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._is_whole = True
+        self._wait_no_more()
+
+    @override
+    def handle_websocket_upgrade(self) -> None:
+        self._wait_no_more()
+        super().handle_websocket_upgrade()
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no HTTP request that can be understood")
+
+    def _why_not(self) -> tuple[int, str] | None:
+        if len(self.url) > MOST_URL_BYTES:
+            return _TOO_LONG_URL
+        if len(self.headers) > MOST_HEADERS:
+            return _TOO_MANY_HEADERS
+        if self._head_bytes > MOST_HEAD_BYTES:
+            return _TOO_LARGE_HEAD
+        if not self._in_head:  # it may have come whole, in one piece that is larger
+            size = sum([len(name) + len(value) for name, value in self.headers])
+            return _TOO_LARGE_HEAD if size > MOST_HEAD_BYTES else None
+        return None
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Say why, and go: what else comes cannot be told apart from a request any more."""
+        body = msgspec.json.encode({"detail": detail})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def _wait_for_the_rest(self) -> None:
+        self._has_waited = False
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._time_is_up)
+
+    def _wait_no_more(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _time_is_up(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._refuse(408, f"the headers have not come in {HEAD_SECONDS:g} seconds")
+        elif self._is_whole or self._has_waited:  # it said nothing at all, or its body does not end
+            self.transport.close()
+        else:
+            self._has_waited = True
+            self._deadline = self.loop.call_later(WHOLE_SECONDS - HEAD_SECONDS, self._time_is_up)
+
+
+class _Refusal:
+    """An ASGI app that says why a request is not answered, and closes the connection."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self._answer = failure(status, detail, {"Connection": "close"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._answer(scope, receive, send)
