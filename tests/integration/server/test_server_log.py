@@ -9,8 +9,13 @@ from contextlib import aclosing
 from typing import Any
 
 import httpx
+from postgres_server import PostgresServer
 
+from trackside import RunSpec
 from trackside.app.server.log_stream import EventFrames, LogEvents
+from trackside.app.settings import Settings
+from trackside.app.storage import Store
+from trackside.app.wiring import App, open_app
 
 
 async def echo(input: Any) -> Any:
@@ -161,6 +166,12 @@ class Client:
             self._more.clear()
             await self._more.wait()
 
+    async def got_one_like(self, part: bytes) -> None:
+        """Until something with this in it was sent."""
+        while not any(part in said for said in self.sent):
+            self._more.clear()
+            await self._more.wait()
+
     async def receive(self) -> dict[str, Any]:
         await self.left.wait()
         return {"type": "http.disconnect"}
@@ -241,6 +252,33 @@ async def test_what_is_kept_encoded_is_bounded_in_count_and_bytes(serve_agents: 
 
     assert few.encoded == again + 1 == len(stored) + 1
     assert small.encoded == len(stored)  # the newest stays, however large
+
+
+async def test_a_database_that_is_away_is_a_comment_and_no_end(own_postgres_server: PostgresServer) -> None:
+    url = own_postgres_server.create_database("runs")
+    async with open_app(Settings(database_url=url), AGENTS) as app:
+        await run_agent(app, "echo")
+        end = await app.store.subscriptions.end()
+    async with Store.open(url, busy_timeout=0.2) as store:
+        client = Client()
+        await asyncio.to_thread(own_postgres_server.stop, "immediate")
+        follower = store.follow(after=0)
+        answer = LogEvents(follower=follower, frames=EventFrames(), heartbeat=0.01, patience=60.0)
+        following = asyncio.create_task(answer({}, client.receive, client.send))
+        await client.got_one_like(b"cannot be read for now")
+        assert not any(b"data:" in said for said in client.sent)
+        await asyncio.to_thread(own_postgres_server.start)
+        await client.got_one_like(b"id: %d\r\nevent:" % end)
+        client.left.set()
+        await following
+
+    ids = [int(said.split()[1]) for said in client.sent if b"data:" in said]
+    assert ids == list(range(1, end + 1))
+
+
+async def run_agent(app: App, agent: str) -> None:
+    handle = await app.manager.start(RunSpec(agent, {"a": 1}))
+    await handle.result()
 
 
 async def test_a_path_refuses_methods_that_it_does_not_have_and_names_those_that_it_has(serve_agents: Any) -> None:
