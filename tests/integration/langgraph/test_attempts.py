@@ -304,3 +304,41 @@ def test_an_attempt_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
     assert played("killed", run_id="lost", **answer).returncode == 9
     retried = played("retry", attempt=2, retry_of="lost", **answer)
     assert retried.stdout.splitlines() == ["success", "['first in start', '3 in retry']"], retried.stderr
+
+
+async def from_before_second(graph: Any) -> dict[str, Any]:
+    """The config of a run that begins at the oldest checkpoint before `second`."""
+    states = [state async for state in graph.aget_state_history({"configurable": {"thread_id": "t"}})]
+    before = [state for state in states if state.next == ("second",)][-1]
+    return {"configurable": {"checkpoint_id": before.config["configurable"]["checkpoint_id"]}}
+
+
+async def test_an_attempt_at_a_run_from_a_checkpoint_goes_on_from_what_that_has_left(stage: Any, saver: Any) -> None:
+    graph = (steps := Steps(fails=0)).graph(saver)
+    await stage.play(graph, {"notes": ["one"]}, thread_id="t")
+    config = await from_before_second(graph)
+    await stage.play(graph, {"notes": ["two"]}, thread_id="t")
+    steps.fails, steps.executed = 1, []
+
+    lost = await stage.play(graph, {"notes": ["other"]}, thread_id="t", config=config)
+    outcome = await retried(stage, graph, lost, {"notes": ["other"]}, config=config)
+
+    assert outcome.status is RunStatus.success
+    assert steps.executed == ["first", "second", "second"]
+    assert outcome.values["notes"].count("two") == 0
+    assert outcome.values["notes"][-3:] == ["other", "first", "second"]
+
+
+async def test_an_attempt_at_a_run_from_a_checkpoint_begins_there_again_if_that_has_left_nothing(
+    stage: Any, saver: Any
+) -> None:
+    graph = (steps := Steps(fails=0)).graph(saver)
+    await stage.play(graph, {"notes": ["one"]}, thread_id="t")
+    config = await from_before_second(graph)
+    await stage.play(graph, {"notes": ["two"]}, thread_id="t")
+    steps.executed = []
+
+    outcome = await stage.play(graph, None, thread_id="t", config=config, attempt=2, retry_of="lost before it began")
+
+    assert steps.executed == ["second"]
+    assert outcome.values == {"notes": ["one", "first", "second"]}

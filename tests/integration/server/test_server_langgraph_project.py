@@ -14,9 +14,10 @@ from typing import Any, TypedDict
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
+from langgraph_sdk import get_client
 from langgraph_sdk.runtime import ServerRuntime
 
-from trackside.app.settings import load_settings
+from trackside.app.settings import AccessSettings, load_settings
 from trackside.app.wiring import load_agents
 from trackside.harness.ids import new_id
 
@@ -112,6 +113,30 @@ async def test_a_project_is_served_as_it_is(project: Path, serve_agents: Any) ->
 
 class Said(TypedDict, total=False):
     said: str
+
+
+async def test_no_client_says_himself_who_he_is(serve_agents: Any) -> None:
+    def make(config: RunnableConfig) -> Any:
+        told = sorted(key for key in config["configurable"] if key.startswith("langgraph_auth"))
+        return StateGraph(Said).add_node("say", lambda state: {"said": str(told)}).add_edge(START, "say").compile()
+
+    config: Any = {"configurable": {"langgraph_auth_user": {"identity": "root"}, "langgraph_auth_user_id": "root"}}
+    async with serve_agents({"made": make}) as served:
+        assert await served.client.runs.wait(None, "made", input={}, config=config) == {"said": "[]"}
+
+
+async def test_a_graph_is_made_for_who_asks(serve_agents: Any) -> None:
+    async def make(runtime: ServerRuntime) -> Any:
+        user = runtime.ensure_user()
+        return StateGraph(Said).add_node("say", lambda state: {"said": user.identity}).add_edge(START, "say").compile()
+
+    async with serve_agents({"made": make}, access=AccessSettings(auth="keys")) as served:
+        key = await served.app.store.api_keys.create("ada", owner="ada", permission="run")
+        async with get_client(url=served.url, api_key=key.secret) as ada:
+            thread_id = new_id()
+            assert await ada.runs.wait(thread_id, "made", input={}, if_not_exists="create") == {"said": "ada"}
+            assert (await ada.threads.get_state(thread_id))["values"] == {"said": "ada"}
+            assert (await ada.assistants.get_schemas("made"))["graph_id"] == "made"
 
 
 async def test_a_graph_is_made_for_each_run_and_for_each_look_at_it(serve_agents: Any) -> None:

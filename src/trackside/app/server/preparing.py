@@ -20,25 +20,36 @@ _OF_USERS: Final = "langgraph_auth_"
 _PLACE: Final = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 
+def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping[str, Any] | None:
+    """A run's config with who asks in it, and nobody else whom a client has put there.
+
+    Raises:
+        HttpError: the config is not of the form that it has.
+    """
+    configurable = (config or {}).get("configurable") or {}
+    if not isinstance(configurable, Mapping):
+        raise HttpError(status=422, detail=f"config.configurable = {configurable!r:.120}: it is an object")
+    own = {key: value for key, value in configurable.items() if not key.startswith(_OF_USERS)}
+    if principal.identity is not None:
+        own |= {_USER: principal.user or {"identity": principal.identity}, f"{_USER}_id": principal.identity}
+    return config if own == configurable else {**(config or {}), "configurable": own}
+
+
 async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> RunSpec:
-    """The run with what its agent is to know of who asks, after a look whether the checkpoint is there that it names.
+    """The run as it can be let in, after a look whether the checkpoint is there that it names.
 
     Raises:
         UnknownThreadError: there is no such thread for whoever asks.
         UnknownCheckpointError: the thread has no such checkpoint.
-        HttpError: the agent does not stream what is wanted, or keeps no checkpoints, or the config is not of its form.
+        HttpError: the agent does not stream what is wanted, or keeps no checkpoints.
     """
     _check_modes(parts, spec)
     config = spec.config or {}
-    configurable = config.get("configurable") or {}
-    if not isinstance(configurable, Mapping):
-        raise HttpError(status=422, detail=f"config.configurable = {configurable!r:.120}: it is an object")
-    own = {key: value for key, value in configurable.items() if not key.startswith(_OF_USERS)}
-    if principal.user:
-        own |= {_USER: dict(principal.user), f"{_USER}_id": principal.identity}
-    if own.get("checkpoint_id"):
-        own = await _placed(parts, principal, spec, own)
-    return spec if own == configurable else replace(spec, config={**config, "configurable": own})
+    configurable = dict(config.get("configurable") or {})
+    if not configurable.get("checkpoint_id"):
+        return spec
+    placed = await _placed(parts, principal, spec, configurable)
+    return spec if placed is configurable else replace(spec, config={**config, "configurable": placed})
 
 
 def _check_modes(parts: ServerParts, spec: RunSpec) -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.preparing import prepared
+from trackside.app.server.preparing import prepared, with_user
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
@@ -145,7 +145,7 @@ def spec_of(
         asked.input,
         thread_id=thread_id,
         metadata=asked.metadata,
-        config=_config(asked, thread_id),
+        config=with_user(_config(asked, thread_id), principal),
         context=asked.context,
         command=_command(asked),
         multitask=asked.multitask_strategy or "enqueue",
