@@ -20,7 +20,7 @@ _current: ContextVar[Settling | None] = ContextVar("trackside_settling", default
 def current_settling() -> Settling | None:
     """What the calling code may leave its writes to; None: it has to wait for each of them."""
     settling = _current.get()
-    if settling is None:
+    if settling is None or settling.has_settled:
         return None
     run = current_run()  # which may be one that a step of the other has started
     return settling if run is not None and run.run_id == settling.run_id else None
@@ -43,6 +43,8 @@ class Settling:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
+        self.has_settled = False
+        """Whether the run has come to its end: what is written now, nobody would wait for."""
         self._unsettled: dict[object, Any] = {}
 
     def begin(self) -> None:
@@ -62,6 +64,7 @@ class Settling:
         Raises:
             Exception: what could not be written was refused with this; of several the first.
         """
+        self.has_settled = True
         failure: Exception | None = None
         for unsettled in [*self._unsettled.values()]:
             try:

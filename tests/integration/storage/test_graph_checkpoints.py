@@ -173,6 +173,16 @@ async def test_a_run_that_belongs_to_another_waits_for_its_own_puts(
     assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
 
 
+async def test_what_comes_after_the_end_of_a_run_waits_for_itself(
+    store: Store, bound: RunContext, database: Any
+) -> None:
+    settling = Settling(bound.run_id)
+    settling.begin()
+    await settling.settle()
+    await put(store.checkpointer(), n=1)
+    assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
+
+
 async def test_after_a_failure_nothing_more_is_written_and_the_run_hears_of_it(
     store: Store, bound: RunContext, database: Any, script: Any
 ) -> None:
@@ -181,15 +191,15 @@ async def test_after_a_failure_nothing_more_is_written_and_the_run_hears_of_it(
     settling = Settling(bound.run_id)
     settling.begin()
     await put(saver, n=1)
-    await settling.settle()
+    assert await saver.aget_tuple(thread()) is not None
     await store.append([run.started(), run.completed()])  # somebody else ends the run
     await put(saver, n=2)
     with pytest.raises(RunEndedError, match="takes nothing more from run 'run', which has ended as success"):
-        await settling.settle()
+        await saver.aget_tuple(thread())
     with pytest.raises(RunEndedError):
         await put(saver, n=3)
     with pytest.raises(RunEndedError):
-        await saver.aget_tuple(thread())
+        await settling.settle()
     assert len(database.execute("SELECT * FROM graph_checkpoints").fetchall()) == 1
 
 

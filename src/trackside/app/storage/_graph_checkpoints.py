@@ -166,9 +166,9 @@ class GraphCheckpoints:
             DamagedDatabaseError: it lacks a value.
             StorageError: the database cannot be read.
         """
+        await self._see(thread_id)
         if (behind := self._behind()) is not None:
             behind.check()
-        await self._see(thread_id)
         found = await self._find(thread_id, namespace, checkpoint_id)
         if found is None and await self.adopt(thread_id):
             found = await self._find(thread_id, namespace, checkpoint_id)
