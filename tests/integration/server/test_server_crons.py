@@ -256,6 +256,7 @@ async def test_a_cron_whose_thread_was_removed_is_disabled_and_says_why(served: 
         ({"timezone": "../../etc/passwd"}, "timezone"),
         ({"timezone": "Europe"}, "timezone"),
         ({"end_time": "2026-01-01T00:00:00"}, "end_time"),
+        ({"end_time": "9999-12-31T23:59:59-23:00"}, "end_time"),
         ({"on_run_completed": "archive"}, "on_run_completed"),
         ({"multitask_strategy": "ask"}, "multitask_strategy"),
         ({"after_seconds": 5}, "after_seconds"),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from trackside.app.server.schedules import InvalidScheduleError
 from trackside.app.server.wire.assistants import assistant_id_of
 from trackside.app.server.wire.runs import RunCreate, StreamMode
 from trackside.app.storage.crons import Cron, CronOrder
@@ -161,10 +162,18 @@ def cron_on_wire(cron: Cron) -> CronInfo:
 
 
 def utc_of(when: datetime | None) -> datetime | None:
-    """A time in UTC; one without an offset is there already."""
-    if when is None:
-        return None
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    """When a cron ends, in UTC; a time without an offset is there already.
+
+    Raises:
+        InvalidScheduleError: in UTC there is no such time.
+    """
+    if when is None or when.tzinfo is None:
+        return None if when is None else when.replace(tzinfo=UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        why = "in UTC its year is not 1 to 9999"
+        raise InvalidScheduleError(field="end_time", value=when.isoformat(), why=why) from None
 
 
 def payload_of(asked: CronCreate, thread_id: str | None) -> JsonObject:
