@@ -289,7 +289,10 @@ async def test_a_run_that_starts_again_at_a_question_asks_again_and_can_be_answe
     assert await log_of(graph) == ["answered again"]
 
 
-async def test_a_run_begins_at_the_checkpoint_of_a_graph_inside(stage: Any, saver: Any) -> None:
+@pytest.mark.parametrize("names_it", [True, False])
+async def test_a_question_of_a_graph_inside_is_answered_after_that_was_changed(
+    names_it: bool, stage: Any, saver: Any
+) -> None:
     def ask(state: Log) -> Log:
         return {"log": [f"{state['log'][-1]}, answered {interrupt('why?')}"]}
 
@@ -303,7 +306,7 @@ async def test_a_run_begins_at_the_checkpoint_of_a_graph_inside(stage: Any, save
     place = ThreadPlace(thread_id="t", namespace=namespace)
 
     changed = await agent.update_state(place, {"log": ["by hand"]}, as_node="a")
-    config = from_checkpoint(changed["checkpoint_id"], checkpoint_ns=namespace)
+    config = from_checkpoint(changed["checkpoint_id"], checkpoint_ns=namespace) if names_it else None
     outcome = await stage.play(graph, thread_id="t", command={"resume": "so"}, config=config)
 
     assert outcome.status is RunStatus.success
