@@ -14,7 +14,7 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.schedules import next_run
-from trackside.app.server.starting import agent_named, spec_of
+from trackside.app.server.starting import agent_named, expect_webhook, spec_of
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.crons import (
     CronCount,
@@ -64,6 +64,7 @@ async def update_cron(call: Call[CronUpdate, None]) -> Any:
         if cron is None:
             raise _unknown(call.cron_id)
         changed = await _changed(cron, call.body, call.parts.manager)
+        await expect_webhook(call.parts, asked_of(changed).webhook)
         if await crons.replace(cron, changed):
             return cron_on_wire(changed)
 
@@ -125,6 +126,7 @@ async def _create(call: Call[CronCreate, None], thread_id: str | None, owner: st
         updated_at=now,
     )
     cron = await _due(_checked(cron, manager), now)
+    await expect_webhook(call.parts, asked_of(cron).webhook)
     await call.parts.store.crons.create(cron)
     return cron_on_wire(cron)
 

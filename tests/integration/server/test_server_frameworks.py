@@ -1,0 +1,60 @@
+"""Agents of other frameworks through the same API: what they say arrives as LangGraph's clients expect messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from agents import Agent as OpenAIAgent
+from pydantic_ai import Agent as PydanticAgent
+from tests.integration.openai_agents.scripted_model import ScriptedModel
+from tests.integration.pydantic_ai.models import call, streams
+
+DIALECTS = ("sqlite",)
+
+
+def weather(city: str) -> str:
+    return f"sunny in {city}"
+
+
+def of_pydantic_ai() -> Any:
+    model = streams([call("weather", "c1", city="Rome")], ["It is ", "sunny."])
+    return PydanticAgent(model, tools=[weather], name="forecaster")
+
+
+def of_openai() -> Any:
+    return OpenAIAgent("forecaster", model=ScriptedModel("It is sunny."))
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+async def test_messages_are_tuples_or_grow_until_they_are_whole(serve_agents: Any, agent: Any) -> None:
+    async with serve_agents({"agent": agent()}) as served:
+        runs = served.client.runs
+        tuples = [
+            part.data
+            async for part in runs.stream(None, "agent", input="How is Rome?", stream_mode="messages-tuple")
+            if part.event == "messages"
+        ]
+    async with serve_agents({"agent": agent()}) as served:
+        runs = served.client.runs
+        growing = [
+            part.data[0]
+            async for part in runs.stream(None, "agent", input="How is Rome?", stream_mode="messages")
+            if part.event in {"messages/partial", "messages/complete"}
+        ]
+    last_id = tuples[-1][0]["id"]
+    assert "".join(message["content"] for message, _ in tuples if message["id"] == last_id) == "It is sunny."
+    assert all(message["type"] in {"AIMessageChunk", "ai", "tool"} and message["id"] for message, _ in tuples)
+    assert growing[-1]["content"] == "It is sunny."
+    assert growing[-1]["type"] == "ai"
+    if agent is of_pydantic_ai:
+        (called,) = [one for one in growing if one.get("tool_calls")][-1]["tool_calls"]
+        assert (called["name"], called["args"]) == ("weather", {"city": "Rome"})
+
+
+@pytest.mark.parametrize("agent", [of_pydantic_ai, of_openai])
+async def test_threads_remember_and_are_waited_for(serve_agents: Any, agent: Any) -> None:
+    async with serve_agents({"agent": agent()}) as served:
+        run = await served.client.runs.create(None, "agent", input="How is Rome?", on_completion="keep")
+        values = await served.client.runs.join(run["thread_id"], run["run_id"])
+        assert "It is sunny." in str(values)
