@@ -4,7 +4,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from tests.contract.ways_to_run import Way, both_ways, virtual
@@ -24,6 +24,7 @@ from trackside.harness.adapters.callables import CallableAgent
 from trackside.harness.context import AgentResult
 from trackside.harness.ids import new_id
 from trackside.harness.journal import answer_message
+from trackside.harness.states import Describes
 
 
 async def of_input(input: Any) -> Any:
@@ -458,3 +459,26 @@ async def test_a_failure_beside_a_question_in_a_task_group_is_the_runs() -> None
 
     result = await run_agent(agent, "hi")
     assert result.status is RunStatus.error
+
+
+async def test_a_function_is_described_by_its_types() -> None:
+    class Question(TypedDict):
+        text: str
+
+    async def answer(input: Question) -> dict[str, int]: ...
+
+    async def anything(input: Any) -> Any: ...
+
+    async def odd(input: "Nobody") -> "complex": ...  # type: ignore[name-defined]  # noqa: F821  # nobody knows it
+
+    agent = as_agent(answer)
+    assert isinstance(agent, Describes)
+    schemas = await agent.schemas()
+    assert "text" in str(schemas["input_schema"])
+    assert schemas["output_schema"] == {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert schemas["state_schema"] is None
+    assert [node["id"] for node in (await agent.drawing())["nodes"]] == ["answer"]
+    for unsaid in (anything, odd):
+        described = as_agent(unsaid)
+        assert isinstance(described, Describes)
+        assert set((await described.schemas()).values()) == {None}

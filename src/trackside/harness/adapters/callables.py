@@ -9,16 +9,21 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from trackside.harness.asked import check_no_graph_options
 from trackside.harness.context import AgentResult, RunContext, RunPaused
 from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAgentError
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
+from trackside.harness.states import Caller
 from trackside.harness.types import Json, JsonObject
 
 _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
+_SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
+_SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
 _FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
 _MAX_THREADS = (
@@ -54,6 +59,21 @@ class CallableAgent:
             raise NotAnAgentError(passed=self.name, why="it is a generator function; make it `async def`")
         self._streams = inspect.isasyncgenfunction(called)
         self._is_async = inspect.iscoroutinefunction(called)
+        self._called = called
+
+    async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
+        """One box: what a function does, nobody sees from outside."""
+        return {"nodes": [{"id": self.name, "type": "runnable", "data": {"name": self.name}}], "edges": []}
+
+    async def schemas(self, *, caller: Caller | None = None) -> JsonObject:
+        """The types of the function's input and output, where it says them and JSON has them."""
+        return {**dict.fromkeys(_SCHEMAS), **await asyncio.to_thread(_schemas_of, self._called)}
+
+    async def subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False, caller: Caller | None = None
+    ) -> Mapping[str, JsonObject]:
+        """None."""
+        return {}
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input, or the answer that resumes the run."""
@@ -175,6 +195,25 @@ def _said_before(messages: Sequence[Json], run: RunContext) -> int:
     if not isinstance(before, list) or len(messages) <= len(before) or messages[: len(before)] != before:
         return 0
     return len(before)
+
+
+def _schemas_of(function: Callable[..., Any]) -> JsonObject:
+    try:
+        hints = get_type_hints(inspect.unwrap(function))
+        first = next(name for name in inspect.signature(function).parameters if name != "self")
+    except Exception:  # noqa: BLE001  # names that only a type checker can resolve, or no parameters at all
+        return {}
+    said = {"input_schema": hints.get(first), "output_schema": hints.get("return")}
+    return {name: _schema_of(kind) for name, kind in said.items()}
+
+
+def _schema_of(kind: Any) -> JsonObject | None:
+    if kind in _SAY_NOTHING:
+        return None
+    try:
+        return msgspec.json.schema(kind)
+    except (TypeError, ValueError, RuntimeError):  # of a kind of its own, as a model or an iterator
+        return None
 
 
 def _takes_run(function: Callable[..., Any]) -> bool:
