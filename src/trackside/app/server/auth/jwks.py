@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,8 +105,12 @@ class KeySet:
     def _download(self) -> bytes:
         opener = urllib.request.build_opener(_NoRedirects)
         request = urllib.request.Request(self._where, headers={"Accept": "application/json"})  # noqa: S310  # checked above
-        with opener.open(request, timeout=_TIMEOUT) as answer:
-            content: bytes = answer.read(_MOST_BYTES + 1)
+        try:
+            with opener.open(request, timeout=_TIMEOUT) as answer:
+                content: bytes = answer.read(_MOST_BYTES + 1)
+        except urllib.error.HTTPError as exc:
+            with exc:  # it holds the connection
+                raise BadKeySetError(f"the answer is {exc.code}") from None
         if len(content) > _MOST_BYTES:
             raise BadKeySetError(f"the answer is larger than {_MOST_BYTES:,} bytes")
         return content

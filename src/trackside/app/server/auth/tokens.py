@@ -71,7 +71,14 @@ class TokenAuthenticator:
         self._believed: OrderedDict[bytes, tuple[float, float, int, Principal]] = OrderedDict()
 
     @classmethod
-    def of(cls, rules: TokenRules, *, key: str | None, jwks: str | None) -> Self:
+    def of(
+        cls,
+        rules: TokenRules,
+        *,
+        key: str | None,
+        jwks: str | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
         """An authenticator with one key, or the keys of an identity provider.
 
         Raises:
@@ -87,12 +94,12 @@ class TokenAuthenticator:
         if key is not None:
             allowed = _PUBLIC if key.lstrip().startswith("-----BEGIN") else _SECRET
             algorithms = _chosen(rules.algorithms, allowed, default=_defaults(key, allowed))
-            return cls(rules, algorithms, _prepared(key, algorithms))
+            return cls(rules, algorithms, _prepared(key, algorithms), clock=clock)
         try:
-            keys = KeySet(jwks or "")
+            keys = KeySet(jwks or "", clock=clock)
         except ValueError as exc:
             raise TokenOptionError(option="jwks", why=str(exc)) from exc
-        return cls(rules, _chosen(rules.algorithms, _PUBLIC, default=_PUBLIC), keys)
+        return cls(rules, _chosen(rules.algorithms, _PUBLIC, default=_PUBLIC), keys, clock=clock)
 
     async def __call__(self, scope: Scope) -> Principal:
         token = bearer_of(scope)
