@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("dispatch", "follow", "import_time", "live", "memory_runs", "webhooks")
+NAMES = ("checkpoints", "dispatch", "follow", "import_time", "live", "memory_runs", "webhooks")
 
 
 def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
