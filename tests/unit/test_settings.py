@@ -59,7 +59,7 @@ def test_agents_have_names_in_the_file_and_in_the_environment(tmp_path: Path) ->
         ("[database\n", "trackside.toml: it is not TOML"),
         ('[database]\nulr = "sqlite:///x.db"', "unknown key database.ulr; did you mean database.url?"),
         ("[sever]\nport = 1", "unknown key sever.port; did you mean server.port?"),
-        ("[cluster]\nsize = 1", "unknown key cluster.size; known are agents.NAME, database.spool, database.url"),
+        ("[cluster]\nsize = 1", "unknown key cluster.size; known are agents.NAME, checkpoints.saver, database.spool, database.url"),
         ("database = 3", "trackside.toml: unknown key database; it is a section, which begins with [database]"),
         ("observers = 3", "trackside.toml, observers: each begins with [[observers]]"),
         ("[database]\nurl = 3", "trackside.toml, database.url: 3 is not a text"),
