@@ -76,8 +76,14 @@ async def started(
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
     if (key := call.header("idempotency-key")) is not None:
-        spec = replace(spec, idempotency_key=f"{call.principal.identity or ''}/{key}")
+        spec = replace(spec, idempotency_key=_own_key(call.principal, key))
     return Started(await parts.manager.start(spec), spec, thread_id is None)
+
+
+def _own_key(principal: Principal, key: str) -> str:
+    """A key that no other caller can have, whatever both are called."""
+    identity = principal.identity or ""
+    return f"{len(identity)}/{identity}/{key}"
 
 
 async def expect_webhook(parts: ServerParts, url: str | None) -> None:

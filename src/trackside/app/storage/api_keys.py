@@ -152,12 +152,15 @@ class ApiKeys:
 
 
 def _key_of(row: Row[Any]) -> ApiKey:
-    permissions = [permission for permission in _PERMISSIONS if permission in row.permissions]
+    permission: KeyPermission = "read"
+    for one in _PERMISSIONS:
+        if one in row.permissions:
+            permission = one
     return ApiKey(
         key_id=row.key_id,
         name=row.name,
         owner=row.owner,
-        permission=permissions[-1] if permissions else "read",
+        permission=permission,
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,

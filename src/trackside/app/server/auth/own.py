@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Self, override
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
+from trackside.harness.payload import canonical
 
 logger = logging.getLogger("trackside.server")
 
@@ -25,6 +27,8 @@ _SECONDS: Final = 10.0
 _AT_ONCE: Final = 64  # synchronous calls
 _LONGEST_IDENTITY: Final = 255
 _ERRORS: Final = range(400, 600)
+_SECRET: Final = re.compile(r"token|secret|passw|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE)
+"""In the names of what a function says of a user and nobody keeps."""
 
 
 class UnsuitedFunctionError(TracksideError, TypeError):
@@ -151,15 +155,22 @@ def principal_of(user: Any) -> Principal:
     listed = (
         [text for text in permissions if isinstance(text, str)] if isinstance(permissions, list | tuple | set) else []
     )
-    extra = user if isinstance(user, Mapping) else {}
     said = {
-        **extra,
+        **_kept(user),
         "identity": identity,
         "display_name": _of(user, "display_name", default=identity),
         "is_authenticated": True,
         "permissions": listed,
     }
     return Principal(identity=identity, permission=highest(listed, prefixed=True) or Permission.run, user=said)
+
+
+def _kept(user: Any) -> Mapping[str, Any]:
+    """What else he is, for his agents. It is kept with each run that he starts, and so is nothing that looks secret."""
+    if not isinstance(user, Mapping):
+        return {}
+    plain, _ = canonical({str(name): value for name, value in user.items() if not _SECRET.search(str(name))})
+    return plain if isinstance(plain, dict) else {}
 
 
 def _of(user: Any, name: str, *, default: Any = None) -> Any:
