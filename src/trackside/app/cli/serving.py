@@ -19,6 +19,7 @@ from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.notifying import tell_service_manager
 from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.serving_life import ServerLife
+from trackside.app.cli.serving_process import prepared
 from trackside.app.cli.serving_words import ServerWords
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
@@ -79,8 +80,9 @@ def serve(options: ServeOptions) -> ExitCode:
     try:
         with ExitStack() as stack:
             settings = options.settings()
+            loaded = stack.enter_context(prepared())
             sockets = [stack.enter_context(one) for one in _sockets(settings)]
-            if _serve(settings, sockets, json=options.json):
+            if _serve(settings, sockets, loaded, json=options.json):
                 beginning_anew.begin(sockets)
     except KeyboardInterrupt:  # before there was anything to stop
         pass
@@ -93,8 +95,8 @@ def _take_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
 
 
-def _serve(settings: Settings, sockets: Sequence[socket.socket], *, json: bool) -> bool:
-    """Serve to the end; whether to begin anew on the same sockets."""
+def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callable[[], None], *, json: bool) -> bool:
+    """Serve to the end, and call `loaded` before the first request; whether to begin anew on the same sockets."""
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
         # Before there is an event loop, as agents' modules expect.
@@ -103,7 +105,7 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], *, json: bool) 
         for note in (*settings.notes, *missing_packages(settings)):
             words.say(note, level="warning")
         runner = stack.enter_context(event_loop(_loop_factory()))
-        return runner.run(_serve_in_loop(settings, agents, guest, sockets, words))
+        return runner.run(_serve_in_loop(_Served(settings, agents, guest, sockets), words, loaded))
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:
@@ -126,19 +128,29 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve_in_loop(
-    settings: Settings, agents: dict[str, Any], guest: Any, sockets: Sequence[socket.socket], words: ServerWords
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What is served, and where."""
+
+    settings: Settings
+    agents: dict[str, Any]
+    guest: Any
+    sockets: Sequence[socket.socket]
+
+
+async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[], None]) -> bool:
     from trackside.app.server.front import Front
     from trackside.app.server.http import HttpServer
 
+    settings, guest = served.settings, served.guest
     life = ServerLife(settings, words.say)
     with life.signals():
-        async with open_app(settings, agents) as app, _asgi(app, guest, settings) as asgi:
+        async with open_app(settings, served.agents) as app, _asgi(app, guest, settings) as asgi:
             front = Front(asgi, note=words.note)
-            async with HttpServer(front, sockets, websockets=guest is not None) as server:
+            async with HttpServer(front, served.sockets, websockets=guest is not None) as server:
+                loaded()
                 if not life.is_told_to_end:
-                    words.say_ready(app, sockets)
+                    words.say_ready(app, served.sockets)
                     tell_service_manager("READY=1")
                 await life.until_told_to_end()
                 await life.end(app, front, server)

@@ -76,6 +76,7 @@ class ServerWords:
             "port": port,
             "database": self._settings.database_shown,
             "agents": sorted(self._settings.agents),
+            "auth": self._settings.access.auth,
         }
 
     def _show(self, console: OutputConsole, facts: JsonObject) -> None:
@@ -83,7 +84,20 @@ class ServerWords:
             f"Trackside {__version__} answers at {facts['url']}",
             f"  database  {self._settings.database_shown}",
             f"  agents    {', '.join(sorted(self._settings.agents))}",
+            f"  access    {_access(self._settings.access.auth)}",
             "  Ctrl-C stops it",
         ]
         for line in lines:
             console.print(one_line(line) if line[0] != " " else line, soft_wrap=True)
+
+
+def _access(auth: str) -> str:
+    match auth:
+        case "none":
+            return "anybody on this machine"
+        case "keys":
+            return "whoever has a key (`trackside auth create` makes one)"
+        case "jwt":
+            return "whoever has a token"
+        case _:
+            return f"as {auth} says"
