@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, override
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from trackside.app.server.auth import Authentication
+from trackside.app.server.auth.authenticator import header_of
 from trackside.app.server.auth.browsers import ANY, LocalOnly
 from trackside.app.server.parts import ServerOptions, ServerParts
 from trackside.app.server.principal import Permission
 from trackside.app.server.rates import Rate
+from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.routing import Endpoint
 from trackside.app.server.secure_headers import SecureHeaders
 
@@ -21,6 +23,17 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _LOOPBACK_ORIGIN: Final = (
     r"https?://(localhost|([a-z0-9-]+\.)+localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(:\d{1,5})?"
 )
+
+
+class Sharing(CORSMiddleware):
+    """Starlette's, which reads all headers of a request; most come from no page, and need not wait 10 µs for that."""
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and header_of(scope, b"origin") is not None:
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def middleware_of(parts: ServerParts, endpoints: Iterable[Endpoint]) -> list[Middleware]:
@@ -39,7 +52,7 @@ def middleware_of(parts: ServerParts, endpoints: Iterable[Endpoint]) -> list[Mid
 def _sharing(options: ServerOptions, *, asks_nobody: bool) -> Middleware:
     """What browsers are told about pages of other origins: those of this machine are let in where nobody is asked."""
     return Middleware(
-        CORSMiddleware,
+        Sharing,
         allow_origins=[ANY] if ANY in options.origins else list(options.origins),
         allow_origin_regex=_LOOPBACK_ORIGIN if asks_nobody else None,
         allow_methods=_METHODS,

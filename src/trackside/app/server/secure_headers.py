@@ -37,6 +37,8 @@ class SecureHeaders:
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    given = {name.lower(): value for name, value in headers}
-    wanted = _OF_PAGES if given.get(b"content-type", b"").startswith(b"text/html") else _OF_DATA
-    return [*headers, *[header for header in wanted if header[0] not in given]]
+    completed = list(headers)
+    given = [name for name, _ in completed]  # in lower case, as ASGI has it
+    wanted = _OF_PAGES if any(value.startswith(b"text/html") for _, value in completed) else _OF_DATA
+    completed += [header for header in wanted if header[0] not in given]
+    return completed
