@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,22 +35,60 @@ class SlowReaderError(Exception):
 
 
 class Outlet:
-    """Where the events of one client go.
+    """Where the events of one client go. While it `is_open` it sees that the client takes them, and that it hears something.
+
+    One timer for each client does both, and none for each event: a run may say thousands of them to a thousand clients.
 
     Args:
         send: of the request.
         streams: who counts the clients that were let go.
         patience: seconds that a client may take nothing.
+        heartbeat: about so many seconds after it was told something it is told that the connection lives.
     """
 
-    __slots__ = ("_patience", "_send", "_streams")
+    __slots__ = (
+        "_begun",
+        "_heartbeat",
+        "_is_slow",
+        "_last",
+        "_loop",
+        "_nudge",
+        "_patience",
+        "_send",
+        "_streams",
+        "_task",
+    )
 
-    def __init__(self, send: Send, streams: StreamHub, patience: float) -> None:
+    def __init__(self, send: Send, streams: StreamHub, *, patience: float, heartbeat: float) -> None:
         self._send = send
         self._streams = streams
         self._patience = patience
+        self._heartbeat = heartbeat
+        self._loop = asyncio.get_running_loop()
+        self._begun: float | None = None
+        self._last = self._loop.time()
+        self._is_slow = False
+        self._nudge: Callable[[], object] = _nothing
+        self._task = asyncio.current_task()
 
-    async def open(self, headers: Mapping[str, str]) -> None:
+    @contextmanager
+    def is_open(self, nudge: Callable[[], object]) -> Generator[None]:
+        """Look after the client; `nudge` is called when it has been told nothing for a while."""
+        self._nudge = nudge
+        every = min(self._heartbeat, self._patience)
+
+        def tick() -> None:
+            nonlocal timer
+            timer = self._loop.call_later(every, tick)
+            self._look()
+
+        timer = self._loop.call_later(every, tick)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
         """Send status and headers."""
         await self._send(
             {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *encoded_headers(headers)]}
@@ -62,20 +101,34 @@ class Outlet:
             SlowReaderError: the client does not take it.
         """
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        start = 0
-        while len(body) - start > _AT_ONCE:
-            await self._write(body[start : start + _AT_ONCE], more=True)
-            start += _AT_ONCE
-        await self._write(body[start:] if start else body, more=not last)
-
-    async def _write(self, body: bytes, *, more: bool) -> None:
+        self._begun = self._loop.time()
         try:
-            async with asyncio.timeout(self._patience):
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
+            while len(body) > _AT_ONCE:
+                await self._send({"type": "http.response.body", "body": body[:_AT_ONCE], "more_body": True})
+                body = body[_AT_ONCE:]
+                self._begun = self._loop.time()
+            await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        except asyncio.CancelledError:
+            if not self._is_slow or self._task is None:
+                raise
+            self._task.uncancel()
+            raise SlowReaderError from None
+        self._last, self._begun = self._begun, None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._begun is None:
+            if now - self._last >= self._heartbeat / 2:
+                self._nudge()
+        elif now - self._begun >= self._patience and self._task is not None and not self._is_slow:
+            self._is_slow = True
             self._streams.dropped_readers += 1
             logger.warning("a client that follows a stream took nothing for %g s and was let go", self._patience)
-            raise SlowReaderError from None
+            self._task.cancel()
+
+
+def _nothing() -> None:
+    """Nobody waits yet."""
 
 
 class Departure:
@@ -129,12 +182,13 @@ class RunEvents:
     _departure: Departure | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, self.streams, self.patience)
-        await outlet.open(self.headers)
+        outlet = Outlet(send, self.streams, patience=self.patience, heartbeat=self.heartbeat)
+        await outlet.begin(self.headers)
         if self.on_disconnect is not None:
             self._departure = Departure(receive, self.reader.rouse)
         try:
-            await self._write(outlet, receive)
+            with outlet.is_open(self.reader.nudge):
+                await self._write(outlet, receive)
         except SlowReaderError:
             if self.on_disconnect is not None:
                 await self.on_disconnect()
@@ -159,7 +213,7 @@ class RunEvents:
                 await outlet.write(pending)
                 pending = []
                 continue
-            if not await reader.wait(self.heartbeat) and not self._is_gone:
+            if not await reader.wait() and not self._is_gone:
                 pending.append(HEARTBEAT)
                 # Only now: most streams are over sooner, and who has gone by then has missed nothing.
                 self._departure = self._departure or Departure(receive, reader.rouse)

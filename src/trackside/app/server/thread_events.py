@@ -35,13 +35,14 @@ class ThreadEvents:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, self.streams, self.patience)
-        await outlet.open(self.headers)
+        outlet = Outlet(send, self.streams, patience=self.patience, heartbeat=self.heartbeat)
+        await outlet.begin(self.headers)
         with self.streams.threads.read(self.thread_id) as reader:
             first = self._place(reader)
             departure = Departure(receive, reader.rouse)
             try:
-                await self._write(outlet, reader, departure, first)
+                with outlet.is_open(reader.nudge):
+                    await self._write(outlet, reader, departure, first)
             except SlowReaderError:
                 pass  # said and counted; the connection is closed, as the answer is not whole
             finally:
@@ -71,8 +72,8 @@ class ThreadEvents:
             elif pending:
                 await outlet.write(pending)
                 pending = []
-            elif not await reader.wait(self.heartbeat):
-                pending = [] if departure.gone else [HEARTBEAT]
+            elif not await reader.wait():
+                pending = [HEARTBEAT]
 
     def _events(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
         """What one thing that happened is to this client."""

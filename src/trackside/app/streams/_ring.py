@@ -138,7 +138,7 @@ class RingReader[T: Sized]:
         return self._ring.closed and self._ring.added <= self.seen
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Until there is more, or the end, or somebody rouses it, or so long; whether there is more, or the end."""
+        """Until there is more, or the end, or somebody nudges it, or so long; whether there is more, or the end."""
         ring = self._ring
         if ring.added > self.seen or ring.closed:
             return True
@@ -157,11 +157,15 @@ class RingReader[T: Sized]:
                 timer.cancel()
         return ring.added > self.seen or ring.closed
 
+    def nudge(self) -> None:
+        """End its waiting, if it waits."""
+        if self._waker is not None:
+            _wake(self._waker)
+
     def rouse(self) -> None:
         """End its waiting, now and from now on: its owner has something else to see to."""
         self._roused = True
-        if self._waker is not None:
-            _wake(self._waker)
+        self.nudge()
 
 
 def _wake(waker: asyncio.Future[None]) -> None:
