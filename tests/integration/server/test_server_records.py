@@ -159,5 +159,5 @@ async def test_the_server_says_what_it_is_and_that_its_database_answers(serve_ag
         answers = [await http.get("/ok", params=params) for params in ({}, {"check_db": 1}, {"check_db": "true"})]
 
     assert info["version"]
-    assert info["flags"]["strict_resume"] is False
+    assert info["flags"]["strict_resume"] is True
     assert all(answer.json() == {"ok": True} for answer in answers)

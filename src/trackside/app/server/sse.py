@@ -57,6 +57,7 @@ class Outlet:
         "_send",
         "_streams",
         "_task",
+        "_timer",
     )
 
     def __init__(self, send: Send, streams: StreamHub, *, patience: float, heartbeat: float) -> None:
@@ -70,23 +71,18 @@ class Outlet:
         self._is_slow = False
         self._nudge: Callable[[], object] = _nothing
         self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def is_open(self, nudge: Callable[[], object]) -> Generator[None]:
         """Look after the client; `nudge` is called when it has been told nothing for a while."""
         self._nudge = nudge
-        every = min(self._heartbeat, self._patience)
-
-        def tick() -> None:
-            nonlocal timer
-            timer = self._loop.call_later(every, tick)
-            self._look()
-
-        timer = self._loop.call_later(every, tick)
+        self._look_later()
         try:
             yield
         finally:
-            timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def begin(self, headers: Mapping[str, str]) -> None:
         """Send status and headers."""
@@ -115,7 +111,11 @@ class Outlet:
             raise SlowReaderError from None
         self._last, self._begun = self._begun, None
 
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(min(self._heartbeat, self._patience), self._look)
+
     def _look(self) -> None:
+        self._look_later()
         now = self._loop.time()
         if self._begun is None:
             if now - self._last >= self._heartbeat / 2:

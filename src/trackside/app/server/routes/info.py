@@ -34,8 +34,10 @@ class Flags(Struct, frozen=True, kw_only=True):
     crons: bool
     langsmith: bool
     langsmith_tracing_replicas: bool
+    stream_namespaces: bool
+    """Whether a stream may be of some of the agents inside alone."""
     strict_resume: bool
-    """Whether a run may ask that a resume be refused which answers no open question."""
+    """Whether a run may ask that a resume be refused which answers no open question: here each such run fails."""
 
 
 class Host(Struct, frozen=True):
@@ -64,7 +66,14 @@ async def ok(call: Call[None, OkQuery]) -> Any:
 @routes.get("/info", Permission.public, answers={200: Info})
 async def info(call: Call[None, None]) -> Any:
     """The server's version, and what it can do."""
-    flags = Flags(assistants=True, crons=True, langsmith=False, langsmith_tracing_replicas=False, strict_resume=False)
+    flags = Flags(
+        assistants=True,
+        crons=True,
+        langsmith=False,
+        langsmith_tracing_replicas=False,
+        stream_namespaces=True,
+        strict_resume=True,
+    )
     langgraph = await asyncio.to_thread(_langgraph)  # it is looked up on the disk, once
     return Info(version=__version__, langgraph_py_version=langgraph, flags=flags, host=Host("trackside"))
 
