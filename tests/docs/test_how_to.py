@@ -32,7 +32,7 @@ SQLITE = "sqlite:///trackside.db"
 POSTGRES = "postgresql://trackside:secret@db.example/runs"
 ONLY_SQLITE = "trackside db compact"
 DONE = {"py", "toml", "console"}
-READ = {"js", "go", "json", "yaml"}
+READ = {"go", "ini", "js", "json", "sh", "yaml"}
 
 type Do = Callable[[dict[str, Any]], int]
 

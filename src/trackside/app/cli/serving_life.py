@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LINGER: Final = 1.0
 """Seconds for which a server that begins anew still takes requests on open connections, so that none of them is in the air
 when it closes them."""
+_LAST_WORDS: Final = 0.2  # seconds
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
 
@@ -89,6 +90,8 @@ class ServerLife:
             await self._unless_hurried(server.wait_until_idle(LINGER))
         self._say_what_is_waited_for(app)
         await self._close_runs(app)
+        app.streams.end_all()  # those that follow runs say something about it
+        await self._unless_hurried(server.wait_until_idle(_LAST_WORDS))
         front.end_streams()
         await self._unless_hurried(server.finish(self._graceful))
 
