@@ -19,10 +19,18 @@ type Encoded = tuple[str, bytes]
 """What LangGraph's serializer made of something, and the name of the encoding."""
 
 _CHECKPOINT, _VALUE, _WRITE = range(3)
-_EACH: Final[Mapping[Dialect, str]] = {
-    "sqlite": "json_each(t.refs)",
-    "postgresql": "json_each_text(CAST(t.refs AS json))",
+_VALUES: Final[Mapping[Dialect, str]] = {
+    "sqlite": """
+        json_each(t.refs) AS r CROSS JOIN graph_values v
+        WHERE v.thread_id = t.thread_id AND v.namespace = t.namespace AND v.channel = r.key AND v.version = r.value""",
+    "postgresql": """
+        json_each_text(CAST(t.refs AS json)) AS r CROSS JOIN LATERAL (
+            SELECT * FROM graph_values w
+            WHERE w.thread_id = t.thread_id AND w.namespace = t.namespace AND w.channel = r.key AND w.version = r.value
+            LIMIT 1
+        ) v""",
 }
+"""The values of a checkpoint, each by its key: of all that the thread has ever had, nothing else is looked at."""
 
 
 class StoredWrite(NamedTuple):
@@ -60,8 +68,7 @@ def _reading(target: str, dialect: Dialect) -> str:
         FROM t
         UNION ALL
         SELECT {_VALUE}, t.thread_id, t.namespace, t.checkpoint_id, v.channel, NULL, NULL, 0, NULL, NULL, v.encoding, v.value
-        FROM t CROSS JOIN {_EACH[dialect]} AS r CROSS JOIN graph_values v
-        WHERE v.thread_id = t.thread_id AND v.namespace = t.namespace AND v.channel = r.key AND v.version = r.value
+        FROM t CROSS JOIN {_VALUES[dialect]}
         UNION ALL
         SELECT {_WRITE}, t.thread_id, t.namespace, t.checkpoint_id, w.task_id, w.task_path, w.channel, w.place,
             NULL, NULL, w.encoding, w.value

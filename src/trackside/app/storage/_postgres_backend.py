@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ from trackside.app.storage.errors import ConnectionLostError, ServerUnreachableE
 from trackside.harness.errors import ClosedError
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _UPGRADE_LOCK: Final = int.from_bytes(b"Trackside"[:8])
 """Who makes or changes tables holds this advisory lock of the database."""
@@ -48,14 +48,18 @@ class PostgresReads:
             ClosedError: this was closed while it waited for the server.
             StorageError: the database cannot be read.
         """
-        return await self._read(self._engine, read)
+        return await self._patiently(lambda: _run(self._database, self._engine, read))
 
-    async def _read[T](self, engine: AsyncEngine, read: Callable[[Connection], T]) -> T:
+    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows that one statement finds; as `read`, but without a transaction, which would take two round trips more."""
+        return await self._patiently(lambda: _fetch(self._database, self._single, statement, values))
+
+    async def _patiently[T](self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         until = monotonic() + self._database.busy_timeout
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await _run(self._database, engine, read)
+                return await read()
             except (ConnectionLostError, ServerUnreachableError):
                 if monotonic() + pause > until:
                     raise
@@ -63,14 +67,6 @@ class PostgresReads:
             if self._closed:  # a connection that was made now would be left behind
                 raise ClosedError(what="store")
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """The rows that one statement finds; as `read`, but that a transaction around it would take two round trips more."""
-
-        def read(connection: Connection) -> list[tuple[Any, ...]]:
-            return [tuple(row) for row in connection.exec_driver_sql(statement, tuple(values))]
-
-        return await self._read(self._single, read)
 
     async def aclose(self) -> None:
         """Let go of the connections. May be called again."""
@@ -141,16 +137,25 @@ class PostgresBackend:
         return PostgresSignals(self._database)
 
 
+async def _fetch(
+    database: PostgresDatabase, engine: AsyncEngine, statement: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Fetch rows by the driver itself, which costs a third of the way through SQLAlchemy."""
+    connection = await _connected(database, engine)
+    try:
+        with database.translated():
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            return [tuple(row) for row in await driver.fetch(statement, *values)]
+    finally:
+        with database.translated():
+            await connection.close()
+
+
 async def _run[T](
     database: PostgresDatabase, engine: AsyncEngine, function: Callable[[Connection], T], *, commit: bool = False
 ) -> T:
     """Call a function with a connection of the engine, in a transaction."""
-    try:
-        connection = await engine.connect()
-    except Exception as exc:
-        if (error := database.unreachable(exc)) is None:
-            raise
-        raise error from exc
+    connection = await _connected(database, engine)
     try:
         with database.translated():
             found = await connection.run_sync(function)
@@ -160,3 +165,12 @@ async def _run[T](
     finally:
         with database.translated():
             await connection.close()
+
+
+async def _connected(database: PostgresDatabase, engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
+    except Exception as exc:
+        if (error := database.unreachable(exc)) is None:
+            raise
+        raise error from exc
