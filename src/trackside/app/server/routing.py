@@ -17,7 +17,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -27,7 +27,7 @@ from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY, Permission, Principal
 from trackside.app.server.rates import Streams
-from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, failure, json_reply
+from trackside.app.server.responses import Answer, Receive, Scope, Send, failure, json_reply
 from trackside.harness.errors import TracksideError
 from trackside.harness.ids import is_uuid
 
@@ -236,7 +236,7 @@ class EndpointApp:
         except Exception:
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
             return failure(500, "the server failed; its log says why")
-        return result if isinstance(result, Reply) or callable(result) else json_reply(result)
+        return cast("Answer", result) if callable(result) else json_reply(result)
 
     def _allowed(self, principal: Principal) -> Principal:
         needs = self.endpoint.needs
