@@ -467,3 +467,37 @@ async def test_a_follower_of_the_log_sees_his_own_events_alone(serve_agents: Ser
                     assert not [secret for secret in place.secrets() if secret in line]
                     if "my last words" in line:
                         break
+
+
+async def test_who_has_nothing_is_told_of_nothing(serve_agents: ServeAgents) -> None:
+    """Numbers tell of others, too: counts, totals, and how many there would be on other pages."""
+    looks = [
+        ("POST", "/threads/search", {}),
+        ("POST", "/threads/count", {}),
+        ("POST", "/runs/crons/search", {}),
+        ("POST", "/runs/crons/count", {}),
+        ("POST", "/store/items/search", {"namespace_prefix": ["carol"]}),
+        ("POST", "/store/namespaces", {"prefix": ["carol"]}),
+        ("GET", "/runs", None),
+        ("GET", "/events", None),
+        ("GET", "/stats", None),
+        ("GET", "/stats/timeline?since=2026-01-01T00:00:00Z&width=86400", None),
+    ]
+    async with place_of(serve_agents) as place, httpx.AsyncClient(base_url=place.url, timeout=30) as http:
+        newcomer = (await place.app.store.api_keys.create("k", owner="carol")).secret
+        for method, path, body in looks:
+            answer = await http.request(method, path, json=body, headers={"x-api-key": newcomer})
+            needs_admin = path.startswith("/stats")  # totals of everybody's
+            assert answer.status_code == (403 if needs_admin else 200), (path, answer.text)
+            assert not numbers_in(answer.json()), path
+            assert answer.headers.get("x-pagination-total", "0") == "0", path
+            assert "x-pagination-next" not in answer.headers, path
+
+
+def numbers_in(said: Any) -> list[float]:
+    """All numbers that are not nothing."""
+    if isinstance(said, dict):
+        return [number for value in said.values() for number in numbers_in(value)]
+    if isinstance(said, list):
+        return [number for value in said for number in numbers_in(value)]
+    return [said] if isinstance(said, int | float) and not isinstance(said, bool) and said else []
