@@ -13,12 +13,15 @@ from trackside_server import PATIENCE, TracksideServer
 
 AGENT = """
 import asyncio
+import os
 import sys
 
 async def said(input, run):
-    if input.get("seconds", 0) >= 1:
+    if input.get("waits"):
         print("it has begun", file=sys.stderr, flush=True)
-    await asyncio.sleep(input.get("seconds", 0))
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.01)
     return {{"said": "{word}"}}
 """
 CLIENTS = 4
@@ -48,7 +51,7 @@ class Asking:
         self._thread.start()
 
     def _ask(self) -> None:
-        body = {"assistant_id": "said", "input": {"seconds": 0.01}}
+        body = {"assistant_id": "said", "input": {}}
         with httpx.Client(base_url=self._url, timeout=PATIENCE, transport=httpx.HTTPTransport(retries=0)) as client:
             while not self.stop.is_set() and self._until not in self.answers:
                 try:
@@ -90,23 +93,29 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
     assert "No module named 'nowhere'" in server.log
 
 
-def test_a_run_that_is_waited_for_is_answered_before_the_server_begins_anew(server: TracksideServer) -> None:
-    answers: list[httpx.Response] = []
-    waiting = threading.Thread(
-        target=lambda: answers.append(
-            httpx.post(
-                f"{server.url}/runs/wait", json={"assistant_id": "said", "input": {"seconds": 2}}, timeout=PATIENCE
-            )
-        )
-    )
+def test_who_waits_for_a_run_is_answered_before_the_server_begins_anew_and_then_by_the_new_one(
+    server: TracksideServer,
+) -> None:
+    answers: list[str] = []
+
+    def ask_twice() -> None:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            for waits in (True, False):
+                body = {"assistant_id": "said", "input": {"waits": waits}}
+                answers.append(client.post("/runs/wait", json=body).raise_for_status().json()["said"])
+
+    waiting = threading.Thread(target=ask_twice)
     waiting.start()
     said(server, "it has begun")
+    write(server.folder, "after")
 
     server.signal(signal.SIGHUP)
+    said(server, "waiting for 1 run")
+    (server.folder / "go").touch()
     server.wait_until_ready()
     waiting.join()
 
-    assert answers[0].json() == {"said": "before"}
+    assert answers == ["before", "after"]
 
 
 def said(server: TracksideServer, text: str) -> None:

@@ -86,6 +86,7 @@ class ServerLife:
         app.parts.health.begin_ending("it begins anew" if self.begins_anew else "it stops")
         front.begin_ending()
         server.stop_accepting(for_good=not self.begins_anew)
+        server.close_after_answers()
         if self.begins_anew:
             await self._unless_hurried(server.wait_until_idle(LINGER))
         self._say_what_is_waited_for(app)

@@ -32,9 +32,9 @@ class Front:
         self._ending = False
 
     @property
-    def open_requests(self) -> int:
-        """How many requests are being answered."""
-        return len(self._open)
+    def is_ending(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._ending
 
     def begin_ending(self) -> None:
         """Have clients connect anew, to whoever is there next, for what they ask after the next answer."""
@@ -50,7 +50,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answering = _Answering(send, closes=self._ending)
+        answering = _Answering(self, send)
         self._open.add(answering)
         try:
             await self._app(scope, receive, answering.send)
@@ -67,9 +67,9 @@ class Front:
 class _Answering:
     """A request while it is being answered."""
 
-    __slots__ = ("_begun", "_closes", "_run", "_send", "done", "is_stream", "sent", "status", "task")
+    __slots__ = ("_begun", "_front", "_run", "_send", "done", "is_stream", "sent", "status", "task")
 
-    def __init__(self, send: Send, *, closes: bool) -> None:
+    def __init__(self, front: Front, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None, "ASGI apps are called in tasks"
         self.task = task
@@ -79,7 +79,7 @@ class _Answering:
         self.is_stream = False
         self._run: str | None = None
         self._send = send
-        self._closes = closes
+        self._front = front
         self._begun = perf_counter()
 
     def send(self, message: Any) -> Any:
@@ -94,7 +94,7 @@ class _Answering:
                     self.is_stream = value.startswith(_EVENTS)
                 elif name == b"content-location":
                     self._run = value.decode("latin-1")
-            if self._closes:
+            if self._front.is_ending:
                 message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         return self._send(message)
 

@@ -99,6 +99,13 @@ class HttpServer:
             for one in self._sockets:
                 one.close()
 
+    def close_after_answers(self) -> None:
+        """Have the connections on which something is being answered closed behind it; idle ones take another request."""
+        for connection in self._connections:
+            cycle = connection.cycle
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
     async def finish(self, seconds: float) -> bool:
         """Close idle connections now, the others after their answers, and cut off what is left; whether nothing was."""
         state = self._server.server_state
