@@ -16,8 +16,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -247,8 +248,13 @@ class EndpointApp:
     async def _read(self, scope: Scope, receive: Receive) -> Any:
         assert self._body is not None
         options = self._parts.options
-        check_body(scope, options.max_body_bytes)
-        body = await read_body(receive, options.max_body_bytes, options.body_seconds)
+        try:
+            check_body(scope, options.max_body_bytes)
+            body = await read_body(receive, options.max_body_bytes, options.body_seconds)
+        except HttpError as exc:
+            if exc.details["status"] in _UNREAD:
+                await _pass_over(scope, receive, 4 * options.max_body_bytes)
+            raise
         try:
             return self._body.decode(body or b"{}")
         except msgspec.ValidationError as exc:
@@ -291,6 +297,25 @@ async def read_body(receive: Receive, limit: int, seconds: float | None = None) 
     except TimeoutError:
         why = f"the body has not come in {seconds:g} seconds"
         raise HttpError(status=408, detail=why, headers={"Connection": "close"}) from None
+
+
+_UNREAD: Final = frozenset({413, 415})
+_PATIENCE: Final = 5.0  # seconds
+
+
+async def _pass_over(scope: Scope, receive: Receive, most: int) -> None:
+    """Let a client that is refused send the rest, within bounds: it looks for an answer only then, and if the connection is
+    closed before, its system throws the answer away. One that asks first whether to send is told no.
+    """
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            while most > 0:
+                message = await receive()
+                if not message.get("more_body", False):
+                    return
+                most -= len(message.get("body", b""))
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:
