@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from postgres_server import RunningServer
+from served_project import ServedProject
 
 from trackside.app.cli import main
 
@@ -106,6 +108,24 @@ def here(
     for name in {name for name in set(sys.modules) - modules if name.startswith(("_trackside_agent", "agents"))}:
         del sys.modules[name]
     sys.modules.update(hidden)
+
+
+@pytest.fixture(scope="module")
+def project(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_names: Iterator[str]
+) -> Iterator[ServedProject]:
+    """A project made for LangGraph's server, served on either database for all tests of a module."""
+    databases: list[tuple[RunningServer, str]] = []
+
+    def postgres() -> str:
+        server: RunningServer = request.getfixturevalue("postgres_server")
+        databases.append((server, next(postgres_names)))
+        return server.create_database(databases[-1][1])
+
+    with ServedProject(tmp_path_factory.mktemp("project"), postgres) as served:
+        yield served
+    for server, name in databases:
+        server.drop_database(name)
 
 
 @pytest.fixture

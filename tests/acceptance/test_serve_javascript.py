@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+import pytest
+from served_project import ServedProject
 
 import javascript
-import pytest
-from blockbuster import BlockBuster
-from trackside_server import TracksideServer
 
-PROJECT = Path(__file__).with_name("project")
+pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
 
 
-def start(folder: Path, database: str) -> TracksideServer:
-    """A server in a copy of the project."""
-    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return TracksideServer(folder, database=database)
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject, dialect: str) -> None:
+    javascript.run_tests("client.test.mjs", url=project.on(dialect).url)
 
 
-@pytest.mark.timeout(400)  # the packages may have to be installed first
-def test_every_method_of_the_client_works_or_says_why_not(tmp_path: Path, blockbuster: BlockBuster) -> None:
-    with start(tmp_path / "project", "sqlite:///runs.db") as server:
-        javascript.run_tests("client.test.mjs", url=server.url)
+def test_use_stream_of_the_sdk_works_unchanged(project: ServedProject) -> None:
+    javascript.run_tests("use_stream.test.mjs", url=project.on("sqlite").url)
