@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trackside.app.streams import EndedStream, FeedLimits, Frame, HubLimits, Reader, StreamHub
-from trackside.harness.ports import StreamGap
+from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
 RUN = "run-1"
@@ -309,3 +309,13 @@ async def test_the_harness_follows_by_the_same_ring(after: int) -> None:
     expected = [part for part in (2, 4, 6) if part > max(after, 2)]
     gap = [StreamGap(after + 1, 2)] if after < 2 else []
     assert [part if isinstance(part, StreamGap) else part.sequence for part in found] == [*gap, *expected]
+
+
+async def test_who_follows_in_the_process_gets_messages_as_the_run_said_them() -> None:
+    hub = StreamHub()
+    pieces = [[{"type": "AIMessageChunk", "id": "m", "content": word}, {"node": "model"}] for word in ("to ", "be")]
+    for piece in pieces:
+        hub.publish("r", "messages", piece)
+    hub.close("r")
+
+    assert [part.data async for part in hub.follow("r", modes=["messages"]) if isinstance(part, StreamPart)] == pieces

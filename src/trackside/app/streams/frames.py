@@ -9,12 +9,22 @@ class Frame:
     """One part, as it goes to every reader. `sequence` counts 1, 2, 3 … within its run.
 
     `mode` is what was asked for, `event` what it is called on the wire, with the namespace of who says it; `data` is JSON,
-    on one line.
+    on one line. Where the wire says something else than the run did, `said` is what the run said, in the first of the parts
+    that are made of it, and empty in the others.
     """
 
-    __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "sequence", "size")
+    __slots__ = ("_resumable_sse", "_sse", "at", "data", "event", "mode", "namespace", "said", "sequence", "size")
 
-    def __init__(self, sequence: int, mode: str, event: str, data: bytes, namespace: tuple[str, ...], at: int) -> None:
+    def __init__(
+        self,
+        sequence: int,
+        mode: str,
+        event: str,
+        data: bytes,
+        namespace: tuple[str, ...],
+        at: int,
+        said: bytes | None = None,
+    ) -> None:
         self.sequence = sequence
         self.mode = mode
         self.event = event
@@ -22,7 +32,8 @@ class Frame:
         self.namespace = namespace
         self.at = at
         """When it was said, in milliseconds since 1970."""
-        self.size = len(data) + _OVERHEAD
+        self.said = data if said is None else said
+        self.size = len(data) + (len(said) if said is not None else 0) + _OVERHEAD
         self._sse: bytes | None = None
         self._resumable_sse: bytes | None = None
 

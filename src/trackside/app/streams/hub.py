@@ -70,9 +70,17 @@ class _Channel(Ring[Frame]):
         self.resumable = False
         self.feed: ThreadFeed | None = None
 
-    def say(self, run_id: str, mode: str, event: str, data: bytes, namespace: tuple[str, ...]) -> None:
+    def say(
+        self,
+        run_id: str,
+        mode: str,
+        event: str,
+        data: bytes,
+        namespace: tuple[str, ...],
+        said: bytes | None = None,
+    ) -> None:
         """Append a part, here and to what is said on the thread."""
-        frame = Frame(self.added + 1, mode, event, data, namespace, int(time() * 1000))
+        frame = Frame(self.added + 1, mode, event, data, namespace, int(time() * 1000), said)
         self.add(frame)
         if self.feed is not None:
             self.feed.note_part(run_id, frame)
@@ -158,7 +166,7 @@ class StreamHub:
         if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
             channel.feed = self.threads.feed_of(run.thread_id)
             if started:
-                channel.feed.note_start(run)
+                channel.feed.note_start(run, channel.modes, (spec.command or {}).get("resume"))
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part and wake who waits for it.
@@ -245,7 +253,7 @@ class StreamHub:
     async def follow(
         self, run_id: str, *, after: int | None = None, modes: Collection[str] | None = None
     ) -> AsyncIterator[StreamPart | StreamGap]:
-        """What is kept, then what comes, to the end; what was dropped in between is a `StreamGap`."""
+        """What the run said and is kept, then what it says, to the end; what was dropped in between is a `StreamGap`."""
         reader = self.read(run_id, after=after or 0)
         while True:
             if (gap := reader.gap()) is not None:
@@ -254,8 +262,8 @@ class StreamHub:
             if isinstance(batch, EndedStream):
                 return
             for frame in batch:
-                if modes is None or frame.mode in modes:
-                    yield StreamPart(frame.sequence, frame.mode, _decode(frame.data), frame.namespace)
+                if frame.said and (modes is None or frame.mode in modes):
+                    yield StreamPart(frame.sequence, frame.mode, _decode(frame.said), frame.namespace)
 
     def _channel_of(self, run_id: str) -> _Channel:
         channel = self._channels.get(run_id)
@@ -270,8 +278,10 @@ class StreamHub:
         if isinstance(piece, Mapping):
             channel.say(run_id, _TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace)
         channel.steps = channel.steps or MessageSteps()
+        said = _json(piece)
         for event, step in channel.steps.take(piece):
-            channel.say(run_id, _MESSAGES, _named(event, namespace), _json(step), namespace)
+            channel.say(run_id, _MESSAGES, _named(event, namespace), _json(step), namespace, said)
+            said = b""
 
 
 def _asks_only(values: Any) -> bool:
