@@ -45,7 +45,7 @@ async def list_events(call: Call[None, EventQuery]) -> Any:
 
 
 @routes.get("/events/stream", Permission.read, query=FollowQuery, answers={200: str}, media_type="text/event-stream")
-async def follow_events(call: Call[None, FollowQuery]) -> Any:
+async def follow_log(call: Call[None, FollowQuery]) -> Any:
     """Follow the log as server-sent events, each with its position as `id`.
 
     It begins with the next event, or behind the position `after`; a client that comes back with `Last-Event-ID`, as
