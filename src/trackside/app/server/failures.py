@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from trackside.app.storage.errors import (
+    CheckpointTooLargeError,
     NotParkedError,
+    StateTooLargeError,
     StorageError,
     SubscriptionBusyError,
     SubscriptionConflictError,
@@ -61,8 +63,15 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     SubscriptionConflictError: 409,
     SubscriptionBusyError: 409,
     SubscriptionPausedError: 409,
+    StateTooLargeError: 413,
+    CheckpointTooLargeError: 413,
     ClosedError: 503,
 }
+
+
+FAILED: Final = "the server failed; its log says why"
+_DATABASE_FAILED: Final = "the server's database failed; its log says why"
+_AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
 
 
 def answer_of(exc: TracksideError) -> tuple[int, str, Mapping[str, str]]:
@@ -74,8 +83,9 @@ def answer_of(exc: TracksideError) -> tuple[int, str, Mapping[str, str]]:
             return status, str(exc), {}
     if exc.fault == "caller":
         return 422, str(exc), {}
+    # What is the server's own business is its log's: where its database is, nobody else has to know.
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
-        return (503, str(exc), {"Retry-After": "1"}) if exc.retryable else (500, str(exc), {})
+        return (503, _AWAY, {"Retry-After": "1"}) if exc.retryable else (500, _DATABASE_FAILED, {})
     logger.error("a request failed: %s", exc, exc_info=exc)
-    return 500, str(exc), {}
+    return 500, FAILED, {}

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from trackside.app.server.auth.middleware import client_of
-from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY, Permission, Principal
 from trackside.app.server.rates import Streams
@@ -236,7 +236,7 @@ class EndpointApp:
             return failure(*answer_of(exc))
         except Exception:
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return failure(500, "the server failed; its log says why")
+            return failure(500, FAILED)
         return cast("Answer", result) if callable(result) else json_reply(result)
 
     def _allowed(self, principal: Principal) -> Principal:

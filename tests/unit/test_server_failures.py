@@ -1,0 +1,35 @@
+"""What clients are told of failures that are not theirs: what to do, and nothing of the server's insides."""
+
+from __future__ import annotations
+
+import pytest
+
+from trackside.app.server.failures import answer_of
+from trackside.app.storage.errors import DatabaseBusyError, StateTooLargeError, StorageError
+from trackside.harness.errors import TracksideError
+
+SECRET = "/srv/private/runs.db"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (StorageError(database=SECRET, why=f"no room in {SECRET}"), 500),
+        (DatabaseBusyError(database=SECRET, seconds=5.0), 503),
+    ],
+)
+def test_a_failing_database_does_not_say_where_it_is(
+    failure: TracksideError, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, detail, headers = answer_of(failure)
+
+    assert (told, SECRET in detail) == (status, False)
+    assert ("Retry-After" in headers) == (status == 503)
+    assert SECRET in caplog.text
+
+
+def test_what_the_caller_can_mend_is_said_to_him() -> None:
+    status, detail, _ = answer_of(StateTooLargeError(thread_id="t", size=20_000_000, limit=16_000_000))
+
+    assert status == 413
+    assert "16000000" in detail
