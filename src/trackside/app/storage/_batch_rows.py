@@ -32,6 +32,7 @@ class Step(StrEnum):
     save_graph_writes = auto()
     insert_threads = auto()
     change_threads = auto()
+    remove_threads = auto()
     insert_runs = auto()
     insert_ended_runs = auto()
     begin_runs = auto()
@@ -64,7 +65,7 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
         if thread.may_be_new and thread.thread_id not in stored_threads:
             batch[Step.insert_threads].append(_new_thread(thread))
         else:
-            batch[Step.change_threads].append(changed_thread(thread))
+            change_thread(batch, thread)
     for run in changes.runs:
         _add_run(batch, run)
     batch[Step.remove_active].extend([(run_id,) for run_id in changes.inactive])
@@ -214,18 +215,18 @@ def active_of(
     )
 
 
-def changed_thread(thread: ThreadRow) -> Row:
-    """What may change in a row of `threads`; None stays as it is."""
+def change_thread(batch: Batch, thread: ThreadRow) -> None:
+    """Have what may change in a row of `threads` changed; None stays as it is.
+
+    That a thread is removed has a step of its own: it is in the conditions of most indexes, and each change that may be
+    one would cost a look at each of them.
+    """
     status = thread.status and thread.status.value
-    return (
-        thread.thread_id,
-        status,
-        thread.title,
-        thread.last_run_id,
-        thread.updated_at,
-        thread.agent,
-        thread.removed_at,
-    )
+    changed = (thread.thread_id, status, thread.title, thread.last_run_id, thread.updated_at, thread.agent)
+    if thread.removed_at is None:
+        batch[Step.change_threads].append(changed)
+    else:
+        batch[Step.remove_threads].append((*changed, thread.removed_at))
 
 
 def _new_thread(thread: ThreadRow) -> Row:

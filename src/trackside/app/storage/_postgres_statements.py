@@ -118,6 +118,14 @@ _ENTERED: Final = (
 )
 _ENTERED_TYPES: Final = (*["text"] * 4, "boolean", *["text"] * 4, *["boolean"] * 2)
 
+_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
+_CHANGED: Final = """
+    status = coalesce(new.status, threads.status),
+    title = coalesce(new.title, threads.title),
+    last_run_id = coalesce(new.last_run_id, threads.last_run_id),
+    updated_at = greatest(new.updated_at, threads.updated_at),
+    agent = coalesce(new.agent, threads.agent)"""
+
 _CHANGE_ACTIVE: Final = _Bulk(
     """
     UPDATE active_runs SET
@@ -178,16 +186,15 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         "double precision",
     ),
     Step.change_threads: _Bulk(
-        """
-        UPDATE threads SET
-            status = coalesce(new.status, threads.status),
-            title = coalesce(new.title, threads.title),
-            last_run_id = coalesce(new.last_run_id, threads.last_run_id),
-            updated_at = greatest(new.updated_at, threads.updated_at),
-            agent = coalesce(new.agent, threads.agent),
-            removed_at = coalesce(new.removed_at, threads.removed_at)
-        FROM ROWS AS new (thread_id, status, title, last_run_id, updated_at, agent, removed_at)
-        WHERE threads.thread_id = new.thread_id AND AFTER""",
+        f"""
+        UPDATE threads SET {_CHANGED}
+        FROM ROWS AS new ({_THREAD}) WHERE threads.thread_id = new.thread_id AND AFTER""",
+        *["text"] * 6,
+    ),
+    Step.remove_threads: _Bulk(
+        f"""
+        UPDATE threads SET {_CHANGED}, removed_at = new.removed_at
+        FROM ROWS AS new ({_THREAD}, removed_at) WHERE threads.thread_id = new.thread_id AND AFTER""",
         *["text"] * 7,
     ),
     Step.insert_runs: _Bulk(

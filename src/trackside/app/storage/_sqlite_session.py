@@ -22,7 +22,7 @@ from trackside.app.storage._batch_rows import (
     Step,
     active_of,
     batch_of,
-    changed_thread,
+    change_thread,
     event_row,
     lane_of,
     number_events,
@@ -128,6 +128,14 @@ _ENTERED: Final = (
     "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
 )
 
+_THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
+_CHANGED: Final = """
+    status = coalesce(new.status, threads.status),
+    title = coalesce(new.title, threads.title),
+    last_run_id = coalesce(new.last_run_id, threads.last_run_id),
+    updated_at = max(new.updated_at, threads.updated_at),
+    agent = coalesce(new.agent, threads.agent)"""
+
 _CHANGE_ACTIVE: Final = _Bulk(
     """
     WITH new (run_id, state, holds, owner, cancel_requested, at_rest) AS (VALUES *)
@@ -166,15 +174,16 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
         13,
     ),
     Step.change_threads: _Bulk(
-        """
-        WITH new (thread_id, status, title, last_run_id, updated_at, agent, removed_at) AS (VALUES *)
-        UPDATE OR ROLLBACK threads SET
-            status = coalesce(new.status, threads.status),
-            title = coalesce(new.title, threads.title),
-            last_run_id = coalesce(new.last_run_id, threads.last_run_id),
-            updated_at = max(new.updated_at, threads.updated_at),
-            agent = coalesce(new.agent, threads.agent),
-            removed_at = coalesce(new.removed_at, threads.removed_at)
+        f"""
+        WITH new ({_THREAD}) AS (VALUES *)
+        UPDATE OR ROLLBACK threads SET {_CHANGED}
+        FROM new WHERE threads.thread_id = new.thread_id""",
+        6,
+    ),
+    Step.remove_threads: _Bulk(
+        f"""
+        WITH new ({_THREAD}, removed_at) AS (VALUES *)
+        UPDATE OR ROLLBACK threads SET {_CHANGED}, removed_at = new.removed_at
         FROM new WHERE threads.thread_id = new.thread_id""",
         7,
     ),
@@ -323,7 +332,9 @@ class SqliteSession:
         driver = self._driver
         batch = batch_of(changes)
         # Which of them have rows is not known: those that have none get one, and then all are changed.
-        batch[Step.change_threads] = [changed_thread(thread) for thread in changes.threads]
+        batch[Step.change_threads], batch[Step.remove_threads] = [], []
+        for thread in changes.threads:
+            change_thread(batch, thread)
         for step, rows in batch.items():
             _BULKS[step].execute(driver, rows)
         if changes.events:
@@ -342,7 +353,9 @@ class SqliteSession:
 
     def tables_with(self, column: str) -> set[str]:
         """The names of all tables that have a column of this name, others' too."""
-        query = "SELECT t.name FROM sqlite_master t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' AND c.name = ?"
+        query = (
+            "SELECT t.name FROM sqlite_master t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' AND c.name = ?"
+        )
         return {name for (name,) in self._driver.execute(query, (column,))}
 
     def close(self) -> None:

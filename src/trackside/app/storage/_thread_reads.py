@@ -43,7 +43,7 @@ def to_delete(connection: Connection, after: str) -> list[str]:
     return [*connection.scalars(query.order_by(threads.c.thread_id).limit(PAGE))]
 
 
-def _page(connection: Connection, query: Select[Any], after: Waiting | None, when: str) -> list[Waiting]:
+def _page(connection: Connection, query: Select[*tuple[Any, ...]], after: Waiting | None, when: str) -> list[Waiting]:
     column = threads.c[when]
     if after is not None:
         place = tuple_(literal(after.when, column.type), literal(after.thread_id, threads.c.thread_id.type))
