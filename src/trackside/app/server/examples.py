@@ -12,6 +12,7 @@ from trackside.app.server.routing import Endpoint
 from trackside.app.server.wire.assistants import AssistantFilter, AssistantSearch, VersionSearch
 from trackside.app.server.wire.crons import CronCount, CronCreate, CronSearch, CronUpdate
 from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
+from trackside.app.server.wire.protocol import EventsWanted, ProtocolCommand
 from trackside.app.server.wire.runs import CancelMany, RunCreate
 from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
@@ -54,6 +55,8 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
     SubscriptionCreate: {"name": "mail", "types": ["run_failed"], "start": "now"},
     SubscriptionSeek: {"position": "beginning"},
     ParkedChoice: {},
+    ProtocolCommand: {"id": 1, "method": "run.start", "params": {"assistant_id": AGENT, "input": {"question": "How?"}}},
+    EventsWanted: {"channels": ["lifecycle", "messages", "values"], "since": 0},
 }
 
 

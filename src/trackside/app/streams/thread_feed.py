@@ -47,28 +47,36 @@ class FeedItem(NamedTuple):
     run_id: str
     what: Any
     size: int = _SMALL
+    at: int = 0
+    """When, in milliseconds since 1970; of a part its frame knows."""
+    modes: frozenset[str] = frozenset()
+    """What a run that has started was asked to say."""
+    resume: Any = None
+    """The answer that it brings, if it brings one."""
 
 
 class ThreadFeed(Ring[FeedItem]):
     """What is said on one thread."""
 
-    __slots__ = ("_owner", "active", "epoch", "readers", "started_at", "thread_id")
+    __slots__ = ("_owner", "active", "derived", "epoch", "readers", "started_at", "thread_id")
 
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
         super().__init__(owner.limits.items, owner.limits.item_bytes)
         self._owner = owner
         self.thread_id = thread_id
-        self.epoch = int(time() * 1000)
+        self.epoch = _now()
         """When it began, in milliseconds since 1970; part of its items' ids."""
         self.readers = 0
         self.active: set[str] = set()
         """The runs that have started here, and not ended."""
         self.started_at: int = 0
         """The number of the item by which the run started that started last."""
+        self.derived: Any = None
+        """What somebody has made of the items, to be forgotten with them: see `protocol`."""
 
-    def note_start(self, run: RunRecord) -> None:
-        """A run has started."""
-        self.add(FeedItem("started", run.run_id, run))
+    def note_start(self, run: RunRecord, modes: frozenset[str] = frozenset(), resume: Any = None) -> None:
+        """A run has started, which was asked to say something, and may bring an answer."""
+        self.add(FeedItem("started", run.run_id, run, at=_now(), modes=modes, resume=resume))
         self.active.add(run.run_id)
         self.started_at = self.added
 
@@ -78,9 +86,19 @@ class ThreadFeed(Ring[FeedItem]):
 
     def note_end(self, run_id: str, end: Mapping[str, Any] | None) -> None:
         """A run has ended; one that never started, too."""
-        self.add(FeedItem("ended", run_id, end))
+        self.add(FeedItem("ended", run_id, end, at=_now()))
         self.active.discard(run_id)
         self._owner.settle(self)
+
+    @property
+    def limits(self) -> FeedLimits:
+        """How much is kept of it."""
+        return self._owner.limits
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is still the thread's feed, and was not forgotten."""
+        return self._owner.known(self.thread_id) is self
 
     def id_of(self, sequence: int) -> str:
         """By which a reader resumes after an item."""
@@ -123,7 +141,7 @@ class ThreadFeeds:
     def note_state(self, thread_id: str, what: Any) -> None:
         """Somebody has changed a thread's state, on behalf of no run; tells those who follow it."""
         if (feed := self._feeds.get(thread_id)) is not None:
-            feed.add(FeedItem("state", "", what))
+            feed.add(FeedItem("state", "", what, at=_now()))
             feed.wake()
 
     def forget(self, thread_id: str) -> None:
@@ -132,12 +150,17 @@ class ThreadFeeds:
             self._idle_bytes -= self._idle.pop(thread_id, 0)
             feed.close()
 
+    def known(self, thread_id: str) -> ThreadFeed | None:
+        """The feed of a thread, if there is one."""
+        return self._feeds.get(thread_id)
+
     def settle(self, feed: ThreadFeed) -> None:
         """Let a feed go that nobody needs now, if there are many such."""
         if feed.active or feed.readers or self._feeds.get(feed.thread_id) is not feed:
             return
-        self._idle_bytes += feed.size - self._idle.pop(feed.thread_id, 0)
-        self._idle[feed.thread_id] = feed.size
+        size = feed.size if feed.derived is None else feed.size + feed.derived.size
+        self._idle_bytes += size - self._idle.pop(feed.thread_id, 0)
+        self._idle[feed.thread_id] = size
         limits = self.limits
         while self._idle and (len(self._idle) > limits.idle_threads or self._idle_bytes > limits.idle_bytes):
             thread_id, size = self._idle.popitem(last=False)
@@ -177,3 +200,7 @@ class FeedReader(RingReader[FeedItem]):
             return False
         self.seen = int(number)
         return True
+
+
+def _now() -> int:
+    return int(time() * 1000)

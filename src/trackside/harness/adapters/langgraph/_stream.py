@@ -28,10 +28,13 @@ _GRAPH_MODES = ("values", "updates", "messages", "custom", "checkpoints", "tasks
 _NEEDED = frozenset({"values", "updates"})  # the state and the pauses
 _MESSAGES = frozenset({"messages", "messages-tuple"})  # two names of one thing: what a client asks for is what it gets
 _EVENTS = "events"
+_MARKS = "checkpoint-marks"
 _HUMAN = frozenset({"human", "user"})
 
-STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS})
-"""What a graph can stream."""
+STREAM_MODES = frozenset({*_GRAPH_MODES, "messages-tuple", _EVENTS, _MARKS})
+"""What a graph can stream. `checkpoint-marks` say of each checkpoint only which one it is: `{"id", "parent_id"?, "step",
+"source"}`. They are for who follows threads; messages whose content is a list then have it in LangChain's standard form,
+too, as `content_blocks`."""
 
 
 class GraphStream:
@@ -54,6 +57,7 @@ class GraphStream:
         self._asked: dict[str, tuple[str, ...]] = {mode: (mode,) for mode in run.stream_modes if mode in _GRAPH_MODES}
         if messages := tuple(sorted(run.stream_modes & _MESSAGES)):
             self._asked["messages"] = messages
+        self._marks = _MARKS in run.stream_modes
         self._new_messages = _NewMessages(run, graph, given, known_ids)
         self._values: Any = None
         self._shown: Json = None
@@ -62,7 +66,7 @@ class GraphStream:
     async def follow(self, value: Any, config: RunnableConfig) -> None:
         """Let the graph run to its end, or to where it waits."""
         run = self._run
-        modes = list(_NEEDED | self._asked.keys())
+        modes = list(_NEEDED | self._asked.keys() | ({"checkpoints"} if self._marks else set()))
         subgraphs = run.stream_subgraphs and bool(self._asked)
         options: dict[str, Any] = {
             "context": run.context,
@@ -113,8 +117,12 @@ class GraphStream:
         *namespace, mode, payload = chunk  # with sub-graphs, a namespace comes first
         inside = tuple(namespace[0]) if namespace else ()
         shown: Json = None
+        if self._marks and mode == "checkpoints":
+            self._run.send(_mark_of(payload), _MARKS, namespace=inside)
         if mode in self._asked:
             shown = _shown(mode, payload)
+            if self._marks and mode == "messages":
+                _add_blocks(shown, payload[0])
             for name in self._asked[mode]:
                 self._run.send(shown, name, namespace=inside)
         if inside:
@@ -192,6 +200,24 @@ def _shown(mode: str, payload: Any) -> Json:
     if mode == "debug" and payload.get("type") == "checkpoint":
         return {**whole({**payload, "payload": None}), "payload": with_checkpoints(payload["payload"])}
     return whole(payload)
+
+
+def _mark_of(checkpoint: Mapping[str, Any]) -> Json:
+    """Which checkpoint it is."""
+    metadata = checkpoint["metadata"] or {}
+    mark: JsonObject = {
+        "id": checkpoint["config"]["configurable"]["checkpoint_id"],
+        "step": metadata.get("step"),
+        "source": metadata.get("source"),
+    }
+    before = (checkpoint.get("parent_config") or {}).get("configurable", {}).get("checkpoint_id")
+    return mark if before is None else {**mark, "parent_id": before}
+
+
+def _add_blocks(shown: Any, message: Any) -> None:
+    """Add the standard form of what providers have in forms of their own."""
+    if isinstance(message, BaseMessage) and isinstance(message.content, list) and message.content:
+        shown[0]["content_blocks"] = whole(message.content_blocks)
 
 
 def _error_in(item: Any) -> str | None:

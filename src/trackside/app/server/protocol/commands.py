@@ -1,0 +1,270 @@
+"""Commands on a thread. What one of them cannot do is an answer, not a failed request, unless there is no such thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from trackside.app.server.access import agent_of_thread, caller_of, thread_for
+from trackside.app.server.failures import answer_of
+from trackside.app.server.routing import Call
+from trackside.app.server.starting import started
+from trackside.app.server.thread_states import ThreadStates
+from trackside.app.server.wire.protocol import (
+    AgentGetTree,
+    CheckpointSummary,
+    CommandDone,
+    CommandFailed,
+    CommandMeta,
+    ErrorCode,
+    InputRespond,
+    ListCheckpoints,
+    Namespace,
+    ProtocolCommand,
+    RunStart,
+    StateFork,
+    StateGet,
+)
+from trackside.app.server.wire.runs import CheckpointRef, Command, RunCreate
+from trackside.app.storage import StoredThread
+from trackside.app.streams.protocol import MARKS, log_of
+from trackside.harness.errors import (
+    NotPausedError,
+    TracksideError,
+    UnansweredError,
+    UnknownCheckpointError,
+    UnknownQuestionError,
+    UnknownRunError,
+    UnknownThreadError,
+)
+from trackside.harness.states import StateSnapshot
+
+logger = logging.getLogger("trackside.server")
+
+MODES: Final = ("values", "updates", "messages-tuple", "custom", "tools", "tasks", MARKS)
+"""What a run says that is started here, whoever will want what of it; of each agent those that it has."""
+_DEFAULT_MODES: Final = MODES[:4]
+
+type CommandCall = Call[ProtocolCommand, None]
+
+_CODES: Final[Mapping[type[TracksideError], ErrorCode]] = {
+    UnknownRunError: "no_such_run",
+    UnknownCheckpointError: "no_such_checkpoint",
+    UnknownQuestionError: "no_such_interrupt",
+    NotPausedError: "no_such_interrupt",
+    UnansweredError: "no_such_interrupt",
+}
+
+
+class CommandError(TracksideError):
+    """{why}"""  # noqa: D415  # the sentence is whoever's raises it
+
+    def __init__(self, code: ErrorCode, why: str) -> None:
+        super().__init__(code=code, why=why)
+
+
+class _Method(NamedTuple):
+    """What a method takes, and what it does."""
+
+    params: Any
+    handler: Callable[[CommandCall, Any], Awaitable[Any]]
+
+
+async def answered(call: CommandCall) -> CommandDone | CommandFailed:
+    """Do what a command says.
+
+    Raises:
+        UnknownThreadError: there is no such thread for whoever asks, or one has to be there.
+        TracksideError: it is not the command's fault.
+    """
+    command = call.body
+    feed = call.parts.streams.threads.known(call.thread_id)
+    # Before anything is done: who follows the thread from there on misses nothing of it.
+    through = 0 if feed is None else log_of(feed).newest
+    try:
+        result = await _done(call, command)
+    except UnknownThreadError:
+        raise
+    except TracksideError as exc:
+        await _may_use(call)
+        code, why = _refusal(exc)
+        return CommandFailed(command.id, code, why)
+    return CommandDone(command.id, result, CommandMeta(through))
+
+
+async def _done(call: CommandCall, command: ProtocolCommand) -> Any:
+    if (why := _NOT_SUPPORTED.get(command.method)) is not None:
+        raise CommandError("not_supported", f"{command.method}: {why}")
+    method = _METHODS.get(command.method)
+    if method is None:
+        known = ", ".join(_METHODS)
+        raise CommandError("unknown_command", f"there is no command {command.method!r:.80}; there are {known}")
+    try:
+        params = msgspec.convert(command.params or {}, method.params)
+    except msgspec.ValidationError as exc:
+        raise CommandError("invalid_argument", f"the params of {command.method} do not fit: {exc}") from exc
+    return await method.handler(call, params)
+
+
+async def _may_use(call: CommandCall) -> None:
+    """See that what is told of a command is told to somebody who may know: a thread of somebody else is not there, whatever
+    is asked of it, while one that is nobody's yet may be used.
+
+    Raises:
+        UnknownThreadError: it is somebody else's.
+    """
+    parts, principal = call.parts, call.principal
+    if principal.owner is None or await parts.store.thread(call.thread_id, owner=principal.owner) is not None:
+        return
+    if await parts.store.thread(call.thread_id) is not None:
+        raise UnknownThreadError(thread_id=call.thread_id)
+
+
+def _refusal(exc: TracksideError) -> tuple[ErrorCode, str]:
+    """What a client is told of why a command was not done.
+
+    Raises:
+        TracksideError: it is not the command's fault, or not his to ask: it is the request that fails.
+    """
+    if isinstance(exc, CommandError):
+        return exc.details["code"], str(exc)
+    for kind in type(exc).__mro__:
+        if (code := _CODES.get(kind)) is not None:
+            return code, str(exc)
+    status, why, _ = answer_of(exc)
+    if status == 501:
+        return "not_supported", why
+    if status in (409, 422):
+        return "invalid_argument", why
+    raise exc
+
+
+async def _start(call: CommandCall, params: RunStart) -> Any:
+    fields = {name: getattr(params, name) for name in RunCreate.__struct_fields__}
+    asked = RunCreate(**fields)
+    asked.multitask_strategy = params.multitask_strategy or params.strategy
+    asked.checkpoint_id = params.checkpoint_id or params.fork_from
+    return await _run(call, asked)
+
+
+async def _run(call: CommandCall, asked: RunCreate) -> Any:
+    """Start a run that says all that channels need, on a thread that need not be there."""
+    asked.if_not_exists = "create"
+    if asked.stream_subgraphs is None:
+        asked.stream_subgraphs = True
+    agent = call.parts.manager.agents.get(asked.assistant_id)
+    known = getattr(agent, "stream_modes", None)
+    modes = _DEFAULT_MODES if known is None else tuple(mode for mode in MODES if mode in known)
+    run_call: Call[RunCreate, None] = replace(call, body=asked)  # type: ignore[arg-type, assignment]  # of another body
+    run = await started(run_call, call.thread_id, modes=modes)
+    return {"run_id": run.handle.run_id}
+
+
+async def _respond(call: CommandCall, params: InputRespond) -> Any:
+    answers = {one.interrupt_id: one.response for one in params.responses or ()}
+    if params.interrupt_id is not None:
+        answers[params.interrupt_id] = params.response
+    if not answers:
+        raise CommandError("invalid_argument", "input.respond: give an interrupt_id and a response, or responses")
+    thread = await thread_for(call)
+    agent = _agent_of(call, thread)
+    state = await _states(call, thread).state()
+    open_ids = {str(question.get("id")) for question in state.interrupts}
+    if unknown := sorted(answers.keys() - open_ids):
+        waits_for = ", ".join(sorted(open_ids)) or "nobody's answer"
+        why = f"no open question has the id {', '.join(unknown):.200}; the thread waits for {waits_for}"
+        raise CommandError("no_such_interrupt", why)
+    command = Command(resume=answers, update=params.update, goto=params.goto)
+    return await _run(
+        call, RunCreate(assistant_id=agent, command=command, config=params.config, metadata=params.metadata)
+    )
+
+
+async def _fork(call: CommandCall, params: StateFork) -> Any:
+    agent = _agent_of(call, await thread_for(call))
+    asked = RunCreate(
+        assistant_id=agent,
+        input=params.input,
+        config=params.config,
+        metadata=params.metadata,
+        checkpoint_id=params.checkpoint_id,
+    )
+    return {**await _run(call, asked), "thread_id": call.thread_id}
+
+
+async def _state(call: CommandCall, params: StateGet) -> Any:
+    thread = await thread_for(call)
+    found = await _states(call, thread).state(_at(params.namespace))
+    values = found.values if isinstance(found.values, dict) else {}
+    if params.keys is not None:
+        values = {key: values[key] for key in params.keys if key in values}
+    result: dict[str, Any] = {"values": values}
+    place = found.checkpoint or {}
+    if (checkpoint_id := place.get("checkpoint_id")) is not None:
+        result["checkpoint"] = {"id": checkpoint_id, "ns": place.get("checkpoint_ns") or ""}
+    return result
+
+
+async def _checkpoints(call: CommandCall, params: ListCheckpoints) -> Any:
+    states = _states(call, await thread_for(call))
+    history = await states.history(limit=params.limit, before=params.before, at=_at(params.namespace))
+    return {"checkpoints": [_summary_of(state) for state in history]}
+
+
+async def _tree(call: CommandCall, params: AgentGetTree) -> Any:
+    thread = await thread_for(call)
+    feed = call.parts.streams.threads.known(thread.thread_id)
+    log = None if feed is None else log_of(feed)
+    tree = None if log is None else log.tree()
+    if params.run_id is not None and (log is None or log.last is None or log.last.run_id != params.run_id):
+        raise UnknownRunError(run_id=params.run_id)
+    if tree is None:
+        tree = {"namespace": [], "status": "completed", "graph_name": agent_of_thread(thread, call.parts.manager) or ""}
+    return {"tree": tree}
+
+
+def _agent_of(call: CommandCall, thread: StoredThread) -> str:
+    agent = agent_of_thread(thread, call.parts.manager)
+    if agent is None:
+        raise CommandError("invalid_argument", "nothing that is served here has run on this thread")
+    return agent
+
+
+def _states(call: CommandCall, thread: StoredThread) -> ThreadStates:
+    return ThreadStates(call.parts, thread, caller_of(call.parts, call.principal))
+
+
+def _at(namespace: Namespace | None) -> CheckpointRef | None:
+    return CheckpointRef(checkpoint_ns="|".join(namespace)) if namespace else None
+
+
+def _summary_of(state: StateSnapshot) -> CheckpointSummary:
+    step = state.metadata.get("step")
+    place = state.checkpoint or {}
+    return CheckpointSummary(
+        id=place.get("checkpoint_id"),
+        timestamp=state.created_at,
+        step=step if isinstance(step, int) else 0,
+        metadata=state.metadata,
+    )
+
+
+_METHODS: Final[Mapping[str, _Method]] = {
+    "run.start": _Method(RunStart, _start),
+    "input.respond": _Method(InputRespond, _respond),
+    "state.get": _Method(StateGet, _state),
+    "state.listCheckpoints": _Method(ListCheckpoints, _checkpoints),
+    "state.fork": _Method(StateFork, _fork),
+    "agent.getTree": _Method(AgentGetTree, _tree),
+}
+_SUBSCRIBE: Final = "who wants events opens a stream for them, POST /threads/{thread_id}/stream/events"
+_NOT_SUPPORTED: Final[Mapping[str, str]] = {
+    "input.inject": "a run takes no messages while it runs; start another one, which waits for it or takes its place",
+    "subscription.subscribe": _SUBSCRIBE,
+    "subscription.unsubscribe": _SUBSCRIBE,
+    "subscription.reconnect": _SUBSCRIBE,
+}

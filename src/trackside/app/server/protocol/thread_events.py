@@ -1,0 +1,112 @@
+"""The events of a thread as server-sent events: of all its runs, as long as the client stays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trackside.app.server.following import end_of
+from trackside.app.server.outcomes import RunEnd
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.responses import Receive, Scope, Send
+from trackside.app.server.sse import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.thread_states import ThreadStates
+from trackside.app.storage import StoredRun
+from trackside.app.streams.protocol import EventReader, Wanted, read_events
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import ThreadStatus
+
+
+@dataclass(slots=True, kw_only=True)
+class ProtocolEvents:
+    """The answer that says the events that are wanted of a thread, from behind `since` on, until the client goes.
+
+    What is not kept any more is an event `gap`. When the server stops, the connection is cut off, for a stream that ends
+    properly is one to which clients do not come back.
+    """
+
+    parts: ServerParts
+    states: ThreadStates
+    wanted: Wanted
+    since: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    _elsewhere: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = self.parts
+        options = parts.options
+        outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
+        thread_id = self.states.thread.thread_id
+        with read_events(parts.streams.threads, thread_id, self.wanted, self.since) as reader:
+            await outlet.begin(self.headers)
+            await self._look_back(reader)
+            departure = Departure(receive, reader.rouse)
+            try:
+                with outlet.is_open(reader.nudge):
+                    await self._write(outlet, reader, departure)
+            except SlowReaderError:
+                pass  # said and counted; the connection is closed, as the answer is not whole
+            finally:
+                await departure.aclose()
+                if self._elsewhere is not None:
+                    self._elsewhere.cancel()
+                    await asyncio.wait((self._elsewhere,))
+
+    async def _write(self, outlet: Outlet, reader: EventReader, departure: Departure) -> None:
+        while not departure.gone:
+            if pieces := reader.pieces():
+                await outlet.write(pieces)
+            elif reader.is_over:
+                await outlet.write([CLOSES], last=reader.thread_is_gone)
+                return
+            elif reader.log.moved and self._elsewhere is None:
+                self._follow_elsewhere(reader, reader.log.moved.pop())
+            elif not await reader.wait():
+                await outlet.write([HEARTBEAT])
+
+    async def _look_back(self, reader: EventReader) -> None:
+        """Of a thread on which nothing has happened here, say what the client has missed: what is asked, or how it ended."""
+        thread, log = self.states.thread, reader.log
+        if log.last is not None or thread.last_run_id is None or self.parts.manager.has(thread.last_run_id):
+            return
+        waits = thread.status is ThreadStatus.interrupted
+        if not waits and not self.since and thread.status is not ThreadStatus.busy:
+            return
+        run = await self.parts.store.run(thread.last_run_id)
+        if run is None:
+            return
+        if is_final(run.status):
+            await self._recall(reader, run)
+        else:
+            self._follow_elsewhere(reader, run.run_id)
+
+    def _follow_elsewhere(self, reader: EventReader, run_id: str) -> None:
+        """Wait for the end of a run that another process executes."""
+        self._elsewhere = asyncio.create_task(self._end_elsewhere(reader, run_id), name=f"trackside-end-{run_id}")
+
+    async def _end_elsewhere(self, reader: EventReader, run_id: str) -> None:
+        told = False
+        try:
+            if await end_of(self.parts, run_id) is not None:
+                run = await self.parts.store.run(run_id)
+                if run is not None:
+                    await self._recall(reader, run)
+            told = True
+        finally:
+            if not told:  # the client has gone: whoever else follows the thread waits for it
+                reader.log.moved.append(run_id)
+            self._elsewhere = None
+
+    async def _recall(self, reader: EventReader, run: StoredRun) -> None:
+        end = RunEnd.stored(run)
+        says: dict[str, Any] = {"status": end.status.value, "error": end.error, "error_type": end.error_type}
+        values = None
+        try:
+            state = await self.states.state()
+            values, says["interrupts"] = state.values, state.interrupts
+        except TracksideError:  # its agent is not served here: how it has ended is known all the same
+            pass
+        reader.log.recall(run.run_id, run.agent or "", says, values)

@@ -1,0 +1,252 @@
+"""A run as events: that it begins, what it says, what it asks, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from trackside.app.streams.frames import Frame
+from trackside.app.streams.protocol._event import json_of
+from trackside.app.streams.protocol._inside import AgentsInside, Namespace
+from trackside.app.streams.protocol._messages import MessageEvent, MessageEvents
+from trackside.app.streams.thread_feed import FeedItem
+from trackside.harness.types import RunStatus
+
+MARKS: Final = "checkpoint-marks"
+"""Parts that say of each checkpoint only which one it is."""
+_INTERRUPT: Final = "__interrupt__"
+_decode = msgspec.json.Decoder().decode
+_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_SAID: Final[Mapping[RunStatus, str]] = {
+    RunStatus.success: "completed",
+    RunStatus.interrupted: "interrupted",
+}
+"""What clients hear of an end. All others are failures: to some clients only what has completed or failed is over."""
+
+
+class Say(Protocol):
+    """Appends an event."""
+
+    def __call__(
+        self,
+        method: str,
+        data: bytes,
+        *,
+        at: int,
+        namespace: Namespace = (),
+        node: str | None = None,
+        name: str | None = None,
+        about: str | None = None,
+        ends: str | None = None,
+    ) -> None:
+        """Append it: `about` is the run that the server says it of, `ends` the run that is over by it."""
+        ...
+
+
+class RunEvents:
+    """One run, from its start to its end. `known_as` is the run that clients know it as: the one that it goes on for."""
+
+    def __init__(self, item: FeedItem, say: Say, *, agent: str = "", known_as: str | None = None) -> None:
+        self.run_id = item.run_id
+        self.known_as = known_as or item.run_id
+        self.agent = agent
+        self.inside = AgentsInside()
+        self.event = "running"
+        self._say = say
+        self._modes = item.modes
+        self._messages: dict[Namespace, MessageEvents] = {}
+        self._values: bytes | None = None
+        self._mark: dict[str, Any] | None = None
+        self._held: dict[Namespace, tuple[bytes, int]] = {}
+        self._parts: Mapping[str, Callable[[Frame], None]] = {
+            "values": self._take_values,
+            "updates": self._take_updates,
+            "messages-tuple": self._take_message,
+            "messages": _pass_over,  # the same, added up
+            "custom": self._take_custom,
+            "tasks": self._take_task,
+            "checkpoints": self._take_checkpoint,
+            MARKS: self._take_mark,
+        }
+
+    def begin(self, at: int, answered: list[str]) -> None:
+        """It has started, and brings the answers to these questions."""
+        self._lifecycle("running", at)
+        if answered:
+            self._say("input.answered", json_of({"interrupt_ids": answered}), at=at)
+
+    def take(self, frame: Frame) -> None:
+        """It has said something."""
+        if self._held and frame.mode not in (MARKS, "checkpoints"):
+            self.let_go()
+        take = self._parts.get(frame.mode)
+        if take is not None:
+            take(frame)
+        else:
+            self._say(frame.mode, frame.data, at=frame.at, namespace=frame.namespace)
+
+    def let_go(self) -> None:
+        """Say the values that were held for the checkpoint that comes with them."""
+        held, self._held = self._held, {}
+        for namespace, (data, at) in held.items():
+            self._say("values", data, at=at, namespace=namespace)
+
+    def end(self, says: Mapping[str, Any], at: int) -> list[str]:
+        """It has ended; the ids of the questions that it leaves open."""
+        self.let_go()
+        status = RunStatus(says.get("status", RunStatus.cancelled))
+        event = _SAID.get(status, "failed")
+        error = _error_of(status, says) if event == "failed" else None
+        for namespace, messages in self._messages.items():
+            for said in messages.end(error):
+                self._say_message(said, namespace, at)
+        for step in self.inside.end(event, error):
+            self._say("lifecycle", json_of(step.data), at=at, namespace=step.namespace)
+        if says.get("retried_as") is not None:  # it goes on, as another run
+            return []
+        questions = says.get("interrupts") or () if event == "interrupted" else ()
+        asked = [self._ask(question, at) for question in questions]
+        self._lifecycle(event, at, status=status.value, error=error)
+        if event == "interrupted" and self._values is not None:
+            self._say("values", self._values, at=at)
+        return asked
+
+    def _lifecycle(self, event: str, at: int, **more: str | None) -> None:
+        self.event = event
+        data: dict[str, Any] = {"event": event, "graph_name": self.agent, "run_id": self.run_id}
+        data |= {name: value for name, value in more.items() if value is not None}
+        if event != "running" and self._mark is not None:
+            data["checkpoint"] = {"id": self._mark["id"], "ns": ""}
+        ends = None if event == "running" else self.run_id
+        self._say("lifecycle", json_of(data), at=at, about=self.known_as, ends=ends)
+
+    def _ask(self, question: Mapping[str, Any], at: int) -> str:
+        question_id = str(question.get("id"))
+        value = question.get("value")
+        # One of the clients looks for `value`, the other one for what the protocol says.
+        data = {"interrupt_id": question_id, "payload": value, "value": value}
+        namespace = tuple(self.inside.asked_in.get(question_id, ()))
+        self._say("input.requested", json_of(data), at=at, namespace=namespace)
+        return question_id
+
+    def _take_values(self, frame: Frame) -> None:
+        data, asks = frame.data, False
+        if b'"__interrupt__"' in data:
+            values = _decode(data)
+            if isinstance(values, dict) and _INTERRUPT in values:
+                asks = True
+                del values[_INTERRUPT]
+                if not values:
+                    return
+                data = json_of(values)
+        if not frame.namespace:
+            self._values = data
+        if asks:  # said after the questions are
+            return
+        if self._mark is not None:
+            self._held[frame.namespace] = data, frame.at
+        else:
+            self._say("values", data, at=frame.at, namespace=frame.namespace)
+
+    def _take_updates(self, frame: Frame) -> None:
+        try:
+            members = _members_of(frame.data)
+        except msgspec.DecodeError:
+            members = {}
+        by_node = bool(members) and all(bytes(value)[:1] in b"{[n" for value in members.values())
+        if not by_node:
+            self._say("updates", b'{"values":%b}' % frame.data, at=frame.at, namespace=frame.namespace)
+            return
+        for node, update in members.items():
+            if not node.startswith("__"):
+                values = b"{}" if bytes(update) == b"null" else bytes(update)
+                data = b'{"node":%b,"values":%b}' % (json_of(node), values)
+                self._say("updates", data, at=frame.at, namespace=frame.namespace)
+
+    def _take_message(self, frame: Frame) -> None:
+        pair = _decode(frame.data)
+        if not (isinstance(pair, list) and len(pair) == 2):
+            return
+        message, about = pair
+        messages = self._messages.get(frame.namespace)
+        if messages is None:
+            messages = self._messages[frame.namespace] = MessageEvents(self.run_id)
+        for said in messages.take(message, about):
+            self._say_message(said, frame.namespace, frame.at)
+        if "tools" not in self._modes and isinstance(message, dict) and message.get("type") == "tool":
+            self._end_tool(message, frame)
+
+    def _say_message(self, said: MessageEvent, namespace: Namespace, at: int) -> None:
+        self._say("messages", json_of(said.data), at=at, namespace=namespace, node=said.node)
+        if "tools" in self._modes or said.data["event"] != "content-block-finish":
+            return
+        block = said.data["content"]
+        if block["type"] == "tool_call":
+            call = {"tool_call_id": block["id"], "tool_name": block["name"], "input": block["args"]}
+            self._say("tools", json_of({"event": "tool-started", **call}), at=at, namespace=namespace)
+
+    def _end_tool(self, message: Mapping[str, Any], frame: Frame) -> None:
+        """What a tool has brought, of an agent that says so by messages alone."""
+        call = {"tool_call_id": message.get("tool_call_id")}
+        if message.get("status") == "error":
+            data = {"event": "tool-error", **call, "message": str(message.get("content"))}
+        else:
+            data = {"event": "tool-finished", **call, "output": message.get("content")}
+        self._say("tools", json_of(data), at=frame.at, namespace=frame.namespace)
+
+    def _take_custom(self, frame: Frame) -> None:
+        data, name = frame.data, None
+        if data.startswith(b"{") and b'"payload"' in data:
+            said = _decode(data)
+            if {"payload"} <= said.keys() <= {"name", "payload"} and isinstance(said.get("name", ""), str):
+                name = said.get("name")
+                self._say("custom", data, at=frame.at, namespace=frame.namespace, name=name)
+                return
+        self._say("custom", b'{"payload":%b}' % data, at=frame.at, namespace=frame.namespace)
+
+    def _take_task(self, frame: Frame) -> None:
+        for step in self.inside.take(frame.namespace, frame.data):
+            self._say("lifecycle", json_of(step.data), at=frame.at, namespace=step.namespace)
+        self._say("tasks", frame.data, at=frame.at, namespace=frame.namespace)
+
+    def _take_checkpoint(self, frame: Frame) -> None:
+        if MARKS not in self._modes:
+            self._note_mark(_mark_of(_decode(frame.data)), frame)
+
+    def _take_mark(self, frame: Frame) -> None:
+        self._note_mark(_decode(frame.data), frame)
+
+    def _note_mark(self, mark: dict[str, Any] | None, frame: Frame) -> None:
+        """Say which checkpoint there is now, before the values that it has kept."""
+        if mark is None:
+            return
+        if not frame.namespace or self._mark is None:
+            self._mark = mark
+        self._say("checkpoints", json_of(mark), at=frame.at, namespace=frame.namespace)
+        self.let_go()
+
+
+def _pass_over(frame: Frame) -> None:
+    """Of no interest."""
+
+
+def _mark_of(checkpoint: Any) -> dict[str, Any] | None:
+    """Which checkpoint it is, of one that is there with all that it has."""
+    try:
+        parent = (checkpoint.get("parent_config") or {}).get("configurable", {}).get("checkpoint_id")
+        mark = {"id": checkpoint["config"]["configurable"]["checkpoint_id"]}
+        metadata = checkpoint.get("metadata") or {}
+        return {**mark, **({"parent_id": parent} if parent else {}), **{k: metadata.get(k) for k in ("step", "source")}}
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _error_of(status: RunStatus, says: Mapping[str, Any]) -> str:
+    if status is RunStatus.cancelled:
+        return str(says.get("error") or "the run was cancelled")
+    if status is RunStatus.timeout:
+        return str(says.get("error") or "the run took too long")
+    kind, error = says.get("error_type"), str(says.get("error") or "the run has failed")
+    return f"{kind}: {error}" if kind and not error.startswith(str(kind)) else error

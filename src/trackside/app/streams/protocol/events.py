@@ -1,0 +1,291 @@
+"""The events of a thread, numbered over all its runs, made of its feed when somebody wants them.
+
+No task does that: whoever reads makes what is new, and the others find it made. The numbers of a feed begin where those of
+an older one of the same thread have ended, in this process or another: so a reader who comes with the number of what it has
+seen last is never taken for one of another numbering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from trackside.app.streams._ring import Ring, RingReader
+from trackside.app.streams.protocol._event import TAIL, Event, json_of
+from trackside.app.streams.protocol._inside import Namespace
+from trackside.app.streams.protocol._runs import RunEvents
+from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
+from trackside.app.streams.thread_feed import FeedItem, FeedReader, ThreadFeed, ThreadFeeds
+
+_STEP: Final = 1_000
+"""Numbers for each millisecond by which a feed is younger than another: nothing is said faster."""
+
+
+class ThreadEventLog(Ring[Event]):
+    """The events of one thread, as far as they are kept."""
+
+    __slots__ = (
+        "_aliases",
+        "_base",
+        "_began_at",
+        "_feed",
+        "_runs",
+        "_seen",
+        "_started",
+        "last",
+        "moved",
+        "open_questions",
+        "watched",
+    )
+
+    def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
+        super().__init__(items, item_bytes)
+        self.last: RunEvents | None = None
+        """The run that has begun last."""
+        self.open_questions: list[str] = []
+        self.watched = False
+        """Whether somebody who only watches has heard how that run has ended."""
+        self.moved: list[str] = []
+        """Runs that another process goes on with, and whose end nobody waits for yet."""
+        self._feed = feed
+        self._base = feed.epoch * _STEP
+        self._seen = feed.first_kept - 1
+        self._runs: dict[str, RunEvents] = {}
+        self._started: dict[str, int] = {}
+        self._began_at = 0
+        self._aliases: dict[str, str] = {}
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest event, as readers know it."""
+        self.catch_up()
+        return self._base + self.added
+
+    @property
+    def seen(self) -> int:
+        """The number of the last thing on the feed that events were made of."""
+        return self._seen
+
+    def catch_up(self) -> None:
+        """Make the events of what has happened since somebody did that last."""
+        feed = self._feed
+        if feed.added <= self._seen:
+            return
+        if self._seen + 1 < feed.first_kept:
+            self._say(GAP, json_of({"why": "more was said than is kept, before anybody asked for it"}), at=_now())
+        items = feed.after(self._seen)
+        self._seen = feed.added
+        for item in items:
+            self._take(item)
+        for run in self._runs.values():
+            run.let_go()
+
+    def place_of(self, since: int | None, wanted: Wanted) -> int | None:
+        """Behind which event a reader begins; None if it has seen one that is not of this numbering.
+
+        Without a number it begins with the oldest run that is active, else with the one that began last: who asks for a run
+        and then for its events has them, however fast it was. Who only watches how runs go does not hear again of one that
+        is over, unless it waits for an answer, or nobody has watched it: he would take its end for that of the next.
+        """
+        self.catch_up()
+        if since is not None:
+            place = max(0, since - self._base)
+            return place if since == 0 or self._base <= since <= self._base + self.added else None
+        if self._started:
+            return min(self._started.values()) - 1
+        if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not self.open_questions):
+            return self.added
+        return self._began_at - 1
+
+    def tree(self) -> dict[str, Any] | None:
+        """The run that has begun last, with the agents inside it; None if none has begun here."""
+        self.catch_up()
+        run = self.last
+        if run is None:
+            return None
+        root: dict[str, Any] = {"namespace": [], "status": run.event, "graph_name": run.agent}
+        nodes: dict[Namespace, dict[str, Any]] = {(): root}
+        for namespace, said in sorted(run.inside.status.items(), key=lambda one: len(one[0])):
+            node = {"namespace": list(namespace), "status": said["event"], "graph_name": said["graph_name"]}
+            nodes[namespace] = node
+            nodes.get(namespace[:-1], root).setdefault("children", []).append(node)
+        return root
+
+    def recall(self, run_id: str, agent: str, says: Mapping[str, Any], values: Any) -> None:
+        """Say how a run has ended that was executed elsewhere, or before anything is known here; once."""
+        if self.last is not None and self.last.run_id == run_id and self.last.event != "running":
+            return
+        run = RunEvents(FeedItem("started", run_id, None), self._say, agent=agent)
+        self._begun(run)
+        at = _now()
+        if isinstance(values, dict):
+            self._say("values", json_of(values), at=at)
+        self._ended(run, says, at)
+        self._feed.wake()
+
+    def gap_before(self, number: int) -> Event:
+        """What tells a reader that it has missed what came before this event."""
+        seq = self._base + number - 1
+        why = json_of({"through_seq": seq, "why": "what came before is not kept here any more"})
+        return Event(GAP, why, seq=seq, at=_now(), event_id=f"gap:{seq}")
+
+    def _take(self, item: FeedItem) -> None:
+        run = self._runs.get(item.run_id)
+        if item.kind == "part":
+            if run is not None:
+                run.take(item.what)
+        elif item.kind == "started":
+            answered = self._answered(item.resume)
+            run = RunEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
+            self._begun(run)
+            run.begin(item.at, answered)
+        elif item.kind == "ended" and item.what is not None:
+            self._ended(run or RunEvents(item, self._say), item.what, item.at)
+        elif item.kind == "ended":
+            self._leave(item.run_id)
+            self.moved.append(item.run_id)
+
+    def _begun(self, run: RunEvents) -> None:
+        self.last = run
+        self.watched = False
+        self.open_questions = []
+        self._runs[run.run_id] = run
+        self._started[run.run_id] = self._began_at = self.added + 1
+
+    def _ended(self, run: RunEvents, says: Mapping[str, Any], at: int) -> None:
+        asked = run.end(says, at)
+        if run is self.last:
+            self.open_questions = asked
+        if (again := says.get("retried_as")) is not None:
+            self._aliases[str(again)] = run.known_as
+        self._leave(run.run_id)
+
+    def _leave(self, run_id: str) -> None:
+        self._runs.pop(run_id, None)
+        self._started.pop(run_id, None)
+
+    def _answered(self, resume: Any) -> list[str]:
+        """The open questions that an answer is about."""
+        asked = self.open_questions
+        if isinstance(resume, Mapping) and any(key in asked for key in resume):
+            return [question for question in asked if question in resume]
+        return asked if resume is not None and len(asked) == 1 else []
+
+    def _say(
+        self,
+        method: str,
+        data: bytes,
+        *,
+        at: int,
+        namespace: Namespace = (),
+        node: str | None = None,
+        name: str | None = None,
+        about: str | None = None,
+        ends: str | None = None,
+    ) -> None:
+        seq = self._base + self.added + 1
+        # By an id of this form clients know which run an event is about that says nothing of it itself.
+        event_id = None if about is None else f"synth:{about}:{seq}"
+        event = Event(
+            method, data, seq=seq, at=at, namespace=namespace, node=node, name=name, event_id=event_id, ends=ends
+        )
+        self.add(event)
+
+
+class EventReader(RingReader[Event]):
+    """One reader's place in the events of a thread; it has to be closed, as by `with`."""
+
+    __slots__ = ("_feed", "_log", "_missed", "_wanted")
+
+    def __init__(self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None) -> None:
+        place = log.place_of(since, wanted)
+        super().__init__(log, log.first_kept - 1 if place is None else place)
+        self._log = log
+        self._feed = feed
+        self._wanted = wanted
+        self._missed = place is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._feed.__exit__(kind, exc, trace)
+
+    def pieces(self) -> list[bytes]:
+        """What is new, and wanted, as bytes that are to be sent one after another; nothing if there is no such thing."""
+        log = self._log
+        log.catch_up()
+        self._feed.seen = log.seen
+        missed = self.gap() is not None or self._missed
+        self._missed = False
+        pieces = [*_pieces_of(log.gap_before(self.seen + 1))] if missed else []
+        only_watches = only_lifecycle(self._wanted.channels)
+        has = self._wanted.has
+        for event in self.take():
+            if has(event):
+                pieces += (event.head, event.data, TAIL)
+                if only_watches and log.last is not None and event.ends == log.last.run_id:
+                    log.watched = True
+        return pieces
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was taken, and no more will come."""
+        return self._feed.is_over and not self.has_more
+
+    @property
+    def log(self) -> ThreadEventLog:
+        """What it reads."""
+        return self._log
+
+    @property
+    def thread_is_gone(self) -> bool:
+        """Whether it is over because there is no such thread any more."""
+        feed = self._feed.feed
+        return feed.closed and not feed.is_kept
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Until there may be more, or the end, or somebody nudges it, or so long; whether there may be more, or the end."""
+        return self.has_more or await self._feed.wait(seconds) or self.has_more
+
+    def nudge(self) -> None:
+        """End its waiting, if it waits."""
+        self._feed.nudge()
+
+    def rouse(self) -> None:
+        """End its waiting, now and from now on."""
+        self._feed.rouse()
+
+
+def log_of(feed: ThreadFeed) -> ThreadEventLog:
+    """The events of a feed, which are made from now on if nobody has asked for them before."""
+    if feed.derived is None:
+        limits = feed.limits
+        feed.derived = ThreadEventLog(feed, limits.items, limits.item_bytes)
+    log: ThreadEventLog = feed.derived
+    return log
+
+
+def read_events(feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int | None = None) -> EventReader:
+    """A place in the events of a thread, to be used as a context manager.
+
+    Args:
+        feeds: where the thread's feed is.
+        thread_id: which one. Whether there is such a thread is for others to know.
+        wanted: which events.
+        since: from behind this event on; 0 is all that is kept. None: as `ThreadEventLog.place_of` says.
+    """
+    feed = feeds.read(thread_id)
+    return EventReader(log_of(feed.feed), feed, wanted, since)
+
+
+def _pieces_of(event: Event) -> Iterable[bytes]:
+    return event.head, event.data, TAIL
+
+
+def _now() -> int:
+    return int(time() * 1000)
