@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from http_reference import (
@@ -21,8 +19,8 @@ from http_reference import (
 )
 from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = Path("node_modules/@langchain/langgraph-sdk")
+from javascript import FOLDER
+from javascript import node as installed_node
 
 
 def test_the_reference_is_as_the_routes_are() -> None:
@@ -72,18 +70,12 @@ console.log(JSON.stringify(found));
 """
 
 
-def folders_with_the_javascript_client() -> list[Path]:
-    places = [ROOT, *ROOT.glob("examples/*"), *ROOT.glob("tests/*"), *ROOT.glob("tests/*/*")]
-    return [place for place in places if (place / PACKAGE).is_dir()]
-
-
+@pytest.mark.timeout(400)  # it may have to be installed first
 def test_the_javascript_client_has_these_methods_and_no_others() -> None:
-    node, folders = shutil.which("node"), folders_with_the_javascript_client()
-    if node is None or not folders:
-        pytest.skip("Node or the JavaScript client is not installed")
+    node = installed_node()
     code = LISTING.replace("PARTS", json.dumps(PARTS))
     listed = subprocess.run(
-        [node, "--input-type=module", "-e", code], cwd=folders[0], capture_output=True, text=True, check=True
+        [node, "--input-type=module", "-e", code], cwd=FOLDER, capture_output=True, text=True, check=True
     )
     expected = {javascript(method) for method in methods()} | JAVASCRIPT_ONLY.keys()
     assert set(json.loads(listed.stdout)) == expected

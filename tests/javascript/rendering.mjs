@@ -62,3 +62,43 @@ export async function mount(useHook, options, look, { strict = false } = {}) {
     unmount: () => root.unmount(),
   };
 }
+
+// Render a component into the page, and use it as people do.
+export async function render(component, properties) {
+  const place = document.createElement("div");
+  document.body.append(place);
+  const root = createRoot(place);
+  const looks = [];
+  const waiting = new Set();
+  new page.MutationObserver(() => {
+    looks.push(place.innerHTML);
+    for (const check of waiting) check();
+  }).observe(place, { childList: true, subtree: true, characterData: true, attributes: true });
+  const until = (wanted) =>
+    new Promise((resolve) => {
+      const check = () => {
+        if (!wanted()) return;
+        waiting.delete(check);
+        resolve();
+      };
+      waiting.add(check);
+      check();
+    });
+  root.render(createElement(component, properties));
+  await until(() => place.children.length > 0);
+  const event = (name) => new page.Event(name, { bubbles: true, cancelable: true });
+  return {
+    until,
+    looks,
+    one: (selector) => place.querySelector(selector),
+    all: (selector) => [...place.querySelectorAll(selector)],
+    type(input, text) {
+      // React listens to what the setter of the DOM itself does.
+      Object.getOwnPropertyDescriptor(page.HTMLInputElement.prototype, "value").set.call(input, text);
+      input.dispatchEvent(event("input"));
+    },
+    submit: (form) => form.dispatchEvent(event("submit")),
+    click: (button) => button.dispatchEvent(new page.MouseEvent("click", { bubbles: true })),
+    unmount: () => root.unmount(),
+  };
+}

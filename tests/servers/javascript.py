@@ -57,18 +57,18 @@ def _install() -> None:
         _STAMP.write_text(wanted, encoding="ascii")
 
 
-def run_tests(script: str, *, url: str, seconds: float = _PATIENCE) -> None:
-    """Run a script of node:test in `tests/javascript` against a server.
+def run_tests(script: str, *, url: str, seconds: float = _PATIENCE, **environment: str) -> None:
+    """Run a script of node:test in `tests/javascript` against a server, with more of an environment.
 
     Raises:
         AssertionError: a test of it failed; says what Node printed.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "TRACKSIDE_"))}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "TRACKSIDE_"))}
     command = [node(), "--test", "--test-reporter=spec", script]
     done = subprocess.run(
         command,
         cwd=FOLDER,
-        env={**environment, "SERVER": url, "NO_COLOR": "1", "NODE_ENV": "development"},
+        env={**own, "SERVER": url, "NO_COLOR": "1", "NODE_ENV": "development", **environment},
         capture_output=True,
         text=True,
         timeout=seconds,

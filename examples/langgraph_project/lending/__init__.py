@@ -1,0 +1,1 @@
+"""A lending library with an assistant at its desk."""

@@ -1,0 +1,27 @@
+"""The books that there are, and what somebody who says something may mean by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Book:
+    """A book, and where it stands."""
+
+    title: str
+    author: str
+    shelf: str
+
+
+BOOKS: Final = (
+    Book("Solaris", "Stanisław Lem", "B3"),
+    Book("Middlemarch", "George Eliot", "A1"),
+    Book("The Master and Margarita", "Mikhail Bulgakov", "C2"),
+)
+
+
+def find(text: str) -> Book | None:
+    """The first book whose title stands in a text."""
+    return next((book for book in BOOKS if book.title.lower() in text.lower()), None)
