@@ -22,7 +22,6 @@ UNUSED = {
     "aiohttp",
     "alembic",
     "asyncpg",
-    "genai_prices",
     "httpx",
     "jwt",
     "langchain_core",

@@ -291,22 +291,3 @@ def test_human_messages_are_found_in_every_form_of_input(value: Any, contents: l
 
     assert [message["content"] for message in found] == contents
     assert all(message["type"] == "human" and message["id"] for message in found)
-
-
-def test_prices_are_prepared_when_a_model_is_called_and_not_for_a_tool() -> None:
-    class Prices:
-        prepared = 0
-
-        def prepare(self) -> None:
-            self.prepared += 1
-
-        def cost_usd(self, model: str, **tokens: int) -> float | None:
-            return None
-
-    prices = Prices()
-    journal = Journal(prices)
-    journal.begin_call("execute_tool", "search")
-    assert prices.prepared == 0
-
-    journal.begin_call("chat", "gpt-4.1")
-    assert prices.prepared == 1

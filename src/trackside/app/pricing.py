@@ -6,7 +6,6 @@ Nothing is ever fetched: the prices are those of the installed version of the pa
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,17 +63,10 @@ class GenaiPrices:
 
     def __init__(self, overrides: Mapping[str, ModelPrice] | None = None) -> None:
         self._overrides = dict(overrides or {})
-        self._loading: threading.Thread | None = None
 
     def load(self) -> None:
         """Read the price list. Takes a sixth of a second, which the first price that is asked for takes otherwise."""
         _listed("")
-
-    def prepare(self) -> None:
-        """Begin to read the list, in a thread: a model is being called, whose price will be asked for."""
-        if self._loading is None:
-            self._loading = threading.Thread(target=self.load, name="trackside-prices", daemon=True)
-            self._loading.start()
 
     def cost_usd(
         self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int

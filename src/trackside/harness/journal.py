@@ -96,7 +96,6 @@ class Journal:
         self.unpriced: set[str] = set()
         """The models that were called and have no price."""
         self._prices = prices
-        self._prepare_prices: Callable[[], None] | None = getattr(prices, "prepare", None)
         self._on_use = on_use
         self._calls = CallLog(monotonic)
         self._answers = 0
@@ -130,8 +129,6 @@ class Journal:
         call = self._calls.begin(kind, name, caller, at=at)
         if kind == "execute_tool":
             self._count_tool_call()
-        elif kind == "chat" and self._prepare_prices is not None:
-            self._prepare_prices()
         return call
 
     def record_usage(

@@ -88,10 +88,7 @@ class Settlement(NamedTuple):
 
 
 class PriceList(Protocol):
-    """What calls of models cost.
-
-    One that has a method `prepare` is told, quickly and often, that a call has begun whose price will be asked for.
-    """
+    """What calls of models cost."""
 
     def cost_usd(
         self, model: str, *, input_tokens: int, output_tokens: int, cache_read_tokens: int, reasoning_tokens: int
@@ -176,12 +173,13 @@ class RunCoordinator(Protocol):
         Args:
             record: the run.
             spec: what was asked for, so that another process can execute the run when this one is gone; without it
-                nobody can.
+                nobody can. Where threads are kept, it also says whose the thread has to be (`RunSpec.owner`).
             idempotency: the caller's name for the request.
 
         Raises:
             ThreadBusyError: the strategy is `reject` and the thread has an active or waiting run.
             DuplicateRunError: the run id is taken.
+            UnknownThreadError: the coordinator keeps threads, and for the spec's owner there is no such thread.
             InvalidSpecError: the idempotency key was used with another body.
         """
         ...

@@ -170,8 +170,9 @@ async def open_app(
 
     `agents` are objects by name, those that the settings name if left out. `observers` come after storage and those of
     the settings, so they never see what is not stored. `hands_over` says whether runs that have not started are left to
-    other processes in the end, and theirs taken over. With `one_run` nobody asks its server anything. The list of prices is
-    read when the first call of a model begins.
+    other processes in the end, and theirs taken over. With `one_run` nobody asks its server anything, and the list of prices
+    is read when the first price is asked for, and costs nothing if none is; else before anything runs, so that no other run
+    has to wait for it.
 
     Raises:
         SettingsError: the database cannot be used, an observer, or the hook that redacts events.
@@ -194,6 +195,8 @@ async def open_app(
         await recorder.deliver_spooled()
         checkpointer = await _checkpointer(settings, agents, store, stack)
         prices = GenaiPrices(settings.prices)
+        if not one_run:
+            await asyncio.to_thread(prices.load)
         deliveries = await stack.enter_async_context(Deliveries(configured, store))
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         streams = StreamHub()
