@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, event
 
-from trackside.app.storage import Store, _listings, _queries, _stats
+from trackside.app.storage import Store, _listings, _queries, _stats, _thread_search
+from trackside.app.storage.threads import ThreadQuery
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -27,6 +28,8 @@ OWNER = "ix_threads_owner (owner=?"
 THREADS_OF_STATUS = "ix_threads_status (status=?"
 LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
 LABEL_OF_RUN = "USING PRIMARY KEY (key=? AND value=? AND created_at=?"
+LABEL_OF_THREADS = "thread_labels USING PRIMARY KEY (key=? AND value=?)"
+LABEL_OF_THREAD = "thread_labels USING PRIMARY KEY (key=? AND value=? AND thread_id=?)"
 BEHIND = "(created_at,run_id)<(?,?)"
 BEFORE = "(created_at,run_id)>(?,?)"
 
@@ -81,6 +84,23 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("threads", {"agent": "a", "status": "idle"}, True, ["sqlite_autoindex_threads_1 (thread_id=?", RUNS_OF_AGENT]),
     ("threads", {"metadata": {"user": "a"}}, True, ["sqlite_autoindex_threads_1 (thread_id=?", LABEL]),
 ]
+# What clients look for; for whom; whether few threads fit; by which indexes they are found.
+SEARCHED: list[tuple[dict[str, Any], str | None, bool, list[str]]] = [
+    ({}, None, False, [THREADS_OF_STATUS] * 4),
+    ({"status": "error"}, None, False, [THREADS_OF_STATUS]),
+    ({"agent": "chat"}, None, False, [THREADS_OF_STATUS] * 4),
+    ({"agent": "chat"}, "me", False, [THREADS_OF_STATUS] * 4),
+    ({}, "me", True, [OWNER]),
+    ({"metadata": {"user": "a"}}, None, True, [LABEL_OF_THREADS]),
+    ({"metadata": {"user": "a"}}, "me", True, [LABEL_OF_THREADS]),
+    ({"metadata": {"user": "a"}}, None, False, [THREADS_OF_STATUS, LABEL_OF_THREAD]),
+    ({"metadata": {"deep": {"n": 1}}}, "me", True, [OWNER]),
+    ({"metadata": {"deep": {"n": 1}}}, None, False, [THREADS_OF_STATUS]),
+    ({"values": {"said": 1}, "metadata": {"user": "a"}}, None, True, [LABEL_OF_THREADS]),
+    ({"ids": ["t", "u"]}, "me", True, ["sqlite_autoindex_threads_1 (thread_id=?"]),
+    ({"sort_by": "created_at"}, None, False, [THREADS_OF_STATUS]),
+]
+
 TOTALS: list[tuple[str, dict[str, Any]]] = [
     ("stats", {}),
     ("stats", {"since": SINCE, "until": UNTIL}),
@@ -170,6 +190,39 @@ async def test_an_index_leads_to_each_page(
         if not few:
             for plan in plans:
                 assert_only_a_page_is_sorted([Step(*row) for row in plan])
+
+
+@pytest.mark.parametrize(("query", "owner", "few", "indexes"), SEARCHED, ids=str)
+async def test_an_index_leads_to_the_threads_that_clients_search_for(
+    store: Store,
+    dialect: str,
+    monkeypatch: pytest.MonkeyPatch,
+    query: dict[str, Any],
+    owner: str | None,
+    few: bool,
+    indexes: list[str],
+) -> None:
+    monkeypatch.setattr(_thread_search, "FEW", 0 if few else -1)
+    await store.threads_of(None).create(belongs_to="someone")  # else nothing is looked for behind the count
+
+    threads = store.threads_of(owner)
+    plans = await plans_of(store, dialect, lambda: threads.search(ThreadQuery(**query)))
+
+    assert_no_table_is_read_as_a_whole(dialect, plans)
+    if dialect == "sqlite":
+        searches = [str(row[-1]) for plan in plans for row in plan if str(row[-1]).startswith("SEARCH")]
+        for index in {*indexes}:
+            assert any(index in search for search in searches), searches
+
+
+async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:
+    plans = await plans_of(store, dialect, store.sweeper().sweep)
+
+    assert_no_table_is_read_as_a_whole(dialect, plans)
+    if dialect == "sqlite":
+        searches = " ".join(str(row[-1]) for plan in plans for row in plan)
+        for index in ("ix_threads_expires_at", "ix_threads_to_forget", "ix_threads_to_delete"):
+            assert index in searches
 
 
 def assert_only_a_page_is_sorted(plan: list[Step]) -> None:

@@ -200,6 +200,8 @@ class ThreadSearch:
         return found
 
     def _fetch(self, connection: Connection, ids: Sequence[str]) -> list[StoredThread]:
+        if not ids:
+            return []
         rows = connection.execute(select(threads).where(threads.c.thread_id.in_(ids)))
         found = {row.thread_id: thread_of(row) for row in rows}
         return [found[thread_id] for thread_id in ids]
