@@ -19,7 +19,8 @@ NAMES = ("checkpoints", "dispatch", "follow", "import_time", "live", "memory_run
 
 
 def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, BENCHMARKS / f"{name}.py", *map(str, arguments)]
+    place = BENCHMARKS / f"{name}.py"
+    command = [sys.executable, place if place.exists() else BENCHMARKS / f"serve_{name}.py", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
@@ -123,6 +124,29 @@ def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alo
         "all, three of them broken",
         "all, and three more, broken",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "budgets", "cases"),
+    [
+        ("http", 6, {"wait, one at a time", "wait, 32 at once", "wait, light client, 32 at once"}),
+        ("sse", 2, {"the first event of a run", "1,000 followers of one run"}),
+        ("startup", 6, {"start to the first answer"}),
+    ],
+)
+def test_servers_are_started_as_users_start_them_and_measured_beside_the_empty_one(
+    name: str, budgets: int, cases: set[str], tmp_path: Path
+) -> None:
+    done = bench(name, "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    assert written["notes"] == []
+    for case in cases:
+        assert len({way["name"] for way in written["contenders"] if way["case"] == case} - {"empty server"}) >= 1
+        assert "empty server" in {way["name"] for way in written["contenders"] if way["case"] == case}
+    assert len(written["budgets"]) == budgets
+    assert all(budget["what"] in done.stdout for budget in written["budgets"])
 
 
 @pytest.mark.parametrize("name", [*NAMES, "run_profile", "manager", "observers"])

@@ -1,0 +1,260 @@
+"""Servers as their users start them, each a process of its own: ours, the empty one, and those of others.
+
+What others' servers need is installed from the package index into `benchmarks/.peers`, which git ignores. One that does
+not install, or does not answer in time, is left out, and `Fleet.missing` says why.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PEERS = HERE / ".peers"
+EMPTY, FUNCTION, GRAPH = "empty server", "trackside, function", "trackside, graph"
+LANGGRAPH, AEGRA = "langgraph dev", "aegra"
+_INSTALL_SECONDS = 240
+_START_SECONDS = 60
+_STOP_SECONDS = 10
+_REQUIRES = {LANGGRAPH: "langgraph-cli[inmem]", AEGRA: "aegra-api"}
+
+
+class NotThereError(Exception):
+    """A server that cannot be measured here, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that answers. `assistant` is what it calls the graph, or function, that does nothing."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+    assistant: str
+    started_in: float
+    """Seconds from the start of its process to its first answer of 200."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def pids(self) -> list[int]:
+        """Its process, and all below it."""
+        found = [self.process.pid]
+        for pid in found:  # which grows meanwhile
+            for task in _tasks(pid):
+                found += [int(child) for child in _read(task / "children").split()]
+        return found
+
+    def cpu_ns(self) -> int:
+        """CPU time until now."""
+        return sum(int((_read(task / "schedstat") or "0").split()[0]) for pid in self.pids() for task in _tasks(pid))
+
+    def resident_mib(self) -> float:
+        """Memory that it has now."""
+        pages = sum(int((_read(Path(f"/proc/{pid}/statm")) or "0 0").split()[1]) for pid in self.pids())
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has gone
+        return ""
+
+
+@contextmanager
+def trackside(name: str, agents: Sequence[str], *, more: Sequence[str] = ()) -> Iterator[Server]:
+    """`trackside serve` with these agents, all else as by default: SQLite in a new folder, the access log on."""
+    with tempfile.TemporaryDirectory() as folder:
+        typed = [f"{HERE / file}:{agent}" for file, _, agent in (one.partition(":") for one in agents)]
+        port = _free_port()
+        command = [sys.executable, "-m", "trackside", "serve", *typed, "--port", str(port), *more]
+        with _running(name, command, port, agents[0].partition(":")[2], folder=folder, ready="/ok") as server:
+            yield server
+
+
+def function() -> object:
+    """Ours, with a function that does nothing."""
+    return trackside(FUNCTION, ["_served_functions.py:noop"])
+
+
+def graph() -> object:
+    """Ours, with graphs."""
+    return trackside(GRAPH, ["_served_graphs.py:graph", "_served_graphs.py:waiting"])
+
+
+@contextmanager
+def empty() -> Iterator[Server]:
+    """The server that does nothing."""
+    port = _free_port()
+    command = [sys.executable, str(HERE / "_empty_server.py"), str(port)]
+    with _running(EMPTY, command, port, "graph", folder=None, ready="/ok") as server:
+        yield server
+
+
+@contextmanager
+def langgraph_dev() -> Iterator[Server]:
+    """LangGraph's development server, as `langgraph dev` starts it, without a browser and without watching for changes."""
+    python = _installed(LANGGRAPH)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_project(Path(folder), "langgraph.json", {"dependencies": ["."]})
+        port = _free_port()
+        command = [str(python.with_name("langgraph")), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+        with _running(LANGGRAPH, command, port, "graph", folder=folder, ready="/ok") as server:
+            yield server
+
+
+@contextmanager
+def aegra() -> Iterator[Server]:
+    """Aegra, on a PostgreSQL server of our own."""
+    python = _installed(AEGRA)
+    sys.path.append(str(HERE.parent / "tests" / "servers"))
+    from postgres_server import PostgresServer
+
+    with tempfile.TemporaryDirectory() as folder, PostgresServer() as postgres:
+        _write_project(Path(folder), "aegra.json", {})
+        port = _free_port()
+        environment = {
+            "DATABASE_URL": postgres.create_database("aegra"),
+            "AEGRA_CONFIG": "aegra.json",
+            "PORT": str(port),
+            "SERVER_URL": f"http://127.0.0.1:{port}",
+        }
+        command = [str(python), "-m", "uvicorn", "aegra_api.main:app", "--port", str(port)]
+        with _running(AEGRA, command, port, "graph", folder=folder, ready="/health", environment=environment) as server:
+            yield server
+
+
+STARTS = {FUNCTION: function, GRAPH: graph, EMPTY: empty, LANGGRAPH: langgraph_dev, AEGRA: aegra}
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Servers that run side by side; those that could not be had, and why."""
+
+    servers: dict[str, Server] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def words(self) -> list[str]:
+        """What there is to say of those that are missing."""
+        return [f"{name} is not measured: {why}" for name, why in self.missing.items()]
+
+
+@contextmanager
+def fleet(names: Sequence[str]) -> Iterator[Fleet]:
+    """All of these, as long as the block goes on."""
+    found = Fleet()
+    with ExitStack() as stack:
+        for name in names:
+            try:
+                found.servers[name] = stack.enter_context(STARTS[name]())  # type: ignore[arg-type]  # each is one
+            except NotThereError as exc:
+                if name not in _REQUIRES:
+                    raise
+                found.missing[name] = str(exc)
+        yield found
+
+
+def _write_project(folder: Path, name: str, more: Mapping[str, object]) -> None:
+    shutil.copy(HERE / "_served_graphs.py", folder / "graphs.py")
+    graphs = {"graph": "./graphs.py:graph", "waiting": "./graphs.py:waiting"}
+    (folder / name).write_text(json.dumps({"graphs": graphs, **more}))
+
+
+def _installed(name: str) -> Path:
+    """The interpreter of the environment that a peer is installed in, which is made now if it is not there.
+
+    Raises:
+        NotThereError: it does not install.
+    """
+    place = PEERS / name.replace(" ", "-")
+    python, done = place / "bin" / "python", place / "installed"
+    if done.exists():
+        return python
+    shutil.rmtree(place, ignore_errors=True)
+    PEERS.mkdir(exist_ok=True)
+    (PEERS / ".gitignore").write_text("*\n")
+    print(f"installing {_REQUIRES[name]} …", file=sys.stderr)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", place], check=True, capture_output=True, timeout=_INSTALL_SECONDS)
+        command = [python, "-m", "pip", "install", "--quiet", _REQUIRES[name]]
+        subprocess.run(command, check=True, capture_output=True, timeout=_INSTALL_SECONDS)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise NotThereError(f"{_REQUIRES[name]} could not be installed ({type(exc).__name__})") from exc
+    done.touch()
+    return python
+
+
+@contextmanager
+def _running(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    assistant: str,
+    *,
+    folder: str | None,
+    ready: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    with tempfile.TemporaryFile() as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            while not _answers(port, ready):
+                if process.poll() is not None or time.perf_counter() - begun > _START_SECONDS:
+                    log.seek(0)
+                    last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+                    raise NotThereError(f"it does not answer in {_START_SECONDS} s: {(last or [''])[0][:200]}")
+                time.sleep(0.002)
+            yield Server(name, port, process, assistant, time.perf_counter() - begun)
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_STOP_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

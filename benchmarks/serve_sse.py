@@ -1,0 +1,223 @@
+"""Streams of server-sent events: the first event, and 1,000 who follow a run, beside Starlette's StreamingResponse alone."""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from _report import Budget, Options, Report, figure, options_of, publish, table
+from _rounds import Contender, Cost, Effort, Race, Spread
+from _servers import AEGRA, EMPTY, FUNCTION, GRAPH, LANGGRAPH, Fleet, Server, fleet, trackside
+from langgraph_sdk import get_client
+
+EFFORT = Effort(rounds=5, seconds=1.0)
+FIRST = "the first event of a run"
+FOLLOWERS, PARTS, PAUSE = 1_000, 6, 0.4
+FOLLOWED = f"{FOLLOWERS:,} followers of one run"
+TALKING = "trackside"
+_FOLLOW = Path(__file__).parent / "_followers.py"
+_MOST_SECONDS = 60.0
+
+type Talk = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How long it took parts to get to everybody, in milliseconds, and what it cost the server for one part and reader."""
+
+    p50: float
+    p99: float
+    last: float
+    cpu_ns: float
+
+
+async def first_events(server: Server, runs: int) -> tuple[list[float], int]:
+    """For how many milliseconds a client has waited for the first event of each of so many runs; the server's CPU time."""
+    took: list[float] = []
+    cpu = server.cpu_ns()
+    async with asyncio.timeout(_MOST_SECONDS), get_client(url=server.url) as client:
+        for _ in range(runs):
+            begun = time.perf_counter()
+            is_first = True
+            async for _ in client.runs.stream(str(uuid4()), server.assistant, input={}, if_not_exists="create"):
+                if is_first:
+                    took.append((time.perf_counter() - begun) * 1e3)
+                is_first = False
+    return took, server.cpu_ns() - cpu
+
+
+@asynccontextmanager
+async def _fan_out(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk]]:
+    """The path of a stream of the empty server, and how to have it say something."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+
+        async def talk() -> None:
+            for _ in range(parts):
+                await asyncio.sleep(PAUSE)
+                await client.post("/fan-out")
+
+        yield "/fan-out", talk
+
+
+@asynccontextmanager
+async def _run(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk]]:
+    """The path of the stream of a run of ours, and how to have it say something."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin = Path(folder) / "begin"
+        async with get_client(url=server.url) as client:
+            asked = {"begin": str(begin), "parts": parts, "pause": PAUSE}
+            thread = str(uuid4())
+            run = await client.runs.create(thread, "talking", input=asked, stream_mode="custom", if_not_exists="create")
+
+            async def talk() -> None:
+                await asyncio.to_thread(begin.touch)
+                await client.runs.join(thread, run["run_id"])
+
+            yield f"/threads/{thread}/runs/{run['run_id']}/stream", talk
+
+
+async def followed(server: Server, followers: int, parts: int) -> Followed:
+    stream = _fan_out if server.name == EMPTY else _run
+    async with asyncio.timeout(_MOST_SECONDS), stream(server, parts) as (path, talk):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, _FOLLOW, str(server.port), path, str(followers), str(parts), stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            if await process.stdout.readline() != b"connected\n":
+                raise RuntimeError("not everybody could connect")
+            cpu = server.cpu_ns()
+            await talk()
+            says = json.loads(await process.stdout.readline())
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+    return Followed(**says, cpu_ns=(server.cpu_ns() - cpu) / (followers * parts))
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was measured, by server, round by round."""
+
+    first: dict[str, list[tuple[list[float], int]]]
+    followed: dict[str, list[Followed]]
+    failed: list[str]
+
+    def p50(self, name: str) -> list[float]:
+        """The median wait for the first event in each round."""
+        return [statistics.median(took) for took, _ in self.first[name]]
+
+    def race(self) -> Race:
+        """As others have it: nanoseconds until the first event, or until half of the followers have a part."""
+        first = {
+            Contender(name, FIRST, _nothing): [
+                Cost(cpu / len(took), statistics.median(took) * 1e6) for took, cpu in rounds
+            ]
+            for name, rounds in self.first.items()
+        }
+        followed = {
+            Contender(name, FOLLOWED, _nothing): [Cost(one.cpu_ns, one.p50 * 1e6) for one in rounds]
+            for name, rounds in self.followed.items()
+        }
+        return Race({**first, **followed})
+
+
+def _nothing() -> Any:
+    raise NotImplementedError
+
+
+async def measured(found: Fleet, talking: Server, options: Options) -> Measured:
+    result = Measured({}, {}, [])
+    runs = 4 if options.quick else 60
+    servers = [one for one in found.servers.values() if one.name != FUNCTION]
+    followers, parts = (20, 2) if options.quick else (FOLLOWERS, PARTS)
+    for number in range(options.effort.rounds):
+        for server in [*servers[number % len(servers) :], *servers[: number % len(servers)]]:
+            await _first_of(server, runs, result)
+        for server in _turned([found.servers[EMPTY], talking], number):
+            name = TALKING if server is talking else EMPTY
+            result.followed.setdefault(name, []).append(await followed(server, followers, parts))
+    return result
+
+
+def _turned(servers: Sequence[Server], number: int) -> list[Server]:
+    turn = number % len(servers)
+    return [*servers[turn:], *servers[:turn]]
+
+
+async def _first_of(server: Server, runs: int, result: Measured) -> None:
+    if server.name in {LANGGRAPH, AEGRA}:
+        runs = min(runs, 10)
+    try:
+        result.first.setdefault(server.name, []).append(await first_events(server, runs))
+    except Exception as exc:
+        if server.name not in {LANGGRAPH, AEGRA}:
+            raise
+        result.first.pop(server.name)
+        result.failed.append(f"{server.name} does not stream: {type(exc).__name__}: {exc!s:.200}")
+
+
+def tables_of(result: Measured) -> list[str]:
+    race = result.race()
+    first = [[name, figure(Spread.of(result.p50(name)), digits=2), _cpu(race, name, FIRST)] for name in result.first]
+    rows = [
+        [
+            name,
+            *(figure(Spread.of(getattr(one, what) for one in rounds), digits=1) for what in ("p50", "p99", "last")),
+            _cpu(race, name, FOLLOWED),
+        ]
+        for name, rounds in result.followed.items()
+    ]
+    header = [FOLLOWED, "median, ms", "99th percentile, ms", "the last, ms", "µs of CPU time for each reader"]
+    return [
+        table([FIRST, "median, ms", "µs of the server's CPU time for the run"], first),
+        table(header, rows),
+    ]
+
+
+def _cpu(race: Race, name: str, case: str) -> str:
+    return figure(race.cost(race.contender(name, case), "cpu").scaled(1e-3), digits=1)
+
+
+def budgets_of(result: Measured) -> list[Budget]:
+    p99 = statistics.median(one.p99 for one in result.followed[TALKING])
+    return [
+        Budget(f"{FIRST}: at most 4 ms", 4.0, {"wall": statistics.median(result.p50(GRAPH))}, at_most=True),
+        Budget(f"{FOLLOWED}: 99 % have a part within 60 ms", 60.0, {"wall": p99}, at_most=True),
+    ]
+
+
+def measure(options: Options) -> Report:
+    names = [EMPTY, GRAPH] if options.quick else [EMPTY, GRAPH, LANGGRAPH, AEGRA]
+    with fleet(names) as found, trackside(FUNCTION, ["_served_functions.py:talking"]) as talking:
+        result = asyncio.run(measured(found, talking, options))
+    notes = [*found.words(), *result.failed]
+    return Report(
+        name="sse",
+        unit="nanoseconds until the first event, or until half of the followers have a part; cpu is the server's alone",
+        race=result.race(),
+        tables=[*tables_of(result), *(["\n".join(f"* {note}" for note in notes)] if notes else [])],
+        budgets=budgets_of(result),
+        packages=["langgraph-sdk", "uvicorn", "starlette"],
+        extra={"notes": notes},
+    )
+
+
+def main() -> None:
+    options = options_of(__doc__, EFFORT)
+    publish(measure(options), options)
+
+
+if __name__ == "__main__":
+    main()
