@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from trackside.app.server import health
+from trackside.app.storage.errors import ServerUnreachableError
 
 
 async def echo(input: Any) -> Any:
@@ -42,16 +43,26 @@ async def test_a_server_that_ends_is_not_ready_at_once_and_lives(serve_agents: A
     assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
 
 
-async def test_a_database_that_cannot_be_read_is_a_reason_without_its_address(serve_agents: Any) -> None:
+class Away:
+    """A store whose database is not there."""
+
+    async def run(self, run_id: str) -> None:
+        raise ServerUnreachableError(database="postgresql://ann:secret@db.example/runs", why="it takes no connections")
+
+
+async def test_a_database_that_cannot_be_read_is_a_reason_without_its_address(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_FRESH", 3_600.0)
     async with serve_agents({"echo": echo}) as served:
-        await served.app.store.aclose()
-        answer = await ready(served)
+        parts = served.app.parts
+        found = await parts.health.look(Away(), parts.vitals, [])
+        answer = await ready(served)  # which is that of a moment ago
 
     assert answer.status_code == 503
-    [reason] = answer.json()["reasons"]
-    assert reason["check"] == "database"
-    assert "cannot be read" in reason["why"]
-    assert "://" not in answer.text
+    assert [reason.check for reason in found.reasons] == ["database"]
+    assert "cannot be read (ServerUnreachableError)" in answer.text
+    assert "db.example" not in answer.text
 
 
 async def test_however_many_ask_the_database_is_asked_once(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
