@@ -24,24 +24,31 @@ async def visible_run(
 ) -> StoredRun:
     """The run with this id, if it is of this thread and of a thread that this caller may see.
 
-    With `lingers` also one whose thread has ended with it, as long as what it said is kept: its followers may have been cut
-    off just before its end.
+    With `lingers` also one whose thread has ended with it: its followers may have been cut off just before its end, by a
+    server that is another one now.
 
     Raises:
         UnknownRunError: it is not, or there is none, or it is gone.
     """
     run = await parts.store.run(run_id, owner=principal.owner)
-    if run is None and lingers and _ended_with_its_thread(parts, run_id):
-        run = await parts.store.run(run_id, owner=principal.owner, removed=True)
+    if run is None and lingers:
+        run = await _ended_with_its_thread(parts, run_id, principal.owner)
     if run is None or thread_id not in (None, run.thread_id):
         raise UnknownRunError(run_id=run_id)
     return run
 
 
-def _ended_with_its_thread(parts: ServerParts, run_id: str) -> bool:
-    """Whether what a run has said is kept here, and it was not rolled back."""
+async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | None) -> StoredRun | None:
+    """The run with this id if its thread was its own and has gone with it; None if it was rolled back."""
+    run = await parts.store.run(run_id, owner=owner, removed=True)
+    thread = None if run is None else await parts.store.thread(run.thread_id, owner=owner, removed=True)
+    if thread is None or not thread.ends:
+        return None
     said = parts.streams.end_of(run_id)
-    return parts.streams.knows(run_id) and (said is None or said.get("cancel_mode") != CancelMode.rollback)
+    if said is None:
+        ends = await parts.store.events(run_id=run_id, types=_TERMINAL, limit=1)
+        said = ends[0].event.payload if ends else {}
+    return None if said.get("cancel_mode") == CancelMode.rollback else run
 
 
 def reader_of(parts: ServerParts, run_id: str) -> Reader:

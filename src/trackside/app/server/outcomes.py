@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import status_of
@@ -18,6 +19,7 @@ from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
 _FAILED = frozenset({RunStatus.error, RunStatus.timeout})
+_GIVES = frozenset({RunStatus.success, RunStatus.interrupted})
 INTERRUPTS = "__interrupt__"
 """Under which name the values of a run that waits for a human have its questions."""
 
@@ -90,7 +92,11 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str) -> bytes:
 
 
 async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
-    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are."""
+    """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are.
+
+    Raises:
+        HttpError: they have gone with the thread; nobody is told that there were none.
+    """
     end = RunEnd.stored(run)
     if end.failure is not None:
         return _failed(end)
@@ -99,7 +105,11 @@ async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
     if said is not None and values is not None:
         interrupts = said.get("interrupts", ())
         return json_bytes(with_questions(_decode(values), interrupts)) if interrupts else values
-    return json_bytes(await _values_now(parts, run.agent or "", run.thread_id))
+    found = await _values_now(parts, run.agent or "", run.thread_id)
+    if found is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
+        why = f"run {run.run_id} has ended as {status_of(run.status)!r}, and what it gave back went with its thread"
+        raise HttpError(status=404, detail=f"{why}; on_completion=keep keeps that")
+    return json_bytes(found)
 
 
 async def thread_values(
