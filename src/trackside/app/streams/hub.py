@@ -276,7 +276,7 @@ class StreamHub:
 
     def _say_message(self, channel: _Channel, run_id: str, piece: Any, namespace: tuple[str, ...]) -> None:
         if isinstance(piece, Mapping):
-            channel.say(run_id, _TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace)
+            channel.say(run_id, _TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace, b"")
         channel.steps = channel.steps or MessageSteps()
         said = _json(piece)
         for event, step in channel.steps.take(piece):
