@@ -28,7 +28,9 @@ def upgrade() -> None:
 
 
 def _fill() -> None:
-    newest = "SELECT agent FROM runs WHERE runs.thread_id = threads.thread_id ORDER BY created_at DESC, run_id DESC LIMIT 1"
+    newest = (
+        "SELECT agent FROM runs WHERE runs.thread_id = threads.thread_id ORDER BY created_at DESC, run_id DESC LIMIT 1"
+    )
     op.execute(f"UPDATE threads SET agent = ({newest})")
     # As the text of JSON stands in the log; in a text, quotes would be escaped.
     says = """event_type = 'run_cancelled' AND payload LIKE '%"cancel_mode"_"rollback"%'"""
@@ -42,8 +44,7 @@ def _threads_indexes() -> None:
     _index_where("ix_threads_removed", "threads", page, "removed_at IS NOT NULL")
     _index_some("ix_threads_owner", "threads", ["owner", "removed_at", "updated_at", "thread_id"])
     _index_where("ix_threads_expires_at", "threads", ["expires_at"], "expires_at IS NOT NULL AND removed_at IS NULL")
-    false = "0" if op.get_bind().dialect.name == "sqlite" else "false"
-    is_gone = f"removed_at IS NOT NULL AND {{}} = {false}"
+    is_gone = "removed_at IS NOT NULL AND " + ("{} = 0" if op.get_bind().dialect.name == "sqlite" else "NOT {}")
     _index_where("ix_threads_to_forget", "threads", ["removed_at", "thread_id"], is_gone.format("forgotten"))
     _index_where("ix_threads_to_delete", "threads", ["thread_id"], is_gone.format("ends"))
 
