@@ -1,0 +1,100 @@
+"""The agents of a server that is killed. Each says in a file that it was called, before it does anything else.
+
+`SERVED_DIES` in the environment names a moment at which the process kills itself: `before settle 5`, as `crash_steps` has
+them, or `committed end 5`, as `crash_points` has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import os
+from typing import Annotated, Any, TypedDict
+
+from crash_points import STEPS, DeadlyPoint
+from crash_steps import DeadlyStep
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+from trackside import RunContext
+from trackside.harness import current_run
+
+
+class Turns(TypedDict):
+    """What the graphs keep of their threads."""
+
+    token: str
+    tokens: Annotated[list[str], operator.add]
+
+
+def _begin(run: RunContext) -> None:
+    """Say that a run is executed; the line is in the file whatever happens to this process next."""
+    with open("executions", "ab", buffering=0) as file:  # noqa: PTH123  # unbuffered: one write is one line
+        file.write(f"{run.run_id}\n".encode())
+
+
+async def talks(input: Any, run: RunContext) -> dict[str, Any]:
+    """Say numbers, with a pause between."""
+    _begin(run)
+    for number in range(input["parts"]):
+        run.send({"number": number})
+        await asyncio.sleep(input["pause"])
+    return {"token": input["token"]}
+
+
+async def tries(input: Any, run: RunContext) -> dict[str, Any]:
+    """The same, with more than one attempt (the settings say so)."""
+    return await talks(input, run)
+
+
+async def fails(input: Any, run: RunContext) -> None:
+    """Fail."""
+    _begin(run)
+    await asyncio.sleep(input["pause"])
+    raise ValueError(input["token"])
+
+
+async def asks(input: Any, run: RunContext) -> dict[str, Any]:
+    """Go on only when a human has answered."""
+    _begin(run)
+    return {"answer": run.interrupt("sure?")}
+
+
+def _note(state: Turns) -> dict[str, Any]:
+    run = current_run()
+    assert run is not None
+    _begin(run)
+    return {"tokens": [state["token"]]}
+
+
+async def _rest(state: Turns) -> dict[str, Any]:
+    await asyncio.sleep(0.02)
+    return {}
+
+
+def _ask(state: Turns) -> dict[str, Any]:
+    answer, run = interrupt("sure?"), current_run()
+    assert run is not None
+    _begin(run)  # only now: the one that asks has begun in the node before
+    return {"tokens": [f"answer {answer}"]}
+
+
+def _graph(second: Any) -> Any:
+    graph = StateGraph(Turns)
+    graph.add_node("note", _note)
+    graph.add_node("second", second)
+    graph.add_edge(START, "note")
+    graph.add_edge("note", "second")
+    return graph.compile()
+
+
+counts: Any = _graph(_rest)
+pauses: Any = _graph(_ask)
+
+if moment := os.environ.get("SERVED_DIES"):
+    _when, _, _rest_of_it = moment.partition(" ")
+    if moment.startswith("handed back "):
+        _when, _rest_of_it = "handed back", moment.removeprefix("handed back ")
+    _what, _, _number = _rest_of_it.rpartition(" ")
+    _is_point = (_when in STEPS and _what[:1].isupper()) or _what in {"start", "end"}
+    (DeadlyPoint if _is_point else DeadlyStep)(_when, _what, int(_number)).install()
