@@ -27,6 +27,7 @@ _COMMANDS = ("resume", "update", "goto")
 _DEFAULTS = {field.name: field.default for field in fields(RunSpec)}
 _DEFAULT_STREAM_MODE = _DEFAULTS["stream_mode"]
 _LISTS = ("stream_mode", "interrupt_before", "interrupt_after")
+_NOT_ASKED = frozenset({"idempotency_key", "any_owner"})  # it depends on the thread, which the first request may make
 _ASKED_ONCE = frozenset({"run_id", "idempotency_key", "after_seconds", "multitask", "thread_exists"})
 _AT_ONCE = 2  # the last attempt that does not wait
 _DOUBLINGS, _LONGEST_WAIT = 6, 60.0
@@ -81,6 +82,9 @@ def request_of(spec: RunSpec, agent: str) -> JsonObject:
         PayloadError: (a `ValueError`) a value's own code fails while it is read.
     """
     asked = {name: value for name, default in _DEFAULTS.items() if (value := getattr(spec, name)) is not default}
+    for name in _LISTS:  # what is plain already costs a quarter
+        if type(modes := asked.get(name)) is tuple:
+            asked[name] = [*modes]
     return canonical_payload(asked | {"agent": agent}, max_chars=_WHOLE, path="spec")
 
 
@@ -127,7 +131,7 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     key = spec.idempotency_key
     if key is None:
         return None
-    asked = [getattr(spec, field.name) for field in fields(spec) if field.name != "idempotency_key"]
+    asked = [getattr(spec, field.name) for field in fields(spec) if field.name not in _NOT_ASKED]
     plain, _ = canonical(asked)
     body = json.dumps(plain, sort_keys=True).encode()
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import override
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, compile_path
+from starlette.types import ASGIApp
 
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.guest import Guest
@@ -26,18 +25,29 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: 
     """
     endpoints = all_endpoints(groups)
     followed = Streams(parts.options.max_streams)
-    app = Starlette(
+    app = _App(
         routes=[
             Route(path, _Methods({one.method: EndpointApp(one, parts, followed) for one in of_path}))
             for path, of_path in _by_path(endpoints).items()
         ],
         middleware=middleware_of(parts, endpoints),
-        exception_handlers={404: _not_found},
     )
-    if guest is not None:
-        app.router.default = guest
+    app.router.default = _not_found if guest is None else guest
     app.state.parts = parts
     return app
+
+
+class _App(Starlette):
+    """Starlette's, without what it puts around each message of an answer to make answers of exceptions: endpoints do that
+    themselves, and what gets past them is the server's to log.
+    """
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for middleware, args, options in reversed(self.user_middleware):
+            app = middleware(app, *args, **options)
+        return app
 
 
 class _Methods:
@@ -72,5 +82,5 @@ def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
     return {path: found[path] for path in paths}
 
 
-async def _not_found(request: Request, exc: Any) -> Response:
-    return failure(404, f"there is nothing at {request.url.path!r:.200}")  # type: ignore[return-value]  # an ASGI app
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await failure(404, f"there is nothing at {scope['path']!r:.200}")(scope, receive, send)

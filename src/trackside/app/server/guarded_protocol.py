@@ -11,6 +11,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trackside.app.server.responses import Receive, Scope, Send, failure
+from trackside.app.server.whole_writes import WholeWrites
 
 MOST_HEAD_BYTES: Final = 65_536
 MOST_HEADERS: Final = 100
@@ -43,6 +44,7 @@ class GuardedProtocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        self.transport = WholeWrites(transport, self.loop)  # type: ignore[assignment]  # stands for it
         self._wait_for_the_rest()
 
     @override

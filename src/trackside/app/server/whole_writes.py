@@ -1,0 +1,46 @@
+"""A connection's transport that sends the head of an answer together with what comes after it.
+
+ASGI has the head and the body of an answer in two messages, and uvicorn writes each as it comes: two system calls, two
+packets, and a client that is woken twice, for what is nearly always one piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+class WholeWrites:
+    """Passes everything on to a transport. A head waits for what is written next, but not beyond this turn of the loop."""
+
+    __slots__ = ("_call_soon", "_head", "_transport", "_write")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._call_soon = loop.call_soon
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write this, behind the head that waits, if there is one. What looks like a head waits, too, and no longer."""
+        head, self._head = self._head, None
+        if head is not None:
+            self._write(head + data)
+        elif data.startswith(b"HTTP/1."):
+            self._head = data
+            self._call_soon(self._flush)
+        else:
+            self._write(data)
+
+    def close(self) -> None:
+        """Close the connection when everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            self._write(head)
