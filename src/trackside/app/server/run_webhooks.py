@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trackside.server")
 
 SUBSCRIPTION: Final = "run-webhooks"
-_RECEIVERS: Final = 64
+MOST_RECEIVERS: Final = 64
 """Addresses whose connections are kept."""
 _AT_ONCE: Final = 8
 """Requests to one address at once: a slow one must not have all places."""
@@ -71,7 +71,7 @@ class RunWebhooks:
         private: bool = False,
     ) -> None:
         self._store = store
-        self._receivers = _Receivers(secret, private=private)
+        self._receivers = Receivers(secret, private=private)
         self._teller = RunEndTeller(store, manager, streams, checkpointer, self._receivers)
         self._dispatcher: Dispatcher | None = None
         self._opening = asyncio.Lock()
@@ -99,6 +99,7 @@ class RunWebhooks:
             StorageError: the subscription could not be made.
         """
         self._receivers.poster_to(url)
+        await self._receivers.let_idle_ones_go()  # another process may do all the telling
         await self._open()
 
     async def _look(self) -> None:
@@ -134,7 +135,7 @@ class RunEndTeller:
     """About six minutes, with the pauses of a subscription: receivers fail while they are deployed."""
 
     def __init__(
-        self, store: Store, manager: RunManager, streams: StreamHub, checkpointer: Any, receivers: _Receivers
+        self, store: Store, manager: RunManager, streams: StreamHub, checkpointer: Any, receivers: Receivers
     ) -> None:
         self._store = store
         self._manager = manager
@@ -176,7 +177,7 @@ class RunEndTeller:
         return json_bytes(says)
 
 
-class _Receivers:
+class Receivers:
     """Who is told: connections to each address, and how many requests are under way to it."""
 
     def __init__(self, secret: str | None, *, private: bool) -> None:
@@ -184,6 +185,9 @@ class _Receivers:
         self._private = private
         self._posters: OrderedDict[str, Poster] = OrderedDict()
         self._under_way: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._posters)
 
     def poster_to(self, url: str) -> Poster:
         """Who posts to an address.
@@ -226,7 +230,7 @@ class _Receivers:
             self._under_way[url] -= 1
             if not self._under_way[url]:
                 del self._under_way[url]
-            await self._let_idle_ones_go()
+            await self.let_idle_ones_go()
 
     async def aclose(self) -> None:
         """Close all connections. May be called again."""
@@ -234,10 +238,13 @@ class _Receivers:
             _, poster = self._posters.popitem()
             await poster.aclose()
 
-    async def _let_idle_ones_go(self) -> None:
-        surplus = len(self._posters) - _RECEIVERS
-        for url in [url for url in self._posters if url not in self._under_way][: max(0, surplus)]:
-            await self._posters.pop(url).aclose()
+    async def let_idle_ones_go(self) -> None:
+        """Close connections to addresses that nothing is being sent to, those first that were named longest ago."""
+        while len(self._posters) > MOST_RECEIVERS:
+            url = next((url for url in self._posters if url not in self._under_way), None)
+            if url is None:
+                return
+            await self._posters.pop(url).aclose()  # others may do the same meanwhile
 
 
 def _refused(event: RunLifecycleEvent, why: str, **more: Any) -> DeliveryError:

@@ -1,0 +1,53 @@
+"""The connections to the receivers of runs' webhooks: few are kept, whoever names how many addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from trackside.app.observers.webhook import Poster
+from trackside.app.server.run_webhooks import MOST_RECEIVERS, Receivers
+from trackside.harness.ids import new_id
+from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+
+ENDED = RunLifecycleEvent(new_id(), LifecycleEventType.RUN_COMPLETED, new_id(), new_id(), 2, datetime.now(UTC))
+
+
+def address(number: int) -> str:
+    return f"https://receiver-{number}.example.org/hook"
+
+
+async def test_connections_that_nobody_needs_are_let_go_though_many_end_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receivers = Receivers(None, private=False)
+    close = Poster.aclose
+
+    async def close_in_turns(poster: Poster) -> None:
+        await asyncio.sleep(0)  # as open connections take to close
+        await close(poster)
+
+    monkeypatch.setattr(Poster, "aclose", close_in_turns)
+    for number in range(2 * MOST_RECEIVERS):
+        receivers.poster_to(address(number))
+
+    async def tell(number: int) -> None:
+        async with receivers.place_at(address(number), ENDED):
+            pass
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(2 * MOST_RECEIVERS, 2 * MOST_RECEIVERS + 3):
+            tasks.create_task(tell(number))
+    assert len(receivers) == MOST_RECEIVERS
+    await receivers.aclose()
+
+
+async def test_addresses_that_are_only_named_here_are_not_kept_for_ever() -> None:
+    receivers = Receivers(None, private=False)
+    for number in range(2 * MOST_RECEIVERS):
+        receivers.poster_to(address(number))
+        await receivers.let_idle_ones_go()
+    assert len(receivers) == MOST_RECEIVERS
+    await receivers.aclose()
