@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,9 @@ CRONS: Final = 3
 REST_SECONDS: Final = 90.0
 LONG_AGO: Final = "2026-01-01T00:00:{:02}.000000Z"
 BY_CHANCE: Final = "by chance"
+
+type Trouble = Callable[[TracksideServer, Load], Awaitable[None]]
+"""What happens to a server while clients use it."""
 
 
 class Lives:
@@ -73,13 +76,16 @@ class Lives:
         self.seen: list[Seen] = []
         """What was checked in the end, by each load."""
 
-    async def go_through(self, moments: Sequence[str]) -> list[Load]:
-        """Start the server, have it used and killed once for each of the moments, and see what is left in the end."""
+    async def go_through(self, moments: Sequence[str] = (), *, trouble: Trouble | None = None) -> list[Load]:
+        """Start the server, have it used and killed once for each of the moments, and see what is left in the end.
+
+        `trouble` happens to it between, which it has to live through.
+        """
         async with WebhookReceiver() as receiver:
             try:
                 for server in (self._server, *self._others):
                     await asyncio.to_thread(server.start)
-                loads = await self._use(moments, receiver.url)
+                loads = await self._use(moments, receiver.url, trouble)
                 for server in (self._server, *self._others):
                     code = await asyncio.to_thread(server.terminate)
                     assert code == 0, server.log[-4_000:]
@@ -90,7 +96,7 @@ class Lives:
         self._check(loads, bodies)
         return loads
 
-    async def _use(self, moments: Sequence[str], hook: str) -> list[Load]:
+    async def _use(self, moments: Sequence[str], hook: str, trouble: Trouble | None) -> list[Load]:
         crons = await self._make_crons()
         servers = (self._server, *self._others)
         loads = [Load(server.url, hook, seed=self._seed + n, clients=self._clients) for n, server in enumerate(servers)]
@@ -103,6 +109,8 @@ class Lives:
                 await asyncio.to_thread(self._make_due, loads[0].words.crons)
                 self._server = self._life(moment=self._next_moment(moments), port=self._server.port)
                 await asyncio.to_thread(self._server.start)
+            if trouble is not None:
+                await trouble(self._server, loads[0])
             for load in loads:
                 await load.stop()
             await self._rest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,3 +114,17 @@ async def test_ends_that_wait_on_disk_are_a_warning(serve_agents: Any, tmp_path:
 
     assert found.status == "ready"
     assert [warning.why for warning in found.warnings] == ["the ends of 3 runs wait on disk for the database"]
+
+
+async def test_transactions_that_fail_are_a_reason_until_one_does_not(serve_agents: Any) -> None:
+    """Whoever is refused at once does not wait: that nothing waits says nothing."""
+    async with serve_agents({"echo": echo}) as served:
+        parts, health_of_it = served.app.parts, health.Health()
+        found = []
+        for batches, failures in ((5, 0), (6, 1), (6, 1), (8, 3), (9, 3)):
+            stats = replace(parts.vitals.writer(), batches_total=batches, failures_total=failures, pending=0)
+            health_of_it._found = None
+            looked = await health_of_it.look(parts.store, replace(parts.vitals, writer=lambda stats=stats: stats), [])
+            found.append([reason.check for reason in looked.reasons])
+
+    assert found == [[], ["database"], ["database"], ["database"], []]

@@ -40,10 +40,12 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class _Seen(NamedTuple):
-    """What the writer had done at the last look, and since when that is so while requests wait."""
+    """What the writer had done at the last look, since when that is so while requests wait, and whether they fail."""
 
-    stats: WriterStats
+    took: int
+    failed: int
     since: float
+    fails: bool
 
 
 class Health:
@@ -92,12 +94,16 @@ class Health:
     def _unwritable(self, stats: WriterStats) -> Iterator[Finding]:
         """What the writer says of the database: nobody writes only to see whether it can be done."""
         now, before = asyncio.get_running_loop().time(), self._writer
-        moves = before is None or stats.batches_total > before.stats.batches_total or not stats.pending
-        self._writer = _Seen(stats, now if moves or before is None else before.since)
-        if before is not None and stats.failures_total > before.stats.failures_total and stats.pending:
-            yield Finding("database", "transactions fail, and are tried again")
-        elif now - self._writer.since > _STALLED:
-            yield Finding("database", f"it has taken nothing for {now - self._writer.since:.0f} s")
+        took, failed = stats.batches_total - stats.failures_total, stats.failures_total
+        moves = before is None or took > before.took
+        # The next one that does not fail says that it is over: this process renews its lease every few seconds.
+        fails = before is not None and not moves and (before.fails or failed > before.failed)
+        since = now if before is None or moves or not stats.pending else before.since
+        self._writer = _Seen(took, failed, since, fails)
+        if fails:
+            yield Finding("database", "it takes nothing: transactions fail; the log says why")
+        elif now - since > _STALLED:
+            yield Finding("database", f"it has taken nothing for {now - since:.0f} s")
 
     def _blocked(self, vitals: Vitals) -> Iterator[Finding]:
         blocks = vitals.manager().loop_blocks_total
