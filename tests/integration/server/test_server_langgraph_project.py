@@ -137,6 +137,16 @@ async def test_a_graph_is_made_for_who_asks(serve_agents: Any) -> None:
             assert await ada.runs.wait(thread_id, "made", input={}, if_not_exists="create") == {"said": "ada"}
             assert (await ada.threads.get_state(thread_id))["values"] == {"said": "ada"}
             assert (await ada.assistants.get_schemas("made"))["graph_id"] == "made"
+            run_id = (await ada.runs.list(thread_id))[0]["run_id"]
+    async with (
+        serve_agents({"made": make}, access=AccessSettings(auth="keys")) as served,
+        get_client(url=served.url, api_key=key.secret) as ada,
+    ):
+        assert await ada.runs.join(thread_id, run_id) == {"said": "ada"}
+        (thread,) = await ada.threads.search(ids=[thread_id])
+
+    assert thread["values"] == {"said": "ada"}
+    assert "langgraph_auth" not in str(thread["config"])
 
 
 async def test_a_graph_is_made_for_each_run_and_for_each_look_at_it(serve_agents: Any) -> None:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph_sdk import get_client
+from langgraph_sdk.runtime import ServerRuntime
 from webhook_receiver import NEW, WebhookReceiver, status
 
 from trackside import RunContext
 from trackside.app.server.run_webhooks import SUBSCRIPTION
-from trackside.app.settings import ServerSettings
+from trackside.app.settings import AccessSettings, ServerSettings
 
 PRIVATE = ServerSettings(private_webhooks=True, webhook_secret=NEW)
 
 
 async def echo(input: Any, run: RunContext) -> dict[str, Any]:
     return {"given": input}
+
+
+class Said(TypedDict, total=False):
+    said: str
 
 
 async def failing(input: Any) -> None:
@@ -84,6 +91,25 @@ async def test_a_receiver_is_told_by_whoever_serves_next(serve_agents: Any) -> N
             again = (await told(receiver, 2))[1]
         assert again["status"] == "success"
         assert again["kwargs"]["input"] == {"n": 1}
+
+
+async def test_a_graph_that_is_made_for_who_asks_is_made_for_who_has_asked_for_the_run(serve_agents: Any) -> None:
+    async def make(runtime: ServerRuntime) -> Any:
+        user = runtime.ensure_user()
+        return StateGraph(Said).add_node("say", lambda state: {"said": user.identity}).add_edge(START, "say").compile()
+
+    served_so: Any = {"access": AccessSettings(auth="keys"), "server": PRIVATE}
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers.append(status(503, {"Retry-After": "3600"}))
+        async with serve_agents({"made": make}, **served_so) as served:
+            key = await served.app.store.api_keys.create("ada", owner="ada", permission="run")
+            async with get_client(url=served.url, api_key=key.secret) as ada:
+                asked: Any = {"webhook": receiver.url, "on_completion": "keep"}
+                await ada.runs.wait(None, "made", input={}, **asked)
+                await told(receiver)
+        async with serve_agents({"made": make}, **served_so):
+            again = (await told(receiver, 2))[1]
+    assert again["values"] == {"said": "ada"}
 
 
 async def test_runs_without_a_receiver_need_no_subscription(serve_agents: Any) -> None:

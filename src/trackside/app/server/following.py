@@ -12,6 +12,7 @@ from trackside.app.storage import StoredRun
 from trackside.app.streams import Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, UnknownRunError
 from trackside.harness.lifecycle import is_final, is_terminal
+from trackside.harness.states import Caller
 from trackside.harness.types import CancelMode, LifecycleEventType, RunRecord
 
 _TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
@@ -92,8 +93,8 @@ async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
     return None
 
 
-async def final_body(parts: ServerParts, run: RunRecord | StoredRun) -> bytes:
-    """What somebody gets who waits for a run, wherever it is executed, and if it has ended long ago.
+async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Caller) -> bytes:
+    """What somebody (`caller`) gets who waits for a run, wherever it is executed, and if it has ended long ago.
 
     Raises:
         UnknownRunError: it was removed meanwhile.
@@ -102,7 +103,7 @@ async def final_body(parts: ServerParts, run: RunRecord | StoredRun) -> bytes:
     run_id = run.run_id
     if parts.manager.has(run_id):
         try:
-            return await body_of(parts, await parts.manager.result(run_id), run.agent or "")
+            return await body_of(parts, await parts.manager.result(run_id), run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
             pass
     if isinstance(run, RunRecord) or not is_final(run.status):
@@ -112,7 +113,7 @@ async def final_body(parts: ServerParts, run: RunRecord | StoredRun) -> bytes:
         if stored is None:
             raise UnknownRunError(run_id=run_id)
         run = stored
-    return await body_of_ended(parts, run)
+    return await body_of_ended(parts, run, caller)
 
 
 def first_frame(run: RunRecord | StoredRun, *, resumable: bool = False) -> bytes:

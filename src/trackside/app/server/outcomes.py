@@ -14,7 +14,7 @@ from trackside.app.server.wire.runs import status_of
 from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
-from trackside.harness.states import KeepsThreads, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
@@ -72,7 +72,7 @@ def event_frame(event: str, data: Any, id: str | None = None) -> bytes:
     return sse_of(event, json_bytes(data), id)
 
 
-async def body_of(parts: ServerParts, result: RunResult, agent: str) -> bytes:
+async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
     """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong."""
     says = parts.streams.end_of(result.run_id)
     if result.status in _FAILED:
@@ -81,17 +81,17 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str) -> bytes:
     values = parts.streams.values(result.run_id)
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
-        known = _decode(values) if values is not None else await _values_now(parts, agent, result.thread_id)
+        known = _decode(values) if values is not None else await _values_now(parts, agent, result.thread_id, caller)
         return json_bytes(with_questions(known, interrupts))
     if values is not None:
         return values
     if result.output is not None:
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
-    return json_bytes(await _values_now(parts, agent, result.thread_id))
+    return json_bytes(await _values_now(parts, agent, result.thread_id, caller))
 
 
-async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
+async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> bytes:
     """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are.
 
     Raises:
@@ -105,7 +105,7 @@ async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
     if said is not None and values is not None:
         interrupts = said.get("interrupts", ())
         return json_bytes(with_questions(_decode(values), interrupts)) if interrupts else values
-    found = await _values_now(parts, run.agent or "", run.thread_id)
+    found = await _values_now(parts, run.agent or "", run.thread_id, caller)
     if found is None and run.status in _GIVES and await parts.store.thread(run.thread_id) is None:
         why = f"run {run.run_id} has ended as {status_of(run.status)!r}, and what it gave back went with its thread"
         raise HttpError(status=404, detail=f"{why}; on_completion=keep keeps that")
@@ -113,12 +113,14 @@ async def body_of_ended(parts: ServerParts, run: StoredRun) -> bytes:
 
 
 async def thread_values(
-    agents: Mapping[str, Any], store: Store, checkpointer: Any, *, agent: str, thread_id: str
+    agents: Mapping[str, Any], store: Store, checkpointer: Any, *, agent: str, thread_id: str, caller: Caller
 ) -> Any:
-    """What a thread's state is now, with the questions that are open."""
+    """What a thread's state is now, with the questions that are open. Agents that are made for each call are made for the
+    caller.
+    """
     known = agents.get(agent)
     if isinstance(known, KeepsThreads):
-        snapshot = await known.state(ThreadPlace(thread_id=thread_id, checkpointer=checkpointer))
+        snapshot = await known.state(ThreadPlace(thread_id=thread_id, checkpointer=checkpointer, caller=caller))
         return None if snapshot is None else with_questions(snapshot.values, snapshot.interrupts)
     state = await store.thread_states().load(thread_id)
     if state is None:
@@ -126,9 +128,9 @@ async def thread_values(
     return with_questions(state.values, state.paused.interrupts if state.paused is not None else ())
 
 
-async def _values_now(parts: ServerParts, agent: str, thread_id: str) -> Any:
+async def _values_now(parts: ServerParts, agent: str, thread_id: str, caller: Caller) -> Any:
     agents = parts.manager.agents
-    return await thread_values(agents, parts.store, parts.checkpointer, agent=agent, thread_id=thread_id)
+    return await thread_values(agents, parts.store, parts.checkpointer, agent=agent, thread_id=thread_id, caller=caller)
 
 
 def _failed(end: RunEnd) -> bytes:

@@ -12,7 +12,7 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
 from trackside.harness import RunSpec
 from trackside.harness.errors import UnknownCheckpointError, UnknownThreadError
-from trackside.harness.states import KeepsThreads, ThreadPlace
+from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 
 _USER: Final = "langgraph_auth_user"
 _OF_USERS: Final = "langgraph_auth_"
@@ -33,6 +33,12 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
     if principal.identity is not None:
         own |= {_USER: principal.user or {"identity": principal.identity}, f"{_USER}_id": principal.identity}
     return config if own == configurable else {**(config or {}), "configurable": own}
+
+
+def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:
+    """Who has asked for a run, by what is kept of his request, where nobody asks now."""
+    configurable = ((request or {}).get("config") or {}).get("configurable") or {}
+    return Caller(user=configurable.get(_USER), items=items)
 
 
 async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> RunSpec:

@@ -20,6 +20,7 @@ import msgspec
 from trackside.app.delivery import Delivery, DeliveryError, ObserverOptionError, Order
 from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
+from trackside.app.server.preparing import caller_of_request
 from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store
@@ -171,8 +172,9 @@ class RunEndTeller:
             says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
         else:
             agents = self._manager.agents
+            caller = caller_of_request(request, self._store.items)
             says["values"] = await thread_values(
-                agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id
+                agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id, caller=caller
             )
         return json_bytes(says)
 

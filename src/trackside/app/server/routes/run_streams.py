@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trackside.app.server.access import thread_for
+from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -90,7 +90,7 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
     parts = call.parts
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
     return WhenEnded(
-        result=lambda: final_body(parts, run),
+        result=lambda: final_body(parts, run, caller_of(parts, call.principal)),
         headers=run_headers(run.thread_id, run.run_id, stateless=thread_id is None, then="join"),
         heartbeat=parts.options.heartbeat,
         on_disconnect=_on_disconnect(call, run.run_id),

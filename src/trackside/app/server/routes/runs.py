@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackside.app.server.access import caller_of
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -97,12 +98,12 @@ async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
 async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
     parts = call.parts
     run = await started(call, thread_id)
-    handle = run.handle
+    handle, caller = run.handle, caller_of(parts, call.principal)
 
     async def result() -> bytes:
         if handle.existing:
-            return await final_body(parts, handle.record)
-        return await body_of(parts, await handle.result(), handle.record.agent)
+            return await final_body(parts, handle.record, caller)
+        return await body_of(parts, await handle.result(), handle.record.agent, caller)
 
     return WhenEnded(
         result=result,

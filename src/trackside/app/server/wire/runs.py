@@ -220,10 +220,15 @@ def asked_of(spec: RunSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in (*_ASKED, "multitask", "options")}
 
 
+def config_shown(config: Any) -> Any:
+    """A run's config without what the server has added for the agent about who asks, which is nobody else's business."""
+    if not isinstance(config, Mapping) or not isinstance(own := config.get("configurable"), Mapping):
+        return config
+    return {**config, "configurable": {name: own[name] for name in own if not name.startswith("langgraph_auth_")}}
+
+
 def _kwargs(asked: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = {name: value for name in _ASKED if (value := asked.get(name)) is not None and value is not False}
-    if isinstance(config := kwargs.get("config"), Mapping) and isinstance(own := config.get("configurable"), Mapping):
-        # What the server has added for the agent about who asks is nobody else's business.
-        shown = {name: value for name, value in own.items() if not name.startswith("langgraph_auth_")}
-        kwargs["config"] = {**config, "configurable": shown}
+    if "config" in kwargs:
+        kwargs["config"] = config_shown(kwargs["config"])
     return {**kwargs, **(asked.get("options") or {})}

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.wire.assistants import agent_of, assistant_id_of
+from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import SortBy
 from trackside.harness.types import Json, JsonObject
@@ -160,7 +161,7 @@ def thread_on_wire(thread: StoredThread, view: ThreadView, select: Collection[st
         state_updated_at=thread.updated_at,
         metadata=metadata_of(thread),
         status=thread.status.value,
-        config=dict(view.config),
+        config=dict(config_shown(view.config)),
         context={},
         values=view.values,
         interrupts={task: [dict(one) for one in interrupts] for task, interrupts in view.interrupts.items()},
