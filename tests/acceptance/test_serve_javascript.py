@@ -15,5 +15,6 @@ def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject
     javascript.run_tests("client.test.mjs", url=project.on(dialect).url)
 
 
-def test_use_stream_of_the_sdk_works_unchanged(project: ServedProject) -> None:
-    javascript.run_tests("use_stream.test.mjs", url=project.on("sqlite").url)
+@pytest.mark.parametrize("script", ["use_stream.test.mjs", "use_stream_v2.test.mjs"])
+def test_both_kinds_of_use_stream_work_unchanged(project: ServedProject, script: str) -> None:
+    javascript.run_tests(script, url=project.on("sqlite").url)

@@ -38,6 +38,28 @@ export async function readUntil(iterator, wanted) {
   }
 }
 
+// What a callback was called with, for whoever waits for it.
+export function recorder() {
+  const seen = [];
+  const waiting = new Set();
+  return {
+    seen,
+    note(value) {
+      seen.push(value);
+      for (const check of waiting) check();
+    },
+    // All of it, once there are so many.
+    async until(number) {
+      await new Promise((resolve) => {
+        const check = () => seen.length >= number && (waiting.delete(check), resolve());
+        waiting.add(check);
+        check();
+      });
+      return seen;
+    },
+  };
+}
+
 export const PARTS = ["assistants", "threads", "runs", "crons", "store"];
 
 // The methods that a client has, as `threads.create`.

@@ -1,7 +1,7 @@
 // `useStream` of @langchain/langgraph-sdk/react, which speaks version 1 of the protocol, against a real server.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, human, newKey, readUntil, release, SERVER } from "./serving.mjs";
+import { connect, human, newKey, recorder, release, SERVER } from "./serving.mjs";
 import { mount, storage } from "./rendering.mjs";
 import { useStream } from "@langchain/langgraph-sdk/react";
 
@@ -23,6 +23,20 @@ const look = (stream) => ({
 function chatOf(assistantId, more = {}) {
   return mount(useStream, { apiUrl: SERVER, apiKey: null, assistantId, fetchStateHistory: true, ...more }, look);
 }
+
+test("a message that is not finished is seen as far as it is", { timeout: 60_000 }, async () => {
+  const key = newKey();
+  const chat = await chatOf("speak");
+  const submitted = chat.stream.submit(asking(key));
+  const half = await chat.until((one) => one.messages.length === 2);
+  assert.ok(half.isLoading);
+  assert.equal(texts(half)[1].trim(), "half");
+  await release(client, key);
+  await submitted;
+  const view = await chat.until((one) => !one.isLoading);
+  assert.deepEqual(texts(view), [key, "half and whole"]);
+  chat.unmount();
+});
 
 test("a message is answered word by word, on a thread that is made for it", { timeout: 60_000 }, async () => {
   const seen = { threads: [], created: [], finished: [] };
@@ -71,25 +85,13 @@ test("a run that failed is an error", { timeout: 60_000 }, async () => {
 });
 
 test("a run is stopped", { timeout: 60_000 }, async () => {
-  const created = [];
-  const custom = [];
-  const waiting = await mount(
-    useStream,
-    {
-      apiUrl: SERVER,
-      apiKey: null,
-      assistantId: "gate",
-      onCreated: (run) => created.push(run),
-      onCustomEvent: (data) => custom.push(data),
-    },
-    (stream) => ({ isLoading: stream.isLoading, values: stream.values }),
-  );
+  const created = recorder();
+  const waiting = await chatOf("gate", { onCreated: created.note });
   const submitted = waiting.stream.submit({ key: newKey() });
-  await waiting.until((one) => one.isLoading && one.values.key != null && created.length === 1);
+  const [{ thread_id, run_id }] = await created.until(1);
   await waiting.stream.stop();
   await submitted;
   await waiting.until((one) => !one.isLoading);
-  const [{ thread_id, run_id }] = created;
   await client.runs.join(thread_id, run_id); // it was cancelled because its client went away
   assert.equal((await client.runs.get(thread_id, run_id)).status, "interrupted");
   waiting.unmount();
@@ -141,22 +143,21 @@ test("a message is asked anew, and both answers stay as branches", { timeout: 60
 
 test("a page that is opened again goes on with the run that it had followed", { timeout: 60_000 }, async () => {
   const key = newKey();
+  const created = recorder();
   const { thread_id: threadId } = await client.threads.create();
   const options = { threadId, reconnectOnMount: true };
-  const chat = await chatOf("gate", options);
+  const chat = await chatOf("speak", { ...options, onCreated: created.note });
   await chat.until((one) => !one.isThreadLoading);
-  void chat.stream.submit({ key }, { onDisconnect: "continue", streamResumable: true });
-  await chat.until((one) => one.isLoading && one.values.key === key);
-  const runId = storage.getItem(`lg:stream:${threadId}`);
-  assert.ok(runId);
+  void chat.stream.submit(asking(key));
+  const [{ run_id }] = await created.until(1);
+  assert.equal(storage.getItem(`lg:stream:${threadId}`), run_id);
   chat.unmount();
 
-  await readUntil(client.runs.joinStream(threadId, runId)[Symbol.asyncIterator](), (part) => part.event === "values");
-  const again = await chatOf("gate", options);
-  await again.until((one) => one.isLoading && one.values.key === key);
+  const again = await chatOf("speak", options);
+  await again.until((one) => one.isLoading && texts(one)[1]?.trim() === "half");
   await release(client, key);
-  const view = await again.until((one) => !one.isLoading && one.values.log?.length === 1);
-  assert.deepEqual(view.values.log, [key]);
+  const view = await again.until((one) => !one.isLoading && texts(one)[1] === "half and whole");
+  assert.deepEqual(texts(view), [key, "half and whole"]);
   assert.equal(storage.getItem(`lg:stream:${threadId}`), null);
   again.unmount();
 });

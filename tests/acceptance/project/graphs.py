@@ -1,6 +1,7 @@
 """Graphs as somebody would have written them for LangGraph's server: they know nothing of Trackside.
 
-`gate` waits until `release` is run with the same key, so that tests know how far a run is without looking at a clock.
+`gate`, `speak` and `deep` wait until `release` is run with the same key, so that tests know how far a run is without
+looking at a clock.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_store, get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -46,6 +48,33 @@ async def talk(state: MessagesState) -> dict[str, Any]:
     said = state["messages"][-1].text
     return {"messages": [await _say(f"you said {said}", state)]}
 
+
+_gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+
+class Pausing(BaseChatModel):
+    """A model that says one word, waits for the gate that the last message names, and says the rest."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "pausing"
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    async def _astream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        yield ChatGenerationChunk(message=AIMessageChunk("half "))
+        await _gates[messages[-1].text].wait()
+        yield ChatGenerationChunk(message=AIMessageChunk("and "))
+        yield ChatGenerationChunk(message=AIMessageChunk("whole"))
+
+
+async def pause(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [await Pausing(disable_streaming=False).ainvoke(state["messages"])]}
+
+
+speak = StateGraph(MessagesState).add_node("pause", pause).add_edge(START, "pause").compile()
+deep = StateGraph(MessagesState).add_node("inside", speak).add_edge(START, "inside").compile()
 
 chat = StateGraph(MessagesState).add_node("talk", talk).add_edge(START, "talk").compile()
 
@@ -130,8 +159,6 @@ async def break_(state: Log) -> Log:
 
 
 fail = StateGraph(Log).add_node("break", break_).add_edge(START, "break").compile()
-
-_gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
 async def wait(state: Keyed) -> Keyed:
