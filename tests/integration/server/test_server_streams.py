@@ -292,6 +292,25 @@ async def test_a_run_is_cancelled_when_the_client_who_wanted_that_goes(serve_age
         assert (await served.client.runs.get(thread_id, run.run_id))["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("way", ["stream", "join"])
+async def test_a_run_of_another_process_is_cancelled_when_the_client_who_wanted_that_goes(
+    serve_agents: Any, database_url: str, way: str
+) -> None:
+    held = Held()
+    async with (
+        open_app(Settings(database_url=database_url), {"held": held.agent()}) as other,
+        serve_agents({"held": counting}) as served,
+    ):
+        thread_id = await new_thread(served)
+        handle = await other.manager.start(RunSpec("held", thread_id=thread_id))
+        await held.started.wait()
+        path = f"/threads/{thread_id}/runs/{handle.run_id}/{way}?cancel_on_disconnect=true"
+        async with RawClient.asking(served, "GET", path) as client:
+            await client.read_chunk()
+        await asyncio.wait_for(held.cancelled.wait(), 20)
+        assert (await handle.result()).status == "cancelled"
+
+
 async def test_a_run_goes_on_when_its_client_goes_who_did_not_want_that(serve_agents: Any) -> None:
     held = Held()
     async with serve_agents({"held": held.agent()}) as served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from trackside.app.server.failures import HttpError
@@ -10,10 +11,12 @@ from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
 from trackside.app.storage import StoredRun
 from trackside.app.streams import Reader
-from trackside.harness.errors import ClosedError, NoResultHereError, UnknownRunError
+from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
 from trackside.harness.lifecycle import is_final, is_terminal
 from trackside.harness.states import Caller
 from trackside.harness.types import CancelMode, LifecycleEventType, RunRecord
+
+logger = logging.getLogger("trackside.server")
 
 _TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
 FROM_THE_BEGINNING: Final = "-1"
@@ -136,10 +139,14 @@ def run_headers(thread_id: str, run_id: str, *, stateless: bool = False, then: s
 
 
 def cancelling(parts: ServerParts, run_id: str) -> Any:
-    """Cancels a run because the client who wanted it has gone; one that is gone itself is left alone."""
+    """Cancels a run because the client who wanted it has gone, whoever executes it; one that is over is left alone."""
 
     async def cancel() -> None:
-        if parts.manager.has(run_id):
+        try:
             await parts.manager.cancel(run_id)
+        except UnknownRunError:
+            pass
+        except TracksideError as exc:  # nobody is there any more who could be told
+            logger.warning("run %s goes on, though its client has gone: %s", run_id, exc)
 
     return cancel

@@ -11,21 +11,15 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from trackside.app.event_json import encode
+from trackside.app.server.outlet import HEADERS, Departure
 from trackside.app.server.responses import Receive, Scope, Send, encoded_headers
 from trackside.app.server.wire.log import event_on_wire
 from trackside.app.storage import Follower, StoredEvent
 from trackside.app.storage.errors import StorageError
 
 logger = logging.getLogger("trackside.server")
-
-_HEADERS: Final = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class EventFrames:
@@ -83,13 +77,14 @@ class LogEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.follower.on_outage = self._on_outage
-        headers = [*_HEADERS, *encoded_headers(self.headers)]
+        headers = [*HEADERS, *encoded_headers(self.headers)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send(send, self._place())
+        departure = Departure(receive)
         tasks = {
             asyncio.create_task(self._write(send), name="trackside-log-write"),
             asyncio.create_task(self._beat(send), name="trackside-log-heartbeat"),
-            asyncio.create_task(_gone(receive), name="trackside-log-client"),
+            departure.watching,
         }
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -134,8 +129,3 @@ class LogEvents:
 
     def _on_outage(self, failure: StorageError) -> None:
         self._outage = failure
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -8,8 +8,8 @@ from typing import Final
 
 from trackside.app.server.following import FROM_THE_BEGINNING
 from trackside.app.server.outcomes import RunEnd, event_frame
+from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
-from trackside.app.server.sse import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.wire.runs import status_of
 from trackside.app.streams import FeedItem, FeedReader, StreamHub, sse_of
 

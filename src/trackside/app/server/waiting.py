@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from trackside.app.server.failures import answer_of
+from trackside.app.server.outlet import Departure
 from trackside.app.server.responses import Receive, Reply, Scope, Send, encoded_headers, failure
-from trackside.app.server.sse import Departure
 from trackside.harness.errors import TracksideError
+
+logger = logging.getLogger("trackside.server")
 
 _AT_ONCE: Final = 0.25  # seconds in which the whole answer is sent as one
 _JSON: Final = (b"content-type", b"application/json")
@@ -47,22 +50,22 @@ class WhenEnded:
 
     async def _wait(self, receive: Receive, send: Send) -> None:
         """Send a line now and then until there is the body, or the client has gone."""
-        gone = asyncio.Event()
-        departure = Departure(receive, gone.set)
-        waiting: asyncio.Task[Any] = asyncio.create_task(_body(self.result), name="trackside-wait")
-        leaving = asyncio.create_task(gone.wait(), name="trackside-wait-client")
+        departure = Departure(receive)
+        waiting: asyncio.Task[bytes] = asyncio.create_task(_body(self.result), name="trackside-wait")
+        either = {waiting, departure.watching}
         try:
             while not waiting.done() and not departure.gone:
                 await send({"type": "http.response.body", "body": b"\n", "more_body": True})
-                await asyncio.wait({waiting, leaving}, timeout=self.heartbeat, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, timeout=self.heartbeat, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 await send({"type": "http.response.body", "body": waiting.result(), "more_body": False})
             elif self.on_disconnect is not None:
                 await self.on_disconnect()
+        except TracksideError as exc:  # the answer is not whole, so the client asks again, and hears why
+            logger.warning("an answer that waited for a run is cut off: %s", exc)
         finally:
             waiting.cancel()
-            leaving.cancel()
-            await asyncio.wait({waiting, leaving})
+            await asyncio.wait({waiting})
             await departure.aclose()
 
 

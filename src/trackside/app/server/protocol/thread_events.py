@@ -9,9 +9,9 @@ from typing import Any
 
 from trackside.app.server.following import end_of
 from trackside.app.server.outcomes import RunEnd
+from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
-from trackside.app.server.sse import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.storage import StoredRun
 from trackside.app.streams.protocol import EventReader, Wanted, read_events

@@ -17,7 +17,7 @@ from trackside.app.server.following import (
 )
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
-from trackside.app.server.sse import RunEvents
+from trackside.app.server.run_events import RunEvents
 from trackside.app.server.thread_events import ThreadEvents
 from trackside.app.server.waiting import WhenEnded
 from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQuery

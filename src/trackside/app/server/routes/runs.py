@@ -17,7 +17,7 @@ from trackside.app.server.outcomes import body_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, empty, json_reply
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
-from trackside.app.server.sse import RunEvents
+from trackside.app.server.run_events import RunEvents
 from trackside.app.server.starting import FOLLOWED_MODES, Started, batched, started
 from trackside.app.server.waiting import WhenEnded
 from trackside.app.server.wire.runs import CreateStreamQuery, Run, RunCreate

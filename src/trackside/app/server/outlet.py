@@ -1,0 +1,156 @@
+"""The client of a stream: what is sent to him, whether he takes it, and whether he is still there.
+
+One that takes nothing at all for a while is let go: his stream is cut off, and he comes back with the id of what he had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from trackside.app.server.responses import Receive, Send, encoded_headers
+from trackside.app.streams import StreamHub
+
+logger = logging.getLogger("trackside.server")
+
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+HEARTBEAT: Final = b": heartbeat\r\n\r\n"
+CLOSES: Final = b": the server closes this stream; the run may go on\r\n\r\n"
+_AT_ONCE: Final = 262_144
+"""Bytes of one `send`: what a client that reads slowly has waiting for him besides what the system buffers."""
+
+
+class SlowReaderError(Exception):
+    """The client has taken nothing for too long."""
+
+
+class Outlet:
+    """Where the events of one client go. While it `is_open` it sees that the client takes them, and that it hears something.
+
+    One timer for each client does both, and none for each event: a run may say thousands of them to a thousand clients.
+
+    Args:
+        send: of the request.
+        streams: who counts the clients that were let go.
+        patience: seconds that a client may take nothing.
+        heartbeat: about so many seconds after it was told something it is told that the connection lives.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_heartbeat",
+        "_is_slow",
+        "_last",
+        "_loop",
+        "_nudge",
+        "_patience",
+        "_send",
+        "_streams",
+        "_task",
+        "_timer",
+    )
+
+    def __init__(self, send: Send, streams: StreamHub, *, patience: float, heartbeat: float) -> None:
+        self._send = send
+        self._streams = streams
+        self._patience = patience
+        self._heartbeat = heartbeat
+        self._loop = asyncio.get_running_loop()
+        self._begun: float | None = None
+        self._last = self._loop.time()
+        self._is_slow = False
+        self._nudge: Callable[[], object] = _nothing
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def is_open(self, nudge: Callable[[], object]) -> Generator[None]:
+        """Look after the client; `nudge` is called when it has been told nothing for a while."""
+        self._nudge = nudge
+        self._look_later()
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Send status and headers."""
+        await self._send(
+            {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *encoded_headers(headers)]}
+        )
+
+    async def write(self, pieces: Sequence[bytes], *, last: bool = False) -> None:
+        """Send what is there, in pieces that a connection can take.
+
+        Raises:
+            SlowReaderError: the client does not take it.
+        """
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._begun = self._loop.time()
+        sent = 0
+        try:
+            while len(body) - sent > _AT_ONCE:
+                some, sent = body[sent : sent + _AT_ONCE], sent + _AT_ONCE
+                await self._send({"type": "http.response.body", "body": some, "more_body": True})
+                self._begun = self._loop.time()
+            await self._send(
+                {"type": "http.response.body", "body": body[sent:] if sent else body, "more_body": not last}
+            )
+        except asyncio.CancelledError:
+            if not self._is_slow or self._task is None:
+                raise
+            self._task.uncancel()
+            raise SlowReaderError from None
+        self._last, self._begun = self._begun, None
+
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(min(self._heartbeat, self._patience), self._look)
+
+    def _look(self) -> None:
+        self._look_later()
+        now = self._loop.time()
+        if self._begun is None:
+            if now - self._last >= self._heartbeat / 2:
+                self._nudge()
+        elif now - self._begun >= self._patience and self._task is not None and not self._is_slow:
+            self._is_slow = True
+            self._streams.dropped_readers += 1
+            logger.warning("a client that follows a stream took nothing for %g s and was let go", self._patience)
+            self._task.cancel()
+
+
+def _nothing() -> None:
+    """Nobody waits, or not yet."""
+
+
+class Departure:
+    """Notices that a client has gone, and tells whoever waits for something else."""
+
+    __slots__ = ("_on_gone", "gone", "watching")
+
+    def __init__(self, receive: Receive, on_gone: Callable[[], object] = _nothing) -> None:
+        self.gone = False
+        self._on_gone = on_gone
+        loop = asyncio.get_running_loop()
+        self.watching = asyncio.Task(self._watch(receive), loop=loop, name="trackside-client", eager_start=True)
+        """Ends when the client has gone."""
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._on_gone()
+
+    async def aclose(self) -> None:
+        """Watch no more."""
+        if not self.watching.done():
+            self.watching.cancel()
+            await asyncio.wait((self.watching,))
