@@ -1,24 +1,29 @@
 """A connection's transport that sends the head of an answer together with what comes after it.
 
 ASGI has the head and the body of an answer in two messages, and uvicorn writes each as it comes: two system calls, two
-packets, and a client that is woken twice, for what is nearly always one piece.
+packets, and a client that is woken twice, for what is nearly always one piece. And one that closes also where the other
+side stands still.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
+
+TAKES_NOTHING_SECONDS: Final = 20.0
+"""How long the other side of a connection that is to be closed may take nothing of what is left for it."""
 
 
 class WholeWrites:
     """Passes everything on to a transport. A head waits for what is written next, but not beyond this turn of the loop."""
 
-    __slots__ = ("_call_soon", "_head", "_transport", "_write")
+    __slots__ = ("_call_later", "_call_soon", "_head", "_transport", "_write")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._write = transport.write
         self._call_soon = loop.call_soon
+        self._call_later = loop.call_later
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
@@ -33,12 +38,21 @@ class WholeWrites:
             self._write(data)
 
     def close(self) -> None:
-        """Close the connection when everything is written."""
+        """Close the connection when everything is written, or the other side takes no more of it."""
         self._flush()
         self._transport.close()
+        if (left := self._transport.get_write_buffer_size()) > 0:
+            self._call_later(TAKES_NOTHING_SECONDS, self._look, left)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def _look(self, before: int) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left >= before:  # whoever stands still would keep the connection, and what is for him, for ever
+            self._transport.abort()
+        elif left > 0:
+            self._call_later(TAKES_NOTHING_SECONDS, self._look, left)
 
     def _flush(self) -> None:
         head, self._head = self._head, None
