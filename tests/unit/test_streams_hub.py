@@ -95,6 +95,15 @@ def test_runs_that_have_ended_are_forgotten_oldest_first_by_count_and_by_bytes()
     assert hub.knows("large")
 
 
+def test_what_a_run_has_used_is_not_kept_with_its_end() -> None:
+    hub = StreamHub()
+    with hub.threads.read("thread-1") as thread:
+        hub.begin(record(), RunSpec("a"))
+        hub.close(RUN, end={"status": "success", "completion_data": {"calls": [{}] * 1_000}})
+        assert hub.end_of(RUN) == {"status": "success"}
+        assert [item.what for item in thread.take() if item.kind == "ended"] == [{"status": "success"}]
+
+
 def test_a_run_that_was_taken_away_and_comes_back_says_what_it_says_then() -> None:
     hub = StreamHub(HubLimits(ended_bytes=1_000))
     hub.publish(RUN, "custom", "before")

@@ -103,11 +103,11 @@ def test_the_thread_of_a_single_run_has_no_feed_of_its_own() -> None:
 
 def test_others_tell_of_a_changed_state_and_of_a_thread_that_is_gone() -> None:
     hub = StreamHub()
-    hub.threads.note_state(THREAD, {"unheard": True})
+    hub.threads.note_state(THREAD, b'{"unheard":true}')
     with hub.threads.read(THREAD) as reader:
-        hub.threads.note_state(THREAD, {"a": 1})
-        assert [item.what for item in reader.take()] == [{"a": 1}]
-        hub.threads.forget(THREAD)
+        hub.threads.note_state(THREAD, b'{"a":1}')
+        assert [item.what for item in reader.take()] == [b'{"a":1}']
+        hub.threads.forget([THREAD, "another"])
         assert reader.is_over
 
 
@@ -138,7 +138,7 @@ async def test_followers_are_woken_by_parts_ends_and_closing() -> None:
         for step in (
             lambda: hub.publish("1", "custom", 1),
             lambda: hub.close("1", end={}),
-            lambda: hub.threads.note_state(THREAD, 1),
+            lambda: hub.threads.note_state(THREAD, b"1"),
             hub.end_all,
         ):
             waiting = asyncio.create_task(reader.wait())

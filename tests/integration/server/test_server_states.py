@@ -264,6 +264,35 @@ async def test_a_busy_thread_is_not_changed(serve_agents: Any) -> None:
         await served.client.runs.join(thread_id, run["run_id"])
 
 
+@pytest.mark.parametrize(
+    ("agent", "node", "status"),
+    [("asking", "ask", "idle"), ("steps", "first", "interrupted"), ("failing", None, "idle")],
+)
+async def test_a_thread_that_is_changed_by_hand_is_found_by_what_it_is_then(
+    serve_agents: Any, agent: str, node: str | None, status: str
+) -> None:
+    async def failing(input: Any) -> None:
+        raise ValueError("no")
+
+    async with serve_agents({**agents(), "failing": failing}) as served:
+        client, threads = served.client, served.client.threads
+        thread_id = await thread_of(client, agent, {"log": []}, raise_error=False)
+        before = await threads.get(thread_id)
+        await threads.update_state(thread_id, {"log": ["by hand"]}, as_node=node)
+        (thread,) = await threads.search(status=status, values={"log": ["by hand"]})
+        assert thread["thread_id"] == thread_id
+        assert thread["updated_at"] > before["updated_at"]
+        assert thread["error"] is None
+        assert thread["interrupts"] == {}
+        *_, last = await served.app.store.events(thread_id=thread_id)
+        assert last.event.payload == {"status": status, "previous": before["status"]}
+        events = len(await served.app.store.events(thread_id=thread_id))
+        await threads.update_state(thread_id, {"log": ["again"]}, as_node=node)
+        assert len(await served.app.store.events(thread_id=thread_id)) == events  # it is what it was
+        assert await client.runs.wait(thread_id, "counting", input={}) == {"count": 1}
+        assert (await threads.get(thread_id))["status"] == "idle"
+
+
 async def test_a_thread_that_nothing_has_run_on_is_empty(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads

@@ -441,6 +441,24 @@ async def test_a_thread_is_followed_over_its_runs(serve_agents: Any) -> None:
             assert events_in(again.body)[0][0] == "gap"
 
 
+async def test_who_follows_a_thread_hears_of_its_state_that_is_changed_by_hand_and_of_its_removal(
+    serve_agents: Any,
+) -> None:
+    async with serve_agents({"counting": counting}) as served:
+        thread_id = await new_thread(served)
+        await served.client.runs.wait(thread_id, "counting", input={"to": 0})
+        path = f"/threads/{thread_id}/stream?stream_mode=state_update"
+        async with RawClient.asking(served, "GET", path) as client:
+            await served.client.threads.update_state(thread_id, {"counted": 7})
+            await client.read_until(b"\r\n\r\n")
+            await served.client.threads.delete(thread_id)
+            while await client.read_chunk():
+                pass
+        ((event, state, _),) = events_in(client.body)
+        assert (event, state["values"]) == ("state_update", {"counted": 7})
+        assert served.app.streams.threads.known(thread_id) is None
+
+
 async def test_the_sdk_follows_a_thread(serve_agents: Any) -> None:
     async with serve_agents({"counting": counting}) as served:
         thread_id = await new_thread(served)

@@ -292,6 +292,7 @@ async def test_a_thread_is_made_step_by_step(serve_agents: Any) -> None:
         state = await served.client.threads.get_state(thread["thread_id"])
 
         assert (state["values"], state["next"]) == ({"log": ["zero", "one"]}, ["second"])
+        assert thread["status"] == "interrupted"
         wrong = [{"updates": [{"values": {}, "as_node": "nobody"}]}]
         with pytest.raises(UnprocessableEntityError):
             await served.client.threads.create(graph_id="graph", supersteps=wrong)

@@ -78,7 +78,7 @@ class ThreadEvents:
     def _events(self, item: FeedItem, item_id: str) -> Sequence[bytes]:
         """What one thing that happened is to this client."""
         if item.kind == "state":
-            return [event_frame("state_update", item.what, item_id)] if _STATE_UPDATE in self.modes else []
+            return [sse_of("state_update", item.what, item_id)] if _STATE_UPDATE in self.modes else []
         if item.kind == "part":
             return [sse_of(item.what.event, item.what.data, item_id)] if _RUN_MODES in self.modes else []
         if _RUN_MODES not in self.modes and _LIFECYCLE not in self.modes:

@@ -13,6 +13,7 @@ from typing import Any
 from trackside.app.server.access import agent_of_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
+from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import CheckpointRef
 from trackside.app.server.wire.states import empty_state
 from trackside.app.storage import StoredThread
@@ -85,7 +86,27 @@ class ThreadStates:
         if thread.status is ThreadStatus.busy:
             raise ThreadBusyError(thread_id=thread.thread_id, run_id=thread.last_run_id)
         if isinstance(agent, KeepsThreads):
-            return await agent.update_state(self._place(at), change.values, as_node=change.as_node)
+            checkpoint = await agent.update_state(self._place(at), change.values, as_node=change.as_node)
+        else:
+            checkpoint = await self._update_only_state(agent, change, at)
+        await self.note_change()
+        return checkpoint
+
+    async def note_change(self) -> None:
+        """Let those know who look for the thread, or follow it, that it was changed on behalf of no run.
+
+        Raises:
+            UnknownThreadError: it was removed meanwhile.
+            StorageError: that could not be stored.
+        """
+        parts, thread_id = self.parts, self.thread.thread_id
+        state = await self.state()
+        await parts.store.threads_of(None).note_state(thread_id, waits=bool(state.next))
+        if parts.streams.threads.known(thread_id) is not None:
+            parts.streams.threads.note_state(thread_id, json_bytes(state.as_json()))
+
+    async def _update_only_state(self, agent: Agent, change: StateUpdate, at: CheckpointRef | None) -> JsonObject:
+        thread = self.thread
         await self._only_state(agent, at)
         if change.as_node is not None:
             why = f"the agent {agent.name!r} has no nodes"

@@ -48,7 +48,12 @@ def lose(unit: UnitOfWork, active: ActiveRun, why: str, *, retried_as: str | Non
 
 def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
     """Say of a thread whose last run has ended that it rests, and give it back."""
-    _append(unit, active, [_rest(unit, active, active.at_rest or ThreadStatus.idle)])
+    rest_as(unit, active.run_id, active.thread_id, active.at_rest or ThreadStatus.idle)
+
+
+def rest_as(unit: UnitOfWork, run_id: str, thread_id: str, at_rest: ThreadStatus) -> None:
+    """Say, in the name of the run that it had last, what a thread is that rests."""
+    _append(unit, run_id, thread_id, [_rest(unit, thread_id, at_rest)])
 
 
 def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObject, *, goes_on: bool = False) -> None:
@@ -68,8 +73,8 @@ def _end(unit: UnitOfWork, active: ActiveRun, status: RunStatus, says: JsonObjec
         if unit.queue.first_waiting(lane) is None:
             own_rest = None if active.state is Standing.claimed else active.at_rest
             at_rest = own_rest or thread_status_after(status, another_waits=False)
-            closing.append(_rest(unit, active, at_rest))
-    _append(unit, active, closing)
+            closing.append(_rest(unit, active.thread_id, at_rest))
+    _append(unit, active.run_id, active.thread_id, closing)
 
 
 def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
@@ -83,17 +88,17 @@ def _recall_messages(unit: UnitOfWork, run_id: str, journal: Journal) -> None:
                 journal.record_message(said["message"])
 
 
-def _rest(unit: UnitOfWork, active: ActiveRun, at_rest: ThreadStatus) -> tuple[LifecycleEventType, JsonObject]:
-    says: JsonObject = {"status": at_rest.value, "previous": unit.thread_status(active.thread_id).value}
+def _rest(unit: UnitOfWork, thread_id: str, at_rest: ThreadStatus) -> tuple[LifecycleEventType, JsonObject]:
+    says: JsonObject = {"status": at_rest.value, "previous": unit.thread_status(thread_id).value}
     return LifecycleEventType.THREAD_STATUS_UPDATED, says
 
 
-def _append(unit: UnitOfWork, active: ActiveRun, says: list[tuple[LifecycleEventType, JsonObject]]) -> None:
-    run = unit.run(active.run_id)
+def _append(unit: UnitOfWork, run_id: str, thread_id: str, says: list[tuple[LifecycleEventType, JsonObject]]) -> None:
+    run = unit.run(run_id)
     assert run is not None
     now = datetime.now(UTC)
     appended = [
-        RunLifecycleEvent(new_id(), kind, active.run_id, active.thread_id, sequence, now, payload)
+        RunLifecycleEvent(new_id(), kind, run_id, thread_id, sequence, now, payload)
         for sequence, (kind, payload) in enumerate(says, run.fold.sequence + 1)
     ]
     unit.append(encode_events(appended))

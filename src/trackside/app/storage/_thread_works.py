@@ -9,6 +9,7 @@ from typing import Any, Final, override
 from sqlalchemy import delete, exists, select, update
 
 from trackside.app.storage._encoding import json_of, json_text
+from trackside.app.storage._endings import rest_as
 from trackside.app.storage._fold import ThreadRow, labels_of
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queue import Lane, Standing
@@ -173,6 +174,31 @@ class ChangeThread(_OnThread):
 def _write(unit: UnitOfWork, thread_id: str, changes: Mapping[str, Any]) -> None:
     """Change columns of a thread; values are as the database has them."""
     unit.session.execute(update(threads).where(threads.c.thread_id == thread_id).values(dict(changes)))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class NoteState(_OnThread):
+    """Note that a thread's state was changed on behalf of no run: it changed now, and rests with this status.
+
+    The log says so in the name of the thread's last run. While a run has the thread, it is for that one to say.
+    """
+
+    status: ThreadStatus
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        lane = self.seen(unit)
+        thread = unit.thread(self.thread_id, self.now)
+        if lane.holder is not None or unit.thread_status(self.thread_id) in {self.status, ThreadStatus.busy}:
+            return
+        last_run = select(threads.c.last_run_id).where(threads.c.thread_id == self.thread_id)
+        run_ids = [run_id for (run_id,) in unit.session.execute(last_run) if run_id is not None]
+        unit.load(run_ids=run_ids, thread_ids=(), queues=())
+        run = unit.run(run_ids[0]) if run_ids else None
+        if run is None:  # none yet, or the log has it no more
+            thread.status = self.status
+        elif is_final(run.fold.status):
+            rest_as(unit, run.fold.run_id, self.thread_id, self.status)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

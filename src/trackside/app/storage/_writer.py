@@ -161,8 +161,8 @@ class Writer:
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
         self.on_handover: list[Callable[[Handover], object]] = []
         """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
-        self.on_removal: list[Callable[[], object]] = []
-        """Called on the loop when threads have been removed."""
+        self.on_removal: list[Callable[[Sequence[str]], object]] = []
+        """Called on the loop with the ids of threads that have been removed."""
         # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
         self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
         self._thread.start()
@@ -348,7 +348,7 @@ class Writer:
                 hear(handover)
         if committed.removed_threads:
             for hear_of_removal in self.on_removal:
-                hear_of_removal()
+                hear_of_removal(committed.removed_threads)
         for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)
@@ -371,7 +371,7 @@ class NoWriter:
         self._database = database
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         self.on_handover: list[Callable[[Handover], object]] = []
-        self.on_removal: list[Callable[[], object]] = []
+        self.on_removal: list[Callable[[Sequence[str]], object]] = []
 
     async def write_to_the_end(self, work: Work) -> Any:
         """Refuse the work.

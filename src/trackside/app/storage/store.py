@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -443,6 +443,10 @@ class Store:
             every: seconds between two rounds; what was removed in this process is seen to soon.
         """
         return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every)
+
+    def on_removal(self, hear: Callable[[Sequence[str]], object]) -> None:
+        """Have this called, on the event loop, with the ids of threads that this process has removed, whoever wanted it."""
+        self._writer.on_removal.append(hear)
 
     async def remove_run(self, thread_id: str, run_id: str, *, owner: str | None = None) -> None:
         """Have a run that has ended gone for clients, of a thread that this owner may see; see `Threads.remove_run`.

@@ -65,15 +65,18 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._writer.on_removal.append(self._nudge.set)
+        self._writer.on_removal.append(self._hear_of_removal)
         self._task = asyncio.create_task(self._keep_on(), name="trackside-sweeper")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._writer.on_removal.remove(self._nudge.set)
+        self._writer.on_removal.remove(self._hear_of_removal)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _hear_of_removal(self, thread_ids: Sequence[str]) -> None:
+        self._nudge.set()
 
     async def sweep(self) -> Swept:
         """One whole round, now.

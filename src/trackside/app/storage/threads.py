@@ -27,6 +27,7 @@ from trackside.app.storage._thread_works import (
     CopyThread,
     CreateThread,
     Lifetime,
+    NoteState,
     RemoveRun,
     RemoveThread,
 )
@@ -36,7 +37,7 @@ from trackside.harness.errors import UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import FINAL_STATUSES
 from trackside.harness.payload import canonical_payload
-from trackside.harness.types import JsonObject, RunStatus
+from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 __all__ = ["RunPage", "SortBy", "ThreadContents", "ThreadPage", "ThreadQuery", "Threads"]
 
@@ -160,6 +161,25 @@ class Threads:
         )
         await self._writer.write(work)
         return await self.get(thread_id)
+
+    async def note_state(self, thread_id: str, *, waits: bool) -> None:
+        """Note that somebody has changed what a thread remembers, on behalf of no run: it changed now, and rests.
+
+        While a run has the thread, it is that run which says what it is.
+
+        Args:
+            thread_id: which one.
+            waits: whether something comes next in it, as an answer does: then it is interrupted, else idle.
+
+        Raises:
+            UnknownThreadError: there is no such thread.
+            StorageError: the database failed.
+        """
+        status = ThreadStatus.interrupted if waits else ThreadStatus.idle
+        now = time_text(datetime.now(UTC))
+        await self._writer.write(
+            NoteState(thread_id=plain("thread_id", thread_id), owner=self._owner, now=now, status=status)
+        )
 
     async def remove(self, thread_id: str) -> None:
         """Have it gone, with its runs. What they left goes from the log when no subscription needs it any more.

@@ -33,7 +33,8 @@ class Frame:
         self.at = at
         """When it was said, in milliseconds since 1970."""
         self.said = data if said is None else said
-        self.size = len(data) + (len(said) if said is not None else 0) + _OVERHEAD
+        # The data twice: readers get it as a whole event, which is kept for the next one.
+        self.size = 2 * len(data) + (len(said) if said is not None else 0) + _OVERHEAD
         self._sse: bytes | None = None
         self._resumable_sse: bytes | None = None
 

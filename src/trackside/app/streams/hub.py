@@ -45,8 +45,8 @@ class HubLimits:
 class EndedStream:
     """There is no more to come.
 
-    `end` is what the run's last event says, if it has ended in this process. Without it either nothing is known here of
-    how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
+    `end` is what the run's last event says but for its `completion_data`, if it has ended in this process. Without it either
+    nothing is known here of how it ended, if it has, or (`closing`) this process ends its streams while the run may go on.
     """
 
     end: Mapping[str, Any] | None
@@ -192,6 +192,8 @@ class StreamHub:
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
+        if end is not None:  # what the run has used, each call of it, is for the log: many ends are kept here
+            end = {name: value for name, value in end.items() if name != "completion_data"}
         channel = self._channels.pop(run_id, None)
         if channel is not None:
             channel.end, channel.steps = end, None
@@ -227,7 +229,7 @@ class StreamHub:
         return None if channel is None else channel.values
 
     def end_of(self, run_id: str) -> Mapping[str, Any] | None:
-        """What the last event of a run says; None if it has not ended here, or too long ago."""
+        """What the last event of a run says but for its `completion_data`; None if it has not ended here, or long ago."""
         channel = self._ended.get(run_id)
         return None if channel is None else channel.end
 

@@ -8,7 +8,7 @@ was forgotten meanwhile begins anew, with another `epoch`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from time import time
 from types import TracebackType
@@ -40,7 +40,7 @@ class FeedItem(NamedTuple):
 
     A run has `started` (`what` is its `RunRecord`), said a `part` (its `Frame`), or `ended` (the payload of its last event;
     None if how it ended is not known here: another process has it now). Or somebody has changed the thread's `state`
-    (whatever he says of that), on behalf of no run.
+    to what it is now (JSON), on behalf of no run.
     """
 
     kind: Literal["started", "part", "ended", "state"]
@@ -138,17 +138,19 @@ class ThreadFeeds:
             after = feed.started_at - 1 if feed.active else feed.added
         return FeedReader(feed, min(after, feed.added))
 
-    def note_state(self, thread_id: str, what: Any) -> None:
-        """Somebody has changed a thread's state, on behalf of no run; tells those who follow it."""
+    def note_state(self, thread_id: str, state: bytes) -> None:
+        """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
         if (feed := self._feeds.get(thread_id)) is not None:
-            feed.add(FeedItem("state", "", what, at=_now()))
+            feed.add(FeedItem("state", "", state, _SMALL + len(state), at=_now()))
             feed.wake()
+            self.settle(feed)
 
-    def forget(self, thread_id: str) -> None:
-        """A thread is gone: who follows it gets to the end."""
-        if (feed := self._feeds.pop(thread_id, None)) is not None:
-            self._idle_bytes -= self._idle.pop(thread_id, 0)
-            feed.close()
+    def forget(self, thread_ids: Iterable[str]) -> None:
+        """These threads are gone: who follows one gets to the end."""
+        for thread_id in thread_ids:
+            if (feed := self._feeds.pop(thread_id, None)) is not None:
+                self._idle_bytes -= self._idle.pop(thread_id, 0)
+                feed.close()
 
     def known(self, thread_id: str) -> ThreadFeed | None:
         """The feed of a thread, if there is one."""

@@ -200,6 +200,7 @@ async def open_app(
         deliveries = await stack.enter_async_context(Deliveries(configured, store))
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         streams = StreamHub()
+        store.on_removal(streams.threads.forget)
         manager = RunManager(
             agents,
             stream=streams,
@@ -225,7 +226,17 @@ async def open_app(
             await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere)))
         await stack.enter_async_context(manager)
         yield App(
-            manager, store, recorder, checkpointer, configured, deliveries, vitals, streams, settings, authenticator, stack
+            manager,
+            store,
+            recorder,
+            checkpointer,
+            configured,
+            deliveries,
+            vitals,
+            streams,
+            settings,
+            authenticator,
+            stack,
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
+from trackside.app.server.access import caller_of
 from trackside.app.server.copying import copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.thread_views import keeper_of, place_of, views_of
 from trackside.app.server.wire.threads import (
     ASSISTANT,
@@ -64,6 +66,7 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     )
     if steps and thread.last_run_id is None:
         await _replay(call, thread, steps)
+        thread = await _threads(call).get(thread_id)
     return await _changed(call, thread)
 
 
@@ -261,3 +264,4 @@ async def _replay(call: Call[Any, Any], thread: StoredThread, steps: list[list[S
     except TracksideError:
         await _threads(call).remove(thread.thread_id)
         raise
+    await ThreadStates(call.parts, thread, caller_of(call.parts, call.principal)).note_change()
