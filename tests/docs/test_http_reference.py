@@ -28,12 +28,7 @@ def test_the_reference_is_as_the_routes_are() -> None:
     assert written(text) == text, "it is stale: run .venv/bin/python tests/docs/http_reference.py"
 
 
-NOT_YET = pytest.mark.xfail(strict=False, reason="version 2 of the protocol is not answered everywhere yet")
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param(one, marks=NOT_YET if one == "threads.stream" else ()) for one in methods()]
-)
+@pytest.mark.parametrize("method", methods())
 async def test_what_a_method_of_the_client_calls_is_there(method: str) -> None:
     missing = [call for call in await calls_of(method) if call not in BY_NAME]
     assert not missing
