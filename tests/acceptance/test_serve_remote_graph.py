@@ -119,3 +119,20 @@ async def test_a_question_of_a_node_that_is_elsewhere_stops_the_graph_here(remot
     # The graph here does not hand an answer on; it is given where the question was asked, on the thread of the same id.
     told = await graph.ainvoke(Command(resume="yes"), here)
     assert told["messages"][-1]["content"] == "it is paid"
+
+
+async def test_its_events_are_followed_as_those_of_a_graph_here(remote: Remote, thread_id: str) -> None:
+    async with await remote("nested").astream_events(HI, on(thread_id), version="v3") as run:
+        inside = [graph async for graph in run.subgraphs]
+        output = await run.output()
+    assert [(graph.graph_name, graph.status) for graph in inside] == [("inside", "completed")]
+    assert output["messages"][-1]["content"] == "you said hi"
+
+
+def test_so_they_are_without_an_event_loop(url: str) -> None:
+    with (
+        get_sync_client(url=url, api_key=None) as client,
+        RemoteGraph("chat", sync_client=client).stream_events(HI, version="v3") as run,
+    ):
+        assert [str(message.text) for message in run.messages] == ["you said hi"]
+        assert run.output["messages"][-1]["content"] == "you said hi"

@@ -4,8 +4,6 @@ import { randomUUID } from "node:crypto";
 import { after, describe, test } from "node:test";
 import { collect, connect, human, methodsOf, newKey, readUntil, release, watched } from "./serving.mjs";
 
-const NOT_HERE = new Set(["threads.stream"]); // version 2 of the protocol has tests of its own
-
 const plain = connect();
 const { client, called } = watched(plain);
 // The client asks again and again whether a DELETE that got a 5xx would be possible now.
@@ -17,7 +15,7 @@ const events = (parts) => parts.map((part) => part.event);
 const ids = (list, name) => list.map((one) => one[name]).sort();
 
 after(() => {
-  const missing = methodsOf(plain).filter((method) => !called.has(method) && !NOT_HERE.has(method));
+  const missing = methodsOf(plain).filter((method) => !called.has(method));
   assert.deepEqual(missing, [], "nobody has called these");
 });
 
@@ -151,6 +149,45 @@ describe("threads", () => {
     await readUntil(following, (part) => part.event === "values" && part.data.log?.length === 4);
     leave.abort();
     await following.return?.();
+  });
+});
+
+// Each of the ways in which a thread is followed is tried with what a page makes of it, in use_stream_v2.test.mjs.
+describe("threads in version 2 of the protocol", { timeout: 60_000 }, () => {
+  test("run, and say what a run brings", async (t) => {
+    const thread = threads.stream({ assistantId: "chat" });
+    t.after(() => thread.close());
+    await thread.run.start({ input: { messages: [human("hi")] } });
+    const said = [];
+    for await (const message of thread.messages) said.push(await message.text);
+    assert.deepEqual(said, ["you said hi"]);
+    const values = await thread.output;
+    assert.deepEqual(values.messages.map((message) => message.text), ["hi", "you said hi"]);
+    assert.deepEqual((await threads.getState(thread.threadId)).next, []);
+  });
+
+  test("ask, and are answered", async (t) => {
+    const thread = threads.stream({ assistantId: "approve" });
+    t.after(() => thread.close());
+    await thread.run.start({ input: { messages: [human("pay")] } });
+    await thread.output;
+    const [asked] = thread.interrupts;
+    assert.deepEqual(asked.payload, { question: "pay?", amount: 3 });
+    await thread.input.respond({ namespace: [], interrupt_id: asked.interruptId, response: "yes" });
+    const [{ run_id }] = await runs.list(thread.threadId);
+    assert.equal((await runs.join(thread.threadId, run_id)).messages.at(-1).content, "it is paid");
+  });
+
+  test("show their checkpoints, are forked, and refuse what nobody knows", async (t) => {
+    const thread = threads.stream({ assistantId: "steps" });
+    t.after(() => thread.close());
+    await thread.run.start({ input: { log: [] } });
+    assert.deepEqual((await thread.output).log, ["first", "second", "third"]);
+    const { checkpoints } = await thread.state.listCheckpoints({ namespace: [] });
+    assert.ok(checkpoints.length >= 4);
+    const [{ values }] = [await thread.state.get({ namespace: [] })];
+    assert.deepEqual(values.log, ["first", "second", "third"]);
+    await assert.rejects(thread.input.inject({ namespace: [], message: {} }), /unknown_command|not|no /i);
   });
 });
 

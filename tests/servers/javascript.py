@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -65,15 +66,21 @@ def run_tests(script: str, *, url: str, seconds: float = _PATIENCE, **environmen
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "TRACKSIDE_"))}
     command = [node(), "--test", "--test-reporter=spec", script]
-    done = subprocess.run(
+    with subprocess.Popen(
         command,
         cwd=FOLDER,
         env={**own, "SERVER": url, "NO_COLOR": "1", "NODE_ENV": "development", **environment},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
         stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script} ends with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    assert "ℹ fail 0" in done.stdout, done.stdout
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # Node runs the script in a process of its own
+            output, _ = process.communicate()
+            raise AssertionError(f"{script} hangs:\n{output}") from None
+    assert process.returncode == 0, f"{script} ends with {process.returncode}:\n{output}"
+    assert "ℹ fail 0" in output, output
