@@ -28,7 +28,7 @@ def test_the_reference_is_as_the_routes_are() -> None:
     assert written(text) == text, "it is stale: run .venv/bin/python tests/docs/http_reference.py"
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", [*methods()])
 async def test_what_a_method_of_the_client_calls_is_there(method: str) -> None:
     missing = [call for call in await calls_of(method) if call not in BY_NAME]
     assert not missing
