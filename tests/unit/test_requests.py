@@ -43,6 +43,7 @@ EVERYTHING = RunSpec(
     interrupt_before=("tools",),
     interrupt_after="*",
     durability="exit",
+    thread_metadata={"owner": "ada"},
 )
 
 

@@ -44,14 +44,7 @@ def by_key(headers):
 
 ruled = Auth()
 ruled.authenticate(authenticate)
-
-@ruled.on.threads.create
-async def create(ctx, value):
-    return False
-
-@ruled.on
-async def everything(ctx, value):
-    return False
+ruled._handlers["threads", "create"] = [lambda ctx: False]
 
 empty = Auth()
 
@@ -120,14 +113,14 @@ async def test_a_plain_function_is_enough(serve_agents: ServeAgents, module: str
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("ruled", r"@auth\.on, @auth\.on\.threads\.create"),
+        ("ruled", r"@auth\.on\.threads\.create has to take ctx and value"),
         ("empty", "marked with @auth.authenticate"),
         ("odd", "it takes 'body'"),
         ("nothing", "has no nothing"),
         ("MODULE", "has no MODULE"),
     ],
 )
-async def test_what_would_be_ignored_refuses_the_start(database_url: str, module: str, name: str, said: str) -> None:
+async def test_what_cannot_be_asked_refuses_the_start(database_url: str, module: str, name: str, said: str) -> None:
     settings = Settings(database_url=database_url, access=AccessSettings(auth=f"{module}:{name}"))
     with pytest.raises(SettingsError, match=said):
         async with open_app(settings, {"whoami": whoami}):
@@ -241,10 +234,10 @@ async def test_headers_of_an_exception_end_no_line() -> None:
 
 
 async def test_a_function_that_blocks_blocks_nobody_and_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trackside.app.server.auth import own
+    from trackside.app.server.auth import calling
 
     assert (await asked(lambda: time.sleep(0.01) or "ada")).identity == "ada"  # in a thread: blockbuster is on
-    monkeypatch.setattr(own, "_SECONDS", 0.05)
+    monkeypatch.setattr(calling, "SECONDS", 0.05)
 
     async def hanging() -> Any:
         import asyncio

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, TypeAliasType, TypedDict, get_args, get_origin
 from uuid import uuid4
 
@@ -161,25 +162,19 @@ class Place:
 
 
 @asynccontextmanager
-async def place_of(serve_agents: ServeAgents) -> AsyncIterator[Place]:
+async def place_of(serve_agents: ServeAgents, auth: Path | None = None) -> AsyncIterator[Place]:
+    """A place whose server has API keys, or asks a project's `Auth`, to which a key is a name and its permissions."""
     held = Held()
-    settings = {"access": AccessSettings(auth="keys"), "server": ServerSettings(heartbeat=0.05)}
+    access = AccessSettings(auth="keys" if auth is None else f"{auth}:auth")
+    settings = {"access": access, "server": ServerSettings(heartbeat=0.05)}
     async with serve_agents({"chat": graph(), "held": held}, **settings) as served:
-        made = served.app.store.api_keys
-        keys = {
-            "ada": (await made.create("k", owner="ada")).secret,
-            "stranger": (await made.create("k", owner="bob")).secret,
-            "reader": (await made.create("k", owner="bob", permission="read")).secret,
-            "root": (await made.create("k", owner="root", permission="admin")).secret,
-        }
-        revoked = await made.create("k", owner="ada", permission="admin")
-        await made.revoke(revoked.key.key_id)
-        keys["revoked"] = revoked.secret
-        keys["expired"] = await expired(made)
-        keys["unknown"] = f"ts_{'0' * 12}_{'0' * 64}"
+        keys = {"ada": "ada", "stranger": "bob", "reader": "bob:trackside:read", "root": "root:trackside:admin"}
+        keys["maker"] = "bob:maker"
+        if auth is None:
+            keys = await keys_of(served.app.store.api_keys)
         async with (
             get_client(url=served.url, api_key=keys["ada"]) as ada,
-            get_client(url=served.url, api_key=keys["stranger"]) as bob,
+            get_client(url=served.url, api_key=keys.get("maker", keys["stranger"])) as bob,
         ):
             finished = await things_of(ada, SECRET, held, waits=False)
             running = await things_of(ada, SECRET, held, waits=True)
@@ -189,6 +184,21 @@ async def place_of(serve_agents: ServeAgents) -> AsyncIterator[Place]:
                 yield Place(served.url, served.app, ada, finished, running, unnamed, strangers, keys)
             finally:
                 held.let_go.set()
+
+
+async def keys_of(made: Any) -> dict[str, str]:
+    keys = {
+        "ada": (await made.create("k", owner="ada")).secret,
+        "stranger": (await made.create("k", owner="bob")).secret,
+        "reader": (await made.create("k", owner="bob", permission="read")).secret,
+        "root": (await made.create("k", owner="root", permission="admin")).secret,
+    }
+    revoked = await made.create("k", owner="ada", permission="admin")
+    await made.revoke(revoked.key.key_id)
+    keys["revoked"] = revoked.secret
+    keys["expired"] = await expired(made)
+    keys["unknown"] = f"ts_{'0' * 12}_{'0' * 64}"
+    return keys
 
 
 async def expired(made: Any) -> str:
@@ -334,22 +344,83 @@ async def ask(http: httpx.AsyncClient, visit: Visit, key: str | None) -> tuple[i
     return answer.status_code, f"{said} {location}"
 
 
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(headers):
+    name, _, permission = headers["x-api-key"].partition(":")
+    return {"identity": name, "permissions": [permission]}
+
+@auth.on
+async def decide(ctx, value):
+"""
+OWNERS = """
+    filters = {"owner": ctx.user.identity}
+    value.setdefault("metadata", {}).update(filters)
+    return filters
+"""
+ADA_ALONE = """
+    return ctx.user.identity == "ada" or "maker" in ctx.permissions
+"""
+
+
 async def test_a_stranger_finds_nothing_wherever_he_looks(serve_agents: ServeAgents) -> None:
     async with place_of(serve_agents) as place:
+        await look_everywhere(place)
+
+
+async def test_a_stranger_finds_nothing_where_a_handler_decides(serve_agents: ServeAgents, tmp_path: Path) -> None:
+    auth = tmp_path / "owners.py"
+    auth.write_text(AUTH + OWNERS)
+    async with place_of(serve_agents, auth) as place:
+        await look_everywhere(place)
+
+
+async def test_whom_a_handler_denies_everything_gets_nothing(serve_agents: ServeAgents, tmp_path: Path) -> None:
+    auth = tmp_path / "alone.py"
+    auth.write_text(AUTH + ADA_ALONE)
+    async with place_of(serve_agents, auth) as place:
         before = await inventory(place)
         found: list[str] = []
         async with httpx.AsyncClient(base_url=place.url, timeout=30) as http:
-            for visit, nothing in zip(visits(place), visits(place, nowhere(place)), strict=True):
+            for visit in visits(place):
+                if visit.endpoint.needs is Permission.public and not visit.endpoint.refuses:
+                    continue
                 for who in ("stranger", "reader"):
                     status, said = await ask(http, visit, place.keys[who])
-                    found += wrong_with(visit, who, status, said, place)
-                    if visit.names_foreign_path and status == 404 and not makes_threads(visit.body):
-                        there, as_said = status, without_ids(said)
-                        status, said = await ask(http, nothing, place.keys[who])
-                        if (there, as_said) != (status, without_ids(said)):
-                            found.append(f"{visit} says that there is something: {as_said}, else {status} {said}")
+                    if status not in {403, 404} or any(secret in said for secret in place.secrets()):
+                        found.append(f"{visit} answers whom everything is denied: {status} {said[:200]}")
         found += [f"afterwards: {line}" for line in changed(before, await inventory(place))]
         assert not found, "\n".join(dict.fromkeys(found))
+
+
+def test_every_endpoint_says_what_handlers_decide_on() -> None:
+    """One that does not is for nobody where there are handlers."""
+    silent = [
+        f"{one.method} {one.path}" for one in ENDPOINTS if one.about is None and one.needs is not Permission.public
+    ]
+    assert not silent
+
+
+async def look_everywhere(place: Place) -> None:
+    """See that a stranger finds nothing."""
+    before = await inventory(place)
+    found: list[str] = []
+    async with httpx.AsyncClient(base_url=place.url, timeout=30) as http:
+        for visit, nothing in zip(visits(place), visits(place, nowhere(place)), strict=True):
+            for who in ("stranger", "reader"):
+                status, said = await ask(http, visit, place.keys[who])
+                found += wrong_with(visit, who, status, said, place)
+                if visit.names_foreign_path and status == 404 and not makes_threads(visit.body):
+                    there, as_said = status, without_ids(said)
+                    status, said = await ask(http, nothing, place.keys[who])
+                    if (there, as_said) != (status, without_ids(said)):
+                        found.append(f"{visit} says that there is something: {as_said}, else {status} {said}")
+    found += [f"afterwards: {line}" for line in changed(before, await inventory(place))]
+    assert not found, "\n".join(dict.fromkeys(found))
 
 
 def nowhere(place: Place) -> Place:

@@ -374,6 +374,49 @@ async def test_followers_and_pages_of_an_owner_have_his_events_alone(store: Stor
     assert {thread.thread_id for thread in await store.threads(owner="ada")} == {runs[1].thread_id}
 
 
+async def test_a_new_thread_has_the_metadata_of_the_request(store: Store, manager: RunManager) -> None:
+    run = await ended(manager, thread_metadata={"owner": "ada", "tags": ["a"]}, metadata={"of": "the run"})
+    threads = store.threads_of(None)
+    assert (await threads.get(run.thread_id)).metadata == {"owner": "ada", "tags": ["a"]}
+    for wanted in ({"owner": "ada"}, {"tags": ["a"]}):
+        assert [one.thread_id for one in (await threads.search(ThreadQuery(metadata=wanted))).threads] == [
+            run.thread_id
+        ]
+    await ended(manager, thread_id=run.thread_id, thread_metadata={"owner": "eve"})
+    assert (await threads.get(run.thread_id)).metadata["owner"] == "ada"
+
+
+async def test_what_others_want_of_metadata_holds_besides_what_is_asked_for(store: Store) -> None:
+    threads = store.threads_of(None)
+    await threads.create(metadata={"owner": "ada", "members": ["ada", "eve"], "n": 1})
+    both = [
+        ({}, {"owner": "ada"}, 1),
+        ({"n": 1}, {"owner": "ada"}, 1),
+        ({"owner": "ada"}, {"owner": "eve"}, 0),
+        ({"owner": "eve"}, {"owner": "ada"}, 0),
+        ({"members": ["ada"]}, {"members": ["eve"]}, 1),
+        ({"members": ["ada"]}, {"members": ["bob"]}, 0),
+        ({"members": ["bob"]}, {"members": ["ada"]}, 0),
+        ({}, {"n": True}, 0),
+        ({}, {"n": "1"}, 0),
+        ({}, {"missing": None}, 0),
+    ]
+    for metadata, wanted, fit in both:
+        query = ThreadQuery(metadata=metadata, wanted=wanted)
+        assert await threads.count(query) == fit, (metadata, wanted)
+        assert (await threads.search(query)).total == fit, (metadata, wanted)
+
+
+async def test_a_copy_may_have_metadata_of_its_own(store: Store) -> None:
+    threads = store.threads_of(None)
+    thread = await threads.create(metadata={"owner": "ada", "n": 1})
+    assert (await threads.copy(thread.thread_id)).metadata == {"owner": "ada", "n": 1}
+    copied = await threads.copy(thread.thread_id, metadata={"owner": "eve"})
+    assert copied.metadata == {"owner": "eve"}
+    found = await threads.search(ThreadQuery(metadata={"owner": "eve"}))
+    assert [one.thread_id for one in found.threads] == [copied.thread_id]
+
+
 async def test_random_walks_leave_a_sound_database(store: Store, manager: RunManager, url: str) -> None:
     dice = random.Random(6)  # a seeded walk
     ids = [new_id() for _ in range(4)]
@@ -388,7 +431,13 @@ async def test_random_walks_leave_a_sound_database(store: Store, manager: RunMan
                 lambda: threads.change(thread_id, metadata={"k": dice.randrange(3)}, ttl_minutes=5),
                 lambda: threads.remove(thread_id),
                 lambda: threads.copy(thread_id, belongs_to=owner),
-                lambda: ended(manager, thread_id=thread_id, owner=owner, thread_ends=dice.random() < 0.3),
+                lambda: ended(
+                    manager,
+                    thread_id=thread_id,
+                    owner=owner,
+                    thread_ends=dice.random() < 0.3,
+                    thread_metadata={"k": dice.randrange(3)},
+                ),
                 lambda: store.sweeper().sweep(),
             ]
         )

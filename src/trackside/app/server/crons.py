@@ -20,7 +20,7 @@ import msgspec
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.schedules import InvalidScheduleError, next_run
 from trackside.app.server.starting import FOLLOWED_MODES, spec_of
-from trackside.app.server.wire.crons import asked_of
+from trackside.app.server.wire.crons import SHARED, asked_of
 from trackside.app.storage.crons import Cron, Crons
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.errors import ClosedError, InvalidSpecError, ThreadBusyError, TracksideError
@@ -153,7 +153,9 @@ class CronScheduler:
         return replace(
             spec,
             trigger="cron",
-            metadata={**cron.metadata, "cron_id": cron.cron_id},
+            any_owner=bool(cron.payload.get(SHARED)),
+            metadata=(metadata := {**cron.metadata, "cron_id": cron.cron_id}),
+            thread_metadata=metadata,
             idempotency_key=f"cron:{cron.cron_id}:{due.isoformat()}",
         )
 

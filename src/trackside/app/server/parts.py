@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trackside.app.server.auth import Authenticator
+from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.health import Health
 from trackside.app.server.log_stream import EventFrames
 from trackside.app.storage import Store
@@ -61,3 +62,8 @@ class ServerParts:
     """Sees that the address can be told of a run's end before the run is let in; None: no run can have one."""
     health: Health = field(default_factory=Health)
     """Whether the server can do its work."""
+
+    @property
+    def handlers(self) -> Handlers | None:
+        """What decides, besides ownership, what each may do who is known; None: nothing."""
+        return getattr(self.authenticator, "handlers", None)

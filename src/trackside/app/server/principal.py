@@ -32,6 +32,10 @@ class Principal:
     permission: Permission
     user: Mapping[str, Any] = field(default_factory=dict)
     """What the user's own function says of him, for agents that are made for each call."""
+    said: Any = field(default=None, repr=False, compare=False)
+    """What that function returned, secrets and all, for the handlers that stand beside it. It is kept nowhere."""
+    sees_all: bool = False
+    """A handler has decided on what the request is about, instead of whose it is."""
 
     def may(self, needed: Permission) -> bool:
         """Whether he may do what needs this."""
@@ -40,7 +44,7 @@ class Principal:
     @property
     def owner(self) -> str | None:
         """Whose threads are all that he may see; None: everybody's."""
-        return None if self.permission is Permission.admin else self.identity
+        return None if self.sees_all or self.permission is Permission.admin else self.identity
 
 
 ANYBODY = Principal(identity=None, permission=Permission.admin)

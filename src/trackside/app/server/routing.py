@@ -17,91 +17,29 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from trackside.app.server.auth.middleware import client_of
+from trackside.app.server.authorizing import About, Operation, authorized
+from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY, Permission, Principal
 from trackside.app.server.rates import Streams
 from trackside.app.server.responses import Answer, Receive, Scope, Send, failure, json_reply
 from trackside.harness.errors import TracksideError
-from trackside.harness.ids import is_uuid
+
+__all__ = ["EVENT_STREAM", "Call", "Endpoint", "EndpointApp", "Routes", "all_endpoints"]
 
 logger = logging.getLogger("trackside.server")
 
 EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call[B, Q]:
-    """One request, read and checked."""
-
-    parts: ServerParts
-    principal: Principal
-    body: B
-    query: Q
-    path: Mapping[str, str]
-    scope: Scope
-    receive: Receive
-
-    def header(self, name: str) -> str | None:
-        """The value of a header; None if it was not sent."""
-        wanted = name.lower().encode()
-        for key, value in self.scope["headers"]:
-            if key == wanted:
-                return str(value.decode("latin-1"))
-        return None
-
-    @property
-    def thread_id(self) -> str:
-        """The thread that the path names.
-
-        Raises:
-            HttpError: it is no UUID.
-        """
-        return self._id("thread_id")
-
-    @property
-    def run_id(self) -> str:
-        """The run that the path names.
-
-        Raises:
-            HttpError: it is no UUID.
-        """
-        return self._id("run_id")
-
-    @property
-    def cron_id(self) -> str:
-        """The cron that the path names.
-
-        Raises:
-            HttpError: it is no UUID.
-        """
-        return self._id("cron_id")
-
-    @property
-    def root(self) -> str:
-        """The prefix under which the app is mounted somewhere; empty if it is not."""
-        return str(self.scope.get("root_path", ""))
-
-    def url(self, path: str) -> str:
-        """A path of this app for a `Location`. Clients put it behind the URL that they were given, which has the prefix of
-        an app that is mounted somewhere: with the prefix in it they would ask for that twice.
-        """
-        return path
-
-    def _id(self, name: str) -> str:
-        value = self.path[name]
-        if not is_uuid(value):
-            raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
-        return value.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +50,8 @@ class Endpoint:
     path: str
     handler: Handler
     needs: Permission
+    about: About | Operation | None
+    """What handlers have to decide on; None: nothing, and where there are handlers nobody gets in unless it is public."""
     group: str
     summary: str
     body: Any = None
@@ -138,6 +78,7 @@ class Routes:
         path: str,
         needs: Permission,
         *,
+        about: About | Operation | None = None,
         body: Any = None,
         query: Any = None,
         answers: Mapping[int, Any] | None = None,
@@ -154,6 +95,7 @@ class Routes:
                     path=path,
                     handler=handler,
                     needs=needs,
+                    about=about,
                     group=self.group,
                     summary=summary,
                     body=body,
@@ -187,14 +129,14 @@ class Routes:
         """As `add`."""
         return self.add("DELETE", path, needs, **options)
 
-    def refuse(self, method: str, path: str, why: str) -> None:
+    def refuse(self, method: str, path: str, why: str, *, about: About) -> None:
         """Have an endpoint that clients know answer 501, saying why."""
 
         async def refused(call: Call[Any, Any]) -> Answer:
             return failure(501, why)
 
         refused.__doc__ = f"Not supported: {why}"
-        self.add(method, path, Permission.public, answers={}, refuses=why)(refused)
+        self.add(method, path, Permission.public, about=about, answers={}, refuses=why)(refused)
 
 
 class EndpointApp:
@@ -204,6 +146,7 @@ class EndpointApp:
         self.endpoint = endpoint
         self._parts = parts
         self._followed = followed
+        self._handlers = parts.handlers if endpoint.needs is not Permission.public or endpoint.refuses else None
         self._is_stream = endpoint.media_type == EVENT_STREAM
         self._body = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
 
@@ -231,6 +174,8 @@ class EndpointApp:
             body = None if self._body is None else await self._read(scope, receive)
             query = None if endpoint.query is None else query_of(scope, endpoint.query)
             call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
+            if self._handlers is not None:
+                call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
             result = await endpoint.handler(call)
         except TracksideError as exc:
             return failure(*answer_of(exc))

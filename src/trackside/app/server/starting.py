@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from trackside.app.server.authorizing import on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import prepared, with_user
@@ -75,9 +76,15 @@ async def started(
     spec = spec_of(call.body, parts.manager, call.principal, thread_id, modes=modes)
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
+    spec = _marked(call, spec)
     if (key := call.header("idempotency-key")) is not None:
         spec = replace(spec, idempotency_key=_own_key(call.principal, key))
     return Started(await parts.manager.start(spec), spec, thread_id is None)
+
+
+def _marked(call: Call[RunCreate, Any], spec: RunSpec) -> RunSpec:
+    """The run with what its thread is found by, if that is new, where handlers decide by it who sees the thread."""
+    return spec if call.wanted is None else replace(spec, thread_metadata=call.body.metadata)
 
 
 def _own_key(principal: Principal, key: str) -> str:
@@ -106,10 +113,17 @@ async def batched(call: Call[list[dict[str, Any]], Any]) -> list[Started]:
         HttpError: one of them does not fit, and none was let in.
         TracksideError: one of them is not let in; others may be.
     """
-    manager, principal = call.parts.manager, call.principal
+    manager = call.parts.manager
     asked = [_one_of_batch(number, fields) for number, fields in enumerate(call.body)]
-    specs = [spec_of(one, manager, principal, one.thread_id, modes=FOLLOWED_MODES) for one in asked]
-    specs = [await prepared(call.parts, principal, spec) for spec in specs]
+    calls: list[Call[Any, Any]] = [
+        await on_thread(replace(call, body=one), "create_run", one.thread_id)  # type: ignore[arg-type]  # another body
+        for one in asked
+    ]
+    specs = [
+        _marked(one, spec_of(one.body, manager, one.principal, one.body.thread_id, modes=FOLLOWED_MODES))
+        for one in calls
+    ]
+    specs = [await prepared(call.parts, one.principal, spec) for one, spec in zip(calls, specs, strict=True)]
     for one in asked:
         await expect_webhook(call.parts, one.webhook)
     handles = await asyncio.gather(*(manager.start(spec) for spec in specs))

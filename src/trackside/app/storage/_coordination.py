@@ -28,7 +28,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.lifecycle import RunFold, thread_status_after
 from trackside.harness.ports import IdempotencyKey, Settlement
-from trackside.harness.types import CancelAction, MultitaskStrategy, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, JsonObject, MultitaskStrategy, RunStatus, ThreadStatus
 
 type Fate = Literal["claimed", "withdrawn"]
 """What has become of a run that its own process may claim: whoever says so first, in whichever thread, wins."""
@@ -136,7 +136,7 @@ class Admit(_Entry):
     """Let a run in. Another process can execute it if it is `portable`.
 
     `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
-    with `thread_exists`. A new one is his, and `ends` with its last run.
+    with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run.
     """
 
     start: RunStart
@@ -149,6 +149,7 @@ class Admit(_Entry):
     any_owner: bool = False
     thread_exists: bool = False
     thread_ends: bool = False
+    thread_metadata: JsonObject | None = None
 
     @property
     @override
@@ -180,7 +181,7 @@ class Admit(_Entry):
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)
         is_new = not lane.exists
-        unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends)
+        unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends, metadata=self.thread_metadata)
         status = unit.thread_status(self.thread_id)
         self.given = Admitted(active.holds, status, displaced, new_thread=is_new and active.holds)
         return self.given

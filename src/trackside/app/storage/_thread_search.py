@@ -40,10 +40,11 @@ class ThreadQuery:
     """Which threads somebody looks for, and in which order; None, or nothing, stands for all.
 
     `metadata` and `values`, of what the harness remembers, have to be contained in the thread's: objects with these keys,
-    lists with these elements.
+    lists with these elements. So has `wanted` in the metadata, which somebody else has asked for, whatever `metadata` says.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    wanted: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     status: ThreadStatus | str | Collection[ThreadStatus | str] | None = None
     ids: Collection[str] | None = None
@@ -81,14 +82,14 @@ class ThreadSearch:
             if type(value) is not int or not least <= value <= MOST:
                 raise InvalidQueryError(field=name, value=value, why=f"it is a whole number from {least} to {MOST}")
         self._labels: list[Label] = []
-        self._looked_at: dict[str, Any] = {}
-        for key, value in query.metadata.items():
+        self._looked_at: list[dict[str, Any]] = []
+        for key, value in (*query.metadata.items(), *query.wanted.items()):
             plain("metadata", key)
             text = label_value(plain("metadata", value) if isinstance(value, str) else value)
             if text is not None and is_label(key, text):
                 self._labels.append((key, text))
             else:
-                self._looked_at[key] = value
+                self._looked_at.append({key: value})
         self._order = _SORTED_BY[query.sort_by]
 
     def page(self, connection: Connection) -> ThreadPage:
@@ -193,7 +194,7 @@ class ThreadSearch:
         found: list[str] = []
         rows = connection.execute(query, execution_options={"yield_per": 1_000})
         for thread_id, metadata, *remembered in map(tuple, rows):
-            if contains(metadata or {}, self._looked_at) and all(
+            if all(contains(metadata or {}, wanted) for wanted in self._looked_at) and all(
                 contains(values, dict(self._query.values)) for values in remembered
             ):
                 found.append(thread_id)

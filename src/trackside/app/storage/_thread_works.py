@@ -10,7 +10,7 @@ from sqlalchemy import delete, exists, select, update
 
 from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._endings import rest_as
-from trackside.app.storage._fold import ThreadRow, labels_of
+from trackside.app.storage._fold import ThreadRow
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
@@ -117,18 +117,12 @@ class CreateThread(_OnThread):
                 ttl_minutes=self.lifetime.ttl_minutes,
             )
         )
-        _label(unit, self.thread_id, self.metadata)
+        unit.label_thread(self.thread_id, self.metadata)
         return True
 
     def _is_own(self, unit: UnitOfWork) -> bool:
         query = select(threads.c.created_at).where(threads.c.thread_id == self.thread_id)
         return unit.session.execute(query) == [(self.now,)]
-
-
-def _label(unit: UnitOfWork, thread_id: str, metadata: Mapping[str, Any]) -> None:
-    """Have a thread found by what its metadata say."""
-    if labels := labels_of(metadata):
-        unit.session.execute(thread_labels.insert().values([(*label, thread_id) for label in labels]))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -163,7 +157,7 @@ class ChangeThread(_OnThread):
         if self.agent is not None and not self._has_run(unit):
             thread.agent = self.agent
         unit.session.execute(delete(thread_labels).where(thread_labels.c.thread_id == self.thread_id))
-        _label(unit, self.thread_id, metadata)
+        unit.label_thread(self.thread_id, metadata)
 
     def _has_run(self, unit: UnitOfWork) -> bool:
         has_run = exists().where(runs.c.thread_id == self.thread_id)
@@ -247,6 +241,8 @@ class CopyThread(_OnThread):
 
     copy_id: str
     belongs_to: str | None
+    metadata: JsonObject | None = None
+    """Instead of those of the other one."""
 
     @override
     def thread_ids(self) -> Iterable[str]:
@@ -263,6 +259,8 @@ class CopyThread(_OnThread):
         if unit.queue.lane(self.copy_id).exists:  # asked again, since the first answer was lost
             return
         metadata, agent, title = found[0]
+        if self.metadata is not None:
+            metadata = json_text(self.metadata)
         waits = unit.thread_status(self.thread_id) is ThreadStatus.interrupted
         unit.make_thread(
             ThreadRow(
@@ -277,7 +275,7 @@ class CopyThread(_OnThread):
             )
         )
         if metadata is not None:
-            _label(unit, self.copy_id, json_of(metadata))
+            unit.label_thread(self.copy_id, json_of(metadata))
         if (state := self._state(unit)) is not None:
             unit.thread_states[self.copy_id] = (self.copy_id, *state, self.now)
 

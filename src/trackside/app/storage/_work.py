@@ -8,7 +8,7 @@ statements, the counter of positions as late as possible (I2).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, override
@@ -17,12 +17,12 @@ from sqlalchemy import select, update
 
 from trackside.app.storage._arguments import is_plain
 from trackside.app.storage._attempts import forget_request, give_up_place, next_attempt
-from trackside.app.storage._encoding import EventRow
-from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread
+from trackside.app.storage._encoding import EventRow, json_text
+from trackside.app.storage._fold import RunRow, ThreadRow, concerns_thread, labels_of
 from trackside.app.storage._graph_checkpoint_rows import GraphRows
 from trackside.app.storage._queue import ActiveRun, Handover, Queue, Standing
 from trackside.app.storage._session import Changes, CollisionError, Session
-from trackside.app.storage._tables import POSITION, counters, idempotency_keys
+from trackside.app.storage._tables import POSITION, counters, idempotency_keys, thread_labels
 from trackside.app.storage._totals import Totals
 from trackside.app.storage.errors import (
     ConnectionLostError,
@@ -36,7 +36,7 @@ from trackside.app.storage.errors import (
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_after
 from trackside.harness.ports import IdempotencyKey
-from trackside.harness.types import LifecycleEventType, ThreadStatus
+from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
 
 _REPEATED = (TransactionConflictError, ConnectionLostError, OutcomeUnknownError, ServerUnreachableError)
 _MOST_COLLISIONS = 5
@@ -219,8 +219,18 @@ class UnitOfWork:
         changed = self._threads.get(thread_id)
         return (changed and changed.status) or self.queue.lane(thread_id).status or ThreadStatus.idle
 
-    def admit(self, run: RunRow, active: ActiveRun, *, owner: str | None = None, ends: bool = False) -> None:
-        """Make the rows of a run that is let in, and of its thread; one that is new is this owner's, and may end with it."""
+    def admit(
+        self,
+        run: RunRow,
+        active: ActiveRun,
+        *,
+        owner: str | None = None,
+        ends: bool = False,
+        metadata: JsonObject | None = None,
+    ) -> None:
+        """Make the rows of a run that is let in, and of its thread; one that is new is this owner's, has these metadata, and
+        may end with it.
+        """
         start = run.start
         assert start is not None
         self._runs[run.fold.run_id] = self._changed[run.fold.run_id] = run
@@ -232,6 +242,9 @@ class UnitOfWork:
             lane.exists = True
             lane.owner = thread.owner = owner
             lane.ends = thread.ends = ends
+            if metadata:
+                thread.metadata = json_text(metadata)
+                self.label_thread(run.thread_id, metadata)
         self.queue.enter(active)
 
     def make_thread(self, thread: ThreadRow) -> None:
@@ -240,6 +253,11 @@ class UnitOfWork:
         self._threads[thread.thread_id] = thread
         lane = self.queue.lane(thread.thread_id)
         lane.exists, lane.owner, lane.ends = True, thread.owner, thread.ends
+
+    def label_thread(self, thread_id: str, metadata: Mapping[str, Any]) -> None:
+        """Have a thread found by what its metadata say."""
+        if labels := labels_of(metadata):
+            self.session.execute(thread_labels.insert().values([(*label, thread_id) for label in labels]))
 
     def thread(self, thread_id: str, when: str) -> ThreadRow:
         """A thread whose row is to be changed, at this time."""

@@ -42,6 +42,7 @@ from trackside.harness import ports
 from trackside.harness.admission import request_of
 from trackside.harness.errors import PayloadError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
+from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
 from trackside.harness.steady import finish
 from trackside.harness.types import (
@@ -135,6 +136,8 @@ class StoredCoordinator:
         if spec is not None:
             work.asks_for, work.any_owner = spec.owner, spec.any_owner
             work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
+            if spec.thread_metadata:
+                work.thread_metadata = canonical_payload(spec.thread_metadata, path="thread_metadata")
         try:
             admitted: Admitted = await self._writer.write_to_the_end(work)
         except TracksideError:

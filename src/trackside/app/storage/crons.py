@@ -20,6 +20,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._tables import crons
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.containment import contains
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import Json, JsonObject
 
@@ -117,6 +118,7 @@ class Crons:
         thread_id: str | None = None,
         enabled: bool | None = None,
         metadata: Mapping[str, Json] | None = None,
+        wanted: Mapping[str, Json] | None = None,
         sort_by: CronOrder = "created_at",
         descending: bool = True,
         limit: int = 10,
@@ -130,6 +132,7 @@ class Crons:
             thread_id: only on this thread.
             enabled: only those that are, or are not.
             metadata: only those whose metadata have all of these.
+            wanted: only those whose metadata contain that, too.
             sort_by: in which order; those that lack it come last.
             descending: whether the greatest comes first.
             limit: how many at most.
@@ -140,18 +143,21 @@ class Crons:
         """
         if sort_by not in _ORDERS:
             raise InvalidQueryError(field="sort_by", value=sort_by, why=f"there are {', '.join(sorted(_ORDERS))}")
-        wanted = _wanted(owner=owner, agent=agent, thread_id=thread_id, enabled=enabled)
+        conditions = _wanted(owner=owner, agent=agent, thread_id=thread_id, enabled=enabled)
         order = crons.c[sort_by].desc() if descending else crons.c[sort_by].asc()
-        query = select(crons).where(*wanted).order_by(order.nulls_last(), crons.c.cron_id)
+        query = select(crons).where(*conditions).order_by(order.nulls_last(), crons.c.cron_id)
         first, count = checked_number("offset", offset), checked_number("limit", limit)
 
         def read(connection: Connection) -> CronPage:
-            if metadata:
-                found = [cron for cron in map(_cron_of, connection.execute(query)) if _has(cron, metadata)]
+            if metadata or wanted:
+                every = map(_cron_of, connection.execute(query))
+                found = [
+                    one for one in every if _has(one, metadata or {}) and contains(one.metadata, dict(wanted or {}))
+                ]
                 return CronPage(found[first : first + count], len(found))
             page = [_cron_of(row) for row in connection.execute(query.offset(first).limit(count))]
             return CronPage(
-                page, connection.execute(select(func.count()).select_from(crons).where(*wanted)).scalar_one()
+                page, connection.execute(select(func.count()).select_from(crons).where(*conditions)).scalar_one()
             )
 
         return await self._readers.run(read)

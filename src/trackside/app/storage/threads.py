@@ -192,8 +192,15 @@ class Threads:
         now = time_text(datetime.now(UTC))
         await self._writer.write(RemoveThread(thread_id=plain("thread_id", thread_id), owner=self._owner, now=now))
 
-    async def copy(self, thread_id: str, *, copy_id: str | None = None, belongs_to: str | None = None) -> StoredThread:
-        """Make another thread that remembers what this one does; without its runs.
+    async def copy(
+        self,
+        thread_id: str,
+        *,
+        copy_id: str | None = None,
+        belongs_to: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> StoredThread:
+        """Make another thread that remembers what this one does; without its runs. `metadata` take the place of its own.
 
         Raises:
             UnknownThreadError: there is no such thread.
@@ -206,6 +213,7 @@ class Threads:
             now=time_text(datetime.now(UTC)),
             copy_id=copy_id,
             belongs_to=belongs_to,
+            metadata=None if metadata is None else _plain(metadata),
         )
         await self._writer.write(work)
         return await self.get(copy_id)

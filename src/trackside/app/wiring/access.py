@@ -87,6 +87,7 @@ def _key(settings: Settings) -> str | None:
 
 
 def _own(settings: Settings) -> Authenticator:
+    from trackside.app.server.auth.handlers import UnsuitedHandlerError
     from trackside.app.server.auth.own import OwnAuthenticator, UnsuitedFunctionError
 
     access = settings.access
@@ -95,7 +96,7 @@ def _own(settings: Settings) -> Authenticator:
         return OwnAuthenticator.of(found)
     except AgentReferenceError as exc:
         raise settings.complaint("server.auth", str(exc.details["why"])) from exc
-    except UnsuitedFunctionError as exc:
+    except (UnsuitedFunctionError, UnsuitedHandlerError) as exc:
         raise settings.complaint("server.auth", f"{access.auth} {exc.details['why']}") from exc
 
 

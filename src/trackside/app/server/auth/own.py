@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, override
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.routing import Match
 
-from trackside.app.masking import without_secrets
 from trackside.app.server.auth.authenticator import highest, path_of, unknown
-from trackside.app.server.failures import HttpError
+from trackside.app.server.auth.calling import Called
+from trackside.app.server.auth.handlers import Handlers
+from trackside.app.server.failures import FAILED, HttpError
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
@@ -23,10 +23,7 @@ from trackside.harness.payload import canonical
 
 logger = logging.getLogger("trackside.server")
 
-_SECONDS: Final = 10.0
-_AT_ONCE: Final = 64  # synchronous calls
 _LONGEST_IDENTITY: Final = 255
-_ERRORS: Final = range(400, 600)
 _SECRET: Final = re.compile(r"token|secret|passw|key|credential|cookie|session|authoriz|bearer|jwt", re.IGNORECASE)
 """In the names of what a function says of a user and nobody keeps."""
 
@@ -91,48 +88,32 @@ class OwnAuthenticator:
     other permissions there are is his program's business.
     """
 
-    def __init__(self, function: Callable[..., Any], names: Sequence[str]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Any], names: Sequence[str], handlers: Handlers | None = None) -> None:
+        self.handlers = handlers
+        """What of the same `Auth` decides on all that is asked for."""
+        self._function = Called(function)
         self._takes = [(name, _PARAMETERS[name]) for name in names]
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004  # an object that is called
-        )
-        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     @classmethod
     def of(cls, found: Any) -> Self:
         """An authenticator that asks a function, or the handler of an `Auth`.
 
         Raises:
-            UnsuitedFunctionError: it is neither, asks for what there is not, or there are handlers that would be ignored.
+            UnsuitedFunctionError: it is neither, or asks for what there is not.
+            UnsuitedHandlerError: its handlers cannot be asked.
         """
         function = _handler_of(found) if hasattr(found, "_authenticate_handler") else found
         if not callable(function):
             raise UnsuitedFunctionError(why="it cannot be called")
-        return cls(function, _names_of(function))
+        return cls(function, _names_of(function), Handlers.of(found))
 
     async def __call__(self, scope: Scope) -> Principal:
         given = {name: make(scope) for name, make in self._takes}
-        try:
-            async with asyncio.timeout(_SECONDS):
-                user = await self._ask(given)
-        except TimeoutError:
-            detail = "who asks could not be found out in time"
-            raise HttpError(status=503, detail=detail, headers={"Retry-After": "1"}) from None
-        except HttpError:
-            raise
-        except AssertionError as exc:
-            raise unknown(str(exc) or "you are not known here") from None
-        except Exception as exc:  # noqa: BLE001  # the user's own code, whatever it raises
-            raise _answer_to(exc, scope) from None
-        return principal_of(user)
+        return principal_of(await self._function("the function that says who asks", scope, given, _unknown))
 
-    async def _ask(self, given: Mapping[str, Any]) -> Any:
-        if self._is_async:
-            return await self._function(**given)
-        async with self._turns:
-            found = await asyncio.to_thread(self._function, **given)
-        return await found if isinstance(found, Awaitable) else found
+
+def _unknown(exc: AssertionError) -> HttpError:
+    return unknown(str(exc) or "you are not known here")
 
 
 def principal_of(user: Any) -> Principal:
@@ -148,7 +129,7 @@ def principal_of(user: Any) -> Principal:
         logger.error(
             "the function that says who asks returned %s, which has no identity that is a text", type(user).__name__
         )
-        raise HttpError(status=500, detail="the server failed; its log says why")
+        raise HttpError(status=500, detail=FAILED)
     if _of(user, "is_authenticated", default=True) is False:
         raise unknown("you are not known here")
     permissions = _of(user, "permissions", default=())
@@ -162,7 +143,8 @@ def principal_of(user: Any) -> Principal:
         "is_authenticated": True,
         "permissions": listed,
     }
-    return Principal(identity=identity, permission=highest(listed, prefixed=True) or Permission.run, user=said)
+    permission = highest(listed, prefixed=True) or Permission.run
+    return Principal(identity=identity, permission=permission, user=said, said=user)
 
 
 def _kept(user: Any) -> Mapping[str, Any]:
@@ -180,31 +162,9 @@ def _of(user: Any, name: str, *, default: Any = None) -> Any:
     return default if found is None else found
 
 
-def _answer_to(exc: Exception, scope: Scope) -> HttpError:
-    """What a client is told of what the function raised: its own status and sentence, else nothing."""
-    status = getattr(exc, "status_code", None)
-    if isinstance(status, int) and status in _ERRORS:
-        headers = getattr(exc, "headers", None)
-        shown = {str(key): str(value) for key, value in headers.items()} if isinstance(headers, Mapping) else {}
-        return HttpError(status=status, detail=str(getattr(exc, "detail", "") or "you are not let in"), headers=shown)
-    sent = {value.decode("latin-1"): "…" for name, value in scope["headers"] if name != b"host"}
-    words = {word: "…" for text in sent for word in text.split()}
-    logger.error(
-        "the function that says who asks failed: %s", without_secrets(f"{type(exc).__name__}: {exc}", {**sent, **words})
-    )
-    return HttpError(status=500, detail="the server failed; its log says why")
-
-
 def _handler_of(auth: Any) -> Callable[..., Any]:
     if auth._authenticate_handler is None:  # noqa: SLF001  # what the SDK promises to its servers
         raise UnsuitedFunctionError(why="it has no handler: none is marked with @auth.authenticate")
-    ignored = [f"@auth.on.{resource}.{action}" for resource, action in getattr(auth, "_handlers", {})]
-    if getattr(auth, "_global_handlers", ()):
-        ignored.insert(0, "@auth.on")
-    if ignored:
-        # To leave them out would let everybody do what they forbid.
-        why = f"its authorization handlers are not supported: {', '.join(ignored).replace('.*', '')}"
-        raise UnsuitedFunctionError(why=why)
     handler: Callable[..., Any] = auth._authenticate_handler  # noqa: SLF001
     return handler
 

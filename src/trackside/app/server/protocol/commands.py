@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from trackside.app.server.access import agent_of_thread, caller_of, thread_for
+from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import answer_of
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import started
@@ -72,6 +73,11 @@ class _Method(NamedTuple):
 
     params: Any
     handler: Callable[[CommandCall, Any], Awaitable[Any]]
+
+
+def action_of(call: CommandCall) -> Action:
+    """What a command does with its thread, as authorization handlers know it."""
+    return "create_run" if call.body.method in _STARTS else "read"
 
 
 async def answered(call: CommandCall) -> CommandDone | CommandFailed:
@@ -261,6 +267,8 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "state.fork": _Method(StateFork, _fork),
     "agent.getTree": _Method(AgentGetTree, _tree),
 }
+_STARTS: Final = frozenset({"run.start", "input.respond", "state.fork"})
+"""What starts a run; all else looks at the thread."""
 _SUBSCRIBE: Final = "who wants events opens a stream for them, POST /threads/{thread_id}/stream/events"
 _NOT_SUPPORTED: Final[Mapping[str, str]] = {
     "input.inject": "a run takes no messages while it runs; start another one, which waits for it or takes its place",

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from trackside.app.server.access import caller_of
+from trackside.app.server.authorizing import About, fits
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, json_reply
@@ -36,15 +37,21 @@ routes = Routes("Assistants")
 _STARTED = datetime.now(UTC)
 _PAGE = 10
 _WRITES = (
-    ("POST", "/assistants"),
-    ("PATCH", "/assistants/{assistant_id}"),
-    ("DELETE", "/assistants/{assistant_id}"),
-    ("POST", "/assistants/{assistant_id}/latest"),
+    ("POST", "/assistants", About("assistants", "create")),
+    ("PATCH", "/assistants/{assistant_id}", About("assistants", "update")),
+    ("DELETE", "/assistants/{assistant_id}", About("assistants", "delete")),
+    ("POST", "/assistants/{assistant_id}/latest", About("assistants", "update")),
 )
 _WHY = "there is one assistant for each agent that the server was started with; change the settings and start it again"
 
 
-@routes.post("/assistants/search", Permission.read, body=AssistantSearch, answers={200: list[Assistant]})
+@routes.post(
+    "/assistants/search",
+    Permission.read,
+    about=About("assistants", "search", "many"),
+    body=AssistantSearch,
+    answers={200: list[Assistant]},
+)
 async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
     """Find assistants. `X-Pagination-Total` is how many there are, `X-Pagination-Next` the offset of the next page."""
     asked = call.body
@@ -54,19 +61,33 @@ async def search_assistants(call: Call[AssistantSearch, None]) -> Any:
     return _page(found, asked.limit, asked.offset, asked.select)
 
 
-@routes.post("/assistants/count", Permission.read, body=AssistantFilter, answers={200: int})
+@routes.post(
+    "/assistants/count",
+    Permission.read,
+    about=About("assistants", "search", "many"),
+    body=AssistantFilter,
+    answers={200: int},
+)
 async def count_assistants(call: Call[AssistantFilter, None]) -> Any:
     """How many assistants a search finds."""
     return sum(is_meant(one, call.body) for one in _all(call))
 
 
-@routes.get("/assistants/{assistant_id}", Permission.read, answers={200: Assistant})
+@routes.get(
+    "/assistants/{assistant_id}", Permission.read, about=About("assistants", "read", "many"), answers={200: Assistant}
+)
 async def get_assistant(call: Call[None, None]) -> Any:
     """An assistant, by its id or the name of its agent."""
     return _assistant(call, _named(call))
 
 
-@routes.get("/assistants/{assistant_id}/graph", Permission.read, query=DrawingQuery, answers={200: Drawing})
+@routes.get(
+    "/assistants/{assistant_id}/graph",
+    Permission.read,
+    about=About("assistants", "read", "many"),
+    query=DrawingQuery,
+    answers={200: Drawing},
+)
 async def get_graph(call: Call[None, DrawingQuery]) -> Any:
     """What an assistant's agent is made of, to be drawn. An agent that does not say is one box."""
     name = _named(call)
@@ -76,7 +97,12 @@ async def get_graph(call: Call[None, DrawingQuery]) -> Any:
     return {"nodes": [{"id": name, "type": "runnable", "data": {"name": name}}], "edges": []}
 
 
-@routes.get("/assistants/{assistant_id}/schemas", Permission.read, answers={200: Schemas})
+@routes.get(
+    "/assistants/{assistant_id}/schemas",
+    Permission.read,
+    about=About("assistants", "read", "many"),
+    answers={200: Schemas},
+)
 async def get_schemas(call: Call[None, None]) -> Any:
     """What goes into an assistant's agent, what comes out and what is kept, as JSON Schemas."""
     name = _named(call)
@@ -86,7 +112,11 @@ async def get_schemas(call: Call[None, None]) -> Any:
 
 
 @routes.get(
-    "/assistants/{assistant_id}/subgraphs", Permission.read, query=SubgraphQuery, answers={200: dict[str, Schemas]}
+    "/assistants/{assistant_id}/subgraphs",
+    Permission.read,
+    about=About("assistants", "read", "many"),
+    query=SubgraphQuery,
+    answers={200: dict[str, Schemas]},
 )
 async def get_subgraphs(call: Call[None, SubgraphQuery]) -> Any:
     """The schemas of the agents inside an assistant's agent, by their namespaces."""
@@ -96,6 +126,7 @@ async def get_subgraphs(call: Call[None, SubgraphQuery]) -> Any:
 @routes.get(
     "/assistants/{assistant_id}/subgraphs/{namespace}",
     Permission.read,
+    about=About("assistants", "read", "many"),
     query=SubgraphQuery,
     answers={200: dict[str, Schemas]},
 )
@@ -104,7 +135,13 @@ async def get_subgraph(call: Call[None, SubgraphQuery]) -> Any:
     return await _subgraphs(call, call.path["namespace"])
 
 
-@routes.post("/assistants/{assistant_id}/versions", Permission.read, body=VersionSearch, answers={200: list[Assistant]})
+@routes.post(
+    "/assistants/{assistant_id}/versions",
+    Permission.read,
+    about=About("assistants", "read", "many"),
+    body=VersionSearch,
+    answers={200: list[Assistant]},
+)
 async def list_versions(call: Call[VersionSearch, None]) -> Any:
     """The versions of an assistant: the one that is served."""
     asked = call.body
@@ -112,8 +149,8 @@ async def list_versions(call: Call[VersionSearch, None]) -> Any:
     return _page([one] if is_meant(one, asked) else [], asked.limit, asked.offset, None)
 
 
-for _method, _path in _WRITES:
-    routes.refuse(_method, _path, _WHY)
+for _method, _path, _about in _WRITES:
+    routes.refuse(_method, _path, _WHY, about=_about)
 
 
 def _page(found: Sequence[Assistant], limit: int | None, offset: int | None, select: Sequence[str] | None) -> Reply:
@@ -136,7 +173,9 @@ async def _subgraphs(call: Call[None, SubgraphQuery], namespace: str | None) -> 
 
 
 def _all(call: Call[Any, Any]) -> list[Assistant]:
-    return [_assistant(call, name) for name in call.parts.manager.agents]
+    """Those that are there for whoever asks."""
+    every = [_assistant(call, name) for name in call.parts.manager.agents]
+    return [one for one in every if fits(call, one.metadata)]
 
 
 def _assistant(call: Call[Any, Any], name: str) -> Assistant:
@@ -158,8 +197,8 @@ def _named(call: Call[Any, Any]) -> str:
     """
     asked = call.path["assistant_id"]
     name = agent_of(asked, call.parts.manager.agents)
-    if name is None:
-        known = ", ".join(sorted(call.parts.manager.agents)) or "none"
+    if name is None or not fits(call, _assistant(call, name).metadata):
+        known = ", ".join(sorted(one.name for one in _all(call))) or "none"
         raise HttpError(status=404, detail=f"there is no assistant {asked!r:.120}; there are {known}")
     return name
 

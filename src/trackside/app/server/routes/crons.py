@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
+from trackside.app.server.authorizing import About, ask, on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty, json_reply
@@ -38,7 +40,9 @@ routes = Routes("Crons")
 _PATH = "/runs/crons/{cron_id}"
 
 
-@routes.post("/runs/crons", Permission.run, body=CronCreate, answers={200: CronInfo})
+@routes.post(
+    "/runs/crons", Permission.run, about=About("crons", "create", "many"), body=CronCreate, answers={200: CronInfo}
+)
 async def create_cron(call: Call[CronCreate, None]) -> Any:
     """Have runs started again and again, each on a thread of its own.
 
@@ -47,15 +51,26 @@ async def create_cron(call: Call[CronCreate, None]) -> Any:
     return await _create(call, None, call.principal.identity)
 
 
-@routes.post("/threads/{thread_id}/runs/crons", Permission.run, body=CronCreate, answers={200: CronInfo})
+@routes.post(
+    "/threads/{thread_id}/runs/crons",
+    Permission.run,
+    about=About("crons", "create", "each"),
+    body=CronCreate,
+    answers={200: CronInfo},
+)
 async def create_cron_for_thread(call: Call[CronCreate, None]) -> Any:
     """Have runs started again and again on a thread that is there."""
-    thread = await call.parts.store.threads_of(call.principal.owner).get(call.thread_id)
+    on = await on_thread(call, "create_run", call.thread_id)  # which its runs are started with
+    thread = await call.parts.store.threads_of(on.principal.owner).get(call.thread_id)
+    if call.handlers is not None:
+        call = await ask(call, "crons", "create", thread_id=UUID(thread.thread_id))
+    if on.principal.sees_all and thread.owner != call.principal.identity:
+        return await _create(call, thread.thread_id, call.principal.identity, is_shared=True)
     # Runs of a thread are its owner's, whoever asks for them.
     return await _create(call, thread.thread_id, thread.owner or call.principal.identity)
 
 
-@routes.patch(_PATH, Permission.run, body=CronUpdate, answers={200: CronInfo})
+@routes.patch(_PATH, Permission.run, about=About("crons", "update", "cron"), body=CronUpdate, answers={200: CronInfo})
 async def update_cron(call: Call[CronUpdate, None]) -> Any:
     """Change a cron. Metadata are merged, all else takes the place of what was there."""
     crons = call.parts.store.crons
@@ -69,7 +84,7 @@ async def update_cron(call: Call[CronUpdate, None]) -> Any:
             return cron_on_wire(changed)
 
 
-@routes.delete(_PATH, Permission.run, answers={204: None})
+@routes.delete(_PATH, Permission.run, about=About("crons", "delete", "cron"), answers={204: None})
 async def delete_cron(call: Call[None, None]) -> Any:
     """Start no more of a cron's runs. Those that were started go on."""
     if not await call.parts.store.crons.delete(call.cron_id, owner=call.principal.owner):
@@ -77,7 +92,13 @@ async def delete_cron(call: Call[None, None]) -> Any:
     return empty()
 
 
-@routes.post("/runs/crons/search", Permission.read, body=CronSearch, answers={200: list[CronInfo]})
+@routes.post(
+    "/runs/crons/search",
+    Permission.read,
+    about=About("crons", "search", "many"),
+    body=CronSearch,
+    answers={200: list[CronInfo]},
+)
 async def search_crons(call: Call[CronSearch, None]) -> Any:
     """Find crons, newest first unless `sort_by` says otherwise.
 
@@ -99,13 +120,17 @@ async def search_crons(call: Call[CronSearch, None]) -> Any:
     )
 
 
-@routes.post("/runs/crons/count", Permission.read, body=CronCount, answers={200: int})
+@routes.post(
+    "/runs/crons/count", Permission.read, about=About("crons", "search", "many"), body=CronCount, answers={200: int}
+)
 async def count_crons(call: Call[CronCount, None]) -> Any:
     """How many crons there are."""
     return (await _found(call, limit=0)).total
 
 
-async def _create(call: Call[CronCreate, None], thread_id: str | None, owner: str | None) -> CronInfo:
+async def _create(
+    call: Call[CronCreate, None], thread_id: str | None, owner: str | None, *, is_shared: bool = False
+) -> CronInfo:
     asked, manager, now = call.body, call.parts.manager, datetime.now(UTC)
     end_time, is_enabled = utc_of(asked.end_time), asked.enabled is not False
     if end_time is not None and end_time <= now:
@@ -119,7 +144,7 @@ async def _create(call: Call[CronCreate, None], thread_id: str | None, owner: st
         end_time=end_time,
         enabled=is_enabled,
         on_run_completed=asked.on_run_completed,
-        payload=payload_of(asked, thread_id),
+        payload=payload_of(asked, thread_id, is_shared=is_shared),
         metadata=whole(asked.metadata or {}),
         owner=owner,
         created_at=now,
@@ -172,6 +197,7 @@ async def _found(call: Call[Any, None], **page: Any) -> CronPage:
         agent=agent,
         thread_id=wanted.thread_id,
         metadata=wanted.metadata,
+        wanted=call.wanted,
         **page,
     )
 

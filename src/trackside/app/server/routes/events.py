@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from trackside.app.server.authorizing import About
 from trackside.app.server.failures import HttpError
 from trackside.app.server.log_stream import LogEvents
 from trackside.app.server.principal import Permission
@@ -18,7 +19,9 @@ routes = Routes("Log")
 _POSITION: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-@routes.get("/events", Permission.read, query=EventQuery, answers={200: list[LogEvent]})
+@routes.get(
+    "/events", Permission.read, about=About("threads", "search", "log"), query=EventQuery, answers={200: list[LogEvent]}
+)
 async def list_events(call: Call[None, EventQuery]) -> Any:
     """Events of the log, oldest first.
 
@@ -44,7 +47,14 @@ async def list_events(call: Call[None, EventQuery]) -> Any:
     return json_reply([event_on_wire(stored) for stored in page], headers=more)
 
 
-@routes.get("/events/stream", Permission.read, query=FollowQuery, answers={200: str}, media_type="text/event-stream")
+@routes.get(
+    "/events/stream",
+    Permission.read,
+    about=About("threads", "search", "log"),
+    query=FollowQuery,
+    answers={200: str},
+    media_type="text/event-stream",
+)
 async def follow_log(call: Call[None, FollowQuery]) -> Any:
     """Follow the log as server-sent events, each with its position as `id`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trackside.app.server.authorizing import About
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import empty
@@ -27,7 +28,7 @@ routes = Routes("Store")
 _NO_VECTORS = "is not supported: items are found by namespace and by what their values have, not by meaning"
 
 
-@routes.put("/store/items", Permission.run, body=ItemPut, answers={204: None})
+@routes.put("/store/items", Permission.run, about=About("store", "put", "item"), body=ItemPut, answers={204: None})
 async def put_item(call: Call[ItemPut, None]) -> Any:
     """Keep an item; it takes the place of the one that is there."""
     item = call.body
@@ -38,7 +39,13 @@ async def put_item(call: Call[ItemPut, None]) -> Any:
     return empty()
 
 
-@routes.get("/store/items", Permission.read, query=ItemQuery, answers={200: ItemInfo | None})
+@routes.get(
+    "/store/items",
+    Permission.read,
+    about=About("store", "get", "item"),
+    query=ItemQuery,
+    answers={200: ItemInfo | None},
+)
 async def get_item(call: Call[None, ItemQuery]) -> Any:
     """An item; `null` if there is none. Its time to live begins anew, unless `refresh_ttl` is false."""
     wanted = call.query
@@ -49,7 +56,9 @@ async def get_item(call: Call[None, ItemQuery]) -> Any:
     return None if found is None else item_on_wire(found)
 
 
-@routes.delete("/store/items", Permission.run, body=ItemName, answers={204: None})
+@routes.delete(
+    "/store/items", Permission.run, about=About("store", "delete", "item"), body=ItemName, answers={204: None}
+)
 async def delete_item(call: Call[ItemName, None]) -> Any:
     """Keep an item no longer. One that is not there is fine."""
     _check_namespace(call.principal, call.body.namespace)
@@ -57,7 +66,13 @@ async def delete_item(call: Call[ItemName, None]) -> Any:
     return empty()
 
 
-@routes.post("/store/items/search", Permission.read, body=ItemSearch, answers={200: FoundItems})
+@routes.post(
+    "/store/items/search",
+    Permission.read,
+    about=About("store", "search", "item"),
+    body=ItemSearch,
+    answers={200: FoundItems},
+)
 async def search_items(call: Call[ItemSearch, None]) -> Any:
     """Items below a prefix of namespaces, those written last first."""
     wanted = call.body
@@ -74,7 +89,13 @@ async def search_items(call: Call[ItemSearch, None]) -> Any:
     return FoundItems([found_on_wire(item) for item in found])
 
 
-@routes.post("/store/namespaces", Permission.read, body=NamespaceSearch, answers={200: FoundNamespaces})
+@routes.post(
+    "/store/namespaces",
+    Permission.read,
+    about=About("store", "list_namespaces", "item"),
+    body=NamespaceSearch,
+    answers={200: FoundNamespaces},
+)
 async def list_namespaces(call: Call[NamespaceSearch, None]) -> Any:
     """The namespaces that there are, in order."""
     wanted = call.body

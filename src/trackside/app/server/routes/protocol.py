@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from trackside.app.server.access import caller_of, thread_for
+from trackside.app.server.authorizing import About
 from trackside.app.server.principal import Permission
-from trackside.app.server.protocol.commands import answered
+from trackside.app.server.protocol.commands import action_of, answered
 from trackside.app.server.protocol.thread_events import ProtocolEvents
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
 from trackside.app.server.thread_states import ThreadStates
@@ -19,6 +20,7 @@ routes = Routes("Threads, version 2")
 @routes.post(
     "/threads/{thread_id}/commands",
     Permission.run,
+    about=About("threads", action_of, "thread"),
     body=ProtocolCommand,
     answers={200: CommandDone | CommandFailed},
 )
@@ -35,6 +37,7 @@ async def command(call: Call[ProtocolCommand, None]) -> Any:
 @routes.post(
     "/threads/{thread_id}/stream/events",
     Permission.read,
+    about=About("threads", "read", "thread"),
     body=EventsWanted,
     answers={200: str},
     media_type=EVENT_STREAM,

@@ -7,12 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from trackside.app.server.authorizing import OPERATION, About, fits
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.agents import AgentInfo
-from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
 from trackside.app.server.wire.log import RecordedRun, RunDetails, RunQuery, recorded_run, run_details
 from trackside.app.server.wire.stats import (
     Bucket,
@@ -37,7 +38,9 @@ class Renders(Protocol):
         ...
 
 
-@routes.get("/runs", Permission.read, query=RunQuery, answers={200: list[RecordedRun]})
+@routes.get(
+    "/runs", Permission.read, about=About("threads", "search", "log"), query=RunQuery, answers={200: list[RecordedRun]}
+)
 async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
     """Runs of all threads, those created last first.
 
@@ -65,7 +68,7 @@ async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
     return json_reply([recorded_run(run) for run in page], headers=more)
 
 
-@routes.get("/runs/{run_id}", Permission.read, answers={200: RunDetails})
+@routes.get("/runs/{run_id}", Permission.read, about=About("threads", "read", "run"), answers={200: RunDetails})
 async def get_recorded_run(call: Call[None, None]) -> Any:
     """All that is recorded of a run; its events are at `/events?run_id=`."""
     store, run_id = call.parts.store, call.run_id
@@ -75,7 +78,9 @@ async def get_recorded_run(call: Call[None, None]) -> Any:
     return run_details(run, await store.request_of(run_id), await store.retries_of(run_id))
 
 
-@routes.get("/stats", Permission.read, query=StatsQuery, answers={200: RunStats})
+@routes.get(
+    "/stats", Permission.read, about=About("threads", "search", "log"), query=StatsQuery, answers={200: RunStats}
+)
 async def get_stats(call: Call[None, StatsQuery]) -> Any:
     """Totals of runs: how many, how they ended, what they used; in all, by agent, model and caller."""
     query = call.query
@@ -86,7 +91,13 @@ async def get_stats(call: Call[None, StatsQuery]) -> Any:
     return stats_on_wire(stats)
 
 
-@routes.get("/stats/timeline", Permission.read, query=TimelineQuery, answers={200: list[Bucket]})
+@routes.get(
+    "/stats/timeline",
+    Permission.read,
+    about=About("threads", "search", "log"),
+    query=TimelineQuery,
+    answers={200: list[Bucket]},
+)
 async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
     """The same totals over time, one bucket after the other, by when the runs were created; at most 1,000."""
     query = call.query
@@ -97,7 +108,7 @@ async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
     return [bucket_on_wire(bucket) for bucket in buckets]
 
 
-@routes.get("/agents", Permission.read, answers={200: list[AgentInfo]})
+@routes.get("/agents", Permission.read, about=About("assistants", "search", "many"), answers={200: list[AgentInfo]})
 async def list_agents(call: Call[None, None]) -> Any:
     """The agents that are served, by name, and how many of their runs go on here."""
     manager, descriptions = call.parts.manager, call.parts.options.descriptions
@@ -112,10 +123,11 @@ async def list_agents(call: Call[None, None]) -> Any:
             describes=isinstance(agent, Describes),
         )
         for name, agent in sorted(manager.agents.items())
+        if fits(call, SYSTEM)
     ]
 
 
-@routes.get("/metrics", Permission.read, answers={200: str}, media_type="text/plain")
+@routes.get("/metrics", Permission.read, about=OPERATION, answers={200: str}, media_type="text/plain")
 async def get_metrics(call: Call[None, None]) -> Any:
     """What Prometheus scrapes, if the settings name an observer of the type "metrics"."""
     for configured in call.parts.observers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trackside.app.server.authorizing import About, fitting
 from trackside.app.server.failures import HttpError
 from trackside.app.server.following import end_of, run_headers, visible_run
 from trackside.app.server.principal import Permission
@@ -21,7 +22,11 @@ routes = Routes("Runs")
 
 
 @routes.post(
-    "/threads/{thread_id}/runs/{run_id}/cancel", Permission.run, query=CancelQuery, answers={200: None, 202: None}
+    "/threads/{thread_id}/runs/{run_id}/cancel",
+    Permission.run,
+    about=About("threads", "update", "thread"),
+    query=CancelQuery,
+    answers={200: None, 202: None},
 )
 async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     """Stop a run. Stopping it again, or one that has ended, changes nothing and is no error.
@@ -48,7 +53,14 @@ async def cancel_run(call: Call[None, CancelQuery]) -> Any:
     return WhenEnded(result=ended, headers=headers, heartbeat=parts.options.heartbeat)
 
 
-@routes.post("/runs/cancel", Permission.run, body=CancelMany, query=CancelManyQuery, answers={204: None})
+@routes.post(
+    "/runs/cancel",
+    Permission.run,
+    about=About("threads", "update", "named"),
+    body=CancelMany,
+    query=CancelManyQuery,
+    answers={204: None},
+)
 async def cancel_runs(call: Call[CancelMany, CancelManyQuery]) -> Any:
     """Stop several runs: some of one thread, or all that are pending, running, or both."""
     body, manager = call.body, call.parts.manager
@@ -68,13 +80,21 @@ async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:
         HttpError: nobody can be meant.
         UnknownRunError: one that is named is not there.
     """
-    body, parts, principal = call.body, call.parts, call.principal
+    body, parts = call.body, call.parts
     if body.status is not None:
         status = None if body.status == "all" else RunStatus(body.status)
-        return await parts.store.threads_of(principal.owner).active_runs(status=status)
+        return await _active(call, status)
     if not (body.thread_id and body.run_ids):
         raise HttpError(status=422, detail="say which runs: thread_id with run_ids, or status")
     for name in (body.thread_id, *body.run_ids):
         if not is_uuid(name):
             raise HttpError(status=422, detail=f"{name!r:.80} is not a UUID")
-    return [await visible_run(parts, principal, run_id, body.thread_id) for run_id in body.run_ids]
+    return [await visible_run(parts, call.principal, run_id, body.thread_id) for run_id in body.run_ids]
+
+
+async def _active(call: Call[CancelMany, Any], status: RunStatus | None) -> Sequence[StoredRun]:
+    found = await call.parts.store.threads_of(call.principal.owner).active_runs(status=status)
+    if not call.wanted:
+        return found
+    theirs = await fitting(call, (run.thread_id for run in found))
+    return [run for run in found if run.thread_id in theirs]

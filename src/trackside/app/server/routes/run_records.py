@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from trackside.app.server.authorizing import About
 from trackside.app.server.following import visible_run
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import empty, json_reply
@@ -15,7 +16,13 @@ from trackside.app.server.wire.runs import Run, RunsQuery, run_on_wire, statuses
 routes = Routes("Runs")
 
 
-@routes.get("/threads/{thread_id}/runs", Permission.read, query=RunsQuery, answers={200: list[Run]})
+@routes.get(
+    "/threads/{thread_id}/runs",
+    Permission.read,
+    about=About("threads", "search", "thread"),
+    query=RunsQuery,
+    answers={200: list[Run]},
+)
 async def list_runs(call: Call[None, RunsQuery]) -> Any:
     """The runs of a thread, newest first.
 
@@ -36,14 +43,21 @@ async def list_runs(call: Call[None, RunsQuery]) -> Any:
     return json_reply([{name: run[name] for name in run if name in wanted} for run in shown], headers=headers)
 
 
-@routes.get("/threads/{thread_id}/runs/{run_id}", Permission.read, answers={200: Run})
+@routes.get(
+    "/threads/{thread_id}/runs/{run_id}", Permission.read, about=About("threads", "read", "thread"), answers={200: Run}
+)
 async def get_run(call: Call[None, None]) -> Any:
     """A run of a thread, with what was asked for."""
     run = await visible_run(call.parts, call.principal, call.run_id, call.thread_id)
     return run_on_wire(run, await call.parts.store.request_of(run.run_id))
 
 
-@routes.delete("/threads/{thread_id}/runs/{run_id}", Permission.run, answers={204: None})
+@routes.delete(
+    "/threads/{thread_id}/runs/{run_id}",
+    Permission.run,
+    about=About("threads", "delete", "thread"),
+    answers={204: None},
+)
 async def delete_run(call: Call[None, None]) -> Any:
     """Remove a run that has ended. The log keeps what happened."""
     await call.parts.store.remove_run(call.thread_id, call.run_id, owner=call.principal.owner)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trackside.app.server.access import caller_of, thread_for
+from trackside.app.server.auth.handlers import Action
+from trackside.app.server.authorizing import About
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -25,13 +27,23 @@ from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQ
 routes = Routes("Runs")
 
 
-@routes.get("/threads/{thread_id}/runs/{run_id}/join", Permission.read, query=JoinQuery)
+def _joining(call: Call[None, Any]) -> Action:
+    """Who looks on reads; whose going cancels the run does more than that."""
+    return "update" if call.query.cancel_on_disconnect else "read"
+
+
+@routes.get(
+    "/threads/{thread_id}/runs/{run_id}/join",
+    Permission.read,
+    about=About("threads", _joining, "thread"),
+    query=JoinQuery,
+)
 async def join_run(call: Call[None, JoinQuery]) -> Any:
     """Wait for a run; the answer is the thread's values, or `{"__error__": …}` if it failed."""
     return await _join(call, call.thread_id)
 
 
-@routes.get("/runs/{run_id}/join", Permission.read, query=JoinQuery)
+@routes.get("/runs/{run_id}/join", Permission.read, about=About("threads", _joining, "run"), query=JoinQuery)
 async def join_stateless_run(call: Call[None, JoinQuery]) -> Any:
     """Wait for a run, whatever its thread is."""
     return await _join(call, None)
@@ -40,6 +52,7 @@ async def join_stateless_run(call: Call[None, JoinQuery]) -> Any:
 @routes.get(
     "/threads/{thread_id}/runs/{run_id}/stream",
     Permission.read,
+    about=About("threads", _joining, "thread"),
     query=StreamQuery,
     answers={200: str},
     media_type=EVENT_STREAM,
@@ -54,7 +67,14 @@ async def join_stream(call: Call[None, StreamQuery]) -> Any:
     return await _follow(call, call.thread_id)
 
 
-@routes.get("/runs/{run_id}/stream", Permission.read, query=StreamQuery, answers={200: str}, media_type=EVENT_STREAM)
+@routes.get(
+    "/runs/{run_id}/stream",
+    Permission.read,
+    about=About("threads", _joining, "run"),
+    query=StreamQuery,
+    answers={200: str},
+    media_type=EVENT_STREAM,
+)
 async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
     """Follow a run, whatever its thread is."""
     return await _follow(call, None)
@@ -63,6 +83,7 @@ async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
 @routes.get(
     "/threads/{thread_id}/stream",
     Permission.read,
+    about=About("threads", "read", "thread"),
     query=ThreadStreamQuery,
     answers={200: str},
     media_type=EVENT_STREAM,

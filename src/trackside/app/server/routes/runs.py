@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trackside.app.server.access import caller_of
+from trackside.app.server.authorizing import About
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -27,7 +28,9 @@ routes = Routes("Runs")
 type CreateCall = Call[RunCreate, Any]
 
 
-@routes.post("/threads/{thread_id}/runs/wait", Permission.run, body=RunCreate)
+@routes.post(
+    "/threads/{thread_id}/runs/wait", Permission.run, about=About("threads", "create_run", "thread"), body=RunCreate
+)
 async def wait_for_run(call: CreateCall) -> Any:
     """Start a run and wait for its final state.
 
@@ -37,7 +40,7 @@ async def wait_for_run(call: CreateCall) -> Any:
     return await _wait(call, call.thread_id)
 
 
-@routes.post("/runs/wait", Permission.run, body=RunCreate)
+@routes.post("/runs/wait", Permission.run, about=About("threads", "create_run", "new_thread"), body=RunCreate)
 async def wait_for_stateless_run(call: CreateCall) -> Any:
     """Start a run on a thread of its own and wait for its final state."""
     return await _wait(call, None)
@@ -46,6 +49,7 @@ async def wait_for_stateless_run(call: CreateCall) -> Any:
 @routes.post(
     "/threads/{thread_id}/runs/stream",
     Permission.run,
+    about=About("threads", "create_run", "thread"),
     body=RunCreate,
     query=CreateStreamQuery,
     answers={200: str},
@@ -63,6 +67,7 @@ async def stream_run(call: CreateCall) -> Any:
 @routes.post(
     "/runs/stream",
     Permission.run,
+    about=About("threads", "create_run", "new_thread"),
     body=RunCreate,
     query=CreateStreamQuery,
     answers={200: str},
@@ -73,19 +78,33 @@ async def stream_stateless_run(call: CreateCall) -> Any:
     return await _stream(call, None)
 
 
-@routes.post("/threads/{thread_id}/runs", Permission.run, body=RunCreate, answers={200: Run})
+@routes.post(
+    "/threads/{thread_id}/runs",
+    Permission.run,
+    about=About("threads", "create_run", "thread"),
+    body=RunCreate,
+    answers={200: Run},
+)
 async def create_run(call: CreateCall) -> Any:
     """Start a run in the background."""
     return await _create(call, call.thread_id)
 
 
-@routes.post("/runs", Permission.run, body=RunCreate, answers={200: Run})
+@routes.post(
+    "/runs", Permission.run, about=About("threads", "create_run", "new_thread"), body=RunCreate, answers={200: Run}
+)
 async def create_stateless_run(call: CreateCall) -> Any:
     """Start a run in the background, on a thread of its own."""
     return await _create(call, None)
 
 
-@routes.post("/runs/batch", Permission.run, body=list[dict[str, Any]], answers={200: list[Run]})
+@routes.post(
+    "/runs/batch",
+    Permission.run,
+    about=About("threads", "create_run", "each"),
+    body=list[dict[str, Any]],
+    answers={200: list[Run]},
+)
 async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
     """Start several runs in the background, each on a thread of its own unless it names one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trackside.app.server.access import caller_of, thread_for
+from trackside.app.server.authorizing import About
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.thread_states import ThreadStates
@@ -24,7 +25,13 @@ from trackside.harness.states import StateUpdate
 routes = Routes("Thread state")
 
 
-@routes.get("/threads/{thread_id}/state", Permission.read, query=StateQuery, answers={200: ThreadState})
+@routes.get(
+    "/threads/{thread_id}/state",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    query=StateQuery,
+    answers={200: ThreadState},
+)
 async def get_state(call: Call[None, StateQuery]) -> Any:
     """What a thread is now."""
     query = call.query
@@ -32,7 +39,13 @@ async def get_state(call: Call[None, StateQuery]) -> Any:
     return selected(await states.state(subgraphs=query.subgraphs), query.select)
 
 
-@routes.get("/threads/{thread_id}/state/{checkpoint_id}", Permission.read, query=StateQuery, answers={200: ThreadState})
+@routes.get(
+    "/threads/{thread_id}/state/{checkpoint_id}",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    query=StateQuery,
+    answers={200: ThreadState},
+)
 async def get_state_at(call: Call[None, StateQuery]) -> Any:
     """What a thread was at a checkpoint."""
     query = call.query
@@ -41,7 +54,13 @@ async def get_state_at(call: Call[None, StateQuery]) -> Any:
     return selected(await states.state(at, subgraphs=query.subgraphs), query.select)
 
 
-@routes.post("/threads/{thread_id}/state/checkpoint", Permission.read, body=StateAt, answers={200: ThreadState})
+@routes.post(
+    "/threads/{thread_id}/state/checkpoint",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    body=StateAt,
+    answers={200: ThreadState},
+)
 async def get_state_of_checkpoint(call: Call[StateAt, None]) -> Any:
     """What a thread was at a checkpoint, also at one of a graph inside its graph."""
     asked = call.body
@@ -49,7 +68,13 @@ async def get_state_of_checkpoint(call: Call[StateAt, None]) -> Any:
     return selected(await states.state(asked.checkpoint, subgraphs=bool(asked.subgraphs)), asked.select)
 
 
-@routes.post("/threads/{thread_id}/state", Permission.run, body=StateChange, answers={200: StateChanged})
+@routes.post(
+    "/threads/{thread_id}/state",
+    Permission.run,
+    about=About("threads", "update", "thread"),
+    body=StateChange,
+    answers={200: StateChanged},
+)
 async def update_state(call: Call[StateChange, None]) -> Any:
     """Change what a thread is, as if a node had returned the values; from an older checkpoint the thread forks."""
     asked = call.body
@@ -60,14 +85,26 @@ async def update_state(call: Call[StateChange, None]) -> Any:
     return StateChanged(checkpoint=checkpoint, configurable=checkpoint)
 
 
-@routes.get("/threads/{thread_id}/history", Permission.read, query=HistoryQuery, answers={200: list[ThreadState]})
+@routes.get(
+    "/threads/{thread_id}/history",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    query=HistoryQuery,
+    answers={200: list[ThreadState]},
+)
 async def get_history(call: Call[None, HistoryQuery]) -> Any:
     """What a thread was, newest first."""
     states = await _states(call)
     return [state.as_json() for state in await states.history(limit=call.query.limit, before=call.query.before)]
 
 
-@routes.post("/threads/{thread_id}/history", Permission.read, body=HistorySearch, answers={200: list[ThreadState]})
+@routes.post(
+    "/threads/{thread_id}/history",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    body=HistorySearch,
+    answers={200: list[ThreadState]},
+)
 async def search_history(call: Call[HistorySearch, None]) -> Any:
     """What a thread was, newest first: before a checkpoint, with some metadata, of a graph inside its graph."""
     asked = call.body
@@ -81,6 +118,7 @@ routes.refuse(
     "PATCH",
     "/threads/{thread_id}/state",
     "states have the metadata of the runs that made them; those of a thread are changed by PATCH /threads/{thread_id}",
+    about=About("threads", "update"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackside.app.server.authorizing import OPERATION
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, empty, json_reply
@@ -25,13 +26,15 @@ routes = Routes("Subscriptions")
 _PATH = "/subscriptions/{name}"
 
 
-@routes.get("/subscriptions", Permission.admin, answers={200: list[SubscriptionInfo]})
+@routes.get("/subscriptions", Permission.admin, about=OPERATION, answers={200: list[SubscriptionInfo]})
 async def list_subscriptions(call: Call[None, None]) -> Any:
     """How all subscriptions stand, by name."""
     return [subscription_on_wire(found) for found in await call.parts.store.subscriptions.all()]
 
 
-@routes.post("/subscriptions", Permission.admin, body=SubscriptionCreate, answers={200: SubscriptionInfo})
+@routes.post(
+    "/subscriptions", Permission.admin, about=OPERATION, body=SubscriptionCreate, answers={200: SubscriptionInfo}
+)
 async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
     """Have a subscription; one that is there and wants the same goes on where it was.
 
@@ -54,41 +57,41 @@ async def create_subscription(call: Call[SubscriptionCreate, None]) -> Any:
     return subscription_on_wire(made)
 
 
-@routes.get(_PATH, Permission.admin, answers={200: SubscriptionInfo})
+@routes.get(_PATH, Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def get_subscription(call: Call[None, None]) -> Any:
     """How a subscription stands."""
     return await _standing(call)
 
 
-@routes.delete(_PATH, Permission.admin, answers={204: None})
+@routes.delete(_PATH, Permission.admin, about=OPERATION, answers={204: None})
 async def delete_subscription(call: Call[None, None]) -> Any:
     """Forget a subscription, its place and what it has parked."""
     await call.parts.store.subscriptions.delete(call.path["name"])
     return empty()
 
 
-@routes.post(f"{_PATH}/pause", Permission.admin, answers={200: SubscriptionInfo})
+@routes.post(f"{_PATH}/pause", Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def pause_subscription(call: Call[None, None]) -> Any:
     """Deliver nothing until it is resumed."""
     await call.parts.store.subscriptions.pause(call.path["name"])
     return await _standing(call)
 
 
-@routes.post(f"{_PATH}/resume", Permission.admin, answers={200: SubscriptionInfo})
+@routes.post(f"{_PATH}/resume", Permission.admin, about=OPERATION, answers={200: SubscriptionInfo})
 async def resume_subscription(call: Call[None, None]) -> Any:
     """Go on where it was."""
     await call.parts.store.subscriptions.resume(call.path["name"])
     return await _standing(call)
 
 
-@routes.post(f"{_PATH}/seek", Permission.admin, body=SubscriptionSeek, answers={200: SubscriptionInfo})
+@routes.post(f"{_PATH}/seek", Permission.admin, about=OPERATION, body=SubscriptionSeek, answers={200: SubscriptionInfo})
 async def seek_subscription(call: Call[SubscriptionSeek, None]) -> Any:
     """Go on behind another position: back, and events are delivered again; ahead, and what lies between is not."""
     await call.parts.store.subscriptions.seek(call.path["name"], call.body.position)
     return await _standing(call)
 
 
-@routes.get(f"{_PATH}/parked", Permission.admin, query=ParkedQuery, answers={200: list[ParkedInfo]})
+@routes.get(f"{_PATH}/parked", Permission.admin, about=OPERATION, query=ParkedQuery, answers={200: list[ParkedInfo]})
 async def list_parked(call: Call[None, ParkedQuery]) -> Any:
     """What a subscription has parked, in order of position; `X-Pagination-Next` is the next page's `after`."""
     query = call.query
@@ -98,13 +101,15 @@ async def list_parked(call: Call[None, ParkedQuery]) -> Any:
     return json_reply([parked_on_wire(event) for event in page], headers=more)
 
 
-@routes.post(f"{_PATH}/parked/retry", Permission.admin, body=ParkedChoice, answers={200: ParkedDecided})
+@routes.post(
+    f"{_PATH}/parked/retry", Permission.admin, about=OPERATION, body=ParkedChoice, answers={200: ParkedDecided}
+)
 async def retry_parked(call: Call[ParkedChoice, None]) -> Any:
     """Have a parked event delivered again, or all of them."""
     return ParkedDecided(await call.parts.store.subscriptions.retry_parked(call.path["name"], call.body.position))
 
 
-@routes.post(f"{_PATH}/parked/drop", Permission.admin, body=ParkedChoice, answers={200: ParkedDecided})
+@routes.post(f"{_PATH}/parked/drop", Permission.admin, about=OPERATION, body=ParkedChoice, answers={200: ParkedDecided})
 async def drop_parked(call: Call[ParkedChoice, None]) -> Any:
     """Give a parked event up, or all of them. They stay in the log."""
     return ParkedDecided(await call.parts.store.subscriptions.drop_parked(call.path["name"], call.body.position))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from trackside.app.server.access import caller_of
+from trackside.app.server.authorizing import About, copied_metadata, on_thread
 from trackside.app.server.copying import copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
@@ -46,7 +51,13 @@ MOST_LOOKED_AT: Final = 1_000
 _OF_STATE: Final = frozenset({"values", "interrupts"})
 
 
-@routes.post("/threads", Permission.run, body=ThreadCreate, answers={200: Thread, 204: None})
+@routes.post(
+    "/threads",
+    Permission.run,
+    about=About("threads", "create", "new_thread"),
+    body=ThreadCreate,
+    answers={200: Thread, 204: None},
+)
 async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     """Make a thread. One that has this id is an error, or with `if_exists=do_nothing` the answer."""
     asked = call.body
@@ -70,7 +81,13 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     return await _changed(call, thread)
 
 
-@routes.get("/threads/{thread_id}", Permission.read, query=ThreadGet, answers={200: Thread})
+@routes.get(
+    "/threads/{thread_id}",
+    Permission.read,
+    about=About("threads", "read", "thread"),
+    query=ThreadGet,
+    answers={200: Thread},
+)
 async def get_thread(call: Call[None, ThreadGet]) -> Any:
     """A thread, with what it remembers and what it asks."""
     named = [name for said in call.query.include or () for name in said.split(",")]
@@ -79,7 +96,13 @@ async def get_thread(call: Call[None, ThreadGet]) -> Any:
     return await _shown(call, await _threads(call).get(call.thread_id))
 
 
-@routes.patch("/threads/{thread_id}", Permission.run, body=ThreadChange, answers={200: Thread, 204: None})
+@routes.patch(
+    "/threads/{thread_id}",
+    Permission.run,
+    about=About("threads", "update", "thread"),
+    body=ThreadChange,
+    answers={200: Thread, 204: None},
+)
 async def update_thread(call: Call[ThreadChange, None]) -> Any:
     """Add metadata to those of a thread, and say anew how long it lives."""
     metadata = call.body.metadata
@@ -92,14 +115,20 @@ async def update_thread(call: Call[ThreadChange, None]) -> Any:
     return await _changed(call, thread)
 
 
-@routes.delete("/threads/{thread_id}", Permission.run, answers={204: None})
+@routes.delete("/threads/{thread_id}", Permission.run, about=About("threads", "delete", "thread"), answers={204: None})
 async def delete_thread(call: Call[None, None]) -> Any:
     """Remove a thread with all that it has. A run of it that has not ended has to be cancelled first."""
     await _threads(call).remove(call.thread_id)
     return empty()
 
 
-@routes.post("/threads/search", Permission.read, body=ThreadSearch, answers={200: list[Thread]})
+@routes.post(
+    "/threads/search",
+    Permission.read,
+    about=About("threads", "search", "many"),
+    body=ThreadSearch,
+    answers={200: list[Thread]},
+)
 async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     """Threads that fit, those that changed last first unless `sort_by` says otherwise.
 
@@ -121,7 +150,9 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     return json_reply(shown, headers=headers)
 
 
-@routes.post("/threads/count", Permission.read, body=ThreadCount, answers={200: int})
+@routes.post(
+    "/threads/count", Permission.read, about=About("threads", "search", "many"), body=ThreadCount, answers={200: int}
+)
 async def count_threads(call: Call[ThreadCount, None]) -> Any:
     """How many threads fit."""
     asked = call.body
@@ -131,35 +162,53 @@ async def count_threads(call: Call[ThreadCount, None]) -> Any:
     return await _threads(call).count(query)
 
 
-@routes.post("/threads/prune", Permission.run, body=ThreadPrune, answers={200: Pruned})
+@routes.post(
+    "/threads/prune", Permission.run, about=About("threads", "delete", "each"), body=ThreadPrune, answers={200: Pruned}
+)
 async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     """Remove threads, or of each all but its latest state. Those that are not there, or have a run, do not count."""
-    asked, threads = call.body, _threads(call)
-    ids = list(dict.fromkeys(_uuid("thread_ids", thread_id) for thread_id in asked.thread_ids))
-    if asked.strategy == "keep_latest":
-        found = (await threads.search(ThreadQuery(ids=ids, limit=len(ids)))).threads
-        await keep_latest(call.parts, [one.thread_id for one in found if keeper_of(call.parts, one) is not None])
-        return Pruned(len(found))
+    asked = call.body
+    ids = dict.fromkeys(_uuid("thread_ids", thread_id) for thread_id in asked.thread_ids)
+    allowed = [
+        (owner, [*those]) for owner, those in groupby([one async for one in _prunable(call, ids)], itemgetter(0))
+    ]
     pruned = 0
-    for thread_id in ids:
-        try:
-            await threads.remove(thread_id)
-            pruned += 1
-        except (UnknownThreadError, ThreadInUseError):
+    for owner, those in allowed:
+        threads, named = call.parts.store.threads_of(owner), [thread_id for _, thread_id in those]
+        if asked.strategy == "keep_latest":
+            found = (await threads.search(ThreadQuery(ids=named, limit=len(named)))).threads
+            await keep_latest(call.parts, [one.thread_id for one in found if keeper_of(call.parts, one) is not None])
+            pruned += len(found)
             continue
+        for thread_id in named:
+            with suppress(UnknownThreadError, ThreadInUseError):
+                await threads.remove(thread_id)
+                pruned += 1
     return Pruned(pruned)
 
 
-@routes.post("/threads/{thread_id}/copy", Permission.run, answers={200: Thread})
+async def _prunable(call: Call[ThreadPrune, None], ids: Iterable[str]) -> AsyncIterator[tuple[str | None, str]]:
+    """Whose threads are looked at for these, and each of them: all are looked at first, before one goes."""
+    for thread_id in ids:
+        with suppress(UnknownThreadError):
+            yield (await on_thread(call, "delete", thread_id)).principal.owner, thread_id
+
+
+@routes.post(
+    "/threads/{thread_id}/copy", Permission.run, about=About("threads", "read", "thread"), answers={200: Thread}
+)
 async def copy_thread(call: Call[None, None]) -> Any:
     """Make another thread that remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
     is_kept = keeper_of(call.parts, thread) is not None
+    metadata = await copied_metadata(call, thread, copy_id)
     if is_kept:
         await copy_checkpoints(call.parts, thread.thread_id, copy_id)
     try:
-        copied = await threads.copy(thread.thread_id, copy_id=copy_id, belongs_to=call.principal.identity)
+        copied = await threads.copy(
+            thread.thread_id, copy_id=copy_id, belongs_to=call.principal.identity, metadata=metadata
+        )
     except TracksideError:
         if is_kept:
             await call.parts.checkpointer.adelete_thread(copy_id)
@@ -202,6 +251,7 @@ def _query(call: Call[Any, Any], asked: ThreadCount) -> ThreadQuery:
             named.add(agent)
     return ThreadQuery(
         metadata=metadata,
+        wanted=call.wanted or {},
         values=asked.values or {},
         status=() if len(named) > 1 else asked.status,  # no thread has two
         agent=next(iter(named), None),
@@ -214,11 +264,8 @@ def _asks_agents(call: Call[Any, Any]) -> bool:
 
 async def _found(call: Call[ThreadSearch, None], asked: ThreadSearch) -> ThreadPage:
     query = _query(call, asked)
-    page = ThreadQuery(
-        metadata=query.metadata,
-        values=query.values,
-        status=query.status,
-        agent=query.agent,
+    page = replace(
+        query,
         ids=None if not asked.ids else [_uuid("ids", thread_id) for thread_id in asked.ids],
         sort_by=asked.sort_by or "updated_at",
         descending=asked.sort_order != "asc",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid5
 
 from msgspec import Meta, Struct, field
@@ -45,6 +45,10 @@ type PageSize = Annotated[int, Meta(ge=1, le=1_000)]
 type Offset = Annotated[int, Meta(ge=0)]
 
 
+SYSTEM: Final = {"created_by": "system"}
+"""The metadata of all assistants, as LangGraph's servers say it of those that nobody has made."""
+
+
 class Assistant(Struct, frozen=True, kw_only=True):
     """An agent, as LangGraph's clients see it."""
 
@@ -56,7 +60,7 @@ class Assistant(Struct, frozen=True, kw_only=True):
     updated_at: datetime
     config: JsonObject = field(default_factory=dict)
     context: JsonObject = field(default_factory=dict)
-    metadata: JsonObject = field(default_factory=lambda: {"created_by": "system"})
+    metadata: JsonObject = field(default_factory=lambda: dict(SYSTEM))
     version: int = 1
 
 

@@ -67,6 +67,8 @@ class CronOptions(Struct, forbid_unknown_fields=True, kw_only=True):
     durability: Durability | None = None
 
 
+SHARED: Final = "shared_thread"
+"""In the payload of a cron whose thread an authorization handler lets somebody use who does not own it."""
 _NAMES: Final = CronOptions.__struct_fields__
 
 
@@ -176,10 +178,12 @@ def utc_of(when: datetime | None) -> datetime | None:
         raise InvalidScheduleError(field="end_time", value=when.isoformat(), why=why) from None
 
 
-def payload_of(asked: CronCreate, thread_id: str | None) -> JsonObject:
-    """What is stored of what is asked for each time."""
+def payload_of(asked: CronCreate, thread_id: str | None, *, is_shared: bool = False) -> JsonObject:
+    """What is stored of what is asked for each time; `is_shared` if the thread is somebody else's, and he may use it."""
     payload = _options(asked, (*_NAMES, "assistant_id", "multitask_strategy", "checkpoint_during"))
-    return payload if thread_id is None else {**payload, "thread_id": thread_id}
+    if thread_id is None:
+        return payload
+    return {**payload, "thread_id": thread_id, **({SHARED: True} if is_shared else {})}
 
 
 def with_changes(cron: Cron, changes: CronUpdate) -> Cron:
@@ -203,7 +207,7 @@ def asked_of(cron: Cron) -> RunCreate:
     Raises:
         msgspec.ValidationError: another version has stored what this one does not know.
     """
-    options = {name: value for name, value in cron.payload.items() if name != "thread_id"}
+    options = {name: value for name, value in cron.payload.items() if name not in {"thread_id", SHARED}}
     options |= {"assistant_id": cron.agent, "metadata": dict(cron.metadata)}
     if cron.thread_id is None:
         options["on_completion"] = cron.on_run_completed or "delete"

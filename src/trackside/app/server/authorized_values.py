@@ -1,0 +1,191 @@
+"""What authorization handlers get to see of a request as their `value`, and what of it they may change.
+
+The names are those of `langgraph_sdk.auth.types`, whose ids are UUIDs. `metadata` is always there, so that a handler can
+mark whatever it is about; what it has changed is what the endpoint gets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from trackside.app.server.auth.handlers import Action, Resource
+from trackside.app.server.calls import Call
+from trackside.app.server.failures import FAILED, HttpError
+from trackside.app.server.wire.assistants import agent_of, assistant_id_of
+from trackside.app.server.wire.items import ItemQuery
+from trackside.app.server.wire.protocol import ProtocolCommand
+from trackside.harness.ids import is_uuid
+
+logger = logging.getLogger("trackside.server")
+
+_NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
+"""What endpoints call what is a namespace to handlers."""
+_RUN: Final = ("multitask_strategy", "if_not_exists", "after_seconds")
+_KWARGS: Final = (
+    "input",
+    "command",
+    "config",
+    "context",
+    "stream_mode",
+    "interrupt_before",
+    "interrupt_after",
+    "webhook",
+)
+_CHANGED: Final = ("input", "config", "context")
+_CRON: Final = ("input", "config", "context", "interrupt_before", "interrupt_after", "webhook", "stream_mode")
+
+
+def value_of(call: Call[Any, Any], resource: Resource, action: Action) -> dict[str, Any]:
+    """What the handler gets. It may be changed."""
+    said = _said(call)
+    if resource == "store":
+        return _item(call, said)
+    value: dict[str, Any] = {"metadata": said.pop("metadata", None) or {}}
+    if action == "create_run":
+        value |= _run(call, said)
+    elif resource == "crons":
+        value |= _cron(call, said)
+    else:
+        value |= said
+        if said.get("values") is None:
+            value.pop("values", None)
+    for name in ("assistant_id", "graph_id"):
+        if name in call.path:
+            value[name] = _assistant(call, call.path[name])
+    return value
+
+
+def changed_by(call: Call[Any, Any], resource: Resource, action: Action, value: Mapping[str, Any]) -> Call[Any, Any]:
+    """The call with what a handler has changed in its value.
+
+    Raises:
+        HttpError: it has put there what cannot be.
+    """
+    if resource == "store":
+        return _with_item(call, value)
+    body = call.body
+    if isinstance(body, ProtocolCommand):
+        if action != "create_run":
+            return call
+        said = body.params or {}
+        params = {**said, **_options(value.get("kwargs"), said), "metadata": metadata_of(value)}
+        return replace(call, body=msgspec.structs.replace(body, params=params))
+    names = getattr(body, "__struct_fields__", ())
+    changes: dict[str, Any] = {"metadata": metadata_of(value)} if "metadata" in names else {}
+    options = value.get("kwargs") if action == "create_run" else value.get("payload")
+    changes |= _options(options, names)
+    if not changes:
+        return call
+    return replace(call, body=msgspec.structs.replace(body, **changes))
+
+
+def _options(options: Any, names: Collection[str]) -> dict[str, Any]:
+    """What a handler may have changed of what a run gets."""
+    if not isinstance(options, Mapping):
+        return {}
+    return {name: options[name] for name in _CHANGED if name in options and name in names}
+
+
+def _said(call: Call[Any, Any]) -> dict[str, Any]:
+    """What the request says, by its own names."""
+    body = call.body
+    if isinstance(body, ProtocolCommand):
+        return dict(body.params or {})
+    said: dict[str, Any] = {}
+    for part in (call.query, body):
+        if isinstance(part, msgspec.Struct):
+            said |= msgspec.structs.asdict(part)
+    if isinstance(said.get("metadata"), str):  # a query's, which is JSON that nobody has read yet
+        del said["metadata"]
+    for name in ("thread_id", "run_id", "cron_id"):
+        if isinstance(said.get(name), str) and is_uuid(said[name]):
+            said[name] = UUID(said[name])
+    if isinstance(said.get("ids"), list):
+        said["ids"] = [UUID(one) if is_uuid(one) else one for one in said["ids"]]
+    return said
+
+
+def _run(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "assistant_id": _assistant(call, said.get("assistant_id")),
+        "run_id": None,
+        "status": "pending",
+        "prevent_insert_if_inflight": said.get("multitask_strategy") == "reject",
+        **{name: said[name] for name in _RUN if said.get(name) is not None},
+        "kwargs": {name: said[name] for name in _KWARGS if said.get(name) is not None},
+    }
+
+
+def _cron(call: Call[Any, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    named = {
+        name: said[name] for name in ("schedule", "end_time", "timezone", "enabled", "limit", "offset") if name in said
+    }
+    value: dict[str, Any] = {
+        **named,
+        "thread_id": said.get("thread_id"),
+        "payload": {name: said[name] for name in _CRON if said.get(name) is not None},
+        "user_id": call.principal.identity,
+    }
+    if "assistant_id" in said:
+        value["assistant_id"] = _assistant(call, said["assistant_id"])
+    return value
+
+
+def _item(call: Call[Any, Any], said: dict[str, Any]) -> dict[str, Any]:
+    name = _namespace_field(said)
+    labels = said.pop(name) or ()
+    if isinstance(call.query, ItemQuery):
+        labels = [label for part in labels for label in part.split(".")]
+    return {**said, "namespace": tuple(labels)}
+
+
+def _with_item(call: Call[Any, Any], value: Mapping[str, Any]) -> Call[Any, Any]:
+    labels = value.get("namespace")
+    if labels is None:
+        labels = ()
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(one, str) for one in labels):
+        raise _wrong("namespace", "a sequence of texts")
+    if any("." in label for label in labels):
+        raise HttpError(status=422, detail=f"namespace = {list(labels)!r:.200}: a label has no dot")
+    part = call.query if isinstance(call.query, ItemQuery) else call.body
+    changes: dict[str, Any] = {_namespace_field(msgspec.structs.asdict(part)): list(labels)}
+    for name, kind in (("key", str), ("value", dict), ("filter", dict)):
+        if name in part.__struct_fields__ and isinstance(value.get(name), kind):
+            changes[name] = value[name]
+    changed = msgspec.structs.replace(part, **changes)
+    return replace(call, query=changed) if part is call.query else replace(call, body=changed)
+
+
+def _namespace_field(said: Mapping[str, Any]) -> str:
+    return next(name for name in _NAMESPACES if name in said)
+
+
+def metadata_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata in a value, as a handler has left them.
+
+    Raises:
+        HttpError: they are none.
+    """
+    metadata = value.get("metadata")
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise _wrong("metadata", "an object")
+    return metadata
+
+
+def _assistant(call: Call[Any, Any], named: Any) -> Any:
+    """The id of an assistant that is named, or what was said where there is none."""
+    agent = agent_of(named, call.parts.manager.agents) if isinstance(named, str) else None
+    return named if agent is None else UUID(assistant_id_of(agent))
+
+
+def _wrong(name: str, what: str) -> HttpError:
+    logger.error("an authorization handler has put something into value[%r] that is not %s", name, what)
+    return HttpError(status=500, detail=FAILED)

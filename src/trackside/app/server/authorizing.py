@@ -1,0 +1,250 @@
+"""Has the authorization handlers of a LangGraph project decide on each request, in one place for all endpoints.
+
+An endpoint says what it is `About`. If a handler decides on that, it is asked once the request has been read, before
+anything is done for it, and its word takes the place of ownership: what the request names is looked up here, and if its
+metadata do not fit what the handler returned it is not there. Where no handler decides, ownership does, as ever.
+
+Each endpoint does its own part only where several things are meant: it leaves out what does not fit `Call.wanted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import msgspec
+
+from trackside.app.server.auth.handlers import Action, Resource
+from trackside.app.server.authorized_values import changed_by, metadata_of, value_of
+from trackside.app.server.calls import Call
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.wire.threads import ThreadCreate
+from trackside.app.storage import StoredThread
+from trackside.app.storage.containment import contains
+from trackside.harness.errors import UnknownRunError, UnknownThreadError
+from trackside.harness.ids import is_uuid, new_id
+from trackside.harness.types import JsonObject
+
+type AnyCall = Call[Any, Any]
+
+type Which = Literal["thread", "new_thread", "named", "run", "log", "cron", "many", "item", "each"]
+"""What of a resource: the thread, run or cron that the path names; a thread that is made; the one that the body names, if it
+names one; of the log what the query names; `many`, of which the endpoint leaves out what does not fit `call.wanted`; an item
+of the store; or `each` of several, for which the endpoint asks itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What an endpoint is about, as handlers know it."""
+
+    resource: Resource
+    action: Action | Callable[[AnyCall], Action]
+    which: Which = "many"
+
+
+class Operation:
+    """What handlers do not know: how the server does, and its subscriptions. Where there are handlers it takes an admin."""
+
+
+OPERATION: Final = Operation()
+
+
+async def authorized(call: AnyCall, about: About | Operation | None) -> AnyCall:
+    """The call as its endpoint may go on with it, on a server that has handlers.
+
+    Raises:
+        HttpError: a handler has refused it, or failed; or nothing says what the endpoint is about.
+        UnknownThreadError, UnknownRunError: what it names does not fit the handler's filter.
+    """
+    if isinstance(about, Operation):
+        if not call.principal.may(Permission.admin):
+            raise HttpError(status=403, detail="this needs the permission 'admin' where handlers decide on all else")
+        return call
+    if about is None:
+        raise HttpError(status=403, detail="no authorization handler can decide on this")
+    if about.which == "each":
+        return call
+    action = about.action(call) if callable(about.action) else about.action
+    decide = _DECIDES[about.which]
+    return await decide(call, about.resource, action)
+
+
+async def ask(call: AnyCall, resource: Resource, action: Action, **more: Any) -> AnyCall:
+    """The call with what the handler has changed of it, and what it wants of metadata; with `more` in the value.
+
+    Raises:
+        HttpError: it is refused, or the handler failed.
+    """
+    assert call.handlers is not None
+    value = value_of(call, resource, action) | more
+    wanted = await call.handlers.ask(call.principal, call.scope, resource, action, value)
+    return call if wanted is None else replace(changed_by(call, resource, action, value), wanted=wanted)
+
+
+async def on_thread(call: AnyCall, action: Action, thread_id: str | None, **more: Any) -> AnyCall:
+    """The call, if a handler lets somebody do this with a thread; None: with one that is made for it.
+
+    Without handlers it is the call as it is. Of a thread that is not there nothing is known yet: whose it is goes on being
+    looked at, so that who loses a race for its id does not get what another one has made.
+
+    Raises:
+        HttpError: it is refused.
+        UnknownThreadError: the thread does not fit.
+    """
+    if call.handlers is None:
+        return call
+    named = {"thread_id": thread_id and UUID(thread_id)}
+    call = await ask(call, "threads", action, **named, **more)
+    if call.wanted is None or thread_id is None:
+        return call
+    if not call.wanted:
+        return seeing_all(call)
+    thread = await call.parts.store.thread(thread_id, removed=True)
+    if thread is None:
+        return call
+    if not fits(call, thread.metadata):
+        raise UnknownThreadError(thread_id=thread_id)
+    return seeing_all(call)
+
+
+async def copied_metadata(call: AnyCall, thread: StoredThread, copy_id: str) -> JsonObject | None:
+    """The metadata of a copy of a thread, which a handler may have changed; None: those of the thread.
+
+    Raises:
+        HttpError: it may not be made.
+    """
+    if call.handlers is None:
+        return None
+    value: dict[str, Any] = {"thread_id": UUID(copy_id), "metadata": dict(thread.metadata)}
+    wanted = await call.handlers.ask(call.principal, call.scope, "threads", "create", value)
+    return None if wanted is None else metadata_of(value)
+
+
+def fits(call: AnyCall, metadata: Mapping[str, Any]) -> bool:
+    """Whether something with these metadata is there for whoever asks, as far as a handler has decided."""
+    return not call.wanted or contains(dict(metadata), call.wanted)
+
+
+def seeing_all(call: AnyCall) -> AnyCall:
+    """The call of somebody for whom a handler has decided on all that it is about."""
+    return replace(call, principal=replace(call.principal, sees_all=True))
+
+
+async def fitting(call: AnyCall, thread_ids: Any) -> set[str]:
+    """Those of these threads that are there for whoever asks, as far as a handler has decided."""
+    found: set[str] = set()
+    for thread_id in dict.fromkeys(thread_ids):
+        thread: StoredThread | None = await call.parts.store.thread(thread_id)
+        if thread is not None and fits(call, thread.metadata):
+            found.add(thread_id)
+    return found
+
+
+async def _thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    if "run_id" not in call.path:
+        return await on_thread(call, action, call.thread_id)
+    try:
+        return await on_thread(call, action, call.thread_id, run_id=UUID(call.run_id))
+    except UnknownThreadError:
+        if action == "delete":
+            raise
+        raise UnknownRunError(run_id=call.run_id) from None  # as if there was no thread, whose run is looked for first
+
+
+async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    body = call.body
+    if not isinstance(body, ThreadCreate):
+        return await on_thread(call, action, None)
+    thread_id = new_id() if body.thread_id is None else body.thread_id.lower()
+    if not is_uuid(thread_id):
+        raise HttpError(status=422, detail=f"thread_id = {thread_id!r:.80} is not a UUID")
+    named = replace(call, body=msgspec.structs.replace(body, thread_id=thread_id))
+    call = await ask(named, resource, action, thread_id=UUID(thread_id))
+    if call.wanted is None or body.if_exists != "do_nothing":
+        return call
+    thread = await call.parts.store.thread(thread_id)
+    if thread is None:
+        return call
+    if not call.wanted:  # who may make threads may not for that reason have those that others have made
+        return replace(await on_thread(call, "read", thread_id), body=call.body)
+    if not fits(call, thread.metadata):
+        raise UnknownThreadError(thread_id=thread_id)
+    return seeing_all(call)
+
+
+async def _named(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    thread_id = call.body.thread_id
+    if thread_id is not None and is_uuid(thread_id):
+        return await on_thread(call, action, thread_id)
+    return await _many(call, resource, action)
+
+
+async def _run(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    run_id = call.run_id
+    run = await call.parts.store.run(run_id, removed=True)
+    try:
+        return await on_thread(call, action, None if run is None else run.thread_id, run_id=UUID(run_id))
+    except UnknownThreadError:
+        raise UnknownRunError(run_id=run_id) from None
+
+
+async def _log(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    """The log, of the thread or the run that is named; of all only if the handler leaves nothing out."""
+    run_id, thread_id = (getattr(call.query, name, None) for name in ("run_id", "thread_id"))
+    named = {name: UUID(id_) for name, id_ in (("run_id", run_id), ("thread_id", thread_id)) if id_ and is_uuid(id_)}
+    call = await ask(call, resource, action, **named)
+    if call.wanted is None:
+        return call
+    if not call.wanted:
+        return seeing_all(call)
+    if run_id is not None:
+        run = await call.parts.store.run(run_id, removed=True)
+        thread = None if run is None else await call.parts.store.thread(run.thread_id, removed=True)
+        if thread is None or not fits(call, thread.metadata):
+            raise UnknownRunError(run_id=run_id)
+    if thread_id is not None:
+        thread = await call.parts.store.thread(thread_id, removed=True)
+        if thread is None or not fits(call, thread.metadata):
+            raise UnknownThreadError(thread_id=thread_id)
+    if run_id is None and thread_id is None:
+        why = "your authorization lets you see threads by their metadata: name one of them as thread_id"
+        raise HttpError(status=403, detail=why)
+    return seeing_all(call)
+
+
+async def _cron(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    call = await ask(call, resource, action, cron_id=UUID(call.cron_id))
+    if call.wanted is None:
+        return call
+    cron = await call.parts.store.crons.get(call.cron_id)
+    if cron is None:
+        return call
+    if not fits(call, cron.metadata):
+        raise HttpError(status=404, detail=f"there is no cron {call.cron_id}: its id is wrong, or it was deleted")
+    return seeing_all(call)
+
+
+async def _many(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    call = await ask(call, resource, action)
+    return call if call.wanted is None else seeing_all(call)
+
+
+async def _item(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
+    """Items have no metadata. Where a handler wants some, as one for all resources does, they are his as ever."""
+    call = await ask(call, resource, action)
+    return call if call.wanted is None or call.wanted else seeing_all(call)
+
+
+_DECIDES: Final[Mapping[str, Callable[[AnyCall, Resource, Action], Awaitable[AnyCall]]]] = {
+    "thread": _thread,
+    "new_thread": _new_thread,
+    "named": _named,
+    "run": _run,
+    "log": _log,
+    "cron": _cron,
+    "many": _many,
+    "item": _item,
+}

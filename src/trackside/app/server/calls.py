@@ -1,0 +1,83 @@
+"""A request as the functions of endpoints get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trackside.app.server.auth.handlers import Handlers
+from trackside.app.server.failures import HttpError
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import Principal
+from trackside.app.server.responses import Receive, Scope
+from trackside.harness.ids import is_uuid
+from trackside.harness.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Call[B, Q]:
+    """One request, read and checked."""
+
+    parts: ServerParts
+    principal: Principal
+    body: B
+    query: Q
+    path: Mapping[str, str]
+    scope: Scope
+    receive: Receive
+    handlers: Handlers | None = None
+    """Who decides on what, besides ownership; None: nobody."""
+    wanted: JsonObject | None = None
+    """What metadata have to contain of what this is about; None: no handler has decided, and ownership does."""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; None if it was not sent."""
+        wanted = name.lower().encode()
+        for key, value in self.scope["headers"]:
+            if key == wanted:
+                return str(value.decode("latin-1"))
+        return None
+
+    @property
+    def thread_id(self) -> str:
+        """The thread that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("thread_id")
+
+    @property
+    def run_id(self) -> str:
+        """The run that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("run_id")
+
+    @property
+    def cron_id(self) -> str:
+        """The cron that the path names.
+
+        Raises:
+            HttpError: it is no UUID.
+        """
+        return self._id("cron_id")
+
+    @property
+    def root(self) -> str:
+        """The prefix under which the app is mounted somewhere; empty if it is not."""
+        return str(self.scope.get("root_path", ""))
+
+    def url(self, path: str) -> str:
+        """A path of this app for a `Location`. Clients put it behind the URL that they were given, which has the prefix of
+        an app that is mounted somewhere: with the prefix in it they would ask for that twice.
+        """
+        return path
+
+    def _id(self, name: str) -> str:
+        value = self.path[name]
+        if not is_uuid(value):
+            raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
+        return value.lower()

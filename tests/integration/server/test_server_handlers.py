@@ -1,0 +1,402 @@
+"""Authorization handlers as projects for LangGraph's server have them, on each database, through LangGraph's own client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict
+
+import httpx
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph_sdk import get_client
+
+from trackside.app.server.crons import CronScheduler
+from trackside.app.settings import AccessSettings
+
+type ServeAgents = Callable[..., Any]
+
+NOWHERE = "11111111-1111-4111-8111-111111111111"
+
+AUTH = """
+from langgraph_sdk import Auth
+
+auth = Auth()
+
+@auth.authenticate
+async def authenticate(authorization: str):
+    name, _, permissions = authorization.removeprefix("Bearer ").partition(":")
+    return {"identity": name, "permissions": permissions.split(",") if permissions else [], "api_token": "t-" + name}
+
+"""
+
+OWNERS = (
+    AUTH
+    + """
+@auth.on
+async def add_owner(ctx, value):
+    filters = {"owner": ctx.user.identity}
+    value.setdefault("metadata", {}).update(filters)
+    return filters
+"""
+)
+"""The one handler of LangGraph's tutorial."""
+
+EACH = (
+    AUTH
+    + """
+@auth.on
+async def deny_all(ctx, value):
+    return False
+
+@auth.on.threads.create
+async def create(ctx, value):
+    value.setdefault("metadata", {})["owner"] = ctx.user.identity
+
+@auth.on.threads.create_run
+async def start(ctx, value):
+    value.setdefault("metadata", {})["owner"] = ctx.user.identity
+    return {"owner": ctx.user.identity}
+
+@auth.on.threads.read
+async def read(ctx, value):
+    return {"owner": ctx.user.identity}
+
+@auth.on.threads.search
+async def search(ctx, value):
+    return {"owner": {"$eq": ctx.user.identity}}
+
+@auth.on.store
+async def scope_store(ctx, value):
+    namespace = tuple(value["namespace"]) if value.get("namespace") else ()
+    if not namespace or namespace[0] != ctx.user.identity:
+        namespace = (ctx.user.identity, *namespace)
+    value["namespace"] = namespace
+"""
+)
+"""The example of the SDK's docstring."""
+
+SHARED = (
+    AUTH
+    + """
+@auth.on.threads
+async def members(ctx, value):
+    if "admin" in ctx.permissions:
+        return True
+    if ctx.action in ("create", "create_run"):
+        value["metadata"].setdefault("members", [ctx.user.identity])
+    if ctx.action in ("update", "delete", "create_run") and "reader" in ctx.permissions:
+        return False
+    return {"members": {"$contains": ctx.user.identity}}
+
+@auth.on.crons
+async def crons(ctx, value):
+    value["metadata"]["made_by"] = ctx.user["identity"]
+    return {"made_by": ctx.user.identity}
+"""
+)
+"""Threads of several people, some of whom only look."""
+
+
+class Text(TypedDict):
+    text: str
+
+
+def graph() -> Any:
+    builder = StateGraph(Text)
+    builder.add_node("say", lambda state: {"text": state["text"] + "!"})
+    builder.add_edge(START, "say")
+    builder.add_edge("say", END)
+    return builder.compile()
+
+
+class Place:
+    """A server whose clients say who they are."""
+
+    def __init__(self, served: Any) -> None:
+        self.served = served
+
+    @asynccontextmanager
+    async def clients(self, *names: str) -> AsyncIterator[list[Any]]:
+        made = [
+            get_client(url=self.served.url, api_key=None, headers={"Authorization": f"Bearer {name}"}) for name in names
+        ]
+        try:
+            yield made
+        finally:
+            for client in made:
+                await client.aclose()
+
+    def http(self, name: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.served.url, headers={"Authorization": f"Bearer {name}"}, timeout=30)
+
+
+@pytest.fixture
+def serve_auth(serve_agents: ServeAgents, tmp_path: Path) -> Callable[[str], Any]:
+    @asynccontextmanager
+    async def of(code: str, **agents: Any) -> AsyncIterator[Place]:
+        file = tmp_path / "project_auth.py"
+        file.write_text(code)
+        access = AccessSettings(auth=f"{file}:auth")
+        async with serve_agents({"chat": graph(), **agents}, access=access) as served:
+            yield Place(served)
+
+    return of
+
+
+def spec_for(app: Any, cron: Any) -> Any:
+    """What the scheduler starts for a cron."""
+    return CronScheduler(app.store.crons, app.manager)._spec(cron, datetime.now(UTC))
+
+
+async def refused(asked: Any) -> int:
+    with pytest.raises(httpx.HTTPStatusError) as failure:
+        await asked
+    return failure.value.response.status_code
+
+
+async def test_the_tutorials_handler_keeps_everybodys_threads_apart(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+        mine = await ada.threads.create(metadata={"about": "x", "owner": "bob"})
+        thread_id = mine["thread_id"]
+        assert mine["metadata"] == {"about": "x", "owner": "ada"}
+        assert (await ada.runs.wait(thread_id, "chat", input={"text": "hi"}))["text"] == "hi!"
+        run_id = (await ada.runs.list(thread_id))[0]["run_id"]
+        his = await bob.threads.create()
+        for client, thread in ((ada, thread_id), (bob, his["thread_id"])):
+            assert [one["thread_id"] for one in await client.threads.search()] == [thread]
+            assert await client.threads.count() == 1
+            assert await client.threads.search(metadata={"owner": "nobody"}) != []  # the handler overwrites it
+        for asked in (
+            bob.threads.get(thread_id),
+            bob.threads.get_state(thread_id),
+            bob.threads.get_history(thread_id),
+            bob.threads.update(thread_id, metadata={"x": 1}),
+            bob.threads.update_state(thread_id, {"text": "x"}),
+            bob.threads.copy(thread_id),
+            bob.threads.delete(thread_id),
+            bob.threads.create(thread_id=thread_id, if_exists="do_nothing"),
+            bob.runs.wait(thread_id, "chat", input={"text": "x"}, if_not_exists="create"),
+            bob.runs.create(thread_id, "chat", input={"text": "x"}),
+            bob.runs.list(thread_id),
+            bob.runs.get(thread_id, run_id),
+            bob.runs.join(thread_id, run_id),
+            bob.runs.cancel(thread_id, run_id),
+            bob.runs.delete(thread_id, run_id),
+        ):
+            assert await refused(asked) == 404
+        assert (await ada.threads.get(thread_id))["metadata"].items() >= {"about": "x", "owner": "ada"}.items()
+        await ada.threads.delete(thread_id)
+        assert await ada.threads.search() == []
+
+
+async def test_threads_that_runs_make_have_what_the_handler_says(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+        await ada.runs.wait(None, "chat", input={"text": "a"}, on_completion="keep", metadata={"kind": "own"})
+        await ada.runs.wait(NOWHERE, "chat", input={"text": "b"}, if_not_exists="create")
+        (kept,) = await ada.threads.search(metadata={"kind": "own"})
+        assert kept["metadata"].items() >= {"kind": "own", "owner": "ada"}.items()
+        assert (await ada.threads.get(NOWHERE))["metadata"]["owner"] == "ada"
+        assert await bob.threads.search() == []
+        batch = await ada.runs.create_batch(
+            [
+                {"assistant_id": "chat", "input": {"text": "c"}, "thread_id": NOWHERE},
+                {"assistant_id": "chat", "input": {"text": "d"}},
+            ]
+        )
+        assert {run["metadata"]["owner"] for run in batch} == {"ada"}
+        stolen = bob.runs.create_batch([{"assistant_id": "chat", "input": {"text": "c"}, "thread_id": NOWHERE}])
+        assert await refused(stolen) == 404
+
+
+async def test_the_most_specific_handler_decides(serve_auth: Any) -> None:
+    async with serve_auth(EACH) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"})
+        assert [one["thread_id"] for one in await ada.threads.search()] == [thread_id]
+        assert await bob.threads.search() == []
+        assert await refused(bob.threads.get(thread_id)) == 404
+        # Who may make threads may not for that reason have those that others have made.
+        assert await refused(bob.threads.create(thread_id=thread_id, if_exists="do_nothing")) == 404
+        assert await refused(bob.threads.create(thread_id=thread_id)) == 409
+        again = await ada.threads.create(thread_id=thread_id, if_exists="do_nothing")
+        assert again["thread_id"] == thread_id
+        for asked in (
+            ada.threads.update(thread_id, metadata={"x": 1}),  # which has no handler but the one for all
+            ada.threads.delete(thread_id),
+            ada.assistants.search(),
+            ada.assistants.get("chat"),
+            ada.crons.search(),
+            ada.crons.create("chat", schedule="0 0 1 1 *", input={}),
+            ada.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={}),
+        ):
+            assert await refused(asked) == 403
+        async with place.http("ada") as http:
+            assert (await http.get("/ok")).status_code == 200
+            assert (await http.get("/metrics")).status_code == 403
+            assert (await http.get("/subscriptions")).status_code == 403
+
+
+async def test_a_handler_moves_items_to_his_own_namespace(serve_auth: Any) -> None:
+    async with serve_auth(EACH) as place, place.clients("ada", "bob", "eve.bob") as (ada, bob, dotted):
+        await ada.store.put_item(["notes"], key="k", value={"x": 1})
+        await bob.store.put_item(["notes"], key="k", value={"x": 2})
+        assert (await ada.store.get_item(["notes"], key="k"))["value"] == {"x": 1}
+        assert (await ada.store.get_item(["notes"], key="k"))["namespace"] == ["ada", "notes"]
+        assert (await ada.store.get_item(["bob", "notes"], key="k")) is None
+        assert [one["value"] for one in (await bob.store.search_items([]))["items"]] == [{"x": 2}]
+        assert (await bob.store.list_namespaces())["namespaces"] == [["bob", "notes"]]
+        await ada.store.delete_item(["notes"], key="k")
+        assert (await ada.store.search_items([]))["items"] == []
+        assert len((await bob.store.search_items([]))["items"]) == 1
+        assert await refused(dotted.store.get_item(["notes"], key="k")) == 422
+
+
+async def test_a_filter_for_items_leaves_them_to_their_owners(serve_auth: Any) -> None:
+    async with serve_auth(OWNERS) as place, place.clients("ada", "bob") as (ada, bob):
+        await ada.store.put_item(["ada", "notes"], key="k", value={"x": 1})
+        assert await refused(bob.store.get_item(["ada", "notes"], key="k")) == 403
+        assert await refused(bob.store.search_items([])) == 403
+
+
+async def test_threads_are_shared_by_those_whom_the_filter_has(serve_auth: Any) -> None:
+    people = ("ada", "bob:reader", "eve", "root:admin")
+    async with serve_auth(SHARED) as place, place.clients(*people) as (ada, bob, eve, root):
+        thread = await ada.threads.create(metadata={"members": ["ada", "bob"]})
+        thread_id = thread["thread_id"]
+        await ada.runs.wait(thread_id, "chat", input={"text": "hi"})
+        run_id = (await bob.runs.list(thread_id))[0]["run_id"]
+        assert (await bob.threads.get_state(thread_id))["values"] == {"text": "hi!"}
+        assert (await bob.runs.get(thread_id, run_id))["run_id"] == run_id
+        assert [one["thread_id"] for one in await bob.threads.search()] == [thread_id]
+        assert await bob.threads.count(metadata={"members": ["ada"]}) == 1
+        assert [part.event async for part in bob.runs.join_stream(thread_id, run_id)][-1] == "end"
+        for asked in (
+            bob.threads.update(thread_id, metadata={"members": ["bob"]}),
+            bob.threads.delete(thread_id),
+            bob.runs.wait(thread_id, "chat", input={"text": "x"}),
+            bob.runs.cancel(thread_id, run_id),
+            bob.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={}),
+        ):
+            assert await refused(asked) == 403
+        assert await refused(eve.threads.get(thread_id)) == 404
+        assert await eve.threads.search() == []
+        await root.threads.update(thread_id, metadata={"members": ["ada", "bob", "eve"]})
+        assert (await eve.runs.wait(thread_id, "chat", input={"text": "hello"}))["text"] == "hello!"
+        cron = await eve.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={"text": "x"})
+        assert cron["user_id"] == "eve"  # whom its runs know as their user, though the thread is Ada's
+        spec = spec_for(place.served.app, await place.served.app.store.crons.get(cron["cron_id"]))
+        assert (spec.owner, spec.any_owner) == ("eve", True)
+        await (await place.served.app.manager.start(spec)).result()
+        copied = await eve.threads.copy(thread_id)
+        assert copied["metadata"]["members"] == ["ada", "bob", "eve"]
+        assert len(await ada.threads.search()) == 2
+        await eve.threads.delete(thread_id)
+        assert await refused(ada.threads.get(thread_id)) == 404
+
+
+async def test_the_log_is_of_threads_that_somebody_may_see(serve_auth: Any) -> None:
+    async with serve_auth(SHARED) as place, place.clients("ada", "root:admin") as (ada, _):
+        await ada.runs.wait(NOWHERE, "chat", input={"text": "hi"}, if_not_exists="create")
+        run_id = (await ada.runs.list(NOWHERE))[0]["run_id"]
+        ways = [
+            f"/events?thread_id={NOWHERE}", f"/events?run_id={run_id}", f"/runs?thread_id={NOWHERE}", f"/runs/{run_id}",
+            f"/stats?thread_id={NOWHERE}", f"/runs/{run_id}/join",
+        ]  # fmt: skip
+        everything = ["/events", "/runs", "/stats", "/stats/timeline?since=2026-01-01T00:00:00Z&width=86400"]
+        for name, named, all_of_it in (("ada", 200, 403), ("eve", 404, 403), ("root:admin", 200, 200)):
+            async with place.http(name) as http:
+                for path in ways:
+                    assert (await http.get(path)).status_code == named, (name, path)
+                for path in everything:
+                    assert (await http.get(path)).status_code == all_of_it, (name, path)
+        async with place.http("ada") as http:
+            both = await http.get(f"/events?thread_id={NOWHERE}&run_id={run_id}")
+            assert {one["run_id"] for one in both.json()} == {run_id}
+
+
+async def test_crons_have_metadata_of_their_own(serve_auth: Any) -> None:
+    async with serve_auth(SHARED) as place, place.clients("ada", "eve") as (ada, eve):
+        cron = await ada.crons.create("chat", schedule="0 0 1 1 *", input={"text": "x"}, metadata={"a": 1})
+        cron_id = cron["cron_id"]
+        assert [one["metadata"] for one in await ada.crons.search()] == [{"a": 1, "made_by": "ada"}]
+        assert await ada.crons.count(metadata={"a": 1}) == 1
+        assert await eve.crons.search() == []
+        assert await refused(eve.crons.update(cron_id, enabled=False)) == 404
+        assert await refused(eve.crons.delete(cron_id)) == 404
+        thread_id = (await ada.threads.create())["thread_id"]
+        on_hers = eve.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={})
+        assert await refused(on_hers) == 404
+        await ada.crons.update(cron_id, enabled=False)
+        await ada.crons.delete(cron_id)
+        assert await ada.crons.search() == []
+
+
+async def test_version_two_of_the_protocol_asks_handlers_too(serve_auth: Any) -> None:
+    start = {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", "input": {"text": "hi"}}}
+    state = {"id": 2, "method": "state.get", "params": {}}
+    async with serve_auth(SHARED) as place, place.http("ada") as ada, place.http("eve") as eve:
+        path = f"/threads/{NOWHERE}"
+        assert (await ada.post(f"{path}/commands", json=start)).json()["type"] == "success"
+        assert (await ada.get(path)).json()["metadata"]["members"] == ["ada"]
+        async with asyncio.timeout(20):
+            while (await ada.get(path)).json()["status"] == "busy":
+                pass
+        assert (await ada.post(f"{path}/commands", json=state)).json()["result"]["values"] == {"text": "hi!"}
+        for body in (start, state):
+            assert (await eve.post(f"{path}/commands", json=body)).status_code == 404
+        assert (await eve.post(f"{path}/stream/events", json={"channels": ["values"]})).status_code == 404
+        async with place.http("ada:reader") as reader:
+            assert (await reader.post(f"{path}/commands", json=state)).status_code == 200
+            assert (await reader.post(f"{path}/commands", json=start)).status_code == 403
+
+
+async def test_a_handler_may_change_what_a_run_gets(serve_auth: Any) -> None:
+    code = """
+@auth.on.threads.create_run
+async def start(ctx, value):
+    value["kwargs"]["input"] = {"text": ctx.user.identity + " says " + value["kwargs"]["input"]["text"]}
+    value["metadata"] = {"agent": str(value["assistant_id"])}
+"""
+    start = {"id": 1, "method": "run.start", "params": {"assistant_id": "chat", "input": {"text": "ho"}}}
+    async with serve_auth(AUTH + code) as place, place.clients("ada") as (ada,), place.http("ada") as http:
+        assert (await ada.runs.wait(NOWHERE, "chat", input={"text": "hi"}, if_not_exists="create"))["text"] == (
+            "ada says hi!"
+        )
+        agent = (await ada.assistants.get("chat"))["assistant_id"]
+        assert (await ada.threads.get(NOWHERE))["metadata"]["agent"] == agent
+        run = (await http.post(f"/threads/{NOWHERE}/commands", json=start)).json()["result"]["run_id"]
+        assert (await ada.runs.join(NOWHERE, run))["text"] == "ada says ho!"
+
+
+async def test_what_no_handler_decides_on_is_whose_it_is(serve_auth: Any) -> None:
+    """LangGraph's server lets everybody in there; who forgets a handler has not shared anything."""
+    code = """
+@auth.on.threads.read
+async def read(ctx, value):
+    return None
+"""
+    async with serve_auth(AUTH + code) as place, place.clients("ada", "bob") as (ada, bob):
+        thread_id = (await ada.threads.create())["thread_id"]
+        assert (await bob.threads.get(thread_id))["thread_id"] == thread_id
+        assert await bob.threads.search() == []
+        for asked in (
+            bob.threads.delete(thread_id),
+            bob.threads.update(thread_id, metadata={"x": 1}),
+            bob.runs.wait(thread_id, "chat", input={"text": "x"}),
+        ):
+            assert await refused(asked) == 404
+
+
+async def test_several_threads_are_each_decided_on(serve_auth: Any) -> None:
+    async with serve_auth(SHARED) as place, place.clients("ada", "eve") as (ada, eve):
+        hers = (await ada.threads.create())["thread_id"]
+        theirs = (await ada.threads.create(metadata={"members": ["ada", "eve"]}))["thread_id"]
+        assert (await eve.threads.prune([hers, theirs, NOWHERE]))["pruned_count"] == 1
+        assert [one["thread_id"] for one in await ada.threads.search()] == [hers]
+        async with place.http("eve") as http:
+            body = {"thread_id": hers, "run_ids": [NOWHERE]}
+            assert (await http.post("/runs/cancel", json=body)).status_code == 404
