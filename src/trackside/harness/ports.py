@@ -214,7 +214,9 @@ class RunCoordinator(Protocol):
         """Record how a claimed or withdrawn run ends, and learn what its thread's status becomes.
 
         `at_rest` is what the thread's status is when nobody waits; what the run's status makes of it if left out. The
-        thread stays held and `get` says nothing yet: the end is not durable before its event is.
+        thread stays held and `get` says nothing yet: the end is not durable before its event is. Until that it may be asked
+        again with another status, and the last one counts: what a run leaves in its thread is written meanwhile, which may
+        fail.
 
         A run that was `shut_down` is started anew by a durable coordinator if it has attempts left: the settlement names
         the other run, and that one is let in when an end that says so, as `retried_as`, is durable.

@@ -19,7 +19,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.failures import line_of
 from trackside.harness.ports import ThreadState, ThreadStates
-from trackside.harness.steady import finish
+from trackside.harness.steady import Begun, finish
 
 logger = logging.getLogger("trackside.worker")
 
@@ -49,15 +49,14 @@ class ThreadMemory:
         step = partial(self._states.load, self._run.thread_id)
         return await self._patiently(step, ThreadNotLoadedError) or ThreadState()
 
-    async def save(self, state: ThreadState, *, finished: bool = True) -> None:
+    def begin_to_save(self, state: ThreadState, *, finished: bool = True) -> Begun[None]:
         """Have the thread remember this, of an agent that has `finished` or not; done to the end once begun (I17).
 
-        Raises:
-            ThreadNotSavedError: the store does not take it.
+        Its end raises a `ThreadNotSavedError` if the store does not take it.
         """
         step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
         did = "waits for an answer" if state.paused is not None else "has finished" if finished else "has not finished"
-        await finish(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
+        return Begun(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
 
     async def roll_back(self, agent: Agent) -> str | None:
         """Have the agent undo what its run left in the thread; finished once begun (I17).

@@ -22,24 +22,45 @@ from trackside.harness.types import CancelAction, RunRecord, RunSpec, RunStatus,
 _TRIES = 3  # a closing event loop cancels every task it finds, once
 
 
-async def finish[T](step: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
-    """Take a step to its end. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
+class Begun[T]:
+    """A step that has begun, and is finished whatever happens: `end` has to be awaited.
 
-    The step is taken again if a closing event loop ended it half-way, so it has to be one that may be repeated.
+    It is taken again if a closing event loop ended it half-way, so it has to be one that may be repeated.
+    """
+
+    __slots__ = ("_name", "_step", "_task")
+
+    def __init__(self, step: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> None:
+        self._step = step
+        self._name = f"trackside-{name}"
+        self._task = start_contained(step(), name=self._name)
+
+    async def end(self) -> T:
+        """What the step comes to. A cancel of the caller is held off: `current_task().cancelling()` remembers it.
+
+        Raises:
+            BaseException: what the step raised.
+        """
+        for _ in range(_TRIES - 1):
+            if not (await settled(self._task)).cancelled():
+                break
+            self._task = start_contained(self._step(), name=self._name)
+        else:
+            if (await settled(self._task)).cancelled():
+                raise asyncio.CancelledError
+        outcome = self._task.result()
+        if isinstance(outcome, Raised):
+            raise outcome.exception
+        return outcome
+
+
+async def finish[T](step: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
+    """Take a step to its end, as `Begun`.
 
     Raises:
         BaseException: what the step raised.
     """
-    for _ in range(_TRIES):
-        task = start_contained(step(), name=f"trackside-{name}")
-        if not (await settled(task)).cancelled():
-            break
-    else:
-        raise asyncio.CancelledError
-    outcome = task.result()
-    if isinstance(outcome, Raised):
-        raise outcome.exception
-    return outcome
+    return await Begun(step, name=name).end()
 
 
 def steady(coordinator: RunCoordinator) -> RunCoordinator:

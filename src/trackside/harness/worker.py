@@ -35,15 +35,16 @@ from trackside.harness.errors import EventOrderError, NotPausedError
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
-from trackside.harness.lifecycle import is_final, thread_status_after
+from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
+from trackside.harness.parting import settled_with
 from trackside.harness.ports import Claim, Clock, PriceList, RunCoordinator, RunStream, Settlement, ThreadStates
 from trackside.harness.questions import answers_of
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.redaction import Redact
 from trackside.harness.spending import Spending
-from trackside.harness.steady import finish
+from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper, stack_of
 from trackside.harness.streaming import begin_stream, close_stream
 from trackside.harness.timelimit import Raised, start_contained
@@ -429,11 +430,15 @@ class RunWorker:
 
     async def _end_here(self, end: End) -> RunResult | None:
         """Settle, announce, give the thread back; None if it turns out that the run is lost."""
-        end = await self._put_thread_right(end)
+        end, saving = await self._put_thread_right(end)
         run_id = self.record.run_id
-        terminal = self._says.end(end)
+        terminal, settlement = await self._settle(
+            end
+        )  # which is a question, and can be asked while the thread is saved
+        if saving is not None and (instead := await self._end_of_saving(saving)) is not None:
+            end = instead
+            terminal, settlement = await self._settle(end)
         says = terminal.payload
-        settlement = await self._settle(end, says)
         if settlement.retried_as is not None:
             says["retried_as"] = settlement.retried_as
         closing = [*self._take_outbox(), terminal]
@@ -456,46 +461,46 @@ class RunWorker:
         self._observers.drop(self.record.run_id)
         return await self.ended_elsewhere() or unknown_end(self.record)
 
-    async def _settle(self, end: End, says: JsonObject) -> Settlement:
-        """What the end means for the thread; if the coordinator cannot say, what it means where nobody else waits."""
+    async def _settle(self, end: End) -> tuple[Draft, Settlement]:
+        """What a run says that ends like this, and what that means for its thread."""
+        terminal = self._says.end(end)
+        says = terminal.payload
         at_rest = self._thread_before if end.untouched else None
         undone = says.get("cancel_mode") == CancelMode.rollback and self._thread_before is ThreadStatus.interrupted
         if end.status is RunStatus.cancelled and (undone or (self._claimed and await self._memory.asks(self._agent))):
             at_rest = ThreadStatus.interrupted  # the thread's question is still open
-        try:
-            return await self._services.coordinator.settle(
-                self.record.run_id,
-                end.status,
-                at_rest=at_rest,
-                error=says.get("error"),
-                title=says.get("title"),
-                completion_data=says["completion_data"],
-                shut_down=says.get("cancel_mode") == CancelMode.shutdown.value,
-            )
-        except Exception:  # the coordinator's failure, which must not take the run's end with it (I18)
-            logger.exception("run %s could not be settled; its thread may stay held", self.record.run_id)
-            before = ThreadStatus.busy if self._claimed else ThreadStatus.idle
-            after = at_rest or thread_status_after(end.status, another_waits=False) if self._claimed else before
-            return Settlement(previous=before, status=after)
+        settlement = await settled_with(
+            self._services.coordinator, self.record, end, says, at_rest=at_rest, claimed=self._claimed
+        )
+        return terminal, settlement
 
-    async def _put_thread_right(self, end: End) -> End:
-        """Roll the thread back, or let it remember, before its end is announced; a failure of that is the run's.
+    async def _put_thread_right(self, end: End) -> tuple[End, Begun[None] | None]:
+        """Roll the thread back, or begin to let it remember, before its end is announced; a failure of that is the run's.
 
         Also where the agent has finished: `success` promises that the thread's next run goes on from there.
         """
+        saving: Begun[None] | None = None
         try:
             if end.remembers is not None:
-                await self._memory.save(end.remembers)
+                saving = self._memory.begin_to_save(end.remembers)
             elif self._claimed and self._stop is not None and self._stop.mode is CancelMode.rollback:
                 if (checkpoint_id := await self._memory.roll_back(self._agent)) is not None:
                     end = end._replace(says={**end.says, "pre_run_checkpoint_id": checkpoint_id})
             elif self._calling and not end.untouched and (left := left_by(self._agent, self._run)) is not None:
-                await self._memory.save(left, finished=False)
+                saving = self._memory.begin_to_save(left, finished=False)
             if self._claimed and self._uses_thread_state and not self._recalled:  # stopped before it was prepared
                 await finish(self._recall, name="load")
         except BaseException as exc:  # noqa: BLE001  # the store's or the checkpointer's failure; the run must end all the same
+            return self._failed(exc), saving
+        return end, saving
+
+    async def _end_of_saving(self, saving: Begun[None]) -> End | None:
+        """Wait until the thread remembers; how the run ends instead if it does not."""
+        try:
+            await saving.end()
+        except BaseException as exc:  # noqa: BLE001  # as above
             return self._failed(exc)
-        return end
+        return None
 
     async def _release(self, announced: ThreadStatus) -> None:
         """Give the thread back, once its status is announced as it really is."""

@@ -364,12 +364,12 @@ class Settle(_ThreadWork):
             return Settlement(announced, announced, retried_as)
         at_rest = self.at_rest or thread_status_after(self.status, another_waits=False)
         goes_on = attempt is not None and attempt.is_due
-        if not goes_on and unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is None:
-            return Settlement(announced, at_rest, retried_as)
-        if self.at_rest is not None:  # else it follows from the run's status, and there is nothing to write
-            active.at_rest = at_rest
+        another_waits = goes_on or unit.queue.first_waiting(unit.queue.lane(self.thread_id)) is not None
+        # None: it follows from the run's status, and there is nothing to write, unless something else was said before.
+        if active.at_rest is not self.at_rest and (another_waits or active.at_rest is not None):
+            active.at_rest = self.at_rest
             unit.queue.change(active)
-        return Settlement(announced, ThreadStatus.busy, retried_as)
+        return Settlement(announced, ThreadStatus.busy if another_waits else at_rest, retried_as)
 
     def _next_attempt(self, unit: UnitOfWork, active: ActiveRun) -> Attempt | None:
         if self.retried_as is None or active.cancel_requested is not None:

@@ -27,6 +27,8 @@ class OwnRun:
     over: bool = False
     """Its end is in the log."""
     timer: asyncio.TimerHandle | None = field(default=None)
+    said_rest: bool = False
+    """Whether it was settled with what its thread's status is at rest, which may be written by now."""
     retry_id: str | None = None
     """As which run it goes on, should it have been shut down."""
 

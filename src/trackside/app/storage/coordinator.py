@@ -235,7 +235,8 @@ class StoredCoordinator:
     ) -> Settlement:
         """What the end of a run means for its thread. How it ended, its terminal event tells."""
         own = self._held(run_id)
-        if own.claimed and at_rest is None and not shut_down and self._runs.another_waits(own):
+        own.said_rest = own.said_rest or at_rest is not None
+        if own.claimed and not own.said_rest and not shut_down and self._runs.another_waits(own):
             # Nothing is to be asked or written. If that one leaves meanwhile, the thread's rest is announced later.
             return Settlement(ThreadStatus.busy, ThreadStatus.busy)
         if shut_down and own.retry_id is None:
@@ -246,7 +247,7 @@ class StoredCoordinator:
             owner=self.worker_id,
             status=status,
             at_rest=at_rest,
-            retried_as=own.retry_id,
+            retried_as=own.retry_id if shut_down else None,
         )
         settlement: Settlement = await self._writer.write_to_the_end(work)
         return settlement

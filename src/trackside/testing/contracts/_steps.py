@@ -133,6 +133,30 @@ class StepPromises(Contract):
         claim = await worker.start(await worker.let_in("t"))
         assert claim.thread_status is ThreadStatus.interrupted, f"it was left interrupted and is {claim.thread_status}"
 
+    @promise("RunCoordinator.settle")
+    async def test_a_run_may_be_settled_again_as_something_else(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        run_id = await worker.run_on("t")
+        await worker.coordinator.settle(run_id, RunStatus.cancelled, at_rest=ThreadStatus.interrupted, shut_down=True)
+        settlement = await worker.coordinator.settle(run_id, RunStatus.error, error="it could not be saved")
+        expected = Settlement(ThreadStatus.busy, ThreadStatus.error)
+        assert settlement == expected, f"it was settled as a failure last, and settle says {settlement}, not {expected}"
+        await worker.announce_end(run_id, "t", RunStatus.error, settlement, error="it could not be saved")
+        await worker.release(run_id, "t", settlement.status)
+        assert (await worker.get(run_id)).status is RunStatus.error, "it was settled, and ended, as a failure"
+
+    @promise("RunCoordinator.settle")
+    async def test_what_a_thread_is_at_rest_is_what_was_said_last(self, coordinators: Coordinators) -> None:
+        worker = await coordinators.worker()
+        first, second = await worker.run_on("t"), await worker.let_in("t")
+        await worker.coordinator.settle(first, RunStatus.cancelled, at_rest=ThreadStatus.interrupted)
+        settlement = await worker.coordinator.settle(first, RunStatus.error)
+        await worker.drop(second)
+        await worker.announce_end(first, "t", RunStatus.error, settlement)
+        release = await worker.coordinator.release(first, settlement.status)
+        expected = Settlement(ThreadStatus.busy, ThreadStatus.error)
+        assert release.settlement == expected, f"it was settled as a failure last, and release says {release}"
+
     @promise("RunCoordinator.get")
     async def test_get_says_how_a_run_ended(self, coordinators: Coordinators) -> None:
         worker = await coordinators.worker()

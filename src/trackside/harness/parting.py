@@ -1,0 +1,48 @@
+"""What the end of a run means for its thread: asked of the coordinator, whose failure is not the end's (I18)."""
+
+from __future__ import annotations
+
+import logging
+
+from trackside.harness.ending import End
+from trackside.harness.lifecycle import thread_status_after
+from trackside.harness.ports import RunCoordinator, Settlement
+from trackside.harness.types import CancelMode, JsonObject, RunRecord, ThreadStatus
+
+logger = logging.getLogger("trackside.worker")
+
+
+async def settled_with(
+    coordinator: RunCoordinator,
+    record: RunRecord,
+    end: End,
+    says: JsonObject,
+    *,
+    at_rest: ThreadStatus | None,
+    claimed: bool,
+) -> Settlement:
+    """What the end means; if the coordinator cannot say, what it means where nobody else waits.
+
+    Args:
+        coordinator: a `steady` one.
+        record: the run.
+        end: how it ends.
+        says: what its last event says.
+        at_rest: what the thread's status is when nobody waits, if that does not follow from the end.
+        claimed: whether the run has begun.
+    """
+    try:
+        return await coordinator.settle(
+            record.run_id,
+            end.status,
+            at_rest=at_rest,
+            error=says.get("error"),
+            title=says.get("title"),
+            completion_data=says["completion_data"],
+            shut_down=says.get("cancel_mode") == CancelMode.shutdown.value,
+        )
+    except Exception:
+        logger.exception("run %s could not be settled; its thread may stay held", record.run_id)
+        before = ThreadStatus.busy if claimed else ThreadStatus.idle
+        after = at_rest or thread_status_after(end.status, another_waits=False) if claimed else before
+        return Settlement(previous=before, status=after)
