@@ -12,6 +12,7 @@ from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
 from trackside import RunContext
+from trackside.harness.ids import new_id
 
 UNKNOWN = str(uuid.UUID(int=7))
 
@@ -376,8 +377,18 @@ async def test_options_that_are_not_known_or_not_supported_are_refused_by_name(s
                 answer = await raw(served, "POST", path, json={"assistant_id": "echo", option: value})
                 assert answer.status_code == 422
                 assert option in answer.json()["detail"]
-        both = {"assistant_id": "echo", "input": {}, "command": {"resume": 1}}
-        assert (await raw(served, "POST", "/runs", json=both)).status_code == 422
+        for wrong, why in (
+            ({"input": {}, "command": {"resume": 1}}, "command"),
+            ({"checkpoint": {"thread_id": new_id()}}, "another thread"),
+            ({"checkpoint_id": new_id(), "config": {"configurable": "abc"}}, "config.configurable"),
+        ):
+            answer = await raw(served, "POST", "/runs", json={"assistant_id": "echo", **wrong})
+            assert answer.status_code == 422
+            assert why in answer.json()["detail"]
+        run = await served.client.runs.create(None, "echo", input={})
+        joined = await raw(served, "GET", f"/runs/{run['run_id']}/stream", params={"checkpoint_id": "x"})
+        assert joined.status_code == 422
+        assert "checkpoint_id" in joined.json()["detail"]
 
 
 async def test_a_client_that_does_not_wait_on_events_works_as_well(serve_agents: Any) -> None:

@@ -210,14 +210,14 @@ def _command(asked: RunCreate) -> dict[str, Any] | None:
 
 
 def _config(asked: RunCreate, thread_id: str | None) -> dict[str, Any] | None:
-    checkpoint_id = asked.checkpoint_id or (asked.checkpoint and asked.checkpoint.checkpoint_id)
-    if not checkpoint_id:
-        return asked.config
     if asked.checkpoint is not None and asked.checkpoint.thread_id not in (None, thread_id):
         raise HttpError(status=422, detail="checkpoint.thread_id is another thread than the run's")
-    config = dict(asked.config or {})
-    configurable = dict(config.get("configurable") or {})
-    configurable["checkpoint_id"] = checkpoint_id
+    checkpoint_id = asked.checkpoint_id or (asked.checkpoint and asked.checkpoint.checkpoint_id)
+    config = asked.config or {}
+    own = config.get("configurable") or {}
+    if not checkpoint_id or not isinstance(own, dict):  # which `with_user` refuses
+        return asked.config
+    configurable = {**own, "checkpoint_id": checkpoint_id}
     if asked.checkpoint is not None and asked.checkpoint.checkpoint_ns:
         configurable["checkpoint_ns"] = asked.checkpoint.checkpoint_ns
     return {**config, "configurable": configurable}
