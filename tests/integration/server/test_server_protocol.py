@@ -356,3 +356,16 @@ async def test_agents_that_are_no_graphs_speak_in_messages_too(serve_agents: Any
     if agent is of_pydantic_ai:
         assert [said["event"] for said in of(events, "tools")] == ["tool-started", "tool-finished"]
         assert of(events, "tools")[1]["output"] == "sunny in Rome"
+
+
+async def test_who_follows_a_thread_sees_it_changed_by_hand(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking()}) as served, served.client.threads.stream(assistant_id="chat") as thread:
+        await thread.run.start(input=HI)
+        before = await events_until(thread, ends)
+        added = {"messages": [{"role": "user", "content": "wait", "id": "9"}]}
+        changed = await served.client.threads.update_state(thread.thread_id, added)
+        since = before[-1]["seq"]
+        events = await events_until(thread, lambda event: event["method"] == "values", since=since)
+    assert [event["method"] for event in events] == ["checkpoints", "values"]
+    assert of(events, "checkpoints")[0]["id"] == changed["checkpoint"]["checkpoint_id"]
+    assert of(events, "values")[0]["messages"][-1]["content"] == "wait"

@@ -64,7 +64,7 @@ class ThreadFeed(Ring[FeedItem]):
         super().__init__(owner.limits.items, owner.limits.item_bytes)
         self._owner = owner
         self.thread_id = thread_id
-        self.epoch = _now()
+        self.epoch = owner.next_epoch()
         """When it began, in milliseconds since 1970; part of its items' ids."""
         self.readers = 0
         self.active: set[str] = set()
@@ -114,6 +114,12 @@ class ThreadFeeds:
         self._idle: OrderedDict[str, int] = OrderedDict()
         self._idle_bytes = 0
         self._closed = False
+        self._epoch = 0
+
+    def next_epoch(self) -> int:
+        """When the next feed begins: later than every other one, whatever the clock says."""
+        self._epoch = max(_now(), self._epoch + 1)
+        return self._epoch
 
     def feed_of(self, thread_id: str) -> ThreadFeed:
         """The feed of a thread, which begins now if there is none."""

@@ -15,12 +15,14 @@ from typing import Any, Final, Self
 from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.protocol._event import TAIL, Event, json_of
 from trackside.app.streams.protocol._inside import Namespace
-from trackside.app.streams.protocol._runs import RunEvents
+from trackside.app.streams.protocol._runs import MARKS, RunEvents, parts_of_state
 from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
 from trackside.app.streams.thread_feed import FeedItem, FeedReader, ThreadFeed, ThreadFeeds
 
 _STEP: Final = 1_000
 """Numbers for each millisecond by which a feed is younger than another: nothing is said faster."""
+_UNKNOWN: Final = frozenset({"tools", MARKS})
+"""What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
 
 
 class ThreadEventLog(Ring[Event]):
@@ -134,8 +136,7 @@ class ThreadEventLog(Ring[Event]):
     def _take(self, item: FeedItem) -> None:
         run = self._runs.get(item.run_id)
         if item.kind == "part":
-            if run is not None:
-                run.take(item.what)
+            (run or self._found_late(item)).take(item.what)
         elif item.kind == "started":
             answered = self._answered(item.resume)
             run = RunEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
@@ -146,6 +147,25 @@ class ThreadEventLog(Ring[Event]):
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
+        elif item.kind == "state":
+            self._take_state(item)
+
+    def _found_late(self, item: FeedItem) -> RunEvents:
+        """A run that says something, and whose start is not kept any more."""
+        known = FeedItem("started", item.run_id, None, modes=_UNKNOWN)
+        run = RunEvents(known, self._say, known_as=self._aliases.pop(item.run_id, None))
+        self._begun(run)
+        run.begin(item.what.at, [])
+        return run
+
+    def _take_state(self, item: FeedItem) -> None:
+        """Somebody has changed the thread, on behalf of no run."""
+        said = parts_of_state(item.what)
+        if said is not None:
+            mark, values = said
+            if mark is not None:
+                self._say("checkpoints", json_of(mark), at=item.at)
+            self._say("values", values, at=item.at)
 
     def _begun(self, run: RunEvents) -> None:
         self.last = run

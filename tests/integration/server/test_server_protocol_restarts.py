@@ -1,0 +1,64 @@
+"""Threads that are followed beyond the end of a server: its streams are cut off, and the next one knows what was missed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from tests.integration.server.conftest import serve
+from tests.integration.server.protocol_agents import Held, asking, talking
+from tests.integration.server.test_server_protocol import HI, ends, events_until, interrupted, of
+
+
+@asynccontextmanager
+async def followed(agent: Any, database: str, thread_id: str | None = None) -> AsyncIterator[tuple[Any, Any]]:
+    """A server, and a thread on it as the client follows it."""
+    async with (
+        serve({"it": agent}, database) as served,
+        served.client.threads.stream(thread_id, assistant_id="it") as thread,
+    ):
+        yield served, thread
+
+
+async def test_a_question_is_found_and_answered_after_the_server_has_begun_anew(database_url: str) -> None:
+    async with followed(asking("why"), database_url) as (_, thread):
+        await thread.run.start(input={"log": []})
+        await interrupted(thread)
+    async with followed(asking("why"), database_url, thread.thread_id) as (_, again):
+        await interrupted(again)
+        assert again.interrupts[0]["interrupt_id"] == thread.interrupts[0]["interrupt_id"]
+        await again.run.respond("because")
+        assert await again.output == {"log": ["why because"]}
+
+
+async def test_who_comes_back_to_another_server_is_told_of_the_gap_and_of_the_end(database_url: str) -> None:
+    async with followed(talking(), database_url) as (_, thread):
+        await thread.run.start(input=HI)
+        seen = await events_until(thread, ends)
+    async with followed(talking(), database_url, thread.thread_id) as (_, again):
+        events = await events_until(again, ends, since=seen[3]["seq"])
+        assert [event["method"] for event in events] == ["gap", "values", "lifecycle"]
+        assert len(of(events, "values")[0]["messages"]) == 2
+        assert of(events, "lifecycle")[0]["run_id"] == of(seen, "lifecycle")[0]["run_id"]
+        numbers = [event["seq"] for event in [*seen, *events]]
+        assert numbers == sorted(set(numbers))
+        await again.run.start(input={"messages": [{"role": "user", "content": "more", "id": "5"}]})
+        more = await events_until(again, ends, since=events[-1]["seq"])
+        assert [said["event"] for said in of(more, "lifecycle")] == ["running", "completed"]
+
+
+async def test_a_server_that_stops_cuts_streams_off_so_that_clients_come_back(database_url: str) -> None:
+    held = Held()
+    async with followed(held, database_url) as (served, thread), httpx.AsyncClient(base_url=served.url) as http:
+        await thread.run.start(input={})
+        await held.begun.wait()
+        url, wanted = f"/threads/{thread.thread_id}/stream/events", {"channels": ["lifecycle"]}
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with http.stream("POST", url, json=wanted, timeout=30) as stream:
+                async for line in stream.aiter_lines():
+                    if '"running"' in line:
+                        served.app.streams.end_all()
+        held.let_go.set()

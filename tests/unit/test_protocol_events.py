@@ -1,0 +1,151 @@
+"""What runs say on a thread, as events of version 2 of the protocol: numbered, bounded, found again, chosen."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from trackside.app.streams import FeedLimits, HubLimits, StreamHub
+from trackside.app.streams.protocol import EventReader, Wanted, log_of, read_events
+from trackside.harness import RunSpec
+from trackside.harness.types import RunRecord, RunStatus
+
+THREAD = "11111111-1111-4111-8111-111111111111"
+ALL = Wanted(
+    channels=("values", "updates", "messages", "tools", "lifecycle", "input", "tasks", "custom", "checkpoints")
+)
+WATCH = Wanted(channels=("lifecycle", "input"))
+
+
+def begin(hub: StreamHub, run_id: str, **more: Any) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    run = RunRecord(run_id=run_id, thread_id=THREAD, agent="agent", status=RunStatus.running, created_at=now)
+    hub.begin(run, RunSpec("agent", **{"stream_mode": ("values", "messages-tuple"), **more}))
+
+
+def events_of(reader: EventReader) -> list[dict[str, Any]]:
+    said = b"".join(reader.pieces()).decode()
+    return [json.loads(one.partition("data: ")[2]) for one in said.split("\r\n\r\n") if one]
+
+
+def methods(events: list[dict[str, Any]]) -> list[str]:
+    return [event["params"]["data"].get("event", event["method"]) for event in events]
+
+
+def follow(hub: StreamHub, wanted: Wanted = ALL, since: int | None = None) -> EventReader:
+    return read_events(hub.threads, THREAD, wanted, since)
+
+
+def test_events_are_made_once_whoever_reads_first() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.publish("a", "values", {"x": 1})
+    with follow(hub) as one, follow(hub) as other:
+        assert events_of(one) == events_of(other)
+        assert all(mine is theirs for mine, theirs in zip(one.log.items, other.log.items, strict=True))
+        hub.close("a", end={"status": "success"})
+        assert methods(events_of(one)) == methods(events_of(other)) == ["completed"]
+
+
+def test_what_is_not_kept_is_a_gap_and_nothing_is_said_twice() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=5)))
+    begin(hub, "a")
+    with follow(hub) as reader:
+        first = events_of(reader)
+        for number in range(20):
+            hub.publish("a", "values", {"number": number})
+            follow(hub).__exit__(None, None, None)  # somebody else keeps up
+        gap, *rest = events_of(reader)
+    assert (gap["method"], gap["params"]["data"]["through_seq"]) == ("gap", rest[0]["seq"] - 1)
+    assert gap["seq"] > first[-1]["seq"]
+    assert [event["params"]["data"]["number"] for event in rest] == [15, 16, 17, 18, 19]
+
+
+def test_who_comes_when_more_was_said_than_is_kept_is_told_so() -> None:
+    hub = StreamHub(HubLimits(threads=FeedLimits(items=5)))
+    begin(hub, "a")
+    log_of(hub.threads.feed_of(THREAD))
+    for number in range(20):
+        hub.publish("a", "values", {"number": number})
+    with follow(hub, since=0) as reader:
+        events = events_of(reader)
+    assert events[0]["method"] == "gap"
+    assert [event["params"]["data"].get("number") for event in events[1:]] == [15, 16, 17, 18, 19]
+
+
+def test_a_number_of_another_numbering_is_a_gap() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    with follow(hub, since=17) as reader:
+        assert [event["method"] for event in events_of(reader)] == ["gap", "lifecycle"]
+
+
+def test_who_only_watches_does_not_hear_again_of_an_end_that_was_watched() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "success"})
+    with follow(hub, WATCH) as first:
+        assert methods(events_of(first)) == ["running", "completed"]
+    with follow(hub, WATCH) as second, follow(hub) as reads:
+        assert events_of(second) == []
+        assert methods(events_of(reads)) == ["running", "completed"]
+        begin(hub, "b")
+        assert methods(events_of(second)) == ["running"]
+
+
+def test_who_watches_a_thread_that_waits_hears_what_it_asks() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "interrupted", "interrupts": [{"id": "q", "value": "why?"}]})
+    for _ in range(2):
+        with follow(hub, WATCH) as watcher:
+            assert methods(events_of(watcher)) == ["running", "input.requested", "interrupted"]
+    begin(hub, "b", command={"resume": "because"})
+    with follow(hub, WATCH) as watcher:
+        assert events_of(watcher)[1]["params"]["data"] == {"interrupt_ids": ["q"]}
+
+
+def test_a_run_that_is_tried_again_is_one_run_to_clients() -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.close("a", end={"status": "error", "error": "lost", "retried_as": "b"})
+    begin(hub, "b")
+    hub.close("b", end={"status": "success"})
+    with follow(hub, WATCH, since=0) as reader:
+        events = events_of(reader)
+    assert methods(events) == ["running", "running", "completed"]
+    assert {event["event_id"].split(":")[1] for event in events} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("end", "event", "error"),
+    [
+        ({"status": "error", "error": "no", "error_type": "ValueError"}, "failed", "ValueError: no"),
+        ({"status": "timeout"}, "failed", "the run took too long"),
+        ({"status": "cancelled"}, "failed", "the run was cancelled"),
+    ],
+)
+def test_every_end_is_one_that_all_clients_take_for_an_end(end: dict[str, Any], event: str, error: str) -> None:
+    hub = StreamHub()
+    begin(hub, "a")
+    hub.publish("a", "messages-tuple", [{"type": "AIMessageChunk", "id": "m", "content": "half"}, {}])
+    hub.close("a", end=end)
+    with follow(hub) as reader:
+        events = events_of(reader)
+    assert methods(events)[-2:] == ["error", event]
+    assert events[-1]["params"]["data"]["error"] == error
+
+
+def test_a_forgotten_thread_begins_with_larger_numbers() -> None:
+    hub = StreamHub()
+    numbers = []
+    for run_id in ("a", "b"):
+        begin(hub, run_id)
+        hub.close(run_id, end={"status": "success"})
+        with follow(hub, since=0) as reader:
+            numbers += [event["seq"] for event in events_of(reader)]
+        hub.threads.forget([THREAD])
+    assert numbers == sorted(numbers)
