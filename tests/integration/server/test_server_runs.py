@@ -114,7 +114,7 @@ async def test_where_to_go_on_is_said_relative_to_the_clients_address(serve_agen
     assert wait.headers["location"] == wait.headers["content-location"] + "/join"
     assert stream.headers["location"] == stream.headers["content-location"] + "/stream"
     assert create.headers["content-location"] == joined.headers["content-location"] == f"{base}/{run_id}"
-    assert joined.headers["location"] == f"{base}/{run_id}/stream"
+    assert joined.headers["location"] == f"{base}/{run_id}/stream?past=0"
     assert cancelled.headers["location"] == f"{base}/{run_id}/join"
     assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert stream.headers["cache-control"] == "no-store"
@@ -249,6 +249,10 @@ async def test_a_batch_is_started_as_a_whole_in_either_case(serve_agents: Any) -
                 {"assistant_id": "echo", "assistantId": "echo", "input": {"n": 2}, "onCompletion": "keep"},  # type: ignore[typeddict-item,typeddict-unknown-key]
             ]
         )
+        (there,) = await served.client.runs.create_batch(
+            [{"assistant_id": "echo", "thread_id": runs[1]["thread_id"].upper()}]  # type: ignore[list-item,typeddict-unknown-key]
+        )
+        assert there["thread_id"] == runs[1]["thread_id"]
         values = [await served.client.runs.join(run["thread_id"], run["run_id"]) for run in runs]
         assert [one["given"] for one in values] == [{"n": 1}, {"n": 2}]
         before = len(await served.app.store.runs())
@@ -317,7 +321,7 @@ async def test_many_runs_are_cancelled_by_id_and_by_status(serve_agents: Any) ->
         client = served.client
         thread_id = await new_thread(served)
         ids = [(await client.runs.create(thread_id, "gate"))["run_id"] for _ in range(4)]
-        await client.runs.cancel_many(thread_id=thread_id, run_ids=ids[1:3])
+        await client.runs.cancel_many(thread_id=thread_id.upper(), run_ids=[ids[1].upper(), ids[2]])
         await client.runs.cancel_many(status="pending")
         await client.runs.cancel_many(status="all")
         for run_id in ids:
@@ -349,6 +353,8 @@ async def test_little_is_answered_where_little_is_wanted(serve_agents: Any) -> N
         minimal = {"Prefer": "return=minimal"}
         answer = await raw(served, "POST", "/runs", json={"assistant_id": "echo"}, headers=minimal)
         assert (answer.status_code, answer.content) == (204, b"")
+        minimal = {"Prefer": "respond-async, return = minimal"}
+        assert (await raw(served, "POST", "/threads", json={}, headers=minimal)).status_code == 204
         assert answer.headers["content-location"].startswith("/runs/")
 
 

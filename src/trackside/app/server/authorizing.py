@@ -18,7 +18,7 @@ import msgspec
 
 from trackside.app.server.auth.handlers import Action, Resource
 from trackside.app.server.authorized_values import changed_by, metadata_of, value_of
-from trackside.app.server.calls import Call
+from trackside.app.server.calls import Call, uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.wire.threads import ThreadCreate
@@ -158,9 +158,7 @@ async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyC
     body = call.body
     if not isinstance(body, ThreadCreate):
         return await on_thread(call, action, None)
-    thread_id = new_id() if body.thread_id is None else body.thread_id.lower()
-    if not is_uuid(thread_id):
-        raise HttpError(status=422, detail=f"thread_id = {thread_id!r:.80} is not a UUID")
+    thread_id = new_id() if body.thread_id is None else uuid_of(body.thread_id, "thread_id")
     named = replace(call, body=msgspec.structs.replace(body, thread_id=thread_id))
     call = await ask(named, resource, action, thread_id=UUID(thread_id))
     if call.wanted is None or body.if_exists != "do_nothing":
@@ -178,7 +176,7 @@ async def _new_thread(call: AnyCall, resource: Resource, action: Action) -> AnyC
 async def _named(call: AnyCall, resource: Resource, action: Action) -> AnyCall:
     thread_id = call.body.thread_id
     if thread_id is not None and is_uuid(thread_id):
-        return await on_thread(call, action, thread_id)
+        return await on_thread(call, action, thread_id.lower())
     return await _many(call, resource, action)
 
 

@@ -70,14 +70,22 @@ class Call[B, Q]:
         """The prefix under which the app is mounted somewhere; empty if it is not."""
         return str(self.scope.get("root_path", ""))
 
-    def url(self, path: str) -> str:
-        """A path of this app for a `Location`. Clients put it behind the URL that they were given, which has the prefix of
-        an app that is mounted somewhere: with the prefix in it they would ask for that twice.
-        """
-        return path
+    @property
+    def wants_little(self) -> bool:
+        """Whether the client wants no body, where there might be one (`Prefer: return=minimal`)."""
+        prefer = self.header("prefer")
+        return prefer is not None and "return=minimal" in prefer.replace(" ", "").lower()
 
     def _id(self, name: str) -> str:
-        value = self.path[name]
-        if not is_uuid(value):
-            raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
-        return value.lower()
+        return uuid_of(self.path[name], name)
+
+
+def uuid_of(value: str, name: str) -> str:
+    """An id as it is kept, which a client may write in capitals.
+
+    Raises:
+        HttpError: it is no UUID; `name` is what the client calls it.
+    """
+    if not is_uuid(value):
+        raise HttpError(status=422, detail=f"{name} = {value!r:.80} is not a UUID")
+    return value.lower()

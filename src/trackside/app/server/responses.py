@@ -67,6 +67,14 @@ def json_bytes(value: Any) -> bytes:
         return _encode(canonical(value)[0])
 
 
+def page_headers(*, offset: int, shown: int, total: int) -> dict[str, str]:
+    """How many there are in all, and the offset of the next page, unless this is the last one."""
+    headers = {"X-Pagination-Total": str(total)}
+    if shown and offset + shown < total:
+        headers["X-Pagination-Next"] = str(offset + shown)
+    return headers
+
+
 def empty(status: int = 204, headers: Mapping[str, str] | None = None) -> Reply:
     """No body."""
     return Reply(b"", status=status, headers=headers)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from trackside.app.server.authorizing import on_thread
+from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import prepared, with_user
@@ -19,7 +20,6 @@ from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
-from trackside.harness.ids import is_uuid
 
 _UNSUPPORTED: Final = ("langsmith_tracer", "ttl")
 _SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
@@ -138,8 +138,8 @@ def _one_of_batch(number: int, fields: dict[str, Any]) -> BatchedRun:
         one = msgspec.convert(named, BatchedRun)
     except msgspec.ValidationError as exc:
         raise HttpError(status=422, detail=f"run {number} of the batch does not fit: {exc}") from exc
-    if one.thread_id is not None and not is_uuid(one.thread_id):
-        raise HttpError(status=422, detail=f"run {number} of the batch: thread_id is not a UUID")
+    if one.thread_id is not None:
+        one.thread_id = uuid_of(one.thread_id, f"run {number} of the batch: thread_id")
     return one
 
 

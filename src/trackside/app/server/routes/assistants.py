@@ -13,7 +13,7 @@ from trackside.app.server.access import caller_of
 from trackside.app.server.authorizing import About, fits
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply, json_reply
+from trackside.app.server.responses import Reply, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.assistants import (
     Assistant,
@@ -155,10 +155,8 @@ for _method, _path, _about in _WRITES:
 
 def _page(found: Sequence[Assistant], limit: int | None, offset: int | None, select: Sequence[str] | None) -> Reply:
     start, size = offset or 0, limit or _PAGE
-    headers = {"X-Pagination-Total": str(len(found))}
-    if start + size < len(found):
-        headers["X-Pagination-Next"] = str(start + size)
     page: list[Any] = [msgspec.to_builtins(one) for one in found[start : start + size]]
+    headers = page_headers(offset=start, shown=len(page), total=len(found))
     if select:
         page = [{name: one[name] for name in select} for one in page]
     return json_reply(page, headers=headers)

@@ -13,7 +13,7 @@ import msgspec
 from trackside.app.server.authorizing import About, ask, on_thread
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission, Principal
-from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.schedules import next_run
 from trackside.app.server.starting import agent_named, expect_webhook, spec_of
@@ -107,9 +107,7 @@ async def search_crons(call: Call[CronSearch, None]) -> Any:
     wanted = call.body
     offset = wanted.offset or 0
     page = await _found(call, limit=10 if wanted.limit is None else wanted.limit, offset=offset, **_order(wanted))
-    headers = {"X-Pagination-Total": str(page.total)}
-    if (following := offset + len(page.crons)) < page.total:
-        headers["X-Pagination-Next"] = str(following)
+    headers = page_headers(offset=offset, shown=len(page.crons), total=page.total)
     shown = [cron_on_wire(cron) for cron in page.crons]
     if wanted.select is None:
         return json_reply(shown, headers=headers)

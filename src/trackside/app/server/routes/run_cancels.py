@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trackside.app.server.authorizing import About, fitting
+from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
 from trackside.app.server.following import end_of, run_headers, visible_run
 from trackside.app.server.principal import Permission
@@ -14,7 +15,6 @@ from trackside.app.server.routing import Call, Routes
 from trackside.app.server.waiting import WhenEnded
 from trackside.app.server.wire.runs import CancelMany, CancelManyQuery, CancelQuery
 from trackside.app.storage import StoredRun
-from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import CancelAction, RunStatus
 
@@ -86,10 +86,8 @@ async def _chosen(call: Call[CancelMany, Any]) -> Sequence[StoredRun]:
         return await _active(call, status)
     if not (body.thread_id and body.run_ids):
         raise HttpError(status=422, detail="say which runs: thread_id with run_ids, or status")
-    for name in (body.thread_id, *body.run_ids):
-        if not is_uuid(name):
-            raise HttpError(status=422, detail=f"{name!r:.80} is not a UUID")
-    return [await visible_run(parts, call.principal, run_id, body.thread_id) for run_id in body.run_ids]
+    thread_id, run_ids = uuid_of(body.thread_id, "thread_id"), [uuid_of(one, "run_ids") for one in body.run_ids]
+    return [await visible_run(parts, call.principal, run_id, thread_id) for run_id in run_ids]
 
 
 async def _active(call: Call[CancelMany, Any], status: RunStatus | None) -> Sequence[StoredRun]:

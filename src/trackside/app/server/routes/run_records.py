@@ -9,7 +9,7 @@ import msgspec
 from trackside.app.server.authorizing import About
 from trackside.app.server.following import visible_run
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.runs import Run, RunsQuery, run_on_wire, statuses_meant
 
@@ -32,9 +32,7 @@ async def list_runs(call: Call[None, RunsQuery]) -> Any:
     threads = store.threads_of(call.principal.owner)
     status = None if query.status is None else statuses_meant(query.status)
     page = await threads.runs(call.thread_id, status=status, limit=query.limit, offset=query.offset)
-    headers = {"X-Pagination-Total": str(page.total)}
-    if (following := query.offset + len(page.runs)) < page.total:
-        headers["X-Pagination-Next"] = str(following)
+    headers = page_headers(offset=query.offset, shown=len(page.runs), total=page.total)
     if query.select is None:
         return json_reply([run_on_wire(run) for run in page.runs], headers=headers)
     wanted = frozenset(query.select)

@@ -111,7 +111,7 @@ async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
     All requests are looked at before the first run starts. Fields may be in camel case, as the JavaScript client has them.
     """
     runs = await batched(call)
-    return empty() if _wants_little(call) else json_reply([run.shown for run in runs])
+    return empty() if call.wants_little else json_reply([run.shown for run in runs])
 
 
 async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
@@ -158,7 +158,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
 async def _create(call: CreateCall, thread_id: str | None) -> Reply:
     run = await started(call, thread_id, modes=FOLLOWED_MODES)
     headers = _headers(run)
-    return empty(headers=headers) if _wants_little(call) else json_reply(run.shown, headers=headers)
+    return empty(headers=headers) if call.wants_little else json_reply(run.shown, headers=headers)
 
 
 def _headers(run: Started, then: str | None = None) -> dict[str, str]:
@@ -167,8 +167,3 @@ def _headers(run: Started, then: str | None = None) -> dict[str, str]:
 
 def _on_disconnect(call: CreateCall, run: Started) -> Any:
     return cancelling(call.parts, run.handle.run_id) if call.body.on_disconnect == "cancel" else None
-
-
-def _wants_little(call: Call[Any, Any]) -> bool:
-    prefer = call.header("prefer")
-    return prefer is not None and "return=minimal" in prefer.replace(" ", "").lower()

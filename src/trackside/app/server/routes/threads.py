@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from trackside.app.server.access import caller_of
 from trackside.app.server.authorizing import About, copied_metadata, on_thread
+from trackside.app.server.calls import uuid_of
 from trackside.app.server.copying import copy_checkpoints, keep_latest
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.thread_views import keeper_of, place_of, views_of
@@ -40,7 +41,7 @@ from trackside.app.storage import StoredThread
 from trackside.app.storage.containment import contains
 from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadInUseError, TracksideError, UnknownThreadError
-from trackside.harness.ids import is_uuid, new_id
+from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate
 
 routes = Routes("Threads")
@@ -66,7 +67,7 @@ async def create_thread(call: Call[ThreadCreate, None]) -> Any:
     steps = _steps(asked.supersteps)
     if steps and not isinstance(agents.get(agent or ""), KeepsThreads):
         raise HttpError(status=422, detail="supersteps: graph_id names no agent here that keeps checkpoints")
-    thread_id = new_id() if asked.thread_id is None else _uuid("thread_id", asked.thread_id)
+    thread_id = new_id() if asked.thread_id is None else uuid_of(asked.thread_id, "thread_id")
     thread = await _threads(call).create(
         thread_id,
         belongs_to=call.principal.identity,
@@ -140,9 +141,7 @@ async def search_threads(call: Call[ThreadSearch, None]) -> Any:
     wanted = _OF_STATE if select is None else select | {path.field for path in paths.values()}
     page = await _found(call, asked)
     views = await views_of(call.parts, call.principal, page.threads, values=bool(wanted & _OF_STATE))
-    headers = {"X-Pagination-Total": str(page.total)}
-    if (following := asked.offset + len(page.threads)) < page.total and page.threads:
-        headers["X-Pagination-Next"] = str(following)
+    headers = page_headers(offset=asked.offset, shown=len(page.threads), total=page.total)
     shown = [thread_on_wire(thread, views[thread.thread_id], select) for thread in page.threads]
     if paths:
         whole = [thread_on_wire(thread, views[thread.thread_id]) for thread in page.threads]
@@ -168,7 +167,7 @@ async def count_threads(call: Call[ThreadCount, None]) -> Any:
 async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     """Remove threads, or of each all but its latest state. Those that are not there, or have a run, do not count."""
     asked = call.body
-    ids = dict.fromkeys(_uuid("thread_ids", thread_id) for thread_id in asked.thread_ids)
+    ids = dict.fromkeys(uuid_of(thread_id, "thread_ids") for thread_id in asked.thread_ids)
     allowed = [
         (owner, [*those]) for owner, those in groupby([one async for one in _prunable(call, ids)], itemgetter(0))
     ]
@@ -220,20 +219,14 @@ def _threads(call: Call[Any, Any]) -> Threads:
     return call.parts.store.threads_of(call.principal.owner)
 
 
-def _uuid(field: str, value: str) -> str:
-    if not is_uuid(value):
-        raise HttpError(status=422, detail=f"{field} = {value!r:.80} is not a UUID")
-    return value.lower()
-
-
 async def _shown(call: Call[Any, Any], thread: StoredThread) -> Thread:
     views = await views_of(call.parts, call.principal, [thread])
     return thread_on_wire(thread, views[thread.thread_id])
 
 
 async def _changed(call: Call[Any, Any], thread: StoredThread) -> Any:
-    headers = {"Content-Location": call.url(f"/threads/{thread.thread_id}")}
-    if (call.header("prefer") or "").strip() == "return=minimal":
+    headers = {"Content-Location": f"/threads/{thread.thread_id}"}  # behind whatever prefix clients have in their URL
+    if call.wants_little:
         return empty(headers=headers)
     return json_reply(await _shown(call, thread), headers=headers)
 
@@ -266,7 +259,7 @@ async def _found(call: Call[ThreadSearch, None], asked: ThreadSearch) -> ThreadP
     query = _query(call, asked)
     page = replace(
         query,
-        ids=None if not asked.ids else [_uuid("ids", thread_id) for thread_id in asked.ids],
+        ids=None if not asked.ids else [uuid_of(thread_id, "ids") for thread_id in asked.ids],
         sort_by=asked.sort_by or "updated_at",
         descending=asked.sort_order != "asc",
         limit=asked.limit,
