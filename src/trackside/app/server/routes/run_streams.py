@@ -121,11 +121,11 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
 
 async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEvents:
     parts, query = call.parts, call.query
+    run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
     if query.checkpoint_id is not None:
         raise HttpError(
             status=422, detail="checkpoint_id is not supported: a run is followed from an event, by Last-Event-ID"
         )
-    run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
     run_id = run.run_id
     reader = reader_of(parts, run_id)
     from_start = resume(reader, call.header("last-event-id") or None, past=query.past)
