@@ -74,6 +74,7 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.body = b""
+        self.location = ""
 
     @classmethod
     @asynccontextmanager
@@ -88,7 +89,8 @@ class RawClient:
         writer.write("\r\n".join([*lines, "", ""]).encode() + content)
         client = cls(reader, writer)
         try:
-            await reader.readuntil(b"\r\n\r\n")
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            client.location = next((line[10:] for line in head if line.lower().startswith("location: ")), "")
             yield client
         finally:
             writer.transport.abort()
@@ -187,6 +189,22 @@ async def test_a_client_that_is_cut_off_at_any_point_goes_on_without_a_gap_or_a_
                 await again.read_until(b"event: end")
             numbers = [data for event, data, _ in [*got, *events_in(again.body)] if event == "custom"]
             assert numbers == [0, 1, 2, 3]
+
+
+async def test_a_client_without_ids_that_is_cut_off_twice_is_told_nothing_again(serve_agents: Any) -> None:
+    held = Held()
+    async with serve_agents({"held": held.agent()}) as served:
+        thread_id = await new_thread(served)
+        run = await served.client.runs.create(thread_id, "held", stream_mode="custom")
+        path = f"/threads/{thread_id}/runs/{run['run_id']}/stream?stream_mode=custom&namespace="
+        for number in range(3):
+            async with RawClient.asking(served, "GET", path) as client:
+                path = client.location
+                held.say(number)
+                await client.read_until(b"data: %d\r\n" % number)
+            assert [data for event, data, _ in events_in(client.body) if event == "custom"] == [number]
+            assert path.endswith("/stream?stream_mode=custom&namespace=&past=0")
+        held.say(None)
 
 
 async def test_who_joins_gets_the_past_then_what_comes_without_a_gap_or_a_repeat(serve_agents: Any) -> None:

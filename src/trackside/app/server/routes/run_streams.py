@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
@@ -24,6 +25,7 @@ from trackside.app.server.run_events import RunEvents
 from trackside.app.server.thread_events import ThreadEvents
 from trackside.app.server.waiting import WhenEnded
 from trackside.app.server.wire.runs import JoinQuery, StreamQuery, ThreadStreamQuery
+from trackside.app.streams import Reader
 
 routes = Routes("Runs")
 
@@ -130,7 +132,6 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
     reader = reader_of(parts, run_id)
     from_start = resume(reader, call.header("last-event-id") or None, past=query.past)
     modes = frozenset(mode for mode in query.stream_mode or () if mode)
-    then = "stream" if not modes else "stream?" + "&".join(f"stream_mode={mode}" for mode in sorted(modes))
     return RunEvents(
         run_id=run_id,
         reader=reader,
@@ -141,9 +142,18 @@ async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEv
         first=[first_frame(run, resumable=reader.resumable)] if from_start else (),
         heartbeat=parts.options.heartbeat,
         patience=parts.options.patience,
-        headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=then),
+        headers=run_headers(run.thread_id, run_id, stateless=thread_id is None, then=_then(query, reader)),
         on_disconnect=_on_disconnect(call, run_id),
     )
+
+
+def _then(query: StreamQuery, reader: Reader) -> str:
+    """Where a client goes on that is cut off: with the same parts, and, if he has no ids, with what comes then."""
+    asked = [("stream_mode", mode) for mode in sorted({*(query.stream_mode or ())} - {""})]
+    asked += [("namespace", namespace) for namespace in query.namespace or ()]
+    if not reader.resumable:
+        asked.append(("past", "0"))
+    return f"stream?{urlencode(asked)}" if asked else "stream"
 
 
 def _on_disconnect(call: Call[None, Any], run_id: str) -> Any:
