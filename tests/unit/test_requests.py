@@ -44,6 +44,7 @@ EVERYTHING = RunSpec(
     interrupt_after="*",
     durability="exit",
     thread_metadata={"owner": "ada"},
+    thread_ttl=60.0,
 )
 
 

@@ -95,9 +95,9 @@ class RunSpec:
     is no such thread (`UnknownThreadError`). With `any_owner` the thread may be anybody's, and stays theirs; without an
     owner every thread may be used, and a new one is nobody's. With `thread_exists` a run is refused whose thread is not
     there yet; with `thread_ends` a thread that is new is gone for everybody when its last run has ended, while the log
-    keeps what happened; `thread_metadata` are those of a thread that is new. A coordinator with a store sees to all of
-    that, in the step that lets the run in. `options` are what the app wants to know again of the request; the harness does
-    not look at them.
+    keeps what happened; `thread_metadata` are those of a thread that is new; with `thread_ttl` the thread, new or not, is
+    removed so many minutes later. A coordinator with a store sees to all of that, in the step that lets the run in.
+    `options` are what the app wants to know again of the request; the harness does not look at them.
     """
 
     agent: Any
@@ -132,6 +132,7 @@ class RunSpec:
     thread_exists: bool = False
     thread_ends: bool = False
     thread_metadata: Mapping[str, Any] | None = None
+    thread_ttl: float | None = None
     options: Mapping[str, Any] | None = None
 
 

@@ -333,6 +333,26 @@ def use_threads(client: SyncLangGraphClient) -> None:
         threads.get(thread["thread_id"])
 
 
+async def test_a_run_may_say_how_long_its_thread_lives(serve_agents: Any) -> None:
+    async with serve_agents({"chat": chat}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        threads = served.client.threads
+        thread_id = new_id()
+        asked: dict[str, Any] = {"assistant_id": "chat", "input": {}, "if_not_exists": "create"}
+        for ttl, minutes in (
+            (60, 60.0),
+            ({"ttl": 5, "strategy": "delete"}, 5.0),
+        ):  # of one that is new, and one that is not
+            answer = await http.post(f"/threads/{thread_id}/runs/wait", json={**asked, "ttl": ttl})
+            assert answer.status_code == 200
+            assert (await threads.get(thread_id))["ttl"]["ttl_minutes"] == minutes
+        await http.post(f"/threads/{thread_id}/runs/wait", json=asked)
+        assert (await threads.get(thread_id))["ttl"]["ttl_minutes"] == 5.0
+        assert (await http.post("/runs", json={**asked, "ttl": 0})).status_code == 422
+        batch = [{"assistant_id": "chat", "input": {}, "onCompletion": "keep", "ttl": 7}]
+        (run,) = (await http.post("/runs/batch", json=batch)).json()
+        assert (await threads.get(run["thread_id"]))["ttl"]["ttl_minutes"] == 7.0
+
+
 async def test_the_synchronous_client_has_the_same(serve_agents: Any) -> None:
     async with serve_agents({"chat": chat}) as served:
         await asyncio.to_thread(partial(ask_synchronously, served.url))

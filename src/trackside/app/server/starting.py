@@ -18,10 +18,11 @@ from trackside.app.server.preparing import prepared, with_user
 from trackside.app.server.principal import Principal
 from trackside.app.server.routing import Call
 from trackside.app.server.wire.assistants import agent_of
+from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
 
-_UNSUPPORTED: Final = ("langsmith_tracer", "ttl")
+_UNSUPPORTED: Final = ("langsmith_tracer",)
 _SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
 _KEPT: Final = ("webhook", "feedback_keys", "stream_resumable")
 DEFAULT_MODES: Final = ("values",)
@@ -179,6 +180,7 @@ def spec_of(
         any_owner=principal.owner is None,
         thread_exists=not stateless and asked.if_not_exists != "create",
         thread_ends=stateless and asked.on_completion != "keep",
+        thread_ttl=minutes_of(asked.ttl),
         options=_options(asked),
     )
 

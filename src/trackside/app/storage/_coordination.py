@@ -15,9 +15,10 @@ from sqlalchemy import and_, select, update
 from trackside.app.storage._attempts import Attempt, next_attempt
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
+from trackside.app.storage._lifetimes import Lifetime
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
-from trackside.app.storage._tables import active_runs, idempotency_keys, runs
+from trackside.app.storage._tables import active_runs, idempotency_keys, runs, threads
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.errors import (
     DuplicateRunError,
@@ -136,7 +137,8 @@ class Admit(_Entry):
     """Let a run in. Another process can execute it if it is `portable`.
 
     `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
-    with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run.
+    with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run. With a `lifetime` it lives
+    that long from now on, be it new or not.
     """
 
     start: RunStart
@@ -150,6 +152,7 @@ class Admit(_Entry):
     thread_exists: bool = False
     thread_ends: bool = False
     thread_metadata: JsonObject | None = None
+    lifetime: Lifetime | None = None
 
     @property
     @override
@@ -182,9 +185,17 @@ class Admit(_Entry):
         run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)
         is_new = not lane.exists
         unit.admit(run, active, owner=self.asks_for, ends=self.thread_ends, metadata=self.thread_metadata)
+        if self.lifetime is not None:
+            self._let_live(unit, self.lifetime)
         status = unit.thread_status(self.thread_id)
         self.given = Admitted(active.holds, status, displaced, new_thread=is_new and active.holds)
         return self.given
+
+    def _let_live(self, unit: UnitOfWork, lifetime: Lifetime) -> None:
+        values = {"expires_at": lifetime.expires_at, "ttl_minutes": lifetime.ttl_minutes}
+        unit.session.execute(update(threads).where(threads.c.thread_id == self.thread_id).values(values))
+        thread = unit.thread(self.thread_id, self.start.created_at)  # which may have no row yet
+        thread.expires_at, thread.ttl_minutes = lifetime.expires_at, lifetime.ttl_minutes
 
     def _check_thread(self, lane: Lane) -> None:
         """See that the run may use its thread.

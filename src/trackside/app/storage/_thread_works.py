@@ -12,6 +12,7 @@ from trackside.app.storage._encoding import json_of, json_text
 from trackside.app.storage._endings import rest_as
 from trackside.app.storage._fold import ThreadRow
 from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
+from trackside.app.storage._lifetimes import FOREVER, Lifetime
 from trackside.app.storage._queue import Lane, Standing
 from trackside.app.storage._tables import active_runs, runs, thread_labels, thread_states, threads
 from trackside.app.storage._work import UnitOfWork, Work
@@ -63,17 +64,6 @@ class _OnThread(Work):
         if not self.sees(lane):
             raise UnknownThreadError(thread_id=self.thread_id)
         return lane
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetime:
-    """When a thread is removed: so many minutes after that was asked for, at this time."""
-
-    ttl_minutes: float | None
-    expires_at: str | None
-
-
-FOREVER: Final = Lifetime(ttl_minutes=None, expires_at=None)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

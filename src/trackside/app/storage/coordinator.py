@@ -29,6 +29,7 @@ from trackside.app.storage._coordination import (
 )
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
+from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._readers import Readers
@@ -136,6 +137,8 @@ class StoredCoordinator:
         if spec is not None:
             work.asks_for, work.any_owner = spec.owner, spec.any_owner
             work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
+            if spec.thread_ttl is not None:
+                work.lifetime = lifetime_of(spec.thread_ttl, record.created_at, field="thread_ttl")
             if spec.thread_metadata:
                 work.thread_metadata = canonical_payload(spec.thread_metadata, path="thread_metadata")
         try:

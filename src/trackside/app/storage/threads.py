@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._lifetimes import lifetime_of
 from trackside.app.storage._listings import is_owned, run_of, thread_of
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import StoredRun, StoredThread
@@ -22,11 +23,9 @@ from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import active_runs, runs, thread_states, threads
 from trackside.app.storage._thread_search import MOST, SortBy, ThreadPage, ThreadQuery, ThreadSearch
 from trackside.app.storage._thread_works import (
-    FOREVER,
     ChangeThread,
     CopyThread,
     CreateThread,
-    Lifetime,
     NoteState,
     RemoveRun,
     RemoveThread,
@@ -40,9 +39,6 @@ from trackside.harness.payload import canonical_payload
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 __all__ = ["RunPage", "SortBy", "ThreadContents", "ThreadPage", "ThreadQuery", "Threads"]
-
-MAX_TTL_MINUTES: Final = 525_600 * 100.0
-"""A hundred years."""
 
 
 class RunPage(NamedTuple):
@@ -117,7 +113,7 @@ class Threads:
             belongs_to=plain_or_none("belongs_to", belongs_to),
             metadata=_plain(metadata),
             agent=plain_or_none("agent", agent),
-            lifetime=_lifetime(ttl_minutes, now),
+            lifetime=lifetime_of(ttl_minutes, now),
             keeps_existing=keeps_existing,
         )
         await self._writer.write(work)
@@ -157,7 +153,7 @@ class Threads:
             now=time_text(now),
             metadata=_plain(metadata),
             agent=plain_or_none("agent", agent),
-            lifetime=None if ttl_minutes is None else _lifetime(ttl_minutes, now),
+            lifetime=None if ttl_minutes is None else lifetime_of(ttl_minutes, now),
         )
         await self._writer.write(work)
         return await self.get(thread_id)
@@ -326,16 +322,6 @@ class Threads:
 
 def _plain(metadata: Mapping[str, Any] | None) -> JsonObject:
     return {} if not metadata else canonical_payload(metadata, path="metadata")
-
-
-def _lifetime(ttl_minutes: Any, now: datetime) -> Lifetime:
-    if ttl_minutes is None:
-        return FOREVER
-    if type(ttl_minutes) not in {int, float} or not 0 < ttl_minutes <= MAX_TTL_MINUTES:
-        why = "it is a number of minutes above 0, and of no more than a hundred years"
-        raise InvalidQueryError(field="ttl", value=ttl_minutes, why=why)
-    expires_at = time_text(now + timedelta(minutes=ttl_minutes))
-    return Lifetime(ttl_minutes=float(ttl_minutes), expires_at=expires_at)
 
 
 def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, ThreadContents]:

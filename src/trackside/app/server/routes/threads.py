@@ -19,6 +19,7 @@ from trackside.app.server.responses import empty, json_reply, page_headers
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.server.thread_views import keeper_of, place_of, views_of
+from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.threads import (
     ASSISTANT,
     GRAPH,
@@ -33,7 +34,6 @@ from trackside.app.server.wire.threads import (
     ThreadPrune,
     ThreadSearch,
     agent_meant,
-    minutes_of,
     thread_on_wire,
     with_extracts,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.wire.assistants import assistant_id_of
+from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.storage import StoredRun
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
@@ -70,7 +71,7 @@ class RunCreate(Struct, forbid_unknown_fields=True):
     feedback_keys: list[str] | None = None
     strict_resume: bool | None = None
     langsmith_tracer: dict[str, Any] | None = None
-    ttl: Any = None
+    ttl: Ttl | Minutes | None = None
 
 
 class BatchedRun(RunCreate, forbid_unknown_fields=True):

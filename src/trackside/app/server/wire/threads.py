@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.wire.assistants import agent_of, assistant_id_of
+from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import SortBy
@@ -32,20 +33,12 @@ type ThreadField = Literal[
     "ttl",
 ]
 type Status = Literal["idle", "busy", "interrupted", "error"]
-type Minutes = Annotated[float, Meta(gt=0, le=52_560_000)]
 
 GRAPH: Final = "graph_id"
 ASSISTANT: Final = "assistant_id"
 """What clients call a thread's agent in its metadata."""
 
 _MOST_PATHS = 10
-
-
-class Ttl(Struct, forbid_unknown_fields=True):
-    """After how many minutes a thread is removed."""
-
-    ttl: Minutes
-    strategy: Literal["delete"] = "delete"
 
 
 class NodeUpdate(Struct, forbid_unknown_fields=True):
@@ -184,11 +177,6 @@ def _ttl(thread: StoredThread) -> JsonObject | UnsetType:
     if thread.expires_at is None:
         return UNSET
     return {"strategy": "delete", "ttl_minutes": thread.ttl_minutes, "expires_at": thread.expires_at.isoformat()}
-
-
-def minutes_of(ttl: Ttl | float | None) -> float | None:
-    """A time to live in minutes, however it was said."""
-    return ttl.ttl if isinstance(ttl, Ttl) else ttl
 
 
 def agent_meant(metadata: Mapping[str, Any] | None, agents: Collection[str]) -> str | None:
