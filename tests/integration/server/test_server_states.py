@@ -337,6 +337,33 @@ async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: An
     assert values == {"count": 11}
 
 
+@pytest.mark.parametrize("agent", ["function", "graph"])
+async def test_who_comes_back_to_a_thread_sees_that_it_goes_on(serve_agents: Any, agent: str) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def wait(input: Any) -> dict[str, Any]:
+        begun.set()
+        await gate.wait()
+        return {"log": ["waited"]}
+
+    graph = StateGraph(Log).add_node("wait", wait).add_edge(START, "wait").compile()
+    async with serve_agents({"function": wait, "graph": graph}) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = (await threads.create())["thread_id"]
+        # It keeps no checkpoint before it is over, as agents of other kinds keep none at all.
+        run = await runs.create(thread_id, agent, input={}, durability="exit" if agent == "graph" else None)
+        await begun.wait()
+        assert (await threads.get_state(thread_id))["next"] == ["__start__"]
+        queued = await runs.create(thread_id, agent, input={})
+        async with threads.stream(thread_id, assistant_id=agent) as thread:
+            output = asyncio.ensure_future(thread.output)
+            gate.set()
+            assert (await output)["log"][0] == "waited"
+        await runs.join(thread_id, run["run_id"])
+        await runs.join(thread_id, queued["run_id"])
+        assert (await threads.get_state(thread_id))["next"] == []
+
+
 async def test_a_question_of_a_function_stands_in_its_state_and_outlives_a_change(serve_agents: Any) -> None:
     async with serve_agents(agents()) as served:
         threads = served.client.threads

@@ -7,8 +7,8 @@ checkpoints, so that those who look for one, as front ends do, find it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from trackside.app.server.access import agent_of_thread
 from trackside.app.server.failures import HttpError
@@ -23,6 +23,9 @@ from trackside.harness.ports import ThreadState
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import JsonObject, ThreadStatus
 
+_START: Final = "__start__"
+"""What is next where a run is about to begin, as LangGraph calls it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadStates:
@@ -35,6 +38,10 @@ class ThreadStates:
     async def state(self, at: CheckpointRef | None = None, *, subgraphs: bool = False) -> StateSnapshot:
         """The newest state, or that of a checkpoint.
 
+        While a run of the thread is not over, something is next in its newest state: where the agent has not said so itself,
+        because the run has not begun yet or keeps no checkpoints, it is that run. Clients that come back to a thread follow
+        it only if its state says that it goes on.
+
         Raises:
             UnknownCheckpointError: the thread has no such checkpoint.
             HttpError: it is one of another thread, or its agent is not served here.
@@ -44,7 +51,10 @@ class ThreadStates:
             found = await agent.state(self._place(at), subgraphs=subgraphs)
         else:
             found = await self._only_state(agent, at)
-        return found or empty_state(self.thread.thread_id)
+        state = found or empty_state(self.thread.thread_id)
+        if at is None and not state.next and self.thread.status is ThreadStatus.busy:
+            return replace(state, next=(_START,))
+        return state
 
     async def history(
         self,
