@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -89,24 +90,30 @@ class Load:
             try:
                 await turn(client, chance)
                 self.done[kind] += 1
-            except TimeoutError:
-                self.words.wrong.append(f"a client that {kind} was told nothing for {PATIENCE:g} s")
+            except TimeoutError as exc:
+                self.words.wrong.append(f"a client that {kind} was told nothing for {PATIENCE:g} s: {exc}")
             except (APIStatusError, httpx.HTTPStatusError) as exc:
                 self.words.wrong.append(f"a client that {kind} was refused: {exc!r} {getattr(exc, 'body', '')}")
                 await asyncio.sleep(PAUSE)
 
     async def _surely[T](self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer, from a server that may be away; one that says it cannot now is asked again."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    return await ask()
-                except UNSURE:
-                    await asyncio.sleep(PAUSE)
-                except (APIStatusError, httpx.HTTPStatusError) as exc:
-                    if exc.response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                        raise
-                    await asyncio.sleep(PAUSE)
+        refusals: list[str] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        return await ask()
+                    except (*UNSURE, *GONE) as exc:
+                        answer = getattr(exc, "response", None)
+                        if answer is not None and answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                            raise
+                        refusals.append(f"{time.monotonic():.1f} {exc!r}"[:80])
+                        await asyncio.sleep(PAUSE)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{len(refusals)} refusals, the last {refusals[-3:]} until {time.monotonic():.1f}"
+            ) from None
 
     def _told(self, run_id: str, agent: str, thread_id: str | None, **more: Any) -> None:
         known = self.words.runs.setdefault(run_id, ToldRun(run_id, thread_id, agent))
