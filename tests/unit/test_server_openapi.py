@@ -50,6 +50,12 @@ def test_every_operation_says_what_it_is_for_and_what_it_answers() -> None:
         assert tag["description"], tag
 
 
+def test_a_batch_is_described_as_the_runs_that_it_is_made_of() -> None:
+    body = operations()["POST /runs/batch"]["requestBody"]["content"]["application/json"]["schema"]
+    run = API["components"]["schemas"][body["items"]["$ref"].rpartition("/")[2]]
+    assert {"assistant_id", "thread_id", "input", "ttl"} <= run["properties"].keys()
+
+
 def test_it_knows_where_it_is_mounted() -> None:
     assert API["servers"] == [{"url": "/mounted"}]
 

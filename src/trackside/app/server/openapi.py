@@ -90,7 +90,7 @@ class _Schemas:
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         kinds: list[Any] = [Problem]
         for endpoint in endpoints:
-            kinds += [endpoint.body, endpoint.query, *endpoint.answers.values()]
+            kinds += [endpoint.described, endpoint.query, *endpoint.answers.values()]
         self._kinds = [kind for index, kind in enumerate(kinds) if kind not in (None, object, *kinds[:index])]
         found, components = msgspec.json.schema_components(self._kinds, ref_template=_REF)
         self._schemas = list(found)
@@ -139,10 +139,10 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> JsonObject:
     if endpoint.needs is Permission.public:
         operation["security"] = []
     if endpoint.body is not None:
-        content: JsonObject = {"schema": schemas.of(endpoint.body)}
+        content: JsonObject = {"schema": schemas.of(endpoint.described)}
         if (example := example_of(endpoint)) is not None:
             content["example"] = example
-        is_needed = _needs_fields(endpoint.body)
+        is_needed = _needs_fields(endpoint.described)
         operation["requestBody"] = {"required": is_needed, "content": {"application/json": content}}
     return operation
 

@@ -50,12 +50,14 @@ class Endpoint:
     path: str
     handler: Handler
     needs: Permission
-    about: About | Operation | None
+    about: About | Operation | None = None
     """What handlers have to decide on; None: nothing, and where there are handlers nobody gets in unless it is public."""
     group: str
     summary: str
     body: Any = None
     """The type of the request's body; None: it takes none."""
+    described: Any = None
+    """The type that describes the body: that of it, unless the endpoint takes more than clients need to know."""
     query: Any = None
     """The `msgspec.Struct` of its query parameters; None: it takes none."""
     answers: Mapping[int, Any] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Routes:
         *,
         about: About | Operation | None = None,
         body: Any = None,
+        described: Any = None,
         query: Any = None,
         answers: Mapping[int, Any] | None = None,
         refuses: str | None = None,
@@ -99,6 +102,7 @@ class Routes:
                     group=self.group,
                     summary=summary,
                     body=body,
+                    described=body if described is None else described,
                     query=query,
                     answers={200: object} if answers is None else answers,
                     refuses=refuses,

@@ -21,7 +21,7 @@ from trackside.app.server.routing import EVENT_STREAM, Call, Routes
 from trackside.app.server.run_events import RunEvents
 from trackside.app.server.starting import FOLLOWED_MODES, Started, batched, started
 from trackside.app.server.waiting import WhenEnded
-from trackside.app.server.wire.runs import CreateStreamQuery, Run, RunCreate
+from trackside.app.server.wire.runs import BatchedRun, CreateStreamQuery, Run, RunCreate
 
 routes = Routes("Runs")
 
@@ -103,6 +103,7 @@ async def create_stateless_run(call: CreateCall) -> Any:
     Permission.run,
     about=About("threads", "create_run", "each"),
     body=list[dict[str, Any]],
+    described=list[BatchedRun],
     answers={200: list[Run]},
 )
 async def create_batch(call: Call[list[dict[str, Any]], None]) -> Any:
