@@ -114,6 +114,10 @@ class NotPausedError(TracksideError):
     """Thread {thread_id!r} does not wait for an answer, so there is nothing to resume; start a run with an input."""
 
 
+class OtherAgentAsksError(NotPausedError):
+    """Thread {thread_id!r} waits for an answer to {asks!r}, and {agent!r} has asked nothing; start the run that brings the answer with {asks!r}."""  # noqa: E501
+
+
 class RunDepthError(TracksideError):
     """A run that was started by a run that was started by a run … is {depth} deep, which is the limit; an observer or agent probably starts itself."""  # noqa: E501
 

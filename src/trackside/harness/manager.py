@@ -177,6 +177,7 @@ class RunManager:
             clock=clock,
             checkpointer=checkpointer,
             items=items,
+            agents=self._agents.keys(),
             prices=prices,
             redact=redact,
         )

@@ -346,14 +346,15 @@ class ThreadState:
 class PausedRun:
     """A run that waits for a human, in a form that survives the process.
 
-    The input that it had, the answers that it got so far, the questions that are open, and what its agent's framework
-    needs to go on (`AgentResult.paused`).
+    The input that it had, the answers that it got so far, the questions that are open, what its agent's framework needs to
+    go on (`AgentResult.paused`), and the name of the agent that asks.
     """
 
     input: Any
     answers: Sequence[Any] = ()
     interrupts: Sequence[Mapping[str, Any]] = ()
     state: Any = None
+    agent: str | None = None
 
 
 class ThreadStates(Protocol):

@@ -52,5 +52,11 @@ def _interrupted(result: AgentResult, run: RunContext, *, remembers: bool) -> En
         says = canonical_payload({"interrupts": list(result.interrupts)})
     except PayloadError as exc:
         return failed(exc)
-    paused = PausedRun(input=run.input, answers=tuple(run.answers), interrupts=says["interrupts"], state=result.paused)
+    paused = PausedRun(
+        input=run.input,
+        answers=tuple(run.answers),
+        interrupts=says["interrupts"],
+        state=result.paused,
+        agent=run.agent,
+    )
     return End(RunStatus.interrupted, says, ThreadState(dict(run.values), paused) if remembers else None)

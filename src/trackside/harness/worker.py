@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from trackside.harness.ending import (
     undelivered,
     unknown_end,
 )
-from trackside.harness.errors import EventOrderError, NotPausedError
+from trackside.harness.errors import EventOrderError, NotPausedError, OtherAgentAsksError
 from trackside.harness.items import ItemStore
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
@@ -64,6 +64,8 @@ class Services:
     clock: Clock
     checkpointer: Any = None
     items: ItemStore | None = None
+    agents: Collection[str] = ()
+    """The names of the agents that there are."""
     prices: PriceList | None = None
     redact: Redact | None = None
 
@@ -310,6 +312,8 @@ class RunWorker:
         paused = run.paused
         if paused is None:
             raise NotPausedError(thread_id=run.thread_id)
+        if paused.agent != run.agent and paused.agent in self._services.agents:
+            raise OtherAgentAsksError(thread_id=run.thread_id, asks=paused.agent, agent=run.agent)
         answers = answers_of(paused, run.resume, thread_id=run.thread_id)
         run.input = paused.input
         run.answers_by_id = answers

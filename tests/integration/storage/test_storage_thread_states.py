@@ -31,7 +31,12 @@ async def test_a_new_thread_remembers_nothing(store: Store) -> None:
 
 
 async def test_values_and_a_paused_run_come_back_after_the_process(url: str) -> None:
-    paused = PausedRun(input={"messages": ["hi"]}, answers=["yes", None], interrupts=[{"id": "1", "value": {"q": "?"}}])
+    paused = PausedRun(
+        agent="booking",
+        input={"messages": ["hi"]},
+        answers=["yes", None],
+        interrupts=[{"id": "1", "value": {"q": "?"}}],
+    )
     async with Store.open(url) as store:
         await store.thread_states().save("t", ThreadState({"count": 1, "text": "é"}, paused))
     async with Store.open(url) as store:

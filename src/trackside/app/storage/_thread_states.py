@@ -66,6 +66,7 @@ def _json_of_paused(paused: PausedRun) -> dict[str, Any]:
         "answers": list(paused.answers),
         "interrupts": list(paused.interrupts),
         "state": paused.state,
+        "agent": paused.agent,
     }
 
 
