@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from langgraph_sdk import get_client
 
 from trackside.app.server.auth.keys import KeyAuthenticator
 from trackside.app.server.failures import HttpError
-from trackside.app.settings import AccessSettings
+from trackside.app.settings import AccessSettings, ServerSettings
 from trackside.app.storage import Store
 from trackside.app.storage.api_keys import ApiKey, ApiKeys, KeyPermission
 
@@ -168,3 +169,45 @@ async def test_a_key_ends_by_the_clock_though_it_is_held(opened: Store) -> None:
     known._good[made.key.key_id] = ended, principal
     with pytest.raises(HttpError, match="not good any more"):
         await known(scope_with(made.secret))
+
+
+async def waits(input: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+async def test_streams_end_that_were_begun_with_a_key_that_is_revoked(serve_agents: ServeAgents) -> None:
+    quick = ServerSettings(heartbeat=0.05)
+    async with serve_agents({"waits": waits}, access=KEYS, server=quick) as served:
+        made = await served.app.store.api_keys.create("laptop", owner="ada")
+        headers = {"x-api-key": made.secret}
+        async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=20) as http:
+            thread = (await http.post("/threads", json={})).json()["thread_id"]
+            run = (await http.post(f"/threads/{thread}/runs", json={"assistant_id": "waits", "input": 1})).json()
+            streams = [
+                ("GET", "/events/stream", None),
+                ("GET", f"/threads/{thread}/stream", None),
+                ("GET", f"/threads/{thread}/runs/{run['run_id']}/stream", None),
+                ("POST", f"/threads/{thread}/stream/events", {"channels": ["values"]}),
+            ]
+            async with asyncio.TaskGroup() as group:
+                begun = [asyncio.Event() for _ in streams]
+                read = [
+                    group.create_task(_read_to_the_end(http, stream, event))
+                    for stream, event in zip(streams, begun, strict=True)
+                ]
+                for event in begun:
+                    await event.wait()
+                await served.app.store.api_keys.revoke(made.key.key_id)
+        for task in read:
+            assert task.result().endswith(": this API key is not known, or not good any more\r\n\r\n")
+
+
+async def _read_to_the_end(http: httpx.AsyncClient, stream: tuple[str, str, Any], begun: asyncio.Event) -> str:
+    method, path, body = stream
+    said = ""
+    async with http.stream(method, path, json=body) as answer:
+        assert answer.status_code == 200
+        async for text in answer.aiter_text():
+            begun.set()
+            said += text
+    return said

@@ -23,14 +23,16 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from trackside.app.server.auth.authenticator import Authenticator
 from trackside.app.server.auth.middleware import client_of
+from trackside.app.server.auth.standing import Standing
 from trackside.app.server.authorizing import About, Operation, authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY, Permission, Principal
 from trackside.app.server.rates import Streams
-from trackside.app.server.responses import Answer, Receive, Scope, Send, failure, json_reply
+from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, failure, json_reply
 from trackside.harness.errors import TracksideError
 
 __all__ = ["EVENT_STREAM", "Call", "Endpoint", "EndpointApp", "Routes", "all_endpoints"]
@@ -167,9 +169,18 @@ class EndpointApp:
             return
         try:
             answer = await self._answer(scope, receive)
-            await answer(scope, receive, send)
+            await self._stream(answer, scope, receive, send)
         finally:
             self._followed.leave(client)
+
+    async def _stream(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+        authenticator = self._parts.authenticator
+        if isinstance(answer, Reply) or not getattr(authenticator, "asks_again", False):
+            await answer(scope, receive, send)
+        else:
+            await Standing(cast("Authenticator", authenticator), scope, self._parts.options.heartbeat).answer(
+                answer, receive, send
+            )
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         endpoint = self.endpoint

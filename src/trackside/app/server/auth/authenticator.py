@@ -15,7 +15,11 @@ PERMISSION_PREFIX: Final = "trackside:"
 
 
 class Authenticator(Protocol):
-    """Knows who asks."""
+    """Knows who asks.
+
+    One that is cheap to ask, and may know another time that somebody is not let in any more, says so with
+    `asks_again = True`: then streams end that he has begun.
+    """
 
     async def __call__(self, scope: Scope) -> Principal:
         """Who asks, by the headers of a request.

@@ -32,6 +32,8 @@ class KeyAuthenticator:
         clock: monotonic seconds.
     """
 
+    asks_again = True
+
     def __init__(
         self, keys: ApiKeys, *, fresh: float = FRESH_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:

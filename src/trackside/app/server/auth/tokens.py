@@ -56,6 +56,8 @@ class TokenAuthenticator:
     keys change; of it only a digest is kept.
     """
 
+    asks_again = True
+
     def __init__(
         self,
         rules: TokenRules,
