@@ -369,3 +369,10 @@ async def test_who_follows_a_thread_sees_it_changed_by_hand(serve_agents: Any) -
     assert [event["method"] for event in events] == ["checkpoints", "values"]
     assert of(events, "checkpoints")[0]["id"] == changed["checkpoint"]["checkpoint_id"]
     assert of(events, "values")[0]["messages"][-1]["content"] == "wait"
+
+
+async def test_websockets_are_refused_with_a_sentence(serve_agents: Any) -> None:
+    async with serve_agents({"chat": talking()}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        answer = await http.get(f"/threads/{new_id()}/stream/events")
+    assert answer.status_code == 501
+    assert "WebSocket" in answer.json()["detail"]

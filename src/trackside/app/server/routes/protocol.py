@@ -57,3 +57,11 @@ async def follow_events(call: Call[EventsWanted, None]) -> Any:
         since=asked.since,
         headers={"Content-Location": f"/threads/{thread.thread_id}"},
     )
+
+
+routes.refuse(
+    "GET",
+    "/threads/{thread_id}/stream/events",
+    "events are streamed over HTTP, not over a WebSocket: the client's transport is `sse`, which sends a POST",
+    about=About("threads", "read"),
+)
