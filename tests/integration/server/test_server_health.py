@@ -44,6 +44,21 @@ async def test_a_server_that_ends_is_not_ready_at_once_and_lives(serve_agents: A
     assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
 
 
+async def test_a_server_that_begins_to_end_while_it_is_looked_at_is_not_ready(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+
+        class Ending:
+            """A store that is slow enough for that."""
+
+            async def run(self, run_id: str) -> None:
+                parts.health.begin_ending("it stops")
+
+        await parts.health.look(Ending(), parts.vitals, [])
+        answer = await ready(served)
+    assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
+
+
 class Away:
     """A store whose database is not there."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, TypedDict
 
+import httpx
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
@@ -144,9 +145,12 @@ async def test_a_graph_is_made_for_who_asks(serve_agents: Any) -> None:
     ):
         assert await ada.runs.join(thread_id, run_id) == {"said": "ada"}
         (thread,) = await ada.threads.search(ids=[thread_id])
+        async with httpx.AsyncClient(headers={"x-api-key": key.secret}) as http:
+            recorded = await http.get(f"{served.url}/runs/{run_id}")
 
     assert thread["values"] == {"said": "ada"}
-    assert "langgraph_auth" not in str(thread["config"])
+    assert "langgraph_auth" not in f"{thread['config']} {recorded.text}"
+    assert recorded.json()["request"]["config"] == {"configurable": {}}
 
 
 async def test_a_graph_is_made_for_each_run_and_for_each_look_at_it(serve_agents: Any) -> None:

@@ -80,15 +80,16 @@ class Health:
             return self._found
 
     async def _look(self, store: Store, vitals: Vitals, folders: Sequence[str]) -> Readiness:
-        reasons = [] if self._ending is None else [Finding("closing", self._ending)]
         lag = await _lag()
-        reasons += await _unreadable(store)
+        reasons = await _unreadable(store)
         reasons += self._unwritable(vitals.writer())
         if lag > _LAGS:
             reasons.append(Finding("event_loop", f"it takes {lag:.1f} s to come to anything"))
         warnings = [*self._blocked(vitals), *_unfinished(vitals)]
         for finding, is_reason in await asyncio.to_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
+        if self._ending is not None:  # last: it may begin while all else is looked at
+            reasons.insert(0, Finding("closing", self._ending))
         return Readiness("unready" if reasons else "ready", reasons, warnings)
 
     def _unwritable(self, stats: WriterStats) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, convert
 
 from trackside.app.event_json import data_of
+from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredEvent, StoredRun
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus
 
@@ -138,4 +139,6 @@ def recorded_run(run: StoredRun) -> RecordedRun:
 def run_details(run: StoredRun, request: JsonObject | None, retries: list[str]) -> RunDetails:
     """A run by itself."""
     fields = {name: getattr(run, name) for name in RecordedRun.__struct_fields__}
+    if request is not None and "config" in request:
+        request = {**request, "config": config_shown(request["config"])}
     return RunDetails(**fields, completion_data=run.completion_data, request=request, retries=retries)
