@@ -20,6 +20,9 @@ async def works(input, run):
         run.send({"number": number})
         await asyncio.sleep(0.02)
     return {"worked": input}
+
+async def endless(input, run):
+    await asyncio.Event().wait()
 """
 BEFORE_THE_KILL = 25  # runs that are acknowledged
 ENDED = {"success", "error", "timeout", "interrupted"}
@@ -108,6 +111,39 @@ def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one
 
     assert status == "error"
     assert events[-1] == "error"
+
+
+def test_who_asks_the_next_server_for_a_run_whose_thread_has_gone_with_it_is_told_its_end(
+    folder: Path, database: str
+) -> None:
+    with TracksideServer(folder, "agents.py:works", "agents.py:endless", database=database) as server:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            ended = client.post("/runs", json={"assistant_id": "works", "input": {}}).json()
+            end_of_stream(client, ended)
+            lost = client.post("/runs", json={"assistant_id": "endless"}).json()
+            while client.get(place_of(lost)).json()["status"] == "pending":
+                pass  # one that had not begun would be executed by the next server
+        server.kill()
+
+        server.restart()
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            assert b"event: error" in end_of_stream(client, lost)
+            assert b'"status":"success"' in end_of_stream(client, ended)
+            failed, gone = (client.get(f"{place_of(run)}/join") for run in (lost, ended))
+
+    assert failed.json()["__error__"]["error"] == "worker_lost"
+    assert gone.status_code == 404
+    assert "went with its thread" in gone.json()["detail"]
+
+
+def place_of(run: dict[str, Any]) -> str:
+    return f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+
+
+def end_of_stream(client: httpx.Client, run: dict[str, Any]) -> bytes:
+    """What a run's stream says last."""
+    body = client.get(f"{place_of(run)}/stream").raise_for_status().content
+    return body.rstrip(b"\r\n").rpartition(b"\r\n\r\n")[2]
 
 
 def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: str) -> None:

@@ -79,6 +79,12 @@ class Load:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stack.aclose()
 
+    async def until_all_were_here(self) -> None:
+        """Wait until every client has got to his end once, and an item is there."""
+        async with asyncio.timeout(PATIENCE):
+            while self._kinds.keys() - self.done.keys() or not any(self.words.items.values()):
+                await asyncio.sleep(PAUSE)
+
     async def stop(self) -> None:
         """Let every client come to the end of what he does."""
         self._stopping = True

@@ -46,7 +46,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
     """A database that was served to clients through a kill, and what these were told."""
     folder = tmp_path_factory.mktemp("lived")
     lives = Lives(f"sqlite:///{folder}/runs.db", folder, seed=1)
-    asyncio.run(lives.go_through(["by chance"]))
+    asyncio.run(lives.go_through(["by chance"], trouble=lambda server, load: load.until_all_were_here()))
     return folder / "runs.db", lives.seen[0]
 
 
