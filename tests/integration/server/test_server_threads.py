@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 from langgraph_sdk import get_sync_client
@@ -280,6 +281,32 @@ async def test_threads_are_pruned_whole_or_to_their_latest_state(serve_agents: A
         ]
         assert await client.threads.prune([one, other, new_id()]) == {"pruned_count": 2}
         assert await client.threads.count() == 0
+
+
+async def test_what_a_graph_keeps_itself_is_neither_copied_nor_pruned_here(serve_agents: Any) -> None:
+    builder = StateGraph(Log).add_node("say", lambda state: {"log": ["said"]}).add_edge(START, "say")
+    own = builder.compile(checkpointer=InMemorySaver())
+    async with serve_agents({"own": own, "graph": logging_graph()}) as served, httpx.AsyncClient() as http:
+        thread_id = new_id()
+        await served.client.runs.wait(thread_id, "own", input={"log": []}, if_not_exists="create")
+        keep = {"thread_ids": [thread_id], "strategy": "keep_latest"}
+        for path, body in ((f"/threads/{thread_id}/copy", None), ("/threads/prune", keep)):
+            answer = await http.post(f"{served.url}{path}", json=body)
+            assert answer.status_code == 501
+            assert "checkpointer of its own" in answer.json()["detail"]
+        assert await served.client.threads.count() == 1
+        assert len(await served.client.threads.get_history(thread_id)) == 3
+
+
+async def test_a_thread_with_a_run_is_not_pruned(serve_agents: Any) -> None:
+    gate = asyncio.Event()
+    async with serve_agents({"gated": gated(gate)}) as served:
+        run = await served.client.runs.create(thread_id := new_id(), "gated", input={}, if_not_exists="create")
+        for strategy in ("keep_latest", "delete"):
+            assert await served.client.threads.prune([thread_id], strategy=strategy) == {"pruned_count": 0}
+        gate.set()
+        await served.client.runs.join(thread_id, run["run_id"])
+        assert await served.client.threads.prune([thread_id], strategy="keep_latest") == {"pruned_count": 1}
 
 
 async def test_a_thread_is_made_step_by_step(serve_agents: Any) -> None:

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.parts import ServerParts
+from trackside.harness.states import KeepsThreads
 
 
-async def copy_checkpoints(parts: ServerParts, thread_id: str, copy_id: str) -> None:
+async def copy_checkpoints(parts: ServerParts, keeper: KeepsThreads, thread_id: str, copy_id: str) -> None:
     """Copy the checkpoints of a thread of a graph.
 
     Raises:
         HttpError: its graph has a checkpointer of its own, which nobody here knows.
     """
-    saver = _saver(parts, "copied")
+    saver = _saver(parts, keeper, "copied")
     try:
         await saver.acopy_thread(thread_id, copy_id)
     except NotImplementedError:
         await _copy_each(saver, thread_id, copy_id)
 
 
-async def keep_latest(parts: ServerParts, thread_ids: Sequence[str]) -> None:
+async def keep_latest(parts: ServerParts, kept: Mapping[str, KeepsThreads]) -> None:
     """Remove all checkpoints of graphs' threads but their latest ones.
 
+    Args:
+        parts: with what keeps them.
+        kept: the threads, with the agents whose they are.
+
     Raises:
-        HttpError: what keeps them cannot do that.
+        HttpError: what keeps them cannot do that, and nothing is removed; or one of the graphs has a checkpointer of its
+            own, and nothing is, either.
     """
-    if not thread_ids:
+    savers = [_saver(parts, keeper, "pruned") for keeper in kept.values()]
+    if not savers:
         return
     try:
-        await _saver(parts, "pruned").aprune(thread_ids, strategy="keep_latest")
+        await savers[0].aprune([*kept], strategy="keep_latest")
     except NotImplementedError:
         why = "the checkpointer that keeps threads here cannot remove old checkpoints and keep the latest"
         raise HttpError(status=501, detail=f"strategy = 'keep_latest': {why}") from None
 
 
-def _saver(parts: ServerParts, what: str) -> Any:
-    if parts.checkpointer is None:
+def _saver(parts: ServerParts, keeper: KeepsThreads, what: str) -> Any:
+    if parts.checkpointer is None or not getattr(keeper, "lacks_checkpointer", True):
         why = "its graph brings a checkpointer of its own; compile it without one to have its threads kept here"
         raise HttpError(status=501, detail=f"the checkpoints of this thread cannot be {what}: {why}")
     return parts.checkpointer

@@ -43,6 +43,7 @@ from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate
+from trackside.harness.types import ThreadStatus
 
 routes = Routes("Threads")
 
@@ -175,8 +176,10 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
     for owner, those in allowed:
         threads, named = call.parts.store.threads_of(owner), [thread_id for _, thread_id in those]
         if asked.strategy == "keep_latest":
-            found = (await threads.search(ThreadQuery(ids=named, limit=len(named)))).threads
-            await keep_latest(call.parts, [one.thread_id for one in found if keeper_of(call.parts, one) is not None])
+            page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
+            found = [thread for thread in page.threads if thread.status is not ThreadStatus.busy]
+            keepers = {thread.thread_id: keeper_of(call.parts, thread) for thread in found}
+            await keep_latest(call.parts, {one: keeper for one, keeper in keepers.items() if keeper is not None})
             pruned += len(found)
             continue
         for thread_id in named:
@@ -200,16 +203,16 @@ async def copy_thread(call: Call[None, None]) -> Any:
     """Make another thread that remembers what this one does, without its runs."""
     threads = _threads(call)
     thread, copy_id = await threads.get(call.thread_id), new_id()
-    is_kept = keeper_of(call.parts, thread) is not None
+    keeper = keeper_of(call.parts, thread)
     metadata = await copied_metadata(call, thread, copy_id)
-    if is_kept:
-        await copy_checkpoints(call.parts, thread.thread_id, copy_id)
+    if keeper is not None:
+        await copy_checkpoints(call.parts, keeper, thread.thread_id, copy_id)
     try:
         copied = await threads.copy(
             thread.thread_id, copy_id=copy_id, belongs_to=call.principal.identity, metadata=metadata
         )
     except TracksideError:
-        if is_kept:
+        if keeper is not None:
             await call.parts.checkpointer.adelete_thread(copy_id)
         raise
     return await _shown(call, copied)
