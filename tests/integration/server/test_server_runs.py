@@ -391,10 +391,21 @@ async def test_options_that_are_not_known_or_not_supported_are_refused_by_name(s
             answer = await raw(served, "POST", "/runs", json={"assistant_id": "echo", **wrong})
             assert answer.status_code == 422
             assert why in answer.json()["detail"]
-        run = await served.client.runs.create(None, "echo", input={})
-        joined = await raw(served, "GET", f"/runs/{run['run_id']}/stream", params={"checkpoint_id": "x"})
-        assert joined.status_code == 422
-        assert "checkpoint_id" in joined.json()["detail"]
+
+
+async def test_who_says_which_checkpoint_he_shows_gets_the_whole_run(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        asked = {"assistant_id": "echo", "input": {}, "on_completion": "keep", "stream_resumable": True}
+        run = (await raw(served, "POST", "/runs", json=asked)).json()
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+        whole = await raw(served, "GET", path)
+        # So a page of `useStream` asks that is opened again.
+        shown = await raw(
+            served, "GET", path, params={"checkpoint_id": run["thread_id"]}, headers={"Last-Event-ID": "-1"}
+        )
+        assert shown.status_code == 200
+        assert "event: end" in shown.text
+        assert shown.text == whole.text
 
 
 async def test_a_client_that_does_not_wait_on_events_works_as_well(serve_agents: Any) -> None:

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 from trackside.app.server.access import caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.authorizing import About
-from trackside.app.server.failures import HttpError
 from trackside.app.server.following import (
     cancelling,
     end_of,
@@ -124,10 +123,6 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
 async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEvents:
     parts, query = call.parts, call.query
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
-    if query.checkpoint_id is not None:
-        raise HttpError(
-            status=422, detail="checkpoint_id is not supported: a run is followed from an event, by Last-Event-ID"
-        )
     run_id = run.run_id
     reader = reader_of(parts, run_id)
     from_start = resume(reader, call.header("last-event-id") or None, past=query.past)
