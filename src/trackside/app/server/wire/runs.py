@@ -130,8 +130,8 @@ class StreamQuery(Struct, forbid_unknown_fields=True):
     """How to join a run's stream.
 
     `namespace` names the agents inside whose parts are wanted; empty is the one that runs. Without `past` it begins with
-    what comes from now on, unless `Last-Event-ID` says where. `checkpoint_id` is what the client shows already, as `useStream`
-    says it when a page is opened again; what came before is sent all the same, as clients expect of servers that keep events.
+    what comes from now on, unless `Last-Event-ID` says where. `checkpoint_id` is what the client shows already, as
+    `useStream` says it when a page is opened again; what came before is sent all the same.
     """
 
     cancel_on_disconnect: bool = False
