@@ -150,3 +150,15 @@ def test_requests_are_not_logged_where_nobody_wants_it(folder: Path) -> None:
         assert server.terminate() == 0
 
     assert [json.loads(line)["event"] for line in server.log.splitlines()] == ["ready", "stopping", "stopped"]
+
+
+def test_a_run_that_fails_leaves_a_line_that_says_where(folder: Path) -> None:
+    (folder / "bad.py").write_text('async def bad(input):\n    raise RuntimeError("no luck")\n', encoding="utf-8")
+    with TracksideServer(folder, "bad.py:bad") as server:
+        failed = httpx.post(f"{server.url}/runs/wait", json={"assistant_id": "bad", "input": 1}).json()
+        assert server.terminate() == 0
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    (said,) = [line for line in lines if "failed" in line["event"]]
+    assert said["level"] == "warning"
+    assert "of agent 'bad' failed: RuntimeError: no luck (bad.py:2); see `trackside runs " in said["event"]
+    assert failed["__error__"]["error"] == "RuntimeError"

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp
 
+from trackside.app.server.failed_runs import FailedRuns
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.guest import Guest
 from trackside.app.server.parts import ServerParts
@@ -34,6 +35,7 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: 
     )
     app.router.default = _not_found if guest is None else guest
     app.state.parts = parts
+    parts.streams.on_end = FailedRuns().note
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -56,7 +56,7 @@ class EndedStream:
 class _Channel(Ring[Frame]):
     """What a run says."""
 
-    __slots__ = ("closing", "end", "feed", "modes", "resumable", "steps", "values")
+    __slots__ = ("agent", "closing", "end", "feed", "modes", "resumable", "steps", "values")
 
     def __init__(self, limits: HubLimits) -> None:
         super().__init__(limits.parts, limits.part_bytes)
@@ -68,6 +68,7 @@ class _Channel(Ring[Frame]):
         self.modes: frozenset[str] | None = None
         """What it was asked to say; None if nobody has told yet."""
         self.resumable = False
+        self.agent: str | None = None
         self.feed: ThreadFeed | None = None
 
     def say(
@@ -150,6 +151,8 @@ class StreamHub:
         self.limits = limits or HubLimits()
         self.threads = ThreadFeeds(self.limits.threads)
         """What is said on threads, over all their runs."""
+        self.on_end: Callable[[str, str | None, Mapping[str, Any]], object] | None = None
+        """Told of each run that ends here: its id, its agent if that is known, and what its last event says."""
         self.dropped_readers = 0
         """Clients that were let go because they took nothing; whoever serves them counts."""
         self._channels: dict[str, _Channel] = {}
@@ -161,6 +164,7 @@ class StreamHub:
         """Learn who a run is before it says anything, or ends without having `started`."""
         channel = self._channel_of(run.run_id)
         modes = spec.stream_mode
+        channel.agent = run.agent
         channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
         if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
@@ -210,6 +214,8 @@ class StreamHub:
         while len(self._ended) > limits.ended_runs or (self._ended_bytes > limits.ended_bytes and len(self._ended) > 1):
             _, oldest = self._ended.popitem(last=False)
             self._ended_bytes -= oldest.size if oldest is not None else 0
+        if end is not None and self.on_end is not None:
+            self.on_end(run_id, None if channel is None else channel.agent, end)
 
     def end_all(self) -> None:
         """Have all streams end here, so that those who follow them go elsewhere: the process is about to end. Runs go on."""

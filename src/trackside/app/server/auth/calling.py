@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from types import CodeType
 from typing import Any, Final
 
 from trackside.app.masking import without_secrets
@@ -17,6 +19,7 @@ logger = logging.getLogger("trackside.server")
 SECONDS: Final = 10.0
 _AT_ONCE: Final = 64  # synchronous calls of one function
 _ERRORS: Final = range(400, 600)
+_MOST_PLACES: Final = 100  # of which the way there is said
 
 
 class Failure:
@@ -40,6 +43,7 @@ class Called:
             getattr(function, "__call__", None)  # noqa: B004  # an object that is called
         )
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._shown: set[tuple[CodeType | None, int]] = set()
 
     async def __call__(
         self, what: str, scope: Scope, given: Mapping[str, Any], asserted: Callable[[AssertionError], HttpError]
@@ -66,7 +70,21 @@ class Called:
         except AssertionError as exc:
             raise asserted(exc) from None
         except Exception as exc:  # noqa: BLE001  # the user's own code, whatever it raises
-            raise _answer_to(exc, what, scope) from None
+            raise self._answer_to(exc, what, scope) from None
+
+    def _answer_to(self, exc: Exception, what: str, scope: Scope) -> HttpError:
+        """What a client is told of what the function raised: its own status and sentence, else nothing. The log says where
+        that was, and the first time the way there, without what was there: a line of code tells no secrets.
+        """
+        if (said := _own_answer(exc)) is not None:
+            return said
+        place, way = _place_of(exc), ""
+        if place not in self._shown and len(self._shown) < _MOST_PLACES:
+            self._shown.add(place)
+            frames = traceback.extract_tb(exc.__traceback__)
+            way = "\n" + "".join(traceback.format_list([one for one in frames if one.filename != __file__])).rstrip()
+        last = "" if place[0] is None else f" ({place[0].co_filename}:{place[1]})"
+        return Failure(f"{what} failed: {_without_headers(exc, scope)}{last}{way}").answer()
 
     async def _ask(self, given: Mapping[str, Any]) -> Any:
         if self._is_async:
@@ -76,14 +94,26 @@ class Called:
         return await found if isinstance(found, Awaitable) else found
 
 
-def _answer_to(exc: Exception, what: str, scope: Scope) -> HttpError:
-    """What a client is told of what the function raised: its own status and sentence, else nothing."""
+def _own_answer(exc: Exception) -> HttpError | None:
+    """The status and the sentence that an exception has itself."""
     status = getattr(exc, "status_code", None)
-    if isinstance(status, int) and status in _ERRORS:
-        headers = getattr(exc, "headers", None)
-        shown = {str(key): str(value) for key, value in headers.items()} if isinstance(headers, Mapping) else {}
-        return HttpError(status=status, detail=str(getattr(exc, "detail", "") or "you are not let in"), headers=shown)
+    if not isinstance(status, int) or status not in _ERRORS:
+        return None
+    headers = getattr(exc, "headers", None)
+    shown = {str(key): str(value) for key, value in headers.items()} if isinstance(headers, Mapping) else {}
+    return HttpError(status=status, detail=str(getattr(exc, "detail", "") or "you are not let in"), headers=shown)
+
+
+def _without_headers(exc: Exception, scope: Scope) -> str:
     sent = {value.decode("latin-1"): "…" for name, value in scope["headers"] if name != b"host"}
     words = {word: "…" for text in sent for word in text.split()}
-    said = without_secrets(f"{type(exc).__name__}: {exc}", {**sent, **words})
-    return Failure(f"{what} failed: {said}").answer()
+    return without_secrets(f"{type(exc).__name__}: {exc}", {**sent, **words})
+
+
+def _place_of(exc: Exception) -> tuple[CodeType | None, int]:
+    trace = exc.__traceback__
+    if trace is None:
+        return None, 0
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code, trace.tb_lineno

@@ -1,0 +1,48 @@
+"""What a server's log says of runs that fail: where it was, and a flood by its number."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from trackside.app.server import failed_runs
+from trackside.app.server.failed_runs import IN_FULL, FailedRuns, place_in
+from trackside.app.streams import StreamHub
+
+TRACE = """Traceback (most recent call last):
+  File "/home/ada/ag.py", line 6, in bad
+    raise RuntimeError("no")
+  File "/x/lib/site-packages/langgraph/pregel.py", line 99, in run
+    raise
+RuntimeError: no
+"""
+END = {"status": "error", "error": "no", "error_type": "RuntimeError", "traceback": TRACE}
+
+
+def test_the_place_is_that_of_ones_own_code() -> None:
+    assert place_in(TRACE) == "ag.py:6"
+    assert place_in("") == ""
+
+
+async def test_a_failed_run_is_said_with_its_agent_and_place(caplog: pytest.LogCaptureFixture) -> None:
+    hub = StreamHub()
+    hub.on_end = FailedRuns().note
+    with caplog.at_level(logging.WARNING, "trackside.server"):
+        hub.close("r1", end=END)
+        hub.close("r2", end={"status": "success"})
+        hub.close("r3", end={"status": "timeout", "error": "too long", "error_type": "TimeoutError"})
+    (said,) = caplog.messages
+    assert said == "run r1 of agent '?' failed: RuntimeError: no (ag.py:6); see `trackside runs r1`"
+
+
+async def test_a_flood_is_counted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = FailedRuns()
+    with caplog.at_level(logging.WARNING, "trackside.server"):
+        for number in range(1_000):
+            failed.note(f"r{number}", "bad", END)
+        assert len(caplog.messages) == IN_FULL
+        assert caplog.messages[-1].endswith("others like it are counted for a minute")
+        monkeypatch.setattr(failed_runs, "PERIOD", 0.0)
+        failed.note("last", "bad", END)
+    assert caplog.messages[-1].endswith(f"({1_000 - IN_FULL} more failed like this before)")
