@@ -29,6 +29,7 @@ from trackside.app.server.auth.standing import Standing
 from trackside.app.server.authorizing import About, Operation, authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
+from trackside.app.server.misfits import misfit, unknown_field
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import NOBODY, Permission, Principal
 from trackside.app.server.rates import Streams
@@ -218,9 +219,17 @@ class EndpointApp:
         try:
             return self._body.decode(body or b"{}")
         except msgspec.ValidationError as exc:
-            raise HttpError(status=422, detail=f"the body does not fit: {exc}") from exc
+            raise HttpError(status=422, detail=misfit(exc, self.endpoint.body, _plain(body))) from exc
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise HttpError(status=422, detail=f"the body is not JSON: {exc}") from exc
+
+
+def _plain(body: bytes) -> Any:
+    """What was sent, of whatever type, to say what of it does not fit."""
+    try:
+        return msgspec.json.decode(body or b"{}")
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # it is no JSON behind where that was found
+        return {}
 
 
 _FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain")
@@ -303,8 +312,7 @@ def query_of(scope: Scope, kind: Any) -> Any:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
         if name not in fields:
-            known = ", ".join(fields)
-            raise HttpError(status=422, detail=f"there is no query parameter {name!r:.80}; there are {known}")
+            raise HttpError(status=422, detail=unknown_field("query parameter", name, fields))
         if _is_list(fields[name].type):
             given.setdefault(name, []).append(value)
         else:
@@ -312,7 +320,7 @@ def query_of(scope: Scope, kind: Any) -> Any:
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise HttpError(status=422, detail=f"the query does not fit: {exc}") from exc
+        raise HttpError(status=422, detail=misfit(exc, kind, given, "the query")) from exc
 
 
 def _is_list(kind: Any) -> bool:

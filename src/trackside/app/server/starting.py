@@ -13,6 +13,7 @@ from msgspec import UNSET
 from trackside.app.server.authorizing import on_thread
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
+from trackside.app.server.misfits import misfit
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.preparing import prepared, with_user
 from trackside.app.server.principal import Principal
@@ -138,7 +139,7 @@ def _one_of_batch(number: int, fields: dict[str, Any]) -> BatchedRun:
     try:
         one = msgspec.convert(named, BatchedRun)
     except msgspec.ValidationError as exc:
-        raise HttpError(status=422, detail=f"run {number} of the batch does not fit: {exc}") from exc
+        raise HttpError(status=422, detail=f"run {number} of the batch: {misfit(exc, BatchedRun, named)}") from exc
     if one.thread_id is not None:
         one.thread_id = uuid_of(one.thread_id, f"run {number} of the batch: thread_id")
     return one

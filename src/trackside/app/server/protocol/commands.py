@@ -112,7 +112,8 @@ async def _done(call: CommandCall, command: ProtocolCommand) -> Any:
     try:
         params = msgspec.convert(command.params or {}, method.params)
     except msgspec.ValidationError as exc:
-        raise CommandError("invalid_argument", f"the params of {command.method} do not fit: {exc}") from exc
+        why = misfit(exc, method.params, command.params or {}, "params")
+        raise CommandError("invalid_argument", f"{command.method}: {why}") from exc
     return await method.handler(call, params)
 
 
