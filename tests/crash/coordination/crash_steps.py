@@ -75,7 +75,7 @@ STEPS_OF_RUN = {
     "stop": Step(Stopper, "stop"),
     "be stuck": Step(RunWorker, "_on_stuck"),
     "decline": Step(RunWorker, "decline"),
-    "remember": Step(ThreadMemory, "save"),
+    "remember": Step(ThreadMemory, "begin_to_save"),
     "roll back": Step(ThreadMemory, "roll_back"),
     "settle": Step(StoredCoordinator, "settle"),
     "spool": Step(Spool, "append"),

@@ -145,6 +145,8 @@ class Load:
             return dict(await client.runs.create(thread_id, agent, input=input, **options))
 
         run = await self._surely(ask)
+        if webhook:  # as one does who has not got the answer
+            self.words.asked_again.append((run["run_id"], (await self._surely(ask))["run_id"]))
         stateless = thread_id is None and more.get("on_completion") != "keep"
         self._told(run["run_id"], agent, run["thread_id"], stateless=stateless, webhook=webhook)
         return run
