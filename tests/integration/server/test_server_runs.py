@@ -408,6 +408,15 @@ async def test_who_says_which_checkpoint_he_shows_gets_the_whole_run(serve_agent
         assert shown.text == whole.text
 
 
+async def test_feedback_keys_are_given_back(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        thread_id = await new_thread(served)
+        asked = {"assistant_id": "echo", "feedback_keys": ["liked"]}
+        run = (await raw(served, "POST", f"/threads/{thread_id}/runs", json=asked)).json()
+        again = (await raw(served, "GET", f"/threads/{thread_id}/runs/{run['run_id']}")).json()
+        assert [one["kwargs"]["feedback_keys"] for one in (run, again)] == [["liked"]] * 2
+
+
 async def test_a_client_that_does_not_wait_on_events_works_as_well(serve_agents: Any) -> None:
     async with serve_agents({"echo": echo}) as served:
 
