@@ -56,6 +56,7 @@ def test_what_cannot_be_served_is_one_line(here: Command, arguments: tuple[str, 
 
     assert says in error.splitlines()[-1]
     assert error.splitlines()[-1].startswith("error: ")
+    assert refused(here("serve", "--check", *arguments)) == error
 
 
 def test_a_port_that_is_taken_is_said_with_what_to_do(here: Command, taken_port: int) -> None:
@@ -95,9 +96,82 @@ def test_a_check_says_what_would_be_wrong_and_serves_nothing(here: Command, tmp_
     fine = here("serve", "--check", "agents.py:echo", "--port", str(taken_port))
     broken = here("serve", "--check", "broken.py:echo")
 
-    assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", "")
+    where = f"http://127.0.0.1:{taken_port} on sqlite:///trackside.db"
+    assert (fine.returncode, fine.stdout, fine.stderr) == (0, "", f"All is well: would serve echo at {where}\n")
     assert "raised RuntimeError: boom" in refused(broken)
     assert not (tmp_path / "trackside.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ('[[observers]]\ntype = "nothing"', "nothing"),
+        ('[[observers]]\ntype = "logging"\nlevl = 3', "levl"),
+        ('[[observers]]\ntype = "webhook"\nurl = "https://example.org"\nsecret = "env:NOPE"', "no variable NOPE"),
+        ('[server]\nauth = "agents.py:nobody"', "agents.py has no nobody"),
+        ('[server]\nauth = "jwt"', "set either jwt_key or jwt_jwks"),
+        ('[server]\nauth = "jwt"\njwt_key = "short"', "server.jwt_key"),
+        ('[server]\nauth = "jwt"\njwt_key = "env:NOPE"', "no variable NOPE"),
+        ('[server]\njwt_key = "env:NOPE"', "it has no effect without"),
+        ('[server]\napp = "agents.py:nobody"', "agents.py has no nobody"),
+        ('[runs]\nredact = "agents.py:nobody"', "agents.py has no nobody"),
+        ('[database]\nurl = "sqlite:///junk.db"', "junk.db"),
+        ('[database]\nurl = "sqlite:///folder"', "folder"),
+        ('[database]\nurl = "postgresql://nobody@127.0.0.1:9/runs"', "127.0.0.1"),
+    ],
+)
+def test_a_check_refuses_what_a_start_refuses_in_the_same_words(
+    here: Command, tmp_path: Path, toml: str, says: str
+) -> None:
+    (tmp_path / "trackside.toml").write_text(toml, encoding="utf-8")
+    (tmp_path / "junk.db").write_text("this is no database, and never was one\n" * 40, encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    checked = refused(here("serve", "--check", "agents.py:echo"))
+    after = sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__")
+
+    assert says in checked.splitlines()[-1]
+    assert checked == refused(here("serve", "agents.py:echo", "--port", "0"))
+    assert after == before
+
+
+def test_a_check_leaves_a_database_as_it_is(here: Command, tmp_path: Path) -> None:
+    here("run", "agents.py:echo", "1")
+    database = tmp_path / "trackside.db"
+    before = database.read_bytes()
+
+    assert here("serve", "--check", "agents.py:echo").returncode == 0
+    assert database.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("trackside.db*")] == ["trackside.db"]
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ('{"graph": {"a": "./agents.py:a"}}', "langgraph.json has no graphs; unknown key graph, did you mean graphs"),
+        ("{}", "langgraph.json has no graphs"),
+        (
+            '{"graphs": {"gen": "./ag.ts:gen"}}',
+            "only Python graphs are served, and langgraph.json has gen of another kind",
+        ),
+    ],
+)
+def test_a_project_without_graphs_to_serve_is_told_why(here: Command, tmp_path: Path, document: str, says: str) -> None:
+    (tmp_path / "langgraph.json").write_text(document, encoding="utf-8")
+
+    assert refused(here("serve", "--port", "0")) == f"error: there is no agent to serve: {says}.\n"
+
+
+def test_a_check_says_what_of_a_project_has_no_effect(here: Command, tmp_path: Path) -> None:
+    (tmp_path / "langgraph.json").write_text('{"grahs": {}, "dependencies": ["no-such-thing"]}', encoding="utf-8")
+
+    done = here("serve", "--check", "agents.py:echo")
+
+    assert done.returncode == 0
+    assert "warning: langgraph.json, grahs has no effect: it is not known here; did you mean graphs?\n" in done.stderr
+    assert "warning: langgraph.json, dependencies: no-such-thing is not installed" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("All is well: ")
 
 
 def test_two_servers_share_an_sqlite_file(tmp_path: Path) -> None:

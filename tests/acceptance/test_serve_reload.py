@@ -93,6 +93,15 @@ def test_what_cannot_be_loaded_is_said_and_the_server_goes_on_as_before(server: 
     assert "No module named 'nowhere'" in server.log
 
 
+def test_a_syntax_error_is_said_with_its_place(server: TracksideServer) -> None:
+    (server.folder / "agents.py").write_text("import asyncio\n\nasync def said(input) return\n", encoding="utf-8")
+
+    server.signal(signal.SIGHUP)
+    said(server, "does not begin anew, and goes on as before")
+
+    assert "(agents.py, line 3)" in server.log
+
+
 def test_who_waits_for_a_run_is_answered_before_the_server_begins_anew_and_then_by_the_new_one(
     server: TracksideServer,
 ) -> None:

@@ -30,7 +30,7 @@ def serve(
     ] = None,
     database: Database = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Load settings and agents, say what is wrong with them, and end.")
+        bool, typer.Option("--check", help="Say what a start would refuse, or that all is well, and end.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Write one JSON object to standard output once it answers.")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from trackside.app.cli import beginning_anew
 from trackside.app.cli.arguments import ArgumentError
@@ -20,20 +20,26 @@ from trackside.app.cli.notifying import tell_service_manager
 from trackside.app.cli.output import JsonOutput
 from trackside.app.cli.serving_life import ServerLife
 from trackside.app.cli.serving_process import prepared
-from trackside.app.cli.serving_words import ServerWords
+from trackside.app.cli.serving_words import ServerWords, notes_of, say_all_is_well, say_notes
 from trackside.app.cli.stopping import interrupt_on_stop_signals
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.checking import check_app
 from trackside.app.wiring.guests import load_guest
-from trackside.app.wiring.projects import missing_packages
 from trackside.harness.errors import TracksideError
 
 _UNIX = getattr(socket, "AF_UNIX", None)
 
 
 class NoAgentsError(TracksideError, LookupError):
-    """there is no agent to serve: name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml, or have a langgraph.json here."""  # noqa: E501
+    """there is no agent to serve: {why}."""
+
+
+_NAME_SOME: Final = (
+    "name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml, or have a "
+    "langgraph.json here"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,7 @@ class ServeOptions:
         if self.agents:
             settings = replace(settings, agents=_named(self.agents, settings))
         if not settings.agents:
-            raise NoAgentsError
+            raise NoAgentsError(why=settings.project.no_graphs or _NAME_SOME)
         return settings
 
 
@@ -69,8 +75,10 @@ def check(options: ServeOptions) -> ExitCode:
 
     settings = options.settings()
     check_exposure([settings.server.host], settings.access.auth)
-    load_agents(settings)
-    load_guest(settings)
+    agents, _ = _loaded(settings)
+    say_notes(settings)
+    check_app(settings, agents)
+    say_all_is_well(settings)
     return ExitCode.success
 
 
@@ -100,12 +108,17 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callabl
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
         # Before there is an event loop, as agents' modules expect.
-        agents, guest = load_agents(settings), load_guest(settings)
+        agents, guest = _loaded(settings)
         words = stack.enter_context(ServerWords(output, settings))
-        for note in (*settings.notes, *missing_packages(settings)):
+        for note in notes_of(settings):
             words.say(note, level="warning")
         runner = stack.enter_context(event_loop(_loop_factory()))
         return runner.run(_serve_in_loop(_Served(settings, agents, guest, sockets), words, loaded))
+
+
+def _loaded(settings: Settings) -> tuple[dict[str, Any], Any]:
+    """The agents by name, and the guest, if there is one."""
+    return load_agents(settings), load_guest(settings)
 
 
 def _sockets(settings: Settings) -> list[socket.socket]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,9 +15,33 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
+from trackside.app.wiring.projects import missing_packages
 from trackside.harness.types import JsonObject
 
 _REQUEST: Final = "request"
+
+
+def notes_of(settings: Settings) -> Iterator[str]:
+    """What whoever starts a server should know of its settings, a sentence for each."""
+    yield from settings.notes
+    yield from missing_packages(settings)
+
+
+def say_notes(settings: Settings) -> None:
+    """Say them where no server is started."""
+    for note in notes_of(settings):
+        standard_error().print(f"warning: {one_line(note)}", soft_wrap=True)
+
+
+def say_all_is_well(settings: Settings) -> None:
+    """Say what would be served."""
+    from trackside.app.server.sockets import address_of
+
+    host, port = settings.server.host, settings.server.port
+    where = f"http://{address_of(host, port)}" if port else f"any free port of {host}"
+    agents = ", ".join(sorted(settings.agents))
+    what = f"All is well: would serve {agents} at {where} on {settings.database_shown}"
+    standard_error().print(one_line(what), soft_wrap=True)
 
 
 class ServerWords:
@@ -82,6 +106,7 @@ class ServerWords:
     def _show(self, console: OutputConsole, facts: JsonObject) -> None:
         lines = [
             f"Trackside {__version__} answers at {facts['url']}",
+            f"  API       {facts['url']}/docs",
             f"  database  {self._settings.database_shown}",
             f"  agents    {', '.join(sorted(self._settings.agents))}",
             f"  access    {_access(self._settings.access.auth)}",

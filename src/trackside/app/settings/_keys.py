@@ -241,13 +241,19 @@ def suggestion(wrong: str) -> str:
     section, _, last = wrong.rpartition(".")
     if wrong in _PLAIN or wrong in _OWNED:
         return f"; it is a section, which begins with [{wrong}] on a line of its own"
-    owned = _OWNED.get(section.partition(".")[0], {}) if "." in section else {}
-    if near := difflib.get_close_matches(last, owned, 1, 0.6):
+    known = _OWNED.get(section.partition(".")[0], {}) if "." in section else _PLAIN.get(section, {})
+    if near := difflib.get_close_matches(last, known, 1, 0.6):
         return f"; did you mean {section}.{near[0]}?"
-    if near := difflib.get_close_matches(wrong, map(str, plain_keys()), 1, 0.7):
-        return f"; did you mean {near[0]}?"
-    known = sorted(map(str, plain_keys()))
-    return (
-        f"; known are agents.NAME, {', '.join(known)}, the same limits as limits.NAME.…, prices.MODEL.input_per_million,"
-        f" and tables [[{OBSERVERS}]]"
-    )
+    if meant := _elsewhere(wrong, last):
+        return f"; did you mean {meant}?"
+    if known:
+        return f"; [{section}] has {', '.join(sorted(known))}"
+    sections = sorted({*_PLAIN, *_OWNED})
+    return f"; there are the sections {', '.join(f'[{name}]' for name in sections)}, and tables [[{OBSERVERS}]]"
+
+
+def _elsewhere(wrong: str, name: str) -> str | None:
+    """The key of any section that was probably meant: one of this name, or a similar one."""
+    keys = plain_keys()
+    same = [str(key) for key in keys if key.name == name]
+    return next(iter(same or difflib.get_close_matches(wrong, map(str, keys), 1, 0.7)), None)

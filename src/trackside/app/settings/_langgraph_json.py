@@ -6,6 +6,7 @@ What it sets becomes entries of our own keys, below what everything else sets. W
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,8 @@ class ProjectSettings:
     import_roots: tuple[str, ...] = ()
     """Folders from which its modules are imported."""
     packages: tuple[str, ...] = ()
+    no_graphs: str = ""
+    """Why there is none to serve; empty if there is one, or no such project."""
     """What has to be installed, as `pip` is told."""
 
 
@@ -134,6 +137,7 @@ class _Reader:
             variables=MappingProxyType(variables),
             import_roots=roots,
             packages=packages,
+            no_graphs="" if graphs else self._why_no_graphs(document),
         )
         return Project(tuple(self._entries), settings, tuple(self._notes))
 
@@ -148,11 +152,23 @@ class _Reader:
                 self._descriptions[name] = _text(description, f"{key}.description")
             reference = self._reference(described.get("path"), f"{key}.path" if graph is described else key)
             if reference.rpartition(":")[0].endswith((".ts", ".tsx", ".js", ".mjs", ".cjs")):
-                self._notes.append(f"{PROJECT_FILE}, {key} is not served: {reference} is not Python")
+                self._notes.append(
+                    f"{PROJECT_FILE}, {key} is not served: only Python graphs are, and {reference} is none"
+                )
                 continue
             references.add(reference)
             self._entries.append(entry_of(Key("agents", name, ""), f"{PROJECT_FILE} ({key})", reference))
         return frozenset(references)
+
+    def _why_no_graphs(self, document: dict[str, Any]) -> str:
+        """Why none of the project's graphs is served."""
+        if document.get("graphs"):
+            return (
+                f"only Python graphs are served, and {PROJECT_FILE} has {', '.join(document['graphs'])} of another kind"
+            )
+        near = difflib.get_close_matches("graphs", document, 1, 0.7)
+        meant = f"; unknown key {near[0]}, did you mean graphs" if near and near[0] != "graphs" else ""
+        return f"{PROJECT_FILE} has no graphs{meant}"
 
     def _variables(self, given: Any) -> dict[str, str]:
         if given is None:
@@ -216,7 +232,9 @@ class _Reader:
             why = "nothing is built: graphs run in the Python that Trackside is installed in"
             self._notes.append(f"{PROJECT_FILE}, {', '.join(build)}: not needed, {why}")
         for name in document.keys() - read - {*_BUILD}:
-            self._notes.append(_has_no_effect(name, _NO_EFFECT.get(name, "it is not known here")))
+            near = difflib.get_close_matches(name, read, 1, 0.7)
+            unknown = f"it is not known here; did you mean {near[0]}?" if near else "it is not known here"
+            self._notes.append(_has_no_effect(name, _NO_EFFECT.get(name, unknown)))
 
     def _reference(self, value: Any, key: str) -> str:
         """Where an object is, with its file as this process finds it."""

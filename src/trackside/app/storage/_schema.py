@@ -23,14 +23,23 @@ def prepare(backend: Backend, *, create: bool) -> None:
     Raises:
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
+    if could_prepare(backend, create=create) != REVISIONS[-1]:
+        backend.change(lambda connection: _bring_up_to_date(connection, backend))
+
+
+def could_prepare(backend: Backend, *, create: bool) -> str | None:
+    """See that `prepare` could do its work, as far as that can be told without changing anything; the revision found.
+
+    Raises:
+        StorageError: it could not; the message says what to do.
+    """
     backend.check_place(create=create)
     backend.check_writable()
     # To look, nobody has to wait until another process has written.
     found = found_version(backend)
     if found is None and not create:
         raise errors.DatabaseMissingError(database=str(backend))
-    if found != REVISIONS[-1]:
-        backend.change(lambda connection: _bring_up_to_date(connection, backend))
+    return found
 
 
 def check(backend: Backend) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
-from trackside.app.storage._schema import REVISIONS, found_version, prepare, stated_version
+from trackside.app.storage._schema import REVISIONS, could_prepare, found_version, prepare, stated_version
 from trackside.app.storage._sqlite_backend import SqliteBackend
 from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
@@ -46,6 +46,15 @@ def schema_version(url: str) -> SchemaVersion:
     backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
     backend.check_place(create=False)
     return SchemaVersion(found=stated_version(backend), known=REVISIONS[-1])
+
+
+def check_usable(url: str) -> None:
+    """See that a database could be opened, or made if it is not there, as far as that can be told without changing anything.
+
+    Raises:
+        StorageError: it could not; the message says what to do.
+    """
+    could_prepare(backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT), create=True)
 
 
 def upgrade_database(url: str) -> SchemaVersion:

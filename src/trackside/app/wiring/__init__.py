@@ -6,6 +6,7 @@ Reads settings, so that nothing below has to. Storage and frameworks are importe
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -325,9 +326,22 @@ async def _checkpointer(settings: Settings, agents: Mapping[str, Any], store: St
     if settings.checkpoints_saver == "store":
         return store.checkpointer()
     is_file = settings.database_url.startswith(_SQLITE)
+    check_saver(settings, agents)
+    with blaming(settings):
+        return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
+
+
+def check_saver(settings: Settings, agents: Mapping[str, Any]) -> None:
+    """See that what remembers threads for the agents is installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if settings.checkpoints_saver == "store" or not any(_needs_checkpointer(agent) for agent in agents.values()):
+        return
+    is_file = settings.database_url.startswith(_SQLITE)
     try:
-        with blaming(settings):
-            return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
+        importlib.import_module("langgraph.checkpoint.sqlite.aio" if is_file else "langgraph.checkpoint.postgres.aio")
     except ImportError as exc:
         package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
         extra = "langgraph-sqlite" if is_file else "langgraph-postgres"

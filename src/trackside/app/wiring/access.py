@@ -25,15 +25,20 @@ def authenticator_of(settings: Settings, store: Store) -> Authenticator | None:
         AgentImportError: the code of its module failed.
         MissingExtraError: it needs a package that is not installed.
     """
-    access = settings.access
-    _check_unused(settings)
-    match access.auth:
-        case "none":
-            return None
-        case "keys":
-            from trackside.app.server.auth.keys import KeyAuthenticator
+    if settings.access.auth == "keys":
+        from trackside.app.server.auth.keys import KeyAuthenticator
 
-            return KeyAuthenticator(store.api_keys)
+        _check_unused(settings)
+        return KeyAuthenticator(store.api_keys)
+    return storeless_authenticator_of(settings)
+
+
+def storeless_authenticator_of(settings: Settings) -> Authenticator | None:
+    """As `authenticator_of`, of what needs no store: None also if keys that are there are asked for."""
+    _check_unused(settings)
+    match settings.access.auth:
+        case "none" | "keys":
+            return None
         case "jwt":
             return _tokens(settings)
         case _:

@@ -212,9 +212,16 @@ def _contain[T](import_it: Callable[[], T], reference: AgentReference) -> T:
         raise
     except BaseException as exc:  # whatever an agent's module does when imported, also exit, is its author's to see
         cause = traceback.format_exception_only(exc)[-1].strip()
+        if isinstance(exc, SyntaxError) and exc.filename:  # of which this says neither file nor line
+            cause += f" ({_as_seen_here(exc.filename)}, line {exc.lineno})"
         if isinstance(exc, ImportError) and (hint := _what_helps(exc, (exc.name or "").partition(".")[0])):
             cause += f"; {hint}"
         raise AgentImportError(reference=reference, module=reference.module, cause=cause) from exc
+
+
+def _as_seen_here(file: str) -> Path:
+    path, here = Path(file), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _what_helps(failure: ImportError, package: str) -> str | None:

@@ -1,0 +1,38 @@
+"""Sees whether what settings name could be opened, with the parts that open it, and without opening it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trackside.app.settings import Settings
+from trackside.app.wiring import blaming, check_saver
+from trackside.app.wiring.access import storeless_authenticator_of
+from trackside.app.wiring.observers import ConfiguredObserver, build_observers
+from trackside.app.wiring.projects import enter_project
+from trackside.app.wiring.redaction import load_redaction
+
+
+def check_app(settings: Settings, agents: Mapping[str, Any]) -> None:
+    """See that `open_app` would open these agents, and its server know who asks, as far as that can be told beforehand.
+
+    Observers are made and closed; the database is looked at, and neither made nor changed. Blocks, and wants to be called
+    where no event loop is.
+
+    Raises:
+        SettingsError, AgentImportError, MissingExtraError, StorageError: what `open_app` would raise.
+    """
+    from trackside.app.storage.maintenance import check_usable
+
+    enter_project(settings)
+    load_redaction(settings)
+    asyncio.run(_close_all(build_observers(settings)))
+    with blaming(settings):
+        check_usable(settings.database_url)
+    check_saver(settings, agents)
+    storeless_authenticator_of(settings)
+
+
+async def _close_all(observers: Sequence[ConfiguredObserver]) -> None:
+    await asyncio.gather(*(observer.aclose() for observer in observers))
