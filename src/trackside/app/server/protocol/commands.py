@@ -12,6 +12,7 @@ import msgspec
 from trackside.app.server.access import agent_of_thread, caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import answer_of
+from trackside.app.server.misfits import misfit
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import started
 from trackside.app.server.thread_states import ThreadStates
