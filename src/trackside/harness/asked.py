@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 
 from trackside.harness.context import RunContext
 from trackside.harness.errors import InvalidSpecError
+from trackside.harness.types import RunSpec
 
 _OF_GRAPHS = ("interrupt_before", "interrupt_after", "durability")
 
@@ -21,7 +22,7 @@ def check_modes(run: RunContext, known: AbstractSet[str], who: str) -> None:
         raise InvalidSpecError(field="stream_mode", value=sorted(unknown), why=why)
 
 
-def check_no_graph_options(run: RunContext, why: str) -> None:
+def check_no_graph_options(run: RunContext | RunSpec, why: str) -> None:
     """See that a run whose agent is no graph asks for nothing that only graphs have.
 
     Raises:

@@ -48,8 +48,12 @@ async def prepared(parts: ServerParts, principal: Principal, spec: RunSpec) -> R
         UnknownThreadError: there is no such thread for whoever asks.
         UnknownCheckpointError: the thread has no such checkpoint.
         HttpError: the agent does not stream what is wanted, or keeps no checkpoints.
+        InvalidSpecError: the agent knows already that it would refuse the run.
     """
     _check_modes(parts, spec)
+    check = getattr(parts.manager.agents[spec.agent], "check", None)
+    if check is not None:
+        check(spec)
     config = spec.config or {}
     configurable = dict(config.get("configurable") or {})
     if not configurable.get("checkpoint_id"):

@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_type_hints
 
@@ -19,13 +20,14 @@ from trackside.harness.errors import AgentOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.journal import answer_message, human_messages
 from trackside.harness.payload import canonical
 from trackside.harness.states import Caller
-from trackside.harness.types import Json, JsonObject
+from trackside.harness.types import Json, JsonObject, RunSpec
 
 _NO_PARAMETERS = "it is a function without parameters: if it makes an agent, point at what it returns"
 _SCHEMAS = ("input_schema", "output_schema", "state_schema", "config_schema", "context_schema")
 _SAY_NOTHING = (None, type(None), Any, object)
 _NOT_SAID = (None, "human", "user")
 _FOR_GRAPHS = "that is for graphs; a function that shall see it takes the run, too"
+_MODES = frozenset({"values", "updates", "custom", "messages", "messages-tuple"})
 _MAX_THREADS = (
     256  # asyncio's own executor has six threads on two cores: agents that wait would queue behind each other
 )
@@ -60,6 +62,24 @@ class CallableAgent:
         self._streams = inspect.isasyncgenfunction(called)
         self._is_async = inspect.iscoroutinefunction(called)
         self._called = called
+
+    @property
+    def stream_modes(self) -> AbstractSet[str] | None:
+        """What it can stream; None: whatever the function says to its run.
+
+        Of updates and messages there come none of a function that takes no run, but clients ask for them that know nothing
+        of agents, as LangGraph's `RemoteGraph` always does.
+        """
+        return None if self._takes_run else _MODES
+
+    def check(self, spec: RunSpec) -> None:
+        """See that it is not asked for what a function that takes no run cannot know of.
+
+        Raises:
+            InvalidSpecError: it is.
+        """
+        if not self._takes_run:
+            _check(spec)
 
     async def drawing(self, *, xray: int | bool = False, caller: Caller | None = None) -> JsonObject:
         """One box: what a function does, nobody sees from outside."""
@@ -122,9 +142,9 @@ class CallableAgent:
         return AgentResult(output=plain, values=values)
 
 
-def _check(run: RunContext) -> None:
+def _check(run: RunContext | RunSpec) -> None:
     check_no_graph_options(run, _FOR_GRAPHS)
-    for name, value in run.command.items():
+    for name, value in (run.command or {}).items():
         if name != "resume" and value is not None:
             raise InvalidSpecError(field=f"command.{name}", value=value, why=_FOR_GRAPHS)
 

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver, PendingWrite
 
+from trackside.harness.adapters.langgraph._asking import check_key, check_spec
 from trackside.harness.adapters.langgraph._describing import drawing_of, schemas_of, subgraphs_of
 from trackside.harness.adapters.langgraph._errors import GraphPauseError, NoCheckpointerError
 from trackside.harness.adapters.langgraph._graph import (
@@ -45,10 +46,9 @@ from trackside.harness.errors import ErrorOutputError, InvalidSpecError, NotAnAg
 from trackside.harness.ids import is_uuid
 from trackside.harness.items import ItemStore
 from trackside.harness.states import Caller, StateSnapshot, StateUpdate, ThreadPlace
-from trackside.harness.types import JsonObject
+from trackside.harness.types import JsonObject, RunSpec
 
 _DURABILITIES = ("sync", "async", "exit")
-_CONFIG = frozenset(RunnableConfig.__annotations__) - {"run_id"}
 
 
 def adapt(agent: Any, *, name: str | None = None) -> LangGraphAgent | None:
@@ -100,6 +100,14 @@ class LangGraphAgent:
     def is_of(self, graph: Any) -> bool:
         """Whether it is this graph that is run."""
         return self._graph is graph
+
+    def check(self, spec: RunSpec) -> None:
+        """See that the graph has the nodes at which the run shall stop, and that its config is one.
+
+        Raises:
+            InvalidSpecError: the graph would refuse the run.
+        """
+        check_spec(self._graph, spec)
 
     async def human_messages(self, run: RunContext) -> Sequence[JsonObject]:
         """The human messages in the input that the thread does not have yet; the answer, if the run resumes one.
@@ -278,7 +286,7 @@ class LangGraphAgent:
             why = f"choose one of {', '.join(_DURABILITIES)}"
             raise InvalidSpecError(field="durability", value=run.durability, why=why)
         for key in run.config:
-            _check_key(key, run.config[key])
+            check_key(key, run.config[key])
         if saver is not None:
             return
         if run.resuming:
@@ -303,7 +311,7 @@ class _RunState:
 
 def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
     """The run's config with what LangGraph and its tracers should know about the run."""
-    config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # `_check_key` has seen its keys
+    config: RunnableConfig = {**run.config}  # type: ignore[typeddict-item]  # `check_key` has seen its keys
     config["configurable"] = configurable_of(run, origin)
     # By its run id LangGraph's savers know later which checkpoints the run has made.
     config["metadata"] = {**run.metadata, **section(run, "metadata"), "run_id": run.run_id}
@@ -318,14 +326,6 @@ def _config(run: RunContext, origin: Origin, handlers: Sequence[BaseCallbackHand
     if is_uuid(run.run_id):
         config["run_id"] = UUID(run.run_id)
     return config
-
-
-def _check_key(key: str, value: Any) -> None:
-    """Refuse what LangGraph would pass over."""
-    if key not in _CONFIG:
-        known = f"LangGraph's config has {', '.join(sorted(_CONFIG))}"
-        why = "it is the run's own: give the run a `run_id` instead" if key == "run_id" else known
-        raise InvalidSpecError(field=f"config.{key}", value=value, why=why)
 
 
 def _output(values: Any, graph: Graph) -> Any:
