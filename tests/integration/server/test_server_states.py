@@ -337,6 +337,17 @@ async def test_a_function_has_one_state_that_goes_by_its_thread(serve_agents: An
     assert values == {"count": 11}
 
 
+async def test_a_thread_whose_run_has_not_begun_goes_on_as_well(serve_agents: Any) -> None:
+    async with serve_agents(agents()) as served:
+        threads, runs = served.client.threads, served.client.runs
+        thread_id = await thread_of(served.client, "steps", {})
+        assert (await threads.get_state(thread_id))["next"] == []
+        run = await runs.create(thread_id, "steps", input={}, after_seconds=3_600)
+        assert (await threads.get_state(thread_id))["next"] == ["__start__"]
+        await runs.cancel(thread_id, run["run_id"], wait=True)
+        assert (await threads.get_state(thread_id))["next"] == []
+
+
 @pytest.mark.parametrize("agent", ["function", "graph"])
 async def test_who_comes_back_to_a_thread_sees_that_it_goes_on(serve_agents: Any, agent: str) -> None:
     gate, begun = asyncio.Event(), asyncio.Event()

@@ -21,7 +21,7 @@ from trackside.harness.context import Agent
 from trackside.harness.errors import InvalidSpecError, ThreadBusyError, UnknownCheckpointError
 from trackside.harness.ports import ThreadState
 from trackside.harness.states import Caller, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
-from trackside.harness.types import JsonObject, ThreadStatus
+from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
 _START: Final = "__start__"
 """What is next where a run is about to begin, as LangGraph calls it."""
@@ -52,7 +52,7 @@ class ThreadStates:
         else:
             found = await self._only_state(agent, at)
         state = found or empty_state(self.thread.thread_id)
-        if at is None and not state.next and self.thread.status is ThreadStatus.busy:
+        if at is None and not state.next and await self._goes_on():
             return replace(state, next=(_START,))
         return state
 
@@ -127,6 +127,13 @@ class ThreadStates:
         known = await states.load(thread.thread_id) or ThreadState()
         await states.save(thread.thread_id, ThreadState({**known.values, **change.values}, known.paused))
         return self._only_place()
+
+    async def _goes_on(self) -> bool:
+        """Whether a run of the thread is not over; one that has not begun has not changed the thread's status yet."""
+        if self.thread.status is ThreadStatus.busy:
+            return True
+        unfinished = (RunStatus.pending, RunStatus.running)
+        return bool(await self.parts.store.runs(thread_id=self.thread.thread_id, status=unfinished, limit=1))
 
     def _agent(self) -> Agent | None:
         """Who keeps the thread; None if that is not known because nothing has run on it.
