@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from trackside.app.settings import Settings
 from trackside.app.storage import Store
+from trackside.app.wiring import open_app
 from trackside.harness.ids import new_id
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
@@ -98,6 +100,30 @@ def test_what_cannot_be_done_once_more_is_said(here: Trackside, tmp_path: Path) 
     assert "gone" in elsewhere.stderr
     assert 0 not in {done.returncode for done in (unknown, pending, forgotten, elsewhere)}
     assert len(runs_of(here)) == 3
+
+
+def test_a_run_whose_thread_ended_with_it_is_done_once_more_on_a_new_one(here: Trackside, tmp_path: Path) -> None:
+    async def fails(input: Any) -> None:
+        raise LookupError("not today")
+
+    async def start_alone() -> str:
+        settings = Settings(database_url=f"sqlite:///{tmp_path}/trackside.db")
+        async with open_app(settings, {"moody": fails}) as app:
+            run = await app.manager.start(RunSpec("moody", input={"order": 7}, thread_ends=True))
+            return (await run.result()).thread_id
+
+    gone = asyncio.run(start_alone())
+    (failed,) = runs_of(here)
+
+    done = here("retry", failed["run_id"], "--agent", "agents.py:moody", "--json")
+
+    result = json.loads(done.stdout.splitlines()[-1])["result"]
+    assert (done.returncode, result["output"]["input"], result["output"]["attempt"]) == (0, {"order": 7}, 2)
+    assert result["thread_id"] != gone
+    assert "was made for it alone, and ended with it" in done.stderr
+    assert result["thread_id"] in done.stderr
+    again, _ = runs_of(here)
+    assert again["retry_of"] == failed["run_id"]
 
 
 def test_an_answer_is_not_given_twice(here: Trackside) -> None:

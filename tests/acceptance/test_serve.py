@@ -118,6 +118,7 @@ def test_a_person_sees_where_it_answers_and_stops_it_with_ctrl_c(folder: Path, t
 
     assert shown.wait() == 0
     assert re.search(r"answers at http://127\.0\.0\.1:\d+", shown.text)
+    assert re.search(r"API       http://127\.0\.0\.1:\d+/docs", shown.text)
     assert "agents    echo" in shown.text
 
 

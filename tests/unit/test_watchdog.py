@@ -84,6 +84,26 @@ async def test_an_agent_that_blocks_the_loop_is_named_once_with_its_stack_and_th
     assert "the event loop turns again, after" in second.getMessage()
 
 
+async def test_of_a_deep_stack_the_frames_are_shown_in_which_it_stands(told: Told) -> None:
+    def dive(depth: int) -> None:
+        if depth:
+            dive(depth - 1)
+        else:
+            told.wait_for(1)
+
+    async def agent(input: Any) -> None:
+        dive(40)
+
+    async with RunManager({"agent": agent}, block_warning_after=0.02) as manager:
+        await (await manager.start(RunSpec("agent"))).result()
+        there = threads()
+    await gone(there)
+    said = told.records[0].getMessage()
+    assert "told.wait_for(1)" in said
+    assert "dive(40)" not in said
+    assert len(said.splitlines()) < 30
+
+
 async def test_a_block_by_a_task_that_an_agent_started_is_put_down_to_its_run(told: Told) -> None:
     async def part() -> None:
         told.wait_for(1)

@@ -15,7 +15,7 @@ from trackside.harness.logs import fields_of
 
 logger = logging.getLogger("trackside.watchdog")
 
-_FRAMES = 20
+_FRAMES = 12  # those nearest to where it stands: what called them is mostly the loop itself
 
 
 class LoopWatchdog:

@@ -130,6 +130,16 @@ async def test_an_address_that_nothing_is_sent_to_is_refused_with_the_run(serve_
         assert await served.app.store.runs() == []
 
 
+async def test_what_would_allow_an_address_is_said_as_servers_are_set(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        inside, in_the_clear = [
+            (await http.post("/runs", json={"assistant_id": "echo", "webhook": url})).json()["detail"]
+            for url in ("https://127.0.0.1:1/x", "http://example.org/x")
+        ]
+    assert inside.rstrip(".").endswith("set server.private_webhooks = true")
+    assert in_the_clear.rstrip(".").endswith("use https://")
+
+
 async def test_without_its_packages_a_webhook_is_refused_with_their_name(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
 from trackside.harness.admission import asked_again, record_of, spec_of
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
+from trackside.harness.ids import new_id
 from trackside.harness.ports import PausedRun
 from trackside.harness.questions import answers_of
 from trackside.harness.types import JsonObject
@@ -138,16 +139,21 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
         NotEndedError, RequestNotKeptError: it has not ended, or nobody knows what it was asked for.
     """
     settings = options.settings()
-    ended, request = asyncio.run(_find_ended(settings, run))
+    ended, request, thread_id = asyncio.run(_find_ended(settings, run))
     reference = AgentReference.parse(agent or ended.agent or "", settings.agents)
-    spec = _again(ended, request, options.spec(reference.text))
+    spec = _again(ended, request, options.spec(reference.text), thread_id)
+    if thread_id != ended.thread_id:
+        again = (
+            f"the thread of run {ended.run_id} was made for it alone, and ended with it; it has a new one: {thread_id}"
+        )
+        standard_error().print(again, soft_wrap=True)
     return _run(settings, reference, spec, json=options.json)
 
 
-def _again(ended: StoredRun, request: JsonObject, typed: RunSpec) -> RunSpec:
+def _again(ended: StoredRun, request: JsonObject, typed: RunSpec, thread_id: str) -> RunSpec:
     """What an ended run was asked for, with what is asked for now on top. It is the last attempt: no process follows."""
     attempt = ended.attempt + 1
-    asked = spec_of(asked_again(request, attempt=attempt, retry_of=ended.run_id, thread_id=ended.thread_id))
+    asked = spec_of(asked_again(request, attempt=attempt, retry_of=ended.run_id, thread_id=thread_id))
     limits = {name: value for name in _TYPED if (value := getattr(typed, name)) is not None}
     return replace(
         asked,
@@ -362,9 +368,12 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
     os._exit(ExitCode.cancelled)
 
 
-async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject]:
+async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject, str]:
+    """An ended run, what it was asked for, and the thread to do that on: a new one, if its own ended with it."""
     async with open_store(settings, create=False) as store:
-        return await find_ended_run(store, run)
+        ended, request = await find_ended_run(store, run)
+        is_gone = request.get("thread_ends") and await store.thread(ended.thread_id) is None
+        return ended, request, new_id() if is_gone else ended.thread_id
 
 
 async def _find_paused(settings: Settings, thread: str) -> tuple[StoredRun, list[JsonObject]]:

@@ -46,6 +46,7 @@ _AT_ONCE: Final = 8
 """Requests to one address at once: a slow one must not have all places."""
 _FULL_PAUSE: Final = 0.25
 _TERMINAL: Final = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
+_PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
 
 
@@ -205,7 +206,8 @@ class Receivers:
         except ModuleNotFoundError as exc:
             raise HttpError(status=501, detail=_NEEDS) from exc
         try:
-            poster = self._posters[url] = poster_to(url, secret=self._secret, private=self._private)
+            poster = poster_to(url, secret=self._secret, private=self._private, private_by=_PRIVATE_BY)
+            self._posters[url] = poster
         except ObserverOptionError as exc:
             raise HttpError(status=422, detail=f"webhook: {exc.details['why']}") from exc
         return poster

@@ -67,10 +67,18 @@ class Reach:
     """How far a webhook's connections may go: into private networks, to public addresses.
 
     Neither opens what is no place for a receiver: metadata services, multicast, unspecified and reserved addresses.
+    `private_by` and `public_by` say in messages what would open them: what to set, and where nothing does, nothing.
     """
 
     private: bool
     public: bool
+    private_by: str = "allow_private_addresses = true"
+    public_by: str = "allow_http = true"
+
+    @property
+    def encrypted_instead(self) -> str:
+        """What to do instead of sending in the clear."""
+        return f"use https://, or set {self.public_by}" if self.public_by else "use https://"
 
     def refusal(self, address: str) -> str | None:
         """Why there is to be no connection to this address, and how to have it if one can; None if there may be one."""
@@ -79,9 +87,9 @@ class Reach:
         except ValueError:
             return f"{address!r} is no address"
         if kind in _INSIDE and not self.private:
-            return f"{address} is {kind}; if the receiver belongs there, set allow_private_addresses = true"
+            return f"{address} is {kind}; if the receiver belongs there, set {self.private_by}"
         if kind is _Kind.public and not self.public:
-            return f"{address} is {kind}, and http:// is sent in the clear; use https://, or set allow_http = true"
+            return f"{address} is {kind}, and http:// is sent in the clear; {self.encrypted_instead}"
         if kind in _INSIDE or kind is _Kind.public:
             return None
         return f"{address} is {kind}"

@@ -91,7 +91,7 @@ def check_host(url: URL, reach: Reach) -> None:
     if labels[-1] == "localhost" and (why := reach.refusal("127.0.0.1")) is not None:
         raise _url_error(why.replace("127.0.0.1", "localhost"))
     if not (reach.private or reach.public):
-        raise _url_error("http:// sends in the clear; use https://, or set allow_http = true")
+        raise _url_error(f"http:// sends in the clear; {reach.encrypted_instead}")
 
 
 def format_of(value: Any) -> Format:

@@ -130,20 +130,21 @@ class Poster:
         return self._session
 
 
-def poster_to(url: str, *, secret: str | None, private: bool, timeout: float = 15.0) -> Poster:
+def poster_to(url: str, *, secret: str | None, private: bool, private_by: str, timeout: float = 15.0) -> Poster:
     """Posts JSON to an address that somebody has named who is not the one who runs this.
 
     Args:
         url: where to.
         secret: what is sent is signed with; None: it is not signed.
         private: whether the address may be on this machine or in a private network, where `http://` will do, too.
+        private_by: what would allow that, as messages say it.
         timeout: seconds for a whole request.
 
     Raises:
         ObserverOptionError: there is no such address, or nothing may be sent there.
     """
     address = url_of(url)
-    reach = Reach(private=private, public=address.scheme == "https")
+    reach = Reach(private=private, public=address.scheme == "https", private_by=private_by, public_by="")
     check_host(address, reach)
     return Poster(
         address,
