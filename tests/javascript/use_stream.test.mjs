@@ -151,9 +151,10 @@ test("a page that is opened again goes on with the run that it had followed", { 
   void chat.stream.submit(asking(key));
   const [{ run_id }] = await created.until(1);
   assert.equal(storage.getItem(`lg:stream:${threadId}`), run_id);
+  await chat.until((one) => texts(one)[1]?.trim() === "half");
   chat.unmount();
 
-  const again = await chatOf("speak", options);
+  const again = await chatOf("speak", options); // it knows a checkpoint of the run, and says so
   await again.until((one) => one.isLoading && texts(one)[1]?.trim() === "half");
   await release(client, key);
   const view = await again.until((one) => !one.isLoading && texts(one)[1] === "half and whole");
