@@ -1,5 +1,6 @@
 """The form in which what was asked for survives the process: whoever executes it later is asked for the same."""
 
+import hashlib
 import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from trackside.harness import InvalidSpecError, PayloadError, RunSpec
-from trackside.harness.admission import request_of, spec_of
+from trackside.harness.admission import idempotency_of, request_of, spec_of
 from trackside.harness.payload import MAX_CHARS
 
 EVERYTHING = RunSpec(
@@ -104,3 +105,11 @@ def test_what_a_newer_version_asks_for_is_not_ignored() -> None:
 def test_a_list_of_modes_comes_back_as_the_spec_has_it_by_default() -> None:
     asked = RunSpec("chat", stream_mode=["values"], interrupt_before=["a", "b"])
     assert through_json(asked) == replace(asked, stream_mode=("values",), interrupt_before=("a", "b"))
+
+
+def test_a_version_that_knows_more_to_ask_for_recognises_a_request_of_this_one() -> None:
+    named = idempotency_of(RunSpec("chat", {"say": "hello"}, thread_id="t", idempotency_key="once"))
+
+    asked = {"agent": "chat", "input": {"say": "hello"}, "thread_id": "t"}  # whatever else has its default
+    assert named is not None
+    assert named.body == hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

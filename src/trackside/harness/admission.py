@@ -131,8 +131,9 @@ def idempotency_of(spec: RunSpec) -> IdempotencyKey | None:
     key = spec.idempotency_key
     if key is None:
         return None
-    asked = [getattr(spec, field.name) for field in fields(spec) if field.name not in _NOT_ASKED]
-    plain, _ = canonical(asked)
+    # Without defaults: a version that knows more to ask for finds the same in the same request.
+    given = ((name, default, getattr(spec, name)) for name, default in _DEFAULTS.items() if name not in _NOT_ASKED)
+    plain, _ = canonical({name: value for name, default, value in given if value is not default})
     body = json.dumps(plain, sort_keys=True).encode()
     return IdempotencyKey(_id(key, "idempotency_key"), hashlib.sha256(body).hexdigest())
 
