@@ -46,6 +46,10 @@ class InvalidSpecError(TracksideError, ValueError):
     """{field} = {value!r} does not fit a run: {why}."""
 
 
+class UnknownNodeError(InvalidSpecError):
+    """{field} = {value!r:.120}: {why}."""
+
+
 class InvalidUsageError(InvalidSpecError):
     """{field} = {value!r} is no usage of a model: {why}."""
 

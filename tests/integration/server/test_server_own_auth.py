@@ -115,7 +115,7 @@ async def test_a_plain_function_is_enough(serve_agents: ServeAgents, module: str
     [
         ("ruled", r"@auth\.on\.threads\.create has to take ctx and value"),
         ("empty", "marked with @auth.authenticate"),
-        ("odd", "it takes 'body'"),
+        ("odd", "odd takes 'body'"),
         ("nothing", "has no nothing"),
         ("MODULE", "has no MODULE"),
     ],

@@ -30,6 +30,7 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: 
         routes=[
             Route(path, _Methods({one.method: EndpointApp(one, parts, followed) for one in of_path}))
             for path, of_path in _by_path(endpoints).items()
+            if guest is None or path != "/"
         ],
         middleware=middleware_of(parts, endpoints),
     )

@@ -55,7 +55,10 @@ class RunEnd(NamedTuple):
         if self.status not in _FAILED:
             return None
         kind = self.error_type or ("TimeoutError" if self.status is RunStatus.timeout else "Error")
-        return {"error": kind, "message": self.error}
+        message = self.error
+        if message is not None and message.startswith(f"{kind}: "):  # so that it says something alone, as `KeyError`
+            message = message.removeprefix(f"{kind}: ")
+        return {"error": kind, "message": message}
 
     def frame(self, run_id: str) -> bytes:
         """What the run's stream says last. Clients that see it need not ask whether there was more to come."""

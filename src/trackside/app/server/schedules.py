@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -12,10 +13,22 @@ from trackside.harness.errors import TracksideError
 
 _MAX_CHARS: Final = 255
 _FIELDS: Final = 5
+_RANGES: Final = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 7),
+}
+_NUMBERS: Final = re.compile(r"(?<![\w/#])\d+")  # not how often, and not the how manieth
 
 
 class InvalidScheduleError(TracksideError, ValueError):
     """{field} = {value!r:.100} is no schedule: {why}."""
+
+
+class InvalidTimezoneError(InvalidScheduleError):
+    """{field} = {value!r:.100} is no time zone: {why}."""
 
 
 class Schedule:
@@ -41,7 +54,8 @@ class Schedule:
         try:
             CronSim(expression, datetime.now(UTC))
         except CronSimError as exc:
-            raise InvalidScheduleError(field="schedule", value=expression, why=str(exc)) from exc
+            why = _out_of_range(expression) or str(exc)
+            raise InvalidScheduleError(field="schedule", value=expression, why=why) from exc
 
     def after(self, when: datetime) -> datetime | None:
         """The first of its times that is later than `when`, in UTC; None if none is in the next 50 years."""
@@ -52,12 +66,21 @@ class Schedule:
         return None
 
 
+def _out_of_range(expression: str) -> str | None:
+    """The first number that its field does not have; None if there is none."""
+    for (name, (least, most)), field in zip(_RANGES.items(), expression.split(), strict=True):
+        for number in _NUMBERS.findall(field):
+            if not least <= int(number) <= most:
+                return f"the {name} {number} is not from {least} to {most}"
+    return None
+
+
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as exc:  # not there; no name of a file; that of a folder
-        why = "there is no such time zone; they have IANA names, such as 'Europe/Berlin'"
-        raise InvalidScheduleError(field="timezone", value=name, why=why) from exc
+        why = "they have IANA names, such as 'Europe/Berlin'"
+        raise InvalidTimezoneError(field="timezone", value=name, why=why) from exc
 
 
 def next_run(schedule: str, timezone: str | None, end_time: datetime | None, when: datetime) -> datetime | None:

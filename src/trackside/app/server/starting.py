@@ -22,6 +22,7 @@ from trackside.app.server.wire.assistants import agent_of
 from trackside.app.server.wire.lifetimes import minutes_of
 from trackside.app.server.wire.runs import BatchedRun, Run, RunCreate, asked_of, run_on_wire
 from trackside.harness import RunHandle, RunManager, RunSpec
+from trackside.harness.errors import InvalidSpecError
 
 _UNSUPPORTED: Final = ("langsmith_tracer",)
 _SNAKE: Final = re.compile(r"(?<=[a-z])([A-Z])")
@@ -81,7 +82,14 @@ async def started(
     spec = _marked(call, spec)
     if (key := call.header("idempotency-key")) is not None:
         spec = replace(spec, idempotency_key=_own_key(call.principal, key))
-    return Started(await parts.manager.start(spec), spec, thread_id is None)
+    try:
+        return Started(await parts.manager.start(spec), spec, thread_id is None)
+    except InvalidSpecError as exc:
+        if key is None or exc.details.get("field") != "idempotency_key":
+            raise
+        # Whose run that is, and how keys are kept, is nobody's business here.
+        why = f"Idempotency-Key {key!r:.120}: a run was started with it and asked for something else"
+        raise HttpError(status=422, detail=why) from exc
 
 
 def _marked(call: Call[RunCreate, Any], spec: RunSpec) -> RunSpec:

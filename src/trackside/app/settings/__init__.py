@@ -129,7 +129,8 @@ class Settings:
 
     def complaint(self, key: str, why: str) -> SettingsError:
         """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
-        return SettingsError(where=where_set(key, self.sources.get(key, "the default")), why=why)
+        source = self.sources.get(key)
+        return SettingsError(where=key if source is None else where_set(key, source), why=why)
 
     @property
     def database_shown(self) -> str:

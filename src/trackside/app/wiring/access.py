@@ -102,7 +102,9 @@ def _own(settings: Settings) -> Authenticator:
     except AgentReferenceError as exc:
         raise settings.complaint("server.auth", str(exc.details["why"])) from exc
     except (UnsuitedFunctionError, UnsuitedHandlerError) as exc:
-        raise settings.complaint("server.auth", f"{access.auth} {exc.details['why']}") from exc
+        why = str(exc.details["why"])
+        said = f" {why[3:]}" if why.startswith("it ") else f": {why}"
+        raise settings.complaint("server.auth", f"{access.auth}{said}") from exc
 
 
 def _is_one(value: Any) -> bool:

@@ -83,7 +83,9 @@ def _key_in(scope: Scope) -> tuple[str, str]:
             return secret, key_id
     if not any(sent):
         raise unknown("say who you are: send an API key as x-api-key, or as Authorization: Bearer")
-    raise unknown("this is no API key of this server's: one begins with ts_")
+    raise unknown(
+        "this is no API key of this server's: one is ts_, 12 digits, _, and 64 more, as `trackside auth create` says it"
+    )
 
 
 def _principal_of(key: ApiKey) -> Principal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,10 @@ from trackside.app.server.principal import Permission, Principal
 from trackside.app.server.responses import Scope
 from trackside.harness.errors import TracksideError
 
+logger = logging.getLogger("trackside.server")
+
+_PLAIN: Final = (jwt.MissingRequiredClaimError, jwt.InvalidAudienceError, jwt.ImmatureSignatureError)
+"""What speaks of claims, and not of what they say."""
 _LEEWAY: Final = 10.0  # seconds by which clocks may differ
 _REMEMBERED: Final = 1_000  # tokens
 _BELIEVED: Final = 60.0  # seconds for which a token is not looked at again
@@ -70,6 +75,7 @@ class TokenAuthenticator:
         self._algorithms = algorithms
         self._keys = keys
         self._clock = clock
+        self._said: dict[str, float] = {}
         self._believed: OrderedDict[bytes, tuple[float, float, int, Principal]] = OrderedDict()
 
     @classmethod
@@ -139,8 +145,17 @@ class TokenAuthenticator:
             )
         except jwt.ExpiredSignatureError:
             raise unknown("this token has expired") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError) as exc:
+            self._say(exc)
             raise unknown("this token is not good here") from None
+
+    def _say(self, exc: Exception) -> None:
+        """Say in the log what is wrong with a token, each kind once a minute; nothing of what is in it."""
+        why = str(exc) if isinstance(exc, _PLAIN) else type(exc).__name__
+        now = self._clock()
+        if now - self._said.get(why, float("-inf")) >= _BELIEVED and len(self._said) < _REMEMBERED:
+            self._said[why] = now
+            logger.warning("a token was refused: %s", why)
 
     async def _key_for(self, token: str) -> Any:
         if not isinstance(self._keys, KeySet):

@@ -8,7 +8,7 @@ from typing import Any
 from trackside.app.server.docs_page import POLICY, page_of
 from trackside.app.server.openapi import document
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply, json_bytes
+from trackside.app.server.responses import Reply, empty, json_bytes
 from trackside.app.server.routing import Call, Endpoint, Routes, all_endpoints
 from trackside.harness.types import JsonObject
 
@@ -19,6 +19,12 @@ routes = Routes("Server")
 async def get_openapi(call: Call[None, None]) -> Any:
     """This API as an OpenAPI document."""
     return Reply(_document(call.root))
+
+
+@routes.get("/", Permission.public, answers={307: None})
+async def get_root(call: Call[None, None]) -> Any:
+    """Where people begin: the page about this API. An app that is mounted into the server has its own."""
+    return empty(307, {"Location": f"{call.root}/docs"})
 
 
 @routes.get("/docs", Permission.public, answers={200: str}, media_type="text/html")

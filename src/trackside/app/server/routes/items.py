@@ -117,7 +117,10 @@ def _check_namespace(principal: Principal, labels: Sequence[str], field: str = "
         HttpError: it is not.
     """
     if principal.owner is not None and (own := label_of(principal.owner)) not in labels:
-        raise HttpError(status=403, detail=f"your namespaces have the label {own!r}, and this {field} has not")
+        raise HttpError(
+            status=403,
+            detail=f"your namespaces have the label {own!r}, and this {field} has not: begin it with {own!r}",
+        )
 
 
 def label_of(identity: str) -> str:

@@ -32,5 +32,9 @@ def check_nodes(graph: Graph, field: str, names: Sequence[str]) -> None:
         InvalidSpecError: it lacks one.
     """
     if unknown := [name for name in names if name not in graph.nodes]:
-        nodes = ", ".join(sorted(name for name in graph.nodes if not name.startswith("__")))
-        raise InvalidSpecError(field=field, value=unknown, why=f"the graph's nodes are {nodes}")
+        raise InvalidSpecError(field=field, value=unknown, why=f"the graph's nodes are {names_of_nodes(graph)}")
+
+
+def names_of_nodes(graph: Graph) -> str:
+    """The graph's nodes, for a sentence."""
+    return ", ".join(sorted(name for name in graph.nodes if not name.startswith("__")))

@@ -11,10 +11,10 @@ from langgraph import types as langgraph
 from langgraph.errors import InvalidUpdateError
 from langgraph.types import PregelTask
 
-from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of
+from trackside.harness.adapters.langgraph._graph import Graph, Saver, checkpointer_of, names_of_nodes
 from trackside.harness.adapters.langgraph._input import pairs_as_tuples
 from trackside.harness.adapters.langgraph._questions import question_of
-from trackside.harness.errors import InvalidSpecError, TracksideError, UnknownCheckpointError
+from trackside.harness.errors import InvalidSpecError, TracksideError, UnknownCheckpointError, UnknownNodeError
 from trackside.harness.payload import whole
 from trackside.harness.states import StateSnapshot, StateUpdate, ThreadPlace
 from trackside.harness.types import Json, JsonObject
@@ -64,6 +64,7 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
     if saver is None:
         why = f"the graph {graph.name!r} keeps no threads: it was compiled to have no checkpointer"
         raise InvalidSpecError(field="values", value=None, why=why)
+    _check_writers(graph, steps)
     await _check_there(saver, place)
     given = [[langgraph.StateUpdate(pairs_as_tuples(one.values), one.as_node) for one in step] for step in steps]
     try:
@@ -78,6 +79,12 @@ async def replay(graph: Graph, place: ThreadPlace, steps: Sequence[Sequence[Stat
     checkpoint = _checkpoint_of(config)
     assert checkpoint is not None
     return checkpoint
+
+
+def _check_writers(graph: Graph, steps: Sequence[Sequence[StateUpdate]]) -> None:
+    for name in (one.as_node for step in steps for one in step):
+        if name is not None and name not in graph.nodes and not name.startswith("__"):  # which mean LangGraph's own
+            raise UnknownNodeError(field="as_node", value=name, why=f"the graph's nodes are {names_of_nodes(graph)}")
 
 
 def snapshot_of(state: langgraph.StateSnapshot) -> StateSnapshot:
