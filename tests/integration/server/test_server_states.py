@@ -242,7 +242,7 @@ async def test_values_and_nodes_that_do_not_fit_are_refused(serve_agents: Any) -
     async with serve_agents(agents()) as served:
         threads = served.client.threads
         thread_id = await thread_of(served.client, "steps", {"log": []})
-        with pytest.raises(UnprocessableEntityError, match="third does not exist"):
+        with pytest.raises(UnprocessableEntityError, match="as_node = .third.: the graph.s nodes are first, second"):
             await threads.update_state(thread_id, {"log": []}, as_node="third")
         with pytest.raises(UnprocessableEntityError, match="values"):
             await threads.update_state(thread_id, {"log": 5}, as_node="first")

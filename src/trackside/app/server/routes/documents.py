@@ -23,7 +23,10 @@ async def get_openapi(call: Call[None, None]) -> Any:
 
 @routes.get("/", Permission.public, answers={307: None})
 async def get_root(call: Call[None, None]) -> Any:
-    """Where people begin: the page about this API. An app that is mounted into the server has its own."""
+    """Where people begin: leads to the page about this API.
+
+    An app that is served beside it has a page of its own there.
+    """
     return empty(307, {"Location": f"{call.root}/docs"})
 
 
