@@ -68,7 +68,7 @@ async def _state(parts: ServerParts, principal: Principal, thread: StoredThread)
 
 def _view(thread: StoredThread, contents: ThreadContents, states: Mapping[str, StateSnapshot | None]) -> ThreadView:
     error = None
-    if thread.status is ThreadStatus.error:
+    if thread.status is ThreadStatus.error and not contents.is_held:
         error = LastError(error=contents.error_type or "error", message=contents.error or "")
     if thread.thread_id in states:
         state = states[thread.thread_id]
@@ -79,4 +79,6 @@ def _view(thread: StoredThread, contents: ThreadContents, states: Mapping[str, S
         values = contents.values
         asker = thread.last_run_id or thread.thread_id
         interrupts = {asker: list(contents.interrupts)} if contents.interrupts else {}
-    return ThreadView(values=values, interrupts=interrupts, config=contents.config, error=error)
+    return ThreadView(
+        values=values, interrupts=interrupts, config=contents.config, error=error, is_held=contents.is_held
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
@@ -53,7 +53,7 @@ class ThreadContents:
     """What there is to a thread besides its row.
 
     `values` and `interrupts` are what the harness remembers of it, nothing where the agent has a checkpointer; `error` and
-    `request` are its last run's.
+    `config` are its last run's. It `is_held` by a run from the admission of that on, also before it has started.
     """
 
     values: JsonObject | None = None
@@ -62,6 +62,7 @@ class ThreadContents:
     error: str | None = None
     error_type: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    is_held: bool = False
 
 
 class Threads:
@@ -334,6 +335,7 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
             runs.c.error,
             runs.c.error_type,
             runs.c.request,
+            exists().where(active_runs.c.thread_id == threads.c.thread_id, active_runs.c.holds).label("is_held"),
         )
         .outerjoin_from(threads, thread_states, threads.c.thread_id == thread_states.c.thread_id)
         .outerjoin(runs, runs.c.run_id == threads.c.last_run_id)
@@ -347,6 +349,7 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
             error=row.error,
             error_type=row.error_type,
             config=(row.request or {}).get("config") or {},
+            is_held=row.is_held,
         )
         for row in connection.execute(query)
     }

@@ -43,7 +43,6 @@ from trackside.app.storage.threads import ThreadPage, ThreadQuery, Threads
 from trackside.harness.errors import ThreadInUseError, TracksideError, UnknownThreadError
 from trackside.harness.ids import new_id
 from trackside.harness.states import KeepsThreads, StateUpdate
-from trackside.harness.types import ThreadStatus
 
 routes = Routes("Threads")
 
@@ -177,7 +176,8 @@ async def prune_threads(call: Call[ThreadPrune, None]) -> Any:
         threads, named = call.parts.store.threads_of(owner), [thread_id for _, thread_id in those]
         if asked.strategy == "keep_latest":
             page = await threads.search(ThreadQuery(ids=named, limit=len(named)))
-            found = [thread for thread in page.threads if thread.status is not ThreadStatus.busy]
+            contents = await threads.contents(named)
+            found = [thread for thread in page.threads if not contents[thread.thread_id].is_held]
             keepers = {thread.thread_id: keeper_of(call.parts, thread) for thread in found}
             await keep_latest(call.parts, {one: keeper for one, keeper in keepers.items() if keeper is not None})
             pruned += len(found)

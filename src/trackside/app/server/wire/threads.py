@@ -16,7 +16,7 @@ from trackside.app.server.wire.lifetimes import Minutes, Ttl
 from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredThread
 from trackside.app.storage.threads import SortBy
-from trackside.harness.types import Json, JsonObject
+from trackside.harness.types import Json, JsonObject, ThreadStatus
 
 type ThreadField = Literal[
     "thread_id",
@@ -143,6 +143,8 @@ class ThreadView(Struct, frozen=True, kw_only=True):
     interrupts: Mapping[str, Sequence[Mapping[str, Any]]] = {}
     config: Mapping[str, Any] = {}
     error: LastError | None = None
+    is_held: bool = False
+    """Whether a run has it, which may not have started yet."""
 
 
 def thread_on_wire(thread: StoredThread, view: ThreadView, select: Collection[str] | None = None) -> Thread:
@@ -153,7 +155,7 @@ def thread_on_wire(thread: StoredThread, view: ThreadView, select: Collection[st
         updated_at=thread.updated_at,
         state_updated_at=thread.updated_at,
         metadata=metadata_of(thread),
-        status=thread.status.value,
+        status=ThreadStatus.busy.value if view.is_held else thread.status.value,
         config=dict(config_shown(view.config)),
         context={},
         values=view.values,
