@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from typing import override
 
 
@@ -73,9 +74,8 @@ async def measured(port: int, path: str, body: bytes, clients: int, requests: in
     done: list[asyncio.Future[None]] = []
     for _ in range(clients):
         over = loop.create_future()
-        _, connection = await loop.create_connection(
-            lambda over=over: Connection(request, left, took, over), "127.0.0.1", port
-        )
+        make = partial(Connection, request, left, took, over)
+        _, connection = await loop.create_connection(make, "127.0.0.1", port)
         connections.append(connection)
         done.append(over)
     begun = time.perf_counter()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +80,7 @@ def _read(path: Path) -> str:
 
 
 @contextmanager
-def trackside(name: str, agents: Sequence[str], *, more: Sequence[str] = ()) -> Iterator[Server]:
+def trackside(name: str, agents: Sequence[str], *, more: Sequence[str] = ()) -> Generator[Server]:
     """`trackside serve` with these agents, all else as by default: SQLite in a new folder, the access log on."""
     with tempfile.TemporaryDirectory() as folder:
         typed = [f"{HERE / file}:{agent}" for file, _, agent in (one.partition(":") for one in agents)]
@@ -101,7 +101,7 @@ def graph() -> object:
 
 
 @contextmanager
-def empty() -> Iterator[Server]:
+def empty() -> Generator[Server]:
     """The server that does nothing."""
     port = _free_port()
     command = [sys.executable, str(HERE / "_empty_server.py"), str(port)]
@@ -110,7 +110,7 @@ def empty() -> Iterator[Server]:
 
 
 @contextmanager
-def langgraph_dev() -> Iterator[Server]:
+def langgraph_dev() -> Generator[Server]:
     """LangGraph's development server, as `langgraph dev` starts it, without a browser and without watching for changes."""
     python = _installed(LANGGRAPH)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def langgraph_dev() -> Iterator[Server]:
 
 
 @contextmanager
-def aegra() -> Iterator[Server]:
+def aegra() -> Generator[Server]:
     """Aegra, on a PostgreSQL server of our own."""
     python = _installed(AEGRA)
     sys.path.append(str(HERE.parent / "tests" / "servers"))
@@ -158,7 +158,7 @@ class Fleet:
 
 
 @contextmanager
-def fleet(names: Sequence[str]) -> Iterator[Fleet]:
+def fleet(names: Sequence[str]) -> Generator[Fleet]:
     """All of these, as long as the block goes on."""
     found = Fleet()
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def _installed(name: str) -> Path:
     print(f"installing {_REQUIRES[name]} …", file=sys.stderr)
     try:
         subprocess.run([sys.executable, "-m", "venv", place], check=True, capture_output=True, timeout=_INSTALL_SECONDS)
-        command = [python, "-m", "pip", "install", "--quiet", _REQUIRES[name]]
+        command = [str(python), "-m", "pip", "install", "--quiet", _REQUIRES[name]]
         subprocess.run(command, check=True, capture_output=True, timeout=_INSTALL_SECONDS)
     except (OSError, subprocess.SubprocessError) as exc:
         raise NotThereError(f"{_REQUIRES[name]} could not be installed ({type(exc).__name__})") from exc
@@ -212,7 +212,7 @@ def _running(
     folder: str | None,
     ready: str,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Server]:
+) -> Generator[Server]:
     with tempfile.TemporaryFile() as log:
         begun = time.perf_counter()
         process = subprocess.Popen(

@@ -120,7 +120,8 @@ class Way:
                 return await by_light_client(self.server, at_once=256, runs=runs)
             case "32 runs of one second":
                 return await through_sdk(self.server, wait_a_second, at_once=32, runs=32)
-        return await through_sdk(self.server, wait, at_once=32, runs=runs)
+            case _:
+                return await through_sdk(self.server, wait, at_once=32, runs=runs)
 
 
 @dataclass(slots=True)

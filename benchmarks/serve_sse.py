@@ -75,7 +75,7 @@ async def _run(server: Server, parts: int) -> AsyncGenerator[tuple[str, Talk]]:
     with tempfile.TemporaryDirectory() as folder:
         begin = Path(folder) / "begin"
         async with get_client(url=server.url) as client:
-            asked = {"begin": str(begin), "parts": parts, "pause": PAUSE}
+            asked: dict[str, Any] = {"begin": str(begin), "parts": parts, "pause": PAUSE}
             thread = str(uuid4())
             run = await client.runs.create(thread, "talking", input=asked, stream_mode="custom", if_not_exists="create")
 
