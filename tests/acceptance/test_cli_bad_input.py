@@ -130,7 +130,7 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("def graph(:\n", "SyntaxError: invalid syntax"),
+        ("def graph(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
         ("import sys; sys.exit(3)\n", "SystemExit: 3"),
         (
             "import sys; sys.modules['langgraph'] = None; import langgraph\n",
