@@ -180,7 +180,7 @@ async def test_several_steps_can_be_replayed_at_once(saver: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "as_node", "why"),
     [
-        ({"log": ["x"]}, "third", "third does not exist"),
+        ({"log": ["x"]}, "third", "as_node = .third.: the graph.s nodes are first, second"),
         (["x"], "first", "Expected dict"),
         ({"log": 5}, "first", "list"),
     ],
