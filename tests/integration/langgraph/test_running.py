@@ -301,7 +301,7 @@ async def test_a_command_begins_a_thread(stage: Any) -> None:
     [
         ({"command": {"goto": "nowhere"}}, "the graph's nodes are add"),
         ({"command": {"goto": 3}}, "it is a node's name"),
-        ({"stream_mode": ["values", "vibes"]}, "a graph streams checkpoints, custom, debug, events"),
+        ({"stream_mode": ["values", "vibes"]}, "checkpoints, custom, debug, events"),
         ({"interrupt_before": ["nowhere"]}, "the graph's nodes are add"),
         ({"interrupt_after": "nowhere"}, "the graph's nodes are add"),
         ({"config": {"configurable": {"thread_id": "other"}}}, "give the run a `thread_id` instead"),
