@@ -326,7 +326,7 @@ async def _checkpointer(settings: Settings, agents: Mapping[str, Any], store: St
     if settings.checkpoints_saver == "store":
         return store.checkpointer()
     is_file = settings.database_url.startswith(_SQLITE)
-    check_saver(settings, agents)
+    await asyncio.to_thread(check_saver, settings, agents)  # which imports it, and so reads files
     with blaming(settings):
         return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
 
