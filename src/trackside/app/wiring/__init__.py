@@ -327,8 +327,11 @@ async def _checkpointer(settings: Settings, agents: Mapping[str, Any], store: St
         return store.checkpointer()
     is_file = settings.database_url.startswith(_SQLITE)
     await asyncio.to_thread(check_saver, settings, agents)  # which imports it, and so reads files
-    with blaming(settings):
-        return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
+    try:
+        with blaming(settings):
+            return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
+    except ImportError as exc:  # of a part of it, as its driver
+        raise _saver_missing(settings) from exc
 
 
 def check_saver(settings: Settings, agents: Mapping[str, Any]) -> None:
@@ -343,10 +346,15 @@ def check_saver(settings: Settings, agents: Mapping[str, Any]) -> None:
     try:
         importlib.import_module("langgraph.checkpoint.sqlite.aio" if is_file else "langgraph.checkpoint.postgres.aio")
     except ImportError as exc:
-        package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
-        extra = "langgraph-sqlite" if is_file else "langgraph-postgres"
-        what = f'checkpoints.saver = "{settings.checkpoints_saver}"'
-        raise MissingExtraError(what=what, package=package, extra=extra) from exc
+        raise _saver_missing(settings) from exc
+
+
+def _saver_missing(settings: Settings) -> MissingExtraError:
+    is_file = settings.database_url.startswith(_SQLITE)
+    package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
+    extra = "langgraph-sqlite" if is_file else "langgraph-postgres"
+    what = f'checkpoints.saver = "{settings.checkpoints_saver}"'
+    return MissingExtraError(what=what, package=package, extra=extra)
 
 
 @asynccontextmanager
