@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -10,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
+
+from trackside.app.wiring.elsewhere import tried_elsewhere
 
 _COMMAND: Final = "serve"
 _CHECK_SECONDS: Final = 120.0
@@ -22,23 +23,10 @@ async def why_not() -> str | None:
         return "this system cannot hand sockets over; stop the server and start it again"
     if sys.argv[1:2] != [_COMMAND]:
         return "it was started by another program, which can stop it and start it again"
-    checking = await asyncio.create_subprocess_exec(
-        *_command("--check"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            _, said = await checking.communicate()
-    except TimeoutError:
+    tried = await tried_elsewhere(_command("--check"), seconds=_CHECK_SECONDS)
+    if tried is None:
         return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
-    finally:
-        if checking.returncode is None:
-            with suppress(ProcessLookupError):
-                checking.kill()
-            await checking.wait()
-    return None if checking.returncode == 0 else _reason(said)
+    return None if tried.returncode == 0 else _reason(tried.said)
 
 
 def begin(sockets: Sequence[socket.socket]) -> NoReturn:

@@ -20,6 +20,7 @@ from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
 from trackside.app.wiring import NothingRecordedError, blaming
+from trackside.app.wiring.elsewhere import tried_elsewhere
 from trackside.app.wiring.spooling import spool_folder
 from trackside.app.wiring.try_loading import OBSERVER, REDACTION
 from trackside.harness.errors import TracksideError
@@ -99,27 +100,14 @@ async def _try_loading(name: str, reference: str, *, free: asyncio.Semaphore) ->
 
 
 async def _load_elsewhere(name: str, reference: str) -> str:
-    program = ("-m", "trackside.app.wiring.try_loading", name, reference)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *program,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_LOADING_SECONDS):
-            _, said = await process.communicate()
-    except TimeoutError:
+    command = (sys.executable, "-m", "trackside.app.wiring.try_loading", name, reference)
+    tried = await tried_elsewhere(command, seconds=_LOADING_SECONDS)
+    if tried is None:
         return f"importing it takes more than {_LOADING_SECONDS:g} s"
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode == 0:
+    if tried.returncode == 0:
         return ""
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"the process that imported it ended with {process.returncode}"
+    lines = tried.said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"the process that imported it ended with {tried.returncode}"
 
 
 def _database(settings: Settings, now: datetime) -> Iterator[Finding]:

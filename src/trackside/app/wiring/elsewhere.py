@@ -1,0 +1,40 @@
+"""What this process had better not try itself, tried in another one, which is ended if that takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+
+class Tried(NamedTuple):
+    """How another process ended, and what it wrote to standard error."""
+
+    returncode: int
+    said: bytes
+
+
+async def tried_elsewhere(command: Sequence[str], *, seconds: float) -> Tried | None:
+    """Run a command that reads nothing; None if it has not ended in so many seconds, and does not run any more.
+
+    A cancel of the caller ends it, too.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            _, said = await process.communicate()
+    except TimeoutError:
+        return None
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return Tried(process.returncode, said)
