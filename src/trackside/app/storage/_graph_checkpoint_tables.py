@@ -8,25 +8,22 @@ name of their `encoding`.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, LargeBinary, Table, Text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Column, Integer, LargeBinary, Table
 
-from trackside.app.storage._tables import metadata
-
-_Text = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+from trackside.app.storage._tables import PlainText, metadata
 
 graph_checkpoints = Table(
     "graph_checkpoints",
     metadata,
-    Column("thread_id", _Text, primary_key=True),
-    Column("namespace", _Text, primary_key=True),
-    Column("checkpoint_id", _Text, primary_key=True),
-    Column("parent_id", _Text),
-    Column("run_id", _Text),
-    Column("refs", _Text, nullable=False),
-    Column("encoding", _Text, nullable=False),
+    Column("thread_id", PlainText, primary_key=True),
+    Column("namespace", PlainText, primary_key=True),
+    Column("checkpoint_id", PlainText, primary_key=True),
+    Column("parent_id", PlainText),
+    Column("run_id", PlainText),
+    Column("refs", PlainText, nullable=False),
+    Column("encoding", PlainText, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    Column("metadata_encoding", _Text, nullable=False),
+    Column("metadata_encoding", PlainText, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -35,11 +32,11 @@ graph_checkpoints = Table(
 graph_values = Table(
     "graph_values",
     metadata,
-    Column("thread_id", _Text, primary_key=True),
-    Column("namespace", _Text, primary_key=True),
-    Column("channel", _Text, primary_key=True),
-    Column("version", _Text, primary_key=True),
-    Column("encoding", _Text, nullable=False),
+    Column("thread_id", PlainText, primary_key=True),
+    Column("namespace", PlainText, primary_key=True),
+    Column("channel", PlainText, primary_key=True),
+    Column("version", PlainText, primary_key=True),
+    Column("encoding", PlainText, nullable=False),
     Column("value", LargeBinary, nullable=False),
 )
 """What a channel has held, version by version."""
@@ -47,14 +44,14 @@ graph_values = Table(
 graph_writes = Table(
     "graph_writes",
     metadata,
-    Column("thread_id", _Text, primary_key=True),
-    Column("namespace", _Text, primary_key=True),
-    Column("checkpoint_id", _Text, primary_key=True),
-    Column("task_id", _Text, primary_key=True),
+    Column("thread_id", PlainText, primary_key=True),
+    Column("namespace", PlainText, primary_key=True),
+    Column("checkpoint_id", PlainText, primary_key=True),
+    Column("task_id", PlainText, primary_key=True),
     Column("place", Integer, primary_key=True),
-    Column("task_path", _Text, nullable=False),
-    Column("channel", _Text, nullable=False),
-    Column("encoding", _Text, nullable=False),
+    Column("task_path", PlainText, nullable=False),
+    Column("channel", PlainText, nullable=False),
+    Column("encoding", PlainText, nullable=False),
     Column("value", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -24,8 +24,8 @@ from sqlalchemy import (
 )
 
 from trackside.app.storage._arguments import id_range
+from trackside.app.storage._client_tables import items
 from trackside.app.storage._item_records import fits, fixed_part, labels_of, matches, needles_of
-from trackside.app.storage._tables import items
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.harness.items import Item
 

@@ -41,13 +41,13 @@ REMOVALS = "removals"
 """The name of the counter of transactions that removed runs."""
 
 # Sorted by code point everywhere: under the collation of a language, ids with a common beginning do not stand together.
-_Text = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+PlainText = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 class UtcTime(TypeDecorator[datetime]):
     """An aware UTC time, as text."""
 
-    impl = _Text
+    impl = PlainText
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
@@ -60,7 +60,7 @@ class UtcTime(TypeDecorator[datetime]):
 class JsonText(TypeDecorator[Json]):
     """A JSON value, as text."""
 
-    impl = _Text
+    impl = PlainText
     cache_ok = True
 
     def process_bind_param(self, value: Json, dialect: Dialect) -> str | None:
@@ -91,14 +91,14 @@ metadata = MetaData(
 threads = Table(
     "threads",
     metadata,
-    Column("thread_id", _Text, primary_key=True),
-    Column("status", _Text, nullable=False),
-    Column("title", _Text),
+    Column("thread_id", PlainText, primary_key=True),
+    Column("status", PlainText, nullable=False),
+    Column("title", PlainText),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
-    Column("last_run_id", _Text),
-    Column("agent", _Text),
-    Column("owner", _Text),
+    Column("last_run_id", PlainText),
+    Column("agent", PlainText),
+    Column("owner", PlainText),
     Column("metadata", JsonText),
     Column("expires_at", UtcTime),
     Column("removed_at", UtcTime),
@@ -162,9 +162,9 @@ Index(
 thread_labels = Table(
     "thread_labels",
     metadata,
-    Column("key", _Text, primary_key=True),
-    Column("value", _Text, primary_key=True),
-    Column("thread_id", _Text, _reference(threads.c.thread_id), primary_key=True),
+    Column("key", PlainText, primary_key=True),
+    Column("value", PlainText, primary_key=True),
+    Column("thread_id", PlainText, _reference(threads.c.thread_id), primary_key=True),
     Index(None, "thread_id"),
     sqlite_with_rowid=False,
 )
@@ -173,19 +173,19 @@ thread_labels = Table(
 runs = Table(
     "runs",
     metadata,
-    Column("run_id", _Text, primary_key=True),
-    Column("thread_id", _Text, _reference(threads.c.thread_id), nullable=False),
-    Column("agent", _Text),
-    Column("status", _Text, nullable=False),
+    Column("run_id", PlainText, primary_key=True),
+    Column("thread_id", PlainText, _reference(threads.c.thread_id), nullable=False),
+    Column("agent", PlainText),
+    Column("status", PlainText, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("started_at", UtcTime),
     Column("ended_at", UtcTime),
     Column("last_sequence", _LongInteger, nullable=False),
-    Column("title", _Text),
-    Column("error", _Text),
-    Column("error_type", _Text),
-    Column("parent_run_id", _Text),
-    Column("trigger", _Text),
+    Column("title", PlainText),
+    Column("error", PlainText),
+    Column("error_type", PlainText),
+    Column("parent_run_id", PlainText),
+    Column("trigger", PlainText),
     Column("metadata", JsonText, nullable=False),
     Column("completion_data", JsonText),
     Column("total_input_tokens", _LongInteger, nullable=False, server_default="0"),
@@ -196,7 +196,7 @@ runs = Table(
     Column("duration_seconds", Float),
     Column("cost_usd", Float),
     Column("attempt", _LongInteger, nullable=False, server_default="1"),
-    Column("retry_of", _Text),
+    Column("retry_of", PlainText),
     Column("request", JsonText),
     Column("removed_at", UtcTime),
     # What comes behind the id is there to be looked at, and never changes.
@@ -212,11 +212,11 @@ events = Table(
     "events",
     metadata,
     Column("position", _LongInteger, primary_key=True, autoincrement=False),
-    Column("event_id", _Text, nullable=False, unique=True),
-    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False),
-    Column("thread_id", _Text, nullable=False),
+    Column("event_id", PlainText, nullable=False, unique=True),
+    Column("run_id", PlainText, _reference(runs.c.run_id), nullable=False),
+    Column("thread_id", PlainText, nullable=False),
     Column("sequence", _LongInteger, nullable=False),
-    Column("event_type", _Text, nullable=False),
+    Column("event_type", PlainText, nullable=False),
     Column("occurred_at", UtcTime, nullable=False),
     Column("payload", JsonText, nullable=False),
     # No index by thread: it would touch one more page for each event, which costs a quarter of the speed of appending.
@@ -253,9 +253,9 @@ in a part.
 usage = Table(
     "usage",
     metadata,
-    Column("run_id", _Text, _reference(runs.c.run_id), primary_key=True),
-    Column("kind", _Text, primary_key=True),
-    Column("name", _Text, primary_key=True),
+    Column("run_id", PlainText, _reference(runs.c.run_id), primary_key=True),
+    Column("kind", PlainText, primary_key=True),
+    Column("name", PlainText, primary_key=True),
     Column("input_tokens", _LongInteger, nullable=False),
     Column("output_tokens", _LongInteger, nullable=False),
     Column("cache_read_tokens", _LongInteger, nullable=False),
@@ -268,7 +268,7 @@ usage = Table(
 thread_states = Table(
     "thread_states",
     metadata,
-    Column("thread_id", _Text, primary_key=True),
+    Column("thread_id", PlainText, primary_key=True),
     Column("remembered", JsonText, nullable=False),
     Column("paused", JsonText),
     Column("updated_at", UtcTime, nullable=False),
@@ -277,7 +277,7 @@ thread_states = Table(
 counters = Table(
     "counters",
     metadata,
-    Column("name", _Text, primary_key=True),
+    Column("name", PlainText, primary_key=True),
     Column("value", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -285,11 +285,11 @@ counters = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("worker_id", _Text, primary_key=True),
-    Column("name", _Text, nullable=False),
-    Column("process", _Text),
+    Column("worker_id", PlainText, primary_key=True),
+    Column("name", PlainText, nullable=False),
+    Column("process", PlainText),
     Column("started_at", UtcTime, nullable=False),
-    Column("clock", _Text, nullable=False),
+    Column("clock", PlainText, nullable=False),
     Column("lease_until", Float, nullable=False),
 )
 """Processes that look after runs. A worker whose lease has ended is dead, and its runs are anybody's to end or take.
@@ -301,15 +301,15 @@ active_runs = Table(
     "active_runs",
     metadata,
     Column("ordinal", _LongInteger, primary_key=True),
-    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False, unique=True),
-    Column("thread_id", _Text, nullable=False),
-    Column("state", _Text, nullable=False),
+    Column("run_id", PlainText, _reference(runs.c.run_id), nullable=False, unique=True),
+    Column("thread_id", PlainText, nullable=False),
+    Column("state", PlainText, nullable=False),
     Column("holds", Boolean, nullable=False),
-    Column("owner", _Text),
+    Column("owner", PlainText),
     Column("due_at", UtcTime),
-    Column("multitask", _Text, nullable=False),
-    Column("cancel_requested", _Text),
-    Column("at_rest", _Text),
+    Column("multitask", PlainText, nullable=False),
+    Column("cancel_requested", PlainText),
+    Column("at_rest", PlainText),
     Column("stuck_since", UtcTime),
     Column("portable", Boolean, nullable=False, server_default="0"),
     Column("keeps_request", Boolean, nullable=False, server_default="1"),
@@ -349,9 +349,9 @@ Index(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("key", _Text, primary_key=True),
-    Column("body", _Text, nullable=False),
-    Column("run_id", _Text, _reference(runs.c.run_id), nullable=False),
+    Column("key", PlainText, primary_key=True),
+    Column("body", PlainText, nullable=False),
+    Column("run_id", PlainText, _reference(runs.c.run_id), nullable=False),
     Index(None, "run_id"),
 )
 """What callers named their requests: the same key means the same run, as long as the run is there."""
@@ -359,12 +359,12 @@ idempotency_keys = Table(
 run_labels = Table(
     "run_labels",
     metadata,
-    Column("key", _Text, primary_key=True),
-    Column("value", _Text, primary_key=True),
+    Column("key", PlainText, primary_key=True),
+    Column("value", PlainText, primary_key=True),
     Column("created_at", UtcTime, primary_key=True),
-    Column("run_id", _Text, _reference(runs.c.run_id), primary_key=True),
-    Column("thread_id", _Text, nullable=False),
-    Column("agent", _Text),
+    Column("run_id", PlainText, _reference(runs.c.run_id), primary_key=True),
+    Column("thread_id", PlainText, nullable=False),
+    Column("agent", PlainText),
     Index(None, "run_id"),
     sqlite_with_rowid=False,
 )
@@ -375,8 +375,8 @@ run_totals = Table(
     metadata,
     Column("seconds", Integer, primary_key=True),
     Column("start", _LongInteger, primary_key=True),
-    Column("agent", _Text, primary_key=True),
-    Column("status", _Text, primary_key=True),
+    Column("agent", PlainText, primary_key=True),
+    Column("status", PlainText, primary_key=True),
     Column("runs", _LongInteger, nullable=False),
     Column("total_input_tokens", _LongInteger, nullable=False),
     Column("total_output_tokens", _LongInteger, nullable=False),
@@ -394,8 +394,8 @@ duration_totals = Table(
     metadata,
     Column("seconds", Integer, primary_key=True),
     Column("start", _LongInteger, primary_key=True),
-    Column("agent", _Text, primary_key=True),
-    Column("status", _Text, primary_key=True),
+    Column("agent", PlainText, primary_key=True),
+    Column("status", PlainText, primary_key=True),
     Column("bin", Integer, primary_key=True),
     Column("runs", _LongInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -407,10 +407,10 @@ usage_totals = Table(
     metadata,
     Column("seconds", Integer, primary_key=True),
     Column("start", _LongInteger, primary_key=True),
-    Column("agent", _Text, primary_key=True),
-    Column("status", _Text, primary_key=True),
-    Column("kind", _Text, primary_key=True),
-    Column("name", _Text, primary_key=True),
+    Column("agent", PlainText, primary_key=True),
+    Column("status", PlainText, primary_key=True),
+    Column("kind", PlainText, primary_key=True),
+    Column("name", PlainText, primary_key=True),
     Column("runs", _LongInteger, nullable=False),
     Column("input_tokens", _LongInteger, nullable=False),
     Column("output_tokens", _LongInteger, nullable=False),
@@ -425,19 +425,19 @@ usage_totals = Table(
 subscriptions = Table(
     "subscriptions",
     metadata,
-    Column("name", _Text, primary_key=True),
+    Column("name", PlainText, primary_key=True),
     Column("filter", JsonText, nullable=False),
     Column("cursor", _LongInteger, nullable=False),
-    Column("on_failure", _Text, nullable=False),
-    Column("state", _Text, nullable=False),
+    Column("on_failure", PlainText, nullable=False),
+    Column("state", PlainText, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
-    Column("consumer", _Text),
-    Column("clock", _Text),
+    Column("consumer", PlainText),
+    Column("clock", PlainText),
     Column("lease_until", Float),
     Column("token", _LongInteger, nullable=False),
     Column("failures", _LongInteger, nullable=False),
-    Column("last_error", _Text),
+    Column("last_error", PlainText),
     Column("last_error_at", UtcTime),
 )
 """Observers that are fed from the log. All events up to `cursor` are handled or parked (I25); `token` counts consumers."""
@@ -445,11 +445,11 @@ subscriptions = Table(
 parked_events = Table(
     "parked_events",
     metadata,
-    Column("subscription", _Text, _reference(subscriptions.c.name), primary_key=True),
+    Column("subscription", PlainText, _reference(subscriptions.c.name), primary_key=True),
     Column("position", _LongInteger, _reference(events.c.position), primary_key=True),
-    Column("state", _Text, nullable=False),
+    Column("state", PlainText, nullable=False),
     Column("attempts", _LongInteger, nullable=False),
-    Column("error", _Text, nullable=False),
+    Column("error", PlainText, nullable=False),
     Column("parked_at", UtcTime, nullable=False),
     Index(None, "position"),
 )
@@ -463,70 +463,3 @@ Index(
     sqlite_where=_shall_be_retried,
     postgresql_where=_shall_be_retried,
 )
-
-items = Table(
-    "items",
-    metadata,
-    Column("namespace", _Text, primary_key=True),
-    Column("key", _Text, primary_key=True),
-    Column("value", JsonText, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("updated_at", UtcTime, nullable=False),
-    Column("expires_at", UtcTime),
-    Column("ttl_minutes", Float),
-    # All that decides which items are found, so that none is read which is not: values may be long.
-    Index("ix_items_newest", "namespace", "updated_at", "key", "expires_at"),
-)
-"""What agents keep beyond their threads. A namespace is its labels, none of which has a dot, with one behind each.
-
-So all that begin with the same labels stand together.
-"""
-
-Index(
-    "ix_items_expires_at",
-    items.c.expires_at,
-    sqlite_where=items.c.expires_at.is_not(None),
-    postgresql_where=items.c.expires_at.is_not(None),
-)
-
-crons = Table(
-    "crons",
-    metadata,
-    Column("cron_id", _Text, primary_key=True),
-    Column("agent", _Text, nullable=False),
-    Column("thread_id", _Text),
-    Column("schedule", _Text, nullable=False),
-    Column("timezone", _Text),
-    Column("end_time", UtcTime),
-    Column("enabled", Boolean, nullable=False),
-    Column("disabled_because", _Text),
-    Column("on_run_completed", _Text),
-    Column("payload", JsonText, nullable=False),
-    Column("metadata", JsonText, nullable=False),
-    Column("owner", _Text),
-    Column("next_run_at", UtcTime),
-    Column("created_at", UtcTime, nullable=False),
-    Column("updated_at", UtcTime, nullable=False),
-)
-"""Runs that are to be started again and again. `next_run_at` is when the next one is due; None: never again."""
-
-Index(
-    "ix_crons_next_run_at",
-    crons.c.next_run_at,
-    sqlite_where=crons.c.next_run_at.is_not(None),
-    postgresql_where=crons.c.next_run_at.is_not(None),
-)
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("key_id", _Text, primary_key=True),
-    Column("name", _Text, nullable=False),
-    Column("digest", _Text, nullable=False, unique=True),
-    Column("owner", _Text, nullable=False),
-    Column("permissions", JsonText, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("expires_at", UtcTime),
-    Column("revoked_at", UtcTime),
-)
-"""Keys with which clients say who they are; of a key itself there is only a digest."""

@@ -16,9 +16,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 
 from sqlalchemy import Row, insert, select, update
 
+from trackside.app.storage._client_tables import api_keys
 from trackside.app.storage._encoding import MAX_ID_CHARS, is_plain_text, json_text, time_text
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import api_keys
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidApiKeyError, UnknownApiKeyError

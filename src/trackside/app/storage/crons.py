@@ -14,10 +14,10 @@ from typing import Any, Final, Literal, NamedTuple, get_args, override
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
 from trackside.app.storage._arguments import plain, time
+from trackside.app.storage._client_tables import crons
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._item_records import checked_number
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._tables import crons
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.containment import contains
