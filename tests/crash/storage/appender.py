@@ -5,10 +5,10 @@ that child is dead: the imports, which take longer than the child lives, are don
 """
 
 import asyncio
-import os
 import random
-import sys
 from datetime import UTC, datetime
+
+from obeying import obey, say
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -17,11 +17,6 @@ from trackside.harness.types import JsonObject
 
 PRODUCERS = 12
 THREADS = [f"thread-{number}" for number in range(5)]
-
-
-def say(line: str) -> None:
-    # One small write to a pipe happens whole or not at all, also when the process is killed.
-    os.write(1, f"{line}\n".encode())
 
 
 def events_of_a_run() -> list[RunLifecycleEvent]:
@@ -71,16 +66,5 @@ async def append_for_ever(url: str) -> None:
             producers.create_task(produce(store))
 
 
-def main() -> None:
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            random.seed()
-            asyncio.run(append_for_ever(line.strip()))
-        say(f"child {child}")
-        _, status = os.waitpid(child, 0)
-        say(f"dead {os.waitstatus_to_exitcode(status)}")
-
-
 if __name__ == "__main__":
-    main()
+    obey(append_for_ever)

@@ -6,12 +6,11 @@ child is dead: the imports, which take longer than the child lives, are done onc
 
 import asyncio
 import operator
-import os
 import random
-import sys
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from langgraph.graph import START, StateGraph
+from obeying import obey, say
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
@@ -40,11 +39,6 @@ def counting() -> Any:
     return StateGraph(State).add_sequence([count, again]).add_edge(START, "count").compile()
 
 
-def say(line: str) -> None:
-    # One small write to a pipe happens whole or not at all, also when the process is killed.
-    os.write(1, f"{line}\n".encode())
-
-
 async def run_one_after_another(manager: RunManager, thread_id: str) -> None:
     while True:
         durability: Any = random.choice([None, None, "sync", "exit"])
@@ -69,16 +63,5 @@ async def run_for_ever(url: str) -> None:
             tasks.create_task(run_one_after_another(manager, f"thread-{number}"))
 
 
-def main() -> None:
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            random.seed()
-            asyncio.run(run_for_ever(line.strip()))
-        say(f"child {child}")
-        _, status = os.waitpid(child, 0)
-        say(f"dead {os.waitstatus_to_exitcode(status)}")
-
-
 if __name__ == "__main__":
-    main()
+    obey(run_for_ever)

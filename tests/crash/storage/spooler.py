@@ -8,20 +8,16 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from obeying import obey, say
 
 from trackside.app.spool import Spool
 from trackside.app.storage import Store
 from trackside.harness import RunLifecycleEvent
 from trackside.harness.ids import new_id
 from trackside.testing import make_run
-
-
-def say(line: str) -> None:
-    # One small write to a pipe happens whole or not at all, also when the process is killed.
-    os.write(1, f"{line}\n".encode())
 
 
 def die() -> NoReturn:
@@ -77,16 +73,10 @@ async def work(url: str, folder: str, spools: int, dies_after: int) -> None:
             tasks.create_task(deliver_for_ever(store, spool))
 
 
-def main() -> None:
-    for line in sys.stdin:
-        order: dict[str, Any] = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            asyncio.run(work(**order))
-        say(f"child {child}")
-        _, status = os.waitpid(child, 0)
-        say(f"dead {os.waitstatus_to_exitcode(status)}")
+async def work_as_ordered(line: str) -> None:
+    order: dict[str, Any] = json.loads(line)
+    await work(**order)
 
 
 if __name__ == "__main__":
-    main()
+    obey(work_as_ordered)

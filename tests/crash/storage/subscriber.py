@@ -8,10 +8,11 @@ does, and ends when nothing is left. Every fifth event cannot be handled, and is
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
+
+from obeying import obey, say
 
 from trackside.app.delivery import Order
 from trackside.app.storage import Store
@@ -24,11 +25,6 @@ POLICIES = {
     "log": FeedPolicy(batch=7, attempts=2, first_pause=0),
     "none": FeedPolicy(order=Order.none, concurrency=4, batch=7, window=20, attempts=2, first_pause=0),
 }
-
-
-def say(line: str) -> None:
-    # One small write to a pipe happens whole or not at all, also when the process is killed.
-    os.write(1, f"{line}\n".encode())
 
 
 class Fate:
@@ -77,16 +73,10 @@ async def consume(url: str, order: str, fate: Fate) -> None:
                 await asyncio.sleep(0.001)
 
 
-def main() -> None:
-    for line in sys.stdin:
-        url, number, order, step = line.strip().split(" ", 3)
-        child = os.fork()
-        if child == 0:
-            asyncio.run(consume(url, order, Fate(step, int(number))))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        say(f"dead {os.waitstatus_to_exitcode(status)}")
+async def consume_as_ordered(line: str) -> None:
+    url, number, order, step = line.split(" ", 3)
+    await consume(url, order, Fate(step, int(number)))
 
 
 if __name__ == "__main__":
-    main()
+    obey(consume_as_ordered)

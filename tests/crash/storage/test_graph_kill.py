@@ -1,62 +1,27 @@
 """SIGKILL at any moment: a run of which anybody was told has left its checkpoints, and every checkpoint is whole."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import pytest
+from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
 
 KILLS = 12
 
 
-class Grapher:
+class Grapher(Forker):
     """The process beside us that runs graphs, and what it said."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("grapher.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders, self._said = self._process.stdin, self._process.stdout
-        self._child = 0
+        super().__init__("grapher.py")
 
     def run_and_die(self, url: str, acknowledged: int, delay: float) -> dict[str, str]:
         """Let it run; kill it `delay` seconds after so many runs have ended. Threads by the ids of these."""
-        self._orders.write(f"{url}\n")
-        seen: dict[str, str] = {}
-        for line in self._said:
-            head, _, tail = line.strip().partition(" ")
-            if head == "child":
-                self._child = int(tail)
-            elif head == "dead":
-                self._child = 0
-                assert int(tail) == -signal.SIGKILL
-                return seen
-            else:
-                seen[tail] = head
-            if self._child and len(seen) >= acknowledged:
-                acknowledged = sys.maxsize
-                with suppress(subprocess.TimeoutExpired):  # it never ends by itself: this is how long it may go on
-                    self._process.wait(delay)
-                os.kill(self._child, signal.SIGKILL)
-        raise AssertionError("the process ended by itself")
-
-    def close(self) -> None:
-        if self._child:
-            os.kill(self._child, signal.SIGKILL)
-        self._orders.close()
-        self._said.close()
-        self._process.wait()
+        return {run_id: thread_id for thread_id, run_id in self.killed_life(url, acknowledged, delay)}
 
 
 @pytest.fixture

@@ -1,17 +1,15 @@
 """SIGKILL while runs are spooled and delivered: what was acknowledged reaches the log, whole, in order and once (I14)."""
 
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from tests.crash.storage.forker import Forker
 
 from trackside.app.spool import DeliveryReport, Spool
 from trackside.app.storage import Store
@@ -21,19 +19,13 @@ from trackside.testing import assert_run_order
 KILLS = 20
 
 
-class Spooler:
+class Spooler(Forker):
     """The process beside us that spools and delivers, and what it said."""
 
     place: dict[str, str]
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("spooler.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders, self._said = self._process.stdin, self._process.stdout
+        super().__init__("spooler.py")
 
     def work_and_die(
         self, *, spools: int = 0, dies_after: int = 0, kill_after: int = sys.maxsize, delay: float = 0.0
@@ -43,29 +35,8 @@ class Spooler:
         It dies by itself when it has spooled so many, or when the log has taken so many; or it is killed `delay` seconds
         after it has spooled so many.
         """
-        self._orders.write(f"{json.dumps(self.place | {'spools': spools, 'dies_after': dies_after})}\n")
-        spooled: set[str] = set()
-        child = 0
-        for line in self._said:
-            what, _, value = line.strip().partition(" ")
-            if what == "dead":
-                assert int(value) == -signal.SIGKILL
-                return spooled
-            if what == "child":
-                child = int(value)
-            else:
-                spooled.add(value)
-            if child and len(spooled) >= kill_after:
-                kill_after = sys.maxsize
-                with suppress(subprocess.TimeoutExpired):  # it never ends by itself: this is how long it may go on
-                    self._process.wait(delay)
-                os.kill(child, signal.SIGKILL)
-        raise AssertionError("the spooler ended by itself")
-
-    def close(self) -> None:
-        self._orders.close()
-        self._said.close()
-        self._process.wait()
+        order = json.dumps(self.place | {"spools": spools, "dies_after": dies_after})
+        return {run_id for _, run_id in self.killed_life(order, kill_after, delay)}
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,13 @@
 """SIGKILL at any moment: the database opens, holds every acknowledged event, and no run is half there (I2, I5, I6)."""
 
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.crash.storage.forker import Forker
 
 KILLS = 50
 KILLS_OF_ONE_FILE = 10
@@ -72,46 +69,15 @@ WRONG = {
 }
 
 
-class Appender:
+class Appender(Forker):
     """The process beside us that appends, and what it said."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("appender.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders, self._said = self._process.stdin, self._process.stdout
-        self._child = 0
+        super().__init__("appender.py")
 
     def append_and_die(self, url: str, acknowledged: int, delay: float) -> dict[str, int]:
         """Let it append; kill it `delay` seconds after so many acknowledgements. Position by id of the acknowledged."""
-        self._orders.write(f"{url}\n")
-        seen: dict[str, int] = {}
-        for line in self._said:
-            head, _, tail = line.strip().partition(" ")
-            if head == "child":
-                self._child = int(tail)
-            elif head == "dead":
-                self._child = 0
-                assert int(tail) == -signal.SIGKILL
-                return seen
-            else:
-                seen[tail] = int(head)
-            if self._child and len(seen) >= acknowledged:
-                acknowledged = sys.maxsize
-                with suppress(subprocess.TimeoutExpired):  # it never ends by itself: this is how long it may go on
-                    self._process.wait(delay)
-                os.kill(self._child, signal.SIGKILL)
-        raise AssertionError("the appender ended by itself")
-
-    def close(self) -> None:
-        if self._child:
-            os.kill(self._child, signal.SIGKILL)
-        self._orders.close()
-        self._said.close()
-        self._process.wait()
+        return {event_id: int(position) for position, event_id in self.killed_life(url, acknowledged, delay)}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
 from trackside.app.storage._tables import subscriptions as table
@@ -49,33 +50,20 @@ class EndLeases(Work):
         unit.session.execute(update(table).values(lease_until=0.0))
 
 
-class Consumer:
+class Consumer(Forker):
     """The process beside us that consumes, and what it said."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("subscriber.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders, self._said = self._process.stdin, self._process.stdout
+        super().__init__("subscriber.py")
 
     def live(self, url: str, step: str, number: int = 1, *, order: str = "log") -> tuple[list[tuple[int, str]], int]:
         """One life of a consumer, to the end or to a step: position and id of what it handled, and its exit code."""
-        self._orders.write(f"{url} {number} {order} {step}\n")
         handled = []
-        for line in self._said:
-            word, *rest = line.split()
-            if word == "dead":
-                return handled, int(rest[0])
-            handled.append((int(rest[0]), rest[1]))
-        raise AssertionError("the consumer ended by itself")
-
-    def close(self) -> None:
-        self._orders.close()
-        self._said.close()
-        self._process.wait()
+        for word, rest in self.life(f"{url} {number} {order} {step}"):
+            if word == "handled":
+                position, event_id = rest.split()
+                handled.append((int(position), event_id))
+        return handled, self.exit_code
 
 
 @pytest.fixture(scope="module")
