@@ -19,8 +19,9 @@ from trackside.harness.errors import ThreadBusyError
 from trackside.harness.memory import MemoryCoordinator, MemoryStream, MemoryThreadStates
 from trackside.harness.observer import CompositeObserver, ObserverLike, RunResult, ensure_observer
 from trackside.harness.ports import PriceList, SystemClock
+from trackside.harness.services import Services
 from trackside.harness.types import AgentLimits, CancelMode, RunSpec, RunStatus
-from trackside.harness.worker import RunWorker, Services
+from trackside.harness.worker import RunWorker
 
 
 class _Embedded:

@@ -52,6 +52,7 @@ from trackside.harness.ports import (
     ThreadStates,
 )
 from trackside.harness.redaction import Redact, check_hook, redacted
+from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
 from trackside.harness.types import (
@@ -64,7 +65,7 @@ from trackside.harness.types import (
     RunStatus,
 )
 from trackside.harness.watchdog import LoopWatchdog
-from trackside.harness.worker import RunWorker, Services
+from trackside.harness.worker import RunWorker
 
 logger = logging.getLogger("trackside.manager")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import DispatchPolicy, Retries
 from trackside.harness.context import Agent, RunContext
 from trackside.harness.errors import (
+    NotPausedError,
+    OtherAgentAsksError,
     ThreadMemoryError,
     ThreadNotLoadedError,
     ThreadNotRolledBackError,
@@ -19,6 +21,7 @@ from trackside.harness.errors import (
 )
 from trackside.harness.failures import line_of
 from trackside.harness.ports import ThreadState, ThreadStates
+from trackside.harness.questions import answers_of
 from trackside.harness.steady import Begun, finish
 
 logger = logging.getLogger("trackside.worker")
@@ -57,6 +60,28 @@ class ThreadMemory:
         step = partial(self._states.save, self._run.thread_id, state, run_id=self._run.run_id)
         did = "waits for an answer" if state.paused is not None else "has finished" if finished else "has not finished"
         return Begun(lambda: self._patiently(step, ThreadNotSavedError, did=did), name="save")
+
+    def take_answers(self, agents: Collection[str]) -> None:
+        """Give the run what it goes on with, as its thread remembers it: the input, and all answers, this one too.
+
+        Args:
+            agents: the names of the agents that there are. A question of one that is not among them is anybody's: it may
+                have got another name.
+
+        Raises:
+            NotPausedError: the thread waits for nothing; `OtherAgentAsksError`: it waits for an answer to another agent.
+            UnknownQuestionError, UnansweredError: (a `ValueError`) as `answers_of`.
+        """
+        run, paused = self._run, self._run.paused
+        if paused is None:
+            raise NotPausedError(thread_id=run.thread_id)
+        if paused.agent != run.agent and paused.agent in agents:
+            raise OtherAgentAsksError(thread_id=run.thread_id, asks=paused.agent, agent=run.agent)
+        answers = answers_of(paused, run.resume, thread_id=run.thread_id)
+        run.input = paused.input
+        run.answers_by_id = answers
+        run.answers = (*paused.answers, *answers.values())
+        run.resume = run.answers[-1] if len(paused.interrupts) == 1 else answers
 
     async def roll_back(self, agent: Agent) -> str | None:
         """Have the agent undo what its run left in the thread; finished once begun (I17).

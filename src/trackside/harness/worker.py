@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from trackside.harness.announcing import Announcements
@@ -31,18 +30,16 @@ from trackside.harness.ending import (
     undelivered,
     unknown_end,
 )
-from trackside.harness.errors import EventOrderError, NotPausedError, OtherAgentAsksError
-from trackside.harness.items import ItemStore
+from trackside.harness.errors import EventOrderError
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.parting import settled_with
-from trackside.harness.ports import Claim, Clock, PriceList, RunCoordinator, RunStream, Settlement, ThreadStates
-from trackside.harness.questions import answers_of
+from trackside.harness.ports import Claim, Settlement
 from trackside.harness.recall import ThreadMemory
-from trackside.harness.redaction import Redact
+from trackside.harness.services import Services
 from trackside.harness.spending import Spending
 from trackside.harness.steady import Begun, finish
 from trackside.harness.stopping import Stopper, stack_of
@@ -52,22 +49,6 @@ from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, 
 from trackside.harness.verdict import end_by, left_by
 
 logger = logging.getLogger("trackside.worker")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the app lends to every run. The coordinator is `steady`; `prices` and `redact` need not be there."""
-
-    coordinator: RunCoordinator
-    stream: RunStream
-    states: ThreadStates
-    clock: Clock
-    checkpointer: Any = None
-    items: ItemStore | None = None
-    agents: Collection[str] = ()
-    """The names of the agents that there are."""
-    prices: PriceList | None = None
-    redact: Redact | None = None
 
 
 _TASK_CANCELLED = Stop(RunStatus.cancelled, mode=CancelMode.task_cancelled)
@@ -305,20 +286,8 @@ class RunWorker:
             if not self._recalled:
                 await self._recall()
             if run.resuming:
-                self._take_answers(run)
+                self._memory.take_answers(self._services.agents)
         return [self._journal.record_message(message) for message in await self._agent.human_messages(run)]
-
-    def _take_answers(self, run: RunContext) -> None:
-        paused = run.paused
-        if paused is None:
-            raise NotPausedError(thread_id=run.thread_id)
-        if paused.agent != run.agent and paused.agent in self._services.agents:
-            raise OtherAgentAsksError(thread_id=run.thread_id, asks=paused.agent, agent=run.agent)
-        answers = answers_of(paused, run.resume, thread_id=run.thread_id)
-        run.input = paused.input
-        run.answers_by_id = answers
-        run.answers = (*paused.answers, *answers.values())
-        run.resume = run.answers[-1] if len(paused.interrupts) == 1 else answers
 
     async def _recall(self) -> None:
         state = await self._memory.load()
