@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, RunningServer, running_at
 from prepared_databases import EmptiedDatabase, make_tables
 
+from trackside import current_run
+from trackside.harness.context import bind_run
+
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("default"), max_examples=2_000)
 
@@ -55,6 +58,16 @@ def blockbuster() -> Iterator[BlockBuster]:
             # A loop in a thread of its own, where nobody else waits.
             function.can_block_in("app/storage/_postgres_backend.py", "change_alone")
         yield blocker
+
+
+@pytest.fixture(autouse=True)
+def nobody_runs() -> Iterator[None]:
+    """Fails the test that leaves a run behind as the current one, rather than those after it in its process."""
+    yield
+    left = current_run()
+    if left is not None:
+        bind_run(None)
+        pytest.fail(f"the test leaves run {left.run_id} of agent {left.agent!r} behind as the current one")
 
 
 @pytest.fixture(scope="session")

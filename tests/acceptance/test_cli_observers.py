@@ -225,7 +225,7 @@ def test_what_an_observer_refuses_is_parked_and_said(here: Trackside, folder: Pa
         "strict did not take 1 event, parked now: the endpoint did not take it: 400; see `trackside parked strict`",
         "strict got 0 events, 1 parked, nothing left",
     ]
-    assert here("parked", "strict").stdout.count("400") == 1
+    assert here("parked", "strict").stdout.count("did not take it: 400") == 1
 
 
 def test_deliver_goes_on_until_it_is_stopped(piped: Callable[..., Any], here: Trackside, folder: Path) -> None:

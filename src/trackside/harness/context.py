@@ -337,6 +337,6 @@ class Agent(Protocol):
         ...
 
 
-def bind_run(run: RunContext) -> None:
-    """Make `run` the current run of the calling task and all that it starts."""
+def bind_run(run: RunContext | None) -> None:
+    """Make `run`, or none, the current run of the calling task and all that it starts."""
     _current.set(run)

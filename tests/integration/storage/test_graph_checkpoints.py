@@ -2,7 +2,7 @@
 
 import asyncio
 import operator
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -126,12 +126,13 @@ async def test_a_put_outside_of_a_run_is_on_disk_when_it_returns(store: Store, d
 
 
 @pytest.fixture
-def bound() -> RunContext:
+def bound() -> Iterator[RunContext]:
     """A run that the test itself is in."""
     journal = Journal(None, None)
     run = RunContext(RunSpec("graph"), run_id="run", thread_id="t", agent="graph", journal=journal, port=None)  # type: ignore[arg-type]  # says nothing
     bind_run(run)
-    return run
+    yield run
+    bind_run(None)
 
 
 async def test_what_settles_later_is_seen_at_once_by_this_process(
