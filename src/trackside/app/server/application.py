@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import override
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp
 
@@ -19,10 +20,17 @@ from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import EVENT_STREAM, Endpoint, EndpointApp, Routes, all_endpoints
 
 
-def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: Guest | None = None) -> Starlette:
+def create_app(
+    parts: ServerParts,
+    groups: Sequence[Routes] = GROUPS,
+    *,
+    guest: Guest | None = None,
+    before: Sequence[Middleware] = (),
+) -> Starlette:
     """The ASGI app that answers with these parts. It holds nothing open itself: closing the parts is enough.
 
     A guest gets what none of our paths matches, after whatever stands before them: who is not known does not get there.
+    What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of origins.
     """
     endpoints = all_endpoints(groups)
     followed = Streams(parts.options.max_streams)
@@ -32,7 +40,7 @@ def create_app(parts: ServerParts, groups: Sequence[Routes] = GROUPS, *, guest: 
             for path, of_path in _by_path(endpoints).items()
             if guest is None or path != "/"
         ],
-        middleware=middleware_of(parts, endpoints),
+        middleware=middleware_of(parts, endpoints, before),
     )
     app.router.default = _not_found if guest is None else guest
     app.state.parts = parts

@@ -52,13 +52,22 @@ class Operation:
 OPERATION: Final = Operation()
 
 
-async def authorized(call: AnyCall, about: About | Operation | None) -> AnyCall:
+class Inside:
+    """Nothing of its own: the endpoint asks other endpoints in the name of whoever asks it, and handlers decide on those."""
+
+
+INSIDE: Final = Inside()
+
+
+async def authorized(call: AnyCall, about: About | Operation | Inside | None) -> AnyCall:
     """The call as its endpoint may go on with it, on a server that has handlers.
 
     Raises:
         HttpError: a handler has refused it, or failed; or nothing says what the endpoint is about.
         UnknownThreadError, UnknownRunError: what it names does not fit the handler's filter.
     """
+    if isinstance(about, Inside):
+        return call
     if isinstance(about, Operation):
         if not call.principal.may(Permission.admin):
             raise HttpError(status=403, detail="this needs the permission 'admin' where handlers decide on all else")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, override
 
 from starlette.middleware import Middleware
@@ -36,8 +36,10 @@ class Sharing(CORSMiddleware):
             await self.app(scope, receive, send)
 
 
-def middleware_of(parts: ServerParts, endpoints: Iterable[Endpoint]) -> list[Middleware]:
-    """The middleware of a server with these parts, the outermost first."""
+def middleware_of(
+    parts: ServerParts, endpoints: Iterable[Endpoint], before: Sequence[Middleware] = ()
+) -> list[Middleware]:
+    """The middleware of a server with these parts, the outermost first; `before` stands before it is asked who asks."""
     options = parts.options
     rate = None if options.rate is None else Rate(options.rate)
     found = [Middleware(SecureHeaders)]
@@ -45,6 +47,7 @@ def middleware_of(parts: ServerParts, endpoints: Iterable[Endpoint]) -> list[Mid
         found.append(_sharing(options, asks_nobody=parts.authenticator is None))
     if parts.authenticator is None:
         found.append(Middleware(LocalOnly, hosts=options.hosts, origins=options.origins))
+    found += before
     found.append(Middleware(Authentication, parts.authenticator, public=_public(endpoints), rate=rate))
     return found
 

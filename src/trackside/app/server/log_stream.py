@@ -70,6 +70,8 @@ class LogEvents:
     patience: float
     """Seconds after which a reader is let go that takes nothing."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    beat: bytes = b": heartbeat\r\n"
+    """What a heartbeat says, before the position."""
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     _said: int = 0
     """How many times something was sent: whether anything was since it was looked at last."""
@@ -111,8 +113,8 @@ class LogEvents:
             await asyncio.sleep(self.heartbeat)
             if self._said == said and not self._sending.locked():
                 outage, self._outage = self._outage, None
-                note = b": heartbeat\r\n" if outage is None else b": the log cannot be read for now\r\n"
-                await self._send(send, note + self._place())
+                note = b"" if outage is None else b": the log cannot be read for now\r\n"
+                await self._send(send, note + self.beat + self._place())
 
     async def _send(self, send: Send, frame: bytes, *, more: bool = True) -> None:
         async with self._sending:

@@ -37,6 +37,8 @@ class ServerOptions:
     """How many streams a client may follow at once."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """What the agents are for, by their names."""
+    console: bool = False
+    """Whether there are pages for people at `/ui`."""
     folders: Sequence[str] = ()
     """Where this process writes files that must not run out of space."""
 

@@ -26,7 +26,7 @@ import msgspec
 from trackside.app.server.auth.authenticator import Authenticator
 from trackside.app.server.auth.middleware import client_of
 from trackside.app.server.auth.standing import Standing
-from trackside.app.server.authorizing import About, Operation, authorized
+from trackside.app.server.authorizing import About, Inside, Operation, authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import FAILED, HttpError, answer_of
 from trackside.app.server.misfits import misfit, unknown_field
@@ -43,6 +43,8 @@ logger = logging.getLogger("trackside.server")
 EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+type Failing = Callable[[int, str, Mapping[str, str]], Answer]
+"""What makes an answer of a status, a sentence and headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Endpoint:
     path: str
     handler: Handler
     needs: Permission
-    about: About | Operation | None = None
+    about: About | Operation | Inside | None = None
     """What handlers have to decide on; None: nothing, and where there are handlers nobody gets in unless it is public."""
     group: str
     summary: str
@@ -68,6 +70,10 @@ class Endpoint:
     refuses: str | None = None
     """Why it always answers 501; None: it works."""
     media_type: str = "application/json"
+    form: bool = False
+    """Whether the body is a form, as browsers send one, instead of JSON."""
+    failing: Failing = failure
+    """What it answers with when something went wrong."""
 
 
 class Routes:
@@ -83,13 +89,15 @@ class Routes:
         path: str,
         needs: Permission,
         *,
-        about: About | Operation | None = None,
+        about: About | Operation | Inside | None = None,
         body: Any = None,
         described: Any = None,
         query: Any = None,
         answers: Mapping[int, Any] | None = None,
         refuses: str | None = None,
         media_type: str = "application/json",
+        form: bool = False,
+        failing: Failing = failure,
     ) -> Callable[[Handler], Handler]:
         """Have a function answer; its docstring's first line is the summary."""
 
@@ -110,6 +118,8 @@ class Routes:
                     answers={200: object} if answers is None else answers,
                     refuses=refuses,
                     media_type=media_type,
+                    form=form,
+                    failing=failing,
                 )
             )
             return handler
@@ -166,7 +176,7 @@ class EndpointApp:
         try:
             self._followed.enter(client)
         except HttpError as exc:
-            await failure(*answer_of(exc))(scope, receive, send)
+            await self.endpoint.failing(*answer_of(exc))(scope, receive, send)
             return
         try:
             answer = await self._answer(scope, receive)
@@ -194,10 +204,10 @@ class EndpointApp:
                 call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
             result = await endpoint.handler(call)
         except TracksideError as exc:
-            return failure(*answer_of(exc))
+            return endpoint.failing(*answer_of(exc))
         except Exception:
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return failure(500, FAILED)
+            return endpoint.failing(500, FAILED, {})
         return cast("Answer", result) if callable(result) else json_reply(result)
 
     def _allowed(self, principal: Principal) -> Principal:
@@ -210,12 +220,14 @@ class EndpointApp:
         assert self._body is not None
         options = self._parts.options
         try:
-            check_body(scope, options.max_body_bytes)
+            check_body(scope, options.max_body_bytes, form=self.endpoint.form)
             body = await read_body(receive, options.max_body_bytes, options.body_seconds)
         except HttpError as exc:
             if exc.details["status"] in _UNREAD:
                 await _pass_over(scope, receive, 4 * options.max_body_bytes)
             raise
+        if self.endpoint.form:
+            return form_of(body, self.endpoint.body)
         try:
             return self._body.decode(body or b"{}")
         except msgspec.ValidationError as exc:
@@ -232,20 +244,23 @@ def _plain(body: bytes) -> Any:
         return {}
 
 
-_FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain")
+_FORM = b"application/x-www-form-urlencoded"
+_FORMS = (_FORM, b"multipart/form-data", b"text/plain")
 
 
-def check_body(scope: Scope, limit: int) -> None:
+def check_body(scope: Scope, limit: int, *, form: bool = False) -> None:
     """See that the body of a request is of a kind that is read here, and says of itself that it is no larger than the limit.
 
     Raises:
         HttpError: it is compressed, or what pages of elsewhere may send without being asked (415), or too large (413).
     """
+    kinds = _FORMS[1:] if form else _FORMS
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise HttpError(status=415, detail="a compressed body is not read here: send it without Content-Encoding")
-        if name == b"content-type" and value.partition(b";")[0].strip().lower() in _FORMS:
-            raise HttpError(status=415, detail="the body is JSON: send it with Content-Type: application/json")
+        if name == b"content-type" and value.partition(b";")[0].strip().lower() in kinds:
+            kind = _FORM.decode() if form else "application/json"
+            raise HttpError(status=415, detail=f"the body has to be sent with Content-Type: {kind}")
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
             raise _too_large(limit)
 
@@ -308,19 +323,51 @@ def query_of(scope: Scope, kind: Any) -> Any:
     Raises:
         HttpError: one does not fit, or is not known.
     """
-    given: dict[str, Any] = {}
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
-        if name not in fields:
-            raise HttpError(status=422, detail=unknown_field("query parameter", name, fields))
-        if _is_list(fields[name].type):
-            given.setdefault(name, []).append(value)
-        else:
-            given[name] = value
+    given = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    return named_values(given, kind, "query parameter", "the query")
+
+
+def form_of(body: bytes, kind: Any) -> Any:
+    """The fields of a form, as `query_of` those of a query.
+
+    Raises:
+        HttpError: it is no form, or a field does not fit, or is not known.
+    """
     try:
-        return msgspec.convert(given, kind, strict=False)
+        given = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as exc:
+        raise HttpError(status=422, detail=f"the body is no form: {exc}") from exc
+    return named_values(given, kind, "field", "the form")
+
+
+def named_values(given: Iterable[tuple[str, str]], kind: Any, what: str, whole: str) -> Any:
+    """A `msgspec.Struct` of texts under names; one that is there several times is a list where the field is one.
+
+    Args:
+        given: the names and texts.
+        kind: the type of the struct.
+        what: what clients call one of them.
+        whole: what they call all of them together.
+
+    Raises:
+        HttpError: one does not fit, or is not known.
+    """
+    values: dict[str, Any] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in given:
+        if name not in fields:
+            raise HttpError(status=422, detail=unknown_field(what, name, fields))
+        if _is_list(fields[name].type):
+            values.setdefault(name, []).append(value)
+        else:
+            values[name] = value
+    try:
+        return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise HttpError(status=422, detail=misfit(exc, kind, given, "the query")) from exc
+        raise HttpError(status=422, detail=misfit(exc, kind, values, whole)) from exc
+
+
+_MOST_FIELDS: Final = 2_000
 
 
 def _is_list(kind: Any) -> bool:

@@ -82,6 +82,8 @@ class ServerSettings:
     """Whether runs may tell addresses of their ends that are on this machine or in private networks."""
     webhook_secret: str | None = None
     """With what is signed what they are told (`whsec_…`); None: it is not signed."""
+    console: bool = True
+    """Whether it has pages for people, at `/ui`."""
     app: str | None = None
     """A reference to an ASGI app that gets what is not ours; written as those of agents are."""
 

@@ -170,6 +170,7 @@ _PLAIN: Mapping[str, _Kinds] = {
         "graceful": parse_seconds,
         "log": parse_switch,
         "private_webhooks": parse_switch,
+        "console": parse_switch,
         "webhook_secret": parse_secret,
         "app": parse_text,
         **ACCESS_KEYS,

@@ -118,6 +118,7 @@ class App:
                 rate=access.rate,
                 max_streams=streams_of(access),
                 descriptions=self.settings.project.descriptions,
+                console=server.console,
                 folders=_folders(self.settings),
             ),
         )
@@ -125,15 +126,20 @@ class App:
     @cached_property
     def asgi(self) -> Starlette:
         """The HTTP server as an ASGI app, to be served, or mounted into another one. It ends with this app."""
-        from trackside.app.server import create_app
-
-        return create_app(self.parts)
+        return self._served()
 
     def asgi_before(self, guest: Guest) -> Starlette:
         """The same with an app of somebody else's behind it, which gets what is not ours."""
-        from trackside.app.server import create_app
+        return self._served(guest)
 
-        return create_app(self.parts, guest=guest)
+    def _served(self, guest: Guest | None = None) -> Starlette:
+        from trackside.app import dashboard
+        from trackside.app.server import create_app
+        from trackside.app.server.routes import GROUPS
+
+        if not self.settings.server.console:
+            return create_app(self.parts, guest=guest)
+        return create_app(self.parts, (*GROUPS, *dashboard.GROUPS), guest=guest, before=[dashboard.browsing()])
 
     @property
     def dispatcher(self) -> Dispatcher:

@@ -23,11 +23,11 @@ async def get_openapi(call: Call[None, None]) -> Any:
 
 @routes.get("/", Permission.public, answers={307: None})
 async def get_root(call: Call[None, None]) -> Any:
-    """Where people begin: leads to the page about this API.
+    """Where people begin: leads to the console, or to the page about this API where there is none.
 
     An app that is served beside it has a page of its own there.
     """
-    return empty(307, {"Location": f"{call.root}/docs"})
+    return empty(307, {"Location": f"{call.root}{'/ui' if call.parts.options.console else '/docs'}"})
 
 
 @routes.get("/docs", Permission.public, answers={200: str}, media_type="text/html")

@@ -1,0 +1,79 @@
+"""Scripts and style sheets: inside the package, held in memory, under addresses that change with what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Reply
+from trackside.app.server.routing import Call, Routes
+
+routes = Routes("Console")
+
+KINDS: Final[Mapping[str, str]] = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+NAMES: Final = (
+    "console.css",
+    "console.js",
+    "htmx.min.js",
+    "icon.svg",
+    "theme.js",
+    "uPlot.iife.min.js",
+    "uPlot.min.css",
+)
+"""The files of `static` that browsers get."""
+
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file."""
+
+    body: bytes
+    packed: bytes
+    """The same, for browsers that take gzip."""
+    version: str
+
+
+@cache
+def assets() -> Mapping[str, Asset]:
+    """All files, by name; read from the disk the first time, which blocks."""
+    folder = resources.files("trackside.app.dashboard") / "static"
+    found: dict[str, Asset] = {}
+    for name in NAMES:
+        body = (folder / name).read_bytes()
+        found[name] = Asset(body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:12])
+    return found
+
+
+def address_of(name: str) -> str:
+    """The address of a file below the app's root; it is another one when the file is."""
+    return f"/ui/static/{name}?v={assets()[name].version}"
+
+
+def _serve(name: str) -> None:
+    @routes.get(f"/ui/static/{name}", Permission.public, media_type=KINDS[name.rpartition(".")[2]].partition(";")[0])
+    async def serve(call: Call[None, None]) -> Any:
+        """A file that the pages load."""
+        asset = (await asyncio.to_thread(assets))[name]
+        is_this = call.scope.get("query_string", b"") == f"v={asset.version}".encode()
+        headers = {"Cache-Control": _FOR_EVER if is_this else "no-cache", "Vary": "Accept-Encoding"}
+        body = asset.body
+        if "gzip" in (call.header("accept-encoding") or ""):
+            headers["Content-Encoding"], body = "gzip", asset.packed
+        return Reply(body, headers=headers, content_type=KINDS[name.rpartition(".")[2]])
+
+
+for _name in NAMES:
+    _serve(_name)

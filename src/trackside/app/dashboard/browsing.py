@@ -1,0 +1,111 @@
+"""What stands between browsers and the API: who is signed in is known by his cookie, who is not is led to where he can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from trackside.app.dashboard.rendering import FailurePage, is_script
+from trackside.app.dashboard.tokens import SESSION, check_token, cookies_of
+from trackside.app.server.auth.authenticator import header_of, path_of
+from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.responses import Receive, Reply, Scope, Send, failure
+
+_CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Browsing:
+    """An ASGI middleware that stands before it is asked who asks.
+
+    A session's cookie becomes the headers that authenticators know, unless the request has one of them itself; what changes
+    something has to come from a page of ours then. Pages that are refused before they are reached are refused as pages.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = path_of(scope)
+        is_page = path == "/ui" or path.startswith("/ui/")
+        signed_in = None if _says_who(scope) or path == "/ui/sign-in" else cookies_of(scope).get(SESSION)
+        if signed_in:
+            if (
+                scope["method"] not in _CHANGES_NOTHING and not is_page
+            ):  # pages check it themselves: forms have it inside
+                try:
+                    check_token(scope)
+                except HttpError as exc:
+                    await failure(*answer_of(exc))(scope, receive, send)
+                    return
+            scope = with_credential(scope, signed_in)
+        if is_page:
+            send = _Readable(scope, receive, send, path).send
+        await self._app(scope, receive, send)
+
+
+def with_credential(scope: Scope, credential: str) -> Scope:
+    """The request as if it had brought an API key, or a token, as a header."""
+    value = "".join(sign for sign in credential if sign.isprintable()).encode("latin-1", "replace")
+    headers = [*scope["headers"], (b"authorization", b"Bearer " + value), (b"x-api-key", value)]
+    return {**scope, "headers": headers, "trackside.by_cookie": True}
+
+
+def _says_who(scope: Scope) -> bool:
+    return header_of(scope, b"authorization") is not None or header_of(scope, b"x-api-key") is not None
+
+
+class _Readable:
+    """Sends an answer on; one that refuses a page in JSON, which whoever stands before the pages does, as a page."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._path = path
+        self._refused: Mapping[str, Any] | None = None
+        self._body = b""
+
+    async def send(self, message: Any) -> None:
+        """As ASGI's."""
+        if message["type"] == "http.response.start" and message["status"] >= 400 and _is_json(message):
+            self._refused = message
+        elif self._refused is None:
+            await self._send(message)
+        else:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._answer(self._refused["status"])(self._scope, self._receive, self._send)
+
+    def _answer(self, status: int) -> Any:
+        assert self._refused is not None
+        try:
+            detail = str(msgspec.json.decode(self._body).get("detail", ""))
+        except (msgspec.DecodeError, AttributeError):
+            detail = ""
+        if status == 401:
+            return self._to_sign_in(detail)
+        kept = {b"allow", b"retry-after"}
+        headers = {name.decode(): value.decode() for name, value in self._refused["headers"] if name in kept}
+        return FailurePage(status, detail, headers)
+
+    def _to_sign_in(self, detail: str) -> Any:
+        scope = self._scope
+        root = str(scope.get("root_path", ""))
+        here = self._path + ("?" + scope["query_string"].decode("latin-1") if scope.get("query_string") else "")
+        said = "&gone=1" if scope.get("trackside.by_cookie") else ""
+        to = f"{root}/ui/sign-in?next={quote(here if scope['method'] == 'GET' else '/ui', safe='')}{said}"
+        if is_script(scope):
+            return Reply(
+                detail.encode(), status=401, headers={"HX-Redirect": to}, content_type="text/plain; charset=utf-8"
+            )
+        return Reply(b"", status=303, headers={"Location": to})
+
+
+def _is_json(message: Any) -> bool:
+    return any(name == b"content-type" and value == b"application/json" for name, value in message.get("headers", ()))

@@ -1,0 +1,67 @@
+"""How pages and actions are declared: like endpoints of the API, but they answer with HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import parse_qsl
+
+from trackside.app.dashboard.rendering import FailurePage
+from trackside.app.dashboard.tokens import check_token
+from trackside.app.server.authorizing import INSIDE
+from trackside.app.server.inside import Api
+from trackside.app.server.principal import Permission
+from trackside.app.server.routes import GROUPS
+from trackside.app.server.routing import Call, Routes, all_endpoints
+
+type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+API = Api(all_endpoints(GROUPS))
+"""What pages ask: `await API.ask(call, runs.list_recorded_runs, query={"limit": 50})`."""
+
+
+def page(routes: Routes, path: str, needs: Permission = Permission.read) -> Callable[[Handler], Handler]:
+    """Have a function answer a GET with a `Page`. It reads `params_of(call)` itself: a filter that makes no sense is said
+    beside the filter, and unknown parameters are nobody's trouble.
+    """
+    return routes.get(path, needs, about=INSIDE, answers={200: str}, media_type="text/html", failing=FailurePage)
+
+
+def action(routes: Routes, path: str, *, body: Any, needs: Permission = Permission.run) -> Callable[[Handler], Handler]:
+    """Have a function answer a POST of a form with `Said`, if it comes from a page of ours.
+
+    Args:
+        routes: where it belongs.
+        path: its address.
+        body: a `msgspec.Struct` of the form's fields; `csrf: str | None = None` is one of them.
+        needs: which permission.
+    """
+
+    def register(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def checked(call: Call[Any, Any]) -> Any:
+            check_token(call.scope, call.body.csrf)
+            return await handler(call)
+
+        return routes.post(
+            path,
+            needs,
+            about=INSIDE,
+            body=body,
+            form=True,
+            answers={200: str},
+            media_type="text/html",
+            failing=FailurePage,
+        )(checked)
+
+    return register
+
+
+def params_of(call: Call[Any, Any]) -> dict[str, list[str]]:
+    """The query parameters of a page, each with all its values that are not empty."""
+    found: dict[str, list[str]] = {}
+    for name, value in parse_qsl(call.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=False):
+        if value.strip():
+            found.setdefault(name, []).append(value)
+    return found

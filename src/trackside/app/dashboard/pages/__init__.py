@@ -1,0 +1,1 @@
+"""The pages, one module each. Their functions ask the API; their templates show what it said."""

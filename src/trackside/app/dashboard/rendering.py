@@ -1,0 +1,142 @@
+"""Makes HTML of what a page has found out. All texts are escaped; a script or a style is never part of a page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from trackside._version import __version__
+from trackside.app.dashboard import wording
+from trackside.app.dashboard.assets import address_of, assets
+from trackside.app.dashboard.tokens import cookie_of, token_of
+from trackside.app.server.principal import NOBODY, Permission
+from trackside.app.server.responses import Receive, Reply, Scope, Send
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""What a browser lets the pages do: load what this server has, and nothing that is written in a page itself."""
+
+
+@cache
+def environment() -> Environment:
+    """The templates, read and compiled the first time, which blocks."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # takes 30 ms, and not every server has visitors
+
+    made = Environment(
+        loader=PackageLoader("trackside.app.dashboard", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(wording.FILTERS)
+    cast("dict[str, Any]", made.globals).update(address_of=address_of, version=__version__)
+    for name in made.list_templates(["html"]):
+        made.get_template(name)
+    assets()
+    return made
+
+
+class Page:
+    """An answer that is a page.
+
+    Args:
+        template: its name, without `.html`.
+        place: which entry of the navigation it belongs to; None: to none.
+        twins: addresses below the root that have the same as JSON.
+        status: of HTTP.
+        headers: besides those that all pages have.
+        values: what the template shows.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        *,
+        place: str | None = None,
+        twins: tuple[str, ...] = (),
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        **values: Any,
+    ) -> None:
+        self.template = template
+        self.status = status
+        self.headers = {} if headers is None else headers
+        self.values = {"place": place, "twins": twins, **values}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        templates = await asyncio.to_thread(environment) if environment.cache_info().currsize == 0 else environment()
+        token, cookie = token_of(scope)
+        principal = scope.get("trackside.principal", NOBODY)
+        body = templates.get_template(f"{self.template}.html").render(
+            **self.values,
+            root=str(scope.get("root_path", "")),
+            token=token,
+            identity=principal.identity,
+            may_run=principal.may(Permission.run),
+            may_admin=principal.may(Permission.admin),
+            is_signed_in=bool(scope.get("trackside.by_cookie")),
+        )
+        headers = {"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY", **self.headers}
+        if cookie is not None:
+            headers["Set-Cookie"] = cookie_of(scope, *cookie)
+        reply = Reply(body.encode(), status=self.status, headers=headers, content_type="text/html; charset=utf-8")
+        await reply(scope, receive, send)
+
+
+class FailurePage:
+    """What a page answers with that cannot be shown, and an action that was refused (`routing.Failing`)."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "location"}
+        if is_script(scope) and scope["method"] != "GET":
+            await Said(self.detail, status=self.status, headers=headers)(scope, receive, send)
+            return
+        page = Page("failure", status=self.status, detail=self.detail, code=self.status, headers=headers)
+        await page(scope, receive, send)
+
+
+class Said:
+    """The answer to an action: a sentence that the page shows for a moment. The page then fetches itself anew.
+
+    Without scripts the browser goes to `to`, or back to where it came from.
+    """
+
+    def __init__(
+        self, sentence: str, *, to: str | None = None, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.sentence = sentence
+        self.to = to
+        self.status = status
+        self.headers = headers or {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = str(scope.get("root_path", ""))
+        if not is_script(scope):
+            headers = {**self.headers, "Location": f"{root}{self.to or '/ui'}"}
+            await Reply(b"", status=303, headers=headers)(scope, receive, send)
+            return
+        headers = {**self.headers}
+        if self.to is not None and self.status < 400:
+            headers["HX-Redirect"] = f"{root}{self.to}"
+        body = self.sentence.encode()
+        reply = Reply(body, status=self.status, headers=headers, content_type="text/plain; charset=utf-8")
+        await reply(scope, receive, send)
+
+
+def is_script(scope: Scope) -> bool:
+    """Whether a script of the page asks, and not the browser itself."""
+    return any(name == b"hx-request" for name, _ in scope["headers"])

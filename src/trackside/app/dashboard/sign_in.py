@@ -1,0 +1,75 @@
+"""Signing in with an API key or a token, and out again."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trackside.app.dashboard.browsing import with_credential
+from trackside.app.dashboard.declaring import action, params_of
+from trackside.app.dashboard.rendering import FailurePage, Page
+from trackside.app.dashboard.tokens import SESSION, cookie_of
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Reply
+from trackside.app.server.routing import Call, Routes
+
+routes = Routes("Console")
+
+
+class Credential(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What somebody says who he is with."""
+
+    key: str
+    next: str = "/ui"
+    csrf: str | None = None
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A form without fields."""
+
+    csrf: str | None = None
+
+
+@routes.get("/ui/sign-in", Permission.public, answers={200: str}, media_type="text/html", failing=FailurePage)
+async def show_sign_in(call: Call[None, None]) -> Any:
+    """The form to sign in with."""
+    given = params_of(call)
+    said = "You are signed out: the key is not good any more." if "gone" in given else None
+    return _form(call, given.get("next", ["/ui"])[0], said)
+
+
+@action(routes, "/ui/sign-in", body=Credential, needs=Permission.public)
+async def sign_in(call: Call[Credential, None]) -> Any:
+    """Have the browser say from now on who asks."""
+    authenticator, key = call.parts.authenticator, call.body.key.strip()
+    to = _inside(call.body.next)
+    if authenticator is not None:
+        try:
+            await authenticator(with_credential(call.scope, key))
+        except HttpError as exc:
+            if exc.details["status"] != 401:
+                raise
+            return _form(call, to, f"That did not work: {exc.details['detail']}.", status=401)
+    headers = {"Location": f"{call.root}{to}", "Set-Cookie": cookie_of(call.scope, SESSION, key)}
+    return Reply(b"", status=303, headers=headers)
+
+
+@action(routes, "/ui/sign-out", body=Nothing, needs=Permission.public)
+async def sign_out(call: Call[Nothing, None]) -> Any:
+    """Have the browser forget who asks."""
+    headers = {"Location": f"{call.root}/ui/sign-in", "Set-Cookie": cookie_of(call.scope, SESSION, "", gone=True)}
+    return Reply(b"", status=303, headers=headers)
+
+
+def _form(call: Call[Any, Any], to: str, said: str | None, status: int = 200) -> Page:
+    return Page("sign_in", next=_inside(to), said=said, asks=call.parts.authenticator is not None, status=status)
+
+
+def _inside(to: str) -> str:
+    """Where to go on, if that is a page of the console; its beginning if not."""
+    parts = urlsplit(to)
+    is_ours = not parts.scheme and not parts.netloc and (parts.path == "/ui" or parts.path.startswith("/ui/"))
+    return to if is_ours and to.isprintable() and "\\" not in to else "/ui"

@@ -1,0 +1,211 @@
+// What all pages of the console do: fetch themselves anew when something has changed, keys, times, copies, confirmations.
+// No page writes markup from data: what comes from agents and users is set as text, or comes escaped from the server.
+
+const root = document.querySelector('meta[name="trackside-root"]').content;
+export const token = document.querySelector('meta[name="trackside-token"]').content;
+const main = document.getElementById("main");
+const PATIENCE = 12_000; // milliseconds without a heartbeat after which a stream counts as lost
+
+/** The address of something below the app's root. */
+export const at = (path) => `${root}${path}`;
+
+/** Show a sentence for a moment. */
+export function toast(text, bad = false) {
+  const shown = document.createElement("div");
+  shown.className = bad ? "toast bad" : "toast";
+  shown.textContent = text;
+  document.getElementById("toasts").append(shown);
+  setTimeout(() => shown.remove(), bad ? 9_000 : 5_000);
+}
+
+/** Have the page fetch itself anew and take over its parts that are different. */
+export function refresh() {
+  const element = document.getElementById("refresh");
+  if (element) htmx.trigger(element, "changed");
+}
+
+// Times: as the server wrote them until now, in this browser's zone and words from here on. How old something is, is said by
+// the server's clock: the one here may be off.
+
+let ahead = 0; // milliseconds that this clock is ahead of the server's
+const words = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "narrow" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hour12: false });
+const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60], ["second", 1]];
+
+function ago(milliseconds) {
+  const seconds = milliseconds / 1_000;
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
+  return words.format(-Math.trunc(seconds / size), unit);
+}
+
+export function writeTimes(within = document) {
+  const now = Date.now() - ahead;
+  for (const element of within.querySelectorAll("time[data-ago], time[data-clock]")) {
+    const when = new Date(element.dateTime);
+    if (Number.isNaN(when.getTime())) continue;
+    const text = "ago" in element.dataset ? ago(now - when) : clock.format(when);
+    if (element.textContent !== text) element.textContent = text;
+    element.title = full.format(when);
+  }
+}
+
+async function compareClocks() {
+  const before = Date.now();
+  const response = await fetch(at("/health/live"), { cache: "no-store" });
+  const theirs = Date.parse(response.headers.get("date") ?? "");
+  const off = (before + Date.now()) / 2 - theirs - 500; // `Date` has whole seconds
+  if (Math.abs(off) > 2_000) ahead = off;
+}
+
+// What goes on. A stream is open only while the page is seen: browsers have six connections to a server, and many pages.
+
+let stream = null;
+let watch = 0;
+let last = "";
+
+function say(state, text) {
+  const element = document.getElementById("liveness");
+  if (element.dataset.state === state) return;
+  element.dataset.state = state;
+  element.textContent = text;
+}
+
+function heard() {
+  clearTimeout(watch);
+  watch = setTimeout(lose, PATIENCE);
+}
+
+function lose() {
+  stream?.close();
+  stream = null;
+  say("lost", "not live: reconnecting");
+  clearTimeout(watch);
+  watch = setTimeout(listen, 2_000);
+}
+
+function listen() {
+  const address = main.dataset.live.trim();
+  if (!address || document.hidden || stream) return;
+  const url = new URL(at(address), location.href);
+  stream = new EventSource(url);
+  const isOpen = () => {
+    heard();
+    say("live", "live");
+  };
+  stream.addEventListener("open", () => {
+    const again = last !== "";
+    last = "open";
+    isOpen();
+    if (again) refresh(); // what was missed meanwhile
+  });
+  stream.addEventListener("message", isOpen);
+  stream.addEventListener("beat", isOpen);
+  stream.addEventListener("changed", () => {
+    isOpen();
+    refresh();
+  });
+  stream.addEventListener("error", lose);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    clearTimeout(watch);
+    stream?.close();
+    stream = null;
+  } else listen();
+});
+addEventListener("pagehide", () => stream?.close());
+
+// Actions: forms that htmx sends. What the server says to them is a sentence.
+
+document.addEventListener("htmx:after:request", (event) => {
+  const { ctx } = event.detail;
+  if (ctx.request.method === "GET") return;
+  toast(ctx.text, ctx.response.status >= 400);
+  refresh();
+});
+document.addEventListener("htmx:error", (event) => {
+  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Nothing is known to be done.", true);
+});
+document.addEventListener("htmx:after:swap", () => writeTimes());
+document.addEventListener("htmx:confirm", (event) => {
+  const { ctx, issueRequest, dropRequest } = event.detail;
+  event.preventDefault();
+  const dialog = document.getElementById("confirm");
+  document.getElementById("confirm-text").textContent = ctx.confirm;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  dialog.addEventListener("close", () => (dialog.returnValue === "yes" ? issueRequest() : dropRequest()), { once: true });
+});
+
+// Copies.
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    toast("Copied.");
+  } catch {
+    toast("This browser lets nothing be copied from here.", true);
+  }
+});
+
+// Light and dark.
+
+document.getElementById("theme").addEventListener("click", () => {
+  const html = document.documentElement;
+  const isDark = html.dataset.theme ? html.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  html.dataset.theme = isDark ? "light" : "dark";
+  try {
+    localStorage.setItem("trackside-theme", html.dataset.theme);
+  } catch {
+    // it holds for this page
+  }
+  document.dispatchEvent(new CustomEvent("trackside:theme"));
+});
+
+// Keys.
+
+let goes = false;
+const rows = () => [...document.querySelectorAll("[data-row]")];
+
+function move(step) {
+  const all = rows();
+  if (!all.length) return;
+  const here = all.findIndex((row) => row.classList.contains("is-current"));
+  all[here]?.classList.remove("is-current");
+  const next = all[Math.min(Math.max(here + step, 0), all.length - 1)];
+  next.classList.add("is-current");
+  (next.querySelector("a") ?? next).focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+}
+
+document.getElementById("keys").addEventListener("click", () => document.getElementById("shortcuts").showModal());
+document.addEventListener("keydown", (event) => {
+  const where = event.target;
+  if (event.ctrlKey || event.metaKey || event.altKey || where.closest?.("input, select, textarea, dialog, [contenteditable]")) return;
+  if (goes) {
+    goes = false;
+    document.querySelector(`.bar nav a[data-key="${CSS.escape(event.key)}"]`)?.click();
+    return;
+  }
+  const does = {
+    g: () => { goes = true; setTimeout(() => { goes = false; }, 1_500); },
+    j: () => move(1),
+    k: () => move(-1),
+    x: () => document.querySelector("[data-row].is-current input[type=checkbox]")?.click(),
+    n: () => document.querySelector("a[rel=next]")?.click(),
+    p: () => document.querySelector("a[rel=prev]")?.click(),
+    "/": () => document.querySelector(".filters input, .filters select")?.focus(),
+    "?": () => document.getElementById("shortcuts").showModal(),
+  }[event.key];
+  if (!does) return;
+  event.preventDefault();
+  does();
+});
+
+compareClocks().catch(() => {}).then(() => writeTimes());
+setInterval(writeTimes, 5_000);
+listen();

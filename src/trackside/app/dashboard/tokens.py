@@ -1,0 +1,81 @@
+"""Cookies of the console, and the token without which nothing is done in the name of who is signed in.
+
+The cookie `trackside_session` has what somebody has signed in with, an API key or a token of his identity provider: the
+server keeps no sessions, knows him by it as if each request brought it as a header, and does not any more once it is
+revoked. Scripts cannot read it (`HttpOnly`) and pages of elsewhere cannot have it sent (`SameSite=Strict`).
+`trackside_token` is a random text of this browser. Each page that we made has it, too, and says it with whatever changes
+something (double submit: OWASP, "Cross-Site Request Forgery Prevention Cheat Sheet"): who does not see our pages does not
+know it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import quote, unquote
+
+from trackside.app.server.auth.authenticator import header_of
+from trackside.app.server.failures import HttpError
+from trackside.app.server.responses import Scope
+
+SESSION: Final = "trackside_session"
+TOKEN: Final = "trackside_token"  # noqa: S105  # the cookie's name
+HEADER: Final = "X-CSRF-Token"
+
+_FOREIGN: Final = "this was not sent by a page of this server's: load the page again, and do it once more"
+
+
+def cookies_of(scope: Scope) -> dict[str, str]:
+    """The cookies of a request; those that cannot be read are left out."""
+    sent = "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
+    found: dict[str, str] = {}
+    for part in sent.split(";"):
+        try:
+            found |= {name: unquote(morsel.value) for name, morsel in SimpleCookie(part.strip()).items()}
+        except CookieError:
+            continue
+    return found
+
+
+def token_of(scope: Scope) -> tuple[str, tuple[str, str] | None]:
+    """The token for a page, and the name and value of the cookie that has to be set for it; None: the browser has it."""
+    token = cookies_of(scope).get(TOKEN)
+    if token and len(token) <= 64:
+        return token, None
+    token = secrets.token_urlsafe(24)
+    return token, (TOKEN, token)
+
+
+def check_token(scope: Scope, said: str | None = None) -> None:
+    """See that a page of this server's asks.
+
+    Args:
+        scope: of the request.
+        said: the token, if it came in a form.
+
+    Raises:
+        HttpError: somebody else asks (403).
+    """
+    site = header_of(scope, b"sec-fetch-site")
+    if site is not None and site not in {b"same-origin", b"none"}:
+        raise HttpError(status=403, detail=_FOREIGN)
+    header = header_of(scope, HEADER.lower().encode())
+    given = said if header is None else header.decode("latin-1")
+    token = cookies_of(scope).get(TOKEN)
+    if not token or not given or not hmac.compare_digest(token.encode(), given.encode()):
+        raise HttpError(status=403, detail=_FOREIGN)
+
+
+def cookie_of(scope: Scope, name: str, value: str, *, gone: bool = False) -> str:
+    """`Set-Cookie` for a cookie that ends with the browser; `gone` takes it away."""
+    forwarded = header_of(scope, b"x-forwarded-proto") or b""
+    is_safe = scope.get("scheme") == "https" or forwarded.partition(b",")[0].strip().lower() == b"https"
+    path = str(scope.get("root_path", "")) or "/"
+    parts = [f"{name}={quote(value, safe='')}", f"Path={path}", "HttpOnly", "SameSite=Strict"]
+    if is_safe:
+        parts.append("Secure")
+    if gone:
+        parts.append("Max-Age=0")
+    return "; ".join(parts)

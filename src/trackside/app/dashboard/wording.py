@@ -1,0 +1,90 @@
+"""How numbers, times and ids are written on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+_STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
+
+
+def duration(seconds: float | None) -> str:
+    """`0.42 s`, `3 min 20 s`, `2 h 5 min`; a dash if there is none."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.001:
+        return "< 1 ms"
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    for size, name in _STEPS:
+        if seconds >= size:
+            whole, rest = divmod(seconds, size)
+            smaller = {"d": (3_600, "h"), "h": (60, "min"), "min": (1, "s")}[name]
+            return f"{whole:.0f} {name} {rest // smaller[0]:.0f} {smaller[1]}"
+    raise AssertionError(seconds)
+
+
+def count(number: float | None) -> str:
+    """`1,234`, `12.3k`, `4.56M`; a dash if there is none."""
+    if number is None:
+        return "–"
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= size:
+            unit = 1e3 if sign == "k" else size
+            return f"{number / unit:.3g}{sign}"
+    return f"{number:,.0f}"
+
+
+def cost(dollars: float | None) -> str:
+    """`$0.0123`, `$12.30`; a dash if it is not known."""
+    if dollars is None:
+        return "–"
+    if dollars == 0:
+        return "$0"
+    return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.3g}" if dollars >= 0.0001 else "< $0.0001"
+
+
+def short_id(value: str | None) -> str:
+    """The end of an id, which is what tells ids of the same minute apart."""
+    return "–" if value is None else value if len(value) <= 12 else f"…{value[-8:]}"
+
+
+def iso(when: datetime | None) -> str:
+    """A time as machines read it."""
+    return "" if when is None else when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(when: datetime | None) -> str:
+    """A time as people read it, until a script has written it in their own zone."""
+    return "–" if when is None else f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def pretty(value: Any) -> str:
+    """A JSON value, indented."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def size(number: int) -> str:
+    """A number of bytes."""
+    for unit, name in ((1_048_576, "MiB"), (1_024, "KiB")):
+        if number >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number} bytes"
+
+
+FILTERS: Final[Mapping[str, Callable[..., str]]] = {
+    "duration": duration,
+    "count": count,
+    "cost": cost,
+    "short_id": short_id,
+    "iso": iso,
+    "moment": moment,
+    "pretty": pretty,
+    "size": size,
+}
+"""The filters of the templates."""

@@ -1,0 +1,95 @@
+"""Asks endpoints from within the server, in the name of whoever asks: pages show what the API answers, and nothing else.
+
+What an endpoint needs is checked as if it had been asked over HTTP: the permission, the types of query and body, ownership,
+the authorization handlers. So whoever writes a page cannot show more than the one who looks at it may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from trackside.app.server.authorizing import authorized
+from trackside.app.server.calls import Call
+from trackside.app.server.failures import HttpError
+from trackside.app.server.misfits import misfit
+from trackside.app.server.responses import Reply
+from trackside.app.server.routing import Endpoint, Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an endpoint has answered."""
+
+    value: Any
+    """The body, of the type that the endpoint declares; None if there is none."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Api:
+    """The endpoints that can be asked, by the functions that answer.
+
+    Args:
+        endpoints: of the API.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._endpoints = {endpoint.handler: endpoint for endpoint in endpoints}
+
+    async def ask(
+        self,
+        call: Call[Any, Any],
+        handler: Handler,
+        *,
+        path: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+    ) -> Answered:
+        """What an endpoint answers to whoever asks.
+
+        Args:
+            call: the request that this is done for.
+            handler: the endpoint's function.
+            path: the parameters of its path; those of the call if left out.
+            query: its query parameters, as texts or as what they mean; what is None is left out.
+            body: its body, as JSON has it.
+
+        Raises:
+            HttpError: he may not, or something does not fit, or whatever else is said with a status.
+            TracksideError: what the endpoint refuses.
+        """
+        endpoint = self._endpoints[handler]
+        if not call.principal.may(endpoint.needs):
+            raise HttpError(status=403, detail=f"this needs the permission {endpoint.needs.value!r}")
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        asked = replace(
+            call,
+            query=_fitted(given, endpoint.query, "the query"),
+            body=_fitted({} if body is None else body, endpoint.body, "the body"),
+            path=call.path if path is None else path,
+        )
+        if call.parts.handlers is not None:
+            asked = await authorized(replace(asked, handlers=call.parts.handlers), endpoint.about)
+        result = await endpoint.handler(asked)
+        return _read(result, endpoint) if isinstance(result, Reply) else Answered(result)
+
+
+def _fitted(given: Any, kind: Any, where: str) -> Any:
+    if kind is None:
+        return None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise HttpError(status=422, detail=misfit(exc, kind, given, where)) from exc
+
+
+def _read(reply: Reply, endpoint: Endpoint) -> Answered:
+    if reply.status >= 400:
+        detail = msgspec.json.decode(reply.body).get("detail", "")
+        raise HttpError(status=reply.status, detail=detail, headers=reply.headers)
+    kind = endpoint.answers.get(reply.status)
+    value = msgspec.json.decode(reply.body, type=kind) if reply.body and kind is not None else None
+    return Answered(value, reply.headers)

@@ -1,0 +1,63 @@
+"""The console in a real browser, against real server processes.
+
+Tests here share an event loop, and with it one browser: `pytestmark = pytest.mark.asyncio(loop_scope="session")`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from browser import Visit, running_browser, visiting
+from playwright.async_api import Browser
+from trackside_server import TracksideServer
+
+type ServeConsole = Callable[..., Any]
+type VisitServer = Callable[..., AbstractAsyncContextManager[Visit]]
+
+AGENTS = Path(__file__).with_name("console_agents.py")
+SETTINGS = "\n".join(
+    [
+        "[agents]",
+        *(f'{name} = "console_agents.py:{name}"' for name in ("talks", "fails", "asks", "waits", "graph", "works")),
+    ]
+)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests of a process."""
+    async with running_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser) -> VisitServer:
+    """`async with visit(server.url) as v: page = await v.go("/ui")`; options as Playwright's `new_context`."""
+
+    def of(url: str, **options: Any) -> AbstractAsyncContextManager[Visit]:
+        return visiting(browser, url, **options)
+
+    return of
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[ServeConsole]:
+    """`server = await serve()` starts `trackside serve` with the agents of `console_agents.py`.
+
+    Arguments are those of `TracksideServer`.
+    """
+    with ExitStack() as stack:
+
+        async def start(settings: str = SETTINGS, **options: Any) -> TracksideServer:
+            (tmp_path / "console_agents.py").write_text(AGENTS.read_text("utf-8"), "utf-8")
+            server = TracksideServer(tmp_path, settings=settings, **options)
+            await asyncio.to_thread(stack.enter_context, server)
+            return server
+
+        yield start

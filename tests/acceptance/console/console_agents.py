@@ -1,0 +1,85 @@
+"""Agents of all tempers, for a console to show."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import interrupt
+
+from trackside import RunContext
+
+
+async def talks(input: Any, run: RunContext) -> Any:
+    """Says something word by word, with the usage of a model."""
+    run.set_title("A fox, at length")
+    for word in ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]:
+        run.send({"word": word})
+        await asyncio.sleep(0.02)
+    run.record_usage("gpt-5-mini", input_tokens=1_200, output_tokens=90, cache_read_tokens=800)
+    return {"messages": [{"type": "ai", "content": "The quick brown fox jumps over the lazy dog."}]}
+
+
+async def fails(input: Any, run: RunContext) -> Any:
+    """Fails as agents do: some way in, for a reason of its tool's."""
+    run.record_tool_call("read_file")
+    raise FileNotFoundError("there is no file prices.csv")
+
+
+async def asks(input: Any, run: RunContext) -> Any:
+    """Wants to know something of a human."""
+    if run.resume is None:
+        run.interrupt({"question": "May I send the mail?", "to": "ada@example.org"})
+    return {"sent": run.resume}
+
+
+async def waits(input: Any, run: RunContext) -> Any:
+    """Goes on until it is cancelled."""
+    while True:
+        run.send({"still": "here"})
+        await asyncio.sleep(0.2)
+
+
+async def works(input: Any, run: RunContext) -> Any:
+    """Calls two models and two tools, one after the other."""
+    for step in range(2):
+        run.record_tool_call(f"search_{step}")
+        await asyncio.sleep(0.03)
+        run.record_usage("gpt-5", input_tokens=500, output_tokens=100, caller="researcher")
+    run.record_usage("gpt-5-mini", input_tokens=50, output_tokens=10)
+    return {"found": ["a", "b"]}
+
+
+class State(TypedDict, total=False):
+    """What the graph keeps."""
+
+    messages: Annotated[list[Any], add_messages]
+    approved: bool
+
+
+def plan(state: State) -> State:
+    """Say what will be done."""
+    return {"messages": [AIMessage("I will look it up, if I may.")]}
+
+
+def approve(state: State) -> State:
+    """Ask whether it may be done."""
+    return {"approved": bool(interrupt({"question": "Shall I go on?"}))}
+
+
+def answer(state: State) -> State:
+    """Do it."""
+    return {"messages": [AIMessage("It is done." if state.get("approved") else "Then I will not.")]}
+
+
+builder = StateGraph(State)
+for node in (plan, approve, answer):
+    builder.add_node(node.__name__, node)
+builder.add_edge(START, "plan")
+builder.add_edge("plan", "approve")
+builder.add_edge("approve", "answer")
+builder.add_edge("answer", END)
+graph = builder.compile()

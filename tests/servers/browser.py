@@ -1,0 +1,151 @@
+"""Chromium as the system has it, driven by Playwright, and what each page of ours has to keep to in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+
+from javascript import PACKAGES, node
+
+ROOT: Final = Path(__file__).parents[2]
+SCREENSHOTS: Final = ROOT / ".screenshots"
+"""Where pictures of pages go, to be looked at; nothing there is committed."""
+
+_NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_INSTALL: Final = "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core"
+
+
+def executable() -> str:
+    """The browser, installed from Debian if it is not there and this is root; the test is skipped where neither can be."""
+    for name in _NAMES:
+        if (found := shutil.which(name)) is not None:
+            return found
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("there is no Chromium: apt install chromium")
+    done = subprocess.run(
+        ["sh", "-c", _INSTALL],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = shutil.which("chromium")
+    assert found is not None, f"Chromium could not be installed:\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}"
+    return found
+
+
+@asynccontextmanager
+async def running_browser() -> AsyncGenerator[Browser]:
+    """A browser without windows."""
+    path = await asyncio.to_thread(executable)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=_FLAGS, chromium_sandbox=False)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Visit:
+    """A page somebody looks at. Leaving it sees that the browser had nothing to complain of and asked nobody but the server.
+
+    Args:
+        page: of the browser.
+        url: of the server.
+    """
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.complaints: list[str] = []
+        """Errors and warnings of the browser's console, and exceptions of scripts; a test that provokes some clears them."""
+        self.elsewhere: list[str] = []
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._see)
+
+    async def go(self, path: str) -> Page:
+        """Go to a page of the server."""
+        await self.page.goto(self.url + path)
+        return self.page
+
+    async def violations(self) -> list[str]:
+        """What axe-core finds against WCAG 2.2 AA and its best practices: each rule, and where."""
+        await asyncio.to_thread(node)  # installs it
+        source = await asyncio.to_thread((PACKAGES / "axe-core" / "axe.min.js").read_text, "utf-8")
+        await self.page.evaluate(source)  # by the debugger, which a page's policy does not bind
+        found: dict[str, Any] = await self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        return [
+            f"{one['id']}: {node_['html'][:200]} {node_['failureSummary']}"
+            for one in found["violations"]
+            for node_ in one["nodes"]
+        ]
+
+    async def picture(self, name: str) -> None:
+        """Take pictures of the whole page: light and dark, wide and on a phone."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        before = self.page.viewport_size
+        for width, size in (("wide", (1360, 900)), ("phone", (390, 844))):
+            await self.page.set_viewport_size({"width": size[0], "height": size[1]})
+            for scheme in ("light", "dark"):
+                await self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                path = SCREENSHOTS / f"{name}-{width}-{scheme}.png"
+                await self.page.screenshot(path=path, full_page=True)
+        await self.page.emulate_media(color_scheme="light")
+        if before is not None:
+            await self.page.set_viewport_size(before)
+
+    def check(self) -> None:
+        """See that nothing was wrong.
+
+        Raises:
+            AssertionError: the browser complained, or something was fetched from elsewhere.
+        """
+        assert self.complaints == []
+        assert self.elsewhere == []
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def _see(self, request: Request) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:", "about:")):
+            self.elsewhere.append(request.url)
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator[Visit]:
+    """A page in a browser of its own: no cookies, nothing kept. Options are those of Playwright's `new_context`."""
+    context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
+    context.set_default_timeout(15_000)
+    try:
+        visit = Visit(await context.new_page(), url)
+        yield visit
+        visit.check()
+    finally:
+        await context.close()
+
+
+def texts(found: Sequence[str]) -> list[str]:
+    """Texts with their white space made single."""
+    return [" ".join(text.split()) for text in found]
