@@ -15,6 +15,7 @@ from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.responses import Receive, Reply, Scope, Send, failure
 
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAY_WHO: Final = (b"authorization", b"x-api-key")
 
 
 class Browsing:
@@ -50,14 +51,15 @@ class Browsing:
 
 
 def with_credential(scope: Scope, credential: str) -> Scope:
-    """The request as if it had brought an API key, or a token, as a header."""
+    """The request as if it had brought an API key, or a token, as a header, and nothing else of the kind."""
     value = "".join(sign for sign in credential if sign.isprintable()).encode("latin-1", "replace")
-    headers = [*scope["headers"], (b"authorization", b"Bearer " + value), (b"x-api-key", value)]
+    others = [(name, said) for name, said in scope["headers"] if name not in _SAY_WHO]
+    headers = [*others, (b"authorization", b"Bearer " + value), (b"x-api-key", value)]
     return {**scope, "headers": headers, "trackside.by_cookie": True}
 
 
 def _says_who(scope: Scope) -> bool:
-    return header_of(scope, b"authorization") is not None or header_of(scope, b"x-api-key") is not None
+    return any(header_of(scope, name) is not None for name in _SAY_WHO)
 
 
 class _Readable:

@@ -23,6 +23,13 @@ POLICY: Final = (
 )
 """What a browser lets the pages do: load what this server has, and nothing that is written in a page itself."""
 
+_HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",  # with none at all browsers call our own forms those of nowhere (`Origin: null`)
+}
+
 
 @cache
 def environment() -> Environment:
@@ -85,10 +92,12 @@ class Page:
             may_admin=principal.may(Permission.admin),
             is_signed_in=bool(scope.get("trackside.by_cookie")),
         )
-        headers = {"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY", **self.headers}
+        headers = {**_HEADERS, **self.headers}
         if cookie is not None:
             headers["Set-Cookie"] = cookie_of(scope, *cookie)
-        reply = Reply(body.encode(), status=self.status, headers=headers, content_type="text/html; charset=utf-8")
+        reply = Reply(
+            body.encode(errors="replace"), status=self.status, headers=headers, content_type="text/html; charset=utf-8"
+        )
         await reply(scope, receive, send)
 
 

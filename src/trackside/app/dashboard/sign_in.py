@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -17,6 +17,9 @@ from trackside.app.server.responses import Reply
 from trackside.app.server.routing import Call, Routes
 
 routes = Routes("Console")
+
+_LONGEST_COOKIE: Final = 4_096  # bytes; browsers drop longer ones without a word
+_OF_ADDRESSES: Final = "/?#&=%+,;:@!$'()*~[]"
 
 
 class Credential(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -46,15 +49,19 @@ async def sign_in(call: Call[Credential, None]) -> Any:
     """Have the browser say from now on who asks."""
     authenticator, key = call.parts.authenticator, call.body.key.strip()
     to = _inside(call.body.next)
-    if authenticator is not None:
-        try:
-            await authenticator(with_credential(call.scope, key))
-        except HttpError as exc:
-            if exc.details["status"] != 401:
-                raise
-            return _form(call, to, f"That did not work: {exc.details['detail']}.", status=401)
-    headers = {"Location": f"{call.root}{to}", "Set-Cookie": cookie_of(call.scope, SESSION, key)}
-    return Reply(b"", status=303, headers=headers)
+    headers = {"Location": f"{call.root}{to}"}
+    if authenticator is None:  # nobody is asked, and so nothing has to be remembered
+        return Reply(b"", status=303, headers=headers)
+    try:
+        await authenticator(with_credential(call.scope, key))
+    except HttpError as exc:
+        if exc.details["status"] != 401:
+            raise
+        return _form(call, to, f"That did not work: {exc.details['detail'].rstrip('.')}.", status=401)
+    cookie = cookie_of(call.scope, SESSION, key)
+    if len(cookie) > _LONGEST_COOKIE:
+        return _form(call, to, "That is too long for a cookie. Ask for a token with fewer claims.", status=422)
+    return Reply(b"", status=303, headers={**headers, "Set-Cookie": cookie})
 
 
 @action(routes, "/ui/sign-out", body=Nothing, needs=Permission.public)
@@ -70,6 +77,5 @@ def _form(call: Call[Any, Any], to: str, said: str | None, status: int = 200) ->
 
 def _inside(to: str) -> str:
     """Where to go on, if that is a page of the console; its beginning if not."""
-    parts = urlsplit(to)
-    is_ours = not parts.scheme and not parts.netloc and (parts.path == "/ui" or parts.path.startswith("/ui/"))
-    return to if is_ours and to.isprintable() and "\\" not in to else "/ui"
+    is_ours = to.startswith("/ui") and to[3:4] in {"", "/", "?", "#"}
+    return quote(to, safe=_OF_ADDRESSES) if is_ours and to.isprintable() else "/ui"

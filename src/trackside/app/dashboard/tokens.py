@@ -3,15 +3,18 @@
 The cookie `trackside_session` has what somebody has signed in with, an API key or a token of his identity provider: the
 server keeps no sessions, knows him by it as if each request brought it as a header, and does not any more once it is
 revoked. Scripts cannot read it (`HttpOnly`) and pages of elsewhere cannot have it sent (`SameSite=Strict`).
-`trackside_token` is a random text of this browser. Each page that we made has it, too, and says it with whatever changes
-something (double submit: OWASP, "Cross-Site Request Forgery Prevention Cheat Sheet"): who does not see our pages does not
-know it.
+`trackside_token` is a random text of this browser. Each page that we made has a token that is made of it and of the session,
+and says it with whatever changes something (signed double submit: OWASP, "Cross-Site Request Forgery Prevention Cheat
+Sheet"). Who does not see our pages does not know it, nor can make one by setting cookies for us from a neighbouring name;
+and a page that was made for somebody else does nothing in the name of whoever has signed in since.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote, unquote
@@ -41,11 +44,12 @@ def cookies_of(scope: Scope) -> dict[str, str]:
 
 def token_of(scope: Scope) -> tuple[str, tuple[str, str] | None]:
     """The token for a page, and the name and value of the cookie that has to be set for it; None: the browser has it."""
-    token = cookies_of(scope).get(TOKEN)
-    if token and len(token) <= 64:
-        return token, None
-    token = secrets.token_urlsafe(24)
-    return token, (TOKEN, token)
+    cookies = cookies_of(scope)
+    random = cookies.get(TOKEN)
+    if random and len(random) <= 64:
+        return _bound(random, cookies), None
+    random = secrets.token_urlsafe(24)
+    return _bound(random, cookies), (TOKEN, random)
 
 
 def check_token(scope: Scope, said: str | None = None) -> None:
@@ -63,9 +67,16 @@ def check_token(scope: Scope, said: str | None = None) -> None:
         raise HttpError(status=403, detail=_FOREIGN)
     header = header_of(scope, HEADER.lower().encode())
     given = said if header is None else header.decode("latin-1")
-    token = cookies_of(scope).get(TOKEN)
-    if not token or not given or not hmac.compare_digest(token.encode(), given.encode()):
+    cookies = cookies_of(scope)
+    random = cookies.get(TOKEN)
+    if not random or not given or not hmac.compare_digest(_bound(random, cookies).encode(), given.encode()):
         raise HttpError(status=403, detail=_FOREIGN)
+
+
+def _bound(random: str, cookies: Mapping[str, str]) -> str:
+    """The token that pages have of this browser, for as long as nobody signs in or out."""
+    session = cookies.get(SESSION, "")
+    return hmac.new(session.encode(errors="replace"), random.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
 def cookie_of(scope: Scope, name: str, value: str, *, gone: bool = False) -> str:

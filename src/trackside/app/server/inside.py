@@ -16,6 +16,7 @@ from trackside.app.server.authorizing import authorized
 from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
+from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply
 from trackside.app.server.routing import Endpoint, Handler
 
@@ -71,7 +72,7 @@ class Api:
             body=_fitted({} if body is None else body, endpoint.body, "the body"),
             path=call.path if path is None else path,
         )
-        if call.parts.handlers is not None:
+        if call.parts.handlers is not None and endpoint.needs is not Permission.public:
             asked = await authorized(replace(asked, handlers=call.parts.handlers), endpoint.about)
         result = await endpoint.handler(asked)
         return _read(result, endpoint) if isinstance(result, Reply) else Answered(result)
