@@ -5,6 +5,8 @@ import sys
 try:
     if sys.argv[1:2] == ["observers"]:
         from demo.observers.command import main
+    elif sys.argv[1:2] == ["serve"]:
+        from demo.serving.command import main
     else:
         from demo.command import main
 except KeyboardInterrupt:
