@@ -15,10 +15,10 @@ from rich.console import ConsoleDimensions
 from trackside.app.cli.appearance import CONTINUED, Look
 from trackside.app.cli.messages import Messages, last_answer
 from trackside.app.cli.output import OutputConsole
+from trackside.app.cli.records import Home
 from trackside.app.cli.rows import Rows
 from trackside.app.cli.tables import Column, print_table
 from trackside.app.cli.timeline import Timeline, settled_lines
-from trackside.app.settings import Settings
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import StreamGap, StreamPart
 from trackside.harness.types import LifecycleEventType, RunStatus
@@ -184,7 +184,7 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
         await timeline.on_event(event(3, LifecycleEventType.RUN_COMPLETED, completion_data={"llm_call_count": 1}))
         await timeline.on_event(event(4, LifecycleEventType.THREAD_STATUS_UPDATED, status="idle"))
         timeline.part(StreamGap(1, 3))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output={"answer": 42}), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output={"answer": 42}), Home("sqlite:///trackside.db"))
 
     rows = [line[9:] for line in lines_of(console)]
     assert rows == [
@@ -214,7 +214,7 @@ async def test_nothing_came_out_of_a_run_that_is_not_complete(
     console = console_of(200, monkeypatch, screen=False)
     with Timeline(console) as timeline:
         await timeline.on_event(event(1, kind, completion_data={"last_ai_message": "half an answer"}, **payload))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, output="half"), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, output="half"), Home("sqlite:///trackside.db"))
 
     assert "half" not in "\n".join(lines_of(console))
 
@@ -224,7 +224,7 @@ async def test_of_a_state_with_messages_the_answer_came_out(monkeypatch: pytest.
     state = {"notes": ["long"], "messages": [{"type": "human", "content": "why?"}, {"type": "ai", "content": "So."}]}
     with Timeline(console) as timeline:
         await timeline.on_event(event(1, LifecycleEventType.RUN_COMPLETED))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output=state), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output=state), Home("sqlite:///trackside.db"))
 
     assert [line[9:] for line in lines_of(console)][:2] == ["◇ agent        So.", "✓ completed"]
 
@@ -268,7 +268,7 @@ async def test_a_failure_is_said_once_with_the_frames_of_the_agent_and_the_notes
     failed = event(1, LifecycleEventType.RUN_FAILED, error="no", error_type="LookupError", traceback=trace)
     with Timeline(console) as timeline:
         await timeline.on_event(failed)
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no"), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no"), Home("sqlite:///trackside.db"))
 
     assert [line.strip() for line in lines_of(console)][:5] == [
         "0.0s ✗ failed       LookupError: no",
@@ -283,7 +283,7 @@ async def test_an_error_that_no_event_could_tell_is_shown_all_the_same(monkeypat
     console = console_of(200, monkeypatch, screen=False)
     with Timeline(console) as timeline:
         result = RunResult("r-1", "t-1", RunStatus.error, "a required observer failed: the disk is full")
-        timeline.finish(result, Settings())
+        timeline.finish(result, Home("sqlite:///trackside.db"))
 
     assert lines_of(console)[0].endswith("✗ error        a required observer failed: the disk is full")
 
@@ -293,7 +293,7 @@ async def test_messages_of_parallel_speakers_are_not_mixed(monkeypatch: pytest.M
     with Timeline(console) as timeline:
         for sequence, (key, word) in enumerate(itertools.product("ab", ("one ", "two "))):
             timeline.part(StreamPart(sequence, "messages", chunk(word, key, name=f"speaker {key}")))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Home("sqlite:///trackside.db"))
 
     assert [line[9:] for line in lines_of(console)][:2] == ["◇ speaker a    one two", "◇ speaker b    one two"]
 
@@ -323,7 +323,7 @@ async def test_an_error_is_said_once_whatever_module_it_is_of(
     with Timeline(console) as timeline:
         says = {"error": "no kettles", "error_type": "SoldOutError", "traceback": trace}
         await timeline.on_event(event(1, LifecycleEventType.RUN_FAILED, **says))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no kettles"), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.error, "no kettles"), Home("sqlite:///trackside.db"))
 
     first, *others = [line[9:] for line in lines_of(console)][: 1 + len(shown)]
     assert first == "✗ failed       SoldOutError: no kettles"
@@ -343,6 +343,6 @@ async def test_an_answer_that_was_seen_among_others_is_not_shown_again(
             )
         completed = {"last_ai_message": answer}
         await timeline.on_event(event(1, LifecycleEventType.RUN_COMPLETED, completion_data=completed))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Settings())
+        timeline.finish(RunResult("r-1", "t-1", RunStatus.success), Home("sqlite:///trackside.db"))
 
     assert len([line for line in lines_of(console) if "◇ agent" in line]) == shown, "a part of an old message is none"

@@ -15,10 +15,12 @@ from trackside.app.cli.options import (
     THREAD_STATUSES,
     TYPES,
     Agent,
+    ApiKey,
     Database,
     Json,
     Limit,
     Thread,
+    Url,
     choices,
     positive,
     whole_number,
@@ -226,14 +228,23 @@ def runs(
         ),
     ] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show the newest runs, or one run in full."""
     from trackside.app.cli import listing
+    from trackside.app.cli.places import Place
 
     limit = limit or (20 if run is None else ALL)
     options = listing.LookOptions(
-        database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
+        place=Place(database=database, url=url, api_key=api_key),
+        json=json,
+        status=status or None,
+        agent=agent,
+        thread=thread,
+        since=since,
+        limit=limit,
     )
     return listing.show_runs(options) if run is None else listing.show_run(options, run)
 
@@ -264,13 +275,22 @@ def threads(
         ),
     ] = 20,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show the threads that changed last, or one thread with its runs and open questions."""
     from trackside.app.cli import listing
+    from trackside.app.cli.places import Place
 
     options = listing.LookOptions(
-        database=database, json=json, status=status or None, agent=agent, thread=only, since=since, limit=limit
+        place=Place(database=database, url=url, api_key=api_key),
+        json=json,
+        status=status or None,
+        agent=agent,
+        thread=only,
+        since=since,
+        limit=limit,
     )
     return listing.show_threads(options) if thread is None else listing.show_thread(options, thread)
 
@@ -301,13 +321,22 @@ def events(
     ] = None,
     limit: Limit = 50,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show the newest events of the log, oldest first."""
     from trackside.app.cli import listing
+    from trackside.app.cli.places import Place
 
     options = listing.LookOptions(
-        database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
+        place=Place(database=database, url=url, api_key=api_key),
+        json=json,
+        status=status or None,
+        agent=agent,
+        thread=thread,
+        since=since,
+        limit=limit,
     )
     return listing.show_events(options, run=run, types=type or None, after=after)
 
@@ -341,15 +370,24 @@ def tail(
         ),
     ] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show events as they come, whichever process they come from, until Ctrl-C (exit code 130)."""
     from trackside.app.cli import listing
+    from trackside.app.cli.places import Place
 
     if limit is None:
         limit = 10 if since is None and after is None else ALL
     options = listing.LookOptions(
-        database=database, json=json, status=None, agent=agent, thread=thread, since=since, limit=limit
+        place=Place(database=database, url=url, api_key=api_key),
+        json=json,
+        status=None,
+        agent=agent,
+        thread=thread,
+        since=since,
+        limit=limit,
     )
     return listing.show_tail(options, run=run, types=type or None, after=after)
 
@@ -365,6 +403,17 @@ def stats(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only of runs created since: 2h, 3d, 2026-01-31.")
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only of runs created before: 2h, 3d, 2026-01-31.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long a block of the chart is: minute, hour, day, week, or 5m, 2h; with --json, one object for each.",
+            show_default="what fits the terminal",
+        ),
+    ] = None,
     limit: Annotated[
         int,
         typer.Option(
@@ -376,15 +425,26 @@ def stats(
         ),
     ] = 20,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
-    """Show what the runs come to: how they ended, how long they took, what they used."""
+    """Show what the runs come to: how they ended, how long they took, what they used; on a terminal also over time."""
     from trackside.app.cli import listing
+    from trackside.app.cli.places import Place
 
     return listing.show_stats(
         listing.LookOptions(
-            database=database, json=json, status=status or None, agent=agent, thread=thread, since=since, limit=limit
-        )
+            place=Place(database=database, url=url, api_key=api_key),
+            json=json,
+            status=status or None,
+            agent=agent,
+            thread=thread,
+            since=since,
+            limit=limit,
+        ),
+        until=until,
+        by=by,
     )
 
 

@@ -13,10 +13,10 @@ from trackside.app.cli.formatting import ago, json_line, moment, one_line, print
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.overviews import NEVER_STARTED, look_text, print_runs, took
 from trackside.app.cli.questions import answer_note, question_lines, resume_command
+from trackside.app.cli.records import Home
 from trackside.app.cli.rows import EventRows, Rows
 from trackside.app.cli.tables import print_facts
 from trackside.app.cli.usage import usage_line
-from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import JsonObject
@@ -62,7 +62,7 @@ def print_thread(
     runs: Sequence[StoredRun],
     interrupts: Sequence[JsonObject],
     *,
-    settings: Settings,
+    home: Home,
     now: datetime,
 ) -> None:
     """A thread: where it stands, its runs, and how to answer what it waits for."""
@@ -77,7 +77,7 @@ def print_thread(
     print_facts(console, facts)
     if interrupts:
         console.print(f"\n{answer_note(interrupts)}", soft_wrap=True)
-        console.print(f"  {resume_command(thread.thread_id, interrupts, settings)}", style="bold", soft_wrap=True)
+        console.print(f"  {resume_command(thread.thread_id, interrupts, home)}", style="bold", soft_wrap=True)
     console.print()
     print_runs(console, runs, now)
 

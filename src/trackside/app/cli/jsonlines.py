@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from trackside.app.cli.output import JsonOutput
-from trackside.app.settings import Settings
+from trackside.app.cli.records import Home
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
@@ -80,6 +80,6 @@ class JsonView:
         """
         self._output.check()
 
-    def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
+    def finish(self, result: RunResult, home: Home, *, forgotten: bool = False) -> None:
         """Print the result."""
         self._output.print({"result": record_object(result)})

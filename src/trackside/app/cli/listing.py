@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from trackside.app.cli.arguments import ArgumentError, read_since
+from trackside.app.cli.arguments import ArgumentError, read_since, read_step
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
@@ -18,20 +18,21 @@ from trackside.app.cli.lookup import find_run, find_thread, open_questions
 from trackside.app.cli.options import ALL
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
+from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
-from trackside.app.settings import Settings, load_settings
-from trackside.app.wiring import open_store
+from trackside.app.cli.trends import blocks_that_fit, print_trends, step_of
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store, StoredEvent
+    from trackside.app.cli.records import Records
+    from trackside.app.storage import StoredEvent, TimeBucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookOptions[Status: (RunStatus, ThreadStatus)]:
     """What all of these commands have in common, as it was typed."""
 
-    database: str | None
+    place: Place
     json: bool
     status: Sequence[Status] | None
     agent: str | None
@@ -52,7 +53,7 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
 
 
 class _Filters(TypedDict):
-    """What every listing of the store takes."""
+    """What every listing takes."""
 
     agent: str | None
     thread_id: str | None
@@ -60,60 +61,59 @@ class _Filters(TypedDict):
 
 
 class _Look:
-    """One look into a database: where to look, when it is, how to show what is found."""
+    """One look at records: where they are, when it is, how to show what is found."""
 
     def __init__(self, options: LookOptions[Any]) -> None:
-        self.settings: Settings = load_settings({"database.url": options.database})
         self.now = datetime.now(UTC)
         self._since = None if options.since is None else read_since(options.since, now=self.now)
         self._options = options
-        self._console = standard_output()
+        self.console = standard_output()
 
-    def run(self, show: Callable[[Store], Awaitable[None]]) -> ExitCode:
-        """Open the database and show what is in it."""
+    def run(self, show: Callable[[Records], Awaitable[None]]) -> ExitCode:
+        """Open the records and show what is in them."""
 
         async def look() -> None:
-            async with open_store(self.settings, read_only=True) as store:
-                await show(store)
+            async with open_records(self._options.place, read_only=True) as records:
+                await show(records)
 
         asyncio.run(look())
-        self._console.check()
-        return ExitCode.reader_gone if self._console.reader_gone else ExitCode.success
+        self.console.check()
+        return ExitCode.reader_gone if self.console.reader_gone else ExitCode.success
 
-    async def filters(self, store: Store) -> _Filters:
+    async def filters(self, records: Records) -> _Filters:
         """The filters that were asked for.
 
         Raises:
             UnknownIdError, AmbiguousIdError: there is no such thread, or more than one.
         """
         thread = self._options.thread
-        thread_id = None if thread is None else (await find_thread(store, thread)).thread_id
+        thread_id = None if thread is None else (await find_thread(records, thread)).thread_id
         return {"agent": self._options.agent, "thread_id": thread_id, "since": self._since}
 
     def show(self, objects: Sequence[JsonObject], print_them: Callable[[OutputConsole], None]) -> None:
         """Show what was found, to a program or to a person."""
         if self._options.json:
-            self._console.print_json_lines(objects)
+            self.console.print_json_lines(objects)
         elif objects:
-            print_them(self._console)
+            print_them(self.console)
         else:
             self.show_nothing()
 
     def watching_reader(self, on_gone: Callable[[], object]) -> AbstractContextManager[None]:
         """Have `on_gone` called when nobody reads any more what is shown."""
-        return self._console.watching_reader(on_gone)
+        return self.console.watching_reader(on_gone)
 
     def show_at_once(self, stored: StoredEvent) -> bool:
         """Show one event of those that go on coming; False if nobody reads them any more."""
         if self._options.json:
-            self._console.print_json_lines([stored_event_object(stored)])
+            self.console.print_json_lines([stored_event_object(stored)])
         else:
-            print_event(self._console, stored, datetime.now(UTC))
-        return not self._console.quiet
+            print_event(self.console, stored, datetime.now(UTC))
+        return not self.console.quiet
 
     def show_nothing(self) -> None:
         """Say to a person that nothing was found."""
-        self._console.print("There is nothing that fits.", style="dim")
+        self.console.print("There is nothing that fits.", style="dim")
 
 
 def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
@@ -121,10 +121,10 @@ def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
     options.check_alone("run")
     look = _Look(options)
 
-    async def show(store: Store) -> None:
-        run = await find_run(store, beginning)
-        events = await store.events(run_id=run.run_id, limit=options.limit)
-        retries = await store.retries_of(run.run_id)
+    async def show(records: Records) -> None:
+        run = await find_run(records, beginning)
+        events = await records.events(run_id=run.run_id, limit=options.limit)
+        retries = await records.retries_of(run.run_id)
         told = [stored_event_object(stored) for stored in events]
         whole = {**record_object(run), "retried_as": [*retries], "events": told}
         look.show([whole], lambda console: print_run(console, run, events, retries=retries, now=look.now))
@@ -136,8 +136,8 @@ def show_runs(options: LookOptions[RunStatus]) -> ExitCode:
     """Show the newest runs that fit."""
     look = _Look(options)
 
-    async def show(store: Store) -> None:
-        runs = await store.runs(status=options.status, limit=options.limit, removed=True, **await look.filters(store))
+    async def show(records: Records) -> None:
+        runs = await records.runs(status=options.status, limit=options.limit, **await look.filters(records))
         look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
 
     return look.run(show)
@@ -148,14 +148,14 @@ def show_thread(options: LookOptions[ThreadStatus], beginning: str) -> ExitCode:
     options.check_alone("thread")
     look = _Look(options)
 
-    async def show(store: Store) -> None:
-        thread = await find_thread(store, beginning)
-        runs = await store.runs(thread_id=thread.thread_id, limit=options.limit, removed=True)
-        interrupts = await open_questions(store, thread)
+    async def show(records: Records) -> None:
+        thread = await find_thread(records, beginning)
+        runs = await records.runs(thread_id=thread.thread_id, limit=options.limit)
+        interrupts = await open_questions(records, thread)
         whole = {**record_object(thread), "interrupts": interrupts, "runs": [record_object(run) for run in runs]}
         look.show(
             [whole],
-            lambda console: print_thread(console, thread, runs, interrupts, settings=look.settings, now=look.now),
+            lambda console: print_thread(console, thread, runs, interrupts, home=records.home, now=look.now),
         )
 
     return look.run(show)
@@ -165,10 +165,8 @@ def show_threads(options: LookOptions[ThreadStatus]) -> ExitCode:
     """Show the threads that fit, those that changed last first."""
     look = _Look(options)
 
-    async def show(store: Store) -> None:
-        threads = await store.threads(
-            status=options.status, limit=options.limit, removed=True, **await look.filters(store)
-        )
+    async def show(records: Records) -> None:
+        threads = await records.threads(status=options.status, limit=options.limit, **await look.filters(records))
         objects = [record_object(thread) for thread in threads]
         look.show(objects, lambda console: print_threads(console, threads, look.now))
 
@@ -181,15 +179,15 @@ def show_events(
     """Show the newest events that fit, or the first ones after a position, in the order of the log."""
     look = _Look(options)
 
-    async def show(store: Store) -> None:
-        events = await store.events(
+    async def show(records: Records) -> None:
+        events = await records.events(
             after or 0,
             newest_first=after is None,
-            run_id=None if run is None else (await find_run(store, run)).run_id,
+            run_id=None if run is None else (await find_run(records, run)).run_id,
             status=options.status,
             types=types,
             limit=options.limit,
-            **await look.filters(store),
+            **await look.filters(records),
         )
         events.sort(key=lambda stored: stored.position)
         objects = [stored_event_object(stored) for stored in events]
@@ -209,23 +207,22 @@ def show_tail(
     look = _Look(options)
     stopped = asyncio.Event()
 
-    async def show(store: Store) -> None:
-        filters = await look.filters(store)
-        run_id = None if run is None else (await find_run(store, run)).run_id
+    async def show(records: Records) -> None:
+        filters = await look.filters(records)
+        run_id = None if run is None else (await find_run(records, run)).run_id
         start = after or 0
         if options.limit < ALL:
-            newest = await store.events(newest_first=True, limit=1)
-            end = newest[0].position if newest else 0
+            end = await records.end()
             found = []
             if options.limit and end > start:
-                found = await store.events(
+                found = await records.events(
                     start, before=end + 1, newest_first=True, run_id=run_id, types=types, limit=options.limit, **filters
                 )
             for stored in reversed(found):
                 if not look.show_at_once(stored):
                     return
             start = max(start, end)
-        follower = store.follow(start, run_id=run_id, types=types, on_outage=_say_away, **filters)
+        follower = records.follow(start, run_id=run_id, types=types, on_outage=_say_away, **filters)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
             async for stored in follower:
                 if not look.show_at_once(stored):
@@ -238,18 +235,50 @@ def show_tail(
 def _say_away(error: Exception) -> None:
     console = standard_error()
     console.print("waiting:", style="bold yellow", end=" ")
-    console.print(f"{one_line(str(error))} It goes on here when the database is back.", soft_wrap=True)
+    console.print(f"{one_line(str(error))} It goes on here when that is over.", soft_wrap=True)
 
 
-def show_stats(options: LookOptions[RunStatus]) -> ExitCode:
-    """Show what the runs that fit come to."""
+def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by: str | None = None) -> ExitCode:
+    """Show what the runs that fit come to; with `by`, a program gets one object for each length of time instead."""
     look = _Look(options)
+    end = None if until is None else read_since(until, now=look.now, name="--until")
+    step = None if by is None else read_step(by, "--by")
+    if step is not None and options.thread is not None:
+        raise ArgumentError(name="--by", why="of one thread there are no totals by time; leave this out, or --thread")
 
-    async def show(store: Store) -> None:
-        stats = await store.stats(status=options.status, **await look.filters(store))
-        if options.json or stats.total.runs:
-            look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
-        else:
+    async def show(records: Records) -> None:
+        filters = await look.filters(records)
+        if options.json and step is not None:
+            buckets = await _over_time(records, filters, options.status, end or look.now, step)
+            look.console.print_json_lines(
+                [{**record_object(one), "width": one.width.total_seconds()} for one in buckets]
+            )
+            return
+        stats = await records.stats(until=end, status=options.status, **filters)
+        if not (options.json or stats.total.runs):
             look.show_nothing()
+            return
+        look.show([record_object(stats)], lambda console: print_stats(console, stats, options.limit))
+        blocks = blocks_that_fit(look.console)
+        if not options.json and options.thread is None and blocks:
+            buckets = await _over_time(records, filters, options.status, end or look.now, step, blocks)
+            print_trends(look.console, buckets)
 
     return look.run(show)
+
+
+async def _over_time(
+    records: Records,
+    filters: _Filters,
+    status: Sequence[RunStatus] | None,
+    end: datetime,
+    step: timedelta | None,
+    blocks: int = 0,
+) -> Sequence[TimeBucket]:
+    """Totals over time, from the first run on if nobody has said from when; in `blocks` if nobody has said how long one is."""
+    begin = filters["since"]
+    if begin is None:
+        first = await records.events(limit=1)
+        begin = min(first[0].event.occurred_at, end) if first else end
+    width = step or step_of(begin, end, blocks)
+    return await records.timeline(begin, end, width=width, agent=filters["agent"], status=status)

@@ -24,6 +24,16 @@ Database = Annotated[
     str | None,
     typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="Ask this running server instead of a database; TRACKSIDE_URL says it, too."
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", help="With which the server lets you in; TRACKSIDE_API_KEY says it, too."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
 Thread = Annotated[

@@ -15,6 +15,8 @@ from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_thread
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.places import home_of
+from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
 from trackside.harness.types import RunStatus
@@ -57,7 +59,8 @@ def prune(options: PruneOptions) -> ExitCode:
 
 async def _prune(settings: Settings, options: PruneOptions, older_than: timedelta, *, dry_run: bool) -> PruneReport:
     async with open_store(settings, create=False, read_only=dry_run) as store:
-        thread_id = None if options.thread is None else (await find_thread(store, options.thread)).thread_id
+        records = StoredRecords(store, home_of(settings))
+        thread_id = None if options.thread is None else (await find_thread(records, options.thread)).thread_id
         return await store.prune(
             older_than=older_than,
             status=options.status,

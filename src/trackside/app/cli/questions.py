@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trackside.app.cli.formatting import count, json_line
-from trackside.app.settings import Settings
+from trackside.app.cli.records import Home
 from trackside.harness.types import Json, JsonObject
 
 
@@ -50,15 +50,12 @@ def answer_note(interrupts: Sequence[JsonObject]) -> str:
     return f"It waits for {count(len(interrupts), kind)}{form}; those that are left out stay open:"
 
 
-def resume_command(thread_id: str, interrupts: Sequence[JsonObject], settings: Settings) -> str:
+def resume_command(thread_id: str, interrupts: Sequence[JsonObject], home: Home) -> str:
     """How to answer the questions of a thread: all of them at once, by their ids where there are several."""
     answers = {str(interrupt.get("id")): _form_of(interrupt) for interrupt in interrupts}
     one = "true" if True in answers.values() else "'ANSWER'"
     answer = shlex.quote(json.dumps(answers)) if len(answers) > 1 else one
-    # Settings from the environment or the file are there the next time, too.
-    given = settings.database_source == "--database"
-    database = f" --database {shlex.quote(settings.database_shown)}" if given else ""
-    return f"trackside resume {shlex.quote(thread_id)} {answer}{database}"
+    return f"trackside resume {shlex.quote(thread_id)} {answer}{home.flags}"
 
 
 def _form_of(interrupt: JsonObject) -> Json:

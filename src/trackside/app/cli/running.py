@@ -27,8 +27,10 @@ from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.places import home_of
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
+from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.cli.timeline import Timeline
 from trackside.app.cli.usage import unpriced_note
 from trackside.app.settings import Settings, load_settings
@@ -233,7 +235,7 @@ async def _follow(settings: Settings, agent: Any, spec: RunSpec, view: View) -> 
     why, spool = _clause(app.recorder.failure), app.recorder.spooled_in
     if not app.recorder.has_recorded:
         raise NotRecordedError(why=why) if spool is None else SpooledError(why=why, spool=path_from_here(spool))
-    view.finish(result, settings, forgotten=forgets(agent))
+    view.finish(result, home_of(settings), forgotten=forgets(agent))
     say_what_is_spooled(app.recorder, result.run_id)
     say_what_is_left(app)
     notices.say()
@@ -359,7 +361,7 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
     except (TracksideError, TimeoutError) as exc:
         left += f" has no end in the database ({str(exc).rstrip('.') or 'it takes no more'})"
     else:
-        view.finish(result, settings)
+        view.finish(result, home_of(settings))
     view.__exit__(None, None, None)
     say_what_is_spooled(app.recorder, handle.run_id)
     standard_error().print(left, soft_wrap=True)
@@ -371,11 +373,11 @@ async def _leave(app: App, handle: RunHandle, view: View, settings: Settings) ->
 async def _find_ended(settings: Settings, run: str) -> tuple[StoredRun, JsonObject, str]:
     """An ended run, what it was asked for, and the thread to do that on: a new one, if its own ended with it."""
     async with open_store(settings, create=False) as store:
-        ended, request = await find_ended_run(store, run)
+        ended, request = await find_ended_run(StoredRecords(store, home_of(settings)), run)
         is_gone = request.get("thread_ends") and await store.thread(ended.thread_id) is None
         return ended, request, new_id() if is_gone else ended.thread_id
 
 
 async def _find_paused(settings: Settings, thread: str) -> tuple[StoredRun, list[JsonObject]]:
     async with open_store(settings, read_only=True) as store:
-        return await find_paused_run(store, thread)
+        return await find_paused_run(StoredRecords(store, home_of(settings)), thread)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside.app.cli.arguments import ArgumentError
-from trackside.app.cli.options import Database, Json, positive
+from trackside.app.cli.options import ApiKey, Database, Json, Url, positive
 
 app = typer.Typer()
 
@@ -42,22 +42,26 @@ def subscriptions(
         ),
     ] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show how far the observers are that are fed from the log, or one of them in full; pause, resume or delete it."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.places import Place
 
+    place = Place(database=database, url=url, api_key=api_key)
     if name is None:
-        return steps.show_all(database, json=json)
+        return steps.show_all(place, json=json)
     match action:
         case None:
-            return steps.show_one(database, name, json=json)
+            return steps.show_one(place, name, json=json)
         case SubscriptionAction.pause:
-            return steps.pause(database, name, json=json)
+            return steps.pause(place, name, json=json)
         case SubscriptionAction.resume:
-            return steps.resume(database, name, json=json)
+            return steps.resume(place, name, json=json)
         case SubscriptionAction.delete:
-            return steps.delete(database, name, json=json)
+            return steps.delete(place, name, json=json)
 
 
 @app.command()
@@ -68,12 +72,16 @@ def replay(
         typer.Option("--from", metavar="POSITION", parser=positive, help="The first event to deliver again; 1 is all."),
     ],
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Deliver events again from a position on, or go ahead to it and leave out what lies between."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.places import Place
 
-    return steps.replay(database, name, from_, json=json)
+    place = Place(database=database, url=url, api_key=api_key)
+    return steps.replay(place, name, from_, json=json)
 
 
 @app.command()
@@ -98,17 +106,21 @@ def parked(
         typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many to show.", show_default="50"),
     ] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     json: Json = False,
 ) -> int:
     """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.places import Place
 
+    place = Place(database=database, url=url, api_key=api_key)
     if action is not None and limit is not None:
         raise ArgumentError(name="--limit", why=f"it says how many to show; --position chooses what to {action}")
     match action:
         case None:
-            return steps.show_parked(database, name, position, limit=limit or 50, json=json)
+            return steps.show_parked(place, name, position, limit=limit or 50, json=json)
         case ParkedAction.retry:
-            return steps.retry_parked(database, name, position, json=json)
+            return steps.retry_parked(place, name, position, json=json)
         case ParkedAction.drop:
-            return steps.drop_parked(database, name, position, json=json)
+            return steps.drop_parked(place, name, position, json=json)

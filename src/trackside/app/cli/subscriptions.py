@@ -16,14 +16,13 @@ from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import look_text
+from trackside.app.cli.places import Place, open_records
 from trackside.app.cli.tables import Column, print_facts, print_table
-from trackside.app.settings import load_settings
-from trackside.app.wiring import open_store
 from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store
-    from trackside.app.storage.subscriptions import ParkedEvent, Subscription, Subscriptions
+    from trackside.app.cli.records import Records
+    from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 _BRIEF = 100  # characters
 
@@ -32,9 +31,9 @@ _PAUSED = Look("‖", "=", "paused", "yellow")
 _FAILING = Look("✗", "x", "failing", "red")
 
 
-def show_all(database: str | None, *, json: bool) -> ExitCode:
+def show_all(place: Place, *, json: bool) -> ExitCode:
     """Show how all subscriptions stand."""
-    found = _in_store(database, lambda store: store.subscriptions.all(), read_only=True)
+    found = _in_records(place, lambda records: records.subscriptions(), read_only=True)
     now = datetime.now(UTC)
     return _show(
         [record_object(subscription) for subscription in found],
@@ -44,45 +43,43 @@ def show_all(database: str | None, *, json: bool) -> ExitCode:
     )
 
 
-def show_one(database: str | None, name: str, *, json: bool) -> ExitCode:
+def show_one(place: Place, name: str, *, json: bool) -> ExitCode:
     """Show how one subscription stands."""
-    found = _in_store(database, lambda store: store.subscriptions.get(name), read_only=True)
+    found = _in_records(place, lambda records: records.subscription(name), read_only=True)
     now = datetime.now(UTC)
     return _show([record_object(found)], lambda console: _print_one(console, found, now), json=json)
 
 
-def pause(database: str | None, name: str, *, json: bool) -> ExitCode:
+def pause(place: Place, name: str, *, json: bool) -> ExitCode:
     """Deliver nothing for now."""
-    return _change(database, name, lambda all_: all_.pause(name), "is paused at position {cursor}", json=json)
+    return _change(place, name, lambda records: records.pause(name), "is paused at position {cursor}", json=json)
 
 
-def resume(database: str | None, name: str, *, json: bool) -> ExitCode:
+def resume(place: Place, name: str, *, json: bool) -> ExitCode:
     """Go on where it was."""
-    return _change(database, name, lambda all_: all_.resume(name), "goes on after position {cursor}", json=json)
+    return _change(place, name, lambda records: records.resume(name), "goes on after position {cursor}", json=json)
 
 
-def delete(database: str | None, name: str, *, json: bool) -> ExitCode:
+def delete(place: Place, name: str, *, json: bool) -> ExitCode:
     """Forget a subscription; what is shown is how it stood last."""
 
-    async def do(store: Store) -> Subscription:
-        last = await store.subscriptions.get(name)
-        await store.subscriptions.delete(name)
+    async def do(records: Records) -> Subscription:
+        last = await records.subscription(name)
+        await records.forget(name)
         return last
 
-    found = _in_store(database, do)
+    found = _in_records(place, do)
     said = f"is deleted; it was at position {found.cursor}"
     return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
 
 
-def replay(database: str | None, name: str, position: int, *, json: bool) -> ExitCode:
+def replay(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
     """Have a subscription go on with the event at a position."""
     said = f"goes on with position {position}, {{behind}} from the end"
-    return _change(database, name, lambda all_: all_.seek(name, position - 1), said, json=json)
+    return _change(place, name, lambda records: records.seek(name, position - 1), said, json=json)
 
 
-def show_parked(
-    database: str | None, name: str, positions: Sequence[int] | None, *, limit: int, json: bool
-) -> ExitCode:
+def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, limit: int, json: bool) -> ExitCode:
     """Show what a subscription has parked.
 
     Raises:
@@ -91,7 +88,7 @@ def show_parked(
     if positions:
         why = "it says which events to retry or drop; leave it out to see all"
         raise ArgumentError(name="--position", why=why)
-    found = _in_store(database, lambda store: store.subscriptions.parked(name, limit=limit), read_only=True)
+    found = _in_records(place, lambda records: records.parked(name, limit=limit), read_only=True)
     now = datetime.now(UTC)
     return _show(
         [_parked_object(event) for event in found],
@@ -101,54 +98,50 @@ def show_parked(
     )
 
 
-def retry_parked(database: str | None, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
+def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
     """Have parked events delivered again."""
-    return _decide(database, name, lambda all_: all_.retry_parked, positions, "will be delivered again", json=json)
+    return _decide(place, name, lambda records: records.retry_parked, positions, "will be delivered again", json=json)
 
 
-def drop_parked(database: str | None, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
+def drop_parked(place: Place, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
     """Give parked events up."""
-    return _decide(database, name, lambda all_: all_.drop_parked, positions, "dropped", json=json)
+    return _decide(place, name, lambda records: records.drop_parked, positions, "dropped", json=json)
 
 
-def _change(
-    database: str | None, name: str, do: Callable[[Subscriptions], Awaitable[None]], said: str, *, json: bool
-) -> ExitCode:
+def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:
     """Do something to a subscription, and show or say how it stands then."""
 
-    async def change(store: Store) -> Subscription:
-        await do(store.subscriptions)
-        return await store.subscriptions.get(name)
+    async def change(records: Records) -> Subscription:
+        await do(records)
+        return await records.subscription(name)
 
-    found = _in_store(database, change)
+    found = _in_records(place, change)
     told = said.format(cursor=found.cursor, behind=count(found.behind, "position"))
     return _show([record_object(found)], lambda console: _say(console, name, told), json=json)
 
 
 def _decide(
-    database: str | None,
+    place: Place,
     name: str,
-    method: Callable[[Subscriptions], Callable[[str, int | None], Awaitable[int]]],
+    method: Callable[[Records], Callable[[str, int | None], Awaitable[int]]],
     positions: Sequence[int] | None,
     done: str,
     *,
     json: bool,
 ) -> ExitCode:
-    async def decide(store: Store) -> int:
+    async def decide(records: Records) -> int:
         chosen: Sequence[int | None] = sorted({*positions}) if positions else [None]
-        return sum([await method(store.subscriptions)(name, position) for position in chosen])
+        return sum([await method(records)(name, position) for position in chosen])
 
-    number = _in_store(database, decide)
+    number = _in_records(place, decide)
     told: JsonObject = {"subscription": name, "events": number}
     return _show([told], lambda console: console.print(f"{count(number, 'event')} {done}."), json=json)
 
 
-def _in_store[T](database: str | None, do: Callable[[Store], Awaitable[T]], *, read_only: bool = False) -> T:
-    settings = load_settings({"database.url": database})
-
+def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_only: bool = False) -> T:
     async def main() -> T:
-        async with open_store(settings, create=False, read_only=read_only) as store:
-            return await do(store)
+        async with open_records(place, read_only=read_only) as records:
+            return await do(records)
 
     return asyncio.run(main())
 

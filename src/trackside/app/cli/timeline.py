@@ -21,8 +21,8 @@ from trackside.app.cli.live import LiveLines
 from trackside.app.cli.messages import Messages, Piece, last_answer
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.questions import answer_note, interrupts_of, resume_command
+from trackside.app.cli.records import Home
 from trackside.app.cli.rows import EventRows, Rows
-from trackside.app.settings import Settings
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.payload import canonical
@@ -100,7 +100,7 @@ class Timeline:
         """
         self._console.check()
 
-    def finish(self, result: RunResult, settings: Settings, *, forgotten: bool = False) -> None:
+    def finish(self, result: RunResult, home: Home, *, forgotten: bool = False) -> None:
         """Show how the run ended, what came out, what it took, and how to go on from here.
 
         A question that is `forgotten` when the program ends cannot be answered any more.
@@ -112,9 +112,9 @@ class Timeline:
             self._live.stop()
         self._rows.print(None, Look("", "", "run", "dim"), result.run_id)
         self._rows.print(None, Look("", "", "thread", "dim"), result.thread_id)
-        self._rows.print(None, Look("", "", "recorded in", "dim"), settings.database_shown)
+        self._rows.print(None, Look("", "", "recorded in", "dim"), home.shown)
         if asked := [interrupt for event in self._held for interrupt in interrupts_of(event.payload)]:
-            self._show_how_to_answer(asked, None if forgotten else resume_command(result.thread_id, asked, settings))
+            self._show_how_to_answer(asked, None if forgotten else resume_command(result.thread_id, asked, home))
 
     def _show_how_to_answer(self, asked: Sequence[JsonObject], command: str | None) -> None:
         if command is None:

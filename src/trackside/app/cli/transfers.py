@@ -22,6 +22,8 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_run, find_thread
 from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.places import home_of
+from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
 from trackside.harness.errors import Fault, TracksideError
@@ -80,13 +82,14 @@ def export(options: ExportOptions) -> ExitCode:
 async def _export(settings: Settings, options: ExportOptions, file: BinaryIO, format: ExportFormat) -> ExportReport:
     since = None if options.since is None else read_since(options.since, now=datetime.now(UTC))
     async with open_store(settings, read_only=True) as store:
+        records = StoredRecords(store, home_of(settings))
         return await store.export_events(
             file,
             format=format,
             start=options.start,
             to=options.to,
-            run_id=None if options.run is None else (await find_run(store, options.run)).run_id,
-            thread_id=None if options.thread is None else (await find_thread(store, options.thread)).thread_id,
+            run_id=None if options.run is None else (await find_run(records, options.run)).run_id,
+            thread_id=None if options.thread is None else (await find_thread(records, options.thread)).thread_id,
             agent=options.agent,
             types=options.types,
             since=since,

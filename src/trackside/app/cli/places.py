@@ -1,0 +1,87 @@
+"""Where a command finds the records: which of a database and a server was meant, and how either is opened."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.records import Home, Records
+from trackside.app.settings import Settings, load_settings
+
+URL_VARIABLE = "TRACKSIDE_URL"
+KEY_VARIABLE = "TRACKSIDE_API_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What was typed of where the records are: a database, or a server and the key for it; None where nothing was."""
+
+    database: str | None = None
+    url: str | None = None
+    api_key: str | None = None
+
+    @property
+    def server(self) -> str | None:
+        """The address of the server that is meant; None: a database is.
+
+        Raises:
+            ArgumentError: both were typed.
+        """
+        if self.database is not None:
+            if self.url is not None:
+                why = (
+                    "records are in the database of --database or behind the server of --url; leave one of the two out"
+                )
+                raise ArgumentError(name="--url", why=why)
+            return None
+        return os.environ.get(URL_VARIABLE) or None if self.url is None else self.url
+
+    @property
+    def key(self) -> str | None:
+        """With which the server is asked."""
+        return os.environ.get(KEY_VARIABLE) or None if self.api_key is None else self.api_key
+
+    def settings(self) -> Settings:
+        """The settings, with the flag for the database on top."""
+        return load_settings({"database.url": self.database})
+
+
+def home_of(settings: Settings) -> Home:
+    """The home of records that are in the database of these settings."""
+    # Settings from the environment or the file are there the next time, too.
+    given = settings.database_source == "--database"
+    return Home(settings.database_shown, f" --database {shlex.quote(settings.database_shown)}" if given else "")
+
+
+@asynccontextmanager
+async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerator[Records]:
+    """Open a database that is there, or find the server.
+
+    Args:
+        place: which one.
+        read_only: only look: nothing of a database is changed, and the right to read it is enough.
+
+    Raises:
+        ArgumentError: it was typed wrongly.
+        SettingsError, NothingRecordedError: the database cannot be opened, or is not there.
+        RemoteError: the server does not answer, or lets nobody in with this key.
+    """
+    if (server := place.server) is not None:
+        from trackside.app.cli.remote_connection import connected
+        from trackside.app.cli.remote_records import RemoteRecords
+
+        async with connected(server, place.key, typed=place.url is not None) as connection:
+            yield RemoteRecords(connection)
+        return
+    if place.api_key is not None:
+        raise ArgumentError(name="--api-key", why=f"it is for a server; name one with --url, or {URL_VARIABLE}")
+    from trackside.app.cli.stored_records import StoredRecords
+    from trackside.app.wiring import open_store
+
+    settings = place.settings()
+    async with open_store(settings, create=False, read_only=read_only) as store:
+        yield StoredRecords(store, home_of(settings))

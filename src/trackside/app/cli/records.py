@@ -1,0 +1,230 @@
+"""What the commands ask of whoever has the records: a database, or a server that has one. They do not know which."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage.subscriptions import ParkedEvent, Subscription
+
+type HearOutage = Callable[[Exception], object]
+"""Called with the error, once for each time that the records are away while somebody follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where records are: `shown` to people, and the `flags` with which another command finds them again."""
+
+    shown: str
+    flags: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsNow:
+    """What goes on and what waits at this moment, in all processes that share a database."""
+
+    running: int
+    waiting_for_place: int
+    waiting_for_thread: int
+    delayed: int
+    stuck: int
+    waiting_for_human: int
+    oldest_waiting_at: datetime | None
+    running_by_agent: Mapping[str, int]
+
+
+class Following(AsyncIterator["StoredEvent"], Protocol):
+    """Events one after another, without end, until `end` is called."""
+
+    def end(self) -> object:
+        """Have the iteration stop, from wherever; may be called again."""
+        ...
+
+
+class Records(Protocol):
+    """Runs, threads and events that are recorded somewhere, and what operators do to them.
+
+    Two have it: `StoredRecords` of a database, and `RemoteRecords` of a server. What was removed from the sight of clients
+    is found, too. Listings are sorted as those of the store, and `limit` is how many there are at most, without a bound.
+    """
+
+    @property
+    def home(self) -> Home:
+        """Where they are."""
+        ...
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        """The run with this id; None if there is none."""
+        ...
+
+    async def runs(
+        self,
+        *,
+        status: Sequence[RunStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        text: str | None = None,
+        min_cost: float | None = None,
+        min_duration: float | None = None,
+        limit: int = 50,
+    ) -> list[StoredRun]:
+        """Runs that fit, those created last first."""
+        ...
+
+    async def request_of(self, run_id: str) -> JsonObject | None:
+        """What a run was asked for; None if that is not kept."""
+        ...
+
+    async def retries_of(self, run_id: str) -> list[str]:
+        """The ids of the runs that are another attempt of this one."""
+        ...
+
+    async def thread(self, thread_id: str) -> StoredThread | None:
+        """The thread with this id; None if there is none."""
+        ...
+
+    async def threads(
+        self,
+        *,
+        status: Sequence[ThreadStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        limit: int = 50,
+    ) -> list[StoredThread]:
+        """Threads that fit, those in which something happened last first."""
+        ...
+
+    async def events(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        limit: int = 1_000,
+    ) -> list[StoredEvent]:
+        """Events that fit, in order of position, or with `newest_first` from the end back."""
+        ...
+
+    def follow(
+        self,
+        after: int,
+        *,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        on_outage: HearOutage | None = None,
+    ) -> Following:
+        """The events that fit, those that are there behind a position and each one that comes; none is missed or comes
+        twice. While the records are away it waits, having said so to `on_outage`, and goes on.
+        """
+        ...
+
+    async def end(self) -> int:
+        """The position of the last event of the log; 0 if there was none yet."""
+        ...
+
+    async def stats(
+        self,
+        *,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Stats:
+        """Totals of the runs that fit."""
+        ...
+
+    async def timeline(
+        self,
+        since: datetime,
+        until: datetime | None = None,
+        *,
+        width: timedelta,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+    ) -> list[TimeBucket]:
+        """The same totals over time, one bucket after the other."""
+        ...
+
+    async def now(self) -> RunsNow:
+        """What goes on and what waits."""
+        ...
+
+    async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
+        """Have a run stopped, whichever process executes it. One that has ended is left as it is."""
+        ...
+
+    async def delete_run(self, run: StoredRun) -> None:
+        """Remove a run that has ended from the sight of clients; the log keeps its events.
+
+        Raises:
+            RunInUseError: it has not ended.
+        """
+        ...
+
+    async def delete_thread(self, thread: StoredThread) -> None:
+        """Remove a thread with its runs and all that it remembers from the sight of clients.
+
+        Raises:
+            ThreadInUseError: a run of it has not ended.
+        """
+        ...
+
+    async def subscriptions(self) -> list[Subscription]:
+        """How all subscriptions stand, by name."""
+        ...
+
+    async def subscription(self, name: str) -> Subscription:
+        """How one stands.
+
+        Raises:
+            UnknownSubscriptionError: there is none.
+        """
+        ...
+
+    async def pause(self, name: str) -> None:
+        """Deliver nothing to a subscription until it is resumed."""
+        ...
+
+    async def resume(self, name: str) -> None:
+        """Go on where it was."""
+        ...
+
+    async def seek(self, name: str, position: int) -> None:
+        """Go on behind another position."""
+        ...
+
+    async def forget(self, name: str) -> None:
+        """Delete a subscription with its place and what it has parked."""
+        ...
+
+    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
+        """What a subscription has parked, in order of position."""
+        ...
+
+    async def retry_parked(self, name: str, position: int | None = None) -> int:
+        """Have a parked event delivered again, or all of them; how many that are."""
+        ...
+
+    async def drop_parked(self, name: str, position: int | None = None) -> int:
+        """Give a parked event up, or all of them; how many that are."""
+        ...

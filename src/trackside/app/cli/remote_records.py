@@ -1,0 +1,273 @@
+"""The records of a running server, as the commands ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from trackside.app.cli.records import Following, HearOutage, Home, RunsNow
+from trackside.app.cli.remote_connection import Connection, Query, part_of_path
+from trackside.app.cli.remote_following import RemoteFollower
+from trackside.app.cli.remote_wire import (
+    Bucket,
+    Decided,
+    Details,
+    LogEvent,
+    Parked,
+    Totals,
+    bucket_of,
+    parked_event,
+    stats_of,
+    stored_event,
+)
+from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+from trackside.app.storage.subscriptions import ParkedEvent, Subscription
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+
+_PAGE: Final = 500
+_NEXT: Final = "x-pagination-next"
+_CONTINUES: Final = "x-search-continues"
+
+
+class RemoteRecords:
+    """What a server has, as far as whoever has the key may see it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def home(self) -> Home:
+        """The server."""
+        return self._connection.home
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        """The run with this id."""
+        found = await self.runs(id_prefix=run_id, limit=_PAGE) if run_id else []
+        return next((run for run in found if run.run_id == run_id), None)
+
+    async def runs(
+        self,
+        *,
+        status: Sequence[RunStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        text: str | None = None,
+        min_cost: float | None = None,
+        min_duration: float | None = None,
+        limit: int = 50,
+    ) -> list[StoredRun]:
+        """Runs that fit."""
+        query = {
+            "status": status,
+            "agent": agent,
+            "thread_id": thread_id,
+            "since": since,
+            "id_prefix": id_prefix,
+            "text": text,
+            "min_cost": min_cost,
+            "min_duration": min_duration,
+            "details": True,
+            "removed": True,
+        }
+        return await self._pages("runs", query, list[StoredRun], limit=limit, place="before")
+
+    async def request_of(self, run_id: str) -> JsonObject | None:
+        """What a run was asked for."""
+        return (await self._details(run_id)).request
+
+    async def retries_of(self, run_id: str) -> list[str]:
+        """Its other attempts."""
+        return (await self._details(run_id)).retries
+
+    async def thread(self, thread_id: str) -> StoredThread | None:
+        """The thread with this id."""
+        found = await self.threads(id_prefix=thread_id, limit=_PAGE) if thread_id else []
+        return next((thread for thread in found if thread.thread_id == thread_id), None)
+
+    async def threads(
+        self,
+        *,
+        status: Sequence[ThreadStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        limit: int = 50,
+    ) -> list[StoredThread]:
+        """Threads that fit."""
+        query = {
+            "status": status,
+            "agent": agent,
+            "since": since,
+            "id_prefix": id_prefix if thread_id is None else thread_id,
+            "removed": True,
+        }
+        return await self._pages("threads", query, list[StoredThread], limit=limit, place="before")
+
+    async def events(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        limit: int = 1_000,
+    ) -> list[StoredEvent]:
+        """Events that fit."""
+        query = {
+            "after": after,
+            "before": before,
+            "newest_first": newest_first,
+            "run_id": run_id,
+            "thread_id": thread_id,
+            "agent": agent,
+            "status": status,
+            "type": types,
+            "since": since,
+        }
+        place = "before" if newest_first else "after"
+        found = await self._pages("events", query, list[LogEvent], limit=limit, place=place)
+        return [stored_event(event) for event in found]
+
+    def follow(
+        self,
+        after: int,
+        *,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        on_outage: HearOutage | None = None,
+    ) -> Following:
+        """Events as they come."""
+        query = {"run_id": run_id, "thread_id": thread_id, "agent": agent, "type": types, "since": since}
+        return RemoteFollower(self._connection, after, query, on_outage)
+
+    async def end(self) -> int:
+        """The position of the last event that may be seen."""
+        newest = await self.events(newest_first=True, limit=1)
+        return newest[0].position if newest else 0
+
+    async def stats(
+        self,
+        *,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Stats:
+        """Totals of the runs that fit."""
+        query = {"agent": agent, "thread_id": thread_id, "status": status, "since": since, "until": until}
+        return stats_of(await self._get("stats", Totals, query))
+
+    async def timeline(
+        self,
+        since: datetime,
+        until: datetime | None = None,
+        *,
+        width: timedelta,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+    ) -> list[TimeBucket]:
+        """Totals over time."""
+        seconds = round(width.total_seconds())
+        query = {"since": since, "until": until, "width": seconds, "agent": agent, "status": status}
+        return [bucket_of(bucket) for bucket in await self._get("stats/timeline", list[Bucket], query)]
+
+    async def now(self) -> RunsNow:
+        """What goes on and what waits."""
+        return await self._get("stats/now", RunsNow)
+
+    async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
+        """Have a run stopped."""
+        if is_final(run.status):
+            return
+        path = f"threads/{run.thread_id}/runs/{run.run_id}/cancel"
+        await self._connection.ask("POST", path, {"action": action.value})
+
+    async def delete_run(self, run: StoredRun) -> None:
+        """Remove a run that has ended."""
+        await self._connection.ask("DELETE", f"threads/{run.thread_id}/runs/{run.run_id}")
+
+    async def delete_thread(self, thread: StoredThread) -> None:
+        """Remove a thread."""
+        await self._connection.ask("DELETE", f"threads/{thread.thread_id}")
+
+    async def subscriptions(self) -> list[Subscription]:
+        """All subscriptions."""
+        return await self._get("subscriptions", list[Subscription])
+
+    async def subscription(self, name: str) -> Subscription:
+        """One of them."""
+        return self._connection.decode(await self._subscription("GET", name), Subscription)
+
+    async def pause(self, name: str) -> None:
+        """Deliver nothing for now."""
+        await self._subscription("POST", name, "pause")
+
+    async def resume(self, name: str) -> None:
+        """Go on where it was."""
+        await self._subscription("POST", name, "resume")
+
+    async def seek(self, name: str, position: int) -> None:
+        """Go on behind another position."""
+        await self._subscription("POST", name, "seek", {"position": position})
+
+    async def forget(self, name: str) -> None:
+        """Delete a subscription."""
+        await self._subscription("DELETE", name)
+
+    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
+        """What it has parked."""
+        await self.subscription(name)
+        path = f"subscriptions/{part_of_path(name)}/parked"
+        found = await self._pages(path, {}, list[Parked], limit=limit, place="after")
+        return [parked_event(parked) for parked in found]
+
+    async def retry_parked(self, name: str, position: int | None = None) -> int:
+        """Have parked events delivered again."""
+        return await self._decide(name, "parked/retry", position)
+
+    async def drop_parked(self, name: str, position: int | None = None) -> int:
+        """Give parked events up."""
+        return await self._decide(name, "parked/drop", position)
+
+    async def _decide(self, name: str, what: str, position: int | None) -> int:
+        body = await self._subscription("POST", name, what, {"position": position})
+        return self._connection.decode(body, Decided).count
+
+    async def _subscription(self, method: str, name: str, what: str = "", body: Any = None) -> bytes:
+        path = f"subscriptions/{part_of_path(name)}"
+        return (await self._connection.ask(method, f"{path}/{what}" if what else path, body=body)).body
+
+    async def _details(self, run_id: str) -> Details:
+        return await self._get(f"runs/{part_of_path(run_id)}", Details)
+
+    async def _get[T](self, path: str, kind: type[T], query: Query | None = None) -> T:
+        return self._connection.decode((await self._connection.get(path, query)).body, kind)
+
+    async def _pages[T](self, path: str, query: Query, kind: type[list[T]], *, limit: int, place: str) -> list[T]:
+        """As much of a listing as is wanted, page by page: each goes on where the one before ended."""
+        found: list[T] = []
+        at: str | None = None
+        while len(found) < limit:
+            more: dict[str, Any] = {**query, "limit": min(_PAGE, limit - len(found))}
+            if at is not None:
+                more[place] = at
+            answer = await self._connection.get(path, more)
+            found += self._connection.decode(answer.body, kind)
+            at = answer.headers.get(_NEXT) or answer.headers.get(_CONTINUES)
+            if at is None:
+                break
+        return found

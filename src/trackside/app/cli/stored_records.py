@@ -1,0 +1,213 @@
+"""The records of a database, as the commands ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from trackside.app.cli.records import Following, HearOutage, Home, RunsNow
+from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage.subscriptions import ParkedEvent, Subscription
+
+
+class StoredRecords:
+    """What a store has, for whoever may see all of it."""
+
+    def __init__(self, store: Store, home: Home) -> None:
+        self._store = store
+        self.home = home
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        """The run with this id."""
+        return await self._store.run(run_id, removed=True)
+
+    async def runs(
+        self,
+        *,
+        status: Sequence[RunStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        text: str | None = None,
+        min_cost: float | None = None,
+        min_duration: float | None = None,
+        limit: int = 50,
+    ) -> list[StoredRun]:
+        """Runs that fit."""
+        return await self._store.runs(
+            status=status,
+            agent=agent,
+            thread_id=thread_id,
+            since=since,
+            id_prefix=id_prefix,
+            removed=True,
+            limit=limit,
+        )
+
+    async def request_of(self, run_id: str) -> JsonObject | None:
+        """What a run was asked for."""
+        return await self._store.request_of(run_id)
+
+    async def retries_of(self, run_id: str) -> list[str]:
+        """Its other attempts."""
+        return await self._store.retries_of(run_id)
+
+    async def thread(self, thread_id: str) -> StoredThread | None:
+        """The thread with this id."""
+        return await self._store.thread(thread_id, removed=True)
+
+    async def threads(
+        self,
+        *,
+        status: Sequence[ThreadStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        since: datetime | None = None,
+        id_prefix: str | None = None,
+        limit: int = 50,
+    ) -> list[StoredThread]:
+        """Threads that fit."""
+        return await self._store.threads(
+            status=status,
+            agent=agent,
+            thread_id=thread_id,
+            since=since,
+            id_prefix=id_prefix,
+            removed=True,
+            limit=limit,
+        )
+
+    async def events(
+        self,
+        after: int = 0,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        limit: int = 1_000,
+    ) -> list[StoredEvent]:
+        """Events that fit."""
+        return await self._store.events(
+            after,
+            before=before,
+            newest_first=newest_first,
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            status=status,
+            types=types,
+            since=since,
+            limit=limit,
+        )
+
+    def follow(
+        self,
+        after: int,
+        *,
+        run_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        types: Sequence[LifecycleEventType] | None = None,
+        since: datetime | None = None,
+        on_outage: HearOutage | None = None,
+    ) -> Following:
+        """Events as they come."""
+        return self._store.follow(
+            after,
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            types=types,
+            since=since,
+            on_outage=on_outage,
+        )
+
+    async def end(self) -> int:
+        """The position of the last event."""
+        return await self._store.subscriptions.end()
+
+    async def stats(
+        self,
+        *,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Stats:
+        """Totals of the runs that fit."""
+        return await self._store.stats(since, until, agent=agent, thread_id=thread_id, status=status)
+
+    async def timeline(
+        self,
+        since: datetime,
+        until: datetime | None = None,
+        *,
+        width: timedelta,
+        agent: str | None = None,
+        status: Sequence[RunStatus] | None = None,
+    ) -> list[TimeBucket]:
+        """Totals over time."""
+        return await self._store.timeline(since, until, width=width, agent=agent, status=status)
+
+    async def now(self) -> RunsNow:
+        """What goes on and what waits."""
+        raise NotImplementedError
+
+    async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
+        """Have a run stopped. The request is recorded, and whoever executes the run heeds it."""
+        await self._store.coordinator(hands_over=False).request_cancel(run.run_id, action)
+
+    async def delete_run(self, run: StoredRun) -> None:
+        """Remove a run that has ended."""
+        await self._store.remove_run(run.thread_id, run.run_id)
+
+    async def delete_thread(self, thread: StoredThread) -> None:
+        """Remove a thread. What it remembers goes with it; what LangGraph's own saver has of it, the next server removes."""
+        await self._store.threads_of(None).remove(thread.thread_id)
+
+    async def subscriptions(self) -> list[Subscription]:
+        """All subscriptions."""
+        return await self._store.subscriptions.all()
+
+    async def subscription(self, name: str) -> Subscription:
+        """One of them."""
+        return await self._store.subscriptions.get(name)
+
+    async def pause(self, name: str) -> None:
+        """Deliver nothing for now."""
+        await self._store.subscriptions.pause(name)
+
+    async def resume(self, name: str) -> None:
+        """Go on where it was."""
+        await self._store.subscriptions.resume(name)
+
+    async def seek(self, name: str, position: int) -> None:
+        """Go on behind another position."""
+        await self._store.subscriptions.seek(name, position)
+
+    async def forget(self, name: str) -> None:
+        """Delete a subscription."""
+        await self._store.subscriptions.delete(name)
+
+    async def parked(self, name: str, *, limit: int) -> list[ParkedEvent]:
+        """What it has parked."""
+        return await self._store.subscriptions.parked(name, limit=limit)
+
+    async def retry_parked(self, name: str, position: int | None = None) -> int:
+        """Have parked events delivered again."""
+        return await self._store.subscriptions.retry_parked(name, position)
+
+    async def drop_parked(self, name: str, position: int | None = None) -> int:
+        """Give parked events up."""
+        return await self._store.subscriptions.drop_parked(name, position)
