@@ -144,7 +144,7 @@ def read_age(text: str, name: str, *, now: datetime) -> timedelta:
     raise ArgumentError(name=name, why=f"{text!r} is not a length of time with its unit; write 12h, 30d or 8w")
 
 
-def read_since(text: str, *, now: datetime) -> datetime:
+def read_since(text: str, *, now: datetime, name: str = "--since") -> datetime:
     """A moment in the past: `2h` ago, `3d` ago, or an ISO date or time (local, unless it says its offset).
 
     Raises:
@@ -152,12 +152,36 @@ def read_since(text: str, *, now: datetime) -> datetime:
     """
     found = duration_of(text)
     if found and not found.has_unit:
-        raise ArgumentError(name="--since", why=f"{text!r} has no unit; write {text}m, {text}h or {text}d")
+        raise ArgumentError(name=name, why=f"{text!r} has no unit; write {text}m, {text}h or {text}d")
     try:
         if found:
             return now - timedelta(seconds=found.seconds)
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentError(
-            name="--since", why=f"{text!r} is no moment; write 2h, 3d, 2026-01-31 or 2026-01-31T08:00"
+            name=name, why=f"{text!r} is no moment; write 2h, 3d, 2026-01-31 or 2026-01-31T08:00"
         ) from None
+
+
+_STEPS = {"minute": "1m", "hour": "1h", "day": "1d", "week": "7d"}
+
+
+def read_step(text: str, name: str) -> timedelta:
+    """How long each of the parts is into which time is divided: `15m`, `1h`, `1d`, or `minute`, `hour`, `day`, `week`.
+
+    Raises:
+        ArgumentError: it is no such length of time, or hours do not divide by it.
+    """
+    found = duration_of(_STEPS.get(text, text))
+    try:
+        if found and found.has_unit and (step := timedelta(seconds=found.seconds)) and _divides_time(step):
+            return step
+    except OverflowError:
+        pass
+    why = f"{text!r} divides no hours; write minute, hour, day or week, or 5m, 15m, 2h, 30d"
+    raise ArgumentError(name=name, why=why)
+
+
+def _divides_time(step: timedelta) -> bool:
+    hour, minute = timedelta(hours=1), timedelta(minutes=1)
+    return step >= minute and not step % minute and not (step % hour and hour % step)

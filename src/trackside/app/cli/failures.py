@@ -38,6 +38,8 @@ _TYPED_AS = {
     "thread_id": "--thread",
     "to": "--to",
     "types": "--type",
+    "until": "--until",
+    "width": "--by",
 }
 """How arguments of the store and fields of a run are called on the command line."""
 

@@ -60,9 +60,14 @@ class OutputConsole(Console):
         """Whether lines that are there can be written again."""
         return self.is_screen and not self.is_dumb_terminal
 
+    @property
+    def is_unicode(self) -> bool:
+        """Whether the stream's encoding has more than ASCII for sure."""
+        return self.encoding.startswith("utf")
+
     def symbol(self, look: Look) -> str:
         """The symbol of a look, as far as the stream's encoding has it."""
-        return look.symbol if self.encoding.startswith("utf") else look.plain
+        return look.symbol if self.is_unicode else look.plain
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `rich` does, in one piece."""

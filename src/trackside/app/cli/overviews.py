@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from trackside.app.cli.appearance import RUN_LOOKS, THREAD_LOOKS, Look, look_of, words_of
+from trackside.app.cli.charts import bar
 from trackside.app.cli.formatting import abridged, ago, cost, count, duration, moment, one_line
 from trackside.app.cli.output import OutputConsole
 from trackside.app.cli.tables import Column, print_facts, print_table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NEVER_STARTED = "(never started)"
 _BRIEF = 100  # characters
+_BAR = 20
 _ENOUGH_OF_AN_ID = 18  # characters of a UUIDv7: its millisecond, and what comes within that
 _LONGEST_LABEL = len("completed")
 
@@ -136,6 +138,7 @@ def _ended(console: OutputConsole, totals: RunTotals) -> Text:
 
 
 def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, TokenTotals], limit: int) -> None:
+    share, unit = _share_of(totals.values())
     columns: list[Column[tuple[str, TokenTotals]]] = [
         Column(title=title, cell=lambda entry: one_line(entry[0]), least=10),
         Column(title="TOKENS IN", cell=lambda entry: _number(entry[1].input_tokens), right=True),
@@ -144,8 +147,24 @@ def _print_by_name(console: OutputConsole, title: str, totals: Mapping[str, Toke
         Column(title="REASONING", cell=lambda entry: _number(entry[1].reasoning_tokens), rank=2, right=True),
         Column(title="COST", cell=_cost, rank=3, right=True),
     ]
+    if console.is_screen:
+        drawn: Column[tuple[str, TokenTotals]] = Column(
+            title=f"SHARE OF {unit}",
+            cell=lambda entry: Text(bar(share(entry[1]), _BAR, blocks=console.is_unicode), "cyan"),
+            rank=4,
+        )
+        columns.append(drawn)
     by_size = sorted(totals.items(), key=lambda entry: -entry[1].input_tokens - entry[1].output_tokens)
     _print_biggest(console, columns, by_size, limit)
+
+
+def _share_of(totals: Collection[TokenTotals]) -> tuple[Callable[[TokenTotals], float], str]:
+    """How much of all of them one is, and of what: what they cost, where that is known, else their tokens."""
+    costs = sum(total.cost_usd or 0 for total in totals)
+    if costs:
+        return lambda total: (total.cost_usd or 0) / costs, "COST"
+    tokens = sum(total.input_tokens + total.output_tokens for total in totals) or 1
+    return lambda total: (total.input_tokens + total.output_tokens) / tokens, "TOKENS"
 
 
 def _print_biggest[T](console: OutputConsole, columns: Sequence[Column[T]], records: Sequence[T], limit: int) -> None:
