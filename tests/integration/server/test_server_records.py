@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from trackside.app.settings import ObserverSettings
+from trackside.app.storage import _run_search
 
 
 async def echo(input: Any) -> Any:
@@ -52,6 +54,28 @@ async def test_runs_are_found_by_status_agent_and_metadata(serve_agents: Any) ->
 
     assert red["agent"] == "echo"
     assert refused.status_code == 422
+
+
+async def test_runs_are_found_by_what_they_say_and_a_search_that_is_cut_short_says_where_it_goes_on(
+    serve_agents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run_search, "LOOKED_AT", 3)
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        await two_runs(served)
+        by_text = await http.get("/runs", params={"text": "CANNOT BE"})
+        rest = await http.get("/runs", params={"text": "CANNOT be", "before": by_text.headers["X-Search-Continues"]})
+        by_metadata = await http.get("/runs", params={"text": "red", "limit": 1})
+        dear = await http.get("/runs", params={"min_cost": "0.5"})
+        long = await http.get("/runs", params={"min_duration": "0", "limit": 2})
+        refused = [await http.get("/runs", params={"min_cost": said}) for said in ("-1", "nan", "much")]
+
+    assert [run["agent"] for run in by_text.json() + rest.json()] == ["failing", "failing"]
+    assert "X-Search-Continues" not in rest.headers
+    assert [run["metadata"] for run in by_metadata.json()] == [{"team": "red"}]
+    assert dear.json() == []
+    assert long.headers["X-Pagination-Next"] == long.json()[1]["cursor"]
+    assert [answer.status_code for answer in refused] == [422] * 3
 
 
 async def test_a_run_is_shown_in_full_with_what_was_asked_for(serve_agents: Any) -> None:

@@ -57,6 +57,7 @@ NAMED_BY = {
     "key": lambda it: "secret",
     "metadata": lambda it: {"note": MARK},
     "values": lambda it: {"text": SECRET},
+    "text": lambda it: SECRET,
     "filter": lambda it: {"note": MARK},
     "config": lambda it: {
         "configurable": {"thread_id": it.thread_id, "checkpoint_id": it.checkpoint_id, "checkpoint_ns": ""}
@@ -101,7 +102,7 @@ PLAIN = {
     "end_time", "enabled", "on_run_completed", "key", "value", "index", "max_depth", "refresh_ttl", "query", "depth",
     "last_event_id", "channels", "id", "method", "response_format", "namespaces", "interrupt_id", "supersteps",
     "node_id", "stream", "strategy", "keep_latest", "past", "reason", "include", "check_db",
-    "description", "version", "user_id", "state_updates", "prune",
+    "description", "version", "user_id", "state_updates", "prune", "min_cost", "min_duration",
 }  # fmt: skip
 """What names nothing of anybody's."""
 

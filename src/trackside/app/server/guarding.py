@@ -18,7 +18,14 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.routing import Endpoint
 from trackside.app.server.secure_headers import SecureHeaders
 
-_EXPOSED: Final = ("Location", "Content-Location", "X-Pagination-Next", "X-Pagination-Total")
+_EXPOSED: Final = (
+    "Location",
+    "Content-Location",
+    "X-Pagination-Next",
+    "X-Pagination-Total",
+    "X-Search-Continues",
+    "X-Truncated",
+)
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _LOOPBACK_ORIGIN: Final = (
     r"https?://(localhost|([a-z0-9-]+\.)+localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(:\d{1,5})?"

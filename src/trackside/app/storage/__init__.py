@@ -11,6 +11,7 @@ from trackside.app.storage._records import (
     TimeBucket,
     TokenTotals,
 )
+from trackside.app.storage._run_search import FoundRuns, RunFilters
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
 from trackside.app.storage.coordinator import StoredCoordinator
@@ -25,8 +26,10 @@ __all__ = [
     "FeedPolicy",
     "FollowOptions",
     "Follower",
+    "FoundRuns",
     "ImportReport",
     "PruneReport",
+    "RunFilters",
     "RunTotals",
     "RunWithEvents",
     "Stats",

@@ -126,15 +126,15 @@ class RunListing:
     def of(
         cls,
         *,
-        status: AnyOf[RunStatus] | None,
-        agent: str | None,
-        thread_id: str | None,
-        metadata: Any,
-        since: datetime | None,
-        until: datetime | None,
-        id_prefix: str | None,
-        owner: str | None,
-        removed: bool,
+        status: AnyOf[RunStatus] | None = None,
+        agent: str | None = None,
+        thread_id: str | None = None,
+        metadata: Any = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        id_prefix: str | None = None,
+        owner: str | None = None,
+        removed: bool = False,
         page: Page,
     ) -> Self:
         """Check what was asked for.
@@ -160,13 +160,23 @@ class RunListing:
         """The runs."""
         if self.statuses == []:
             return []
-        found = self._keys(connection).subquery()
+        found = self.keys(connection).subquery()
         query = RUNS.where(runs.c.run_id.in_(select(found.c.id))).order_by(
             runs.c.created_at.desc(), runs.c.run_id.desc()
         )
         return [run_of(row) for row in connection.execute(query)]
 
-    def _keys(self, connection: Connection) -> Select[Any]:
+    def beginning_with(self, connection: Connection, beginning: str) -> list[Select[Any]]:
+        """The keys of pages of those whose id, or whose thread's id, begins like this; of those that are few."""
+        rest = [*self._time(runs.c.created_at), *self._rest()]
+        return [
+            self.page.keys([*_begins(id_, beginning), *rest], runs.c.created_at, runs.c.run_id)
+            for id_ in (runs.c.run_id, runs.c.thread_id)
+            if are_few(connection, _begins(id_, beginning), FEW)
+        ]
+
+    def keys(self, connection: Connection) -> Select[Any]:
+        """The times and ids of the runs. There has to be a status that they may have."""
         if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix), FEW):
             return self._through_ids(self.id_prefix)
         if self.owner is not None and are_few(connection, [are_owned_by(self.owner)], FEW):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Unpack
 
 from sqlalchemy import Connection
 
@@ -13,6 +14,7 @@ from trackside.app.storage._listings import Page, RunListing, ThreadListing, run
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+from trackside.app.storage._run_search import FoundRuns, RunFilters, RunSearch
 from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats, read_timeline
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
@@ -168,6 +170,42 @@ class StoreReading:
             page=Page.of(after=after, before=before, limit=limit),
         )
         return await self._readers.run(listing.read)
+
+    async def search_runs(
+        self,
+        *,
+        text: str | None = None,
+        min_cost: float | None = None,
+        min_duration: float | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        **filters: Unpack[RunFilters],
+    ) -> FoundRuns:
+        """The runs that `runs` lists under the same filters, and that say a text, cost so much, or took so long.
+
+        No index has that, so runs are looked at one by one, a bounded number for each call. Where a page is not full for
+        that reason, `continues` is where to go on: pass it as `before` (as `after`, if that was given). On the first page
+        then also runs come whose id, or whose thread's, begins with the text, however old they are.
+
+        Args:
+            text: a part of the title, the error, the agent or a value of the metadata, or the beginning of the id of the run
+                or its thread; upper and lower case are the same.
+            min_cost: only runs that cost so many US dollars, or more.
+            min_duration: only runs that took so many seconds, or more; of those that go on, until now.
+            after: as in `runs`.
+            before: as in `runs`.
+            limit: how many at most.
+            **filters: as in `runs`.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        page = Page.of(after=after, before=before, limit=limit)
+        search = RunSearch.of(
+            RunListing.of(page=page, **filters), text=text, min_cost=min_cost, min_duration=min_duration
+        )
+        return await self._readers.run(search.read)
 
     async def thread(self, thread_id: str, *, owner: str | None = None, removed: bool = False) -> StoredThread | None:
         """The thread with this id; None if there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
-from trackside.app.server.wire.log import RecordedRun, RunDetails, RunQuery, recorded_run, run_details
+from trackside.app.server.wire.log import RecordedRun, RunDetails, RunQuery, recorded_run, run_details, whole_run
 from trackside.app.server.wire.stats import (
     Bucket,
     RunStats,
@@ -23,6 +24,7 @@ from trackside.app.server.wire.stats import (
     bucket_on_wire,
     stats_on_wire,
 )
+from trackside.app.storage import RunFilters, StoredRun
 from trackside.harness.errors import UnknownRunError, UnknownThreadError
 from trackside.harness.states import Describes, KeepsThreads
 
@@ -44,28 +46,49 @@ class Renders(Protocol):
 async def list_recorded_runs(call: Call[None, RunQuery]) -> Any:
     """Runs of all threads, those created last first.
 
-    `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object.
+    `X-Pagination-Next` is what the next page, of older runs, comes with as `before`. `metadata` is a JSON object. With
+    `text`, `min_cost` or `min_duration` runs are looked at one by one, so many for each request: where that fills no
+    page, `X-Search-Continues` is what the search goes on with as `before` (as `after`, if that was given).
     """
     query = call.query
-    found = await call.parts.store.runs(
-        status=query.status,
-        agent=query.agent,
-        thread_id=query.thread_id,
-        metadata=_metadata(query.metadata),
-        since=query.since,
-        until=query.until,
-        owner=call.principal.owner,
-        id_prefix=query.id_prefix,
-        after=query.after,
-        before=query.before,
-        limit=query.limit + 1,
-    )
+    found, continues = await _runs_of(call)
     # Pages of newer runs come from the near end on: what there is too much of is the newest.
     page = found[: query.limit] if query.after is None else found[-query.limit :]
-    more = None
-    if len(found) > len(page) or (query.after is not None and page):
-        more = {"X-Pagination-Next": page[-1].cursor}
-    return json_reply([recorded_run(run) for run in page], headers=more)
+    more: dict[str, str] = {}
+    if page and (query.after is not None or (continues is None and len(found) > len(page))):
+        more["X-Pagination-Next"] = page[-1].cursor
+    if continues is not None:
+        more["X-Search-Continues"] = continues
+    shown = whole_run if query.details else recorded_run
+    return json_reply([shown(run) for run in page], headers=more or None)
+
+
+async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str | None]:
+    """One run more than asked for, if there is one, and where a search goes on."""
+    query, store = call.query, call.parts.store
+    filters: RunFilters = {
+        "status": query.status,
+        "agent": query.agent,
+        "thread_id": query.thread_id,
+        "metadata": _metadata(query.metadata),
+        "since": query.since,
+        "until": query.until,
+        "owner": call.principal.owner,
+        "id_prefix": query.id_prefix,
+        "removed": query.removed,
+    }
+    after, before, limit = query.after, query.before, query.limit + 1
+    if not query.searches:
+        return await store.runs(**filters, after=after, before=before, limit=limit), None
+    return await store.search_runs(
+        text=query.text,
+        min_cost=query.min_cost,
+        min_duration=query.min_duration,
+        after=after,
+        before=before,
+        limit=limit,
+        **filters,
+    )
 
 
 @routes.get("/runs/{run_id}", Permission.read, about=About("threads", "read", "run"), answers={200: RunDetails})

@@ -57,6 +57,8 @@ class EventQuery(Struct, kw_only=True):
     run_id: Id | None = None
     thread_id: Id | None = None
     agent: str | None = None
+    status: list[RunStatus] | None = None
+    """Of runs that have this status now."""
     type: list[LifecycleEventType] | None = None
     since: Time | None = None
     limit: Limit = 100
@@ -84,9 +86,24 @@ class RunQuery(Struct, kw_only=True):
     since: Time | None = None
     until: Time | None = None
     id_prefix: str | None = None
+    text: Annotated[str, Meta(max_length=1_000)] | None = None
+    """A part of the title, the error, the agent or a value of the metadata, or how the run's or its thread's id begins."""
+    min_cost: Annotated[float, Meta(ge=0)] | None = None
+    """US dollars."""
+    min_duration: Annotated[float, Meta(ge=0)] | None = None
+    """Seconds; of a run that goes on, until now."""
+    removed: bool = False
+    """Also runs that were deleted or rolled back, whose events the log still has."""
+    details: bool = False
+    """With `completion_data` and `removed_at`."""
     after: str | None = None
     before: str | None = None
     limit: Limit = 50
+
+    @property
+    def searches(self) -> bool:
+        """Whether runs have to be looked at one by one."""
+        return bool(self.text) or self.min_cost is not None or self.min_duration is not None
 
 
 class RecordedRun(Struct, frozen=True, kw_only=True):
@@ -120,11 +137,18 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
     stuck_since: datetime | None
 
 
-class RunDetails(RecordedRun, frozen=True, kw_only=True):
-    """All that is kept of a run but its events."""
+class WholeRun(RecordedRun, frozen=True, kw_only=True):
+    """A run of a listing with `details`."""
 
     completion_data: Mapping[str, Any]
     """What it used, by model and by caller, as its last event has it."""
+    removed_at: datetime | None
+    """Since when it is not seen any more: it was deleted, or rolled back."""
+
+
+class RunDetails(WholeRun, frozen=True, kw_only=True):
+    """All that is kept of a run but its events."""
+
     request: JsonObject | None
     """What was asked for; None if that is not kept."""
     retries: list[str]
@@ -136,9 +160,14 @@ def recorded_run(run: StoredRun) -> RecordedRun:
     return convert(run, RecordedRun, from_attributes=True)
 
 
+def whole_run(run: StoredRun) -> WholeRun:
+    """A run of a listing with details."""
+    return convert(run, WholeRun, from_attributes=True)
+
+
 def run_details(run: StoredRun, request: JsonObject | None, retries: list[str]) -> RunDetails:
     """A run by itself."""
-    fields = {name: getattr(run, name) for name in RecordedRun.__struct_fields__}
+    fields = {name: getattr(run, name) for name in WholeRun.__struct_fields__}
     if request is not None and "config" in request:
         request = {**request, "config": config_shown(request["config"])}
-    return RunDetails(**fields, completion_data=run.completion_data, request=request, retries=retries)
+    return RunDetails(**fields, request=request, retries=retries)
