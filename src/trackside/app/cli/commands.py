@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from trackside._version import __version__
-from trackside.app.cli import auth_commands, data_commands, observer_commands, server_commands, subscription_commands
+from trackside.app.cli import (
+    acting_commands,
+    auth_commands,
+    data_commands,
+    observer_commands,
+    server_commands,
+    subscription_commands,
+)
 from trackside.app.cli.options import (
     ALL,
     RUN_STATUSES,
@@ -216,6 +223,17 @@ def runs(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only those created since: 2h, 3d, 2026-01-31.")
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Only with this in title, error, agent, metadata, or as an id begins."),
+    ] = None,
+    cost_above: Annotated[
+        str | None,
+        typer.Option("--cost-above", metavar="USD", help="Only those that cost so many US dollars, or more."),
+    ] = None,
+    duration_above: Annotated[
+        str | None, typer.Option("--duration-above", metavar="TIME", help="Only those that took so long: 30s, 5m, 2h.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -246,7 +264,8 @@ def runs(
         since=since,
         limit=limit,
     )
-    return listing.show_runs(options) if run is None else listing.show_run(options, run)
+    search = listing.SearchOptions(text=text, cost_above=cost_above, duration_above=duration_above)
+    return listing.show_runs(options, search) if run is None else listing.show_run(options, run, search)
 
 
 @app.command()
@@ -448,6 +467,7 @@ def stats(
     )
 
 
+app.add_typer(acting_commands.app)
 app.add_typer(server_commands.app)
 app.add_typer(auth_commands.app)
 app.add_typer(data_commands.app)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from trackside.app.cli.arguments import ArgumentError, read_since, read_step
+from trackside.app.cli.arguments import ArgumentError, read_dollars, read_seconds, read_since, read_step
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
@@ -50,6 +50,51 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
         for name, value in given.items():
             if value is not None:
                 raise ArgumentError(name=name, why=f"one {what} is shown as it is; leave this out, or the ID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What else `runs` can be looked for by, as it was typed."""
+
+    text: str | None = None
+    cost_above: str | None = None
+    duration_above: str | None = None
+
+    def check_alone(self) -> None:
+        """See that nothing is looked for where one run is shown.
+
+        Raises:
+            ArgumentError: something is.
+        """
+        given = {
+            "--text": self.text,
+            "--cost-above": self.cost_above,
+            "--duration-above": self.duration_above,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise ArgumentError(name=name, why="one run is shown as it is; leave this out, or the ID")
+
+    def filters(self) -> _Search:
+        """What was typed, as the records take it.
+
+        Raises:
+            ArgumentError: an amount or a length of time is none.
+        """
+        cost, duration = self.cost_above, self.duration_above
+        return {
+            "text": self.text or None,
+            "min_cost": None if cost is None else read_dollars(cost, "--cost-above"),
+            "min_duration": None if duration is None else read_seconds(duration, "--duration-above"),
+        }
+
+
+class _Search(TypedDict):
+    """What runs are looked for by besides the filters."""
+
+    text: str | None
+    min_cost: float | None
+    min_duration: float | None
 
 
 class _Filters(TypedDict):
@@ -116,9 +161,10 @@ class _Look:
         self.console.print("There is nothing that fits.", style="dim")
 
 
-def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
+def show_run(options: LookOptions[RunStatus], beginning: str, search: SearchOptions) -> ExitCode:
     """Show one run in full."""
     options.check_alone("run")
+    search.check_alone()
     look = _Look(options)
 
     async def show(records: Records) -> None:
@@ -132,12 +178,14 @@ def show_run(options: LookOptions[RunStatus], beginning: str) -> ExitCode:
     return look.run(show)
 
 
-def show_runs(options: LookOptions[RunStatus]) -> ExitCode:
+def show_runs(options: LookOptions[RunStatus], search: SearchOptions) -> ExitCode:
     """Show the newest runs that fit."""
     look = _Look(options)
+    sought = search.filters()
 
     async def show(records: Records) -> None:
-        runs = await records.runs(status=options.status, limit=options.limit, **await look.filters(records))
+        filters = await look.filters(records)
+        runs = await records.runs(status=options.status, limit=options.limit, **filters, **sought)
         look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
 
     return look.run(show)
@@ -275,7 +323,7 @@ async def _over_time(
     step: timedelta | None,
     blocks: int = 0,
 ) -> Sequence[TimeBucket]:
-    """Totals over time, from the first run on if nobody has said from when; in `blocks` if nobody has said how long one is."""
+    """Totals over time, from the first run on where no beginning was said; in `blocks` where no length was."""
     begin = filters["since"]
     if begin is None:
         first = await records.events(limit=1)

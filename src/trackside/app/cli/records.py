@@ -228,3 +228,9 @@ class Records(Protocol):
     async def drop_parked(self, name: str, position: int | None = None) -> int:
         """Give a parked event up, or all of them; how many that are."""
         ...
+
+
+def newest_first(runs: Sequence[StoredRun], limit: int) -> list[StoredRun]:
+    """Runs of several pages of a search as one listing: one that is named by its id is found on more than one."""
+    distinct = {run.run_id: run for run in runs}
+    return sorted(distinct.values(), key=lambda run: (run.created_at, run.run_id), reverse=True)[:limit]

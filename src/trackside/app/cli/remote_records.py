@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from trackside.app.cli.records import Following, HearOutage, Home, RunsNow
+from trackside.app.cli.records import Following, HearOutage, Home, RunsNow, newest_first
 from trackside.app.cli.remote_connection import Connection, Query, part_of_path
 from trackside.app.cli.remote_following import RemoteFollower
 from trackside.app.cli.remote_wire import (
@@ -73,7 +73,8 @@ class RemoteRecords:
             "details": True,
             "removed": True,
         }
-        return await self._pages("runs", query, list[StoredRun], limit=limit, place="before")
+        found = await self._pages("runs", query, list[StoredRun], limit=limit, place="before")
+        return newest_first(found, limit)
 
     async def request_of(self, run_id: str) -> JsonObject | None:
         """What a run was asked for."""
@@ -252,7 +253,7 @@ class RemoteRecords:
         return (await self._connection.ask(method, f"{path}/{what}" if what else path, body=body)).body
 
     async def _details(self, run_id: str) -> Details:
-        return await self._get(f"runs/{part_of_path(run_id)}", Details)
+        return await self._get(f"runs/{part_of_path(run_id)}", Details, {"removed": True})
 
     async def _get[T](self, path: str, kind: type[T], query: Query | None = None) -> T:
         return self._connection.decode((await self._connection.get(path, query)).body, kind)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from trackside.app.cli.records import Following, HearOutage, Home, RunsNow
+from trackside.app.cli.records import Following, HearOutage, Home, RunsNow, newest_first
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage import RunFilters, Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
     from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 
@@ -38,16 +38,28 @@ class StoredRecords:
         min_duration: float | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
-        """Runs that fit."""
-        return await self._store.runs(
-            status=status,
-            agent=agent,
-            thread_id=thread_id,
-            since=since,
-            id_prefix=id_prefix,
-            removed=True,
-            limit=limit,
-        )
+        """Runs that fit. A search looks at so many runs at once, and goes on until there are enough or no more."""
+        filters: RunFilters = {
+            "status": status,
+            "agent": agent,
+            "thread_id": thread_id,
+            "since": since,
+            "id_prefix": id_prefix,
+            "removed": True,
+        }
+        if text is None and min_cost is None and min_duration is None:
+            return await self._store.runs(**filters, limit=limit)
+        found: list[StoredRun] = []
+        before: str | None = None
+        while len(found) < limit:
+            page = await self._store.search_runs(
+                **filters, text=text, min_cost=min_cost, min_duration=min_duration, before=before, limit=limit
+            )
+            found += page.runs
+            before = page.continues
+            if before is None:
+                break
+        return newest_first(found, limit)
 
     async def request_of(self, run_id: str) -> JsonObject | None:
         """What a run was asked for."""

@@ -37,6 +37,7 @@ async def list_events(call: Call[None, EventQuery]) -> Any:
         run_id=query.run_id,
         thread_id=query.thread_id,
         agent=query.agent,
+        status=query.status,
         types=query.type,
         since=query.since,
         owner=call.principal.owner,

@@ -15,7 +15,7 @@ from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
-from trackside.app.server.wire.log import RecordedRun, RunDetails, RunQuery, recorded_run, run_details, whole_run
+from trackside.app.server.wire.log import OneRunQuery, RecordedRun, RunDetails, RunQuery, recorded_run, run_details, whole_run
 from trackside.app.server.wire.stats import (
     Bucket,
     RunStats,
@@ -91,11 +91,17 @@ async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str
     )
 
 
-@routes.get("/runs/{run_id}", Permission.read, about=About("threads", "read", "run"), answers={200: RunDetails})
-async def get_recorded_run(call: Call[None, None]) -> Any:
+@routes.get(
+    "/runs/{run_id}",
+    Permission.read,
+    about=About("threads", "read", "run"),
+    query=OneRunQuery,
+    answers={200: RunDetails},
+)
+async def get_recorded_run(call: Call[None, OneRunQuery]) -> Any:
     """All that is recorded of a run; its events are at `/events?run_id=`."""
     store, run_id = call.parts.store, call.run_id
-    run = await store.run(run_id, owner=call.principal.owner)
+    run = await store.run(run_id, owner=call.principal.owner, removed=call.query.removed)
     if run is None:
         raise UnknownRunError(run_id=run_id)
     return run_details(run, await store.request_of(run_id), await store.retries_of(run_id))

@@ -106,6 +106,12 @@ class RunQuery(Struct, kw_only=True):
         return bool(self.text) or self.min_cost is not None or self.min_duration is not None
 
 
+class OneRunQuery(Struct, kw_only=True):
+    """Whether a run is shown, too, that was deleted or rolled back."""
+
+    removed: bool = False
+
+
 class RecordedRun(Struct, frozen=True, kw_only=True):
     """A run as its events tell it. Totals are 0 until it has ended; `status` is in our own words."""
 

@@ -1,0 +1,216 @@
+"""The commands that stop and remove what is recorded: `cancel` and `delete`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from trackside.app.cli.asking import agrees, not_done
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import ago, count, one_line
+from trackside.app.cli.lookup import find_run, find_thread
+from trackside.app.cli.output import standard_output
+from trackside.app.cli.overviews import NEVER_STARTED
+from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_final, is_terminal
+from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, ThreadStatus
+
+if TYPE_CHECKING:
+    from trackside.app.cli.records import Records
+    from trackside.app.storage import StoredRun, StoredThread
+
+_ENDS = [kind for kind in LifecycleEventType if is_terminal(kind)]
+_COUNTED = 1_000  # runs of a thread; more are said to be more
+
+
+class StillActiveError(TracksideError):
+    """{what} has not ended; cancel it before: trackside cancel {run_id} --wait{flags}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelOptions:
+    """What was typed after `cancel`."""
+
+    runs: Sequence[str]
+    action: CancelAction
+    wait: bool
+    place: Place
+    json: bool
+
+
+def cancel(options: CancelOptions) -> ExitCode:
+    """Have runs stopped; with `wait` until they have ended, or somebody presses Ctrl-C.
+
+    Raises:
+        UnknownIdError, AmbiguousIdError: one of them is not there, and none was stopped.
+    """
+    interrupt_on_stop_signals()
+    stopped = asyncio.Event()
+
+    async def main() -> list[tuple[StoredRun, StoredRun]]:
+        async with open_records(options.place) as records:
+            found = [await find_run(records, beginning) for beginning in dict.fromkeys(options.runs)]
+            for run in found:
+                if not is_final(run.status):
+                    await records.cancel(run, action=options.action)
+            if options.wait:
+                for run in found:
+                    await _wait_for_end(records, run, stopped)
+            return [(run, await records.run(run.run_id) or run) for run in found]
+
+    runs = asyncio.run(main())
+    console = standard_output()
+    for before, after in runs:
+        if options.json:
+            said: JsonObject = {
+                "run_id": after.run_id,
+                "status": after.status.value,
+                "had_ended": is_final(before.status),
+            }
+            console.print_json_lines([said])
+        else:
+            console.print(_said(before, after, options.action), soft_wrap=True)
+    console.check()
+    if stopped.is_set():
+        return ExitCode.cancelled
+    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _said(before: StoredRun, after: StoredRun, action: CancelAction) -> str:
+    if is_final(before.status):
+        return f"Run {after.run_id} had ended already: {after.status}."
+    if is_final(after.status):
+        back = ", and its thread is as it was before" if action is CancelAction.rollback else ""
+        return f"Run {after.run_id} has ended: {after.status}{back}."
+    return f"Run {after.run_id} is told to stop."
+
+
+async def _wait_for_end(records: Records, run: StoredRun, stopped: asyncio.Event) -> None:
+    known = await records.run(run.run_id)
+    if stopped.is_set() or known is None or is_final(known.status):
+        return
+    follower = records.follow(0, run_id=run.run_id, types=_ENDS)
+    with ended_by_stop_signals(follower.end, stopped):
+        async for _ in follower:
+            return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteOptions:
+    """What was typed after `delete`."""
+
+    ids: Sequence[str]
+    yes: bool
+    place: Place
+    json: bool
+
+
+def delete_runs(options: DeleteOptions) -> ExitCode:
+    """Remove runs that have ended from the sight of clients, if that is what the person wants.
+
+    Raises:
+        UnknownIdError, AmbiguousIdError, StillActiveError: one of them cannot be deleted, and none was.
+        ArgumentError: nobody can be asked.
+    """
+    interrupt_on_stop_signals()
+    now = datetime.now(UTC)
+
+    async def look() -> list[StoredRun]:
+        async with open_records(options.place, read_only=True) as records:
+            found = [await find_run(records, beginning) for beginning in dict.fromkeys(options.ids)]
+            for run in found:
+                if not is_final(run.status):
+                    raise StillActiveError(what=f"Run {run.run_id}", run_id=run.run_id, flags=records.home.flags)
+            return found
+
+    async def delete(runs: Sequence[StoredRun]) -> None:
+        async with open_records(options.place) as records:
+            for run in runs:
+                await records.delete_run(run)
+
+    found = asyncio.run(look())
+    left = [run for run in found if run.removed_at is None]
+    what = _listed([f"run {run.run_id} of {one_line(run.agent or NEVER_STARTED)}, {_ended(run, now)}" for run in left])
+    question = f"Delete {what}? Events stay in the log; clients do not see them any more."
+    if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
+        return not_done("Nothing was deleted.")
+    asyncio.run(delete(left))
+    gone = {run.run_id for run in left}
+    return _show("run", [run.run_id for run in found], gone, json=options.json)
+
+
+def delete_threads(options: DeleteOptions) -> ExitCode:
+    """Remove threads with their runs and what they remember, if that is what the person wants.
+
+    Raises:
+        UnknownIdError, AmbiguousIdError, StillActiveError: one of them cannot be deleted, and none was.
+        ArgumentError: nobody can be asked.
+    """
+    interrupt_on_stop_signals()
+
+    async def look() -> list[tuple[StoredThread, int]]:
+        found: list[tuple[StoredThread, int]] = []
+        async with open_records(options.place, read_only=True) as records:
+            for beginning in dict.fromkeys(options.ids):
+                thread = await find_thread(records, beginning)
+                runs = await records.runs(thread_id=thread.thread_id, limit=_COUNTED)
+                active = next((run for run in runs if not is_final(run.status)), None)
+                if thread.status is ThreadStatus.busy and active is not None:
+                    what = f"Run {active.run_id} of thread {thread.thread_id}"
+                    raise StillActiveError(what=what, run_id=active.run_id, flags=records.home.flags)
+                found.append((thread, len(runs)))
+        return found
+
+    async def delete(threads: Sequence[StoredThread]) -> None:
+        async with open_records(options.place) as records:
+            for thread in threads:
+                await records.delete_thread(thread)
+
+    found = asyncio.run(look())
+    left = [(thread, runs) for thread, runs in found if thread.removed_at is None]
+    what = _listed([f"thread {thread.thread_id} with {_amount(runs)}{_titled(thread)}" for thread, runs in left])
+    question = f"Delete {what}, and all that is remembered there? Events stay in the log."
+    if left and not agrees(question, yes=options.yes, would=f"{what} would be deleted"):
+        return not_done("Nothing was deleted.")
+    asyncio.run(delete([thread for thread, _ in left]))
+    gone = {thread.thread_id for thread, _ in left}
+    return _show("thread", [thread.thread_id for thread, _ in found], gone, json=options.json)
+
+
+def _show(kind: str, ids: Sequence[str], gone: set[str], *, json: bool) -> ExitCode:
+    console = standard_output()
+    for id_ in ids:
+        if json:
+            console.print_json_lines([{f"{kind}_id": id_, "deleted": True, "was_deleted_before": id_ not in gone}])
+        elif id_ in gone:
+            console.print(f"Deleted {kind} {id_}.", soft_wrap=True)
+        else:
+            console.print(f"{kind.capitalize()} {id_} was deleted already.", soft_wrap=True)
+    if gone and not json:
+        console.print("Their events stay in the log, until `trackside prune` removes them for good.", style="dim")
+    console.check()
+    return ExitCode.reader_gone if console.reader_gone else ExitCode.success
+
+
+def _ended(run: StoredRun, now: datetime) -> str:
+    return run.status.value if run.ended_at is None else f"{run.status} {ago(run.ended_at, now)}"
+
+
+def _amount(runs: int) -> str:
+    return f"{_COUNTED:,} runs or more" if runs >= _COUNTED else count(runs, "run")
+
+
+def _titled(thread: StoredThread) -> str:
+    return f" ({one_line(thread.title)})" if thread.title else ""
+
+
+def _listed(things: Sequence[str]) -> str:
+    """All of them where they are few, else how many there are besides the first."""
+    if len(things) <= 3:
+        return "; ".join(things)
+    return f"{'; '.join(things[:2])}; and {len(things) - 2:,} more"

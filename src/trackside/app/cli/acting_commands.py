@@ -1,0 +1,66 @@
+"""The commands that stop and remove what is recorded, and their options."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from trackside.app.cli.options import ApiKey, Database, Json, Url, choices
+from trackside.harness.types import CancelAction
+
+app = typer.Typer()
+
+
+class Deleted(StrEnum):
+    """What can be deleted."""
+
+    run = "run"
+    thread = "thread"
+
+
+@app.command()
+def cancel(
+    run: Annotated[list[str], typer.Argument(metavar="ID…", help="Runs; the beginnings of their ids are enough.")],
+    action: Annotated[
+        CancelAction,
+        typer.Option(
+            metavar=choices(CancelAction).replace(", ", "|"),
+            help="Keep what a run did, or have its thread as it was before.",
+        ),
+    ] = CancelAction.interrupt,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Until they have ended; Ctrl-C waits no longer.")] = False,
+    database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> int:
+    """Stop runs, whichever process executes them. One that has ended stays as it is, and that is no error."""
+    from trackside.app.cli import acting
+    from trackside.app.cli.places import Place
+
+    place = Place(database=database, url=url, api_key=api_key)
+    return acting.cancel(acting.CancelOptions(runs=run, action=action, wait=wait, place=place, json=json))
+
+
+@app.command()
+def delete(
+    kind: Annotated[Deleted, typer.Argument(metavar="|".join(Deleted), help="Of what the ids are.")],
+    id: Annotated[list[str], typer.Argument(metavar="ID…", help="The beginnings of the ids are enough.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> int:
+    """Remove runs that have ended, or threads with their runs and all that they remember; it asks before.
+
+    Clients do not see them any more. Their events stay in the log, until `trackside prune` removes them for good.
+    """
+    from trackside.app.cli import acting
+    from trackside.app.cli.places import Place
+
+    place = Place(database=database, url=url, api_key=api_key)
+    options = acting.DeleteOptions(ids=id, yes=yes, place=place, json=json)
+    return acting.delete_runs(options) if kind is Deleted.run else acting.delete_threads(options)
