@@ -49,6 +49,15 @@ def cost(dollars: float | None) -> str:
     return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.3g}" if dollars >= 0.0001 else "< $0.0001"
 
 
+def percent(part: float) -> str:
+    """A part of one, as `4.8 %`; what is not nothing is never written as 0, and what is not all never as 100."""
+    if 0 < part < 0.001:
+        return "< 0.1 %"
+    if 0.999 < part < 1:
+        return "> 99.9 %"
+    return f"{100 * part:.1f}".removesuffix(".0") + " %"
+
+
 def short_id(value: str | None) -> str:
     """The end of an id, which is what tells ids of the same minute apart."""
     return "–" if value is None else value if len(value) <= 12 else f"…{value[-8:]}"
@@ -77,14 +86,23 @@ def size(number: int) -> str:
     return f"{number} bytes"
 
 
+def visible(text: str) -> str:
+    """A name or an id with what nobody sees of it made visible: zero-width signs, and those that turn writing around."""
+    if text.isprintable() and text.strip() == text:
+        return text
+    return "".join(sign if sign.isprintable() else f"⟨U+{ord(sign):04X}⟩" for sign in text)
+
+
 FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "duration": duration,
     "count": count,
     "cost": cost,
+    "percent": percent,
     "short_id": short_id,
     "iso": iso,
     "moment": moment,
     "pretty": pretty,
     "size": size,
+    "visible": visible,
 }
 """The filters of the templates."""

@@ -1,0 +1,49 @@
+"""Asks for the parts of a page at once, so that one that cannot be had does not take the others with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trackside.app.dashboard.declaring import API
+from trackside.app.server.failures import answer_of
+from trackside.app.server.routing import Call, Handler
+from trackside.harness.errors import TracksideError
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an endpoint has said, or why it has not."""
+
+    value: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+    why: str | None = None
+    """A sentence, if there is no value."""
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether somebody with more permission would see it."""
+        return self.status == 403
+
+
+async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] | None = None) -> Part:
+    """What an endpoint says to whoever looks at the page; what it refuses is said where it would stand."""
+    try:
+        answered = await API.ask(call, handler, query=query)
+    except TracksideError as exc:
+        status, why, _ = answer_of(exc)
+        return Part(status=status, why=why)
+    return Part(answered.value, answered.headers)
+
+
+async def parts_of(call: Call[Any, Any], asked: Mapping[str, tuple[Handler, Mapping[str, Any]]]) -> dict[str, Part]:
+    """What several endpoints say, by the names under which they are asked."""
+    async with asyncio.TaskGroup() as group:
+        tasks = {
+            name: group.create_task(part(call, handler, query), name=f"trackside-console-{name}")
+            for name, (handler, query) in asked.items()
+        }
+    return {name: task.result() for name, task in tasks.items()}
