@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -109,6 +109,25 @@ def asked_again(request: JsonObject, *, attempt: int, retry_of: str, thread_id: 
     """What has to be asked for to have a run once more, as another attempt of it: at once, and under no name or key."""
     asked = {name: value for name, value in request.items() if name not in _ASKED_ONCE}
     return asked | {"thread_id": thread_id, "attempt": attempt, "retry_of": retry_of}
+
+
+def another_attempt(
+    request: JsonObject, *, attempt: int, retry_of: str, thread_id: str, parent_run_id: str | None
+) -> RunSpec:
+    """The run that somebody wants once more, which has ended. How often processes try a run does not count for that.
+
+    Args:
+        request: what it was asked for, as `request_of` gave it.
+        attempt: which one this is.
+        retry_of: the run that has ended.
+        thread_id: its thread, or a new one if that is gone.
+        parent_run_id: the run that it was started by.
+
+    Raises:
+        InvalidSpecError: (a `ValueError`) it asks for something that this version does not know.
+    """
+    asked = asked_again(request, attempt=attempt, retry_of=retry_of, thread_id=thread_id)
+    return replace(spec_of(asked), max_attempts=None, parent_run_id=parent_run_id)
 
 
 def attempts_of(request: JsonObject) -> int:

@@ -212,6 +212,22 @@ async def test_threads_that_runs_make_have_what_the_handler_says(serve_auth: Any
         assert await refused(stolen) == 404
 
 
+async def test_who_may_not_start_runs_on_a_thread_does_none_of_it_once_more(serve_auth: Any) -> None:
+    async with serve_auth(SHARED) as place, place.clients("ada", "bob", "ada:reader") as (ada, bob, reader):
+        thread_id = (await ada.threads.create())["thread_id"]
+        run = await ada.runs.create(thread_id, "chat", input={"text": "a"}, metadata={"kind": "own"})
+        await ada.runs.join(thread_id, run["run_id"])
+        path = f"/runs/{run['run_id']}/retry"
+        assert await refused(bob.http.post(path, json=None)) == 404
+        assert await refused(reader.http.post(path, json=None)) == 403
+        again = await ada.http.post(path, json=None)
+        await ada.runs.join(thread_id, again["run_id"])
+        assert again["metadata"] == {"kind": "own", "members": ["ada"]}
+        (told,) = await bob.http.post("/runs/retry", json={"run_ids": [run["run_id"]]})
+        assert told["new_run_id"] is None
+        assert [one["run_id"] for one in await ada.runs.list(thread_id)] == [again["run_id"], run["run_id"]]
+
+
 async def test_the_most_specific_handler_decides(serve_auth: Any) -> None:
     async with serve_auth(EACH) as place, place.clients("ada", "bob") as (ada, bob):
         thread_id = (await ada.threads.create())["thread_id"]

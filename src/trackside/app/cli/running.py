@@ -27,19 +27,19 @@ from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
-from trackside.app.cli.places import home_of
+from trackside.app.cli.places import Place, home_of
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.cli.timeline import Timeline
 from trackside.app.cli.usage import unpriced_note
-from trackside.app.settings import Settings, load_settings
+from trackside.app.settings import Settings
 from trackside.app.wiring import DELIVERY_SECONDS, App, open_app, open_store
 from trackside.app.wiring.agents import AgentReference, ForgetfulAgentError, forgets, keys_instead_of_text, load_agent
 from trackside.app.wiring.memories import remembers_question
 from trackside.app.wiring.projects import enter_project
 from trackside.harness import RunHandle, RunResult, RunSpec, TracksideError
-from trackside.harness.admission import asked_again, record_of, spec_of
+from trackside.harness.admission import another_attempt, record_of
 from trackside.harness.errors import Fault
 from trackside.harness.failures import line_of
 from trackside.harness.ids import new_id
@@ -75,7 +75,7 @@ class SpooledError(NotRecordedError):
 class RunOptions:
     """What the commands that run an agent have in common, as it was typed."""
 
-    database: str | None
+    place: Place
     timeout: str | None
     max_tokens: int | None = None
     max_cost: str | None = None
@@ -87,7 +87,16 @@ class RunOptions:
 
     def settings(self) -> Settings:
         """The settings, with the flags on top."""
-        return load_settings({"database.url": self.database})
+        return self.place.settings()
+
+    def check_modes(self) -> None:
+        """See that what is streamed is shown.
+
+        Raises:
+            ArgumentError: it would not be.
+        """
+        if self.json and self.modes:
+            raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")
 
     def spec(self, agent: str, **more: Any) -> RunSpec:
         """The run that is asked for.
@@ -95,8 +104,7 @@ class RunOptions:
         Raises:
             ArgumentError: an option has a value that does not fit.
         """
-        if self.json and self.modes:
-            raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")
+        self.check_modes()
         return RunSpec(
             agent,
             metadata=read_metadata(self.metadata) or None,
@@ -112,6 +120,10 @@ class RunOptions:
 
 def run(agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
     """Run an agent once and show it."""
+    if (server := options.place.server) is not None:
+        from trackside.app.cli import remote_running
+
+        return remote_running.run(server, agent, input, options, thread=thread)
     settings = options.settings()
     reference = AgentReference.parse(agent, settings.agents)
     spec = options.spec(reference.text, input=read_input(input), thread_id=thread)
@@ -125,6 +137,10 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
         NotWaitingError: the thread waits for nothing.
         UnansweredError, UnknownQuestionError: it waits for several answers, or for another than this.
     """
+    if (server := options.place.server) is not None:
+        from trackside.app.cli import remote_running
+
+        return remote_running.resume(server, thread, answer, options, agent=agent)
     settings = options.settings()
     paused, questions = asyncio.run(_find_paused(settings, thread))
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
@@ -140,6 +156,10 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
     Raises:
         NotEndedError, RequestNotKeptError: it has not ended, or nobody knows what it was asked for.
     """
+    if (server := options.place.server) is not None:
+        from trackside.app.cli import remote_running
+
+        return remote_running.retry(server, run, options, agent=agent)
     settings = options.settings()
     ended, request, thread_id = asyncio.run(_find_ended(settings, run))
     reference = AgentReference.parse(agent or ended.agent or "", settings.agents)
@@ -153,17 +173,20 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
 
 def _again(ended: StoredRun, request: JsonObject, typed: RunSpec, thread_id: str) -> RunSpec:
-    """What an ended run was asked for, with what is asked for now on top. It is the last attempt: no process follows."""
-    attempt = ended.attempt + 1
-    asked = spec_of(asked_again(request, attempt=attempt, retry_of=ended.run_id, thread_id=thread_id))
+    """What an ended run was asked for, with what is asked for now on top."""
+    asked = another_attempt(
+        request,
+        attempt=ended.attempt + 1,
+        retry_of=ended.run_id,
+        thread_id=thread_id,
+        parent_run_id=ended.parent_run_id,
+    )
     limits = {name: value for name in _TYPED if (value := getattr(typed, name)) is not None}
     return replace(
         asked,
         agent=typed.agent,
         metadata={**(asked.metadata or {}), **(typed.metadata or {})} or None,
         stream_mode=typed.stream_mode,
-        max_attempts=None,
-        parent_run_id=ended.parent_run_id,
         **limits,
     )
 

@@ -13,7 +13,7 @@ from trackside.app.server.wire.assistants import AssistantFilter, AssistantSearc
 from trackside.app.server.wire.crons import CronCount, CronCreate, CronSearch, CronUpdate
 from trackside.app.server.wire.items import ItemName, ItemPut, ItemSearch, NamespaceSearch
 from trackside.app.server.wire.protocol import EventsWanted, ProtocolCommand
-from trackside.app.server.wire.runs import CancelMany, RunCreate
+from trackside.app.server.wire.runs import CancelMany, RetryMany, RunCreate
 from trackside.app.server.wire.states import HistorySearch, StateAt, StateChange
 from trackside.app.server.wire.subscriptions import ParkedChoice, SubscriptionCreate, SubscriptionSeek
 from trackside.app.server.wire.threads import ThreadChange, ThreadCount, ThreadCreate, ThreadPrune, ThreadSearch
@@ -42,6 +42,7 @@ _EXAMPLES: Final[Mapping[Any, Any]] = {
     ThreadCount: {"metadata": {"customer": "ada"}},
     ThreadPrune: {"thread_ids": [], "strategy": "keep_latest"},
     CancelMany: {"status": "all"},
+    RetryMany: {"run_ids": ["00000000-0000-4000-8000-000000000000"]},
     StateAt: {"checkpoint": {}, "subgraphs": True},
     StateChange: {"values": {"approved": True}},
     HistorySearch: {"limit": 10},

@@ -35,6 +35,17 @@ def with_user(config: Mapping[str, Any] | None, principal: Principal) -> Mapping
     return config if own == configurable else {**(config or {}), "configurable": own}
 
 
+def with_user_of(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A run's config with who asked for it before, whom nobody else gets to see."""
+    configurable = (before or {}).get("configurable") or {}
+    user = {key: value for key, value in configurable.items() if key.startswith(_OF_USERS)}
+    return (
+        config
+        if not user
+        else {**(config or {}), "configurable": {**((config or {}).get("configurable") or {}), **user}}
+    )
+
+
 def caller_of_request(request: Mapping[str, Any] | None, items: Any) -> Caller:
     """Who has asked for a run, by what is kept of his request, where nobody asks now."""
     configurable = ((request or {}).get("config") or {}).get("configurable") or {}

@@ -80,10 +80,20 @@ async def started(
     spec = await prepared(parts, call.principal, spec)
     await expect_webhook(parts, call.body.webhook)
     spec = _marked(call, spec)
-    if (key := call.header("idempotency-key")) is not None:
+    return Started(await let_in(call, spec, call.header("idempotency-key")), spec, thread_id is None)
+
+
+async def let_in(call: Call[Any, Any], spec: RunSpec, key: str | None) -> RunHandle:
+    """Let a run in, under a key that the client has for it.
+
+    Raises:
+        HttpError: the key was there for another run.
+        TracksideError: the run is not let in.
+    """
+    if key is not None:
         spec = replace(spec, idempotency_key=_own_key(call.principal, key))
     try:
-        return Started(await parts.manager.start(spec), spec, thread_id is None)
+        return await call.parts.manager.start(spec)
     except InvalidSpecError as exc:
         if key is None or exc.details.get("field") != "idempotency_key":
             raise

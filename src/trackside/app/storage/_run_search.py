@@ -143,7 +143,7 @@ class RunSearch:
         return [row.run_id for row in rows[:limit]]
 
     def _rows(self, connection: Connection, keys: Select[Any], *, oldest_first: bool = False) -> Sequence[Row[Any]]:
-        query: Select[Any] = select(*_LOOKED_FOR_IN).where(runs.c.run_id.in_(select(keys.subquery().c.id)))
+        query: Select[*tuple[Any, ...]] = select(*_LOOKED_FOR_IN).where(runs.c.run_id.in_(select(keys.subquery().c.id)))
         when, id_ = runs.c.created_at, runs.c.run_id
         order = (when, id_) if oldest_first else (when.desc(), id_.desc())
         return connection.execute(query.order_by(*order)).all()

@@ -12,10 +12,12 @@ from trackside.app.server.routes import (
     records,
     run_cancels,
     run_records,
+    run_retries,
     run_streams,
     runs,
     states,
     subscriptions,
+    thread_records,
     threads,
 )
 
@@ -24,6 +26,7 @@ GROUPS = (
     run_streams.routes,
     run_records.routes,
     run_cancels.routes,
+    run_retries.routes,
     protocol.routes,
     threads.routes,
     states.routes,
@@ -32,6 +35,7 @@ GROUPS = (
     events.routes,
     items.routes,
     records.routes,
+    thread_records.routes,
     subscriptions.routes,
     health.routes,
     info.routes,

@@ -175,6 +175,21 @@ class CancelMany(Struct, forbid_unknown_fields=True):
     status: Literal["pending", "running", "all"] | None = None
 
 
+class RetryMany(Struct, forbid_unknown_fields=True):
+    """Which runs are to be done once more."""
+
+    run_ids: Annotated[list[str], Meta(min_length=1, max_length=1_000)]
+
+
+class RetriedRun(Struct, frozen=True, kw_only=True):
+    """What became of one of several runs that were to be done once more."""
+
+    run_id: str
+    new_run_id: str | None = None
+    error: str | None = None
+    """Why there is no new run."""
+
+
 _ON_THE_WIRE = {RunStatus.interrupted: "success", RunStatus.cancelled: "interrupted"}
 _ASKED = (
     "input",

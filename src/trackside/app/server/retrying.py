@@ -1,0 +1,119 @@
+"""From a run that has ended to another attempt at it, as somebody wants it who may start runs on its thread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trackside.app.server.authorizing import on_thread
+from trackside.app.server.failures import HttpError
+from trackside.app.server.following import visible_run
+from trackside.app.server.preparing import prepared, with_user, with_user_of
+from trackside.app.server.principal import Permission
+from trackside.app.server.routing import Call
+from trackside.app.server.starting import Started, expect_webhook, let_in
+from trackside.app.server.wire.runs import RunCreate, config_shown
+from trackside.app.storage import StoredRun
+from trackside.harness import RunSpec
+from trackside.harness.admission import another_attempt
+from trackside.harness.errors import UnknownRunError, UnknownThreadError
+from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import JsonObject
+
+
+class _Ended(NamedTuple):
+    """A run that has ended, what it was asked for, and whether its thread went with it."""
+
+    run: StoredRun
+    request: JsonObject
+    lost_thread: bool
+
+
+async def retried(call: Call[Any, Any], run_id: str, *, key: str | None = None) -> Started:
+    """Start once more what a run was asked for, as another attempt of it: on its thread, or on a new one if that has gone.
+
+    Whoever may run agents does that in his own name. An admin does it on behalf of who had asked for it.
+
+    Args:
+        call: the request.
+        run_id: the run.
+        key: what the client calls the request, so that it finds the new run if it makes it again.
+
+    Raises:
+        UnknownRunError: there is no such run for whoever asks.
+        HttpError: it has not ended, or nobody knows what it was asked for.
+        TracksideError: the run is not let in.
+    """
+    readable = await _allowed(call, "read", run_id)
+    ended = await _ended(readable, run_id)
+    thread_id = new_id() if ended.lost_thread else ended.run.thread_id
+    spec = another_attempt(
+        ended.request,
+        attempt=ended.run.attempt + 1,
+        retry_of=run_id,
+        thread_id=thread_id,
+        parent_run_id=ended.run.parent_run_id,
+    )
+    if spec.agent not in call.parts.manager.agents:
+        raise HttpError(status=422, detail=f"there is no agent {spec.agent!r:.120} here to do it once more")
+    if call.handlers is not None:
+        named = None if ended.lost_thread else thread_id
+        call = await on_thread(replace(call, body=_as_asked(spec)), "create_run", named)
+        spec = _with_changes(spec, call.body)
+        if call.wanted is not None:
+            spec = replace(spec, thread_metadata=call.body.metadata)
+    if call.principal.may(Permission.admin):
+        spec = replace(spec, any_owner=True)
+    else:
+        principal = call.principal
+        config = with_user(spec.config, principal)
+        spec = replace(spec, owner=principal.identity, any_owner=principal.owner is None, config=config)
+    spec = await prepared(call.parts, call.principal, spec)
+    webhook = (spec.options or {}).get("webhook")
+    await expect_webhook(call.parts, webhook if isinstance(webhook, str) else None)
+    return Started(await let_in(call, spec, key), spec, spec.thread_ends)
+
+
+async def _allowed(call: Call[Any, Any], action: Any, run_id: str) -> Call[Any, Any]:
+    """The call, if a handler lets somebody do this with the thread of a run."""
+    if call.handlers is None:
+        return call
+    run = await call.parts.store.run(run_id, removed=True)
+    try:
+        return await on_thread(call, action, None if run is None else run.thread_id)
+    except UnknownThreadError:
+        raise UnknownRunError(run_id=run_id) from None
+
+
+async def _ended(call: Call[Any, Any], run_id: str) -> _Ended:
+    store = call.parts.store
+    run = await visible_run(call.parts, call.principal, run_id, lingers=True)
+    if not is_final(run.status):
+        raise HttpError(status=409, detail=f"run {run_id} has not ended, it is {run.status.value}: cancel it first")
+    request = await store.request_of(run_id)
+    if request is None:
+        raise HttpError(status=422, detail=f"what run {run_id} was asked for is not kept")
+    return _Ended(run, request, bool(request.get("thread_ends")) and await store.thread(run.thread_id) is None)
+
+
+def _as_asked(spec: RunSpec) -> RunCreate:
+    """What handlers get to see, as if a client had asked for it."""
+    asked = {
+        "assistant_id": spec.agent,
+        "input": spec.input,
+        "command": spec.command,
+        "config": config_shown(spec.config),
+        "context": spec.context,
+        "metadata": spec.metadata,
+    }
+    return msgspec.convert(asked, RunCreate)
+
+
+def _with_changes(spec: RunSpec, body: RunCreate) -> RunSpec:
+    """The run with what a handler may have changed of it."""
+    given = None if spec.command is not None else body.input
+    config = with_user_of(body.config, spec.config)
+    return replace(spec, input=given, config=config, context=body.context, metadata=body.metadata)

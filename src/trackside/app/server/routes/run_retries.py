@@ -1,0 +1,52 @@
+"""Runs that somebody wants once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackside.app.server.authorizing import About
+from trackside.app.server.calls import uuid_of
+from trackside.app.server.failures import answer_of
+from trackside.app.server.following import run_headers
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import empty, json_reply
+from trackside.app.server.retrying import retried
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.runs import RetriedRun, RetryMany, Run
+from trackside.harness.errors import TracksideError
+
+routes = Routes("Runs")
+
+
+@routes.post("/runs/{run_id}/retry", Permission.run, about=About("threads", "create_run", "each"), answers={200: Run})
+async def retry_run(call: Call[None, None]) -> Any:
+    """Do once more what a run that has ended was asked for, as another attempt of it.
+
+    The new run is in the background, on the same thread; on a new one if that was made for the run and ended with it. With
+    the header `Idempotency-Key` a request that is made again finds the run that it made before.
+    """
+    run = await retried(call, call.run_id, key=call.header("idempotency-key"))
+    headers = run_headers(run.handle.thread_id, run.handle.run_id, stateless=run.stateless)
+    return empty(headers=headers) if call.wants_little else json_reply(run.shown, headers=headers)
+
+
+@routes.post(
+    "/runs/retry",
+    Permission.run,
+    about=About("threads", "create_run", "each"),
+    body=RetryMany,
+    answers={200: list[RetriedRun]},
+)
+async def retry_runs(call: Call[RetryMany, None]) -> Any:
+    """Do several runs once more. The answer says what became of each; one that cannot be done holds up no other."""
+    run_ids = dict.fromkeys(uuid_of(run_id, "run_ids") for run_id in call.body.run_ids)
+    return [await _retry(call, run_id) for run_id in run_ids]
+
+
+async def _retry(call: Call[RetryMany, None], run_id: str) -> RetriedRun:
+    try:
+        run = await retried(call, run_id)
+    except TracksideError as exc:
+        _, why, _ = answer_of(exc)
+        return RetriedRun(run_id=run_id, error=why)
+    return RetriedRun(run_id=run_id, new_run_id=run.handle.run_id)

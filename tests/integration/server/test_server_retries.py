@@ -1,0 +1,122 @@
+"""Runs that are done once more over HTTP: what they were asked for, by whoever may start runs on their threads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+from tests.integration.server.test_server_walk import keys_of
+
+from trackside.app.settings import AccessSettings
+from trackside.harness import RunContext
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+class Mending:
+    """An agent that fails until it is mended, and says whom it works for."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.waits = asyncio.Event()
+
+    async def __call__(self, input: Any, run: RunContext) -> Any:
+        if input == "wait":
+            await self.waits.wait()
+        if not self.mended:
+            raise ValueError("not yet")
+        user = ((run.config or {}).get("configurable") or {}).get("langgraph_auth_user_id")
+        return {"input": input, "user": user, "attempt": run.attempt}
+
+
+async def failed_run(http: httpx.AsyncClient, **asked: Any) -> dict[str, Any]:
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    run = (await http.post(f"/threads/{thread}/runs", json={"assistant_id": "a"} | asked)).json()
+    await http.get(f"/threads/{thread}/runs/{run['run_id']}/join")
+    return dict(run)
+
+
+async def result_of(http: httpx.AsyncClient, run_id: str) -> Any:
+    return (await http.get(f"/runs/{run_id}/join")).json()
+
+
+async def test_a_run_is_done_once_more_with_all_that_it_was_asked_for(serve_agents: Any) -> None:
+    agent = Mending()
+    async with serve_agents({"a": agent}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        first = await failed_run(http, input={"n": 1}, metadata={"ticket": "T-1"}, stream_mode=["updates"])
+        again = await http.post(f"/runs/{first['run_id']}/retry")
+        await result_of(http, again.json()["run_id"])
+        agent.mended = True
+        third = (await http.post(f"/runs/{again.json()['run_id']}/retry", headers={"Idempotency-Key": "k"})).json()
+        same = (await http.post(f"/runs/{again.json()['run_id']}/retry", headers={"Idempotency-Key": "k"})).json()
+        other = await http.post(f"/runs/{first['run_id']}/retry", headers={"Idempotency-Key": "k"})
+        result = await result_of(http, third["run_id"])
+        shown = (await http.get(f"/runs/{third['run_id']}")).json()
+        before = (await http.get(f"/runs/{first['run_id']}")).json()
+        little = await http.post(f"/runs/{first['run_id']}/retry", headers={"Prefer": "return=minimal"})
+
+    assert again.headers["Content-Location"].endswith(again.json()["run_id"])
+    assert result == {"input": {"n": 1}, "user": None, "attempt": 3}
+    assert third["run_id"] == same["run_id"]
+    assert other.status_code == 422
+    assert (shown["thread_id"], shown["attempt"], shown["retry_of"]) == (
+        first["thread_id"],
+        3,
+        again.json()["run_id"],
+    )
+    assert shown["metadata"] == {"ticket": "T-1"}
+    assert shown["request"]["stream_mode"] == ["updates"]
+    assert again.json()["run_id"] in before["retries"]
+    assert little.status_code == 204
+
+
+async def test_several_runs_are_done_once_more_and_one_that_fails_holds_up_no_other(serve_agents: Any) -> None:
+    agent = Mending()
+    async with serve_agents({"a": agent}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        first, second = await failed_run(http, input=1), await failed_run(http, input=2)
+        alone = await http.post("/runs/wait", json={"assistant_id": "a", "input": 3})
+        run_alone = alone.headers["Content-Location"].rpartition("/")[2]
+        thread = (await http.post("/threads", json={})).json()["thread_id"]
+        going = (await http.post(f"/threads/{thread}/runs", json={"assistant_id": "a", "input": "wait"})).json()
+        agent.mended = True
+        ids = [first["run_id"], going["run_id"], NOWHERE, second["run_id"], run_alone, first["run_id"]]
+        answer = (await http.post("/runs/retry", json={"run_ids": ids})).json()
+        results = [(await result_of(http, one["new_run_id"]))["input"] for one in answer if one["new_run_id"]]
+        agent.waits.set()
+        refused = [
+            (await http.post("/runs/retry", json=body)).status_code
+            for body in ({"run_ids": []}, {"run_ids": ["x"]}, {"run_ids": None}, {})
+        ]
+        unended = await http.post(f"/runs/{NOWHERE}/retry")
+
+    assert [one["run_id"] for one in answer] == ids[:-1]
+    assert results == [1, 2, 3]
+    assert "has not ended" in answer[1]["error"]
+    assert NOWHERE in answer[2]["error"]
+    assert refused == [422] * 4
+    assert unended.status_code == 404
+
+
+async def test_an_admin_does_it_for_who_had_asked_and_nobody_else_does_it_at_all(serve_agents: Any) -> None:
+    agent = Mending()
+    async with serve_agents({"a": agent}, access=AccessSettings(auth="keys")) as served:
+        keys = await keys_of(served.app.store.api_keys)
+        clients = {
+            name: httpx.AsyncClient(base_url=served.url, headers={"x-api-key": key}) for name, key in keys.items()
+        }
+        run = await failed_run(clients["ada"], input=1)
+        agent.mended = True
+        strange = await clients["stranger"].post(f"/runs/{run['run_id']}/retry")
+        many = await clients["stranger"].post("/runs/retry", json={"run_ids": [run["run_id"]]})
+        reader = await clients["reader"].post(f"/runs/{run['run_id']}/retry")
+        by_root = (await clients["root"].post(f"/runs/{run['run_id']}/retry")).json()
+        by_ada = (await clients["ada"].post(f"/runs/{run['run_id']}/retry")).json()
+        results = [await result_of(clients["ada"], one["run_id"]) for one in (by_root, by_ada)]
+        for client in clients.values():
+            await client.aclose()
+
+    assert strange.status_code == 404
+    assert many.json()[0]["new_run_id"] is None
+    assert reader.status_code == 403
+    assert [result["user"] for result in results] == ["ada", "ada"]
