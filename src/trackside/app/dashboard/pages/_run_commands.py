@@ -1,0 +1,138 @@
+"""A run as what starts it anew from a shell: `trackside run`, and `curl`. Pure; all that users wrote is quoted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+_MOST_CHARS: Final = 30_000
+"""One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
+_PLAIN_TEXT: Final = re.compile(r"[A-Za-z][^\x00]*", re.DOTALL)
+_WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
+_SAME: Final = (
+    "input",
+    "command",
+    "config",
+    "context",
+    "stream_mode",
+    "stream_subgraphs",
+    "interrupt_before",
+    "interrupt_after",
+    "durability",
+    "after_seconds",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """What can be copied."""
+
+    show: str
+    run: str
+    curl: str
+    input_file: str | None = None
+    """What has to be saved first, as the command line would be too long; what it is called."""
+
+
+def create_request(request: Mapping[str, Any], agent: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with which the API starts the same run."""
+    body: dict[str, Any] = {"assistant_id": agent}
+    body |= {name: request[name] for name in _SAME if request.get(name) not in (None, False)}
+    if metadata:
+        body["metadata"] = dict(metadata)
+    if request.get("multitask") not in (None, "enqueue"):
+        body["multitask_strategy"] = request["multitask"]
+    return body
+
+
+def commands_of(
+    *,
+    run_id: str,
+    thread_id: str,
+    agent: str,
+    request: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    base_url: str,
+    goes_on: bool,
+) -> Commands:
+    """What to type.
+
+    Args:
+        run_id: the run.
+        thread_id: its thread.
+        agent: who ran.
+        request: what was asked for.
+        metadata: those of the run.
+        base_url: where the API is.
+        goes_on: whether the run went on with what its thread remembered; else the new one gets a thread of its own.
+    """
+    body = create_request(request, agent, metadata)
+    address = f"{base_url}/threads/{thread_id}/runs" if goes_on else f"{base_url}/runs"
+    if not goes_on:
+        body["on_completion"] = "keep"
+    data = _json(body)
+    is_long = len(data) > _MOST_CHARS
+    curl = " \\\n  ".join(
+        [
+            f"curl -sS -X POST {shlex.quote(address)}",
+            '-H "X-Api-Key: $TRACKSIDE_API_KEY"',
+            "-H 'Content-Type: application/json'",
+            "--data-binary @request.json" if is_long else f"--data-raw {shlex.quote(data)}",
+        ]
+    )
+    return Commands(
+        show=f"trackside runs {run_id}",
+        run=_run(thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long),
+        curl=curl,
+        input_file="request.json" if is_long else None,
+    )
+
+
+def _run(
+    thread_id: str,
+    agent: str,
+    request: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    goes_on: bool,
+    is_long: bool,
+) -> str:
+    command = request.get("command")
+    if isinstance(command, Mapping) and "resume" in command:
+        return f"trackside resume {shlex.quote(thread_id)} {shlex.quote(_json(command['resume']))}"
+    words = ["trackside", "run"]
+    if goes_on:
+        words += ["--thread", thread_id]
+    for name, value in metadata.items():
+        if isinstance(value, str) and "=" not in name and "\x00" not in f"{name}{value}":
+            words += ["--metadata", f"{name}={value}"]
+    given = request.get("input")
+    rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
+    return shlex.join([*words, "--", agent, *rest] if agent.startswith("-") else [*words, agent, *rest])
+
+
+def _argument(given: Any) -> str:
+    text = _only_text(given)
+    if text is not None and _PLAIN_TEXT.fullmatch(text) and text.strip() not in _WORDS_OF_JSON:
+        return text
+    return _json(given)
+
+
+def _only_text(given: Any) -> str | None:
+    """The text of an input that is one human message and nothing else."""
+    messages = given.get("messages") if isinstance(given, Mapping) and [*given] == ["messages"] else None
+    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], Mapping):
+        return None
+    one = messages[0]
+    is_human = one.get("role") == "user" or one.get("type") == "human"
+    has_more = bool(one.keys() - {"role", "type", "content"})
+    content = one.get("content")
+    return content if is_human and not has_more and isinstance(content, str) else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,142 @@
+"""What can be done with a run from its page: answered, cancelled, asked for again, from where it began, or removed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from trackside.app.dashboard.declaring import API, action
+from trackside.app.dashboard.pages import _run_reading as reading
+from trackside.app.dashboard.pages._run_commands import create_request
+from trackside.app.dashboard.rendering import Said
+from trackside.app.server.failures import HttpError
+from trackside.app.server.routes import run_cancels, run_records, run_retries, runs, states, threads
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.log import RunDetails
+from trackside.harness.types import RunStatus
+
+routes = Routes("Console")
+
+
+class Plain(Struct, kw_only=True):
+    """Nothing but that it comes from a page."""
+
+    csrf: str | None = None
+
+
+class Cancel(Plain, kw_only=True):
+    """How to cancel."""
+
+    action: Literal["interrupt", "rollback"] = "interrupt"
+
+
+class Answer(Plain, kw_only=True):
+    """The answer to one question. Answers that are chosen are JSON; those that are typed are what they look like."""
+
+    interrupt_id: str | None = None
+    chosen: str | None = None
+    answer: str = ""
+    kind: Literal["text", "json"] = "text"
+
+
+@action(routes, "/ui/runs/{run_id}/answer", body=Answer)
+async def answer_run(call: Call[Answer, None]) -> Any:
+    """Answer what a run waits for."""
+    run = await reading.details_of(call, call.run_id)
+    if run.status is not RunStatus.interrupted:
+        raise HttpError(status=409, detail=f"this run waits for nobody: it is {run.status.value}")
+    given = call.body
+    known = await reading.open_questions(call, run)
+    if known is not None and given.interrupt_id is not None and given.interrupt_id not in known:
+        raise HttpError(status=409, detail="this is not asked any more: somebody has answered already")
+    value = _answer_of(given)
+    resume = value if given.interrupt_id is None else {given.interrupt_id: value}
+    body: dict[str, Any] = {"assistant_id": run.agent, "command": {"resume": resume}}
+    await API.ask(call, runs.create_run, path={"thread_id": run.thread_id}, body=body)
+    return Said("Answered: it goes on.")
+
+
+def _answer_of(given: Answer) -> Any:
+    if given.chosen is None and given.kind == "text":
+        if not given.answer.strip():
+            raise HttpError(status=422, detail="the answer is empty: type one")
+        return given.answer.replace("\r\n", "\n")
+    text = given.answer if given.chosen is None else given.chosen
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise HttpError(status=422, detail=f"the answer is not JSON: {exc}") from exc
+
+
+@action(routes, "/ui/runs/{run_id}/cancel", body=Cancel)
+async def cancel_run(call: Call[Cancel, None]) -> Any:
+    """Stop a run."""
+    run = await reading.details_of(call, call.run_id)
+    path = {"thread_id": run.thread_id, "run_id": run.run_id}
+    await API.ask(call, run_cancels.cancel_run, path=path, query={"action": call.body.action})
+    if call.body.action == "rollback":
+        return Said("Cancelled: its thread goes back to what it was before.")
+    return Said("Cancelled: what it has done so far stays.")
+
+
+@action(routes, "/ui/runs/{run_id}/delete", body=Plain)
+async def delete_run(call: Call[Plain, None]) -> Any:
+    """Remove a run."""
+    run = await reading.details_of(call, call.run_id)
+    await API.ask(call, run_records.delete_run, path={"thread_id": run.thread_id, "run_id": run.run_id})
+    return Said("The run is removed. The log keeps what happened.", to="/ui/runs")
+
+
+@action(routes, "/ui/runs/{run_id}/retry", body=Plain)
+async def retry_run(call: Call[Plain, None]) -> Any:
+    """Ask for the same once more, as another attempt."""
+    started = (await API.ask(call, run_retries.retry_run)).value
+    return Said("Started again: this is the new attempt.", to=f"/ui/runs/{started.run_id}")
+
+
+@action(routes, "/ui/runs/{run_id}/fork", body=Plain)
+async def fork_run(call: Call[Plain, None]) -> Any:
+    """Ask for the same once more, on another thread that remembers what this one did when the run began."""
+    run = await reading.details_of(call, call.run_id)
+    if run.request is None:
+        raise HttpError(status=409, detail="what was asked for is not kept, so it cannot be asked for again")
+    body = create_request(run.request, run.agent or "", run.metadata)
+    body.pop("after_seconds", None)
+    body["config"] = _without_place(body.get("config"))
+    before = await _checkpoint_before(call, run)
+    if before is None:
+        started = await API.ask(call, runs.create_stateless_run, path={}, body={**body, "on_completion": "keep"})
+    else:
+        copied = (await API.ask(call, threads.copy_thread, path={"thread_id": run.thread_id})).value
+        path = {"thread_id": copied.thread_id}
+        started = await API.ask(call, runs.create_run, path=path, body={**body, "checkpoint_id": before})
+    return Said("Forked: this is the new run.", to=f"/ui/runs/{started.value.run_id}")
+
+
+def _without_place(config: Any) -> Any:
+    """A config that names no checkpoint of the thread that is left."""
+    own = config.get("configurable") if isinstance(config, dict) else None
+    if not isinstance(own, dict):
+        return config
+    names = {"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map"}
+    return {**config, "configurable": {name: own[name] for name in own if name not in names}}
+
+
+async def _checkpoint_before(call: Call[Any, Any], run: RunDetails) -> str | None:
+    """The checkpoint at which the run began; None if the thread had none.
+
+    Raises:
+        HttpError: the agent keeps only what its thread is now, and the thread had other runs before.
+    """
+    body = {"limit": 1_000, "metadata": {"run_id": run.run_id}, "select": ["checkpoint", "parent_checkpoint"]}
+    path = {"thread_id": run.thread_id}
+    found = (await API.ask(call, states.search_history, path=path, body=body)).value
+    parent = found[-1]["parent_checkpoint"] if found else None
+    if parent is not None:
+        before: str | None = parent["checkpoint_id"]
+        return before
+    if (await reading.around(call, run)).earlier is not None:
+        raise HttpError(status=409, detail="what the thread was before this run is not kept")
+    return None

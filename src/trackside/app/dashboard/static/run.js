@@ -1,0 +1,239 @@
+// The page of a run: what it says while it says it, how long it goes on, and details of what is pointed at.
+// All of it is set as text: agents write what they like.
+
+const refresh = () => htmx.trigger(document.getElementById("refresh"), "changed");
+const section = document.getElementById("run-stream");
+const lines = document.getElementById("stream-lines");
+const state = document.getElementById("stream-state");
+const details = document.getElementById("stream-details");
+
+const MOST_LINES = 1_000; // what is older is dropped, and said to be
+const MOST_CHARS = 20_000; // of one message: its end is what is new
+const MOST_OF_PART = 2_000;
+const AGAIN = 2_000; // milliseconds until a stream that was cut off is asked for again
+
+// Server-sent events, read by hand: an `EventSource` hears only events whose names it knows, and those of agents inside have
+// any name.
+
+async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let unread = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    unread = (unread + value).replaceAll("\r\n", "\n");
+    for (let end = unread.indexOf("\n\n"); end >= 0; end = unread.indexOf("\n\n")) {
+      const block = unread.slice(0, end);
+      unread = unread.slice(end + 2);
+      let name = "message";
+      const data = [];
+      for (const line of block.split("\n")) {
+        if (line.startsWith("event:")) name = line.slice(6).trim();
+        else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+      }
+      if (data.length) yield { name, data: data.join("\n") };
+    }
+  }
+}
+
+// What was said, in its order: a message is one place that grows, anything else a line.
+
+let messages = new Map();
+let callers = new Map(); // of messages whose metadata came before them
+let lastWho = null;
+let dropped = 0;
+
+function clear() {
+  lines.replaceChildren();
+  messages = new Map();
+  callers = new Map();
+  lastWho = null;
+  dropped = 0;
+}
+
+function add(element) {
+  const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
+  lines.append(element);
+  if (lines.childElementCount > MOST_LINES) {
+    lines.firstElementChild.remove();
+    dropped += 1;
+    note(lines.firstElementChild, `${dropped.toLocaleString()} lines before this are not shown any more.`);
+  }
+  if (isAtEnd) lines.scrollTop = lines.scrollHeight;
+}
+
+function note(before, text) {
+  let element = lines.querySelector(":scope > .stream-dropped");
+  if (!element) {
+    element = document.createElement("p");
+    element.className = "stream-note stream-dropped";
+    before.before(element);
+  }
+  element.textContent = text;
+}
+
+function line(className, text) {
+  const element = document.createElement("p");
+  element.className = className;
+  element.dir = "auto";
+  element.textContent = text;
+  add(element);
+  return element;
+}
+
+function who(name) {
+  if (name === lastWho) return;
+  lastWho = name;
+  line("stream-who", name);
+}
+
+function shortened(text, most) {
+  return text.length > most ? `${text.slice(0, most)}… (${(text.length - most).toLocaleString()} more characters)` : text;
+}
+
+function textOf(content) {
+  if (typeof content === "string") return content;
+  if (!Array.isArray(content)) return "";
+  return content.map((block) => (typeof block === "string" ? block : block?.text ?? "")).join("");
+}
+
+/** A message, or a piece of it. Pieces add up; what comes as a whole takes the place of its pieces. */
+function message(said, about, namespace, isWhole) {
+  if (!said || typeof said !== "object") return;
+  const kind = String(said.type ?? said.role ?? "message");
+  if (/^(human|user|system|remove)/i.test(kind)) return;
+  const isPiece = kind.endsWith("Chunk") && !isWhole;
+  const key = String(said.id ?? `${messages.size}`);
+  const text = textOf(said.content);
+  const calls = (said.tool_calls ?? []).map((call) => call?.name).filter(Boolean);
+  let known = messages.get(key);
+  if (!known) {
+    if (!text && !calls.length) return;
+    const caller = about?.langgraph_node ?? said.name ?? about?.caller ?? "agent";
+    who([namespace, String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller].filter(Boolean).join(" › "));
+    known = { element: line("words", ""), text: "", calls: new Set() };
+    messages.set(key, known);
+  }
+  known.text = isPiece ? known.text + text : text || known.text;
+  calls.forEach((name) => known.calls.add(name));
+  const shown = known.text.length > MOST_CHARS ? `…${known.text.slice(-MOST_CHARS)}` : known.text;
+  const called = [...known.calls].map((name) => `→ calls ${name}`).join("\n");
+  const isAtEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
+  known.element.textContent = [shown, called].filter(Boolean).join("\n");
+  if (isAtEnd) lines.scrollTop = lines.scrollHeight;
+}
+
+function take(name, text) {
+  const [mode, ...inside] = name.split("|");
+  const namespace = inside.map((one) => one.split(":")[0]).join(" › ");
+  let data;
+  try {
+    data = JSON.parse(text);
+  } catch {
+    return;
+  }
+  if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, false);
+  else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data)) callers.set(id, one?.metadata ?? {});
+  else if (mode === "messages/partial" || mode === "messages/complete") for (const one of data) message(one, callers.get(one?.id), namespace, true);
+  else if (mode === "custom") part(namespace, shortened(JSON.stringify(data), MOST_OF_PART));
+  else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
+  else if (mode === "gap") line("stream-note", "What it said before this is not kept any more.");
+}
+
+function part(namespace, text) {
+  who(namespace || "parts");
+  line("stream-json", text);
+}
+
+// The stream itself: open while the run goes on and the page is seen, or when somebody wants what a run said that is over.
+
+let going = null;
+let isDone = false;
+
+async function follow() {
+  if (going || isDone || document.hidden || !details.open) return;
+  going = new AbortController();
+  const { signal } = going;
+  try {
+    const response = await fetch(section.dataset.address, { headers: { Accept: "text/event-stream" }, signal, cache: "no-store" });
+    if (!response.ok) {
+      isDone = true;
+      state.textContent = response.status === 404 ? "it is not there any more" : "nothing can be had here now";
+      return;
+    }
+    clear(); // it begins anew, with all that is kept
+    state.textContent = section.dataset.isOver === "yes" ? "" : "live";
+    for await (const { name, data } of eventsOf(response)) {
+      if (name === "end" || name === "error") {
+        end(name, data);
+        return;
+      }
+      take(name, data);
+    }
+    state.textContent = "cut off: asking again";
+  } catch {
+    if (!signal.aborted) state.textContent = "cut off: asking again";
+  } finally {
+    going = null;
+  }
+  if (!isDone && !signal.aborted) setTimeout(follow, AGAIN);
+}
+
+function end(name, data) {
+  isDone = true;
+  let said = {};
+  try {
+    said = JSON.parse(data);
+  } catch {
+    // then it has ended, and that is all
+  }
+  const isEmpty = !lines.childElementCount;
+  const nothing = isEmpty ? (section.dataset.isOver === "yes" ? "nothing is kept of what it said" : "it said nothing") : "";
+  state.textContent = [name === "error" ? `failed: ${said.error ?? ""}` : "ended", nothing].filter(Boolean).join(", ");
+  if (section.dataset.isOver !== "yes") refresh();
+}
+
+details.addEventListener("toggle", follow);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    going?.abort();
+    going = null;
+  } else follow();
+});
+addEventListener("pagehide", () => going?.abort());
+follow();
+
+// How long it goes on, between two words of the server's. The clock here may be off, and does not count. When the time has
+// outgrown the axis the page is fetched anew: after 3 seconds, 7, 15 …
+
+let counted = ""; // what the server said last
+let since = 0;
+
+function count() {
+  const element = document.querySelector("#run-duration[data-seconds]");
+  if (!element) return;
+  if (element.dataset.seconds !== counted) {
+    counted = element.dataset.seconds;
+    since = performance.now();
+  }
+  const seconds = Number(counted) + (performance.now() - since) / 1_000;
+  if (seconds > 2 * Number(counted) + 1) refresh();
+  const [hours, minutes] = [Math.floor(seconds / 3_600), Math.floor(seconds / 60)];
+  if (hours) element.textContent = `${hours} h ${minutes % 60} min`;
+  else element.textContent = minutes ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${seconds.toFixed(0)} s`;
+}
+
+count();
+setInterval(count, 1_000);
+
+// Details of the row that is pointed at, or that has the focus.
+
+const told = document.getElementById("wf-detail");
+
+function tell(event) {
+  const row = event.target.closest?.("[data-detail]");
+  if (row) told.textContent = row.dataset.detail;
+}
+
+document.addEventListener("pointerover", tell);
+document.addEventListener("focusin", tell);

@@ -1,0 +1,158 @@
+"""What a run says, made ready to be read, and what starts it again from a shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+
+from trackside.app.dashboard.pages._run_commands import Commands, commands_of
+from trackside.app.dashboard.pages._run_texts import is_yes_no, json_cut, questions_of, said, used_by
+
+NASTY = 'it\'s $HOME `id` "quoted" \\ \n!! <b>&amp; \u202e --flag ünï'
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("Shall I go on?", True),
+        ("May I send the mail?", True),
+        ("Here is the draft.\n\nShould I send it?", True),
+        ("Shall I send it today or tomorrow?", False),
+        ("What is your name?", False),
+        ("Is it", False),
+        ("", False),
+    ],
+)
+def test_questions_that_yes_or_no_answers_are_known(text: str, *, is_one: bool) -> None:
+    assert is_yes_no(text) is is_one
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "choices"),
+    [
+        ("Which one?", "Which one?", []),
+        ({"question": "Shall I?", "to": "ada"}, "Shall I?", ["true", "false"]),
+        ({"question": "Which?", "options": ["a", "b"]}, "Which?", ['"a"', '"b"']),
+        ({"tool": "rm", "arguments": {"path": "/"}}, "May rm be called?", ["true", "false"]),
+        ({"tool": "ask", "arguments": {}, "kind": "external"}, "What does ask return?", []),
+        ({"amount": 5}, "It waits for an answer.", []),
+        ([1, 2], "[\n  1,\n  2\n]", []),
+    ],
+)
+def test_questions_have_the_answers_that_fit_them(value: Any, text: str, choices: list[str]) -> None:
+    (question,) = questions_of([{"id": "q", "value": value}])
+    assert question.text.text == text
+    assert [choice.json for choice in question.choices] == choices
+
+
+def test_decisions_are_made_on_each_action_that_is_asked_for() -> None:
+    (question,) = questions_of([{"id": "q", "value": {"action_requests": [{"name": "a"}, {"name": "b"}]}}])
+    assert json.loads(question.choices[1].json) == {"decisions": [{"type": "reject"}, {"type": "reject"}]}
+
+
+def test_a_breakpoint_is_gone_on_from() -> None:
+    (question,) = questions_of([{"next": ["send"], "value": None}])
+    assert (question.id, question.text.text, question.choices[0].label) == (
+        None,
+        "It has stopped before send.",
+        "Go on",
+    )
+
+
+@pytest.mark.parametrize("nonsense", [None, "text", 7, [None, 3, "x"], {"id": 1}])
+def test_interrupts_that_are_none_ask_nothing(nonsense: Any) -> None:
+    assert questions_of(nonsense) == ()
+
+
+def test_an_output_is_what_was_said_after_the_last_human() -> None:
+    messages = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"type": "human", "content": "three"},
+        {
+            "type": "ai",
+            "content": [{"type": "text", "text": "four"}, {"type": "image"}],
+            "tool_calls": [{"name": "t", "args": {"a": 1}}],
+        },
+        {"type": "tool", "name": "t", "content": "five"},
+    ]
+    shown = said({"messages": messages, "more": 1}, since_human=True)
+    assert [(one.kind, one.content.text) for one in shown.messages] == [("ai", "four\n[image]"), ("tool", "five")]
+    assert shown.messages[0].calls[0][0] == "t"
+    assert shown.json is not None
+    assert json.loads(shown.json.text) == {"more": 1}
+
+
+@pytest.mark.parametrize("value", [{"messages": [1, 2]}, {"messages": 7}, [1], 5, {"a": {"b": 1}}])
+def test_what_is_no_conversation_is_json(value: Any) -> None:
+    shown = said(value)
+    assert (shown.messages, json.loads(shown.json.text if shown.json else "null")) == ((), value)
+
+
+def test_what_is_long_is_cut_and_counted() -> None:
+    whole = json_cut({"text": "x" * 5_000_000})
+    assert len(whole.text) == 20_000
+    assert whole.left_out == 5_000_011 - 20_000
+
+
+def test_tables_of_what_was_used_add_up() -> None:
+    usage = {
+        "a": {"input_tokens": 10, "output_tokens": 1, "cost_usd": 0.25, "cache_read_tokens": 4},
+        "b": {"input_tokens": 20, "output_tokens": 2},
+        "c": "nonsense",
+    }
+    *lines, total = used_by(usage)
+    assert [line.name for line in lines] == ["a", "b", "c"]
+    assert (total.input_tokens, total.output_tokens, total.cache_read_tokens, total.cost) == (30, 3, 4, 0.25)
+    assert used_by({}) == used_by(None) == ()
+
+
+def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
+    known = {"run_id": "r-1", "thread_id": "t-1", "agent": "chat", "metadata": {}, "base_url": "http://h:1", **fields}
+    return commands_of(request=request, goes_on=goes_on, **known)
+
+
+def words(command: str) -> list[str]:
+    """What a shell makes of it."""
+    done = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            f"trackside() {{ printf '%s\\0' trackside \"$@\"; }}; curl() {{ printf '%s\\0' curl \"$@\"; }}; {command}",
+        ],
+        capture_output=True,
+        check=True,
+        env={"TRACKSIDE_API_KEY": "the key", "HOME": "/x"},
+    )
+    return done.stdout.decode().split("\0")[:-1]
+
+
+@pytest.mark.parametrize("text", [NASTY, "hello", "-v", "@file", "true", "{not json", "5", "", " "])
+def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
+    request = {"input": {"messages": [{"role": "user", "content": text}]}}
+    copied = commands(request, metadata={"who": NASTY, "n": 3}, goes_on=True)
+    assert words(copied.run)[:6] == ["trackside", "run", "--thread", "t-1", "--metadata", f"who={NASTY}"]
+    given = words(copied.run)[-1]
+    assert given == text or json.loads(given) == request["input"]
+    assert given == text or not text[:1].isalpha() or text == "true"
+    sent = words(copied.curl)
+    assert sent[4] == "http://h:1/threads/t-1/runs"
+    assert sent[6] == "X-Api-Key: the key"
+    assert json.loads(sent[-1]) == {"assistant_id": "chat", **request, "metadata": {"who": NASTY, "n": 3}}
+
+
+def test_an_answer_is_copied_as_one() -> None:
+    copied = commands({"command": {"resume": {"q": NASTY}}}, goes_on=True)
+    assert words(copied.run)[:3] == ["trackside", "resume", "t-1"]
+    assert json.loads(words(copied.run)[3]) == {"q": NASTY}
+
+
+def test_what_no_command_line_holds_is_saved_first() -> None:
+    copied = commands({"input": "x" * 100_000})
+    assert len(copied.run) + len(copied.curl) < 1_000
+    assert shlex.split(copied.run)[-1] == "@input.json"
+    assert copied.input_file == "request.json"
