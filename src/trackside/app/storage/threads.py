@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, exists, func, select
 
@@ -38,7 +38,7 @@ from trackside.harness.lifecycle import FINAL_STATUSES
 from trackside.harness.payload import canonical_payload
 from trackside.harness.types import JsonObject, RunStatus, ThreadStatus
 
-__all__ = ["RunPage", "SortBy", "ThreadContents", "ThreadPage", "ThreadQuery", "Threads"]
+__all__ = ["RunPage", "RunsOfThread", "SortBy", "ThreadContents", "ThreadPage", "ThreadQuery", "Threads"]
 
 
 class RunPage(NamedTuple):
@@ -46,6 +46,19 @@ class RunPage(NamedTuple):
 
     runs: Sequence[StoredRun]
     total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsOfThread:
+    """What the runs of a thread come to: how many, up to `MOST_COUNTED`, and how the newest stands."""
+
+    count: int = 0
+    last_status: RunStatus | None = None
+    last_error: str | None = None
+
+
+MOST_COUNTED: Final = 1_000
+"""So many runs of a thread are counted: a listing of threads takes as long whatever they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +290,10 @@ class Threads:
 
         return await self._readers.run(read)
 
+    async def runs_of(self, thread_ids: Sequence[str]) -> Mapping[str, RunsOfThread]:
+        """What the runs of these threads, which he may see, come to; by their ids."""
+        return await self._readers.run(lambda connection: _runs_of(connection, thread_ids))
+
     async def active_runs(
         self,
         *,
@@ -350,6 +367,29 @@ def _contents(connection: Connection, thread_ids: Sequence[str]) -> dict[str, Th
             error_type=row.error_type,
             config=(row.request or {}).get("config") or {},
             is_held=row.is_held,
+        )
+        for row in connection.execute(query)
+    }
+
+
+def _runs_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, RunsOfThread]:
+    one = runs.alias()
+    counted = (
+        select(one.c.run_id)
+        .where(one.c.thread_id == threads.c.thread_id, one.c.removed_at.is_(None))
+        .limit(MOST_COUNTED)
+        .correlate(threads)
+        .subquery()
+    )
+    count = select(func.count()).select_from(counted).scalar_subquery()
+    query = (
+        select(threads.c.thread_id, count.label("runs"), runs.c.status, runs.c.error)
+        .outerjoin_from(threads, runs, runs.c.run_id == threads.c.last_run_id)
+        .where(threads.c.thread_id.in_(thread_ids))
+    )
+    return {
+        row.thread_id: RunsOfThread(
+            count=row.runs, last_status=None if row.status is None else RunStatus(row.status), last_error=row.error
         )
         for row in connection.execute(query)
     }

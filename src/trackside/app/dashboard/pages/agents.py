@@ -2,16 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from trackside.app.dashboard.declaring import page
+from trackside.app.dashboard.declaring import API, page, params_of
+from trackside.app.dashboard.drawing import MOST_NODES, drawn
 from trackside.app.dashboard.rendering import Page
+from trackside.app.server.failures import answer_of
+from trackside.app.server.routes import assistants, records
 from trackside.app.server.routing import Call, Routes
+from trackside.harness.errors import TracksideError
 
 routes = Routes("Console")
 
+PAST: Final = timedelta(hours=24)
+NEWEST: Final = 12
+"""So many runs of an agent are on its page."""
+
+SCHEMAS: Final[Mapping[str, str]] = {
+    "input_schema": "What goes in",
+    "output_schema": "What comes out",
+    "state_schema": "What is kept",
+    "context_schema": "What can be said beside the input (context)",
+    "config_schema": "What can be configured",
+}
+
+type PageCall = Call[None, None]
+
 
 @page(routes, "/ui/agents")
-async def show_agents(call: Call[None, None]) -> Any:
-    """The agents that are served, and a playground for each."""
-    return Page("agents", place="agents")
+async def show_agents(call: PageCall) -> Any:
+    """The agents that are served, and what their runs of the last 24 hours came to."""
+    agents = (await API.ask(call, records.list_agents)).value
+    stats, problem = await _tried(call, records.get_stats, query={"since": _since()})
+    return Page(
+        "agents",
+        place="agents",
+        twins=("/agents",),
+        agents=agents,
+        totals={one.agent: one.total for one in stats.by_agent} if stats is not None else {},
+        problem=problem,
+        since=_since(),
+    )
+
+
+@page(routes, "/ui/agents/{assistant_id}")
+async def show_agent(call: PageCall) -> Any:
+    """One agent: what it is, how it does, and a place to try it."""
+    assistant = (await API.ask(call, assistants.get_assistant)).value
+    name = assistant.graph_id
+    info = next((one for one in (await API.ask(call, records.list_agents)).value if one.name == name), None)
+    graph, graph_problem = await _tried(call, assistants.get_graph)
+    schemas, schemas_problem = await _tried(call, assistants.get_schemas)
+    runs, runs_problem = await _tried(call, records.list_recorded_runs, query={"agent": name, "limit": NEWEST})
+    stats, stats_problem = await _tried(call, records.get_stats, query={"since": _since(), "agent": name})
+    input_schema = None if schemas is None else schemas.input_schema
+    thread = params_of(call).get("thread", [""])[0]
+    return Page(
+        "agent",
+        place="agents",
+        twins=(f"/assistants/{assistant.assistant_id}", f"/assistants/{assistant.assistant_id}/graph"),
+        assistant=assistant,
+        name=name,
+        info=info,
+        drawing=None if graph is None else _drawing(graph),
+        nodes=[] if graph is None else graph["nodes"],
+        edges=[] if graph is None else graph["edges"],
+        most_nodes=MOST_NODES,
+        graph_problem=graph_problem,
+        schemas=[] if schemas is None else _schemas(schemas),
+        schemas_problem=schemas_problem,
+        runs=runs or [],
+        runs_problem=runs_problem,
+        total=None if stats is None else stats.total,
+        stats_problem=stats_problem,
+        since=_since(),
+        takes_messages=_takes_messages(input_schema),
+        example=_example(input_schema),
+        thread=thread,
+    )
+
+
+async def _tried(call: PageCall, function: Any, **options: Any) -> tuple[Any, str | None]:
+    """What an endpoint answers, or why it does not: a part of the page that cannot be shown is no reason to show none."""
+    try:
+        return (await API.ask(call, function, **options)).value, None
+    except TracksideError as exc:
+        return None, answer_of(exc)[1]
+
+
+def _since() -> str:
+    """A day ago, at a whole hour, from which totals are quickly added up."""
+    return (datetime.now(UTC) - PAST).replace(minute=0, second=0, microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def _drawing(graph: Any) -> Any:
+    """How the graph looks, if there is more to it than one box."""
+    return drawn(graph["nodes"], graph["edges"]) if len(graph["nodes"]) > 1 else None
+
+
+def _schemas(schemas: Any) -> list[tuple[str, Any]]:
+    found = [(title, getattr(schemas, name)) for name, title in SCHEMAS.items()]
+    return [(title, schema) for title, schema in found if schema]
+
+
+def _takes_messages(schema: Mapping[str, Any] | None) -> bool:
+    """Whether people talk to it: it says so, or does not say what it takes."""
+    properties = None if schema is None else schema.get("properties")
+    return not isinstance(properties, Mapping) or not properties or "messages" in properties
+
+
+def _example(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """An input to begin with, of what a schema says."""
+    properties = None if schema is None else schema.get("properties")
+    if not isinstance(properties, Mapping) or not properties:
+        return {"messages": [{"role": "user", "content": ""}]}
+    empty = {"string": "", "integer": 0, "number": 0, "boolean": False, "array": [], "object": {}}
+    made = {
+        str(key): empty.get(str(part.get("type"))) if isinstance(part, Mapping) else None
+        for key, part in list(properties.items())[:20]
+    }
+    if "messages" in made:
+        made = {"messages": [{"role": "user", "content": ""}]}
+    return made

@@ -1,17 +1,103 @@
-"""Threads, and one of them with its conversation, runs and states."""
+"""Threads, those in which something happened last first."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
 
-from trackside.app.dashboard.declaring import page
+import msgspec
+
+from trackside.app.dashboard.declaring import API, page, params_of
+from trackside.app.dashboard.filters import Filters
 from trackside.app.dashboard.rendering import Page
+from trackside.app.server.failures import answer_of
+from trackside.app.server.routes import records, thread_records
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.thread_records import RecordedThread
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import ThreadStatus
 
 routes = Routes("Console")
+
+LIMIT: Final = 50
+FILTERS: Final = ("status", "agent", "id_prefix", "metadata", "since", "until")
+STATUSES: Final = tuple(status.value for status in ThreadStatus)
 
 
 @page(routes, "/ui/threads")
 async def show_threads(call: Call[None, None]) -> Any:
-    """Threads, and one of them with its conversation, runs and states."""
-    return Page("threads", place="threads")
+    """Threads, filtered, page by page."""
+    given = params_of(call)
+    filters = Filters(given, FILTERS, datetime.now(UTC))
+    filters.choices("status", STATUSES)
+    for name in ("agent", "id_prefix"):
+        filters.text(name)
+    filters.time()
+    _read_metadata(filters)
+    found: Sequence[RecordedThread] = ()
+    older, problem = None, None
+    place: dict[str, Any] = {name: given[name][0] for name in ("before", "after") if name in given}
+    if not filters.problems:
+        try:
+            answered = await API.ask(
+                call, thread_records.list_recorded_threads, query={**filters.query, **place, "limit": LIMIT}
+            )
+            found, older = answered.value, answered.headers.get("X-Pagination-Next")
+        except TracksideError as exc:
+            status, problem, _ = answer_of(exc)
+            if status not in {403, 422}:
+                raise
+    # Where metadata are looked for, pages are counted off, and there is none before a page but the first one.
+    newer = found[0].cursor if found and place and "metadata" not in filters.query else None
+    return Page(
+        "threads",
+        place="threads",
+        twins=(f"/threads?{urlencode({**filters.query, 'limit': LIMIT}, doseq=True)}",),
+        filters=filters,
+        threads=found,
+        older=older,
+        newer=newer,
+        is_first=not place,
+        problem=problem,
+        agents=await _agents(call),
+        statuses=STATUSES,
+        shows_owner=call.principal.owner is None and any(thread.owner for thread in found),
+    )
+
+
+def _read_metadata(filters: Filters) -> None:
+    """`customer=acme`, several of them with commas between, or a JSON object."""
+    said = filters.said("metadata")
+    if not said:
+        return
+    try:
+        wanted = msgspec.json.decode(said, type=dict[str, Any]) if said.startswith("{") else _pairs(said)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        filters.problems["metadata"] = 'These are no metadata; write customer=acme, or {"customer": "acme"}.'
+        return
+    if filters.said("since") or filters.said("until") or filters.said("id_prefix"):
+        filters.problems["metadata"] = "Metadata cannot be looked for together with times or an id."
+        return
+    filters.query["metadata"] = msgspec.json.encode(wanted).decode()
+
+
+def _pairs(said: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in said.split(","):
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise ValueError(pair)
+        try:
+            found[key.strip()] = msgspec.json.decode(value.strip())
+        except msgspec.DecodeError:
+            found[key.strip()] = value.strip()
+    return found
+
+
+async def _agents(call: Call[Any, Any]) -> Sequence[str]:
+    try:
+        return [agent.name for agent in (await API.ask(call, records.list_agents)).value]
+    except TracksideError:  # suggestions: a page without them is a page
+        return []

@@ -1,0 +1,143 @@
+"""The conversation in what a thread remembers, as people read it: who said what, and which tools were called with what.
+
+Messages are recognised in the forms in which agents keep them: LangChain's (`type`), OpenAI's (`role`), and their parts of
+several kinds. Nothing here knows of pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+LONGEST: Final = 20_000
+"""So many characters of a message are shown."""
+
+MOST: Final = 200
+"""So many messages, the newest, are shown."""
+
+_SPEAKERS: Final[Mapping[str, str]] = {
+    "human": "human",
+    "user": "human",
+    "ai": "ai",
+    "assistant": "ai",
+    "AIMessageChunk": "ai",
+    "HumanMessageChunk": "human",
+    "tool": "tool",
+    "function": "tool",
+    "system": "system",
+    "developer": "system",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What an agent asked a tool for."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What somebody said."""
+
+    speaker: str
+    """`human`, `ai`, `tool`, `system`, or whatever else the message calls itself."""
+    text: str
+    name: str | None = None
+    calls: Sequence[ToolCall] = ()
+    answers: str | None = None
+    """The id of the call that a tool's message answers."""
+    hidden: int = 0
+    """So many characters are left out."""
+    failed: bool = False
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is folded until somebody wants to read it."""
+        return len(self.text) > 1_200 or self.text.count("\n") > 18
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The newest messages, oldest first, and how many there are before them."""
+
+    messages: Sequence[Message]
+    earlier: int = 0
+
+
+def conversation_in(values: Any, most: int = MOST) -> Conversation | None:
+    """The conversation in what a thread remembers; None if there is none."""
+    found = values if isinstance(values, list) else values.get("messages") if isinstance(values, Mapping) else None
+    if not isinstance(found, list) or not found or not all(map(_is_message, found[-most:])):
+        return None
+    return Conversation([_message(one) for one in found[-most:]], max(0, len(found) - most))
+
+
+def _is_message(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    if not isinstance(value, Mapping):
+        return False
+    says = value.get("type", value.get("role"))
+    return isinstance(says, str) and ("content" in value or "tool_calls" in value)
+
+
+def _message(value: Any) -> Message:
+    if isinstance(value, str):
+        return Message(speaker="human", text=value[:LONGEST], hidden=max(0, len(value) - LONGEST))
+    says = str(value.get("role") if value.get("type") in {None, "message"} else value.get("type"))
+    text = text_of(value.get("content"))
+    return Message(
+        speaker=_SPEAKERS.get(says, says[:80]),
+        text=text[:LONGEST],
+        name=value["name"] if isinstance(value.get("name"), str) else None,
+        calls=[_call(one) for one in value.get("tool_calls") or () if isinstance(one, Mapping)],
+        answers=value["tool_call_id"] if isinstance(value.get("tool_call_id"), str) else None,
+        hidden=max(0, len(text) - LONGEST),
+        failed=value.get("status") == "error",
+    )
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content: itself, or of its parts those that are text, and what the others are."""
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return _json(content)
+    return "\n".join(part for part in map(_part, content) if part)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return _json(part)
+    for key in ("text", "thinking", "reasoning", "refusal"):
+        if isinstance(part.get(key), str):
+            return str(part[key])
+    kind = part.get("type")
+    if kind in {"tool_use", "tool_call", "function_call", "input_json_delta"}:  # among the calls
+        return ""
+    return f"[{kind}]" if isinstance(kind, str) else _json(part)
+
+
+def _call(call: Mapping[str, Any]) -> ToolCall:
+    function = call.get("function")
+    of: Mapping[str, Any] = function if isinstance(function, Mapping) else call
+    arguments = of.get("args", of.get("arguments", {}))
+    said = arguments if isinstance(arguments, str) else _json(arguments)
+    id_ = call.get("id")
+    return ToolCall(
+        name=str(of.get("name", "?"))[:200], arguments=said[:LONGEST], id=id_ if isinstance(id_, str) else None
+    )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,112 @@
+"""JSON values as trees that people unfold, however large they are: so many parts of them, and so much of each text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+PARTS: Final = 600
+"""So many parts of a value are shown in all."""
+
+WIDTH: Final = 100
+"""So many parts of one object or list."""
+
+TEXT: Final = 4_000
+"""So many characters of a text."""
+
+DEPTH: Final = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """A part of a value, under a name.
+
+    `parts` are what is in an object or a list; one that has none is shown by `text`.
+    """
+
+    name: str
+    kind: str
+    """`object`, `list`, `text`, `number`, `truth` or `nothing`."""
+    text: str
+    parts: Sequence[Folded] = ()
+    size: int = 0
+    """How many parts there are, of which `parts` may be the first ones; of a text, its characters."""
+
+    @property
+    def hidden(self) -> int:
+        """How many parts, or characters, are left out."""
+        return self.size - (len(self.text) if self.kind == "text" else len(self.parts))
+
+
+def folded(value: Any, name: str = "", *, parts: int = PARTS) -> Folded:
+    """A value as a tree, of so many parts at most."""
+    return _Folding(parts).of(name, value, 0)
+
+
+class _Folding:
+    def __init__(self, parts: int) -> None:
+        self._left = parts
+
+    def of(self, name: str, value: Any, depth: int) -> Folded:
+        self._left -= 1
+        if isinstance(value, str):
+            return Folded(name=name, kind="text", text=value[:TEXT], size=len(value))
+        if isinstance(value, bool):
+            return Folded(name=name, kind="truth", text="true" if value else "false")
+        if value is None:
+            return Folded(name=name, kind="nothing", text="null")
+        if isinstance(value, Mapping):
+            items = [(str(key), item) for key, item in list(value.items())[:WIDTH]]
+            return self._inner(name, "object", items, len(value), depth)
+        if isinstance(value, list | tuple):
+            items = [(str(place), item) for place, item in enumerate(value[:WIDTH])]
+            return self._inner(name, "list", items, len(value), depth)
+        return Folded(name=name, kind="number", text=_json(value)[:TEXT])
+
+    def _inner(self, name: str, kind: str, items: Sequence[tuple[str, Any]], size: int, depth: int) -> Folded:
+        inside: list[Folded] = []
+        if depth < DEPTH:
+            for key, item in items:
+                if self._left <= 0:
+                    break
+                inside.append(self.of(key, item, depth + 1))
+        return Folded(name=name, kind=kind, text="{…}" if kind == "object" else "[…]", parts=inside, size=size)
+
+
+def short(value: Any, longest: int = 2_000) -> str:
+    """A value as JSON on one line, or its beginning; of a large one no more is written than is shown."""
+    written: list[str] = []
+    left = longest + 1
+    for piece in _pieces(value, longest):
+        written.append(piece[:left])
+        left -= len(piece)
+        if left <= 0:
+            break
+    text = "".join(written)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _pieces(value: Any, longest: int) -> Iterator[str]:
+    if isinstance(value, str):
+        yield _json(value[:longest])
+    elif isinstance(value, Mapping):
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield f"{', ' if number else ''}{_json(str(key)[:longest])}: "
+            yield from _pieces(item, longest)
+        yield "}"
+    elif isinstance(value, list | tuple):
+        yield "["
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(item, longest)
+        yield "]"
+    else:
+        yield _json(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

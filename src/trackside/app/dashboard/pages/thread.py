@@ -1,0 +1,222 @@
+"""One thread: what was said in it, its runs, what it remembers and has remembered, and what it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from trackside.app.dashboard.conversation import Conversation, Message, conversation_in
+from trackside.app.dashboard.declaring import API, page, params_of
+from trackside.app.dashboard.difference import Difference, difference
+from trackside.app.dashboard.folding import folded, short
+from trackside.app.dashboard.rendering import Page
+from trackside.app.server.failures import answer_of
+from trackside.app.server.routes import records, states, thread_records, threads
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.threads import GRAPH
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import JsonObject
+
+routes = Routes("Console")
+
+VIEWS: Final = ("conversation", "state", "history")
+SHOWN_RUNS: Final = 40
+"""So many runs are in the strip."""
+
+TURNS: Final = 10
+"""So many runs are told as a conversation, where the agent does not remember one."""
+
+SHOWN_CHECKPOINTS: Final = 20
+
+type PageCall = Call[None, None]
+type Given = Mapping[str, list[str]]
+
+
+@page(routes, "/ui/threads/{thread_id}")
+async def show_thread(call: PageCall) -> Any:
+    """One thread, in one of three views: the conversation, the state, or the history of states."""
+    given = params_of(call)
+    view = given.get("view", ["conversation"])[0]
+    thread = (await API.ask(call, threads.get_thread)).value
+    record, _ = await _tried(
+        call, thread_records.list_recorded_threads, query={"id_prefix": call.thread_id, "limit": 1}
+    )
+    runs, runs_problem = await _tried(
+        call, records.list_recorded_runs, query={"thread_id": call.thread_id, "limit": SHOWN_RUNS}
+    )
+    agent = (thread.metadata or {}).get(GRAPH)
+    served, _ = await _tried(call, records.list_agents)
+    known = next((one for one in served or () if one.name == agent), None)
+    keeps = bool(known and known.keeps_threads)
+    shows = {"state": _state, "history": _history}.get(view)
+    more = await (_conversation(call, thread, runs or [], keeps=keeps) if shows is None else shows(call, given))
+    return Page(
+        "thread",
+        place="threads",
+        twins=(f"/threads/{call.thread_id}", f"/threads/{call.thread_id}/history", f"/runs?thread_id={call.thread_id}"),
+        thread=thread,
+        thread_id=call.thread_id,
+        record=record[0] if record else None,
+        runs=list(reversed(runs or [])),
+        runs_problem=runs_problem,
+        agent=agent,
+        is_served=known is not None,
+        keeps=keeps,
+        interrupts=[one for asked in thread.interrupts.values() for one in asked],
+        view=view if view in VIEWS else "conversation",
+        views=VIEWS,
+        own_metadata={key: value for key, value in thread.metadata.items() if key not in {GRAPH, "assistant_id"}},
+        ttl=thread.ttl if isinstance(thread.ttl, dict) else None,
+        **more,
+    )
+
+
+async def _tried(call: PageCall, function: Any, **options: Any) -> tuple[Any, str | None]:
+    """What an endpoint answers, or why it does not: a part of the page that cannot be shown is no reason to show none."""
+    try:
+        return (await API.ask(call, function, **options)).value, None
+    except TracksideError as exc:
+        return None, answer_of(exc)[1]
+
+
+async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, keeps: bool) -> JsonObject:
+    """What was said: as the agent remembers it, or run by run from what each was asked and gave."""
+    found = conversation_in(thread.values)
+    if found is not None and (keeps or any(message.speaker == "human" for message in found.messages)):
+        return {"conversation": found, "turns": []}
+    turns = [await _turn(call, run) for run in reversed(runs[:TURNS])]
+    if turns and thread.values:
+        newest = turns[-1]
+        newest["gave"] = found
+        newest["gave_value"] = None if found is not None else folded(thread.values)
+    return {"conversation": None, "turns": turns, "more_turns": len(runs) > TURNS}
+
+
+async def _turn(call: PageCall, run: Any) -> JsonObject:
+    details, problem = await _tried(call, records.get_recorded_run, path={"run_id": run.run_id})
+    request = (details.request if details is not None else None) or {}
+    asked = request.get("input")
+    answered = (request.get("command") or {}).get("resume")
+    said = (details.completion_data if details is not None else {}).get("last_ai_message")
+    return {
+        "run": run,
+        "problem": problem,
+        "asked": Conversation([Message(speaker="human", text=asked)])
+        if isinstance(asked, str)
+        else conversation_in(asked),
+        "asked_value": None if asked is None else folded(asked),
+        "answered": None if answered is None else short(answered),
+        "gave": Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None,
+        "gave_value": None,
+    }
+
+
+async def _state(call: PageCall, given: Given) -> JsonObject:
+    """What the thread remembers, now or at a checkpoint."""
+    at = given.get("at", [None])[0]
+    state, problem = await _at(call, at)
+    return {
+        "state": state,
+        "problem": problem,
+        "at": at,
+        "values": None if state is None else folded(state["values"]),
+        "next": [] if state is None else state["next"],
+        "state_metadata": None if state is None else folded(state["metadata"]),
+        "written_at": None if state is None else _time(state["created_at"]),
+    }
+
+
+async def _at(call: PageCall, checkpoint_id: str | None) -> tuple[Any, str | None]:
+    if checkpoint_id is None:
+        return await _tried(call, states.get_state)
+    return await _tried(call, states.get_state_at, path={"thread_id": call.thread_id, "checkpoint_id": checkpoint_id})
+
+
+async def _history(call: PageCall, given: Given) -> JsonObject:
+    """The checkpoints, newest first, and what is different between two of them."""
+    before, at = (given.get(name, [None])[0] for name in ("before", "at"))
+    found, problem = await _tried(call, states.get_history, query={"limit": SHOWN_CHECKPOINTS + 1, "before": before})
+    checkpoints = [_checkpoint(one) for one in (found or [])]
+    shown = checkpoints[:SHOWN_CHECKPOINTS]
+    if at is not None and all(one["id"] != at for one in shown):
+        state, _ = await _at(call, at)
+        shown = ([] if state is None else [_checkpoint(state)]) + shown
+    first, second = (given.get(name, [None])[0] for name in ("from", "to"))
+    return {
+        "checkpoints": shown,
+        "problem": problem,
+        "older": shown[-1]["id"] if len(checkpoints) > SHOWN_CHECKPOINTS else None,
+        "first": first,
+        "second": second,
+        "at": at,
+        "fork": given.get("fork", [None])[0],
+        **(await _compared(call, first, second) if first and second else {"compared": None, "compare_problem": None}),
+    }
+
+
+def _checkpoint(state: JsonObject) -> JsonObject:
+    """What is told of a checkpoint in the list of them."""
+    place, parent = state["checkpoint"] or {}, state["parent_checkpoint"] or {}
+    metadata = state["metadata"] or {}
+    return {
+        "id": place.get("checkpoint_id") or "",
+        "parent": parent.get("checkpoint_id"),
+        "step": metadata.get("step"),
+        "source": metadata.get("source"),
+        "run_id": metadata.get("run_id"),
+        "created_at": _time(state["created_at"]),
+        "next": state["next"],
+        "asks": bool(state["interrupts"]),
+    }
+
+
+def _time(said: str | None) -> datetime | None:
+    try:
+        return None if said is None else datetime.fromisoformat(said)
+    except ValueError:  # an agent of somebody else's may write what it likes
+        return None
+
+
+async def _compared(call: PageCall, first: str, second: str) -> JsonObject:
+    old, old_problem = await _at(call, first)
+    new, new_problem = await _at(call, second)
+    if old is None or new is None:
+        return {"compared": None, "compare_problem": old_problem or new_problem}
+    found = difference(old["values"], new["values"])
+    return {"compared": _written(found), "compare_problem": None, "compare_cut": found.is_cut}
+
+
+def _written(found: Difference) -> list[JsonObject]:
+    return [
+        {
+            "path": change.path or "all of it",
+            "kind": change.kind,
+            "old": None if change.kind == "added" else apart(change.old, change.new)[0],
+            "new": None if change.kind == "removed" else apart(change.old, change.new)[1],
+        }
+        for change in found.changes
+    ]
+
+
+_AROUND: Final = 60
+_LONGEST: Final = 2_000
+
+
+def apart(old: Any, new: Any) -> tuple[str, str]:
+    """Two values as people compare them: of long texts that begin alike, from where they differ."""
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return _readable(old), _readable(new)
+    shorter = min(len(old), len(new))
+    same = next((place for place in range(shorter) if old[place] != new[place]), shorter)
+    skipped = max(0, same - _AROUND)
+    return _cut(old, skipped), _cut(new, skipped)
+
+
+def _cut(text: str, skipped: int) -> str:
+    shown = text[skipped : skipped + _LONGEST]
+    return f"{'…' if skipped else ''}{shown}{'…' if len(text) > skipped + _LONGEST else ''}"
+
+
+def _readable(value: Any) -> str:
+    return _cut(value, 0) if isinstance(value, str) else short(value, _LONGEST)

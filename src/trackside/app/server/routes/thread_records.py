@@ -1,0 +1,98 @@
+"""What is recorded of threads: listed as runs are, page by page, without what they remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from trackside.app.server.authorizing import About
+from trackside.app.server.failures import HttpError
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.thread_records import RecordedThread, ThreadRecordQuery, recorded_thread
+from trackside.app.storage import StoredThread
+from trackside.app.storage.threads import RunsOfThread, ThreadQuery
+from trackside.harness.types import JsonObject
+
+routes = Routes("Records")
+
+type ListCall = Call[None, ThreadRecordQuery]
+
+
+@routes.get(
+    "/threads",
+    Permission.read,
+    about=About("threads", "search", "many"),
+    query=ThreadRecordQuery,
+    answers={200: list[RecordedThread]},
+)
+async def list_recorded_threads(call: ListCall) -> Any:
+    """Threads without what they remember, those in which something happened last first.
+
+    `X-Pagination-Next` is what the next page, of older ones, comes with as `before`. `metadata` is a JSON object.
+    """
+    query = call.query
+    metadata = _metadata(query.metadata)
+    found, more = await (_with_metadata(call, metadata) if metadata or call.wanted else _listed(call))
+    threads = call.parts.store.threads_of(call.principal.owner)
+    runs = await threads.runs_of([thread.thread_id for thread in found])
+    shown = [recorded_thread(thread, runs.get(thread.thread_id, RunsOfThread())) for thread in found]
+    return json_reply(shown, headers=None if more is None else {"X-Pagination-Next": more})
+
+
+async def _listed(call: ListCall) -> tuple[Sequence[StoredThread], str | None]:
+    query = call.query
+    found = await call.parts.store.threads(
+        status=query.status,
+        agent=query.agent,
+        since=query.since,
+        until=query.until,
+        id_prefix=query.id_prefix,
+        owner=call.principal.owner,
+        removed=query.removed,
+        after=query.after,
+        before=query.before,
+        limit=query.limit + 1,
+    )
+    # As with runs: pages of newer ones come from the near end on.
+    page = found[: query.limit] if query.after is None else found[-query.limit :]
+    has_more = len(found) > len(page) or (query.after is not None and bool(page))
+    return page, page[-1].cursor if has_more else None
+
+
+async def _with_metadata(call: ListCall, metadata: JsonObject) -> tuple[Sequence[StoredThread], str | None]:
+    """A page of the threads with these metadata. They are found by a search, whose pages are counted off.
+
+    Raises:
+        HttpError: something is asked for besides that a search does not look at.
+    """
+    query = call.query
+    for name in ("since", "until", "id_prefix", "after"):
+        if getattr(query, name) is not None:
+            raise HttpError(status=422, detail=f"{name} cannot be asked for together with metadata")
+    if query.before is not None and not query.before.isdecimal():
+        raise HttpError(status=422, detail="before: with metadata it is what X-Pagination-Next said")
+    offset = int((query.before or "0")[:9])
+    wanted = ThreadQuery(
+        metadata=metadata,
+        wanted=call.wanted or {},
+        status=query.status,
+        agent=query.agent,
+        limit=query.limit,
+        offset=offset,
+    )
+    page = await call.parts.store.threads_of(call.principal.owner).search(wanted)
+    behind = offset + len(page.threads)
+    return page.threads, str(behind) if page.threads and behind < page.total else None
+
+
+def _metadata(said: str | None) -> JsonObject:
+    if said is None:
+        return {}
+    try:
+        return msgspec.json.decode(said, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise HttpError(status=422, detail=f"metadata is a JSON object: {exc}") from exc
