@@ -121,8 +121,8 @@ class Visit:
         Raises:
             AssertionError: the browser complained, or something was fetched from elsewhere.
         """
-        assert self.complaints == []
-        assert self.elsewhere == []
+        assert self.complaints == [], self.complaints
+        assert self.elsewhere == [], self.elsewhere
 
     def _note(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +50,7 @@ NAMES: Final = (
 )
 """The files of `static` that browsers get."""
 
+_IMPORTED: Final = re.compile(rb"""(?<=from "\./)[a-z_]+\.js(?=")""")
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -67,9 +69,19 @@ def assets() -> Mapping[str, Asset]:
     """All files, by name; read from the disk the first time, which blocks."""
     folder = resources.files("trackside.app.dashboard") / "static"
     found: dict[str, Asset] = {}
+
+    def add(name: str) -> Asset:
+        if name not in found:
+            # Under another address a module would be another module, which does all that it does once more.
+            body = _IMPORTED.sub(lambda of: of[0] + b"?v=" + add(of[0].decode()).version.encode(), read(name))
+            found[name] = Asset(body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:12])
+        return found[name]
+
+    def read(name: str) -> bytes:
+        return (folder / name).read_bytes()
+
     for name in NAMES:
-        body = (folder / name).read_bytes()
-        found[name] = Asset(body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:12])
+        add(name)
     return found
 
 

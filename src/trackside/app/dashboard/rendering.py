@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from trackside._version import __version__
 from trackside.app.dashboard import wording
@@ -135,7 +136,8 @@ class Said:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root = str(scope.get("root_path", ""))
         if not is_script(scope):
-            headers = {**self.headers, "Location": f"{root}{self.to or '/ui'}"}
+            to = came_from(scope) if self.to is None else f"{root}{self.to}"
+            headers = {**self.headers, "Location": to}
             await Reply(b"", status=303, headers=headers)(scope, receive, send)
             return
         headers = {**self.headers}
@@ -144,6 +146,18 @@ class Said:
         body = self.sentence.encode()
         reply = Reply(body, status=self.status, headers=headers, content_type="text/plain; charset=utf-8")
         await reply(scope, receive, send)
+
+
+def came_from(scope: Scope) -> str:
+    """The page of ours from which a request came; the first one if it does not say, or comes from elsewhere."""
+    first = f"{scope.get('root_path', '')}/ui"
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in {b"referer", b"host"}}
+    try:
+        came = urlsplit(headers.get(b"referer", ""))
+    except ValueError:
+        return first
+    is_ours = came.netloc == headers.get(b"host") and f"{came.path}/".startswith(f"{first}/")
+    return urlunsplit(("", "", came.path, came.query, "")) if is_ours else first
 
 
 def is_script(scope: Scope) -> bool:

@@ -2,16 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-from trackside.app.dashboard.declaring import page
+from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.rendering import Page
+from trackside.app.server.failures import HttpError
+from trackside.app.server.routes import subscriptions as api
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.subscriptions import ParkedInfo, SubscriptionInfo
 
 routes = Routes("Console")
+
+_PARKED: Final = 25
+"""How many parked events a page shows."""
+_LONGEST_PAYLOAD: Final = 20_000
+"""How many characters of an event's payload a page has; the rest is in the JSON."""
+_LAST_POSITION: Final = 2**63 - 1
 
 
 @page(routes, "/ui/subscriptions")
 async def show_subscriptions(call: Call[None, None]) -> Any:
     """Durable subscriptions: how far they are, and what they could not deliver."""
-    return Page("subscriptions", place="subscriptions")
+    refused, found = await _asked(call, api.list_subscriptions)
+    return Page(
+        "subscriptions",
+        place="subscriptions",
+        twins=("/subscriptions",),
+        refused=refused,
+        found=found or [],
+        parked=sum(one.parked for one in found or []),
+        failing=[one for one in found or [] if one.failures],
+        state_of=state_of,
+    )
+
+
+@page(routes, "/ui/subscriptions/{name:path}")
+async def show_subscription(call: Call[None, None]) -> Any:
+    """One subscription: where it stands, what it wants, what it has parked."""
+    name = call.path["name"]
+    refused, one = await _asked(call, api.get_subscription, path={"name": name})
+    after, complaint = _after_of(call)
+    parked: Sequence[ParkedInfo] = ()
+    more = None
+    if refused is None:
+        query = {"after": after, "limit": _PARKED}
+        answered = await API.ask(call, api.list_parked, path={"name": name}, query=query)
+        parked, more = answered.value, answered.headers.get("X-Pagination-Next")
+    return Page(
+        "subscription",
+        place="subscriptions",
+        twins=(f"/subscriptions/{name}", f"/subscriptions/{name}/parked") if "/" not in name else (),
+        name=name,
+        refused=refused,
+        one=one,
+        parked=parked,
+        after=after,
+        more=more,
+        complaint=complaint,
+        longest=_LONGEST_PAYLOAD,
+        state_of=state_of,
+    )
+
+
+def state_of(one: SubscriptionInfo) -> str:
+    """What is said first of a subscription: `paused`, `failing`, `behind` or `active`."""
+    if one.state != "active":
+        return "paused"
+    return "failing" if one.failures else "active"
+
+
+async def _asked(call: Call[None, None], endpoint: Any, **given: Any) -> tuple[str | None, Any]:
+    """Why whoever asks may not see it, and what he sees if he may."""
+    try:
+        return None, (await API.ask(call, endpoint, **given)).value
+    except HttpError as exc:
+        if exc.details["status"] != 403:
+            raise
+        return str(exc.details["detail"]), None
+
+
+def _after_of(call: Call[None, None]) -> tuple[int, str | None]:
+    """Which page of parked events, and what is wrong with what was asked for."""
+    said = params_of(call).get("after", ["0"])[0]
+    if said.isascii() and said.isdigit() and len(said) <= 19 and int(said) <= _LAST_POSITION:
+        return int(said), None
+    return 0, f"{said!r:.60} is no position; parked events are shown from the first on"

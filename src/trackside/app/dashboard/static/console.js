@@ -105,7 +105,10 @@ function listen() {
     isOpen();
     refresh();
   });
-  stream.addEventListener("error", lose);
+  stream.addEventListener("error", () => {
+    lose();
+    refresh(); // who is not let in any more finds out, and where to sign in
+  });
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -121,8 +124,18 @@ addEventListener("pagehide", () => stream?.close());
 
 document.addEventListener("htmx:after:request", (event) => {
   const { ctx } = event.detail;
-  if (ctx.request.method === "GET") return;
-  toast(ctx.text, ctx.response.status >= 400);
+  if (ctx.request.method === "GET") {
+    if (ctx.sourceElement?.id === "refresh") sayHowOld(ctx.response.status);
+    return;
+  }
+  // An answer that is part of a page is not said: it is shown where it belongs.
+  const isSaid = !ctx.response.headers.get("content-type")?.startsWith("text/html");
+  const isBad = ctx.response.status >= 400;
+  if (ctx.hx?.redirect) {
+    if (isSaid && !isBad) keep(ctx.text);
+    return;
+  }
+  if (isSaid) toast(ctx.text, isBad);
   refresh();
 });
 document.addEventListener("htmx:error", (event) => {
@@ -138,6 +151,41 @@ document.addEventListener("htmx:confirm", (event) => {
   dialog.showModal();
   dialog.addEventListener("close", () => (dialog.returnValue === "yes" ? issueRequest() : dropRequest()), { once: true });
 });
+
+// What is said when the page is left at once is said by the next one.
+
+const KEPT = "trackside-said";
+
+function keep(text) {
+  try {
+    sessionStorage.setItem(KEPT, text);
+  } catch {
+    // then it is not said
+  }
+}
+
+function sayWhatWasKept() {
+  try {
+    const text = sessionStorage.getItem(KEPT);
+    sessionStorage.removeItem(KEPT);
+    if (text) toast(text);
+  } catch {
+    // nothing was kept
+  }
+}
+
+// A page that cannot fetch itself anew says so: what it shows is how it was.
+
+const WHY_OLD = {
+  403: "You may not see this any more. What you see is how it was.",
+  404: "This is not there any more. What you see is how it was.",
+};
+
+function sayHowOld(status) {
+  const shown = document.getElementById("stale");
+  shown.hidden = status < 400;
+  if (status >= 400) shown.textContent = WHY_OLD[status] ?? "The server cannot look this up now. What you see may be old.";
+}
 
 // Copies.
 
@@ -185,7 +233,7 @@ function move(step) {
 document.getElementById("keys").addEventListener("click", () => document.getElementById("shortcuts").showModal());
 document.addEventListener("keydown", (event) => {
   const where = event.target;
-  if (event.ctrlKey || event.metaKey || event.altKey || where.closest?.("input, select, textarea, dialog, [contenteditable]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || where.closest?.("input:not([type=checkbox], [type=radio]), select, textarea, dialog, [contenteditable]")) return;
   if (goes) {
     goes = false;
     document.querySelector(`.bar nav a[data-key="${CSS.escape(event.key)}"]`)?.click();
@@ -206,6 +254,8 @@ document.addEventListener("keydown", (event) => {
   does();
 });
 
+document.querySelector(".bar nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+sayWhatWasKept();
 compareClocks().catch(() => {}).then(() => writeTimes());
 setInterval(writeTimes, 5_000);
 listen();
