@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from trackside.app.settings import ObserverSettings
-from trackside.app.storage import _run_search
+from trackside.app.storage import _reading, _run_search
+from trackside.harness import RunContext
 
 
 async def echo(input: Any) -> Any:
@@ -88,6 +91,72 @@ async def test_a_run_is_shown_in_full_with_what_was_asked_for(serve_agents: Any)
     assert listed.items() <= shown.items()
     assert shown["request"]["input"] == {"a": 1}
     assert unknown.status_code == 404
+
+
+async def test_why_runs_failed_is_ranked(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        await two_runs(served)
+        found = await http.get("/stats/failures")
+        newest = (await http.get("/runs?agent=failing&limit=1")).json()[0]
+        nobodys = await http.get("/stats/failures?agent=echo&limit=5")
+        monkeypatch.setattr(_reading, "MOST_FAILURES", 1)
+        cut = await http.get("/stats/failures")
+
+    assert found.json() == [
+        {
+            "error_type": "ValueError",
+            "error": "it cannot be done",
+            "status": "error",
+            "agent": "failing",
+            "count": 2,
+            "last_at": newest["ended_at"],
+            "run_id": newest["run_id"],
+        }
+    ]
+    assert "X-Truncated" not in found.headers
+    assert nobodys.json() == []
+    assert cut.json()[0]["count"] == 1
+    assert cut.headers["X-Truncated"] == "true"
+
+
+async def test_what_goes_on_now_is_counted_by_what_it_waits_for(serve_agents: Any) -> None:
+    begun, let_go = asyncio.Event(), asyncio.Event()
+
+    async def held(input: Any) -> Any:
+        begun.set()
+        await let_go.wait()
+        return input
+
+    async def asks(input: Any, run: RunContext) -> Any:
+        return run.interrupt("May I?")
+
+    agents = {"held": held, "asks": asks}
+    async with serve_agents(agents, max_running=1) as served, httpx.AsyncClient(base_url=served.url) as http:
+        before = (await http.get("/stats/now")).json()
+        await served.client.runs.wait(None, "asks", input={}, on_completion="keep")
+        thread, other = [(await served.client.threads.create())["thread_id"] for _ in range(2)]
+        await served.client.runs.create(thread, "held", input={})
+        await begun.wait()
+        await served.client.runs.create(thread, "held", input={})
+        waits = await served.client.runs.create(other, "held", input={})
+        await served.client.runs.create(None, "held", input={}, after_seconds=3_600)
+        now = (await http.get("/stats/now")).json()
+        let_go.set()
+
+    assert before["running"] == before["waiting_for_human"] == 0
+    assert before["oldest_waiting_at"] is None
+    assert now == {
+        "running": 1,
+        "waiting_for_place": 1,
+        "waiting_for_thread": 1,
+        "delayed": 1,
+        "stuck": 0,
+        "waiting_for_human": 1,
+        "oldest_waiting_at": now["oldest_waiting_at"],
+        "running_by_agent": {"held": 1},
+    }
+    assert datetime.fromisoformat(now["oldest_waiting_at"]) == datetime.fromisoformat(waits["created_at"])
 
 
 async def test_totals_are_those_of_the_runs_in_all_and_over_time(serve_agents: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Unpack
 from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
-from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._arguments import AnyOf, limit_of, plain_or_none
+from trackside.app.storage._failure_reasons import FAILED, MOST_FAILURES, FailureReasons, read_failures
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
+from trackside.app.storage._live_counts import LiveCounts, read_live_counts
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
@@ -294,6 +296,38 @@ class StoreReading:
         """
         chosen = chosen_runs(since=since, until=until, agent=agent, thread_id=thread_id, status=status)
         return await self._readers.run(lambda connection: read_stats(connection, chosen))
+
+    async def failures(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        agent: str | None = None,
+        owner: str | None = None,
+        limit: int = 20,
+    ) -> FailureReasons:
+        """Why runs failed, the commonest reason first, of the 2,000 that were created last among those that failed.
+
+        Args:
+            since: only runs that were created then or later.
+            until: only runs that were created before.
+            agent: only of this agent.
+            owner: only of threads of this owner.
+            limit: how many reasons at most.
+
+        Raises:
+            InvalidQueryError: an argument does not fit; the message names it.
+        """
+        page = Page.of(after=None, before=None, limit=MOST_FAILURES + 1)
+        most = limit_of(limit)
+        listing = RunListing.of(
+            status=FAILED, agent=agent, since=since, until=until, owner=owner, removed=True, page=page
+        )
+        return await self._readers.run(lambda connection: read_failures(connection, listing, most))
+
+    async def live_counts(self, *, owner: str | None = None) -> LiveCounts:
+        """How many runs go on or wait now, in all processes; with `owner` only on his threads."""
+        return await self._readers.run(read_live_counts(plain_or_none("owner", owner)))
 
     async def timeline(
         self,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+from msgspec import convert
 
 from trackside.app.server.authorizing import OPERATION, About, fits
 from trackside.app.server.failures import HttpError
@@ -15,9 +16,20 @@ from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
-from trackside.app.server.wire.log import OneRunQuery, RecordedRun, RunDetails, RunQuery, recorded_run, run_details, whole_run
+from trackside.app.server.wire.log import (
+    OneRunQuery,
+    RecordedRun,
+    RunDetails,
+    RunQuery,
+    recorded_run,
+    run_details,
+    whole_run,
+)
 from trackside.app.server.wire.stats import (
     Bucket,
+    Failure,
+    FailureQuery,
+    Now,
     RunStats,
     StatsQuery,
     TimelineQuery,
@@ -135,6 +147,32 @@ async def get_timeline(call: Call[None, TimelineQuery]) -> Any:
         query.since, query.until, width=timedelta(seconds=query.width), agent=query.agent, status=query.status
     )
     return [bucket_on_wire(bucket) for bucket in buckets]
+
+
+@routes.get(
+    "/stats/failures",
+    Permission.read,
+    about=About("threads", "search", "log"),
+    query=FailureQuery,
+    answers={200: list[Failure]},
+)
+async def list_failures(call: Call[None, FailureQuery]) -> Any:
+    """Why runs failed, the commonest reason first.
+
+    The 2,000 are looked at that were created last among those that failed; `X-Truncated: true` says that there are more.
+    """
+    query = call.query
+    found = await call.parts.store.failures(
+        query.since, query.until, agent=query.agent, owner=call.principal.owner, limit=query.limit
+    )
+    reasons = [convert(reason, Failure, from_attributes=True) for reason in found.reasons]
+    return json_reply(reasons, headers={"X-Truncated": "true"} if found.truncated else None)
+
+
+@routes.get("/stats/now", Permission.read, about=About("threads", "search", "log"), answers={200: Now})
+async def get_now(call: Call[None, None]) -> Any:
+    """How many runs go on or wait now, in all processes of the database, and how many threads wait for a human."""
+    return convert(await call.parts.store.live_counts(owner=call.principal.owner), Now, from_attributes=True)
 
 
 @routes.get("/agents", Permission.read, about=About("assistants", "search", "many"), answers={200: list[AgentInfo]})

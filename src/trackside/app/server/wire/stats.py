@@ -35,6 +35,48 @@ class TimelineQuery(Struct, kw_only=True):
     status: list[RunStatus] | None = None
 
 
+class FailureQuery(Struct, kw_only=True):
+    """Why which runs failed, and how many reasons at most."""
+
+    since: Time | None = None
+    until: Time | None = None
+    agent: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 20
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Runs of an agent that failed in the same way."""
+
+    error_type: str | None
+    error: str | None
+    """The first line of what the newest of them failed with."""
+    status: RunStatus
+    agent: str | None
+    count: int
+    last_at: datetime
+    run_id: str
+    """The newest of them that is there to be looked at."""
+
+
+class Now(Struct, frozen=True, kw_only=True):
+    """How many runs go on or wait, in all processes of the database."""
+
+    running: int
+    waiting_for_place: int
+    """Their threads are theirs, and no process has taken them yet."""
+    waiting_for_thread: int
+    """Behind another run of their thread."""
+    delayed: int
+    """Their time has not come."""
+    stuck: int
+    """Of those that run: they were cancelled, and go on."""
+    waiting_for_human: int
+    """Threads; 10,000 stands for so many or more."""
+    oldest_waiting_at: datetime | None
+    """Since when the first of those waits that could run if there was a place."""
+    running_by_agent: Mapping[str, int]
+
+
 class Totals(Struct, frozen=True, kw_only=True):
     """What some runs come to. `cost_usd` is null if no run had a price, durations if none has ended."""
 
