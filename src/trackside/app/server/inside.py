@@ -88,7 +88,7 @@ def _fitted(given: Any, kind: Any, where: str) -> Any:
 
 
 def _read(reply: Reply, endpoint: Endpoint) -> Answered:
-    if reply.status >= 400:
+    if reply.status >= 400 and reply.status not in endpoint.answers:  # that it is not ready is an answer, too
         detail = msgspec.json.decode(reply.body).get("detail", "")
         raise HttpError(status=reply.status, detail=detail, headers=reply.headers)
     kind = endpoint.answers.get(reply.status)

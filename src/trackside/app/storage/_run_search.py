@@ -37,6 +37,7 @@ _LOOKED_FOR_IN: Final = (
     runs.c.agent,
     runs.c.title,
     runs.c.error,
+    runs.c.error_type,
     runs.c.metadata,
     runs.c.started_at,
     runs.c.ended_at,
@@ -166,7 +167,7 @@ class RunSearch:
         wanted = self.text
         if run.run_id.casefold().startswith(wanted) or run.thread_id.casefold().startswith(wanted):
             return True
-        said = (run.title, run.error, run.agent, *_texts_in(run.metadata))
+        said = (run.title, run.error, run.error_type, run.agent, *_texts_in(run.metadata))
         return any(text is not None and wanted in text.casefold() for text in said)
 
 
