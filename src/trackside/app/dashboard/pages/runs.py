@@ -2,16 +2,291 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
 
-from trackside.app.dashboard.declaring import page
-from trackside.app.dashboard.rendering import Page
+from msgspec import Struct
+
+from trackside.app.dashboard.declaring import API, action, page, params_of
+from trackside.app.dashboard.filters import Filters
+from trackside.app.dashboard.rendering import Page, Said, is_script
+from trackside.app.dashboard.wording import visible
+from trackside.app.server.failures import HttpError, answer_of
+from trackside.app.server.routes import records, run_cancels, run_retries
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.log import RecordedRun
+from trackside.harness.errors import TracksideError, UnknownRunError
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
+
+LIMIT: Final = 50
+"""Runs on a page."""
+MOST_NEW: Final = 100
+"""New runs that are counted; more are `99+`."""
+MOST_SELECTED: Final = 200
+
+_TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Signs that have a text read in an order that it is not written in."""
+
+FILTERS: Final = ("text", "status", "agent", "thread_id", "range", "since", "until", "min_cost", "min_duration")
+STATUSES: Final = tuple(status.value for status in RunStatus)
+VIEWS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "All": (),
+    "Failed today": (("status", "error"), ("status", "timeout"), ("since", "today")),
+    "Running": (("status", "pending"), ("status", "running")),
+    "Waiting for a human": (("status", "interrupted"),),
+    "Expensive": (("min_cost", "0.1"),),
+    "Slow": (("min_duration", "1m"),),
+}
+"""The views that are there before anybody saves one, by name: filters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A page of runs and what is around it."""
+
+    runs: Sequence[RecordedRun] = ()
+    older: str | None = None
+    """What the page of older runs comes with as `before`."""
+    newer: str | None = None
+    """What the page of newer ones comes with as `after`; None: these are the newest."""
+    continues: str | None = None
+    """Where the search goes on that found no whole page; None: it was no search, or has looked at all."""
+    unseen: int = 0
+    """How many newer runs there are that are held back."""
 
 
 @page(routes, "/ui/runs")
 async def show_runs(call: Call[None, None]) -> Any:
     """Runs of all threads, filtered, and what can be done with several of them."""
-    return Page("runs", place="runs")
+    given = params_of(call)
+    filters = _read(given)
+    listing, problem = Listing(), None
+    if not filters.problems:
+        try:
+            listing = await _listing(call, filters.query, {name: values[0] for name, values in given.items()})
+        except TracksideError as exc:
+            if not _is_said_on_the_page(exc):
+                raise
+            problem = str(exc)
+    agents = await _agents(call)
+    return Page(
+        "runs",
+        place="runs",
+        twins=(f"/runs?{_twin(filters.query)}",),
+        filters=filters,
+        listing=listing,
+        problem=problem,
+        agents=agents,
+        statuses=STATUSES,
+        views=[(name, urlencode(pairs), _is_view(filters, pairs)) for name, pairs in VIEWS.items()],
+        looked_until=None if listing.continues is None else _time_of(listing.continues),
+        most_new=MOST_NEW,
+        name_of=name_of,
+        why_of=why_of,
+        seconds_of=seconds_of,
+        is_final=is_final,
+    )
+
+
+def name_of(run: RecordedRun) -> str | None:
+    """What a run is called, on one line; None if nobody has called it anything."""
+    words = " ".join((run.title or "").split())
+    is_seen = any(sign.isprintable() and not sign.isspace() for sign in words)
+    return (words if is_seen and not _TURNING.search(words) else visible(words)) or None
+
+
+def why_of(run: RecordedRun) -> str:
+    """Why a run has failed, on one line; empty if it has not."""
+    line, kind = first_line(run.error), first_line(run.error_type, 80)
+    return line if not kind or line.startswith(kind.removesuffix("…")) else f"{kind}: {line}".removesuffix(": ")
+
+
+def first_line(text: str | None, most: int = 300) -> str:
+    """The first line of a text that says something, cut."""
+    line = next((line.strip() for line in (text or "").splitlines() if line.strip()), "")
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+def seconds_of(run: RecordedRun) -> float | None:
+    """How long a run took, or has taken so far."""
+    if run.started_at is None or run.duration_seconds is not None or is_final(run.status):
+        return run.duration_seconds
+    return max((datetime.now(UTC) - run.started_at).total_seconds(), 0.0)
+
+
+def _read(given: Mapping[str, Sequence[str]]) -> Filters:
+    filters = Filters(given, FILTERS, datetime.now(UTC))
+    filters.text("text")
+    filters.choices("status", STATUSES)
+    filters.text("agent")
+    filters.text("thread_id")
+    filters.time()
+    filters.dollars("min_cost")
+    filters.seconds("min_duration")
+    return filters
+
+
+async def _listing(call: Call[Any, Any], query: Mapping[str, Any], place: Mapping[str, str]) -> Listing:
+    if "after" in place:
+        listing = await _asked(call, query, after=place["after"])
+        if listing.newer is not None or listing.continues is not None:
+            return listing
+    elif "before" in place:
+        return await _asked(call, query, before=place["before"])
+    elif "top" in place:
+        try:
+            return await _held(call, query, place["top"])
+        except UnknownRunError:
+            pass  # it was removed meanwhile: the page begins with what there is
+    return await _asked(call, query)
+
+
+async def _asked(
+    call: Call[Any, Any],
+    query: Mapping[str, Any],
+    *,
+    before: str | None = None,
+    after: str | None = None,
+    limit: int = LIMIT,
+) -> Listing:
+    # Of newer runs one more than a page: whether there are newer ones yet. Older ones there are, as the page began with one.
+    more = limit if after is None else limit + 1
+    place = {"before": before, "after": after, "limit": more}
+    answered = await API.ask(call, records.list_recorded_runs, query={**query, **place})
+    found: list[RecordedRun] = answered.value
+    runs = found[-limit:]
+    newer = runs[0].cursor if runs and (before is not None or len(found) > limit) else None
+    return Listing(
+        runs=runs,
+        older=answered.headers.get("X-Pagination-Next"),
+        newer=newer,
+        continues=answered.headers.get("X-Search-Continues"),
+    )
+
+
+async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Listing:
+    """The newest page as it was when the run `top` was the newest; what came since is only counted.
+
+    Raises:
+        UnknownRunError: that run is not there any more.
+    """
+    asked = await API.ask(call, records.get_recorded_run, path={"run_id": top})
+    first: RecordedRun = asked.value
+    rest, newer = await asyncio.gather(
+        _asked(call, query, before=first.cursor, limit=LIMIT - 1),
+        _asked(call, query, after=first.cursor, limit=MOST_NEW),
+    )
+    status = query.get("status")
+    still = [first] if status is None or first.status in status else []
+    return Listing(runs=[*still, *rest.runs], older=rest.older, continues=rest.continues, unseen=len(newer.runs))
+
+
+async def _agents(call: Call[Any, Any]) -> Sequence[str]:
+    """The agents that are served, as suggestions: a page without them is a page."""
+    try:
+        return [agent.name for agent in (await API.ask(call, records.list_agents)).value]
+    except HttpError:
+        return []
+
+
+def _is_said_on_the_page(exc: TracksideError) -> bool:
+    """Whether it is no wonder: he may not, or a place in the address is none."""
+    return answer_of(exc)[0] in {403, 422}
+
+
+def _is_view(filters: Filters, pairs: Sequence[tuple[str, str]]) -> bool:
+    here = sorted((name, value) for name in FILTERS for value in filters.all_said(name))
+    return [(name, _day(value)) for name, value in here] == sorted(pairs)
+
+
+def _day(value: str) -> str:
+    """`today` in all zones."""
+    return "today" if value.startswith("today") else value
+
+
+def _time_of(cursor: str) -> datetime | None:
+    """The moment that a place in the listing begins with."""
+    try:
+        when = datetime.fromisoformat(cursor.partition("/")[0])
+    except ValueError:
+        return None
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when
+
+
+def _twin(query: Mapping[str, Any]) -> str:
+    return urlencode({**query, "limit": LIMIT}, doseq=True)
+
+
+class Selected(Struct, kw_only=True):
+    """Runs that somebody has selected."""
+
+    csrf: str | None = None
+    run_ids: list[str] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What became of one of them."""
+
+    run_id: str
+    outcome: str
+    is_done: bool
+    new_run_id: str | None = None
+
+
+@action(routes, "/ui/runs/cancel", body=Selected)
+async def cancel_selected(call: Call[Selected, None]) -> Any:
+    """Cancel several runs; what became of each."""
+    run_ids = _selected(call)
+    return _answer(call, "Cancelled", [await _cancelled(call, run_id) for run_id in run_ids])
+
+
+@action(routes, "/ui/runs/retry", body=Selected)
+async def retry_selected(call: Call[Selected, None]) -> Any:
+    """Start several runs anew; what became of each."""
+    run_ids = _selected(call)
+    answered = await API.ask(call, run_retries.retry_runs, body={"run_ids": run_ids})
+    done = [
+        Done(
+            run_id=one.run_id,
+            outcome="is started anew" if one.error is None else one.error,
+            is_done=one.error is None,
+            new_run_id=one.new_run_id,
+        )
+        for one in answered.value
+    ]
+    return _answer(call, "Started anew", done)
+
+
+def _selected(call: Call[Selected, None]) -> list[str]:
+    run_ids = list(dict.fromkeys(call.body.run_ids))
+    if not run_ids:
+        raise HttpError(status=422, detail="no run is selected")
+    if len(run_ids) > MOST_SELECTED:
+        raise HttpError(status=422, detail=f"{len(run_ids):,} runs are selected, and {MOST_SELECTED} are the most")
+    return run_ids
+
+
+async def _cancelled(call: Call[Any, Any], run_id: str) -> Done:
+    try:
+        run: RecordedRun = (await API.ask(call, records.get_recorded_run, path={"run_id": run_id})).value
+        if is_final(run.status):
+            return Done(run_id=run_id, outcome=f"has ended before: {run.status.value}", is_done=False)
+        await API.ask(call, run_cancels.cancel_runs, body={"thread_id": run.thread_id, "run_ids": [run_id]})
+    except TracksideError as exc:
+        return Done(run_id=run_id, outcome=str(exc), is_done=False)
+    return Done(run_id=run_id, outcome="is being cancelled", is_done=True)
+
+
+def _answer(call: Call[Any, Any], what: str, done: Sequence[Done]) -> Any:
+    if not is_script(call.scope):
+        return Said("", to="/ui/runs")
+    return Page("runs_done", what=what, done=done, count=sum(one.is_done for one in done))

@@ -1,0 +1,152 @@
+"""What the filters in a page's address mean to the API, and what is wrong with those that make no sense, beside each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from trackside.app.dashboard.time_ranges import stamp, time_range
+from trackside.app.settings.durations import duration_of
+
+_TODAY: Final = re.compile(r"today(?:([+-])(\d\d):([0-5]\d))?")
+_MOMENT: Final = "write 1h, 7d, today or 2026-01-31T08:00"
+_MOST_CHARS: Final = 255
+_MOST_SECONDS: Final = 10**10
+_MOST_DOLLARS: Final = 10**6
+_POSITION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class Filters:
+    """The filters of a page: each is read once, by its kind.
+
+    Args:
+        given: the parameters of the address.
+        names: those that are filters, in the order in which an address has them.
+        now: when now is.
+    """
+
+    def __init__(self, given: Mapping[str, Sequence[str]], names: Collection[str], now: datetime) -> None:
+        self._given = {name: [one.strip() for one in given[name]] for name in names if name in given}
+        self._now = now
+        self.query: dict[str, Any] = {}
+        """What the API is asked with."""
+        self.problems: dict[str, str] = {}
+        """What is wrong, by filter."""
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._given)
+
+    def said(self, name: str) -> str:
+        """A filter as it was typed; empty if there is none."""
+        return self._given.get(name, [""])[0]
+
+    def all_said(self, name: str) -> Sequence[str]:
+        """All values of a filter that can have several."""
+        return self._given.get(name, [])
+
+    def address(self, **more: str | int | None) -> str:
+        """The query string of the same page with these filters, and more parameters; what is None is left out."""
+        pairs = [(name, value) for name, values in self._given.items() for value in values]
+        pairs += [(name, str(value)) for name, value in more.items() if value is not None]
+        return urlencode(pairs)
+
+    def text(self, name: str, most: int = _MOST_CHARS) -> None:
+        """A text of at most so many characters."""
+        said = self.said(name)
+        if len(said) > most:
+            self.problems[name] = f"This has {len(said):,} characters; more than {most:,} are looked for nowhere."
+        elif "\0" in said:
+            self.problems[name] = "No text has a character with the code 0."
+        elif said:
+            self.query[name] = said
+
+    def choices(self, name: str, known: Collection[str]) -> None:
+        """Several of these values."""
+        said = self.all_said(name)
+        strange = [one for one in said if one not in known]
+        if strange:
+            self.problems[name] = f"There is no {strange[0][:40]!r}; there are {', '.join(known)}."
+        elif said:
+            self.query[name] = list(said)
+
+    def seconds(self, name: str) -> None:
+        """A length of time."""
+        said = self.said(name)
+        found = duration_of(said) if said else None
+        if found is not None and found.seconds <= _MOST_SECONDS:
+            self.query[name] = found.seconds
+        elif said:
+            self.problems[name] = "This is no length of time; write 90, 30s, 5m or 2h."
+
+    def dollars(self, name: str) -> None:
+        """An amount of money."""
+        said = self.said(name)
+        try:
+            dollars = float(said.removeprefix("$").replace("_", "?")) if said else 0.0
+        except ValueError:
+            dollars = -1.0
+        if not 0 <= dollars <= _MOST_DOLLARS:
+            self.problems[name] = "This is no amount of US dollars; write 0.5."
+        elif said:
+            self.query[name] = dollars
+
+    def time(self, since: str = "since", until: str | None = "until") -> None:
+        """From when to when. A `range` of the overview is a time as well."""
+        if "range" in self._given and not self.said(since):
+            found = time_range({"range": self._given["range"]}, self._now)
+            if found.problem is not None:
+                self.problems[since] = found.problem
+            else:
+                self.query[since] = stamp(found.since)
+        moments = {name: self._moment(name) for name in (since, until) if name is not None and self.said(name)}
+        self.query |= {name: stamp(when) for name, when in moments.items() if when is not None}
+        begin, end = moments.get(since), moments.get(until or "")
+        if begin is not None and end is not None and begin >= end:
+            self.problems[until or since] = (
+                "This is not behind the time from which it goes, so that nothing is between."
+            )
+
+    def position(self, name: str) -> None:
+        """A place in the log."""
+        said = self.said(name)
+        if said and not _POSITION.fullmatch(said):
+            self.problems[name] = "This is no position in the log, which is a whole number."
+        elif said:
+            self.query[name] = int(said)
+
+    def _moment(self, name: str) -> datetime | None:
+        said = self.said(name)
+        try:
+            return moment_of(said, self._now)
+        except (ValueError, OverflowError):
+            self.problems[name] = f"This is no time; {_MOMENT}."
+            return None
+
+
+def moment_of(said: str, now: datetime) -> datetime:
+    """The moment that a text means: `1h` ago, `today` (of UTC; `today+02:00` of whoever is there), or an ISO date or time.
+
+    A date or time is of UTC unless it says its offset.
+
+    Raises:
+        ValueError, OverflowError: none.
+    """
+    found = duration_of(said)
+    if found is not None:
+        if not found.has_unit:
+            raise ValueError("no unit")
+        return now - timedelta(seconds=found.seconds)
+    if today := _TODAY.fullmatch(said):
+        zone = _offset(today[1], today[2], today[3])
+        return now.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+    when = datetime.fromisoformat(said)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def _offset(sign: str | None, hours: str | None, minutes: str | None) -> timezone:
+    ahead = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    return timezone(-ahead if sign == "-" else ahead)
