@@ -87,7 +87,7 @@ class RunQuery(Struct, kw_only=True):
     until: Time | None = None
     id_prefix: str | None = None
     text: Annotated[str, Meta(max_length=1_000)] | None = None
-    """A part of the title, the agent, the error, its type or a value of the metadata, or how the id of run or thread begins."""
+    """A part of the title, the agent, the error, its type or a value of the metadata, or the beginning of an id."""
     min_cost: Annotated[float, Meta(ge=0)] | None = None
     """US dollars."""
     min_duration: Annotated[float, Meta(ge=0)] | None = None
