@@ -81,7 +81,7 @@ def charts_of(buckets: Sequence[Bucket], stats: RunStats, *, runs: str, zoom: st
         runs=runs,
         zoom=zoom,
         charts={
-            "runs": Chart(unit="count", stacked=True, series=_outcomes(buckets, stats)),
+            "runs": Chart(unit="count", stacked=True, series=_outcomes(buckets)),
             "duration": Chart(unit="seconds", stacked=False, series=_durations(buckets)),
             "cost": Chart(unit="usd", stacked=True, series=_by_model(buckets, stats, colours, _cost)),
             "tokens": Chart(unit="count", stacked=True, series=_by_model(buckets, stats, colours, _tokens)),
@@ -94,7 +94,8 @@ def until_of(bucket: Bucket) -> datetime:
     return datetime.fromtimestamp(bucket.start.timestamp() + bucket.width, tz=bucket.start.tzinfo)
 
 
-def _outcomes(buckets: Sequence[Bucket], stats: RunStats) -> list[Series]:
+def _outcomes(buckets: Sequence[Bucket]) -> list[Series]:
+    # All of them: a chart that gets another layer is drawn anew, and runs begin and end all the time.
     return [
         Series(
             label=status.value,
@@ -103,7 +104,6 @@ def _outcomes(buckets: Sequence[Bucket], stats: RunStats) -> list[Series]:
             values=[bucket.total.by_status.get(status, 0) for bucket in buckets],
         )
         for status in OUTCOMES
-        if stats.total.by_status.get(status)
     ]
 
 

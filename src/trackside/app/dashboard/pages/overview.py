@@ -39,8 +39,6 @@ async def show_overview(call: Call[None, None]) -> Any:
     time = time_range(given, datetime.now(UTC))
     agent = given.get("agent", [None])[0]
     said = await _asked(call, time, agent)
-    if not hasattr(records, "get_now"):  # TEMP
-        said["now"] = said["failures"] = Part(status=404, why="not there yet")
     stats = said["stats"].value
     values: dict[str, Any] = dict(said) if stats is None else {**said, **_shown(call.root, time, agent, said)}
     return Page(
@@ -61,13 +59,13 @@ async def show_overview(call: Call[None, None]) -> Any:
 async def _asked(call: Call[None, None], time: TimeRange, agent: str | None) -> dict[str, Part]:
     query = {**time.query, "agent": agent}
     width = {"width": int(time.width.total_seconds())}
-    return await parts_of(  # TEMP
+    return await parts_of(
         call,
         {
-            "now": (getattr(records, "get_now", health.live), {}),
+            "now": (records.get_now, {}),
             "stats": (records.get_stats, query),
             "timeline": (records.get_timeline, query | width),
-            "failures": (getattr(records, "list_failures", health.live), query | {"limit": _REASONS}),
+            "failures": (records.list_failures, query | {"limit": _REASONS}),
             "newest": (records.list_recorded_runs, {"limit": 1}),
             "ready": (health.ready, {}),
             "subscriptions": (subscriptions.list_subscriptions, {}),
@@ -127,7 +125,7 @@ def troubled(found: list[SubscriptionInfo]) -> list[SubscriptionInfo]:
 
 def _runs_address(root: str, time: TimeRange, agent: str | None) -> Callable[..., str]:
     """Makes addresses of the list of runs of this time: `runs(status="error", min_cost=1)`."""
-    always: dict[str, Any] = dict(time.query)
+    always: dict[str, Any] = {**time.query, "removed": "true"}  # what was deleted since is part of the totals
     if agent is not None:
         always["agent"] = agent
 

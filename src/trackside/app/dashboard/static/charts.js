@@ -230,14 +230,15 @@ function writeNumbers(name) {
   if (!place?.closest("details").open) return;
   const chart = given.charts[name];
   const write = writes[chart.unit];
+  const columns = chart.series.filter((series) => series.values.some(Boolean));
   const head = document.createElement("tr");
-  head.append(cell("th", "From", false), ...chart.series.map((series) => cell("th", series.label)));
+  head.append(cell("th", "When", false), ...columns.map((series) => cell("th", series.label)));
   head.firstChild.scope = "col";
   const rows = given.starts.map((_, index) => index).filter((index) => chart.series.some((series) => series.values[index]));
   const body = document.createElement("tbody");
   for (const index of rows.reverse()) {
     const line = document.createElement("tr");
-    const numbers = chart.series.map((series) => {
+    const numbers = columns.map((series) => {
       const value = series.values[index];
       return cell("td", value ? link(write(value), runsOf(index, series)) : "–");
     });
@@ -263,6 +264,7 @@ function draw(name, host) {
     tell(name, before.plot);
     return;
   }
+  const { left = -10, top = -10 } = before?.plot.cursor ?? {};
   before?.plot.destroy();
   const tip = document.createElement("div");
   tip.className = "tip";
@@ -273,6 +275,7 @@ function draw(name, host) {
   charts.set(name, { plot, host, tip, shape: shapeOf(chart) });
   plot.over.addEventListener("click", (event) => follow(event, name));
   seen.observe(host);
+  if (left >= 0) plot.setCursor({ left, top }); // whoever points at it goes on
 }
 
 const seen = new ResizeObserver((entries) => {

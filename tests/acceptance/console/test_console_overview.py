@@ -1,0 +1,219 @@
+"""The console's first page: its numbers are the API's, each leads to the runs behind it, and it moves with what happens."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AGENTS = ("talks", "talks", "works", "fails", "fails", "fails", "asks")
+
+
+async def ran(url: str, *agents: str, headers: dict[str, str] | None = None) -> None:
+    """Have each of these agents run, one after the other, to the end."""
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+        for agent in agents:
+            answer = await client.post("/runs/wait", json={"assistant_id": agent, "input": {}, "on_completion": "keep"})
+            assert answer.status_code in {200, 500}, answer.text
+
+
+async def asked(url: str, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
+    """What the API says."""
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+        answer = await client.get(path, params=query)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def figure(page: Page, name: str) -> Locator:
+    """One of the numbers at the top."""
+    return page.locator(f"[data-figure={name}]")
+
+
+async def behind(url: str, link: Locator) -> list[Any]:
+    """The runs to which a link leads, as the API lists them."""
+    href = await link.get_attribute("href")
+    assert href is not None
+    parts = urlsplit(href)
+    assert parts.path == "/ui/runs"
+    found: list[Any] = await asked(url, "/runs", **parse_qs(parts.query), limit=1_000)
+    return found
+
+
+async def test_an_empty_database_says_what_to_do_and_shows_the_first_run_by_itself(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui")
+        await expect(page.get_by_text("No run yet")).to_be_visible()
+        await expect(page.get_by_role("link", name="Try an agent")).to_have_attribute("href", "/ui/agents")
+        await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+        assert await seen.violations() == []
+        await seen.picture("overview-empty")
+        await ran(server.url, "fails")
+        await expect(figure(page, "runs")).to_have_text("1")
+        await expect(page.locator("#verdict")).to_contain_text("1 of 1 runs failed")
+        await expect(page.locator("#chart-runs canvas")).to_be_visible()
+
+
+async def test_its_numbers_are_what_the_api_says_and_lead_to_the_runs_behind_them(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await ran(server.url, *AGENTS)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui?range=1h")
+        stats = await asked(server.url, "/stats")
+        assert stats["total"]["runs"] == len(AGENTS)
+        await expect(figure(page, "runs")).to_have_text(str(len(AGENTS)))
+        await expect(figure(page, "failed")).to_have_text("3")
+        await expect(figure(page, "calls")).to_have_text(str(stats["total"]["llm_call_count"]))
+        await expect(figure(page, "tools")).to_have_text(str(stats["total"]["tool_call_count"]))
+        await expect(figure(page, "cost")).to_have_text(f"${stats['total']['cost_usd']:.3g}")
+        await _see_where_figures_lead(server.url, page)
+        await _see_what_fails(server.url, page)
+        await _see_what_costs(page, stats)
+        await _see_the_agents(server.url, page, stats)
+        assert await seen.violations() == []
+        await seen.picture("overview")
+
+
+async def _see_where_figures_lead(url: str, page: Page) -> None:
+    failed = await behind(url, page.locator("#totals a", has=figure(page, "failed")))
+    assert [run["agent"] for run in failed] == ["fails"] * 3
+    assert len(await behind(url, page.locator("#totals a", has=figure(page, "runs")))) == len(AGENTS)
+    costly = await behind(url, page.locator("#totals a", has=figure(page, "cost")))
+    assert {run["agent"] for run in costly} == {"talks", "works"}
+    slow = await behind(url, page.locator("#totals a", has=figure(page, "p95")))
+    assert 1 <= len(slow) < len(AGENTS)
+    asks = await behind(url, page.locator("[data-outcome=interrupted]"))
+    assert [run["agent"] for run in asks] == ["asks"]
+
+
+async def _see_what_fails(url: str, page: Page) -> None:
+    row = page.locator("#failures tbody tr")
+    await expect(row).to_have_count(1)
+    await expect(row).to_contain_text("FileNotFoundError")
+    await expect(row).to_contain_text("there is no file prices.csv")
+    assert len(await behind(url, row.locator("td.num a"))) == 3
+    newest = (await asked(url, "/runs", status="error", limit=1))[0]["run_id"]
+    await expect(row.locator("td.why a")).to_have_attribute("href", f"/ui/runs/{newest}")
+
+
+async def _see_what_costs(page: Page, stats: Any) -> None:
+    dearest = max(stats["by_model"], key=lambda name: stats["by_model"][name]["cost_usd"])
+    await expect(page.locator("#models tbody tr")).to_have_count(2)
+    first = page.locator("#models tbody tr").first
+    await expect(first).to_contain_text(dearest)
+    await expect(first).to_contain_text(f"${stats['by_model'][dearest]['cost_usd']:.3g}")
+    await expect(page.locator("#verdict")).to_contain_text("3 of 7 runs failed in the last 1 h")
+
+
+async def _see_the_agents(url: str, page: Page, stats: Any) -> None:
+    await expect(page.locator("#agents tbody tr")).to_have_count(len(stats["by_agent"]))
+    row = page.locator("#agents tbody tr", has_text="talks")
+    assert len(await behind(url, row.locator("td:nth-child(2) a"))) == 2
+    await row.get_by_role("link", name="talks").click()
+    await expect(figure(page, "runs")).to_have_text("2")
+    await expect(page.locator("#chart-runs canvas")).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query) == {"range": ["1h"], "agent": ["talks"]}
+    await page.get_by_role("link", name="show all").click()
+    await expect(figure(page, "runs")).to_have_text(str(len(AGENTS)))
+
+
+async def test_charts_tell_what_is_under_the_pointer_lead_there_and_move_without_losing_it(
+    serve: Any, visit: Any
+) -> None:
+    server = await serve()
+    await ran(server.url, "fails", "talks")
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui?range=15min")
+        await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+        numbers = page.locator("[data-numbers=runs]")
+        await numbers.locator("summary").click()
+        await expect(numbers.locator("tbody tr").first).to_be_visible()
+        canvas = await page.locator("#chart-runs canvas").element_handle()
+        over = page.locator("#chart-runs .u-over")
+        box = await over.bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 6)
+        tip = page.locator("#chart-runs .tip")
+        await expect(tip).to_be_visible()
+        await ran(server.url, "fails", "fails")
+        await expect(figure(page, "failed")).to_have_text("3")
+        assert await canvas.evaluate("it => it.isConnected")
+        await expect(tip).to_be_visible()
+        await expect(numbers).to_have_attribute("open", "")
+        cells = numbers.locator("tbody td:nth-child(2)")
+        assert sum(int(text) for text in await cells.all_inner_texts() if text != "–") == 3
+        await _see_what_a_bar_leads_to(server.url, page)
+
+
+async def _see_what_a_bar_leads_to(url: str, page: Page) -> None:
+    numbers = page.locator("[data-numbers=runs] tbody tr").first.locator("td a").first
+    href = await numbers.get_attribute("href")
+    assert href is not None
+    chosen = parse_qs(urlsplit(href).query)
+    assert chosen["status"] == ["error"]
+    runs = await asked(url, "/runs", **chosen)
+    assert len(runs) == int(await numbers.inner_text())
+    # The bar of this step: its middle, just above the ground, where errors stand.
+    step = await page.evaluate(
+        """since => {
+          const given = JSON.parse(document.getElementById("series").dataset.series);
+          return [given.starts.indexOf(Date.parse(since) / 1000), given.starts.length];
+        }""",
+        chosen["since"][0],
+    )
+    box = await page.locator("#chart-runs .u-over").bounding_box()
+    assert box is not None
+    await page.mouse.click(box["x"] + box["width"] * (step[0] + 0.5) / step[1], box["y"] + box["height"] - 4)
+    await page.wait_for_url("**/ui/runs?**")
+    assert {name: parse_qs(urlsplit(page.url).query)[name] for name in chosen} == chosen
+
+
+async def test_the_time_is_in_the_address_is_typed_as_the_browser_has_it_and_nonsense_is_said(
+    serve: Any, visit: Any
+) -> None:
+    server = await serve()
+    await ran(server.url, "talks")
+    async with visit(server.url, timezone_id="Asia/Tokyo") as seen:
+        page = await seen.go("/ui")
+        times = page.get_by_role("navigation", name="Time")
+        await expect(times.get_by_role("link", name="24 h")).to_have_attribute("aria-current", "true")
+        await times.get_by_role("link", name="6 h").click()
+        await page.wait_for_url("**/ui?range=6h")
+        await page.get_by_text("From–to").click()
+        await page.get_by_label("From", exact=True).fill("2026-03-01T09:00")
+        await page.get_by_label("To", exact=True).fill("2026-03-02T09:00")
+        await page.get_by_role("button", name="Show", exact=True).click()
+        await page.wait_for_url("**since=**")
+        chosen = parse_qs(urlsplit(page.url).query)
+        assert chosen == {"since": ["2026-03-01T00:00:00.000Z"], "until": ["2026-03-02T00:00:00.000Z"]}
+        await expect(page.get_by_label("From", exact=True)).to_have_value("2026-03-01T09:00")
+        await expect(page.get_by_text("No runs in this time")).to_be_visible()
+        for nonsense in (
+            "range=forever",
+            "since=yesterdayish",
+            "since=2026-03-02&until=2026-03-01",
+            "since=2999-01-01",
+        ):
+            await seen.go(f"/ui?{nonsense}")
+            await expect(page.get_by_role("alert").filter(has_text="24 h instead")).to_be_visible()
+            await expect(figure(page, "runs")).to_have_text("1")
+        assert await seen.violations() == []
+
+
+async def test_light_and_dark_are_drawn_in_their_own_colours(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await ran(server.url, "talks")
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui?range=15min")
+        drawn = "() => document.querySelector('#chart-runs canvas').toDataURL()"
+        await expect(page.locator("#chart-runs canvas")).to_be_visible()
+        light = await page.evaluate(drawn)
+        await page.get_by_role("button", name="Switch between light and dark").click()
+        await page.wait_for_function(f"light => ({drawn})() !== light", arg=light)
+        assert await page.locator("[data-chart] canvas").count() == 4
