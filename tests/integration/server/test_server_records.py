@@ -159,6 +159,18 @@ async def test_what_goes_on_now_is_counted_by_what_it_waits_for(serve_agents: An
     assert datetime.fromisoformat(now["oldest_waiting_at"]) == datetime.fromisoformat(waits["created_at"])
 
 
+async def test_what_subscriptions_did_with_a_run_is_told(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await http.post("/subscriptions", json={"name": "mail", "types": ["run_failed"]})
+        await two_runs(served)
+        failed, done = (await http.get("/runs")).json()
+        told = [(await http.get(f"/runs/{run['run_id']}/deliveries")).json() for run in (failed, done)]
+        unknown = await http.get("/runs/00000000-0000-4000-8000-000000000000/deliveries")
+
+    assert told == [[{"subscription": "mail", "wanted": 1, "delivered": 0, "waiting": 1, "parked": []}], []]
+    assert unknown.status_code == 404
+
+
 async def test_totals_are_those_of_the_runs_in_all_and_over_time(serve_agents: Any) -> None:
     async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
         await two_runs(served)

@@ -13,7 +13,8 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
-from trackside.app.storage._arguments import AnyOf
+from trackside.app.storage._arguments import AnyOf, plain
+from trackside.app.storage._deliveries import DeliveriesOfRun, read_deliveries
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._follow import log_end
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
@@ -43,6 +44,7 @@ from trackside.harness.types import LifecycleEventType
 
 __all__ = [
     "Batch",
+    "DeliveriesOfRun",
     "OnFailure",
     "ParkedEvent",
     "ParkedState",
@@ -225,6 +227,16 @@ class Subscriptions:
         check_number("limit", limit, least=1)
         await self.get(name)
         return await self._readers.all(parked(name, after=after, limit=limit), parked_of)
+
+    async def deliveries(self, run_id: str) -> DeliveriesOfRun:
+        """What the subscriptions that want something of a run did with its events, by name, whatever the log has.
+
+        Of a run with more than 10,000 events the last ones are looked at.
+
+        Raises:
+            InvalidQueryError: `run_id` is not a text.
+        """
+        return await self._readers.run(read_deliveries(plain("run_id", run_id)))
 
     async def retry_parked(self, name: str, position: int | None = None) -> int:
         """Have the consumer try a parked event again, or all of them; how many. What it can handle is not parked then.

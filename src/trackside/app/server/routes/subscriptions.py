@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import convert
+
 from trackside.app.server.authorizing import OPERATION
 from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
@@ -14,12 +16,14 @@ from trackside.app.server.wire.subscriptions import (
     ParkedDecided,
     ParkedInfo,
     ParkedQuery,
+    RunDeliveries,
     SubscriptionCreate,
     SubscriptionInfo,
     SubscriptionSeek,
     parked_on_wire,
     subscription_on_wire,
 )
+from trackside.harness.errors import UnknownRunError
 
 routes = Routes("Subscriptions")
 
@@ -113,6 +117,20 @@ async def retry_parked(call: Call[ParkedChoice, None]) -> Any:
 async def drop_parked(call: Call[ParkedChoice, None]) -> Any:
     """Give a parked event up, or all of them. They stay in the log."""
     return ParkedDecided(await call.parts.store.subscriptions.drop_parked(call.path["name"], call.body.position))
+
+
+@routes.get("/runs/{run_id}/deliveries", Permission.admin, about=OPERATION, answers={200: list[RunDeliveries]})
+async def list_deliveries(call: Call[None, None]) -> Any:
+    """What each subscription that wants them did with the events of a run.
+
+    Of a run with more than 10,000 events the last ones are looked at, and `X-Truncated: true` says so.
+    """
+    store, run_id = call.parts.store, call.run_id
+    if await store.run(run_id, removed=True) is None:
+        raise UnknownRunError(run_id=run_id)
+    found = await store.subscriptions.deliveries(run_id)
+    shown = [convert(one, RunDeliveries, from_attributes=True) for one in found.deliveries]
+    return json_reply(shown, headers={"X-Truncated": "true"} if found.truncated else None)
 
 
 async def _standing(call: Call[Any, Any]) -> Reply:

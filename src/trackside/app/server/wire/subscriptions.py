@@ -75,6 +75,26 @@ class ParkedInfo(Struct, frozen=True, kw_only=True):
     parked_at: datetime
 
 
+class ParkedHere(Struct, frozen=True, kw_only=True):
+    """An event of a run that a subscription could not handle."""
+
+    position: int
+    attempts: int
+    error: str
+    parked_at: datetime
+
+
+class RunDeliveries(Struct, frozen=True, kw_only=True):
+    """What a subscription did with the events of a run, as far as it wants them."""
+
+    subscription: str
+    wanted: int
+    delivered: int
+    """Those that it is past; where it was begun later, or moved, it has not delivered all of them."""
+    waiting: int
+    parked: list[ParkedHere]
+
+
 class ParkedDecided(Struct, frozen=True):
     """How many parked events were retried or dropped."""
 
