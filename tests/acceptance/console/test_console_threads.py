@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.async_api import expect
 
+SCRIPT = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'>\u202e\u200babc"
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def settings_with_more(folder: Path) -> str:
+    """Settings of a server that has the agents of `thread_agents.py`, which are put into its folder."""
+    source = Path(__file__).with_name("thread_agents.py").read_text("utf-8")
+    (folder / "thread_agents.py").write_text(source, "utf-8")
+    names = ("chat", "babbles", "form", "huge", "counts", "hostile")
+    return "\n".join(["[agents]", *(f'{name} = "thread_agents.py:{name}"' for name in names)])
 
 
 async def thread_with(client: httpx.AsyncClient, agent: str, *inputs: Any, **more: Any) -> str:
@@ -60,3 +72,187 @@ async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve:
         await expect(conversation.locator(".message-ai").nth(1)).to_contain_text("It is done.")
         await expect(page.get_by_text("Shall I go on?")).to_have_count(0)
         await expect(page.locator(".run-block")).to_have_count(2)
+
+
+async def test_two_checkpoints_are_compared_and_one_is_forked(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve(settings_with_more(tmp_path))
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "chat", says("How is the weather?"))
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        conversation = page.get_by_role("region", name="Conversation")
+        await expect(conversation.locator(".message-tool")).to_contain_text("rain, 7 °C")
+        await expect(conversation.locator(".tool-call")).to_contain_text('weather {"place":"Oslo"}')
+
+        await page.get_by_role("link", name="State", exact=True).click()
+        await expect(page.locator("details.tree").first).to_contain_text("looked_up: true")
+        assert await seen.violations() == []
+        await seen.picture("thread-state")
+
+        await page.get_by_role("link", name="History", exact=True).click()
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(4)
+        await rows.nth(0).get_by_role("link", name="what changed").click()
+        await expect(page.locator(".difference-added")).to_contain_text("messages[3]")
+        await expect(page.locator(".differences ins")).to_contain_text("It rains in Oslo.")
+        await expect(page.locator(".differences del")).to_have_count(0)
+
+        await rows.nth(0).get_by_role("radio").first.check()
+        await rows.nth(3).get_by_role("radio").last.check()
+        await page.get_by_role("button", name="Compare").click()
+        await expect(page.locator(".difference-removed").first).to_contain_text("messages[0]")
+        await expect(page.get_by_text("removed looked_up")).to_be_visible()
+        assert await seen.violations() == []
+        await seen.picture("thread-history")
+
+        checkpoint = (await rows.nth(1).get_attribute("id") or "").removeprefix("checkpoint-")
+        await seen.go(f"/ui/threads/{thread_id}#checkpoint-{checkpoint}")
+        await expect(page.locator(f"[id='checkpoint-{checkpoint}'].is-marked")).to_be_visible()
+
+        await rows.nth(1).get_by_role("link", name="fork").click()
+        assert await seen.violations() == []
+        await page.get_by_role("button", name="Start the run").click()
+        await expect(page.locator(".run-block")).to_have_count(2)
+        await expect(page.locator(".run-block.status-success")).to_have_count(2)
+        await expect(page.get_by_role("region", name="Conversation").locator("article")).to_have_count(4)
+
+
+async def test_two_questions_are_answered_together_and_one_by_one(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve(settings_with_more(tmp_path))
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "form", {"name": "?"})
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        answer = page.get_by_role("button", name="Answer")
+        await answer.click()
+        await expect(page.locator("#toasts")).to_contain_text("there is no answer yet")
+        seen.complaints.clear()  # the browser tells of each 422
+        await page.get_by_label("Your answer to question 1").fill("Ada")
+        await answer.click()
+        await expect(page.get_by_role("button", name="Yes")).to_be_visible()
+        await page.get_by_role("textbox", name="Your answer").fill("36")
+        await answer.click()
+        await expect(page.get_by_text("It waits")).to_have_count(0)
+        await page.get_by_role("link", name="State", exact=True).click()
+        await expect(page.locator("details.tree").first).to_contain_text("name: Ada")
+        await expect(page.locator("details.tree").first).to_contain_text("age: 36")
+
+
+async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "talks", says("First"), says("Second"))
+        await client.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "fails", "input": {"a": 1}})
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        turns = page.locator(".turn")
+        await expect(turns).to_have_count(3)
+        await expect(turns.nth(0).locator(".message-human")).to_contain_text("First")
+        await expect(turns.nth(0).locator(".message-ai")).to_contain_text("The quick brown fox")
+        await expect(turns.nth(2)).to_contain_text("there is no file prices.csv")
+        await expect(page.locator("#thread-asks .problem")).to_contain_text("there is no file prices.csv")
+        await page.get_by_role("link", name="History", exact=True).click()
+        await expect(page.get_by_text("there is one state")).to_be_visible()
+        await seen.go(f"/ui/threads/{thread_id}?view=history&from=nope&to=neither")
+        await expect(page.locator("#thread-view .problem")).to_be_visible()
+
+
+async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "talks", says("Keep this"))
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        await page.get_by_text("Metadata, lifetime, copy, delete").click()
+        await page.get_by_label("Add metadata").fill('{"region": "north"}')
+        await page.get_by_label("so many minutes").fill("90")
+        await page.get_by_role("button", name="Change").click()
+        await expect(page.locator("#toasts")).to_contain_text("The thread is changed.")
+        changed = (await client.get(f"/threads/{thread_id}")).json()
+        assert changed["metadata"]["region"] == "north"
+        assert changed["ttl"]["ttl_minutes"] == 90
+        await page.get_by_label("Add metadata").fill("{")
+        await page.get_by_role("button", name="Change").click()
+        await expect(page.locator("#toasts")).to_contain_text("this is no JSON object")
+        seen.complaints.clear()
+
+        await page.get_by_role("button", name="Copy the thread").click()
+        await page.wait_for_url(lambda url: thread_id not in url)
+        copy_id = page.url.rpartition("/")[2]
+        assert (await client.get(f"/threads/{copy_id}")).json()["values"] == changed["values"]
+
+        async with visit(server.url) as other:
+            watching = await other.go(f"/ui/threads/{copy_id}")
+            await page.get_by_text("Metadata, lifetime, copy, delete").click()
+            await page.get_by_role("button", name="Delete the thread").click()
+            await expect(page.locator("#confirm")).to_contain_text("This cannot be undone.")
+            await page.get_by_role("button", name="Do it").click()
+            await page.wait_for_url("**/ui/threads")
+            await expect(page.locator(f"#thread-{copy_id}")).to_have_count(0)
+            await watching.evaluate("htmx.trigger('#refresh', 'changed')")
+            await expect(watching.locator("#gone")).to_be_visible()
+            other.complaints.clear()  # a 404
+        await seen.go(f"/ui/threads/{copy_id}")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+        seen.complaints.clear()
+
+
+async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        for number in range(55):
+            metadata = {"customer": "acme" if number % 2 else "globex"}
+            await client.post("/threads", json={"metadata": metadata})
+        page = await seen.go("/ui/threads")
+        rows = page.locator("tbody tr")
+        await expect(rows).to_have_count(50)
+        first = await rows.nth(0).get_attribute("id")
+        await page.keyboard.press("n")
+        await expect(rows).to_have_count(5)
+        await page.keyboard.press("p")
+        await expect(rows).to_have_count(50)
+        assert await rows.nth(0).get_attribute("id") == first
+        await page.locator("#filter-metadata").fill("customer=acme")
+        await page.keyboard.press("Enter")
+        await expect(rows).to_have_count(27)
+        for query, said in (
+            ("status=asleep", "There is no 'asleep'"),
+            ("since=soon", "This is no time"),
+            ("metadata=%7B", "These are no metadata"),
+            ("metadata=a%3D1&since=1h", "cannot be looked for together"),
+        ):
+            response = await page.goto(f"{server.url}/ui/threads?{query}")
+            assert response is not None
+            assert response.status == 200
+            await expect(page.locator(".wrong")).to_contain_text(said)
+        await seen.go("/ui/threads?before=nonsense")
+        await expect(page.locator("#threads .problem")).to_be_visible()
+        assert await seen.violations() == []
+
+
+async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve(settings_with_more(tmp_path))
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        large = await thread_with(client, "huge", {"text": "y" * 500_000})
+        bad = await thread_with(client, "hostile", {"a": SCRIPT, "messages": [{"role": "user", "content": SCRIPT}]})
+        await client.patch(f"/threads/{bad}", json={"metadata": {SCRIPT: SCRIPT}})
+        failed = await thread_with(client, "hostile", {"fail": True})
+        for view in ("conversation", "state", "history"):
+            assert len((await client.get(f"/ui/threads/{large}?view={view}")).content) < 400_000
+        page = await seen.go(f"/ui/threads/{large}?view=state")
+        await expect(page.get_by_text("more characters in the JSON")).to_be_visible()
+        await seen.go(f"/ui/threads/{large}?view=history")
+        await page.get_by_role("link", name="what changed").first.click()
+        await expect(page.locator(".differences ins").first).to_have_text(re.compile(r"is: …x{60}!$"))
+        await expect(page.get_by_text("There are more changes")).to_be_visible()
+        assert len((await client.get(page.url.removeprefix(server.url))).content) < 400_000
+
+        await seen.go("/ui/threads")
+        for path in (f"/ui/threads/{bad}", f"/ui/threads/{failed}"):
+            for view in ("conversation", "state", "history"):
+                await seen.go(f"{path}?view={view}")
+        await seen.go(f"/ui/threads/{bad}")
+        await page.get_by_role("button", name="Yes").click()
+        await expect(page.locator(".message-tool")).to_be_visible()
+        assert await page.evaluate("window.hurt") is None
+        await expect(page.locator(".message-ai .message-text")).to_contain_text("<script>window.hurt = 1</script>")
+        assert await seen.violations() == []
+        await seen.go(f"/ui/threads/{bad}?view=state")
+        assert await page.evaluate("window.hurt") is None
+        await seen.picture("thread-hostile")
