@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,11 +13,14 @@ from trackside._version import __version__
 from trackside.app.dashboard import wording
 from trackside.app.dashboard.assets import address_of, assets
 from trackside.app.dashboard.tokens import cookie_of, token_of
+from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
 from trackside.app.server.responses import Receive, Reply, Scope, Send
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+logger = logging.getLogger("trackside.server")
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -83,8 +87,25 @@ class Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         templates = await asyncio.to_thread(environment) if environment.cache_info().currsize == 0 else environment()
         token, cookie = token_of(scope)
+        try:
+            body = self._rendered(templates, scope, token)
+        except Exception:  # a template's, of which the visitor gets to know as of any other failure
+            if self.template == "failure":
+                raise
+            logger.exception("the page %s failed", self.template)
+            await FailurePage(500, FAILED)(scope, receive, send)
+            return
+        headers = {**_HEADERS, **self.headers}
+        if cookie is not None:
+            headers["Set-Cookie"] = cookie_of(scope, *cookie)
+        reply = Reply(
+            body.encode(errors="replace"), status=self.status, headers=headers, content_type="text/html; charset=utf-8"
+        )
+        await reply(scope, receive, send)
+
+    def _rendered(self, templates: Environment, scope: Scope, token: str) -> str:
         principal = scope.get("trackside.principal", NOBODY)
-        body = templates.get_template(f"{self.template}.html").render(
+        return templates.get_template(f"{self.template}.html").render(
             **self.values,
             root=str(scope.get("root_path", "")),
             token=token,
@@ -93,13 +114,6 @@ class Page:
             may_admin=principal.may(Permission.admin),
             is_signed_in=bool(scope.get("trackside.by_cookie")),
         )
-        headers = {**_HEADERS, **self.headers}
-        if cookie is not None:
-            headers["Set-Cookie"] = cookie_of(scope, *cookie)
-        reply = Reply(
-            body.encode(errors="replace"), status=self.status, headers=headers, content_type="text/html; charset=utf-8"
-        )
-        await reply(scope, receive, send)
 
 
 class FailurePage:
