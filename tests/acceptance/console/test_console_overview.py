@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,6 +13,10 @@ import pytest
 from playwright.async_api import Locator, Page, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SETTINGS = "\n".join(
+    ["[agents]", *(f'{name} = "console_agents.py:{name}"' for name in ("talks", "fails", "asks", "works"))]
+)
 
 AGENTS = ("talks", "talks", "works", "fails", "fails", "fails", "asks")
 
@@ -108,7 +115,7 @@ async def _see_what_costs(page: Page, stats: Any) -> None:
     first = page.locator("#models tbody tr").first
     await expect(first).to_contain_text(dearest)
     await expect(first).to_contain_text(f"${stats['by_model'][dearest]['cost_usd']:.3g}")
-    await expect(page.locator("#verdict")).to_contain_text("3 of 7 runs failed in the last 1 h")
+    await expect(page.locator("#verdict")).to_contain_text("3 of 7 runs failed in the last hour")
 
 
 async def _see_the_agents(url: str, page: Page, stats: Any) -> None:
@@ -217,3 +224,60 @@ async def test_light_and_dark_are_drawn_in_their_own_colours(serve: Any, visit: 
         await page.get_by_role("button", name="Switch between light and dark").click()
         await page.wait_for_function(f"light => ({drawn})() !== light", arg=light)
         assert await page.locator("[data-chart] canvas").count() == 4
+
+
+def key_of(made: Any) -> str:
+    """The secret of a key that the command line has made."""
+    assert made.returncode == 0, made.stderr
+    return str(json.loads(made.stdout)["secret"])
+
+
+async def sign_in(page: Page, key: str) -> None:
+    """Say who looks."""
+    await page.get_by_label("API key or token").fill(key)
+    await page.get_by_role("button", name="Sign in").click()
+
+
+async def test_who_is_no_admin_sees_what_is_his_and_is_told_what_is_not(serve: Any, visit: Any, trackside: Any) -> None:
+    server = await serve(f'[server]\nauth = "keys"\n{SETTINGS}\n[[observers]]\ntype = "logging"\n')
+    make = partial(asyncio.to_thread, trackside, "auth", "create", "--json", "-d", "sqlite:///runs.db")
+    admin, ada, bob = (
+        key_of(made)
+        for made in (
+            await make("all", "--permission", "admin"),
+            await make("ada", "--owner", "ada", "--permission", "run"),
+            await make("bob", "--owner", "bob", "--permission", "run"),
+        )
+    )
+    await ran(server.url, "fails", "fails", headers={"x-api-key": ada})
+    await ran(server.url, "talks", "fails", headers={"x-api-key": bob})
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui")
+        await sign_in(page, ada)
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        await expect(page.locator("#failures tbody tr td.num a").first).to_have_text("2")
+        await expect(page.locator("#health")).to_contain_text("needs the permission admin")
+        await _see_the_totals_of_ada(server.url, page, ada)
+        assert await seen.violations() == []
+        await seen.picture("overview-owner")
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui")
+        await sign_in(page, admin)
+        await expect(figure(page, "runs")).to_have_text("4")
+        said = await asked(server.url, "/observers", {"x-api-key": admin})
+        assert [one["delivered"] for one in said] == [await _delivered(page)]
+        assert said[0]["delivered"] > 0
+
+
+async def _delivered(page: Page) -> int:
+    row = page.locator("#observers tbody tr")
+    await expect(row).to_have_count(1)
+    return int(await row.locator("td").nth(1).inner_text())
+
+
+async def _see_the_totals_of_ada(url: str, page: Page, key: str) -> None:
+    async with httpx.AsyncClient(base_url=url, headers={"x-api-key": key}, timeout=30) as client:
+        answer = await client.get("/stats")
+    assert answer.status_code == 403
+    await expect(page.locator("#no-totals")).to_contain_text("Totals of runs are not shown to this key")
+    await expect(page.locator("#no-totals")).to_contain_text(answer.json()["detail"])

@@ -27,6 +27,15 @@ LAST: Final[Mapping[str, tuple[timedelta, str]]] = {
 }
 """The times until now that can be had by name: how long, and what they are called."""
 
+_CALLED: Final = {
+    "15min": "last 15 minutes",
+    "1h": "last hour",
+    "6h": "last 6 hours",
+    "24h": "last 24 hours",
+    "7d": "last 7 days",
+    "30d": "last 30 days",
+}
+
 USUAL: Final = "24h"
 
 
@@ -45,8 +54,8 @@ class TimeRange:
 
     @property
     def called(self) -> str:
-        """It, in a sentence: `in the last 24 h`."""
-        return "in this time" if self.name is None else f"in the last {LAST[self.name][1]}"
+        """It, in a sentence: `in the last 24 hours`."""
+        return "in this time" if self.name is None else f"in the {_CALLED[self.name]}"
 
     @property
     def in_address(self) -> str:

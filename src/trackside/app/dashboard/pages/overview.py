@@ -14,7 +14,7 @@ from trackside.app.dashboard.chart_series import OUTCOMES, charts_of, tones
 from trackside.app.dashboard.declaring import page, params_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.dashboard.time_ranges import LAST, TimeRange, time_range
-from trackside.app.server.routes import health, records, subscriptions
+from trackside.app.server.routes import health, observers, records, subscriptions
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.stats import AgentTotals, RunStats, Totals
 from trackside.app.server.wire.subscriptions import SubscriptionInfo
@@ -69,6 +69,7 @@ async def _asked(call: Call[None, None], time: TimeRange, agent: str | None) -> 
             "newest": (records.list_recorded_runs, {"limit": 1}),
             "ready": (health.ready, {}),
             "subscriptions": (subscriptions.list_subscriptions, {}),
+            "observers": (observers.list_observers, {}),
         },
     )
 
@@ -157,4 +158,5 @@ def _twins(time: TimeRange, agent: str | None) -> tuple[str, ...]:
         "/stats/now",
         "/health/ready",
         "/subscriptions",
+        "/observers",
     )
