@@ -61,3 +61,18 @@ def serve(tmp_path: Path) -> Iterator[ServeConsole]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def serve_more(serve: ServeConsole, tmp_path: Path) -> ServeConsole:
+    """`server = await serve_more()` starts one with the agents of `thread_agents.py`."""
+
+    async def start(**options: Any) -> TracksideServer:
+        source = AGENTS.with_name("thread_agents.py").read_text("utf-8")
+        (tmp_path / "thread_agents.py").write_text(source, "utf-8")
+        names = ("chat", "babbles", "form", "huge", "counts", "hostile")
+        settings = "\n".join(["[agents]", *(f'{name} = "thread_agents.py:{name}"' for name in names)])
+        server: TracksideServer = await serve(settings, **options)
+        return server
+
+    return start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,14 +12,6 @@ from playwright.async_api import expect
 SCRIPT = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'>\u202e\u200babc"
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-def settings_with_more(folder: Path) -> str:
-    """Settings of a server that has the agents of `thread_agents.py`, which are put into its folder."""
-    source = Path(__file__).with_name("thread_agents.py").read_text("utf-8")
-    (folder / "thread_agents.py").write_text(source, "utf-8")
-    names = ("chat", "babbles", "form", "huge", "counts", "hostile")
-    return "\n".join(["[agents]", *(f'{name} = "thread_agents.py:{name}"' for name in names)])
 
 
 async def thread_with(client: httpx.AsyncClient, agent: str, *inputs: Any, **more: Any) -> str:
@@ -74,8 +65,8 @@ async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve:
         await expect(page.locator(".run-block")).to_have_count(2)
 
 
-async def test_two_checkpoints_are_compared_and_one_is_forked(serve: Any, visit: Any, tmp_path: Path) -> None:
-    server = await serve(settings_with_more(tmp_path))
+async def test_two_checkpoints_are_compared_and_one_is_forked(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "chat", says("How is the weather?"))
         page = await seen.go(f"/ui/threads/{thread_id}")
@@ -116,8 +107,8 @@ async def test_two_checkpoints_are_compared_and_one_is_forked(serve: Any, visit:
         await expect(page.get_by_role("region", name="Conversation").locator("article")).to_have_count(4)
 
 
-async def test_two_questions_are_answered_together_and_one_by_one(serve: Any, visit: Any, tmp_path: Path) -> None:
-    server = await serve(settings_with_more(tmp_path))
+async def test_two_questions_are_answered_together_and_one_by_one(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "form", {"name": "?"})
         page = await seen.go(f"/ui/threads/{thread_id}")
@@ -226,8 +217,8 @@ async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(
         assert await seen.violations() == []
 
 
-async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve: Any, visit: Any, tmp_path: Path) -> None:
-    server = await serve(settings_with_more(tmp_path))
+async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
         large = await thread_with(client, "huge", {"text": "y" * 500_000})
         bad = await thread_with(client, "hostile", {"a": SCRIPT, "messages": [{"role": "user", "content": SCRIPT}]})

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal
 
+import msgspec
+
 MOST: Final = 200
 """So many changes are shown."""
 
@@ -55,8 +57,10 @@ def _changes(old: Any, new: Any, path: str, depth: int) -> Iterator[Change]:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Whether two values are the same JSON: true is no 1."""
-    return type(old) is type(new) and old == new if isinstance(old, bool) or isinstance(new, bool) else old == new
+    """Whether two values are the same JSON: true is no 1. Objects may be found to differ that only have another order."""
+    if isinstance(old, dict | list) and isinstance(new, dict | list):
+        return msgspec.json.encode(old) == msgspec.json.encode(new)
+    return isinstance(old, bool) == isinstance(new, bool) and bool(old == new)
 
 
 def _of_objects(old: Mapping[str, Any], new: Mapping[str, Any], path: str, depth: int) -> Iterator[Change]:

@@ -1,0 +1,156 @@
+"""Agents in the console: what they are, how they do, and the playground, in which they are tried."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_an_agent_is_tried_in_the_playground_and_seen_in_the_lists(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents")
+        await expect(page.locator("tbody tr")).to_have_count(6)
+        await page.get_by_role("link", name="chat").click()
+        await expect(page.locator(".graph-node")).to_have_count(4)
+        await expect(page.locator(".graph-line.is-conditional")).to_have_count(2)
+        await page.get_by_text("The graph in words").click()
+        await expect(page.locator("#graph-text")).to_contain_text("tools → model")
+        width = await page.locator("svg.graph").get_attribute("width")
+        await page.get_by_role("button", name="Larger").click()
+        assert float(await page.locator("svg.graph").get_attribute("width") or 0) > float(width or 0)
+
+        log = page.get_by_role("log")
+        await page.get_by_label("Message", exact=True).first.fill("How is the weather?")
+        await page.keyboard.press("Control+Enter")
+        await expect(log.locator(".message-human")).to_have_text("HumanHow is the weather?")
+        await expect(log.locator(".message-tool")).to_contain_text("rain, 7 °C")
+        await expect(log.locator(".message-ai").last).to_have_text("AIIt rains in Oslo.")
+        await expect(log.locator(".play-run")).to_contain_text("success")
+        await expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        assert await seen.violations() == []
+        await seen.picture("agent")
+
+        thread = await page.locator("#play-thread a").get_attribute("href")
+        await page.locator("#play-input").fill("And now?")
+        await page.get_by_role("button", name="Send").click()
+        await expect(log.locator(".play-run")).to_have_count(2)
+        assert await page.locator("#play-thread a").get_attribute("href") == thread
+        await expect(page.locator("#agent-runs tbody tr")).to_have_count(2)
+        await log.get_by_role("link", name="Run").last.click()
+        await expect(page).to_have_url(re.compile("/ui/runs/"))
+        await page.goto(f"{server.url}{thread}")
+        await expect(page.locator(".message")).to_have_count(6)
+        await page.get_by_role("link", name="Go on in the playground").click()
+        await page.locator("#play-input").fill("A third time")
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator(".play-run")).to_contain_text("success")
+
+        await seen.go("/ui/agents")
+        await expect(page.locator("tbody tr").filter(has_text="chat").locator(".num").nth(1)).to_have_text("3")
+        assert await seen.violations() == []
+        await seen.picture("agents")
+
+
+async def test_what_streams_for_long_is_stopped_by_key_and_button(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/babbles")
+        said = page.get_by_role("log").locator(".message-ai")
+        for number, stop in enumerate((page.keyboard.press("Escape"), page.get_by_role("button", name="Stop").click())):
+            await page.locator("#play-input").fill("Talk")
+            await page.get_by_role("button", name="Send").click()
+            await expect(said.nth(number)).to_contain_text("and so on and so")
+            await stop
+            await expect(page.locator(".play-run").nth(number)).to_contain_text("cancelled")
+            await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+            await expect(said.nth(number)).not_to_have_class(re.compile("is-streaming"))
+
+
+async def test_questions_are_answered_where_they_are_asked(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/form")
+        await expect(page.locator("#play-label")).to_have_text("Input, as JSON")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.locator("#play-asks")).to_contain_text("What is your name?")
+        assert await seen.violations() == []
+        await seen.picture("playground-asks")
+        await page.get_by_label("Your answer to question 1").fill("Ada")
+        await page.get_by_label("Your answer to question 2").fill("36")
+        await page.get_by_role("button", name="Answer").click()
+        await expect(page.locator(".play-run")).to_have_count(2)
+        await expect(page.locator("#play-asks form")).to_have_count(0)
+        await expect(page.get_by_role("log")).to_contain_text('"age": 36')
+
+
+async def test_what_goes_wrong_is_said_in_sentences(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/fails")
+        problem = page.locator("#play-problem")
+        await page.get_by_role("radio", name="JSON").check()
+        await page.locator("#play-input").fill("{oops")
+        await page.get_by_role("button", name="Send").click()
+        await expect(problem).to_contain_text("Input: this is no JSON.")
+        await page.locator("#play-input").fill('{"a": 1}')
+        await page.get_by_text("Config and context").click()
+        await page.locator("#play-config").fill("[1]")
+        await page.get_by_role("button", name="Send").click()
+        await expect(problem).to_contain_text("Config: a JSON object is wanted.")
+        assert await seen.violations() == []
+        await page.locator("#play-config").fill('{"configurable": 1}')
+        await page.get_by_role("button", name="Send").click()
+        await expect(problem).to_contain_text("config.configurable")
+        seen.complaints.clear()  # a 422
+        await page.locator("#play-config").fill("")
+        await page.get_by_role("button", name="Send").click()
+        log = page.get_by_role("log")
+        await expect(log.locator(".problem")).to_have_text("It failed. FileNotFoundError: there is no file prices.csv")
+        await expect(log.locator(".play-run")).to_contain_text("error")
+        await seen.picture("playground-error")
+
+        await seen.go("/ui/agents/nobody")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+        seen.complaints.clear()
+        await seen.go("/ui/agents/talks?thread=nonsense")
+        await expect(problem).to_contain_text("not a UUID")
+        seen.complaints.clear()
+
+        await seen.go("/ui/agents/talks")
+        server.kill()
+        await page.locator("#play-input").fill("Are you there?")
+        await page.get_by_role("button", name="Send").click()
+        await expect(problem).to_have_text("The server does not answer.")
+        await expect(page.locator("#play-input")).to_have_value("Are you there?")
+        seen.complaints.clear()
+
+
+async def test_parts_outputs_and_hostile_texts_are_shown_as_text(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/counts")
+        await page.get_by_role("radio", name="JSON").check()
+        await page.locator("#play-input").fill('{"up": "to"}')
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator(".play-parts")).to_contain_text('{"number":2}')
+        await expect(page.get_by_role("log")).to_contain_text('"counted": 3')
+
+        await seen.go("/ui/agents/hostile")
+        await page.locator("#play-input").fill("<script>window.hurt = 1</script>")
+        await page.get_by_role("button", name="Send").click()
+        await page.get_by_role("button", name="Yes").click()
+        await expect(page.locator(".play-run")).to_have_count(2)
+        await page.get_by_role("button", name="New thread").click()
+        await page.get_by_role("radio", name="JSON").check()
+        await page.locator("#play-input").fill('{"fail": true}')
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("log").locator(".problem")).to_contain_text("<img src=x")
+        assert await page.evaluate("window.hurt") is None
+        await seen.go("/ui/agents/hostile")
+        assert await page.evaluate("window.hurt") is None
