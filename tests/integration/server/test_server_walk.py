@@ -103,6 +103,7 @@ PLAIN = {
     "last_event_id", "channels", "id", "method", "response_format", "namespaces", "interrupt_id", "supersteps",
     "node_id", "stream", "strategy", "keep_latest", "past", "reason", "include", "check_db",
     "description", "version", "user_id", "state_updates", "prune", "min_cost", "min_duration",
+    "details", "removed",
 }  # fmt: skip
 """What names nothing of anybody's."""
 

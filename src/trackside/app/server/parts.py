@@ -10,6 +10,7 @@ from trackside.app.server.auth import Authenticator
 from trackside.app.server.auth.handlers import Handlers
 from trackside.app.server.health import Health
 from trackside.app.server.log_stream import EventFrames
+from trackside.app.server.system import SystemSources
 from trackside.app.storage import Store
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
@@ -62,6 +63,8 @@ class ServerParts:
     """The latest events as readers of the log get them."""
     expect_webhook: Callable[[str], Awaitable[None]] | None = None
     """Sees that the address can be told of a run's end before the run is let in; None: no run can have one."""
+    system: SystemSources = field(default_factory=SystemSources)
+    """What only whoever assembled the server knows of it."""
     health: Health = field(default_factory=Health)
     """Whether the server can do its work."""
 

@@ -1,5 +1,6 @@
 """The log of runs in a database: the only room that speaks SQL. It imports the harness, and nobody's web or commands."""
 
+from trackside.app.storage._facts import StoreFacts, WorkerFacts
 from trackside.app.storage._follow import Follower, FollowOptions
 from trackside.app.storage._records import (
     RunTotals,
@@ -34,6 +35,7 @@ __all__ = [
     "RunWithEvents",
     "Stats",
     "Store",
+    "StoreFacts",
     "StoredCoordinator",
     "StoredEvent",
     "StoredRun",
@@ -42,5 +44,6 @@ __all__ = [
     "SubscriptionFeed",
     "TimeBucket",
     "TokenTotals",
+    "WorkerFacts",
     "WriteLimits",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -66,19 +67,19 @@ class Health:
     clock_ahead: float
 
 
-def database_health(url: str, *, now: datetime) -> Health | None:
+def database_health(url: str, *, now: datetime, sound: bool = True) -> Health | None:
     """How it goes with the runs of a database whose tables are up to date; None if there is no database yet.
 
-    Reads the whole of an SQLite file once, to see whether it is sound.
 
     Args:
         url: as for `Store.open`.
         now: the time.
+        sound: whether to read the whole of an SQLite file once, to see whether it is sound.
 
     Raises:
         StorageError: it cannot be read.
     """
-    found = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(_read)
+    found = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT).look(partial(_read, sound=sound))
     return None if found is None else _health(found, now)
 
 
@@ -109,14 +110,14 @@ class _Found(NamedTuple):
     clock_ahead: float
 
 
-def _read(connection: Connection) -> _Found:
+def _read(connection: Connection, *, sound: bool) -> _Found:
     clock = read_clock(connection)
     return _Found(
         workers=connection.execute(_owners()).all(),
         active=connection.execute(_active()).all(),
         left_busy=connection.scalars(select(threads.c.thread_id).where(is_left_busy()).limit(MOST)).all(),
         subscriptions=read_standing(None)(connection),
-        damage=_damage(connection),
+        damage=_damage(connection) if sound else [],
         clock=clock,
         clock_ahead=_clock_ahead(connection, clock),
     )

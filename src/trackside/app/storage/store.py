@@ -13,6 +13,7 @@ from trackside.app.storage._arguments import AnyOf, check_option
 from trackside.app.storage._backend import Synchronous
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._facts import StoreFacts, read_facts
 from trackside.app.storage._follow import EventFeed, Follower, FollowOptions, HearOutage
 from trackside.app.storage._graph_checkpoints import GraphCheckpoints
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
@@ -370,6 +371,15 @@ class Store(StoreReading):
     def writer_stats(self) -> WriterStats:
         """What was written in this process so far, in numbers; from any thread."""
         return self._writer.stats()
+
+    async def facts(self) -> StoreFacts:
+        """What the database is and holds, and which processes look after runs in it; however much that is.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        found = await self._readers.run(read_facts)
+        return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=LEASE_SECONDS)
 
     def run_log(self) -> StoredRunLog:
         """Where optional observers read again what they were too slow for: `RunManager(…, log=store.run_log())`."""

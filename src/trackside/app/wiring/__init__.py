@@ -86,6 +86,7 @@ class App:
         from trackside.app.server import ServerOptions, ServerParts
         from trackside.app.server.crons import CronScheduler
         from trackside.app.server.run_webhooks import RunWebhooks
+        from trackside.app.wiring.system import system_sources
 
         crons = CronScheduler(self.store.crons, self.manager)
         crons.begin()
@@ -109,6 +110,7 @@ class App:
             vitals=self.vitals,
             observers=self.observers,
             authenticator=self.authenticator,
+            system=system_sources(self.settings),
             expect_webhook=webhooks.expect if self.settings.redact is None else None,
             options=ServerOptions(
                 heartbeat=server.heartbeat,

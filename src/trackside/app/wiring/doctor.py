@@ -57,6 +57,15 @@ class Finding:
     fix: str = ""
 
 
+def examine_running(settings: Settings) -> list[Finding]:
+    """What is found in moments, the worst first, for whoever runs with these settings; it blocks.
+
+    No agent is imported, and no file read as a whole to see whether it is sound.
+    """
+    found = [*_database(settings, datetime.now(UTC), sound=False), *_places(settings, LEAST_ROOM)]
+    return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
+
+
 async def examine(settings: Settings, *, least_room: int = LEAST_ROOM, now: datetime | None = None) -> list[Finding]:
     """Everything that is found, the worst first. Agents are imported in processes of their own.
 
@@ -110,7 +119,7 @@ async def _load_elsewhere(name: str, reference: str) -> str:
     return lines[-1] if lines else f"the process that imported it ended with {tried.returncode}"
 
 
-def _database(settings: Settings, now: datetime) -> Iterator[Finding]:
+def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Iterator[Finding]:
     from trackside.app.storage.health import check_writable, database_health
     from trackside.app.storage.maintenance import schema_version
 
@@ -121,7 +130,7 @@ def _database(settings: Settings, now: datetime) -> Iterator[Finding]:
             if version.found != version.known:
                 yield _other_version(version.found, version.known, where, is_newer=version.is_newer)
                 return
-            health = database_health(settings.database_url, now=now)
+            health = database_health(settings.database_url, now=now, sound=sound)
     except NothingRecordedError as exc:
         yield Finding(severity=Severity.note, what=str(exc).rstrip("."), where=where)
         return

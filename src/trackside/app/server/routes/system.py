@@ -1,0 +1,61 @@
+"""What the server is and works with, for operators."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from msgspec import convert
+
+from trackside._version import __version__
+from trackside.app.server.authorizing import OPERATION
+from trackside.app.server.principal import Permission
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.system import (
+    DatabaseFacts,
+    SettingShown,
+    SpoolFacts,
+    System,
+    SystemFinding,
+    Worker,
+)
+
+routes = Routes("Server")
+
+
+@routes.get("/system", Permission.admin, about=OPERATION, answers={200: System})
+async def get_system(call: Call[None, None]) -> Any:
+    """The server's version, database, workers, spool and settings, and what is wrong around it.
+
+    That is what `trackside doctor` finds in moments: it imports no agent, and reads no file as a whole. Secrets are masked.
+    """
+    sources = call.parts.system
+    facts = await call.parts.store.facts()
+    around = await sources.looker.look(sources.look)
+    spool = around.spool
+    return System(
+        version=__version__,
+        python=platform.python_version(),
+        started_at=sources.started_at,
+        database=DatabaseFacts(
+            url=sources.database,
+            **{name: getattr(facts, name) for name in DatabaseFacts.__struct_fields__ if name != "url"},
+        ),
+        workers=[convert(worker, Worker, from_attributes=True) for worker in facts.workers],
+        spool=SpoolFacts(
+            folder=sources.spool,
+            records=None if spool is None else spool.waiting,
+            refused=None if spool is None else spool.refused,
+            damaged=None if spool is None else spool.damaged,
+        ),
+        findings=[
+            SystemFinding(
+                level=found.level,  # type: ignore[arg-type]  # of the doctor's words
+                what=found.what,
+                where=found.where,
+                next_command=found.next_command or None,
+            )
+            for found in around.findings
+        ],
+        settings={name: SettingShown(value=one.value, source=one.source) for name, one in sources.settings.items()},
+    )
