@@ -49,8 +49,8 @@ class Filters:
         return self._given.get(name, [])
 
     def address(self, **more: str | int | None) -> str:
-        """The query string of the same page with these filters, and more parameters; what is None is left out."""
-        pairs = [(name, value) for name, values in self._given.items() for value in values]
+        """The query string of the same page with these filters, and with others; what is None is left out."""
+        pairs = [(name, value) for name, values in self._given.items() if name not in more for value in values]
         pairs += [(name, str(value)) for name, value in more.items() if value is not None]
         return urlencode(pairs)
 

@@ -1,0 +1,240 @@
+// The tail of the log. Events come over a stream that goes on behind the last one that was seen, so that none is missed or
+// comes twice; they are drawn in batches, and of what comes faster than it can be drawn the newest is.
+
+import { at, writeTimes } from "./console.js";
+
+const log = document.getElementById("log");
+const table = log.querySelector(".table-wrap");
+const body = log.querySelector("tbody");
+const template = document.getElementById("event-row").content.querySelector("tr");
+const older = document.getElementById("older");
+const fresh = document.getElementById("fresh");
+const pause = document.getElementById("pause");
+const liveness = document.getElementById("liveness");
+const says = JSON.parse(log.dataset.says);
+const MOST_ROWS = Number(log.dataset.mostRows);
+const MOST_CHARS = Number(log.dataset.mostChars);
+const RETRY = 2_000; // milliseconds
+const AT_ONCE = 200; // events that are drawn in one go
+const SHARE = 2; // a batch is followed by so many times as long in which nothing is drawn
+
+// What is shown of an event: the same as the server writes.
+
+function lineOf(type, payload) {
+  const found = (says[type] ?? []).map((path) => path.split(".").reduce((value, name) => value?.[name], payload));
+  const texts = found.filter((one) => one !== null && one !== undefined).map((one) => (typeof one === "string" ? one : JSON.stringify(one)));
+  return texts.map((text) => text.slice(0, 400).trim().split(/\s+/).join(" ")).join(" · ").slice(0, 300);
+}
+
+// Signs that nobody sees, or that have a text read in another order.
+const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => `⟨U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+const shortId = (id) => (id.length <= 12 ? id : `…${id.slice(-8)}`);
+
+const payloads = new WeakMap(); // of rows that have not been opened: a text that is made when somebody wants it
+
+function rowOf({ position, data }) {
+  const event = JSON.parse(data);
+  const row = template.cloneNode(true);
+  const find = (selector) => row.querySelector(selector);
+  row.dataset.position = position;
+  find("time").dateTime = event.occurred_at;
+  find(".event-type").textContent = event.event_type.replaceAll("_", " ");
+  find(".event-type").classList.add(`event-${event.event_type}`);
+  find(".sequence").textContent = event.sequence;
+  const run = find(".run-link");
+  run.href = at(`/ui/runs/${encodeURIComponent(event.run_id)}`);
+  run.title = event.run_id;
+  run.textContent = shortId(event.run_id);
+  const thread = find(".thread-link");
+  const name = visible(event.thread_id);
+  thread.href = at(`/ui/threads/${encodeURIComponent(event.thread_id)}`);
+  thread.title = name;
+  thread.querySelector("bdi").textContent = shortId(name);
+  find(".says").textContent = visible(lineOf(event.event_type, event.payload));
+  const link = find(".json-link");
+  link.href = at(`/events?after=${position - 1}&limit=1&run_id=${encodeURIComponent(event.run_id)}`);
+  link.textContent = `Event ${position} as JSON`;
+  const isLong = data.length > MOST_CHARS;
+  payloads.set(row, isLong ? JSON.stringify(event.payload, null, 2).slice(0, MOST_CHARS) : event.payload);
+  find(".cut-note").hidden = !isLong;
+  return row;
+}
+
+log.addEventListener("toggle", (event) => {
+  const row = event.target.closest("tr");
+  if (!event.target.open) draw();
+  const payload = payloads.get(row);
+  if (payload === undefined) return;
+  payloads.delete(row);
+  row.querySelector(".payload").textContent = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
+}, true);
+
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
+function writeDays(within) {
+  const today = new Date().toDateString();
+  for (const time of within.querySelectorAll("time[data-clock]")) {
+    const when = new Date(time.dateTime);
+    if (when.toDateString() !== today) time.previousElementSibling.textContent = day.format(when);
+  }
+}
+
+// Batches. While somebody reads – has opened an event, is in the list, or has gone down – or has paused, new ones wait.
+
+let waiting = []; // newest last; never more than the page can show
+let skipped = 0; // that were never shown, and are older than all that is
+let isDue = false;
+let isResting = false;
+
+function isHeld() {
+  if (pause.getAttribute("aria-pressed") === "true") return true;
+  if (log.getBoundingClientRect().top < 0 || body.contains(document.activeElement)) return true;
+  return body.querySelector("details[open]") !== null;
+}
+
+function take(position, data) {
+  waiting.push({ position, data });
+  if (waiting.length > 2 * MOST_ROWS) {
+    skipped += waiting.length - MOST_ROWS;
+    waiting = waiting.slice(-MOST_ROWS);
+  }
+  draw();
+}
+
+function draw() {
+  if (isDue || isResting) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    if (isHeld()) {
+      fresh.hidden = waiting.length === 0;
+      fresh.textContent = `${(waiting.length + skipped - said).toLocaleString()} new`;
+      return;
+    }
+    drawWaiting();
+  });
+}
+
+let said = 0; // how many of those skipped were said before
+
+function drawWaiting() {
+  fresh.hidden = true;
+  if (!waiting.length) return;
+  const begin = performance.now();
+  if (waiting.length > MOST_ROWS) {
+    skipped += waiting.length - MOST_ROWS;
+    waiting = waiting.slice(-MOST_ROWS);
+  }
+  const rows = document.createDocumentFragment();
+  for (const one of waiting.splice(0, AT_ONCE).reverse()) rows.append(rowOf(one));
+  writeTimes(rows);
+  writeDays(rows);
+  // What was skipped lies behind these: what was shown before it goes with it.
+  if (skipped > said) body.replaceChildren(rows);
+  else body.prepend(rows);
+  const before = body.rows.length;
+  while (body.rows.length > MOST_ROWS) body.lastElementChild.remove();
+  table.hidden = false;
+  document.getElementById("nothing").hidden = true;
+  saySkipped(before > MOST_ROWS);
+  isResting = true;
+  setTimeout(() => {
+    isResting = false;
+    if (waiting.length) draw();
+  }, Math.min(SHARE * (performance.now() - begin), 1_000));
+}
+
+function saySkipped(hasMore) {
+  const oldest = body.lastElementChild.dataset.position;
+  if (hasMore || skipped > said) older.hidden = false;
+  const url = new URL(older.href);
+  url.searchParams.set("before", oldest);
+  older.href = url.href;
+  const note = document.getElementById("skipped");
+  if (skipped > said) {
+    note.querySelector("span").textContent = `${skipped.toLocaleString()} events were skipped: they came faster than anybody reads. These are the newest.`;
+    note.hidden = false;
+    said = skipped;
+  }
+  note.querySelector("a").href = url.href;
+}
+
+function release() {
+  if (waiting.length) draw();
+}
+
+if (pause) {
+  pause.hidden = false;
+  pause.addEventListener("click", () => {
+    const isPaused = pause.getAttribute("aria-pressed") !== "true";
+    pause.setAttribute("aria-pressed", String(isPaused));
+    pause.textContent = isPaused ? "Resume" : "Pause";
+    if (stream) say(isPaused ? "paused" : "live");
+    release();
+  });
+  fresh.addEventListener("click", () => {
+    if (pause.getAttribute("aria-pressed") === "true") pause.click();
+    for (const opened of body.querySelectorAll("details[open]")) opened.open = false;
+    document.activeElement?.blur?.();
+    scrollTo({ top: 0 });
+    draw();
+  });
+  document.addEventListener("focusout", () => setTimeout(release));
+  document.addEventListener("scroll", release, { passive: true });
+}
+
+// The stream. It is open only while the page is seen.
+
+let stream = null;
+let again = 0;
+let last = Number(log.dataset.after);
+
+function say(state) {
+  if (liveness.dataset.state === state) return;
+  liveness.dataset.state = state;
+  liveness.textContent = { connecting: "", live: "live", paused: "paused", lost: "not live: reconnecting" }[state];
+}
+
+function listen() {
+  clearTimeout(again);
+  if (document.hidden || stream) return;
+  const address = log.dataset.stream;
+  stream = new EventSource(at(`${address}${address.includes("?") && !address.endsWith("?") ? "&" : address.endsWith("?") ? "" : "?"}after=${last}`));
+  stream.addEventListener("open", () => say(pause.getAttribute("aria-pressed") === "true" ? "paused" : "live"));
+  for (const type of log.dataset.types.split(" ")) {
+    stream.addEventListener(type, (event) => {
+      const position = Number(event.lastEventId);
+      if (position <= last) return;
+      last = position;
+      take(position, event.data);
+    });
+  }
+  stream.addEventListener("error", lose);
+}
+
+async function lose() {
+  close();
+  say("lost");
+  again = setTimeout(listen, RETRY);
+  try {
+    const { status } = await fetch(at("/events?limit=1"));
+    if (status === 401) location.reload(); // to where one can sign in
+  } catch {
+    // the server is away
+  }
+}
+
+function close() {
+  clearTimeout(again);
+  stream?.close();
+  stream = null;
+}
+
+writeDays(body);
+if (log.dataset.stream !== undefined) {
+  say("connecting");
+  listen();
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : listen()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", (event) => event.persisted && listen());
+}

@@ -1,0 +1,260 @@
+"""The page of the log: what comes, as it comes; what was, page by page; and floods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from browser import texts
+from playwright.async_api import Page, expect
+from recorded_runs import RecordedRun, record
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+TURNED = "evil\u202etxt.exe\u200b\u2066"
+ARABIC = "تقرير عن الأسعار"
+
+
+def database(folder: Path) -> str:
+    """The address of the server's database, for whoever else writes there."""
+    return f"sqlite:///{folder / 'runs.db'}"
+
+
+async def positions(page: Page) -> list[int]:
+    """The positions of the events that are shown, from the top."""
+    found: list[int] = await page.locator("#log tbody").evaluate(
+        "body => [...body.rows].map(row => Number(row.dataset.position))"
+    )
+    return found
+
+
+async def all_positions(url: str, **query: Any) -> list[int]:
+    """The positions of all events that the API lists, newest first."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        found = (await client.get("/events", params={"newest_first": True, "limit": 1_000, **query})).json()
+    return [event["position"] for event in found]
+
+
+async def is_live(page: Page) -> None:
+    """Wait until the page follows."""
+    await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+
+
+async def has_rows(page: Page, count: int) -> None:
+    """Wait until so many events are shown."""
+    await expect(page.locator("#log tbody tr")).to_have_count(count)
+
+
+async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        await expect(page.locator(".empty-title")).to_have_text("Nothing has happened yet")
+        assert await seen.violations() == []
+        [run] = await record(
+            database(tmp_path), [RecordedRun(status="error", title="Prices", error="KeyError: 'a'\nmore")]
+        )
+        await has_rows(page, 5)
+        rows = page.locator("#log tbody tr")
+        kinds = texts(await rows.locator(".event-type").all_inner_texts())
+        assert kinds == [
+            "thread status updated",
+            "run failed",
+            "human message",
+            "thread status updated",
+            "run started",
+        ]
+        live_says = texts(await rows.locator(".says").all_inner_texts())
+        assert live_says[1] == "KeyError · KeyError: 'a' more"
+        await expect(rows.nth(1).locator(".run-link")).to_have_attribute("href", f"/ui/runs/{run.run_id}")
+        await expect(rows.nth(1).locator(".thread-link")).to_have_attribute("href", f"/ui/threads/{run.thread_id}")
+
+        # An event that is open stays where it is, and so does the list.
+        await rows.nth(1).locator("summary").click()
+        await expect(rows.nth(1).locator(".payload")).to_contain_text('"error": "KeyError: \'a\'\\nmore"')
+        live_payload = await rows.nth(1).locator(".payload").inner_text()
+        await record(database(tmp_path), [RecordedRun(question="later")])
+        await expect(page.locator("#fresh")).to_have_text("5 new")
+        await has_rows(page, 5)
+        assert await seen.violations() == []
+        await page.locator("#fresh").click()
+        await has_rows(page, 10)
+
+        await page.get_by_role("button", name="Pause").click()
+        await expect(page.locator("#liveness")).to_have_text("paused")
+        await record(database(tmp_path), [RecordedRun(), RecordedRun()])
+        await expect(page.locator("#fresh")).to_have_text("10 new")
+        await has_rows(page, 10)
+        await page.get_by_role("button", name="Resume").click()
+        await has_rows(page, 20)
+        assert await positions(page) == await all_positions(server.url)
+        await seen.picture("log")
+
+        # What the server writes and what the script writes of the same events is the same.
+        live = texts(await rows.all_inner_texts())
+        links = await rows.locator("a").evaluate_all(
+            "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
+        )
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        assert texts(await rows.all_inner_texts()) == live
+        written = await rows.locator("a").evaluate_all(
+            "all => all.map(a => [a.getAttribute('href'), a.title, a.className])"
+        )
+        assert written == links
+        failed = rows.filter(has_text="run failed")
+        await failed.locator("summary").click()
+        assert json.loads(await failed.locator(".payload").inner_text()) == json.loads(live_payload)
+        await failed.locator(".json-link").click()
+        await page.wait_for_url("**/events?after=*")
+        assert "KeyError" in await page.locator("body").inner_text()
+
+
+async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    made = await record(database(tmp_path), (RecordedRun(ago=9_000 - n, agent=f"agent {n % 2}") for n in range(50)))
+    everything = await all_positions(server.url)
+    async with visit(server.url) as seen:
+        for address, query in {
+            "type=run_started&type=run_completed": {"type": ["run_started", "run_completed"]},
+            f"run_id={made[3].run_id}": {"run_id": made[3].run_id},
+            f"thread_id={made[4].thread_id}": {"thread_id": made[4].thread_id},
+            "agent=agent+1&type=run_started": {"agent": "agent 1", "type": "run_started"},
+        }.items():
+            page = await seen.go(f"/ui/log?{address}")
+            await is_live(page)
+            expected = await all_positions(server.url, **query)
+            assert expected
+            assert await positions(page) == expected, address
+        page = await seen.go("/ui/log?since=1h")
+        await expect(page.locator(".empty-title")).to_have_text("No event fits these filters yet")
+        await is_live(page)
+        [new] = await record(database(tmp_path), [RecordedRun(ago=1)])
+        await has_rows(page, 5)
+        page = await seen.go(f"/ui/log?run_id={new.run_id}&type=run_completed")
+        await is_live(page)
+        await has_rows(page, 1)
+
+        page = await seen.go("/ui/log?since=soon&type=strange")
+        assert "This is no time" in await page.locator("#wrong-since").inner_text()
+        assert "There is no 'strange'" in await page.locator("#wrong-type").inner_text()
+        assert await seen.violations() == []
+        page = await seen.go("/ui/log?before=x")
+        assert "no position" in await page.locator("#main .problem:visible").inner_text()
+        page = await seen.go("/ui/log?run_id=nope")
+        await expect(page.locator(".empty-title")).to_have_text("No event fits these filters yet")
+
+        page = await seen.go("/ui/log")
+        everything = await all_positions(server.url)
+        pages = [await positions(page)]
+        for key in ["n", "n", "p", "p"]:
+            before = page.url
+            await page.keyboard.press(key)
+            await page.wait_for_function("before => location.href !== before", arg=before)
+            await page.wait_for_load_state()
+            pages.append(await positions(page))
+        assert pages[0] + pages[1] + pages[2] == everything
+        assert pages[3:] == [pages[1], pages[0]]
+        await is_live(page)  # the newest page follows, however one got there
+        await seen.go(f"/ui/log?before={everything[-1]}")
+        await expect(page.locator(".empty-title")).to_have_text("There is nothing before this")
+        await page.get_by_role("link", name="Follow live").click()
+        await is_live(page)
+
+
+async def test_a_dropped_stream_goes_on_where_it_was(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    await record(database(tmp_path), [RecordedRun()])
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        await record(database(tmp_path), [RecordedRun()])
+        await has_rows(page, 10)
+        for times in range(1, 3):
+            await asyncio.to_thread(server.kill)
+            await expect(page.locator("#liveness")).to_have_attribute("data-state", "lost")
+            await record(database(tmp_path), [RecordedRun()])
+            await asyncio.to_thread(server.start)
+            await record(database(tmp_path), [RecordedRun()])
+            await is_live(page)
+            await has_rows(page, 10 + 10 * times)
+            assert await positions(page) == await all_positions(server.url)
+        seen.complaints.clear()  # the browser complains of connections that fail
+
+
+async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        await page.evaluate(
+            """() => {
+                window.longest = 0;
+                new PerformanceObserver((list) => {
+                    for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+                }).observe({ type: "longtask" });
+            }"""
+        )
+        await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
+        [end] = await record(database(tmp_path), [RecordedRun(title="the end")])
+        await expect(page.locator("#log tbody tr").first.locator(".run-link")).to_have_attribute("title", end.run_id)
+        await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", "10005")
+        shown = await positions(page)
+        assert shown == list(range(10_005, 10_005 - len(shown), -1))
+        assert 5 <= len(shown) <= 2_000
+        print("the longest task took", await page.evaluate("window.longest"), "ms")
+
+        # Paused, it keeps what it can show; what it skips is said, and can be had.
+        await page.get_by_role("button", name="Pause").click()
+        await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
+        await expect(page.locator("#fresh")).to_have_text("10,000 new")
+        assert await positions(page) == shown
+        await page.get_by_role("button", name="Resume").click()
+        await expect(page.locator("#skipped")).to_contain_text("events were skipped")
+        await has_rows(page, 2_000)
+        shown = await positions(page)
+        assert shown == list(range(20_005, 18_005, -1))
+        await page.get_by_role("link", name="Show what was skipped").click()
+        await page.wait_for_url("**before=18006")
+        assert (await positions(page))[0] == 18_005
+
+
+async def test_what_others_write_stays_text(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    runs = [
+        RecordedRun(
+            title=MARKUP, status="error", error=MARKUP, agent=MARKUP, thread_id=f"{MARKUP}/?#", question=MARKUP
+        ),
+        RecordedRun(title=TURNED, agent=TURNED, thread_id=TURNED, question=ARABIC),
+        RecordedRun(question="long " * 1_000_000),
+    ]
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/log")
+        await is_live(page)
+        await record(database(tmp_path), runs)
+        await has_rows(page, 15)
+        for _ in range(2):  # as the script writes it, and as the server does
+            for summary in await page.locator("#log summary").all():
+                await summary.click()
+            assert await page.title() == "Log · Trackside"
+            assert await page.locator("#log img, #log script").count() == 0
+            shown = await page.locator("#log").inner_text()
+            assert shown.count(MARKUP) >= 3
+            assert "evil⟨U+202E⟩txt.exe⟨U+200B⟩⟨U+2066⟩" in shown
+            assert ARABIC in shown
+            assert len(await page.content()) < 200_000
+            assert await page.locator(".cut-note:visible").count() == 1
+            assert await seen.violations() == []
+            await seen.go("/ui/log")
+            await has_rows(page, 15)
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        await page.keyboard.press("k")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url(f"**/ui/runs/{runs[-1].run_id}")
