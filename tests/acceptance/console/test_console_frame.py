@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import signal
 from typing import Any
 
+import httpx
 import pytest
+from playwright.async_api import expect
+
+from trackside.app import dashboard
+from trackside.app.server.routing import EVENT_STREAM, all_endpoints
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PAGES = [
+    one.path
+    for one in all_endpoints(dashboard.GROUPS)
+    if one.method == "GET" and one.media_type != EVENT_STREAM and not one.path.startswith("/ui/static/")
+]
+WIDER_THAN_IT_SHOULD_BE = """() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  return [...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > width + 1
+    && !one.parentElement.closest('.table-wrap, pre')).slice(0, 3).map((one) => one.outerHTML.slice(0, 160));
+}"""
+
+
+async def run_some(url: str) -> dict[str, str]:
+    """Runs that went well, failed and ask something; what paths name of them."""
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        named: dict[str, str] = {"assistant_id": "graph", "name:path": "mail", "rest:path": "nowhere"}
+        for agent in ("talks", "fails", "works", "asks", "graph"):
+            thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+            body = {"assistant_id": agent, "input": {"messages": [{"role": "user", "content": "Hello there"}]}}
+            run_id = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()["run_id"]
+            await http.get(f"/threads/{thread_id}/runs/{run_id}/join")
+            named |= {"thread_id": thread_id, "run_id": run_id}
+        await http.post("/subscriptions", json={"name": "mail", "start": "beginning"})
+        return named
+
+
+def address(template: str, named: dict[str, str]) -> str:
+    return re.sub(r"{([^}]+)}", lambda found: named[found[1]], template)
 
 
 async def test_every_page_of_the_navigation_is_there_and_accessible(serve: Any, visit: Any) -> None:
@@ -22,6 +60,33 @@ async def test_every_page_of_the_navigation_is_there_and_accessible(serve: Any, 
             assert await seen.violations() == []
 
 
+async def test_every_page_fits_a_phone_and_is_accessible_in_the_dark(serve: Any, visit: Any) -> None:
+    server = await serve()
+    named = await run_some(server.url)
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "color_scheme": "dark",
+        "reduced_motion": "reduce",
+        "is_mobile": True,
+    }
+    wrong: list[str] = []
+    async with visit(server.url, **phone) as seen:
+        for template in PAGES:
+            page = await seen.go(address(template, named))
+            wrong += [f"{template} in the dark: {one}" for one in await seen.violations()]
+            wrong += [f"{template} is too wide: {one}" for one in await page.evaluate(WIDER_THAN_IT_SHOULD_BE)]
+            moves = await page.evaluate(
+                "() => document.getAnimations().filter((one) => one.playState === 'running').length"
+            )
+            if moves:
+                wrong.append(f"{template} moves, where somebody wants nothing to move")
+            await page.locator("body").press("Tab")
+            if await page.evaluate("() => document.activeElement.className") != "skip" and "sign-in" not in template:
+                wrong.append(f"{template}: the first Tab does not lead to the content")
+        seen.complaints = [one for one in seen.complaints if "404" not in one]
+    assert not wrong, "\n".join(wrong)
+
+
 async def test_what_is_not_there_is_said_in_words(serve: Any, visit: Any) -> None:
     server = await serve()
     async with visit(server.url) as seen:
@@ -29,3 +94,154 @@ async def test_what_is_not_there_is_said_in_words(serve: Any, visit: Any) -> Non
         assert await page.get_by_role("heading", level=1).inner_text() == "There is nothing here"
         assert await seen.violations() == []
         seen.complaints.clear()  # the browser complains of each 404
+
+
+async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui")
+        for key, path in (
+            ("r", "/ui/runs"),
+            ("s", "/ui/subscriptions"),
+            ("t", "/ui/threads"),
+            ("y", "/ui/system"),
+            ("r", "/ui/runs"),
+        ):
+            await page.keyboard.press("g")
+            await page.keyboard.press(key)
+            await expect(page).to_have_url(f"{server.url}{path}")
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        rows = page.locator("[data-row]")
+        await expect(rows.nth(1)).to_have_class(re.compile("is-current"))
+        await page.keyboard.press("k")
+        await expect(rows.nth(0)).to_have_class(re.compile("is-current"))
+        await page.keyboard.press("Enter")
+        await expect(page).to_have_url(re.compile("/ui/(runs|threads)/."))
+        await page.go_back()
+        await page.keyboard.press("/")
+        assert await page.evaluate("() => !!document.activeElement.closest('.filters')")
+        await page.keyboard.type("gr?")  # what is typed into a filter is no key
+        await expect(page).to_have_url(f"{server.url}/ui/runs")
+        await page.locator("h1").click()
+        await page.keyboard.press("?")
+        dialog = page.get_by_role("dialog", name="Keys")
+        await expect(dialog).to_be_visible()
+        assert await seen.violations() == []
+        await page.keyboard.press("g")
+        await page.keyboard.press("o")
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_be_hidden()
+        await expect(page).to_have_url(f"{server.url}/ui/runs")
+
+
+async def test_light_and_dark_are_chosen_and_kept(serve: Any, visit: Any) -> None:
+    server = await serve()
+    dark, light = "rgb(14, 17, 22)", "rgb(247, 248, 250)"
+    async with visit(server.url, color_scheme="dark") as seen:
+        page = await seen.go("/ui")
+        body = page.locator("body")
+        await expect(body).to_have_css("background-color", dark)
+        await page.get_by_role("button", name="Switch between light and dark").click()
+        await expect(body).to_have_css("background-color", light)
+        await seen.go("/ui/runs")
+        await expect(body).to_have_css("background-color", light)
+        await page.emulate_media(media="print")
+        await expect(page.locator(".bar nav")).to_be_hidden()
+        await expect(page.locator("#main")).to_be_visible()
+
+
+async def test_the_first_key_leads_to_the_content(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/runs")
+        await page.keyboard.press("Tab")
+        skip = page.get_by_role("link", name="Skip to the content")
+        await expect(skip).to_be_focused()
+        await expect(skip).to_be_in_viewport()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#main")).to_be_focused()
+        order: list[str] = []
+        await page.reload()
+        for _ in range(9):
+            await page.keyboard.press("Tab")
+            order.append(await page.evaluate("() => document.activeElement.innerText.trim()"))
+        pages = ["Overview", "Runs", "Threads", "Agents", "Subscriptions", "Log", "System"]
+        assert order == ["Skip to the content", "Trackside", *pages]
+
+
+async def test_when_the_server_is_gone_nothing_is_said_to_be_done(serve: Any, visit: Any) -> None:
+    server = await serve()
+    await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/subscriptions")
+        liveness = page.locator("#liveness")
+        await expect(liveness).to_have_text("live")
+        await asyncio.to_thread(server.kill)
+        await expect(liveness).to_have_text("not live: reconnecting")
+        await expect(page.get_by_role("link", name="mail")).to_be_visible()
+        await page.get_by_role("button", name="Pause mail").click()
+        await expect(page.locator(".toast.bad")).to_contain_text("Nothing is known to be done")
+        await asyncio.to_thread(server.restart)
+        await expect(liveness).to_have_text("live", timeout=20_000)
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            assert (await http.get("/subscriptions/mail")).json()["state"] == "active"
+            await http.post("/subscriptions", json={"name": "later"})
+        await expect(page.get_by_role("link", name="later")).to_be_visible()
+        seen.complaints.clear()  # of what could not be fetched meanwhile
+
+
+async def test_a_server_that_hangs_counts_as_gone_until_it_answers(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url) as seen:
+        await seen.page.clock.install()
+        page = await seen.go("/ui")
+        liveness = page.locator("#liveness")
+        await expect(liveness).to_have_text("live")
+        server.signal(signal.SIGSTOP)
+        try:
+            await page.clock.fast_forward(13_000)
+            await expect(liveness).to_have_text("not live: reconnecting")
+        finally:
+            server.signal(signal.SIGCONT)
+        await page.clock.fast_forward(3_000)
+        await expect(liveness).to_have_text("live")
+        seen.complaints.clear()
+
+
+async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: Any, visit: Any) -> None:
+    server = await serve()
+    named = await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/subscriptions/{named['name:path']}")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            await http.delete("/subscriptions/mail")
+        await expect(page.locator("#stale")).to_contain_text("This is not there any more")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("mail")
+        assert await seen.violations() == []
+        seen.complaints.clear()
+
+
+async def test_the_database_away_is_said_on_a_page(serve: Any, visit: Any, own_postgres_server: Any) -> None:
+    """Pages that are open say that they are old; new ones why there is nothing to see."""
+    database = own_postgres_server
+    server = await serve(database=await asyncio.to_thread(database.create_database, "console"))
+    await run_some(server.url)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/subscriptions")
+        await expect(page.get_by_role("link", name="mail")).to_be_visible()
+        await asyncio.to_thread(database.stop, "immediate")
+        await page.evaluate("() => htmx.trigger('#refresh', 'changed')")
+        await expect(page.locator("#stale")).to_contain_text("cannot look this up now", timeout=30_000)
+        await seen.go("/ui/subscriptions")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("The server cannot do this now")
+        assert await seen.violations() == []
+        await asyncio.to_thread(database.start)
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            while (await http.get("/health/ready")).status_code != 200:
+                pass
+        await page.reload()
+        await expect(page.get_by_role("link", name="mail")).to_be_visible()
+        seen.complaints.clear()

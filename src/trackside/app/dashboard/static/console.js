@@ -141,7 +141,10 @@ document.addEventListener("htmx:after:request", (event) => {
 document.addEventListener("htmx:error", (event) => {
   if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Nothing is known to be done.", true);
 });
-document.addEventListener("htmx:after:swap", () => writeTimes());
+document.addEventListener("htmx:after:swap", () => {
+  writeTimes();
+  letKeysScroll();
+});
 document.addEventListener("htmx:confirm", (event) => {
   const { ctx, issueRequest, dropRequest } = event.detail;
   event.preventDefault();
@@ -151,6 +154,14 @@ document.addEventListener("htmx:confirm", (event) => {
   dialog.showModal();
   dialog.addEventListener("close", () => (dialog.returnValue === "yes" ? issueRequest() : dropRequest()), { once: true });
 });
+
+/** Have what is wider or longer than its place be reached with keys, which scroll it then. */
+function letKeysScroll() {
+  for (const one of document.querySelectorAll(".table-wrap, pre")) {
+    if (one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight) one.tabIndex = 0;
+  }
+}
+addEventListener("resize", letKeysScroll);
 
 // What is said when the page is left at once is said by the next one.
 
@@ -256,6 +267,7 @@ document.addEventListener("keydown", (event) => {
 
 document.querySelector(".bar nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 sayWhatWasKept();
+letKeysScroll();
 compareClocks().catch(() => {}).then(() => writeTimes());
 setInterval(writeTimes, 5_000);
 listen();
