@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from langgraph_sdk import get_client
 from running_server import serving
 
 from trackside.app.server.principal import Permission, Principal
+from trackside.app.storage import _owner_stats
 
 
 async def echo(input: Any) -> Any:
@@ -53,7 +55,7 @@ async def asking(served: Any, who: str) -> AsyncGenerator[tuple[httpx.AsyncClien
         yield http, client
 
 
-async def test_nobody_sees_events_runs_or_totals_of_others(serve_agents: Any) -> None:
+async def test_nobody_sees_events_runs_or_totals_of_others(serve_agents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         serve_agents(AGENTS) as served,
         asking(served, "ann") as (of_ann, ann),
@@ -77,10 +79,16 @@ async def test_nobody_sees_events_runs_or_totals_of_others(serve_agents: Any) ->
             )
         }
         totals = await of_bob.get("/stats")
+        over_time = await of_bob.get("/stats/timeline", params={"since": theirs[0]["occurred_at"], "width": 86_400})
+        monkeypatch.setattr(_owner_stats, "MOST_OWNED", 0)
+        too_many = await of_bob.get("/stats")
         admins_only = await of_bob.get("/subscriptions")
 
     assert {event["run_id"] for event in mine} == {run["run_id"]}
     assert run["run_id"] not in {event["run_id"] for event in theirs}
     assert first == theirs[0]["position"]
     assert set(refused.values()) == {404}, refused
-    assert (totals.status_code, admins_only.status_code) == (403, 403)
+    assert totals.json()["total"]["by_status"] == {"success": 1}
+    assert [bucket["total"]["runs"] for bucket in over_time.json()] == [1]
+    assert (too_many.status_code, admins_only.status_code) == (403, 403)
+    assert "name a shorter time" in too_many.json()["detail"]

@@ -14,6 +14,7 @@ from trackside.app.storage.errors import (
     SubscriptionBusyError,
     SubscriptionConflictError,
     SubscriptionPausedError,
+    TooManyRunsError,
     UnknownSubscriptionError,
 )
 from trackside.harness.errors import (
@@ -58,6 +59,7 @@ _STATUS: Final[Mapping[type[TracksideError], int]] = {
     InvalidSpecError: 422,
     PayloadError: 422,
     RunDepthError: 422,
+    TooManyRunsError: 403,
     UnknownSubscriptionError: 404,
     NotParkedError: 404,
     SubscriptionConflictError: 409,

@@ -279,6 +279,7 @@ class StoreReading:
         agent: str | None = None,
         thread_id: str | None = None,
         status: AnyOf[RunStatus] | None = None,
+        owner: str | None = None,
     ) -> Stats:
         """Totals of all runs, or of those that `runs` lists under the same filter, however many they are.
 
@@ -290,12 +291,15 @@ class StoreReading:
             agent: only of this agent.
             thread_id: only of this thread; its runs are added up one by one.
             status: only runs that have this status now, or one of these.
+            owner: only of threads of this owner, whose runs are added up one by one; what he asks of one thread, all have.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
+            TooManyRunsError: an owner has more than 2,000 of these runs.
         """
+        his = plain_or_none("owner", owner)
         chosen = chosen_runs(since=since, until=until, agent=agent, thread_id=thread_id, status=status)
-        return await self._readers.run(lambda connection: read_stats(connection, chosen))
+        return await self._readers.run(lambda connection: read_stats(connection, chosen, his))
 
     async def failures(
         self,
@@ -337,6 +341,7 @@ class StoreReading:
         width: timedelta = timedelta(hours=1),
         agent: str | None = None,
         status: AnyOf[RunStatus] | None = None,
+        owner: str | None = None,
     ) -> list[TimeBucket]:
         """The same totals over time: one bucket after the other, empty ones too, by when the runs were created.
 
@@ -352,10 +357,13 @@ class StoreReading:
             width: whole hours, or whole minutes of which an hour is a multiple; at most 1,000 buckets.
             agent: only runs of this agent.
             status: only runs that have this status now, or one of these.
+            owner: as in `stats`.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
+            TooManyRunsError: an owner has more than 2,000 of these runs.
         """
         until = datetime.now(UTC) if until is None else until
+        his = plain_or_none("owner", owner)
         chosen = chosen_buckets(since=since, until=until, width=width, agent=agent, status=status)
-        return await self._readers.run(lambda connection: read_timeline(connection, chosen, width))
+        return await self._readers.run(lambda connection: read_timeline(connection, chosen, width, his))

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Table, Text, cast, func, liter
 
 from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
 from trackside.app.storage._encoding import time_text
+from trackside.app.storage._owner_stats import read_owner_sums
 from trackside.app.storage._records import Stats, TimeBucket
 from trackside.app.storage._sums import TOKENS, USED, Sums
 from trackside.app.storage._tables import duration_totals, run_totals, runs, usage, usage_totals
@@ -152,8 +153,14 @@ def _is_width(width: Any) -> bool:
     return not (width % _HOUR and _HOUR % width)
 
 
-def read_stats(connection: Connection, chosen: Chosen) -> Stats:
-    """Totals of the chosen runs."""
+def read_stats(connection: Connection, chosen: Chosen, owner: str | None = None) -> Stats:
+    """Totals of the chosen runs; of this owner's, if there is one.
+
+    Raises:
+        TooManyRunsError: they are an owner's, and more than are added up one by one.
+    """
+    if owner is not None and chosen.thread_id is None:
+        return Stats(**_fields(_owned(connection, chosen, owner, None)[0]))
     reader = _Reader(connection, chosen)
     if chosen.thread_id is not None or chosen.agent == NO_AGENT:  # an agent without a name counts as none
         reader.add_runs(chosen.rows(RunStatus))
@@ -163,18 +170,41 @@ def read_stats(connection: Connection, chosen: Chosen) -> Stats:
     return Stats(**_fields(reader.sums[0]))
 
 
-def read_timeline(connection: Connection, chosen: Chosen, width: timedelta) -> list[TimeBucket]:
-    """Totals of the chosen runs by when they were created; begins and ends with whole buckets."""
+def read_timeline(
+    connection: Connection, chosen: Chosen, width: timedelta, owner: str | None = None
+) -> list[TimeBucket]:
+    """Totals of the chosen runs, or an owner's, by when they were created; begins and ends with whole buckets.
+
+    Raises:
+        TooManyRunsError: they are an owner's, and more than are added up one by one.
+    """
     assert chosen.since is not None
     assert chosen.until is not None
     minutes = width // _MINUTE
-    reader = _Reader(connection, chosen, minutes)
-    reader.add_all()
+    if owner is None:
+        reader = _Reader(connection, chosen, minutes)
+        reader.add_all()
+        sums = reader.sums
+    else:
+        sums = _owned(connection, chosen, owner, minutes)
     first, behind = ((when - _EPOCH) // width for when in (chosen.since, chosen.until))
     return [
-        TimeBucket(start=_EPOCH + bucket * width, width=width, **_fields(reader.sums[bucket]))
+        TimeBucket(start=_EPOCH + bucket * width, width=width, **_fields(sums[bucket]))
         for bucket in range(first, behind)
     ]
+
+
+def _owned(connection: Connection, chosen: Chosen, owner: str, minutes: int | None) -> dict[int, Sums]:
+    found = read_owner_sums(
+        connection,
+        owner,
+        since=chosen.since,
+        until=chosen.until,
+        agent=chosen.agent,
+        statuses=[*chosen.statuses],
+        minutes=minutes,
+    )
+    return defaultdict(Sums, found)
 
 
 def _fields(sums: Sums) -> dict[str, Any]:

@@ -237,6 +237,12 @@ class InvalidQueryError(StorageError, ValueError):
     fault = "caller"
 
 
+class TooManyRunsError(StorageError, ValueError):
+    """An owner's runs are added up one by one, and these are more than {most:,}: name a shorter time, or a thread."""
+
+    fault = "caller"
+
+
 class InvalidSubscriptionError(StorageError, ValueError):
     """A subscription cannot have {field}={value!r:.100}: {why}."""
 
