@@ -300,6 +300,9 @@ async def test_threads_are_shared_by_those_whom_the_filter_has(serve_auth: Any) 
             assert await refused(asked) == 403
         assert await refused(eve.threads.get(thread_id)) == 404
         assert await eve.threads.search() == []
+        for name, seen in (("bob:reader", [thread_id]), ("eve", [])):
+            async with place.http(name) as http:
+                assert [one["thread_id"] for one in (await http.get("/threads")).json()] == seen
         await root.threads.update(thread_id, metadata={"members": ["ada", "bob", "eve"]})
         assert (await eve.runs.wait(thread_id, "chat", input={"text": "hello"}))["text"] == "hello!"
         cron = await eve.crons.create_for_thread(thread_id, "chat", schedule="0 0 1 1 *", input={"text": "x"})

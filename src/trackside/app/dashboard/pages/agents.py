@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -36,11 +36,13 @@ async def show_agents(call: PageCall) -> Any:
     """The agents that are served, and what their runs of the last 24 hours came to."""
     agents = (await API.ask(call, records.list_agents)).value
     stats, problem = await _tried(call, records.get_stats, query={"since": _since()})
+    now, _ = await _tried(call, records.get_now)
     return Page(
         "agents",
         place="agents",
         twins=("/agents",),
         agents=agents,
+        running=_running(agents, now),
         totals={one.agent: one.total for one in stats.by_agent} if stats is not None else {},
         problem=problem,
         since=_since(),
@@ -57,6 +59,7 @@ async def show_agent(call: PageCall) -> Any:
     schemas, schemas_problem = await _tried(call, assistants.get_schemas)
     runs, runs_problem = await _tried(call, records.list_recorded_runs, query={"agent": name, "limit": NEWEST})
     stats, stats_problem = await _tried(call, records.get_stats, query={"since": _since(), "agent": name})
+    now, _ = await _tried(call, records.get_now)
     input_schema = None if schemas is None else schemas.input_schema
     thread = params_of(call).get("thread", [""])[0]
     return Page(
@@ -66,6 +69,7 @@ async def show_agent(call: PageCall) -> Any:
         assistant=assistant,
         name=name,
         info=info,
+        running=_running([] if info is None else [info], now).get(name, 0),
         drawing=None if graph is None else _drawing(graph),
         nodes=[] if graph is None else graph["nodes"],
         edges=[] if graph is None else graph["edges"],
@@ -90,6 +94,13 @@ async def _tried(call: PageCall, function: Any, **options: Any) -> tuple[Any, st
         return (await API.ask(call, function, **options)).value, None
     except TracksideError as exc:
         return None, answer_of(exc)[1]
+
+
+def _running(agents: Sequence[Any], now: Any) -> Mapping[str, int]:
+    """How many runs of each agent go on: in all processes, or, where that is not his to know who asks, in this one."""
+    if now is not None:
+        return dict(now.running_by_agent)
+    return {agent.name: agent.running for agent in agents}
 
 
 def _since() -> str:

@@ -67,12 +67,14 @@ function textOf(content) {
 const SPEAKERS = { human: "Human", user: "Human", ai: "AI", assistant: "AI", AIMessageChunk: "AI", tool: "Tool", system: "System" };
 const CLASSES = { Human: "human", AI: "ai", Tool: "tool", System: "system" };
 
+const RECALLED = 20; // messages of a thread that was begun elsewhere
+const LONGEST = 20_000; // characters of a message
+
 /** What one run has said, in the log. */
 class Shown {
   constructor() {
     this.byId = new Map(); // elements of messages
     this.parts = null; // what was said beside messages
-    this.values = null; // what the thread remembers, as it was said last
     this.said = 0;
   }
 
@@ -94,9 +96,9 @@ class Shown {
   }
 
   /** A message, or a piece of one. */
-  message(message) {
+  message(message, isRecalled = false) {
     const kind = message.type ?? message.role ?? "ai";
-    if (kind === "human" || kind === "user") return;
+    if (!isRecalled && (kind === "human" || kind === "user")) return;
     const speaker = SPEAKERS[kind] ?? String(kind);
     let entry = this.byId.get(message.id);
     if (!entry) {
@@ -106,7 +108,7 @@ class Shown {
     }
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     const body = entry.querySelector(".message-text");
-    const text = textOf(message.content);
+    const text = textOf(message.content).slice(0, LONGEST);
     const isPiece = String(kind).endsWith("Chunk");
     if (isPiece) body.append(text);
     else body.textContent = text;
@@ -143,24 +145,26 @@ class Shown {
     this.append(said);
   }
 
-  /** At the end: what has come out, if the messages have not said it already. */
-  finish() {
+  /** At the end nothing comes any more. */
+  settle() {
     for (const entry of this.byId.values()) entry.classList.remove("is-streaming");
-    const values = this.values;
+  }
+
+  /** What has come out, if the messages have not said it already. */
+  output(values) {
     if (values == null || this.said) return;
     const messages = Array.isArray(values.messages) ? values.messages : null;
     const last = messages?.[messages.length - 1];
     if (last && typeof last === "object" && !["human", "user"].includes(last.type ?? last.role)) {
-      this.add(SPEAKERS[last.type ?? last.role] ?? "AI", textOf(last.content).slice(0, 20_000));
+      this.add(SPEAKERS[last.type ?? last.role] ?? "AI", textOf(last.content).slice(0, LONGEST));
       return;
     }
-    const own = Object.fromEntries(Object.entries(values).filter(([key]) => key !== "__interrupt__"));
-    if (!Object.keys(own).length) return;
-    const text = JSON.stringify(own, null, 2);
-    const entry = this.add("AI", text.slice(0, 20_000));
+    if (!Object.keys(values).length) return;
+    const text = JSON.stringify(values, null, 2);
+    const entry = this.add("AI", text.slice(0, LONGEST));
     entry.querySelector("b").textContent = "Output";
     entry.querySelector(".message-text").classList.add("mono");
-    if (text.length > 20_000) entry.append(made("p", "soft", `… ${(text.length - 20_000).toLocaleString()} more characters: see the thread`));
+    if (text.length > LONGEST) entry.append(made("p", "soft", `… ${(text.length - LONGEST).toLocaleString()} more characters: see the thread`));
   }
 }
 
@@ -198,7 +202,7 @@ class Playground {
       if (event.key === "Escape" && this.run && !document.querySelector("dialog[open]")) this.cancel();
     });
     this.showThread();
-    if (this.thread) this.look().catch((error) => this.complain(error.message));
+    if (this.thread) this.look(true).catch((error) => this.complain(error.message));
   }
 
   switch(kind) {
@@ -254,7 +258,8 @@ class Playground {
       if (error) throw error;
       return;
     }
-    if (await this.begin(request, isJson ? JSON.stringify(request.input, null, 2) : text) && !isJson) this.input.value = "";
+    const said = isJson ? JSON.stringify(request.input, null, 2) : text;
+    if ((await this.begin(request, said, isJson)) && !isJson) this.input.value = "";
   }
 
   settings() {
@@ -264,7 +269,7 @@ class Playground {
   }
 
   /** Start a run and show it to its end; whether it was started. */
-  async begin(request, said) {
+  async begin(request, said, isJson = false) {
     this.busy(true);
     this.isStopped = false;
     const shown = new Shown();
@@ -276,7 +281,7 @@ class Playground {
       }
       response = await ask("POST", `/threads/${this.thread}/runs/stream`, {
         assistant_id: this.agent,
-        stream_mode: ["values", "messages-tuple", "custom"],
+        stream_mode: ["messages-tuple", "custom"],
         stream_subgraphs: true,
         ...request,
       });
@@ -286,7 +291,7 @@ class Playground {
       return false;
     }
     this.asks.replaceChildren();
-    shown.add("Human", said.slice(0, 20_000));
+    shown.add("Human", said.slice(0, LONGEST)).querySelector(".message-text").classList.toggle("mono", isJson);
     this.follow(response, shown);
     return true;
   }
@@ -296,7 +301,7 @@ class Playground {
     let runId = null;
     try {
       for await (const { event, data } of eventsOf(response)) {
-        const [name, ...inside] = event.split("|");
+        const [name] = event.split("|");
         if (name === "metadata") {
           runId = data.run_id;
           this.run = runId;
@@ -304,7 +309,6 @@ class Playground {
           if (this.isStopped) this.cancel();
         } else if (name === "messages") shown.message(data[0]);
         else if (name === "custom") shown.part(data);
-        else if (name === "values" && !inside.length) shown.values = data;
         else if (name === "gap") shown.problem("Some of what it said went by too fast to be shown. The thread has all of it.");
         else if (name === "error") {
           hasEnded = true;
@@ -315,15 +319,20 @@ class Playground {
     } catch (error) {
       shown.problem(error.name === "SyntaxError" ? "The server said something that cannot be read." : "The connection was lost. The run goes on: see its page.");
     }
-    shown.finish();
-    if (runId) await this.summarize(runId, shown).catch((error) => shown.problem(error.message));
-    await this.look().catch((error) => shown.problem(error.message));
+    shown.settle();
+    try {
+      const run = runId && (await (await ask("GET", `/runs/${runId}`)).json());
+      const thread = await this.look();
+      if (run?.status === "success") shown.output(thread.values);
+      if (run) this.summarize(run, shown);
+    } catch (error) {
+      shown.problem(error.message);
+    }
     this.busy(false);
   }
 
   /** What the run came to, under what it said. */
-  async summarize(runId, shown) {
-    const run = await (await ask("GET", `/runs/${runId}`)).json();
+  summarize(run, shown) {
     const line = made("p", "play-run");
     const status = made("span", `status status-${run.status}`, run.status);
     line.append(status);
@@ -331,16 +340,23 @@ class Playground {
     const tokens = run.total_input_tokens + run.total_output_tokens;
     if (tokens) line.append(made("span", "", `${tokens.toLocaleString()} tokens`));
     if (run.cost_usd !== null) line.append(made("span", "", `$${run.cost_usd.toPrecision(3)}`));
-    line.append(link(`/ui/runs/${runId}`, "Run"), link(`/ui/threads/${run.thread_id}`, "Thread"));
+    line.append(link(`/ui/runs/${run.run_id}`, "Run"), link(`/ui/threads/${run.thread_id}`, "Thread"));
     shown.append(line);
   }
 
-  /** See whether the thread asks something. */
-  async look() {
-    const thread = await (await ask("GET", `/threads/${this.thread}`)).json();
+  /** See whether the thread asks something, and, where it begins here, what was said in it last. */
+  async look(begins = false) {
+    const thread = await (await ask("GET", `/threads/${encodeURIComponent(this.thread)}`)).json();
+    const said = thread.values?.messages;
+    if (begins && Array.isArray(said)) {
+      const shown = new Shown();
+      if (said.length > RECALLED) shown.append(made("p", "soft", `${said.length - RECALLED} earlier messages are on the thread's page.`));
+      for (const message of said.slice(-RECALLED)) if (message && typeof message === "object") shown.message(message, true);
+    }
     const open = Object.values(thread.interrupts ?? {}).flat();
     this.asks.replaceChildren(...(open.length ? [this.question(open)] : []));
     this.asks.querySelector("textarea")?.focus();
+    return thread;
   }
 
   question(open) {
@@ -350,11 +366,11 @@ class Playground {
       const question = made("div", "question");
       const value = one.value;
       const isWord = typeof value === "string" || typeof value?.question === "string";
-      const text = made(isWord ? "p" : "pre", isWord ? "question-text" : "", isWord ? value.question ?? value : JSON.stringify(value, null, 2).slice(0, 20_000));
+      const text = made(isWord ? "p" : "pre", isWord ? "question-text" : "", isWord ? value.question ?? value : JSON.stringify(value, null, 2).slice(0, LONGEST));
       text.dir = "auto";
       question.append(text);
       if (typeof value === "object" && value !== null && isWord && Object.keys(value).length > 1) {
-        const whole = made("pre", "", JSON.stringify(value, null, 2).slice(0, 20_000));
+        const whole = made("pre", "", JSON.stringify(value, null, 2).slice(0, LONGEST));
         whole.tabIndex = 0;
         question.append(whole);
       }

@@ -1,0 +1,84 @@
+"""Threads as our own surface lists them, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from trackside.harness import RunContext
+
+
+async def echo(input: Any) -> Any:
+    return input
+
+
+async def failing(input: Any) -> None:
+    raise ValueError("it cannot be done")
+
+
+async def asking(input: Any, run: RunContext) -> Any:
+    if run.resume is None:
+        run.interrupt("May I?")
+    return {"said": run.resume}
+
+
+AGENTS = {"echo": echo, "failing": failing, "asking": asking}
+
+
+async def thread_of(http: httpx.AsyncClient, agent: str, runs: int = 1, **metadata: Any) -> str:
+    thread_id: str = (await http.post("/threads", json={"metadata": metadata})).json()["thread_id"]
+    for _ in range(runs):
+        await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": agent, "input": {"a": 1}})
+    return thread_id
+
+
+async def test_threads_are_listed_with_what_their_runs_came_to(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        ids = [await thread_of(http, "echo", 2), await thread_of(http, "failing"), await thread_of(http, "asking")]
+        bare = await thread_of(http, "echo", 0, customer="acme")
+        (run, *_) = (await http.get("/runs", params={"thread_id": ids[0]})).json()
+        await http.delete(f"/threads/{ids[0]}/runs/{run['run_id']}")
+        found = {one["thread_id"]: one for one in (await http.get("/threads")).json()}
+        waiting = (await http.get("/threads", params={"status": "interrupted"})).json()
+        of_failing = (await http.get("/threads", params={"agent": "failing"})).json()
+        begins = (await http.get("/threads", params={"id_prefix": ids[1]})).json()
+
+    assert [found[one]["run_count"] for one in (*ids, bare)] == [1, 1, 1, 0]
+    assert [found[one]["status"] for one in (*ids, bare)] == ["idle", "error", "interrupted", "idle"]
+    assert [found[one]["last_run_status"] for one in ids[1:]] == ["error", "interrupted"]
+    assert found[ids[1]]["last_error"] == "it cannot be done"
+    assert found[bare]["metadata"] == {"customer": "acme"}
+    assert found[bare]["last_run_status"] is None
+    assert [one["thread_id"] for one in waiting] == [ids[2]]
+    assert [one["thread_id"] for one in of_failing] == [one["thread_id"] for one in begins] == [ids[1]]
+
+
+async def test_pages_of_threads_follow_one_another_both_ways_and_with_metadata(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
+        for number in range(7):
+            await thread_of(http, "echo", 0, customer="acme" if number % 2 else "globex", deep={"number": number})
+        everything = (await http.get("/threads")).json()
+        first = await http.get("/threads", params={"limit": 4})
+        second = await http.get("/threads", params={"limit": 4, "before": first.headers["X-Pagination-Next"]})
+        back = await http.get("/threads", params={"limit": 2, "after": second.json()[0]["cursor"]})
+        of_globex = {"metadata": '{"customer": "globex"}', "limit": 3}
+        some = await http.get("/threads", params=of_globex)
+        rest = await http.get("/threads", params={**of_globex, "before": some.headers["X-Pagination-Next"]})
+        deep = (await http.get("/threads", params={"metadata": '{"deep": {"number": 3}}'})).json()
+        refused = [
+            await http.get("/threads", params={"metadata": "{}x"}),
+            await http.get("/threads", params={**of_globex, "since": "2026-01-01T00:00:00Z"}),
+            await http.get("/threads", params={**of_globex, "before": "nonsense"}),
+            await http.get("/threads", params={"before": "nonsense"}),
+        ]
+
+    assert len(everything) == 7
+    assert first.json() + second.json() == everything
+    assert "X-Pagination-Next" not in second.headers
+    assert back.json() == everything[2:4]
+    assert [len(page.json()) for page in (some, rest)] == [3, 1]
+    assert "X-Pagination-Next" not in rest.headers
+    assert {one["metadata"]["customer"] for one in some.json() + rest.json()} == {"globex"}
+    assert [one["metadata"]["deep"]["number"] for one in deep] == [3]
+    assert [answer.status_code for answer in refused] == [422] * 4
