@@ -231,6 +231,11 @@ async def test_with_a_cookie_the_api_takes_nothing_but_from_our_pages(serve_agen
         assert made.status_code == 200
         headers = {"x-csrf-token": token, "sec-fetch-site": "same-site"}
         assert (await ada.http.post("/threads", json={}, headers=headers)).status_code == 403
+        for site, status in (("same-site", 403), ("cross-site", 403), ("same-origin", 200), ("none", 200)):
+            looked = await ada.http.get("/runs", headers={"sec-fetch-site": site})
+            assert looked.status_code == status, "reading may cancel a run whose reader goes"
+        linked = await ada.http.get("/ui/runs", headers={"sec-fetch-site": "same-site"})
+        assert linked.status_code == 200, "others may link to pages"
         with_key = await ada.http.post("/threads", json={}, headers={"x-api-key": keys["bob"]})
         assert with_key.status_code == 200, "who says who he is by a header is no browser"
         owner = (await served.app.store.thread(with_key.json()["thread_id"])).owner
@@ -406,7 +411,11 @@ async def test_a_stranger_finds_nothing_of_others_on_any_page(
                 if endpoint.media_type == EVENT_STREAM:
                     continue
                 path, names = filled(endpoint, things), endpoint.path.count("{")
-                for query in ("", f"?thread={things['thread_id']}&run={things['run_id']}&text={SECRET[:5]}"):
+                for query in (
+                    "",
+                    "?thread_id={thread_id}&run_id={run_id}&thread={thread_id}&run={run_id}".format_map(things),
+                    f"?text={SECRET[:5]}&q={SECRET[:5]}",
+                ):
                     answer = await stranger.http.get(path + query)
                     said = (
                         answer.text.replace(path, "").replace(quote(query, safe=""), "").replace(html.escape(query), "")
@@ -454,6 +463,37 @@ def its(answer: httpx.Response) -> str:
     """What a page says, without ids and tokens."""
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", answer.text)
     return re.sub(r"[0-9a-f]{64}", "TOKEN", text.partition("<main")[2].partition("</main>")[0])
+
+
+async def test_a_stranger_is_told_of_nothing_live(serve_agents: ServeAgents, tmp_path: Path) -> None:
+    async with served_with_keys(serve_agents) as (served, keys), browsing(served.url, keys["bob"]) as stranger:
+        things = await things_of_ada(served.url, keys["ada"])
+        for name in ("run_id", "thread_id"):
+            assert (await stranger.http.get(f"/ui/live?{name}={things[name]}")).status_code == 404
+        assert (await stranger.http.get("/ui/subscription/live")).status_code == 403
+        async with stranger.http.stream("GET", "/ui/live") as answer:
+            lines = answer.aiter_lines()
+            await things_of_ada(served.url, keys["ada"])
+            await things_of_ada(served.url, keys["bob"])
+            seen: list[str] = []
+            async with asyncio.timeout(20):
+                async for line in lines:
+                    seen.append(line)
+                    if line == "event: changed":
+                        break
+        position = int(next(line for line in reversed(seen) if line.startswith("id:"))[3:])
+        hers = [stored for stored in await served.app.store.events(limit=1_000) if stored.position == position]
+        assert hers[0].event.thread_id != things["thread_id"]
+        assert (await served.app.store.thread(hers[0].event.thread_id)).owner == "bob"
+    (tmp_path / "own.py").write_text(OWN)
+    access = AccessSettings(auth=f"{tmp_path / 'own.py'}:auth")
+    async with serve_agents(AGENTS, access=access) as served, browsing(served.url, "user-bob") as stranger:
+        things = await things_of_ada(served.url, "user-ada")
+        assert (await stranger.http.get(f"/ui/live?run_id={things['run_id']}")).status_code == 404
+        async with stranger.http.stream(
+            "GET", "/ui/live"
+        ) as answer:  # no event says whose it is: pages look now and then
+            assert await anext(answer.aiter_lines()) == "event: beat"
 
 
 async def test_who_is_not_known_is_led_to_where_he_signs_in(serve_agents: ServeAgents) -> None:

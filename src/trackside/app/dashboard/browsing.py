@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from trackside.app.dashboard.rendering import FailurePage, is_script
-from trackside.app.dashboard.tokens import SESSION, check_token, cookies_of
+from trackside.app.dashboard.tokens import SESSION, check_site, check_token, cookies_of
 from trackside.app.server.auth.authenticator import header_of, path_of
 from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.responses import Receive, Reply, Scope, Send, failure
@@ -36,14 +36,11 @@ class Browsing:
         is_page = path == "/ui" or path.startswith("/ui/")
         signed_in = None if _says_who(scope) or path == "/ui/sign-in" else cookies_of(scope).get(SESSION)
         if signed_in:
-            if (
-                scope["method"] not in _CHANGES_NOTHING and not is_page
-            ):  # pages check it themselves: forms have it inside
-                try:
-                    check_token(scope)
-                except HttpError as exc:
-                    await failure(*answer_of(exc))(scope, receive, send)
-                    return
+            try:
+                _check(scope, is_page=is_page)
+            except HttpError as exc:
+                await failure(*answer_of(exc))(scope, receive, send)
+                return
             scope = with_credential(scope, signed_in)
         if is_page:
             send = _Readable(scope, receive, send, path).send
@@ -56,6 +53,17 @@ def with_credential(scope: Scope, credential: str) -> Scope:
     others = [(name, said) for name, said in scope["headers"] if name not in _SAY_WHO]
     headers = [*others, (b"authorization", b"Bearer " + value), (b"x-api-key", value)]
     return {**scope, "headers": headers, "trackside.by_cookie": True}
+
+
+def _check(scope: Scope, *, is_page: bool) -> None:
+    """See that it is not a page of elsewhere that has a cookie sent. Pages of ours may be linked to from anywhere, and what
+    their forms send is checked behind this: they have the token inside.
+    """
+    if is_page:
+        return
+    check_site(scope)
+    if scope["method"] not in _CHANGES_NOTHING:
+        check_token(scope)
 
 
 def _says_who(scope: Scope) -> bool:

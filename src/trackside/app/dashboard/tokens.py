@@ -52,6 +52,17 @@ def token_of(scope: Scope) -> tuple[str, tuple[str, str] | None]:
     return _bound(random, cookies), (TOKEN, random)
 
 
+def check_site(scope: Scope) -> None:
+    """See that no page of elsewhere asks, as far as the browser says.
+
+    Raises:
+        HttpError: one does (403), be it of a neighbour that counts as the same site.
+    """
+    site = header_of(scope, b"sec-fetch-site")
+    if site is not None and site not in {b"same-origin", b"none"}:
+        raise HttpError(status=403, detail=_FOREIGN)
+
+
 def check_token(scope: Scope, said: str | None = None) -> None:
     """See that a page of this server's asks.
 
@@ -62,9 +73,7 @@ def check_token(scope: Scope, said: str | None = None) -> None:
     Raises:
         HttpError: somebody else asks (403).
     """
-    site = header_of(scope, b"sec-fetch-site")
-    if site is not None and site not in {b"same-origin", b"none"}:
-        raise HttpError(status=403, detail=_FOREIGN)
+    check_site(scope)
     header = header_of(scope, HEADER.lower().encode())
     given = said if header is None else header.decode("latin-1")
     cookies = cookies_of(scope)
