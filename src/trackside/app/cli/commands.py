@@ -104,6 +104,8 @@ def run(
     ] = None,
     thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     timeout: _Timeout = None,
     max_tokens: _MaxTokens = None,
     max_cost: _MaxCost = None,
@@ -118,12 +120,13 @@ def run(
     Exit codes: 0 success, 1 error, 2 usage, 75 waiting for a human, 124 timeout, 130 cancelled.
     """
     from trackside.app.cli import running
+    from trackside.app.cli.places import Place
 
     return running.run(
         agent,
         input,
         running.RunOptions(
-            database=database,
+            place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,
             max_cost=max_cost,
@@ -145,6 +148,8 @@ def resume(
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A text, JSON, @FILE, or - for standard input.")],
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     timeout: _Timeout = None,
     max_tokens: _MaxTokens = None,
     max_cost: _MaxCost = None,
@@ -156,12 +161,13 @@ def resume(
 ) -> int:
     """Answer the question that a thread waits for, and watch it go on."""
     from trackside.app.cli import running
+    from trackside.app.cli.places import Place
 
     return running.resume(
         thread,
         answer,
         running.RunOptions(
-            database=database,
+            place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,
             max_cost=max_cost,
@@ -182,6 +188,8 @@ def retry(
     ],
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
     database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     timeout: _Timeout = None,
     max_tokens: _MaxTokens = None,
     max_cost: _MaxCost = None,
@@ -193,11 +201,12 @@ def retry(
 ) -> int:
     """Do once more what a run was asked for, as a new run of the same thread, and watch it."""
     from trackside.app.cli import running
+    from trackside.app.cli.places import Place
 
     return running.retry(
         run,
         running.RunOptions(
-            database=database,
+            place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,
             max_cost=max_cost,

@@ -29,7 +29,7 @@ class Place:
         """The address of the server that is meant; None: a database is.
 
         Raises:
-            ArgumentError: both were typed.
+            ArgumentError: both were typed, or a key for no server.
         """
         if self.database is not None:
             if self.url is not None:
@@ -37,8 +37,12 @@ class Place:
                     "records are in the database of --database or behind the server of --url; leave one of the two out"
                 )
                 raise ArgumentError(name="--url", why=why)
-            return None
-        return os.environ.get(URL_VARIABLE) or None if self.url is None else self.url
+            server = None
+        else:
+            server = os.environ.get(URL_VARIABLE) or None if self.url is None else self.url
+        if server is None and self.api_key is not None:
+            raise ArgumentError(name="--api-key", why=f"it is for a server; name one with --url, or {URL_VARIABLE}")
+        return server
 
     @property
     def key(self) -> str | None:
@@ -77,8 +81,6 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
         async with connected(server, place.key, typed=place.url is not None) as connection:
             yield RemoteRecords(connection)
         return
-    if place.api_key is not None:
-        raise ArgumentError(name="--api-key", why=f"it is for a server; name one with --url, or {URL_VARIABLE}")
     from trackside.app.cli.stored_records import StoredRecords
     from trackside.app.wiring import open_store
 

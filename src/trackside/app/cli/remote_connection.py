@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -116,6 +117,19 @@ class Connection:
         self.home = Home(url, flags)
         self.version = ""
         self._has_key = has_key
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def own(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Have this done until it is done or the connection is closed."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        return task
+
+    async def aclose(self) -> None:
+        """End all that it does."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def get(self, path: str, query: Query | None = None) -> Answer:
         """Ask for something.
@@ -125,17 +139,29 @@ class Connection:
         """
         return await self.ask("GET", path, query)
 
-    async def ask(self, method: str, path: str, query: Query | None = None, body: Any = None) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Ask for something, or have something done.
 
         Raises:
             RemoteError: there is no answer, or it is a refusal.
         """
         content = None if body is None else msgspec.json.encode(body)
-        headers = {} if content is None else {"Content-Type": "application/json"}
+        sent = {} if content is None else {"Content-Type": "application/json"}
         with self.translated():
             answer = await self.client.request(
-                method, path.lstrip("/"), params=_parameters(query), content=content, headers=headers
+                method,
+                path.lstrip("/"),
+                params=_parameters(query),
+                content=content,
+                headers={**sent, **(headers or {})},
             )
         if not answer.is_success:
             self.refuse(answer.status_code, answer.content, answer.headers)
@@ -370,4 +396,7 @@ async def connected(url: str, key: str | None, *, typed: bool) -> AsyncGenerator
         flags = f" --url {address}" if typed else ""
         connection = Connection(client, address, flags=flags, has_key=key is not None)
         await connection.see_who_answers()
-        yield connection
+        try:
+            yield connection
+        finally:
+            await connection.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, override
 
@@ -14,6 +14,7 @@ from trackside.app.cli.remote_wire import LogEvent, stored_event
 from trackside.app.storage import StoredEvent
 
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a connection counts as lost
+_MOST_WAITING: Final = 2_000  # events that are read before they are asked for
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to reach a server that is away
 
 
@@ -62,7 +63,8 @@ class EventParser:
 class RemoteFollower(AsyncIterator[StoredEvent]):
     """The events of a server's log behind a position, one after another, without end.
 
-    While the server is away it tries again, with growing pauses; what it cannot get over is raised.
+    While the server is away it tries again, with growing pauses; what it cannot get over is raised. It ends with the
+    connection that it has.
     """
 
     def __init__(
@@ -72,13 +74,16 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         self._position = after
         self._query = query
         self._on_outage = on_outage
-        self._ended = asyncio.Event()
-        self._page: deque[StoredEvent] = deque()
-        self._pages = self._all()
+        self._ended = False
+        self._events: deque[StoredEvent] = deque()
+        self._awake, self._room = asyncio.Event(), asyncio.Event()
+        self._reading = connection.own(self._read(), name="trackside-cli-follow")
+        self._reading.add_done_callback(lambda _: self._awake.set())
 
     def end(self) -> None:
         """Have the iteration stop."""
-        self._ended.set()
+        self._ended = True
+        self._awake.set()
 
     @override
     async def __anext__(self) -> StoredEvent:
@@ -87,49 +92,43 @@ class RemoteFollower(AsyncIterator[StoredEvent]):
         Raises:
             RemoteError: the server refuses it.
         """
-        while not self._page and not self._ended.is_set():
-            await self._read()
-        if self._ended.is_set():
+        while not self._events and not self._ended:
+            if self._reading.done():
+                self._reading.result()
+                break
+            self._awake.clear()
+            await self._awake.wait()
+        if self._ended or not self._events:
             raise StopAsyncIteration
-        return self._page.popleft()
+        stored = self._events.popleft()
+        if len(self._events) < _MOST_WAITING:
+            self._room.set()
+        return stored
 
     async def _read(self) -> None:
-        """Wait for events, or for the end."""
-        coming = asyncio.ensure_future(anext(self._pages))
-        ended = asyncio.create_task(self._ended.wait(), name="trackside-cli-follow-end")
-        try:
-            await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                self._page.extend(coming.result())
-        finally:
-            coming.cancel()
-            ended.cancel()
-            await asyncio.gather(coming, ended, return_exceptions=True)
-
-    async def _all(self) -> AsyncGenerator[list[StoredEvent]]:
         failures = 0
         while True:
+            before = self._position
             try:
-                async for page in self._connected():
-                    failures = 0
-                    yield page
+                await self._read_connection()
             except (ServerAwayError, ServerFailedError) as exc:
-                if not failures and self._on_outage is not None:
+                failures = 1 if self._position > before else failures + 1
+                if failures == 1 and self._on_outage is not None:
                     self._on_outage(exc)
-                failures += 1
             await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 8)))
 
-    async def _connected(self) -> AsyncGenerator[list[StoredEvent]]:
-        """The events of one connection, until it is cut."""
+    async def _read_connection(self) -> None:
+        """Take the events of one connection, until it is cut."""
         connection, parser = self._connection, EventParser()
         query = {**self._query, "after": self._position}
         async with connection.stream("GET", "events/stream", query, silence=_SILENCE) as chunks:
             async for chunk in chunks:
-                page: list[StoredEvent] = []
                 for said in parser.take(chunk):
                     if said.data:
-                        page.append(stored_event(connection.decode(said.data, LogEvent)))
+                        self._events.append(stored_event(connection.decode(said.data, LogEvent)))
                     if said.id.isdecimal():
                         self._position = max(self._position, int(said.id))
-                if page:
-                    yield page
+                self._awake.set()
+                while len(self._events) >= _MOST_WAITING:
+                    self._room.clear()
+                    await self._room.wait()

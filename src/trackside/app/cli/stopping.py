@@ -13,9 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from time import monotonic
 from types import FrameType, TracebackType
-from typing import Any, Self
-
-from trackside.harness import RunHandle
+from typing import Any, Protocol, Self
 
 _BLOCKED_AFTER = 0.3  # seconds in which a loop that is not blocked comes to anything
 
@@ -53,6 +51,14 @@ def ended_by_stop_signals(end: Callable[[], object], stopped: asyncio.Event) -> 
             signal.signal(number, handler)
 
 
+class Stoppable(Protocol):
+    """A run that goes on here or on a server."""
+
+    async def cancel(self) -> object:
+        """Have it stopped; may be called again."""
+        ...
+
+
 class StopSignals:
     """Takes these signals for one run, as a context manager inside a running event loop in the main thread.
 
@@ -60,7 +66,7 @@ class StopSignals:
     what is being done and a hint.
     """
 
-    def __init__(self, handle: RunHandle, say: Callable[[str, str], None]) -> None:
+    def __init__(self, handle: Stoppable, say: Callable[[str, str], None]) -> None:
         self.insisted = asyncio.Event()
         self._handle = handle
         self._say = say

@@ -1,0 +1,256 @@
+"""The commands `run`, `resume` and `retry` on a running server: it executes the run, and here it is watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, read_metadata
+from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
+from trackside.app.cli.jsonlines import JsonView
+from trackside.app.cli.lookup import find_ended_run, find_paused_run
+from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.remote_connection import Connection, RemoteError, connected
+from trackside.app.cli.remote_following import EventParser, ServerSentEvent
+from trackside.app.cli.remote_records import RemoteRecords
+from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
+from trackside.app.cli.timeline import Timeline
+from trackside.harness.ids import new_id
+from trackside.harness.lifecycle import is_terminal, run_status_of
+from trackside.harness.observer import RunLifecycleEvent, RunResult
+from trackside.harness.ports import PausedRun, StreamGap, StreamPart
+from trackside.harness.questions import answers_of
+from trackside.harness.types import JsonObject, RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.cli.running import RunOptions, View
+
+_SHOWN: Final = ("messages-tuple", "custom")
+_SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
+_PAUSE: Final = 0.5  # seconds before a stream that was cut is taken up again
+_WITHOUT_END: Final = 5.0  # seconds that the last pieces of output may come behind the end of their run
+_ENDS: Final = frozenset({"end", "error"})
+_OVER: Final = "over"
+
+
+class Started(msgspec.Struct):
+    """What the server says of a run that it has let in."""
+
+    run_id: str
+    thread_id: str
+
+
+class _Gap(msgspec.Struct):
+    first: int
+    last: int
+
+
+type Start = Callable[[Connection, RemoteRecords], Awaitable[Started]]
+
+
+def run(server: str, agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
+    """Have the server run one of its agents, and show it."""
+    body = {"assistant_id": agent, "input": read_input(input), **_asked(options)}
+
+    async def start(connection: Connection, records: RemoteRecords) -> Started:
+        return await _start(connection, new_id() if thread is None else thread, body)
+
+    return _watch(server, options, start)
+
+
+def resume(server: str, thread: str, answer: str, options: RunOptions, *, agent: str | None) -> ExitCode:
+    """Answer what a thread of the server waits for, and show it go on."""
+    answered, asked = read_answer(answer), _asked(options)
+
+    async def start(connection: Connection, records: RemoteRecords) -> Started:
+        paused, questions = await find_paused_run(records, thread)
+        answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
+        body = {"assistant_id": agent or paused.agent or "", "command": {"resume": answered}, **asked}
+        return await _start(connection, paused.thread_id, body)
+
+    return _watch(server, options, start)
+
+
+def retry(server: str, run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
+    """Have the server do once more what a run of it was asked for, and show that."""
+    _asked(options)
+    for name, given in (("--agent", agent), ("--metadata", options.metadata), ("--stream", options.modes)):
+        if given:
+            raise ArgumentError(name=name, why="a server does once more what was asked for as it was; leave this out")
+
+    async def start(connection: Connection, records: RemoteRecords) -> Started:
+        ended, _ = await find_ended_run(records, run)
+        answer = await connection.ask("POST", f"runs/{ended.run_id}/retry", headers={"Idempotency-Key": new_id()})
+        return connection.decode(answer.body, Started)
+
+    return _watch(server, options, start)
+
+
+async def _start(connection: Connection, thread_id: str, body: JsonObject) -> Started:
+    headers = {"Idempotency-Key": new_id()}
+    answer = await connection.ask("POST", f"threads/{thread_id}/runs", body=body, headers=headers)
+    return connection.decode(answer.body, Started)
+
+
+def _asked(options: RunOptions) -> JsonObject:
+    """What was typed besides, as the server takes it.
+
+    Raises:
+        ArgumentError: it is for runs of this process.
+    """
+    limits = {
+        "--timeout": options.timeout,
+        "--max-tokens": options.max_tokens,
+        "--max-cost": options.max_cost,
+        "--max-llm-calls": options.max_llm_calls,
+        "--max-tool-calls": options.max_tool_calls,
+    }
+    for name, given in limits.items():
+        if given is not None:
+            why = "what runs of a server may take, its own settings say under [limits]; leave this out"
+            raise ArgumentError(name=name, why=why)
+    options.check_modes()
+    return {
+        "metadata": read_metadata(options.metadata) or None,
+        "stream_mode": list(dict.fromkeys((*_SHOWN, *map(str, options.modes)))),
+        "stream_resumable": True,
+        "if_not_exists": "create",
+    }
+
+
+def _watch(server: str, options: RunOptions, start: Start) -> ExitCode:
+    interrupt_on_stop_signals()
+    view: View = JsonView() if options.json else Timeline(standard_output())
+    with view:
+        code = asyncio.run(_follow(server, options, start, view))
+    view.check()
+    return code
+
+
+async def _follow(server: str, options: RunOptions, start: Start, view: View) -> ExitCode:
+    place = options.place
+    async with connected(server, place.key, typed=place.url is not None) as connection:
+        records = RemoteRecords(connection)
+        started = await start(connection, records)
+        watched = _Watched(connection, records, started, view)
+        with StopSignals(watched, view.stopping) as signals:
+            result = await watched.result(signals.insisted)
+        if result is None:
+            why = f": {watched.failure}" if watched.failure is not None else ""
+            said = f"run {started.run_id} was left to the server{why}"
+            standard_error().print(said.rstrip("."), soft_wrap=True)
+            return ExitCode.cancelled
+        view.finish(result, connection.home)
+        return EXIT_CODE_OF[result.status]
+
+
+class _Watched:
+    """A run of the server that is shown here, and can be stopped."""
+
+    def __init__(self, connection: Connection, records: RemoteRecords, started: Started, view: View) -> None:
+        self.failure: RemoteError | None = None
+        """Why the server could not be told to stop it."""
+        self._connection = connection
+        self._records = records
+        self._run_id, self._thread_id = started.run_id, started.thread_id
+        self._view = view
+        self._begun, self._left = asyncio.Event(), asyncio.Event()
+        self._number = 0
+
+    async def cancel(self) -> None:
+        """Have it stopped; if the server cannot be told, it is left alone."""
+        try:
+            await self._connection.ask("POST", f"threads/{self._thread_id}/runs/{self._run_id}/cancel")
+        except RemoteError as exc:
+            self.failure = exc
+            self._left.set()
+
+    async def result(self, insisted: asyncio.Event) -> RunResult | None:
+        """Show it to its end; None if somebody does not want to wait for that."""
+        shown = asyncio.create_task(self._show_stream(), name="trackside-cli-stream")
+        ended = asyncio.create_task(self._show_events(), name="trackside-cli-events")
+        left = [asyncio.create_task(event.wait(), name="trackside-cli-stop") for event in (insisted, self._left)]
+        try:
+            await asyncio.wait({ended, *left}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                return None
+            last = ended.result()
+            await asyncio.wait({shown}, timeout=_WITHOUT_END)
+            return await self._result_of(last)
+        finally:
+            tasks = [shown, ended, *left]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _show_events(self) -> RunLifecycleEvent:
+        follower = self._records.follow(0, run_id=self._run_id, on_outage=self._say_away)
+        async for stored in follower:
+            await self._view.on_event(stored.event)
+            self._begun.set()
+            if is_terminal(stored.event.event_type):
+                return stored.event
+        raise AssertionError  # nobody ends it
+
+    def _say_away(self, failure: Exception) -> None:
+        self._view.stopping("waiting", "for the server, which is away")
+
+    async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
+        status = run_status_of(last.event_type, last.payload) or RunStatus.cancelled
+        run = await self._records.run(self._run_id)
+        output = None
+        if status is RunStatus.success:
+            answer = await self._connection.get(f"threads/{self._thread_id}/runs/{self._run_id}/join")
+            output = msgspec.json.decode(answer.body)
+        return RunResult(
+            self._run_id,
+            self._thread_id,
+            status,
+            last.payload.get("error"),
+            dict(last.payload.get("completion_data") or {}),
+            None if run is None else run.title,
+            output=output,
+        )
+
+    async def _show_stream(self) -> None:
+        """Show what the run says live, taken up again where it was when it is cut; its events say the rest."""
+        await self._begun.wait()
+        last_id: str | None = None
+        while True:
+            try:
+                last_id = await self._show_connection(last_id)
+            except RemoteError as exc:
+                if exc.fault == "caller":  # another process has it now, or it is said no more
+                    return
+            if last_id == _OVER:
+                return
+            await asyncio.sleep(_PAUSE)
+
+    async def _show_connection(self, last_id: str | None) -> str | None:
+        """Show what one connection says; the id of the last piece, or that there is no more."""
+        headers = {} if last_id is None else {"Last-Event-ID": last_id}
+        path, parser = f"threads/{self._thread_id}/runs/{self._run_id}/stream", EventParser()
+        async with self._connection.stream("GET", path, silence=_SILENCE, headers=headers) as chunks:
+            async for chunk in chunks:
+                for said in parser.take(chunk):
+                    last_id = said.id or last_id
+                    if said.name in _ENDS:
+                        return _OVER
+                    self._number += 1
+                    if (part := _part_of(said, self._number)) is not None:
+                        self._view.part(part)
+        return last_id
+
+
+def _part_of(said: ServerSentEvent, number: int) -> StreamPart | StreamGap | None:
+    """A piece of output; None for what is said about the stream."""
+    mode, *namespace = said.name.split("|")
+    if not said.data or mode in {"metadata", ""}:
+        return None
+    if mode == "gap":
+        gap = msgspec.json.decode(said.data, type=_Gap)
+        return StreamGap(gap.first, gap.last)
+    return StreamPart(number, mode, msgspec.json.decode(said.data), tuple(namespace))
