@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.async_api import expect
+
+from trackside.app.storage import Store
 
 SCRIPT = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'>\u202e\u200babc"
 
@@ -247,3 +251,97 @@ async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_mor
         await seen.go(f"/ui/threads/{bad}?view=state")
         assert await page.evaluate("window.hurt") is None
         await seen.picture("thread-hostile")
+
+
+async def test_what_somebody_does_on_a_page_stays_when_something_happens(serve_more: Any, visit: Any) -> None:
+    server = await serve_more()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
+        thread_id = await thread_with(client, "chat", says("How is the weather?"))
+
+        async def goes_on(runs: int) -> None:
+            await client.post(
+                f"/threads/{thread_id}/runs/wait", json={"assistant_id": "chat", "input": says("And now?")}
+            )
+            await expect(page.locator(".run-block")).to_have_count(runs)
+
+        page = await seen.go(f"/ui/threads/{thread_id}?view=state")
+        await page.get_by_text("messages: [4]").click()
+        await page.get_by_text("Metadata, lifetime, copy, delete").click()
+        await page.get_by_label("Add metadata").fill('{"half": ')
+        await goes_on(2)
+        await expect(page.get_by_text("messages: [6]")).to_be_visible()
+        await expect(page.locator("details.tree[open] details.tree[open]")).to_have_count(1)
+        await expect(page.get_by_label("Add metadata")).to_have_value('{"half": ')
+        await expect(page.get_by_label("Add metadata")).to_be_focused()
+
+        await page.get_by_role("link", name="History", exact=True).click()
+        rows = page.locator("tbody tr")
+        before = await rows.count()
+        await goes_on(3)
+        await expect(rows).to_have_count(before + 3)
+        await rows.nth(4).get_by_role("radio").first.check()
+        await goes_on(4)
+        await expect(rows).to_have_count(before + 3)
+        await expect(rows.nth(4).get_by_role("radio").first).to_be_checked()
+
+
+async def test_who_may_only_look_sees_no_way_to_change_and_others_threads_are_not_there(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve(
+        '[server]\nauth = "keys"\n[agents]\ngraph = "console_agents.py:graph"\ntalks = "console_agents.py:talks"\n'
+    )
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+        keys = [
+            await store.api_keys.create("key", owner=owner, permission=permission)
+            for owner, permission in (("ada", "run"), ("ada", "read"), ("bob", "run"), ("root", "admin"))
+        ]
+    ada, reader, bob, root = (key.secret for key in keys)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, headers={"x-api-key": ada}) as client:
+        thread_id = await thread_with(client, "graph", says("Hi"))
+    for key, heading in ((reader, thread_id[-8:]), (bob, "There is nothing here"), (root, thread_id[-8:])):
+        async with visit(server.url) as seen:
+            page = await seen.go(f"/ui/threads/{thread_id}")
+            await page.get_by_label("API key or token").fill(key)
+            await page.get_by_role("button", name="Sign in").click()
+            await expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+            if key == bob:
+                seen.complaints.clear()  # a 404
+                await seen.go("/ui/threads")
+                await expect(page.get_by_text("No threads yet")).to_be_visible()
+            elif key == root:
+                await expect(page.locator("#thread-head")).to_contain_text("of ada")
+                await seen.go("/ui/threads")
+                await expect(page.locator("tbody tr")).to_contain_text("ada")
+                await seen.go("/ui/agents/talks")
+                await page.locator("#play-input").fill("With a cookie")
+                await page.keyboard.press("Control+Enter")
+                await expect(page.locator(".play-run")).to_contain_text("success")
+            else:
+                await expect(page.get_by_text("Shall I go on?")).to_be_visible()
+                await expect(page.get_by_text("needs the permission “run”").first).to_be_visible()
+                await seen.go(f"/ui/threads/{thread_id}?view=history")
+                await expect(page.get_by_role("link", name="what changed").first).to_be_visible()
+                await expect(page.locator("form[method=post]:not([action$=sign-out]):not(.answer)")).to_have_count(0)
+                await expect(page.get_by_role("button", name="Answer")).to_have_count(0)
+                await expect(page.get_by_role("link", name="fork")).to_have_count(0)
+                await seen.go("/ui/agents/graph")
+                await expect(page.get_by_role("button", name="Send")).to_have_count(0)
+
+
+async def test_the_thread_of_an_agent_that_is_not_served_any_more_is_shown_as_far_as_it_is_known(
+    serve: Any, visit: Any, tmp_path: Path
+) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        thread_id = await thread_with(client, "graph", says("Hi"))
+    (tmp_path / "trackside.toml").write_text('[agents]\ntalks = "console_agents.py:talks"\n', "utf-8")
+    await asyncio.to_thread(server.restart)
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/threads/{thread_id}")
+        await expect(page.locator(".turn .message-human")).to_contain_text("Hi")
+        await expect(page.get_by_role("link", name="Go on in the playground")).to_have_count(0)
+        for view in ("state", "history"):
+            await seen.go(f"/ui/threads/{thread_id}?view={view}")
+            await expect(page.locator("#thread-view .problem")).to_contain_text("is not served here")
+        assert await seen.violations() == []

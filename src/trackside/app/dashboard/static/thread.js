@@ -15,3 +15,8 @@ document.addEventListener("htmx:after:request", (event) => {
   const { ctx } = event.detail;
   if (ctx.request.method === "GET" && ctx.response.status === 404) document.getElementById("gone").hidden = false;
 });
+
+// Who has marked checkpoints to compare keeps what he sees: new ones would move what is marked.
+document.addEventListener("change", (event) => {
+  if (event.target.closest(".compare")) document.getElementById("thread-view").setAttribute("hx-morph-skip", "");
+});
