@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from browser import texts
+from logged_runs import RecordedRun, record
 from playwright.async_api import Page, expect
-from recorded_runs import RecordedRun, record
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -71,9 +71,12 @@ async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: A
             "run started",
         ]
         live_says = texts(await rows.locator(".says").all_inner_texts())
-        assert live_says[1] == "KeyError · KeyError: 'a' more"
-        await expect(rows.nth(1).locator(".run-link")).to_have_attribute("href", f"/ui/runs/{run.run_id}")
-        await expect(rows.nth(1).locator(".thread-link")).to_have_attribute("href", f"/ui/threads/{run.thread_id}")
+        assert live_says[1] == "KeyError: 'a' more"
+        assert live_says[0] == "busy → idle"
+        await expect(rows.nth(1).locator(".run-link").first).to_have_attribute("href", f"/ui/runs/{run.run_id}")
+        await expect(rows.nth(1).locator(".thread-link").first).to_have_attribute(
+            "href", f"/ui/threads/{run.thread_id}"
+        )
 
         # An event that is open stays where it is, and so does the list.
         await rows.nth(1).locator("summary").click()
@@ -203,7 +206,9 @@ async def test_a_flood_is_drawn_as_far_as_anybody_can_read(serve: Any, visit: An
         )
         await record(database(tmp_path), (RecordedRun(ago=60 - n / 100) for n in range(2_000)))
         [end] = await record(database(tmp_path), [RecordedRun(title="the end")])
-        await expect(page.locator("#log tbody tr").first.locator(".run-link")).to_have_attribute("title", end.run_id)
+        await expect(page.locator("#log tbody tr").first.locator(".run-link").first).to_have_attribute(
+            "title", end.run_id
+        )
         await expect(page.locator("#log tbody tr").first).to_have_attribute("data-position", "10005")
         shown = await positions(page)
         assert shown == list(range(10_005, 10_005 - len(shown), -1))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from browser import texts
+from logged_runs import RecordedRun, record
 from playwright.async_api import Page, expect
-from recorded_runs import RecordedRun, record
+
+SETTINGS = '[agents]\nwaits = "console_agents.py:waits"\n'
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -313,3 +316,55 @@ async def test_keys_lead_through_the_table_and_texts_of_others_stay_texts(
         await page.keyboard.press("j")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/ui/runs/*-*")
+
+
+async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trackside: Any, tmp_path: Path) -> None:
+    server = await serve(f'[server]\nauth = "keys"\n{SETTINGS}')
+    secrets = {}
+    for name, permission in {"ada": "run", "eve": "run", "ron": "read"}.items():
+        owner = "ada" if name == "ron" else name
+        options = ["--owner", owner, "--permission", permission, "--json", "-d", "sqlite:///runs.db"]
+        made = await asyncio.to_thread(trackside, "auth", "create", name, *options)
+        secrets[name] = json.loads(made.stdout)["secret"]
+    async with httpx.AsyncClient(base_url=server.url, timeout=30, headers={"X-API-Key": secrets["ada"]}) as client:
+        run = await started(client, "waits")
+    async with visit(server.url) as seen:
+        page = await signed_in(await seen.go("/ui/runs"), secrets["ron"])
+        await expect(page.locator("#runs tbody .status-running")).to_have_count(1)
+        await expect(page.locator("#runs input")).to_have_count(0)  # he may look
+        await expect(page.locator("#bulk")).to_have_count(0)
+        await seen.go("/ui/log")
+        await expect(page.locator("#log tbody tr")).to_have_count(2)
+        assert await seen.violations() == []
+    async with visit(server.url) as seen:
+        page = await signed_in(await seen.go("/ui/runs"), secrets["eve"])
+        await expect(page.locator(".empty-title")).to_have_text("No runs yet")
+        await seen.go("/ui/log")
+        await expect(page.locator(".empty-title")).to_have_text("Nothing has happened yet")
+        await seen.go("/ui/runs")
+        for what in ("cancel", "retry"):  # of somebody else's there is nothing to do
+            said = await page.evaluate(
+                """async ([what, id]) => {
+                    const headers = {"HX-Request": "true", "Content-Type": "application/x-www-form-urlencoded"};
+                    const body = new URLSearchParams({csrf: document.querySelector("meta[name=trackside-token]").content});
+                    body.append("run_ids", id);
+                    body.append("run_ids", "01900000-0000-7000-8000-000000000000");
+                    return (await fetch(`/ui/runs/${what}`, {method: "POST", headers, body})).text();
+                }""",
+                [what, run["run_id"]],
+            )
+            assert "0 of 2" in said, said
+    async with visit(server.url) as seen:
+        page = await signed_in(await seen.go("/ui/runs?agent=waits"), secrets["ada"])
+        await page.locator(f"#run-{run['run_id']} input").check()
+        await page.get_by_role("button", name="Cancel 1").click()
+        await page.get_by_role("button", name="Do it").click()
+        await expect(page.locator("#bulk-done")).to_contain_text("1 of 1")
+        await expect(page.locator("#runs tbody .status-cancelled")).to_have_count(1)
+
+
+async def signed_in(page: Page, secret: str) -> Page:
+    """The page to which somebody wanted, once he has said who he is."""
+    await page.get_by_label("API key or token").fill(secret)
+    await page.get_by_role("button", name="Sign in").click()
+    return page

@@ -157,9 +157,13 @@ def _entries(found: Sequence[LogEvent]) -> list[Entry]:
 
 def says(event: LogEvent) -> str:
     """What an event says, on one line."""
-    found = (_at(event.payload, path.split(".")) for path in SAYS[event.event_type.value])
-    texts = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in found if one is not None]
-    return " · ".join(" ".join(text[:400].split()) for text in texts)[:300]
+    kind = event.event_type.value
+    found = (_at(event.payload, path.split(".")) for path in SAYS[kind])
+    values = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in found if one is not None]
+    texts = [" ".join(value[:400].split()) for value in values]
+    # Many errors begin with their type.
+    kept = [text for text, after in zip(texts, [*texts[1:], ""], strict=True) if not after.startswith(text)]
+    return (" → " if kind == "thread_status_updated" else " · ").join(kept)[:300]
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:

@@ -22,8 +22,10 @@ const SHARE = 2; // a batch is followed by so many times as long in which nothin
 
 function lineOf(type, payload) {
   const found = (says[type] ?? []).map((path) => path.split(".").reduce((value, name) => value?.[name], payload));
-  const texts = found.filter((one) => one !== null && one !== undefined).map((one) => (typeof one === "string" ? one : JSON.stringify(one)));
-  return texts.map((text) => text.slice(0, 400).trim().split(/\s+/).join(" ")).join(" · ").slice(0, 300);
+  const values = found.filter((one) => one !== null && one !== undefined).map((one) => (typeof one === "string" ? one : JSON.stringify(one)));
+  const texts = values.map((value) => value.slice(0, 400).trim().split(/\s+/).join(" "));
+  const kept = texts.filter((text, number) => !(texts[number + 1] ?? "").startsWith(text)); // many errors begin with their type
+  return kept.join(type === "thread_status_updated" ? " → " : " · ").slice(0, 300);
 }
 
 // Signs that nobody sees, or that have a text read in another order.
@@ -41,15 +43,17 @@ function rowOf({ position, data }) {
   find(".event-type").textContent = event.event_type.replaceAll("_", " ");
   find(".event-type").classList.add(`event-${event.event_type}`);
   find(".sequence").textContent = event.sequence;
-  const run = find(".run-link");
-  run.href = at(`/ui/runs/${encodeURIComponent(event.run_id)}`);
-  run.title = event.run_id;
-  run.textContent = shortId(event.run_id);
-  const thread = find(".thread-link");
+  for (const run of row.querySelectorAll(".run-link")) {
+    run.href = at(`/ui/runs/${encodeURIComponent(event.run_id)}`);
+    run.title = event.run_id;
+    run.textContent = shortId(event.run_id);
+  }
   const name = visible(event.thread_id);
-  thread.href = at(`/ui/threads/${encodeURIComponent(event.thread_id)}`);
-  thread.title = name;
-  thread.querySelector("bdi").textContent = shortId(name);
+  for (const thread of row.querySelectorAll(".thread-link")) {
+    thread.href = at(`/ui/threads/${encodeURIComponent(event.thread_id)}`);
+    thread.title = name;
+    thread.querySelector("bdi").textContent = shortId(name);
+  }
   find(".says").textContent = visible(lineOf(event.event_type, event.payload));
   const link = find(".json-link");
   link.href = at(`/events?after=${position - 1}&limit=1&run_id=${encodeURIComponent(event.run_id)}`);
