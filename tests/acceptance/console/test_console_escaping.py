@@ -48,12 +48,13 @@ graph = "hostile_agents.py:graph"
 """
 NAMES = ["run_id", "run", "thread_id", "thread", "agent", "text", "q", "status", "type", "name", "after", "before", "since",
          "until", "range", "from", "to", "min_cost", "min_duration", "sort", "view", "metadata", "limit", "next", "key",
-         "checkpoint", "a", "b", "tab", "width", "model", "gone"]  # fmt: skip
+         "checkpoint", "a", "b", "tab", "at", "fork", "rows", "events_after", "width", "model", "gone"]  # fmt: skip
 """What filters may be called: each is tried with what makes no sense."""
 
 SHOWN = {
     "/ui/runs/{run_id}": {"title", "result", "human", "ai", "tool", "model", "error", "question"},
-    "/ui/threads/{thread_id}": {"ai", "graph ai", "tool result", "thread note"},
+    "/ui/threads/{thread_id}": {"ai", "graph ai", "tool result", "thread note", "state value", "action description"},
+    "/ui/log": {"ai", "stored agent"},
     "/ui/runs": {"title", "error", "stored agent"},
     "/ui/subscriptions": {"subscription", "subscription error", "consumer"},
     "/ui/subscriptions/{name:path}": {"subscription", "subscription error", "parked error", "stored agent", "consumer"},
@@ -69,6 +70,13 @@ NOTHING_PLANTED = """() => {
           && !/^(\\/|\\?|#|$|data:image\\/)/.test(value) && !value.startsWith(location.origin + '/'))) bad.push(element);
   return [window.wasHit, ...bad.map((element) => element.outerHTML.slice(0, 200))].filter(Boolean);
 }"""
+
+
+VIEWS = {
+    "/ui/threads/{thread_id}": ("", "?view=state", "?view=history"),
+    "/ui/runs/{run_id}": ("", "?rows=all"),
+}
+"""What else a page shows, by its query."""
 
 
 class Things:
@@ -91,7 +99,8 @@ class Things:
         if found is None:
             return [template]
         assert found[1] in values, f"{template}: say here what {found[1]} names"
-        return [template.replace(found[0], quote(value, safe="")) for value in values[found[1]]]
+        paths = [template.replace(found[0], quote(value, safe="")) for value in values[found[1]]]
+        return [path + view for path in paths for view in VIEWS.get(template, ("",))]
 
 
 async def store_things(store: Store) -> str:
