@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from trackside.app.server.authorizing import About
@@ -40,13 +41,17 @@ async def retry_run(call: Call[None, None]) -> Any:
 async def retry_runs(call: Call[RetryMany, None]) -> Any:
     """Do several runs once more. The answer says what became of each; one that cannot be done holds up no other."""
     run_ids = dict.fromkeys(uuid_of(run_id, "run_ids") for run_id in call.body.run_ids)
-    return [await _retry(call, run_id) for run_id in run_ids]
-
-
-async def _retry(call: Call[RetryMany, None], run_id: str) -> RetriedRun:
-    try:
-        run = await retried(call, run_id)
-    except TracksideError as exc:
-        _, why, _ = answer_of(exc)
-        return RetriedRun(run_id=run_id, error=why)
-    return RetriedRun(run_id=run_id, new_run_id=run.handle.run_id)
+    became: list[RetriedRun] = []
+    denied: TracksideError | None = None
+    for run_id in run_ids:
+        try:
+            run = await retried(call, run_id)
+        except TracksideError as exc:
+            status, why, _ = answer_of(exc)
+            denied = exc if status == HTTPStatus.FORBIDDEN and len(became) == 0 else denied
+            became.append(RetriedRun(run_id=run_id, error=why))
+        else:
+            became.append(RetriedRun(run_id=run_id, new_run_id=run.handle.run_id))
+    if denied is not None and all(one.error == became[0].error for one in became):
+        raise denied  # who may start none of them may not do this at all
+    return became
