@@ -53,6 +53,7 @@ name = "crm"
 url = "{hook}"
 secret = "env:{_SECRET}"
 events = ["run_completed", "run_failed", "run_cancelled"]
+attempts = 3
 allow_private_addresses = true
 """
 
