@@ -21,11 +21,11 @@ SETTINGS = "\n".join(
 AGENTS = ("talks", "talks", "works", "fails", "fails", "fails", "asks")
 
 
-async def ran(url: str, *agents: str, headers: dict[str, str] | None = None) -> None:
-    """Have each of these agents run, one after the other, to the end."""
+async def ran(url: str, *agents: str, headers: dict[str, str] | None = None, kept: str = "keep") -> None:
+    """Have each of these agents run, one after the other, to the end; the runs are kept, or deleted then."""
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
         for agent in agents:
-            answer = await client.post("/runs/wait", json={"assistant_id": agent, "input": {}, "on_completion": "keep"})
+            answer = await client.post("/runs/wait", json={"assistant_id": agent, "input": {}, "on_completion": kept})
             assert answer.status_code in {200, 500}, answer.text
 
 
@@ -85,6 +85,10 @@ async def test_its_numbers_are_what_the_api_says_and_lead_to_the_runs_behind_the
         await _see_the_agents(server.url, page, stats)
         assert await seen.violations() == []
         await seen.picture("overview")
+        await ran(server.url, "fails", kept="delete")
+        await expect(figure(page, "failed")).to_have_text("4")
+        await figure(page, "failed").click()
+        await expect(page.locator("tr[data-run]")).to_have_count(4)
 
 
 async def _see_where_figures_lead(url: str, page: Page) -> None:

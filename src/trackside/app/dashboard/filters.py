@@ -94,6 +94,14 @@ class Filters:
         elif said:
             self.query[name] = dollars
 
+    def flag(self, name: str) -> None:
+        """Something that is so, or is not."""
+        said = self.said(name)
+        if said in {"true", "false"}:
+            self.query[name] = said
+        elif said:
+            self.problems[name] = "This is true or false."
+
     def time(self, since: str = "since", until: str | None = "until") -> None:
         """From when to when. A `range` of the overview is a time as well."""
         if "range" in self._given and not self.said(since):

@@ -35,7 +35,18 @@ MOST_SELECTED: Final = 200
 _TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Signs that have a text read in an order that it is not written in."""
 
-FILTERS: Final = ("text", "status", "agent", "thread_id", "range", "since", "until", "min_cost", "min_duration")
+FILTERS: Final = (
+    "text",
+    "status",
+    "agent",
+    "thread_id",
+    "range",
+    "since",
+    "until",
+    "min_cost",
+    "min_duration",
+    "removed",
+)
 STATUSES: Final = tuple(status.value for status in RunStatus)
 VIEWS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "All": (),
@@ -131,6 +142,7 @@ def _read(given: Mapping[str, Sequence[str]]) -> Filters:
     filters.time()
     filters.dollars("min_cost")
     filters.seconds("min_duration")
+    filters.flag("removed")
     return filters
 
 
