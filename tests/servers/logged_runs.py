@@ -28,6 +28,8 @@ class RecordedRun:
     tokens: int = 1_000
     metadata: dict[str, Any] = field(default_factory=dict)
     question: str = "What is in the README?"
+    payloads: dict[LifecycleEventType, dict[str, Any]] = field(default_factory=dict)
+    """What events say instead, as another emitter might."""
     run_id: str = field(default_factory=new_id)
     thread_id: str = field(default_factory=new_id)
 
@@ -49,7 +51,13 @@ class RecordedRun:
             parts.append((LifecycleEventType.THREAD_STATUS_UPDATED, idle, self.seconds))
         return [
             RunLifecycleEvent(
-                new_id(), kind, self.run_id, self.thread_id, number, begin + timedelta(seconds=later), payload
+                new_id(),
+                kind,
+                self.run_id,
+                self.thread_id,
+                number,
+                begin + timedelta(seconds=later),
+                self.payloads.get(kind, payload),
             )
             for number, (kind, payload, later) in enumerate(parts, 1)
         ]

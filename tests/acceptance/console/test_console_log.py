@@ -13,6 +13,8 @@ from browser import texts
 from logged_runs import RecordedRun, record
 from playwright.async_api import Page, expect
 
+from trackside import LifecycleEventType
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
@@ -237,16 +239,26 @@ async def test_what_others_write_stays_text(serve: Any, visit: Any, tmp_path: Pa
             title=MARKUP, status="error", error=MARKUP, agent=MARKUP, thread_id=f"{MARKUP}/?#", question=MARKUP
         ),
         RecordedRun(title=TURNED, agent=TURNED, thread_id=TURNED, question=ARABIC),
+        RecordedRun(
+            payloads={
+                LifecycleEventType.THREAD_STATUS_UPDATED: {},
+                LifecycleEventType.RUN_STARTED: {"agent": {"a": [1, None]}, "trigger": ""},
+                LifecycleEventType.HUMAN_MESSAGE: {"message": 5},
+                LifecycleEventType.RUN_COMPLETED: {"status": False, "title": "False"},
+            }
+        ),
         RecordedRun(question="long " * 1_000_000),
     ]
     async with visit(server.url) as seen:
         page = await seen.go("/ui/log")
         await is_live(page)
         await record(database(tmp_path), runs)
-        await has_rows(page, 15)
+        await has_rows(page, 20)
+        lines = []
         for _ in range(2):  # as the script writes it, and as the server does
             for summary in await page.locator("#log summary").all():
                 await summary.click()
+            lines.append(await page.locator("#log .says").all_inner_texts())
             assert await page.title() == "Log · Trackside"
             assert await page.locator("#log img, #log script").count() == 0
             shown = await page.locator("#log").inner_text()
@@ -257,7 +269,8 @@ async def test_what_others_write_stays_text(serve: Any, visit: Any, tmp_path: Pa
             assert await page.locator(".cut-note:visible").count() == 1
             assert await seen.violations() == []
             await seen.go("/ui/log")
-            await has_rows(page, 15)
+            await has_rows(page, 20)
+        assert lines[0] == lines[1]
         await page.keyboard.press("j")
         await page.keyboard.press("j")
         await page.keyboard.press("k")

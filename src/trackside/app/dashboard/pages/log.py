@@ -162,8 +162,8 @@ def says(event: LogEvent) -> str:
     values = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in found if one is not None]
     texts = [" ".join(value[:400].split()) for value in values]
     # Many errors begin with their type.
-    kept = [text for text, after in zip(texts, [*texts[1:], ""], strict=True) if not after.startswith(text)]
-    return (" → " if kind == "thread_status_updated" else " · ").join(kept)[:300]
+    kept = [text for text, after in zip(texts, [*texts[1:], ""], strict=False) if not after.startswith(text)]
+    return (" → " if kind == "thread_status_updated" else " · ").join(kept)[:300] or "payload"
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:

@@ -25,7 +25,7 @@ function lineOf(type, payload) {
   const values = found.filter((one) => one !== null && one !== undefined).map((one) => (typeof one === "string" ? one : JSON.stringify(one)));
   const texts = values.map((value) => value.slice(0, 400).trim().split(/\s+/).join(" "));
   const kept = texts.filter((text, number) => !(texts[number + 1] ?? "").startsWith(text)); // many errors begin with their type
-  return kept.join(type === "thread_status_updated" ? " → " : " · ").slice(0, 300);
+  return kept.join(type === "thread_status_updated" ? " → " : " · ").slice(0, 300) || "payload";
 }
 
 // Signs that nobody sees, or that have a text read in another order.
