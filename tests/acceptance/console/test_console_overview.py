@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -217,7 +218,7 @@ async def test_the_time_is_in_the_address_is_typed_as_the_browser_has_it_and_non
         assert await seen.violations() == []
 
 
-async def test_light_and_dark_are_drawn_in_their_own_colours(serve: Any, visit: Any) -> None:
+async def test_charts_are_drawn_in_light_and_dark_and_dragging_over_one_shows_that_time(serve: Any, visit: Any) -> None:
     server = await serve()
     await ran(server.url, "talks")
     async with visit(server.url) as seen:
@@ -228,6 +229,17 @@ async def test_light_and_dark_are_drawn_in_their_own_colours(serve: Any, visit: 
         await page.get_by_role("button", name="Switch between light and dark").click()
         await page.wait_for_function(f"light => ({drawn})() !== light", arg=light)
         assert await page.locator("[data-chart] canvas").count() == 4
+        box = await page.locator("#chart-runs .u-over").bounding_box()
+        assert box is not None
+        middle = box["y"] + box["height"] / 2
+        await page.mouse.move(box["x"] + box["width"] * 0.75, middle)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"] * 0.999, middle, steps=4)
+        await page.mouse.up()
+        await page.wait_for_url("**/ui?since=**")
+        chosen = {name: datetime.fromisoformat(said[0]) for name, said in parse_qs(urlsplit(page.url).query).items()}
+        assert timedelta(minutes=3) <= chosen["until"] - chosen["since"] <= timedelta(minutes=5)
+        await expect(figure(page, "runs")).to_have_text("1")
 
 
 def key_of(made: Any) -> str:

@@ -191,6 +191,7 @@ function zoom(plot) {
   if (width < 6) return;
   const first = Math.max(0, Math.floor((plot.posToVal(left, "x") - given.starts[0]) / given.width));
   const last = Math.min(given.starts.length - 1, Math.floor((plot.posToVal(left + width, "x") - given.starts[0]) / given.width));
+  plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false); // whoever comes back finds it as it was
   const address = new URL(given.zoom, location.href);
   address.searchParams.set("since", new Date(given.starts[first] * 1_000).toISOString());
   address.searchParams.set("until", new Date((given.starts[last] + given.width) * 1_000).toISOString());
