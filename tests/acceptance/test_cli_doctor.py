@@ -46,7 +46,7 @@ def findings(done: subprocess.CompletedProcess[str], *, code: int = 1) -> Found:
 
 def only(found: Found) -> dict[str, str]:
     (finding,) = [finding for finding in found if finding["severity"] != "note"]
-    assert finding["fix"]
+    assert finding["fix"].endswith("`"), "a command that can be copied stands at the end"
     return finding
 
 
@@ -173,8 +173,8 @@ def test_tables_of_another_version_are_found(here: Trackside, tmp_path: Path) ->
     change(tmp_path, "UPDATE alembic_version SET version_num = '9999'")
     newer = only(findings(here("doctor", "--json")))
 
-    assert (older["severity"], older["fix"]) == ("warning", "trackside db upgrade")
-    assert (newer["severity"], newer["fix"]) == ("error", "upgrade Trackside")
+    assert (older["severity"], older["fix"]) == ("warning", "bring them up to date: `trackside db upgrade`")
+    assert (newer["severity"], newer["fix"]) == ("error", "upgrade Trackside: `pip install --upgrade trackside`")
 
 
 def test_a_thread_that_is_busy_with_nothing_is_found(here: Trackside, tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Database, Json
+from trackside.app.cli.options import Database, Json, Yes, only_here
 
 app = typer.Typer()
 auth = typer.Typer(no_args_is_help=True, help="API keys, with which clients of a server say who they are.")
 app.add_typer(auth, name="auth")
+
+
+_KEYS = "keys are made and revoked where the database is, which no server does for others"
 
 
 class Permission(StrEnum):
@@ -43,6 +46,7 @@ def create(
         typer.Option(metavar="TIME", help="It is good for so long: 12h, 90d.", show_default="for ever"),
     ] = None,
     database: Database = None,
+    url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
     """Make an API key, and write it to standard output: now, and never again."""
@@ -59,6 +63,7 @@ def create(
 def list_keys(
     all: Annotated[bool, typer.Option("--all", "-a", help="Those, too, that are good for nothing any more.")] = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
     """Show which API keys there are, and never the keys themselves."""
@@ -70,8 +75,9 @@ def list_keys(
 @auth.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as in `auth list` and in the key itself.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_KEYS)] = None,
     json: Json = False,
 ) -> int:
     """Let nobody in with a key any more; servers that run know it within two seconds."""

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import TYPES, Agent, Database, Json, Thread, positive
+from trackside.app.cli.options import (
+    TYPES,
+    Agent,
+    ApiKey,
+    Database,
+    DryRun,
+    Json,
+    Thread,
+    Url,
+    Yes,
+    only_here,
+    positive,
+)
 from trackside.harness.lifecycle import FINAL_STATUSES
 from trackside.harness.types import LifecycleEventType, RunStatus
 
@@ -19,6 +31,10 @@ class ExportFormat(StrEnum):
     parquet = "parquet"
 
 
+_PRUNES = "old runs are removed where the database is; of a server, `trackside delete` removes single runs and threads"
+_EXPORTS = "an export is written where the database is; a server gives events with `trackside events --json`"
+_IMPORTS = "an export is read where the database is: copy it there, and name the database with --database"
+_TABLES = "the tables are seen to where the database is; `trackside doctor --url` says how a server's are"
 _ENDS = ", ".join(status for status in RunStatus if status in FINAL_STATUSES)
 
 app = typer.Typer()
@@ -39,9 +55,10 @@ def prune(
     ] = None,
     agent: Agent = None,
     thread: Thread = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_PRUNES)] = None,
     json: Json = False,
 ) -> int:
     """Remove old runs for good, with their events; servers may go on meanwhile.
@@ -96,6 +113,7 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_EXPORTS)] = None,
 ) -> int:
     """Write the events of the log to a file; `import` reads it, and makes runs and threads of them again.
 
@@ -124,6 +142,7 @@ def export(
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="What `export` has written; - is standard input.")],
     database: Database = None,
+    url: Annotated[str | None, only_here(_IMPORTS)] = None,
     json: Json = False,
 ) -> int:
     """Append the events of an export that are not in the database yet. Cut short, it goes on when it is done again.
@@ -137,18 +156,23 @@ def import_(
 
 
 @app.command()
-def doctor(database: Database = None, json: Json = False) -> int:
+def doctor(database: Database = None, url: Url = None, api_key: ApiKey = None, json: Json = False) -> int:
     """Find what is wrong with settings, agents, database, runs, subscriptions, disks, and say what to do; changes nothing.
+
+    Of a server it shows what that finds where it is, and the commands are for there.
 
     Exit codes: 0 all is well, 1 somebody has to do something.
     """
     from trackside.app.cli import diagnosis
+    from trackside.app.cli.places import Place
 
-    return diagnosis.doctor(database, json=json)
+    return diagnosis.doctor(Place(database=database, url=url, api_key=api_key), json=json)
 
 
 @db.command()
-def current(database: Database = None, json: Json = False) -> int:
+def current(
+    database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None, json: Json = False
+) -> int:
     """Show which version the tables are of, and which one this Trackside works with."""
     from trackside.app.cli import schema
 
@@ -156,11 +180,19 @@ def current(database: Database = None, json: Json = False) -> int:
 
 
 @db.command()
-def upgrade(database: Database = None) -> int:
-    """Make the tables, or bring those of an older version up to date. Whoever records runs does so, too."""
+def upgrade(
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    database: Database = None,
+    url: Annotated[str | None, only_here(_TABLES)] = None,
+) -> int:
+    """Make the tables, or bring those of an older version up to date. Whoever records runs does so, too.
+
+    It asks before it changes tables in which there are events: an older Trackside cannot use them afterwards.
+    """
     from trackside.app.cli import schema
 
-    return schema.upgrade(database)
+    return schema.upgrade(database, yes=yes, dry_run=dry_run)
 
 
 @db.command()
@@ -169,6 +201,7 @@ def check(
         bool, typer.Option("--all", help="Compare every run with its events, not only the newest 1,000.")
     ] = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_TABLES)] = None,
     json: Json = False,
 ) -> int:
     """Find what is wrong with the database; changes nothing. Exit codes: 0 all is well, 1 something is wrong."""
@@ -178,7 +211,7 @@ def check(
 
 
 @db.command()
-def compact(database: Database = None) -> int:
+def compact(database: Database = None, url: Annotated[str | None, only_here(_TABLES)] = None) -> int:
     """Give the space that removed runs had back to the disk. Meanwhile nobody can record; new runs would take it, too."""
     from trackside.app.cli import schema
 

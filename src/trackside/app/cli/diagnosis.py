@@ -11,7 +11,7 @@ from trackside.app.cli.appearance import Look
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import OutputConsole, standard_output
-from trackside.app.settings import load_settings
+from trackside.app.cli.places import Place
 from trackside.app.wiring.doctor import Finding, Severity, examine
 
 _LOOKS: Final = {
@@ -21,10 +21,14 @@ _LOOKS: Final = {
 }
 
 
-def doctor(database: str | None, *, json: bool) -> ExitCode:
-    """Show all findings."""
-    settings = load_settings({"database.url": database})
-    findings = asyncio.run(examine(settings))
+def doctor(place: Place, *, json: bool) -> ExitCode:
+    """Show all findings: about what is here, or what a server finds where it is."""
+    if (server := place.server) is not None:
+        from trackside.app.cli.remote_diagnosis import examine_server
+
+        findings = asyncio.run(examine_server(server, place))
+    else:
+        findings = asyncio.run(examine(place.settings()))
     console = standard_output()
     if json:
         console.print_json_lines([asdict(finding) for finding in findings])

@@ -6,13 +6,20 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Database, Json
+from trackside.app.cli.options import Database, Json, only_here
 
 app = typer.Typer()
 
+_OBSERVERS = (
+    "it shows the settings that are here; how far a server's observers are, `trackside subscriptions --url` says"
+)
+_DELIVERS = "a server feeds its own observers; how far they are, `trackside subscriptions --url` says"
+
 
 @app.command()
-def observers(json: Json = False) -> int:
+def observers(
+    url: Annotated[str | None, only_here(_OBSERVERS, heeds_environment=False)] = None, json: Json = False
+) -> int:
     """Show who is told of runs, as trackside.toml says, and which other observers there are."""
     from trackside.app.cli import observing
 
@@ -27,6 +34,7 @@ def deliver(
     ] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when everything is delivered.")] = False,
     database: Database = None,
+    url: Annotated[str | None, only_here(_DELIVERS)] = None,
     json: Json = False,
 ) -> int:
     """Feed durable observers from the log, until Ctrl-C or SIGTERM, which are the usual end (exit code 0).

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 ALL = 2**63 - 1
+URL_VARIABLE = "TRACKSIDE_URL"
+KEY_VARIABLE = "TRACKSIDE_API_KEY"
 _MOST_DIGITS = 19  # of the numbers that are too large for a database, as they are for people
 
 
@@ -41,6 +44,26 @@ Thread = Annotated[
 ]
 
 
+def only_here(why: str, *, heeds_environment: bool = True) -> Any:
+    """The option `--url` of a command that works with a database alone: hidden, and it says `why`.
+
+    Args:
+        why: what to do instead.
+        heeds_environment: whether TRACKSIDE_URL is enough to mean a server, unless a database is named.
+    """
+
+    def refuse(context: typer.Context, value: str | None) -> None:
+        from trackside.app.cli.arguments import ArgumentError  # not for `--help`
+
+        if value is not None:
+            raise ArgumentError(name="--url", why=why)
+        named = context.params.get("database") is not None
+        if heeds_environment and not named and os.environ.get(URL_VARIABLE):
+            raise ArgumentError(name=URL_VARIABLE, why=f"{why}; with --database it is about that one")
+
+    return typer.Option("--url", hidden=True, callback=refuse)
+
+
 def whole_number(text: object, least: int = 0) -> int:
     """A number from `least` up that a database can have; typer would say less of one that is not."""
     typed = str(text)
@@ -57,3 +80,5 @@ def positive(text: object) -> int:
 
 
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many at most.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]

@@ -9,11 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.options import KEY_VARIABLE, URL_VARIABLE
 from trackside.app.cli.records import Home, Records
 from trackside.app.settings import Settings, load_settings
-
-URL_VARIABLE = "TRACKSIDE_URL"
-KEY_VARIABLE = "TRACKSIDE_API_KEY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

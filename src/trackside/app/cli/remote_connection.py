@@ -131,13 +131,13 @@ class Connection:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def get(self, path: str, query: Query | None = None) -> Answer:
-        """Ask for something.
+    async def get(self, path: str, query: Query | None = None, *, accepted: int = 200) -> Answer:
+        """Ask for something; an answer with the status `accepted` is one, too.
 
         Raises:
             RemoteError: there is no answer, or it is a refusal.
         """
-        return await self.ask("GET", path, query)
+        return await self.ask("GET", path, query, accepted=accepted)
 
     async def ask(
         self,
@@ -147,6 +147,7 @@ class Connection:
         body: Any = None,
         *,
         headers: Mapping[str, str] | None = None,
+        accepted: int = 200,
     ) -> Answer:
         """Ask for something, or have something done.
 
@@ -163,7 +164,7 @@ class Connection:
                 content=content,
                 headers={**sent, **(headers or {})},
             )
-        if not answer.is_success:
+        if not answer.is_success and answer.status_code != accepted:
             self.refuse(answer.status_code, answer.content, answer.headers)
         return Answer(answer.content, answer.headers)
 

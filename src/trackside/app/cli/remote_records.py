@@ -23,6 +23,7 @@ from trackside.app.cli.remote_wire import (
 )
 from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage.subscriptions import ParkedEvent, Subscription
+from trackside.harness.ids import is_uuid
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
@@ -253,6 +254,8 @@ class RemoteRecords:
         return (await self._connection.ask(method, f"{path}/{what}" if what else path, body=body)).body
 
     async def _details(self, run_id: str) -> Details:
+        if not is_uuid(run_id):  # another program has recorded it, which asks a server for nothing
+            return Details(request=None, retries=[])
         return await self._get(f"runs/{part_of_path(run_id)}", Details, {"removed": True})
 
     async def _get[T](self, path: str, kind: type[T], query: Query | None = None) -> T:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Database
+from trackside.app.cli.options import Database, only_here
 
 app = typer.Typer()
+
+_SERVES = "it starts a server, and needs none; where that listens, --host and --port say"
 
 
 @app.command()
@@ -29,6 +31,7 @@ def serve(
         str | None, typer.Option("--port", "-p", metavar="N", help="0 is any that is free.", show_default="2024")
     ] = None,
     database: Database = None,
+    url: Annotated[str | None, only_here(_SERVES, heeds_environment=False)] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what a start would refuse, or that all is well, and end.")
     ] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,8 @@ class StoredRecords:
 
     async def now(self) -> RunsNow:
         """What goes on and what waits."""
-        raise NotImplementedError
+        found = await self._store.live_counts()
+        return RunsNow(**{one.name: getattr(found, one.name) for one in fields(RunsNow)})
 
     async def cancel(self, run: StoredRun, *, action: CancelAction = CancelAction.interrupt) -> None:
         """Have a run stopped. The request is recorded, and whoever executes the run heeds it."""

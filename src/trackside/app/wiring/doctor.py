@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -93,12 +94,12 @@ async def _loading(settings: Settings) -> AsyncIterator[Finding]:
                 severity=Severity.error,
                 what=f"{reference} cannot be loaded: {why.rstrip('.')}",
                 where=f"{settings.sources.get(key, 'settings')}, {key}",
-                fix="correct the reference or the module; `trackside run` with it shows the whole traceback",
+                fix=f"correct the reference or the module; the whole traceback: `trackside run {shlex.quote(reference)}`",
             )
     for observer, why in zip(settings.observers, whys[len(named) :], strict=True):
         if why:
             key, _, what = why.removeprefix(observer.where).rstrip(".").partition(": ")
-            fix = "correct the table, before which nothing runs; `trackside observers` shows those that there are"
+            fix = "correct the table, before which nothing runs; which observers there are: `trackside observers`"
             yield Finding(severity=Severity.error, what=what or key, where=f"{observer.where}{key}", fix=fix)
 
 
@@ -146,7 +147,7 @@ def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Itera
         yield from _unfed(health, settings)
 
 
-_SAID_THERE = "do what the message says"
+_SAID_THERE = "do what the message says, and see whether it helped: `trackside db check`"
 
 
 def _other_version(found: str | None, known: str, where: str, *, is_newer: bool) -> Finding:
@@ -156,24 +157,32 @@ def _other_version(found: str | None, known: str, where: str, *, is_newer: bool)
         )
     what = f"its tables are of version {found}, and this Trackside works with {known}"
     if is_newer:
-        return Finding(severity=Severity.error, what=what, where=where, fix="upgrade Trackside")
-    return Finding(severity=Severity.warning, what=what, where=where, fix="trackside db upgrade")
+        return Finding(
+            severity=Severity.error, what=what, where=where, fix="upgrade Trackside: `pip install --upgrade trackside`"
+        )
+    return Finding(
+        severity=Severity.warning, what=what, where=where, fix="bring them up to date: `trackside db upgrade`"
+    )
 
 
 def findings_in(health: Health, where: str, now: datetime) -> Iterator[Finding]:
     """What of a database's health somebody should know; `where` is the database, as it may be shown."""
     for damage in health.damage:
-        fix = "stop what uses it, keep a copy, and restore a backup; `trackside export` saves what can be read"
+        fix = (
+            "stop what uses it, keep a copy, restore a backup; to save what can be read: `trackside export saved.jsonl`"
+        )
         yield Finding(severity=Severity.error, what=f"the file is damaged: {damage}", where=where, fix=fix)
     if abs(health.clock_ahead) > _CLOCK_SECONDS:
         direction = "ahead of" if health.clock_ahead > 0 else "behind"
         what = (
             f"the server's clock is {abs(health.clock_ahead):.0f} s {direction} this machine's, by which times are told"
         )
-        yield Finding(severity=Severity.warning, what=what, where=where, fix="have both set by NTP")
+        yield Finding(
+            severity=Severity.warning, what=what, where=where, fix="have both set by NTP: `timedatectl set-ntp true`"
+        )
     yield from _runs(health, now)
     for thread_id in health.left_busy:
-        fix = f"go on with it: trackside run AGENT INPUT --thread {thread_id}"
+        fix = f"see what it came to, and go on with another run of it: `trackside threads {thread_id}`"
         what = "it is busy, and no run of it goes on"
         yield Finding(severity=Severity.warning, what=what, where=f"thread {thread_id}", fix=fix)
     for subscription in health.subscriptions:
@@ -183,17 +192,26 @@ def findings_in(health: Health, where: str, now: datetime) -> Iterator[Finding]:
 def _runs(health: Health, now: datetime) -> Iterator[Finding]:
     for run in health.stuck:
         what = f"{run.agent} was cancelled and has not stopped for {_long(now - run.since)}; its thread stays held"
-        fix = f"restart {run.worker or 'its process'}, or have the agent stop: its log has where it is"
+        process = run.worker or "its process"
+        fix = f"restart {process}, whose log has where the agent is; what it did: `trackside runs {run.run_id}`"
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
         what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
         yield _of_run(
-            run, Severity.warning, what, "the next `trackside run`, or whoever records here, ends it or starts it anew"
+            run,
+            Severity.warning,
+            what,
+            f"whoever records here ends it or starts it anew: `trackside cancel {run.run_id}`",
         )
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
             what = f"it waits for a process that runs {run.agent}, since {_long(now - run.since)}"
-            yield _of_run(run, Severity.warning, what, "start one that has an agent of this name")
+            yield _of_run(
+                run,
+                Severity.warning,
+                what,
+                f"start one that has an agent of this name, or give it up: `trackside cancel {run.run_id}`",
+            )
     for worker in health.workers:
         if worker.seconds_left > 0:
             runs = "1 run" if worker.runs == 1 else f"{worker.runs} runs"
@@ -214,25 +232,29 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
 
 
 def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding]:
-    name = subscription.name
-    where = f"subscription {name}"
+    name = shlex.quote(subscription.name)
+    where = f"subscription {subscription.name}"
     if subscription.state == "paused":
         what = f"somebody paused it, and it is {subscription.behind} events behind"
         yield Finding(severity=Severity.note, what=what, where=where)
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
         what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
-        fix = "mend its observer, or go past the event: trackside replay NAME --from POSITION".replace("NAME", name)
+        fix = f"mend its observer, or go past the event: `trackside replay {name} --from {subscription.cursor + 2}`"
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
         what = f"it is {subscription.behind} events behind, the oldest from {_long(now - subscription.oldest_at)} ago"
-        feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is `trackside deliver {name}`, too"
-        fix = feeds if subscription.consumer is None else "see why its observer is slow"
+        feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is also `trackside deliver {name}`"
+        fix = (
+            feeds
+            if subscription.consumer is None
+            else f"see why its observer is slow: `trackside subscriptions {name}`"
+        )
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if subscription.parked:
         what = f"{subscription.parked} events are parked that its observer could not handle"
-        fix = f"look at them, and retry or drop them: trackside parked {name}"
+        fix = f"look at them, and retry or drop them: `trackside parked {name}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
 
 
@@ -249,7 +271,9 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
         if free < least_room and disk not in looked_at:
             looked_at.add(disk)
             what = f"only {free / 1_048_576:,.0f} MiB are free on its disk"
-            fix = "make room; of what is in an SQLite file, `trackside prune` and then `trackside db compact` give some back"
+            fix = (
+                "make room; an SQLite file gives some back: `trackside prune --older-than 30d && trackside db compact`"
+            )
             yield Finding(severity=Severity.warning, what=what, where=str(place), fix=fix)
 
 
@@ -259,26 +283,32 @@ def _spool(folder: Path) -> Iterator[Finding]:
         what = (
             f"ends of runs that the database does not take could not be kept: {place} is no folder that can be written"
         )
-        fix = "give the right to write there, or set database.spool"
+        quoted = shlex.quote(where)
+        fix = f"set database.spool, or give the right to write there: `mkdir -p {quoted} && chmod u+rwx {quoted}`"
         yield Finding(severity=Severity.error, what=what, where=where, fix=fix)
         return
     try:
         standing = look_into(folder)
     except OSError as exc:
         what = f"it cannot be read: {exc.strerror}"
-        yield Finding(severity=Severity.error, what=what, where=where, fix="give the right to read there")
+        yield Finding(
+            severity=Severity.error,
+            what=what,
+            where=where,
+            fix=f"give the right to read there: `chmod -R u+rX {shlex.quote(where)}`",
+        )
         return
     if standing.waiting:
         what = f"{standing.waiting} ends of runs are kept here that the database has not taken"
-        fix = "the next `trackside run`, or whoever records here, delivers them"
+        fix = "whoever records here next delivers them, as a server that starts: `trackside serve`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if standing.refused:
         what = f"{standing.refused} ends of runs do not fit what the database has"
-        fix = f"look at their reasons in {folder / REFUSED_FILE}, then remove it"
+        fix = f"look at their reasons, then remove it: `less {shlex.quote(str(folder / REFUSED_FILE))}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if standing.damaged:
         what = f"{standing.damaged} records could not be read"
-        fix = f"see whether {folder / DAMAGED_FILE} still says something, then remove it"
+        fix = f"see whether it still says something, then remove it: `less {shlex.quote(str(folder / DAMAGED_FILE))}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
 
 

@@ -1,0 +1,279 @@
+"""The commands against a running server: they show what they show of its database, and what they do is done there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trackside_server import TracksideServer
+
+from trackside.app.cli import remote_records
+from trackside.app.storage import Store
+from trackside.harness.types import RunStatus
+from trackside.testing import make_run
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+
+AGENTS = """
+import asyncio
+
+async def echo(input, run):
+    run.set_title("On \\u2028 trains")
+    run.record_usage("gpt-5-mini", input_tokens=1200, output_tokens=400)
+    for number in range(3):
+        run.send({"step": number, "text": "a\\u2028b\\u0085c"})
+    return {"answer": input}
+
+async def fail(input):
+    raise LookupError("no kettles")
+
+async def ask(input, run):
+    return {"said": run.interrupt("how many?")}
+
+async def sleep(input):
+    await asyncio.Event().wait()
+"""
+SETTINGS = '[server]\nauth = "keys"\n[agents]\n' + "".join(
+    f'{name} = "agents.py:{name}"\n' for name in ("echo", "fail", "ask", "sleep")
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, its database, and keys of the three permissions."""
+
+    url: str
+    database: str
+    keys: dict[str, str]
+
+    def at(self, place: str, permission: str = "admin") -> list[str]:
+        """What has to be typed for the records of a place."""
+        if place == "database":
+            return ["--database", self.database]
+        return ["--url", self.url, "--api-key", self.keys[permission]]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "agents.py").write_text(AGENTS)
+    database = f"sqlite:///{folder / 'runs.db'}"
+    keys = asyncio.run(prepare(database))
+    with TracksideServer(folder, database=database, settings=SETTINGS) as server:
+        yield Served(server.url, database, keys)
+
+
+async def prepare(database: str) -> dict[str, str]:
+    """Keys; runs of another program; a subscription that has parked an event, and one that is paused."""
+    async with Store.open(database) as store:
+        for number, status in enumerate((RunStatus.success, RunStatus.error, RunStatus.success), 1):
+            await store.append(make_run(f"run-{number}", thread_id=f"thread-{number}", messages=number, status=status))
+        subs = store.subscriptions
+        await subs.open("mail", start="beginning", types=["run_failed", "human_message"])
+        async with await subs.acquire("mail") as consumer:
+            batch = await consumer.read()
+            for stored in batch.events[:2]:
+                await consumer.park(stored.position, "no such user", attempts=5)
+        await subs.open("hook", start=3)
+        await subs.pause("hook")
+        made = {}
+        for permission in ("read", "run", "admin"):
+            made[permission] = (await store.api_keys.create(permission, owner="ada", permission=permission)).secret
+        return made
+
+
+@pytest.fixture(params=["database", "server"])
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def objects(done: subprocess.CompletedProcess[str], code: int = 0) -> list[dict[str, Any]]:
+    assert (done.returncode, done.stderr) == (code, "")
+    return [json.loads(line) for line in done.stdout.removesuffix("\n").split("\n")]
+
+
+def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
+    served: Served, here: Trackside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for agent in ("echo", "fail", "ask"):
+        here("run", agent, "hello", *served.at("server"))
+    waiting, failed, done = (run["run_id"] for run in objects(here("runs", "-n", "3", "--json", *served.at("server"))))
+    thread = objects(here("threads", "--status", "interrupted", "--json", *served.at("server")))[0]["thread_id"]
+    monkeypatch.setattr(remote_records, "_PAGE", 2)  # so that there are pages
+
+    for asked in (
+        ("runs",),
+        ("runs", "--status", "error", "--status", "success", "-n", "3"),
+        ("runs", "--agent", "echo", "--since", "1h"),
+        ("runs", "--thread", "thread-2"),
+        ("runs", "--text", "KETTLES"),
+        ("runs", "--cost-above", "0.0001"),
+        ("runs", "--duration-above", "0.000001"),
+        ("runs", done),
+        ("runs", failed[:-1]),
+        ("runs", "run-1"),
+        ("threads",),
+        ("threads", "--status", "idle", "-n", "3"),
+        ("threads", "--thread", "thread-1"),
+        ("threads", thread),
+        ("events",),
+        ("events", "-n", "7"),
+        ("events", "--after", "3", "-n", "5"),
+        ("events", "--status", "error", "--type", "run_started"),
+        ("events", "--run", waiting, "--agent", "ask"),
+        ("stats",),
+        ("stats", "--agent", "echo", "--since", "1h"),
+        ("stats", "--by", "1d"),
+        ("subscriptions",),
+        ("subscriptions", "mail"),
+        ("parked", "mail"),
+    ):
+        there, at_home = (here(*asked, "--json", *served.at(place)) for place in ("server", "database"))
+        assert objects(there) == objects(at_home) != [], asked
+        there, at_home = (here(*asked, *served.at(place)) for place in ("server", "database"))
+        assert there.stdout.split("\n")[0].split() == at_home.stdout.split("\n")[0].split()
+
+
+def test_what_cannot_be_found_is_said_in_the_same_words(served: Served, here: Trackside, place: str) -> None:
+    at = served.at(place)
+
+    for asked, said in {
+        ("runs", "run-9"): "No run here has an id that begins with 'run-9'",
+        ("runs", "run-"): "'run-' is the beginning of the ids of more than one run",
+        ("threads", "nobody"): "No thread here has an id that begins with 'nobody'",
+        ("cancel", "run-1", "run-9"): "No run here has an id that begins with 'run-9'",
+        ("retry", "run-1"): "What run 'run-1' was asked for is not kept",
+        ("resume", "thread-1", "yes"): "Thread 'thread-1' does not wait for an answer",
+        ("subscriptions", "nobody"): "nobody",
+        ("runs", "run-1", "--text", "x"): "--text: one run is shown as it is",
+        ("runs", "--cost-above", "much"): "--cost-above: 'much' is not an amount",
+    }.items():
+        done = here(*asked, *at)
+        assert (done.returncode, done.stdout) == (2, ""), asked
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_in_the_server_and_is_watched_here(served: Served, here: Trackside) -> None:
+    at = served.at("server", "run")
+
+    watched = here("run", "echo", "hello", "--metadata", "customer=acme", *at)
+    *events, last = objects(here("run", "echo", '{"a": 1}', "--json", *at))
+    failed = here("run", "fail", "hello", *at)
+    asked = here("run", "ask", "hello", *at)
+
+    assert watched.returncode == 0, watched.stderr
+    for said in ("▸ started      echo", '{"step": 2', '{"answer": "hello"}', "1,600 tokens", served.url):
+        assert said in watched.stdout
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert last["result"]["output"] == {"answer": {"a": 1}}
+    assert (failed.returncode, "LookupError: no kettles" in failed.stdout) == (1, True)
+    assert asked.returncode == 75
+    command = asked.stdout.splitlines()[-1].strip()
+    assert command.startswith("trackside resume ")
+    assert command.endswith(f"--url {served.url}")
+    thread = command.split()[2]
+    answered = objects(here("resume", thread, "7", "--json", *at))
+    assert answered[-1]["result"]["output"] == {"said": 7}
+    assert here("resume", thread, "7", *at).returncode == 2  # it waits no more
+    (run,) = objects(here("runs", "--text", "acme", "--json", *at))
+    assert run["metadata"] == {"customer": "acme"}
+    again = objects(here("retry", run["run_id"], "--json", *at))
+    assert again[-1]["result"]["output"] == {"answer": "hello"}
+    assert objects(here("runs", run["run_id"], "--json", *at))[0]["retried_as"] == [again[-1]["result"]["run_id"]]
+
+
+def test_a_run_is_cancelled_and_deleted_wherever_that_is_said(
+    served: Served, here: Trackside, piped: Callable[..., subprocess.Popen[str]], place: str
+) -> None:
+    at = served.at(place)
+    watching = piped("run", "sleep", "x", "--json", *served.at("server"))
+    assert watching.stdout is not None
+    run = json.loads(watching.stdout.readline())
+
+    refused = here("delete", "run", run["run_id"], "--yes", *at)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"cancel it before: trackside cancel {run['run_id']} --wait" in refused.stderr
+    stopped = here("cancel", run["run_id"], "run-1", "--wait", *at)
+    assert stopped.stdout.splitlines() == [
+        f"Run {run['run_id']} has ended: cancelled.",
+        "Run run-1 had ended already: success.",
+    ]
+    assert watching.wait(60) == 130
+    assert objects(here("cancel", run["run_id"], "--json", *at))[0]["had_ended"] is True
+
+    asked = here("delete", "run", run["run_id"], *at)  # nobody sits there who could be asked
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert f"run {run['run_id']} of sleep, cancelled" in asked.stderr
+    assert f"Deleted run {run['run_id']}." in here("delete", "run", run["run_id"], "-y", *at).stdout
+    assert "was deleted already" in here("delete", "run", run["run_id"], "-y", *at).stdout
+    (gone,) = objects(here("delete", "thread", run["thread_id"], "-y", "--json", *at))
+    assert gone == {"thread_id": run["thread_id"], "deleted": True, "was_deleted_before": False}
+    for where in ("server", "database"):
+        (shown,) = objects(here("runs", run["run_id"], "--json", *served.at(where)))
+        assert shown["removed_at"] is not None
+        assert shown["events"]
+
+
+def test_subscriptions_are_seen_to_wherever_that_is_said(served: Served, here: Trackside, place: str) -> None:
+    at = served.at(place)
+
+    assert "goes on after position 3" in here("subscriptions", "hook", "resume", *at).stdout
+    assert "is paused" in here("subscriptions", "hook", "pause", *at).stdout
+    assert "goes on with position 2" in here("replay", "hook", "--from", "2", *at).stdout
+    assert "goes on with position 4" in here("replay", "hook", "--from", "4", "--yes", *at).stdout
+    position = objects(here("parked", "mail", "--json", *at))[0]["position"]
+    (retried,) = objects(here("parked", "mail", "retry", "-p", str(position), "--json", *at))
+    assert retried == {"subscription": "mail", "events": 1}
+    assert objects(here("parked", "mail", "-n", "1", "--json", *at))[0]["state"] == "retry"
+
+
+def test_a_key_does_what_it_may(served: Served, here: Trackside) -> None:
+    for permission, code in {"read": 2, "run": 0}.items():
+        at = served.at("server", permission)
+        assert here("runs", *at).returncode == 0
+        assert here("run", "echo", "x", *at).returncode == code
+        refused = here("subscriptions", *at)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "--permission admin" in refused.stderr
+        told = here("doctor", *at)
+        assert (told.returncode, "only to keys with the permission 'admin'" in told.stdout) == (0, True)
+    with_read = here("run", "echo", "x", *served.at("server", "read"))
+    assert "does not allow it" in with_read.stderr
+    assert "--permission run" in with_read.stderr
+
+    nobody = here("runs", "--url", served.url)
+    assert (nobody.returncode, "give a key with --api-key" in nobody.stderr) == (2, True)
+    wrong = here("runs", "--url", served.url, "--api-key", "tsk_nonsense")
+    assert (wrong.returncode, "does not let this key in" in wrong.stderr) == (2, True)
+    assert "tsk_nonsense" not in wrong.stderr
+    by_environment = here("runs", "--json", TRACKSIDE_URL=served.url, TRACKSIDE_API_KEY=served.keys["admin"])
+    assert by_environment.returncode == 0
+    chosen = here("runs", "--json", "-d", served.database, TRACKSIDE_URL="http://127.0.0.1:1")
+    assert chosen.stdout == by_environment.stdout != ""
+
+
+def test_the_doctor_of_a_server_says_what_that_finds(served: Served, here: Trackside) -> None:
+    found = objects(here("doctor", "--json", *served.at("server")), code=1)
+
+    parked = next(finding for finding in found if "events are parked" in finding["what"])
+    assert parked["severity"] == "warning"
+    assert parked["fix"].endswith("`trackside parked mail`")
+
+
+def test_an_installed_command_asks_a_server_through_a_pipe(
+    served: Served, trackside: Trackside, tmp_path: Path
+) -> None:
+    done = trackside("events", "--json", "-n", "4", *served.at("server"))
+    short = trackside("events", *served.at("server"), shell='"$0" "$@" | head -1')
+
+    assert [event["position"] for event in objects(done)] == sorted(event["position"] for event in objects(done))
+    assert short.stdout.startswith("POSITION")
+    assert short.stderr == ""
+    assert [*tmp_path.iterdir()] == []  # there is no database here, and none was made

@@ -1,0 +1,213 @@
+"""A server that is not there, is another one, or goes away meanwhile: one sentence says so, and what follows goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trackside_server import TracksideServer
+
+from trackside.app.cli import remote_connection
+from trackside.app.storage import Store
+from trackside.testing import make_run
+
+Trackside = Callable[..., "subprocess.CompletedProcess[str]"]
+Piped = Callable[..., "subprocess.Popen[str]"]
+
+AGENTS = """
+import asyncio
+
+async def echo(input):
+    return input
+
+async def sleep(input):
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--url", "nonsense"], "--url: 'nonsense' is not an address of a server"),
+        (["--url", "ftp://127.0.0.1"], "--url: 'ftp://127.0.0.1' is not an address of a server"),
+        (["--url", "http://[::1"], "--url: 'http://[::1' is not an address of a server"),
+        (["--url", "http://127.0.0.1:99999"], "--url: 'http://127.0.0.1:99999' is not an address of a server"),
+        (["--url", "http://ada:secret@127.0.0.1"], "--url: a key does not stand in the address"),
+        (["--url", "http://127.0.0.1", "-d", "sqlite:///runs.db"], "leave one of the two out"),
+        (["--api-key", "ts_1"], "--api-key: it is for a server"),
+        (["--url", "http://127.0.0.1", "--api-key", "ts\n1"], "--api-key: it has characters that no key has"),
+    ],
+)
+def test_what_is_typed_wrongly_is_said_before_anybody_is_asked(here: Trackside, typed: list[str], said: str) -> None:
+    for command in (["runs"], ["run", "echo", "x"], ["doctor"], ["cancel", "x"], ["parked", "mail"]):
+        done = here(*command, *typed)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve"],
+        ["export"],
+        ["import", "x"],
+        ["prune", "--older-than", "1d"],
+        ["db", "check"],
+        ["db", "upgrade"],
+        ["auth", "list"],
+        ["deliver"],
+        ["observers"],
+    ],
+)
+def test_what_needs_the_database_says_so(here: Trackside, command: list[str]) -> None:
+    done = here(*command, "--url", "http://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --url: ")
+    assert done.stderr.count("\n") == 1
+    assert "--url " not in here(*command, "--help").stdout
+
+    if command[0] not in {"serve", "observers"}:  # which have nothing to do with where runs are recorded
+        done = here(*command, TRACKSIDE_URL="http://127.0.0.1:1")
+        assert (done.returncode, done.stderr.startswith("error: TRACKSIDE_URL: ")) == (2, True)
+
+
+@contextmanager
+def answering(status: int, body: str, headers: dict[str, str]) -> Iterator[str]:
+    """Something at an address of its own that answers so to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, name="answering")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "code", "said"),
+    [
+        (200, "<html>hello</html>", {}, 2, "is no Trackside server: it answers 200"),
+        (404, "not here", {}, 2, "is no Trackside server: it answers 404"),
+        (200, '{"version": "3", "host": {"kind": "cloud"}}', {}, 2, "is no Trackside server: it calls itself 'cloud'"),
+        (301, "", {"Location": "https://example.org/"}, 2, "sends on to https://example.org/: give that as --url"),
+        (502, "bad gateway", {}, 1, "could not do it: it answers 502"),
+        (200, '{"version": "9.9", "host": {"kind": "trackside"}}', {}, 1, "is of version 9.9 and this command of"),
+    ],
+)
+def test_what_is_no_server_of_this_version_is_not_taken_for_one(
+    here: Trackside, status: int, body: str, headers: dict[str, str], code: int, said: str
+) -> None:
+    with answering(status, body, headers) as url:
+        done = here("runs", "--url", url)
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_without_end(
+    here: Trackside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_connection, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = here("runs", "--url", url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "did not answer within 0.2 s" in done.stderr
+
+    gone = here("runs", "--url", url)
+    assert (gone.returncode, gone.stderr) == (
+        1,
+        f"error: No server answers at {url}: nobody listens there; `trackside serve` starts one.\n",
+    )
+
+
+def test_a_server_that_is_not_trusted_is_not_asked(here: Trackside) -> None:
+    with answering(200, "", {}) as url:
+        done = here("runs", "--url", url.replace("http:", "https:"))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not trusted" in done.stderr
+
+
+def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(tmp_path: Path, piped: Piped) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+
+    async def record(number: int) -> None:
+        async with Store.open(database) as store:
+            await store.append(make_run(f"run-{number}", thread_id=f"thread-{number}"))
+
+    with TracksideServer(tmp_path, "agents.py:echo", database=database) as server:
+        asyncio.run(record(1))
+        tail = piped("tail", "--json", "--after", "0", "--url", server.url)
+        failed = piped("tail", "--json", "--after", "0", "--type", "run_failed", "--url", server.url)
+        assert positions(tail, 5) == [1, 2, 3, 4, 5]
+
+        server.kill()
+        assert tail.stderr is not None
+        assert "waiting: " in (said := tail.stderr.readline())
+        assert "It goes on here when that is over." in said
+        asyncio.run(record(2))  # while nobody serves
+        server.restart()
+        assert positions(tail, 5) == [6, 7, 8, 9, 10]
+        asyncio.run(record(3))
+        assert positions(tail, 5) == [11, 12, 13, 14, 15]
+
+        for process, code in ((tail, signal.SIGINT), (failed, signal.SIGTERM)):
+            process.send_signal(code)
+            out, err = process.communicate(timeout=60)
+            assert (out, process.returncode) == ("", 130)
+            assert "Traceback" not in err
+
+
+def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(tmp_path: Path, piped: Piped) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:echo") as server:
+        stopped = piped("run", "sleep", "x", "--json", "--url", server.url)
+        assert stopped.stdout is not None
+        stopped.stdout.readline()  # it has started
+        stopped.send_signal(signal.SIGINT)
+        out, err = stopped.communicate(timeout=60)
+        assert (err, stopped.returncode) == ("", 130)
+        assert json.loads(out.splitlines()[-1])["result"]["status"] == "cancelled"
+
+        left = piped("run", "sleep", "x", "--json", "--url", server.url)
+        assert left.stdout is not None
+        run_id = json.loads(left.stdout.readline())["run_id"]
+        server.kill()
+        left.send_signal(signal.SIGINT)
+        _, err = left.communicate(timeout=60)
+        assert left.returncode == 130
+        assert f"run {run_id} was left to the server: No server answers at {server.url}" in err
+        assert "Traceback" not in err
+
+
+def positions(tail: subprocess.Popen[str], count: int) -> list[int]:
+    assert tail.stdout is not None
+    return [json.loads(tail.stdout.readline())["position"] for _ in range(count)]
