@@ -102,13 +102,13 @@ def test_pause_resume_and_delete(subscribed: Trackside, tmp_path: Path) -> None:
     assert standing(tmp_path, "mail").state == "paused"
     assert said(subscribed("subscriptions", "mail", "resume")) == "mail goes on after position 3.\n"
     assert objects(subscribed("subscriptions", "mail", "resume", "--json"))[0]["state"] == "active"
-    assert said(subscribed("subscriptions", "mail", "delete")) == "mail is deleted; it was at position 3.\n"
+    assert said(subscribed("subscriptions", "mail", "delete", "--yes")) == "mail is deleted; it was at position 3.\n"
     assert [found["name"] for found in objects(subscribed("subscriptions", "--json"))] == ["audit", "hook"]
 
 
 def test_replay_begins_with_the_position_that_was_asked_for(subscribed: Trackside, tmp_path: Path) -> None:
     assert (
-        said(subscribed("replay", "audit", "--from", "5"))
+        said(subscribed("replay", "audit", "--from", "5", "--yes"))
         == "audit goes on with position 5, 1 position from the end.\n"
     )
     assert standing(tmp_path, "audit").cursor == 4
@@ -134,8 +134,8 @@ def test_parked_events_are_shown_retried_and_dropped(subscribed: Trackside, tmp_
 
     assert said(subscribed("parked", "mail", "retry", "--position", "3")) == "1 event will be delivered again.\n"
     assert [event["state"] for event in objects(subscribed("parked", "mail", "--json"))] == ["parked", "retry"]
-    assert said(subscribed("parked", "mail", "drop", "-p", "1")) == "1 event dropped.\n"
-    assert objects(subscribed("parked", "mail", "drop", "--json")) == [{"subscription": "mail", "events": 1}]
+    assert said(subscribed("parked", "mail", "drop", "-p", "1", "--yes")) == "1 event dropped.\n"
+    assert objects(subscribed("parked", "mail", "drop", "--json", "--yes")) == [{"subscription": "mail", "events": 1}]
     assert said(subscribed("parked", "mail")) == "mail has no parked events.\n"
     assert standing(tmp_path, "mail").parked == 0
 
@@ -146,7 +146,7 @@ def test_what_is_over_is_no_last_error(subscribed: Trackside) -> None:
 
     subscribed("replay", "mail", "--from", "4")
     assert "the address is gone" in said(subscribed("subscriptions", "mail"))  # two events are parked still
-    subscribed("parked", "mail", "drop")
+    subscribed("parked", "mail", "drop", "--yes")
 
     assert "last error" not in said(subscribed("subscriptions", "mail"))
     assert "address" not in said(subscribed("subscriptions"))
@@ -154,7 +154,7 @@ def test_what_is_over_is_no_last_error(subscribed: Trackside) -> None:
 
 def test_no_subscriptions_at_all(subscribed: Trackside) -> None:
     for name in ("audit", "hook", "mail"):
-        subscribed("subscriptions", name, "delete")
+        subscribed("subscriptions", name, "delete", "--yes")
 
     assert said(subscribed("subscriptions")) == "There are no subscriptions.\n"
     assert objects(subscribed("subscriptions", "--json")) == []

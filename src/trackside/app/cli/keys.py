@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trackside.app.cli.appearance import Look
 from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import ago, moment, one_line
 from trackside.app.cli.jsonlines import record_object
@@ -98,9 +98,10 @@ def revoke(database: str | None, key_id: str, *, yes: bool, json: bool) -> ExitC
         known = [key for key in _in_store(settings, lambda store: store.api_keys.all()) if key.key_id == wanted]
         if not known:
             raise UnknownApiKeyError(key_id=wanted)
-        if known[0].revoked_at is None and not _agrees(known[0]):
-            standard_error().print("Nothing was revoked.")
-            return ExitCode.cancelled
+        what = f"key {wanted} ({one_line(known[0].name)}, of {one_line(known[0].owner)})"
+        would = f"{what} would be revoked for good"
+        if known[0].revoked_at is None and not agrees(f"Revoke {what} for good?", yes=False, would=would):
+            return not_done("Nothing was revoked.")
     revoked = _in_store(settings, lambda store: store.api_keys.revoke(wanted), writes=True)
     console = standard_output()
     if json:
@@ -116,19 +117,6 @@ def _id_in(typed: str) -> str:
     from trackside.app.storage.api_keys import id_in
 
     return id_in(typed) or typed
-
-
-def _agrees(key: ApiKey) -> bool:
-    """Ask whoever sits at the terminal.
-
-    Raises:
-        ArgumentError: nobody does.
-    """
-    what = f"key {key.key_id} ({one_line(key.name)}, of {one_line(key.owner)})"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ArgumentError(name="--yes", why=f"nobody can be asked here; {what} would be revoked for good")
-    standard_error().print(f"Revoke {what} for good? [y/N] ", end="")
-    return sys.stdin.readline().strip().casefold() in {"y", "yes"}
 
 
 def _in_store[T](

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from trackside.app.cli.arguments import ArgumentError, read_age
+from trackside.app.cli.arguments import read_age
+from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_thread
-from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.places import home_of
+from trackside.app.cli.progress import Progress
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
@@ -46,18 +47,34 @@ def prune(options: PruneOptions) -> ExitCode:
     settings = load_settings({"database.url": options.database})
     older_than = read_age(options.older_than, _OLDER_THAN, now=datetime.now(UTC))
     console = standard_output()
+    foreseen: PruneReport | None = None
     if options.dry_run or not options.yes:
         # Nothing is held open while somebody thinks about it.
         foreseen = asyncio.run(_prune(settings, options, older_than, dry_run=True))
         if options.dry_run or not foreseen.runs:
             return _show(console, options, foreseen, removed=False)
-        if not _agrees(settings, foreseen):
-            standard_error().print("Nothing was removed.")
-            return ExitCode.cancelled
-    return _show(console, options, asyncio.run(_prune(settings, options, older_than, dry_run=False)), removed=True)
+        question = f"Remove {_amount(foreseen)} from {settings.database_shown} for good?"
+        if not agrees(question, yes=False, would=f"{_amount(foreseen)} would be removed for good"):
+            return not_done("Nothing was removed.")
+    # With --yes nobody has counted before; a bar wants to know how much there is.
+    total = None if foreseen is None else foreseen.runs
+    with Progress("Removing", "run", total=total, broken_off=_broken_off) as progress:
+        report = asyncio.run(_prune(settings, options, older_than, dry_run=False, progress=progress))
+    return _show(console, options, report, removed=True)
 
 
-async def _prune(settings: Settings, options: PruneOptions, older_than: timedelta, *, dry_run: bool) -> PruneReport:
+def _broken_off(runs: int) -> str:
+    return f"{count(runs, 'run')} removed, and the rest as it was; the same command goes on."
+
+
+async def _prune(
+    settings: Settings,
+    options: PruneOptions,
+    older_than: timedelta,
+    *,
+    dry_run: bool,
+    progress: Progress | None = None,
+) -> PruneReport:
     async with open_store(settings, create=False, read_only=dry_run) as store:
         records = StoredRecords(store, home_of(settings))
         thread_id = None if options.thread is None else (await find_thread(records, options.thread)).thread_id
@@ -67,22 +84,8 @@ async def _prune(settings: Settings, options: PruneOptions, older_than: timedelt
             agent=options.agent,
             thread_id=thread_id,
             dry_run=dry_run,
+            on_removed=None if progress is None else lambda report: progress.reach(report.runs),
         )
-
-
-def _agrees(settings: Settings, foreseen: PruneReport) -> bool:
-    """Ask whoever sits at the terminal.
-
-    Raises:
-        ArgumentError: nobody does.
-    """
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ArgumentError(
-            name="--yes", why=f"nobody can be asked here; {_amount(foreseen)} would be removed for good"
-        )
-    question = f"Remove {_amount(foreseen)} from {settings.database_shown} for good? [y/N] "
-    standard_error().print(question, end="")
-    return sys.stdin.readline().strip().casefold() in {"y", "yes"}
 
 
 def _show(console: OutputConsole, options: PruneOptions, report: PruneReport, *, removed: bool) -> ExitCode:

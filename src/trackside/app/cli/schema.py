@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.formatting import one_line
+from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.output import OutputConsole, standard_output
-from trackside.app.settings import load_settings
+from trackside.app.cli.progress import Progress
+from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import blaming
 
 _DATABASE = "database.url"
+_UP_TO_DATE = "the tables are up to date"
 
 
 def show_version(database: str | None, *, json: bool) -> ExitCode:
@@ -31,14 +34,25 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
     return _written(console)
 
 
-def upgrade(database: str | None) -> ExitCode:
-    """Bring the tables up to date."""
+def upgrade(database: str | None, *, yes: bool, dry_run: bool) -> ExitCode:
+    """Bring the tables up to date; those in which there are events only if that is what the person wants."""
     from trackside.app.storage.maintenance import upgrade_database
 
     settings = load_settings({_DATABASE: database})
-    with blaming(settings):
-        version = upgrade_database(settings.database_url)
     console = standard_output()
+    foreseen = _foreseen(settings)
+    if dry_run:
+        console.print(
+            f"Would do nothing: {_UP_TO_DATE}." if foreseen is None else f"Would {foreseen.what}.", soft_wrap=True
+        )
+        return _written(console)
+    if foreseen is not None and foreseen.events:
+        question = f"{foreseen.what[0].upper()}{foreseen.what[1:]}? An older Trackside cannot use them afterwards."
+        if not agrees(question, yes=yes, would=f"it would {foreseen.what}"):
+            return not_done("Nothing was changed.")
+    steps = None if foreseen is None else foreseen.steps
+    with blaming(settings), Progress("Upgrading", "step", total=steps, broken_off=_broken_off) as progress:
+        version = upgrade_database(settings.database_url, on_step=progress.reach)
     if version.found == version.known:
         console.print(f"Nothing to do: the tables are of version {version.known}.")
     elif version.found is None:
@@ -46,6 +60,43 @@ def upgrade(database: str | None) -> ExitCode:
     else:
         console.print(f"Brought the tables from version {version.found} to {version.known}.")
     return _written(console)
+
+
+def _broken_off(steps: int) -> str:
+    return "nothing has changed, as all steps count together; the same command begins anew."
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreseen:
+    """What an upgrade would do, in words and in steps, and how many events are in the tables."""
+
+    what: str
+    steps: int
+    events: int
+
+
+def _foreseen(settings: Settings) -> _Foreseen | None:
+    """None: the tables are up to date.
+
+    Raises:
+        StorageError: the database cannot be read, or a newer Trackside made its tables; an upgrade says the same.
+    """
+    from trackside.app.storage.errors import DatabaseMissingError
+    from trackside.app.storage.maintenance import held_events, schema_version
+
+    with blaming(settings):
+        try:
+            version = schema_version(settings.database_url)
+        except DatabaseMissingError:
+            return _Foreseen("make the tables", steps=1, events=0)
+        if version.found is None:
+            return _Foreseen("make the tables", steps=version.steps, events=0)
+        if version.steps == 0:
+            return None
+        events = held_events(settings.database_url)
+    steps = count(version.steps, "step")
+    what = f"bring the tables of {settings.database_shown}, with {count(events, 'event')}, from version {version.found}"
+    return _Foreseen(f"{what} to {version.known} in {steps}", steps=version.steps, events=events)
 
 
 def compact(database: str | None) -> ExitCode:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside.app.cli.arguments import ArgumentError
-from trackside.app.cli.options import ApiKey, Database, Json, Url, positive
+from trackside.app.cli.options import ApiKey, Database, DryRun, Json, Url, Yes, positive
 
 app = typer.Typer()
 
@@ -41,6 +41,8 @@ def subscriptions(
             help="Deliver nothing for now, go on at its place, or forget it and its place.",
         ),
     ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -48,6 +50,7 @@ def subscriptions(
 ) -> int:
     """Show how far the observers are that are fed from the log, or one of them in full; pause, resume or delete it."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.asking import Consent
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
@@ -61,7 +64,7 @@ def subscriptions(
         case SubscriptionAction.resume:
             return steps.resume(place, name, json=json)
         case SubscriptionAction.delete:
-            return steps.delete(place, name, json=json)
+            return steps.delete(place, name, Consent(yes, dry_run), json=json)
 
 
 @app.command()
@@ -71,6 +74,8 @@ def replay(
         int,
         typer.Option("--from", metavar="POSITION", parser=positive, help="The first event to deliver again; 1 is all."),
     ],
+    yes: Yes = False,
+    dry_run: DryRun = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -78,10 +83,11 @@ def replay(
 ) -> int:
     """Deliver events again from a position on, or go ahead to it and leave out what lies between."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.asking import Consent
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
-    return steps.replay(place, name, from_, json=json)
+    return steps.replay(place, name, from_, Consent(yes, dry_run), json=json)
 
 
 @app.command()
@@ -105,6 +111,8 @@ def parked(
         int | None,
         typer.Option("--limit", "-n", metavar="N", parser=positive, help="How many to show.", show_default="50"),
     ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -112,6 +120,7 @@ def parked(
 ) -> int:
     """Show the events that a subscription could not handle and went past; have them delivered again, or drop them."""
     from trackside.app.cli import subscriptions as steps
+    from trackside.app.cli.asking import Consent
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
@@ -123,4 +132,4 @@ def parked(
         case ParkedAction.retry:
             return steps.retry_parked(place, name, position, json=json)
         case ParkedAction.drop:
-            return steps.drop_parked(place, name, position, json=json)
+            return steps.drop_parked(place, name, position, Consent(yes, dry_run), json=json)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from trackside.app.cli.appearance import Look, look_of
 from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.asking import Consent, agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
@@ -60,8 +61,15 @@ def resume(place: Place, name: str, *, json: bool) -> ExitCode:
     return _change(place, name, lambda records: records.resume(name), "goes on after position {cursor}", json=json)
 
 
-def delete(place: Place, name: str, *, json: bool) -> ExitCode:
-    """Forget a subscription; what is shown is how it stood last."""
+def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode:
+    """Forget a subscription, if that is what the person wants; what is shown is how it stood last."""
+    stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
+    lost = f"its place ({count(stands.behind, 'position')} before the end) and {count(stands.parked, 'parked event')}"
+    what = f"{one_line(name)} with {lost}"
+    if consent.dry_run:
+        return _foretell(stands, f"would be deleted with {lost}", json=json)
+    if not agrees(f"Delete {what} for good?", yes=consent.yes, would=f"{what} would be deleted for good"):
+        return not_done("Nothing was deleted.")
 
     async def do(records: Records) -> Subscription:
         last = await records.subscription(name)
@@ -73,8 +81,18 @@ def delete(place: Place, name: str, *, json: bool) -> ExitCode:
     return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
 
 
-def replay(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
-    """Have a subscription go on with the event at a position."""
+def replay(place: Place, name: str, position: int, consent: Consent, *, json: bool) -> ExitCode:
+    """Have a subscription go on with the event at a position; ahead only if somebody wants to leave out the others."""
+    if consent.dry_run or not consent.yes:
+        stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
+        ahead = position - 1 - stands.cursor
+        if consent.dry_run:
+            back = f"would go back {count(-ahead, 'position')}, and be given them again"
+            return _foretell(stands, f"would leave out {count(ahead, 'position')}" if ahead > 0 else back, json=json)
+        what = f"{count(ahead, 'position')} that {one_line(name)} was not given yet"
+        is_there = ahead <= stands.behind  # else it is refused, and nobody needs to be asked
+        if ahead > 0 and is_there and not agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out"):
+            return not_done("Nothing was left out.")
     said = f"goes on with position {position}, {{behind}} from the end"
     return _change(place, name, lambda records: records.seek(name, position - 1), said, json=json)
 
@@ -103,9 +121,22 @@ def retry_parked(place: Place, name: str, positions: Sequence[int] | None, *, js
     return _decide(place, name, lambda records: records.retry_parked, positions, "will be delivered again", json=json)
 
 
-def drop_parked(place: Place, name: str, positions: Sequence[int] | None, *, json: bool) -> ExitCode:
-    """Give parked events up."""
+def drop_parked(place: Place, name: str, positions: Sequence[int] | None, consent: Consent, *, json: bool) -> ExitCode:
+    """Give parked events up, if that is what the person wants."""
+    if consent.dry_run or not consent.yes:
+        stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
+        dropped = len({*positions}) if positions else stands.parked
+        what = f"{count(dropped, 'event')} that {one_line(name)} has parked"
+        if consent.dry_run:
+            return _foretell(stands, f"would give up {count(dropped, 'event')}", json=json)
+        if dropped and not agrees(f"Give up {what}, for good?", yes=False, would=f"{what} would be given up for good"):
+            return not_done("Nothing was given up.")
     return _decide(place, name, lambda records: records.drop_parked, positions, "dropped", json=json)
+
+
+def _foretell(stands: Subscription, would: str, *, json: bool) -> ExitCode:
+    """Show how a subscription stands, or say what would be done to it."""
+    return _show([record_object(stands)], lambda console: _say(console, stands.name, would), json=json)
 
 
 def _change(place: Place, name: str, do: Callable[[Records], Awaitable[None]], said: str, *, json: bool) -> ExitCode:

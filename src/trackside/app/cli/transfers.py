@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, cast
 
@@ -23,6 +24,7 @@ from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.lookup import find_run, find_thread
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
+from trackside.app.cli.progress import Progress
 from trackside.app.cli.stored_records import StoredRecords
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import open_store
@@ -71,15 +73,33 @@ def export(options: ExportOptions) -> ExitCode:
         raise ArgumentError(name=_FILE, why="Parquet is compressed as it is; leave .gz out of its name")
     settings = load_settings({"database.url": options.database})
     _spare_database(options.file, settings)
-    with _output(options.file, force=options.force) as file:
-        report = asyncio.run(_export(settings, options, file, chosen))
+    with (
+        _output(options.file, force=options.force) as file,
+        Progress("Exporting", "event", total=1, broken_off=partial(_export_broken_off, options)) as progress,
+    ):
+        report = asyncio.run(_export(settings, options, file, chosen, progress))
     where = "standard output" if options.file == _STANDARD else options.file
     said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
     standard_error().print(said, soft_wrap=True)
     return ExitCode.success
 
 
-async def _export(settings: Settings, options: ExportOptions, file: BinaryIO, format: ExportFormat) -> ExportReport:
+def _export_broken_off(options: ExportOptions, events: int) -> str:
+    if options.file == _STANDARD or Path(options.file).is_fifo():
+        return f"{count(events, 'event')} written, which is no complete export; the same command begins anew."
+    return f"{options.file} was not written, as it was not complete; the same command begins anew."
+
+
+def _import_broken_off(events: int) -> str:
+    return f"{count(events, 'event')} of the file are in the database; the same command goes on with the rest."
+
+
+async def _export(
+    settings: Settings, options: ExportOptions, file: BinaryIO, format: ExportFormat, progress: Progress
+) -> ExportReport:
+    def written(events: int, position: int, to: int) -> None:
+        progress.reach(position - options.start + 1, counted=events, total=max(1, to - options.start + 1))
+
     since = None if options.since is None else read_since(options.since, now=datetime.now(UTC))
     async with open_store(settings, read_only=True) as store:
         records = StoredRecords(store, home_of(settings))
@@ -93,6 +113,7 @@ async def _export(settings: Settings, options: ExportOptions, file: BinaryIO, fo
             agent=options.agent,
             types=options.types,
             since=since,
+            on_written=written,
         )
 
 
@@ -180,12 +201,18 @@ def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
     settings = load_settings({"database.url": database})
     with _input(name) as (file, found):
         export = open_export(file, format=found)  # before a database is made for it
+        how_far = _HowFar.of(name, file, found)
 
         async def read() -> ImportReport:
-            async with open_store(settings) as store:
-                return await store.import_events(export)
+            def imported(events: int) -> None:
+                progress.reach(events if how_far is None else how_far.read, counted=events)
 
-        report = asyncio.run(read())
+            async with open_store(settings) as store:
+                return await store.import_events(export, on_imported=imported)
+
+        total = None if how_far is None else how_far.size
+        with Progress("Importing", "event", total=total, broken_off=_import_broken_off) as progress:
+            report = asyncio.run(read())
     console = standard_output()
     if json:
         console.print_json_lines([record_object(report)])
@@ -204,6 +231,26 @@ def _said(report: ImportReport) -> Iterator[str]:
     yield f"{imported}; {known} of the file {were} there already."
     if report.unfinished:
         yield f"{count(report.unfinished, 'run')} without an end in the file: nobody executes that here."
+
+
+@dataclass(frozen=True, slots=True)
+class _HowFar:
+    """How many bytes a file has, and how many of them have been read by now, packed or not."""
+
+    descriptor: int
+    size: int
+
+    @classmethod
+    def of(cls, name: str, file: BinaryIO, format: ExportFormat) -> _HowFar | None:
+        """None of what has no end that is known, or is read to and fro."""
+        if name == _STANDARD or format == "parquet":
+            return None
+        status = os.fstat(file.fileno())
+        return cls(file.fileno(), status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+    @property
+    def read(self) -> int:
+        return os.lseek(self.descriptor, 0, os.SEEK_CUR)
 
 
 @contextmanager

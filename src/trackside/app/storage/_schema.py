@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, inspect, text
@@ -17,14 +18,18 @@ REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 
-def prepare(backend: Backend, *, create: bool) -> None:
+type OnStep = Callable[[int], object]
+"""Called after each step of an upgrade, with how many have been taken."""
+
+
+def prepare(backend: Backend, *, create: bool, on_step: OnStep | None = None) -> None:
     """See that the database is there, is ours, and has the tables of this version. Several processes may do it at once.
 
     Raises:
         StorageError: it is not, and cannot be made so; the message says what to do.
     """
     if could_prepare(backend, create=create) != REVISIONS[-1]:
-        backend.change(lambda connection: _bring_up_to_date(connection, backend))
+        backend.change(lambda connection: _bring_up_to_date(connection, backend, on_step))
 
 
 def could_prepare(backend: Backend, *, create: bool) -> str | None:
@@ -80,11 +85,11 @@ def stated_version(backend: Backend) -> str | None:
     return backend.look(look)
 
 
-def _bring_up_to_date(connection: Connection, backend: Backend) -> None:
+def _bring_up_to_date(connection: Connection, backend: Backend, on_step: OnStep | None) -> None:
     # Looked at again: another process may have done it while this one waited for the lock.
     if _known(_revision(connection), backend) != REVISIONS[-1]:
         try:
-            _upgrade(connection)
+            _upgrade(connection, on_step)
         except msgspec.DecodeError as exc:  # a migration reads what an older version has written
             raise errors.DamagedDatabaseError(database=str(backend), why=f"it has JSON that is none: {exc}") from exc
 
@@ -101,12 +106,20 @@ def _revision(connection: Connection) -> str | None:
     return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, on_step: OnStep | None) -> None:
     # Alembic takes longer to import than all the rest; most of the time the schema is as it should be.
     from alembic import command
     from alembic.config import Config
 
-    config = Config(attributes={"connection": connection})
+    done = 0
+
+    def applied(**_: Any) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done)
+
+    config = Config(attributes={"connection": connection, "on_version_apply": applied})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     command.upgrade(config, "head")

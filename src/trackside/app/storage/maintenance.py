@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from trackside.app.storage._backends import backend_at
 from trackside.app.storage._checks import Finding, contents, tables
-from trackside.app.storage._schema import REVISIONS, could_prepare, found_version, prepare, stated_version
+from trackside.app.storage._schema import (
+    REVISIONS,
+    OnStep,
+    could_prepare,
+    found_version,
+    prepare,
+    stated_version,
+)
 from trackside.app.storage._sqlite_backend import SqliteBackend
 from trackside.app.storage.errors import CompactedByServerError, DatabaseMissingError
 
@@ -36,6 +43,13 @@ class SchemaVersion:
         """Whether a newer Trackside made the tables."""
         return self.found is not None and self.found not in REVISIONS
 
+    @property
+    def steps(self) -> int:
+        """How many steps an upgrade has; 0 of tables that are up to date, or newer."""
+        if self.is_newer:
+            return 0
+        return len(REVISIONS) - (0 if self.found is None else REVISIONS.index(self.found) + 1)
+
 
 def schema_version(url: str) -> SchemaVersion:
     """Of which version the tables of a database are, also if that is not known here; changes nothing.
@@ -48,6 +62,21 @@ def schema_version(url: str) -> SchemaVersion:
     return SchemaVersion(found=stated_version(backend), known=REVISIONS[-1])
 
 
+def held_events(url: str) -> int:
+    """The position of the last event in tables of whatever version: about how many an upgrade has to keep.
+
+    Raises:
+        StorageError: the database is not there, has no tables yet, or cannot be read.
+    """
+    backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
+    backend.check_place(create=False)
+
+    def look(connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT max(position) FROM events")) or 0)
+
+    return backend.look(look) or 0
+
+
 def check_usable(url: str) -> None:
     """See that a database could be opened, or made if it is not there, as far as that can be told without changing anything.
 
@@ -57,10 +86,10 @@ def check_usable(url: str) -> None:
     could_prepare(backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT), create=True)
 
 
-def upgrade_database(url: str) -> SchemaVersion:
+def upgrade_database(url: str, *, on_step: OnStep | None = None) -> SchemaVersion:
     """Make the tables, or bring them up to date, in one transaction; says of which version they were.
 
-    Several processes may do it at once: one does, and the others find it done.
+    Several processes may do it at once: one does, and the others find it done. `on_step` hears of each step.
 
     Raises:
         NewerDatabaseError: a newer Trackside made them.
@@ -69,7 +98,7 @@ def upgrade_database(url: str) -> SchemaVersion:
     backend = backend_at(url, synchronous="FULL", busy_timeout=BUSY_TIMEOUT)
     backend.check_place(create=True)
     version = SchemaVersion(found=found_version(backend), known=REVISIONS[-1])
-    prepare(backend, create=True)
+    prepare(backend, create=True, on_step=on_step)
     return version
 
 

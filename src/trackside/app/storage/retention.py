@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -69,6 +69,9 @@ BATCH = 500
 _PAGE = 500  # runs that are looked at together
 _ROW_BYTES = 300
 _AT_REST = (ThreadStatus.idle, ThreadStatus.error)  # neither busy, nor waiting for a human
+
+type OnRemoved = Callable[[PruneReport], object]
+"""Called now and then with what has been removed so far."""
 
 type _Conditions = Sequence[ColumnElement[bool]]
 
@@ -202,7 +205,14 @@ class _Tally:
         )
 
 
-async def prune(writer: Writer | NoWriter, readers: Readers, outdated: Outdated, *, batch: int) -> PruneReport:
+async def prune(
+    writer: Writer | NoWriter,
+    readers: Readers,
+    outdated: Outdated,
+    *,
+    batch: int,
+    on_removed: OnRemoved | None = None,
+) -> PruneReport:
     """Remove runs, in transactions of about `batch` events.
 
     Raises:
@@ -212,7 +222,7 @@ async def prune(writer: Writer | NoWriter, readers: Readers, outdated: Outdated,
     limit_of(batch, "batch")
     tally = _Tally()
     for chosen in outdated.each():
-        await _prune(writer, readers, chosen, tally, batch)
+        await _prune(writer, readers, chosen, tally, batch, on_removed)
     return tally.report()
 
 
@@ -229,11 +239,20 @@ async def prune_threads(
     return tally.report()
 
 
-async def _prune(writer: Writer | NoWriter, readers: Readers, chosen: _Conditions, tally: _Tally, batch: int) -> None:
+async def _prune(
+    writer: Writer | NoWriter,
+    readers: Readers,
+    chosen: _Conditions,
+    tally: _Tally,
+    batch: int,
+    on_removed: OnRemoved | None = None,
+) -> None:
     async for page in _pages(readers, chosen):
         free = tally.sort_out(page)
         for part in _parts(free, batch):
             tally.add(await _write(writer, RemoveRuns(part)))
+            if on_removed is not None:
+                on_removed(tally.report())
         if free:
             await _write(writer, RemoveEmptyTotals({minute_of(time_text(run.created_at)) for run in free}))
 

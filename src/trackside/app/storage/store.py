@@ -31,7 +31,7 @@ from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, 
 from trackside.app.storage.crons import Crons
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
 from trackside.app.storage.items import Items
-from trackside.app.storage.retention import BATCH, Outdated, PruneReport, foresee, prune
+from trackside.app.storage.retention import BATCH, OnRemoved, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
 from trackside.app.storage.sweeping import SWEEP_EVERY, ForgetMemory, Sweeper
@@ -41,6 +41,8 @@ from trackside.app.storage.transfer import (
     ExportFormat,
     ExportReport,
     ImportReport,
+    OnImported,
+    OnWritten,
     OpenedExport,
     export_events,
     import_events,
@@ -255,6 +257,7 @@ class Store(StoreReading):
         thread_id: str | None = None,
         batch: int = BATCH,
         dry_run: bool = False,
+        on_removed: OnRemoved | None = None,
     ) -> PruneReport:
         """Remove whole runs that ended long ago, while others go on writing; what was removed is gone for good.
 
@@ -269,6 +272,7 @@ class Store(StoreReading):
             thread_id: only of this thread.
             batch: about how many events are removed in one transaction.
             dry_run: remove nothing, and say what would be removed now.
+            on_removed: told after each transaction what has been removed so far.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -279,7 +283,7 @@ class Store(StoreReading):
         outdated = Outdated.since(now, older_than, status=status, agent=agent, thread_id=thread_id)
         if dry_run:
             return await foresee(self._readers, outdated)
-        return await prune(self._writer, self._readers, outdated, batch=batch)
+        return await prune(self._writer, self._readers, outdated, batch=batch, on_removed=on_removed)
 
     async def export_events(
         self,
@@ -293,6 +297,7 @@ class Store(StoreReading):
         agent: str | None = None,
         types: AnyOf[LifecycleEventType] | None = None,
         since: datetime | None = None,
+        on_written: OnWritten | None = None,
     ) -> ExportReport:
         """Write events to a file, in the order of the log, up to where it ends now.
 
@@ -310,6 +315,7 @@ class Store(StoreReading):
             agent: only of runs of this agent.
             types: only events of this type, or one of these. Such an export cannot be imported.
             since: only events that occurred then or later.
+            on_written: told after each page how far the export is.
 
         Raises:
             InvalidQueryError: an argument does not fit; the message names it.
@@ -321,9 +327,15 @@ class Store(StoreReading):
             start=start, to=to, run_id=run_id, thread_id=thread_id, agent=agent, types=types, since=since
         )
         writer = await asyncio.to_thread(writer_of, file, format)
-        return await export_events(self._readers, writer, choice)
+        return await export_events(self._readers, writer, choice, on_written)
 
-    async def import_events(self, file: BinaryIO | OpenedExport, *, format: ExportFormat = "jsonl") -> ImportReport:
+    async def import_events(
+        self,
+        file: BinaryIO | OpenedExport,
+        *,
+        format: ExportFormat = "jsonl",
+        on_imported: OnImported | None = None,
+    ) -> ImportReport:
         """Append the events of an export that are not here yet, in the order of the export.
 
         In an empty store they get the positions that they had, with all holes; in one that has other events, the next
@@ -336,6 +348,7 @@ class Store(StoreReading):
         Args:
             file: where they are read from (it is not closed), or what `transfer.open_export` has opened.
             format: "jsonl" or "parquet"; of a file.
+            on_imported: told after each transaction how many events of the export are done with.
 
         Raises:
             ForeignExportError: it is no export.
@@ -349,7 +362,7 @@ class Store(StoreReading):
         """
         if not isinstance(file, OpenedExport):
             file = await asyncio.to_thread(open_export, file, format=format)
-        return await import_events(self._writer, self._readers, file)
+        return await import_events(self._writer, self._readers, file, on_imported)
 
     def thread_states(self) -> StoredThreadStates:
         """Where threads remember, for a manager: `RunManager(…, states=store.thread_states())`."""

@@ -8,7 +8,7 @@ passed over, so that an import which was cut short is gone on with by doing it a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -48,6 +48,12 @@ from trackside.harness.lifecycle import is_terminal, thread_status_of
 from trackside.harness.types import LifecycleEventType, ThreadStatus
 
 type ExportFormat = Literal["jsonl", "parquet"]
+
+type OnWritten = Callable[[int, int, int], object]
+"""Called with how many events are written, the position that has been reached, and the last one that will be."""
+
+type OnImported = Callable[[int], object]
+"""Called with how many events of the export have been read and stored, or found to be there."""
 
 _PAGE_ROWS = 2_000
 _PAGE_BYTES = 8 * 1_048_576
@@ -226,7 +232,9 @@ class ExportChoice:
         return conditions
 
 
-async def export_events(readers: Readers, writer: ExportWriter, choice: ExportChoice) -> ExportReport:
+async def export_events(
+    readers: Readers, writer: ExportWriter, choice: ExportChoice, on_written: OnWritten | None = None
+) -> ExportReport:
     """Write the chosen events, up to where the log ends now.
 
     Raises:
@@ -244,6 +252,8 @@ async def export_events(readers: Readers, writer: ExportWriter, choice: ExportCh
         await asyncio.to_thread(writer.write, page)
         after = page[-1].position
         count += len(page)
+        if on_written is not None:
+            on_written(count, after, to)
     if (await readers.run(_state))[1] != removals:
         raise ExportTornError(database=readers.database)
     await asyncio.to_thread(writer.finish, ExportFooter(count))
@@ -305,7 +315,9 @@ def _page(connection: Connection, *, conditions: Sequence[ColumnElement[bool]], 
     return page
 
 
-async def import_events(writer: Writer | NoWriter, readers: Readers, export: OpenedExport) -> ImportReport:
+async def import_events(
+    writer: Writer | NoWriter, readers: Readers, export: OpenedExport, on_imported: OnImported | None = None
+) -> ImportReport:
     """Append the events of an export that are not there yet.
 
     Raises:
@@ -326,6 +338,8 @@ async def import_events(writer: Writer | NoWriter, readers: Readers, export: Ope
             raise _conflict(exc, batch, export.header) from exc
         placing.note(batch, rows)
         loose.note(batch)
+        if on_imported is not None:
+            on_imported(placing.imported + placing.known)
     if placing.all_kept:
         await writer.write(EndLog(export.header.to))
     for thread_ids in batched(loose.threads, _BATCH_ROWS):

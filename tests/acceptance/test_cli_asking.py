@@ -1,0 +1,156 @@
+"""What cannot be undone is asked about, with numbers; where nobody sits, it takes `--yes`; `--dry-run` only says it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+
+from trackside.app.storage import Store, _schema
+from trackside.app.storage._backends import backend_at
+from trackside.testing import make_run
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def in_store[T](folder: Path, do: Callable[[Store], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with Store.open(f"sqlite:///{folder / 'trackside.db'}") as store:
+            return await do(store)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def filled(here: Run, tmp_path: Path) -> Run:
+    """A run of five events, long over; `mail` has gone past two of them, and parked the first."""
+
+    async def prepare(store: Store) -> None:
+        await store.append(make_run())
+        await store.subscriptions.open("mail", start="beginning")
+        async with await store.subscriptions.acquire("mail") as consumer:
+            await consumer.read()
+            await consumer.park(1, "no such user", attempts=5)
+            await consumer.acknowledge(2)
+
+    in_store(tmp_path, prepare)
+    return here
+
+
+def make_old(path: Path) -> None:
+    """The tables of the first version, with an event in them."""
+    config = Config()
+    config.set_main_option("script_location", str(_schema._MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+
+    def upgrade(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    backend = backend_at(f"sqlite:///{path}", synchronous="NORMAL", busy_timeout=1.0)
+    backend.check_place(create=True)
+    backend.change(upgrade)
+    with closing(sqlite3.connect(path)) as database, database:
+        columns = ("event_id", "run_id", "thread_id", "sequence", "event_type", "occurred_at", "payload", "position")
+        values = ("e", "r", "t", 1, "run_started", "2026-01-31T09:30:00.000000Z", "{}", 7)
+        database.execute(f"INSERT INTO events ({', '.join(columns)}) VALUES ({', '.join('?' * 8)})", values)
+
+
+MAIL = {
+    ("subscriptions", "mail", "delete"): (
+        "mail with its place (3 positions before the end) and 1 parked event would be deleted for good",
+        "Delete mail with its place (3 positions before the end) and 1 parked event for good? [y/N]",
+        "mail would be deleted with its place",
+        "Nothing was deleted.",
+    ),
+    ("replay", "mail", "--from", "5"): (
+        "2 positions that mail was not given yet would be left out",
+        "Leave out 2 positions that mail was not given yet? [y/N]",
+        "mail would leave out 2 positions.",
+        "Nothing was left out.",
+    ),
+    ("parked", "mail", "drop"): (
+        "1 event that mail has parked would be given up for good",
+        "Give up 1 event that mail has parked, for good? [y/N]",
+        "mail would give up 1 event.",
+        "Nothing was given up.",
+    ),
+}
+
+
+def standing(here: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in here("subscriptions", "--json").stdout.splitlines()]
+
+
+@pytest.mark.parametrize("typed", [*MAIL], ids=lambda typed: typed[0])
+def test_where_nobody_sits_it_takes_a_yes(filled: Run, typed: tuple[str, ...]) -> None:
+    would, _, dry, _ = MAIL[typed]
+    before = standing(filled)
+
+    refused, foretold = filled(*typed), filled(*typed, "--dry-run")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"error: --yes: nobody can be asked here; {would}.\n"
+    assert (foretold.returncode, foretold.stderr) == (0, "")
+    assert foretold.stdout.startswith(dry)
+    assert standing(filled) == before
+
+    assert filled(*typed, "--yes").returncode == 0
+    assert standing(filled) != before
+
+
+@pytest.mark.parametrize("typed", [*MAIL], ids=lambda typed: typed[0])
+def test_on_a_terminal_it_asks_and_does_only_what_is_wanted(filled: Run, terminal: Any, typed: tuple[str, ...]) -> None:
+    _, question, _, left = MAIL[typed]
+    before = standing(filled)
+    for answer, code, changed in ((b"\n", 130, False), (b"n\n", 130, False), (b"yes\n", 0, True)):
+        shown = terminal(*typed, columns=160)
+        shown.wait_for(question)
+        shown.press(answer)
+        assert shown.wait() == code
+        assert (left in shown.text) is not changed
+        assert (standing(filled) != before) is changed
+
+
+def test_going_back_is_not_asked_about_and_a_place_that_is_not_there_is_refused_first(filled: Run) -> None:
+    beyond = filled("replay", "mail", "--from", "9")
+    assert (beyond.returncode, beyond.stderr) == (2, "error: --from: the last position in the log is 5.\n")
+    assert filled("replay", "mail", "--from", "1", "--dry-run").stdout.startswith("mail would go back 2 positions")
+    assert filled("replay", "mail", "--from", "1").returncode == 0
+
+
+def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, terminal: Any, tmp_path: Path) -> None:
+    make_old(tmp_path / "trackside.db")
+    refused, foretold = here("db", "upgrade"), here("db", "upgrade", "--dry-run")
+    steps = len(_schema.REVISIONS) - 1
+    what = f"bring the tables of sqlite:///trackside.db, with 7 events, from version 0001 to {_schema.REVISIONS[-1]}"
+    assert refused.returncode == 2
+    assert f"error: --yes: nobody can be asked here; it would {what} in {steps} steps.\n" == refused.stderr
+    assert foretold.stdout == f"Would {what} in {steps} steps.\n"
+
+    shown = terminal("db", "upgrade", columns=160)
+    shown.wait_for("An older Trackside cannot use them afterwards. [y/N]")
+    shown.press(b"n\n")
+    assert shown.wait() == 130
+    assert "Nothing was changed." in shown.text
+    assert here("db", "current").stdout.startswith("0001 ")
+
+    shown = terminal("db", "upgrade", "--yes", columns=160)
+    assert shown.wait() == 0
+    assert f"{steps} steps" in shown.text, "a bar has shown how far it was"
+    assert shown.lines[-1] == f"Brought the tables from version 0001 to {_schema.REVISIONS[-1]}."
+    assert here("db", "upgrade", "--dry-run").stdout == "Would do nothing: the tables are up to date.\n"
+
+
+def test_without_events_nobody_is_asked(here: Run) -> None:
+    assert here("db", "upgrade", "--dry-run").stdout == "Would make the tables.\n"
+    assert here("db", "upgrade").stdout.startswith("Made the tables")
