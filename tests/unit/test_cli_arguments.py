@@ -17,7 +17,8 @@ from trackside.app.cli.arguments import (
     read_since,
 )
 from trackside.app.cli.commands import StreamMode
-from trackside.app.cli.running import RunOptions
+from trackside.app.cli.places import Place
+from trackside.app.cli.run_options import RunOptions
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -143,7 +144,7 @@ def test_what_is_no_moment_is_refused_with_what_to_write(typed: str) -> None:
 
 def test_modes_are_plain_texts_which_an_error_can_show() -> None:
     options = RunOptions(
-        database=None, timeout=None, metadata=[], modes=[StreamMode.debug, StreamMode.debug], json=False
+        place=Place(), timeout=None, metadata=[], modes=[StreamMode.debug, StreamMode.debug], json=False
     )
 
     assert repr(options.spec("agents.py:echo").stream_mode) == "('messages', 'custom', 'debug')"

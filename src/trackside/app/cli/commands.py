@@ -121,11 +121,12 @@ def run(
     """
     from trackside.app.cli import running
     from trackside.app.cli.places import Place
+    from trackside.app.cli.run_options import RunOptions
 
     return running.run(
         agent,
         input,
-        running.RunOptions(
+        RunOptions(
             place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,
@@ -162,11 +163,12 @@ def resume(
     """Answer the question that a thread waits for, and watch it go on."""
     from trackside.app.cli import running
     from trackside.app.cli.places import Place
+    from trackside.app.cli.run_options import RunOptions
 
     return running.resume(
         thread,
         answer,
-        running.RunOptions(
+        RunOptions(
             place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,
@@ -202,10 +204,11 @@ def retry(
     """Do once more what a run was asked for, as a new run of the same thread, and watch it."""
     from trackside.app.cli import running
     from trackside.app.cli.places import Place
+    from trackside.app.cli.run_options import RunOptions
 
     return running.retry(
         run,
-        running.RunOptions(
+        RunOptions(
             place=Place(database=database, url=url, api_key=api_key),
             timeout=timeout,
             max_tokens=max_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.remote_connection import Connection, RemoteError, connected
 from trackside.app.cli.remote_following import EventParser, ServerSentEvent
 from trackside.app.cli.remote_records import RemoteRecords
+from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.stopping import StopSignals, interrupt_on_stop_signals
 from trackside.app.cli.timeline import Timeline
 from trackside.harness.ids import new_id
@@ -24,9 +25,6 @@ from trackside.harness.observer import RunLifecycleEvent, RunResult
 from trackside.harness.ports import PausedRun, StreamGap, StreamPart
 from trackside.harness.questions import answers_of
 from trackside.harness.types import JsonObject, RunStatus
-
-if TYPE_CHECKING:
-    from trackside.app.cli.running import RunOptions, View
 
 _SHOWN: Final = ("messages-tuple", "custom")
 _SILENCE: Final = 60.0  # seconds without a heartbeat after which a stream counts as lost
@@ -181,7 +179,7 @@ class _Watched:
             await asyncio.wait({shown}, timeout=_WITHOUT_END)
             return await self._result_of(last)
         finally:
-            tasks = [shown, ended, *left]
+            tasks: list[asyncio.Task[Any]] = [shown, ended, *left]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,18 +6,15 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from trackside.app.cli.arguments import (
     ArgumentError,
     read_answer,
-    read_dollars,
     read_input,
-    read_metadata,
-    read_seconds,
 )
 from trackside.app.cli.delivering import say_what_is_left
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
@@ -27,7 +24,8 @@ from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
 from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
-from trackside.app.cli.places import Place, home_of
+from trackside.app.cli.places import home_of
+from trackside.app.cli.run_options import RunOptions, View
 from trackside.app.cli.spooled import path_from_here, say_what_is_spooled
 from trackside.app.cli.stopping import StopSignals, ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.stored_records import StoredRecords
@@ -50,10 +48,7 @@ from trackside.harness.types import JsonObject
 if TYPE_CHECKING:
     from trackside.app.storage import StoredRun
 
-type View = Timeline | JsonView
-
 _TYPED = ("timeout", "max_tokens", "max_cost_usd", "max_llm_calls", "max_tool_calls")
-_SHOWN_MODES = ("messages", "custom")
 _LEFT_BEHIND = "left behind: it did not stop"
 _GRACE = 1.0  # seconds that a run still has when it was told twice to stop
 _WAITING_AFTER = 2.0  # seconds in which a database has opened and taken the start of a run
@@ -69,53 +64,6 @@ class NotRecordedError(TracksideError):
 
 class SpooledError(NotRecordedError):
     """the run was not started, because it could not be recorded: {why}. That it failed is kept in {spool}; `trackside run` delivers it once the database takes it again."""  # noqa: E501
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What the commands that run an agent have in common, as it was typed."""
-
-    place: Place
-    timeout: str | None
-    max_tokens: int | None = None
-    max_cost: str | None = None
-    max_llm_calls: int | None = None
-    max_tool_calls: int | None = None
-    metadata: Sequence[str]
-    modes: Sequence[str]
-    json: bool
-
-    def settings(self) -> Settings:
-        """The settings, with the flags on top."""
-        return self.place.settings()
-
-    def check_modes(self) -> None:
-        """See that what is streamed is shown.
-
-        Raises:
-            ArgumentError: it would not be.
-        """
-        if self.json and self.modes:
-            raise ArgumentError(name="--stream", why="--json prints events alone; leave one of the two out")
-
-    def spec(self, agent: str, **more: Any) -> RunSpec:
-        """The run that is asked for.
-
-        Raises:
-            ArgumentError: an option has a value that does not fit.
-        """
-        self.check_modes()
-        return RunSpec(
-            agent,
-            metadata=read_metadata(self.metadata) or None,
-            timeout=None if self.timeout is None else read_seconds(self.timeout, "--timeout"),
-            max_tokens=self.max_tokens,
-            max_cost_usd=None if self.max_cost is None else read_dollars(self.max_cost, "--max-cost"),
-            max_llm_calls=self.max_llm_calls,
-            max_tool_calls=self.max_tool_calls,
-            stream_mode=tuple(dict.fromkeys((*_SHOWN_MODES, *map(str, self.modes)))),
-            **more,
-        )
 
 
 def run(agent: str, input: str | None, options: RunOptions, *, thread: str | None) -> ExitCode:
