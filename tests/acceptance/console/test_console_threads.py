@@ -103,12 +103,14 @@ async def test_two_checkpoints_are_compared_and_one_is_forked(serve_more: Any, v
         await seen.go(f"/ui/threads/{thread_id}#checkpoint-{checkpoint}")
         await expect(page.locator(f"[id='checkpoint-{checkpoint}'].is-marked")).to_be_visible()
 
-        await rows.nth(1).get_by_role("link", name="fork").click()
+        await rows.nth(3).get_by_role("link", name="fork").click()
         assert await seen.violations() == []
+        await page.get_by_label("Input: a message").fill("How is it in Rome?")
         await page.get_by_role("button", name="Start the run").click()
         await expect(page.locator(".run-block")).to_have_count(2)
         await expect(page.locator(".run-block.status-success")).to_have_count(2)
-        await expect(page.get_by_role("region", name="Conversation").locator("article")).to_have_count(4)
+        await expect(conversation.locator("article")).to_have_count(4)
+        await expect(conversation.locator(".message-human")).to_contain_text("How is it in Rome?")
 
 
 async def test_two_questions_are_answered_together_and_one_by_one(serve_more: Any, visit: Any) -> None:

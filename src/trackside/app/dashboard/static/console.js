@@ -62,7 +62,6 @@ async function compareClocks() {
 
 let stream = null;
 let watch = 0;
-let last = "";
 
 function say(state, text) {
   const element = document.getElementById("liveness");
@@ -94,10 +93,8 @@ function listen() {
     say("live", "live");
   };
   stream.addEventListener("open", () => {
-    const again = last !== "";
-    last = "open";
     isOpen();
-    if (again) refresh(); // what was missed meanwhile
+    refresh(); // what has happened since the page was written, or was missed meanwhile
   });
   stream.addEventListener("message", isOpen);
   stream.addEventListener("beat", isOpen);
