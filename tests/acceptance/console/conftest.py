@@ -70,7 +70,7 @@ def serve_more(serve: ServeConsole, tmp_path: Path) -> ServeConsole:
     async def start(**options: Any) -> TracksideServer:
         source = AGENTS.with_name("thread_agents.py").read_text("utf-8")
         (tmp_path / "thread_agents.py").write_text(source, "utf-8")
-        names = ("chat", "babbles", "form", "huge", "counts", "hostile")
+        names = ("chat", "babbles", "form", "huge", "counts", "decides", "hostile")
         settings = "\n".join(["[agents]", *(f'{name} = "thread_agents.py:{name}"' for name in names)])
         server: TracksideServer = await serve(settings, **options)
         return server

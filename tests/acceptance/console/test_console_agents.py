@@ -15,7 +15,7 @@ async def test_an_agent_is_tried_in_the_playground_and_seen_in_the_lists(serve_m
     server = await serve_more()
     async with visit(server.url) as seen:
         page = await seen.go("/ui/agents")
-        await expect(page.locator("tbody tr")).to_have_count(6)
+        await expect(page.locator("tbody tr")).to_have_count(7)
         await page.get_by_role("link", name="chat").click()
         await expect(page.locator(".graph-node")).to_have_count(4)
         await expect(page.locator(".graph-line.is-conditional")).to_have_count(2)

@@ -132,6 +132,21 @@ async def test_two_questions_are_answered_together_and_one_by_one(serve_more: An
         await expect(page.locator("details.tree").first).to_contain_text("name: Ada")
         await expect(page.locator("details.tree").first).to_contain_text("age: 36")
 
+        for answer, decision in (
+            ("Approve", {"type": "approve"}),
+            ("Reject", {"type": "reject", "message": "Not now"}),
+        ):
+            thread_id = await thread_with(client, "decides", {})
+            await seen.go(f"/ui/threads/{thread_id}")
+            await expect(page.locator("#thread-asks")).to_contain_text("delete_file")
+            if answer == "Reject":
+                await page.get_by_role("textbox", name="Your answer").fill("Not now")
+            await page.get_by_role("button", name=answer).click()
+            await expect(page.get_by_text("It waits")).to_have_count(0)
+            await expect(page.locator(".run-block.status-success")).to_have_count(1)
+            values = (await client.get(f"/threads/{thread_id}")).json()["values"]
+            assert values["decided"] == {"decisions": [decision] * 2}
+
 
 async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve: Any, visit: Any) -> None:
     server = await serve()

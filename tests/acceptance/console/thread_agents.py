@@ -124,6 +124,14 @@ def _much() -> Any:
 huge = _much()
 
 
+async def decides(input: Any, run: RunContext) -> Any:
+    """Wants two actions to be approved, as LangChain's agents ask for it."""
+    if run.resume is None:
+        requests = [{"name": "send_mail", "args": {"to": "ada"}}, {"name": "delete_file", "args": {}}]
+        run.interrupt({"action_requests": requests, "review_configs": []})
+    return {"decided": run.resume}
+
+
 async def counts(input: Any, run: RunContext) -> Any:
     """Takes JSON, and says how far it is."""
     for number in range(3):
