@@ -64,3 +64,17 @@ def delete(
     place = Place(database=database, url=url, api_key=api_key)
     options = acting.DeleteOptions(ids=id, yes=yes, place=place, json=json)
     return acting.delete_runs(options) if kind is Deleted.run else acting.delete_threads(options)
+
+
+@app.command()
+def top(
+    light: Annotated[bool, typer.Option("--light", help="For a terminal with a light background.")] = False,
+    database: Database = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> int:
+    """Watch runs as they go on, and cancel or retry them by key; ? says which keys there are. Needs trackside[top]."""
+    from trackside.app.cli import top as shown
+    from trackside.app.cli.places import Place
+
+    return shown.top(Place(database=database, url=url, api_key=api_key), light=light)

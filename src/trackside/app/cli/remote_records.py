@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import msgspec
+
 from trackside.app.cli.records import Following, HearOutage, Home, RunsNow, newest_first
 from trackside.app.cli.remote_connection import Connection, Query, part_of_path
 from trackside.app.cli.remote_following import RemoteFollower
@@ -23,13 +25,17 @@ from trackside.app.cli.remote_wire import (
 )
 from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage.subscriptions import ParkedEvent, Subscription
-from trackside.harness.ids import is_uuid
+from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 _PAGE: Final = 500
 _NEXT: Final = "x-pagination-next"
 _CONTINUES: Final = "x-search-continues"
+
+
+class _Retried(msgspec.Struct):
+    run_id: str
 
 
 class RemoteRecords:
@@ -197,6 +203,12 @@ class RemoteRecords:
             return
         path = f"threads/{run.thread_id}/runs/{run.run_id}/cancel"
         await self._connection.ask("POST", path, {"action": action.value})
+
+    async def retry(self, run_id: str) -> str:
+        """Have the server do once more what a run was asked for; the id of the new one."""
+        headers = {"Idempotency-Key": new_id()}
+        answer = await self._connection.ask("POST", f"runs/{part_of_path(run_id)}/retry", headers=headers)
+        return self._connection.decode(answer.body, _Retried).run_id
 
     async def delete_run(self, run: StoredRun) -> None:
         """Remove a run that has ended."""

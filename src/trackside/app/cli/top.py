@@ -1,0 +1,38 @@
+"""The command `top`: opens the records and shows them live. What it looks like is in `top_screen`, which needs Textual."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from typing import ClassVar
+
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.places import Place, open_records
+from trackside.harness.errors import Fault, TracksideError
+
+
+class TopError(TracksideError):
+    """top cannot be shown: {why}."""
+
+    fault: ClassVar[Fault] = "caller"
+
+
+def top(place: Place, *, light: bool) -> ExitCode:
+    """Show what goes on until somebody quits.
+
+    Raises:
+        TopError: Textual is not installed, or there is no terminal.
+    """
+    if importlib.util.find_spec("textual") is None:
+        raise TopError(why="Textual is not installed; pip install 'trackside[top]' does it")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise TopError(why="it needs a terminal; `trackside tail` and `trackside runs` write to a pipe")
+    from trackside.app.cli.top_screen import TopApp
+
+    async def main() -> None:
+        async with open_records(place) as records:
+            await TopApp(records, light=light).run_async()
+
+    asyncio.run(main())
+    return ExitCode.success

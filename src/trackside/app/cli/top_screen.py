@@ -1,0 +1,356 @@
+"""The screen of `trackside top`: a table of runs, what happens around them, and keys to act on them. Needs Textual."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, ClassVar, Protocol, override, runtime_checkable
+
+from rich.text import Text
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Input, RichLog, Static
+
+from trackside.app.cli.appearance import RUN_LOOKS, look_of, words_of
+from trackside.app.cli.formatting import abridged, cost, count, duration, moment, one_line
+from trackside.app.cli.watching import ORDERS, Seen, Watched
+from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.cli.records import Following, Records, RunsNow
+    from trackside.app.storage import StoredEvent
+
+REDRAWN_EVERY = 0.5
+COUNTED_EVERY = 2.0
+SHOWN = 200
+"""Rows at most: a table of thousands would be read by nobody, and redrawn for everybody."""
+
+_ACTIVE = (RunStatus.pending, RunStatus.running)
+_MOST_ACTIVE = 20_000
+_TAIL = 50
+_LONGEST = 160
+_HELP = """\
+c       cancel the run that is marked; asks before
+r       do once more what it was asked for, on a server (--url)
+Enter   all about it
+/       show only runs with this in their agent or status, or whose id begins so; Escape ends it
+s       sort by age, length, tokens, cost
+p       pause the screen; nothing is missed
+q       quit
+
+Rates are those of the last minute; outcomes are counted from the moment that this began."""
+
+
+@runtime_checkable
+class Retries(Protocol):
+    """Records of somebody who also executes runs."""
+
+    async def retry(self, run_id: str) -> str:
+        """Do once more what a run was asked for; the id of the new one."""
+        ...
+
+
+class Said(ModalScreen[bool]):
+    """A text over the screen; `asks` is a question that y answers with yes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "Yes", show=False),
+        Binding("escape,n,q,enter", "answer(False)", "Close"),
+    ]
+
+    def __init__(self, text: str, *, asks: bool = False) -> None:
+        super().__init__()
+        self._text = text
+        self._asks = asks
+
+    @override
+    def compose(self) -> ComposeResult:
+        hint = "y: yes · n or Escape: no" if self._asks else "Escape closes this"
+        with Vertical(id="said"):
+            yield Static(Text(self._text), id="text")
+            yield Static(Text(hint, "dim"))
+
+    def action_answer(self, agreed: bool) -> None:
+        """Close it, with an answer."""
+        self.dismiss(agreed and self._asks)
+
+
+class TopApp(App[None]):
+    """Runs as they go on, out of a database or from a server; it does not know which."""
+
+    TITLE = "trackside top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #banner { display: none; background: $error; color: $text; padding: 0 1; }
+    #banner.shown { display: block; }
+    #numbers { height: 3; padding: 0 1; }
+    #filter { display: none; }
+    #filter.shown { display: block; }
+    #runs { height: 2fr; }
+    #tail { height: 1fr; border-top: solid $primary; padding: 0 1; }
+    Said { align: center middle; }
+    #said { width: 80%; max-width: 110; height: auto; max-height: 80%; overflow-y: auto; }
+    #said { border: round $primary; background: $surface; padding: 1 2; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "cancel_run", "Cancel"),
+        Binding("r", "retry_run", "Retry"),
+        Binding("slash", "filter", "Filter"),
+        Binding("escape", "unfilter", "All", show=False),
+        Binding("s", "sort", "Sort"),
+        Binding("p", "pause", "Pause"),
+        Binding("question_mark", "help", "Help"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(self, records: Records, *, light: bool = False) -> None:
+        super().__init__()
+        self.watched = Watched()
+        self._records = records
+        self._light = light
+        self._order = "newest"
+        self._wanted = ""
+        self._paused = False
+        self._now: RunsNow | None = None
+        self._marked = ""
+        self._follower: Following | None = None
+        self._away = {"events": "", "numbers": ""}
+
+    @override
+    def compose(self) -> ComposeResult:
+        yield Static(id="banner")
+        yield Static(id="numbers")
+        yield Input(placeholder="agent, status, or the beginning of an id", id="filter")
+        yield DataTable(id="runs", cursor_type="row", zebra_stripes=True)
+        yield RichLog(id="tail", wrap=False, markup=False, max_lines=500)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to watch."""
+        self.theme = "textual-light" if self._light else "textual-dark"
+        table = self.query_one("#runs", DataTable)
+        for title in ("RUN", "STATUS", "AGENT", "TIME", "TOKENS", "COST", "THREAD"):
+            table.add_column(title, key=title)
+        table.focus()
+        self._watch()
+        self.set_interval(REDRAWN_EVERY, self._redraw)
+        self._count()
+        self.set_interval(COUNTED_EVERY, self._count)
+
+    def on_unmount(self) -> None:
+        """Watch no longer."""
+        if self._follower is not None:
+            self._follower.end()
+
+    @work(name="trackside-top-events", exclusive=True, group="events")
+    async def _watch(self) -> None:
+        while True:
+            try:
+                end = await self._records.end()
+                self.watched.begin(await self._records.runs(status=_ACTIVE, limit=_MOST_ACTIVE))
+                self._follower = self._records.follow(end, on_outage=self._lost)
+                async for stored in self._follower:
+                    self._away["events"] = ""
+                    self.watched.take(stored, monotonic())
+                    if stored.event.run_id == self._marked and not self._paused:
+                        self._tell(stored)
+                return
+            except TracksideError as exc:  # away before there was anything to follow
+                self._lost(exc)
+                await asyncio.sleep(COUNTED_EVERY)
+
+    def _lost(self, failure: Exception) -> None:
+        self._away["events"] = one_line(str(failure))
+
+    @work(name="trackside-top-numbers", exclusive=True, group="numbers")
+    async def _count(self) -> None:
+        try:
+            self._now = await self._records.now()
+            self.watched.begin(await self._records.runs(status=[RunStatus.pending], limit=SHOWN))
+        except TracksideError as exc:
+            self._away["numbers"] = one_line(str(exc))
+        else:
+            self._away = dict.fromkeys(self._away, "")
+
+    def _redraw(self) -> None:
+        away = next(filter(None, self._away.values()), "")
+        banner = self.query_one("#banner", Static)
+        banner.set_class(bool(away), "shown")
+        banner.update(Text(f"{away} What is shown was known before; it goes on by itself." if away else ""))
+        if self._paused:
+            return
+        self.query_one("#numbers", Static).update(self._numbers())
+        self._fill(self.query_one("#runs", DataTable))
+
+    def _numbers(self) -> Text:
+        runs, events, tokens = self.watched.rates(monotonic())
+        now = self._now
+        text = Text(f"{self._records.home.shown}", "bold")
+        text.append(f"  {datetime.now().astimezone():%H:%M:%S}  sorted by {self._order}", "dim")
+        if self._wanted:
+            text.append(f"  only {one_line(self._wanted)!r}", "yellow")
+        text.append(f"\n{runs:.1f} runs/s   {events:.1f} events/s   {tokens:,.0f} tokens/min")
+        if now is not None:
+            waiting = now.waiting_for_place + now.waiting_for_thread
+            text.append(f"   {now.running:,} running   {waiting:,} waiting   {now.waiting_for_human:,} for a human")
+            if now.stuck:
+                text.append(f"   {now.stuck:,} stuck", "red")
+        text.append("\n")
+        for status, look in RUN_LOOKS.items():
+            if number := self.watched.outcomes[status]:
+                text.append(f"{look.symbol} {number:,} {look.label}   ", look.style)
+        return text
+
+    def _fill(self, table: DataTable[Text]) -> None:
+        """Bring the table up to date, and leave the mark on its run."""
+        now = datetime.now(UTC)
+        shown, all_ = self.watched.listed(text=self._wanted, order=self._order, limit=SHOWN)
+        marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
+        table.clear()
+        for run in shown:
+            table.add_row(*_cells(run, now), key=run.run_id)
+        at = next((index for index, run in enumerate(shown) if run.run_id == marked), min(row, max(0, len(shown) - 1)))
+        table.move_cursor(row=at, animate=False, scroll=False)
+        table.scroll_to(y=scrolled, animate=False)
+        table.border_subtitle = f"{len(shown):,} of {count(all_, 'run')}"
+
+    @on(DataTable.RowHighlighted)
+    def _mark(self, event: DataTable.RowHighlighted) -> None:
+        run_id = event.row_key.value or ""
+        if run_id and run_id != self._marked:
+            self._marked = run_id
+            self._show_tail(run_id)
+
+    @work(name="trackside-top-tail", exclusive=True, group="tail")
+    async def _show_tail(self, run_id: str) -> None:
+        log = self.query_one("#tail", RichLog)
+        log.clear()
+        log.border_title = run_id
+        try:
+            events = await self._records.events(run_id=run_id, newest_first=True, limit=_TAIL)
+        except TracksideError as exc:
+            log.write(Text(one_line(str(exc)), "red"))
+            return
+        for stored in sorted(events, key=lambda one: one.position):
+            self._tell(stored)
+
+    def _tell(self, stored: StoredEvent) -> None:
+        look = look_of(stored.event)
+        line = Text(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
+        line.append(f"{look.symbol} {look.label:<10}", look.style or "default")
+        line.append(f"  {abridged(one_line(words_of(stored.event)), _LONGEST)}", "default")
+        self.query_one("#tail", RichLog).write(line)
+
+    @on(DataTable.RowSelected)
+    @work(name="trackside-top-details", exclusive=True, group="act")
+    async def _show_details(self) -> None:
+        try:
+            run = await self._records.run(self._marked)
+        except TracksideError as exc:
+            self.notify(one_line(str(exc)), severity="error", markup=False)
+            return
+        if run is None:
+            self.notify("This run is not there any more.", severity="warning")
+            return
+        facts = {
+            "run": run.run_id,
+            "thread": run.thread_id,
+            "agent": one_line(run.agent or ""),
+            "status": run.status.value,
+            "took": "" if run.duration_seconds is None else duration(run.duration_seconds),
+            "tokens": f"{run.total_input_tokens:,} in, {run.total_output_tokens:,} out",
+            "cost": "" if run.cost_usd is None else cost(run.cost_usd),
+            "error": abridged(one_line(run.error or "")),
+            "look": f"trackside runs {run.run_id}{self._records.home.flags}",
+        }
+        await self.push_screen(Said("\n".join(f"{name:<8} {text}" for name, text in facts.items() if text)))
+
+    @work(name="trackside-top-cancel", exclusive=True, group="act")
+    async def action_cancel_run(self) -> None:
+        """Stop the run that is marked, if that is what the person wants."""
+        seen = self.watched.runs.get(self._marked)
+        if seen is None or is_final(seen.status):
+            self.notify("It has ended." if seen else "No run is marked.")
+            return
+        question = f"Cancel run {seen.run_id} of {one_line(seen.agent) or 'an agent'}?"
+        if not await self.push_screen_wait(Said(question, asks=True)):
+            return
+        try:
+            if (run := await self._records.run(seen.run_id)) is not None:
+                await self._records.cancel(run)
+            self.notify(f"Asked run {seen.run_id} to stop.", markup=False)
+        except TracksideError as exc:
+            self.notify(one_line(str(exc)), severity="error", markup=False)
+
+    @work(name="trackside-top-retry", exclusive=True, group="act")
+    async def action_retry_run(self) -> None:
+        """Do once more what the run that is marked was asked for."""
+        if not isinstance(self._records, Retries):
+            said = f"Nobody executes runs here; with --url a server does, or: trackside retry {self._marked}"
+            self.notify(said, severity="warning", markup=False)
+            return
+        seen = self.watched.runs.get(self._marked)
+        if seen is None or not is_final(seen.status):
+            self.notify("It has not ended." if seen else "No run is marked.")
+            return
+        try:
+            self.notify(f"Run {await self._records.retry(seen.run_id)} does it once more.", markup=False)
+        except TracksideError as exc:
+            self.notify(one_line(str(exc)), severity="error", markup=False)
+
+    def action_filter(self) -> None:
+        """Type what runs are to have."""
+        box = self.query_one("#filter", Input)
+        box.add_class("shown")
+        box.focus()
+
+    def action_unfilter(self) -> None:
+        """Show all runs."""
+        box = self.query_one("#filter", Input)
+        box.value = ""
+        box.remove_class("shown")
+        self.query_one("#runs", DataTable).focus()
+
+    @on(Input.Changed, "#filter")
+    def _want(self, event: Input.Changed) -> None:
+        self._wanted = event.value.strip()
+        self._redraw()
+
+    @on(Input.Submitted, "#filter")
+    def _wanted_all(self) -> None:
+        self.query_one("#runs", DataTable).focus()
+
+    def action_sort(self) -> None:
+        """Sort by the next of the orders."""
+        orders = [*ORDERS]
+        self._order = orders[(orders.index(self._order) + 1) % len(orders)]
+        self._redraw()
+
+    def action_pause(self) -> None:
+        """Leave the screen as it is, or go on."""
+        self._paused = not self._paused
+        self.query_one("#runs", DataTable).border_title = "paused; p goes on" if self._paused else ""
+        self.notify("Paused; p goes on." if self._paused else "Goes on.")
+
+    def action_help(self) -> None:
+        """Say what the keys do."""
+        self.push_screen(Said(_HELP))
+
+
+def _cells(run: Seen, now: datetime) -> tuple[Text, ...]:
+    look = RUN_LOOKS[run.status]
+    return (
+        Text(run.run_id[:18]),
+        Text(f"{look.symbol} {look.label}", look.style),
+        Text(abridged(one_line(run.agent), 40)),
+        Text(duration(run.seconds(now)), justify="right"),
+        Text(f"{run.tokens:,}" if run.tokens else "", justify="right"),
+        Text("" if run.cost is None else cost(run.cost), justify="right"),
+        Text(run.thread_id[:18], "dim"),
+    )

@@ -1,0 +1,179 @@
+"""`trackside top`: what goes on, live, out of a database and from a server, and what keys do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import DataTable, Input, Static
+
+from trackside.app.cli.records import Home
+from trackside.app.cli.stored_records import StoredRecords
+from trackside.app.cli.top_screen import SHOWN, Said, TopApp
+from trackside.app.storage import Store
+from trackside.harness.ids import new_id
+from trackside.harness.observer import LifecycleEventType, RunLifecycleEvent
+from trackside.testing import make_run
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+AGENTS = """
+import asyncio
+
+async def sleep(input):
+    await asyncio.Event().wait()
+
+async def fail(input):
+    raise ValueError("no such card")
+"""
+
+
+def started(number: int, agent: str) -> RunLifecycleEvent:
+    run_id = f"{agent}-{number:05}"
+    kind = LifecycleEventType.RUN_STARTED
+    return RunLifecycleEvent(new_id(), kind, run_id, f"thread-{run_id}", 1, datetime.now(UTC), {"agent": agent})
+
+
+def ended(run: RunLifecycleEvent) -> RunLifecycleEvent:
+    payload = {"agent": run.payload["agent"], "status": "success", "completion_data": {"total_tokens": 600}}
+    kind = LifecycleEventType.RUN_COMPLETED
+    return RunLifecycleEvent(new_id(), kind, run.run_id, run.thread_id, 2, datetime.now(UTC), payload)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'trackside.db'}"
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    async with Store.open(url) as store:
+        yield store
+
+
+async def until(pilot: Any, holds: Callable[[], object]) -> None:
+    """Let the screen go on until this holds; the test's time limit ends it else."""
+    while not holds():
+        await pilot.pause(0.02)
+
+
+def row_keys(app: TopApp) -> list[str]:
+    return [str(row.key.value) for row in app.query_one("#runs", DataTable).ordered_rows]
+
+
+def shown(app: TopApp, name: str) -> str:
+    return str(app.screen.query_one(name, Static).render())
+
+
+async def test_runs_come_go_are_found_sorted_and_cancelled(store: Store, url: str) -> None:
+    one, other = started(1, "chat"), started(2, "mail")
+    await store.append([one, other])
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(140, 40)) as pilot:
+        await until(pilot, lambda: len(row_keys(app)) == 2)
+        third = started(3, "chat")
+        await store.append([third])
+        await until(pilot, lambda: len(row_keys(app)) == 3)
+        await store.append([ended(third)])
+        await until(pilot, lambda: "1 success" in shown(app, "#numbers"))
+        assert "600 tokens/min" in shown(app, "#numbers")
+        assert row_keys(app)[-1] == third.run_id, "what has ended is below what goes on"
+
+        await pilot.press("slash", *"mail", "enter")
+        await until(pilot, lambda: row_keys(app) == [other.run_id])
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        assert f"Cancel run {other.run_id} of mail?" in shown(app, "#text")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Said))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+        assert f"trackside runs {other.run_id}" in shown(app, "#text")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Said))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(row_keys(app)) == 3)
+        assert not app.query_one("#filter", Input).value
+        await pilot.press("s", "s")
+        await until(pilot, lambda: "sorted by tokens" in shown(app, "#numbers"))
+        assert row_keys(app)[0] == third.run_id
+        await pilot.press("r")
+        await until(pilot, lambda: any("--url" in note.message for note in app._notifications))
+        await pilot.press("p")
+        await store.append([started(4, "chat")])
+        await until(pilot, lambda: "chat-00004" in app.watched.runs)
+        assert len(row_keys(app)) == 3
+        await pilot.press("p")
+        await until(pilot, lambda: len(row_keys(app)) == 4)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Said))
+
+
+async def test_ten_thousand_runs_at_once_do_not_hold_up_a_key(store: Store, url: str) -> None:
+    for first in range(0, 10_000, 1_000):
+        await store.append([started(number, "chat") for number in range(first, first + 1_000)])
+    app = TopApp(StoredRecords(store, Home(url)), light=True)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: len(app.watched.runs) == 10_000)
+        await until(pilot, lambda: len(row_keys(app)) == SHOWN)
+        await pilot.press("slash", *"chat-09999")
+        await until(pilot, lambda: row_keys(app) == ["chat-09999"])
+
+
+async def test_an_outage_is_said_and_over_when_it_is(store: Store, url: str) -> None:
+    await store.append([started(1, "chat")])
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: row_keys(app))
+        app._away["events"] = "The database is away."
+        await until(pilot, lambda: app.query_one("#banner").has_class("shown"))
+        await until(pilot, lambda: not app.query_one("#banner").has_class("shown"))
+
+
+def test_in_a_pipe_it_says_what_to_use_instead(trackside: Run) -> None:
+    refused = trackside("top")
+    assert refused.returncode == 2
+    assert "it needs a terminal" in refused.stderr
+
+
+def test_without_textual_it_says_how_to_get_it(trackside: Run, tmp_path: Path) -> None:
+    blocked = tmp_path / "site" / "sitecustomize.py"
+    blocked.parent.mkdir()
+    blocked.write_text(
+        "import importlib.util as u\nf = u.find_spec\nu.find_spec = lambda n, p=None: None if n == 'textual' else f(n, p)\n"
+    )
+    refused = trackside("top", PYTHONPATH=str(blocked.parent))
+    assert refused.returncode == 2
+    assert (
+        refused.stderr
+        == "error: top cannot be shown: Textual is not installed; pip install 'trackside[top]' does it.\n"
+    )
+
+
+def test_on_a_terminal_it_cancels_a_run_of_another_process(
+    terminal: Any, piped: Any, here: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    asyncio.run(_record(f"sqlite:///{tmp_path / 'trackside.db'}"))
+    running = piped("run", "agents.py:sleep", "hello")
+    while '"running"' not in here("runs", "--json", "--status", "running").stdout:
+        assert running.poll() is None
+    one = terminal("top", columns=140)
+    one.wait_for("agents.py:sleep")
+    one.press(b"c")
+    one.wait_for("Cancel run")
+    one.press(b"y")
+    assert running.wait(60) == 130
+    one.press(b"q")
+    assert one.wait() == 0
+    assert b"\x1b[?1049l" in one.output, "the screen is as it was before"
+
+
+async def _record(url: str) -> None:
+    async with Store.open(url) as store:
+        await store.append(make_run())
