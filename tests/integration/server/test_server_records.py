@@ -266,3 +266,29 @@ async def test_the_server_says_what_it_is_and_that_its_database_answers(serve_ag
     assert info["version"]
     assert info["flags"]["strict_resume"] is True
     assert all(answer.json() == {"ok": True} for answer in answers)
+
+
+async def test_what_was_deleted_is_found_by_who_asks_for_it_with_all_that_is_kept(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        await two_runs(served)
+        failed, done = (await http.get("/runs")).json()
+        await served.client.runs.delete(failed["thread_id"], failed["run_id"])
+        await served.client.threads.delete(done["thread_id"])
+        seen = await http.get("/runs")
+        (whole, gone) = (await http.get("/runs", params={"removed": True, "details": True})).json()
+        alone = [await http.get(f"/runs/{failed['run_id']}", params={"removed": said}) for said in (False, True)]
+        threads = (await http.get("/threads", params={"removed": True})).json()
+        of_failed = await http.get("/events", params={"status": "error", "type": "run_started"})
+
+    assert seen.json() == []
+    assert [whole["run_id"], gone["run_id"]] == [failed["run_id"], done["run_id"]]
+    assert whole["removed_at"] is not None
+    assert whole["completion_data"]["llm_call_count"] == 0
+    assert "completion_data" not in failed
+    assert [answer.status_code for answer in alone] == [404, 200]
+    assert alone[1].json()["removed_at"] == whole["removed_at"]
+    assert {thread["thread_id"]: thread["removed_at"] is None for thread in threads} == {
+        failed["thread_id"]: True,
+        done["thread_id"]: False,
+    }
+    assert [event["run_id"] for event in of_failed.json()] == [failed["run_id"]]
