@@ -9,8 +9,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_BARS: Final = 72
-"""More bars than that say no more on a screen."""
+_MOST_BARS: Final = 40
+"""A day has hours then, and a month days: more bars say no more on a screen, and are made of smaller sums."""
 _MOST_BUCKETS: Final = 1_000  # of a timeline
 _WIDTHS: Final = tuple(
     timedelta(minutes=minutes)
