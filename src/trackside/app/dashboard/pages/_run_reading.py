@@ -58,6 +58,8 @@ class Around:
     """The run of the thread before it."""
     later: RecordedRun | None
     """The one after it, which may be the one that answered it."""
+    latest: RecordedRun | None = None
+    """The last one of the thread, if that is not this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +164,13 @@ async def around(call: AnyCall, run: RunDetails) -> Around:
     thread = {"thread_id": run.thread_id, "limit": 1}
     earlier = (await API.ask(call, records.list_recorded_runs, query={**thread, "before": run.cursor})).value
     later = (await API.ask(call, records.list_recorded_runs, query={**thread, "after": run.cursor})).value
+    latest = (await API.ask(call, records.list_recorded_runs, query=thread)).value if later else []
     return Around(
         children=children,
         is_all=is_all,
         earlier=earlier[0] if earlier else None,
         later=later[0] if later else None,
+        latest=latest[0] if latest else None,
     )
 
 
@@ -233,10 +237,9 @@ async def open_questions(call: AnyCall, run: RunDetails) -> frozenset[str] | Non
 
 async def deliveries_of(call: AnyCall, run: RunDetails) -> Any:
     """What each subscription did with the run's events; None to who may not know."""
-    asked = getattr(subscriptions, "list_deliveries", None)
-    if asked is None or not call.principal.may(Permission.admin):
+    if not call.principal.may(Permission.admin):
         return None
-    return (await API.ask(call, asked, path={"run_id": run.run_id})).value
+    return (await API.ask(call, subscriptions.list_deliveries, path={"run_id": run.run_id})).value
 
 
 def ran(run: RecordedRun) -> Ran:

@@ -139,7 +139,7 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
         found=found,
         timeline=_timeline(run, found, data, callers, most=None if given.get("rows") == ["all"] else MOST_ROWS),
         asked=_asked(run, found, end),
-        input=None if run.request is None else said(request.get("input")),
+        input=_input(run, data),
         answer=_answer(request),
         output=output,
         output_missing=missing,
@@ -204,6 +204,14 @@ def _asked(run: RunDetails, found: reading.Found, end: Mapping[str, Any]) -> Ask
         open=tuple(one for one in questions if one.id in is_open),
         answered=tuple(one for one in questions if one.id not in is_open),
     )
+
+
+def _input(run: RunDetails, data: Mapping[str, Any]) -> Said | None:
+    """What went in; of a run whose request is not kept, the beginning of what a human said."""
+    if run.request is not None:
+        return said(run.request.get("input"))
+    first = data.get("first_human_message")
+    return said({"messages": [first]}) if isinstance(first, str) and first else None
 
 
 def _answer(request: Mapping[str, Any]) -> Cut | None:

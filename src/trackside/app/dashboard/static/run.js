@@ -98,11 +98,11 @@ function textOf(content) {
 }
 
 /** A message, or a piece of it. Pieces add up; what comes as a whole takes the place of its pieces. */
-function message(said, about, namespace, isWhole) {
+function message(said, about, namespace, way) {
   if (!said || typeof said !== "object") return;
   const kind = String(said.type ?? said.role ?? "message");
   if (/^(human|user|system|remove)/i.test(kind)) return;
-  const isPiece = kind.endsWith("Chunk") && !isWhole;
+  const isPiece = way === "pieces" && kind.endsWith("Chunk");
   const key = String(said.id ?? `${messages.size}`);
   const text = textOf(said.content);
   const calls = (said.tool_calls ?? []).map((call) => call?.name).filter(Boolean);
@@ -111,9 +111,10 @@ function message(said, about, namespace, isWhole) {
     if (!text && !calls.length) return;
     const caller = about?.langgraph_node ?? said.name ?? about?.caller ?? "agent";
     who([namespace, String(kind).startsWith("tool") ? `tool ${said.name ?? caller}` : caller].filter(Boolean).join(" › "));
-    known = { element: line("words", ""), text: "", calls: new Set() };
+    known = { element: line("words", ""), text: "", calls: new Set(), way };
     messages.set(key, known);
   }
+  if (known.way !== way) return; // a run may stream the same in two ways
   known.text = isPiece ? known.text + text : text || known.text;
   calls.forEach((name) => known.calls.add(name));
   const shown = known.text.length > MOST_CHARS ? `…${known.text.slice(-MOST_CHARS)}` : known.text;
@@ -132,9 +133,9 @@ function take(name, text) {
   } catch {
     return;
   }
-  if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, false);
+  if (mode === "messages") message(Array.isArray(data) ? data[0] : data, Array.isArray(data) ? data[1] : {}, namespace, "pieces");
   else if (mode === "messages/metadata") for (const [id, one] of Object.entries(data)) callers.set(id, one?.metadata ?? {});
-  else if (mode === "messages/partial" || mode === "messages/complete") for (const one of data) message(one, callers.get(one?.id), namespace, true);
+  else if (mode === "messages/partial" || mode === "messages/complete") for (const one of data) message(one, callers.get(one?.id), namespace, "whole");
   else if (mode === "custom") part(namespace, shortened(JSON.stringify(data), MOST_OF_PART));
   else if (mode === "updates") part(namespace, Object.keys(data).map((node) => (node === "__interrupt__" ? "stops to ask" : `${node} is done`)).join(", "));
   else if (mode === "gap") line("stream-note", "What it said before this is not kept any more.");

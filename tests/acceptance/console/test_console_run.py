@@ -1,0 +1,477 @@
+"""The page of a run, in each of its states: did it work, why not, what did it cost, what does it wait for, how to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from browser import texts
+from playwright.async_api import expect
+from recorded_runs import BEGAN, MARKUP, id_of, import_runs, run_events
+from webhook_receiver import NEW, WebhookReceiver, status
+
+from trackside.app.storage import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AGENTS = ("talks", "fails", "asks", "waits", "graph", "works")
+OWN = ("speaks", "huge", "chooses", "wants_text", "two", "counts")
+SETTINGS = "\n".join(
+    [
+        "[agents]",
+        *(f'{name} = "console_agents.py:{name}"' for name in AGENTS),
+        *(f'{name} = "run_agents.py:{name}"' for name in OWN),
+    ]
+)
+
+
+class Api:
+    """The server's API, beside the browser."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.AsyncClient(base_url=url, timeout=30)
+
+    async def start(self, agent: str, said: Any = "hello", *, thread: str | None = None, **more: Any) -> dict[str, Any]:
+        """Start a run."""
+        path = "/runs" if thread is None else f"/threads/{thread}/runs"
+        given = {"messages": [{"role": "user", "content": said}]} if isinstance(said, str) else said
+        body = {"assistant_id": agent, "input": given, **more}
+        if thread is None:
+            body["on_completion"] = "keep"
+        found: dict[str, Any] = (await self.client.post(path, json=body)).raise_for_status().json()
+        return found
+
+    async def ended(self, agent: str, said: Any = "hello", **more: Any) -> dict[str, Any]:
+        """Start a run, and wait for its end."""
+        run = await self.start(agent, said, **more)
+        await self.client.get(f"/runs/{run['run_id']}/join")
+        return run
+
+    async def get(self, path: str) -> Any:
+        """Ask."""
+        return (await self.client.get(path)).raise_for_status().json()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def serving(serve: Any, tmp_path: Path) -> AsyncIterator[Any]:
+    """`server, api = await serving()` serves the agents of both files."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: str = SETTINGS) -> tuple[Any, Api]:
+            own = Path(__file__).with_name("run_agents.py")
+            await asyncio.to_thread(shutil.copy, own, tmp_path)
+            server = await serve(settings)
+            api = Api(server.url)
+            stack.push_async_callback(api.client.aclose)
+            return server, api
+
+        yield start
+
+
+async def test_outcomes_are_said_first(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    works, fails = await api.ended("works", metadata={"who": "ada"}), await api.ended("fails")
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/runs/{works['run_id'].upper()}")
+        top = page.locator("#run-top")
+        await expect(top.locator(".head .status")).to_have_text("success")
+        assert texts(await top.locator(".figure").all_inner_texts())[1:] == [
+            "$0.00328 cost",
+            "1,050 / 210 tokens in / out",
+            "3 model calls",
+            "2 tool calls",
+        ]
+        names = texts(await page.locator(".waterfall tbody th").all_inner_texts())
+        assert names == [
+            "run works success",
+            "log events",
+            "tool search_0",
+            "by researcher",
+            "model gpt-5",
+            "model gpt-5",
+            "tool search_1",
+            "model gpt-5-mini",
+        ]
+        for table in ("By model", "By caller"):
+            rows = await page.get_by_role("region", name=f"Tokens and cost {table.lower()}").locator("tr").all()
+            shown = texts([await row.inner_text() for row in rows])
+            assert shown[-1] == "In all 1,050 210 $0.00328"
+        row = page.locator("tr[data-row]", has_text="gpt-5-mini")
+        await row.focus()
+        await expect(page.locator("#wf-detail")).to_contain_text("50 tokens in, 10 out")
+        await expect(page.locator("#input-title ~ .said")).to_contain_text("hello")
+        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text('"found"')
+        await page.locator("#stream-details > summary").click()
+        await expect(page.locator("#stream-state")).to_contain_text("ended")
+        assert await seen.violations() == []
+        await seen.picture("run-success")
+
+        page = await seen.go(f"/ui/runs/{fails['run_id']}")
+        problem = page.locator("#run-top .problem")
+        await expect(problem).to_contain_text("It failed: FileNotFoundError there is no file prices.csv")
+        box, figures = await problem.bounding_box(), await page.locator(".figures").bounding_box()
+        assert box is not None
+        assert figures is not None
+        assert box["y"] < figures["y"] < 500
+        await page.get_by_text("Traceback", exact=True).click()
+        await expect(problem.locator("pre")).to_contain_text('raise FileNotFoundError("there is no file prices.csv")')
+        await page.locator("summary", has_text="run_failed").click()
+        await expect(page.locator(".events pre:visible")).to_contain_text('"error_type": "FileNotFoundError"')
+        assert await seen.violations() == []
+        await seen.picture("run-error")
+
+
+async def test_a_run_is_seen_while_it_speaks_until_its_true_end(serving: Any, visit: Any, tmp_path: Path) -> None:
+    server, api = await serving()
+    run = await api.start("speaks")
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/runs/{run['run_id']}")
+        lines = page.locator("#stream-lines > *")
+        before = [
+            "teller",
+            f"Once upon {MARKUP} a time",
+            "parts",
+            f'{{"chapter":{json.dumps(MARKUP)}}}',
+            "critic",
+            "I doubt it.",
+        ]
+        await expect(lines).to_have_text(before)  # who comes later has the past
+        await expect(page.locator("#run-top .head .status")).to_have_text("running")
+        await expect(page.locator("#stream-state")).to_have_text("live")
+        await page.locator("#request > summary").click()
+        await page.locator("#events summary", has_text="run_started").click()
+        assert await seen.violations() == []
+        await seen.picture("run-running")
+        await asyncio.to_thread((tmp_path / "go-on").touch)
+        await expect(lines.nth(1)).to_have_text(f"Once upon {MARKUP} a time, the end.")
+        await page.evaluate("window.isSame = true")
+        await asyncio.to_thread((tmp_path / "end").touch)
+        await expect(page.locator("#run-top .head .status")).to_have_text("success")
+        await expect(page.locator("#run-texts")).to_contain_text("Once upon a time, the end.")
+        await expect(page.locator("#stream-state")).to_contain_text("ended")
+        await expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
+        await expect(page.get_by_role("button", name="Delete")).to_be_visible()
+        # What somebody has opened, and the text, are as they were.
+        assert await page.evaluate("window.isSame")
+        await expect(page.locator("#request")).to_have_attribute("open", "")
+        await expect(page.locator("#events summary", has_text="run_completed")).to_be_visible()
+        await expect(page.locator("#events details[open] > summary")).to_have_text(["run_started"])
+        await expect(lines.nth(5)).to_have_text("I doubt it.")
+
+
+async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    asks = await api.ended("asks")
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/runs/{asks['run_id']}")
+        waiting = page.locator("#run-questions")
+        await expect(waiting).to_contain_text("May I send the mail?")
+        await expect(waiting.locator("pre")).to_contain_text("ada@example.org")
+        assert await seen.violations() == []
+        await seen.picture("run-waiting")
+        await page.evaluate("window.isSame = true")
+        await waiting.get_by_role("button", name="Yes").click()
+        await expect(page.locator(".toast")).to_contain_text("it goes on")
+        await expect(waiting).to_contain_text("was answered: the thread went on with")
+        await expect(waiting.locator(".status")).to_have_text("success")
+        assert await page.evaluate("window.isSame")
+        await waiting.get_by_role("link").click()
+        await expect(page.get_by_label("Input", exact=True)).to_contain_text("The answer to what the thread asked")
+        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text('"sent": true')
+
+        chooses = await api.ended("chooses")
+        await seen.go(f"/ui/runs/{chooses['run_id']}")
+        await expect(waiting.locator(".question-text")).to_have_text(f"Which colour? {MARKUP}")
+        await waiting.get_by_role("button", name=MARKUP).click()
+        await expect(waiting.locator(".status")).to_have_text("success")
+        assert (await api.get(f"/threads/{chooses['thread_id']}/state"))["values"] == {"chosen": MARKUP}
+
+        wants = await api.ended("wants_text")
+        await seen.go(f"/ui/runs/{wants['run_id']}")
+        answer = waiting.get_by_label("Your answer")
+        await answer.fill("Ada\nLovelace")
+        # An answer that is being typed is not taken away by what happens meanwhile.
+        async with page.expect_response(lambda one: one.url.endswith(wants["run_id"])):
+            await page.evaluate("htmx.trigger('#refresh', 'changed')")
+        await expect(answer).to_have_value("Ada\nLovelace")
+        await waiting.get_by_role("button", name="Answer", exact=True).click()
+        await expect(waiting.locator(".status")).to_have_text("success")
+        assert (await api.get(f"/threads/{wants['thread_id']}/state"))["values"] == {"name": "Ada\nLovelace"}
+
+        two = await api.ended("two", {})
+        await seen.go(f"/ui/runs/{two['run_id']}")
+        await expect(waiting.get_by_role("heading")).to_have_text("It waits for 2 answers")
+        many = waiting.locator(".question", has_text="How many?")
+        await many.get_by_label("as JSON").check()
+        await many.get_by_label("Your answer").fill("{no json")
+        await many.get_by_role("button", name="Answer", exact=True).click()
+        await expect(page.locator(".toast.bad")).to_contain_text("the answer is not JSON")
+        seen.complaints.clear()  # the browser complains of the 422
+        await many.get_by_label("Your answer").fill("3")
+        await many.get_by_role("button", name="Answer", exact=True).click()
+        await expect(waiting.get_by_role("heading")).to_have_text("It waits for an answer")
+        await waiting.locator(".question", has_text="Is the left one right?").get_by_role("button", name="No").click()
+        await expect(waiting).to_contain_text("was answered")
+        await expect(waiting.locator(".status")).to_have_text("success")
+        assert (await api.get(f"/threads/{two['thread_id']}/state"))["values"] == {"left": False, "right": 3}
+
+
+async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    async with visit(server.url, permissions=["clipboard-read", "clipboard-write"]) as seen:
+        page = await seen.go(f"/ui/runs/{waits['run_id']}")
+        status = page.locator("#run-top .head .status")
+        behind = await api.start("talks", thread=waits["thread_id"])
+        await page.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(page.locator("#confirm-text")).to_have_text("Cancel this run? What it has done so far stays.")
+        await page.get_by_role("button", name="Do it").click()
+        await expect(status).to_have_text("cancelled")
+        await expect(page.locator("#run-top .verdict")).to_contain_text("What it had done until then stays")
+        await api.client.get(f"/runs/{behind['run_id']}/join")
+
+        fails = await api.ended("fails")
+        await seen.go(f"/ui/runs/{fails['run_id']}")
+        await page.get_by_role("button", name="Retry").click()
+        await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
+        await expect(page.locator("#run-rest")).to_contain_text("attempt 1, which this one repeats")
+        await seen.go(f"/ui/runs/{fails['run_id']}")
+        await expect(page.locator("#run-rest")).to_contain_text("attempt 2, which repeats this one")
+
+        said = 'it\'s "quoted" $HOME `id`\n\\ ünï'
+        talks = await api.ended("talks", said)
+        await seen.go(f"/ui/runs/{talks['run_id']}")
+        await page.get_by_role("button", name="Copy as CLI").click()
+        await expect(page.locator(".toast")).to_have_text("Copied.")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert shlex.split(copied) == ["trackside", "run", "talks", said]
+        await page.get_by_role("button", name="Copy as curl").click()
+        await expect(page.locator(".toast")).to_have_count(2)
+        curl = await page.evaluate("navigator.clipboard.readText()")
+        process = await asyncio.create_subprocess_shell(curl, stdout=asyncio.subprocess.PIPE)
+        made = json.loads((await process.communicate())[0])
+        assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
+
+        # A thread of an agent that keeps no checkpoints cannot go back, unless this was its first run.
+        await expect(page.get_by_role("button", name="Fork")).to_be_enabled()
+        later = await api.ended("talks", thread=talks["thread_id"])
+        await seen.go(f"/ui/runs/{later['run_id']}")
+        await expect(page.get_by_role("button", name="Fork")).to_be_disabled()
+        await expect(page.locator("#why-not-fork")).to_contain_text("keeps only what its thread is now")
+
+        first = await api.ended("counts", {})
+        for _ in range(2):
+            last = await api.ended("counts", {}, thread=first["thread_id"])
+        await seen.go(f"/ui/runs/{last['run_id']}")
+        await page.get_by_role("button", name="Fork").click()
+        await page.wait_for_url(lambda url: url.startswith(f"{server.url}/ui/runs/") and last["run_id"] not in url)
+        await expect(status).to_have_text("success")
+        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text("ran 2")
+        forked = await api.get(f"/runs/{page.url.rpartition('/')[2]}")
+        assert forked["thread_id"] != first["thread_id"]
+        values = (await api.get(f"/threads/{forked['thread_id']}/state"))["values"]
+        assert values == {"log": ["ran 0", "ran 1", "ran 2"]}
+
+        await page.get_by_role("button", name="Delete").click()
+        await page.get_by_role("button", name="Do it").click()
+        await page.wait_for_url(f"{server.url}/ui/runs")
+        await seen.go(f"/ui/runs/{forked['run_id']}")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such run")
+        await expect(page.get_by_role("link", name="Its events in the log")).to_be_visible()
+        assert await seen.violations() == []
+        seen.complaints.clear()  # of the 404
+
+
+async def test_what_is_not_there_or_goes_away_is_said(serving: Any, visit: Any) -> None:
+    server, api = await serving()
+    waits = await api.start("waits")
+    later = await api.start("talks", thread=waits["thread_id"])
+    delayed = await api.start("talks", after_seconds=3_600)
+    async with visit(server.url) as seen:
+        page = await seen.go(f"/ui/runs/{later['run_id']}")
+        verdict = page.locator("#run-top .verdict")
+        await expect(verdict).to_contain_text(f"It waits for its thread: …{waits['run_id'][-8:]} is running there")
+        await expect(page.locator("#events")).to_contain_text("None yet")
+        await seen.go(f"/ui/runs/{delayed['run_id']}")
+        await expect(verdict).to_contain_text("It is to start later")
+        assert await seen.violations() == []
+
+        await seen.go(f"/ui/runs/{waits['run_id']}")
+        await expect(page.locator("#stream-lines")).to_contain_text("still")
+        await page.get_by_role("button", name="Cancel and roll back").click()
+        await page.get_by_role("button", name="Do it").click()
+        await expect(page.locator("#stale")).to_contain_text("not there any more")
+        await expect(page.locator("#run-top")).to_contain_text(waits["run_id"])
+        seen.complaints.clear()  # of the 404
+
+        for run_id, says in (("nonsense", "is not the id of a run"), (id_of(1), "No run that you may see")):
+            await seen.go(f"/ui/runs/{run_id}")
+            await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such run")
+            await expect(page.locator(".failure")).to_contain_text(says)
+            assert await seen.violations() == []
+        await seen.go(f"/ui/runs/{later['run_id']}?events_after=last&rows=some")
+        await expect(page.locator("#run-top .problem")).to_contain_text("events_after is a position")
+        seen.complaints.clear()  # of the 404s
+
+
+async def test_outputs_and_runs_of_any_size_are_shown_in_part(serving: Any, visit: Any, tmp_path: Path) -> None:
+    calls = [
+        {"kind": "chat", "name": "gpt-5", "caller": "lead_agent", "at": number / 100, "seconds": 0.01}
+        for number in range(1_000)
+    ]
+    end = {"completion_data": {"duration_seconds": 10.0, "calls": calls, "calls_omitted": 234}}
+    messages = [{"type": "human", "id": f"m{number}", "content": f"line {number}"} for number in range(99_998)]
+    many = run_events(1, between=messages, end=end)
+    await asyncio.to_thread(import_runs, tmp_path, many)
+    server, api = await serving()
+    huge = await api.ended("huge")
+    async with visit(server.url) as seen:
+        for path in (f"/ui/runs/{id_of(1)}", f"/ui/runs/{huge['run_id']}"):
+            body = (await api.client.get(path)).content
+            assert len(body) < 600_000
+        page = await seen.go(f"/ui/runs/{id_of(1)}")
+        await expect(page.locator("#events .head")).to_contain_text("100k in all")
+        await expect(page.locator("#run-timeline")).to_contain_text("702 more rows")
+        await expect(page.locator("#run-timeline")).to_contain_text("234 more calls were counted and not listed")
+        await page.get_by_role("link", name="Next events").click()
+        await expect(page.locator(".events tbody td.num").first).to_have_text("26")
+        last = (await api.get(f"/events?run_id={id_of(1)}&newest_first=true&limit=1"))[0]["position"]
+        await seen.go(f"/ui/runs/{id_of(1)}?events_after={last - 1}")
+        await expect(page.locator(".events summary")).to_have_text(["run_completed"])
+        await page.get_by_role("link", name="show all").click()
+        await expect(page.locator(".waterfall tbody tr")).to_have_count(1_002)
+
+        await seen.go(f"/ui/runs/{huge['run_id']}")
+        output = page.get_by_label("Output", exact=True)
+        await expect(output).to_contain_text("characters: all of it as JSON")
+        address = await output.get_by_role("link", name="all of it as JSON").get_attribute("href")
+        assert (
+            len((await api.client.get(str(address))).content) > 1_000_000
+        )  # a store keeps a mebibyte of what threads are
+        await page.locator("#stream-details > summary").click()
+        await expect(page.locator("#stream-lines")).to_contain_text("more characters")
+        assert await seen.violations() == []
+
+
+async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: Any, tmp_path: Path) -> None:
+    bad = f"{MARKUP}\u202ereversed\u200b שלום"
+    model = {"input_tokens": 5, "output_tokens": 1, "cost_usd": 0.5}
+    data = {
+        "duration_seconds": 10.0,
+        "token_usage_by_model": {bad: model},
+        "token_usage_by_caller": {bad: model},
+        "first_human_message": bad,
+        "last_ai_message": bad,
+        "calls": [
+            {"kind": "invoke_agent", "name": bad, "caller": "lead_agent", "at": 1, "seconds": 8},
+            {
+                "kind": "chat",
+                "name": bad,
+                "caller": bad,
+                "at": 2,
+                "seconds": 3,
+                "error_type": bad,
+                "input_tokens": 5,
+                "output_tokens": 1,
+            },
+            {"kind": bad, "name": bad},
+            bad,
+        ],
+    }
+    failed = run_events(
+        1,
+        start={"agent": bad, "metadata": {bad: bad}, "trigger": bad},
+        between=[{"type": bad, "name": bad, "content": bad}],
+        end={"agent": bad, "title": bad, "error": bad, "error_type": bad, "traceback": bad, "completion_data": data},
+        kind="run_failed",
+    )
+    off = run_events(
+        2,
+        start={"parent_run_id": id_of(1)},
+        end={"completion_data": {}},
+        began=BEGAN + timedelta(seconds=9),
+        seconds=7_200,
+    )
+    asked = {
+        "interrupts": [{"id": bad, "value": {"question": bad, bad: bad}}],
+        "status": "interrupted",
+        "completion_data": data,
+    }
+    waits = run_events(3, end=asked)
+    stopped = run_events(
+        4, end={"cancel_mode": ["shutdown"], "completion_data": {"calls": "none"}}, kind="run_cancelled"
+    )
+    await asyncio.to_thread(import_runs, tmp_path, [*failed, *off, *waits, *stopped])
+    server, _ = await serving()
+    async with visit(server.url) as seen:
+        for number in (1, 3, 4):
+            page = await seen.go(f"/ui/runs/{id_of(number)}")
+            await expect(page.locator("#run-top h1")).to_be_visible()
+            for one in await page.locator("details:not(#stream-details)").all():
+                await one.evaluate("one => { one.open = true; }")
+            assert await page.locator("main img, main script").count() == 0
+            assert await page.title() != "run"
+            assert await seen.violations() == []
+        page = await seen.go(f"/ui/runs/{id_of(1)}")
+        visible = f"{MARKUP}⟨U+202E⟩reversed⟨U+200B⟩ שלום"
+        await expect(page.locator("h1")).to_have_text(visible)
+        child = page.locator(".waterfall tr", has=page.get_by_role("link"))
+        await expect(child).to_contain_text("imported")
+        await expect(page.locator("#run-timeline .notice")).to_contain_text("the clock of a machine is off")
+        await expect(page.locator("#run-rest")).to_contain_text("was started by this one")
+        await child.get_by_role("link").click()
+        await expect(page.locator("#run-top .about")).to_contain_text("started by")
+        await expect(page.get_by_role("button", name="Retry")).to_be_disabled()
+        await expect(page.locator("#why-not-retry")).to_contain_text("what was asked for is not kept")
+
+
+async def test_who_was_told_and_who_may_see_what(serving: Any, visit: Any, tmp_path: Path) -> None:
+    async with WebhookReceiver(NEW) as receiver:
+        receiver.answers += [status(200), status(413)]  # what is too large is parked at once
+        observer = {
+            "type": "webhook",
+            "name": "crm",
+            "url": receiver.url,
+            "secret": NEW,
+            "allow_private_addresses": True,
+            "events": ["run_started", "run_failed"],
+        }
+        table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in observer.items())
+        server, _ = await serving(f'{SETTINGS}\n[server]\nauth = "keys"\n[[observers]]\n{table}\n')
+        async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+            keys = {
+                permission: (await store.api_keys.create("k", owner=f"{permission}-ada", permission=permission)).secret
+                for permission in ("read", "run", "admin")
+            }
+        async with httpx.AsyncClient(base_url=server.url, headers={"X-Api-Key": keys["run"]}) as client:
+            body = {"assistant_id": "fails", "on_completion": "keep"}
+            run = (await client.post("/runs", json=body)).raise_for_status().json()
+        async with visit(server.url, extra_http_headers={"X-Api-Key": keys["admin"]}) as seen:
+            page = await seen.go(f"/ui/runs/{run['run_id']}")
+            parked = "async (path) => (await (await fetch(path)).json()).length === 1"
+            await page.wait_for_function(parked, arg=f"{server.url}/subscriptions/crm/parked", polling=100)
+            await page.reload()
+            row = page.locator("section", has=page.get_by_role("heading", name="Who was told")).locator("tbody tr")
+            await expect(row).to_contain_text("crm")
+            await expect(row).to_contain_text("after 1 attempt: ")
+            await expect(row).to_contain_text("413")
+            assert await seen.violations() == []
+        async with visit(server.url, extra_http_headers={"X-Api-Key": keys["run"]}) as seen:
+            page = await seen.go(f"/ui/runs/{run['run_id']}")
+            await expect(page.get_by_role("button", name="Retry")).to_be_enabled()
+            await expect(page.get_by_role("heading", name="Who was told")).to_have_count(0)
+        async with visit(server.url, extra_http_headers={"X-Api-Key": keys["read"]}) as seen:
+            page = await seen.go(f"/ui/runs/{run['run_id']}")
+            await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such run")
+            await expect(page.locator("main")).to_contain_text("No run that you may see")
+            seen.complaints.clear()  # of the 404
