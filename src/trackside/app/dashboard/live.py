@@ -19,6 +19,7 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.routes import events
 from trackside.app.server.routing import EVENT_STREAM, Call, Routes
+from trackside.harness.errors import ClosedError
 
 routes = Routes("Console")
 
@@ -34,29 +35,12 @@ class Changes(LogEvents):
 
     @override
     async def _write(self, send: Send) -> None:
-        something = asyncio.Event()
-        reading = asyncio.create_task(self._read(something), name="trackside-console-live")
-        try:
+        with suppress(ClosedError):
             while True:
-                await something.wait()
-                something.clear()
-                if reading.done():
-                    await reading
-                    break
+                await self.follower.skip()  # however many come, one look tells the page of all
                 await self._send(send, b"id: %d\r\nevent: changed\r\ndata: {}\r\n\r\n" % self.follower.position)
                 await asyncio.sleep(PAUSE)
-        finally:
-            reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
         await self._send(send, b": the server closes\r\n\r\n", more=False)
-
-    async def _read(self, something: asyncio.Event) -> None:
-        try:
-            async for _ in self.follower:
-                something.set()
-        finally:
-            something.set()
 
 
 @routes.get("/ui/live", Permission.read, about=INSIDE, media_type=EVENT_STREAM, failing=FailurePage)

@@ -24,11 +24,12 @@ from sqlalchemy import Connection, func, select
 
 from trackside.app.storage import _queries, errors
 from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._growth import LogGrowth, log_end
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._recent import EventFilter, RecentEvents
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._signals import CommitSignals
-from trackside.app.storage._tables import POSITION, counters, events, runs, threads
+from trackside.app.storage._tables import events
 from trackside.harness.errors import ClosedError, TracksideError
 
 logger = logging.getLogger("trackside.storage")
@@ -66,12 +67,6 @@ class FollowOptions:
             raise errors.StoreOptionError(option="look_every", value=self.look_every, why=why)
 
 
-def log_end(connection: Connection) -> int:
-    """The last position that was given to an event, whether it still is in the log or not."""
-    end: int = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
-    return end
-
-
 class ReadPage(Protocol):
     """Reads wanted events from the log, in order: `Store.events`, with the filter in it."""
 
@@ -98,16 +93,6 @@ def _read_on(connection: Connection, *, after: int | None, most: int | None) -> 
     query = select(events, func.length(events.c.payload).label("size"))
     rows = connection.execute(query.where(events.c.position > after).order_by(events.c.position).limit(_PAGE))
     return _Reading(end, [(_queries.event_of(row), row.size) for row in rows])
-
-
-def _agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
-    rows = connection.execute(select(runs.c.run_id, runs.c.agent).where(runs.c.run_id.in_(run_ids)))
-    return {row.run_id: row.agent for row in rows}
-
-
-def _owners_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, str | None]:
-    rows = connection.execute(select(threads.c.thread_id, threads.c.owner).where(threads.c.thread_id.in_(thread_ids)))
-    return {row.thread_id: row.owner for row in rows}
 
 
 def _pause_after(failures: int) -> float:
@@ -141,6 +126,8 @@ class EventFeed:
         self._agents_lock = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._is_away = False
+        self.growth = LogGrowth(readers, signals, self.note_outage, self.note_return)
+        """Wakes those who only want to know that there is more."""
         self.closed = False
         self.reads = 0
         """How often the log was read for all followers together."""
@@ -166,6 +153,7 @@ class EventFeed:
     def on_commit(self, rows: Sequence[EventRow]) -> None:
         """Take what this process has committed, unless something that is not here lies before it."""
         self._committed = rows[-1].position
+        self.growth.reach(self._committed)
         if not self._begun:
             return
         if not self._followers:
@@ -180,6 +168,10 @@ class EventFeed:
         """Whether all that comes after this position is here, as far as it is known."""
         return self._begun and self._recent.holds(cursor)
 
+    def newest(self, cursor: int) -> int:
+        """The end of what is here, for a follower that has seen all that it wants up to this position."""
+        return self._recent.end if self.holds(cursor) else cursor
+
     async def first(self, cursor: int, wanted: EventFilter) -> tuple[StoredEvent | None, int]:
         """The first event that is here after the cursor and is wanted; and the position up to which all has been seen.
 
@@ -191,7 +183,9 @@ class EventFeed:
                 await self._learn_agents()
         if wanted.owner is not None:
             while unowned := self._recent.unowned(cursor):
-                self._recent.learn_owners(unowned, await self._readers.run(partial(_owners_of, thread_ids=unowned)))
+                self._recent.learn_owners(
+                    unowned, await self._readers.run(partial(_queries.owners_of, thread_ids=unowned))
+                )
         if not self.holds(cursor):
             return None, cursor
         stored = self._recent.first(cursor, wanted)
@@ -248,6 +242,7 @@ class EventFeed:
     async def aclose(self) -> None:
         """End all followers. May be called again."""
         self.closed = True
+        await self.growth.aclose()
         self._answer_all(0)
         for follower in self._followers:
             follower.wake()
@@ -345,7 +340,7 @@ class EventFeed:
     async def _learn_agents(self) -> None:
         async with self._agents_lock:
             if unknown := self._recent.agents.unknown:
-                found = await self._readers.run(partial(_agents_of, run_ids=unknown))
+                found = await self._readers.run(partial(_queries.agents_of, run_ids=unknown))
                 self._recent.agents.learn(unknown, found)
 
     def _take(self, stored: StoredEvent, size: int) -> None:
@@ -442,6 +437,26 @@ class Follower(AsyncIterator[StoredEvent]):
             raise StopAsyncIteration from None
         finally:
             self._asked = False
+
+    async def skip(self) -> None:
+        """Wait until there is an event that is wanted, and go past it and all that is known to be there by now.
+
+        For whoever wants to know that something has happened, and looks for himself what. Where all events are wanted, none
+        is read for that.
+
+        Raises:
+            ClosedError: the store is closed.
+            StorageError: the log cannot be read, and not because the database is away.
+        """
+        if self.wanted.wants_all and not self._page:
+            self._cursor = await self._feed.growth.beyond(self._cursor)
+            return
+        try:
+            await anext(self)
+        except StopAsyncIteration:
+            raise ClosedError(what="store") from None
+        self._page.clear()
+        self._cursor = self._feed.newest(self._cursor)
 
     async def _look(self) -> StoredEvent | None:
         """The next event if the feed has it; else waits, or fetches a page from the log."""

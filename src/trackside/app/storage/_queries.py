@@ -310,6 +310,18 @@ def retries_of_run(run_id: str) -> Select[Any]:
     return select(runs.c.run_id).where(_is(runs.c.retry_of, run_id)).order_by(runs.c.created_at, runs.c.run_id)
 
 
+def agents_of(connection: Connection, run_ids: Sequence[str]) -> dict[str, str | None]:
+    """The agents of runs, by their ids."""
+    rows = connection.execute(select(runs.c.run_id, runs.c.agent).where(runs.c.run_id.in_(run_ids)))
+    return {row.run_id: row.agent for row in rows}
+
+
+def owners_of(connection: Connection, thread_ids: Sequence[str]) -> dict[str, str | None]:
+    """The owners of threads, by their ids."""
+    rows = connection.execute(select(threads.c.thread_id, threads.c.owner).where(threads.c.thread_id.in_(thread_ids)))
+    return {row.thread_id: row.owner for row in rows}
+
+
 def events_of_run(run_id: str) -> Select[Any]:
     """All events of one run."""
     return select(events).where(_is(events.c.run_id, run_id)).order_by(events.c.sequence)

@@ -24,11 +24,11 @@ from trackside.app.storage._tables import runs
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.types import JsonObject, RunStatus
 
-LOOKED_AT: Final = 4_000
-"""So many runs are looked at in some ten milliseconds."""
+LOOKED_AT: Final = 1_500
+"""So many runs are looked at in about thirty milliseconds."""
 
 _FIRST_LOOK: Final = 250  # in which a page is found that most runs fit
-_LOOK: Final = 1_000
+_LOOK: Final = 1_250
 
 _LOOKED_FOR_IN: Final = (
     runs.c.created_at,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trackside.app.storage._follow import log_end
+from trackside.app.storage._growth import log_end
 from trackside.app.storage._signals import Mark, PolledSignals
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._sqlite_reads import GuestReads, PooledReads

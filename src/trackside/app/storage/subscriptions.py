@@ -16,7 +16,7 @@ from typing import Any
 from trackside.app.storage._arguments import AnyOf, plain
 from trackside.app.storage._deliveries import DeliveriesOfRun, read_deliveries
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._follow import log_end
+from trackside.app.storage._growth import log_end
 from trackside.app.storage._leases import MAX_LEASE_SECONDS
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._signals import CommitSignals, Listener
