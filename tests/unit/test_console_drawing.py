@@ -43,14 +43,14 @@ def test_a_cycle_is_drawn_with_the_edge_that_closes_it_upwards() -> None:
     assert row_of(drawing, "agent") < row_of(drawing, "tools")
     back = next(line for line in drawing.lines if line.source == "tools")
     forth = next(line for line in drawing.lines if line.target == "tools")
-    assert heights(back.path)[0] > heights(back.path)[-1]
-    assert heights(forth.path)[0] < heights(forth.path)[-1]
-    assert back.path.partition(" ")[0] != forth.path.rpartition(" ")[0]  # one is beside the other
+    assert points(back.path)[0][1] > points(back.path)[-1][1]
+    assert points(forth.path)[0][1] < points(forth.path)[-1][1]
+    assert points(back.path)[0][0] != points(forth.path)[-1][0]  # one is beside the other
     assert [line.is_conditional for line in drawing.lines] == [False, True, False, True]
 
 
 def test_edges_cross_where_they_have_to_and_nowhere_else() -> None:
-    drawing = graph("s a", "s b", "a y", "b x", "x e", "y e")
+    drawing = graph("s a", "s b", "b x", "a y", "x e", "y e")  # x is first, and belongs below b
     places = {box.id: box.x for box in drawing.boxes}
     assert (places["a"] < places["b"]) == (places["y"] < places["x"])
 
@@ -94,6 +94,6 @@ def test_edges_to_nodes_that_are_not_there_are_left_out() -> None:
     assert [(line.source, line.target) for line in drawing.lines] == [("a", "b")]
 
 
-def heights(path: str) -> list[float]:
-    """The heights of the points of a path."""
-    return [float(y) for _, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
+def points(path: str) -> list[tuple[float, float]]:
+    """The points of a path."""
+    return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
