@@ -201,6 +201,8 @@ def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(tmp_
         assert left.stdout is not None
         run_id = json.loads(left.stdout.readline())["run_id"]
         server.kill()
+        assert left.stderr is not None
+        assert left.stderr.readline().startswith("waiting: ")
         left.send_signal(signal.SIGINT)
         _, err = left.communicate(timeout=60)
         assert left.returncode == 130

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from trackside.app.cli.arguments import ArgumentError, read_dollars, read_seconds, read_since, read_step
 from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.formatting import one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
 from trackside.app.cli.options import ALL
-from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
-from trackside.app.cli.places import Place, open_records
+from trackside.app.cli.places import Place, open_records, say_away
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.trends import blocks_that_fit, print_trends, step_of
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
@@ -270,7 +269,7 @@ def show_tail(
                 if not look.show_at_once(stored):
                     return
             start = max(start, end)
-        follower = records.follow(start, run_id=run_id, types=types, on_outage=_say_away, **filters)
+        follower = records.follow(start, run_id=run_id, types=types, on_outage=say_away, **filters)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
             async for stored in follower:
                 if not look.show_at_once(stored):
@@ -278,12 +277,6 @@ def show_tail(
 
     code = look.run(show)
     return ExitCode.cancelled if stopped.is_set() else code
-
-
-def _say_away(error: Exception) -> None:
-    console = standard_error()
-    console.print("waiting:", style="bold yellow", end=" ")
-    console.print(f"{one_line(str(error))} It goes on here when that is over.", soft_wrap=True)
 
 
 def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by: str | None = None) -> ExitCode:

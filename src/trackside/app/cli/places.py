@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from trackside.app.cli.arguments import ArgumentError
+from trackside.app.cli.formatting import one_line
 from trackside.app.cli.options import KEY_VARIABLE, URL_VARIABLE
+from trackside.app.cli.output import standard_error
 from trackside.app.cli.records import Home, Records
 from trackside.app.settings import Settings, load_settings
 
@@ -85,3 +87,10 @@ async def open_records(place: Place, *, read_only: bool = False) -> AsyncGenerat
     settings = place.settings()
     async with open_store(settings, create=False, read_only=read_only) as store:
         yield StoredRecords(store, home_of(settings))
+
+
+def say_away(failure: Exception) -> None:
+    """Say to whoever follows that the records are away, and that he need not do anything."""
+    console = standard_error()
+    console.print("waiting:", style="bold yellow", end=" ")
+    console.print(f"{one_line(str(failure))} It goes on here when that is over.", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -394,7 +395,7 @@ async def connected(url: str, key: str | None, *, typed: bool) -> AsyncGenerator
     async with httpx.AsyncClient(
         base_url=f"{address}/", headers=headers, timeout=httpx.Timeout(_SECONDS, connect=_CONNECTING)
     ) as client:
-        flags = f" --url {address}" if typed else ""
+        flags = f" --url {shlex.quote(address)}" if typed else ""
         connection = Connection(client, address, flags=flags, has_key=key is not None)
         await connection.see_who_answers()
         try:

@@ -13,6 +13,7 @@ from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.lookup import find_ended_run, find_paused_run
 from trackside.app.cli.output import standard_error, standard_output
+from trackside.app.cli.places import say_away
 from trackside.app.cli.remote_connection import Connection, RemoteError, connected
 from trackside.app.cli.remote_following import EventParser, ServerSentEvent
 from trackside.app.cli.remote_records import RemoteRecords
@@ -195,6 +196,8 @@ class _Watched:
 
     def _say_away(self, failure: Exception) -> None:
         self._view.stopping("waiting", "for the server, which is away")
+        if not standard_output().is_screen:  # where the line above is not seen
+            say_away(failure)
 
     async def _result_of(self, last: RunLifecycleEvent) -> RunResult:
         status = run_status_of(last.event_type, last.payload) or RunStatus.cancelled
