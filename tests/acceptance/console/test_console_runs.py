@@ -136,6 +136,34 @@ async def test_pages_follow_each_other_over_many_runs_without_gap_or_repeat(
         assert await page.locator(".pager").count() == 0
 
 
+async def test_a_search_says_how_far_it_looked_and_goes_on(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve()
+    await record(database(tmp_path), (RecordedRun(title=f"hay {n}", ago=9_000 - n) for n in range(2_000)))
+    await record(database(tmp_path), [RecordedRun(title="needle", ago=90_000), RecordedRun(title="needle too", ago=5)])
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/runs?text=needle")
+        await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
+        assert await names(page) == ["needle too"]
+        await expect(page.locator("#runs .notice")).to_contain_text("Searched until")
+        assert await seen.violations() == []
+        await seen.picture("runs-search")
+        await record(database(tmp_path), [RecordedRun(title="needle now", ago=0)])
+        await expect(page.locator("#runs .run-name").first).to_have_text("needle now")
+        on = page.get_by_role("link", name="Go on searching")
+        while await on.count():
+            before = page.url
+            await on.click()
+            await page.wait_for_function("before => location.href !== before", arg=before)
+            await page.wait_for_load_state()
+        assert await names(page) == ["needle"]
+        while await page.locator("a[rel=prev]").count():
+            before = page.url
+            await page.locator("a[rel=prev]").click()
+            await page.wait_for_function("before => location.href !== before", arg=before)
+            await page.wait_for_load_state()
+        assert await names(page) == ["needle now", "needle too"]
+
+
 async def test_several_runs_are_cancelled_and_started_anew_at_once(serve: Any, visit: Any) -> None:
     server = await serve()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:

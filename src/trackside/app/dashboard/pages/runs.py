@@ -70,6 +70,8 @@ class Listing:
     """What the page of newer ones comes with as `after`; None: these are the newest."""
     continues: str | None = None
     """Where the search goes on that found no whole page; None: it was no search, or has looked at all."""
+    is_backward: bool = True
+    """Whether it goes on to older ones."""
     unseen: int = 0
     """How many newer runs there are that are held back."""
 
@@ -95,6 +97,7 @@ async def show_runs(call: Call[None, None]) -> Any:
         filters=filters,
         listing=listing,
         problem=problem,
+        searches=not filters.query.keys().isdisjoint({"text", "min_cost", "min_duration"}),
         agents=agents,
         statuses=STATUSES,
         views=[(name, urlencode(pairs), _is_view(filters, pairs)) for name, pairs in VIEWS.items()],
@@ -181,6 +184,7 @@ async def _asked(
         older=answered.headers.get("X-Pagination-Next"),
         newer=newer,
         continues=answered.headers.get("X-Search-Continues"),
+        is_backward=after is None,
     )
 
 

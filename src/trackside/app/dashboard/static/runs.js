@@ -83,6 +83,8 @@ document.addEventListener("htmx:after:swap", ({ detail: { ctx } }) => {
 // Nothing moves under the pointer. While somebody is at work in the table, or has gone down in it, the newest page stays the
 // one that begins with the same run; what is new since is counted. What fits no more stays too, grey, until it is left.
 
+const SEARCH_EVERY = 3_000; // milliseconds: a search looks at thousands of runs
+let later = 0;
 let pointed = false;
 let top = null; // the run that the page is held at
 
@@ -111,8 +113,16 @@ document.documentElement.addEventListener("pointerleave", () => {
 document.addEventListener("focusout", () => setTimeout(release)); // when the focus has arrived where it goes
 document.addEventListener("scroll", release, { passive: true });
 
-document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
+document.addEventListener("htmx:config:request", (event) => {
+  const { ctx } = event.detail;
   if (ctx.sourceElement.id !== "refresh") return;
+  const early = region().dataset.searches === "yes" ? rendered + SEARCH_EVERY - performance.now() : 0;
+  if (early > 0) {
+    event.preventDefault();
+    clearTimeout(later);
+    later = setTimeout(refresh, early);
+    return;
+  }
   const [first] = rows();
   top = isHeld() && first ? first.dataset.run : null;
   if (top !== null) ctx.request.body.set("top", top);

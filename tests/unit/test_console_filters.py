@@ -1,0 +1,97 @@
+"""What the filters in a page's address mean, and what is said of those that make no sense."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trackside.app.dashboard.filters import Filters, moment_of
+from trackside.app.dashboard.wording import visible
+
+NOW = datetime(2026, 11, 26, 3, 30, tzinfo=UTC)
+NAMES = ("text", "status", "since", "until", "range", "cost", "length", "place")
+
+
+def filters(**said: str | list[str]) -> Filters:
+    """As the address has them."""
+    return Filters({name: [one] if isinstance(one, str) else one for name, one in said.items()}, NAMES, NOW)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("1h", "2026-11-26T02:30:00"),
+        ("7d", "2026-11-19T03:30:00"),
+        ("today", "2026-11-26T00:00:00"),
+        ("today+05:30", "2026-11-25T18:30:00"),
+        ("today-08:00", "2026-11-25T08:00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00"),
+        ("2026-01-31T08:00+02:00", "2026-01-31T06:00:00"),
+    ],
+)
+def test_moments_are_said_in_many_ways(said: str, meant: str) -> None:
+    assert moment_of(said, NOW) == datetime.fromisoformat(meant).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("said", ["5", "yesterday", "today+99:00", "0001-01-01T00:00+10:00", "999999999d", "-1h"])
+def test_what_is_no_moment_is_said_beside_it(said: str) -> None:
+    found = filters(since=said)
+    found.time()
+    assert found.problems.keys() == {"since"}
+    assert found.query == {}
+
+
+def test_times_that_enclose_nothing_are_said() -> None:
+    found = filters(since="1h", until="2h")
+    found.time()
+    assert found.problems.keys() == {"until"}
+    found = filters(range="24h", until="1h")
+    found.time()
+    assert found.problems == {}
+    assert found.query == {"since": "2026-11-25T03:30:00Z", "until": "2026-11-26T02:30:00Z"}
+    found = filters(range="9y")
+    found.time()
+    assert found.problems.keys() == {"since"}
+
+
+def test_amounts_are_what_they_can_be() -> None:
+    for said, dollars in {"0.5": 0.5, "$2": 2.0, " 1e-3 ": 0.001, "0": 0.0}.items():
+        found = filters(cost=said)
+        found.dollars("cost")
+        assert found.query == {"cost": dollars}
+    for said in ("nan", "inf", "-1", "1_0", "much", "1e9", "$"):
+        found = filters(cost=said)
+        found.dollars("cost")
+        assert found.problems.keys() == {"cost"}, said
+    for said, seconds in {"90": 90.0, "5m": 300.0, "0": 0.0}.items():
+        found = filters(length=said)
+        found.seconds("length")
+        assert found.query == {"length": seconds}
+    for said in ("-1", "long", "9" * 400, "99999999w"):
+        found = filters(length=said)
+        found.seconds("length")
+        assert found.problems.keys() == {"length"}, said
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(min_size=1, max_size=300), max_size=8))
+def test_whatever_is_said_is_taken_or_refused_and_stays_in_the_address(said: dict[str, str]) -> None:
+    found = Filters({name: [value] for name, value in said.items()}, NAMES, NOW)
+    found.text("text")
+    found.choices("status", ("error", "success"))
+    found.time()
+    found.dollars("cost")
+    found.seconds("length")
+    found.position("place")
+    assert bool(found) is bool(said)
+    assert found.query.keys() | found.problems.keys() <= set(NAMES)
+    address = parse_qs(found.address(before="a/b", after=None), keep_blank_values=True)
+    assert address == {name: [value.strip()] for name, value in said.items()} | {"before": ["a/b"]}
+
+
+@given(st.text())
+def test_every_sign_of_a_name_can_be_seen(name: str) -> None:
+    assert visible(name).isprintable()
