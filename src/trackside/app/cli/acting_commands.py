@@ -73,7 +73,7 @@ def top(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> int:
-    """Watch runs as they go on, and cancel or retry them by key; ? says which keys there are. Needs trackside[top]."""
+    """Watch runs as they go on, and cancel or retry them by key; ? says which keys there are. Needs the extra `top`."""
     from trackside.app.cli import top as shown
     from trackside.app.cli.places import Place
 

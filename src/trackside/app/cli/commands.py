@@ -12,6 +12,7 @@ from trackside.app.cli import (
     acting_commands,
     auth_commands,
     data_commands,
+    manual,
     observer_commands,
     server_commands,
     subscription_commands,
@@ -485,3 +486,4 @@ app.add_typer(auth_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)
+manual.describe(app)

@@ -1,0 +1,252 @@
+"""What `--help` says beyond arguments: where a command belongs, its exit codes, and examples that work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import typer
+
+EXITS: Final = "0 done; 1 it could not be done; 2 what was typed is wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A line that can be typed, and what for. `runs`: it works in any folder with agents.py and some runs (tested)."""
+
+    line: str
+    what: str
+    runs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the manual has of a command."""
+
+    group: str
+    examples: tuple[Example, ...]
+    exits: str = EXITS
+
+
+_OF_A_RUN: Final = "0 success; 1 error; 2 what was typed is wrong; 75 waiting for a human; 124 timeout; 130 cancelled"
+_ASKS: Final = f"{EXITS}, or nobody could be asked; 130 not wanted"
+
+MANUAL: Final[Mapping[str, Entry]] = {
+    "run": Entry(
+        "Run",
+        (
+            Example(
+                "trackside run agents.py:chat 'What is new?'", "a message, and its answer as it is written", runs=True
+            ),
+            Example("trackside run agents.py:chat @question.json --timeout 5m --max-cost 0.50", "within bounds"),
+            Example(
+                "trackside run agents.py:chat 'And then?' --thread t-1 --json",
+                "go on with a thread, as JSON",
+                runs=True,
+            ),
+            Example("trackside run chat 'Hello' --url https://agents.example.org", "on a server"),
+        ),
+        _OF_A_RUN,
+    ),
+    "resume": Entry(
+        "Run",
+        (
+            Example("trackside resume t-1 yes", "answer what the thread asks"),
+            Example("""trackside resume t-1 '{"approved": true}' --json""", "with an object"),
+        ),
+        _OF_A_RUN,
+    ),
+    "retry": Entry(
+        "Run",
+        (
+            Example("trackside retry 0199f3", "the run whose id begins so"),
+            Example("trackside retry 0199f3 --timeout 10m --url http://127.0.0.1:2024", "on a server"),
+        ),
+        _OF_A_RUN,
+    ),
+    "runs": Entry(
+        "Look",
+        (
+            Example("trackside runs --status error --since 2h", "what failed lately", runs=True),
+            Example("trackside runs --json -n 5", "for a program", runs=True),
+            Example("trackside runs 0199f3", "all about one"),
+        ),
+    ),
+    "threads": Entry(
+        "Look",
+        (
+            Example("trackside threads --status interrupted", "who waits for a human", runs=True),
+            Example("trackside threads t-1", "one with its runs and open questions"),
+        ),
+    ),
+    "events": Entry(
+        "Look",
+        (
+            Example("trackside events --type run_failed --since 1d", "the failures of a day", runs=True),
+            Example("trackside events --after 0 --limit 100 --json", "the log from its beginning", runs=True),
+        ),
+    ),
+    "tail": Entry(
+        "Look",
+        (
+            Example("trackside tail --agent chat", "what an agent does, as it happens"),
+            Example("trackside tail --type run_failed --json | jq .payload.error", "failures for a program"),
+        ),
+        f"{EXITS}; 130 Ctrl-C; 141 nobody reads it any more",
+    ),
+    "stats": Entry(
+        "Look",
+        (
+            Example("trackside stats --since 7d --by day", "a week", runs=True),
+            Example("trackside stats --agent chat --status success --json", "totals for a program", runs=True),
+            Example("trackside stats --since 1d --by hour --json", "an object for each hour", runs=True),
+        ),
+    ),
+    "top": Entry(
+        "Look",
+        (
+            Example("trackside top", "what goes on in this folder's database"),
+            Example("trackside top --url https://agents.example.org --light", "on a server, on white"),
+        ),
+    ),
+    "cancel": Entry(
+        "Act",
+        (
+            Example("trackside cancel 0199f3 --wait", "stop a run, and see that it has"),
+            Example("trackside cancel 0199f3 --action rollback", "and have its thread as it was"),
+        ),
+    ),
+    "delete": Entry(
+        "Act",
+        (
+            Example("trackside delete run 0199f3", "asks before"),
+            Example("trackside delete thread t-1 t-2 --yes", "from a script"),
+        ),
+        _ASKS,
+    ),
+    "subscriptions": Entry(
+        "Act",
+        (
+            Example("trackside subscriptions", "how far all are", runs=True),
+            Example("trackside subscriptions mail pause", "deliver nothing for now"),
+            Example("trackside subscriptions mail delete --dry-run", "what would be lost"),
+        ),
+        _ASKS,
+    ),
+    "replay": Entry(
+        "Act",
+        (
+            Example("trackside replay mail --from 1", "everything again"),
+            Example("trackside replay mail --from 5000 --dry-run", "how much would be left out"),
+        ),
+        _ASKS,
+    ),
+    "parked": Entry(
+        "Act",
+        (
+            Example("trackside parked mail", "what could not be handled, and why"),
+            Example("trackside parked mail retry --position 8", "try one again"),
+            Example("trackside parked mail drop --yes", "give all up"),
+        ),
+        _ASKS,
+    ),
+    "serve": Entry(
+        "Serve",
+        (
+            Example("trackside serve", "all agents of trackside.toml, at 127.0.0.1:2024"),
+            Example("trackside serve agents.py:chat --port 0 --json", "any free port, said as JSON"),
+            Example("trackside serve agents.py:chat --check", "only see that it could start", runs=True),
+        ),
+    ),
+    "auth": Entry("Serve", (Example("trackside auth list --all", "all keys", runs=True),)),
+    "auth create": Entry(
+        "Serve",
+        (
+            Example("trackside auth create ci --permission run --expires 90d", "a key for a program", runs=True),
+            Example("trackside auth create ops -p admin --json", "for an operator", runs=True),
+        ),
+    ),
+    "auth list": Entry("Serve", (Example("trackside auth list --json", "those that are good", runs=True),)),
+    "auth revoke": Entry("Serve", (Example("trackside auth revoke 0123456789ab --yes", "at once"),), _ASKS),
+    "observers": Entry("Serve", (Example("trackside observers --json", "who is told of runs", runs=True),)),
+    "deliver": Entry(
+        "Serve",
+        (
+            Example("trackside deliver --until-idle", "what was left, then end"),
+            Example("trackside deliver mail", "one observer, until Ctrl-C"),
+        ),
+        "0 done, or Ctrl-C; 1 an event could not be delivered; 2 what was typed is wrong",
+    ),
+    "prune": Entry(
+        "Data",
+        (
+            Example("trackside prune --older-than 30d --dry-run", "how much that is", runs=True),
+            Example("trackside prune --older-than 8w --status success --yes", "from a timer", runs=True),
+        ),
+        _ASKS,
+    ),
+    "export": Entry(
+        "Data",
+        (
+            Example("trackside export runs.jsonl.gz --since 7d", "a week, compressed", runs=True),
+            Example("trackside export --type run_failed | jq .payload", "failures, for a program"),
+            Example("trackside export runs.parquet", "for a notebook (trackside[parquet])"),
+        ),
+    ),
+    "import": Entry(
+        "Data",
+        (
+            Example("trackside import runs.jsonl.gz -d sqlite:///copy.db", "into another database"),
+            Example("zcat runs.jsonl.gz | trackside import -", "from a pipe"),
+        ),
+    ),
+    "doctor": Entry(
+        "Upkeep",
+        (
+            Example("trackside doctor", "what is wrong, and the next command", runs=True),
+            Example("trackside doctor --url http://127.0.0.1:2024 --json", "of a server, for a program"),
+        ),
+        "0 all is well; 1 somebody has to do something; 2 what was typed is wrong",
+    ),
+    "db": Entry("Upkeep", (Example("trackside db current", "the version of the tables", runs=True),)),
+    "db current": Entry("Upkeep", (Example("trackside db current --json", "for a program", runs=True),)),
+    "db upgrade": Entry(
+        "Upkeep",
+        (
+            Example("trackside db upgrade --dry-run", "what it would do", runs=True),
+            Example("trackside db upgrade --yes", "when a server is installed anew", runs=True),
+        ),
+        _ASKS,
+    ),
+    "db check": Entry(
+        "Upkeep",
+        (Example("trackside db check --all", "every run", runs=True),),
+        "0 all is well; 1 something is wrong; 2 what was typed is wrong",
+    ),
+    "db compact": Entry("Upkeep", (Example("trackside db compact", "SQLite; nobody can write meanwhile", runs=True),)),
+}
+"""By the words of each command."""
+
+
+def describe(app: typer.Typer, above: str = "") -> None:
+    """Give all commands below this what the manual has of them. A command without an entry stays as it is."""
+    for command in app.registered_commands:
+        name = command.name or getattr(command.callback, "__name__", "")
+        if (entry := MANUAL.get(f"{above}{name}")) is not None:
+            command.epilog = _epilog(entry)
+            command.rich_help_panel = None if above else entry.group
+    for group in app.registered_groups:
+        if group.typer_instance is None:
+            continue
+        name = group.name if isinstance(group.name, str) else ""
+        if (entry := MANUAL.get(name)) is not None:
+            group.rich_help_panel = entry.group
+            group.epilog = _epilog(entry)
+        describe(group.typer_instance, f"{above}{name} " if name else above)
+
+
+def _epilog(entry: Entry) -> str:
+    """As text for Rich, which takes words in brackets for its own."""
+    examples = "\n".join(f"  {example.line}\n      {example.what}" for example in entry.examples)
+    return f"Examples:\n{examples}\n\nExit codes: {entry.exits}.".replace("[", "\\[")

@@ -1,0 +1,88 @@
+"""`--help` has a group, exit codes and examples for every command; all examples are understood, and many are run."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from trackside.app.cli.commands import app
+from trackside.app.cli.manual import MANUAL
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+AGENTS = "async def chat(input):\n    return 'nothing'\n"
+EXAMPLES = [(name, example) for name, entry in MANUAL.items() for example in entry.examples]
+
+
+def commands(command: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, below in getattr(command, "commands", {}).items():
+        yield f"{above}{name}", below
+        yield from commands(below, f"{above}{name} ")
+
+
+ROOT = typer.main.get_command(app)
+COMMANDS = dict(commands(ROOT))
+
+
+def understood(words: list[str]) -> str:
+    """The command that these words are for, with all that its parser does; it is not run."""
+    command: Any = ROOT
+    context = command.make_context("trackside", words)
+    path = []
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        path.append(name)
+        context = command.make_context(name, rest, parent=context)
+    return " ".join(path)
+
+
+def of_trackside(line: str) -> list[str]:
+    """What is typed after `trackside`, in whichever part of a pipe that stands."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|")
+    lexer.whitespace_split = True
+    words = [*lexer]
+    words = words[words.index("trackside") + 1 :]
+    return words[: words.index("|")] if "|" in words else words
+
+
+def test_the_manual_has_all_commands_and_no_others() -> None:
+    assert set(MANUAL) == set(COMMANDS)
+    for name, entry in MANUAL.items():
+        assert COMMANDS[name].epilog, name
+        assert entry.group in {"Run", "Look", "Act", "Serve", "Data", "Upkeep"}
+
+
+def test_groups_are_in_the_order_in_which_they_are_needed(here: Run) -> None:
+    shown = here("--help", COLUMNS="100").stdout
+    places = [shown.index(f"─ {group} ─") for group in ("Run", "Look", "Act", "Serve", "Data", "Upkeep")]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in shown
+
+
+@pytest.mark.parametrize("name", [*MANUAL])
+def test_help_shows_what_the_manual_has(here: Run, name: str) -> None:
+    shown = here(*name.split(), "--help", COLUMNS="200").stdout
+    assert f"Exit codes: {MANUAL[name].exits}." in shown
+    for example in MANUAL[name].examples:
+        assert example.line in shown
+        assert example.what in shown
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=lambda value: getattr(value, "line", ""))
+def test_every_example_is_one_of_its_command(name: str, example: Any) -> None:
+    path = understood(of_trackside(example.line))
+    assert path == name or name in {"auth", "db"}
+
+
+def test_examples_run(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    for name, example in EXAMPLES:
+        if example.runs:
+            done = here(*of_trackside(example.line))
+            assert done.returncode == 0, (name, example.line, done.stderr)
