@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import batched
@@ -36,11 +36,19 @@ _TYPE_OF_END = {
 }
 
 
-async def fill(store: Store, count: int) -> None:
+type ThreadIdOf = Callable[[int], str]
+
+
+def named(number: int) -> str:
+    """The id of a thread, short."""
+    return f"thread {number}"
+
+
+async def fill(store: Store, count: int, *, thread_id_of: ThreadIdOf = named) -> None:
     """Append so many events, the last of them as if they occurred just now."""
     with _no_search_for_cycles():
         writing: asyncio.Task[object] | None = None
-        for batch in batched(events(count // EVENTS_PER_RUN), AT_ONCE):
+        for batch in batched(events(count // EVENTS_PER_RUN, thread_id_of=thread_id_of), AT_ONCE):
             # The next ones are made while these are written. They stay in order: appends are written as they come.
             following = asyncio.create_task(store.append(batch), name="fill")
             await asyncio.sleep(0)
@@ -61,14 +69,14 @@ def _no_search_for_cycles() -> Generator[None]:
         gc.enable()
 
 
-def events(runs: int) -> Iterator[RunLifecycleEvent]:
+def events(runs: int, *, thread_id_of: ThreadIdOf = named) -> Iterator[RunLifecycleEvent]:
     """The events of so many runs, some of which go on at the same time; the same runs whenever it is asked."""
     chance = random.Random(7)
     begin = datetime.now(UTC) - timedelta(days=DAYS)
     step = timedelta(days=DAYS) / runs
     open_runs: list[Iterator[RunLifecycleEvent]] = []
     for number in range(runs):
-        open_runs.append(_run(chance, begin + number * step))
+        open_runs.append(_run(chance, begin + number * step, thread_id_of))
         if len(open_runs) == _OVERLAPPING:
             yield from _turns(open_runs)
             open_runs = []
@@ -80,9 +88,9 @@ def _turns(open_runs: Sequence[Iterator[RunLifecycleEvent]]) -> Iterator[RunLife
         yield from together
 
 
-def _run(chance: random.Random, start: datetime) -> Iterator[RunLifecycleEvent]:
+def _run(chance: random.Random, start: datetime, thread_id_of: ThreadIdOf) -> Iterator[RunLifecycleEvent]:
     run_id = new_id()
-    thread_id = BUSY_THREAD if chance.random() < 0.01 else f"thread {chance.randrange(500_000)}"
+    thread_id = BUSY_THREAD if chance.random() < 0.01 else thread_id_of(chance.randrange(500_000))
     (agent,) = chance.choices(tuple(AGENTS), weights=tuple(AGENTS.values()))
     (end,) = chance.choices(tuple(ENDS), weights=tuple(ENDS.values()))
     seconds = chance.lognormvariate(1.5, 1)
