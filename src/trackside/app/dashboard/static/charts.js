@@ -283,6 +283,7 @@ const seen = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const entry = charts.get(target.dataset.chart);
     if (entry?.host === target && (entry.plot.width !== target.clientWidth || entry.plot.height !== target.clientHeight)) {
+      entry.tip.hidden = true;
       entry.plot.setSize({ width: target.clientWidth, height: target.clientHeight });
     }
   }
