@@ -496,6 +496,13 @@ async def test_a_stranger_is_told_of_nothing_live(serve_agents: ServeAgents, tmp
             assert await anext(answer.aiter_lines()) == "event: beat"
 
 
+def test_these_alone_are_for_everybody() -> None:
+    public = {(one.method, one.path) for one in ENDPOINTS if one.needs is Permission.public}
+    signing = {("GET", "/ui/sign-in"), ("POST", "/ui/sign-in"), ("POST", "/ui/sign-out")}
+    static = {("GET", f"/ui/static/{name}") for name in NAMES}
+    assert public == signing | static | {("GET", "/ui/{rest:path}")}
+
+
 async def test_who_is_not_known_is_led_to_where_he_signs_in(serve_agents: ServeAgents) -> None:
     async with served_with_keys(serve_agents) as (served, keys), browsing(served.url) as nobody:
         things = await things_of_ada(served.url, keys["ada"])
