@@ -70,7 +70,7 @@ def _of(owner: str | None) -> list[ColumnElement[bool]]:
     return [thread == owner]
 
 
-def _counts(owner: str | None) -> Select[Any]:
+def _counts(owner: str | None) -> Select[*tuple[Any, ...]]:
     # Only of those that run the agent is asked for: thousands may wait.
     agent = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
     shown = case((active_runs.c.state == Standing.claimed.value, agent)).label("agent")
