@@ -157,6 +157,7 @@ def test_rows_beyond_what_a_page_holds_are_counted() -> None:
 def test_the_axis_has_round_times() -> None:
     assert [tick.label for tick in ticks_of(10)] == ["0", "2 s", "4 s", "6 s", "8 s", "10 s"]
     assert [tick.label for tick in ticks_of(0.0721)] == ["0", "20 ms", "40 ms", "60 ms"]
+    assert [tick.label for tick in ticks_of(2.9)] == ["0", "0.5 s", "1 s", "1.5 s", "2 s", "2.5 s"]
     assert [tick.label for tick in ticks_of(600)] == ["0", "2 min", "4 min", "6 min", "8 min", "10 min"]
     assert [tick.label for tick in ticks_of(90_000)] == ["0", "6 h", "12 h", "18 h", "24 h"]
 

@@ -208,6 +208,18 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         await expect(waiting.locator(".status")).to_have_text("success")
         assert (await api.get(f"/threads/{wants['thread_id']}/state"))["values"] == {"name": "Ada\nLovelace"}
 
+        # Nor is it by somebody who answers another question.
+        two = await api.ended("two", {})
+        await seen.go(f"/ui/runs/{two['run_id']}")
+        last = waiting.locator(".question").last
+        assert await last.locator(".question-text").inner_text() == "How many?"
+        await last.get_by_label("Your answer").fill("as I was saying")
+        asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
+        first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
+        await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
+        await expect(waiting.locator(".question:not(.soft)")).to_have_count(1)
+        await expect(waiting.get_by_label("Your answer")).to_have_value("as I was saying")
+
         two = await api.ended("two", {})
         await seen.go(f"/ui/runs/{two['run_id']}")
         await expect(waiting.get_by_role("heading")).to_have_text("It waits for 2 answers")

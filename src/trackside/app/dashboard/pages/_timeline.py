@@ -18,6 +18,8 @@ LEAD: Final = "lead_agent"
 """Who is said to call what the run's own agent calls."""
 MOST_ROWS: Final = 300
 MOST_MARKS: Final = 200
+WAIT_SECONDS: Final = 0.5
+"""What a run waits at least to have it said."""
 _MOST_TICKS: Final = 6
 _GAP_SHARE: Final = 0.05
 """So much of a run without anything known is shown as a gap."""
@@ -187,7 +189,8 @@ def ticks_of(seconds: float) -> tuple[Tick, ...]:
     step = _step(seconds / _MOST_TICKS)
     number = math.floor(seconds / step + 1e-9)
     return tuple(
-        Tick(left=round(100 * one * step / seconds, 3), label=_label(one * step, step)) for one in range(number + 1)
+        Tick(left=round(100 * one * step / seconds, 3), label=_label(one * step, step, seconds))
+        for one in range(number + 1)
     )
 
 
@@ -203,13 +206,14 @@ def _step(least: float) -> float:
     return 86_400.0 * math.ceil(least / 86_400.0)
 
 
-def _label(at: float, step: float) -> str:
+def _label(at: float, step: float, seconds: float) -> str:
+    """A time of the axis; below a minute in the unit of the whole, above in that of a step."""
     if at == 0:
         return "0"
-    for unit, name in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")):
-        if step >= unit * (1 - 1e-9) or unit == 1e-3:
-            return f"{at / unit:.6g} {name}"
-    raise AssertionError(step)
+    if step < 60:
+        return f"{at:.6g} s" if seconds >= 1 else f"{at * 1_000:.6g} ms"
+    size, name = next((size, name) for size, name in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min")) if step >= size)
+    return f"{at / size:.6g} {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +304,7 @@ def _run_row(run: Ran, axis: _Axis, gaps: tuple[Span, ...]) -> Row:
 def _wait(run: Ran) -> list[Row]:
     """What the run waited before it started: said, and not drawn, as it may be a thousand times as long."""
     waited = 0.0 if run.started_at is None else (run.started_at - run.created_at).total_seconds()
-    if waited < 0.05:
+    if waited < WAIT_SECONDS:
         return []
     return [Row(kind="wait", name="waited to start", at=-waited, seconds=waited, note="before the time that is drawn")]
 

@@ -189,7 +189,7 @@ function end(name, data) {
     // then it has ended, and that is all
   }
   const isEmpty = !lines.childElementCount;
-  const nothing = isEmpty ? (section.dataset.isOver === "yes" ? "nothing is kept of what it said" : "it said nothing") : "";
+  const nothing = isEmpty ? (section.dataset.isOver === "yes" ? "no text of it is kept" : "it said nothing") : "";
   state.textContent = [name === "error" ? `failed: ${said.error ?? ""}` : "ended", nothing].filter(Boolean).join(", ");
   if (section.dataset.isOver !== "yes") refresh();
 }
