@@ -20,8 +20,9 @@ _HIDDEN: Final = {"help", "install_completion", "show_completion"}
 _BEGINNING: Final = """# Command line
 
 All commands of `trackside`, as `--help` shows them; this page is written from the parser. What is asked for goes to
-standard output, what is said about it to standard error. `--json` writes one object a line. Where records are is said by `--database`,
-or by `--url` and `--api-key` of a server; without either it is what `trackside.toml` says, else `trackside.db` here.
+standard output, what is said about it to standard error. `--json` writes one object a line. Where records are is said by
+`--database`, or by `--url` and `--api-key` of a server; without either it is what `trackside.toml` says, else
+`trackside.db` here.
 
 On a terminal there are colours (none with `NO_COLOR`), bars where something takes its time, and charts below `stats`; in a
 pipe nothing of that. `trackside --install-completion` has bash, zsh or fish complete commands and options.

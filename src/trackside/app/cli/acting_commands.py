@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trackside.app.cli import completing
 from trackside.app.cli.options import ApiKey, Database, Json, Url, choices
 from trackside.harness.types import CancelAction
 
@@ -22,7 +23,12 @@ class Deleted(StrEnum):
 
 @app.command()
 def cancel(
-    run: Annotated[list[str], typer.Argument(metavar="ID…", help="Runs; the beginnings of their ids are enough.")],
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID…", help="Runs; the beginnings of their ids are enough.", autocompletion=completing.run_ids
+        ),
+    ],
     action: Annotated[
         CancelAction,
         typer.Option(

@@ -11,6 +11,7 @@ from trackside._version import __version__
 from trackside.app.cli import (
     acting_commands,
     auth_commands,
+    completing,
     data_commands,
     manual,
     observer_commands,
@@ -103,7 +104,14 @@ def run(
         str | None,
         typer.Argument(metavar="INPUT", help="A text (a human message), JSON, @FILE, or - for standard input."),
     ] = None,
-    thread: Annotated[str | None, typer.Option(metavar="ID", help="The thread to go on with, or to begin.")] = None,
+    thread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="The thread to go on with, or to begin.",
+            autocompletion=completing.thread_ids,
+        ),
+    ] = None,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -145,7 +153,12 @@ def run(
 @app.command()
 def resume(
     thread: Annotated[
-        str, typer.Argument(metavar="THREAD", help="The thread that waits; the beginning of its id is enough.")
+        str,
+        typer.Argument(
+            metavar="THREAD",
+            help="The thread that waits; the beginning of its id is enough.",
+            autocompletion=completing.thread_ids,
+        ),
     ],
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A text, JSON, @FILE, or - for standard input.")],
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
@@ -187,7 +200,12 @@ def resume(
 @app.command()
 def retry(
     run: Annotated[
-        str, typer.Argument(metavar="ID", help="The run, which has ended; the beginning of its id is enough.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The run, which has ended; the beginning of its id is enough.",
+            autocompletion=completing.run_ids,
+        ),
     ],
     agent: Annotated[str | None, typer.Option(metavar="AGENT", help="The agent, if it is not where it was.")] = None,
     database: Database = None,
@@ -226,7 +244,12 @@ def retry(
 
 @app.command()
 def runs(
-    run: Annotated[str | None, typer.Argument(metavar="ID", help="One run; the beginning of its id is enough.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID", help="One run; the beginning of its id is enough.", autocompletion=completing.run_ids
+        ),
+    ] = None,
     status: Annotated[
         list[RunStatus] | None,
         typer.Option(metavar="STATUS", help=f"Only with this status ({RUN_STATUSES}); may be repeated."),
@@ -284,7 +307,10 @@ def runs(
 @app.command()
 def threads(
     thread: Annotated[
-        str | None, typer.Argument(metavar="ID", help="One thread; the beginning of its id is enough.")
+        str | None,
+        typer.Argument(
+            metavar="ID", help="One thread; the beginning of its id is enough.", autocompletion=completing.thread_ids
+        ),
     ] = None,
     status: Annotated[
         list[ThreadStatus] | None,
@@ -295,7 +321,12 @@ def threads(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--thread", metavar="ID", help="Only this thread; the beginning of its id is enough."),
+        typer.Option(
+            "--thread",
+            metavar="ID",
+            help="Only this thread; the beginning of its id is enough.",
+            autocompletion=completing.thread_ids,
+        ),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only those that changed since: 2h, 3d, 2026-01-31.")
@@ -330,7 +361,10 @@ def threads(
 @app.command()
 def events(
     run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+        str | None,
+        typer.Option(
+            metavar="ID", help="Only of this run; the beginning of its id is enough.", autocompletion=completing.run_ids
+        ),
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,
@@ -376,7 +410,10 @@ def events(
 @app.command()
 def tail(
     run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+        str | None,
+        typer.Option(
+            metavar="ID", help="Only of this run; the beginning of its id is enough.", autocompletion=completing.run_ids
+        ),
     ] = None,
     type: Annotated[
         list[LifecycleEventType] | None,

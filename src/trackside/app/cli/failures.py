@@ -70,6 +70,8 @@ def report(failure: BaseException) -> ExitCode:
     match failure:
         case KeyboardInterrupt():
             return ExitCode.cancelled
+        case SystemExit() if failure.code in {None, 0}:  # how completion ends when it has said what there is
+            return ExitCode.success
         case BrokenPipeError() | SystemExit():  # the latter is how Rich, which shows the help, takes a broken pipe
             discard(sys.stdout)
             return ExitCode.reader_gone

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trackside.app.cli import completing
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 ALL = 2**63 - 1
@@ -38,9 +39,21 @@ ApiKey = Annotated[
     typer.Option("--api-key", metavar="KEY", help="With which the server lets you in; TRACKSIDE_API_KEY says it, too."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
-Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="Only of runs of this agent.")]
+Agent = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AGENT",
+        help="Only of runs of this agent.",
+        autocompletion=completing.agents,
+    ),
+]
 Thread = Annotated[
-    str | None, typer.Option(metavar="ID", help="Only of this thread; the beginning of its id is enough.")
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Only of this thread; the beginning of its id is enough.",
+        autocompletion=completing.thread_ids,
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trackside.app.cli import completing
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.options import ApiKey, Database, DryRun, Json, Url, Yes, positive
 
@@ -28,12 +29,26 @@ class ParkedAction(StrEnum):
     drop = "drop"
 
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The subscription.")]
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The subscription.",
+        autocompletion=completing.subscriptions,
+    ),
+]
 
 
 @app.command()
 def subscriptions(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One subscription.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="One subscription.",
+            autocompletion=completing.subscriptions,
+        ),
+    ] = None,
     action: Annotated[
         SubscriptionAction | None,
         typer.Argument(
