@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 from rich.text import Text
@@ -73,6 +73,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
         "--every", type=float, default=4.0, metavar="SECONDS", help="between two visitors, 4 if left out"
     )
     parser.add_argument("--seconds", type=float, metavar="SECONDS", help="end after so long, instead of at Ctrl-C")
+    parser.add_argument(
+        "--pictures", metavar="DIR", type=Path, help="take the README's pictures into this folder, and end"
+    )
     parser.add_argument("--database", metavar="URL", help=f"where to record, sqlite:///{DATABASE} if left out")
     options = parser.parse_args(arguments)
     if not 0 <= options.port < 65_536:
@@ -103,27 +106,40 @@ async def run_demo(options: argparse.Namespace, console: OutputConsole) -> None:
                 raise UsageError(f"the server did not start: {_last_line(server.log) or exc}") from exc
             try:
                 _introduce(console, server.url, database)
-                await _receive(server.url, options)
+                if await _receive(server.url, options) is not None:
+                    console.print(f"The pictures are in {options.pictures}.")
             finally:
                 await asyncio.shield(asyncio.to_thread(server.terminate))
 
 
-async def _receive(url: str, options: argparse.Namespace) -> None:
-    """Have visitors come until the time is over, or somebody says that it is enough."""
+async def _receive(url: str, options: argparse.Namespace) -> list[Path] | None:
+    """Have visitors come until the time is over, somebody says that it is enough, or the pictures are taken, if any."""
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
     visiting = asyncio.create_task(Visitors(url, every=options.every).come(), name="demo: visitors")
+    taking = asyncio.create_task(_pictures(url, options.pictures), name="demo: pictures")
     waiting = asyncio.create_task(over.wait(), name="demo: until it is over")
+    tasks: set[asyncio.Task[Any]] = {visiting, taking, waiting}
     try:
-        await asyncio.wait({visiting, waiting}, timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
         if visiting.done():
             await visiting  # which says what went wrong
+        return await taking if taking.done() else None
     finally:
-        for task in (visiting, waiting):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(visiting, waiting, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pictures(url: str, folder: Path | None) -> list[Path]:
+    if folder is None:
+        await asyncio.Event().wait()
+    from demo.serving.pictures import take_pictures  # with a browser's driver, which nothing else here needs
+
+    assert folder is not None
+    return await take_pictures(url, folder)
 
 
 def _takes_most(receiver: WebhookReceiver) -> Answer:
