@@ -6,19 +6,18 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from trackside._version import __version__
-from trackside.app.dashboard import wording
-from trackside.app.dashboard.assets import address_of, assets
 from trackside.app.dashboard.tokens import cookie_of, token_of
 from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
 from trackside.app.server.responses import Receive, Reply, Scope, Send
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from trackside.app.dashboard.templating import Templates
 
 logger = logging.getLogger("trackside.server")
 
@@ -36,25 +35,26 @@ _HEADERS: Final = {
 }
 
 
-@cache
-def environment() -> Environment:
-    """The templates, read and compiled the first time, which blocks."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # takes 30 ms, and not every server has visitors
+_preparing = Lock()
 
-    made = Environment(
-        loader=PackageLoader("trackside.app.dashboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters.update(wording.FILTERS)
-    cast("dict[str, Any]", made.globals).update(address_of=address_of, version=__version__)
-    for name in made.list_templates(["html"]):
-        made.get_template(name)
-    assets()
-    return made
+
+@cache
+def templates() -> Templates:
+    """The templates, of which none is compiled yet. The first time blocks: Jinja takes 30 ms, and not every server has
+    visitors.
+    """
+    from trackside.app.dashboard.templating import Templates
+
+    return Templates(version=__version__)
+
+
+def _prepare(name: str) -> None:
+    with _preparing:  # two visitors who come first wait for the same work
+        templates().prepare(name)
+
+
+def _is_prepared(name: str) -> bool:
+    return templates.cache_info().currsize == 1 and templates().is_prepared(name)
 
 
 class Page:
@@ -85,10 +85,11 @@ class Page:
         self.values = {"place": place, "twins": twins, **values}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        templates = await asyncio.to_thread(environment) if environment.cache_info().currsize == 0 else environment()
         token, cookie = token_of(scope)
         try:
-            body = self._rendered(templates, scope, token)
+            if not _is_prepared(self._file):
+                await asyncio.to_thread(_prepare, self._file)
+            body = self._rendered(scope, token)
         except Exception:  # a template's, of which the visitor gets to know as of any other failure
             if self.template == "failure":
                 raise
@@ -103,16 +104,24 @@ class Page:
         )
         await reply(scope, receive, send)
 
-    def _rendered(self, templates: Environment, scope: Scope, token: str) -> str:
+    @property
+    def _file(self) -> str:
+        return f"{self.template}.html"
+
+    def _rendered(self, scope: Scope, token: str) -> str:
         principal = scope.get("trackside.principal", NOBODY)
-        return templates.get_template(f"{self.template}.html").render(
-            **self.values,
-            root=str(scope.get("root_path", "")),
-            token=token,
-            identity=principal.identity,
-            may_run=principal.may(Permission.run),
-            may_admin=principal.may(Permission.admin),
-            is_signed_in=bool(scope.get("trackside.by_cookie")),
+        return (
+            templates()
+            .get_template(self._file)
+            .render(
+                **self.values,
+                root=str(scope.get("root_path", "")),
+                token=token,
+                identity=principal.identity,
+                may_run=principal.may(Permission.run),
+                may_admin=principal.may(Permission.admin),
+                is_signed_in=bool(scope.get("trackside.by_cookie")),
+            )
         )
 
 
