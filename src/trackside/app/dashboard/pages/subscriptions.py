@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.rendering import Page
@@ -49,10 +50,11 @@ async def show_subscription(call: Call[None, None]) -> Any:
         query = {"after": after, "limit": _PARKED}
         answered = await API.ask(call, api.list_parked, path={"name": name}, query=query)
         parked, more = answered.value, answered.headers.get("X-Pagination-Next")
+    twin = f"/subscriptions/{quote(name, safe='')}"
     return Page(
         "subscription",
         place="subscriptions",
-        twins=(f"/subscriptions/{name}", f"/subscriptions/{name}/parked") if "/" not in name else (),
+        twins=(twin, f"{twin}/parked") if "/" not in name else (),
         name=name,
         refused=refused,
         one=one,

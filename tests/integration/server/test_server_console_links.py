@@ -1,0 +1,135 @@
+"""Where the links and forms of the console lead, wherever it is mounted: each is followed."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urldefrag, urljoin
+
+import httpx
+import pytest
+from langgraph.graph import END, START, StateGraph
+from running_server import serving
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from trackside.app import dashboard
+from trackside.app.server.routing import EVENT_STREAM, all_endpoints
+from trackside.app.settings import Settings
+from trackside.app.wiring import open_app
+from trackside.harness import RunContext
+
+DIALECTS = ("sqlite",)
+ROOT = "/some/where"
+STREAMS = [one.path for one in all_endpoints(dashboard.GROUPS) if one.media_type == EVENT_STREAM]
+ACTIONS = [
+    re.compile(re.sub(r"{[^}]+}", "[^/]+", one.path)) for one in all_endpoints(dashboard.GROUPS) if one.method == "POST"
+]
+STRANGE = "a?b#c%20d&e=<f>"
+"""A name that addresses have to write otherwise."""
+
+
+def state(values: dict[str, Any]) -> dict[str, Any]:
+    return values
+
+
+def graph() -> Any:
+    builder = StateGraph(dict)
+    builder.add_node("state", state)
+    builder.add_edge(START, "state")
+    builder.add_edge("state", END)
+    return builder.compile()
+
+
+async def chat(input: Any, run: RunContext) -> Any:
+    return input
+
+
+async def fails(input: Any, run: RunContext) -> Any:
+    raise ValueError(str(input))
+
+
+AGENTS = {"graph": graph(), "chat": chat, "fails": fails}
+
+
+def mounted(app: Any) -> Any:
+    """Inside somebody else's app."""
+    return Starlette(routes=[Mount(ROOT, app)])
+
+
+def behind_a_proxy(app: Any) -> Any:
+    """Behind one that says where the app is, and takes that off the path, or not."""
+
+    async def proxied(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["path"].startswith(ROOT), scope["path"]
+        await app({**scope, "root_path": ROOT}, receive, send)
+
+    return proxied
+
+
+@asynccontextmanager
+async def visiting(database_url: str, around: Callable[[Any], Any]) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_app(Settings(database_url=database_url), AGENTS) as app:
+        await app.store.subscriptions.open(STRANGE, start="beginning")
+        async with serving(around(app.asgi)) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+            for agent in AGENTS:
+                thread_id = (await http.post(f"{ROOT}/threads", json={})).json()["thread_id"]
+                for _ in range(2):
+                    body = {"assistant_id": agent, "input": {"text": "hello"}}
+                    run_id = (await http.post(f"{ROOT}/threads/{thread_id}/runs", json=body)).json()["run_id"]
+                    await http.get(f"{ROOT}/threads/{thread_id}/runs/{run_id}/join")
+            yield http
+
+
+def like(address: str) -> str:
+    """An address without what tells pages of the same kind apart, and without what is filtered."""
+    path, _, query = address.partition("?")
+    names = sorted({pair.partition("=")[0] for pair in query.split("&")})
+    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|graph|chat|fails", "*", path) + "?" + "&".join(names)
+
+
+@pytest.mark.parametrize("around", [mounted, behind_a_proxy])
+async def test_every_link_and_every_form_leads_somewhere(database_url: str, around: Callable[[Any], Any]) -> None:
+    async with visiting(database_url, around) as http:
+        waiting, seen, wrong = [(f"{ROOT}/ui", "")], set[str](), list[str]()
+        while waiting:
+            address, whence = waiting.pop(0)
+            if like(address) in seen:
+                continue
+            seen.add(like(address))
+            answer = await http.get(address)
+            if answer.status_code != 200:
+                wrong.append(f"{address} (on {whence}): {answer.status_code} {answer.text[:200]}")
+            if not answer.headers["content-type"].startswith("text/html") or not address.startswith(f"{ROOT}/ui"):
+                continue
+            text = re.sub(r"<template.*?</template>", "", answer.text, flags=re.S)  # what scripts fill in
+            for found in re.findall(r'\s(?:action|formaction|data-hx-post)="([^"]+)"', text):
+                target = html.unescape(found).partition("?")[0]
+                posts = any(one.fullmatch(target.removeprefix(ROOT)) for one in ACTIONS)
+                gets = target.removeprefix(ROOT) in {"/ui", "/ui/runs", "/ui/threads", "/ui/log"}
+                if not target.startswith(f"{ROOT}/") or not (posts or gets or "/ui/threads/" in target):
+                    wrong.append(f"a form on {address} goes to {target}")
+            live = re.search(r'data-live="([^"]*)"', text)
+            if live is not None and live[1].strip() and html.unescape(live[1]).strip().partition("?")[0] not in STREAMS:
+                wrong.append(f"{address} follows {live[1]}")
+            for found in re.findall(r'\s(?:href|src)="([^"]*)"', text):
+                target = urldefrag(urljoin(address, html.unescape(found))).url
+                if not target.startswith(f"{ROOT}/"):
+                    wrong.append(f"a link on {address} leads to {found}")
+                elif "/static/" not in target and target.partition("?")[0] != f"{ROOT}/metrics":
+                    waiting.append((target, address))
+        assert not wrong, "\n".join(wrong)
+        paths = {one.partition("?")[0].removeprefix(ROOT) for one in seen}
+        assert {
+            "/ui/runs/*",
+            "/ui/threads/*",
+            "/ui/agents/*",
+            "/ui/log",
+            "/ui/system",
+            "/events",
+            "/threads/*/state",
+        } <= paths
+        assert any(path.startswith("/ui/subscriptions/") for path in paths)
