@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, Text, cast, func, literal_column, select
 
 from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
@@ -36,6 +37,7 @@ _ENDED = [status.value for status in RunStatus if is_final(status)]
 _OPEN = [status.value for status in RunStatus if not is_final(status)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
+_NUMBERS = msgspec.json.Decoder(list[int])
 
 type _Conditions = list[ColumnElement[bool]]
 
@@ -241,7 +243,7 @@ class _Reader:
             self._add_bins(span)
         for edge in edges:
             for agent, created_at, duration in self._durations(self._chosen.rows(_ENDED, edge)):
-                self._sums_at(created_at).bins[agent or NO_AGENT][bin_of(duration)] += 1
+                self._sums_at(created_at).add_bins(agent or NO_AGENT, [bin_of(duration)], [1])
 
     def add_runs(self, conditions: _Conditions) -> None:
         """Add runs one by one, but for their durations."""
@@ -275,16 +277,16 @@ class _Reader:
             self.sums[bucket].add_usage(kind, name, amounts)
 
     def _add_bins(self, span: _Span) -> None:
-        # In lists, each of one bucket: there are hundreds of bins in each, and a row for one costs more than all else.
+        # In lists, as there are hundreds of bins in each and a row for one costs more than all else; by the periods that
+        # are kept, as the rows are in their order, and sorting them for longer ones takes as long as reading them.
         table = duration_totals
         lists = [func.aggregate_strings(cast(column, Text), ",") for column in (table.c.bin, table.c.runs)]
-        bucket, groups = self._bucket(table, span)
-        query = select(bucket, table.c.agent, *lists).where(*self._chosen.sums(table, span))
-        for row in self._connection.execute(query.group_by(*groups, table.c.agent)):
-            number, agent, bins, runs_ = tuple(row)
-            counts = self.sums[number].bins[agent]
-            for bin_, count in zip(bins.split(","), runs_.split(","), strict=True):
-                counts[int(bin_)] += int(count)
+        query = select(table.c.start, table.c.agent, *lists).where(*self._chosen.sums(table, span))
+        for row in self._connection.execute(query.group_by(table.c.start, table.c.agent)):
+            start, agent, *texts = tuple(row)
+            bucket = 0 if self._minutes is None else start // (self._minutes * MINUTE // span.seconds)
+            bins, counts = (_NUMBERS.decode(f"[{text}]") for text in texts)
+            self.sums[bucket].add_bins(agent, bins, counts)
 
     def _bucket(self, table: Table, span: _Span) -> tuple[ColumnElement[int], list[ColumnElement[int]]]:
         """The number of the bucket that a row of sums is in, and what to group by for it."""
