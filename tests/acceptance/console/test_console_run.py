@@ -423,7 +423,9 @@ async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: A
     stopped = run_events(
         4, end={"cancel_mode": ["shutdown"], "completion_data": {"calls": "none"}}, kind="run_cancelled"
     )
-    await asyncio.to_thread(import_runs, tmp_path, [*failed, *off, *waits, *stopped])
+    # A child is found whenever it began.
+    late = run_events(5, start={"parent_run_id": id_of(4)}, end={}, began=BEGAN + timedelta(days=2))
+    await asyncio.to_thread(import_runs, tmp_path, [*failed, *off, *waits, *stopped, *late])
     server, _ = await serving()
     async with visit(server.url) as seen:
         for number in (1, 3, 4):
@@ -434,6 +436,7 @@ async def test_whatever_a_run_says_of_itself_is_only_text(serving: Any, visit: A
             assert await page.locator("main img, main script").count() == 0
             assert await page.title() != "run"
             assert await seen.violations() == []
+        await expect(page.locator("#run-rest")).to_contain_text("was started by this one")
         page = await seen.go(f"/ui/runs/{id_of(1)}")
         visible = f"{MARKUP}⟨U+202E⟩reversed⟨U+200B⟩ שלום"
         await expect(page.locator("h1")).to_have_text(visible)

@@ -11,7 +11,7 @@ import pytest
 
 from trackside.app.settings import ObserverSettings
 from trackside.app.storage import _reading, _run_search
-from trackside.harness import RunContext
+from trackside.harness import RunContext, RunSpec
 
 
 async def echo(input: Any) -> Any:
@@ -57,6 +57,22 @@ async def test_runs_are_found_by_status_agent_and_metadata(serve_agents: Any) ->
 
     assert red["agent"] == "echo"
     assert refused.status_code == 422
+
+
+async def test_runs_are_found_by_who_started_them(serve_agents: Any) -> None:
+    async with serve_agents(AGENTS) as served, httpx.AsyncClient(base_url=served.url) as http:
+        manager = served.app.manager
+        parent = await (await manager.start(RunSpec("echo", {}))).result()
+        children = [await manager.start(RunSpec("echo", {}, parent_run_id=parent.run_id)) for _ in range(3)]
+        for child in children:
+            await child.result()
+        its = {"parent_run_id": parent.run_id}
+        first = await http.get("/runs", params={**its, "limit": 2})
+        second = await http.get("/runs", params={**its, "before": first.headers["X-Pagination-Next"]})
+        none = await http.get("/runs", params={"parent_run_id": children[0].run_id})
+
+    assert [run["run_id"] for run in first.json() + second.json()] == [child.run_id for child in reversed(children)]
+    assert none.json() == []
 
 
 async def test_runs_are_found_by_what_they_say_and_a_search_that_is_cut_short_says_where_it_goes_on(

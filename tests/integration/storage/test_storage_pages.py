@@ -24,7 +24,8 @@ async def some_runs(store: Store, script) -> list[StoredRun]:
         start = script().start + timedelta(minutes=number // 3)
         run = script(start=start, thread_id=f"t{number % 7}", run_id=f"{'ab'[number % 2]}{number:02}")
         metadata = {"user": f"u{number % 3}", "attempt": number % 5, "test": number % 2 == 0, "none": None}
-        events = [run.started("chat" if number % 4 else "research", metadata=metadata), run.thread("busy")]
+        agent, parent = "chat" if number % 4 else "research", {"parent_run_id": f"p{number % 6}"} if number % 2 else {}
+        events = [run.started(agent, metadata=metadata, **parent), run.thread("busy")]
         if number % 5:
             events += [run.completed() if number % 3 else run.failed(), run.thread("idle" if number % 3 else "error")]
         await store.append(events)
@@ -37,6 +38,7 @@ FILTERS = st.fixed_dictionaries(
         "status": st.sampled_from(["success", "running", ["error", "success"], ["error", "error"], []]),
         "agent": st.sampled_from(["chat", "research", "nobody"]),
         "thread_id": st.sampled_from(["t0", "t1", "nowhere"]),
+        "parent_run_id": st.sampled_from(["p1", "p3", "p0"]),
         "metadata": st.sampled_from(
             [{"user": "u1"}, {"user": "u1", "attempt": 2}, {"test": True}, {"test": 1}, {"none": None}, {"x": 1}, {}]
         ),
@@ -58,6 +60,7 @@ def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
         run.status in ([status] if isinstance(status, str) else status)
         and run.agent == filters.get("agent", run.agent)
         and run.thread_id == filters.get("thread_id", run.thread_id)
+        and run.parent_run_id == filters.get("parent_run_id", run.parent_run_id)
         and says(run.metadata, filters.get("metadata", {}))
         and filters.get("since", run.created_at) <= run.created_at
         and (filters.get("until") is None or run.created_at < filters["until"])

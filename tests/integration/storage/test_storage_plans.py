@@ -24,6 +24,7 @@ RUNS_OF_THREAD = "COVERING INDEX ix_runs_thread (thread_id=?"
 RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
 RUNS_OF_AGENT = "COVERING INDEX ix_runs_agent (agent=?"
 AGENT = "ix_runs_agent (agent=?"
+CHILDREN = "ix_runs_parent (parent_run_id=?"
 OWNER = "ix_threads_owner (owner=?"
 THREADS_OF_STATUS = "ix_threads_status (status=?"
 LABEL = "run_labels USING PRIMARY KEY (key=? AND value=?"
@@ -60,6 +61,8 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("runs", {"thread_id": "t", "removed": True, "before": CURSOR}, False, [f"{RUNS_OF_THREAD} AND {BEHIND}"]),
     ("runs", {"thread_id": "t", "status": "error"}, True, [RUNS_OF_THREAD]),
     ("runs", {"thread_id": "t", "status": "error"}, False, [RUNS_OF_STATUS]),
+    ("runs", {"parent_run_id": "r", "before": CURSOR}, False, [f"{CHILDREN} AND {BEHIND}"]),
+    ("runs", {"parent_run_id": "r", "status": "error", "agent": "a", "owner": "me"}, False, [CHILDREN]),
     ("runs", {"metadata": {"user": "a"}, "before": CURSOR}, False, [f"{LABEL} AND {BEHIND}"]),
     ("runs", {"metadata": {"user": "a", "x": 1}}, True, [LABEL, RUN, LABEL_OF_RUN]),
     ("runs", {"metadata": {"user": "a"}, "status": "error"}, True, [LABEL, RUN]),

@@ -165,6 +165,22 @@ def test_what_was_asked_for_moves_to_the_run(url: str, database: Any, request_: 
     assert rows(database, query) == [(request_ is not None, True, None)]
 
 
+@pytest.mark.parametrize("revision", ["0002", "0005"])
+def test_the_runs_that_a_run_had_started_are_found(url: str, database: Any, revision: str) -> None:
+    old = OldDatabase()
+    for number in range(3):
+        old.add_run(number, agent="chat", end=DATA)
+    old.write(url, revision)
+    database.execute("UPDATE runs SET parent_run_id = 'run-0' WHERE run_id <> 'run-0'")
+
+    async def children() -> list[str]:
+        async with Store.open(url) as store:
+            return [run.run_id for run in await store.runs(parent_run_id="run-0")]
+
+    assert asyncio.run(children()) == ["run-2", "run-1"]
+    assert schema_version(url).found == "0006"
+
+
 def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in database.execute(query).fetchall()]
 
@@ -253,7 +269,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
 
-    assert schema_version(url) == SchemaVersion(found="9999", known="0005")
+    assert schema_version(url) == SchemaVersion(found="9999", known="0006")
     for ask in (upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)

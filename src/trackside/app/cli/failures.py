@@ -30,6 +30,7 @@ _TYPED_AS = {
     "agent": "--agent",
     "name": "NAME",
     "older_than": "--older-than",
+    "parent_run_id": "--parent",
     "position": "--from",
     "run_id": "--run",
     "since": "--since",

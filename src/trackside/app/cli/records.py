@@ -69,6 +69,7 @@ class Records(Protocol):
         status: Sequence[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
+        parent_run_id: str | None = None,
         since: datetime | None = None,
         id_prefix: str | None = None,
         text: str | None = None,

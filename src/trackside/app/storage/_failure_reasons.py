@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from trackside.app.storage._listings import FEW, RunListing, are_few, are_owned_by, is_owned
+from trackside.app.storage._conditions import are_few, are_owned_by, is_owned
+from trackside.app.storage._listings import FEW, RunListing
 from trackside.app.storage._tables import runs
 from trackside.harness.types import RunStatus
 
@@ -53,14 +54,12 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
         listing = replace(listing, owner=None)
     found = listing.keys(connection).subquery()
     query: Select[*tuple[Any, ...]] = select(
-        runs.c.run_id,
-        runs.c.agent,
-        runs.c.status,
         runs.c.error_type,
-        func.substr(runs.c.error, 1, _SHOWN).label("error"),
+        runs.c.status,
+        runs.c.agent,
         func.coalesce(runs.c.ended_at, runs.c.created_at).label("last_at"),
-        runs.c.created_at,
-        runs.c.removed_at,
+        runs.c.run_id,
+        runs.c.removed_at.is_not(None),
     ).where(runs.c.run_id.in_(select(found.c.id)))
     if owner is not None and listing.owner is None:
         query = query.where(is_owned(owner, runs.c.thread_id))
@@ -69,35 +68,50 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
     else:
         rows = connection.execute(query.order_by(runs.c.created_at.desc(), runs.c.run_id.desc())).all()
         count = len(rows)
-    reasons = sorted(_grouped(rows[:looked_at]), key=lambda one: (-one.count, -one.last_at.timestamp(), one.run_id))
-    return FailureReasons(reasons[:limit], count > looked_at)
+    groups = _grouped(rows[:looked_at])
+    ranked = sorted(groups, key=lambda one: (-one.count, -one.last_at.timestamp(), one.newest))[:limit]
+    errors = select(runs.c.run_id, func.substr(runs.c.error, 1, _SHOWN))
+    texts = dict(map(tuple, connection.execute(errors.where(runs.c.run_id.in_([one.newest for one in ranked])))))
+    return FailureReasons([_reason(one, texts.get(one.newest)) for one in ranked], count > looked_at)
 
 
-def _reason(row: Row[Any]) -> FailureReason:
-    lines = (row.error or "").strip().splitlines()
-    return FailureReason(
-        error_type=row.error_type,
-        error=lines[0] if lines else None,
-        status=RunStatus(row.status),
-        agent=row.agent,
-        count=1,
-        last_at=row.last_at,
-        run_id=row.run_id,
-    )
+@dataclass(slots=True)
+class _Group:
+    """What is counted of the runs of one reason."""
+
+    reason: tuple[str | None, str, str | None]
+    """The error's type, the status and the agent."""
+    newest: str
+    last_at: datetime
+    count: int = 0
+    shown: str | None = None
+    """The newest that clients see."""
 
 
-def _grouped(rows: Sequence[Row[Any]]) -> list[FailureReason]:
+def _grouped(rows: Iterable[Row[Any]]) -> Iterable[_Group]:
     """The reasons in runs, the newest of which comes first."""
-    found: dict[tuple[Any, ...], FailureReason] = {}
-    seen: set[tuple[Any, ...]] = set()
-    for row in rows:
-        key = (row.error_type, row.status, row.agent)
-        known = found.get(key)
-        if known is not None:
-            shown = row.run_id if row.removed_at is None and key not in seen else known.run_id
-            found[key] = replace(known, count=known.count + 1, last_at=max(known.last_at, row.last_at), run_id=shown)
-        else:
-            found[key] = _reason(row)
-        if row.removed_at is None:
-            seen.add(key)
-    return [*found.values()]
+    found: dict[tuple[str | None, str, str | None], _Group] = {}
+    for error_type, status, agent, last_at, run_id, is_removed in map(tuple, rows):
+        reason = (error_type, status, agent)
+        group = found.get(reason)
+        if group is None:
+            group = found[reason] = _Group(reason, run_id, last_at)
+        group.count += 1
+        group.last_at = max(group.last_at, last_at)
+        if group.shown is None and not is_removed:
+            group.shown = run_id
+    return found.values()
+
+
+def _reason(group: _Group, error: str | None) -> FailureReason:
+    error_type, status, agent = group.reason
+    lines = (error or "").strip().splitlines()
+    return FailureReason(
+        error_type=error_type,
+        error=lines[0] if lines else None,
+        status=RunStatus(status),
+        agent=agent,
+        count=group.count,
+        last_at=group.last_at,
+        run_id=group.shown or group.newest,
+    )

@@ -20,10 +20,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    Table,
-    func,
     literal,
-    literal_column,
     select,
     tuple_,
     union_all,
@@ -33,13 +30,25 @@ from trackside.app.storage._arguments import (
     AnyOf,
     Place,
     flag,
-    id_range,
     interval,
     labels,
     limit_of,
     members,
     place,
     plain_or_none,
+)
+from trackside.app.storage._conditions import (
+    Conditions,
+    are_few,
+    are_owned_by,
+    begins,
+    count_up_to,
+    has_status,
+    is_labelled,
+    is_owned,
+    there_is,
+    unindexed,
+    within,
 )
 from trackside.app.storage._fold import Label
 from trackside.app.storage._records import StoredRun, StoredThread
@@ -56,8 +65,6 @@ MANY = 10_000
 
 _A_LOOK_UP = 8
 """How much longer it takes to look a run up in another index than to go on to the next one of a thread."""
-
-type Conditions = list[ColumnElement[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +121,7 @@ class RunListing:
     statuses: Sequence[RunStatus] | None
     agent: str | None
     thread_id: str | None
+    parent_run_id: str | None
     labels: Sequence[Label]
     since: datetime | None
     until: datetime | None
@@ -129,6 +137,7 @@ class RunListing:
         status: AnyOf[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
+        parent_run_id: str | None = None,
         metadata: Any = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -147,6 +156,7 @@ class RunListing:
             statuses=None if status is None else members(RunStatus, "status", status),
             agent=plain_or_none("agent", agent),
             thread_id=plain_or_none("thread_id", thread_id),
+            parent_run_id=plain_or_none("parent_run_id", parent_run_id),
             labels=[] if metadata is None else labels(metadata),
             since=since,
             until=until,
@@ -170,20 +180,24 @@ class RunListing:
         """The keys of pages of those whose id, or whose thread's id, begins like this; of those that are few."""
         rest = [*self._time(runs.c.created_at), *self._rest()]
         return [
-            self.page.keys([*_begins(id_, beginning), *rest], runs.c.created_at, runs.c.run_id)
+            self.page.keys([*begins(id_, beginning), *rest], runs.c.created_at, runs.c.run_id)
             for id_ in (runs.c.run_id, runs.c.thread_id)
-            if are_few(connection, _begins(id_, beginning), FEW)
+            if are_few(connection, begins(id_, beginning), FEW)
         ]
 
     def keys(self, connection: Connection) -> Select[Any]:
         """The times and ids of the runs. There has to be a status that they may have."""
-        if self.id_prefix is not None and are_few(connection, _begins(runs.c.run_id, self.id_prefix), FEW):
+        if self.id_prefix is not None and are_few(connection, begins(runs.c.run_id, self.id_prefix), FEW):
             return self._through_ids(self.id_prefix)
         if self.owner is not None and are_few(connection, [are_owned_by(self.owner)], FEW):
             return self._through_owner(self.owner)
         ways: list[tuple[Conditions, int, Callable[[], Select[Any]]]] = []
         if self.thread_id is not None:
             ways.append((self._of_thread(self.thread_id), 1, partial(self._through_thread, self.thread_id)))
+        if self.parent_run_id is not None:
+            ways.append(
+                (self._of_parent(self.parent_run_id), _A_LOOK_UP, partial(self._through_parent, self.parent_run_id))
+            )
         if self.statuses is not None or self.agent is not None:
             ways.append((self._of_statuses(), _A_LOOK_UP, self._through_statuses))
         ways += [(self._of_label(label), _A_LOOK_UP, partial(self._through_label, label)) for label in self.labels]
@@ -191,7 +205,7 @@ class RunListing:
             return self._through_statuses()
         if len(ways) == 1:
             return ways[0][2]()
-        _, _, through = min(ways, key=lambda way: way[1] * _count(connection, way[0], MANY))
+        _, _, through = min(ways, key=lambda way: way[1] * count_up_to(connection, way[0], MANY))
         return through()
 
     def _through_thread(self, thread_id: str) -> Select[Any]:
@@ -202,8 +216,12 @@ class RunListing:
             conditions.append(has_status(self.statuses, runs))
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
+    def _through_parent(self, parent_run_id: str) -> Select[Any]:
+        conditions = [*self._of_parent(parent_run_id), *self._rest(parent=False)]
+        return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
+
     def _through_ids(self, id_prefix: str) -> Select[Any]:
-        conditions = [*_begins(runs.c.run_id, id_prefix), *self._time(runs.c.created_at), *self._rest(prefix=False)]
+        conditions = [*begins(runs.c.run_id, id_prefix), *self._time(runs.c.created_at), *self._rest(prefix=False)]
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
     def _through_owner(self, owner: str) -> Select[Any]:
@@ -215,15 +233,19 @@ class RunListing:
         if not self.removed:
             run = runs.alias()
             conditions.append(there_is(run.c.run_id == run_labels.c.run_id, run.c.removed_at.is_(None)))
+        if self.parent_run_id is not None:
+            run = runs.alias()
+            is_its = unindexed(run.c.parent_run_id) == self.parent_run_id
+            conditions.append(there_is(run.c.run_id == run_labels.c.run_id, is_its))
         if self.owner is not None:
             conditions.append(is_owned(self.owner, run_labels.c.thread_id))
-        conditions += [_is_labelled(other, run_labels) for other in self.labels if other != label]
+        conditions += [is_labelled(other, run_labels) for other in self.labels if other != label]
         if self.agent is not None:
             conditions.append(run_labels.c.agent == self.agent)
         if self.thread_id is not None:
             conditions.append(run_labels.c.thread_id == self.thread_id)
         if self.id_prefix is not None:
-            conditions += _begins(unindexed(run_labels.c.run_id), self.id_prefix)
+            conditions += begins(unindexed(run_labels.c.run_id), self.id_prefix)
         if self.statuses is not None:
             conditions.append(has_status(self.statuses, run_labels))
         return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
@@ -246,18 +268,27 @@ class RunListing:
     def _of_thread(self, thread_id: str) -> Conditions:
         return [runs.c.thread_id == thread_id, *self._time(runs.c.created_at)]
 
+    def _of_parent(self, parent_run_id: str) -> Conditions:
+        return [runs.c.parent_run_id == parent_run_id, *self._time(runs.c.created_at)]
+
     def _of_label(self, label: Label) -> Conditions:
         key, value = label
         return [run_labels.c.key == key, run_labels.c.value == value, *self._time(run_labels.c.created_at)]
 
     def _time(self, when: Column[Any]) -> Conditions:
-        return _within(when, self.since, self.until)
+        return within(when, self.since, self.until)
 
     def _rest(
-        self, *, thread: bool = True, prefix: bool = True, statuses: bool = True, owner: bool = True
+        self,
+        *,
+        thread: bool = True,
+        parent: bool = True,
+        prefix: bool = True,
+        statuses: bool = True,
+        owner: bool = True,
     ) -> Conditions:
         """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
-        conditions = [_is_labelled(label, runs) for label in self.labels]
+        conditions = [is_labelled(label, runs) for label in self.labels]
         if not self.removed:
             conditions.append(runs.c.removed_at.is_(None))
         if owner and self.owner is not None:
@@ -268,8 +299,10 @@ class RunListing:
             conditions.append(unindexed(runs.c.agent) == self.agent)
         if thread and self.thread_id is not None:
             conditions.append(unindexed(runs.c.thread_id) == self.thread_id)
+        if parent and self.parent_run_id is not None:
+            conditions.append(unindexed(runs.c.parent_run_id) == self.parent_run_id)
         if prefix and self.id_prefix is not None:
-            conditions += _begins(unindexed(runs.c.run_id), self.id_prefix)
+            conditions += begins(unindexed(runs.c.run_id), self.id_prefix)
         return conditions
 
 
@@ -342,7 +375,7 @@ class ThreadListing:
             return self.page.keys([*few, statuses, *self._time()], threads.c.updated_at, threads.c.thread_id)
         shared = [*self._time(), *self._has_run()]
         if self.id_prefix is not None:
-            shared += _begins(unindexed(threads.c.thread_id), self.id_prefix)
+            shared += begins(unindexed(threads.c.thread_id), self.id_prefix)
         if self.owner is not None:
             shared.append(unindexed(threads.c.owner) == self.owner)
         standing = [threads.c.removed_at.is_(None), *([threads.c.removed_at.is_not(None)] if self.removed else [])]
@@ -357,7 +390,7 @@ class ThreadListing:
 
     def _few(self, connection: Connection) -> Conditions | None:
         """What holds for few threads, which can be sorted, and all that are asked for; None if they may be many."""
-        of_prefix = [] if self.id_prefix is None else _begins(threads.c.thread_id, self.id_prefix)
+        of_prefix = [] if self.id_prefix is None else begins(threads.c.thread_id, self.id_prefix)
         owned = [] if self.owner is None else [threads.c.owner == self.owner]
         if self.thread_id is not None:
             return [threads.c.thread_id == self.thread_id, *of_prefix, *owned, *self._has_run()]
@@ -374,16 +407,16 @@ class ThreadListing:
         for key, value in self.labels:
             of_label = [run_labels.c.key == key, run_labels.c.value == value]
             if are_few(connection, of_label, FEW):
-                others = [_is_labelled(other, run_labels) for other in self.labels if other != (key, value)]
+                others = [is_labelled(other, run_labels) for other in self.labels if other != (key, value)]
                 agent = [] if self.agent is None else [run_labels.c.agent == self.agent]
                 return select(run_labels.c.thread_id).where(*of_label, *others, *agent)
         if self.agent is not None and are_few(connection, [runs.c.agent == self.agent], FEW):
-            labelled = (_is_labelled(label, runs) for label in self.labels)
+            labelled = (is_labelled(label, runs) for label in self.labels)
             return select(runs.c.thread_id).where(runs.c.agent == self.agent, *labelled)
         return None
 
     def _of_its_runs(self) -> Conditions:
-        conditions = [_is_labelled(label, runs) for label in self.labels]
+        conditions = [is_labelled(label, runs) for label in self.labels]
         if self.agent is not None:
             conditions.append(unindexed(runs.c.agent) == self.agent)
         return conditions
@@ -395,19 +428,7 @@ class ThreadListing:
         return []
 
     def _time(self) -> Conditions:
-        return _within(threads.c.updated_at, self.since, self.until)
-
-
-def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]], few: int) -> bool:
-    """Whether no more rows fit than that; an index has to tell. Looks at no more."""
-    return _count(connection, conditions, few + 1) <= few
-
-
-def _count(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> int:
-    """How many rows fit, if they are no more than that."""
-    some = select(literal(1)).where(*conditions).limit(most).subquery()
-    count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
-    return count
+        return within(threads.c.updated_at, self.since, self.until)
 
 
 def run_of(row: Row[Any]) -> StoredRun:
@@ -429,60 +450,3 @@ def thread_of(row: Row[Any]) -> StoredThread:
 
 def _values(where: Place, when: Column[Any], id_: Column[Any]) -> ColumnElement[Any]:
     return tuple_(literal(where.when, when.type), literal(where.id_, id_.type))
-
-
-def _within(when: Column[Any], since: datetime | None, until: datetime | None) -> Conditions:
-    conditions: Conditions = []
-    if since is not None:
-        conditions.append(when >= since)
-    if until is not None:
-        conditions.append(when < until)
-    return conditions
-
-
-def _begins(id_: ColumnElement[Any], prefix: str) -> Conditions:
-    first, behind = id_range(prefix)
-    return [id_ >= first] if behind is None else [id_ >= first, id_ < behind]
-
-
-def _is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
-    """That the run of a row has a label, where all runs with this label stand together."""
-    key, value = label
-    label_ = run_labels.alias()
-    return there_is(
-        label_.c.key == key,
-        label_.c.value == value,
-        label_.c.created_at == of.c.created_at,
-        unindexed(label_.c.run_id) == of.c.run_id,
-    )
-
-
-def are_owned_by(owner: str) -> ColumnElement[bool]:
-    """That a run is of a thread of this owner, in a way that leads from his threads to it."""
-    return runs.c.thread_id.in_(select(threads.c.thread_id).where(threads.c.owner == owner))
-
-
-def is_owned(owner: str, thread_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    """That a thread is this owner's, looked at by its id."""
-    thread = threads.alias()
-    return there_is(thread.c.thread_id == thread_id, unindexed(thread.c.owner) == owner)
-
-
-def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:
-    """That the run of a row has one of these statuses, where all runs that have it stand together."""
-    run = runs.alias()
-    return there_is(
-        run.c.status.in_([status.value for status in statuses]),
-        run.c.created_at == of.c.created_at,
-        unindexed(run.c.run_id) == of.c.run_id,
-    )
-
-
-def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """That there is a row of which this holds. It selects nothing of it, so that the row itself need not be fetched."""
-    return select(literal_column("1")).where(*conditions).exists()
-
-
-def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The same value, which no index has: SQLite would follow an index from any condition that it can."""
-    return column.concat("")

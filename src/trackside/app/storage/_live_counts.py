@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
-from trackside.app.storage._listings import FEW, are_few, unindexed
+from trackside.app.storage._conditions import are_few, unindexed
+from trackside.app.storage._listings import FEW
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, threads
 from trackside.harness.types import ThreadStatus

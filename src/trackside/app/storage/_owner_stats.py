@@ -14,8 +14,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, select, union_all
 
 from trackside.app.storage import errors
+from trackside.app.storage._conditions import are_few, is_owned, unindexed
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._listings import are_few, is_owned, unindexed
 from trackside.app.storage._sums import TOKENS, USED, Sums
 from trackside.app.storage._tables import active_runs, runs, threads, usage
 from trackside.app.storage._totals import NO_AGENT, minute_of, priced

@@ -10,7 +10,7 @@ from typing import Any, Self
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, func, literal_column, select, union_all
 
 from trackside.app.storage._arguments import AnyOf, flag, limit_of, members, plain, plain_or_none, position, time
-from trackside.app.storage._listings import are_few, are_owned_by, has_status, is_owned, there_is, unindexed
+from trackside.app.storage._conditions import are_few, are_owned_by, has_status, is_owned, there_is, unindexed
 from trackside.app.storage._records import StoredEvent
 from trackside.app.storage._run_records import RUNS
 from trackside.app.storage._tables import (

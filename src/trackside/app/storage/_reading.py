@@ -126,6 +126,7 @@ class StoreReading:
         status: AnyOf[RunStatus] | None = None,
         agent: str | None = None,
         thread_id: str | None = None,
+        parent_run_id: str | None = None,
         metadata: Mapping[str, str | int | bool | None] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -146,6 +147,7 @@ class StoreReading:
             status: only runs that have this status now, or one of these. Runs that wait are `pending`.
             agent: only of this agent.
             thread_id: only of this thread.
+            parent_run_id: only those that this run has started.
             metadata: only runs whose metadata have all of these: texts, whole numbers, True, False or None.
             since: only runs that were created then or later.
             until: only runs that were created before.
@@ -163,6 +165,7 @@ class StoreReading:
             status=status,
             agent=agent,
             thread_id=thread_id,
+            parent_run_id=parent_run_id,
             metadata=metadata,
             since=since,
             until=until,

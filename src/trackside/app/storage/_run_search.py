@@ -52,6 +52,7 @@ class RunFilters(TypedDict, total=False):
     status: AnyOf[RunStatus] | None
     agent: str | None
     thread_id: str | None
+    parent_run_id: str | None
     metadata: JsonObject | None
     since: datetime | None
     until: datetime | None

@@ -208,6 +208,16 @@ runs = Table(
 _is_retry = runs.c.retry_of.is_not(None)
 Index("ix_runs_retry_of", runs.c.retry_of, sqlite_where=_is_retry, postgresql_where=_is_retry)
 
+_is_child = runs.c.parent_run_id.is_not(None)
+Index(
+    "ix_runs_parent",
+    runs.c.parent_run_id,
+    runs.c.created_at,
+    runs.c.run_id,
+    sqlite_where=_is_child,
+    postgresql_where=_is_child,
+)
+
 events = Table(
     "events",
     metadata,

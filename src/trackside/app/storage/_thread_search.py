@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, NamedTuple
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, select, union_all
 
 from trackside.app.storage._arguments import members, plain
+from trackside.app.storage._conditions import are_few, there_is, unindexed
 from trackside.app.storage._fold import Label, is_label, label_value
-from trackside.app.storage._listings import FEW, are_few, there_is, thread_of, unindexed
+from trackside.app.storage._listings import FEW, thread_of
 from trackside.app.storage._records import StoredThread
 from trackside.app.storage._tables import thread_labels, thread_states, threads
 from trackside.app.storage.containment import contains

@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, exists, func, select
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, members, plain, plain_or_none
+from trackside.app.storage._conditions import is_owned
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._lifetimes import lifetime_of
-from trackside.app.storage._listings import is_owned, run_of, thread_of
+from trackside.app.storage._listings import run_of, thread_of
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import StoredRun, StoredThread
 from trackside.app.storage._run_records import RUNS

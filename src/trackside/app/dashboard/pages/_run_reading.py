@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from trackside.app.dashboard.declaring import API
@@ -22,10 +22,8 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 
 EVENTS_OF_PAGE: Final = 25
 _DRAWN: Final = 200
-_LOOKED_AT: Final = 200
-"""So many runs that were started meanwhile are looked at for those that this one started."""
-_CLOCKS: Final = timedelta(seconds=5)
-"""So much may clocks of machines differ for a run's children to be found."""
+_SHOWN_CHILDREN: Final = 200
+"""So many of the runs that it started, the newest, are shown."""
 _ENDS: Final = [kind.value for kind in LifecycleEventType if is_terminal(kind)]
 
 type AnyCall = Call[Any, Any]
@@ -53,7 +51,7 @@ class Around:
 
     children: Sequence[RecordedRun]
     is_all: bool
-    """Whether all runs were looked at that were started meanwhile."""
+    """Whether the run started no others than those."""
     earlier: RecordedRun | None
     """The run of the thread before it."""
     later: RecordedRun | None
@@ -175,21 +173,10 @@ async def around(call: AnyCall, run: RunDetails) -> Around:
 
 
 async def _children(call: AnyCall, run: RunDetails) -> tuple[list[RecordedRun], bool]:
-    """The runs that it started, among those that were started while it went on."""
-    if run.started_at is None:
-        return [], True
-    until = None if run.ended_at is None else _shifted(run.ended_at, _CLOCKS)
-    query = {"since": _shifted(run.created_at, -_CLOCKS), "until": until, "limit": _LOOKED_AT}
+    """The runs that it started, oldest first, and whether these are all."""
+    query = {"parent_run_id": run.run_id, "limit": _SHOWN_CHILDREN}
     found = await API.ask(call, records.list_recorded_runs, query=query)
-    children = [one for one in found.value if one.parent_run_id == run.run_id]
-    return children[::-1], len(found.value) < _LOOKED_AT
-
-
-def _shifted(when: datetime, by: timedelta) -> datetime:
-    try:
-        return when + by
-    except OverflowError:
-        return when
+    return found.value[::-1], "X-Pagination-Next" not in found.headers
 
 
 async def holder_of_thread(call: AnyCall, run: RunDetails) -> RecordedRun | None:

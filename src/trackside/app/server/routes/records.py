@@ -82,6 +82,7 @@ async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str
         "status": query.status,
         "agent": query.agent,
         "thread_id": query.thread_id,
+        "parent_run_id": query.parent_run_id,
         "metadata": _metadata(query.metadata),
         "since": query.since,
         "until": query.until,

@@ -81,6 +81,8 @@ class RunQuery(Struct, kw_only=True):
     status: list[RunStatus] | None = None
     agent: str | None = None
     thread_id: Id | None = None
+    parent_run_id: Id | None = None
+    """Only the runs that this one has started."""
     metadata: str | None = None
     """A JSON object; all of its keys have to be there with these values."""
     since: Time | None = None

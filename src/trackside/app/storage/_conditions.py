@@ -1,0 +1,87 @@
+"""Conditions of queries, said so that a database finds the rows by the index that is meant, and by no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select
+
+from trackside.app.storage._arguments import id_range
+from trackside.app.storage._fold import Label
+from trackside.app.storage._tables import run_labels, runs, threads
+from trackside.harness.types import RunStatus
+
+type Conditions = list[ColumnElement[bool]]
+
+
+def are_few(connection: Connection, conditions: Sequence[ColumnElement[bool]], few: int) -> bool:
+    """Whether no more rows fit than that; an index has to tell. Looks at no more."""
+    return count_up_to(connection, conditions, few + 1) <= few
+
+
+def count_up_to(connection: Connection, conditions: Sequence[ColumnElement[bool]], most: int) -> int:
+    """How many rows fit, if they are no more than that."""
+    some = select(literal(1)).where(*conditions).limit(most).subquery()
+    count: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return count
+
+
+def within(when: Column[Any], since: datetime | None, until: datetime | None) -> Conditions:
+    """That a time is in this interval."""
+    conditions: Conditions = []
+    if since is not None:
+        conditions.append(when >= since)
+    if until is not None:
+        conditions.append(when < until)
+    return conditions
+
+
+def begins(id_: ColumnElement[Any], prefix: str) -> Conditions:
+    """That an id begins like this."""
+    first, behind = id_range(prefix)
+    return [id_ >= first] if behind is None else [id_ >= first, id_ < behind]
+
+
+def is_labelled(label: Label, of: Table) -> ColumnElement[bool]:
+    """That the run of a row has a label, where all runs with this label stand together."""
+    key, value = label
+    label_ = run_labels.alias()
+    return there_is(
+        label_.c.key == key,
+        label_.c.value == value,
+        label_.c.created_at == of.c.created_at,
+        unindexed(label_.c.run_id) == of.c.run_id,
+    )
+
+
+def are_owned_by(owner: str) -> ColumnElement[bool]:
+    """That a run is of a thread of this owner, in a way that leads from his threads to it."""
+    return runs.c.thread_id.in_(select(threads.c.thread_id).where(threads.c.owner == owner))
+
+
+def is_owned(owner: str, thread_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    """That a thread is this owner's, looked at by its id."""
+    thread = threads.alias()
+    return there_is(thread.c.thread_id == thread_id, unindexed(thread.c.owner) == owner)
+
+
+def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:
+    """That the run of a row has one of these statuses, where all runs that have it stand together."""
+    run = runs.alias()
+    return there_is(
+        run.c.status.in_([status.value for status in statuses]),
+        run.c.created_at == of.c.created_at,
+        unindexed(run.c.run_id) == of.c.run_id,
+    )
+
+
+def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """That there is a row of which this holds. It selects nothing of it, so that the row itself need not be fetched."""
+    return select(literal_column("1")).where(*conditions).exists()
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The same value, which no index has: SQLite would follow an index from any condition that it can."""
+    return column.concat("")
