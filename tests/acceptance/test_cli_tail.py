@@ -88,6 +88,15 @@ def test_tail_begins_where_it_is_told_to(recorded: Trackside, piped: Piped) -> N
     assert positions(only_new, 1)[0] in {9, 14}  # whether it had begun at the first is not said
 
 
+def test_tail_shows_what_gives_runs_a_status(recorded: Trackside, piped: Piped) -> None:
+    recorded("run", "agents.py:fail", "boats", "--thread", "t-2")  # fails at 9
+    tail = piped("tail", "--status", "error", "--status", "running", "--thread", "t-2", "--json")
+    assert positions(tail, 2) == [6, 9]
+    recorded("run", "agents.py:talk", "planes", "--thread", "t-2")  # starts at 11, and ends well
+    recorded("run", "agents.py:fail", "boats", "--thread", "t-2")
+    assert positions(tail, 3) == [11, 16, 19]
+
+
 def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Trackside) -> None:
     done = recorded("tail", "--json", shell='"$0" "$@" | head -n 1')
 
@@ -102,6 +111,11 @@ def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Tracksid
         (("--thread", "t-9"), "No thread here has an id that begins with 't-9'"),
         (("--type", "run_begun"), "run_begun"),
         (("-n", "-1"), "not a whole number from 0 up"),
+        (("--status", "pending"), "--status: no event gives a run the status pending"),
+        (
+            ("--status", "error", "--type", "run_started"),
+            "--status: no event of type run_started gives a run the status error",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused(recorded: Trackside, arguments: tuple[str, ...], said: str) -> None:

@@ -20,6 +20,7 @@ from trackside.app.cli.overviews import print_event, print_events, print_runs, p
 from trackside.app.cli.places import Place, open_records, say_away
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
 from trackside.app.cli.trends import blocks_that_fit, print_trends, step_of
+from trackside.harness.lifecycle import STATUSES_OF_EVENT, run_status_of
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SearchOptions:
     text: str | None = None
     cost_above: str | None = None
     duration_above: str | None = None
+    parent: str | None = None
 
     def check_alone(self) -> None:
         """See that nothing is looked for where one run is shown.
@@ -69,6 +71,7 @@ class SearchOptions:
             "--text": self.text,
             "--cost-above": self.cost_above,
             "--duration-above": self.duration_above,
+            "--parent": self.parent,
         }
         for name, value in given.items():
             if value is not None:
@@ -184,7 +187,8 @@ def show_runs(options: LookOptions[RunStatus], search: SearchOptions) -> ExitCod
 
     async def show(records: Records) -> None:
         filters = await look.filters(records)
-        runs = await records.runs(status=options.status, limit=options.limit, **filters, **sought)
+        parent = None if search.parent is None else (await find_run(records, search.parent)).run_id
+        runs = await records.runs(status=options.status, parent_run_id=parent, limit=options.limit, **filters, **sought)
         look.show([record_object(run) for run in runs], lambda console: print_runs(console, runs, look.now))
 
     return look.run(show)
@@ -253,6 +257,13 @@ def show_tail(
     interrupt_on_stop_signals()
     look = _Look(options)
     stopped = asyncio.Event()
+    if options.status is not None:
+        types = _types_that_give(options.status, types)
+
+    def shown(stored: StoredEvent) -> bool:
+        """Show it if it fits; False if nobody reads any more."""
+        gives = options.status is None or run_status_of(stored.event.event_type, stored.event.payload) in options.status
+        return not gives or look.show_at_once(stored)
 
     async def show(records: Records) -> None:
         filters = await look.filters(records)
@@ -266,17 +277,33 @@ def show_tail(
                     start, before=end + 1, newest_first=True, run_id=run_id, types=types, limit=options.limit, **filters
                 )
             for stored in reversed(found):
-                if not look.show_at_once(stored):
+                if not shown(stored):
                     return
             start = max(start, end)
         follower = records.follow(start, run_id=run_id, types=types, on_outage=say_away, **filters)
         with ended_by_stop_signals(follower.end, stopped), look.watching_reader(follower.end):
             async for stored in follower:
-                if not look.show_at_once(stored):
+                if not shown(stored):
                     return
 
     code = look.run(show)
     return ExitCode.cancelled if stopped.is_set() else code
+
+
+def _types_that_give(
+    statuses: Sequence[RunStatus], types: Sequence[LifecycleEventType] | None
+) -> list[LifecycleEventType]:
+    """The types of events that can give a run one of these statuses, of those that are wanted.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    giving = [kind for kind, given in STATUSES_OF_EVENT.items() if set(given) & {*statuses}]
+    found = [kind for kind in giving if types is None or kind in types]
+    if not found:
+        those = f" of type {', '.join(types)}" if giving and types else ""
+        raise ArgumentError(name="--status", why=f"no event{those} gives a run the status {' or '.join(statuses)}")
+    return found
 
 
 def show_stats(options: LookOptions[RunStatus], *, until: str | None = None, by: str | None = None) -> ExitCode:
