@@ -137,10 +137,11 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "replay": Entry(
         "Act",
         (
-            Example("trackside replay mail --from 1", "everything again"),
+            Example("trackside replay mail --from 1 --wait", "everything again, and see that it arrives"),
             Example("trackside replay mail --from 5000 --dry-run", "how much would be left out"),
         ),
-        _ASKS,
+        "0 done; 1 it stands still, or parked some of it (--wait); 2 what was typed is wrong, or nobody could be asked;"
+        " 130 not wanted",
     ),
     "parked": Entry(
         "Act",

@@ -56,9 +56,9 @@ class Progress:
             shape: list[ProgressColumn | str] = (
                 [SpinnerColumn("line")] if total is None else [BarColumn(24), TaskProgressColumn()]
             )
-            columns = [TextColumn("{task.description}"), *shape, TextColumn("{task.fields[counted]}"), _Rate(), _Left()]
+            columns = [TextColumn("{task.description}"), *shape, TextColumn("{task.fields[shown]}"), _Rate(), _Left()]
             self._bar = Bar(*columns, console=self._console, transient=True)
-        self._task = None if self._bar is None else self._bar.add_task(doing, total=total, counted="")
+        self._task = None if self._bar is None else self._bar.add_task(doing, total=total, shown="", number=0)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -75,19 +75,20 @@ class Progress:
         if isinstance(exc, KeyboardInterrupt):
             self._console.print(f"Broken off: {self._broken_off(self._counted)}", soft_wrap=True)
 
-    def reach(self, done: float, *, counted: int | None = None, total: float | None = None) -> None:
+    def reach(self, done: float, *, counted: int | None = None, total: float | None = None, note: str = "") -> None:
         """Say how much is done.
 
         Args:
             done: in the unit of the total.
             counted: how many things that are, where the total is of something else, as bytes.
             total: what is known by now of how much there is to do.
+            note: what else there is to be said about it, in a word or two.
         """
         self._counted = int(done) if counted is None else counted
         self._total = total or self._total
-        shown = count(self._counted, self._noun)
+        shown = ", ".join(filter(None, (count(self._counted, self._noun), note)))
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, counted=shown)
+            self._bar.update(self._task, completed=done, total=self._total, shown=shown, number=self._counted)
         elif self._clock() - self._said_at >= LINE_EVERY:
             self._said_at = self._clock()
             share = f" ({done / self._total:.0%})" if self._total else ""
@@ -100,7 +101,7 @@ class _Rate(ProgressColumn):
     @override
     def render(self, task: Task) -> Text:
         elapsed = task.elapsed or 0.0
-        number = int("".join(filter(str.isdigit, task.fields["counted"])) or 0)
+        number: int = task.fields["number"]
         return Text(f"{number / elapsed:,.0f}/s" if elapsed >= 0.5 and number else "", "dim")
 
 

@@ -89,6 +89,10 @@ def replay(
         int,
         typer.Option("--from", metavar="POSITION", parser=positive, help="The first event to deliver again; 1 is all."),
     ],
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", "-w", help="Wait until all that the log has now is delivered, and show how far it is."),
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     database: Database = None,
@@ -102,7 +106,7 @@ def replay(
     from trackside.app.cli.places import Place
 
     place = Place(database=database, url=url, api_key=api_key)
-    return steps.replay(place, name, from_, Consent(yes, dry_run), json=json)
+    return steps.replay(place, name, from_, Consent(yes, dry_run), wait=wait, json=json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.text import Text
 from trackside.app.cli.appearance import Look, look_of
 from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.asking import Consent, agrees, not_done
+from trackside.app.cli.catching_up import CaughtUp, catch_up, waiting
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
@@ -81,7 +83,7 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
     return _show([record_object(found)], lambda console: _say(console, name, said), json=json)
 
 
-def replay(place: Place, name: str, position: int, consent: Consent, *, json: bool) -> ExitCode:
+def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:
     """Have a subscription go on with the event at a position; ahead only if somebody wants to leave out the others."""
     if consent.dry_run or not consent.yes:
         stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
@@ -93,8 +95,28 @@ def replay(place: Place, name: str, position: int, consent: Consent, *, json: bo
         is_there = ahead <= stands.behind  # else it is refused, and nobody needs to be asked
         if ahead > 0 and is_there and not agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out"):
             return not_done("Nothing was left out.")
+    if wait:
+        return _replay_to_the_end(place, name, position, json=json)
     said = f"goes on with position {position}, {{behind}} from the end"
     return _change(place, name, lambda records: records.seek(name, position - 1), said, json=json)
+
+
+def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
+    """Have it go on there, and wait until it has got what the log has now. That it parked some of it is a failure."""
+
+    async def do(records: Records) -> tuple[CaughtUp, str]:
+        await records.seek(name, position - 1)
+        return await catch_up(records, await records.subscription(name), progress), records.home.flags
+
+    with waiting(name) as progress:
+        found, flags = _in_records(place, do)
+    said = f"has got everything up to position {found.stands.cursor}"
+    if found.parked:
+        look = f"`trackside parked {shlex.quote(name)}{flags}`"
+        said = f"{said}, but did not take {count(found.parked, 'event')}, parked now; see {look}"
+    told = {**record_object(found.stands), "not_taken": found.parked}
+    code = _show([told], lambda console: _say(console, name, said), json=json)
+    return ExitCode.error if found.parked else code
 
 
 def show_parked(place: Place, name: str, positions: Sequence[int] | None, *, limit: int, json: bool) -> ExitCode:

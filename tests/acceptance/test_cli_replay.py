@@ -1,0 +1,143 @@
+"""`trackside replay --wait` shows how far it is, and ends when all is delivered, some is parked, or nobody delivers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackside.app.cli import catching_up
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+WATCH = """
+import os
+from trackside.app.delivery import Delivery, DeliveryError
+
+async def echo(input):
+    return input
+
+class Mail:
+    delivery = Delivery.durable
+    async def on_event(self, event):
+        if os.path.exists("down"):
+            raise DeliveryError(receiver="the endpoint", what="it", why="400", retryable=False)
+        with open("mail.txt", "a") as file:
+            file.write(event.event_type + "\\n")
+    async def aclose(self):
+        pass
+"""
+SETTINGS = """
+[agents]
+echo = "watch.py:echo"
+[[observers]]
+type = "watch.py:Mail"
+name = "mail"
+"""
+
+
+@pytest.fixture
+def delivered(tmp_path: Path, here: Run) -> Run:
+    """A run of five events, all of which `mail` has got."""
+    (tmp_path / "watch.py").write_text(WATCH, encoding="utf-8")
+    (tmp_path / "trackside.toml").write_text(SETTINGS, encoding="utf-8")
+    assert here("run", "echo", "hi").returncode == 0
+    assert json.loads(here("subscriptions", "mail", "--json").stdout)["behind"] == 0
+    return here
+
+
+def lines(folder: Path) -> int:
+    return len((folder / "mail.txt").read_text(encoding="utf-8").splitlines())
+
+
+def test_a_bar_says_how_far_it_is_until_somebody_has_delivered_all(
+    delivered: Run, terminal: Any, piped: Any, tmp_path: Path
+) -> None:
+    shown = terminal("replay", "mail", "--from", "1", "--wait", columns=120)
+    shown.wait_for("0 positions")  # nobody delivers yet
+    assert "Replaying mail" in shown.text
+    assert "0%" in shown.text
+    deliver = piped("deliver")
+    assert shown.wait() == 0
+    assert shown.lines == ["mail has got everything up to position 5."]
+    assert lines(tmp_path) == 10
+    deliver.send_signal(signal.SIGTERM)
+    assert deliver.wait(60) == 0
+
+
+def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, piped: Any, tmp_path: Path) -> None:
+    (tmp_path / "down").touch()
+    waiting = piped("replay", "mail", "--from", "4", "--wait")
+    as_json = piped("replay", "mail", "--from", "4", "--wait", "--json")
+    deliver = piped("deliver")
+    out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, err) == (1, "")
+    said = "mail has got everything up to position 5, but did not take 2 events, parked now; see `trackside parked mail`.\n"
+    assert out == said
+    out, err = as_json.communicate(timeout=60)
+    assert (as_json.returncode, err) == (1, "")
+    told = json.loads(out)
+    assert (told["name"], told["cursor"], told["not_taken"]) == ("mail", 5, 2)
+    deliver.kill()
+
+
+def test_it_does_not_wait_for_ever(delivered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catching_up, "PATIENCE", 0.0)
+    done = delivered("replay", "mail", "--from", "1", "--wait")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: mail stands still at position 0: nobody delivers to it; where its observer is: `trackside deliver mail`.\n"
+    )
+    delivered("subscriptions", "mail", "pause")
+    done = delivered("replay", "mail", "--from", "1", "--wait")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: mail stands still at position 0: it is paused; to go on: `trackside subscriptions mail resume`.\n"
+    )
+    done = delivered("replay", "mail", "--from", "6", "--wait", "--yes")
+    assert (done.returncode, done.stdout) == (0, "mail has got everything up to position 5.\n"), "there is nothing left"
+
+
+def test_an_event_that_blocks_is_said(
+    delivered: Run, piped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackside.toml").write_text(SETTINGS + 'on_failure = "block"\n', encoding="utf-8")
+    (tmp_path / "down").touch()
+    deliver = piped("deliver", "--json")
+    assert json.loads(deliver.stdout.readline())["what"] == "goes_on"
+    delivered("replay", "mail", "--from", "1")
+    while not json.loads(delivered("subscriptions", "mail", "--json").stdout)["failures"]:
+        assert deliver.poll() is None
+    monkeypatch.setattr(catching_up, "PATIENCE", 1.0)
+    done = delivered("replay", "mail", "--from", "1", "--wait")
+    assert done.returncode == 1
+    assert "mail stands still at position 0: its next event fails, and nothing overtakes it (" in done.stderr
+    assert done.stderr.endswith("all about it: `trackside subscriptions mail`.\n")
+
+
+def test_ctrl_c_leaves_it_to_whoever_delivers(delivered: Run, terminal: Any) -> None:
+    shown = terminal("replay", "mail", "--from", "1", "--wait", columns=120)
+    shown.wait_for("0 positions")
+    shown.press(b"\x03")
+    assert shown.wait() == 130
+    assert shown.lines[-1].removeprefix("^C") == (
+        "Broken off: mail was 0 positions further; it goes on without this command."
+    )
+
+
+def test_of_a_server_too(delivered: Run, piped: Any, tmp_path: Path) -> None:
+    server = piped("serve", "--port", "0", "--json")
+    url = json.loads(server.stdout.readline())["url"]
+    done = delivered("replay", "mail", "--from", "2", "--wait", "--url", url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "mail has got everything up to position 5.\n"
+    assert lines(tmp_path) == 9
+    (tmp_path / "down").touch()
+    done = delivered("replay", "mail", "--from", "5", "--wait", "--url", url)
+    assert done.returncode == 1
+    assert f"parked now; see `trackside parked mail --url {url}`." in done.stdout
