@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from cli_parser import COMMANDS, of_trackside, understood
 
-from trackside.app.cli.commands import app
 from trackside.app.cli.manual import MANUAL
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
 
 AGENTS = "async def chat(input):\n    return 'nothing'\n"
 EXAMPLES = [(name, example) for name, entry in MANUAL.items() for example in entry.examples]
-
-
-def commands(command: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, below in getattr(command, "commands", {}).items():
-        yield f"{above}{name}", below
-        yield from commands(below, f"{above}{name} ")
-
-
-ROOT = typer.main.get_command(app)
-COMMANDS = dict(commands(ROOT))
-
-
-def understood(words: list[str]) -> str:
-    """The command that these words are for, with all that its parser does; it is not run."""
-    command: Any = ROOT
-    context = command.make_context("trackside", words)
-    path = []
-    while hasattr(command, "resolve_command"):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        path.append(name)
-        context = command.make_context(name, rest, parent=context)
-    return " ".join(path)
-
-
-def of_trackside(line: str) -> list[str]:
-    """What is typed after `trackside`, in whichever part of a pipe that stands."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|")
-    lexer.whitespace_split = True
-    words = [*lexer]
-    words = words[words.index("trackside") + 1 :]
-    return words[: words.index("|")] if "|" in words else words
 
 
 def test_the_manual_has_all_commands_and_no_others() -> None:

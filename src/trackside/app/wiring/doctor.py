@@ -124,33 +124,37 @@ def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Itera
     from trackside.app.storage.health import check_writable, database_health
     from trackside.app.storage.maintenance import schema_version
 
-    where = settings.database_shown
+    where, flags = settings.database_shown, _flags(settings)
+    said_there = f"do what the message says, and see whether it helped: `trackside db check{flags}`"
     try:
         with blaming(settings):
             version = schema_version(settings.database_url)
             if version.found != version.known:
-                yield _other_version(version.found, version.known, where, is_newer=version.is_newer)
+                yield _other_version(version.found, version.known, where, flags, is_newer=version.is_newer)
                 return
             health = database_health(settings.database_url, now=now, sound=sound)
     except NothingRecordedError as exc:
         yield Finding(severity=Severity.note, what=str(exc).rstrip("."), where=where)
         return
     except TracksideError as exc:
-        yield Finding(severity=Severity.error, what=f"it cannot be used: {exc}", where=where, fix=_SAID_THERE)
+        yield Finding(severity=Severity.error, what=f"it cannot be used: {exc}", where=where, fix=said_there)
         return
     try:
         check_writable(settings.database_url)
     except TracksideError as exc:
-        yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=_SAID_THERE)
+        yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=said_there)
     if health is not None:
-        yield from findings_in(health, where, now)
+        yield from findings_in(health, where, now, flags)
         yield from _unfed(health, settings)
 
 
-_SAID_THERE = "do what the message says, and see whether it helped: `trackside db check`"
+def _flags(settings: Settings) -> str:
+    """With which another command finds the same database: without them it finds what the environment or the file say."""
+    given = settings.database_source == "--database"
+    return f" --database {shlex.quote(settings.database_shown)}" if given else ""
 
 
-def _other_version(found: str | None, known: str, where: str, *, is_newer: bool) -> Finding:
+def _other_version(found: str | None, known: str, where: str, flags: str, *, is_newer: bool) -> Finding:
     if found is None:
         return Finding(
             severity=Severity.note, what="it has no tables yet; whoever records a run makes them", where=where
@@ -161,16 +165,22 @@ def _other_version(found: str | None, known: str, where: str, *, is_newer: bool)
             severity=Severity.error, what=what, where=where, fix="upgrade Trackside: `pip install --upgrade trackside`"
         )
     return Finding(
-        severity=Severity.warning, what=what, where=where, fix="bring them up to date: `trackside db upgrade`"
+        severity=Severity.warning, what=what, where=where, fix=f"bring them up to date: `trackside db upgrade{flags}`"
     )
 
 
-def findings_in(health: Health, where: str, now: datetime) -> Iterator[Finding]:
-    """What of a database's health somebody should know; `where` is the database, as it may be shown."""
+def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> Iterator[Finding]:
+    """What of a database's health somebody should know.
+
+    Args:
+        health: what was looked at.
+        where: the database, as it may be shown.
+        now: the time.
+        flags: with which commands find this database, where they would take another one without.
+    """
     for damage in health.damage:
-        fix = (
-            "stop what uses it, keep a copy, restore a backup; to save what can be read: `trackside export saved.jsonl`"
-        )
+        save = f"`trackside export saved.jsonl{flags}`"
+        fix = f"stop what uses it, keep a copy, restore a backup; to save what can be read: {save}"
         yield Finding(severity=Severity.error, what=f"the file is damaged: {damage}", where=where, fix=fix)
     if abs(health.clock_ahead) > _CLOCK_SECONDS:
         direction = "ahead of" if health.clock_ahead > 0 else "behind"
@@ -180,38 +190,31 @@ def findings_in(health: Health, where: str, now: datetime) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.warning, what=what, where=where, fix="have both set by NTP: `timedatectl set-ntp true`"
         )
-    yield from _runs(health, now)
+    yield from _runs(health, now, flags)
     for thread_id in health.left_busy:
-        fix = f"see what it came to, and go on with another run of it: `trackside threads {thread_id}`"
+        fix = f"see what it came to, and go on with another run of it: `trackside threads {shlex.quote(thread_id)}{flags}`"
         what = "it is busy, and no run of it goes on"
         yield Finding(severity=Severity.warning, what=what, where=f"thread {thread_id}", fix=fix)
     for subscription in health.subscriptions:
-        yield from _subscription(subscription, now)
+        yield from _subscription(subscription, now, flags)
 
 
-def _runs(health: Health, now: datetime) -> Iterator[Finding]:
+def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
     for run in health.stuck:
         what = f"{run.agent} was cancelled and has not stopped for {_long(now - run.since)}; its thread stays held"
-        process = run.worker or "its process"
-        fix = f"restart {process}, whose log has where the agent is; what it did: `trackside runs {run.run_id}`"
+        look = f"`trackside runs {shlex.quote(run.run_id)}{flags}`"
+        fix = f"restart {run.worker or 'its process'}, whose log has where the agent is; what it did: {look}"
         yield _of_run(run, Severity.error, what, fix)
     for run in health.abandoned:
         what = f"{run.agent} is said to run, and its process ({run.worker or 'unknown'}) is gone"
-        yield _of_run(
-            run,
-            Severity.warning,
-            what,
-            f"whoever records here ends it or starts it anew: `trackside cancel {run.run_id}`",
-        )
+        fix = f"whoever records here ends it or starts it anew: `trackside cancel {shlex.quote(run.run_id)}{flags}`"
+        yield _of_run(run, Severity.warning, what, fix)
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
             what = f"it waits for a process that runs {run.agent}, since {_long(now - run.since)}"
-            yield _of_run(
-                run,
-                Severity.warning,
-                what,
-                f"start one that has an agent of this name, or give it up: `trackside cancel {run.run_id}`",
-            )
+            give_up = f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
+            fix = f"start one that has an agent of this name, or give it up: {give_up}"
+            yield _of_run(run, Severity.warning, what, fix)
     for worker in health.workers:
         if worker.seconds_left > 0:
             runs = "1 run" if worker.runs == 1 else f"{worker.runs} runs"
@@ -231,7 +234,7 @@ def _unfed(health: Health, settings: Settings) -> Iterator[Finding]:
             yield Finding(severity=Severity.note, what=what, where=f"subscription {subscription.name}")
 
 
-def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding]:
+def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iterator[Finding]:
     name = shlex.quote(subscription.name)
     where = f"subscription {subscription.name}"
     if subscription.state == "paused":
@@ -240,21 +243,23 @@ def _subscription(subscription: Subscription, now: datetime) -> Iterator[Finding
     elif subscription.failures:
         blocks = subscription.on_failure == "block"
         what = f"its next event failed {subscription.failures} times{', and nothing overtakes it' if blocks else ''}"
-        fix = f"mend its observer, or go past the event: `trackside replay {name} --from {subscription.cursor + 2}`"
+        fix = f"mend its observer, or go past the event: `trackside replay {name} --from {subscription.cursor + 2}{flags}`"
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
         what = f"it is {subscription.behind} events behind, the oldest from {_long(now - subscription.oldest_at)} ago"
-        feeds = f"start what feeds it; for an observer of {SETTINGS_FILE} that is also `trackside deliver {name}`"
+        feeds = (
+            f"start what feeds it; for an observer of {SETTINGS_FILE} that is also `trackside deliver {name}{flags}`"
+        )
         fix = (
             feeds
             if subscription.consumer is None
-            else f"see why its observer is slow: `trackside subscriptions {name}`"
+            else f"see why its observer is slow: `trackside subscriptions {name}{flags}`"
         )
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if subscription.parked:
         what = f"{subscription.parked} events are parked that its observer could not handle"
-        fix = f"look at them, and retry or drop them: `trackside parked {name}`"
+        fix = f"look at them, and retry or drop them: `trackside parked {name}{flags}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
 
 
@@ -262,8 +267,8 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
     """What is wrong with the disks that are written to."""
     from trackside.app.storage.health import database_file
 
-    folder = spool_folder(settings)
-    yield from _spool(folder)
+    folder, flags = spool_folder(settings), _flags(settings)
+    yield from _spool(folder, flags)
     file = database_file(settings.database_url)
     looked_at: set[int] = set()
     for place in (_existing(path) for path in (file, folder) if path is not None):
@@ -271,13 +276,12 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
         if free < least_room and disk not in looked_at:
             looked_at.add(disk)
             what = f"only {free / 1_048_576:,.0f} MiB are free on its disk"
-            fix = (
-                "make room; an SQLite file gives some back: `trackside prune --older-than 30d && trackside db compact`"
-            )
+            prune, compact = f"trackside prune --older-than 30d{flags}", f"trackside db compact{flags}"
+            fix = f"make room; an SQLite file gives some back: `{prune} && {compact}`"
             yield Finding(severity=Severity.warning, what=what, where=str(place), fix=fix)
 
 
-def _spool(folder: Path) -> Iterator[Finding]:
+def _spool(folder: Path, flags: str) -> Iterator[Finding]:
     place, where = _existing(folder), str(folder)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         what = (
@@ -300,7 +304,7 @@ def _spool(folder: Path) -> Iterator[Finding]:
         return
     if standing.waiting:
         what = f"{standing.waiting} ends of runs are kept here that the database has not taken"
-        fix = "whoever records here next delivers them, as a server that starts: `trackside serve`"
+        fix = f"whoever records here next delivers them, as a server that starts: `trackside serve{flags}`"
         yield Finding(severity=Severity.warning, what=what, where=where, fix=fix)
     if standing.refused:
         what = f"{standing.refused} ends of runs do not fit what the database has"

@@ -1,0 +1,103 @@
+"""Each finding of `trackside doctor` that somebody has to see to ends with a command which can be copied as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cli_parser import understood
+
+from trackside.app.settings import load_settings
+from trackside.app.storage import Store
+from trackside.app.storage.health import Health, RunHealth
+from trackside.app.storage.subscriptions import OnFailure, Subscription, SubscriptionFilter, SubscriptionState
+from trackside.app.wiring.doctor import Finding, Severity, examine, findings_in
+
+NOW = datetime.now(UTC)
+ODD = "t 1; rm -r $HOME 'x'"
+
+
+def subscription(name: str, *, failures: int = 0, parked: int = 0, consumer: str | None = None) -> Subscription:
+    long_ago = NOW - timedelta(days=1)
+    return Subscription(
+        name=name,
+        filter=SubscriptionFilter(),
+        on_failure=OnFailure.block,
+        state=SubscriptionState.active,
+        cursor=3,
+        behind=5,
+        oldest_at=long_ago,
+        parked=parked,
+        consumer=consumer,
+        failures=failures,
+        last_error="no",
+        last_error_at=None,
+        created_at=long_ago,
+        updated_at=long_ago,
+    )
+
+
+def commands(finding: Finding) -> list[list[str]]:
+    """The words of each command with which it ends, as a shell has them."""
+    found = re.fullmatch(r"[^`]*`(.+)`", finding.fix, re.DOTALL)
+    assert found is not None, finding
+    return [shlex.split(part) for part in found[1].split(" && ")]
+
+
+def check(findings: list[Finding], flags: list[str]) -> set[str]:
+    """See that all commands are understood and name the database; which ones they are."""
+    understood_as = set()
+    for finding in findings:
+        for program, *words in commands(finding) if finding.severity is not Severity.note else ():
+            if program == "trackside":
+                understood_as.add(understood(words))
+                assert words[-len(flags) :] == flags or not flags, finding
+    return understood_as
+
+
+@pytest.mark.parametrize("flags", [[], ["--database", "sqlite:///my records.db"]])
+def test_what_is_found_in_a_database_ends_with_commands_that_work(flags: list[str]) -> None:
+    run = RunHealth(run_id=ODD, thread_id=ODD, agent="chat", since=NOW - timedelta(days=1), worker=None)
+    health = Health(
+        workers=[],
+        stuck=[run],
+        abandoned=[run],
+        unclaimed=[run],
+        left_busy=[ODD],
+        subscriptions=[subscription(ODD, failures=2, parked=1), subscription("a"), subscription("b", consumer="c")],
+        damage=["torn"],
+        clock_ahead=60.0,
+    )
+    found = [*findings_in(health, "db", NOW, f" {shlex.join(flags)}" if flags else "")]
+    assert check(found, flags) == {
+        "runs",
+        "cancel",
+        "threads",
+        "replay",
+        "parked",
+        "deliver",
+        "subscriptions",
+        "export",
+    }
+    thread = next(finding for finding in found if finding.where.startswith("thread"))
+    assert commands(thread)[0][2] == ODD
+
+
+def test_the_database_that_was_typed_is_in_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "sqlite:///other records.db"
+    asyncio.run(make(url))
+    Path("other records.db-spool").write_text("in the way")
+    typed = asyncio.run(examine(load_settings({"database.url": url}), least_room=2**62))
+    assert check(typed, ["--database", url]) == {"prune", "db compact"}
+    monkeypatch.setenv("TRACKSIDE_DATABASE_URL", url)
+    assert check(asyncio.run(examine(load_settings(), least_room=2**62)), []) == {"prune", "db compact"}
+
+
+async def make(url: str) -> None:
+    async with Store.open(url):
+        pass
