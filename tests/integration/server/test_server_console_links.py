@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import urldefrag, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -105,7 +105,7 @@ async def test_every_link_and_every_form_leads_somewhere(database_url: str, arou
                 wrong.append(f"{address} (on {whence}): {answer.status_code} {answer.text[:200]}")
             if not answer.headers["content-type"].startswith("text/html") or not address.startswith(f"{ROOT}/ui"):
                 continue
-            text = re.sub(r"<template.*?</template>", "", answer.text, flags=re.S)  # what scripts fill in
+            text = re.sub(r"<template.*?</template>", "", answer.text, flags=re.DOTALL)  # what scripts fill in
             for found in re.findall(r'\s(?:action|formaction|data-hx-post)="([^"]+)"', text):
                 target = html.unescape(found).partition("?")[0]
                 posts = any(one.fullmatch(target.removeprefix(ROOT)) for one in ACTIONS)
@@ -133,3 +133,33 @@ async def test_every_link_and_every_form_leads_somewhere(database_url: str, arou
             "/threads/*/state",
         } <= paths
         assert any(path.startswith("/ui/subscriptions/") for path in paths)
+
+
+async def test_numbers_lead_to_as_many_runs_as_they_say(database_url: str) -> None:
+    """Those that were deleted since are part of totals, and runs that never started can be listed by no agent."""
+    async with visiting(database_url, mounted) as http:
+        deleted = (await http.get(f"{ROOT}/runs", params={"agent": "fails"})).json()[0]
+        await http.delete(f"{ROOT}/threads/{deleted['thread_id']}/runs/{deleted['run_id']}")
+        for agent in ("chat", "graph"):
+            thread_id = (await http.post(f"{ROOT}/threads", json={})).json()["thread_id"]
+            body = {"assistant_id": agent, "after_seconds": 3_600}
+            run_id = (await http.post(f"{ROOT}/threads/{thread_id}/runs", json=body)).json()["run_id"]
+        await http.post(f"{ROOT}/threads/{thread_id}/runs/{run_id}/cancel", params={"wait": True})
+        link = rf'href="({ROOT}/ui/runs[?][^"]*)">'
+        numbers = {
+            "/ui/agents": [link + r"([0-9]+)</a>"],
+            "/ui": [
+                link + r'<b data-figure="(?:runs|failed|queued|running)">([0-9]+)<',
+                link + r"([0-9]+)</a></td>\s*<td><svg",
+            ],
+        }
+        found = {page: list[int]() for page in numbers}
+        for page, patterns in numbers.items():
+            text = (await http.get(ROOT + page)).text
+            for href, said in [match for pattern in patterns for match in re.findall(pattern, text)]:
+                query = urlsplit(html.unescape(href)).query
+                behind = (await http.get(f"{ROOT}/runs?{query}&limit=1000")).json()
+                assert len(behind) == int(said), (page, query, said)
+                found[page].append(int(said))
+        assert sorted(found["/ui/agents"]) == [2, 2, 3, 3], "the runs of each agent, and both that failed"
+        assert sorted(found["/ui"]) == [0, 1, 2, 2, 3, 3, 8], "running, queued, failed, runs of agents, and all runs"
