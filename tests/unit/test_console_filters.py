@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trackside.app.dashboard.filters import Filters, moment_of
 from trackside.app.dashboard.time_ranges import stamp, time_range
-from trackside.app.dashboard.wording import visible
+from trackside.app.dashboard.wording import twin_name, visible
 
 NOW = datetime(2026, 11, 26, 3, 30, tzinfo=UTC)
 NAMES = ("text", "status", "since", "until", "range", "cost", "length", "place")
@@ -96,3 +96,8 @@ def test_whatever_is_said_is_taken_or_refused_and_stays_in_the_address(said: dic
 @given(st.text())
 def test_every_sign_of_a_name_can_be_seen(name: str) -> None:
     assert visible(name).isprintable()
+
+
+def test_the_address_of_a_twin_is_called_short() -> None:
+    assert twin_name("/threads/01a216bf-eeb3-7000-827d-ffddad475f9b/state?limit=1") == "/threads/…ad475f9b/state"
+    assert twin_name("/stats/now") == "/stats/now"

@@ -294,6 +294,29 @@ async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, 
         await expect(saved).to_have_count(0)
 
 
+async def test_on_a_phone_filters_are_folded_until_one_is_set(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with visit(server.url, viewport={"width": 390, "height": 844}, is_mobile=True) as seen:
+        for path, first, query in (
+            ("/ui/runs", "Text", "text=x"),
+            ("/ui/threads", "Agent", "agent=x"),
+            ("/ui/log", "Run", "agent=x"),
+        ):
+            page = await seen.go(path)
+            form, fold = page.get_by_role("search"), page.locator("summary", has_text="Filters")
+            await expect(form).to_be_hidden()
+            await fold.click()
+            await expect(form.get_by_label(first, exact=True)).to_be_visible()
+            assert await seen.violations() == []
+            await seen.go(f"{path}?{query}")
+            await expect(form).to_be_visible()
+            await page.set_viewport_size({"width": 1280, "height": 800})
+            await seen.go(path)
+            await expect(form).to_be_visible()
+            await expect(fold).to_be_hidden()
+            await page.set_viewport_size({"width": 390, "height": 844})
+
+
 async def test_keys_lead_through_the_table_and_texts_of_others_stay_texts(
     serve: Any, visit: Any, tmp_path: Path
 ) -> None:

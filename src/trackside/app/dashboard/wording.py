@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
@@ -63,6 +65,11 @@ def short_id(value: str | None) -> str:
     return "–" if value is None else value if len(value) <= 12 else f"…{value[-8:]}"
 
 
+def twin_name(address: str) -> str:
+    """What the address of a JSON twin is called: its path, with ids as short as elsewhere."""
+    return _ID.sub(lambda found: short_id(found[0]), address.partition("?")[0])
+
+
 def iso(when: datetime | None) -> str:
     """A time as machines read it."""
     return "" if when is None else when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -99,6 +106,7 @@ FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "cost": cost,
     "percent": percent,
     "short_id": short_id,
+    "twin_name": twin_name,
     "iso": iso,
     "moment": moment,
     "pretty": pretty,
