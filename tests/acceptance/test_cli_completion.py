@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from trackside_server import TracksideServer
 
 from trackside.app.storage import Store
 from trackside.testing import make_run
@@ -28,6 +30,7 @@ def filled(tmp_path: Path) -> Path:
             await store.subscriptions.open("mail", start="now")
 
     asyncio.run(fill())
+    (tmp_path / "agents.py").write_text("async def echo(input):\n    return input\n", encoding="utf-8")
     return tmp_path
 
 
@@ -57,30 +60,89 @@ def test_what_fails_is_silent(trackside: Run, tmp_path: Path, env: dict[str, str
     assert not [*tmp_path.glob("*.db*")]
 
 
-@pytest.fixture
-def bash(filled: Path) -> Iterator[pexpect.spawn]:
-    shell = shutil.which("bash")
-    if shell is None:
-        pytest.skip("there is no bash here")
+def test_a_server_is_asked_where_one_is_meant(trackside: Run, filled: Path) -> None:
+    with TracksideServer(filled, "agents.py:echo", database="sqlite:///trackside.db") as server:
+        assert offered(trackside, f"trackside runs --url {server.url} run-b") == ["run-beta"]
+        from_variable = {"TRACKSIDE_URL": server.url, "TRACKSIDE_DATABASE_URL": "sqlite:///nowhere.db"}
+        assert offered(trackside, "trackside resume thread-a", **from_variable) == ["thread-alpha"]
+        assert offered(trackside, "trackside parked ", **from_variable) == ["mail"]
+        assert offered(trackside, "trackside runs -d sqlite:///trackside.db run-a", **from_variable) == ["run-alpha"]
+        assert offered(trackside, f"trackside runs --url {server.url} -d sqlite:///trackside.db run-a") == []
+
+
+def test_a_server_that_does_not_answer_is_left_alone(trackside: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and says nothing
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert offered(trackside, f"trackside runs --url {url} run-b") == []
+
+
+def shell_of(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} here")
+    return found
+
+
+def environment(folder: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("TRACKSIDE_", "PS1"))}
-    env = {**own, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PS1": "ready> ", "TERM": "dumb"}
-    child = pexpect.spawn(shell, ["--norc", "--noprofile"], cwd=str(filled), env=env, encoding="utf-8", timeout=60)
-    yield child
-    child.close(force=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**own, "PATH": path, "PS1": "ready> ", "TERM": "dumb", "HOME": str(folder)}
 
 
-def test_in_a_real_bash(bash: pexpect.spawn) -> None:
-    bash.expect_exact("ready> ")
-    bash.sendline('eval "$(trackside --show-completion bash)"; echo installed-$?')
-    bash.expect_exact("installed-0")
-    bash.expect_exact("ready> ")
-    bash.send("trackside runs run-al\t")
-    bash.expect_exact("run-alpha")
-    bash.send("\x15trackside subscr\t")
-    bash.expect_exact("subscriptions ")
-    bash.sendcontrol("u")
-    bash.sendline("exit")
-    bash.expect(pexpect.EOF)
+@pytest.fixture
+def spawn(filled: Path) -> Iterator[Callable[..., pexpect.spawn]]:
+    """Starts shells on a terminal, in a folder with records."""
+    children: list[pexpect.spawn] = []
+
+    def start(name: str, *arguments: str) -> pexpect.spawn:
+        env = environment(filled)
+        child = pexpect.spawn(shell_of(name), [*arguments], cwd=str(filled), env=env, encoding="utf-8", timeout=60)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "prepare"),
+    [
+        ("bash", ("--norc", "--noprofile"), 'eval "$(trackside --show-completion bash)"'),
+        ("zsh", ("-f", "-i"), 'autoload -U compinit && compinit -u -D && eval "$(trackside --show-completion zsh)"'),
+    ],
+)
+def test_in_a_real_shell(
+    spawn: Callable[..., pexpect.spawn], name: str, arguments: tuple[str, ...], prepare: str
+) -> None:
+    shell = spawn(name, *arguments)
+    shell.expect_exact("ready> ")
+    shell.sendline(f"{prepare}; echo installed-$?")
+    shell.expect_exact("installed-0")
+    shell.expect_exact("ready> ")
+    shell.send("trackside runs run-al\t")
+    shell.expect_exact("run-alpha")
+    shell.send("\x15trackside subscr\t")
+    shell.expect_exact("subscriptions ")
+    shell.sendcontrol("u")
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+
+
+def test_in_a_real_fish(filled: Path) -> None:
+    def completed(line: str) -> list[str]:
+        """What it offers, a line each; `complete -C` is how fish is asked without a terminal."""
+        script = f"trackside --show-completion fish | source; complete -C '{line}'"
+        command = [shell_of("fish"), "--no-config", "-c", script]
+        done = subprocess.run(
+            command, cwd=filled, env=environment(filled), capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stderr == ""
+        return [line.split("\t")[0] for line in done.stdout.splitlines()]
+
+    assert completed("trackside runs run-al") == ["run-alpha"]
+    assert completed("trackside subscr") == ["subscriptions"]
+    assert "--status" in completed("trackside runs --st")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

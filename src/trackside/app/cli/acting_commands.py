@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trackside.app.cli import completing
-from trackside.app.cli.options import ApiKey, Database, Json, Url, choices
+from trackside.app.cli.options import ApiKey, Database, Json, Url, Yes, choices
 from trackside.harness.types import CancelAction
 
 app = typer.Typer()
@@ -54,7 +54,7 @@ def cancel(
 def delete(
     kind: Annotated[Deleted, typer.Argument(metavar="|".join(Deleted), help="Of what the ids are.")],
     id: Annotated[list[str], typer.Argument(metavar="ID…", help="The beginnings of the ids are enough.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,

@@ -1,4 +1,4 @@
-"""What the shell completes beyond words of the parser: ids and names out of the database.
+"""What the shell completes beyond words of the parser: ids and names out of the database, or from the server.
 
 It only reads, in bounded time, and is silent whatever fails: somebody is typing.
 """
@@ -6,29 +6,27 @@ It only reads, in bounded time, and is silent whatever fails: somebody is typing
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from trackside.app.storage import Store
+    from trackside.app.cli.places import Place
+    from trackside.app.cli.records import Records
 
 MOST = 50
 """How many are offered."""
 
 PATIENCE = 1.0
-"""Seconds after which a database is left alone; one that answers takes some milliseconds."""
-
-_URL_VARIABLE = "TRACKSIDE_URL"  # as in `options`, which needs what is here
+"""Seconds after which records are left alone; a database that answers takes some milliseconds."""
 
 
 def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """The ids of runs that begin so, the newest first."""
 
-    async def read(store: Store) -> Sequence[str]:
-        return [run.run_id for run in await store.runs(id_prefix=incomplete or None, limit=MOST)]
+    async def read(records: Records) -> Sequence[str]:
+        return [run.run_id for run in await records.runs(id_prefix=incomplete or None, limit=MOST)]
 
     return _offered(ctx, incomplete, read)
 
@@ -36,8 +34,8 @@ def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 def thread_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """The ids of threads that begin so, those that changed last first."""
 
-    async def read(store: Store) -> Sequence[str]:
-        return [thread.thread_id for thread in await store.threads(id_prefix=incomplete or None, limit=MOST)]
+    async def read(records: Records) -> Sequence[str]:
+        return [thread.thread_id for thread in await records.threads(id_prefix=incomplete or None, limit=MOST)]
 
     return _offered(ctx, incomplete, read)
 
@@ -45,8 +43,8 @@ def thread_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 def agents(ctx: typer.Context, incomplete: str) -> list[str]:
     """The agents of the newest runs."""
 
-    async def read(store: Store) -> Sequence[str]:
-        return [run.agent for run in await store.runs(limit=20 * MOST) if run.agent]
+    async def read(records: Records) -> Sequence[str]:
+        return [run.agent for run in await records.runs(limit=10 * MOST) if run.agent]
 
     return _offered(ctx, incomplete, read)
 
@@ -54,28 +52,31 @@ def agents(ctx: typer.Context, incomplete: str) -> list[str]:
 def subscriptions(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the subscriptions."""
 
-    async def read(store: Store) -> Sequence[str]:
-        return [found.name for found in await store.subscriptions.all()]
+    async def read(records: Records) -> Sequence[str]:
+        return [found.name for found in await records.subscriptions()]
 
     return _offered(ctx, incomplete, read)
 
 
-def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Store], Awaitable[Iterable[str]]]) -> list[str]:
-    if ctx.params.get("url") or (os.environ.get(_URL_VARIABLE) and not ctx.params.get("database")):
-        return []  # a server's are not asked for while somebody types
+def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Records], Awaitable[Iterable[str]]]) -> list[str]:
+    from trackside.app.cli.places import Place
+
+    typed = {name: ctx.params.get(name) for name in ("database", "url", "api_key")}
     try:
-        found = asyncio.run(_read(ctx.params.get("database"), read))
-    except Exception:  # noqa: BLE001  # whatever is wrong with settings or database, the command will say it
+        found = asyncio.run(_read(Place(**typed), read))
+    except Exception:  # noqa: BLE001  # whatever is wrong with settings, database or server, the command will say it
         return []
     safe = [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name.isprintable()]
     return safe[:MOST]
 
 
-async def _read(database: str | None, read: Callable[[Store], Awaitable[Iterable[str]]]) -> Iterable[str]:
-    import trackside.app.storage  # noqa: F401  # before the time counts
-    from trackside.app.settings import load_settings
-    from trackside.app.wiring import open_store
+async def _read(place: Place, read: Callable[[Records], Awaitable[Iterable[str]]]) -> Iterable[str]:
+    from trackside.app.cli.places import open_records
 
-    settings = load_settings({"database.url": database})
-    async with asyncio.timeout(PATIENCE), open_store(settings, read_only=True) as store:
-        return await read(store)
+    if place.server is None:  # what is imported is imported before the time counts
+        import trackside.app.storage
+        import trackside.app.wiring
+    else:
+        import trackside.app.cli.remote_records  # noqa: F401
+    async with asyncio.timeout(PATIENCE), open_records(place, read_only=True) as records:
+        return await read(records)

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from trackside.app.cli import completing
+from trackside.app.cli.environment import KEY_VARIABLE, URL_VARIABLE
 from trackside.harness.types import LifecycleEventType, RunStatus, ThreadStatus
 
 ALL = 2**63 - 1
-URL_VARIABLE = "TRACKSIDE_URL"
-KEY_VARIABLE = "TRACKSIDE_API_KEY"
 _MOST_DIGITS = 19  # of the numbers that are too large for a database, as they are for people
 
 
@@ -31,12 +30,12 @@ Database = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", metavar="URL", help="Ask this running server instead of a database; TRACKSIDE_URL says it, too."
+        "--url", metavar="URL", help=f"Ask this running server instead of a database; {URL_VARIABLE} says it, too."
     ),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", help="With which the server lets you in; TRACKSIDE_API_KEY says it, too."),
+    typer.Option("--api-key", metavar="KEY", help=f"With which the server lets you in; {KEY_VARIABLE} says it, too."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Agent = Annotated[
