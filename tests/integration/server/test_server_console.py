@@ -563,6 +563,18 @@ async def test_no_key_and_no_cookie_is_logged(serve_agents: ServeAgents, caplog:
             assert token not in said
 
 
+async def test_a_subscription_is_moved_to_no_place_that_nobody_named(serve_agents: ServeAgents) -> None:
+    async with serve_agents(AGENTS) as served, browsing(served.url) as somebody:
+        await served.app.store.subscriptions.open("mail", start="beginning")
+        before = await inventory(served.app.store)
+        token = await somebody.token("/ui")
+        for to, position in (("the end", "1"), ("position", ""), ("position", "-1")):
+            form = {"name": "mail", "to": to, "position": position, "csrf": token}
+            answer = await somebody.http.post("/ui/subscription/seek", data=form, headers={"hx-request": "true"})
+            assert answer.status_code == 422, (to, position, answer.text)
+        assert await inventory(served.app.store) == before
+
+
 async def test_it_is_there_where_it_is_mounted(database_url: str) -> None:
     settings = Settings(database_url=database_url, access=AccessSettings(auth="keys"))
     async with open_app(settings, AGENTS) as app:
@@ -640,7 +652,7 @@ async def test_who_asks_too_often_is_told_so_on_a_page(serve_agents: ServeAgents
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) > 0
         assert answer.headers["content-type"].startswith("text/html")
-        assert "Too much at once" in answer.text
+        assert "Too many requests" in answer.text
 
 
 async def test_who_is_not_asked_is_told_so(serve_agents: ServeAgents) -> None:

@@ -163,3 +163,12 @@ async def test_numbers_lead_to_as_many_runs_as_they_say(database_url: str) -> No
                 found[page].append(int(said))
         assert sorted(found["/ui/agents"]) == [2, 2, 3, 3], "the runs of each agent, and both that failed"
         assert sorted(found["/ui"]) == [0, 1, 2, 2, 3, 3, 8], "running, queued, failed, runs of agents, and all runs"
+
+
+@pytest.mark.parametrize("around", [mounted, behind_a_proxy])
+async def test_a_slash_too_many_leads_to_the_page(database_url: str, around: Callable[[Any], Any]) -> None:
+    async with visiting(database_url, around) as http:
+        for page in ("/ui", "/ui/runs"):
+            answer = await http.get(f"{ROOT}{page}/")
+            assert answer.headers["location"] == ROOT + page
+        assert (await http.get(f"{ROOT}/ui//evil.example//")).headers["location"] == f"{ROOT}/ui//evil.example"

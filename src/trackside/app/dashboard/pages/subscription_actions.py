@@ -6,7 +6,7 @@ A subscription's name may have any characters, so forms say it, and no path does
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Seek(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Where it shall go on: with the event at `position`, unless `to` says more."""
 
     name: str
-    to: str = "position"
+    to: Literal["position", "beginning", "now"] = "position"
     position: str = ""
     csrf: str | None = None
 
@@ -62,7 +62,7 @@ async def pause(call: Call[Named, None]) -> Any:
 async def resume(call: Call[Named, None]) -> Any:
     """Go on where it was."""
     await API.ask(call, api.resume_subscription, path=_path(call))
-    return Said(f"{call.body.name} goes on.")
+    return Said(f"{call.body.name} is resumed.")
 
 
 @action(routes, "/ui/subscription/seek", body=Seek, needs=Permission.admin)
@@ -92,7 +92,7 @@ async def retry(call: Call[Parked, None]) -> Any:
 async def drop(call: Call[Parked, None]) -> Any:
     """Give a parked event up, or all of them."""
     decided = (await API.ask(call, api.drop_parked, path=_path(call), body=_choice(call.body))).value
-    return Said(f"{_events(decided.count)} given up. The log still has them.")
+    return Said(f"{_events(decided.count)} dropped. They stay in the log.")
 
 
 @routes.get("/ui/subscription/live", Permission.admin, about=INSIDE, media_type=EVENT_STREAM, failing=FailurePage)
@@ -124,9 +124,7 @@ def _start(body: Seek) -> str | int:
     Raises:
         HttpError: it is none.
     """
-    if body.to in {"beginning", "now"}:
-        return body.to
-    return _number(body.position) - 1
+    return body.to if body.to != "position" else _number(body.position) - 1
 
 
 def _choice(body: Parked) -> dict[str, int]:
@@ -136,16 +134,16 @@ def _choice(body: Parked) -> dict[str, int]:
 def _number(said: str) -> int:
     text = said.strip().replace(",", "")
     if not (text.isascii() and text.isdigit()) or not 1 <= len(text.lstrip("0")) <= 18:
-        raise HttpError(status=422, detail=f"{said!r:.60} is no position: one is a whole number from 1 up")
+        raise HttpError(status=422, detail=f"{said!r:.60} is not a position; write a whole number from 1 up")
     return int(text)
 
 
 def _moved(by: int) -> str:
     if by == 0:
-        return "stays where it was"
+        return "was there already"
     if by > 0:
-        return f"goes on ahead, and skips up to {_events(by)}"
-    return f"goes back, and up to {_events(-by)} come again"
+        return f"moved ahead; up to {_events(by)} will be skipped"
+    return f"moved back; up to {_events(-by)} will be delivered again"
 
 
 def _events(number: int) -> str:
