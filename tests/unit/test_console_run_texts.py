@@ -9,63 +9,11 @@ from typing import Any
 
 import pytest
 
+from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of
-from trackside.app.dashboard.pages._run_texts import is_yes_no, json_cut, questions_of, said, used_by
+from trackside.app.dashboard.pages._run_texts import said, used_by
 
 NASTY = 'it\'s $HOME `id` "quoted" \\ \n!! <b>&amp; \u202e --flag ünï'
-
-
-@pytest.mark.parametrize(
-    ("text", "is_one"),
-    [
-        ("Shall I go on?", True),
-        ("May I send the mail?", True),
-        ("Here is the draft.\n\nShould I send it?", True),
-        ("Shall I send it today or tomorrow?", False),
-        ("What is your name?", False),
-        ("Is it", False),
-        ("", False),
-    ],
-)
-def test_questions_that_yes_or_no_answers_are_known(text: str, *, is_one: bool) -> None:
-    assert is_yes_no(text) is is_one
-
-
-@pytest.mark.parametrize(
-    ("value", "text", "choices"),
-    [
-        ("Which one?", "Which one?", []),
-        ({"question": "Shall I?", "to": "ada"}, "Shall I?", ["true", "false"]),
-        ({"question": "Which?", "options": ["a", "b"]}, "Which?", ['"a"', '"b"']),
-        ({"tool": "rm", "arguments": {"path": "/"}}, "May rm be called?", ["true", "false"]),
-        ({"tool": "ask", "arguments": {}, "kind": "external"}, "What does ask return?", []),
-        ({"amount": 5}, "It waits for an answer.", []),
-        ([1, 2], "[\n  1,\n  2\n]", []),
-    ],
-)
-def test_questions_have_the_answers_that_fit_them(value: Any, text: str, choices: list[str]) -> None:
-    (question,) = questions_of([{"id": "q", "value": value}])
-    assert question.text.text == text
-    assert [choice.json for choice in question.choices] == choices
-
-
-def test_decisions_are_made_on_each_action_that_is_asked_for() -> None:
-    (question,) = questions_of([{"id": "q", "value": {"action_requests": [{"name": "a"}, {"name": "b"}]}}])
-    assert json.loads(question.choices[1].json) == {"decisions": [{"type": "reject"}, {"type": "reject"}]}
-
-
-def test_a_breakpoint_is_gone_on_from() -> None:
-    (question,) = questions_of([{"next": ["send"], "value": None}])
-    assert (question.id, question.text.text, question.choices[0].label) == (
-        None,
-        "It has stopped before send.",
-        "Go on",
-    )
-
-
-@pytest.mark.parametrize("nonsense", [None, "text", 7, [None, 3, "x"], {"id": 1}])
-def test_interrupts_that_are_none_ask_nothing(nonsense: Any) -> None:
-    assert questions_of(nonsense) == ()
 
 
 def test_an_output_is_what_was_said_after_the_last_human() -> None:

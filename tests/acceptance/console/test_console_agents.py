@@ -83,10 +83,22 @@ async def test_questions_are_answered_where_they_are_asked(serve_more: Any, visi
         await seen.picture("playground-asks")
         await page.get_by_label("Your answer to question 1").fill("Ada")
         await page.get_by_label("Your answer to question 2").fill("36")
-        await page.get_by_role("button", name="Answer").click()
+        await page.get_by_role("button", name="Answer", exact=True).click()
         await expect(page.locator(".play-run")).to_have_count(2)
         await expect(page.locator("#play-asks form")).to_have_count(0)
         await expect(page.get_by_role("log")).to_contain_text('"age": 36')
+
+        await seen.go("/ui/agents/decides")
+        await page.get_by_role("radio", name="JSON").check()
+        await page.locator("#play-input").fill("{}")
+        await page.get_by_role("button", name="Send").click()
+        await page.get_by_role("button", name="Answer", exact=True).click()
+        await expect(page.locator("#play-problem")).to_contain_text("there is no answer yet")
+        seen.complaints.clear()  # a 422
+        await page.get_by_role("textbox", name="Your answer").fill("Not now")
+        await page.get_by_role("button", name="Reject").click()
+        await expect(page.get_by_role("log")).to_contain_text('"message": "Not now"')
+        await expect(page.get_by_role("log")).to_contain_text("Reject: Not now")
 
 
 async def test_what_goes_wrong_is_said_in_sentences(serve: Any, visit: Any) -> None:
@@ -144,7 +156,8 @@ async def test_parts_outputs_and_hostile_texts_are_shown_as_text(serve_more: Any
         await seen.go("/ui/agents/hostile")
         await page.locator("#play-input").fill("<script>window.hurt = 1</script>")
         await page.get_by_role("button", name="Send").click()
-        await page.get_by_role("button", name="Yes").click()
+        await page.get_by_role("textbox", name="Your answer").fill("yes")
+        await page.get_by_role("button", name="Answer", exact=True).click()
         await expect(page.locator(".play-run")).to_have_count(2)
         await page.get_by_role("button", name="New thread").click()
         await page.get_by_role("radio", name="JSON").check()

@@ -198,7 +198,7 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
 
         wants = await api.ended("wants_text")
         await seen.go(f"/ui/runs/{wants['run_id']}")
-        answer = waiting.get_by_label("Your answer")
+        answer = waiting.get_by_role("textbox", name="Your answer")
         await answer.fill("Ada\nLovelace")
         # An answer that is being typed is not taken away by what happens meanwhile.
         async with page.expect_response(lambda one: one.url.endswith(wants["run_id"])):
@@ -213,29 +213,38 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         await seen.go(f"/ui/runs/{two['run_id']}")
         last = waiting.locator(".question").last
         assert await last.locator(".question-text").inner_text() == "How many?"
-        await last.get_by_label("Your answer").fill("as I was saying")
+        await last.get_by_role("textbox", name="Your answer").fill("as I was saying")
         asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
         first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
         await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
         await expect(waiting.locator(".question:not(.soft)")).to_have_count(1)
-        await expect(waiting.get_by_label("Your answer")).to_have_value("as I was saying")
+        await expect(waiting.get_by_role("textbox", name="Your answer")).to_have_value("as I was saying")
 
         two = await api.ended("two", {})
         await seen.go(f"/ui/runs/{two['run_id']}")
         await expect(waiting.get_by_role("heading")).to_have_text("It waits for 2 answers")
         many = waiting.locator(".question", has_text="How many?")
-        await many.get_by_label("as JSON").check()
-        await many.get_by_label("Your answer").fill("{no json")
-        await many.get_by_role("button", name="Answer", exact=True).click()
+        await many.get_by_label("Your answer is").select_option("JSON")
+        await many.get_by_role("textbox", name="Your answer").fill("{no json")
+        answer = waiting.get_by_role("button", name="Answer", exact=True)
+        await answer.click()
         await expect(page.locator(".toast.bad")).to_contain_text("the answer is not JSON")
         seen.complaints.clear()  # the browser complains of the 422
-        await many.get_by_label("Your answer").fill("3")
-        await many.get_by_role("button", name="Answer", exact=True).click()
+        await many.get_by_role("textbox", name="Your answer").fill("3")
+        await answer.click()
         await expect(waiting.get_by_role("heading")).to_have_text("It waits for an answer")
         await waiting.locator(".question", has_text="Is the left one right?").get_by_role("button", name="No").click()
         await expect(waiting).to_contain_text("was answered")
         await expect(waiting.locator(".status")).to_have_text("success")
         assert (await api.get(f"/threads/{two['thread_id']}/state"))["values"] == {"left": False, "right": 3}
+
+        # What has stopped between two steps asks nothing, and goes on.
+        stopped = await api.ended("two", {}, interrupt_before=["left", "right"])
+        await seen.go(f"/ui/runs/{stopped['run_id']}")
+        await expect(waiting.locator(".question-text")).to_have_text("It has stopped before left, right.")
+        await waiting.get_by_role("button", name="Go on").click()
+        await expect(waiting).to_contain_text("the thread went on with")
+        await expect(waiting.locator(".status")).to_have_text("interrupted")
 
 
 async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> None:

@@ -40,7 +40,7 @@ async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve:
         page = await seen.go("/ui/threads")
         await expect(page.get_by_text("No threads yet")).to_be_visible()
         thread_id = await thread_with(client, "graph", says("Find the price of a fox"))
-        await expect(page.locator(f"#thread-{thread_id}")).to_contain_text("waits for an answer")
+        await expect(page.locator(f"#thread-{thread_id}")).to_contain_text("waiting for a human")
         other = await thread_with(client, "talks", says("Say something"))
         await expect(page.locator(f"#thread-{other}")).to_contain_text("A fox, at length")
         assert await seen.violations() == []
@@ -58,6 +58,7 @@ async def test_a_thread_is_found_read_and_answered_while_its_page_is_open(serve:
         assert await seen.violations() == []
         await seen.picture("thread")
 
+        await page.get_by_text("Answer with something else").click()
         await page.get_by_role("textbox", name="Your answer").fill("half an ans")
         await client.patch(f"/threads/{thread_id}", json={"metadata": {"a": 1}})
         await page.evaluate("document.getElementById('refresh').dispatchEvent(new Event('changed'))")
@@ -118,13 +119,13 @@ async def test_two_questions_are_answered_together_and_one_by_one(serve_more: An
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client, visit(server.url) as seen:
         thread_id = await thread_with(client, "form", {"name": "?"})
         page = await seen.go(f"/ui/threads/{thread_id}")
-        answer = page.get_by_role("button", name="Answer")
+        answer = page.get_by_role("button", name="Answer", exact=True)
         await answer.click()
         await expect(page.locator("#toasts")).to_contain_text("there is no answer yet")
         seen.complaints.clear()  # the browser tells of each 422
         await page.get_by_label("Your answer to question 1").fill("Ada")
         await answer.click()
-        await expect(page.get_by_role("button", name="Yes")).to_be_visible()
+        await expect(page.get_by_text("What is your name?")).to_have_count(0)
         await page.get_by_role("textbox", name="Your answer").fill("36")
         await answer.click()
         await expect(page.get_by_text("It waits")).to_have_count(0)
@@ -225,9 +226,9 @@ async def test_filters_say_what_is_wrong_with_them_and_pages_follow_one_another(
         await expect(rows).to_have_count(27)
         for query, said in (
             ("status=asleep", "There is no 'asleep'"),
-            ("since=soon", "This is no time"),
-            ("metadata=%7B", "These are no metadata"),
-            ("metadata=a%3D1&since=1h", "cannot be looked for together"),
+            ("since=soon", "This is not a time"),
+            ("metadata=%7B", "This is not metadata"),
+            ("metadata=a%3D1&since=1h", "cannot be combined"),
         ):
             response = await page.goto(f"{server.url}/ui/threads?{query}")
             assert response is not None
@@ -260,7 +261,8 @@ async def test_five_megabytes_make_no_large_page_and_markup_stays_text(serve_mor
             for view in ("conversation", "state", "history"):
                 await seen.go(f"{path}?view={view}")
         await seen.go(f"/ui/threads/{bad}")
-        await page.get_by_role("button", name="Yes").click()
+        await page.get_by_role("textbox", name="Your answer").fill("yes")
+        await page.get_by_role("button", name="Answer", exact=True).click()
         await expect(page.locator(".message-tool")).to_be_visible()
         assert await page.evaluate("window.hurt") is None
         await expect(page.locator(".message-ai .message-text")).to_contain_text("<script>window.hurt = 1</script>")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trackside.app.dashboard.declaring import API
 from trackside.app.server.failures import answer_of
+from trackside.app.server.routes import records
 from trackside.app.server.routing import Call, Handler
 from trackside.harness.errors import TracksideError
 
@@ -29,14 +30,20 @@ class Part:
         return self.status == 403
 
 
-async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] | None = None) -> Part:
+async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] | None = None, **more: Any) -> Part:
     """What an endpoint says to whoever looks at the page; what it refuses is said where it would stand."""
     try:
-        answered = await API.ask(call, handler, query=query)
+        answered = await API.ask(call, handler, query=query, **more)
     except TracksideError as exc:
         status, why, _ = answer_of(exc)
         return Part(status=status, why=why)
     return Part(answered.value, answered.headers)
+
+
+async def value_or_why(call: Call[Any, Any], handler: Handler, **asked: Any) -> tuple[Any, str | None]:
+    """What an endpoint says, or why it does not."""
+    found = await part(call, handler, **asked)
+    return found.value, found.why
 
 
 async def parts_of(call: Call[Any, Any], asked: Mapping[str, tuple[Handler, Mapping[str, Any]]]) -> dict[str, Part]:
@@ -47,3 +54,8 @@ async def parts_of(call: Call[Any, Any], asked: Mapping[str, tuple[Handler, Mapp
             for name, (handler, query) in asked.items()
         }
     return {name: task.result() for name, task in tasks.items()}
+
+
+async def served_agents(call: Call[Any, Any]) -> Sequence[str]:
+    """The names of the agents that are served, as suggestions: a page without them is a page."""
+    return [agent.name for agent in (await part(call, records.list_agents)).value or ()]

@@ -1,40 +1,20 @@
-"""What a run says, made ready to be read: messages, questions, JSON, who used what. Pure.
+"""What a run says, made ready to be read: messages, JSON, who used what. Pure.
 
 Agents and users write what they like, as long as they like: everything here is cut to what a page can hold, and says so.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-MOST_CHARS: Final = 20_000
+from trackside.app.dashboard.cutting import Cut, cut, json_cut
+
 _MOST_MESSAGES: Final = 50
-_MOST_CHOICES: Final = 12
-_MOST_OF_CHOICE: Final = 100
-_INDENTED: Final = 200_000
-"""JSON that is longer is shown as it is: to indent it takes longer than to read its beginning."""
-
-_YES_NO: Final = re.compile(
-    r"^\s*(may|shall|should|can|could|do|does|did|is|are|was|were|will|would|has|have|ok|okay|approve|proceed|continue|"
-    r"really|send|delete)\b.{0,400}\?\s*$",
-    re.IGNORECASE | re.DOTALL,
-)
-_EITHER_OR: Final = re.compile(r"\bor\b", re.IGNORECASE)
 _HUMAN: Final = frozenset({"human", "user"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A text, or its beginning."""
-
-    text: str
-    left_out: int = 0
-    """So many characters are not in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,29 +38,6 @@ class Said:
     json: Cut | None = None
 
 
-class Choice(NamedTuple):
-    """An answer as a button has it, and as the agent gets it, in JSON."""
-
-    label: str
-    json: str
-
-
-_YES: Final = (Choice("Yes", "true"), Choice("No", "false"))
-_GO_ON: Final = (Choice("Go on", "true"),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a run waits for."""
-
-    id: str | None
-    text: Cut
-    more: Cut | None
-    """What else was said with it, as JSON."""
-    choices: tuple[Choice, ...] = ()
-    """The answers that it is likely to want; any other can be typed."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
     """A line of a table of what was used; the last one is the sum of the others."""
@@ -91,19 +48,6 @@ class Used:
     cache_read_tokens: int
     reasoning_tokens: int
     cost: float | None
-
-
-def cut(text: str, most: int = MOST_CHARS) -> Cut:
-    """The text, or its beginning."""
-    return Cut(text=text[:most], left_out=max(0, len(text) - most))
-
-
-def json_cut(value: Any, most: int = MOST_CHARS) -> Cut:
-    """A JSON value, indented unless it is very long, or its beginning."""
-    encoded = msgspec.json.encode(value)
-    if len(encoded) <= _INDENTED:
-        encoded = msgspec.json.format(encoded, indent=2)
-    return cut(encoded.decode(), most)
 
 
 def said(value: Any, *, since_human: bool = False) -> Said:
@@ -180,77 +124,6 @@ def _call(said: Mapping[str, Any]) -> tuple[str, Cut]:
     arguments = of.get("args", of.get("arguments"))
     shown = cut(arguments, 4_000) if isinstance(arguments, str) else json_cut(arguments, 4_000)
     return str(of.get("name") or "?"), shown
-
-
-def questions_of(interrupts: Any) -> tuple[Question, ...]:
-    """The questions that a run has ended with, each with the form that fits it."""
-    listed = interrupts if isinstance(interrupts, list | tuple) else ()
-    return tuple(_question(one) for one in listed if isinstance(one, Mapping))
-
-
-def _question(interrupt: Mapping[str, Any]) -> Question:
-    said_id = interrupt.get("id")
-    own = None if said_id is None else str(said_id)
-    value, following = interrupt.get("value"), interrupt.get("next")
-    if value is None and isinstance(following, list):
-        text = f"It has stopped before {', '.join(map(str, following))}."
-        return Question(id=own, text=cut(text), more=None, choices=_GO_ON)
-    if isinstance(value, str):
-        return Question(id=own, text=cut(value), more=None, choices=_YES if is_yes_no(value) else ())
-    if not isinstance(value, Mapping):
-        return Question(id=own, text=json_cut(value), more=None)
-    if isinstance(value.get("tool"), str) and "arguments" in value:
-        is_approval = value.get("kind", "approval") == "approval"
-        text = f"May {value['tool']} be called?" if is_approval else f"What does {value['tool']} return?"
-        more = json_cut(value["arguments"])
-        return Question(id=own, text=cut(text), more=more, choices=_YES if is_approval else ())
-    requests = value.get("action_requests")
-    if isinstance(requests, list) and requests:
-        text = "May it do this?" if len(requests) == 1 else f"May it do these {len(requests)} things?"
-        return Question(id=own, text=cut(text), more=json_cut(value), choices=_decisions(len(requests)))
-    return _asked(own, value)
-
-
-def _decisions(number: int) -> tuple[Choice, ...]:
-    """The same decision on each action that an agent wants to do, as LangChain's agents wait for them."""
-    both = (("Approve", "approve"), ("Reject", "reject"))
-    return tuple(Choice(label, _compact({"decisions": [{"type": kind}] * number})) for label, kind in both)
-
-
-def _asked(own: str | None, value: Mapping[str, Any]) -> Question:
-    names = ("question", "prompt", "message", "text", "title")
-    key = next((name for name in names if isinstance(value.get(name), str)), None)
-    if key is None:
-        return Question(id=own, text=cut("It waits for an answer."), more=json_cut(value))
-    text = value[key]
-    choices, offered = _choices(value)
-    rest = {name: one for name, one in value.items() if name not in {key, offered}}
-    if not choices and is_yes_no(text):
-        choices = _YES
-    return Question(id=own, text=cut(text), more=json_cut(rest) if rest else None, choices=choices)
-
-
-def _choices(value: Mapping[str, Any]) -> tuple[tuple[Choice, ...], str | None]:
-    """The answers that a question offers, and under which name it does."""
-    for name in ("options", "choices"):
-        offered = value.get(name)
-        if isinstance(offered, list) and 0 < len(offered) <= _MOST_CHOICES and all(map(_is_short, offered)):
-            return tuple(Choice(str(one), _compact(one)) for one in offered), name
-    return (), None
-
-
-def _is_short(offered: Any) -> bool:
-    return isinstance(offered, str | int | float) and len(str(offered)) <= _MOST_OF_CHOICE
-
-
-def _compact(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def is_yes_no(text: str) -> bool:
-    """Whether a question is answered by yes or no."""
-    last = text.strip().splitlines()[-1] if text.strip() else ""
-    return _YES_NO.match(last) is not None and _EITHER_OR.search(last) is None
 
 
 def used_by(usage: Any) -> tuple[Used, ...]:

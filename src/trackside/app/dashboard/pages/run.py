@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import compress
 from typing import Any, Final
 
+from trackside.app.dashboard.cutting import Cut, cut, json_cut
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of
-from trackside.app.dashboard.pages._run_texts import (
-    Cut,
-    Question,
-    Said,
-    Used,
-    cut,
-    json_cut,
-    questions_of,
-    said,
-    used_by,
-)
+from trackside.app.dashboard.pages._run_texts import Said, Used, said, used_by
 from trackside.app.dashboard.pages._timeline import MOST_ROWS, Timeline, timeline_of
+from trackside.app.dashboard.questions import Question, questions_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.calls import uuid_of
 from trackside.app.server.failures import HttpError
@@ -199,10 +192,12 @@ def _asked(run: RunDetails, found: reading.Found, end: Mapping[str, Any]) -> Ask
     questions, known = questions_of(end.get("interrupts")), found.open_questions
     if known.value is None:
         return Asked(answered=questions, why_unknown=known.why_not)
-    is_open = {one.id for one in questions if str(one.id) in known.value}
+    # A stop between two steps is one until another run goes on.
+    is_last, open_ids = found.around.later is None, known.value
+    still = [is_last if one.id is None else one.id in open_ids for one in questions]
     return Asked(
-        open=tuple(one for one in questions if one.id in is_open),
-        answered=tuple(one for one in questions if one.id not in is_open),
+        open=tuple(compress(questions, still)),
+        answered=tuple(one for one, is_open in zip(questions, still, strict=True) if not is_open),
     )
 
 

@@ -1,10 +1,9 @@
-"""What can be done with a run from its page: answered, cancelled, asked for again, from where it began, or removed."""
+"""What can be done with a run from its page: cancelled, asked for again, from where it began, or removed."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from trackside.app.dashboard.declaring import API, action
@@ -15,7 +14,6 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_cancels, run_records, run_retries, runs, states, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.log import RunDetails
-from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
 
@@ -30,44 +28,6 @@ class Cancel(Plain, kw_only=True):
     """How to cancel."""
 
     action: Literal["interrupt", "rollback"] = "interrupt"
-
-
-class Answer(Plain, kw_only=True):
-    """The answer to one question. Answers that are chosen are JSON; those that are typed are what they look like."""
-
-    interrupt_id: str | None = None
-    chosen: str | None = None
-    answer: str = ""
-    kind: Literal["text", "json"] = "text"
-
-
-@action(routes, "/ui/runs/{run_id}/answer", body=Answer)
-async def answer_run(call: Call[Answer, None]) -> Any:
-    """Answer what a run waits for."""
-    run = await reading.details_of(call, call.run_id)
-    if run.status is not RunStatus.interrupted:
-        raise HttpError(status=409, detail=f"this run waits for nobody: it is {run.status.value}")
-    given = call.body
-    known = await reading.open_questions(call, run)
-    if known is not None and given.interrupt_id is not None and given.interrupt_id not in known:
-        raise HttpError(status=409, detail="this is not asked any more: somebody has answered already")
-    value = _answer_of(given)
-    resume = value if given.interrupt_id is None else {given.interrupt_id: value}
-    body: dict[str, Any] = {"assistant_id": run.agent, "command": {"resume": resume}}
-    await API.ask(call, runs.create_run, path={"thread_id": run.thread_id}, body=body)
-    return Said("Answered: it goes on.")
-
-
-def _answer_of(given: Answer) -> Any:
-    if given.chosen is None and given.kind == "text":
-        if not given.answer.strip():
-            raise HttpError(status=422, detail="the answer is empty: type one")
-        return given.answer.replace("\r\n", "\n")
-    text = given.answer if given.chosen is None else given.chosen
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise HttpError(status=422, detail=f"the answer is not JSON: {exc}") from exc
 
 
 @action(routes, "/ui/runs/{run_id}/cancel", body=Cancel)

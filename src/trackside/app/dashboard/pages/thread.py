@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from trackside.app.dashboard.asking import value_or_why
 from trackside.app.dashboard.conversation import Conversation, Message, conversation_in
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
+from trackside.app.dashboard.questions import questions_of
 from trackside.app.dashboard.rendering import Page
-from trackside.app.server.failures import answer_of
 from trackside.app.server.routes import records, states, thread_records, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
-from trackside.harness.errors import TracksideError
-from trackside.harness.types import JsonObject
+from trackside.harness.types import JsonObject, ThreadStatus
 
 routes = Routes("Console")
 
@@ -39,14 +39,14 @@ async def show_thread(call: PageCall) -> Any:
     given = params_of(call)
     view = given.get("view", ["conversation"])[0]
     thread = (await API.ask(call, threads.get_thread)).value
-    record, _ = await _tried(
+    record, _ = await value_or_why(
         call, thread_records.list_recorded_threads, query={"id_prefix": call.thread_id, "limit": 1}
     )
-    runs, runs_problem = await _tried(
+    runs, runs_problem = await value_or_why(
         call, records.list_recorded_runs, query={"thread_id": call.thread_id, "limit": SHOWN_RUNS}
     )
     agent = (thread.metadata or {}).get(GRAPH)
-    served, _ = await _tried(call, records.list_agents)
+    served, _ = await value_or_why(call, records.list_agents)
     known = next((one for one in served or () if one.name == agent), None)
     keeps = bool(known and known.keeps_threads)
     shows = {"state": _state, "history": _history}.get(view)
@@ -63,7 +63,7 @@ async def show_thread(call: PageCall) -> Any:
         agent=agent,
         is_served=known is not None,
         keeps=keeps,
-        interrupts=[one for asked in thread.interrupts.values() for one in asked],
+        questions=questions_of(await _asked(call, thread)),
         view=view if view in VIEWS else "conversation",
         views=VIEWS,
         own_metadata={key: value for key, value in thread.metadata.items() if key not in {GRAPH, "assistant_id"}},
@@ -72,12 +72,14 @@ async def show_thread(call: PageCall) -> Any:
     )
 
 
-async def _tried(call: PageCall, function: Any, **options: Any) -> tuple[Any, str | None]:
-    """What an endpoint answers, or why it does not: a part of the page that cannot be shown is no reason to show none."""
-    try:
-        return (await API.ask(call, function, **options)).value, None
-    except TracksideError as exc:
-        return None, answer_of(exc)[1]
+async def _asked(call: PageCall, thread: Any) -> Sequence[JsonObject]:
+    """What the thread waits for; of one that has stopped between two steps, that it did."""
+    asked = [one for interrupts in thread.interrupts.values() for one in interrupts]
+    if asked or thread.status != ThreadStatus.interrupted:
+        return asked
+    state, _ = await value_or_why(call, states.get_state, query={"select": ["next"]})
+    following = [] if state is None else state["next"]
+    return [{"value": None, "next": following}] if following else []
 
 
 async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, keeps: bool) -> JsonObject:
@@ -94,7 +96,7 @@ async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, kee
 
 
 async def _turn(call: PageCall, run: Any) -> JsonObject:
-    details, problem = await _tried(call, records.get_recorded_run, path={"run_id": run.run_id})
+    details, problem = await value_or_why(call, records.get_recorded_run, path={"run_id": run.run_id})
     request = (details.request if details is not None else None) or {}
     asked = request.get("input")
     answered = (request.get("command") or {}).get("resume")
@@ -129,14 +131,18 @@ async def _state(call: PageCall, given: Given) -> JsonObject:
 
 async def _at(call: PageCall, checkpoint_id: str | None) -> tuple[Any, str | None]:
     if checkpoint_id is None:
-        return await _tried(call, states.get_state)
-    return await _tried(call, states.get_state_at, path={"thread_id": call.thread_id, "checkpoint_id": checkpoint_id})
+        return await value_or_why(call, states.get_state)
+    return await value_or_why(
+        call, states.get_state_at, path={"thread_id": call.thread_id, "checkpoint_id": checkpoint_id}
+    )
 
 
 async def _history(call: PageCall, given: Given) -> JsonObject:
     """The checkpoints, newest first, and what is different between two of them."""
     before, at = (given.get(name, [None])[0] for name in ("before", "at"))
-    found, problem = await _tried(call, states.get_history, query={"limit": SHOWN_CHECKPOINTS + 1, "before": before})
+    found, problem = await value_or_why(
+        call, states.get_history, query={"limit": SHOWN_CHECKPOINTS + 1, "before": before}
+    )
     checkpoints = [_checkpoint(one) for one in (found or [])]
     shown = checkpoints[:SHOWN_CHECKPOINTS]
     if at is not None and all(one["id"] != at for one in shown):

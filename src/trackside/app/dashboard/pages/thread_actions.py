@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from trackside.app.dashboard.declaring import API, action
+from trackside.app.dashboard.questions import Answers, answers_of, request_of, value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
+from trackside.app.server.responses import json_reply
 from trackside.app.server.routes import runs, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
+from trackside.harness.types import ThreadStatus
 
 routes = Routes("Console")
-
-
-class Answer(Struct, kw_only=True):
-    """Answers to open questions, in their order."""
-
-    csrf: str | None = None
-    question: list[str]
-    answer: list[str]
-    kind: Literal["auto", "yes", "no", "approve", "reject"] = "auto"
-    as_text: bool = False
 
 
 class Fork(Struct, kw_only=True):
@@ -49,59 +42,20 @@ class Plain(Struct, kw_only=True):
     csrf: str | None = None
 
 
-@action(routes, "/ui/threads/{thread_id}/answer", body=Answer)
-async def answer_thread(call: Call[Answer, None]) -> Any:
+@action(routes, "/ui/threads/{thread_id}/answer", body=Answers)
+async def answer_thread(call: Call[Answers, None]) -> Any:
     """Answer what a thread waits for, and go on with it."""
-    given = call.body
     thread = (await API.ask(call, threads.get_thread)).value
-    waiting = [one for asked in thread.interrupts.values() for one in asked]
-    if not waiting:
+    open_ids = {str(one["id"]) for asked in thread.interrupts.values() for one in asked if one.get("id") is not None}
+    if not open_ids and thread.status != ThreadStatus.interrupted:
         raise HttpError(status=409, detail="nothing is asked any more: somebody has answered already")
-    agent = (thread.metadata or {}).get(GRAPH)
-    body = {"assistant_id": agent, "command": {"resume": _resume(given, waiting)}}
+    answers = answers_of(call.body, open_ids)
+    request = request_of(answers)
+    if not call.body.starts:
+        return json_reply({"request": request, "answers": [*answers.values()]})
+    body = {"assistant_id": (thread.metadata or {}).get(GRAPH), **request}
     run = (await API.ask(call, runs.create_run, body=body)).value
-    return Said(f"Answered. The run …{run.run_id[-8:]} goes on with it.")
-
-
-def _resume(given: Answer, waiting: list[dict[str, Any]]) -> Any:
-    """What a run brings to go on: the answer, or each answer under its question's id."""
-    words = {"yes": True, "no": False}
-    if given.kind in words:
-        return words[given.kind]
-    if given.kind in {"approve", "reject"}:
-        return _decisions(given, waiting)
-    said = {
-        question: _value(answer, as_text=given.as_text)
-        for question, answer in zip(given.question, given.answer, strict=False)
-        if answer.strip()
-    }
-    if not said:
-        raise HttpError(status=422, detail="there is no answer yet: write one")
-    if len(waiting) == 1:
-        return next(iter(said.values()))
-    return said
-
-
-def _decisions(given: Answer, waiting: list[dict[str, Any]]) -> dict[str, Any]:
-    """A decision on each action that an agent wants to do, as LangChain's agents wait for them."""
-    value = waiting[0].get("value")
-    requests = value.get("action_requests") if isinstance(value, dict) else None
-    reason = "\n".join(given.answer).strip()
-    decision: dict[str, Any] = {"type": given.kind}
-    if given.kind == "reject" and reason:
-        decision["message"] = reason
-    return {"decisions": [decision] * (len(requests) if isinstance(requests, list) and requests else 1)}
-
-
-def _value(text: str, *, as_text: bool = False) -> Any:
-    """What somebody has written: JSON if it is some, else the text."""
-    text = text.replace("\r\n", "\n")
-    if as_text:
-        return text
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return text
+    return Said(f"Answered: it goes on as run …{run.run_id[-8:]}.")
 
 
 @action(routes, "/ui/threads/{thread_id}/fork", body=Fork)
@@ -121,7 +75,7 @@ async def fork_thread(call: Call[Fork, None]) -> Any:
 
 def _input(text: str) -> Any:
     """An object as it is; anything else is what a human says."""
-    value = _value(text)
+    value = value_of(text)
     return value if isinstance(value, dict) else {"messages": [{"role": "user", "content": text}]}
 
 

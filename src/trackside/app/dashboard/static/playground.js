@@ -198,6 +198,16 @@ class Playground {
         this.form.requestSubmit();
       }
     });
+    // Before htmx sends the form: what the run says is followed here.
+    this.asks.addEventListener("submit", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      this.answer(event.target, event.submitter);
+    }, true);
+    this.asks.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.matches("textarea")) return;
+      event.target.form.requestSubmit(event.target.form.querySelector("button:not([name])"));
+    });
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.run && !document.querySelector("dialog[open]")) this.cancel();
     });
@@ -353,64 +363,43 @@ class Playground {
       if (said.length > RECALLED) shown.append(made("p", "soft", `${said.length - RECALLED} earlier messages are on the thread's page.`));
       for (const message of said.slice(-RECALLED)) if (message && typeof message === "object") shown.message(message, true);
     }
-    const open = Object.values(thread.interrupts ?? {}).flat();
-    this.asks.replaceChildren(...(open.length ? [this.question(open)] : []));
-    this.asks.querySelector("textarea")?.focus();
+    this.asks.replaceChildren();
+    if (thread.status === "interrupted") await this.question();
+    this.asks.querySelector("button[name=chosen], textarea")?.focus();
     return thread;
   }
 
-  question(open) {
-    const form = made("form", "card asks stacked");
-    form.setAttribute("aria-label", "It waits for your answer");
-    const fields = open.map((one, number) => {
-      const question = made("div", "question");
-      const value = one.value;
-      const isWord = typeof value === "string" || typeof value?.question === "string";
-      const text = made(isWord ? "p" : "pre", isWord ? "question-text" : "", isWord ? value.question ?? value : JSON.stringify(value, null, 2).slice(0, LONGEST));
-      text.dir = "auto";
-      question.append(text);
-      if (typeof value === "object" && value !== null && isWord && Object.keys(value).length > 1) {
-        const whole = made("pre", "", JSON.stringify(value, null, 2).slice(0, LONGEST));
-        whole.tabIndex = 0;
-        question.append(whole);
-      }
-      const label = made("label", "", open.length > 1 ? `Your answer to question ${number + 1}` : "Your answer");
-      const field = made("textarea");
-      field.id = `play-answer-${number}`;
-      field.rows = 2;
-      field.dir = "auto";
-      label.htmlFor = field.id;
-      question.append(label, field);
-      form.append(question);
-      return [one.id, field];
-    });
-    const buttons = made("div", "buttons");
-    const answer = made("button", "primary", "Answer");
-    buttons.append(answer);
-    if (open.length === 1) {
-      for (const [text, value] of [["Yes", true], ["No", false]]) {
-        const button = made("button", "", text);
-        button.type = "button";
-        button.title = `Sends ${value}`;
-        button.addEventListener("click", () => this.reply(value, text));
-        buttons.append(button);
-      }
-    }
-    form.append(buttons);
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      const said = fields.filter(([, field]) => field.value.trim()).map(([id, field]) => [id, valueOf(field.value)]);
-      if (!said.length) return fields[0][1].focus();
-      const text = said.map(([, value]) => (typeof value === "string" ? value : JSON.stringify(value))).join("\n");
-      this.reply(open.length === 1 ? said[0][1] : Object.fromEntries(said), text);
-    });
-    form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    });
-    return form;
+  /** Have the questions of the thread here, with the form that its page has. */
+  async question() {
+    await htmx.ajax("GET", at(`/ui/threads/${encodeURIComponent(this.thread)}`), { target: this.asks, swap: "innerMorph", select: "#thread-asks form.answer" });
+    const form = this.asks.querySelector("form");
+    form?.classList.add("card", "asks");
+    form?.setAttribute("aria-label", "It waits for your answer");
   }
 
-  reply(resume, said) {
+  /** Go on with what the server reads in the form. */
+  async answer(form, submitter) {
+    if (this.run || this.send.disabled) return;
+    this.complain("");
+    const given = new URLSearchParams(new FormData(form, submitter));
+    given.set("starts", "false");
+    const field = form.querySelector("textarea") ?? this.input;
+    try {
+      const response = await fetch(form.getAttribute("action"), { method: "POST", headers: { "HX-Request": "true" }, body: given });
+      if (!response.ok) {
+        this.complain(await response.text(), field);
+        return;
+      }
+      const { request, answers } = await response.json();
+      const words = answers.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n");
+      const chosen = [submitter?.textContent, answers[0]?.decisions?.[0]?.message].filter(Boolean).join(": ");
+      this.reply(request, given.has("chosen") ? chosen : words);
+    } catch {
+      this.complain("The server does not answer.", field);
+    }
+  }
+
+  reply(request, said) {
     if (this.run || this.send.disabled) return;
     let settings;
     try {
@@ -419,7 +408,7 @@ class Playground {
       if (error) throw error;
       return;
     }
-    this.begin({ command: { resume }, ...settings }, said);
+    this.begin({ ...request, ...settings }, said);
   }
 
   async cancel() {
@@ -457,15 +446,6 @@ class Playground {
     this.complain("");
     this.showThread();
     this.input.focus();
-  }
-}
-
-/** What somebody wrote as an answer: JSON if it is some, else text. */
-function valueOf(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
   }
 }
 

@@ -1,0 +1,224 @@
+"""What a thread asks, made ready to be shown, and what the form under it says, made the answers that it goes on with. Pure.
+
+All pages have the same form (`templates/answer.html`), with all questions that are open: a button for each answer that a
+question is likely to want, and a field for any other. Answers go by the ids of their questions, so that none reaches
+another question that is asked meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from trackside.app.dashboard.cutting import Cut, cut, json_cut
+from trackside.app.server.failures import HttpError
+
+_MOST_CHOICES: Final = 12
+_MOST_OF_CHOICE: Final = 100
+
+_YES_NO: Final = re.compile(
+    r"^\s*(may|shall|should|can|could|do|does|did|is|are|was|were|will|would|has|have|ok|okay|approve|proceed|continue|"
+    r"really|send|delete)\b.{0,400}\?\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_EITHER_OR: Final = re.compile(r"\bor\b", re.IGNORECASE)
+
+
+class Choice(NamedTuple):
+    """An answer as a button has it, and as the agent gets it, in JSON."""
+
+    label: str
+    json: str
+
+
+_YES: Final = (Choice("Yes", "true"), Choice("No", "false"))
+_GO_ON: Final = (Choice("Go on", "true"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a run or a thread waits for."""
+
+    id: str | None
+    """None: it asks nothing, and has stopped between two steps."""
+    text: Cut
+    more: Cut | None
+    """What else was said with it, as JSON."""
+    choices: tuple[Choice, ...] = ()
+    """The answers that it is likely to want; any other can be typed."""
+    takes_reason: bool = False
+    """Whether what is typed goes along with a choice."""
+
+    def chosen(self, choice: Choice) -> str:
+        """What a form says when this choice is made: to which question it is the answer, and which."""
+        return _compact({"question": self.id, "answer": msgspec.Raw(choice.json.encode())})
+
+
+def questions_of(interrupts: Any) -> tuple[Question, ...]:
+    """The questions that a run has ended with, each with the form that fits it."""
+    listed = interrupts if isinstance(interrupts, list | tuple) else ()
+    return tuple(_question(one) for one in listed if isinstance(one, Mapping))
+
+
+def _question(interrupt: Mapping[str, Any]) -> Question:
+    said_id = interrupt.get("id")
+    own = None if said_id is None else str(said_id)
+    value, following = interrupt.get("value"), interrupt.get("next")
+    if value is None and isinstance(following, list):
+        text = f"It has stopped before {', '.join(map(str, following))}."
+        return Question(id=None, text=cut(text), more=None, choices=_GO_ON)
+    if isinstance(value, str):
+        return Question(id=own, text=cut(value), more=None, choices=_YES if is_yes_no(value) else ())
+    if not isinstance(value, Mapping):
+        return Question(id=own, text=json_cut(value), more=None)
+    if isinstance(value.get("tool"), str) and "arguments" in value:
+        is_approval = value.get("kind", "approval") == "approval"
+        text = f"May {value['tool']} be called?" if is_approval else f"What does {value['tool']} return?"
+        more = json_cut(value["arguments"])
+        return Question(id=own, text=cut(text), more=more, choices=_YES if is_approval else ())
+    requests = value.get("action_requests")
+    if isinstance(requests, list) and requests:
+        text = "May it do this?" if len(requests) == 1 else f"May it do these {len(requests)} things?"
+        choices = _decisions(len(requests))
+        return Question(id=own, text=cut(text), more=json_cut(value), choices=choices, takes_reason=True)
+    return _asked(own, value)
+
+
+def _decisions(number: int) -> tuple[Choice, ...]:
+    """The same decision on each action that an agent wants to do, as LangChain's agents wait for them."""
+    both = (("Approve", "approve"), ("Reject", "reject"))
+    return tuple(Choice(label, _compact({"decisions": [{"type": kind}] * number})) for label, kind in both)
+
+
+def _asked(own: str | None, value: Mapping[str, Any]) -> Question:
+    names = ("question", "prompt", "message", "text", "title")
+    key = next((name for name in names if isinstance(value.get(name), str)), None)
+    if key is None:
+        return Question(id=own, text=cut("It waits for an answer."), more=json_cut(value))
+    text = value[key]
+    choices, offered = _choices(value)
+    rest = {name: one for name, one in value.items() if name not in {key, offered}}
+    if not choices and is_yes_no(text):
+        choices = _YES
+    return Question(id=own, text=cut(text), more=json_cut(rest) if rest else None, choices=choices)
+
+
+def _choices(value: Mapping[str, Any]) -> tuple[tuple[Choice, ...], str | None]:
+    """The answers that a question offers, and under which name it does."""
+    for name in ("options", "choices"):
+        offered = value.get(name)
+        if isinstance(offered, list) and 0 < len(offered) <= _MOST_CHOICES and all(map(_is_short, offered)):
+            return tuple(Choice(str(one), _compact(one)) for one in offered), name
+    return (), None
+
+
+def _is_short(offered: Any) -> bool:
+    return isinstance(offered, str | int | float) and len(str(offered)) <= _MOST_OF_CHOICE
+
+
+def _compact(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def is_yes_no(text: str) -> bool:
+    """Whether a question is answered by yes or no."""
+    last = text.strip().splitlines()[-1] if text.strip() else ""
+    return _YES_NO.match(last) is not None and _EITHER_OR.search(last) is None
+
+
+class Answers(Struct, kw_only=True):
+    """The form: a field for each question, in their order, or the one answer that was chosen by its button."""
+
+    csrf: str | None = None
+    question: list[str]
+    """The ids; empty: of a stop."""
+    answer: list[str] = []
+    read_as: list[Literal["auto", "text", "json"]] = []
+    """What is typed is JSON, a text, or whichever it looks like."""
+    chosen: str | None = None
+    """As `Question.chosen` has it."""
+    starts: bool = True
+    """Whether a run goes on with it. If not, what it would bring is said, to who starts and follows it himself."""
+
+
+class _Chosen(Struct, kw_only=True):
+    question: str | None
+    answer: Any
+
+
+def answers_of(given: Answers, open_ids: Collection[str]) -> dict[str, Any]:
+    """The answers by the ids of their questions; an empty id is that a stopped thread shall go on.
+
+    Args:
+        given: what the form says.
+        open_ids: the questions that the thread waits for.
+
+    Raises:
+        HttpError: there is no answer, it is not the JSON that it is said to be, or the question is not open any more.
+    """
+    typed = dict(zip(given.question, given.answer, strict=False))
+    answers = _typed(given) if given.chosen is None else _chosen(given.chosen, typed)
+    if not answers:
+        raise HttpError(status=422, detail="there is no answer yet: write one")
+    if not {*answers} <= ({*open_ids} or {""}):
+        raise HttpError(status=409, detail="this is not asked any more: somebody has answered already")
+    return answers
+
+
+def request_of(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is asked for that goes on with answers; one that goes on behind a stop gets nothing new."""
+    return {"input": None} if "" in answers else {"command": {"resume": answers}}
+
+
+def _chosen(chosen: str, typed: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        of = msgspec.json.decode(chosen, type=_Chosen)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise HttpError(status=422, detail=f"the choice cannot be read: {exc}") from exc
+    question = of.question or ""
+    return {question: _with_reason(of.answer, typed.get(question, ""))}
+
+
+def _with_reason(answer: Any, typed: str) -> Any:
+    """A rejection says why, if somebody has written it."""
+    decisions = answer.get("decisions") if isinstance(answer, dict) else None
+    if not typed.strip() or not isinstance(decisions, list) or any(one != {"type": "reject"} for one in decisions):
+        return answer
+    return {"decisions": [{**one, "message": _lines(typed).strip()} for one in decisions]}
+
+
+def _typed(given: Answers) -> dict[str, Any]:
+    ways = [*given.read_as, *["auto"] * len(given.question)]
+    every = zip(given.question, given.answer, ways, strict=False)
+    return {question: value_of(text, way) for question, text, way in every if text.strip()}
+
+
+def value_of(text: str, way: str = "auto") -> Any:
+    """What somebody has typed: JSON if it is some, else the text.
+
+    Args:
+        text: what was typed.
+        way: `auto`; `text`: as it is, also if it is JSON; `json`: JSON or nothing.
+
+    Raises:
+        HttpError: it is not JSON, and should be.
+    """
+    text = _lines(text)
+    if way == "text":
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        if way == "json":
+            raise HttpError(status=422, detail=f"the answer is not JSON: {exc}") from exc
+        return text
+
+
+def _lines(text: str) -> str:
+    """Lines as everybody but forms ends them."""
+    return text.replace("\r\n", "\n")

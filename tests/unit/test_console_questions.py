@@ -1,0 +1,135 @@
+"""What a thread asks, and what is made of the form that answers it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from trackside.app.dashboard.questions import Answers, answers_of, is_yes_no, questions_of, request_of
+from trackside.app.server.failures import HttpError
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("Shall I go on?", True),
+        ("May I send the mail?", True),
+        ("Here is the draft.\n\nShould I send it?", True),
+        ("Shall I send it today or tomorrow?", False),
+        ("What is your name?", False),
+        ("Is it", False),
+        ("", False),
+    ],
+)
+def test_questions_that_yes_or_no_answers_are_known(text: str, *, is_one: bool) -> None:
+    assert is_yes_no(text) is is_one
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "choices"),
+    [
+        ("Which one?", "Which one?", []),
+        ({"question": "Shall I?", "to": "ada"}, "Shall I?", ["true", "false"]),
+        ({"question": "Which?", "options": ["a", "b"]}, "Which?", ['"a"', '"b"']),
+        ({"tool": "rm", "arguments": {"path": "/"}}, "May rm be called?", ["true", "false"]),
+        ({"tool": "ask", "arguments": {}, "kind": "external"}, "What does ask return?", []),
+        ({"amount": 5}, "It waits for an answer.", []),
+        ([1, 2], "[\n  1,\n  2\n]", []),
+    ],
+)
+def test_questions_have_the_answers_that_fit_them(value: Any, text: str, choices: list[str]) -> None:
+    (question,) = questions_of([{"id": "q", "value": value}])
+    assert question.text.text == text
+    assert [choice.json for choice in question.choices] == choices
+
+
+def test_decisions_are_made_on_each_action_that_is_asked_for() -> None:
+    (question,) = questions_of([{"id": "q", "value": {"action_requests": [{"name": "a"}, {"name": "b"}]}}])
+    assert json.loads(question.choices[1].json) == {"decisions": [{"type": "reject"}, {"type": "reject"}]}
+
+
+def test_a_breakpoint_is_gone_on_from() -> None:
+    (question,) = questions_of([{"next": ["send"], "value": None}])
+    assert (question.id, question.text.text, question.choices[0].label) == (
+        None,
+        "It has stopped before send.",
+        "Go on",
+    )
+
+
+@pytest.mark.parametrize("nonsense", [None, "text", 7, [None, 3, "x"], {"id": 1}])
+def test_interrupts_that_are_none_ask_nothing(nonsense: Any) -> None:
+    assert questions_of(nonsense) == ()
+
+
+OPEN = {"a", "b"}
+
+
+def form(**fields: Any) -> Answers:
+    return Answers(**{"question": ["a", "b"], "answer": ["", ""], "read_as": ["auto", "auto"], **fields})
+
+
+@pytest.mark.parametrize(
+    ("typed", "ways", "expected"),
+    [
+        (["Ada\r\nLovelace", " "], ["auto", "auto"], {"a": "Ada\nLovelace"}),
+        (["36", '{"deep": [1]}'], ["auto", "auto"], {"a": 36, "b": {"deep": [1]}}),
+        (["36", "{no json"], ["text", "auto"], {"a": "36", "b": "{no json"}),
+        (["", " true "], ["json", "json"], {"b": True}),
+        (["null", ""], [], {"a": None}),
+    ],
+)
+def test_what_is_typed_answers_the_questions_beside_it(typed: list[str], ways: Any, expected: Any) -> None:
+    answers = answers_of(form(answer=typed, read_as=ways), OPEN)
+    assert answers == expected
+    assert request_of(answers) == {"command": {"resume": expected}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "why"),
+    [
+        ({}, 422, "there is no answer yet"),
+        ({"answer": ["{no json", ""], "read_as": ["json", "auto"]}, 422, "the answer is not JSON"),
+        ({"answer": ["[" * 5_000, ""], "read_as": ["json", "auto"]}, 422, "the answer is not JSON"),
+        ({"question": ["gone", "b"], "answer": ["1", "2"]}, 409, "somebody has answered already"),
+        ({"question": [""], "answer": ["1"]}, 409, "somebody has answered already"),
+        ({"chosen": '{"question": "gone", "answer": 1}'}, 409, "somebody has answered already"),
+        ({"chosen": "{"}, 422, "the choice cannot be read"),
+        ({"chosen": "[1]"}, 422, "the choice cannot be read"),
+    ],
+)
+def test_what_is_no_answer_is_refused_with_why(fields: dict[str, Any], status: int, why: str) -> None:
+    with pytest.raises(HttpError, match=why) as refused:
+        answers_of(form(**fields), OPEN)
+    assert refused.value.status == status
+
+
+def test_a_choice_answers_its_question_alone_whatever_is_typed() -> None:
+    (question,) = questions_of([{"id": "b", "value": {"question": "Which?", "options": ['"<x>"', 7]}}])
+    said = [question.chosen(choice) for choice in question.choices]
+    typed = form(answer=["for a", "for b"])
+    assert [answers_of(form(answer=typed.answer, chosen=one), OPEN) for one in said] == [{"b": '"<x>"'}, {"b": 7}]
+
+
+@pytest.mark.parametrize(
+    ("label", "typed", "decision"),
+    [
+        ("Approve", "not sent", {"type": "approve"}),
+        ("Reject", " ", {"type": "reject"}),
+        ("Reject", "Not\r\nnow ", {"type": "reject", "message": "Not\nnow"}),
+    ],
+)
+def test_a_rejection_says_why(label: str, typed: str, decision: dict[str, Any]) -> None:
+    (question,) = questions_of([{"id": "a", "value": {"action_requests": [{"name": "x"}, {"name": "y"}]}}])
+    assert question.takes_reason
+    (choice,) = [one for one in question.choices if one.label == label]
+    given = Answers(question=["a"], answer=[typed], chosen=question.chosen(choice))
+    assert answers_of(given, {"a"}) == {"a": {"decisions": [decision] * 2}}
+
+
+def test_what_has_stopped_without_a_question_goes_on() -> None:
+    (question,) = questions_of([{"next": ["send"], "value": None}])
+    given = Answers(question=[""], answer=[""], chosen=question.chosen(question.choices[0]))
+    assert request_of(answers_of(given, set())) == {"input": None}
