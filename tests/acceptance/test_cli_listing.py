@@ -123,6 +123,24 @@ def test_a_run_that_never_started_took_no_time(here: Trackside) -> None:
     assert "took" not in here("runs", "r").stdout
 
 
+def test_the_runs_that_a_run_has_started(here: Trackside) -> None:
+    kind, now = LifecycleEventType.RUN_STARTED, datetime.now(UTC)
+    runs: list[tuple[str, dict[str, Any]]] = [("parent", {}), ("first", {"parent_run_id": "parent"}), ("other", {})]
+    events = [RunLifecycleEvent(f"e-{id_}", kind, id_, f"t-{id_}", 1, now, payload) for id_, payload in runs]
+
+    async def record() -> None:
+        async with Store.open("sqlite:///trackside.db") as store:
+            await store.append(events)
+
+    asyncio.run(record())
+
+    assert [run["run_id"] for run in objects(here("runs", "--json", "--parent", "par"))] == ["first"]
+    assert objects(here("runs", "--json", "--parent", "par", "--text", "nowhere")) == []
+    assert objects(here("runs", "--json", "--parent", "first")) == []
+    assert "nobody" in here("runs", "--parent", "nobody").stderr
+    assert here("runs", "first", "--parent", "par").returncode == 2
+
+
 def test_threads(recorded: Trackside) -> None:
     titles, rows = titles_and_rows(recorded("threads"))
     assert titles == ["THREAD", "STATUS", "CHANGED", "BEGUN", "LAST", "RUN", "TITLE"]
