@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from trackside.app import dashboard
 from trackside.app.server.routing import EVENT_STREAM, all_endpoints
@@ -208,6 +208,43 @@ async def test_a_server_that_hangs_counts_as_gone_until_it_answers(serve: Any, v
         await page.clock.fast_forward(3_000)
         await expect(liveness).to_have_text("live")
         seen.complaints.clear()
+
+
+LISTEN = """() => new Promise((open) => {
+  const stream = new EventSource("/ui/live");
+  window.heard = 0;
+  stream.addEventListener("changed", (event) => { window.heard = Number(event.lastEventId); });
+  stream.addEventListener("open", open);
+}).then(() => null)"""
+
+
+async def test_what_changes_while_a_page_fetches_itself_is_not_missed(serve: Any, visit: Any) -> None:
+    server = await serve()
+    gate, held = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        answer = await route.fetch()
+        held.set()
+        await gate.wait()
+        await route.fulfill(response=answer)
+
+    async with (
+        visit(server.url) as seen,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+    ):
+        page = await seen.go("/ui/runs")
+        await expect(page.locator("#liveness")).to_have_text("live")
+        await page.route("**/ui/runs", hold, times=1)
+        await http.post("/runs/wait", json={"assistant_id": "talks", "input": "Hello", "on_completion": "keep"})
+        await held.wait()
+        await page.evaluate(LISTEN)
+        await http.post("/runs/wait", json={"assistant_id": "works", "input": "Hello", "on_completion": "keep"})
+        (newest,) = (await http.get("/events", params={"newest_first": True, "limit": 1})).json()
+        await page.wait_for_function("(position) => window.heard >= position", arg=newest["position"])
+        gate.set()
+        await expect(page.locator("#runs tbody tr")).to_have_count(2)
+        took = (await http.get("/ui/runs")).headers["server-timing"]
+        assert re.fullmatch(r"page;dur=[0-9]+\.[0-9]", took)
 
 
 async def test_what_is_deleted_while_it_is_looked_at_is_said_to_be_gone(serve: Any, visit: Any) -> None:

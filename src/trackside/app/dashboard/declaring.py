@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
 
-from trackside.app.dashboard.rendering import FailurePage
+from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.tokens import check_token
 from trackside.app.server.authorizing import INSIDE
 from trackside.app.server.inside import Api
@@ -25,7 +26,21 @@ def page(routes: Routes, path: str, needs: Permission = Permission.read) -> Call
     """Have a function answer a GET with a `Page`. It reads `params_of(call)` itself: a filter that makes no sense is said
     beside the filter, and unknown parameters are nobody's trouble.
     """
-    return routes.get(path, needs, about=INSIDE, answers={200: str}, media_type="text/html", failing=FailurePage)
+
+    def register(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def timed(call: Call[Any, Any]) -> Any:
+            begun = perf_counter()
+            answer = await handler(call)
+            if isinstance(answer, Page):
+                answer.begun = begun
+            return answer
+
+        return routes.get(path, needs, about=INSIDE, answers={200: str}, media_type="text/html", failing=FailurePage)(
+            timed
+        )
+
+    return register
 
 
 def action(routes: Routes, path: str, *, body: Any, needs: Permission = Permission.run) -> Callable[[Handler], Handler]:

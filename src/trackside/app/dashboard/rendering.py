@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from threading import Lock
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -83,6 +84,8 @@ class Page:
         self.status = status
         self.headers = {} if headers is None else headers
         self.values = {"place": place, "twins": twins, **values}
+        self.begun = perf_counter()
+        """When the server began with it: how long it takes is said to `console.js`, which has the page rest the longer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token, cookie = token_of(scope)
@@ -96,7 +99,8 @@ class Page:
             logger.exception("the page %s failed", self.template)
             await FailurePage(500, FAILED)(scope, receive, send)
             return
-        headers = {**_HEADERS, **self.headers}
+        took = f"page;dur={(perf_counter() - self.begun) * 1_000:.1f}"
+        headers = {**_HEADERS, "Server-Timing": took, **self.headers}
         if cookie is not None:
             headers["Set-Cookie"] = cookie_of(scope, *cookie)
         reply = Reply(

@@ -18,11 +18,52 @@ export function toast(text, bad = false) {
   setTimeout(() => shown.remove(), bad ? 9_000 : 5_000);
 }
 
-/** Have the page fetch itself anew and take over its parts that are different. */
+// A page that costs the server much is fetched less often, however much goes on: it rests for many times as long as the
+// server had to do with it. Many pages are open, and agents run beside them.
+
+const REST = 20;
+const LONGEST_REST = 10_000; // milliseconds
+let isFetching = false;
+let isAsked = false; // somebody wants to see what he did, while the page was on its way
+let isOld = false; // something has changed meanwhile
+let rested = 0;
+let later = 0;
+
+/** Have the page fetch itself anew, and take over its parts that are different. */
 export function refresh() {
   const element = document.getElementById("refresh");
-  if (element) htmx.trigger(element, "changed");
+  if (isFetching) isAsked = true;
+  else if (element) htmx.trigger(element, "changed");
 }
+
+/** The same when the page has rested. */
+function refreshSoon() {
+  if (isFetching) {
+    isOld = true;
+    return;
+  }
+  later ||= setTimeout(() => {
+    later = 0;
+    refresh();
+  }, Math.max(0, rested - performance.now()));
+}
+
+const isRefresh = (event) => event.detail.ctx.sourceElement?.id === "refresh";
+document.addEventListener("htmx:before:request", (event) => {
+  if (!isRefresh(event)) return;
+  clearTimeout(later);
+  later = 0;
+  isFetching = true;
+});
+document.addEventListener("htmx:finally:request", (event) => {
+  if (!isRefresh(event)) return;
+  isFetching = false;
+  const took = /dur=([\d.]+)/.exec(event.detail.ctx.response?.headers.get("server-timing"))?.[1] ?? 0;
+  rested = performance.now() + Math.min(REST * took, LONGEST_REST);
+  const again = isAsked ? refresh : isOld ? refreshSoon : null;
+  isAsked = isOld = false;
+  if (again) setTimeout(again); // when htmx has let go of this one
+});
 
 // Times: as the server wrote them until now, in this browser's zone and words from here on. How old something is, is said by
 // the server's clock: the one here may be off.
@@ -100,7 +141,7 @@ function listen() {
   stream.addEventListener("beat", isOpen);
   stream.addEventListener("changed", () => {
     isOpen();
-    refresh();
+    refreshSoon();
   });
   stream.addEventListener("error", () => {
     lose();
