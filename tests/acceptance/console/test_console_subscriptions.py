@@ -45,7 +45,7 @@ async def test_without_subscriptions_it_says_what_has_some(serve: Any, visit: An
     server = await serve()
     async with visit(server.url) as seen:
         page = await seen.go("/ui/subscriptions")
-        await expect(page.get_by_text("There are no subscriptions")).to_be_visible()
+        await expect(page.get_by_text("No subscriptions yet")).to_be_visible()
         assert await seen.violations() == []
         missing = await seen.go("/ui/subscriptions/nobody")
         await expect(missing.get_by_role("heading", level=1)).to_have_text("There is nothing here")
@@ -110,12 +110,13 @@ async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit:
         await expect(parked.nth(0)).to_contain_text("will be tried again")
         assert await parked.nth(0).locator("details").get_attribute("open") is not None, "what is open stays open"
         await page.get_by_role("button", name="Drop position 3").click()
-        await expect(page.locator("#confirm")).to_contain_text("The log keeps it.")
-        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.locator("#confirm")).to_contain_text("It stays in the log.")
+        await page.get_by_role("button", name="Back").click()
         assert len(await store.subscriptions.parked("mail")) == 2
         await page.get_by_role("button", name="Drop position 3").click()
         await page.get_by_role("button", name="Do it").click()
         await expect(parked).to_have_count(1)
+        await expect(page.locator("#parked")).to_be_focused()  # and not the top of the page
         await page.get_by_role("button", name="Drop all").click()
         await page.get_by_role("button", name="Do it").click()
         await expect(page.get_by_text("Nothing is parked")).to_be_visible()
@@ -129,38 +130,38 @@ async def test_going_on_elsewhere_says_what_it_means_before_and_after(serve: Any
         page = await seen.go("/ui/subscriptions/audit")
         effect, position = page.locator("#seek-effect"), page.get_by_role("textbox", name="Position")
         for text, said in (
-            ("2", "up to 4 events will be delivered once more"),
-            ("6", "That is where it is"),
+            ("2", "up to 4 events will be delivered again"),
+            ("6", "It is there already"),
             ("7", "The log ends at 5"),
             ("x", "a whole number"),
         ):
             await position.fill(text)
             await expect(effect).to_contain_text(said)
         await position.fill("2")
-        await page.get_by_role("button", name="Go on there").click()
-        await expect(page.locator("#confirm")).to_contain_text("up to 4 events will be delivered once more")
+        await page.get_by_role("button", name="Move").click()
+        await expect(page.locator("#confirm")).to_contain_text("up to 4 events will be delivered again")
         await page.get_by_role("button", name="Do it").click()
-        await expect(page.locator("#toasts")).to_contain_text("up to 4 events come again")
+        await expect(page.locator("#toasts")).to_contain_text("up to 4 events will be delivered again")
         assert (await store.subscriptions.get("audit")).cursor == 1
         await expect(position).to_have_value("2")
 
-        await page.get_by_label("with the next event that comes").check()
+        await page.get_by_label("to the end: only new events").check()
         await expect(effect).to_contain_text("up to 4 events will be skipped")
-        await page.get_by_role("button", name="Go on there").click()
+        await page.get_by_role("button", name="Move").click()
         await page.get_by_role("button", name="Do it").click()
-        await expect(page.locator("#toasts")).to_contain_text("skips up to 4 events")
+        await expect(page.locator("#toasts")).to_contain_text("up to 4 events will be skipped")
         assert (await store.subscriptions.get("audit")).cursor == 5
 
-        await page.get_by_label("with the event at position").check()
+        await page.get_by_label("to the event at position").check()
         await position.fill("99")
-        await page.get_by_role("button", name="Go on there").click()
+        await page.get_by_role("button", name="Move").click()
         await page.get_by_role("button", name="Do it").click()
         await expect(page.locator(".toast.bad")).to_contain_text("position")
         assert (await store.subscriptions.get("audit")).cursor == 5
         seen.complaints.clear()  # the browser complains of each 422
 
         await page.get_by_role("button", name="Delete").click()
-        await expect(page.locator("#confirm")).to_contain_text("Its place in the log is forgotten")
+        await expect(page.locator("#confirm")).to_contain_text("Its position and its")
         await page.get_by_role("button", name="Do it").click()
         await expect(page).to_have_url(f"{server.url}/ui/subscriptions")
         await expect(page.locator("#toasts")).to_contain_text("audit is deleted.")
@@ -185,7 +186,7 @@ async def test_odd_names_and_pages_of_parked_events(serve: Any, visit: Any, tmp_
         await page.get_by_role("link", name="Next").click()
         await expect(page.locator("article.parked")).to_have_count(5)
         await seen.go(page.url.removeprefix(server.url).partition("?")[0] + "?after=soon")
-        await expect(page.get_by_role("alert")).to_contain_text("is no position")
+        await expect(page.get_by_role("alert")).to_contain_text("is not a position")
         await expect(page.locator("article.parked")).to_have_count(25)
 
 

@@ -29,6 +29,7 @@ NAMES: Final = (
     "console.css",
     "console.js",
     "filters.js",
+    "focus.js",
     "htmx.min.js",
     "icon.svg",
     "log.css",

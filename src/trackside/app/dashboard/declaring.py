@@ -8,6 +8,8 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
 
+from msgspec import Struct
+
 from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.tokens import check_token
 from trackside.app.server.authorizing import INSIDE
@@ -17,6 +19,14 @@ from trackside.app.server.routes import GROUPS
 from trackside.app.server.routing import Call, Routes, all_endpoints
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+class Form(Struct, kw_only=True):
+    """What a form of ours sends; alone, one without fields of its own."""
+
+    csrf: str | None = None
+    """The token of the page that the form is on."""
+
 
 API = Api(all_endpoints(GROUPS))
 """What pages ask: `await API.ask(call, runs.list_recorded_runs, query={"limit": 50})`."""
@@ -43,13 +53,15 @@ def page(routes: Routes, path: str, needs: Permission = Permission.read) -> Call
     return register
 
 
-def action(routes: Routes, path: str, *, body: Any, needs: Permission = Permission.run) -> Callable[[Handler], Handler]:
+def action(
+    routes: Routes, path: str, *, body: type[Struct], needs: Permission = Permission.run
+) -> Callable[[Handler], Handler]:
     """Have a function answer a POST of a form with `Said`, if it comes from a page of ours.
 
     Args:
         routes: where it belongs.
         path: its address.
-        body: a `msgspec.Struct` of the form's fields; `csrf: str | None = None` is one of them.
+        body: a `Form` with the fields, or another struct with its `csrf`.
         needs: which permission.
     """
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final, Literal
 
-import msgspec
-
-from trackside.app.dashboard.declaring import API, action
+from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.live import Looks
 from trackside.app.dashboard.rendering import FailurePage, Said
 from trackside.app.server.authorizing import INSIDE
@@ -27,28 +25,25 @@ _LOOK_SECONDS: Final = 1.0
 """How often subscriptions are looked at while somebody looks at their page: they move without an event of the log."""
 
 
-class Named(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Named(Form, kw_only=True):
     """Which subscription."""
 
     name: str
-    csrf: str | None = None
 
 
-class Parked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Parked(Form, kw_only=True):
     """Which of its parked events; all if no position is said."""
 
     name: str
     position: str = ""
-    csrf: str | None = None
 
 
-class Seek(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Seek(Form, kw_only=True):
     """Where it shall go on: with the event at `position`, unless `to` says more."""
 
     name: str
     to: Literal["position", "beginning", "now"] = "position"
     position: str = ""
-    csrf: str | None = None
 
 
 @action(routes, "/ui/subscription/pause", body=Named, needs=Permission.admin)

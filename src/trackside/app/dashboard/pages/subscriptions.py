@@ -89,4 +89,4 @@ def _after_of(call: Call[None, None]) -> tuple[int, str | None]:
     said = params_of(call).get("after", ["0"])[0]
     if said.isascii() and said.isdigit() and len(said) <= 19 and int(said) <= _LAST_POSITION:
         return int(said), None
-    return 0, f"{said!r:.60} is no position; parked events are shown from the first on"
+    return 0, f"{said!r:.60} is not a position; parked events are shown from the first"

@@ -36,14 +36,14 @@ function say() {
   const to = form.elements.to.value;
   const typed = form.elements.position.value.trim();
   const position = { beginning: 0, now: end }[to] ?? (/^[0-9]{1,15}$/.test(typed) && Number(typed) > 0 ? Number(typed) - 1 : NaN);
-  let text = "One position is a whole number from 1 up.";
+  let text = "A position is a whole number from 1 up.";
   if (position > end) text = `The log ends at ${whole.format(end)}.`;
-  else if (position < cursor) text = `That goes back: up to ${events(cursor - position)} will be delivered once more. What is parked stays parked.`;
-  else if (position > cursor) text = `That goes ahead: up to ${events(position - cursor)} will be skipped, and never delivered. What is parked stays parked.`;
-  else if (position === cursor) text = "That is where it is.";
+  else if (position < cursor) text = `This moves it back: up to ${events(cursor - position)} will be delivered again. Parked events stay parked.`;
+  else if (position > cursor) text = `This moves it ahead: up to ${events(position - cursor)} will be skipped and never delivered. Parked events stay parked.`;
+  else if (position === cursor) text = "It is there already.";
   const shown = document.getElementById("seek-effect");
   if (shown.textContent !== text) shown.textContent = text;
-  form.dataset.hxConfirm = `${text} Do it?`;
+  form.dataset.hxConfirm = `${text} Move it?`;
 }
 
 document.addEventListener("input", (event) => {
