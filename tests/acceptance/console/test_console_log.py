@@ -57,7 +57,7 @@ async def test_events_come_as_they_happen_and_wait_while_somebody_reads(serve: A
     async with visit(server.url) as seen:
         page = await seen.go("/ui/log")
         await is_live(page)
-        await expect(page.locator(".empty-title")).to_have_text("Nothing has happened yet")
+        await expect(page.locator(".empty-title")).to_have_text("No events yet")
         assert await seen.violations() == []
         [run] = await record(
             database(tmp_path), [RecordedRun(status="error", title="Prices", error="KeyError: 'a'\nmore")]
@@ -138,7 +138,7 @@ async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit:
             assert expected
             assert await positions(page) == expected, address
         page = await seen.go("/ui/log?since=1h")
-        await expect(page.locator(".empty-title")).to_have_text("No event fits these filters yet")
+        await expect(page.locator(".empty-title")).to_have_text("No events match these filters yet")
         await is_live(page)
         [new] = await record(database(tmp_path), [RecordedRun(ago=1)])
         await has_rows(page, 5)
@@ -147,13 +147,13 @@ async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit:
         await has_rows(page, 1)
 
         page = await seen.go("/ui/log?since=soon&type=strange")
-        assert "This is no time" in await page.locator("#wrong-since").inner_text()
+        assert "This is not a time" in await page.locator("#wrong-since").inner_text()
         assert "There is no 'strange'" in await page.locator("#wrong-type").inner_text()
         assert await seen.violations() == []
         page = await seen.go("/ui/log?before=x")
-        assert "no position" in await page.locator("#main .problem:visible").inner_text()
+        assert "not a position" in await page.locator("#main .problem:visible").inner_text()
         page = await seen.go("/ui/log?run_id=nope")
-        await expect(page.locator(".empty-title")).to_have_text("No event fits these filters yet")
+        await expect(page.locator(".empty-title")).to_have_text("No events match these filters yet")
 
         page = await seen.go("/ui/log")
         everything = await all_positions(server.url)
@@ -168,7 +168,7 @@ async def test_the_log_is_filtered_and_read_back_page_by_page(serve: Any, visit:
         assert pages[3:] == [pages[1], pages[0]]
         await is_live(page)  # the newest page follows, however one got there
         await seen.go(f"/ui/log?before={everything[-1]}")
-        await expect(page.locator(".empty-title")).to_have_text("There is nothing before this")
+        await expect(page.locator(".empty-title")).to_have_text("There are no older events")
         await page.get_by_role("link", name="Follow live").click()
         await is_live(page)
 

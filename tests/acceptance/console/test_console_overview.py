@@ -213,7 +213,7 @@ async def test_the_time_is_in_the_address_is_typed_as_the_browser_has_it_and_non
             "since=2999-01-01",
         ):
             await seen.go(f"/ui?{nonsense}")
-            await expect(page.get_by_role("alert").filter(has_text="24 h instead")).to_be_visible()
+            await expect(page.get_by_role("alert").filter(has_text="24 hours instead")).to_be_visible()
             await expect(figure(page, "runs")).to_have_text("1")
         assert await seen.violations() == []
 
@@ -272,7 +272,7 @@ async def test_who_is_no_admin_sees_what_is_his_and_is_told_what_is_not(serve: A
         await sign_in(page, ada)
         await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         await expect(page.locator("#failures tbody tr td.num a").first).to_have_text("2")
-        await expect(page.locator("#health")).to_contain_text("needs the permission admin")
+        await expect(page.locator("#health")).to_contain_text("need the permission admin")
         his = await asked(server.url, "/stats", {"x-api-key": ada})
         assert his["total"]["runs"] == 2
         await expect(figure(page, "runs")).to_have_text("2")

@@ -76,9 +76,9 @@ async def test_every_filter_finds_its_runs_and_says_what_makes_no_sense(serve: A
 
         page = await seen.go("/ui/runs?status=wild&since=yesterday&min_cost=much&min_duration=-1&agent=fails")
         for label, said in {
-            "Since": "This is no time",
-            "Cost from, $": "This is no amount of US dollars",
-            "Duration from": "This is no length of time",
+            "Since": "This is not a time",
+            "Min. cost, $": "This is not an amount in US dollars",
+            "Min. duration": "This is not a duration",
         }.items():
             box = page.get_by_label(label, exact=True)
             await expect(box).to_have_attribute("aria-invalid", "true")
@@ -87,11 +87,11 @@ async def test_every_filter_finds_its_runs_and_says_what_makes_no_sense(serve: A
         await expect(page.locator(".empty-title")).to_have_text("No runs are shown")
         assert await seen.violations() == []
         page = await seen.go("/ui/runs?since=1h&until=2h")
-        assert "nothing is between" in await page.locator("#wrong-until").inner_text()
+        assert "has to be after the start" in await page.locator("#wrong-until").inner_text()
         page = await seen.go("/ui/runs?before=nonsense")
         await expect(page.locator("#runs .problem")).to_contain_text("nonsense")
         page = await seen.go("/ui/runs?agent=nobody")
-        await expect(page.locator(".empty-title")).to_have_text("No run of an agent nobody fits")
+        await expect(page.locator(".empty-title")).to_have_text("No runs of the agent nobody")
 
         await page.get_by_label("Agent", exact=True).fill("")
         await page.get_by_label("Text", exact=True).fill("one")
@@ -144,12 +144,12 @@ async def test_a_search_says_how_far_it_looked_and_goes_on(serve: Any, visit: An
         page = await seen.go("/ui/runs?text=needle")
         await expect(page.locator("#liveness")).to_have_attribute("data-state", "live")
         assert await names(page) == ["needle too"]
-        await expect(page.locator("#runs .notice")).to_contain_text("Searched until")
+        await expect(page.locator("#runs .notice")).to_contain_text("Searched back to")
         assert await seen.violations() == []
         await seen.picture("runs-search")
         await record(database(tmp_path), [RecordedRun(title="needle now", ago=0)])
         await expect(page.locator("#runs .run-name").first).to_have_text("needle now")
-        on = page.get_by_role("link", name="Go on searching")
+        on = page.get_by_role("link", name="Continue the search")
         while await on.count():
             before = page.url
             await on.click()
@@ -199,7 +199,7 @@ async def test_several_runs_are_cancelled_and_started_anew_at_once(serve: Any, v
             await page.locator(f"#run-{run['run_id']} input").check()
         await page.get_by_role("button", name="Retry 2").click()
         await page.get_by_role("button", name="Do it").click()
-        await expect(done.get_by_role("heading")).to_have_text("Started anew: 2 of 2")
+        await expect(done.get_by_role("heading")).to_have_text("Retried: 2 of 2")
         again = await done.locator("li a:last-child").all_inner_texts()
         assert len(again) == 2
         await page.mouse.move(5, 5)
@@ -242,7 +242,7 @@ async def test_nothing_moves_under_whoever_is_at_work_in_the_table(serve: Any, v
         await client.post(f"/threads/{first['thread_id']}/runs/{first['run_id']}/cancel", params={"wait": True})
         await expect(page.locator(f"#run-{first['run_id']}")).to_have_class("is-gone")
         await page.mouse.move(5, 5)
-        await expect(page.locator(".empty-title")).to_have_text("No run fits these filters")
+        await expect(page.locator(".empty-title")).to_have_text("No runs match these filters")
 
         # A dropped stream is said, and what was missed is there after it.
         page = await seen.go("/ui/runs")
@@ -268,7 +268,7 @@ async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, 
         for name, expected in {
             "Failed today": ["bad"],
             "Running": [],
-            "Waiting for a human": [],
+            "Asked a human": [],
             "Expensive": [],
             "Slow": [],
             "All": ["bad", "fine"],
@@ -391,7 +391,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
         page = await signed_in(await seen.go("/ui/runs"), secrets["eve"])
         await expect(page.locator(".empty-title")).to_have_text("No runs yet")
         await seen.go("/ui/log")
-        await expect(page.locator(".empty-title")).to_have_text("Nothing has happened yet")
+        await expect(page.locator(".empty-title")).to_have_text("No events yet")
         await seen.go("/ui/runs")
         for what in ("cancel", "retry"):  # of somebody else's there is nothing to do
             said = await page.evaluate(

@@ -72,7 +72,7 @@ async def test_who_is_let_in_no_longer_is_led_to_where_he_signs_in(serve: Any, v
         await expect(page.locator("#liveness")).to_have_text("live")
         await store.api_keys.revoke(keys["admin"].key.key_id)
         await expect(page).to_have_url(re.compile(r"/ui/sign-in\?next=.*&gone=1"), timeout=20_000)
-        await expect(page.get_by_role("alert")).to_contain_text("not good any more")
+        await expect(page.get_by_role("alert")).to_contain_text("no longer valid")
         seen.complaints.clear()  # of the stream that was ended, and of the 401
 
 

@@ -45,7 +45,7 @@ async def test_it_shows_what_the_server_is_and_hides_secrets(serve: Any, visit: 
         await more.locator("summary").click()
         usual = [name for name, one in said["settings"].items() if one["source"] is None]
         assert await more.get_by_role("rowheader").all_inner_texts() == sorted(usual)
-        for name, path in (("The API, to read", "/docs"), ("OpenAPI", "/openapi.json"), ("Prometheus", "/metrics")):
+        for name, path in (("API reference", "/docs"), ("OpenAPI", "/openapi.json"), ("Prometheus", "/metrics")):
             await expect(page.get_by_role("link", name=name)).to_have_attribute("href", path)
         assert await seen.violations() == []
         await seen.picture("system")
@@ -81,7 +81,7 @@ async def test_what_the_doctor_finds_comes_with_the_next_command_to_copy(
         await page.wait_for_function(
             "async () => !(await (await fetch('/system')).json()).findings.some(it => it.level !== 'note')"
         )
-        await page.get_by_role("link", name="Look again").click()
+        await page.get_by_role("link", name="Check again").click()
         await expect(page.get_by_role("heading", name="Nothing is wrong")).to_be_visible()
 
 

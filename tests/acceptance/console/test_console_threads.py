@@ -182,7 +182,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
         assert changed["ttl"]["ttl_minutes"] == 90
         await page.get_by_label("Add metadata").fill("{")
         await page.get_by_role("button", name="Change").click()
-        await expect(page.locator("#toasts")).to_contain_text("this is no JSON object")
+        await expect(page.locator("#toasts")).to_contain_text("this is not a JSON object")
         seen.complaints.clear()
 
         await page.get_by_role("button", name="Copy the thread").click()

@@ -290,7 +290,7 @@ async def test_who_signs_in_with_what_is_good(serve_agents: ServeAgents) -> None
             await made.revoke(one.key.key_id)
             gone = await ada.http.get("/ui")
             assert (gone.status_code, gone.headers["location"]) == (303, "/ui/sign-in?next=%2Fui&gone=1")
-            assert "not good any more" in (await ada.http.get(gone.headers["location"])).text
+            assert "no longer valid" in (await ada.http.get(gone.headers["location"])).text
             script = await ada.http.get("/ui", headers={"hx-request": "true"})
             assert (script.status_code, script.headers["hx-redirect"]) == (401, "/ui/sign-in?next=%2Fui&gone=1")
             too_long = await ada.sign_in("x" * 5_000)
@@ -658,7 +658,7 @@ async def test_who_asks_too_often_is_told_so_on_a_page(serve_agents: ServeAgents
 async def test_who_is_not_asked_is_told_so(serve_agents: ServeAgents) -> None:
     async with serve_agents(AGENTS) as served, browsing(served.url) as somebody:
         page = await somebody.http.get("/ui/sign-in?next=//evil.example")
-        assert "asks nobody" in page.text
+        assert "needs no sign-in" in page.text
         assert "evil" not in page.text
         answer = await somebody.sign_in("x")
         assert "trackside_session" not in answer.headers.get("set-cookie", "")

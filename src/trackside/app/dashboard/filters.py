@@ -58,9 +58,9 @@ class Filters:
         """A text of at most so many characters."""
         said = self.said(name)
         if len(said) > most:
-            self.problems[name] = f"This has {len(said):,} characters; more than {most:,} are looked for nowhere."
+            self.problems[name] = f"This has {len(said):,} characters; at most {most:,} are allowed."
         elif "\0" in said:
-            self.problems[name] = "No text has a character with the code 0."
+            self.problems[name] = "The character with the code 0 is not allowed."
         elif said:
             self.query[name] = said
 
@@ -69,7 +69,7 @@ class Filters:
         said = self.all_said(name)
         strange = [one for one in said if one not in known]
         if strange:
-            self.problems[name] = f"There is no {strange[0][:40]!r}; there are {', '.join(known)}."
+            self.problems[name] = f"There is no {strange[0][:40]!r}; choose from {', '.join(known)}."
         elif said:
             self.query[name] = list(said)
 
@@ -80,7 +80,7 @@ class Filters:
         if found is not None and found.seconds <= _MOST_SECONDS:
             self.query[name] = found.seconds
         elif said:
-            self.problems[name] = "This is no length of time; write 90, 30s, 5m or 2h."
+            self.problems[name] = "This is not a duration; write 90, 30s, 5m or 2h."
 
     def dollars(self, name: str) -> None:
         """An amount of money."""
@@ -90,7 +90,7 @@ class Filters:
         except ValueError:
             dollars = -1.0
         if not 0 <= dollars <= _MOST_DOLLARS:
-            self.problems[name] = "This is no amount of US dollars; write 0.5."
+            self.problems[name] = "This is not an amount in US dollars; write 0.5."
         elif said:
             self.query[name] = dollars
 
@@ -100,7 +100,7 @@ class Filters:
         if said in {"true", "false"}:
             self.query[name] = said
         elif said:
-            self.problems[name] = "This is true or false."
+            self.problems[name] = "Write true or false."
 
     def time(self, since: str = "since", until: str | None = "until") -> None:
         """From when to when. A `range` of the overview is a time as well."""
@@ -114,15 +114,13 @@ class Filters:
         self.query |= {name: stamp(when) for name, when in moments.items() if when is not None}
         begin, end = moments.get(since), moments.get(until or "")
         if begin is not None and end is not None and begin >= end:
-            self.problems[until or since] = (
-                "This is not behind the time from which it goes, so that nothing is between."
-            )
+            self.problems[until or since] = "The end has to be after the start."
 
     def position(self, name: str) -> None:
         """A place in the log."""
         said = self.said(name)
         if said and not _POSITION.fullmatch(said):
-            self.problems[name] = "This is no position in the log, which is a whole number."
+            self.problems[name] = "This is not a position in the log: write a whole number."
         elif said:
             self.query[name] = int(said)
 
@@ -131,7 +129,7 @@ class Filters:
         try:
             return moment_of(said, self._now)
         except (ValueError, OverflowError):
-            self.problems[name] = f"This is no time; {_MOMENT}."
+            self.problems[name] = f"This is not a time; {_MOMENT}."
             return None
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
 from trackside.app.dashboard.browsing import with_credential
-from trackside.app.dashboard.declaring import action, params_of
+from trackside.app.dashboard.declaring import Form, action, params_of
 from trackside.app.dashboard.rendering import FailurePage, Page
 from trackside.app.dashboard.tokens import SESSION, cookie_of
 from trackside.app.server.failures import HttpError
@@ -22,25 +20,18 @@ _LONGEST_COOKIE: Final = 4_096  # bytes; browsers drop longer ones without a wor
 _OF_ADDRESSES: Final = "/?#&=%+,;:@!$'()*~[]"
 
 
-class Credential(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Credential(Form, kw_only=True):
     """What somebody says who he is with."""
 
     key: str
     next: str = "/ui"
-    csrf: str | None = None
-
-
-class Nothing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A form without fields."""
-
-    csrf: str | None = None
 
 
 @routes.get("/ui/sign-in", Permission.public, answers={200: str}, media_type="text/html", failing=FailurePage)
 async def show_sign_in(call: Call[None, None]) -> Any:
     """The form to sign in with."""
     given = params_of(call)
-    said = "You are signed out: the key is not good any more." if "gone" in given else None
+    said = "You were signed out: the key is no longer valid." if "gone" in given else None
     return _form(call, given.get("next", ["/ui"])[0], said)
 
 
@@ -60,12 +51,12 @@ async def sign_in(call: Call[Credential, None]) -> Any:
         return _form(call, to, f"That did not work: {exc.details['detail'].rstrip('.')}.", status=401)
     cookie = cookie_of(call.scope, SESSION, key)
     if len(cookie) > _LONGEST_COOKIE:
-        return _form(call, to, "That is too long for a cookie. Ask for a token with fewer claims.", status=422)
+        return _form(call, to, "This token is too long for a cookie. Use one with fewer claims.", status=422)
     return Reply(b"", status=303, headers={**headers, "Set-Cookie": cookie})
 
 
-@action(routes, "/ui/sign-out", body=Nothing, needs=Permission.public)
-async def sign_out(call: Call[Nothing, None]) -> Any:
+@action(routes, "/ui/sign-out", body=Form, needs=Permission.public)
+async def sign_out(call: Call[Form, None]) -> Any:
     """Have the browser forget who asks."""
     headers = {"Location": f"{call.root}/ui/sign-in", "Set-Cookie": cookie_of(call.scope, SESSION, "", gone=True)}
     return Reply(b"", status=303, headers=headers)

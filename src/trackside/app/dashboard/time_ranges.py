@@ -96,7 +96,7 @@ def stamp(when: datetime) -> str:
 
 def _last(name: str, now: datetime) -> TimeRange:
     if name not in LAST:
-        raise ValueError(f"there is no range {name[:40]!r}: {', '.join(LAST)}, or from one time to another")
+        raise ValueError(f"there is no range {name[:40]!r}; choose from {', '.join(LAST)}, or give a start and an end")
     length, _ = LAST[name]
     width = _width(length)
     return TimeRange(name=name, since=_EPOCH + (now - length - _EPOCH) // width * width, until=None, width=width)
@@ -107,15 +107,15 @@ def _between(since: datetime | None, until: datetime | None, now: datetime) -> T
     try:
         begin = end - LAST[USUAL][0] if since is None else since
     except OverflowError:
-        raise ValueError("the time to which it goes is too long ago") from None
+        raise ValueError("the end is too long ago") from None
     if begin >= end:
-        why = "lies ahead" if until is None else "is not before the one to which it goes"
-        raise ValueError(f"the time from which it goes {why}")
+        why = "is in the future" if until is None else "is not before the end"
+        raise ValueError(f"the start {why}")
     if begin < _EPOCH:
         raise ValueError("nothing was recorded before 1970")
     width = _width(end - begin)
     if (end - begin) / width > _MOST_BUCKETS - 2:
-        raise ValueError("that is more than can be shown at once")
+        raise ValueError("this range is too long to be shown at once")
     return TimeRange(name=None, since=begin, until=until, width=width)
 
 
@@ -132,4 +132,4 @@ def _moment(name: str, given: Mapping[str, Sequence[str]]) -> datetime | None:
         # A form without scripts cannot say its zone.
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"{said[:40]!r} is no time: write it as 2026-01-31T13:45") from None
+        raise ValueError(f"{said[:40]!r} is not a time; write it as 2026-01-31T13:45") from None

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from trackside.app.dashboard.asking import parts_of
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.drawing import MOST_NODES, drawn
 from trackside.app.dashboard.rendering import Page
-from trackside.app.server.failures import answer_of
 from trackside.app.server.routes import assistants, records
 from trackside.app.server.routing import Call, Routes
-from trackside.harness.errors import TracksideError
 
 routes = Routes("Console")
 
@@ -35,16 +34,16 @@ type PageCall = Call[None, None]
 async def show_agents(call: PageCall) -> Any:
     """The agents that are served, and what their runs of the last 24 hours came to."""
     agents = (await API.ask(call, records.list_agents)).value
-    stats, problem = await _tried(call, records.get_stats, query={"since": _since()})
-    now, _ = await _tried(call, records.get_now)
+    said = await parts_of(call, {"stats": (records.get_stats, {"since": _since()}), "now": (records.get_now, {})})
+    stats = said["stats"]
     return Page(
         "agents",
         place="agents",
         twins=("/agents",),
         agents=agents,
-        running=_running(agents, now),
-        totals={one.agent: one.total for one in stats.by_agent} if stats is not None else {},
-        problem=problem,
+        running=_running(agents, said["now"].value),
+        totals={} if stats.value is None else {one.agent: one.total for one in stats.value.by_agent},
+        problem=stats.why,
         since=_since(),
     )
 
@@ -55,13 +54,18 @@ async def show_agent(call: PageCall) -> Any:
     assistant = (await API.ask(call, assistants.get_assistant)).value
     name = assistant.graph_id
     info = next((one for one in (await API.ask(call, records.list_agents)).value if one.name == name), None)
-    graph, graph_problem = await _tried(call, assistants.get_graph)
-    schemas, schemas_problem = await _tried(call, assistants.get_schemas)
-    runs, runs_problem = await _tried(call, records.list_recorded_runs, query={"agent": name, "limit": NEWEST})
-    stats, stats_problem = await _tried(call, records.get_stats, query={"since": _since(), "agent": name})
-    now, _ = await _tried(call, records.get_now)
+    said = await parts_of(
+        call,
+        {
+            "graph": (assistants.get_graph, {}),
+            "schemas": (assistants.get_schemas, {}),
+            "runs": (records.list_recorded_runs, {"agent": name, "limit": NEWEST}),
+            "stats": (records.get_stats, {"since": _since(), "agent": name}),
+            "now": (records.get_now, {}),
+        },
+    )
+    graph, schemas, stats = (said[part].value for part in ("graph", "schemas", "stats"))
     input_schema = None if schemas is None else schemas.input_schema
-    thread = params_of(call).get("thread", [""])[0]
     return Page(
         "agent",
         place="agents",
@@ -69,31 +73,23 @@ async def show_agent(call: PageCall) -> Any:
         assistant=assistant,
         name=name,
         info=info,
-        running=_running([] if info is None else [info], now).get(name, 0),
+        running=_running([] if info is None else [info], said["now"].value).get(name, 0),
         drawing=None if graph is None else _drawing(graph),
         nodes=[] if graph is None else graph["nodes"],
         edges=[] if graph is None else graph["edges"],
         most_nodes=MOST_NODES,
-        graph_problem=graph_problem,
+        graph_problem=said["graph"].why,
         schemas=[] if schemas is None else _schemas(schemas),
-        schemas_problem=schemas_problem,
-        runs=runs or [],
-        runs_problem=runs_problem,
+        schemas_problem=said["schemas"].why,
+        runs=said["runs"].value or [],
+        runs_problem=said["runs"].why,
         total=None if stats is None else stats.total,
-        stats_problem=stats_problem,
+        stats_problem=said["stats"].why,
         since=_since(),
         takes_messages=_takes_messages(input_schema),
         example=_example(input_schema),
-        thread=thread,
+        thread=params_of(call).get("thread", [""])[0],
     )
-
-
-async def _tried(call: PageCall, function: Any, **options: Any) -> tuple[Any, str | None]:
-    """What an endpoint answers, or why it does not: a part of the page that cannot be shown is no reason to show none."""
-    try:
-        return (await API.ask(call, function, **options)).value, None
-    except TracksideError as exc:
-        return None, answer_of(exc)[1]
 
 
 def _running(agents: Sequence[Any], now: Any) -> Mapping[str, int]:

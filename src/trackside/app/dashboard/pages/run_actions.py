@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import Struct
-
-from trackside.app.dashboard.declaring import API, action
+from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.pages._run_commands import create_request
 from trackside.app.dashboard.rendering import Said
@@ -18,13 +16,7 @@ from trackside.app.server.wire.log import RunDetails
 routes = Routes("Console")
 
 
-class Plain(Struct, kw_only=True):
-    """Nothing but that it comes from a page."""
-
-    csrf: str | None = None
-
-
-class Cancel(Plain, kw_only=True):
+class Cancel(Form, kw_only=True):
     """How to cancel."""
 
     action: Literal["interrupt", "rollback"] = "interrupt"
@@ -41,27 +33,27 @@ async def cancel_run(call: Call[Cancel, None]) -> Any:
     return Said("Cancelled: what it has done so far stays.")
 
 
-@action(routes, "/ui/runs/{run_id}/delete", body=Plain)
-async def delete_run(call: Call[Plain, None]) -> Any:
+@action(routes, "/ui/runs/{run_id}/delete", body=Form)
+async def delete_run(call: Call[Form, None]) -> Any:
     """Remove a run."""
     run = await reading.details_of(call, call.run_id)
     await API.ask(call, run_records.delete_run, path={"thread_id": run.thread_id, "run_id": run.run_id})
-    return Said("The run is removed. The log keeps what happened.", to="/ui/runs")
+    return Said("Run deleted. Its events stay in the log.", to="/ui/runs")
 
 
-@action(routes, "/ui/runs/{run_id}/retry", body=Plain)
-async def retry_run(call: Call[Plain, None]) -> Any:
+@action(routes, "/ui/runs/{run_id}/retry", body=Form)
+async def retry_run(call: Call[Form, None]) -> Any:
     """Ask for the same once more, as another attempt."""
     started = (await API.ask(call, run_retries.retry_run)).value
-    return Said("Started again: this is the new attempt.", to=f"/ui/runs/{started.run_id}")
+    return Said("Retried: this is the new run.", to=f"/ui/runs/{started.run_id}")
 
 
-@action(routes, "/ui/runs/{run_id}/fork", body=Plain)
-async def fork_run(call: Call[Plain, None]) -> Any:
+@action(routes, "/ui/runs/{run_id}/fork", body=Form)
+async def fork_run(call: Call[Form, None]) -> Any:
     """Ask for the same once more, on another thread that remembers what this one did when the run began."""
     run = await reading.details_of(call, call.run_id)
     if run.request is None:
-        raise HttpError(status=409, detail="what was asked for is not kept, so it cannot be asked for again")
+        raise HttpError(status=409, detail="its request is not kept")
     body = create_request(run.request, run.agent or "", run.metadata)
     body.pop("after_seconds", None)
     body["config"] = _without_place(body.get("config"))
@@ -98,5 +90,5 @@ async def _checkpoint_before(call: Call[Any, Any], run: RunDetails) -> str | Non
         before: str | None = parent["checkpoint_id"]
         return before
     if (await reading.around(call, run)).earlier is not None:
-        raise HttpError(status=409, detail="what the thread was before this run is not kept")
+        raise HttpError(status=409, detail="the state of the thread before this run is not kept")
     return None

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from msgspec import Struct
+from msgspec import field
 
-from trackside.app.dashboard.declaring import API, action, page, params_of
+from trackside.app.dashboard.asking import served_agents
+from trackside.app.dashboard.declaring import API, Form, action, page, params_of
 from trackside.app.dashboard.filters import Filters
 from trackside.app.dashboard.rendering import Page, Said, is_script
 from trackside.app.dashboard.wording import visible
@@ -52,7 +53,7 @@ VIEWS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "All": (),
     "Failed today": (("status", "error"), ("status", "timeout"), ("since", "today")),
     "Running": (("status", "pending"), ("status", "running")),
-    "Waiting for a human": (("status", "interrupted"),),
+    "Asked a human": (("status", "interrupted"),),
     "Expensive": (("min_cost", "0.1"),),
     "Slow": (("min_duration", "1m"),),
 }
@@ -89,7 +90,7 @@ async def show_runs(call: Call[None, None]) -> Any:
             if not _is_said_on_the_page(exc):
                 raise
             problem = str(exc)
-    agents = await _agents(call)
+    agents = await served_agents(call)
     return Page(
         "runs",
         place="runs",
@@ -205,14 +206,6 @@ async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Lis
     return Listing(runs=[*still, *rest.runs], older=rest.older, continues=rest.continues, unseen=len(newer.runs))
 
 
-async def _agents(call: Call[Any, Any]) -> Sequence[str]:
-    """The agents that are served, as suggestions: a page without them is a page."""
-    try:
-        return [agent.name for agent in (await API.ask(call, records.list_agents)).value]
-    except HttpError:
-        return []
-
-
 def _is_said_on_the_page(exc: TracksideError) -> bool:
     """Whether it is no wonder: he may not, or a place in the address is none."""
     return answer_of(exc)[0] in {403, 422}
@@ -241,11 +234,10 @@ def _twin(query: Mapping[str, Any]) -> str:
     return urlencode({**query, "limit": LIMIT}, doseq=True)
 
 
-class Selected(Struct, kw_only=True):
+class Selected(Form, kw_only=True):
     """Runs that somebody has selected."""
 
-    csrf: str | None = None
-    run_ids: list[str] = []
+    run_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,27 +259,27 @@ async def cancel_selected(call: Call[Selected, None]) -> Any:
 
 @action(routes, "/ui/runs/retry", body=Selected)
 async def retry_selected(call: Call[Selected, None]) -> Any:
-    """Start several runs anew; what became of each."""
+    """Retry several runs; what became of each."""
     run_ids = _selected(call)
     answered = await API.ask(call, run_retries.retry_runs, body={"run_ids": run_ids})
     done = [
         Done(
             run_id=one.run_id,
-            outcome="is started anew" if one.error is None else one.error,
+            outcome="is retried" if one.error is None else one.error,
             is_done=one.error is None,
             new_run_id=one.new_run_id,
         )
         for one in answered.value
     ]
-    return _answer(call, "Started anew", done)
+    return _answer(call, "Retried", done)
 
 
 def _selected(call: Call[Selected, None]) -> list[str]:
     run_ids = list(dict.fromkeys(call.body.run_ids))
     if not run_ids:
-        raise HttpError(status=422, detail="no run is selected")
+        raise HttpError(status=422, detail="select a run first")
     if len(run_ids) > MOST_SELECTED:
-        raise HttpError(status=422, detail=f"{len(run_ids):,} runs are selected, and {MOST_SELECTED} are the most")
+        raise HttpError(status=422, detail=f"{len(run_ids):,} runs are selected; select at most {MOST_SELECTED}")
     return run_ids
 
 
@@ -295,7 +287,7 @@ async def _cancelled(call: Call[Any, Any], run_id: str) -> Done:
     try:
         run: RecordedRun = (await API.ask(call, records.get_recorded_run, path={"run_id": run_id})).value
         if is_final(run.status):
-            return Done(run_id=run_id, outcome=f"has ended before: {run.status.value}", is_done=False)
+            return Done(run_id=run_id, outcome=f"had already ended: {run.status.value}", is_done=False)
         await API.ask(call, run_cancels.cancel_runs, body={"thread_id": run.thread_id, "run_ids": [run_id]})
     except TracksideError as exc:
         return Done(run_id=run_id, outcome=str(exc), is_done=False)

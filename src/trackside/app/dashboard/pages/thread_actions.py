@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from trackside.app.dashboard.declaring import API, action
+from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.questions import Answers, answers_of, request_of, value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
@@ -20,26 +19,18 @@ from trackside.harness.types import ThreadStatus
 routes = Routes("Console")
 
 
-class Fork(Struct, kw_only=True):
+class Fork(Form, kw_only=True):
     """Where a run begins anew, and with what."""
 
-    csrf: str | None = None
     checkpoint_id: str
     input: str = ""
 
 
-class Change(Struct, kw_only=True):
-    """What is said anew of a thread."""
+class Change(Form, kw_only=True):
+    """What is changed of a thread."""
 
-    csrf: str | None = None
     metadata: str = ""
     ttl: str = ""
-
-
-class Plain(Struct, kw_only=True):
-    """Nothing but that it comes from a page."""
-
-    csrf: str | None = None
 
 
 @action(routes, "/ui/threads/{thread_id}/answer", body=Answers)
@@ -64,13 +55,17 @@ async def fork_thread(call: Call[Fork, None]) -> Any:
     given = call.body
     thread = (await API.ask(call, threads.get_thread)).value
     agent = (thread.metadata or {}).get(GRAPH)
+    if agent is None:
+        raise HttpError(status=409, detail="this thread has no run yet, so it has no agent that could go on")
     body = {
         "assistant_id": agent,
         "input": _input(given.input) if given.input.strip() else None,
         "checkpoint_id": given.checkpoint_id,
     }
     await API.ask(call, runs.create_run, body=body)
-    return Said(f"A new run goes on from checkpoint …{given.checkpoint_id[-8:]}.", to=f"/ui/threads/{call.thread_id}")
+    return Said(
+        f"Forked: a new run started from checkpoint …{given.checkpoint_id[-8:]}.", to=f"/ui/threads/{call.thread_id}"
+    )
 
 
 def _input(text: str) -> Any:
@@ -79,18 +74,18 @@ def _input(text: str) -> Any:
     return value if isinstance(value, dict) else {"messages": [{"role": "user", "content": text}]}
 
 
-@action(routes, "/ui/threads/{thread_id}/copy", body=Plain)
-async def copy_thread(call: Call[Plain, None]) -> Any:
+@action(routes, "/ui/threads/{thread_id}/copy", body=Form)
+async def copy_thread(call: Call[Form, None]) -> Any:
     """Make another thread that remembers the same."""
     copied = (await API.ask(call, threads.copy_thread)).value
     return Said("Copied: this is the new thread, without the runs.", to=f"/ui/threads/{copied.thread_id}")
 
 
-@action(routes, "/ui/threads/{thread_id}/delete", body=Plain)
-async def delete_thread(call: Call[Plain, None]) -> Any:
+@action(routes, "/ui/threads/{thread_id}/delete", body=Form)
+async def delete_thread(call: Call[Form, None]) -> Any:
     """Remove a thread."""
     await API.ask(call, threads.delete_thread)
-    return Said("The thread is gone.", to="/ui/threads")
+    return Said("Thread deleted.", to="/ui/threads")
 
 
 @action(routes, "/ui/threads/{thread_id}/change", body=Change)
@@ -101,13 +96,13 @@ async def change_thread(call: Call[Change, None]) -> Any:
         try:
             change["metadata"] = msgspec.json.decode(given.metadata, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as exc:
-            raise HttpError(status=422, detail=f"metadata: this is no JSON object ({exc})") from exc
+            raise HttpError(status=422, detail=f"metadata: this is not a JSON object ({exc})") from exc
     if given.ttl.strip():
         try:
             change["ttl"] = float(given.ttl)
         except ValueError:
-            raise HttpError(status=422, detail=f"{given.ttl!r:.80} is no number of minutes") from None
+            raise HttpError(status=422, detail=f"{given.ttl!r:.80} is not a number of minutes") from None
     if not change:
-        raise HttpError(status=422, detail="there is nothing to change: write metadata or minutes")
+        raise HttpError(status=422, detail="nothing to change: write metadata or minutes")
     await API.ask(call, threads.update_thread, body=change)
     return Said("The thread is changed.")

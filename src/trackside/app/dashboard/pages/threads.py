@@ -9,11 +9,12 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from trackside.app.dashboard.asking import served_agents
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.filters import Filters
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import answer_of
-from trackside.app.server.routes import records, thread_records
+from trackside.app.server.routes import thread_records
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.thread_records import RecordedThread
 from trackside.harness.errors import TracksideError
@@ -61,7 +62,7 @@ async def show_threads(call: Call[None, None]) -> Any:
         newer=newer,
         is_first=not place,
         problem=problem,
-        agents=await _agents(call),
+        agents=await served_agents(call),
         statuses=STATUSES,
         shows_owner=call.principal.owner is None and any(thread.owner for thread in found),
     )
@@ -75,10 +76,10 @@ def _read_metadata(filters: Filters) -> None:
     try:
         wanted = msgspec.json.decode(said, type=dict[str, Any]) if said.startswith("{") else _pairs(said)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        filters.problems["metadata"] = 'These are no metadata; write customer=acme, or {"customer": "acme"}.'
+        filters.problems["metadata"] = 'This is not metadata; write customer=acme, or {"customer": "acme"}.'
         return
     if filters.said("since") or filters.said("until") or filters.said("id_prefix"):
-        filters.problems["metadata"] = "Metadata cannot be looked for together with times or an id."
+        filters.problems["metadata"] = "Metadata cannot be combined with times or an id."
         return
     filters.query["metadata"] = msgspec.json.encode(wanted).decode()
 
@@ -94,10 +95,3 @@ def _pairs(said: str) -> dict[str, Any]:
         except msgspec.DecodeError:
             found[key.strip()] = value.strip()
     return found
-
-
-async def _agents(call: Call[Any, Any]) -> Sequence[str]:
-    try:
-        return [agent.name for agent in (await API.ask(call, records.list_agents)).value]
-    except TracksideError:  # suggestions: a page without them is a page
-        return []

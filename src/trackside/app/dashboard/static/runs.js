@@ -32,11 +32,11 @@ function showSelection() {
   const cancel = document.getElementById("bulk-cancel");
   cancel.textContent = `Cancel ${going}`;
   cancel.disabled = going === 0;
-  cancel.dataset.hxConfirm = `Cancel ${number(going, "run")}? What they have done so far is kept.`;
+  cancel.dataset.hxConfirm = `Cancel ${number(going, "run")}? What they have done so far stays.`;
   const retry = document.getElementById("bulk-retry");
   retry.textContent = `Retry ${ended}`;
   retry.disabled = ended === 0;
-  retry.dataset.hxConfirm = `Start ${number(ended, "run")} anew, with the same input? Each becomes a new run, and may cost as much again.`;
+  retry.dataset.hxConfirm = `Retry ${number(ended, "run")} with the same input? Each becomes a new run and may cost as much again.`;
 }
 
 function selectNone() {
@@ -130,7 +130,7 @@ document.addEventListener("htmx:config:request", (event) => {
 
 function asGone(row) {
   row.classList.add("is-gone");
-  row.title = "This run fits the filters no more, or was removed.";
+  row.title = "This run no longer matches the filters, or was deleted.";
   return row;
 }
 
@@ -213,7 +213,7 @@ function keep(found) {
   try {
     localStorage.setItem(KEY, JSON.stringify(found));
   } catch {
-    toast("This browser keeps nothing: the address of the view is all there is of it.", true);
+    toast("This browser stores nothing. Keep the address of the view instead.", true);
   }
 }
 
