@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import operator
+import threading
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -16,8 +17,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 
 from trackside import InvalidSpecError, RunStatus
-from trackside.harness.adapters.langgraph import LangGraphAgent
+from trackside.harness.adapters.langgraph import LangGraphAgent, _states
 from trackside.harness.errors import UnknownCheckpointError
+from trackside.harness.payload import whole
 from trackside.harness.states import Describes, KeepsThreads, StateSnapshot, StateUpdate, ThreadPlace
 
 
@@ -73,6 +75,26 @@ async def test_a_thread_that_nothing_has_run_on_has_no_state(saver: Any) -> None
     assert await agent.state(ThreadPlace(thread_id="t")) is None
     assert await agent.history(ThreadPlace(thread_id="t"), limit=10) == []
     assert await LangGraphAgent(two_steps(checkpointer=False)).state(ThreadPlace(thread_id="t")) is None
+
+
+async def test_large_states_are_made_ready_beside_the_event_loop(
+    stage: Any, saver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nobody else waits for them."""
+    graph = two_steps(checkpointer=saver)
+    await stage.play(graph, {"log": ["in"]}, thread_id="t")
+    threads: set[int] = set()
+
+    def seen(value: Any) -> Any:
+        threads.add(threading.get_ident())
+        return whole(value)
+
+    monkeypatch.setattr(_states, "whole", seen)
+
+    assert await log_of(graph) == ["in", "first", "second"]
+    assert len(await history_of(graph)) == 4
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_the_state_has_what_was_asked_and_where_it_is(stage: Any, saver: Any) -> None:

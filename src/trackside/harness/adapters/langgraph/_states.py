@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -28,7 +29,7 @@ async def read_state(graph: Graph, place: ThreadPlace, *, subgraphs: bool) -> St
         return None
     state = await graph.aget_state(_address(place), subgraphs=subgraphs)
     if state.created_at is not None:
-        return snapshot_of(state)
+        return await asyncio.to_thread(snapshot_of, state)  # a large one takes long, and nobody else shall wait for it
     if place.checkpoint_id is not None:
         raise UnknownCheckpointError(thread_id=place.thread_id, checkpoint_id=place.checkpoint_id)
     return None
@@ -46,7 +47,7 @@ async def read_history(
     )
     try:
         async with aclosing(cast("AsyncGenerator[langgraph.StateSnapshot]", history)) as states:
-            return [snapshot_of(state) async for state in states]
+            return [await asyncio.to_thread(snapshot_of, state) async for state in states]
     except ValueError as exc:  # a saver that cannot look for what is asked
         if isinstance(exc, TracksideError):
             raise
