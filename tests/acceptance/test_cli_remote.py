@@ -115,6 +115,8 @@ def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
         ("runs", "--text", "KETTLES"),
         ("runs", "--cost-above", "0.0001"),
         ("runs", "--duration-above", "0.000001"),
+        ("runs", "--waiting"),
+        ("runs", "--waiting", "--agent", "ask", "--text", "ask"),
         ("runs", done),
         ("runs", failed[:-1]),
         ("runs", "run-1"),
@@ -152,6 +154,7 @@ def test_what_cannot_be_found_is_said_in_the_same_words(served: Served, here: Tr
         ("resume", "thread-1", "yes"): "Thread 'thread-1' does not wait for an answer",
         ("subscriptions", "nobody"): "nobody",
         ("runs", "run-1", "--text", "x"): "--text: one run is shown as it is",
+        ("runs", "run-1", "--waiting"): "--waiting: one run is shown as it is",
         ("runs", "--cost-above", "much"): "--cost-above: 'much' is not an amount",
     }.items():
         done = here(*asked, *at)
@@ -264,7 +267,7 @@ def test_the_doctor_of_a_server_says_what_that_finds(served: Served, here: Track
 
     parked = next(finding for finding in found if "events are parked" in finding["what"])
     assert parked["severity"] == "warning"
-    assert parked["fix"].endswith("`trackside parked mail`")
+    assert parked["fix"].endswith(f"`trackside parked mail --database {served.database}`")
 
 
 def test_an_installed_command_asks_a_server_through_a_pipe(

@@ -75,6 +75,26 @@ async def test_runs_are_found_by_who_started_them(serve_agents: Any) -> None:
     assert none.json() == []
 
 
+async def test_runs_are_found_whose_question_is_still_open(serve_agents: Any) -> None:
+    async def asks(input: Any, run: RunContext) -> Any:
+        return run.interrupt("May I?")
+
+    async with serve_agents({"asks": asks}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        answered, left = [(await served.client.threads.create())["thread_id"] for _ in range(2)]
+        for thread in (answered, left):
+            await served.client.runs.wait(thread, "asks", input={})
+        both = (await http.get("/runs", params={"waiting": "true"})).json()
+        await served.client.runs.wait(answered, "asks", command={"resume": True})
+        open_ = (await http.get("/runs", params={"waiting": "true", "text": "asks"})).json()
+        asked = (await http.get("/runs", params={"status": "interrupted"})).json()
+        none = (await http.get("/runs", params={"waiting": "true", "status": "error"})).json()
+
+    assert [run["thread_id"] for run in both] == [left, answered]
+    assert [run["thread_id"] for run in open_] == [left]
+    assert {run["thread_id"] for run in asked} == {answered, left}
+    assert none == []
+
+
 async def test_runs_are_found_by_what_they_say_and_a_search_that_is_cut_short_says_where_it_goes_on(
     serve_agents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

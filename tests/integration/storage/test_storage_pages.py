@@ -26,7 +26,10 @@ async def some_runs(store: Store, script) -> list[StoredRun]:
         metadata = {"user": f"u{number % 3}", "attempt": number % 5, "test": number % 2 == 0, "none": None}
         agent, parent = "chat" if number % 4 else "research", {"parent_run_id": f"p{number % 6}"} if number % 2 else {}
         events = [run.started(agent, metadata=metadata, **parent), run.thread("busy")]
-        if number % 5:
+        asks = number % 7 in {2, 5} or (number % 7 == 4 and number < 30)
+        if number % 5 and asks:
+            events += [run.event("run_completed", status="interrupted", completion_data={}), run.thread("interrupted")]
+        elif number % 5:
             events += [run.completed() if number % 3 else run.failed(), run.thread("idle" if number % 3 else "error")]
         await store.append(events)
     return await store.runs(limit=1_000)
@@ -45,6 +48,7 @@ FILTERS = st.fixed_dictionaries(
         "since": st.integers(0, 14),
         "until": st.integers(0, 14),
         "id_prefix": st.sampled_from(["a", "b1", ""]),
+        "waiting": st.booleans(),
     },
 )
 
@@ -52,6 +56,10 @@ FILTERS = st.fixed_dictionaries(
 def says(metadata: Any, wanted: dict[str, Any]) -> bool:
     """Whether metadata have all of this, where True is not 1."""
     return all(key in metadata and repr(metadata[key]) == repr(value) for key, value in wanted.items())
+
+
+WAITING = {"b33", "b37"}
+"""Those whose question is open: the newest of their threads. There are others that have asked, and were answered."""
 
 
 def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
@@ -65,6 +73,7 @@ def fits(run: StoredRun, filters: dict[str, Any]) -> bool:
         and filters.get("since", run.created_at) <= run.created_at
         and (filters.get("until") is None or run.created_at < filters["until"])
         and run.run_id.startswith(filters.get("id_prefix", ""))
+        and (run.run_id in WAITING or not filters.get("waiting"))
     )
 
 

@@ -21,6 +21,8 @@ RARE = "ix_events_rare (event_type=? AND position>?"
 EVENTS_OF_RUN = "sqlite_autoindex_events_1 (run_id=?"
 RUN = "sqlite_autoindex_runs_1 (run_id=?"
 RUNS_OF_THREAD = "COVERING INDEX ix_runs_thread (thread_id=?"
+THREAD = "sqlite_autoindex_threads_1 (thread_id=?"
+RUNS_OF_ITS_THREAD = "ix_runs_thread (thread_id=?"
 RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
 RUNS_OF_AGENT = "COVERING INDEX ix_runs_agent (agent=?"
 AGENT = "ix_runs_agent (agent=?"
@@ -63,6 +65,13 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("runs", {"thread_id": "t", "status": "error"}, False, [RUNS_OF_STATUS]),
     ("runs", {"parent_run_id": "r", "before": CURSOR}, False, [f"{CHILDREN} AND {BEHIND}"]),
     ("runs", {"parent_run_id": "r", "status": "error", "agent": "a", "owner": "me"}, False, [CHILDREN]),
+    ("runs", {"waiting": True}, True, [RUN, THREADS_OF_STATUS, RUNS_OF_ITS_THREAD]),
+    (
+        "runs",
+        {"waiting": True, "before": CURSOR},
+        False,
+        [f"{RUNS_OF_STATUS} AND {BEHIND}", THREAD, RUNS_OF_ITS_THREAD],
+    ),
     ("runs", {"metadata": {"user": "a"}, "before": CURSOR}, False, [f"{LABEL} AND {BEHIND}"]),
     ("runs", {"metadata": {"user": "a", "x": 1}}, True, [LABEL, RUN, LABEL_OF_RUN]),
     ("runs", {"metadata": {"user": "a"}, "status": "error"}, True, [LABEL, RUN]),

@@ -60,6 +60,7 @@ class SearchOptions:
     cost_above: str | None = None
     duration_above: str | None = None
     parent: str | None = None
+    waiting: bool = False
 
     def check_alone(self) -> None:
         """See that nothing is looked for where one run is shown.
@@ -72,6 +73,7 @@ class SearchOptions:
             "--cost-above": self.cost_above,
             "--duration-above": self.duration_above,
             "--parent": self.parent,
+            "--waiting": self.waiting or None,
         }
         for name, value in given.items():
             if value is not None:
@@ -88,6 +90,7 @@ class SearchOptions:
             "text": self.text or None,
             "min_cost": None if cost is None else read_dollars(cost, "--cost-above"),
             "min_duration": None if duration is None else read_seconds(duration, "--duration-above"),
+            "waiting": self.waiting,
         }
 
 
@@ -97,6 +100,7 @@ class _Search(TypedDict):
     text: str | None
     min_cost: float | None
     min_duration: float | None
+    waiting: bool
 
 
 class _Filters(TypedDict):

@@ -63,6 +63,9 @@ def runs(
             autocompletion=completing.run_ids,
         ),
     ] = None,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Only those whose question to a human is still open.")
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +96,9 @@ def runs(
         since=since,
         limit=limit,
     )
-    search = listing.SearchOptions(text=text, cost_above=cost_above, duration_above=duration_above, parent=parent)
+    search = listing.SearchOptions(
+        text=text, cost_above=cost_above, duration_above=duration_above, parent=parent, waiting=waiting
+    )
     return listing.show_runs(options, search) if run is None else listing.show_run(options, run, search)
 
 

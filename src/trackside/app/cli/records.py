@@ -75,6 +75,7 @@ class Records(Protocol):
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
+        waiting: bool = False,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit, those created last first."""

@@ -66,6 +66,7 @@ class RemoteRecords:
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
+        waiting: bool = False,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit."""
@@ -79,6 +80,7 @@ class RemoteRecords:
             "text": text,
             "min_cost": min_cost,
             "min_duration": min_duration,
+            "waiting": waiting or None,
             "details": True,
             "removed": True,
         }

@@ -38,6 +38,7 @@ class StoredRecords:
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
+        waiting: bool = False,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit. A search looks at so many runs at once, and goes on until there are enough or no more."""
@@ -49,6 +50,7 @@ class StoredRecords:
             "since": since,
             "id_prefix": id_prefix,
             "removed": True,
+            "waiting": waiting,
         }
         if text is None and min_cost is None and min_duration is None:
             return await self._store.runs(**filters, limit=limit)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select, tuple_
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
 from trackside.app.storage._tables import run_labels, runs, threads
-from trackside.harness.types import RunStatus
+from trackside.harness.types import RunStatus, ThreadStatus
 
 type Conditions = list[ColumnElement[bool]]
 
@@ -75,6 +75,35 @@ def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:
         run.c.created_at == of.c.created_at,
         unindexed(run.c.run_id) == of.c.run_id,
     )
+
+
+def waits_for_human() -> Conditions:
+    """That a thread has a question that nobody has answered."""
+    return [threads.c.status == ThreadStatus.interrupted.value, threads.c.removed_at.is_(None)]
+
+
+def are_newest_of_waiting() -> ColumnElement[bool]:
+    """That a run is the newest of a thread that waits for a human, in a way that leads from these threads to it."""
+    run = runs.alias()
+    newest = (
+        select(run.c.run_id)
+        .where(run.c.thread_id == threads.c.thread_id, run.c.removed_at.is_(None))
+        .order_by(run.c.created_at.desc(), run.c.run_id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return runs.c.run_id.in_(select(newest).where(*waits_for_human()))
+
+
+def is_newest_of_waiting(of: Table) -> Conditions:
+    """The same, looked at by the thread of a row and what came behind it."""
+    thread, later = threads.alias(), runs.alias()
+    waits = unindexed(thread.c.status) == ThreadStatus.interrupted.value
+    is_behind = tuple_(later.c.created_at, later.c.run_id) > tuple_(of.c.created_at, of.c.run_id)
+    return [
+        there_is(thread.c.thread_id == of.c.thread_id, waits, thread.c.removed_at.is_(None)),
+        ~there_is(later.c.thread_id == of.c.thread_id, is_behind, later.c.removed_at.is_(None)),
+    ]
 
 
 def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -40,14 +40,17 @@ from trackside.app.storage._arguments import (
 from trackside.app.storage._conditions import (
     Conditions,
     are_few,
+    are_newest_of_waiting,
     are_owned_by,
     begins,
     count_up_to,
     has_status,
     is_labelled,
+    is_newest_of_waiting,
     is_owned,
     there_is,
     unindexed,
+    waits_for_human,
     within,
 )
 from trackside.app.storage._fold import Label
@@ -128,6 +131,7 @@ class RunListing:
     id_prefix: str | None
     owner: str | None
     removed: bool
+    waiting: bool
     page: Page
 
     @classmethod
@@ -144,6 +148,7 @@ class RunListing:
         id_prefix: str | None = None,
         owner: str | None = None,
         removed: bool = False,
+        waiting: bool = False,
         page: Page,
     ) -> Self:
         """Check what was asked for.
@@ -152,8 +157,12 @@ class RunListing:
             InvalidQueryError: an argument does not fit.
         """
         since, until = interval(since, until)
+        waiting = flag("waiting", waiting)
+        statuses = None if status is None else members(RunStatus, "status", status)
+        if waiting:
+            statuses = [one for one in statuses or [RunStatus.interrupted] if one == RunStatus.interrupted]
         return cls(
-            statuses=None if status is None else members(RunStatus, "status", status),
+            statuses=statuses,
             agent=plain_or_none("agent", agent),
             thread_id=plain_or_none("thread_id", thread_id),
             parent_run_id=plain_or_none("parent_run_id", parent_run_id),
@@ -162,7 +171,8 @@ class RunListing:
             until=until,
             id_prefix=plain_or_none("id_prefix", id_prefix),
             owner=plain_or_none("owner", owner),
-            removed=flag("removed", removed),
+            removed=flag("removed", removed) and not waiting,
+            waiting=waiting,
             page=page,
         )
 
@@ -191,6 +201,8 @@ class RunListing:
             return self._through_ids(self.id_prefix)
         if self.owner is not None and are_few(connection, [are_owned_by(self.owner)], FEW):
             return self._through_owner(self.owner)
+        if self.waiting and are_few(connection, waits_for_human(), FEW):
+            return self._through_waiting()
         ways: list[tuple[Conditions, int, Callable[[], Select[Any]]]] = []
         if self.thread_id is not None:
             ways.append((self._of_thread(self.thread_id), 1, partial(self._through_thread, self.thread_id)))
@@ -228,6 +240,10 @@ class RunListing:
         conditions = [are_owned_by(owner), *self._time(runs.c.created_at), *self._rest(owner=False)]
         return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
 
+    def _through_waiting(self) -> Select[Any]:
+        conditions = [are_newest_of_waiting(), *self._time(runs.c.created_at), *self._rest(waiting=False)]
+        return self.page.keys(conditions, runs.c.created_at, runs.c.run_id)
+
     def _through_label(self, label: Label) -> Select[Any]:
         conditions = self._of_label(label)
         if not self.removed:
@@ -248,6 +264,8 @@ class RunListing:
             conditions += begins(unindexed(run_labels.c.run_id), self.id_prefix)
         if self.statuses is not None:
             conditions.append(has_status(self.statuses, run_labels))
+        if self.waiting:
+            conditions += is_newest_of_waiting(run_labels)
         return self.page.keys(conditions, run_labels.c.created_at, run_labels.c.run_id)
 
     def _through_statuses(self) -> Select[Any]:
@@ -286,6 +304,7 @@ class RunListing:
         prefix: bool = True,
         statuses: bool = True,
         owner: bool = True,
+        waiting: bool = True,
     ) -> Conditions:
         """What else has to hold, said in a way that leads to no index: the page is on its way through another one."""
         conditions = [is_labelled(label, runs) for label in self.labels]
@@ -303,6 +322,8 @@ class RunListing:
             conditions.append(unindexed(runs.c.parent_run_id) == self.parent_run_id)
         if prefix and self.id_prefix is not None:
             conditions += begins(unindexed(runs.c.run_id), self.id_prefix)
+        if waiting and self.waiting:
+            conditions += is_newest_of_waiting(runs)
         return conditions
 
 

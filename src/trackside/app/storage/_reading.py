@@ -133,6 +133,7 @@ class StoreReading:
         id_prefix: str | None = None,
         owner: str | None = None,
         removed: bool = False,
+        waiting: bool = False,
         after: str | None = None,
         before: str | None = None,
         limit: int = 50,
@@ -154,6 +155,7 @@ class StoreReading:
             id_prefix: how their ids begin.
             owner: only of threads of this owner.
             removed: also runs that clients do not see: they, or their threads, were removed, or they were rolled back.
+            waiting: only runs whose question to a human is still open: the newest ones of threads that wait for an answer.
             after: only runs that are newer than this `cursor`, next to it.
             before: only runs that are older than this `cursor`.
             limit: how many at most.
@@ -172,6 +174,7 @@ class StoreReading:
             id_prefix=id_prefix,
             owner=owner,
             removed=removed,
+            waiting=waiting,
             page=Page.of(after=after, before=before, limit=limit),
         )
         return await self._readers.run(listing.read)

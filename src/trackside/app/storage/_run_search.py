@@ -59,6 +59,7 @@ class RunFilters(TypedDict, total=False):
     id_prefix: str | None
     owner: str | None
     removed: bool
+    waiting: bool
 
 
 class FoundRuns(NamedTuple):

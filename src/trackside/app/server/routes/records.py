@@ -89,6 +89,7 @@ async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str
         "owner": call.principal.owner,
         "id_prefix": query.id_prefix,
         "removed": query.removed,
+        "waiting": query.waiting,
     }
     after, before, limit = query.after, query.before, query.limit + 1
     if not query.searches:

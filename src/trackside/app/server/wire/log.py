@@ -94,6 +94,8 @@ class RunQuery(Struct, kw_only=True):
     """US dollars."""
     min_duration: Annotated[float, Meta(ge=0)] | None = None
     """Seconds; of a run that goes on, until now."""
+    waiting: bool = False
+    """Only runs whose question to a human is still open."""
     removed: bool = False
     """Also runs that were deleted or rolled back, whose events the log still has."""
     details: bool = False
