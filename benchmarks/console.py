@@ -23,7 +23,7 @@ from trackside.app.storage import Store
 
 EFFORT = Effort(rounds=5, seconds=1.0)
 EVENTS, QUICK_EVENTS = 10_000_000, 300_000
-CALLS, QUICK_CALLS = 200, 10
+CALLS, QUICK_CALLS = 100, 10
 """How often each is asked for, each time about another run."""
 FIRST_BYTE = "first byte"
 LIMIT_MS = 50
@@ -44,10 +44,11 @@ def _ago(**length: float) -> str:
 
 def asked_for(place: Place) -> Mapping[str, str]:
     """The addresses, by what they are: pages, and then what the API answers where they ask it."""
-    day, month = _ago(days=1), _ago(days=30)
+    day, week, month = _ago(days=1), _ago(days=7), _ago(days=30)
     return {
         "page: overview": "/ui",
-        "page: overview of 30 days": f"/ui?since={month}",
+        "page: overview of 7 days": "/ui?range=7d",
+        "page: overview of 30 days": "/ui?range=30d",
         "page: runs": "/ui/runs",
         "page: runs, deep in the list": f"/ui/runs?before={quote(place.cursor)}",
         "page: runs that failed": "/ui/runs?status=error",
@@ -74,7 +75,8 @@ def asked_for(place: Place) -> Mapping[str, str]:
         "API: GET /stats of a day": f"/stats?since={day}",
         "API: GET /stats of 30 days": f"/stats?since={month}",
         "API: GET /stats/timeline of a day": f"/stats/timeline?since={day}",
-        "API: GET /stats/timeline of 30 days, by half days": f"/stats/timeline?since={month}&width=43200",
+        "API: GET /stats/timeline of 7 days, by quarter days": f"/stats/timeline?since={week}&width=21600",
+        "API: GET /stats/timeline of 30 days, by days": f"/stats/timeline?since={month}&width=86400",
         "API: GET /stats/failures": "/stats/failures",
         "API: GET /stats/failures of 30 days": f"/stats/failures?since={month}",
         "API: GET /stats/now": "/stats/now",
