@@ -19,6 +19,10 @@ class UsageError(Exception):
     """What was typed makes no sense."""
 
 
+class DemoError(Exception):
+    """Something that the demo needs has gone."""
+
+
 class Parser(argparse.ArgumentParser):
     """Reads options; raises `UsageError` where they make no sense."""
 
@@ -38,7 +42,7 @@ def exit_code_of(run: Callable[[], int]) -> int:
     except (UsageError, DocumentError, TracksideError) as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 2
-    except LocalModelError as exc:
+    except (LocalModelError, DemoError) as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -26,6 +27,12 @@ def free_port() -> int:
 def asked(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.loads(answer.read())
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started."""
+    found = [path.read_text("ascii").split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for of_thread in found for child in of_thread]
 
 
 def has_all(url: str) -> bool:
@@ -70,6 +77,22 @@ def test_runs_of_all_kinds_keep_coming_until_it_is_told_to_stop(tmp_path: Path) 
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("trackside-demo-serve")) != []
+
+
+def test_a_server_that_is_gone_is_said(tmp_path: Path) -> None:
+    process = demo(tmp_path, "--port", str(free_port()), "--every", "0.5")
+    try:
+        assert process.stdout is not None
+        while "database" not in process.stdout.readline():
+            assert process.poll() is None
+        (server,) = [pid for pid in children(process.pid) if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(server, signal.SIGKILL)
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert complaints.startswith("demo: the server has ended by itself")
+    assert "Traceback" not in complaints
 
 
 def test_what_makes_no_sense_is_said(tmp_path: Path) -> None:

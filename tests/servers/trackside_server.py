@@ -70,6 +70,11 @@ class TracksideServer:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, by itself or because somebody has ended it."""
+        return self._process is None or self._process.poll() is not None
+
+    @property
     def log(self) -> str:
         """What it has written to standard error, in all its lives."""
         path = self.folder / "serve.log"

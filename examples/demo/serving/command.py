@@ -18,7 +18,7 @@ from rich.text import Text
 from trackside_server import TracksideServer
 from webhook_receiver import Answer, Connection, WebhookReceiver, status
 
-from demo.commandline import Parser, UsageError, exit_code_of
+from demo.commandline import DemoError, Parser, UsageError, exit_code_of
 from demo.serving.visitors import Visitors
 from trackside.app.cli.output import OutputConsole, standard_output
 
@@ -34,6 +34,7 @@ AGENTS: Final = {
 }
 """The agents by name, and what they are for."""
 
+_LOOK_AGAIN: Final = 1.0  # seconds
 _SECRET: Final = "DEMO_HOOK_SECRET"  # the variable's name
 
 
@@ -106,22 +107,29 @@ async def run_demo(options: argparse.Namespace, console: OutputConsole) -> None:
                 raise UsageError(f"the server did not start: {_last_line(server.log) or exc}") from exc
             try:
                 _introduce(console, server.url, database)
-                if await _receive(server.url, options) is not None:
+                if await _receive(server, options) is not None:
                     console.print(f"The pictures are in {options.pictures}.")
+                if server.has_ended:
+                    raise DemoError(f"the server has ended by itself: {_last_line(server.log)}")
             finally:
-                await asyncio.shield(asyncio.to_thread(server.terminate))
+                if not server.has_ended:
+                    await asyncio.shield(asyncio.to_thread(server.terminate))
+        console.print(f"The server has stopped. What it has recorded is kept: {database}", style="dim")
 
 
-async def _receive(url: str, options: argparse.Namespace) -> list[Path] | None:
-    """Have visitors come until the time is over, somebody says that it is enough, or the pictures are taken, if any."""
+async def _receive(server: TracksideServer, options: argparse.Namespace) -> list[Path] | None:
+    """Have visitors come until the time is over, somebody says that it is enough, the pictures are taken, if any, or the
+    server has ended.
+    """
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    visiting = asyncio.create_task(Visitors(url, every=options.every).come(), name="demo: visitors")
-    taking = asyncio.create_task(_pictures(url, options.pictures), name="demo: pictures")
+    visiting = asyncio.create_task(Visitors(server.url, every=options.every).come(), name="demo: visitors")
+    taking = asyncio.create_task(_pictures(server.url, options.pictures), name="demo: pictures")
     waiting = asyncio.create_task(over.wait(), name="demo: until it is over")
-    tasks: set[asyncio.Task[Any]] = {visiting, taking, waiting}
+    ending = asyncio.create_task(_until_ended(server), name="demo: server")
+    tasks: set[asyncio.Task[Any]] = {visiting, taking, waiting, ending}
     try:
         await asyncio.wait(tasks, timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
         if visiting.done():
@@ -131,6 +139,11 @@ async def _receive(url: str, options: argparse.Namespace) -> list[Path] | None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_ended(server: TracksideServer) -> None:
+    while not server.has_ended:  # noqa: ASYNC110  # a process says nothing when it ends
+        await asyncio.sleep(_LOOK_AGAIN)
 
 
 async def _pictures(url: str, folder: Path | None) -> list[Path]:

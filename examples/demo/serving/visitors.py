@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httpx
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.errors import LangGraphError
 
 from demo.scenario import CLAIM, COMPLAINT, DEEP_QUESTION, QUESTIONS, said
 
@@ -72,6 +75,11 @@ class Visitors:
                 group.create_task(self._run(client, self._chance.choice(errands(self._chance))))
 
     async def _run(self, client: LangGraphClient, errand: Errand) -> None:
+        # Whoever looks at the console may have cancelled, answered or deleted what this one waits for.
+        with suppress(httpx.HTTPError, LangGraphError):
+            await self._see_through(client, errand)
+
+    async def _see_through(self, client: LangGraphClient, errand: Errand) -> None:
         thread = await client.threads.create(metadata={"errand": errand.why})
         thread_id = thread["thread_id"]
         metadata = {"errand": errand.why, "visitor": f"visitor-{self._chance.randint(1, 40)}"}
