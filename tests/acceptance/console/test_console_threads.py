@@ -338,7 +338,7 @@ async def test_who_may_only_look_sees_no_way_to_change_and_others_threads_are_no
                 await expect(page.locator(".play-run")).to_contain_text("success")
             else:
                 await expect(page.get_by_text("Shall I go on?")).to_be_visible()
-                await expect(page.get_by_text("needs the permission “run”").first).to_be_visible()
+                await expect(page.get_by_text("the permission “run”").first).to_be_visible()
                 await seen.go(f"/ui/threads/{thread_id}?view=history")
                 await expect(page.get_by_role("link", name="what changed").first).to_be_visible()
                 await expect(page.locator("form[method=post]:not([action$=sign-out]):not(.answer)")).to_have_count(0)

@@ -107,6 +107,8 @@ let watch = 0;
 function say(state, text) {
   const element = document.getElementById("liveness");
   if (element.dataset.state === state) return;
+  // That a page is live is what everybody expects: read aloud it is only when it is lost, and when it comes back.
+  element.ariaLive = [state, element.dataset.state].includes("lost") ? "polite" : "off";
   element.dataset.state = state;
   element.textContent = text;
 }
@@ -160,6 +162,24 @@ addEventListener("pagehide", () => stream?.close());
 
 // Actions: forms that htmx sends. What the server says to them is a sentence.
 
+// Who clicks twice means it once: htmx would send a form again as soon as it was answered.
+let sent = new WeakSet();
+const isForm = (element) => element?.matches?.("form[method=post]");
+document.addEventListener("submit", (event) => {
+  if (!sent.has(event.target)) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}, true);
+document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
+  if (isForm(ctx.sourceElement)) sent.add(ctx.sourceElement);
+});
+document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
+  if (!ctx.hx?.redirect) sent.delete(ctx.sourceElement); // else the page is left
+});
+addEventListener("pageshow", () => {
+  sent = new WeakSet(); // also of a page that somebody comes back to
+});
+
 document.addEventListener("htmx:after:request", (event) => {
   const { ctx } = event.detail;
   if (ctx.request.method === "GET") {
@@ -177,7 +197,7 @@ document.addEventListener("htmx:after:request", (event) => {
   refresh();
 });
 document.addEventListener("htmx:error", (event) => {
-  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Nothing is known to be done.", true);
+  if (event.detail.ctx?.request?.method !== "GET") toast("The server does not answer. Look whether it was done before you try again.", true);
 });
 document.addEventListener("htmx:after:swap", () => {
   writeTimes();
