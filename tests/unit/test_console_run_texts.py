@@ -8,7 +8,10 @@ import subprocess
 from typing import Any
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from trackside.app.cli.commands import app
 from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.pages._run_commands import Commands, commands_of
 from trackside.app.dashboard.pages._run_texts import said, used_by
@@ -61,7 +64,17 @@ def test_tables_of_what_was_used_add_up() -> None:
 
 def commands(request: Any, *, goes_on: bool = False, **fields: Any) -> Commands:
     known = {"run_id": "r-1", "thread_id": "t-1", "agent": "chat", "metadata": {}, "base_url": "http://h:1", **fields}
-    return commands_of(request=request, goes_on=goes_on, **known)
+    return commands_of(request=request, goes_on=goes_on, asks_who=True, **known)
+
+
+def parsed(command: str) -> tuple[str, dict[str, Any]]:
+    """What the command line makes of it: which command, with which values."""
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    with root.make_context("trackside", words(command)[1:]) as context:
+        name, chosen, rest = root.resolve_command(context, [*context._protected_args, *context.args])
+        assert name is not None and chosen is not None
+        return name, chosen.make_context(name, rest, parent=context).params
 
 
 def words(command: str) -> list[str]:
@@ -83,7 +96,11 @@ def words(command: str) -> list[str]:
 def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
     request = {"input": {"messages": [{"role": "user", "content": text}]}}
     copied = commands(request, metadata={"who": NASTY, "n": 3}, goes_on=True)
-    assert words(copied.run)[:6] == ["trackside", "run", "--thread", "t-1", "--metadata", f"who={NASTY}"]
+    place = ["--url", "http://h:1", "--api-key", "the key"]
+    assert words(copied.run)[:10] == ["trackside", "run", *place, "--thread", "t-1", "--metadata", f"who={NASTY}"]
+    name, values = parsed(copied.run)
+    assert (name, values["url"], values["api_key"]) == ("run", "http://h:1", "the key")
+    assert (values["agent"], values["thread"], values["metadata"]) == ("chat", "t-1", [f"who={NASTY}"])
     given = words(copied.run)[-1]
     assert given == text or json.loads(given) == request["input"]
     assert given == text or not text[:1].isalpha() or text == "true"
@@ -95,8 +112,22 @@ def test_what_is_copied_is_what_was_asked_for_to_a_shell(text: str) -> None:
 
 def test_an_answer_is_copied_as_one() -> None:
     copied = commands({"command": {"resume": {"q": NASTY}}}, goes_on=True)
-    assert words(copied.run)[:3] == ["trackside", "resume", "t-1"]
-    assert json.loads(words(copied.run)[3]) == {"q": NASTY}
+    name, values = parsed(copied.run)
+    assert (name, values["thread"], values["url"]) == ("resume", "t-1", "http://h:1")
+    assert json.loads(values["answer"]) == {"q": NASTY}
+
+
+@pytest.mark.parametrize("agent", ["chat", "-x"])
+@pytest.mark.parametrize("given", [-5, "-v", {"a": 1}, None])
+def test_what_is_copied_is_what_the_command_line_reads(agent: str, given: Any) -> None:
+    copied = commands({"input": given}, agent=agent)
+    name, values = parsed(copied.run)
+    assert (name, values["agent"], json.loads(values["input"] or "null")) == ("run", agent, given)
+    name, values = parsed(commands({"command": {"resume": given}}, goes_on=True).run)
+    assert (name, json.loads(values["answer"])) == ("resume", given)
+    for command, wanted in ((copied.show, "runs"), (copied.retry, "retry")):
+        name, values = parsed(command)
+        assert (name, values["run"], values["url"], values["api_key"]) == (wanted, "r-1", "http://h:1", "the key")
 
 
 def test_what_no_command_line_holds_is_saved_first() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -247,6 +249,16 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         await expect(waiting.locator(".status")).to_have_text("interrupted")
 
 
+async def in_shell(command: str) -> tuple[str, int | None]:
+    """What a command says, typed where the one of these tests is installed, and how it ends."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_shell(
+        command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PATH": path}
+    )
+    async with asyncio.timeout(60):
+        return (await process.communicate())[0].decode(), process.returncode
+
+
 async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> None:
     server, api = await serving()
     waits = await api.start("waits")
@@ -265,7 +277,9 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await page.get_by_role("button", name="Retry").dblclick()
         await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
-        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, "two clicks are one retry"
+        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, (
+            "two clicks are one retry"
+        )
         await expect(page.locator("#run-rest")).to_contain_text("attempt 1, retried by this run")
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")
@@ -276,12 +290,18 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await page.get_by_role("button", name="Copy as CLI").click()
         await expect(page.locator(".toast")).to_have_text("Copied.")
         copied = await page.evaluate("navigator.clipboard.readText()")
-        assert shlex.split(copied) == ["trackside", "run", "talks", said]
+        assert shlex.split(copied) == ["trackside", "run", "--url", server.url, "talks", said]
+        copies = [copied]
+        for name in ("Copy command that shows it", "Copy command that retries it"):
+            await page.get_by_role("button", name=name).click()
+            await expect(page.locator(".toast")).to_have_count(len(copies) + 1)
+            copies.append(await page.evaluate("navigator.clipboard.readText()"))
+        outcomes = [await in_shell(copied) for copied in copies]
+        assert [code for _, code in outcomes] == [0, 0, 0], outcomes
+        assert talks["run_id"] in outcomes[1][0]
         await page.get_by_role("button", name="Copy as curl").click()
-        await expect(page.locator(".toast")).to_have_count(2)
-        curl = await page.evaluate("navigator.clipboard.readText()")
-        process = await asyncio.create_subprocess_shell(curl, stdout=asyncio.subprocess.PIPE)
-        made = json.loads((await process.communicate())[0])
+        await expect(page.locator(".toast").last).to_have_text("Copied.")
+        made = json.loads((await in_shell(await page.evaluate("navigator.clipboard.readText()")))[0])
         assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
 
         # A thread of an agent that keeps no checkpoints cannot go back, unless this was its first run.

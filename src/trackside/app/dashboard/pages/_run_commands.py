@@ -11,6 +11,7 @@ from typing import Any, Final
 
 _MOST_CHARS: Final = 30_000
 """One argument of a command line may have 128 KiB, as UTF-8; the quotes in it take more."""
+_KEY: Final = '"$TRACKSIDE_API_KEY"'
 _PLAIN_TEXT: Final = re.compile(r"[A-Za-z][^\x00]*", re.DOTALL)
 _WORDS_OF_JSON: Final = frozenset({"true", "false", "null", "NaN", "Infinity"})
 _SAME: Final = (
@@ -32,6 +33,7 @@ class Commands:
     """What can be copied."""
 
     show: str
+    retry: str
     run: str
     curl: str
     input_file: str | None = None
@@ -58,6 +60,7 @@ def commands_of(
     metadata: Mapping[str, Any],
     base_url: str,
     goes_on: bool,
+    asks_who: bool,
 ) -> Commands:
     """What to type.
 
@@ -69,6 +72,7 @@ def commands_of(
         metadata: those of the run.
         base_url: where the API is.
         goes_on: whether the run went on with what its thread remembered; else the new one gets a thread of its own.
+        asks_who: whether the API wants a key, which a variable has.
     """
     body = create_request(request, agent, metadata)
     address = f"{base_url}/threads/{thread_id}/runs" if goes_on else f"{base_url}/runs"
@@ -76,23 +80,26 @@ def commands_of(
         body["on_completion"] = "keep"
     data = _json(body)
     is_long = len(data) > _MOST_CHARS
+    place = f"--url {shlex.quote(base_url)}" + (f" --api-key {_KEY}" if asks_who else "")
     curl = " \\\n  ".join(
         [
             f"curl -sS -X POST {shlex.quote(address)}",
-            '-H "X-Api-Key: $TRACKSIDE_API_KEY"',
+            *(['-H "X-Api-Key: $TRACKSIDE_API_KEY"'] if asks_who else []),
             "-H 'Content-Type: application/json'",
             "--data-binary @request.json" if is_long else f"--data-raw {shlex.quote(data)}",
         ]
     )
     return Commands(
-        show=f"trackside runs {run_id}",
-        run=_run(thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long),
+        show=f"trackside runs {place} {run_id}",
+        retry=f"trackside retry {place} {run_id}",
+        run=_run(place, thread_id, agent, request, metadata, goes_on=goes_on, is_long=is_long),
         curl=curl,
         input_file="request.json" if is_long else None,
     )
 
 
 def _run(
+    place: str,
     thread_id: str,
     agent: str,
     request: Mapping[str, Any],
@@ -103,8 +110,8 @@ def _run(
 ) -> str:
     command = request.get("command")
     if isinstance(command, Mapping) and "resume" in command:
-        return f"trackside resume {shlex.quote(thread_id)} {shlex.quote(_json(command['resume']))}"
-    words = ["trackside", "run"]
+        return f"trackside resume {place} {_arguments(thread_id, _json(command['resume']))}"
+    words: list[str] = []
     if goes_on:
         words += ["--thread", thread_id]
     for name, value in metadata.items():
@@ -112,7 +119,12 @@ def _run(
             words += ["--metadata", f"{name}={value}"]
     given = request.get("input")
     rest = [] if given is None else ["@input.json" if is_long else _argument(given)]
-    return shlex.join([*words, "--", agent, *rest] if agent.startswith("-") else [*words, agent, *rest])
+    return " ".join(["trackside run", place, *map(shlex.quote, words), _arguments(agent, *rest)])
+
+
+def _arguments(*given: str) -> str:
+    """Arguments of a command, none of which is taken for an option."""
+    return shlex.join(["--", *given] if any(one.startswith("-") for one in given) else given)
 
 
 def _argument(given: Any) -> str:

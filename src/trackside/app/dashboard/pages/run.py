@@ -148,6 +148,7 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
             metadata=run.metadata,
             base_url=_base_url(call),
             goes_on=goes_on,
+            asks_who=call.parts.authenticator is not None,
         ),
         choices=_choices(run, found),
         due_at=_due_at(run),
