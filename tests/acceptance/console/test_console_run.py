@@ -111,7 +111,7 @@ async def test_outcomes_are_said_first(serving: Any, visit: Any) -> None:
         row = page.locator("tr[data-row]", has_text="gpt-5-mini")
         await row.focus()
         await expect(page.locator("#wf-detail")).to_contain_text("50 tokens in, 10 out")
-        await expect(page.locator("#input-title ~ .said")).to_contain_text("hello")
+        await expect(page.locator("#input-title ~ .conversation .message-human")).to_contain_text("hello")
         await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text('"found"')
         await page.locator("#stream-details > summary").click()
         await expect(page.locator("#stream-state")).to_contain_text("ended")
@@ -277,9 +277,7 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await page.get_by_role("button", name="Retry").dblclick()
         await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
-        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, (
-            "two clicks are one retry"
-        )
+        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, "two clicks are one retry"
         await expect(page.locator("#run-rest")).to_contain_text("attempt 1, retried by this run")
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")

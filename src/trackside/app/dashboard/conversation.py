@@ -90,17 +90,24 @@ def _is_message(value: Any) -> bool:
 def _message(value: Any) -> Message:
     if isinstance(value, str):
         return Message(speaker="human", text=value[:LONGEST], hidden=max(0, len(value) - LONGEST))
-    says = str(value.get("role") if value.get("type") in {None, "message"} else value.get("type"))
-    text = text_of(value.get("content"))
+    text, calls = text_of(value.get("content")), value.get("tool_calls")
     return Message(
-        speaker=_SPEAKERS.get(says, says[:80]),
+        speaker=speaker_of(value),
         text=text[:LONGEST],
         name=value["name"] if isinstance(value.get("name"), str) else None,
-        calls=[_call(one) for one in value.get("tool_calls") or () if isinstance(one, Mapping)],
+        calls=[_call(one) for one in calls if isinstance(one, Mapping)] if isinstance(calls, list) else (),
         answers=value["tool_call_id"] if isinstance(value.get("tool_call_id"), str) else None,
         hidden=max(0, len(text) - LONGEST),
         failed=value.get("status") == "error",
     )
+
+
+def speaker_of(value: Any) -> str:
+    """Who says a message: `human`, `ai`, `tool`, `system`, or what it calls itself."""
+    if not isinstance(value, Mapping):
+        return "human"
+    says = str(value.get("role") if value.get("type") in (None, "message") else value.get("type"))
+    return _SPEAKERS.get(says, says[:80])
 
 
 def text_of(content: Any) -> str:
