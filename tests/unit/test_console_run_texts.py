@@ -32,8 +32,9 @@ def test_an_output_is_what_was_said_after_the_last_human() -> None:
         {"type": "tool", "name": "t", "content": "five"},
     ]
     shown = said({"messages": messages, "more": 1}, since_human=True)
-    assert [(one.kind, one.content.text) for one in shown.messages] == [("ai", "four\n[image]"), ("tool", "five")]
-    assert shown.messages[0].calls[0][0] == "t"
+    messages_shown = shown.conversation.messages
+    assert [(one.speaker, one.text) for one in messages_shown] == [("ai", "four\n[image]"), ("tool", "five")]
+    assert messages_shown[0].calls[0].name == "t"
     assert shown.json is not None
     assert json.loads(shown.json.text) == {"more": 1}
 
@@ -41,7 +42,25 @@ def test_an_output_is_what_was_said_after_the_last_human() -> None:
 @pytest.mark.parametrize("value", [{"messages": [1, 2]}, {"messages": 7}, [1], 5, {"a": {"b": 1}}])
 def test_what_is_no_conversation_is_json(value: Any) -> None:
     shown = said(value)
-    assert (shown.messages, json.loads(shown.json.text if shown.json else "null")) == ((), value)
+    assert (shown.conversation.messages, json.loads(shown.json.text if shown.json else "null")) == ((), value)
+
+
+def test_messages_of_any_form_are_read_as_far_as_they_go() -> None:
+    odd = [
+        "alone",
+        {"type": "ai", "content": None, "name": 7, "tool_calls": 7},
+        {"role": "developer", "content": {"a": 1}},
+        {"type": "message", "role": "assistant", "content": ["x", 5, {"type": "tool_use"}, {"thinking": "hm"}]},
+    ]
+    shown = said({"messages": odd}).conversation.messages
+    assert [(one.speaker, one.text, [*one.calls]) for one in shown] == [
+        ("human", "alone", []),
+        ("ai", "", []),
+        ("system", '{"a":1}', []),
+        ("ai", "x\n5\nhm", []),
+    ]
+    many = said({"messages": ["x" * 30_000] * 60}).conversation
+    assert (many.earlier, many.messages[0].hidden) == (10, 10_000)
 
 
 def test_what_is_long_is_cut_and_counted() -> None:

@@ -231,10 +231,8 @@ def _output(run: RunDetails, state: reading.Known[Any], data: Mapping[str, Any])
         return shown, state.why_not
     if state.why_not is not None:
         return shown, f"What the thread held then cannot be had: {state.why_not}."
-    return (
-        shown,
-        "What the thread held when this run ended is not kept: a later run has changed it." if shown.messages else None,
-    )
+    changed = "What the thread held when this run ended is not kept: a later run has changed it."
+    return shown, changed if shown.conversation.messages else None
 
 
 def _checkpoint(state: Any) -> str | None:
