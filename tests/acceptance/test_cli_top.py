@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from rich.console import Console
 from textual.widgets import DataTable, Input, Static
+from trackside_server import TracksideServer
 
 from trackside.app.cli.records import Home
 from trackside.app.cli.stored_records import StoredRecords
@@ -67,7 +70,10 @@ def row_keys(app: TopApp) -> list[str]:
 
 
 def shown(app: TopApp, name: str) -> str:
-    return str(app.screen.query_one(name, Static).render())
+    console = Console(width=300, color_system=None)
+    with console.capture() as capture:
+        console.print(app.screen.query_one(name, Static).content)
+    return capture.get()
 
 
 async def test_runs_come_go_are_found_sorted_and_cancelled(store: Store, url: str) -> None:
@@ -133,6 +139,51 @@ async def test_an_outage_is_said_and_over_when_it_is(store: Store, url: str) -> 
         app._away["events"] = "The database is away."
         await until(pilot, lambda: app.query_one("#banner").has_class("shown"))
         await until(pilot, lambda: not app.query_one("#banner").has_class("shown"))
+
+
+async def test_it_fits_a_small_terminal_and_uses_a_large_one(store: Store, url: str) -> None:
+    await store.append([started(1, "chat")])
+    app = TopApp(StoredRecords(store, Home(url)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: row_keys(app))
+        table = app.query_one("#runs", DataTable)
+        assert [str(column.label) for column in table.ordered_columns] == [
+            "RUN",
+            "STATUS",
+            "AGENT",
+            "TIME",
+            "TOKENS",
+            "COST",
+        ]
+        assert table.virtual_size.width <= 80
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: row_keys(app) and len(table.ordered_columns) == 7)
+        assert str(table.ordered_columns[-1].label) == "THREAD"
+        assert table.virtual_size.width <= 160
+
+
+def test_a_server_is_watched_through_an_outage(terminal: Any, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:fail") as server:
+        first = begin(server, "sleep")
+        shown = terminal("top", "--url", server.url, columns=140)
+        shown.wait_for(first[:18])
+        server.kill()
+        shown.wait_for(f"No server answers at {server.url}")
+        seen = len(shown.text)
+        server.restart()
+        second = begin(server, "fail")
+        shown.wait_for(second[:18])
+        assert "fail" in shown.text[seen:]
+        shown.press(b"q")
+        assert shown.wait() == 0
+
+
+def begin(server: TracksideServer, agent: str) -> str:
+    """Start a run of a new thread; its id."""
+    answer = httpx.post(f"{server.url}/runs", json={"assistant_id": agent, "input": "hello"}, timeout=60)
+    answer.raise_for_status()
+    return str(answer.json()["run_id"])
 
 
 def test_in_a_pipe_it_says_what_to_use_instead(trackside: Run) -> None:

@@ -16,8 +16,8 @@ from trackside.app.cli.arguments import (
     read_seconds,
     read_since,
 )
-from trackside.app.cli.commands import StreamMode
 from trackside.app.cli.places import Place
+from trackside.app.cli.run_commands import StreamMode
 from trackside.app.cli.run_options import RunOptions
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -74,7 +74,12 @@ def delete(
 
 @app.command()
 def top(
-    light: Annotated[bool, typer.Option("--light", help="For a terminal with a light background.")] = False,
+    light: Annotated[
+        bool | None,
+        typer.Option(
+            "--light/--dark", help="For a light background, or a dark one.", show_default="what the terminal has"
+        ),
+    ] = None,
     database: Database = None,
     url: Url = None,
     api_key: ApiKey = None,

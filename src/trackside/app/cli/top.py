@@ -18,8 +18,8 @@ class TopError(TracksideError):
     fault: ClassVar[Fault] = "caller"
 
 
-def top(place: Place, *, light: bool) -> ExitCode:
-    """Show what goes on until somebody quits.
+def top(place: Place, *, light: bool | None) -> ExitCode:
+    """Show what goes on until somebody quits; `light` where the background is, None if the terminal is to be asked.
 
     Raises:
         TopError: Textual is not installed, or there is no terminal.
@@ -28,11 +28,14 @@ def top(place: Place, *, light: bool) -> ExitCode:
         raise TopError(why="Textual is not installed; pip install 'trackside[top]' does it")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise TopError(why="it needs a terminal; `trackside tail` and `trackside runs` write to a pipe")
+    from trackside.app.cli.terminal_background import is_light
     from trackside.app.cli.top_screen import TopApp
+
+    on_light = is_light() if light is None else light
 
     async def main() -> None:
         async with open_records(place) as records:
-            await TopApp(records, light=light).run_async()
+            await TopApp(records, light=on_light).run_async()
 
     asyncio.run(main())
     return ExitCode.success

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar, Protocol, override, runtime_checkable
 
+from rich.table import Table
 from rich.text import Text
 from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Resize
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
 from trackside.app.cli.appearance import RUN_LOOKS, look_of, words_of
 from trackside.app.cli.formatting import abridged, cost, count, duration, moment, one_line
+from trackside.app.cli.top_colours import ANSI_DARK, ANSI_LIGHT, DARK, LIGHT
 from trackside.app.cli.watching import ORDERS, Seen, Watched
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
@@ -35,16 +39,22 @@ _ACTIVE = (RunStatus.pending, RunStatus.running)
 _MOST_ACTIVE = 20_000
 _TAIL = 50
 _LONGEST = 160
-_HELP = """\
-c       cancel the run that is marked; asks before
-r       do once more what it was asked for, on a server (--url)
-Enter   all about it
-/       show only runs with this in their agent or status, or whose id begins so; Escape ends it
-s       sort by age, length, tokens, cost
-p       pause the screen; nothing is missed
-q       quit
-
-Rates are those of the last minute; outcomes are counted from the moment that this began."""
+_KEYS = {
+    "c": "cancel the run that is marked; asks before",
+    "r": "do once more what it was asked for, on a server (--url)",
+    "Enter": "all about it",
+    "/": "show only runs with this in their agent or status, or whose id begins so; Escape shows all again",
+    "s": "sort by age, length, tokens, cost",
+    "p": "pause the screen; nothing is missed",
+    "q": "quit",
+}
+_RATES = "Rates are those of the last minute; outcomes are counted from the moment that this began."
+_WIDE = 110
+"""Columns from which on there is room for threads, and for words beside symbols."""
+_COLUMNS = {"RUN": 18, "STATUS": 13, "AGENT": 24, "TIME": 10, "TOKENS": 9, "COST": 9, "THREAD": 36}
+_NUMERIC = {"TIME", "TOKENS", "COST"}
+_NARROW = {"RUN": 13, "AGENT": 15, "TOKENS": 8, "COST": 8, "THREAD": 0}
+"""Widths that differ where there is less room; what has none is left out."""
 
 
 @runtime_checkable
@@ -64,7 +74,7 @@ class Said(ModalScreen[bool]):
         Binding("escape,n,q,enter", "answer(False)", "Close"),
     ]
 
-    def __init__(self, text: str, *, asks: bool = False) -> None:
+    def __init__(self, text: str | Mapping[str, str], *, asks: bool = False) -> None:
         super().__init__()
         self._text = text
         self._asks = asks
@@ -73,7 +83,7 @@ class Said(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         hint = "y: yes · n or Escape: no" if self._asks else "Escape closes this"
         with Vertical(id="said"):
-            yield Static(Text(self._text), id="text")
+            yield Static(Text(self._text) if isinstance(self._text, str) else _pairs(self._text), id="text")
             yield Static(Text(hint, "dim"))
 
     def action_answer(self, agreed: bool) -> None:
@@ -87,22 +97,30 @@ class TopApp(App[None]):
     TITLE = "trackside top"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    #banner { display: none; background: $error; color: $text; padding: 0 1; }
+    * { scrollbar-size-vertical: 1; scrollbar-color: $panel-lighten-2; scrollbar-background: $background; }
+    #banner { display: none; background: $error; color: white; padding: 0 1; }
     #banner.shown { display: block; }
     #numbers { height: 3; padding: 0 1; }
-    #filter { display: none; }
+    #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
     #filter.shown { display: block; }
-    #runs { height: 2fr; }
-    #tail { height: 1fr; border-top: solid $primary; padding: 0 1; }
+    #runs { height: 2fr; overflow-x: hidden; background: $background; }
+    #runs > .datatable--header { background: $panel; color: $foreground; }
+    #runs > .datatable--odd-row { background: $background; }
+    #runs > .datatable--even-row { background: $background; }
+    #runs > .datatable--cursor { background: $primary; color: $foreground; }
+    #tail { height: 1fr; max-height: 14; overflow-y: auto; padding: 0 1; background: $background; }
+    #tail { border-top: solid $secondary; border-title-color: $secondary; }
+    Footer, FooterKey { background: $panel; }
     Said { align: center middle; }
     #said { width: 80%; max-width: 110; height: auto; max-height: 80%; overflow-y: auto; }
-    #said { border: round $primary; background: $surface; padding: 1 2; }
+    #said { border: round $secondary; background: $panel; padding: 1 2; }
+    #text { margin-bottom: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "cancel_run", "Cancel"),
         Binding("r", "retry_run", "Retry"),
         Binding("slash", "filter", "Filter"),
-        Binding("escape", "unfilter", "All", show=False),
+        Binding("escape", "unfilter", "All runs"),
         Binding("s", "sort", "Sort"),
         Binding("p", "pause", "Pause"),
         Binding("question_mark", "help", "Help"),
@@ -116,11 +134,14 @@ class TopApp(App[None]):
         self._light = light
         self._order = "newest"
         self._wanted = ""
+        self._is_filtering = False
         self._paused = False
         self._now: RunsNow | None = None
         self._marked = ""
         self._follower: Following | None = None
         self._away = {"events": "", "numbers": ""}
+        self._is_wide: bool | None = None
+        self._shown: Mapping[str, int] = {}
 
     @override
     def compose(self) -> ComposeResult:
@@ -133,15 +154,41 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to watch."""
-        self.theme = "textual-light" if self._light else "textual-dark"
-        table = self.query_one("#runs", DataTable)
-        for title in ("RUN", "STATUS", "AGENT", "TIME", "TOKENS", "COST", "THREAD"):
-            table.add_column(title, key=title)
-        table.focus()
+        for theme in (DARK, LIGHT):
+            self.register_theme(theme)
+        self.ansi_theme_dark, self.ansi_theme_light = ANSI_DARK, ANSI_LIGHT
+        self.theme = (LIGHT if self._light else DARK).name
+        self._lay_out(self.size.width)
+        self.query_one("#runs", DataTable).focus()
         self._watch()
         self.set_interval(REDRAWN_EVERY, self._redraw)
         self._count()
         self.set_interval(COUNTED_EVERY, self._count)
+
+    def on_resize(self, event: Resize) -> None:
+        """Make the table fit."""
+        if self._is_wide is not None:  # else there is no table yet
+            self._lay_out(event.size.width)
+            self._redraw()
+
+    def _lay_out(self, width: int) -> None:
+        """Give the table the columns that there is room for."""
+        wide = width >= _WIDE
+        if wide == self._is_wide:
+            return
+        self._is_wide = wide
+        table = self.query_one("#runs", DataTable)
+        table.clear(columns=True)
+        self._shown = _COLUMNS if wide else {**_COLUMNS, **_NARROW}
+        for title, columns in self._shown.items():
+            if columns:
+                label = Text(title, justify="right" if title in _NUMERIC else "left")
+                table.add_column(label, key=title, width=columns)
+
+    @override
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key can be used now; `Escape` while something is filtered."""
+        return action != "unfilter" or self._is_filtering
 
     def on_unmount(self) -> None:
         """Watch no longer."""
@@ -179,6 +226,8 @@ class TopApp(App[None]):
             self._away = dict.fromkeys(self._away, "")
 
     def _redraw(self) -> None:
+        if not self.query("#banner"):  # the screen is being taken down
+            return
         away = next(filter(None, self._away.values()), "")
         banner = self.query_one("#banner", Static)
         banner.set_class(bool(away), "shown")
@@ -190,21 +239,24 @@ class TopApp(App[None]):
 
     def _numbers(self) -> Text:
         runs, events, tokens = self.watched.rates(monotonic())
-        now = self._now
-        text = Text(f"{self._records.home.shown}", "bold")
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(one_line(self._records.home.shown), "bold")
         text.append(f"  {datetime.now().astimezone():%H:%M:%S}  sorted by {self._order}", "dim")
         if self._wanted:
             text.append(f"  only {one_line(self._wanted)!r}", "yellow")
-        text.append(f"\n{runs:.1f} runs/s   {events:.1f} events/s   {tokens:,.0f} tokens/min")
-        if now is not None:
-            waiting = now.waiting_for_place + now.waiting_for_thread
-            text.append(f"   {now.running:,} running   {waiting:,} waiting   {now.waiting_for_human:,} for a human")
-            if now.stuck:
-                text.append(f"   {now.stuck:,} stuck", "red")
         text.append("\n")
+        _figures(text, {"runs/s": f"{runs:.1f}", "events/s": f"{events:.1f}", "tokens/min": f"{tokens:,.0f}"})
+        text.append("\n")
+        if (now := self._now) is not None:
+            waiting = now.waiting_for_place + now.waiting_for_thread
+            if now.stuck:
+                text.append(f"{now.stuck:,} stuck  ", "bold red")
+            figures = {"running": now.running, "waiting": waiting, "for a human": now.waiting_for_human}
+            _figures(text, {name: f"{number:,}" for name, number in figures.items()})
         for status, look in RUN_LOOKS.items():
             if number := self.watched.outcomes[status]:
-                text.append(f"{look.symbol} {number:,} {look.label}   ", look.style)
+                text.append(f"{look.symbol} {number:,} {look.label if self._is_wide else ''}".rstrip(), look.style)
+                text.append("  ")
         return text
 
     def _fill(self, table: DataTable[Text]) -> None:
@@ -214,7 +266,7 @@ class TopApp(App[None]):
         marked, row, scrolled = self._marked, table.cursor_row, table.scroll_y
         table.clear()
         for run in shown:
-            table.add_row(*_cells(run, now), key=run.run_id)
+            table.add_row(*_cells(run, now, self._shown), key=run.run_id)
         at = next((index for index, run in enumerate(shown) if run.run_id == marked), min(row, max(0, len(shown) - 1)))
         table.move_cursor(row=at, animate=False, scroll=False)
         table.scroll_to(y=scrolled, animate=False)
@@ -242,7 +294,8 @@ class TopApp(App[None]):
 
     def _tell(self, stored: StoredEvent) -> None:
         look = look_of(stored.event)
-        line = Text(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
+        line = Text()
+        line.append(f"{moment(stored.event.occurred_at, datetime.now(UTC))}  ", "dim")
         line.append(f"{look.symbol} {look.label:<10}", look.style or "default")
         line.append(f"  {abridged(one_line(words_of(stored.event)), _LONGEST)}", "default")
         self.query_one("#tail", RichLog).write(line)
@@ -269,7 +322,7 @@ class TopApp(App[None]):
             "error": abridged(one_line(run.error or "")),
             "look": f"trackside runs {run.run_id}{self._records.home.flags}",
         }
-        await self.push_screen(Said("\n".join(f"{name:<8} {text}" for name, text in facts.items() if text)))
+        await self.push_screen(Said({name: text for name, text in facts.items() if text}))
 
     @work(name="trackside-top-cancel", exclusive=True, group="act")
     async def action_cancel_run(self) -> None:
@@ -309,6 +362,8 @@ class TopApp(App[None]):
         box = self.query_one("#filter", Input)
         box.add_class("shown")
         box.focus()
+        self._is_filtering = True
+        self.refresh_bindings()
 
     def action_unfilter(self) -> None:
         """Show all runs."""
@@ -316,6 +371,8 @@ class TopApp(App[None]):
         box.value = ""
         box.remove_class("shown")
         self.query_one("#runs", DataTable).focus()
+        self._is_filtering = False
+        self.refresh_bindings()
 
     @on(Input.Changed, "#filter")
     def _want(self, event: Input.Changed) -> None:
@@ -340,17 +397,35 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Say what the keys do."""
-        self.push_screen(Said(_HELP))
+        self.push_screen(Said({**_KEYS, "": f"\n{_RATES}"}))
 
 
-def _cells(run: Seen, now: datetime) -> tuple[Text, ...]:
+def _cells(run: Seen, now: datetime, widths: Mapping[str, int]) -> list[Text]:
     look = RUN_LOOKS[run.status]
-    return (
-        Text(run.run_id[:18]),
-        Text(f"{look.symbol} {look.label}", look.style),
-        Text(abridged(one_line(run.agent), 40)),
-        Text(duration(run.seconds(now)), justify="right"),
-        Text(f"{run.tokens:,}" if run.tokens else "", justify="right"),
-        Text("" if run.cost is None else cost(run.cost), justify="right"),
-        Text(run.thread_id[:18], "dim"),
-    )
+    cells = {
+        "RUN": Text(run.run_id[: widths["RUN"]]),
+        "STATUS": Text(f"{look.symbol} {look.label}", look.style),
+        "AGENT": Text(abridged(one_line(run.agent), widths["AGENT"])),
+        "TIME": Text(duration(run.seconds(now)), justify="right"),
+        "TOKENS": Text(f"{run.tokens:,}" if run.tokens else "", justify="right"),
+        "COST": Text("" if run.cost is None else cost(run.cost), justify="right"),
+        "THREAD": Text(one_line(run.thread_id)[: widths["THREAD"]], "dim"),
+    }
+    return [cell for title, cell in cells.items() if widths[title]]
+
+
+def _figures(text: Text, figures: Mapping[str, str]) -> None:
+    """Add numbers and what they are of."""
+    for name, number in figures.items():
+        text.append(number, "bold")
+        text.append(f" {name}   ", "dim")
+
+
+def _pairs(facts: Mapping[str, str]) -> Table:
+    """Names, and beside each what there is to say."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, said in facts.items():
+        table.add_row(name, Text(said))
+    return table
