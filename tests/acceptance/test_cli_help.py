@@ -23,6 +23,7 @@ def test_the_manual_has_all_commands_and_no_others() -> None:
     for name, entry in MANUAL.items():
         assert COMMANDS[name].epilog, name
         assert entry.group in {"Run", "Look", "Act", "Serve", "Data", "Upkeep"}
+        assert 2 <= len(entry.examples) <= 4, name
 
 
 def test_groups_are_in_the_order_in_which_they_are_needed(here: Run) -> None:
@@ -36,6 +37,7 @@ def test_groups_are_in_the_order_in_which_they_are_needed(here: Run) -> None:
 def test_help_shows_what_the_manual_has(here: Run, name: str) -> None:
     shown = here(*name.split(), "--help", COLUMNS="200").stdout
     assert f"Exit codes: {MANUAL[name].exits}." in shown
+    assert shown.casefold().count("exit code") == 1, "it is said once"
     for example in MANUAL[name].examples:
         assert example.line in shown
         assert example.what in shown

@@ -100,7 +100,7 @@ def export(
         typer.Option(metavar="POSITION", parser=positive, help="The last position.", show_default="the end"),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only of this run; the beginning of its id is enough.")
+        str | None, typer.Option(metavar="ID", help="Only of this run; its beginning or end is enough.")
     ] = None,
     thread: Thread = None,
     agent: Agent = None,
@@ -160,8 +160,6 @@ def doctor(database: Database = None, url: Url = None, api_key: ApiKey = None, j
     """Find what is wrong with settings, agents, database, runs, subscriptions, disks, and say what to do; changes nothing.
 
     Of a server it shows what that finds where it is, and the commands are for there.
-
-    Exit codes: 0 all is well, 1 somebody has to do something.
     """
     from trackside.app.cli import diagnosis
     from trackside.app.cli.places import Place
@@ -204,7 +202,7 @@ def check(
     url: Annotated[str | None, only_here(_TABLES)] = None,
     json: Json = False,
 ) -> int:
-    """Find what is wrong with the database; changes nothing. Exit codes: 0 all is well, 1 something is wrong."""
+    """Find what is wrong with the database; changes nothing."""
     from trackside.app.cli import schema
 
     return schema.check(database, every=every, json=json)

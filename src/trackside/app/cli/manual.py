@@ -91,6 +91,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Look",
         (
             Example("trackside tail --agent chat", "what an agent does, as it happens"),
+            Example("trackside tail --status error", "what fails, as it does"),
             Example("trackside tail --type run_failed --json | jq .payload.error", "failures for a program"),
         ),
         f"{EXITS}; 130 Ctrl-C; 141 nobody reads it any more",
@@ -160,7 +161,13 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside serve agents.py:chat --check", "only see that it could start", runs=True),
         ),
     ),
-    "auth": Entry("Serve", (Example("trackside auth list --all", "all keys", runs=True),)),
+    "auth": Entry(
+        "Serve",
+        (
+            Example("trackside auth create ci --permission run", "a key for a program", runs=True),
+            Example("trackside auth list --all", "all keys", runs=True),
+        ),
+    ),
     "auth create": Entry(
         "Serve",
         (
@@ -168,16 +175,35 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside auth create ops -p admin --json", "for an operator", runs=True),
         ),
     ),
-    "auth list": Entry("Serve", (Example("trackside auth list --json", "those that are good", runs=True),)),
-    "auth revoke": Entry("Serve", (Example("trackside auth revoke 0123456789ab --yes", "at once"),), _ASKS),
-    "observers": Entry("Serve", (Example("trackside observers --json", "who is told of runs", runs=True),)),
+    "auth list": Entry(
+        "Serve",
+        (
+            Example("trackside auth list", "those that are good", runs=True),
+            Example("trackside auth list --all --json", "also those that are over, for a program", runs=True),
+        ),
+    ),
+    "auth revoke": Entry(
+        "Serve",
+        (
+            Example("trackside auth revoke 0123456789ab", "asks before"),
+            Example("trackside auth revoke 0123456789ab --yes", "at once"),
+        ),
+        _ASKS,
+    ),
+    "observers": Entry(
+        "Serve",
+        (
+            Example("trackside observers", "who is told of runs, and who could be", runs=True),
+            Example("trackside observers --json", "for a program", runs=True),
+        ),
+    ),
     "deliver": Entry(
         "Serve",
         (
             Example("trackside deliver --until-idle", "what was left, then end"),
             Example("trackside deliver mail", "one observer, until Ctrl-C"),
         ),
-        "0 done, or Ctrl-C; 1 an event could not be delivered; 2 what was typed is wrong",
+        "0 done, or Ctrl-C; 1 one could not be fed, or an event was parked (--until-idle); 2 what was typed is wrong",
     ),
     "prune": Entry(
         "Data",
@@ -210,8 +236,20 @@ MANUAL: Final[Mapping[str, Entry]] = {
         ),
         "0 all is well; 1 somebody has to do something; 2 what was typed is wrong",
     ),
-    "db": Entry("Upkeep", (Example("trackside db current", "the version of the tables", runs=True),)),
-    "db current": Entry("Upkeep", (Example("trackside db current --json", "for a program", runs=True),)),
+    "db": Entry(
+        "Upkeep",
+        (
+            Example("trackside db current", "the version of the tables", runs=True),
+            Example("trackside db check", "whether all is well", runs=True),
+        ),
+    ),
+    "db current": Entry(
+        "Upkeep",
+        (
+            Example("trackside db current", "of this folder's database", runs=True),
+            Example("trackside db current -d postgresql://db/runs --json", "of another one, for a program"),
+        ),
+    ),
     "db upgrade": Entry(
         "Upkeep",
         (
@@ -222,10 +260,19 @@ MANUAL: Final[Mapping[str, Entry]] = {
     ),
     "db check": Entry(
         "Upkeep",
-        (Example("trackside db check --all", "every run", runs=True),),
+        (
+            Example("trackside db check", "the newest runs", runs=True),
+            Example("trackside db check --all --json", "every run, for a program", runs=True),
+        ),
         "0 all is well; 1 something is wrong; 2 what was typed is wrong",
     ),
-    "db compact": Entry("Upkeep", (Example("trackside db compact", "SQLite; nobody can write meanwhile", runs=True),)),
+    "db compact": Entry(
+        "Upkeep",
+        (
+            Example("trackside db compact", "SQLite; nobody can write meanwhile", runs=True),
+            Example("trackside db compact -d sqlite:///old.db", "of another file"),
+        ),
+    ),
 }
 """By the words of each command."""
 

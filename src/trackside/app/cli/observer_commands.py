@@ -37,11 +37,9 @@ def deliver(
     url: Annotated[str | None, only_here(_DELIVERS)] = None,
     json: Json = False,
 ) -> int:
-    """Feed durable observers from the log, until Ctrl-C or SIGTERM, which are the usual end (exit code 0).
+    """Feed durable observers from the log, until Ctrl-C or SIGTERM, which are the usual end.
 
     For programs that only record, and for what `trackside run` left for later. Several may go on side by side.
-
-    Exit code 1: one could not be fed, or with --until-idle an event could not be delivered and was parked.
     """
     from trackside.app.cli import delivering
 

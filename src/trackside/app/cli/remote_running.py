@@ -109,7 +109,7 @@ def _asked(options: RunOptions) -> JsonObject:
     }
     for name, given in limits.items():
         if given is not None:
-            why = "what runs of a server may take, its own settings say under [limits]; leave this out"
+            why = "a server bounds its runs by [limits] of its own trackside.toml; leave this out, or set it there"
             raise ArgumentError(name=name, why=why)
     options.check_modes()
     return {

@@ -39,7 +39,7 @@ def serve(
         bool, typer.Option("--json", help="Write one JSON object to standard output once it answers.")
     ] = False,
 ) -> int:
-    """Serve agents over HTTP, to LangGraph's clients and others, until Ctrl-C or SIGTERM (exit code 0).
+    """Serve agents over HTTP, to LangGraph's clients and others, until Ctrl-C or SIGTERM.
 
     SIGHUP begins anew, with what settings and agents are by then; nobody is turned away meanwhile.
     """
