@@ -60,6 +60,7 @@ async def test_every_filter_finds_its_runs_and_says_what_makes_no_sense(serve: A
             "?status=error&status=timeout": ["late one", "bad one"],
             "?agent=fails": ["bad one"],
             "?thread_id=a-thread-of-its-own": ["late one"],
+            "?thread=a-thread-of-its-own": ["late one"],
             "?since=1h&status=success": ["dear one", "slow one"],
             "?until=2h": ["old one"],
             "?text=PRICES": ["bad one"],
@@ -259,7 +260,11 @@ async def test_nothing_moves_under_whoever_is_at_work_in_the_table(serve: Any, v
 async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve()
     await record(
-        database(tmp_path), [RecordedRun(title="fine", ago=2), RecordedRun(title="bad", status="error", ago=1)]
+        database(tmp_path),
+        [
+            RecordedRun(title="fine", ago=2),
+            RecordedRun(title="bad", status="error", ago=1),
+        ],
     )
     async with visit(server.url, timezone_id="Asia/Kolkata") as seen:
         page = await seen.go("/ui/runs")
@@ -268,9 +273,9 @@ async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, 
         for name, expected in {
             "Failed today": ["bad"],
             "Running": [],
-            "Asked a human": [],
-            "Expensive": [],
-            "Slow": [],
+            "Waiting for a human": [],
+            "Expensive: $0.10 and more": [],
+            "Slow: 1 min and more": [],
             "All": ["bad", "fine"],
         }.items():
             await views.get_by_role("link", name=name, exact=True).click()
@@ -292,6 +297,28 @@ async def test_views_are_kept_by_name_and_are_addresses(serve: Any, visit: Any, 
         assert await seen.violations() == []
         await views.get_by_role("button", name="Forget the view Fine").click()
         await expect(saved).to_have_count(0)
+
+
+async def test_those_that_wait_for_a_human_are_those_that_nobody_has_answered(serve: Any, visit: Any) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, visit(server.url) as seen:
+        asked: list[tuple[str, str]] = []
+        for _ in range(2):
+            thread_id = (await client.post("/threads", json={})).json()["thread_id"]
+            body = {"assistant_id": "asks", "input": {"messages": [{"role": "user", "content": "Go"}]}}
+            run_id = (await client.post(f"/threads/{thread_id}/runs", json=body)).json()["run_id"]
+            await client.get(f"/threads/{thread_id}/runs/{run_id}/join")
+            asked.append((thread_id, run_id))
+        (waiting, run_id), (answered, _) = asked
+        body = {"assistant_id": "asks", "command": {"resume": "yes"}}
+        await client.post(f"/threads/{answered}/runs/wait", json=body)
+        page = await seen.go("/ui/runs")
+        await page.get_by_role("link", name="Waiting for a human").click()
+        await expect(page.locator("#runs tr[data-run]")).to_have_count(1)
+        await expect(page.locator(f"#run-{run_id}")).to_contain_text("interrupted")
+        await expect(page.get_by_label("waiting for a human")).to_be_checked()
+        await client.post(f"/threads/{waiting}/runs/wait", json=body)
+        await expect(page.locator(".empty-title")).to_have_text("No runs match these filters")
 
 
 async def test_on_a_phone_filters_are_folded_until_one_is_set(serve: Any, visit: Any) -> None:

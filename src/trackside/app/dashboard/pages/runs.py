@@ -46,6 +46,7 @@ FILTERS: Final = (
     "until",
     "min_cost",
     "min_duration",
+    "waiting",
     "removed",
 )
 STATUSES: Final = tuple(status.value for status in RunStatus)
@@ -53,9 +54,9 @@ VIEWS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "All": (),
     "Failed today": (("status", "error"), ("status", "timeout"), ("since", "today")),
     "Running": (("status", "pending"), ("status", "running")),
-    "Asked a human": (("status", "interrupted"),),
-    "Expensive": (("min_cost", "0.1"),),
-    "Slow": (("min_duration", "1m"),),
+    "Waiting for a human": (("waiting", "true"),),
+    "Expensive: $0.10 and more": (("min_cost", "0.1"),),
+    "Slow: 1 min and more": (("min_duration", "1m"),),
 }
 """The views that are there before anybody saves one, by name: filters."""
 
@@ -138,7 +139,7 @@ def seconds_of(run: RecordedRun) -> float | None:
 
 
 def _read(given: Mapping[str, Sequence[str]]) -> Filters:
-    filters = Filters(given, FILTERS, datetime.now(UTC))
+    filters = Filters(given, FILTERS, datetime.now(UTC), also={"thread": "thread_id", "run": "text", "run_id": "text"})
     filters.text("text")
     filters.choices("status", STATUSES)
     filters.text("agent")
@@ -146,6 +147,7 @@ def _read(given: Mapping[str, Sequence[str]]) -> Filters:
     filters.time()
     filters.dollars("min_cost")
     filters.seconds("min_duration")
+    filters.flag("waiting")
     filters.flag("removed")
     return filters
 
