@@ -142,11 +142,26 @@ def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
         assert there.stdout.split("\n")[0].split() == at_home.stdout.split("\n")[0].split()
 
 
+def test_ids_are_found_by_their_ends_too(served: Served, here: Trackside, place: str) -> None:
+    newest = objects(here("runs", "-n", "1", "--json", *served.at("server")))[0]
+    run_id, thread_id = newest["run_id"], newest["thread_id"]
+
+    for typed in (run_id[-8:], f"…{run_id[-8:]}"):
+        assert objects(here("runs", typed, "--json", *served.at(place)))[0]["run_id"] == run_id
+        found = objects(here("runs", "--text", typed, "--json", *served.at(place)))
+        assert run_id in [run["run_id"] for run in found]
+    assert objects(here("threads", f"…{thread_id[-7:]}", "--json", *served.at(place)))[0]["thread_id"] == thread_id
+
+
 def test_what_cannot_be_found_is_said_in_the_same_words(served: Served, here: Trackside, place: str) -> None:
     at = served.at(place)
 
     for asked, said in {
         ("runs", "run-9"): "No run here has an id that begins with 'run-9'",
+        (
+            "runs",
+            "…nobody",
+        ): "No run here has an id that begins with '…nobody', and no recent one an id that ends with it",
         ("runs", "run-"): "'run-' is the beginning of the ids of more than one run",
         ("threads", "nobody"): "No thread here has an id that begins with 'nobody'",
         ("cancel", "run-1", "run-9"): "No run here has an id that begins with 'run-9'",

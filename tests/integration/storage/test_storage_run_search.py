@@ -54,6 +54,9 @@ WANTED: list[tuple[dict[str, Any], Callable[[StoredRun], bool]]] = [
     ({"text": "strasse"}, lambda run: run.agent == "Straße"),
     ({"text": "tags"}, lambda run: False),  # keys say nothing
     ({"text": "17"}, lambda run: run.metadata.get("n") == 17),
+    ({"text": "09"}, lambda run: run.run_id == "r09" or run.metadata.get("n") == 9),
+    ({"text": "…09"}, lambda run: run.run_id == "r09"),
+    ({"text": "-ON"}, lambda run: run.thread_id == "t-on"),
     ({"text": "T3"}, lambda run: run.thread_id == "t3"),
     ({"min_cost": 2.5}, lambda run: run.cost_usd is not None and run.cost_usd >= 2.5),
     ({"min_duration": 26}, lambda run: run.duration_seconds is None or run.duration_seconds >= 26),

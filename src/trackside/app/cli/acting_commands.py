@@ -26,7 +26,7 @@ def cancel(
     run: Annotated[
         list[str],
         typer.Argument(
-            metavar="ID…", help="Runs; the beginnings of their ids are enough.", autocompletion=completing.run_ids
+            metavar="ID…", help="Runs; the beginning or end of each id is enough.", autocompletion=completing.run_ids
         ),
     ],
     action: Annotated[
@@ -53,7 +53,7 @@ def cancel(
 @app.command()
 def delete(
     kind: Annotated[Deleted, typer.Argument(metavar="|".join(Deleted), help="Of what the ids are.")],
-    id: Annotated[list[str], typer.Argument(metavar="ID…", help="The beginnings of the ids are enough.")],
+    id: Annotated[list[str], typer.Argument(metavar="ID…", help="The beginning or end of each is enough.")],
     yes: Yes = False,
     database: Database = None,
     url: Url = None,

@@ -32,7 +32,7 @@ def runs(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="ID", help="One run; the beginning of its id is enough.", autocompletion=completing.run_ids
+            metavar="ID", help="One run; its beginning or end is enough.", autocompletion=completing.run_ids
         ),
     ] = None,
     status: Annotated[
@@ -46,7 +46,7 @@ def runs(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Only with this in title, error, agent, metadata, or as an id begins."),
+        typer.Option(metavar="TEXT", help="Only with this in title, error, agent, metadata, or at an end of an id."),
     ] = None,
     cost_above: Annotated[
         str | None,
@@ -59,7 +59,7 @@ def runs(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Only those that this run has started; the beginning of its id is enough.",
+            help="Only those that this run has started; its beginning or end is enough.",
             autocompletion=completing.run_ids,
         ),
     ] = None,
@@ -107,7 +107,7 @@ def threads(
     thread: Annotated[
         str | None,
         typer.Argument(
-            metavar="ID", help="One thread; the beginning of its id is enough.", autocompletion=completing.thread_ids
+            metavar="ID", help="One thread; its beginning or end is enough.", autocompletion=completing.thread_ids
         ),
     ] = None,
     status: Annotated[
@@ -122,7 +122,7 @@ def threads(
         typer.Option(
             "--thread",
             metavar="ID",
-            help="Only this thread; the beginning of its id is enough.",
+            help="Only this thread; its beginning or end is enough.",
             autocompletion=completing.thread_ids,
         ),
     ] = None,
@@ -161,7 +161,7 @@ def events(
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Only of this run; the beginning of its id is enough.", autocompletion=completing.run_ids
+            metavar="ID", help="Only of this run; its beginning or end is enough.", autocompletion=completing.run_ids
         ),
     ] = None,
     type: Annotated[
@@ -210,7 +210,7 @@ def tail(
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Only of this run; the beginning of its id is enough.", autocompletion=completing.run_ids
+            metavar="ID", help="Only of this run; its beginning or end is enough.", autocompletion=completing.run_ids
         ),
     ] = None,
     type: Annotated[

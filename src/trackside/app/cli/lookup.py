@@ -1,4 +1,4 @@
-"""Finds the run or thread that is meant, by the beginning of its id or by what it waits for."""
+"""Finds the run or thread that is meant, by how its id begins or ends or by what it waits for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from trackside.app.storage import StoredRun, StoredThread
 
 _NAMED = 3  # ids that a complaint about an ambiguous one lists
+_CUT = "…"  # how lists show that they left out the beginning of an id
+_LEAST_OF_AN_END = 6  # characters, without `…`: less is rather mistyped than the end of an id
+_STEPS = 3  # of a search, each among some thousand runs
+_LOOKED_AT = 500  # runs with such a text somewhere, and threads
 _CLOSE_QUESTIONS = (RunStatus.success, RunStatus.interrupted, RunStatus.running, RunStatus.pending)
 _STANDINGS = {
     ThreadStatus.idle: "it is idle",
@@ -25,11 +29,11 @@ _STANDINGS = {
 
 
 class UnknownIdError(TracksideError, LookupError):
-    """No {kind} here has an id that begins with {beginning!r}; `trackside {kind}s` lists them."""
+    """No {kind} here has an id that begins with {beginning!r}, and no recent one an id that ends with it; `trackside {kind}s` lists them."""  # noqa: E501
 
 
 class AmbiguousIdError(TracksideError, LookupError):
-    """{beginning!r} is the beginning of the ids of more than one {kind}: {found}; write more of it."""
+    """{typed!r} is the {part} of the ids of more than one {kind}: {found}; write more of it."""
 
 
 class NotWaitingError(TracksideError):
@@ -44,35 +48,58 @@ class RequestNotKeptError(TracksideError, LookupError):
     """What run {run_id!r} was asked for is not kept: an older version let it in, or another program recorded it, or it was imported, or events are redacted here; start another one with `trackside run AGENT INPUT --thread {thread_id}`."""  # noqa: E501
 
 
-async def find_run(records: Records, beginning: str) -> StoredRun:
-    """The run whose id this is, or whose id alone begins like this.
+async def find_run(records: Records, typed: str) -> StoredRun:
+    """The run whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
 
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    if (found := await records.run(beginning)) is not None:
-        return found
-    return _only("run", beginning, await records.runs(id_prefix=beginning, limit=_NAMED + 1), lambda run: run.run_id)
+    if not typed.startswith(_CUT):
+        if (found := await records.run(typed)) is not None:
+            return found
+        if begun := await records.runs(id_prefix=typed, limit=_NAMED + 1):
+            return _only("run", typed, "beginning", begun, lambda run: run.run_id)
+    ended = [run for run in await _ending(records, typed) if _ends(run.run_id, typed)]
+    return _only("run", typed, "end", ended, lambda run: run.run_id)
 
 
-async def find_thread(records: Records, beginning: str) -> StoredThread:
-    """The thread whose id this is, or whose id alone begins like this.
+async def find_thread(records: Records, typed: str) -> StoredThread:
+    """The thread whose id this is, or whose id alone begins like this; else among the newest the one whose id ends so.
 
     Raises:
         UnknownIdError, AmbiguousIdError: there is none, or more than one.
     """
-    if (found := await records.thread(beginning)) is not None:
-        return found
-    return _only(
-        "thread",
-        beginning,
-        await records.threads(id_prefix=beginning, limit=_NAMED + 1),
-        lambda thread: thread.thread_id,
-    )
+    if not typed.startswith(_CUT):
+        if (found := await records.thread(typed)) is not None:
+            return found
+        if begun := await records.threads(id_prefix=typed, limit=_NAMED + 1):
+            return _only("thread", typed, "beginning", begun, lambda thread: thread.thread_id)
+    ids = dict.fromkeys(run.thread_id for run in await _ending(records, typed) if _ends(run.thread_id, typed))
+    ended = [thread for id_ in [*ids][: _NAMED + 1] if (thread := await records.thread(id_)) is not None]
+    if not ended and _is_an_end(typed):  # one without runs
+        latest = await records.threads(limit=_LOOKED_AT)
+        ended = [thread for thread in latest if _ends(thread.thread_id, typed)]
+    return _only("thread", typed, "end", ended, lambda thread: thread.thread_id)
+
+
+async def _ending(records: Records, typed: str) -> Sequence[StoredRun]:
+    """The newest runs that have this somewhere, at the end of their id or of their thread's or elsewhere."""
+    if not _is_an_end(typed):
+        return []
+    return await records.runs(text=typed.removeprefix(_CUT), steps=_STEPS, limit=_LOOKED_AT)
+
+
+def _is_an_end(typed: str) -> bool:
+    """Whether it is long enough to be looked for at the ends of ids."""
+    return len(typed) >= _LEAST_OF_AN_END or (typed.startswith(_CUT) and typed != _CUT)
+
+
+def _ends(id_: str, typed: str) -> bool:
+    return id_.casefold().endswith(typed.removeprefix(_CUT).casefold())
 
 
 async def find_ended_run(records: Records, beginning: str) -> tuple[StoredRun, JsonObject]:
-    """The run whose id this is, or whose id alone begins like this, and what it was asked for.
+    """The run whose id this is, or which is meant by it, and what it was asked for.
 
     Raises:
         NotEndedError, RequestNotKeptError: it cannot be started anew.
@@ -114,10 +141,10 @@ async def _asked(records: Records, thread: StoredThread) -> tuple[StoredRun | No
     return None, []
 
 
-def _only[R](kind: str, beginning: str, found: Sequence[R], id_of: Callable[[R], str]) -> R:
+def _only[R](kind: str, typed: str, part: str, found: Sequence[R], id_of: Callable[[R], str]) -> R:
     if not found:
-        raise UnknownIdError(kind=kind, beginning=beginning)
+        raise UnknownIdError(kind=kind, beginning=typed)
     if len(found) > 1:
-        named = [*map(id_of, found[:_NAMED]), *("…" for _ in found[_NAMED:])]
-        raise AmbiguousIdError(kind=kind, beginning=beginning, found=", ".join(named))
+        named = [*map(id_of, found[:_NAMED]), *("…" for _ in found[_NAMED:][:1])]
+        raise AmbiguousIdError(kind=kind, typed=typed, part=part, found=", ".join(named))
     return found[0]

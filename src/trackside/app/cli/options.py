@@ -50,7 +50,7 @@ Thread = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="Only of this thread; the beginning of its id is enough.",
+        help="Only of this thread; its beginning or end is enough.",
         autocompletion=completing.thread_ids,
     ),
 ]

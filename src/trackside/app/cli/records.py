@@ -76,9 +76,12 @@ class Records(Protocol):
         min_cost: float | None = None,
         min_duration: float | None = None,
         waiting: bool = False,
+        steps: int | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
-        """Runs that fit, those created last first."""
+        """Runs that fit, those created last first. A search ends after so many steps, each of some thousand runs; None: it
+        looks at all.
+        """
         ...
 
     async def request_of(self, run_id: str) -> JsonObject | None:

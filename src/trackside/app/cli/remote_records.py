@@ -67,6 +67,7 @@ class RemoteRecords:
         min_cost: float | None = None,
         min_duration: float | None = None,
         waiting: bool = False,
+        steps: int | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit."""
@@ -84,7 +85,7 @@ class RemoteRecords:
             "details": True,
             "removed": True,
         }
-        found = await self._pages("runs", query, list[StoredRun], limit=limit, place="before")
+        found = await self._pages("runs", query, list[StoredRun], limit=limit, place="before", steps=steps)
         return newest_first(found, limit)
 
     async def request_of(self, run_id: str) -> JsonObject | None:
@@ -277,11 +278,13 @@ class RemoteRecords:
     async def _get[T](self, path: str, kind: type[T], query: Query | None = None) -> T:
         return self._connection.decode((await self._connection.get(path, query)).body, kind)
 
-    async def _pages[T](self, path: str, query: Query, kind: type[list[T]], *, limit: int, place: str) -> list[T]:
+    async def _pages[T](
+        self, path: str, query: Query, kind: type[list[T]], *, limit: int, place: str, steps: int | None = None
+    ) -> list[T]:
         """As much of a listing as is wanted, page by page: each goes on where the one before ended."""
         found: list[T] = []
         at: str | None = None
-        while len(found) < limit:
+        while len(found) < limit and steps != 0:
             more: dict[str, Any] = {**query, "limit": min(_PAGE, limit - len(found))}
             if at is not None:
                 more[place] = at
@@ -290,4 +293,5 @@ class RemoteRecords:
             at = answer.headers.get(_NEXT) or answer.headers.get(_CONTINUES)
             if at is None:
                 break
+            steps = None if steps is None else steps - 1
         return found

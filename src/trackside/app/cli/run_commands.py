@@ -105,7 +105,7 @@ def resume(
         str,
         typer.Argument(
             metavar="THREAD",
-            help="The thread that waits; the beginning of its id is enough.",
+            help="The thread that waits; its beginning or end is enough.",
             autocompletion=completing.thread_ids,
         ),
     ],
@@ -152,7 +152,7 @@ def retry(
         str,
         typer.Argument(
             metavar="ID",
-            help="The run, which has ended; the beginning of its id is enough.",
+            help="The run, which has ended; its beginning or end is enough.",
             autocompletion=completing.run_ids,
         ),
     ],

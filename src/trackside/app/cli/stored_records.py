@@ -39,6 +39,7 @@ class StoredRecords:
         min_cost: float | None = None,
         min_duration: float | None = None,
         waiting: bool = False,
+        steps: int | None = None,
         limit: int = 50,
     ) -> list[StoredRun]:
         """Runs that fit. A search looks at so many runs at once, and goes on until there are enough or no more."""
@@ -56,12 +57,13 @@ class StoredRecords:
             return await self._store.runs(**filters, limit=limit)
         found: list[StoredRun] = []
         before: str | None = None
-        while len(found) < limit:
+        while len(found) < limit and steps != 0:
             page = await self._store.search_runs(
                 **filters, text=text, min_cost=min_cost, min_duration=min_duration, before=before, limit=limit
             )
             found += page.runs
             before = page.continues
+            steps = None if steps is None else steps - 1
             if before is None:
                 break
         return newest_first(found, limit)

@@ -167,7 +167,7 @@ class RunSearch:
 
     def _says(self, run: Row[Any]) -> bool:
         wanted = self.text
-        if run.run_id.casefold().startswith(wanted) or run.thread_id.casefold().startswith(wanted):
+        if any(_is_at_an_end(wanted, id_.casefold()) for id_ in (run.run_id, run.thread_id)):
             return True
         said = (run.title, run.error, run.error_type, run.agent, *_texts_in(run.metadata))
         return any(text is not None and wanted in text.casefold() for text in said)
@@ -179,6 +179,11 @@ def _at_least(field: str, said: Any) -> float | None:
     if isinstance(said, bool) or not isinstance(said, int | float) or not isfinite(said) or said < 0:
         raise InvalidQueryError(field=field, value=said, why="it is a number from 0 up")
     return float(said)
+
+
+def _is_at_an_end(wanted: str, id_: str) -> bool:
+    """Whether an id begins or ends like this; `…` before it is how lists show that they left out the beginning."""
+    return id_.startswith(wanted) or id_.endswith(wanted.removeprefix("…"))
 
 
 def _behind(listing: RunListing, place: Place) -> RunListing:
