@@ -215,7 +215,7 @@ document.addEventListener("htmx:confirm", (event) => {
 
 /** Have what is wider or longer than its place be reached with keys, which scroll it then. */
 function letKeysScroll() {
-  for (const one of document.querySelectorAll(".table-wrap, pre")) {
+  for (const one of document.querySelectorAll(".table-wrap, .scroll, pre")) {
     if (one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight) one.tabIndex = 0;
   }
 }
