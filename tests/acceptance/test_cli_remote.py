@@ -244,7 +244,7 @@ def test_subscriptions_are_seen_to_wherever_that_is_said(served: Served, here: T
 
     assert "goes on after position 3" in here("subscriptions", "hook", "resume", *at).stdout
     assert "is paused" in here("subscriptions", "hook", "pause", *at).stdout
-    assert "goes on with position 2" in here("replay", "hook", "--from", "2", *at).stdout
+    assert "goes on with position 2" in here("replay", "hook", "--from", "2", "--yes", *at).stdout
     assert "goes on with position 4" in here("replay", "hook", "--from", "4", "--yes", *at).stdout
     position = objects(here("parked", "mail", "--json", *at))[0]["position"]
     (retried,) = objects(here("parked", "mail", "retry", "-p", str(position), "--json", *at))

@@ -58,7 +58,7 @@ def lines(folder: Path) -> int:
 def test_a_bar_says_how_far_it_is_until_somebody_has_delivered_all(
     delivered: Run, terminal: Any, piped: Any, tmp_path: Path
 ) -> None:
-    shown = terminal("replay", "mail", "--from", "1", "--wait", columns=120)
+    shown = terminal("replay", "mail", "--from", "1", "--yes", "--wait", columns=120)
     shown.wait_for("0 positions")  # nobody delivers yet
     assert "Replaying mail" in shown.text
     assert "0%" in shown.text
@@ -72,8 +72,8 @@ def test_a_bar_says_how_far_it_is_until_somebody_has_delivered_all(
 
 def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, piped: Any, tmp_path: Path) -> None:
     (tmp_path / "down").touch()
-    waiting = piped("replay", "mail", "--from", "4", "--wait")
-    as_json = piped("replay", "mail", "--from", "4", "--wait", "--json")
+    waiting = piped("replay", "mail", "--from", "4", "--yes", "--wait")
+    as_json = piped("replay", "mail", "--from", "4", "--yes", "--wait", "--json")
     deliver = piped("deliver")
     out, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, err) == (1, "")
@@ -88,13 +88,13 @@ def test_what_is_not_taken_is_counted_and_where_to_look_is_said(delivered: Run, 
 
 def test_it_does_not_wait_for_ever(delivered: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catching_up, "PATIENCE", 0.0)
-    done = delivered("replay", "mail", "--from", "1", "--wait")
+    done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: mail stands still at position 0: nobody delivers to it; where its observer is: `trackside deliver mail`.\n"
     )
     delivered("subscriptions", "mail", "pause")
-    done = delivered("replay", "mail", "--from", "1", "--wait")
+    done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: mail stands still at position 0: it is paused; to go on: `trackside subscriptions mail resume`.\n"
@@ -110,18 +110,18 @@ def test_an_event_that_blocks_is_said(
     (tmp_path / "down").touch()
     deliver = piped("deliver", "--json")
     assert json.loads(deliver.stdout.readline())["what"] == "goes_on"
-    delivered("replay", "mail", "--from", "1")
+    delivered("replay", "mail", "--from", "1", "--yes")
     while not json.loads(delivered("subscriptions", "mail", "--json").stdout)["failures"]:
         assert deliver.poll() is None
     monkeypatch.setattr(catching_up, "PATIENCE", 1.0)
-    done = delivered("replay", "mail", "--from", "1", "--wait")
+    done = delivered("replay", "mail", "--from", "1", "--yes", "--wait")
     assert done.returncode == 1
     assert "mail stands still at position 0: its next event fails, and nothing overtakes it (" in done.stderr
     assert done.stderr.endswith("all about it: `trackside subscriptions mail`.\n")
 
 
 def test_ctrl_c_leaves_it_to_whoever_delivers(delivered: Run, terminal: Any) -> None:
-    shown = terminal("replay", "mail", "--from", "1", "--wait", columns=120)
+    shown = terminal("replay", "mail", "--from", "1", "--yes", "--wait", columns=120)
     shown.wait_for("0 positions")
     shown.press(b"\x03")
     assert shown.wait() == 130
@@ -133,11 +133,11 @@ def test_ctrl_c_leaves_it_to_whoever_delivers(delivered: Run, terminal: Any) -> 
 def test_of_a_server_too(delivered: Run, piped: Any, tmp_path: Path) -> None:
     server = piped("serve", "--port", "0", "--json")
     url = json.loads(server.stdout.readline())["url"]
-    done = delivered("replay", "mail", "--from", "2", "--wait", "--url", url)
+    done = delivered("replay", "mail", "--from", "2", "--yes", "--wait", "--url", url)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "mail has got everything up to position 5.\n"
     assert lines(tmp_path) == 9
     (tmp_path / "down").touch()
-    done = delivered("replay", "mail", "--from", "5", "--wait", "--url", url)
+    done = delivered("replay", "mail", "--from", "5", "--yes", "--wait", "--url", url)
     assert done.returncode == 1
     assert f"parked now; see `trackside parked mail --url {url}`." in done.stdout

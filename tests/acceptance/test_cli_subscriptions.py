@@ -112,7 +112,7 @@ def test_replay_begins_with_the_position_that_was_asked_for(subscribed: Tracksid
         == "audit goes on with position 5, 1 position from the end.\n"
     )
     assert standing(tmp_path, "audit").cursor == 4
-    assert objects(subscribed("replay", "audit", "--from", "1", "--json"))[0]["behind"] == 5
+    assert objects(subscribed("replay", "audit", "--from", "1", "--yes", "--json"))[0]["behind"] == 5
 
     async def next_position(store: Store) -> int:
         async with await store.subscriptions.acquire("audit") as consumer:
@@ -144,7 +144,7 @@ def test_what_is_over_is_no_last_error(subscribed: Trackside) -> None:
     facts = said(subscribed("subscriptions", "mail"))
     assert "last error    the address is gone (" in facts
 
-    subscribed("replay", "mail", "--from", "4")
+    subscribed("replay", "mail", "--from", "4", "--yes")
     assert "the address is gone" in said(subscribed("subscriptions", "mail"))  # two events are parked still
     subscribed("parked", "mail", "drop", "--yes")
 

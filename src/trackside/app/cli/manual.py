@@ -138,7 +138,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "replay": Entry(
         "Act",
         (
-            Example("trackside replay mail --from 1 --wait", "everything again, and see that it arrives"),
+            Example("trackside replay mail --from 1 --wait", "everything again, having asked; and see that it arrives"),
             Example("trackside replay mail --from 5000 --dry-run", "how much would be left out"),
         ),
         "0 done; 1 it stands still, or parked some of it (--wait); 2 what was typed is wrong, or nobody could be asked;"

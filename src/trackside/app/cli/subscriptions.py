@@ -84,21 +84,29 @@ def delete(place: Place, name: str, consent: Consent, *, json: bool) -> ExitCode
 
 
 def replay(place: Place, name: str, position: int, consent: Consent, *, wait: bool, json: bool) -> ExitCode:
-    """Have a subscription go on with the event at a position; ahead only if somebody wants to leave out the others."""
+    """Have a subscription go on with the event at a position, if somebody wants to leave out or repeat what lies between."""
     if consent.dry_run or not consent.yes:
         stands = _in_records(place, lambda records: records.subscription(name), read_only=True)
         ahead = position - 1 - stands.cursor
         if consent.dry_run:
             back = f"would go back {count(-ahead, 'position')}, and be given them again"
             return _foretell(stands, f"would leave out {count(ahead, 'position')}" if ahead > 0 else back, json=json)
-        what = f"{count(ahead, 'position')} that {one_line(name)} was not given yet"
         is_there = ahead <= stands.behind  # else it is refused, and nobody needs to be asked
-        if ahead > 0 and is_there and not agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out"):
-            return not_done("Nothing was left out.")
+        if ahead and is_there and not _wants_to_move(one_line(name), ahead):
+            return not_done("Nothing was left out." if ahead > 0 else "Nothing is delivered again.")
     if wait:
         return _replay_to_the_end(place, name, position, json=json)
     said = f"goes on with position {position}, {{behind}} from the end"
     return _change(place, name, lambda records: records.seek(name, position - 1), said, json=json)
+
+
+def _wants_to_move(name: str, ahead: int) -> bool:
+    """Whether whoever sits here wants a subscription so many positions ahead, or back where that is less than 0."""
+    if ahead > 0:
+        what = f"{count(ahead, 'position')} that {name} was not given yet"
+        return agrees(f"Leave out {what}?", yes=False, would=f"{what} would be left out")
+    what = f"up to {count(-ahead, 'event')} that {name} was given already"
+    return agrees(f"Deliver {what} again?", yes=False, would=f"{what} would be delivered again")
 
 
 def _replay_to_the_end(place: Place, name: str, position: int, *, json: bool) -> ExitCode:
