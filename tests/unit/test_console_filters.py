@@ -46,6 +46,12 @@ def test_what_is_no_moment_is_said_beside_it(said: str) -> None:
     assert found.query == {}
 
 
+def test_what_people_call_a_filter_is_taken_for_it_unless_its_own_name_is_there() -> None:
+    given = {"thread": ["t"], "run": ["r"], "text": ["x"]}
+    found = Filters(given, ("thread_id", "text"), NOW, also={"thread": "thread_id", "run": "text"})
+    assert (found.said("thread_id"), found.said("text"), found.address()) == ("t", "x", "thread_id=t&text=x")
+
+
 def test_times_that_enclose_nothing_are_said() -> None:
     found = filters(since="1h", until="2h")
     found.time()

@@ -26,9 +26,18 @@ class Filters:
         given: the parameters of the address.
         names: those that are filters, in the order in which an address has them.
         now: when now is.
+        also: other names that people try for them in an address.
     """
 
-    def __init__(self, given: Mapping[str, Sequence[str]], names: Collection[str], now: datetime) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Sequence[str]],
+        names: Collection[str],
+        now: datetime,
+        *,
+        also: Mapping[str, str] | None = None,
+    ) -> None:
+        given = {name: given[other] for other, name in (also or {}).items() if other in given} | dict(given)
         self._given = {name: [one.strip() for one in given[name]] for name in names if name in given}
         self._now = now
         self.query: dict[str, Any] = {}

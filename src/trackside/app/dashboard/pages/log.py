@@ -98,7 +98,7 @@ async def show_log(call: Call[None, None]) -> Any:
 
 
 def _filters(given: Mapping[str, Sequence[str]], now: datetime) -> Filters:
-    filters = Filters(given, FILTERS, now)
+    filters = Filters(given, FILTERS, now, also={"thread": "thread_id", "run": "run_id"})
     filters.choices("type", TYPES)
     filters.text("run_id")
     filters.text("thread_id")

@@ -31,7 +31,7 @@ STATUSES: Final = tuple(status.value for status in ThreadStatus)
 async def show_threads(call: Call[None, None]) -> Any:
     """Threads, filtered, page by page."""
     given = params_of(call)
-    filters = Filters(given, FILTERS, datetime.now(UTC))
+    filters = Filters(given, FILTERS, datetime.now(UTC), also={"thread": "id_prefix", "thread_id": "id_prefix"})
     filters.choices("status", STATUSES)
     for name in ("agent", "id_prefix"):
         filters.text(name)
