@@ -92,7 +92,8 @@ def parsed(command: str) -> tuple[str, dict[str, Any]]:
     assert isinstance(root, TyperGroup)
     with root.make_context("trackside", words(command)[1:]) as context:
         name, chosen, rest = root.resolve_command(context, [*context._protected_args, *context.args])
-        assert name is not None and chosen is not None
+        assert name is not None
+        assert chosen is not None
         return name, chosen.make_context(name, rest, parent=context).params
 
 

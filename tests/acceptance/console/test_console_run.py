@@ -268,7 +268,8 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         behind = await api.start("talks", thread=waits["thread_id"])
         await page.get_by_role("button", name="Cancel", exact=True).click()
         await expect(page.locator("#confirm-text")).to_have_text("Cancel this run? What it has done so far stays.")
-        await page.get_by_role("button", name="Do it").click()
+        await expect(page.locator("#confirm [value=yes]")).to_have_text("Cancel the run")
+        await page.locator("#confirm [value=yes]").click()
         await expect(status).to_have_text("cancelled")
         await expect(page.locator("#run-top .verdict")).to_contain_text("What it had done until then stays")
         await api.client.get(f"/runs/{behind['run_id']}/join")
@@ -277,7 +278,9 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await page.get_by_role("button", name="Retry").dblclick()
         await expect(page.locator("#run-top .chip")).to_have_text("attempt 2")
-        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, "two clicks are one retry"
+        assert len((await api.client.get(f"/runs/{fails['run_id']}")).json()["retries"]) == 1, (
+            "two clicks are one retry"
+        )
         await expect(page.locator("#run-rest")).to_contain_text("attempt 1, retried by this run")
         await seen.go(f"/ui/runs/{fails['run_id']}")
         await expect(page.locator("#run-rest")).to_contain_text("attempt 2, a retry of this run")
@@ -323,7 +326,7 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         assert values == {"log": ["ran 0", "ran 1", "ran 2"]}
 
         await page.get_by_role("button", name="Delete").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await page.wait_for_url(f"{server.url}/ui/runs")
         await seen.go(f"/ui/runs/{forked['run_id']}")
         await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such run")
@@ -349,7 +352,7 @@ async def test_what_is_not_there_or_goes_away_is_said(serving: Any, visit: Any) 
         await seen.go(f"/ui/runs/{waits['run_id']}")
         await expect(page.locator("#stream-lines")).to_contain_text("still")
         await page.get_by_role("button", name="Cancel and roll back").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.locator("#stale")).to_contain_text("not there any more")
         await expect(page.locator("#run-top")).to_contain_text(waits["run_id"])
         seen.complaints.clear()  # of the 404

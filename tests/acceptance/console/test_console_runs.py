@@ -187,7 +187,7 @@ async def test_several_runs_are_cancelled_and_started_anew_at_once(serve: Any, v
 
         await page.get_by_role("button", name="Cancel 3").click()
         await expect(page.locator("#confirm-text")).to_contain_text("Cancel 3 runs?")
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         done = page.locator("#bulk-done")
         await expect(done.get_by_role("heading")).to_have_text("Cancelled: 3 of 3")
         said = texts(await done.locator("li").all_inner_texts())
@@ -199,7 +199,7 @@ async def test_several_runs_are_cancelled_and_started_anew_at_once(serve: Any, v
         for run in failed:
             await page.locator(f"#run-{run['run_id']} input").check()
         await page.get_by_role("button", name="Retry 2").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(done.get_by_role("heading")).to_have_text("Retried: 2 of 2")
         again = await done.locator("li a:last-child").all_inner_texts()
         assert len(again) == 2
@@ -436,7 +436,7 @@ async def test_everybody_sees_and_stops_what_is_his(serve: Any, visit: Any, trac
         page = await signed_in(await seen.go("/ui/runs?agent=waits"), secrets["ada"])
         await page.locator(f"#run-{run['run_id']} input").check()
         await page.get_by_role("button", name="Cancel 1").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.locator("#bulk-done")).to_contain_text("1 of 1")
         await expect(page.locator("#runs tbody .status-cancelled")).to_have_count(1)
 

@@ -101,6 +101,7 @@ async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit:
         await expect(page.locator("#standing pre")).to_have_text(ERROR)
         parked = page.locator("article.parked")
         await expect(parked).to_have_count(2)
+        await expect(parked.nth(0).locator("strong")).to_have_text(re.compile(r"Event 1 \(run_started\) of run "))
         await parked.nth(0).get_by_text("Payload").click()
         await expect(parked.nth(0).locator("details pre")).to_contain_text('"agent"')
         assert await seen.violations() == []
@@ -109,16 +110,21 @@ async def test_parked_events_are_seen_tried_again_and_dropped(serve: Any, visit:
         await page.get_by_role("button", name="Retry position 1").click()
         await expect(parked.nth(0)).to_contain_text("will be tried again")
         assert await parked.nth(0).locator("details").get_attribute("open") is not None, "what is open stays open"
+        async with await store.subscriptions.acquire("mail", consumer="the postman") as consumer:
+            await consumer.read_retries()
+            await consumer.park(1, "refused once more", attempts=6)
+        await expect(parked.nth(0)).to_contain_text("refused once more")
+        await expect(page.get_by_role("button", name="Retry position 1")).to_be_visible()
         await page.get_by_role("button", name="Drop position 3").click()
         await expect(page.locator("#confirm")).to_contain_text("It stays in the log.")
         await page.get_by_role("button", name="Back").click()
         assert len(await store.subscriptions.parked("mail")) == 2
         await page.get_by_role("button", name="Drop position 3").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(parked).to_have_count(1)
         await expect(page.locator("#parked")).to_be_focused()  # and not the top of the page
         await page.get_by_role("button", name="Drop all").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.get_by_text("Nothing is parked")).to_be_visible()
         assert await store.subscriptions.parked("mail") == []
 
@@ -140,7 +146,7 @@ async def test_going_on_elsewhere_says_what_it_means_before_and_after(serve: Any
         await position.fill("2")
         await page.get_by_role("button", name="Move").click()
         await expect(page.locator("#confirm")).to_contain_text("up to 4 events will be delivered again")
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.locator("#toasts")).to_contain_text("up to 4 events will be delivered again")
         assert (await store.subscriptions.get("audit")).cursor == 1
         await expect(position).to_have_value("2")
@@ -148,21 +154,21 @@ async def test_going_on_elsewhere_says_what_it_means_before_and_after(serve: Any
         await page.get_by_label("to the end: only new events").check()
         await expect(effect).to_contain_text("up to 4 events will be skipped")
         await page.get_by_role("button", name="Move").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.locator("#toasts")).to_contain_text("up to 4 events will be skipped")
         assert (await store.subscriptions.get("audit")).cursor == 5
 
         await page.get_by_label("to the event at position").check()
         await position.fill("99")
         await page.get_by_role("button", name="Move").click()
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page.locator(".toast.bad")).to_contain_text("position")
         assert (await store.subscriptions.get("audit")).cursor == 5
         seen.complaints.clear()  # the browser complains of each 422
 
         await page.get_by_role("button", name="Delete").click()
         await expect(page.locator("#confirm")).to_contain_text("Its position and its")
-        await page.get_by_role("button", name="Do it").click()
+        await page.locator("#confirm [value=yes]").click()
         await expect(page).to_have_url(f"{server.url}/ui/subscriptions")
         await expect(page.locator("#toasts")).to_contain_text("audit is deleted.")
         assert [one.name for one in await store.subscriptions.all()] == ["hook", "mail"]

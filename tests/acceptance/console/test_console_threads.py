@@ -195,7 +195,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
             await page.get_by_text("Metadata, lifetime, copy, delete").click()
             await page.get_by_role("button", name="Delete the thread").click()
             await expect(page.locator("#confirm")).to_contain_text("This cannot be undone.")
-            await page.get_by_role("button", name="Do it").click()
+            await page.locator("#confirm [value=yes]").click()
             await page.wait_for_url("**/ui/threads")
             await expect(page.locator(f"#thread-{copy_id}")).to_have_count(0)
             await watching.evaluate("htmx.trigger('#refresh', 'changed')")

@@ -12,6 +12,7 @@ import msgspec
 from trackside.app.dashboard.asking import Part, parts_of
 from trackside.app.dashboard.chart_series import OUTCOMES, charts_of, tones
 from trackside.app.dashboard.declaring import page, params_of
+from trackside.app.dashboard.pages.subscriptions import state_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.dashboard.time_ranges import LAST, TimeRange, time_range
 from trackside.app.server.routes import health, observers, records, subscriptions
@@ -51,6 +52,7 @@ async def show_overview(call: Call[None, None]) -> Any:
         agent=agent,
         here=_here(call.root, agent),
         runs=_runs_address(call.root, time, agent),
+        state_of=state_of,
         troubled=troubled(said["subscriptions"].value or []),
         **values,
     )

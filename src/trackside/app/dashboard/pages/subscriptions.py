@@ -68,10 +68,13 @@ async def show_subscription(call: Call[None, None]) -> Any:
 
 
 def state_of(one: SubscriptionInfo) -> str:
-    """What is said first of a subscription: `paused`, `failing`, `behind` or `active`."""
+    """What is said first of a subscription: `paused`, `failing`, `parked` or `active`.
+
+    The last two deliver; one that has parked something has not delivered all.
+    """
     if one.state != "active":
         return "paused"
-    return "failing" if one.failures else "active"
+    return "failing" if one.failures else "parked" if one.parked else "active"
 
 
 async def _asked(call: Call[None, None], endpoint: Any, **given: Any) -> tuple[str | None, Any]:

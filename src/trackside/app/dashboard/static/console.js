@@ -14,6 +14,8 @@ export function toast(text, bad = false) {
   const shown = document.createElement("div");
   shown.className = bad ? "toast bad" : "toast";
   shown.textContent = text;
+  shown.title = "Click, or press Escape, to dismiss";
+  shown.addEventListener("click", () => shown.remove());
   document.getElementById("toasts").append(shown);
   setTimeout(() => shown.remove(), bad ? 9_000 : 5_000);
 }
@@ -85,7 +87,8 @@ export function writeTimes(within = document) {
   for (const element of within.querySelectorAll("time[data-ago], time[data-clock]")) {
     const when = new Date(element.dateTime);
     if (Number.isNaN(when.getTime())) continue;
-    const text = "ago" in element.dataset ? ago(now - when) : clock.format(when);
+    // What has happened lies behind, whatever the clocks say.
+    const text = "ago" in element.dataset ? ago(Math.max(0, now - when)) : clock.format(when);
     if (element.textContent !== text) element.textContent = text;
     element.title = full.format(when);
   }
@@ -202,12 +205,28 @@ document.addEventListener("htmx:error", (event) => {
 document.addEventListener("htmx:after:swap", () => {
   writeTimes();
   letKeysScroll();
+  takeBack();
 });
+// A question whose object is gone, or is something else by now, is taken back.
+
+let asked = null;
+let askedFor = null;
+
+function takeBack() {
+  const dialog = document.getElementById("confirm");
+  if (!dialog.open || (asked?.isConnected && asked.getAttribute("action") === askedFor && document.getElementById("stale").hidden)) return;
+  dialog.close("no");
+}
+
 document.addEventListener("htmx:confirm", (event) => {
   const { ctx, issueRequest, dropRequest } = event.detail;
   event.preventDefault();
   const dialog = document.getElementById("confirm");
   document.getElementById("confirm-text").textContent = ctx.confirm;
+  asked = ctx.sourceElement;
+  askedFor = asked.getAttribute("action");
+  const does = asked.dataset.confirmYes ?? asked.querySelector("button")?.textContent ?? asked.textContent;
+  dialog.querySelector("[value=yes]").textContent = does.trim();
   dialog.returnValue = "no";
   dialog.showModal();
   dialog.addEventListener("close", () => (dialog.returnValue === "yes" ? issueRequest() : dropRequest()), { once: true });
@@ -254,6 +273,7 @@ function sayHowOld(status) {
   const shown = document.getElementById("stale");
   shown.hidden = status < 400;
   if (status >= 400) shown.textContent = WHY_OLD[status] ?? "The server cannot look this up now. What you see may be old.";
+  if (status === 404) takeBack();
 }
 
 // Copies.
@@ -302,6 +322,7 @@ function move(step) {
 document.getElementById("keys").addEventListener("click", () => document.getElementById("shortcuts").showModal());
 document.addEventListener("keydown", (event) => {
   const where = event.target;
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) document.getElementById("toasts").replaceChildren();
   if (event.ctrlKey || event.metaKey || event.altKey || where.closest?.("input:not([type=checkbox], [type=radio]), select, textarea, dialog, [contenteditable]")) return;
   if (goes) {
     goes = false;
