@@ -8,11 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trackside.app.dashboard.time_ranges import LAST, stamp, time_range
+from trackside.app.dashboard.time_ranges import LAST, stamp, time_range, usual_for
 from trackside.app.storage._stats import chosen_buckets
 
 NOW = datetime(2026, 11, 26, 7, 13, 42, tzinfo=UTC)
 MOMENTS = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))
+
+
+@pytest.mark.parametrize(
+    ("age", "name"),
+    [
+        (None, "24h"),
+        (timedelta(), "15min"),
+        (timedelta(minutes=15), "15min"),
+        (timedelta(minutes=16), "1h"),
+        (timedelta(hours=5), "6h"),
+        (timedelta(hours=7), "24h"),
+        (timedelta(days=90), "24h"),
+    ],
+)
+def test_without_a_word_it_is_the_shortest_time_that_has_all_runs_and_a_day_at_most(
+    age: timedelta | None, name: str
+) -> None:
+    assert usual_for(None if age is None else NOW - age, NOW) == name
 
 
 @pytest.mark.parametrize("name", LAST)

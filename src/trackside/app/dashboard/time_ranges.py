@@ -89,6 +89,12 @@ def time_range(given: Mapping[str, Sequence[str]], now: datetime) -> TimeRange:
         return TimeRange(name=USUAL, since=usual.since, until=None, width=usual.width, problem=str(exc))
 
 
+def usual_for(oldest: datetime | None, now: datetime) -> str:
+    """The shortest time by name that has all of what there is, or the usual one."""
+    lengths = [(name, length) for name, (length, _) in LAST.items() if length <= LAST[USUAL][0]]
+    return next((name for name, length in lengths if oldest is not None and now - oldest <= length), USUAL)
+
+
 def stamp(when: datetime) -> str:
     """A moment as the API takes it."""
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")

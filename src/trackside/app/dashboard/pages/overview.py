@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from trackside.app.dashboard.asking import Part, parts_of
+from trackside.app.dashboard.asking import Part, part, parts_of
 from trackside.app.dashboard.chart_series import OUTCOMES, charts_of, tones
 from trackside.app.dashboard.declaring import page, params_of
 from trackside.app.dashboard.pages.subscriptions import state_of
 from trackside.app.dashboard.rendering import Page
-from trackside.app.dashboard.time_ranges import LAST, TimeRange, time_range
+from trackside.app.dashboard.time_ranges import LAST, TimeRange, time_range, usual_for
 from trackside.app.server.routes import health, observers, records, subscriptions
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.stats import AgentTotals, RunStats, Totals
@@ -27,6 +27,8 @@ routes = Routes("Console")
 FAILED: Final = (RunStatus.error, RunStatus.timeout)
 """The outcomes that nobody wants."""
 
+_BEFORE_ALL: Final = "1970-01-01T00:00:00Z/-"
+"""A place in the listing of runs behind which all of them come."""
 _REASONS: Final = 8
 _AGENTS: Final = 25
 _COST_SOMETHING: Final = "0.000001"
@@ -36,9 +38,11 @@ _COST_SOMETHING: Final = "0.000001"
 @page(routes, "/ui")
 async def show_overview(call: Call[None, None]) -> Any:
     """What goes on, what it comes to, and what is wrong."""
-    given = params_of(call)
-    time = time_range(given, datetime.now(UTC))
+    given, now = params_of(call), datetime.now(UTC)
     agent = given.get("agent", [None])[0]
+    if given.keys().isdisjoint({"range", "since", "until"}):
+        given["range"] = [usual_for(await _oldest(call, agent), now)]
+    time = time_range(given, now)
     said = await _asked(call, time, agent)
     stats = said["stats"].value
     values: dict[str, Any] = dict(said) if stats is None else {**said, **_shown(call.root, time, agent, said)}
@@ -56,6 +60,13 @@ async def show_overview(call: Call[None, None]) -> Any:
         troubled=troubled(said["subscriptions"].value or []),
         **values,
     )
+
+
+async def _oldest(call: Call[None, None], agent: str | None) -> datetime | None:
+    """When the first of the runs was created that there are."""
+    query = {"agent": agent, "after": _BEFORE_ALL, "limit": 1}
+    found = (await part(call, records.list_recorded_runs, query)).value
+    return found[0].created_at if found else None
 
 
 async def _asked(call: Call[None, None], time: TimeRange, agent: str | None) -> dict[str, Part]:

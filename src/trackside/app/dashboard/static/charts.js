@@ -70,7 +70,7 @@ function optionsOf(name, chart, host) {
   return {
     width: host.clientWidth,
     height: host.clientHeight,
-    padding: [8, 14, 0, 0],
+    padding: [8, 28, 0, 0], // half of the last label
     legend: { show: false },
     cursor: { y: false, points: { show: !chart.stacked, size: 6 }, drag: { x: true, y: false, setScale: false, dist: 6 } },
     scales: {
