@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import shutil
 import sqlite3
 import stat
@@ -139,6 +140,21 @@ def test_out_and_in_again(here: Run, tmp_path: Path, name: str) -> None:
     assert other.read_bytes() == file.read_bytes()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert here("db", "check", "--all", OTHER).stdout == "All is well.\n"
+
+
+def test_ctrl_c_ends_an_import_from_a_pipe_in_which_nothing_more_comes(
+    trackside: Run, terminal: Any, tmp_path: Path
+) -> None:
+    export = trackside("export").stdout
+    os.mkfifo(tmp_path / "pipe")
+    one = terminal("import", "pipe", "-d", "sqlite:///other.db", columns=120)
+    with (tmp_path / "pipe").open("w", encoding="utf-8") as writer:
+        writer.write(export[: len(export) // 2])
+        writer.flush()
+        one.wait_for("Importing")
+        one.press(b"\x03")
+        assert one.wait() == 130
+    assert one.lines[-1].removeprefix("^C").startswith("Broken off: 0 events of the file are in the database;")
 
 
 def test_through_a_pipe(trackside: Run, tmp_path: Path) -> None:

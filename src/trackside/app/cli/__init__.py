@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     code = _run(arguments)
     if arguments is None and (threading.active_count() > 1 or "trackside.app.cli.leftovers" in sys.modules):
-        from trackside.app.cli.leftovers import expect_threads, has_stuck_tasks, leave
+        from trackside.app.cli.leftovers import expect_threads, has_no_end, leave
 
-        if has_stuck_tasks():
+        if has_no_end():
             leave(code)
         expect_threads(code)
     return code

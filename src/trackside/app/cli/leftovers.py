@@ -23,6 +23,7 @@ _UNMENTIONED = 0.5  # seconds of waiting of which nobody needs to be told
 _LAST_WORDS = 0.5  # seconds that tasks have to end when they are told to
 
 _stuck: list[asyncio.Runner] = []
+_reading: list[bool] = []
 
 
 class UnwaitedExecutor(ThreadPoolExecutor):
@@ -54,9 +55,21 @@ async def _have_ended() -> bool:
     return not tasks or not (await asyncio.wait(tasks, timeout=_LAST_WORDS))[1]
 
 
-def has_stuck_tasks() -> bool:
-    """Whether there is an event loop that cannot be closed, and so no normal end of the process."""
-    return bool(_stuck)
+@contextlib.contextmanager
+def reading_without_end() -> Generator[asyncio.Runner]:
+    """A runner for what reads a pipe in a thread: whoever breaks it off does not wait for what may never be written."""
+    try:
+        with event_loop() as runner:
+            runner.get_loop().set_default_executor(UnwaitedExecutor())
+            yield runner
+    except KeyboardInterrupt:
+        _reading.append(True)
+        raise
+
+
+def has_no_end() -> bool:
+    """Whether there is an event loop that cannot be closed, or a thread that reads on, and so no normal end."""
+    return bool(_stuck or _reading)
 
 
 def leave(code: int) -> NoReturn:

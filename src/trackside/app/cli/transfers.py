@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from trackside.app.cli.arguments import ArgumentError, read_since
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count
 from trackside.app.cli.jsonlines import record_object
+from trackside.app.cli.leftovers import reading_without_end
 from trackside.app.cli.lookup import find_run, find_thread
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
@@ -40,6 +42,7 @@ _FILE = "FILE"
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _SQLITE = "sqlite:///"
+_left_open: list[ExitStack] = []
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # files that SQLite keeps there
 
 
@@ -211,8 +214,11 @@ def import_(name: str, database: str | None, *, json: bool) -> ExitCode:
                 return await store.import_events(export, on_imported=imported)
 
         total = None if how_far is None else how_far.size
-        with Progress("Importing", "event", total=total, broken_off=_import_broken_off) as progress:
-            report = asyncio.run(read())
+        with (
+            Progress("Importing", "event", total=total, broken_off=_import_broken_off) as progress,
+            reading_without_end() as runner,
+        ):
+            report = runner.run(read())
     console = standard_output()
     if json:
         console.print_json_lines([record_object(report)])
@@ -267,7 +273,14 @@ def _input(name: str) -> Generator[tuple[BinaryIO, ExportFormat]]:
             raise ArgumentError(name=_FILE, why=f"{name} cannot be read: {exc.strerror}") from exc
         except OSError as exc:
             raise FileError(file=name, what="read", why=exc.strerror) from exc
-        yield found
+        try:
+            yield found
+        except KeyboardInterrupt:
+            if not stat.S_ISREG(Path(name).stat().st_mode):
+                # A thread that reads a pipe has it still, and closing would wait for that; the process ends now.
+                warnings.simplefilter("ignore", ResourceWarning)
+                _left_open.append(opened.pop_all())
+            raise
 
 
 def _recognized(file: io.BufferedReader) -> tuple[BinaryIO, ExportFormat]:
