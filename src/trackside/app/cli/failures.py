@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from difflib import get_close_matches
 from enum import IntEnum
 
 from typer import TyperException
@@ -24,6 +25,26 @@ from trackside.harness.types import RunStatus
 _OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG})
 _STOPPED_TWICE = re.compile(r"([?!])\.$")
 
+
+_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)", re.DOTALL)
+_SAID_OTHERWISE = {
+    "failed": ("error", "run_failed"),
+    "failure": ("error", "run_failed"),
+    "crashed": ("error", "run_failed"),
+    "done": ("success", "run_completed", "idle"),
+    "ok": ("success", "run_completed", "idle"),
+    "completed": ("success", "run_completed", "idle"),
+    "finished": ("success", "run_completed", "idle"),
+    "succeeded": ("success", "run_completed", "idle"),
+    "waiting": ("interrupted",),
+    "paused": ("interrupted",),
+    "active": ("running", "busy"),
+    "queued": ("pending",),
+    "canceled": ("cancelled",),
+    "stopped": ("cancelled",),
+    "started": ("run_started",),
+}
+"""Words that people try for those of this program."""
 
 _TYPED_AS = {
     "after": "--after",
@@ -109,8 +130,19 @@ def _misuse(failure: TyperException) -> ExitCode:
     if message := failure.format_message():  # without arguments the help has been shown, and that says it all
         context = getattr(failure, "ctx", None)
         hint = "" if context is None else f" (see `{context.command_path} --help`)"
-        _say(f"{message.replace('Value error, ', '').rstrip('.')}{hint}")
+        _say(f"{message.replace('Value error, ', '').rstrip('.')}{_meant_in(message)}{hint}")
     return ExitCode(failure.exit_code)
+
+
+def _meant_in(message: str) -> str:
+    """What was meant by a word that is none of those that can be typed, where that can be guessed."""
+    if (found := _NO_CHOICE.search(message)) is None:
+        return ""
+    typed, choices = found[1].casefold(), re.findall(r"'([^']+)'", found[2])
+    meant = [word for word in _SAID_OTHERWISE.get(typed, ()) if word in choices]
+    meant = meant or [*get_close_matches(typed, choices, n=1)]
+    meant = meant or [word for word in choices if typed and typed in word.split("_")]
+    return f"; is {' or '.join(map(repr, meant))} meant?" if meant else ""
 
 
 def _say(text: str) -> None:
