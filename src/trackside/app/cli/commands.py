@@ -17,6 +17,7 @@ from trackside.app.cli import (
     run_commands,
     server_commands,
     subscription_commands,
+    typed_once,
 )
 
 app = typer.Typer(
@@ -53,3 +54,4 @@ app.add_typer(data_commands.app)
 app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)
 manual.describe(app)
+typed_once.type_once(app)

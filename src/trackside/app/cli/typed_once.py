@@ -1,0 +1,40 @@
+"""Refuses an option that is typed twice and takes one value: the parser alone would keep the last and not say so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+
+class OnceCommand(TyperCommand):
+    """A command whose options are typed once, unless they may be repeated. A flag may: twice says the same."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed.
+
+        Raises:
+            UsageError: an option stands there twice.
+        """
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for param, times in Counter(order).items():
+                if times > 1 and param.param_type_name == "option" and not _may_be_repeated(param):
+                    name = max(param.opts, key=len)
+                    ctx.fail(f"{name} takes one value, and was typed {times} times")
+        return super().parse_args(ctx, args)
+
+
+def type_once(app: typer.Typer) -> None:
+    """Have all commands below this refuse it."""
+    for command in app.registered_commands:
+        command.cls = OnceCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            type_once(group.typer_instance)
+
+
+def _may_be_repeated(option: Any) -> bool:
+    return bool(option.multiple or option.is_flag or option.count)
