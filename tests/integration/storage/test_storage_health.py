@@ -139,9 +139,9 @@ async def test_how_subscriptions_stand_is_found(store: Store, url: str) -> None:
         (Severity.warning, "subscription mail"),
     ]
     assert findings[0].what == "its next event failed 4 times, and nothing overtakes it: no route"
-    assert findings[0].fix.endswith("trackside replay blocked --from POSITION")
+    assert findings[0].fix.endswith("`trackside replay blocked --from 2`")
     assert findings[1].what.startswith("it is 5 events behind, the oldest from ")
-    assert findings[2].fix.endswith("trackside parked mail")
+    assert findings[2].fix.endswith("`trackside parked mail`")
 
 
 async def test_a_thread_that_is_busy_with_nothing_is_found(store: Store, url: str, database: Any) -> None:
