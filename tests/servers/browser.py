@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 
 from javascript import PACKAGES, node
 
 ROOT: Final = Path(__file__).parents[2]
 SCREENSHOTS: Final = ROOT / ".screenshots"
 """Where pictures of pages go, to be looked at; nothing there is committed."""
+
+PATIENCE: Final = 30_000
+"""Milliseconds after which something that does not come counts as missing: browsers are slow where much else is done."""
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS: Final = (
@@ -64,6 +67,9 @@ async def running_browser() -> AsyncGenerator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+expect.set_options(timeout=PATIENCE)
 
 
 class Visit:
@@ -137,7 +143,7 @@ class Visit:
 async def visiting(browser: Browser, url: str, **options: Any) -> AsyncGenerator[Visit]:
     """A page in a browser of its own: no cookies, nothing kept. Options are those of Playwright's `new_context`."""
     context: BrowserContext = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     try:
         visit = Visit(await context.new_page(), url)
         yield visit

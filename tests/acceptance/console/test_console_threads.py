@@ -162,7 +162,7 @@ async def test_what_a_function_agent_was_asked_and_gave_is_told_run_by_run(serve
         await expect(turns.nth(2)).to_contain_text("there is no file prices.csv")
         await expect(page.locator("#thread-asks .problem")).to_contain_text("there is no file prices.csv")
         await page.get_by_role("link", name="History", exact=True).click()
-        await expect(page.get_by_text("there is one state")).to_be_visible()
+        await expect(page.get_by_text("This agent keeps only the newest state of a thread")).to_be_visible()
         await seen.go(f"/ui/threads/{thread_id}?view=history&from=nope&to=neither")
         await expect(page.locator("#thread-view .problem")).to_be_visible()
 
