@@ -142,6 +142,18 @@ def test_what_a_server_is_asked_looks_as_what_its_database_is_asked(
         assert there.stdout.split("\n")[0].split() == at_home.stdout.split("\n")[0].split()
 
 
+def test_a_command_that_is_suggested_carries_the_place_that_was_asked(
+    served: Served, here: Trackside, place: str
+) -> None:
+    at = served.at(place)
+    shown = " ".join(at[:2])  # never the key
+
+    assert f"`trackside runs {shown}` lists them" in here("runs", "nobody", *at).stderr
+    assert f"`trackside threads {shown}` lists them" in here("threads", "nobody", *at).stderr
+    assert f"`trackside subscriptions {shown}` lists" in here("subscriptions", "nobody", *at).stderr
+    assert f"`trackside run AGENT INPUT --thread thread-1 {shown}`" in here("resume", "thread-1", "yes", *at).stderr
+
+
 def test_ids_are_found_by_their_ends_too(served: Served, here: Trackside, place: str) -> None:
     newest = objects(here("runs", "-n", "1", "--json", *served.at("server")))[0]
     run_id, thread_id = newest["run_id"], newest["thread_id"]

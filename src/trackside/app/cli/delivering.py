@@ -11,7 +11,9 @@ from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
+from trackside.app.cli.places import home_of
 from trackside.app.cli.stopping import ended_by_stop_signals, interrupt_on_stop_signals
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, open_store
 from trackside.app.wiring.delivering import Deliveries
@@ -47,24 +49,28 @@ def deliver(names: Sequence[str], *, database: str | None, until_idle: bool, jso
     chosen = _chosen(build_observers(settings), names)
     console = standard_output()
     with event_loop() as runner:
-        code = runner.run(_deliver(settings, chosen, _Report(console, json=json), until_idle=until_idle))
+        code = runner.run(
+            _deliver(settings, chosen, _Report(console, home_of(settings).flags, json=json), until_idle=until_idle)
+        )
     console.check()
     return ExitCode.reader_gone if console.reader_gone else code
 
 
 def say_what_is_left(app: App) -> None:
     """Say which observers have not been told everything yet, and who tells them; and which did not take something."""
+    flags = home_of(app.settings).flags
     if left := app.deliveries.left:
         those = ", ".join(one_line(one.name) for one in left)
         why = f" ({one_line(left[0].why)})" if len(left) == 1 and left[0].why else ""
         hint = "; `trackside subscriptions` says why" if len(left) > 1 else ""
         goes_on = "`trackside deliver` goes on, as the next `trackside run` does"
-        standard_error().print(f"not everything is delivered yet to {those}{why}: {goes_on}{hint}", soft_wrap=True)
+        said = f"not everything is delivered yet to {those}{why}: {goes_on}{hint}"
+        standard_error().print(suggest_at(flags, said), soft_wrap=True)
     for stats in app.dispatcher.stats():
         if stats.parked_total:
             name, events = one_line(stats.subscription), count(stats.parked_total, "event")
             said = f"{name} did not take {events}, parked now; see `trackside parked {name}`"
-            standard_error().print(said, soft_wrap=True)
+            standard_error().print(suggest_at(flags, said), soft_wrap=True)
     for name, failure in app.dispatcher.failures.items():
         standard_error().print(f"nothing is delivered to {one_line(name)}: {one_line(str(failure))}", soft_wrap=True)
 
@@ -134,8 +140,9 @@ async def _idle(dispatcher: Dispatcher, store: Store) -> None:
 class _Report:
     """Says one thing about one observer, to a person or a program."""
 
-    def __init__(self, console: OutputConsole, *, json: bool) -> None:
+    def __init__(self, console: OutputConsole, flags: str, *, json: bool) -> None:
         self.console = console
+        self._flags = flags  # with which another command finds the same database
         self._json = json
 
     def say(self, name: str, what: str, text: str, *, style: str | None = None, **facts: Json) -> None:
@@ -143,7 +150,9 @@ class _Report:
         if self._json:
             self.console.print_json_lines([{"observer": name, "what": what, **facts}])
         else:
-            self.console.print(f"{one_line(name)} {one_line(text)}", style=style, soft_wrap=True)
+            self.console.print(
+                f"{one_line(name)} {one_line(suggest_at(self._flags, text))}", style=style, soft_wrap=True
+            )
 
 
 class _Watch:
@@ -232,7 +241,7 @@ class _Watch:
 def _state_of(stats: FeedStats, standing: Subscription) -> tuple[str, str]:
     """Who feeds it, in a word and in a sentence; nothing while that is being found out."""
     if standing.state.value == "paused":
-        return "paused", f"is paused; to go on: trackside subscriptions {stats.subscription} resume"
+        return "paused", f"is paused; to go on: `trackside subscriptions {stats.subscription} resume`"
     if stats.active:
         return "active", "is fed from here"
     if standing.consumer is not None:

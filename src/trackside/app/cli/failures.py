@@ -16,6 +16,7 @@ from trackside.app.cli import DEBUG_VARIABLE
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.cli.tracebacks import without_machinery
 from trackside.app.wiring.agents import AgentImportError
 from trackside.app.wiring.observer_types import ObserverImportError
@@ -109,7 +110,7 @@ def report(failure: BaseException) -> ExitCode:
             _say(str(failure))
             return ExitCode.usage
         case TracksideError():
-            _say(_as_typed(failure))
+            _say(suggest_at(failure.__dict__.get("asked_at", ""), _as_typed(failure)))
             return ExitCode.error if failure.fault in {"store", "observer"} else ExitCode.usage
         case _:
             return _bug(failure)

@@ -1,4 +1,7 @@
-"""Refuses an option that is typed twice and takes one value: the parser alone would keep the last and not say so."""
+"""How all commands are typed: an option that takes one value once, and an error knows for which records they were.
+
+Of an option that is typed twice the parser alone would keep the last, and not say so.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,25 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from trackside.harness.errors import TracksideError
 
-class OnceCommand(TyperCommand):
+
+class TypedCommand(TyperCommand):
     """A command whose options are typed once, unless they may be repeated. A flag may: twice says the same."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do it.
+
+        Raises:
+            TracksideError: as the command does; its `asked_at` are the flags for the place that was asked.
+        """
+        try:
+            return super().invoke(ctx)
+        except TracksideError as exc:
+            from trackside.app.cli.suggesting import flags_of
+
+            exc.__dict__["asked_at"] = flags_of(ctx.params)
+            raise
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read what was typed.
@@ -28,9 +47,9 @@ class OnceCommand(TyperCommand):
 
 
 def type_once(app: typer.Typer) -> None:
-    """Have all commands below this refuse it."""
+    """Have all commands below this be typed so."""
     for command in app.registered_commands:
-        command.cls = OnceCommand
+        command.cls = TypedCommand
     for group in app.registered_groups:
         if group.typer_instance is not None:
             type_once(group.typer_instance)

@@ -1,0 +1,57 @@
+"""Completes the commands that messages suggest, so that they find the same records: with the place that was asked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+_COMMAND = re.compile(r"`trackside ([^`]+)`")
+_PLACES = ("--url", "--database", "-d")
+
+
+def flags_of(typed: Mapping[str, Any]) -> str:
+    """The flags for the place that was typed; nothing where settings or the environment say it, now and the next time.
+
+    A password is not among them.
+    """
+    from trackside.app.cli.places import Place, home_of
+    from trackside.harness.errors import TracksideError
+
+    if (url := typed.get("url")) is not None:
+        return f" --url {shlex.quote(url.strip().rstrip('/'))}"
+    if (database := typed.get("database")) is None:
+        return ""
+    try:
+        return home_of(Place(database=database).settings()).flags
+    except TracksideError:  # the settings are what is wrong, and that is said already
+        return ""
+
+
+def suggest_at(flags: str, text: str) -> str:
+    """The text with these flags behind each `trackside …` in it that takes them and names no place."""
+
+    def complete(found: re.Match[str]) -> str:
+        words = found[1].split()
+        if any(word in _PLACES or word.startswith(("--url=", "--database=")) for word in words) or "&&" in words:
+            return found[0]
+        return f"`trackside {found[1]}{flags}`" if _takes(words, flags.split(maxsplit=1)[0]) else found[0]
+
+    return _COMMAND.sub(complete, text) if flags else text
+
+
+def _takes(words: list[str], flag: str) -> bool:
+    """Whether a command has this option, and not only to say why it is of no use to it."""
+    from typer.main import get_command
+
+    from trackside.app.cli.commands import app
+
+    command: Any = get_command(app)
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands.get(word)
+    return command is not None and any(
+        flag in one.opts and not one.hidden for one in command.params if hasattr(one, "hidden")
+    )
