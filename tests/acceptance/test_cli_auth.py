@@ -18,7 +18,7 @@ def test_a_key_is_shown_once_and_alone_on_standard_output(here: Here) -> None:
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert KEY.fullmatch(key)
-    assert "of ada may admin, until" in made.stderr
+    assert "of ada is good for everything (admin), until" in made.stderr
     assert key not in made.stderr
     listed = here("auth", "list")
     assert key[3:15] in listed.stdout
@@ -34,6 +34,19 @@ def test_keys_for_programs(here: Here) -> None:
     (listed,) = [json.loads(line) for line in here("auth", "list", "--json").stdout.splitlines()]
     assert listed == made
     assert "digest" not in listed
+
+
+def test_an_owner_has_one_good_key_of_a_name(here: Here) -> None:
+    made = json.loads(here("auth", "create", "ci", "--json").stdout)
+    refused = here("auth", "create", "ci", "-d", "sqlite:///trackside.db")
+    revoke = f"trackside auth revoke {made['key_id']} --database sqlite:///trackside.db"
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"error: NAME: 'ci' has a key of this name; take another name, or revoke that one: `{revoke}`.\n"
+    )
+    assert here("auth", "create", "ci", "--owner", "ada").returncode == 0
+    assert here(*revoke.split()[1:], "--yes").returncode == 0
+    assert here("auth", "create", "ci").returncode == 0
 
 
 def test_revoking_asks_unless_it_is_told_to(here: Here) -> None:

@@ -42,6 +42,7 @@ def test_keys_are_made_and_revoked_while_it_serves(tmp_path: Path, trackside: Co
             assert trackside("auth", "revoke", made["key_id"], "--yes", "-d", "sqlite:///runs.db").returncode == 0
             assert status_in_the_end(client) == 401
         assert made["secret"] not in server.log
+    assert server.log.count("no API key is good here, so nobody is let in; `trackside auth create NAME") == 1
 
 
 def status_in_the_end(client: Any) -> int:

@@ -24,7 +24,7 @@ from trackside.harness.types import JsonObject
 
 if TYPE_CHECKING:
     from trackside.app.storage import Store
-    from trackside.app.storage.api_keys import ApiKey, KeyPermission
+    from trackside.app.storage.api_keys import ApiKey, KeyPermission, NewApiKey
 
 _GOOD = Look("✓", "+", "good", "green")
 _EXPIRED = Look("‖", "=", "expired", "yellow")
@@ -44,28 +44,43 @@ class KeyOptions:
 
 
 def create(options: KeyOptions) -> ExitCode:
-    """Make a key. It alone goes to standard output, what there is to know of it elsewhere."""
+    """Make a key. It alone goes to standard output, what there is to know of it elsewhere.
+
+    Raises:
+        ArgumentError: somebody has a good one of this name, and nobody could tell the two apart.
+    """
     expires_at = None if options.expires is None else _end_in(options.expires)
     settings = load_settings({"database.url": options.database})
-    made = _in_store(
-        settings,
-        lambda store: store.api_keys.create(
+
+    async def make(store: Store) -> NewApiKey:
+        _see_that_it_is_another(await store.api_keys.all(), options)
+        return await store.api_keys.create(
             options.name, owner=options.owner, permission=options.permission, expires_at=expires_at
-        ),
-        create=True,
-    )
+        )
+
+    made = _in_store(settings, make, create=True)
     console = standard_output()
     if options.json:
         console.print_json_lines([{**_object(made.key), "secret": made.secret}])
     else:
         until = "" if expires_at is None else f", until {moment(expires_at, datetime.now(UTC))}"
-        said = f"Key {made.key.key_id} of {one_line(options.owner)} may {options.permission}{until}. It is shown this once:"
+        may = "is good for everything (admin)" if options.permission == "admin" else f"may {options.permission}"
+        said = f"Key {made.key.key_id} of {one_line(options.owner)} {may}{until}. It is shown this once:"
         standard_error().print(said, soft_wrap=True)
         console.print(made.secret, soft_wrap=True)
         if settings.access.auth != "keys":
             hint = f'It is asked for where server.auth = "keys"; here it is {settings.access.auth!r}.'
             standard_error().print(hint, soft_wrap=True, style="dim")
     return _left(console)
+
+
+def _see_that_it_is_another(keys: Sequence[ApiKey], options: KeyOptions) -> None:
+    now = datetime.now(UTC)
+    for key in keys:
+        if (key.name, key.owner) == (options.name, options.owner) and key.is_good(now):
+            revoke = f"`trackside auth revoke {key.key_id}`"
+            why = f"{options.owner!r} has a key of this name; take another name, or revoke that one: {revoke}"
+            raise ArgumentError(name="NAME", why=why)
 
 
 def show(database: str | None, *, all: bool, json: bool) -> ExitCode:

@@ -171,7 +171,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
     "auth create": Entry(
         "Serve",
         (
-            Example("trackside auth create ci --permission run --expires 90d", "a key for a program", runs=True),
+            Example("trackside auth create deploy --permission run --expires 90d", "a key for a program", runs=True),
             Example("trackside auth create ops -p admin --json", "for an operator", runs=True),
         ),
     ),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from trackside.app.cli import beginning_anew
@@ -162,6 +163,8 @@ async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[
             front = Front(asgi, note=words.note)
             async with HttpServer(front, served.sockets, websockets=guest is not None) as server:
                 loaded()
+                if settings.access.auth == "keys" and not await _has_keys(app):
+                    words.say_nobody_has_a_key()
                 if not life.is_told_to_end:
                     words.say_ready(app, served.sockets)
                     tell_service_manager("READY=1")
@@ -170,6 +173,12 @@ async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[
             await life.deliver(app)
         words.say("stopped")
     return life.begins_anew
+
+
+async def _has_keys(app: App) -> bool:
+    """Whether there is an API key with which somebody is let in."""
+    now = datetime.now(UTC)
+    return any(key.is_good(now) for key in await app.store.api_keys.all())
 
 
 @asynccontextmanager

@@ -13,6 +13,8 @@ from typing import Any, Final, Self
 from trackside._version import __version__
 from trackside.app.cli.formatting import one_line
 from trackside.app.cli.output import JsonOutput, OutputConsole, standard_error
+from trackside.app.cli.places import home_of
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.settings import Settings
 from trackside.app.wiring import App
 from trackside.app.wiring.projects import missing_packages
@@ -74,6 +76,11 @@ class ServerWords:
         """Say what happens. Safe in a signal's handler."""
         self._log.say(event, facts, level=level)
 
+    def say_nobody_has_a_key(self) -> None:
+        """Say that the server lets nobody in yet, and what to do about it."""
+        make = suggest_at(home_of(self._settings).flags, "`trackside auth create NAME` makes one")
+        self.say(f"no API key is good here, so nobody is let in; {make}", level="warning")
+
     def say_ready(self, app: App, sockets: Sequence[socket.socket]) -> None:
         """Say that the server answers, where, and what with."""
         facts = self._facts(sockets[0])
@@ -109,7 +116,7 @@ class ServerWords:
             f"  API       {facts['url']}/docs",
             f"  database  {self._settings.database_shown}",
             f"  agents    {', '.join(sorted(self._settings.agents))}",
-            f"  access    {_access(self._settings.access.auth)}",
+            f"  access    {suggest_at(home_of(self._settings).flags, _access(self._settings.access.auth))}",
             "  Ctrl-C stops it",
         ]
         for line in lines:
