@@ -148,6 +148,9 @@ def test_tables_with_events_are_upgraded_only_if_somebody_says_so(here: Run, ter
     assert shown.wait() == 130
     assert "Nothing was changed." in shown.text
     assert here("db", "current").stdout.startswith("0001 ")
+    assert here("db", "current").stdout.endswith("; `trackside db upgrade` brings them up to date)\n")
+    typed = ("-d", "sqlite:///trackside.db")
+    assert "`trackside db upgrade --database sqlite:///trackside.db` brings it up" in here("runs", *typed).stderr
 
     shown = terminal("db", "upgrade", "--yes", columns=160)
     assert shown.wait() == 0

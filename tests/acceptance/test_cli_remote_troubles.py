@@ -77,6 +77,9 @@ def test_what_needs_the_database_says_so(here: Trackside, command: list[str]) ->
     assert done.stderr.startswith("error: --url: ")
     assert done.stderr.count("\n") == 1
     assert "--url " not in here(*command, "--help").stdout
+    if command == ["export"]:
+        assert "`trackside export` on that machine" in done.stderr
+        assert "cannot be imported" in done.stderr
 
     if command[0] not in {"serve", "observers"}:  # which have nothing to do with where runs are recorded
         done = here(*command, TRACKSIDE_URL="http://127.0.0.1:1")

@@ -32,7 +32,10 @@ class ExportFormat(StrEnum):
 
 
 _PRUNES = "old runs are removed where the database is; of a server, `trackside delete` removes single runs and threads"
-_EXPORTS = "an export is written where the database is; a server gives events with `trackside events --json`"
+_EXPORTS = (
+    "an export is written where the database is: `trackside export` on that machine; `trackside events --url … --json` has a"
+    " server's events, too, but cannot be imported"
+)
 _IMPORTS = "an export is read where the database is: copy it there, and name the database with --database"
 _TABLES = "the tables are seen to where the database is; `trackside doctor --url` says how a server's are"
 _ENDS = ", ".join(status for status in RunStatus if status in FINAL_STATUSES)

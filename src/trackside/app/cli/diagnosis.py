@@ -47,5 +47,5 @@ def _print(console: OutputConsole, findings: Sequence[Finding]) -> None:
         console.print(f"{one_line(finding.where)}: {one_line(finding.what)}", soft_wrap=True)
         if finding.fix:
             console.print(f"             {one_line(finding.fix)}", style="dim", soft_wrap=True)
-    if all(finding.severity is Severity.note for finding in findings):
+    if all(finding.severity is Severity.note and not finding.is_of_nothing for finding in findings):
         console.print("All is well.")

@@ -8,7 +8,9 @@ from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import count, one_line
 from trackside.app.cli.output import OutputConsole, standard_output
+from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
+from trackside.app.cli.suggesting import suggest_at
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import blaming
 
@@ -29,8 +31,10 @@ def show_version(database: str | None, *, json: bool) -> ExitCode:
     elif version.found == version.known:
         console.print(f"{version.found} (up to date)")
     else:
-        newer = "; a newer one made them: upgrade Trackside" if version.is_newer else ""
-        console.print(f"{version.found or 'no tables yet'} (this Trackside works with {version.known}{newer})")
+        todo = "; `trackside db upgrade` brings them up to date" if version.found else ""
+        todo = "; a newer one made them: upgrade Trackside" if version.is_newer else todo
+        said = f"{version.found or 'no tables yet'} (this Trackside works with {version.known}{todo})"
+        console.print(suggest_at(home_of(settings).flags, said), soft_wrap=True)
     return _written(console)
 
 
@@ -123,7 +127,8 @@ def check(database: str | None, *, every: bool, json: bool) -> ExitCode:
         console.print_json_lines([asdict(finding) for finding in findings])
     elif findings:
         for finding in findings:
-            console.print(f"{finding.where}: {one_line(finding.what)}", soft_wrap=True)
+            what = suggest_at(home_of(settings).flags, one_line(finding.what))
+            console.print(f"{finding.where}: {what}", soft_wrap=True)
     else:
         console.print("All is well.")
     written = _written(console)

@@ -142,7 +142,7 @@ class NewerDatabaseError(StorageError):
 
 
 class OlderDatabaseError(StorageError):
-    """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and looking changes nothing: `trackside run`, or whatever opens it to write, brings it up to date."""  # noqa: E501
+    """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and looking changes nothing: `trackside db upgrade` brings it up to date, as does whatever opens it to write."""  # noqa: E501
 
 
 class SqliteTooOldError(StorageError):

@@ -40,6 +40,9 @@ _LOADING_SECONDS: Final = 120.0  # that an agent's module may take to be importe
 _AT_ONCE: Final = 4  # agents that are imported
 
 
+_NOTHING_YET: Final = ("nothing recorded", "it has no tables yet")
+
+
 class Severity(StrEnum):
     """How bad it is: something does not work, a human should look at it, or it is only good to know."""
 
@@ -56,6 +59,11 @@ class Finding:
     what: str
     where: str
     fix: str = ""
+
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether it says that there is nothing yet which could be well or not."""
+        return self.severity is Severity.note and self.what.startswith(_NOTHING_YET)
 
 
 def examine_running(settings: Settings) -> list[Finding]:
