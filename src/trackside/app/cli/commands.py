@@ -17,6 +17,7 @@ from trackside.app.cli import (
     run_commands,
     server_commands,
     subscription_commands,
+    suggesting,
     typed_once,
 )
 
@@ -55,3 +56,4 @@ app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)
 manual.describe(app)
 typed_once.type_once(app)
+suggesting.know(app)

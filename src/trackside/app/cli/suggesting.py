@@ -7,8 +7,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import typer
+
 _COMMAND = re.compile(r"`trackside ([^`]+)`")
 _PLACES = ("--url", "--database", "-d")
+_known: list[typer.Typer] = []
+
+
+def know(app: typer.Typer) -> None:
+    """Suggest commands of this program. It says so itself, since its commands suggest others."""
+    _known.append(app)
 
 
 def flags_of(typed: Mapping[str, Any]) -> str:
@@ -45,9 +53,7 @@ def _takes(words: list[str], flag: str) -> bool:
     """Whether a command has this option, and not only to say why it is of no use to it."""
     from typer.main import get_command
 
-    from trackside.app.cli.commands import app
-
-    command: Any = get_command(app)
+    command: Any = get_command(_known[-1]) if _known else None
     for word in words:
         if not hasattr(command, "commands"):
             break
