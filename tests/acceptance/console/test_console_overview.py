@@ -64,7 +64,7 @@ async def test_an_empty_database_says_what_to_do_and_shows_the_first_run_by_itse
         await seen.picture("overview-empty")
         await ran(server.url, "fails")
         await expect(figure(page, "runs")).to_have_text("1")
-        await expect(page.locator("#verdict")).to_contain_text("1 of 1 runs failed")
+        await expect(page.locator("#verdict")).to_contain_text("1 of 1 run failed")
         await expect(page.locator("#chart-runs canvas")).to_be_visible()
 
 

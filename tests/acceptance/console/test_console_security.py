@@ -29,6 +29,28 @@ async def sign_in(page: Any, key: str) -> None:
     await page.get_by_role("button", name="Sign in").click()
 
 
+async def test_a_reader_is_invited_to_nothing(serve: Any, visit: Any, tmp_path: Path) -> None:
+    server = await serve(settings=SETTINGS)
+    keys = await keys_of(tmp_path)
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui")
+        await sign_in(page, keys["read"].secret)
+        await expect(page.get_by_text("No run yet")).to_be_visible()
+        await expect(page.get_by_role("link", name="Try an agent")).to_have_count(0)
+        twins = [await link.get_attribute("href") for link in await page.locator(".twins a").all()]
+        assert "/stats/now" in twins
+        assert not {"/subscriptions", "/observers"} & {*twins}
+        page = await seen.go("/ui/runs")
+        await expect(page.locator(".empty")).to_have_text("No runs yet")
+        page = await seen.go("/ui/threads/nosuch")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such thread")
+        await expect(page.locator(".failure")).to_contain_text("nosuch is not the id of a thread")
+        page = await seen.go("/ui/threads/01a21687-8cbe-7000-8b6d-14a2352dfe24")
+        await expect(page.locator(".failure")).to_contain_text("No thread that you may see has the id")
+        assert await seen.violations() == []
+        seen.complaints.clear()  # of the 404s
+
+
 async def test_signing_in_and_out_again(serve: Any, visit: Any, tmp_path: Path) -> None:
     server = await serve(settings=SETTINGS)
     keys = await keys_of(tmp_path)
@@ -36,6 +58,7 @@ async def test_signing_in_and_out_again(serve: Any, visit: Any, tmp_path: Path) 
         page = await seen.go("/ui/runs?agent=talks")
         await expect(page).to_have_url(re.compile(r"/ui/sign-in\?next=%2Fui%2Fruns%3Fagent%3Dtalks$"))
         await expect(page.get_by_label("API key or token")).to_be_focused()
+        await expect(page.get_by_role("navigation", name="Pages")).to_have_count(0)
         assert await seen.violations() == []
         await seen.picture("sign-in")
         await sign_in(page, "ts_nobody")

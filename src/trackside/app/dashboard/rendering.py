@@ -36,6 +36,9 @@ _HEADERS: Final = {
 }
 
 
+_OF_ADMINS: Final = ("/subscriptions", "/observers", "/system")
+"""How addresses begin that others are refused."""
+
 _preparing = Lock()
 
 
@@ -114,17 +117,20 @@ class Page:
 
     def _rendered(self, scope: Scope, token: str) -> str:
         principal = scope.get("trackside.principal", NOBODY)
+        may_admin = principal.may(Permission.admin)
+        twins = [twin for twin in self.values["twins"] if may_admin or not twin.startswith(_OF_ADMINS)]
         return (
             templates()
             .get_template(self._file)
             .render(
-                **self.values,
+                **(self.values | {"twins": twins}),
                 root=str(scope.get("root_path", "")),
                 token=token,
                 identity=principal.identity,
                 may_run=principal.may(Permission.run),
-                may_admin=principal.may(Permission.admin),
-                is_signed_in=bool(scope.get("trackside.by_cookie")),
+                may_admin=may_admin,
+                # A cookie of another server on this host signs nobody in where nobody is asked.
+                is_signed_in=bool(scope.get("trackside.by_cookie")) and principal.identity is not None,
             )
         )
 

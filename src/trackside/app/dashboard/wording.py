@@ -42,6 +42,11 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}"
 
 
+def plural(number: float | None, one: str, many: str | None = None) -> str:
+    """What so many are called: `run` of one, else `runs`."""
+    return one if number == 1 else many or f"{one}s"
+
+
 def cost(dollars: float | None) -> str:
     """`$0.0123`, `$12.30`; a dash if it is not known."""
     if dollars is None:
@@ -103,6 +108,7 @@ def visible(text: str) -> str:
 FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "duration": duration,
     "count": count,
+    "plural": plural,
     "cost": cost,
     "percent": percent,
     "short_id": short_id,

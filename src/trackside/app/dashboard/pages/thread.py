@@ -13,9 +13,12 @@ from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
 from trackside.app.dashboard.questions import questions_of
 from trackside.app.dashboard.rendering import Page
+from trackside.app.server.failures import HttpError, answer_of
 from trackside.app.server.routes import records, states, thread_records, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
+from trackside.harness.errors import UnknownThreadError
+from trackside.harness.ids import is_uuid
 from trackside.harness.types import JsonObject, ThreadStatus
 
 routes = Routes("Console")
@@ -36,9 +39,15 @@ type Given = Mapping[str, list[str]]
 @page(routes, "/ui/threads/{thread_id}")
 async def show_thread(call: PageCall) -> Any:
     """One thread, in one of three views: the conversation, the state, or the history of states."""
+    said_id = call.path["thread_id"]
+    try:
+        thread = (await API.ask(call, threads.get_thread)).value
+    except (HttpError, UnknownThreadError) as exc:
+        if answer_of(exc)[0] not in {404, 422}:
+            raise
+        return Page("thread_gone", place="threads", status=404, thread_id=said_id, is_id=is_uuid(said_id))
     given = params_of(call)
     view = given.get("view", ["conversation"])[0]
-    thread = (await API.ask(call, threads.get_thread)).value
     record, _ = await value_or_why(
         call, thread_records.list_recorded_threads, query={"id_prefix": call.thread_id, "limit": 1}
     )
