@@ -306,24 +306,31 @@ async def test_what_can_be_done_with_a_run_is_done(serving: Any, visit: Any) -> 
         assert (await api.get(f"/runs/{made['run_id']}"))["request"]["input"]["messages"][0]["content"] == said
 
         # A thread of an agent that keeps no checkpoints cannot go back, unless this was its first run.
-        await expect(page.get_by_role("button", name="Fork")).to_be_enabled()
+        await expect(page.locator("#fork > summary")).to_be_visible()
         later = await api.ended("talks", thread=talks["thread_id"])
         await seen.go(f"/ui/runs/{later['run_id']}")
-        await expect(page.get_by_role("button", name="Fork")).to_be_disabled()
+        await expect(page.locator("#fork")).to_have_count(0)
         await expect(page.locator("#why-not-fork")).to_contain_text("keeps only what its thread is now")
 
         first = await api.ended("counts", {})
         for _ in range(2):
             last = await api.ended("counts", {}, thread=first["thread_id"])
         await seen.go(f"/ui/runs/{last['run_id']}")
-        await page.get_by_role("button", name="Fork").click()
+        await page.locator("#fork > summary").click()
+        assert await seen.violations() == []
+        await page.get_by_label("Input, as JSON").fill("{nonsense")
+        await page.get_by_role("button", name="Fork and run").click()
+        await expect(page.locator(".toast.bad")).to_contain_text("the input is not JSON")
+        seen.complaints.clear()  # of the 422
+        await page.get_by_label("Input, as JSON").fill('{"log": ["changed"]}')
+        await page.get_by_role("button", name="Fork and run").click()
         await page.wait_for_url(lambda url: url.startswith(f"{server.url}/ui/runs/") and last["run_id"] not in url)
         await expect(status).to_have_text("success")
-        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text("ran 2")
+        await expect(page.get_by_label("Output", exact=True).locator("pre")).to_contain_text("ran 1")
         forked = await api.get(f"/runs/{page.url.rpartition('/')[2]}")
         assert forked["thread_id"] != first["thread_id"]
         values = (await api.get(f"/threads/{forked['thread_id']}/state"))["values"]
-        assert values == {"log": ["ran 0", "ran 1", "ran 2"]}
+        assert values == {"log": ["changed", "ran 1"]}
 
         await page.get_by_role("button", name="Delete").click()
         await page.locator("#confirm [value=yes]").click()

@@ -202,7 +202,7 @@ async def test_a_thread_is_changed_copied_and_deleted_also_while_somebody_looks(
             await expect(watching.locator("#gone")).to_be_visible()
             other.complaints.clear()  # a 404
         await seen.go(f"/ui/threads/{copy_id}")
-        await expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("There is no such thread")
         seen.complaints.clear()
 
 
@@ -318,7 +318,7 @@ async def test_who_may_only_look_sees_no_way_to_change_and_others_threads_are_no
     ada, reader, bob, root = (key.secret for key in keys)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, headers={"x-api-key": ada}) as client:
         thread_id = await thread_with(client, "graph", says("Hi"))
-    for key, heading in ((reader, thread_id[-8:]), (bob, "There is nothing here"), (root, thread_id[-8:])):
+    for key, heading in ((reader, thread_id[-8:]), (bob, "There is no such thread"), (root, thread_id[-8:])):
         async with visit(server.url) as seen:
             page = await seen.go(f"/ui/threads/{thread_id}")
             await page.get_by_label("API key or token").fill(key)

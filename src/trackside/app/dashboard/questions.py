@@ -198,12 +198,13 @@ def _typed(given: Answers) -> dict[str, Any]:
     return {question: value_of(text, way) for question, text, way in every if text.strip()}
 
 
-def value_of(text: str, way: str = "auto") -> Any:
+def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:
     """What somebody has typed: JSON if it is some, else the text.
 
     Args:
         text: what was typed.
         way: `auto`; `text`: as it is, also if it is JSON; `json`: JSON or nothing.
+        what: what it is called, where it is refused.
 
     Raises:
         HttpError: it is not JSON, and should be.
@@ -215,7 +216,7 @@ def value_of(text: str, way: str = "auto") -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as exc:
         if way == "json":
-            raise HttpError(status=422, detail=f"the answer is not JSON: {exc}") from exc
+            raise HttpError(status=422, detail=f"{what} is not JSON: {exc}") from exc
         return text
 
 

@@ -68,6 +68,8 @@ class Shown:
     calls_omitted: int | None
     commands: Commands
     choices: Choices
+    fork_input: str | None
+    """The input as JSON, to be changed before a fork gets it; None: it is an answer, or too long for that."""
     due_at: datetime | None
     """When a run starts that is to start later."""
     request: Cut | None
@@ -151,6 +153,7 @@ async def _shown(call: Call[None, None], run: RunDetails) -> Shown:
             asks_who=call.parts.authenticator is not None,
         ),
         choices=_choices(run, found),
+        fork_input=_fork_input(request),
         due_at=_due_at(run),
         request=None if run.request is None else json_cut(run.request),
         metadata=json_cut(run.metadata) if run.metadata else None,
@@ -216,6 +219,13 @@ def _answer(request: Mapping[str, Any]) -> Cut | None:
         return None
     resume = command["resume"]
     return cut(resume) if isinstance(resume, str) else json_cut(resume)
+
+
+def _fork_input(request: Mapping[str, Any]) -> str | None:
+    if request.get("command") is not None:
+        return None
+    shown = json_cut(request.get("input"))
+    return None if shown.left_out else shown.text
 
 
 def _output(run: RunDetails, state: reading.Known[Any], data: Mapping[str, Any]) -> tuple[Said, str | None]:

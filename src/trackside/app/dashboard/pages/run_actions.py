@@ -7,6 +7,7 @@ from typing import Any, Literal
 from trackside.app.dashboard.declaring import API, Form, action
 from trackside.app.dashboard.pages import _run_reading as reading
 from trackside.app.dashboard.pages._run_commands import create_request
+from trackside.app.dashboard.questions import value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.routes import run_cancels, run_records, run_retries, runs, states, threads
@@ -48,14 +49,22 @@ async def retry_run(call: Call[Form, None]) -> Any:
     return Said("Retried: this is the new run.", to=f"/ui/runs/{started.run_id}")
 
 
-@action(routes, "/ui/runs/{run_id}/fork", body=Form)
-async def fork_run(call: Call[Form, None]) -> Any:
-    """Ask for the same once more, on another thread that remembers what this one did when the run began."""
+class Fork(Form, kw_only=True):
+    """What the new run gets; the same if nothing is said."""
+
+    input: str | None = None
+
+
+@action(routes, "/ui/runs/{run_id}/fork", body=Fork)
+async def fork_run(call: Call[Fork, None]) -> Any:
+    """Ask for the same, or with another input, on another thread that remembers what this one did when the run began."""
     run = await reading.details_of(call, call.run_id)
     if run.request is None:
         raise HttpError(status=409, detail="its request is not kept")
     body = create_request(run.request, run.agent or "", run.metadata)
     body.pop("after_seconds", None)
+    if call.body.input is not None:
+        body["input"] = value_of(call.body.input, "json", what="the input") if call.body.input.strip() else None
     body["config"] = _without_place(body.get("config"))
     before = await _checkpoint_before(call, run)
     if before is None:
