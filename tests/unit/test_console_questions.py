@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from trackside.app.dashboard.questions import Answers, answers_of, is_yes_no, questions_of, request_of
+from trackside.app.dashboard.questions import Answers, answers_of, answers_read, is_yes_no, questions_of, request_of
 from trackside.app.server.failures import HttpError
+from trackside.harness.approvals import Approval, approval_of
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_questions_that_yes_or_no_answers_are_known(text: str, *, is_one: bool) 
         ("Which one?", "Which one?", []),
         ({"question": "Shall I?", "to": "ada"}, "Shall I?", ["true", "false"]),
         ({"question": "Which?", "options": ["a", "b"]}, "Which?", ['"a"', '"b"']),
-        ({"tool": "rm", "arguments": {"path": "/"}}, "May rm be called?", ["true", "false"]),
+        ({"tool": "rm", "arguments": {"path": "/"}}, 'May rm(path="/") be called?', ["true", "false"]),
         ({"tool": "ask", "arguments": {}, "kind": "external"}, "What does ask return?", []),
         ({"amount": 5}, "It waits for an answer.", []),
         ([1, 2], "[\n  1,\n  2\n]", []),
@@ -111,6 +112,49 @@ def test_a_choice_answers_its_question_alone_whatever_is_typed() -> None:
     said = [question.chosen(choice) for choice in question.choices]
     typed = form(answer=["for a", "for b"])
     assert [answers_of(form(answer=typed.answer, chosen=one), OPEN) for one in said] == [{"b": '"<x>"'}, {"b": 7}]
+
+
+@pytest.mark.parametrize("more", [{"kind": "approval"}, {"agent": "Booker"}])
+def test_a_no_to_a_call_of_a_tool_says_why_and_nothing_else_fits(more: dict[str, str]) -> None:
+    value = {"tool": "grant", "arguments": {"what": "hotel in Rome"}, **more}
+    (question,) = questions_of([{"id": "a", "value": value}])
+    assert question.text.text == 'May grant(what="hotel in Rome") be called?'
+    yes, no = (question.chosen(choice) for choice in question.choices)
+
+    def answer(typed: str, chosen: str | None = None) -> Any:
+        return answers_of(Answers(question=["a"], answer=[typed], chosen=chosen), {"a"}, {"a"})["a"]
+
+    assert (answer("", yes), answer("too much", yes), answer("", no)) == (True, True, False)
+    for given in (answer(" too\r\nmuch", no), answer("no"), answer('{"approved": true}')):
+        assert isinstance(approval_of(given), Approval)
+    assert answer(" too\r\nmuch", no) == {"approved": False, "message": "too\nmuch"}
+    with pytest.raises(HttpError, match="answered by Yes or No"):
+        answer("because it is late")
+
+
+def test_what_is_chosen_for_several_questions_goes_together_and_the_others_stay_open() -> None:
+    asked = [{"id": one, "value": {"tool": "grant", "arguments": {"n": one}, "kind": "approval"}} for one in "abc"]
+    yes, no = ([question.chosen(question.choices[at]) for question in questions_of(asked)] for at in (0, 1))
+    given = Answers(question=["a", "b", "c"], answer=["", "too much", ""], choice=[yes[0], no[1], ""])
+    expected = {"a": True, "b": {"approved": False, "message": "too much"}}
+    assert answers_of(given, {"a", "b", "c"}, {"a", "b", "c"}) == expected
+
+
+def test_answers_are_read_in_words_beside_their_questions() -> None:
+    asked = questions_of([{"id": "a", "value": "May I?"}, {"id": "b", "value": "Which?"}])
+    assert answers_read({"a": {"approved": False, "message": "late"}, "b": True}, asked) == [
+        ("May I?", "No: late"),
+        ("Which?", "Yes"),
+    ]
+    assert answers_read("the left one", asked[1:]) == [("Which?", "the left one")]
+    assert answers_read({"x": 1}, ()) == [(None, '{\n  "x": 1\n}')]
+
+
+def test_who_asks_in_a_similar_way_himself_gets_what_is_typed() -> None:
+    (question,) = questions_of([{"id": "a", "value": {"tool": "grant", "arguments": {}}}])
+    assert not question.takes_reason
+    no = question.chosen(question.choices[1])
+    assert answers_of(Answers(question=["a"], answer=["why"], chosen=no), {"a"}) == {"a": False}
 
 
 @pytest.mark.parametrize(

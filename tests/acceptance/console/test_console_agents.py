@@ -83,7 +83,7 @@ async def test_questions_are_answered_where_they_are_asked(serve_more: Any, visi
         await seen.picture("playground-asks")
         await page.get_by_label("Your answer to question 1").fill("Ada")
         await page.get_by_label("Your answer to question 2").fill("36")
-        await page.get_by_role("button", name="Answer", exact=True).click()
+        await page.get_by_role("button", name="Send answers").click()
         await expect(page.locator(".play-run")).to_have_count(2)
         await expect(page.locator("#play-asks form")).to_have_count(0)
         await expect(page.get_by_role("log")).to_contain_text('"age": 36')

@@ -228,7 +228,7 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         many = waiting.locator(".question", has_text="How many?")
         await many.get_by_label("Your answer is").select_option("JSON")
         await many.get_by_role("textbox", name="Your answer").fill("{no json")
-        answer = waiting.get_by_role("button", name="Answer", exact=True)
+        answer = waiting.get_by_role("button", name="Send answers")
         await answer.click()
         await expect(page.locator(".toast.bad")).to_contain_text("the answer is not JSON")
         seen.complaints.clear()  # the browser complains of the 422

@@ -17,9 +17,12 @@ from msgspec import Struct
 
 from trackside.app.dashboard.cutting import Cut, cut, json_cut
 from trackside.app.server.failures import HttpError
+from trackside.harness.approvals import approval_of
+from trackside.harness.errors import InvalidSpecError
 
 _MOST_CHOICES: Final = 12
 _MOST_OF_CHOICE: Final = 100
+_MOST_OF_CALL: Final = 200
 
 _YES_NO: Final = re.compile(
     r"^\s*(may|shall|should|can|could|do|does|did|is|are|was|were|will|would|has|have|ok|okay|approve|proceed|continue|"
@@ -53,6 +56,8 @@ class Question:
     """The answers that it is likely to want; any other can be typed."""
     takes_reason: bool = False
     """Whether what is typed goes along with a choice."""
+    is_approval: bool = False
+    """Whether nothing fits but a yes, or a no that may say why."""
 
     def chosen(self, choice: Choice) -> str:
         """What a form says when this choice is made: to which question it is the answer, and which."""
@@ -77,16 +82,36 @@ def _question(interrupt: Mapping[str, Any]) -> Question:
     if not isinstance(value, Mapping):
         return Question(id=own, text=json_cut(value), more=None)
     if isinstance(value.get("tool"), str) and "arguments" in value:
-        is_approval = value.get("kind", "approval") == "approval"
-        text = f"May {value['tool']} be called?" if is_approval else f"What does {value['tool']} return?"
+        is_asked = value.get("kind", "approval") == "approval"
+        call = called(value["tool"], value["arguments"])
+        text = f"May {call} be called?" if is_asked else f"What does {call} return?"
+        choices, takes = _YES if is_asked else (), is_approval(value)
         more = json_cut(value["arguments"])
-        return Question(id=own, text=cut(text), more=more, choices=_YES if is_approval else ())
+        return Question(id=own, text=cut(text), more=more, choices=choices, takes_reason=takes, is_approval=takes)
     requests = value.get("action_requests")
     if isinstance(requests, list) and requests:
         text = "May it do this?" if len(requests) == 1 else f"May it do these {len(requests)} things?"
         choices = _decisions(len(requests))
         return Question(id=own, text=cut(text), more=json_cut(value), choices=choices, takes_reason=True)
     return _asked(own, value)
+
+
+def is_approval(value: Any) -> bool:
+    """Whether a framework asks whether a tool may be called: an answer is read by `approval_of`, and nothing else fits.
+
+    A function of somebody's own that asks in a similar way gets what he expects: true or false, or whatever is typed.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("tool"), str):
+        return False
+    return value.get("kind") == "approval" or value.keys() == {"tool", "arguments", "agent"}
+
+
+def called(tool: str, arguments: Any) -> str:
+    """A call of a tool on one line, so that two of the same tool are told apart."""
+    if not isinstance(arguments, Mapping) or not arguments:
+        return tool
+    said = f"{tool}({', '.join(f'{name}={_compact(value)}' for name, value in arguments.items())})"
+    return said if len(said) <= _MOST_OF_CALL else f"{said[:_MOST_OF_CALL]}…)"
 
 
 def _decisions(number: int) -> tuple[Choice, ...]:
@@ -140,6 +165,8 @@ class Answers(Struct, kw_only=True):
     answer: list[str] = []
     read_as: list[Literal["auto", "text", "json"]] = []
     """What is typed is JSON, a text, or whichever it looks like."""
+    choice: list[str] = []
+    """Of several questions what was chosen for each, as `Question.chosen` has it; empty: nothing."""
     chosen: str | None = None
     """As `Question.chosen` has it."""
     starts: bool = True
@@ -151,23 +178,36 @@ class _Chosen(Struct, kw_only=True):
     answer: Any
 
 
-def answers_of(given: Answers, open_ids: Collection[str]) -> dict[str, Any]:
+def answers_of(given: Answers, open_ids: Collection[str], approvals: Collection[str] = ()) -> dict[str, Any]:
     """The answers by the ids of their questions; an empty id is that a stopped thread shall go on.
 
     Args:
         given: what the form says.
         open_ids: the questions that the thread waits for.
+        approvals: those of them that only a yes or a no answers (`is_approval`).
 
     Raises:
         HttpError: there is no answer, it is not the JSON that it is said to be, or the question is not open any more.
     """
     typed = dict(zip(given.question, given.answer, strict=False))
-    answers = _typed(given) if given.chosen is None else _chosen(given.chosen, typed)
+    answers = _together(given, typed, approvals) if given.chosen is None else _chosen(given.chosen, typed, approvals)
     if not answers:
         raise HttpError(status=422, detail="there is no answer yet: write one")
     if not {*answers} <= ({*open_ids} or {""}):
         raise HttpError(status=409, detail="this is not asked any more: somebody has answered already")
+    for question in {*approvals} & answers.keys():
+        _check_approval(answers[question])
     return answers
+
+
+def _check_approval(answer: Any) -> None:
+    try:
+        approval_of(answer)
+    except InvalidSpecError as exc:
+        why = (
+            'this is answered by Yes or No; a No may say why. Write yes or no, or {"approved": false, "message": "why"}'
+        )
+        raise HttpError(status=422, detail=why) from exc
 
 
 def request_of(answers: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,13 +215,24 @@ def request_of(answers: Mapping[str, Any]) -> dict[str, Any]:
     return {"input": None} if "" in answers else {"command": {"resume": answers}}
 
 
-def _chosen(chosen: str, typed: Mapping[str, str]) -> dict[str, Any]:
+def _together(given: Answers, typed: Mapping[str, str], approvals: Collection[str]) -> dict[str, Any]:
+    """What is chosen for some questions and typed for others."""
+    chosen: dict[str, Any] = {}
+    for choice in filter(None, given.choice):
+        chosen |= _chosen(choice, typed, approvals)
+    return _typed(given, {*chosen}) | chosen
+
+
+def _chosen(chosen: str, typed: Mapping[str, str], approvals: Collection[str]) -> dict[str, Any]:
     try:
         of = msgspec.json.decode(chosen, type=_Chosen)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise HttpError(status=422, detail=f"the choice cannot be read: {exc}") from exc
     question = of.question or ""
-    return {question: _with_reason(of.answer, typed.get(question, ""))}
+    reason = typed.get(question, "")
+    if question in approvals and of.answer is False and reason.strip():
+        return {question: {"approved": False, "message": _lines(reason).strip()}}
+    return {question: _with_reason(of.answer, reason)}
 
 
 def _with_reason(answer: Any, typed: str) -> Any:
@@ -192,10 +243,10 @@ def _with_reason(answer: Any, typed: str) -> Any:
     return {"decisions": [{**one, "message": _lines(typed).strip()} for one in decisions]}
 
 
-def _typed(given: Answers) -> dict[str, Any]:
+def _typed(given: Answers, but: Collection[str]) -> dict[str, Any]:
     ways = [*given.read_as, *["auto"] * len(given.question)]
     every = zip(given.question, given.answer, ways, strict=False)
-    return {question: value_of(text, way) for question, text, way in every if text.strip()}
+    return {question: value_of(text, way) for question, text, way in every if text.strip() and question not in but}
 
 
 def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:
@@ -218,6 +269,32 @@ def value_of(text: str, way: str = "auto", *, what: str = "the answer") -> Any:
         if way == "json":
             raise HttpError(status=422, detail=f"{what} is not JSON: {exc}") from exc
         return text
+
+
+def answers_read(resume: Any, questions: Collection[Question]) -> list[tuple[str | None, str]]:
+    """What a human has answered, as people read it: to which question, if that is known, and what.
+
+    Args:
+        resume: what the run was asked to go on with.
+        questions: those that were open.
+    """
+    texts = {question.id: question.text.text for question in questions if question.id is not None}
+    if not isinstance(resume, Mapping) or not resume or not resume.keys() <= texts.keys():
+        only = next(iter(texts.values())) if len(texts) == 1 else None
+        return [(only, answer_read(resume))]
+    return [(texts[question], answer_read(answer)) for question, answer in resume.items()]
+
+
+def answer_read(answer: Any) -> str:
+    """An answer in words where there are some, else as JSON."""
+    if isinstance(answer, bool):
+        return "Yes" if answer else "No"
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, Mapping) and isinstance(answer.get("approved"), bool) and "arguments" not in answer:
+        said = answer.get("message")
+        return answer_read(answer["approved"]) + (f": {said}" if isinstance(said, str) and said else "")
+    return json_cut(answer).text
 
 
 def _lines(text: str) -> str:

@@ -11,15 +11,15 @@ from trackside.app.dashboard.conversation import Conversation, Message, conversa
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.difference import Difference, difference
 from trackside.app.dashboard.folding import folded, short
-from trackside.app.dashboard.questions import questions_of
+from trackside.app.dashboard.questions import Question, answers_read, questions_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError, answer_of
-from trackside.app.server.routes import records, states, thread_records, threads
+from trackside.app.server.routes import events, records, states, thread_records, threads
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.threads import GRAPH
 from trackside.harness.errors import UnknownThreadError
 from trackside.harness.ids import is_uuid
-from trackside.harness.types import JsonObject, ThreadStatus
+from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 routes = Routes("Console")
 
@@ -97,11 +97,32 @@ async def _conversation(call: PageCall, thread: Any, runs: Sequence[Any], *, kee
     if found is not None and (keeps or any(message.speaker == "human" for message in found.messages)):
         return {"conversation": found, "turns": []}
     turns = [await _turn(call, run) for run in reversed(runs[:TURNS])]
+    asked: Sequence[Question] = ()
+    for turn in turns:
+        if turn["resume"] is not None:
+            turn["answered"] = answers_read(turn["resume"], asked)
+        asked = turn["questions"]
     if turns and thread.values:
         newest = turns[-1]
-        newest["gave"] = found
-        newest["gave_value"] = None if found is not None else folded(thread.values)
+        newest["gave"] = found or newest["gave"] or _text_alone(thread.values)
+        newest["gave_value"] = None if newest["gave"] else folded(thread.values)
     return {"conversation": None, "turns": turns, "more_turns": len(runs) > TURNS}
+
+
+def _text_alone(values: Any) -> Conversation | None:
+    """What an agent gave back, if that is a text: its `output`, or all that there is."""
+    alone = next(iter(values.values())) if isinstance(values, Mapping) and len(values) == 1 else values
+    said = values.get("output", alone) if isinstance(values, Mapping) else alone
+    return Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None
+
+
+async def _questions_of(call: PageCall, run: Any) -> Sequence[Question]:
+    """What a run has asked that ended so."""
+    if run.status != RunStatus.interrupted:
+        return ()
+    query = {"run_id": run.run_id, "type": [LifecycleEventType.RUN_COMPLETED.value], "newest_first": True, "limit": 1}
+    found, _ = await value_or_why(call, events.list_events, query=query)
+    return questions_of(found[0].payload.get("interrupts")) if found else ()
 
 
 async def _turn(call: PageCall, run: Any) -> JsonObject:
@@ -117,7 +138,9 @@ async def _turn(call: PageCall, run: Any) -> JsonObject:
         if isinstance(asked, str)
         else conversation_in(asked),
         "asked_value": None if asked is None else folded(asked),
-        "answered": None if answered is None else short(answered),
+        "resume": answered,
+        "answered": [],
+        "questions": await _questions_of(call, run),
         "gave": Conversation([Message(speaker="ai", text=said)]) if isinstance(said, str) and said else None,
         "gave_value": None,
     }

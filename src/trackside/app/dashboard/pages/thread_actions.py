@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trackside.app.dashboard.declaring import API, Form, action
-from trackside.app.dashboard.questions import Answers, answers_of, request_of, value_of
+from trackside.app.dashboard.questions import Answers, answers_of, is_approval, request_of, value_of
 from trackside.app.dashboard.rendering import Said
 from trackside.app.server.failures import HttpError
 from trackside.app.server.responses import json_reply
@@ -37,10 +37,11 @@ class Change(Form, kw_only=True):
 async def answer_thread(call: Call[Answers, None]) -> Any:
     """Answer what a thread waits for, and go on with it."""
     thread = (await API.ask(call, threads.get_thread)).value
-    open_ids = {str(one["id"]) for asked in thread.interrupts.values() for one in asked if one.get("id") is not None}
+    asked = [one for interrupts in thread.interrupts.values() for one in interrupts if one.get("id") is not None]
+    open_ids = {str(one["id"]) for one in asked}
     if not open_ids and thread.status != ThreadStatus.interrupted:
         raise HttpError(status=409, detail="nothing is asked any more: somebody has answered already")
-    answers = answers_of(call.body, open_ids)
+    answers = answers_of(call.body, open_ids, {str(one["id"]) for one in asked if is_approval(one.get("value"))})
     request = request_of(answers)
     if not call.body.starts:
         return json_reply({"request": request, "answers": [*answers.values()]})
