@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
 import pytest
 from playwright.async_api import expect
 
@@ -167,3 +168,24 @@ async def test_parts_outputs_and_hostile_texts_are_shown_as_text(serve_more: Any
         assert await page.evaluate("window.hurt") is None
         await seen.go("/ui/agents/hostile")
         assert await page.evaluate("window.hurt") is None
+
+
+async def test_the_newest_input_is_offered_and_what_was_written_is_kept_when_the_run_fails(
+    serve: Any, visit: Any
+) -> None:
+    server = await serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await http.post(
+            "/runs/wait", json={"assistant_id": "fails", "input": {"topic": "tea"}, "on_completion": "keep"}
+        )
+    async with visit(server.url) as seen:
+        page = await seen.go("/ui/agents/fails")
+        await expect(page.get_by_role("radio", name="JSON")).to_be_checked()
+        await page.get_by_role("button", name="Use the newest run's input").click()
+        await expect(page.locator("#play-input")).to_have_value('{\n  "topic": "tea"\n}')
+        assert await seen.violations() == []
+        await page.get_by_role("radio", name="Message").check()
+        await page.locator("#play-input").fill("a long letter")
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await expect(page.locator("#play-log")).to_contain_text("It failed")
+        await expect(page.locator("#play-input")).to_have_value("a long letter")

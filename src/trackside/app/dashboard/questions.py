@@ -85,7 +85,8 @@ def _question(interrupt: Mapping[str, Any]) -> Question:
         is_asked = value.get("kind", "approval") == "approval"
         call = called(value["tool"], value["arguments"])
         text = f"May {call} be called?" if is_asked else f"What does {call} return?"
-        choices, takes = _YES if is_asked else (), is_approval(value)
+        choices: tuple[Choice, ...] = _YES if is_asked else ()
+        takes = is_approval(value)
         more = json_cut(value["arguments"])
         return Question(id=own, text=cut(text), more=more, choices=choices, takes_reason=takes, is_approval=takes)
     requests = value.get("action_requests")

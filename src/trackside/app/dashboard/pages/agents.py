@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from trackside.app.dashboard.asking import parts_of
+from trackside.app.dashboard.asking import part, parts_of
+from trackside.app.dashboard.cutting import json_cut
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.drawing import MOST_NODES, drawn
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.routes import assistants, records
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.log import RecordedRun
 
 routes = Routes("Console")
 
 PAST: Final = timedelta(hours=24)
 NEWEST: Final = 12
 """So many runs of an agent are on its page."""
+
+_LOOKED_AT: Final = 3
+"""In so many of them, the newest, an input is looked for: those that go on with an answer have none."""
 
 SCHEMAS: Final[Mapping[str, str]] = {
     "input_schema": "What goes in",
@@ -66,6 +71,7 @@ async def show_agent(call: PageCall) -> Any:
     )
     graph, schemas, stats = (said[part].value for part in ("graph", "schemas", "stats"))
     input_schema = None if schemas is None else schemas.input_schema
+    newest = await _newest_input(call, said["runs"].value or [])
     return Page(
         "agent",
         place="agents",
@@ -86,10 +92,26 @@ async def show_agent(call: PageCall) -> Any:
         total=None if stats is None else stats.total,
         stats_problem=said["stats"].why,
         since=_since(),
-        takes_messages=_takes_messages(input_schema),
+        takes_messages=_takes_messages(input_schema) and (newest is None or _is_message(newest)),
+        newest_input=None if newest is None else json_cut(newest),
         example=_example(input_schema),
         thread=params_of(call).get("thread", [""])[0],
     )
+
+
+async def _newest_input(call: PageCall, runs: Sequence[RecordedRun]) -> Any:
+    """What the newest of some runs got that got an input; None if none did, or that is not kept."""
+    for run in runs[:_LOOKED_AT]:
+        details = (await part(call, records.get_recorded_run, path={"run_id": run.run_id})).value
+        given = (details.request or {}).get("input") if details is not None else None
+        if given is not None:
+            return given
+    return None
+
+
+def _is_message(given: Any) -> bool:
+    """Whether it is what people say."""
+    return isinstance(given, str) or (isinstance(given, Mapping) and "messages" in given)
 
 
 def _running(agents: Sequence[Any], now: Any) -> Mapping[str, int]:

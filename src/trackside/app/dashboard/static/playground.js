@@ -190,6 +190,13 @@ class Playground {
       this.submit();
     });
     this.stop.addEventListener("click", () => this.cancel());
+    const newest = document.getElementById("play-newest");
+    newest?.addEventListener("click", () => {
+      this.form.querySelector("[name=kind][value=json]").checked = true;
+      this.input.value = newest.dataset.input;
+      this.switch("json");
+      this.input.focus();
+    });
     document.getElementById("play-new").addEventListener("click", () => this.renew());
     for (const kind of this.form.querySelectorAll("[name=kind]")) kind.addEventListener("change", () => this.switch(kind.value));
     place.addEventListener("keydown", (event) => {
@@ -269,6 +276,7 @@ class Playground {
       return;
     }
     const said = isJson ? JSON.stringify(request.input, null, 2) : text;
+    this.sent = isJson ? "" : text;
     if ((await this.begin(request, said, isJson)) && !isJson) this.input.value = "";
   }
 
@@ -322,6 +330,7 @@ class Playground {
         else if (name === "gap") shown.problem("Some of what it said went by too fast to be shown. The thread has all of it.");
         else if (name === "error") {
           hasEnded = true;
+          if (!this.input.value) this.input.value = this.sent ?? ""; // to be sent again
           shown.problem(`It failed. ${data.error}${data.message ? `: ${data.message}` : ""}`);
         } else if (name === "end") hasEnded = true;
       }
