@@ -104,7 +104,7 @@ def is_approval(value: Any) -> bool:
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("tool"), str):
         return False
-    return value.get("kind") == "approval" or value.keys() == {"tool", "arguments", "agent"}
+    return value.get("kind") == "approval" or {*value} == {"tool", "arguments", "agent"}
 
 
 def called(tool: str, arguments: Any) -> str:

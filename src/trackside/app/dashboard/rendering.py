@@ -86,7 +86,7 @@ class Page:
         self.template = template
         self.status = status
         self.headers = {} if headers is None else headers
-        self.values = {"place": place, "twins": twins, **values}
+        self.values: dict[str, Any] = {"place": place, "twins": twins, **values}
         self.begun = perf_counter()
         """When the server began with it: how long it takes is said to `console.js`, which has the page rest the longer."""
 
