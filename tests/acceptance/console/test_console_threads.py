@@ -125,7 +125,8 @@ async def test_two_questions_are_answered_together_and_one_by_one(serve_more: An
         seen.complaints.clear()  # the browser tells of each 422
         await page.get_by_label("Your answer to question 1").fill("Ada")
         await answer.click()
-        await expect(page.get_by_text("What is your name?")).to_have_count(0)
+        await expect(page.locator("#thread-asks").get_by_text("What is your name?")).to_have_count(0)
+        await expect(page.locator(".conversation")).to_contain_text("What is your name?")  # and what was answered
         await page.get_by_role("textbox", name="Your answer").fill("36")
         await answer.click()
         await expect(page.get_by_text("It waits")).to_have_count(0)

@@ -205,6 +205,8 @@ async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Lis
     )
     status = query.get("status")
     still = [first] if status is None or first.status in status else []
+    if query.get("waiting") == "true":  # it may have been answered meanwhile
+        still = [*(await _asked(call, {**query, "id_prefix": top}, limit=1)).runs]
     return Listing(runs=[*still, *rest.runs], older=rest.older, continues=rest.continues, unseen=len(newer.runs))
 
 
