@@ -184,7 +184,9 @@ async def test_the_end_waits_for_the_stream_and_what_came_out_stands_before_it(
         await timeline.on_event(event(3, LifecycleEventType.RUN_COMPLETED, completion_data={"llm_call_count": 1}))
         await timeline.on_event(event(4, LifecycleEventType.THREAD_STATUS_UPDATED, status="idle"))
         timeline.part(StreamGap(1, 3))
-        timeline.finish(RunResult("r-1", "t-1", RunStatus.success, output={"answer": 42}), Home("sqlite:///trackside.db"))
+        timeline.finish(
+            RunResult("r-1", "t-1", RunStatus.success, output={"answer": 42}), Home("sqlite:///trackside.db")
+        )
 
     rows = [line[9:] for line in lines_of(console)]
     assert rows == [
