@@ -220,7 +220,7 @@ async def test_looking_brings_nothing_up_to_date(recorded: Path, url: str, monke
 
     assert isinstance(error, OlderDatabaseError)
     assert f"schema {_schema.REVISIONS[-2]}; this version reads 9998" in str(error)
-    assert "`trackside run`" in str(error)
+    assert "`trackside db upgrade`" in str(error)
     assert files(recorded.parent) == before
 
 
