@@ -11,6 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from trackside.app.server.schedules import InvalidScheduleError, Schedule
+from trackside.app.settings import ServerSettings
 
 
 class State(TypedDict):
@@ -56,10 +57,17 @@ async def test_an_error_is_named_once(serve_agents: Any) -> None:
         assert answer.json() == {"__error__": {"error": "KeyError", "message": "'flight'"}}
 
 
-async def test_the_root_leads_people_to_the_page_about_the_api(serve_agents: Any) -> None:
-    async with serve_agents({"plain": plain}) as served, httpx.AsyncClient(base_url=served.url) as http:
+@pytest.mark.parametrize(("console", "place"), [(True, "/ui"), (False, "/docs")])
+async def test_the_root_leads_people_to_the_console_or_to_the_page_about_the_api(
+    serve_agents: Any, console: bool, place: str
+) -> None:
+    server = ServerSettings(console=console)
+    async with (
+        serve_agents({"plain": plain}, server=server) as served,
+        httpx.AsyncClient(base_url=served.url) as http,
+    ):
         answer = await http.get("/")
-        assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+        assert (answer.status_code, answer.headers["location"]) == (307, place)
         assert (await http.get("/", follow_redirects=True)).headers["content-type"].startswith("text/html")
 
 
