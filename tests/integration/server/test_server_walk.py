@@ -44,6 +44,7 @@ NAMED_BY = {
     "thread_ids": lambda it: [it.thread_id],
     "run_id": lambda it: it.run_id,
     "run_ids": lambda it: [it.run_id],
+    "parent_run_id": lambda it: it.run_id,
     "ids": lambda it: [it.thread_id],
     "id_prefix": lambda it: it.thread_id[:13],
     "checkpoint_id": lambda it: it.checkpoint_id,
@@ -103,7 +104,7 @@ PLAIN = {
     "last_event_id", "channels", "id", "method", "response_format", "namespaces", "interrupt_id", "supersteps",
     "node_id", "stream", "strategy", "keep_latest", "past", "reason", "include", "check_db",
     "description", "version", "user_id", "state_updates", "prune", "min_cost", "min_duration",
-    "details", "removed",
+    "details", "removed", "waiting",
 }  # fmt: skip
 """What names nothing of anybody's."""
 
