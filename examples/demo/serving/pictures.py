@@ -27,7 +27,7 @@ async def take_pictures(url: str, folder: Path) -> list[Path]:
     failed = _first(runs, lambda run: run["status"] == "error" and run["cost_usd"])
     waiting = _first(runs, lambda run: run["status"] == "interrupted" and run["agent"] == "expenses")
     pages = [
-        ("console-overview", "/ui?range=15m", "light", _WIDE),
+        ("console-overview", "/ui?range=15min", "light", _WIDE),
         ("console-run", f"/ui/runs/{failed['run_id']}", "light", _WIDE),
         ("console-runs", "/ui/runs", "dark", _WIDE),
         ("console-question", f"/ui/runs/{waiting['run_id']}", "light", _PHONE),

@@ -213,9 +213,8 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         # Nor is it by somebody who answers another question.
         two = await api.ended("two", {})
         await seen.go(f"/ui/runs/{two['run_id']}")
-        last = waiting.locator(".question").last
-        assert await last.locator(".question-text").inner_text() == "How many?"
-        await last.get_by_role("textbox", name="Your answer").fill("as I was saying")
+        # Of two nodes that ask at once, either may come first.
+        await waiting.locator(".question", has_text="How many?").get_by_role("textbox", name="Your answer").fill("as I was saying")
         asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
         first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
         await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
