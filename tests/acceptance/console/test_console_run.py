@@ -214,7 +214,11 @@ async def test_questions_are_answered_where_they_are_asked(serving: Any, visit: 
         two = await api.ended("two", {})
         await seen.go(f"/ui/runs/{two['run_id']}")
         # Of two nodes that ask at once, either may come first.
-        await waiting.locator(".question", has_text="How many?").get_by_role("textbox", name="Your answer").fill("as I was saying")
+        await (
+            waiting.locator(".question", has_text="How many?")
+            .get_by_role("textbox", name="Your answer")
+            .fill("as I was saying")
+        )
         asked = (await api.get(f"/threads/{two['thread_id']}/state"))["interrupts"]
         first_id = next(one["id"] for one in asked if one["value"] == "Is the left one right?")
         await api.start("two", None, thread=two["thread_id"], command={"resume": {first_id: 1}})
