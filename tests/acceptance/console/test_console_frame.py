@@ -111,6 +111,7 @@ async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
             await page.keyboard.press("g")
             await page.keyboard.press(key)
             await expect(page).to_have_url(f"{server.url}{path}")
+            await page.wait_for_load_state()  # before its scripts are there, nobody hears a key
         await page.keyboard.press("j")
         await page.keyboard.press("j")
         rows = page.locator("[data-row]")
