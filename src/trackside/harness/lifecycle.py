@@ -34,6 +34,9 @@ STATUSES_OF_EVENT: Mapping[LifecycleEventType, tuple[RunStatus, ...]] = {
     LifecycleEventType.RUN_CANCELLED: (RunStatus.cancelled,),
 }
 
+FAILED_STATUSES: tuple[RunStatus, ...] = STATUSES_OF_EVENT[LifecycleEventType.RUN_FAILED]
+"""How runs end that did not come to what they were asked for."""
+
 TERMINAL_EVENTS: frozenset[LifecycleEventType] = frozenset(
     kind for kind, statuses in STATUSES_OF_EVENT.items() if statuses[0] in FINAL_STATUSES
 )
@@ -54,6 +57,11 @@ THREAD_AFTER_RUN: Mapping[RunStatus, ThreadStatus] = {
 def is_final(status: RunStatus) -> bool:
     """Whether a run with this status has ended."""
     return status in FINAL_STATUSES
+
+
+def has_failed(status: RunStatus) -> bool:
+    """Whether a run with this status has ended without coming to what it was asked for."""
+    return status in FAILED_STATUSES
 
 
 def is_terminal(event_type: LifecycleEventType) -> bool:

@@ -14,11 +14,11 @@ from trackside.app.server.wire.runs import status_of
 from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
+from trackside.harness.lifecycle import has_failed
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 from trackside.harness.types import RunStatus
 
 _decode = msgspec.json.Decoder().decode
-_FAILED = frozenset({RunStatus.error, RunStatus.timeout})
 _GIVES = frozenset({RunStatus.success, RunStatus.interrupted})
 INTERRUPTS = "__interrupt__"
 """Under which name the values of a run that waits for a human have its questions."""
@@ -52,7 +52,7 @@ class RunEnd(NamedTuple):
     @property
     def failure(self) -> dict[str, str | None] | None:
         """What went wrong, as clients know it; None if nothing did."""
-        if self.status not in _FAILED:
+        if not has_failed(self.status):
             return None
         kind = self.error_type or ("TimeoutError" if self.status is RunStatus.timeout else "Error")
         message = self.error
@@ -78,7 +78,7 @@ def event_frame(event: str, data: Any, id: str | None = None) -> bytes:
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:
     """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong."""
     says = parts.streams.end_of(result.run_id)
-    if result.status in _FAILED:
+    if has_failed(result.status):
         kind = says.get("error_type") if says is not None else None
         return _failed(RunEnd(result.status, result.error, kind))
     values = parts.streams.values(result.run_id)

@@ -14,9 +14,6 @@ from trackside.app.storage._listings import FEW, RunListing
 from trackside.app.storage._tables import runs
 from trackside.harness.types import RunStatus
 
-FAILED: Final = (RunStatus.error, RunStatus.timeout)
-"""How runs end that did not come to what they were asked for."""
-
 MOST_FAILURES: Final = 2_000
 """So many runs are looked at: some ten milliseconds."""
 
@@ -61,13 +58,13 @@ def read_failures(connection: Connection, listing: RunListing, limit: int) -> Fa
         runs.c.run_id,
         runs.c.removed_at.is_not(None),
     ).where(runs.c.run_id.in_(select(found.c.id)))
-    if owner is not None and listing.owner is None:
-        query = query.where(is_owned(owner, runs.c.thread_id))
-        count: int = connection.execute(select(func.count()).select_from(found)).scalar_one()
-        rows = connection.execute(query.order_by(runs.c.created_at.desc(), runs.c.run_id.desc())).all()
-    else:
-        rows = connection.execute(query.order_by(runs.c.created_at.desc(), runs.c.run_id.desc())).all()
-        count = len(rows)
+    only_of = owner if listing.owner is None else None
+    if only_of is not None:
+        query = query.where(is_owned(only_of, runs.c.thread_id))
+    rows = connection.execute(query.order_by(runs.c.created_at.desc(), runs.c.run_id.desc())).all()
+    count = len(rows)
+    if only_of is not None:
+        count = connection.execute(select(func.count()).select_from(found)).scalar_one()
     groups = _grouped(rows[:looked_at])
     ranked = sorted(groups, key=lambda one: (-one.count, -one.last_at.timestamp(), one.newest))[:limit]
     texts: dict[str, str | None] = {}

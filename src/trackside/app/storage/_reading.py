@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from trackside.app.storage import _queries
 from trackside.app.storage._arguments import AnyOf, limit_of, plain_or_none
-from trackside.app.storage._failure_reasons import FAILED, MOST_FAILURES, FailureReasons, read_failures
+from trackside.app.storage._failure_reasons import MOST_FAILURES, FailureReasons, read_failures
 from trackside.app.storage._listings import Page, RunListing, ThreadListing, run_of, thread_of
 from trackside.app.storage._live_counts import LiveCounts, read_live_counts
 from trackside.app.storage._queries import EventListing
@@ -18,6 +18,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
 from trackside.app.storage._run_search import FoundRuns, RunFilters, RunSearch
 from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats, read_timeline
+from trackside.harness.lifecycle import FAILED_STATUSES
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 
@@ -331,7 +332,7 @@ class StoreReading:
         page = Page.of(after=None, before=None, limit=MOST_FAILURES + 1)
         most = limit_of(limit)
         listing = RunListing.of(
-            status=FAILED, agent=agent, since=since, until=until, owner=owner, removed=True, page=page
+            status=FAILED_STATUSES, agent=agent, since=since, until=until, owner=owner, removed=True, page=page
         )
         return await self._readers.run(lambda connection: read_failures(connection, listing, most))
 

@@ -20,12 +20,10 @@ from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.stats import AgentTotals, RunStats, Totals
 from trackside.app.server.wire.subscriptions import SubscriptionInfo
 from trackside.app.storage.subscriptions import SubscriptionState
+from trackside.harness.lifecycle import FAILED_STATUSES
 from trackside.harness.types import RunStatus
 
 routes = Routes("Console")
-
-FAILED: Final = (RunStatus.error, RunStatus.timeout)
-"""The outcomes that nobody wants."""
 
 _BEFORE_ALL: Final = "1970-01-01T00:00:00Z/-"
 """A place in the listing of runs behind which all of them come."""
@@ -124,7 +122,7 @@ def _row(one: AgentTotals) -> dict[str, Any]:
 
 def failed_of(total: Totals) -> int:
     """How many runs ended as nobody wants."""
-    return sum(total.by_status.get(status, 0) for status in FAILED)
+    return sum(total.by_status.get(status, 0) for status in FAILED_STATUSES)
 
 
 def _seconds(length: float | None) -> str | None:

@@ -11,6 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from trackside.app.observers.tracing import _conventions as names
 from trackside.app.observers.tracing._messages import messages_of
 from trackside.app.observers.tracing._reading import clean, counts_of, known, mapping_of, nanoseconds, text_of
+from trackside.harness.lifecycle import has_failed
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import RunStatus
 
@@ -31,7 +32,7 @@ def tell_end(span: Span, event: RunLifecycleEvent, status: RunStatus, *, capture
     says = event.payload
     data = mapping_of(says, "completion_data")
     interrupts = says.get("interrupts")
-    failed = status in (RunStatus.error, RunStatus.timeout)
+    failed = has_failed(status)
     attributes: dict[str, AttributeValue | None] = {
         names.RUN_STATUS: status.value,
         names.REQUEST_MODEL: _only_model(mapping_of(data, "token_usage_by_model")),
