@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
-from trackside.app.storage._conditions import are_few, unindexed
+from trackside.app.storage._conditions import are_few, unindexed, waits_for_human
 from trackside.app.storage._listings import FEW
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, threads
@@ -100,7 +100,7 @@ def _waiting_for_human(connection: Connection, owner: str | None) -> int:
     if owner is not None and are_few(connection, [threads.c.owner == owner], FEW):
         some = some.where(threads.c.owner == owner, unindexed(threads.c.status) == waits, is_there)
     else:
-        some = some.where(threads.c.status == waits, is_there).order_by(threads.c.updated_at.desc())
+        some = some.where(*waits_for_human()).order_by(threads.c.updated_at.desc())
     found = some.subquery()
     his = [] if owner is None else [found.c.owner == owner]
     count: int = connection.execute(select(func.count()).select_from(found).where(*his)).scalar_one()

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, select, union_all
+from sqlalchemy import Connection, select, union_all
 
 from trackside.app.storage import errors
-from trackside.app.storage._conditions import are_few, is_owned, unindexed
+from trackside.app.storage._conditions import Conditions, are_few, is_owned, unindexed, within
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._sums import TOKENS, USED, Sums
 from trackside.app.storage._tables import active_runs, runs, threads, usage
@@ -39,11 +39,8 @@ def read_owner_sums(
     Raises:
         TooManyRunsError: they are more than are added up one by one.
     """
-    his: list[ColumnElement[bool]] = [runs.c.thread_id.in_(_threads_of(connection, owner, since))]
-    if since is not None:
-        his.append(runs.c.created_at >= since)
-    if until is not None:
-        his.append(runs.c.created_at < until)
+    his: Conditions = [runs.c.thread_id.in_(_threads_of(connection, owner, since))]
+    his += within(runs.c.created_at, since, until)
     if not are_few(connection, his, MOST_OWNED):
         raise errors.TooManyRunsError(most=MOST_OWNED)
     conditions = [*his, unindexed(runs.c.status).in_(statuses)]
@@ -75,7 +72,7 @@ def _threads_of(connection: Connection, owner: str, since: datetime | None) -> A
         TooManyRunsError: they are more than runs are added up.
     """
     owned = threads.c.owner == owner
-    ways: list[list[ColumnElement[bool]]] = [[owned]]
+    ways: list[Conditions] = [[owned]]
     if since is not None:
         ways = [
             [owned, threads.c.removed_at.is_(None), threads.c.updated_at >= since],

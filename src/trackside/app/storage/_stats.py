@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, Text, cast, func, literal_column, select
 
 from trackside.app.storage._arguments import AnyOf, interval, members, plain_or_none, time
+from trackside.app.storage._conditions import Conditions, within
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._owner_stats import read_owner_sums
 from trackside.app.storage._records import Stats, TimeBucket
@@ -39,8 +40,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 _NUMBERS = msgspec.json.Decoder(list[int])
 
-type _Conditions = list[ColumnElement[bool]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
@@ -52,24 +51,20 @@ class Chosen:
     since: datetime | None
     until: datetime | None
 
-    def rows(self, statuses: Iterable[str], within: _Edge | None = None) -> _Conditions:
+    def rows(self, statuses: Iterable[str], edge: _Edge | None = None) -> Conditions:
         """What holds for the rows of runs; if they have one of these statuses, and were created within this time."""
-        since, until = within or (self.since, self.until)
+        since, until = edge or (self.since, self.until)
         # A status is always said: the indexes by status and by agent have it before the time.
-        conditions: _Conditions = [runs.c.status.in_([status for status in statuses if status in self.statuses])]
+        conditions: Conditions = [runs.c.status.in_([status for status in statuses if status in self.statuses])]
         if self.agent is not None:
             conditions.append(runs.c.agent == self.agent)
         if self.thread_id is not None:
             conditions.append(runs.c.thread_id == self.thread_id)
-        if since is not None:
-            conditions.append(runs.c.created_at >= since)
-        if until is not None:
-            conditions.append(runs.c.created_at < until)
-        return conditions
+        return conditions + within(runs.c.created_at, since, until)
 
-    def sums(self, table: Table, span: _Span) -> _Conditions:
+    def sums(self, table: Table, span: _Span) -> Conditions:
         """What holds for the rows of sums over them in a span."""
-        conditions: _Conditions = [table.c.seconds == span.seconds, table.c.status.in_(self.statuses)]
+        conditions: Conditions = [table.c.seconds == span.seconds, table.c.status.in_(self.statuses)]
         if self.agent is not None:
             conditions.append(table.c.agent == self.agent)
         if span.first is not None:
@@ -245,7 +240,7 @@ class _Reader:
             for agent, created_at, duration in self._durations(self._chosen.rows(_ENDED, edge)):
                 self._sums_at(created_at).add_bins(agent or NO_AGENT, [bin_of(duration)], [1])
 
-    def add_runs(self, conditions: _Conditions) -> None:
+    def add_runs(self, conditions: Conditions) -> None:
         """Add runs one by one, but for their durations."""
         used = [runs.c[name] for name in USED]
         query = select(runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, *used).where(*conditions)
@@ -258,12 +253,12 @@ class _Reader:
         for kind, name, cost_usd, *amounts in map(tuple, self._connection.execute(used_by)):
             self.sums[0].add_usage(kind, name, [1, *amounts, *priced(cost_usd)])
 
-    def add_durations(self, conditions: _Conditions) -> None:
+    def add_durations(self, conditions: Conditions) -> None:
         """Add durations one by one."""
         for agent, created_at, duration in self._durations(conditions):
             self._sums_at(created_at).durations[agent or NO_AGENT].append(duration)
 
-    def _durations(self, conditions: _Conditions) -> Iterator[Sequence[Any]]:
+    def _durations(self, conditions: Conditions) -> Iterator[Sequence[Any]]:
         query = select(runs.c.agent, runs.c.created_at, runs.c.duration_seconds)
         yield from self._connection.execute(query.where(*conditions, runs.c.duration_seconds.is_not(None)))
 
