@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from msgspec import Struct
@@ -87,11 +86,6 @@ def charts_of(buckets: Sequence[Bucket], stats: RunStats, *, runs: str, zoom: st
             "tokens": Chart(unit="count", stacked=True, series=_by_model(buckets, stats, colours, _tokens)),
         },
     )
-
-
-def until_of(bucket: Bucket) -> datetime:
-    """When a step ends."""
-    return datetime.fromtimestamp(bucket.start.timestamp() + bucket.width, tz=bucket.start.tzinfo)
 
 
 def _outcomes(buckets: Sequence[Bucket]) -> list[Series]:

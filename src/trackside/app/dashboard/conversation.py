@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
-LONGEST: Final = 20_000
-"""So many characters of a message are shown."""
+from trackside.app.dashboard.cutting import MOST_CHARS, json_text
 
 MOST: Final = 200
 """So many messages, the newest, are shown."""
@@ -89,15 +86,15 @@ def _is_message(value: Any) -> bool:
 
 def _message(value: Any) -> Message:
     if isinstance(value, str):
-        return Message(speaker="human", text=value[:LONGEST], hidden=max(0, len(value) - LONGEST))
+        return Message(speaker="human", text=value[:MOST_CHARS], hidden=max(0, len(value) - MOST_CHARS))
     text, calls = text_of(value.get("content")), value.get("tool_calls")
     return Message(
         speaker=speaker_of(value),
-        text=text[:LONGEST],
+        text=text[:MOST_CHARS],
         name=value["name"] if isinstance(value.get("name"), str) else None,
         calls=[_call(one) for one in calls if isinstance(one, Mapping)] if isinstance(calls, list) else (),
         answers=value["tool_call_id"] if isinstance(value.get("tool_call_id"), str) else None,
-        hidden=max(0, len(text) - LONGEST),
+        hidden=max(0, len(text) - MOST_CHARS),
         failed=value.get("status") == "error",
     )
 
@@ -117,7 +114,7 @@ def text_of(content: Any) -> str:
     if content is None:
         return ""
     if not isinstance(content, list):
-        return _json(content)
+        return json_text(content)
     return "\n".join(part for part in map(_part, content) if part)
 
 
@@ -125,26 +122,22 @@ def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
-        return _json(part)
+        return json_text(part)
     for key in ("text", "thinking", "reasoning", "refusal"):
         if isinstance(part.get(key), str):
             return str(part[key])
     kind = part.get("type")
     if kind in {"tool_use", "tool_call", "function_call", "input_json_delta"}:  # among the calls
         return ""
-    return f"[{kind}]" if isinstance(kind, str) else _json(part)
+    return f"[{kind}]" if isinstance(kind, str) else json_text(part)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
     function = call.get("function")
     of: Mapping[str, Any] = function if isinstance(function, Mapping) else call
     arguments = of.get("args", of.get("arguments", {}))
-    said = arguments if isinstance(arguments, str) else _json(arguments)
+    said = arguments if isinstance(arguments, str) else json_text(arguments)
     id_ = call.get("id")
     return ToolCall(
-        name=str(of.get("name", "?"))[:200], arguments=said[:LONGEST], id=id_ if isinstance(id_, str) else None
+        name=str(of.get("name", "?"))[:200], arguments=said[:MOST_CHARS], id=id_ if isinstance(id_, str) else None
     )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -8,6 +8,8 @@ from typing import Any, Final
 import msgspec
 
 MOST_CHARS: Final = 20_000
+"""So many characters of a text are shown; all of it is at the address of its JSON."""
+
 _INDENTED: Final = 200_000
 """JSON that is longer is shown as it is: to indent it takes longer than to read its beginning."""
 
@@ -24,6 +26,11 @@ class Cut:
 def cut(text: str, most: int = MOST_CHARS) -> Cut:
     """The text, or its beginning."""
     return Cut(text=text[:most], left_out=max(0, len(text) - most))
+
+
+def json_text(value: Any) -> str:
+    """A JSON value on one line."""
+    return msgspec.json.encode(value).decode()
 
 
 def json_cut(value: Any, most: int = MOST_CHARS) -> Cut:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
+from trackside.app.dashboard.cutting import json_text
 
 PARTS: Final = 600
 """So many parts of a value are shown in all."""
@@ -64,7 +64,7 @@ class _Folding:
         if isinstance(value, list | tuple):
             items = [(str(place), item) for place, item in enumerate(value[:WIDTH])]
             return self._inner(name, "list", items, len(value), depth)
-        return Folded(name=name, kind="number", text=_json(value)[:TEXT])
+        return Folded(name=name, kind="number", text=json_text(value)[:TEXT])
 
     def _inner(self, name: str, kind: str, items: Sequence[tuple[str, Any]], size: int, depth: int) -> Folded:
         inside: list[Folded] = []
@@ -91,11 +91,11 @@ def short(value: Any, longest: int = 2_000) -> str:
 
 def _pieces(value: Any, longest: int) -> Iterator[str]:
     if isinstance(value, str):
-        yield _json(value[:longest])
+        yield json_text(value[:longest])
     elif isinstance(value, Mapping):
         yield "{"
         for number, (key, item) in enumerate(value.items()):
-            yield f"{', ' if number else ''}{_json(str(key)[:longest])}: "
+            yield f"{', ' if number else ''}{json_text(str(key)[:longest])}: "
             yield from _pieces(item, longest)
         yield "}"
     elif isinstance(value, list | tuple):
@@ -105,8 +105,4 @@ def _pieces(value: Any, longest: int) -> Iterator[str]:
             yield from _pieces(item, longest)
         yield "]"
     else:
-        yield _json(value)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+        yield json_text(value)

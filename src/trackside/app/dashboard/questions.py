@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from trackside.app.dashboard.cutting import Cut, cut, json_cut
+from trackside.app.dashboard.cutting import Cut, cut, json_cut, json_text
 from trackside.app.server.failures import HttpError
 from trackside.harness.approvals import approval_of
 from trackside.harness.errors import InvalidSpecError
@@ -61,7 +61,7 @@ class Question:
 
     def chosen(self, choice: Choice) -> str:
         """What a form says when this choice is made: to which question it is the answer, and which."""
-        return _compact({"question": self.id, "answer": msgspec.Raw(choice.json.encode())})
+        return json_text({"question": self.id, "answer": msgspec.Raw(choice.json.encode())})
 
 
 def questions_of(interrupts: Any) -> tuple[Question, ...]:
@@ -111,14 +111,14 @@ def called(tool: str, arguments: Any) -> str:
     """A call of a tool on one line, so that two of the same tool are told apart."""
     if not isinstance(arguments, Mapping) or not arguments:
         return tool
-    said = f"{tool}({', '.join(f'{name}={_compact(value)}' for name, value in arguments.items())})"
+    said = f"{tool}({', '.join(f'{name}={json_text(value)}' for name, value in arguments.items())})"
     return said if len(said) <= _MOST_OF_CALL else f"{said[:_MOST_OF_CALL]}…)"
 
 
 def _decisions(number: int) -> tuple[Choice, ...]:
     """The same decision on each action that an agent wants to do, as LangChain's agents wait for them."""
     both = (("Approve", "approve"), ("Reject", "reject"))
-    return tuple(Choice(label, _compact({"decisions": [{"type": kind}] * number})) for label, kind in both)
+    return tuple(Choice(label, json_text({"decisions": [{"type": kind}] * number})) for label, kind in both)
 
 
 def _asked(own: str | None, value: Mapping[str, Any]) -> Question:
@@ -139,16 +139,12 @@ def _choices(value: Mapping[str, Any]) -> tuple[tuple[Choice, ...], str | None]:
     for name in ("options", "choices"):
         offered = value.get(name)
         if isinstance(offered, list) and 0 < len(offered) <= _MOST_CHOICES and all(map(_is_short, offered)):
-            return tuple(Choice(str(one), _compact(one)) for one in offered), name
+            return tuple(Choice(str(one), json_text(one)) for one in offered), name
     return (), None
 
 
 def _is_short(offered: Any) -> bool:
     return isinstance(offered, str | int | float) and len(str(offered)) <= _MOST_OF_CHOICE
-
-
-def _compact(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def is_yes_no(text: str) -> bool:

@@ -5,7 +5,7 @@ Agents and users write what they like, as long as they like: everything here is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,13 +90,9 @@ def _total(lines: Sequence[Used]) -> Used:
     costs = [line.cost for line in lines if line.cost is not None]
     return Used(
         name="",
-        input_tokens=_added(line.input_tokens for line in lines),
-        output_tokens=_added(line.output_tokens for line in lines),
-        cache_read_tokens=_added(line.cache_read_tokens for line in lines),
-        reasoning_tokens=_added(line.reasoning_tokens for line in lines),
+        input_tokens=sum(line.input_tokens for line in lines),
+        output_tokens=sum(line.output_tokens for line in lines),
+        cache_read_tokens=sum(line.cache_read_tokens for line in lines),
+        reasoning_tokens=sum(line.reasoning_tokens for line in lines),
         cost=sum(costs) if costs else None,
     )
-
-
-def _added(numbers: Iterable[int]) -> int:
-    return sum(numbers)

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import msgspec
-
+from trackside.app.dashboard.cutting import MOST_CHARS, json_text
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.filters import Filters
 from trackside.app.dashboard.rendering import Page
@@ -27,8 +26,6 @@ LIMIT: Final = 100
 """Events on a page, to begin with."""
 MOST_ROWS: Final = 2_000
 """Events that a live page keeps."""
-MOST_CHARS: Final = 20_000
-"""Of a payload; all of it is at the address of its JSON."""
 MOST_CHARS_OF_ALL: Final = 400_000
 
 FILTERS: Final = ("type", "run_id", "thread_id", "agent", "range", "since")
@@ -159,7 +156,7 @@ def says(event: LogEvent) -> str:
     """What an event says, on one line."""
     kind = event.event_type.value
     found = (_at(event.payload, path.split(".")) for path in SAYS[kind])
-    values = [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in found if one is not None]
+    values = [one if isinstance(one, str) else json_text(one) for one in found if one is not None]
     texts = [" ".join(value[:400].split()) for value in values]
     # Many errors begin with their type.
     kept = [text for text, after in zip(texts, [*texts[1:], ""], strict=False) if not after.startswith(text)]

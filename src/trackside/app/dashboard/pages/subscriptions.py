@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from trackside.app.dashboard.cutting import MOST_CHARS
 from trackside.app.dashboard.declaring import API, page, params_of
 from trackside.app.dashboard.rendering import Page
 from trackside.app.server.failures import HttpError
@@ -17,8 +18,6 @@ routes = Routes("Console")
 
 _PARKED: Final = 25
 """How many parked events a page shows."""
-_LONGEST_PAYLOAD: Final = 20_000
-"""How many characters of an event's payload a page has; the rest is in the JSON."""
 _LAST_POSITION: Final = 2**63 - 1
 
 
@@ -62,7 +61,7 @@ async def show_subscription(call: Call[None, None]) -> Any:
         after=after,
         more=more,
         complaint=complaint,
-        longest=_LONGEST_PAYLOAD,
+        longest=MOST_CHARS,
         state_of=state_of,
     )
 
