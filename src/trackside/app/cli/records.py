@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
@@ -39,6 +39,46 @@ class RunsNow:
     running_by_agent: Mapping[str, int]
 
 
+class RunFilters(TypedDict, total=False):
+    """Which runs."""
+
+    status: Sequence[RunStatus] | None
+    agent: str | None
+    thread_id: str | None
+    parent_run_id: str | None
+    since: datetime | None
+    id_prefix: str | None
+    waiting: bool
+
+
+class ThreadFilters(TypedDict, total=False):
+    """Which threads."""
+
+    status: Sequence[ThreadStatus] | None
+    agent: str | None
+    thread_id: str | None
+    since: datetime | None
+    id_prefix: str | None
+
+
+class FollowFilters(TypedDict, total=False):
+    """Which events, of those that come."""
+
+    run_id: str | None
+    thread_id: str | None
+    agent: str | None
+    types: Sequence[LifecycleEventType] | None
+    since: datetime | None
+
+
+class EventFilters(FollowFilters, total=False):
+    """Which events, of those that are there, and from which end."""
+
+    status: Sequence[RunStatus] | None
+    before: int | None
+    newest_first: bool
+
+
 class Following(AsyncIterator["StoredEvent"], Protocol):
     """Events one after another, without end, until `end` is called."""
 
@@ -66,18 +106,12 @@ class Records(Protocol):
     async def runs(
         self,
         *,
-        status: Sequence[RunStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        parent_run_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
-        waiting: bool = False,
         steps: int | None = None,
         limit: int = 50,
+        **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
         """Runs that fit, those created last first. A search ends after so many steps, each of some thousand runs; None: it
         looks at all.
@@ -96,47 +130,15 @@ class Records(Protocol):
         """The thread with this id; None if there is none."""
         ...
 
-    async def threads(
-        self,
-        *,
-        status: Sequence[ThreadStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
-        limit: int = 50,
-    ) -> list[StoredThread]:
+    async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
         """Threads that fit, those in which something happened last first."""
         ...
 
-    async def events(
-        self,
-        after: int = 0,
-        *,
-        before: int | None = None,
-        newest_first: bool = False,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        status: Sequence[RunStatus] | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        limit: int = 1_000,
-    ) -> list[StoredEvent]:
+    async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
         """Events that fit, in order of position, or with `newest_first` from the end back."""
         ...
 
-    def follow(
-        self,
-        after: int,
-        *,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        on_outage: HearOutage | None = None,
-    ) -> Following:
+    def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
         """The events that fit, those that are there behind a position and each one that comes; none is missed or comes
         twice. While the records are away it waits, having said so to `on_outage`, and goes on.
         """

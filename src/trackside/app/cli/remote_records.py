@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 
-from trackside.app.cli.records import Following, HearOutage, Home, RunsNow, newest_first
+from trackside.app.cli.records import (
+    EventFilters,
+    FollowFilters,
+    Following,
+    HearOutage,
+    Home,
+    RunFilters,
+    RunsNow,
+    ThreadFilters,
+    newest_first,
+)
 from trackside.app.cli.remote_connection import Connection, Query, part_of_path
 from trackside.app.cli.remote_following import RemoteFollower
 from trackside.app.cli.remote_wire import (
@@ -27,7 +37,7 @@ from trackside.app.storage import Stats, StoredEvent, StoredRun, StoredThread, T
 from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 from trackside.harness.ids import is_uuid, new_id
 from trackside.harness.lifecycle import is_final
-from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+from trackside.harness.types import CancelAction, JsonObject, RunStatus
 
 _PAGE: Final = 500
 _NEXT: Final = "x-pagination-next"
@@ -57,31 +67,20 @@ class RemoteRecords:
     async def runs(
         self,
         *,
-        status: Sequence[RunStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        parent_run_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
-        waiting: bool = False,
         steps: int | None = None,
         limit: int = 50,
+        **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
         """Runs that fit."""
         query = {
-            "status": status,
-            "agent": agent,
-            "thread_id": thread_id,
-            "parent_run_id": parent_run_id,
-            "since": since,
-            "id_prefix": id_prefix,
+            **filters,
+            "waiting": filters.get("waiting") or None,
             "text": text,
             "min_cost": min_cost,
             "min_duration": min_duration,
-            "waiting": waiting or None,
             "details": True,
             "removed": True,
         }
@@ -101,70 +100,25 @@ class RemoteRecords:
         found = await self.threads(id_prefix=thread_id, limit=_PAGE) if thread_id else []
         return next((thread for thread in found if thread.thread_id == thread_id), None)
 
-    async def threads(
-        self,
-        *,
-        status: Sequence[ThreadStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
-        limit: int = 50,
-    ) -> list[StoredThread]:
+    async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
         """Threads that fit."""
-        query = {
-            "status": status,
-            "agent": agent,
-            "since": since,
-            "id_prefix": id_prefix if thread_id is None else thread_id,
-            "removed": True,
-        }
+        thread_id = filters.pop("thread_id", None)
+        query = {**filters, "removed": True}
+        if thread_id is not None:
+            query["id_prefix"] = thread_id
         return await self._pages("threads", query, list[StoredThread], limit=limit, place="before")
 
-    async def events(
-        self,
-        after: int = 0,
-        *,
-        before: int | None = None,
-        newest_first: bool = False,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        status: Sequence[RunStatus] | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        limit: int = 1_000,
-    ) -> list[StoredEvent]:
+    async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
         """Events that fit."""
-        query = {
-            "after": after,
-            "before": before,
-            "newest_first": newest_first,
-            "run_id": run_id,
-            "thread_id": thread_id,
-            "agent": agent,
-            "status": status,
-            "type": types,
-            "since": since,
-        }
-        place = "before" if newest_first else "after"
-        found = await self._pages("events", query, list[LogEvent], limit=limit, place=place)
+        place = "before" if filters.get("newest_first") else "after"
+        found = await self._pages(
+            "events", {"after": after, **_on_wire(filters)}, list[LogEvent], limit=limit, place=place
+        )
         return [stored_event(event) for event in found]
 
-    def follow(
-        self,
-        after: int,
-        *,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        on_outage: HearOutage | None = None,
-    ) -> Following:
+    def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
         """Events as they come."""
-        query = {"run_id": run_id, "thread_id": thread_id, "agent": agent, "type": types, "since": since}
-        return RemoteFollower(self._connection, after, query, on_outage)
+        return RemoteFollower(self._connection, after, _on_wire(filters), on_outage)
 
     async def end(self) -> int:
         """The position of the last event that may be seen."""
@@ -295,3 +249,8 @@ class RemoteRecords:
                 break
             steps = None if steps is None else steps - 1
         return found
+
+
+def _on_wire(filters: FollowFilters) -> dict[str, Any]:
+    """Which events, as the server calls it."""
+    return {"type" if name == "types" else name: value for name, value in filters.items()}

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from trackside.app.cli.records import Following, HearOutage, Home, RunsNow, newest_first
-from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
+from trackside.app.cli.records import (
+    EventFilters,
+    FollowFilters,
+    Following,
+    HearOutage,
+    Home,
+    RunFilters,
+    RunsNow,
+    ThreadFilters,
+    newest_first,
+)
+from trackside.harness.types import CancelAction, JsonObject, RunStatus
 
 if TYPE_CHECKING:
-    from trackside.app.storage import RunFilters, Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
+    from trackside.app.storage import Stats, Store, StoredEvent, StoredRun, StoredThread, TimeBucket
     from trackside.app.storage.subscriptions import ParkedEvent, Subscription
 
 
@@ -29,37 +39,27 @@ class StoredRecords:
     async def runs(
         self,
         *,
-        status: Sequence[RunStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        parent_run_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
         text: str | None = None,
         min_cost: float | None = None,
         min_duration: float | None = None,
-        waiting: bool = False,
         steps: int | None = None,
         limit: int = 50,
+        **filters: Unpack[RunFilters],
     ) -> list[StoredRun]:
         """Runs that fit. A search looks at so many runs at once, and goes on until there are enough or no more."""
-        filters: RunFilters = {
-            "status": status,
-            "agent": agent,
-            "thread_id": thread_id,
-            "parent_run_id": parent_run_id,
-            "since": since,
-            "id_prefix": id_prefix,
-            "removed": True,
-            "waiting": waiting,
-        }
         if text is None and min_cost is None and min_duration is None:
-            return await self._store.runs(**filters, limit=limit)
+            return await self._store.runs(**filters, removed=True, limit=limit)
         found: list[StoredRun] = []
         before: str | None = None
         while len(found) < limit and steps != 0:
             page = await self._store.search_runs(
-                **filters, text=text, min_cost=min_cost, min_duration=min_duration, before=before, limit=limit
+                **filters,
+                removed=True,
+                text=text,
+                min_cost=min_cost,
+                min_duration=min_duration,
+                before=before,
+                limit=limit,
             )
             found += page.runs
             before = page.continues
@@ -80,76 +80,17 @@ class StoredRecords:
         """The thread with this id."""
         return await self._store.thread(thread_id, removed=True)
 
-    async def threads(
-        self,
-        *,
-        status: Sequence[ThreadStatus] | None = None,
-        agent: str | None = None,
-        thread_id: str | None = None,
-        since: datetime | None = None,
-        id_prefix: str | None = None,
-        limit: int = 50,
-    ) -> list[StoredThread]:
+    async def threads(self, *, limit: int = 50, **filters: Unpack[ThreadFilters]) -> list[StoredThread]:
         """Threads that fit."""
-        return await self._store.threads(
-            status=status,
-            agent=agent,
-            thread_id=thread_id,
-            since=since,
-            id_prefix=id_prefix,
-            removed=True,
-            limit=limit,
-        )
+        return await self._store.threads(**filters, removed=True, limit=limit)
 
-    async def events(
-        self,
-        after: int = 0,
-        *,
-        before: int | None = None,
-        newest_first: bool = False,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        status: Sequence[RunStatus] | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        limit: int = 1_000,
-    ) -> list[StoredEvent]:
+    async def events(self, after: int = 0, *, limit: int = 1_000, **filters: Unpack[EventFilters]) -> list[StoredEvent]:
         """Events that fit."""
-        return await self._store.events(
-            after,
-            before=before,
-            newest_first=newest_first,
-            run_id=run_id,
-            thread_id=thread_id,
-            agent=agent,
-            status=status,
-            types=types,
-            since=since,
-            limit=limit,
-        )
+        return await self._store.events(after, **filters, limit=limit)
 
-    def follow(
-        self,
-        after: int,
-        *,
-        run_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        types: Sequence[LifecycleEventType] | None = None,
-        since: datetime | None = None,
-        on_outage: HearOutage | None = None,
-    ) -> Following:
+    def follow(self, after: int, *, on_outage: HearOutage | None = None, **filters: Unpack[FollowFilters]) -> Following:
         """Events as they come."""
-        return self._store.follow(
-            after,
-            run_id=run_id,
-            thread_id=thread_id,
-            agent=agent,
-            types=types,
-            since=since,
-            on_outage=on_outage,
-        )
+        return self._store.follow(after, **filters, on_outage=on_outage)
 
     async def end(self) -> int:
         """The position of the last event."""
