@@ -169,8 +169,9 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(t
     with TracksideServer(tmp_path, "agents.py:echo", database=database) as server:
         asyncio.run(record(1))
         tail = piped("tail", "--json", "--after", "0", "--url", server.url)
-        failed = piped("tail", "--json", "--after", "0", "--type", "run_failed", "--url", server.url)
+        starts = piped("tail", "--json", "--after", "0", "--type", "run_started", "--url", server.url)
         assert positions(tail, 5) == [1, 2, 3, 4, 5]
+        assert positions(starts, 1) == [1]  # both were there before the server goes
 
         server.kill()
         assert tail.stderr is not None
@@ -181,11 +182,12 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(t
         assert positions(tail, 5) == [6, 7, 8, 9, 10]
         asyncio.run(record(3))
         assert positions(tail, 5) == [11, 12, 13, 14, 15]
+        assert positions(starts, 2) == [6, 11]
 
-        for process, code in ((tail, signal.SIGINT), (failed, signal.SIGTERM)):
+        for process, code in ((tail, signal.SIGINT), (starts, signal.SIGTERM)):
             process.send_signal(code)
             out, err = process.communicate(timeout=60)
-            assert (out, process.returncode) == ("", 130)
+            assert (out, process.returncode) == ("", 130), err
             assert "Traceback" not in err
 
 
