@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -47,9 +47,7 @@ class LookOptions[Status: (RunStatus, ThreadStatus)]:
             ArgumentError: something is.
         """
         given = {"--status": self.status, "--agent": self.agent, "--thread": self.thread, "--since": self.since}
-        for name, value in given.items():
-            if value is not None:
-                raise ArgumentError(name=name, why=f"one {what} is shown as it is; leave this out, or the ID")
+        _see_that_none_is_given(given, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +73,7 @@ class SearchOptions:
             "--parent": self.parent,
             "--waiting": self.waiting or None,
         }
-        for name, value in given.items():
-            if value is not None:
-                raise ArgumentError(name=name, why="one run is shown as it is; leave this out, or the ID")
+        _see_that_none_is_given(given, "run")
 
     def filters(self) -> _Search:
         """What was typed, as the records take it.
@@ -92,6 +88,12 @@ class SearchOptions:
             "min_duration": None if duration is None else read_seconds(duration, "--duration-above"),
             "waiting": self.waiting,
         }
+
+
+def _see_that_none_is_given(given: Mapping[str, Any], what: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(name=name, why=f"one {what} is shown as it is; leave this out, or the ID")
 
 
 class _Search(TypedDict):
