@@ -151,6 +151,7 @@ def _ask(connection: http.client.HTTPConnection, address: str, into: Answers) ->
 
 
 def _nothing() -> Any:
+    """What was timed request by request is not opened and timed once more."""
     raise NotImplementedError
 
 
