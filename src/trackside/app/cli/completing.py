@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from trackside.app.cli.loops import run as run_loop
+
 if TYPE_CHECKING:
     from trackside.app.cli.places import Place
     from trackside.app.cli.records import Records
@@ -63,7 +65,7 @@ def _offered(ctx: typer.Context, incomplete: str, read: Callable[[Records], Awai
 
     typed = {name: ctx.params.get(name) for name in ("database", "url", "api_key")}
     try:
-        found = asyncio.run(_read(Place(**typed), read))
+        found = run_loop(_read(Place(**typed), read))
     except Exception:  # noqa: BLE001  # whatever is wrong with settings, database or server, the command will say it
         return []
     safe = [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name.isprintable()]

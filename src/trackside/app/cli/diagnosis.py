@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from trackside.app.cli.appearance import Look
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import one_line
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.places import Place
 from trackside.app.wiring.doctor import Finding, Severity, examine
@@ -26,9 +26,9 @@ def doctor(place: Place, *, json: bool) -> ExitCode:
     if (server := place.server) is not None:
         from trackside.app.cli.remote_diagnosis import examine_server
 
-        findings = asyncio.run(examine_server(server, place))
+        findings = run_loop(examine_server(server, place))
     else:
-        findings = asyncio.run(examine(place.settings()))
+        findings = run_loop(examine(place.settings()))
     console = standard_output()
     if json:
         console.print_json_lines([asdict(finding) for finding in findings])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from trackside.app.cli.asking import agrees, not_done
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import ago, moment, one_line
 from trackside.app.cli.jsonlines import record_object
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_error, standard_output
 from trackside.app.cli.overviews import look_text
 from trackside.app.cli.tables import Column, print_table
@@ -141,7 +141,7 @@ def _in_store[T](
         async with open_store(settings, create=create, read_only=not (create or writes)) as store:
             return await do(store)
 
-    return asyncio.run(main())
+    return run_loop(main())
 
 
 def _end_in(typed: str) -> datetime:

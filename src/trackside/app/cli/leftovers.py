@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from trackside.app.cli.formatting import count
+from trackside.app.cli.loops import open_runner
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
 
@@ -37,14 +38,15 @@ class UnwaitedExecutor(ThreadPoolExecutor):
 @contextlib.contextmanager
 def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Generator[asyncio.Runner]:
     """A runner that, other than `asyncio.Runner`, comes to an end also where a task swallows its cancel."""
-    runner = asyncio.Runner(loop_factory=factory)
-    try:
+    with open_runner(factory, close=_close) as runner:
         yield runner
-    finally:
-        if runner.get_loop().run_until_complete(_have_ended()):
-            runner.close()
-        else:
-            _stuck.append(runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    if runner.get_loop().run_until_complete(_have_ended()):
+        runner.close()
+    else:
+        _stuck.append(runner)
 
 
 async def _have_ended() -> bool:

@@ -14,6 +14,7 @@ from trackside.app.cli.details import print_run, print_thread
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.jsonlines import record_object, stored_event_object
 from trackside.app.cli.lookup import find_run, find_thread, open_questions
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.options import ALL
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import print_event, print_events, print_runs, print_stats, print_threads
@@ -129,7 +130,7 @@ class _Look:
             async with open_records(self._options.place, read_only=True) as records:
                 await show(records)
 
-        asyncio.run(look())
+        run_loop(look())
         self.console.check()
         return ExitCode.reader_gone if self.console.reader_gone else ExitCode.success
 

@@ -12,6 +12,7 @@ from trackside.app.cli.arguments import ArgumentError, read_answer, read_input, 
 from trackside.app.cli.failures import EXIT_CODE_OF, ExitCode
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.lookup import find_ended_run, find_paused_run
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import say_away
 from trackside.app.cli.remote_connection import Connection, RemoteError, connected
@@ -124,7 +125,7 @@ def _watch(server: str, options: RunOptions, start: Start) -> ExitCode:
     interrupt_on_stop_signals()
     view: View = JsonView() if options.json else Timeline(standard_output())
     with view:
-        code = asyncio.run(_follow(server, options, start, view))
+        code = run_loop(_follow(server, options, start, view))
     view.check()
     return code
 

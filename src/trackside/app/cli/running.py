@@ -22,6 +22,7 @@ from trackside.app.cli.formatting import json_line
 from trackside.app.cli.jsonlines import JsonView
 from trackside.app.cli.leftovers import UnwaitedExecutor, event_loop
 from trackside.app.cli.lookup import NotWaitingError, find_ended_run, find_paused_run
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.noticing import Notices
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
@@ -90,7 +91,7 @@ def resume(thread: str, answer: str, options: RunOptions, *, agent: str | None) 
 
         return remote_running.resume(server, thread, answer, options, agent=agent)
     settings = options.settings()
-    paused, questions = asyncio.run(_find_paused(settings, thread))
+    paused, questions = run_loop(_find_paused(settings, thread))
     reference = AgentReference.parse(agent or paused.agent or "", settings.agents)
     answered = read_answer(answer)
     answers_of(PausedRun(input=None, interrupts=questions), answered, thread_id=paused.thread_id)
@@ -109,7 +110,7 @@ def retry(run: str, options: RunOptions, *, agent: str | None) -> ExitCode:
 
         return remote_running.retry(server, run, options, agent=agent)
     settings = options.settings()
-    ended, request, thread_id = asyncio.run(_find_ended(settings, run))
+    ended, request, thread_id = run_loop(_find_ended(settings, run))
     reference = AgentReference.parse(agent or ended.agent or "", settings.agents)
     spec = _again(ended, request, options.spec(reference.text), thread_id)
     if thread_id != ended.thread_id:

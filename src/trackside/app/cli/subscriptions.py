@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from trackside.app.cli.catching_up import CaughtUp, catch_up, waiting
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.formatting import abridged, ago, count, moment, one_line
 from trackside.app.cli.jsonlines import record_object, stored_event_object
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.overviews import look_text
 from trackside.app.cli.places import Place, open_records
@@ -204,7 +204,7 @@ def _in_records[T](place: Place, do: Callable[[Records], Awaitable[T]], *, read_
         async with open_records(place, read_only=read_only) as records:
             return await do(records)
 
-    return asyncio.run(main())
+    return run_loop(main())
 
 
 def _show(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
 from typing import ClassVar
 
 from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.places import Place, open_records
 from trackside.harness.errors import Fault, TracksideError
 
@@ -37,5 +37,5 @@ def top(place: Place, *, light: bool | None) -> ExitCode:
         async with open_records(place) as records:
             await TopApp(records, light=on_light).run_async()
 
-    asyncio.run(main())
+    run_loop(main())
     return ExitCode.success

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import io
 import os
@@ -24,6 +23,7 @@ from trackside.app.cli.formatting import count
 from trackside.app.cli.jsonlines import record_object
 from trackside.app.cli.leftovers import reading_without_end
 from trackside.app.cli.lookup import find_run, find_thread
+from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import standard_error, standard_output
 from trackside.app.cli.places import home_of
 from trackside.app.cli.progress import Progress
@@ -80,7 +80,7 @@ def export(options: ExportOptions) -> ExitCode:
         _output(options.file, force=options.force) as file,
         Progress("Exporting", "event", total=1, broken_off=partial(_export_broken_off, options)) as progress,
     ):
-        report = asyncio.run(_export(settings, options, file, chosen, progress))
+        report = run_loop(_export(settings, options, file, chosen, progress))
     where = "standard output" if options.file == _STANDARD else options.file
     said = f"Exported {count(report.events, 'event')} of the log up to position {report.to:,} to {where}."
     standard_error().print(said, soft_wrap=True)

@@ -1,0 +1,108 @@
+"""What an engine is: `postgres` and `nats` implement it; who executes in the process that is asked needs none (`inline`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from trackside.app.storage.fleet import ReadyRun
+from trackside.app.streams.wire import LiveWire
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Whether an engine moves anything now; if not, `why` and since when. Workers look into the database then."""
+
+    connected: bool
+    why: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine has done in this process so far."""
+
+    announced_total: int = 0
+    """Runs that workers were told of."""
+    announce_failures_total: int = 0
+    """Runs that they could not be told of: the sweep finds them."""
+    offers_total: int = 0
+    """Offers that this worker got."""
+    redelivered_total: int = 0
+    """Those among them that had been somebody's before."""
+    stops_sent_total: int = 0
+    stops_heard_total: int = 0
+    messages_said_total: int = 0
+    """Messages of live output that were sent, each with all parts that waited."""
+    messages_heard_total: int = 0
+    messages_refused_total: int = 0
+    """Messages that could not be sent at that moment."""
+    reconnects_total: int = 0
+
+
+class Offer(Protocol):
+    """Something to do for a worker. From getting it on, the engine knows that somebody is at it, until he says otherwise."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that may be claimed; None: some are ready, and the database knows which."""
+        ...
+
+    def done(self) -> None:
+        """Nobody else has to look at it: the run has ended, or is not to be had. Does not wait and does not raise."""
+        ...
+
+    def decline(self, *, after: float) -> None:
+        """Somebody else should have it, in so many seconds. Does not wait and does not raise."""
+        ...
+
+
+class Offers(Protocol):
+    """What a worker is offered."""
+
+    async def next(self) -> Offer:
+        """The next offer; waits for it. Ask only with a free place. Cancelling it loses no offer for good.
+
+        While the engine is cut off this waits, too; the worker looks into the database meanwhile.
+        """
+        ...
+
+    def note_free(self, places: int) -> None:
+        """How many places are free now: an engine that chooses among workers passes over one that has none."""
+        ...
+
+
+class Engine(Protocol):
+    """Moves work between processes. Everything is called on one event loop; nothing but `next` and `aclose` waits."""
+
+    name: str
+    live: LiveWire
+
+    def announce(self, ready: Sequence[ReadyRun]) -> None:
+        """These runs, which nobody has, may be claimed: tell their pools. Again is harmless. Does not raise; may be lost."""
+        ...
+
+    def ask_to_stop(self, worker_id: str, run_id: str) -> None:
+        """Somebody wants a run of this worker to stop, as the database says by now. Does not raise; may be lost."""
+        ...
+
+    def join(
+        self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
+    ) -> AbstractAsyncContextManager[Offers]:
+        """Be offered runs of these pools, for the length of an `async with`; `on_stop` gets ids of runs that shall stop."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """Whether it moves anything now. From any thread."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """What it has done so far. From any thread."""
+        ...
+
+    async def aclose(self) -> None:
+        """Send what waits to be sent, for a moment, and let go. May be called again."""
+        ...
