@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -29,6 +30,7 @@ from trackside.harness.ports import Clock, SystemClock
 logger = logging.getLogger("trackside.crons")
 
 _LOOK_EVERY: Final = 30.0
+_OFF_DUTY: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _PATIENCE: Final = 600.0
 _JUMP: Final = 60.0
@@ -44,15 +46,24 @@ class CronScheduler:
         clock: where the time comes from.
         look_every: seconds after which it looks at what other processes have changed, and at the clock, which may have
             been put forward or back.
+        on_duty: whether this process is the one that starts runs of crons now; it is asked every second while it is not.
+            Where nobody agrees on who is, all may do it.
     """
 
     def __init__(
-        self, crons: Crons, manager: RunManager, *, clock: Clock | None = None, look_every: float = _LOOK_EVERY
+        self,
+        crons: Crons,
+        manager: RunManager,
+        *,
+        clock: Clock | None = None,
+        look_every: float = _LOOK_EVERY,
+        on_duty: Callable[[], bool] | None = None,
     ) -> None:
         self._crons = crons
         self._manager = manager
         self._clock = clock or SystemClock()
         self._look_every = look_every
+        self._on_duty = on_duty
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._offset: float | None = None
@@ -78,7 +89,8 @@ class CronScheduler:
         while True:
             self._changed.clear()
             try:
-                seconds = await self._look()
+                on_duty = self._on_duty is None or self._on_duty()
+                seconds = await self._look() if on_duty else _OFF_DUTY
                 pause = 1.0
             except ClosedError:  # nothing can be started any more
                 return
