@@ -5,14 +5,26 @@ Numbers are read by functions that return at once, from any thread, so that whoe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from trackside.harness.backlog import BufferStats
 from trackside.harness.stats import ManagerStats
 
-__all__ = ["FeedStats", "Vitals", "WatchingObserver", "WriterStats"]
+__all__ = [
+    "EngineStats",
+    "EngineStatus",
+    "EngineVitals",
+    "FeedStats",
+    "PoolStats",
+    "QueueStats",
+    "Vitals",
+    "WatchingObserver",
+    "WorkerStats",
+    "WriterStats",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +63,92 @@ class FeedStats:
     """How old the oldest event is that was read and not handled yet; 0 if there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Whether an engine moves anything now; if not, `why` and since when. Workers look into the database then.
+
+    `why` is shown to everybody who asks whether a server is ready: it names no address and no user.
+    """
+
+    connected: bool
+    why: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine has done in this process so far."""
+
+    announced_total: int = 0
+    """Runs that workers were told of."""
+    announce_failures_total: int = 0
+    """Runs that they could not be told of: the sweep finds them."""
+    offers_total: int = 0
+    """Offers that this worker got."""
+    redelivered_total: int = 0
+    """Those among them that had been somebody's before."""
+    stops_sent_total: int = 0
+    stops_heard_total: int = 0
+    messages_said_total: int = 0
+    """Messages of live output that were sent, each with all parts that waited."""
+    messages_heard_total: int = 0
+    messages_refused_total: int = 0
+    """Messages that could not be sent at that moment."""
+    reconnects_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVitals:
+    """How the engine of a process does that is one of a fleet."""
+
+    name: str
+    status: EngineStatus = field(default_factory=lambda: EngineStatus(connected=True))
+    stats: EngineStats = field(default_factory=EngineStats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStats:
+    """What a worker of a fleet does, and has done. `taken_total` counts runs; of them `found_total` were not offered, but
+    found.
+    """
+
+    places: int
+    running: int
+    taken_total: int
+    found_total: int
+    missed_total: int
+    """Offers of runs that were not to be had any more."""
+    foreign_total: int
+    """Offers of runs whose agent, or version of it, is not here."""
+    lost_total: int
+    """Runs that were somebody else's, or had ended, before they had ended here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStats:
+    """The queue of one pool, in all processes of the database."""
+
+    pool: str
+    ready: int
+    """Runs that a worker may claim now."""
+    waiting: int
+    """Runs that wait for the run before them on their thread."""
+    delayed: int
+    running: int
+    oldest_ready_at: datetime | None
+    workers: int
+    """Workers that are alive and do not drain."""
+    places: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What waits in a fleet, pool by pool, and of which agents runs wait that no worker serves."""
+
+    pools: Sequence[PoolStats] = ()
+    unserved: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
     """Where the numbers of an app come from."""
@@ -62,6 +160,14 @@ class Vitals:
     feeds: Callable[[], Sequence[FeedStats]]
     spooled: Callable[[], int]
     """Runs whose rest waits on this machine's disk for the log."""
+    engine: Callable[[], EngineVitals | None] = lambda: None
+    """None: this process executes what it lets in."""
+    worker: Callable[[], WorkerStats | None] = lambda: None
+    """None: this process is no worker of a fleet."""
+    duties: Callable[[], Collection[str]] = lambda: ()
+    """What this process does for all of the fleet now."""
+    queue: Callable[[], QueueStats | None] = lambda: None
+    """None: another process of the fleet looks, or nobody needs to."""
 
 
 @runtime_checkable

@@ -4,43 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from trackside.app.storage.fleet import ReadyRun
 from trackside.app.streams.wire import LiveWire
+from trackside.app.vitals import EngineStats, EngineStatus
 
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """Whether an engine moves anything now; if not, `why` and since when. Workers look into the database then."""
-
-    connected: bool
-    why: str | None = None
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """What an engine has done in this process so far."""
-
-    announced_total: int = 0
-    """Runs that workers were told of."""
-    announce_failures_total: int = 0
-    """Runs that they could not be told of: the sweep finds them."""
-    offers_total: int = 0
-    """Offers that this worker got."""
-    redelivered_total: int = 0
-    """Those among them that had been somebody's before."""
-    stops_sent_total: int = 0
-    stops_heard_total: int = 0
-    messages_said_total: int = 0
-    """Messages of live output that were sent, each with all parts that waited."""
-    messages_heard_total: int = 0
-    messages_refused_total: int = 0
-    """Messages that could not be sent at that moment."""
-    reconnects_total: int = 0
+__all__ = ["Engine", "EngineStats", "EngineStatus", "Offer", "Offers"]
 
 
 class Offer(Protocol):
