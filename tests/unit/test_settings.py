@@ -286,6 +286,8 @@ def test_the_document_shows_every_section_as_it_is_read(tmp_path: Path) -> None:
     )
     assert settings.prices["my-model"].cache_read_per_million == 0.05
     assert (settings.max_running, settings.shutdown_grace) == (64, 30.0)
+    assert (settings.engine.servers, settings.pool_of("research")) == (("nats://nats.example:4222",), "gpu")
+    assert (settings.worker.pools, settings.worker.memory_limit) == (("default", "gpu"), 2 * 1_073_741_824)
     assert [(observer.name, dict(observer.options)) for observer in settings.observers] == [
         ("crm", {"url": "https://example.org/hook", "secret": "env:HOOK_SECRET"})
     ]

@@ -12,15 +12,18 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from trackside.app.pricing import ModelPrice
 from trackside.app.settings._access import ACCESS_KEYS, AccessSettings
+from trackside.app.settings._engine import DEFAULT_POOL, ENGINE_FILES, EngineKind, EngineSettings, WorkerSettings
 from trackside.app.settings._keys import (
     DATABASE_SPOOL,
     DATABASE_URL,
+    ENGINE_URL,
     OBSERVERS,
     REDACT,
     SERVER_APP,
@@ -42,11 +45,14 @@ __all__ = [
     "SETTINGS_FILE",
     "AccessSettings",
     "DefaultDatabaseError",
+    "EngineKind",
+    "EngineSettings",
     "ObserverSettings",
     "ProjectSettings",
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "WorkerSettings",
     "load_settings",
 ]
 
@@ -57,8 +63,17 @@ _FLAGS: Mapping[str, tuple[Key, str]] = {
     DATABASE_URL: (Key("database", None, "url"), "--database"),
     SERVER_HOST: (Key("server", None, "host"), "--host"),
     SERVER_PORT: (Key("server", None, "port"), "--port"),
+    ENGINE_URL: (Key("engine", None, "url"), "--engine"),
+    "worker.pools": (Key("worker", None, "pools"), "--pool"),
+    "worker.concurrency": (Key("worker", None, "concurrency"), "--concurrency"),
+    "worker.host": (Key("worker", None, "host"), "--host"),
+    "worker.port": (Key("worker", None, "port"), "--port"),
+    "worker.isolation": (Key("worker", None, "isolation"), "--isolation"),
+    "worker.memory_limit": (Key("worker", None, "memory_limit"), "--memory-limit"),
+    "worker.drain": (Key("worker", None, "drain"), "--drain"),
 }
 _URL = re.compile(r"\A[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_POSTGRES = re.compile(r"\Apostgres(ql)?://", re.IGNORECASE)
 _PASSWORDS = (re.compile(r"(\A[^:/?]+://[^:@/?]*:).*(?=@)"), re.compile(r"([?&](?:ssl)?password=)[^&]*"))
 
 
@@ -119,6 +134,12 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     """Who may ask the server."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """What moves runs to those who execute them."""
+    pools: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Which workers execute the runs of an agent, by its name."""
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    """How a worker of a fleet behaves."""
     project: ProjectSettings = field(default_factory=ProjectSettings)
     """What the LangGraph project in the current folder needs, if there is one."""
     notes: tuple[str, ...] = ()
@@ -128,6 +149,45 @@ class Settings:
     def limits_of(self, agent: str) -> AgentLimits:
         """What the runs of an agent may take."""
         return self.limits.get(agent, self.default_limits)
+
+    def pool_of(self, agent: str) -> str:
+        """The pool whose workers execute the runs of an agent."""
+        return self.pools.get(agent, DEFAULT_POOL)
+
+    @property
+    def engine_kind(self) -> EngineKind:
+        """Which engine moves runs; with "inline" a process executes what it admits."""
+        return self.engine.kind
+
+    @property
+    def drain_seconds(self) -> float:
+        """Seconds that a worker which shall end waits for its runs."""
+        return self.shutdown_grace if self.worker.drain is None else self.worker.drain
+
+    def check_engine(self) -> None:
+        """See whether the engine can be used here; for who is about to, since whoever only reads needs none.
+
+        Raises:
+            SettingsError: the database is not one that processes can share, or a package is not installed.
+        """
+        self.check_engine_database()
+        if self.engine_kind == "nats" and find_spec("nats") is None:
+            why = f"{self.engine.shown} needs nats-py, which is not installed: pip install 'trackside[nats]'"
+            raise self.complaint(ENGINE_URL, why)
+
+    def check_engine_database(self) -> None:
+        """See whether processes can share the database, if the engine wants them to.
+
+        Raises:
+            SettingsError: they cannot.
+        """
+        if self.engine_kind != "inline" and not _POSTGRES.match(self.database_url):
+            default = " (the default)" if self.database_source is None else ""
+            why = (
+                f"a fleet needs PostgreSQL, and the database is {self.database_shown}{default};"
+                f" name it as database.url, --database or TRACKSIDE_DATABASE_URL"
+            )
+            raise self.complaint(ENGINE_URL, why)
 
     def complaint(self, key: str, why: str) -> SettingsError:
         """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
@@ -182,8 +242,9 @@ def load_settings(
     entries = [*project.entries, *from_file(document, SETTINGS_FILE), *from_environment(environ), *given]
     observers = read_observers(document.get(OBSERVERS, []), SETTINGS_FILE)
     settings = replace(_settings_of({entry.key: entry for entry in entries}.values()), observers=observers)
-    settings = _with_project(settings, project)
+    settings = _with_engine_files(_with_project(settings, project), folder)
     _check(settings)
+    _check_fleet(settings)
     return settings
 
 
@@ -196,6 +257,21 @@ def _with_project(settings: Settings, project: Project) -> Settings:
         if sources[str(entry.key)] != entry.source
     ]
     return replace(settings, project=project.settings, notes=(*project.notes, *notes))
+
+
+def _with_engine_files(settings: Settings, folder: Path) -> Settings:
+    """The settings with the files of the engine where they are, seen from the folder; each is there and is a file."""
+    found: dict[str, Any] = {}
+    unheard: list[str] = []
+    for name in ENGINE_FILES:
+        if (path := getattr(settings.engine, name)) is None:
+            continue
+        found[name] = (folder / path.expanduser()).absolute()
+        if not found[name].is_file():
+            raise settings.complaint(f"engine.{name}", f"there is no file {path}")
+        if settings.engine_kind != "nats":
+            unheard.append(f"engine.{name} has no effect: the engine is {settings.engine.shown}")
+    return replace(settings, engine=replace(settings.engine, **found), notes=(*settings.notes, *unheard))
 
 
 def _settings_of(entries: Iterable[Entry]) -> Settings:
@@ -219,6 +295,9 @@ def _settings_of(entries: Iterable[Entry]) -> Settings:
         prices={model: _price(model, values, sources) for model, values in owned["prices"].items()},
         server=ServerSettings(**plain["server"]),
         access=AccessSettings(**access),
+        engine=EngineSettings(**plain["engine"]),
+        pools={name: values[""] for name, values in owned["pools"].items()},
+        worker=WorkerSettings(**plain["worker"]),
         sources=sources,
         **runs,
     )
@@ -247,10 +326,27 @@ def _check(settings: Settings) -> None:
     if settings.server.app is not None:
         _check_reference(settings, SERVER_APP, settings.server.app)
     for name in settings.limits:
-        if name not in settings.agents:
-            key = next(key for key in settings.sources if key.startswith(f"limits.{name}."))
-            configured = ", ".join(sorted(settings.agents)) or "none"
-            raise settings.complaint(key, f"no agent is named {name!r}; those under [agents] are: {configured}")
+        _check_agent(settings, next(key for key in settings.sources if key.startswith(f"limits.{name}.")), name)
+
+
+def _check_fleet(settings: Settings) -> None:
+    engine, worker = settings.engine, settings.worker
+    for name in settings.pools:
+        _check_agent(settings, f"pools.{name}", name)
+    for given, missing in (("certificate", "key"), ("key", "certificate")):
+        if getattr(engine, given) is not None and getattr(engine, missing) is None:
+            raise settings.complaint(f"engine.{given}", f"engine.{missing} is missing, which belongs to it")
+    if worker.memory_limit is not None and worker.isolation == "none":
+        why = 'runs that share the worker\'s process share its memory; it needs worker.isolation = "process"'
+        raise settings.complaint("worker.memory_limit", why)
+    if settings.database_source != _FLAGS[DATABASE_URL][1]:
+        settings.check_engine_database()  # whoever looks into another database than the fleet's names it by a flag
+
+
+def _check_agent(settings: Settings, key: str, name: str) -> None:
+    if name not in settings.agents:
+        configured = ", ".join(sorted(settings.agents)) or "none"
+        raise settings.complaint(key, f"no agent is named {name!r}; those under [agents] are: {configured}")
 
 
 def _check_reference(settings: Settings, key: str, reference: str) -> None:

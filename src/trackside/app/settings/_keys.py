@@ -7,12 +7,20 @@ Most are `section.name`. In some sections things have names that somebody chose 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from trackside.app.settings._access import ACCESS_KEYS, parse_secret
-from trackside.app.settings.durations import duration_of
+from trackside.app.settings._engine import ENGINE_KEYS, WORKER_KEYS, parse_pool
+from trackside.app.settings._values import (
+    parse_bytes,
+    parse_count,
+    parse_port,
+    parse_positive_seconds,
+    parse_seconds,
+    parse_switch,
+    parse_text,
+)
 
 DATABASE_URL = "database.url"
 DATABASE_SPOOL = "database.spool"
@@ -20,13 +28,11 @@ REDACT = "runs.redact"
 SERVER_APP = "server.app"
 SERVER_HOST = "server.host"
 SERVER_PORT = "server.port"
+ENGINE_URL = "engine.url"
 OBSERVERS = "observers"
 SAVERS = ("store", "langgraph")
 
 _VARIABLES = "TRACKSIDE_"
-_LAST_PORT = 65_535
-_BYTES = re.compile(r"([0-9]{1,15})\s*([KMG]?)I?B?")
-_UNITS = {"": 1, "K": 1_024, "M": 1_048_576, "G": 1_073_741_824}
 
 
 class Key(NamedTuple):
@@ -38,29 +44,6 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return ".".join(part for part in self if part)
-
-
-def parse_text(value: Any) -> str:
-    """A text.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"{value!r} is not a text; put it in quotes")
-
-
-def parse_count(value: Any) -> int:
-    """A whole number from 1 up, also as a text.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if type(number) is not int or number < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up; leave it out for the default")
-    return number
 
 
 def _number(value: Any) -> float:
@@ -79,59 +62,10 @@ def _money(value: Any) -> float:
     return number
 
 
-def parse_seconds(value: Any) -> float:
-    """A length of time.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = duration_of(str(value)) if type(value) in {int, float, str} else None
-    if found is None:
-        raise ValueError(f"{value!r} is not a length of time; write 90, 30s, 5m, 2h or 3d")
-    return found.seconds
-
-
 def _timeout(value: Any) -> float:
     if (seconds := parse_seconds(value)) == 0:
         raise ValueError("a run that may take no time could do nothing; leave it out for no limit")
     return seconds
-
-
-def _port(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if type(number) is not int or not 0 <= number <= _LAST_PORT:
-        raise ValueError(f"{value!r} is not a port from 1 to {_LAST_PORT}; 0 is any that is free")
-    return number
-
-
-def _positive_seconds(value: Any) -> float:
-    if (seconds := parse_seconds(value)) == 0:
-        raise ValueError("it has to be longer than nothing")
-    return seconds
-
-
-def parse_bytes(value: Any) -> int:
-    """A number of bytes: `65536`, `64KB`, `16MB`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = _BYTES.fullmatch(str(value).strip().upper()) if type(value) in {int, str} else None
-    if found is None or not int(found[1]):
-        raise ValueError(f"{value!r} is not a number of bytes; write 65536, 64KB or 16MB")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def parse_switch(value: Any) -> bool:
-    """True or false, also as a text.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    switch = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
-    if type(switch) is not bool:
-        raise ValueError(f"{value!r} is neither true nor false")
-    return switch
 
 
 def _saver(value: Any) -> str:
@@ -164,8 +98,8 @@ _PLAIN: Mapping[str, _Kinds] = {
     },
     "server": {
         "host": parse_text,
-        "port": _port,
-        "heartbeat": _positive_seconds,
+        "port": parse_port,
+        "heartbeat": parse_positive_seconds,
         "max_body": parse_bytes,
         "graceful": parse_seconds,
         "log": parse_switch,
@@ -175,14 +109,17 @@ _PLAIN: Mapping[str, _Kinds] = {
         "app": parse_text,
         **ACCESS_KEYS,
     },
+    "engine": ENGINE_KEYS,
+    "worker": WORKER_KEYS,
 }
 """The sections whose keys are all known."""
 _OWNED: Mapping[str, _Kinds] = {
     "agents": {"": parse_text},
+    "pools": {"": parse_pool},
     "limits": _LIMITS,
     "prices": dict.fromkeys(("input_per_million", "output_per_million", "cache_read_per_million"), _number),
 }
-"""What can be set of things that have names; an agent is a single value."""
+"""What can be set of things that have names; an agent is a single value, and so is its pool."""
 
 
 def parser_of(key: Key) -> Callable[[Any], Any] | None:

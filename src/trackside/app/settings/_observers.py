@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from trackside.app.delivery import Delivery, Order
-from trackside.app.settings._keys import parse_count, parse_seconds, parse_text
+from trackside.app.settings._values import parse_count, parse_seconds, parse_text
 from trackside.app.settings.errors import SettingsError
 from trackside.harness.types import LifecycleEventType
 
