@@ -5,7 +5,7 @@ Numbers are read by functions that return at once, from any thread, so that whoe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -164,8 +164,8 @@ class Vitals:
     """None: this process executes what it lets in."""
     worker: Callable[[], WorkerStats | None] = lambda: None
     """None: this process is no worker of a fleet."""
-    duties: Callable[[], Collection[str]] = lambda: ()
-    """What this process does for all of the fleet now."""
+    duties: Callable[[], Mapping[str, bool]] = dict
+    """What one process does for all of a fleet, and whether it is this one now."""
     queue: Callable[[], QueueStats | None] = lambda: None
     """None: another process of the fleet looks, or nobody needs to."""
 

@@ -1,14 +1,22 @@
 """Observers of metrics, closed after the test, what they show, and an app for them to watch."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trackside.app.observers.metrics import MetricsObserver
-from trackside.app.vitals import FeedStats, Vitals, WriterStats
+from trackside.app.vitals import (
+    EngineVitals,
+    FeedStats,
+    PoolStats,
+    QueueStats,
+    Vitals,
+    WorkerStats,
+    WriterStats,
+)
 from trackside.harness import RunLifecycleEvent, RunManager, RunStatus
 from trackside.harness.backlog import BufferStats
 from trackside.harness.stats import ManagerStats
@@ -64,6 +72,21 @@ def ended(
 
 
 _WRITTEN = WriterStats(batches_total=4, works_total=9, events_total=20, seconds_total=0.5, failures_total=1, pending=3)
+
+
+WORKER = WorkerStats(places=16, running=3, taken_total=9, found_total=2, missed_total=5, foreign_total=1, lost_total=1)
+POOL = PoolStats(pool="gpu", ready=3, waiting=2, delayed=1, running=4, oldest_ready_at=None, workers=2, places=4)
+
+
+def in_a_fleet(vitals: Vitals) -> Vitals:
+    """As a worker's that looks after all of the fleet."""
+    return replace(
+        vitals,
+        engine=lambda: EngineVitals("nats"),
+        worker=lambda: WORKER,
+        duties=lambda: {"sweeper": True, "reaper": False},
+        queue=lambda: QueueStats([POOL], {"chat": 2}),
+    )
 
 
 @dataclass

@@ -75,6 +75,7 @@ def test_the_panels_of_the_dashboard_have_places_and_numbers_of_their_own() -> N
         "Observers",
         "Storage",
         "Subscriptions",
+        "Fleet",
     ]
 
 
@@ -107,6 +108,11 @@ WELL = [
     series("trackside_subscription_active", "1x60", subscription="webhook"),
     series("trackside_subscription_paused", "0x60", subscription="webhook"),
     series("trackside_observer_lag_seconds", "0x60", observer="mail"),
+    series("trackside_engine_connected", "1x60", engine="nats"),
+    series("trackside_duty_held", "0x60", duty="reaper"),
+    series("trackside_duty_held", "1x60", duty="reaper", instance="b:1"),
+    series("trackside_queue_unserved_runs", "1x1 0x59", agent="chat"),
+    series("trackside_queue_oldest_ready_seconds", "20x60", pool="gpu"),
 ]
 BADLY: dict[str, list[dict[str, str]]] = {
     "TracksideGone": [],
@@ -127,6 +133,14 @@ BADLY: dict[str, list[dict[str, str]]] = {
         WELL[0],
         series("trackside_subscription_active", "0x60", subscription="webhook"),
         series("trackside_subscription_paused", "0x60", subscription="webhook"),
+    ],
+    "TracksideEngineIsCutOff": [WELL[0], series("trackside_engine_connected", "1x50 0x10", engine="nats")],
+    "TracksideRunsAreUnserved": [WELL[0], series("trackside_queue_unserved_runs", "0x50 2x10", agent="chat")],
+    "TracksidePoolIsFull": [WELL[0], series("trackside_queue_oldest_ready_seconds", "0+60x60", pool="gpu")],
+    "TracksideDutyIsNobodys": [
+        WELL[0],
+        series("trackside_duty_held", "0x60", duty="reaper"),
+        series("trackside_duty_held", "1x50 0x10", duty="reaper", instance="b:1"),
     ],
     "TracksideSpendsFast": [WELL[0], series("trackside_run_cost_usd_total", "0+1x60", agent="chat")],
 }

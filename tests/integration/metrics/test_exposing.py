@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import NoPrometheusError, promtool
-from tests.integration.metrics.conftest import Open, WatchedApp, ended, shown
+from tests.integration.metrics.conftest import Open, WatchedApp, ended, in_a_fleet, shown
 
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.observers.metrics import MetricsObserver
@@ -50,7 +50,7 @@ async def everything(metrics: MetricsObserver) -> None:
         pending=0,
         behind_seconds=0.0,
     )
-    metrics.watch(WatchedApp(observers={"mail": buffer.stats()}, feeds=[feed]).vitals())
+    metrics.watch(in_a_fleet(WatchedApp(observers={"mail": buffer.stats()}, feeds=[feed]).vitals()))
     usage = {"token_usage_by_model": {"small": {"input_tokens": 3, "cost_usd": 0.5}}, "calls": CALLS}
     await metrics.on_events([*ended("1", data=usage), *ended("2", status=RunStatus.error, error_type="OSError")])
     await buffer.aclose()

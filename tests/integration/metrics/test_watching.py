@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 from tests.contract.ways_to_run import virtual
-from tests.integration.metrics.conftest import WatchedApp, ended, shown
+from tests.integration.metrics.conftest import POOL, WatchedApp, ended, in_a_fleet, shown
 
 from trackside.app.observers.metrics import MetricsObserver
-from trackside.app.vitals import FeedStats
+from trackside.app.vitals import (
+    EngineStats,
+    EngineStatus,
+    EngineVitals,
+    FeedStats,
+    QueueStats,
+)
 from trackside.harness import RunManager, RunSpec
 from trackside.harness.buffered import BufferedObserver
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock
@@ -70,6 +76,50 @@ async def test_what_storage_and_subscriptions_do_is_shown(metrics: MetricsObserv
     assert values["trackside_subscription_paused"] == {("webhook",): 0, ("mail",): 1}
     assert values["trackside_subscription_lag_seconds"]["webhook",] == 1.5
     assert values["trackside_subscription_failed_calls_total"]["webhook",] == 4
+
+
+async def test_a_process_of_a_fleet_shows_its_engine_its_places_and_its_duties(metrics: MetricsObserver) -> None:
+    said = EngineStats(announced_total=9, announce_failures_total=2, stops_sent_total=3, messages_refused_total=4)
+    cut_off = EngineVitals("nats", EngineStatus(connected=False, why="the server is gone"), said)
+    metrics.watch(replace(in_a_fleet(WatchedApp().vitals()), engine=lambda: cut_off, queue=lambda: None))
+
+    values = shown(metrics)
+    assert values["trackside_engine_connected"] == {("nats",): 0}
+    assert values["trackside_engine_announced_runs_total"] == {(): 9}
+    assert values["trackside_engine_unannounced_runs_total"] == {(): 2}
+    assert values["trackside_engine_stops_total"] == {("sent",): 3, ("heard",): 0}
+    assert values["trackside_engine_messages_total"]["refused",] == 4
+    assert values["trackside_worker_places"] == {(): 16}
+    assert values["trackside_worker_running_runs"] == {(): 3}
+    assert values["trackside_worker_vain_offers_total"] == {("missed",): 5, ("foreign",): 1}
+    assert values["trackside_worker_lost_runs_total"] == {(): 1}
+    assert values["trackside_duty_held"] == {("sweeper",): 1, ("reaper",): 0}
+    assert not [name for name in values if name.startswith("trackside_queue_")], "it is not the one that looks"
+
+
+async def test_who_looks_after_a_fleet_shows_its_queue(open_metrics: Any) -> None:
+    metrics = open_metrics(max_labels=1)
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    gpu = replace(POOL, oldest_ready_at=hour_ago)
+    idle = replace(gpu, pool="default", ready=0, oldest_ready_at=None, workers=0, places=0)
+    queue = QueueStats([gpu, idle], {"chat": 2, "draw": 1, "sing": 1})
+    metrics.watch(replace(WatchedApp().vitals(), queue=lambda: queue))
+
+    values = shown(metrics)
+    assert values["trackside_queue_runs"]["gpu", "ready"] == 3
+    assert values["trackside_queue_runs"]["gpu", "delayed"] == 1
+    assert values["trackside_queue_runs"]["default", "ready"] == 0
+    assert 3_600 <= values["trackside_queue_oldest_ready_seconds"]["gpu",] < 3_660
+    assert values["trackside_queue_oldest_ready_seconds"]["default",] == 0
+    assert values["trackside_queue_workers"] == {("gpu",): 2, ("default",): 0}
+    assert values["trackside_queue_places"]["gpu",] == 4
+    assert values["trackside_queue_unserved_runs"] == {("chat",): 2, ("other",): 2}
+
+
+async def test_a_server_that_executes_what_it_lets_in_shows_nothing_of_a_fleet(metrics: MetricsObserver) -> None:
+    metrics.watch(WatchedApp().vitals())
+    of_fleets = ("trackside_engine", "trackside_worker", "trackside_duty", "trackside_queue_")
+    assert not [name for name in shown(metrics) if name.startswith(of_fleets)]
 
 
 @virtual

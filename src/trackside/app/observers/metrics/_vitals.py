@@ -10,7 +10,7 @@ from prometheus_client import Metric
 
 from trackside.app.observers.metrics import definitions as d
 from trackside.app.observers.metrics._instruments import gauge_or_counter, summary
-from trackside.app.vitals import FeedStats, Vitals, WriterStats
+from trackside.app.vitals import EngineVitals, FeedStats, QueueStats, Vitals, WorkerStats, WriterStats
 from trackside.harness.backlog import BufferStats
 from trackside.harness.stats import ManagerStats
 
@@ -33,6 +33,10 @@ class VitalsMetrics:
             ("observers", lambda: _of_observers(vitals.observers())),
             ("storage", lambda: _of_writer(vitals.writer())),
             ("subscriptions", lambda: _of_feeds(vitals.feeds())),
+            ("engine", lambda: _of_engine(vitals.engine())),
+            ("worker", lambda: _of_worker(vitals.worker())),
+            ("duties", lambda: _of_duties(vitals.duties())),
+            ("queue", lambda: self._of_queue(vitals.queue())),
         )
         self._failed: set[str] = set()
 
@@ -58,6 +62,18 @@ class VitalsMetrics:
         yield _plain(d.STUCK_RUNS, stats.stuck_total)
         yield _by(d.MISSED_EVENTS, {"kept": stats.missed_kept_total, "lost": stats.missed_lost_total})
         yield _plain(d.LOOP_BLOCKS, stats.loop_blocks_total)
+
+    def _of_queue(self, queue: QueueStats | None) -> Iterable[Metric]:
+        """What waits in a fleet: told by one process of it, or the sums over all would be too high."""
+        if queue is None:
+            return
+        now = datetime.now(UTC)
+        runs = [((one.pool, state), getattr(one, state)) for one in queue.pools for state in _QUEUE_STATES]
+        yield gauge_or_counter(d.QUEUE_RUNS, runs)
+        yield _by(d.QUEUE_OLDEST, {one.pool: _age(one.oldest_ready_at, now) for one in queue.pools})
+        yield _by(d.QUEUE_WORKERS, {one.pool: one.workers for one in queue.pools})
+        yield _by(d.QUEUE_PLACES, {one.pool: one.places for one in queue.pools})
+        yield _by(d.QUEUE_UNSERVED, self._by_agent(queue.unserved))
 
 
 def active_runs(by_agent: Mapping[str, int]) -> Metric:
@@ -87,6 +103,39 @@ def _of_feeds(feeds: Sequence[FeedStats]) -> Iterable[Metric]:
     for definition, number in _OF_FEED.items():
         yield _by(definition, {feed.subscription: number(feed) for feed in feeds})
 
+
+def _of_engine(engine: EngineVitals | None) -> Iterable[Metric]:
+    if engine is None:
+        return
+    stats = engine.stats
+    yield _by(d.ENGINE_CONNECTED, {engine.name: engine.status.connected})
+    yield _plain(d.ENGINE_RECONNECTS, stats.reconnects_total)
+    yield _plain(d.ENGINE_ANNOUNCED, stats.announced_total)
+    yield _plain(d.ENGINE_ANNOUNCE_FAILURES, stats.announce_failures_total)
+    yield _plain(d.ENGINE_OFFERS, stats.offers_total)
+    yield _plain(d.ENGINE_REDELIVERED, stats.redelivered_total)
+    yield _by(d.ENGINE_STOPS, {"sent": stats.stops_sent_total, "heard": stats.stops_heard_total})
+    said, heard, refused = stats.messages_said_total, stats.messages_heard_total, stats.messages_refused_total
+    yield _by(d.ENGINE_MESSAGES, {"said": said, "heard": heard, "refused": refused})
+
+
+def _of_worker(worker: WorkerStats | None) -> Iterable[Metric]:
+    if worker is None:
+        return
+    yield _plain(d.WORKER_PLACES, worker.places)
+    yield _plain(d.WORKER_RUNNING, worker.running)
+    yield _plain(d.WORKER_TAKEN, worker.taken_total)
+    yield _plain(d.WORKER_FOUND, worker.found_total)
+    yield _plain(d.WORKER_LOST, worker.lost_total)
+    yield _by(d.WORKER_VAIN_OFFERS, {"missed": worker.missed_total, "foreign": worker.foreign_total})
+
+
+def _of_duties(duties: Mapping[str, bool]) -> Iterable[Metric]:
+    if duties:
+        yield _by(d.DUTY_HELD, duties)
+
+
+_QUEUE_STATES = ("ready", "waiting", "delayed", "running")
 
 _OF_BUFFER: Mapping[d.Definition, Callable[[BufferStats], float]] = {
     d.OBSERVER_ACCEPTED: lambda stats: stats.accepted,

@@ -244,6 +244,68 @@ _ROWS: Sequence[Row] = (
             ),
         ),
     ),
+    Row(
+        "Fleet",
+        (
+            Panel(
+                "Runs that are ready, wait and run, by pool",
+                "short",
+                [Query(highest(d.QUEUE_RUNS, "pool", "state"), "{{pool}}: {{state}}")],
+            ),
+            Panel("Oldest run that is ready", "s", [Query(highest(d.QUEUE_OLDEST, "pool"), "{{pool}}")]),
+            Panel(
+                "Runs that no worker serves, by agent",
+                "short",
+                [Query(highest(d.QUEUE_UNSERVED, "agent"), "{{agent}}")],
+                stacked=True,
+            ),
+            Panel(
+                "Workers, and their places",
+                "short",
+                [
+                    Query(highest(d.QUEUE_WORKERS, "pool"), "workers, {{pool}}"),
+                    Query(highest(d.QUEUE_PLACES, "pool"), "places, {{pool}}"),
+                    Query(total(d.WORKER_PLACES), "places, of workers that are watched"),
+                    Query(total(d.WORKER_RUNNING), "taken, of workers that are watched"),
+                ],
+            ),
+            Panel(
+                "Engine and duties",
+                "short",
+                [
+                    Query(total(d.ENGINE_CONNECTED, "engine"), "processes that reach {{engine}}"),
+                    Query(total(d.DUTY_HELD, "duty"), "processes that are the {{duty}}"),
+                    Query(per_hour(d.ENGINE_RECONNECTS), "reached again, an hour"),
+                ],
+            ),
+            Panel(
+                "Runs on their way",
+                "ops",
+                [
+                    Query(rate(d.ENGINE_ANNOUNCED), "announced"),
+                    Query(rate(d.ENGINE_OFFERS), "offered"),
+                    Query(rate(d.WORKER_TAKEN), "taken"),
+                    Query(rate(d.WORKER_FOUND), "found without an offer"),
+                ],
+            ),
+            Panel(
+                "What goes astray",
+                "ops",
+                [
+                    Query(rate(d.ENGINE_ANNOUNCE_FAILURES), "runs not announced"),
+                    Query(rate(d.ENGINE_REDELIVERED), "offers delivered again"),
+                    Query(rate(d.WORKER_VAIN_OFFERS, "reason"), "offers in vain: {{reason}}"),
+                    Query(rate(d.WORKER_LOST), "runs lost to others"),
+                ],
+            ),
+            Panel(
+                "Live output",
+                "ops",
+                [Query(rate(d.ENGINE_MESSAGES, "outcome"), "messages {{outcome}}")],
+            ),
+            Panel("Words that a run shall stop", "ops", [Query(rate(d.ENGINE_STOPS, "direction"), "{{direction}}")]),
+        ),
+    ),
 )
 
 

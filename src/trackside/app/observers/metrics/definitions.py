@@ -220,6 +220,83 @@ SUBSCRIPTION_FAILED_CALLS = _seen(
     "Calls of the observer that failed; each is tried again or parked.",
 )
 
+ENGINE_CONNECTED = _seen(
+    Kind.gauge, "trackside_engine_connected", ("engine",), "1 if the engine moves runs now, 0 if it is cut off."
+)
+ENGINE_RECONNECTS = _seen(
+    Kind.counter,
+    "trackside_engine_reconnects_total",
+    (),
+    "Times that the engine was reached again after it was cut off.",
+)
+ENGINE_ANNOUNCED = _seen(Kind.counter, "trackside_engine_announced_runs_total", (), "Runs that workers were told of.")
+ENGINE_ANNOUNCE_FAILURES = _seen(
+    Kind.counter,
+    "trackside_engine_unannounced_runs_total",
+    (),
+    "Runs that workers could not be told of; a sweep finds them.",
+)
+ENGINE_OFFERS = _seen(Kind.counter, "trackside_engine_offers_total", (), "Offers that this worker got.")
+ENGINE_REDELIVERED = _seen(
+    Kind.counter,
+    "trackside_engine_redelivered_offers_total",
+    (),
+    "Of the offers, those that had been somebody's before.",
+)
+ENGINE_STOPS = _seen(
+    Kind.counter, "trackside_engine_stops_total", ("direction",), "Words that a run shall stop: sent, and heard."
+)
+ENGINE_MESSAGES = _seen(
+    Kind.counter,
+    "trackside_engine_messages_total",
+    ("outcome",),
+    "Messages of live output: said, heard, or refused, which is that they could not be sent.",
+)
+
+WORKER_PLACES = _seen(Kind.gauge, "trackside_worker_places", (), "How many runs this worker executes at once.")
+WORKER_RUNNING = _seen(Kind.gauge, "trackside_worker_running_runs", (), "Places of this worker that are taken.")
+WORKER_TAKEN = _seen(Kind.counter, "trackside_worker_taken_runs_total", (), "Runs that this worker took.")
+WORKER_FOUND = _seen(
+    Kind.counter,
+    "trackside_worker_found_runs_total",
+    (),
+    "Of the runs taken, those that it found in the database without an offer.",
+)
+WORKER_LOST = _seen(
+    Kind.counter,
+    "trackside_worker_lost_runs_total",
+    (),
+    "Runs that were somebody else's, or had ended, before they had ended here.",
+)
+WORKER_VAIN_OFFERS = _seen(
+    Kind.counter,
+    "trackside_worker_vain_offers_total",
+    ("reason",),
+    "Offers of runs that were not to be had any more (missed), or whose agent or version is not here (foreign).",
+)
+
+DUTY_HELD = _seen(
+    Kind.gauge, "trackside_duty_held", ("duty",), "1 if this process does it for all of the fleet, else 0."
+)
+QUEUE_RUNS = _seen(
+    Kind.gauge,
+    "trackside_queue_runs",
+    ("pool", "state"),
+    "Runs in the whole fleet that are ready to be taken, wait for their thread or their time, or run.",
+)
+QUEUE_OLDEST = _seen(
+    Kind.gauge,
+    "trackside_queue_oldest_ready_seconds",
+    ("pool",),
+    "How long the first of the runs has waited that are ready to be taken.",
+    "seconds",
+)
+QUEUE_WORKERS = _seen(Kind.gauge, "trackside_queue_workers", ("pool",), "Workers that are alive and do not drain.")
+QUEUE_PLACES = _seen(Kind.gauge, "trackside_queue_places", ("pool",), "How many runs these workers execute at once.")
+QUEUE_UNSERVED = _seen(
+    Kind.gauge, "trackside_queue_unserved_runs", ("agent",), "Runs that wait and no live worker serves."
+)
+
 BUILD = _seen(Kind.info, "trackside_build_info", ("version", "python_version"), "Which Trackside this is.")
 
 DEFINITIONS: tuple[Definition, ...] = tuple(value for value in [*globals().values()] if isinstance(value, Definition))
