@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import pytest
 
 from trackside.app.server import health
 from trackside.app.storage.errors import ServerUnreachableError
+from trackside.app.vitals import EngineStatus, EngineVitals
 
 
 async def echo(input: Any) -> Any:
@@ -31,7 +33,8 @@ async def test_a_server_that_can_work_is_ready_and_lives(serve_agents: Any) -> N
 
     assert (live.status_code, live.json()) == (200, {"status": "live"})
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "reasons": [], "warnings": []}
+    inline = {"name": "inline", "connected": True, "why": None, "since": None}
+    assert answer.json() == {"status": "ready", "reasons": [], "warnings": [], "degraded": [], "engine": inline}
 
 
 async def test_a_server_that_ends_is_not_ready_at_once_and_lives(serve_agents: Any) -> None:
@@ -57,6 +60,37 @@ async def test_a_server_that_begins_to_end_while_it_is_looked_at_is_not_ready(se
         await parts.health.look(Ending(), parts.vitals, [])
         answer = await ready(served)
     assert answer.json()["reasons"] == [{"check": "closing", "why": "it stops"}]
+
+
+async def test_a_server_whose_engine_is_cut_off_is_ready_and_says_so(serve_agents: Any) -> None:
+    """Its neighbours have the same engine: a balancer that took them all out would have nobody left."""
+    since = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    status = EngineStatus(connected=True)
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        vitals = replace(parts.vitals, engine=lambda: EngineVitals("nats", status))
+        well = await parts.health.look(parts.store, vitals, [])
+        status = EngineStatus(connected=False, why="the connection was closed", since=since)
+        parts.health._found = None
+        await parts.health.look(parts.store, vitals, [])
+        answer = await ready(served)  # which is that of a moment ago
+
+    assert (well.degraded, well.engine.name, well.engine.connected) == ([], "nats", True)
+    assert answer.status_code == 200
+    said = answer.json()
+    (found,) = said.pop("degraded")
+    assert found["check"] == "engine"
+    assert found["why"].startswith("nats is cut off since 2026-01-31 09:30:00 UTC (the connection was closed): ")
+    engine = {"name": "nats", "connected": False, "why": "the connection was closed", "since": "2026-01-31T09:30:00Z"}
+    assert said == {"status": "ready", "reasons": [], "warnings": [], "engine": engine}
+
+
+async def test_a_database_that_is_away_counts_where_the_engine_is_there(serve_agents: Any) -> None:
+    async with serve_agents({"echo": echo}) as served:
+        parts = served.app.parts
+        found = await parts.health.look(Away(), replace(parts.vitals, engine=lambda: EngineVitals("nats")), [])
+
+    assert (found.status, [one.check for one in found.reasons], found.degraded) == ("unready", ["database"], [])
 
 
 class Away:

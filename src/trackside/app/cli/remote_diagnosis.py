@@ -18,6 +18,7 @@ class _Reason(msgspec.Struct):
 class _Readiness(msgspec.Struct):
     reasons: list[_Reason]
     warnings: list[_Reason]
+    degraded: list[_Reason] = []  # servers before it have none
 
 
 class _Found(msgspec.Struct):
@@ -54,7 +55,7 @@ async def _readiness(connection: Connection) -> list[Finding]:
     reasons = [(Severity.error, reason) for reason in found.reasons]
     return [
         Finding(severity=severity, what=f"{reason.check}: {reason.why}", where=url, fix=fix)
-        for severity, reason in [*reasons, *((Severity.warning, warning) for warning in found.warnings)]
+        for severity, reason in [*reasons, *((Severity.warning, one) for one in (*found.degraded, *found.warnings))]
     ]
 
 

@@ -1,17 +1,22 @@
-"""Whether a server can do its work, and why not: load balancers ask every second, people when something is wrong."""
+"""Whether a server can do its work, and why not: load balancers ask every second, people when something is wrong.
+
+A server of a fleet whose engine is cut off is ready, and says that it is degraded. What it lets in is in the database, where
+workers find it; and its neighbours, to whom requests would go instead, have the same engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from trackside.app.storage import Store
-from trackside.app.vitals import Vitals, WriterStats
+from trackside.app.vitals import EngineVitals, Vitals, WriterStats
 from trackside.harness.errors import TracksideError
 
 _FRESH: Final = 1.0  # seconds for which an answer is good: however many ask, the database is asked once
@@ -31,12 +36,27 @@ class Finding(msgspec.Struct, frozen=True):
     why: str
 
 
+class EngineShown(msgspec.Struct, frozen=True):
+    """What moves runs to where they are executed; `inline` is this process itself. If it is cut off, why and since when."""
+
+    name: str
+    connected: bool
+    why: str | None = None
+    since: datetime | None = None
+
+
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether the server can do its work. `reasons` are why not; `warnings` do not keep it from it."""
+    """Whether the server can do its work.
+
+    `reasons` are why not. `degraded` is what it does worse than it should, and `warnings` are of what is not well: neither
+    keeps it from its work.
+    """
 
     status: Literal["ready", "unready"]
     reasons: list[Finding]
     warnings: list[Finding]
+    degraded: list[Finding]
+    engine: EngineShown
 
 
 class _Seen(NamedTuple):
@@ -88,9 +108,10 @@ class Health:
         warnings = [*self._blocked(vitals), *_unfinished(vitals)]
         for finding, is_reason in await asyncio.to_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
+        engine = engine_shown(vitals.engine())
         if self._ending is not None:  # last: it may begin while all else is looked at
             reasons.insert(0, Finding("closing", self._ending))
-        return Readiness("unready" if reasons else "ready", reasons, warnings)
+        return Readiness("unready" if reasons else "ready", reasons, warnings, [*_cut_off(engine)], engine)
 
     def _unwritable(self, stats: WriterStats) -> Iterator[Finding]:
         """What the writer says of the database: nobody writes only to see whether it can be done."""
@@ -111,6 +132,22 @@ class Health:
         if blocks > self._blocks:
             yield Finding("event_loop", "an agent or observer blocked it; the log says who")
         self._blocks = blocks
+
+
+def engine_shown(engine: EngineVitals | None) -> EngineShown:
+    """The engine of a process as everybody may see it; None: it has none, and executes what it lets in."""
+    if engine is None:
+        return EngineShown("inline", connected=True)
+    status = engine.status
+    return EngineShown(engine.name, status.connected, status.why, status.since)
+
+
+def _cut_off(engine: EngineShown) -> Iterator[Finding]:
+    if engine.connected:
+        return
+    since = "" if engine.since is None else f" since {engine.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    why = "" if engine.why is None else f" ({engine.why})"
+    yield Finding("engine", f"{engine.name} is cut off{since}{why}: runs start later, and live output of others waits")
 
 
 async def _lag() -> float:
