@@ -25,10 +25,9 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
+from trackside.app.broker_access import Address, Login, WatchedTls
 from trackside.app.delivery import DeliveryError, ObserverOptionError
 from trackside.app.observers.broker._message import Message, Outcome, too_large
-from trackside.app.observers.broker._options import Address, Login
-from trackside.app.observers.broker._tls import WatchedTls
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from trackside.app.broker_access import NATS_SCHEMES, Address, Login, addresses_in, tls_context
 from trackside.app.delivery import Delivery, ObserverOptionError, Order
 from trackside.app.observers.broker._message import Broker, message_of
-from trackside.app.observers.broker._options import (
-    NATS_SCHEMES,
-    Address,
-    Login,
-    addresses_in,
-    topic_for,
-    topic_template,
-)
-from trackside.app.observers.broker._tls import tls_context
+from trackside.app.observers.broker._options import topic_for, topic_template
 from trackside.app.options import checked_number, checked_text
 from trackside.harness.errors import ClosedError
 from trackside.harness.observer import PartlyTaken, RunLifecycleEvent

@@ -1,89 +1,15 @@
-"""Checks of what a broker observer is built from, before anything is connected."""
+"""Checks of where events go, before anything is connected."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from trackside.app.delivery import ObserverOptionError
 from trackside.app.options import checked_text
 
-__all__ = [
-    "NATS_SCHEMES",
-    "Address",
-    "Login",
-    "addresses_in",
-    "topic_for",
-    "topic_template",
-]
+__all__ = ["topic_for", "topic_template"]
 
-NATS_SCHEMES: Final = ("nats", "tls")
-REDIS_SCHEMES: Final = ("redis", "rediss", "valkey")
-_TLS: Final = frozenset({"tls", "rediss"})
-_PORTS: Final = dict.fromkeys(NATS_SCHEMES, 4222) | dict.fromkeys(REDIS_SCHEMES, 6379)
 _PLACE: Final = "{event_type}"
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Who comes to the broker. Nothing of it is shown anywhere."""
-
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    credentials: str | None = field(default=None, repr=False)
-    """The path of a NATS credentials file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a broker is, without who comes to it."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-    """What comes after the port: of Redis, the number of the database."""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether nothing may go in the clear."""
-        return self.scheme in _TLS
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.path}"
-
-
-def addresses_in(url: Any) -> tuple[list[Address], Login]:
-    """The servers that a URL names (of NATS several, with commas between them), and the credentials in it.
-
-    Raises:
-        ObserverOptionError: it is no URL of a broker. The text does not have it, for there may be a password in it.
-    """
-    if not isinstance(url, str) or not url:
-        raise _url_error("it is not a URL")
-    logins: list[Login] = []
-    addresses: list[Address] = []
-    for text in url.split(","):
-        try:
-            parts = urlsplit(text.strip())
-            addresses.append(_address(parts))
-        except ValueError as exc:
-            if isinstance(exc, ObserverOptionError):
-                raise
-            raise _url_error("it is not a URL; is its host or its port right?") from None  # which says all of it
-        login = _login(parts)
-        if login is not None and login not in logins:
-            logins.append(login)
-    if len({address.scheme for address in addresses}) > 1:
-        raise _url_error("its servers have different schemes")
-    if len(addresses) > 1 and addresses[0].scheme in REDIS_SCHEMES:
-        raise _url_error("of Redis it names one server; in a password, a comma is written %2C")
-    if len(logins) > 1:
-        raise _url_error("its servers have different credentials")
-    return addresses, logins[0] if logins else Login()
 
 
 def topic_template(topic: Any, *, nats: bool) -> str:
@@ -109,37 +35,3 @@ def topic_template(topic: Any, *, nats: bool) -> str:
 def topic_for(template: str, event_type: str) -> str:
     """The topic for events of a type."""
     return template.replace(_PLACE, event_type)
-
-
-def _address(parts: SplitResult) -> Address:
-    if parts.scheme not in _PORTS:
-        schemes = ", ".join(f"{scheme}://" for scheme in _PORTS)
-        raise _url_error(f"it begins with one of {schemes}")
-    port = parts.port
-    if not parts.hostname:
-        raise _url_error("it has no host")
-    if port == 0:
-        raise _url_error("there is no port 0")
-    if parts.query or parts.fragment:
-        raise _url_error(
-            "it has a part after ? or #; what there is to say besides the address are options of their own"
-        )
-    path = parts.path.rstrip("/")
-    if path and (parts.scheme in NATS_SCHEMES or not path[1:].isdecimal()):
-        raise _url_error("after the port comes nothing, or of Redis the number of a database")
-    return Address(scheme=parts.scheme, host=parts.hostname, port=port or _PORTS[parts.scheme], path=path)
-
-
-def _login(parts: SplitResult) -> Login | None:
-    if parts.username is None and parts.password is None:
-        return None
-    username = unquote(parts.username or "") or None
-    if parts.password is None:
-        if parts.scheme in NATS_SCHEMES:
-            return Login(token=username)
-        raise _url_error("it has a user and no password")
-    return Login(username, unquote(parts.password))
-
-
-def _url_error(why: str) -> ObserverOptionError:
-    return ObserverOptionError(option="url", why=why)

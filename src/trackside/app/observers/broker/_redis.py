@@ -24,9 +24,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as ConnectionLostError
 
+from trackside.app.broker_access import Address, Login
 from trackside.app.delivery import DeliveryError
 from trackside.app.observers.broker._message import Message, Outcome, too_large
-from trackside.app.observers.broker._options import Address, Login
 from trackside.harness.errors import ClosedError
 from trackside.harness.failures import line_of
 

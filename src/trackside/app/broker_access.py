@@ -1,0 +1,147 @@
+"""Where a broker is, who comes to it, and how it proves who it is: checked before anything is connected."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final, override
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from trackside.app.delivery import ObserverOptionError
+
+__all__ = ["NATS_SCHEMES", "Address", "Login", "WatchedTls", "addresses_in", "tls_context"]
+
+NATS_SCHEMES: Final = ("nats", "tls")
+REDIS_SCHEMES: Final = ("redis", "rediss", "valkey")
+_TLS: Final = frozenset({"tls", "rediss"})
+_PORTS: Final = dict.fromkeys(NATS_SCHEMES, 4222) | dict.fromkeys(REDIS_SCHEMES, 6379)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who comes to the broker. Nothing of it is shown anywhere."""
+
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    credentials: str | None = field(default=None, repr=False)
+    """The path of a NATS credentials file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a broker is, without who comes to it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    """What comes after the port: of Redis, the number of the database."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether nothing may go in the clear."""
+        return self.scheme in _TLS
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+def addresses_in(url: Any) -> tuple[list[Address], Login]:
+    """The servers that a URL names (of NATS several, with commas between them), and the credentials in it.
+
+    Raises:
+        ObserverOptionError: it is no URL of a broker. The text does not have it, for there may be a password in it.
+    """
+    if not isinstance(url, str) or not url:
+        raise _url_error("it is not a URL")
+    logins: list[Login] = []
+    addresses: list[Address] = []
+    for text in url.split(","):
+        try:
+            parts = urlsplit(text.strip())
+            addresses.append(_address(parts))
+        except ValueError as exc:
+            if isinstance(exc, ObserverOptionError):
+                raise
+            raise _url_error("it is not a URL; is its host or its port right?") from None  # which says all of it
+        login = _login(parts)
+        if login is not None and login not in logins:
+            logins.append(login)
+    if len({address.scheme for address in addresses}) > 1:
+        raise _url_error("its servers have different schemes")
+    if len(addresses) > 1 and addresses[0].scheme in REDIS_SCHEMES:
+        raise _url_error("of Redis it names one server; in a password, a comma is written %2C")
+    if len(logins) > 1:
+        raise _url_error("its servers have different credentials")
+    return addresses, logins[0] if logins else Login()
+
+
+def _address(parts: SplitResult) -> Address:
+    if parts.scheme not in _PORTS:
+        schemes = ", ".join(f"{scheme}://" for scheme in _PORTS)
+        raise _url_error(f"it begins with one of {schemes}")
+    port = parts.port
+    if not parts.hostname:
+        raise _url_error("it has no host")
+    if port == 0:
+        raise _url_error("there is no port 0")
+    if parts.query or parts.fragment:
+        raise _url_error(
+            "it has a part after ? or #; what there is to say besides the address are options of their own"
+        )
+    path = parts.path.rstrip("/")
+    if path and (parts.scheme in NATS_SCHEMES or not path[1:].isdecimal()):
+        raise _url_error("after the port comes nothing, or of Redis the number of a database")
+    return Address(scheme=parts.scheme, host=parts.hostname, port=port or _PORTS[parts.scheme], path=path)
+
+
+def _login(parts: SplitResult) -> Login | None:
+    if parts.username is None and parts.password is None:
+        return None
+    username = unquote(parts.username or "") or None
+    if parts.password is None:
+        if parts.scheme in NATS_SCHEMES:
+            return Login(token=username)
+        raise _url_error("it has a user and no password")
+    return Login(username, unquote(parts.password))
+
+
+def _url_error(why: str) -> ObserverOptionError:
+    return ObserverOptionError(option="url", why=why)
+
+
+class WatchedTls(ssl.SSLContext):
+    """Counts how often a connection was secured by it, for who has to know whether one was."""
+
+    handshakes: int
+
+    @override
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        self.handshakes += 1
+        return super().wrap_bio(*args, **options)
+
+
+def tls_context(ca_file: Any, *, secure: bool) -> WatchedTls | None:
+    """One that trusts the certificates that this machine trusts, or those in a file alone; None if nothing is to be secure.
+
+    Raises:
+        ObserverOptionError: there are none in the file, or nothing that they would be good for.
+    """
+    if not secure:
+        if ca_file is not None:
+            raise ObserverOptionError(option="ca_file", why="it is for tls:// and rediss:// alone")
+        return None
+    context = WatchedTls(ssl.PROTOCOL_TLS_CLIENT)
+    context.handshakes = 0
+    try:
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile=ca_file)
+    except (ssl.SSLError, TypeError, ValueError) as exc:
+        raise ObserverOptionError(option="ca_file", why="it is no file of certificates (PEM)") from exc
+    except OSError as exc:
+        raise ObserverOptionError(option="ca_file", why=exc.strerror or "it cannot be read") from exc
+    return context
