@@ -1,0 +1,214 @@
+"""Puts a fleet together: PostgreSQL and an engine first, then servers and workers; takes it apart the other way round."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from trackside.app.engine.local.children import Child, Guard, Launch
+from trackside.app.engine.local.errors import DataFolderError
+from trackside.app.engine.local.members import Happening, Keeper, Member, MemberKind
+from trackside.app.engine.local.nats import LocalNats
+from trackside.app.engine.local.postgres import LocalPostgres
+from trackside.app.engine.local.programs import LOOPBACK, free_port
+
+_NOT_INHERITED: Final = ("LISTEN_", "NOTIFY_SOCKET", "TRACKSIDE_SERVER_PORT", "TRACKSIDE_WORKER_PORT")
+"""Variables that are meant for one process."""
+_STOP_ORDER: Final = (MemberKind.worker, MemberKind.server, MemberKind.nats, MemberKind.postgres)
+_PATIENCE: Final = 600.0
+"""Seconds for a process to stop: whoever waits for runs has a limit of his own, and is only killed where that fails."""
+_SHORT_PATIENCE: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPlan:
+    """What a fleet on this machine is to be.
+
+    Args:
+        folder: where everything that it keeps is; there, and empty or an earlier fleet's.
+        kept: whether the folder outlives the fleet.
+        agents: what is served, as on the command line; none: what the settings name.
+        servers: how many servers.
+        workers: how many workers.
+        engine: what moves work between them.
+        first_port: of the first server, the others follow; None: any that are free.
+        env: more variables for servers and workers.
+        pause: seconds before a process that died is started again.
+    """
+
+    folder: Path
+    kept: bool = False
+    agents: Sequence[str] = ()
+    servers: int = 2
+    workers: int = 3
+    engine: Literal["nats", "postgres"] = "nats"
+    first_port: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    pause: float = 1.0
+
+
+class LocalFleet:
+    """A fleet whose processes are children of this one. Open it with `async with`, which stops all that is still up.
+
+        async with LocalFleet(FleetPlan(folder=folder, agents=["agents.py:chat"])) as fleet:
+            await fleet.start_stores()
+            await fleet.start_processes()
+            print(fleet.server_urls)
+            await fleet.drain()
+
+    Args:
+        plan: what it is to be.
+        on_happening: is told what happens to its processes.
+    """
+
+    def __init__(self, plan: FleetPlan, on_happening: Callable[[Happening], object] = lambda happening: None) -> None:
+        self.plan = plan
+        self._say = on_happening
+        self._guard = Guard()
+        self._stack = AsyncExitStack()
+        self._keepers: list[Keeper] = []
+        self._postgres: LocalPostgres | None = None
+        self._nats: LocalNats | None = None
+
+    @property
+    def members(self) -> list[Member]:
+        """Its processes, in the order in which they were started."""
+        return [keeper.member for keeper in self._keepers]
+
+    @property
+    def database_url(self) -> str:
+        """Where its database is, with the password."""
+        assert self._postgres is not None, "it is not open"
+        return self._postgres.url
+
+    @property
+    def engine_url(self) -> str:
+        """What its processes find each other by, with the password."""
+        return "postgres" if self._nats is None else self._nats.url
+
+    @property
+    def server_urls(self) -> list[str]:
+        """Where its servers answer."""
+        return [f"http://{LOOPBACK}:{one.port}" for one in self.members if one.kind is MemberKind.server]
+
+    async def __aenter__(self) -> Self:
+        """Take the folder; starts nothing.
+
+        Raises:
+            NotInstalledError: the programs are not there.
+            DataFolderError: another fleet has the folder.
+        """
+        async with AsyncExitStack() as stack:
+            await asyncio.to_thread(self._prepare, stack)
+            await stack.enter_async_context(self._guard)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            for kind in _STOP_ORDER:
+                await self._stop(kind, patience=_SHORT_PATIENCE)
+        finally:
+            await self._stack.aclose()
+
+    async def start_stores(self) -> None:
+        """Start PostgreSQL and, if it is the engine, NATS.
+
+        Raises:
+            DataFolderError: the folder cannot be used.
+            LocalServerError: one does not start.
+        """
+        starting: list[Keeper] = []
+        for kind, store in ((MemberKind.postgres, self._postgres), (MemberKind.nats, self._nats)):
+            if store is not None:
+                await store.prepare()
+                starting.append(self._keeper(Member(kind, kind, store.port), store.launch(), store.until_ready))
+        await self._begin(starting)
+
+    async def start_processes(self) -> None:
+        """Start the servers and the workers. Who starts first finds the tables there, or makes them.
+
+        Raises:
+            LocalServerError: one does not start.
+        """
+        ports = [
+            free_port() if self.plan.first_port is None else self.plan.first_port + n for n in range(self.plan.servers)
+        ]
+        servers = [self._process(MemberKind.server, number, port) for number, port in enumerate(ports, 1)]
+        workers = [self._process(MemberKind.worker, number, free_port()) for number in range(1, self.plan.workers + 1)]
+        await self._begin([*servers, *workers])
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send one of the processes a signal: for who wants to see what happens then."""
+        next(keeper for keeper in self._keepers if keeper.member.name == name).signal(number)
+
+    async def drain(self) -> None:
+        """Stop: workers end what they execute, while servers still tell their clients; then servers; then the rest."""
+        for kind in _STOP_ORDER:
+            await self._stop(kind)
+
+    def hurry(self) -> None:
+        """Have those that are stopping do so quickly; again is allowed."""
+        for keeper in self._keepers:
+            keeper.hurry()
+
+    async def _begin(self, keepers: Sequence[Keeper]) -> None:
+        self._keepers += keepers
+        begun = await asyncio.gather(*[keeper.begin() for keeper in keepers], return_exceptions=True)
+        for failure in begun:
+            if failure is not None:
+                raise failure
+
+    async def _stop(self, kind: MemberKind, *, patience: float = _PATIENCE) -> None:
+        await asyncio.gather(*[keeper.stop(patience) for keeper in self._keepers if keeper.member.kind is kind])
+
+    def _keeper(self, member: Member, launch: Launch, until_ready: Callable[[Child], Awaitable[None]]) -> Keeper:
+        return Keeper(member, launch, until_ready, guard=self._guard, say=self._say, pause=self.plan.pause)
+
+    def _process(self, kind: MemberKind, number: int, port: int) -> Keeper:
+        """A server or a worker."""
+        name = f"{kind}-{number}"
+        where = ["serve", "--host", LOOPBACK, "--port", str(port)] if kind is MemberKind.server else ["worker"]
+        launch = Launch(
+            command=[sys.executable, "-m", "trackside", *where, *self.plan.agents, "--json"],
+            log=self.plan.folder / f"{name}.log",
+            cwd=Path.cwd(),
+            env=self._environment(kind, port),
+            speaks=True,
+        )
+        return self._keeper(Member(name, kind, port), launch, _until_it_speaks)
+
+    def _environment(self, kind: MemberKind, port: int) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+        # Not on the command line, where everybody on this machine could read the passwords.
+        own = {"TRACKSIDE_DATABASE_URL": self.database_url, "TRACKSIDE_ENGINE_URL": self.engine_url}
+        if kind is MemberKind.worker:
+            own |= {"TRACKSIDE_WORKER_HOST": LOOPBACK, "TRACKSIDE_WORKER_PORT": str(port)}
+        return {**inherited, **own, **self.plan.env}
+
+    def _prepare(self, stack: AsyncExitStack) -> None:
+        """Find the programs, and have the folder for ourselves until we are gone."""
+        self._postgres = LocalPostgres(self.plan.folder / "postgres", kept=self.plan.kept)
+        if self.plan.engine == "nats":
+            self._nats = LocalNats(self.plan.folder / "nats")
+        lock = stack.enter_context((self.plan.folder / "lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataFolderError(folder=self.plan.folder, why="another fleet uses it") from None
+
+
+async def _until_it_speaks(child: Child) -> None:
+    """Wait until a process of ours says that it can be used, or has ended."""
+    line = await child.first_line()
+    if line:
+        json.loads(line)

