@@ -1,4 +1,4 @@
-"""Replaces a server's process by a new one of the same command, in the same place: the same process id, the same sockets."""
+"""Replaces the process of a server or worker by a new one of the same command: the same process id, the same sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from trackside.app.wiring.elsewhere import tried_elsewhere
 
-_COMMAND: Final = "serve"
+_COMMANDS: Final = ("serve", "worker")
 _CHECK_SECONDS: Final = 120.0
 _MOST_SAID: Final = 65_536
 
@@ -20,8 +20,8 @@ _MOST_SAID: Final = 65_536
 async def why_not() -> str | None:
     """Why a new process could not do its work, found out in one; None if it could."""
     if not hasattr(os, "fork"):
-        return "this system cannot hand sockets over; stop the server and start it again"
-    if sys.argv[1:2] != [_COMMAND]:
+        return "this system cannot hand sockets over; stop it and start it again"
+    if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
     tried = await tried_elsewhere(_command("--check"), seconds=_CHECK_SECONDS)
     if tried is None:
@@ -45,7 +45,7 @@ def begin(sockets: Sequence[socket.socket]) -> NoReturn:
 def _command(*more: str) -> list[str]:
     """How this process was started, with more of the options of its command."""
     interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
-    return [sys.executable, *interpreter, _COMMAND, *more, *sys.argv[2:]]
+    return [sys.executable, *interpreter, sys.argv[1], *more, *sys.argv[2:]]
 
 
 def _reason(said: bytes) -> str:

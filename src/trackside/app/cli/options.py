@@ -27,6 +27,14 @@ Database = Annotated[
     str | None,
     typer.Option("--database", "-d", metavar="URL", help="Where runs are recorded, as sqlite:///trackside.db."),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="What moves runs to those who execute them: inline, postgres, or nats://host:4222.",
+        show_default="inline: whoever lets a run in",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trackside.app.cli.options import Database, only_here
+from trackside.app.cli.options import Database, Engine, only_here
 
 app = typer.Typer()
 
@@ -31,6 +31,7 @@ def serve(
         str | None, typer.Option("--port", "-p", metavar="N", help="0 is any that is free.", show_default="2024")
     ] = None,
     database: Database = None,
+    engine: Engine = None,
     url: Annotated[str | None, only_here(_SERVES, heeds_environment=False)] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what a start would refuse, or that all is well, and end.")
@@ -45,5 +46,7 @@ def serve(
     """
     from trackside.app.cli import serving
 
-    options = serving.ServeOptions(agents=tuple(agent or ()), host=host, port=port, database=database, json=json)
+    options = serving.ServeOptions(
+        agents=tuple(agent or ()), host=host, port=port, database=database, engine=engine, json=json
+    )
     return serving.check(options) if check else serving.serve(options)

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import socket
-import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from trackside.app.cli import beginning_anew
-from trackside.app.cli.arguments import ArgumentError
 from trackside.app.cli.failures import ExitCode
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.notifying import tell_service_manager
 from trackside.app.cli.output import JsonOutput
+from trackside.app.cli.process_words import notes_of, say_notes
+from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.serving_life import ServerLife
-from trackside.app.cli.serving_process import prepared
-from trackside.app.cli.serving_words import ServerWords, notes_of, say_all_is_well, say_notes
-from trackside.app.cli.stopping import interrupt_on_stop_signals
+from trackside.app.cli.serving_process import loop_factory, prepared, take_signals
+from trackside.app.cli.serving_words import ServerWords, say_all_is_well
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
-from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.checking import check_app
 from trackside.app.wiring.guests import load_guest
-from trackside.harness.errors import TracksideError
 
 _UNIX = getattr(socket, "AF_UNIX", None)
-
-
-class NoAgentsError(TracksideError, LookupError):
-    """there is no agent to serve: {why}."""
-
-
-_NAME_SOME: Final = (
-    "name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml, or have a "
-    "langgraph.json here"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +36,25 @@ class ServeOptions:
     host: str | None
     port: str | None
     database: str | None
+    engine: str | None
     json: bool
 
     def settings(self) -> Settings:
         """The settings, with the flags on top and those agents alone that were typed, if any were.
 
         Raises:
-            SettingsError: one does not fit.
+            SettingsError: one does not fit, or the engine cannot be used here.
             AgentReferenceError, ArgumentError: an agent is not there, or two have one name.
             NoAgentsError: there is none.
         """
-        flags = {"database.url": self.database, "server.host": self.host, "server.port": self.port}
-        settings = load_settings(flags)
-        if self.agents:
-            settings = replace(settings, agents=_named(self.agents, settings))
-        if not settings.agents:
-            raise NoAgentsError(why=settings.project.no_graphs or _NAME_SOME)
+        flags = {
+            "database.url": self.database,
+            "engine.url": self.engine,
+            "server.host": self.host,
+            "server.port": self.port,
+        }
+        settings = with_agents(load_settings(flags), self.agents)
+        settings.check_engine()
         return settings
 
 
@@ -85,7 +73,7 @@ def check(options: ServeOptions) -> ExitCode:
 
 def serve(options: ServeOptions) -> ExitCode:
     """Serve until a signal says to stop."""
-    _take_signals()
+    take_signals()
     try:
         with ExitStack() as stack:
             settings = options.settings()
@@ -98,12 +86,6 @@ def serve(options: ServeOptions) -> ExitCode:
     return ExitCode.success
 
 
-def _take_signals() -> None:
-    interrupt_on_stop_signals()
-    if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
-
-
 def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callable[[], None], *, json: bool) -> bool:
     """Serve to the end, and call `loaded` before the first request; whether to begin anew on the same sockets."""
     with ExitStack() as stack:
@@ -113,7 +95,7 @@ def _serve(settings: Settings, sockets: Sequence[socket.socket], loaded: Callabl
         words = stack.enter_context(ServerWords(output, settings))
         for note in notes_of(settings):
             words.say(note, level="warning")
-        runner = stack.enter_context(event_loop(_loop_factory()))
+        runner = stack.enter_context(event_loop(loop_factory()))
         return runner.run(_serve_in_loop(_Served(settings, agents, guest, sockets), words, loaded))
 
 
@@ -132,14 +114,6 @@ def _sockets(settings: Settings) -> list[socket.socket]:
         return given
     check_exposure([settings.server.host], auth)
     return listen_at(settings.server.host, settings.server.port)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,23 +165,3 @@ async def _asgi(app: App, guest: Any, settings: Settings) -> AsyncGenerator[Any]
 
     async with living(guest, name=str(settings.server.app)) as one:
         yield app.asgi_before(one)
-
-
-def _named(typed: Sequence[str], settings: Settings) -> dict[str, str]:
-    """The references that were typed, by the names that their agents go by."""
-    named: dict[str, str] = {}
-    for text in typed:
-        reference = AgentReference.parse(text, settings.agents)
-        if not reference.attribute:
-            load_agent(reference)  # which says what there is to choose from
-        if text in settings.agents:
-            name, target = text, settings.agents[text]
-        else:
-            name, target = reference.attribute.rpartition(".")[2], text
-        if name in named:
-            why = (
-                f"{named[name]} and {target} would both be called {name!r}; name them in trackside.toml under [agents]"
-            )
-            raise ArgumentError(name="AGENT", why=why)
-        named[name] = target
-    return named

@@ -1,26 +1,12 @@
-"""How a server ends: what signals ask of it, and in which order it stops.
-
-Once is gracefully, twice quickly, three times at once. SIGHUP has it begin anew, if what it would begin with can be loaded;
-of a terminal that is closed it is no more than another way to say stop.
-"""
+"""In which order a server stops."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, override
 
-from trackside.app.cli import beginning_anew
-from trackside.app.cli.failures import ExitCode
-from trackside.app.cli.formatting import count
 from trackside.app.cli.notifying import tell_service_manager
+from trackside.app.cli.process_life import ProcessLife, Say
 from trackside.app.settings import Settings
-from trackside.app.wiring import DELIVERY_SECONDS
 
 if TYPE_CHECKING:
     from trackside.app.server.front import Front
@@ -31,54 +17,15 @@ LINGER: Final = 1.0
 """Seconds for which a server that begins anew still takes requests on open connections, so that none of them is in the air
 when it closes them."""
 _LAST_WORDS: Final = 0.2  # seconds
-_STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
-_RELOADS: Final = "SIGHUP"
-
-type Say = Callable[..., None]
-"""Takes what happens, and facts about it."""
 
 
-class ServerLife:
-    """The life of one server, as signals shape it. Made inside its event loop, in the main thread."""
+class ServerLife(ProcessLife):
+    """The life of one server."""
 
+    @override
     def __init__(self, settings: Settings, say: Say) -> None:
-        self.begins_anew = False
-        """Whether the process shall begin anew when everything is closed."""
-        self._grace = settings.shutdown_grace
+        super().__init__(settings.shutdown_grace, say)
         self._graceful = settings.server.graceful
-        self._say = say
-        self._loop = asyncio.get_running_loop()
-        self._ending = asyncio.Event()
-        self._hurrying = asyncio.Event()
-        self._stops = 0
-        self._checking: asyncio.Task[None] | None = None
-        self._has_terminal = _has_terminal()
-
-    @contextmanager
-    def signals(self) -> Generator[None]:
-        """Take signals while the block goes on."""
-        # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
-        taken = {getattr(signal, name): self._on_stop for name in _STOPS if hasattr(signal, name)}
-        if hasattr(signal, _RELOADS):
-            taken[signal.SIGHUP] = self._on_hang_up
-        before = {number: signal.signal(number, handler) for number, handler in taken.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @property
-    def is_told_to_end(self) -> bool:
-        """Whether a signal has said so."""
-        return self._ending.is_set()
-
-    async def until_told_to_end(self) -> None:
-        """Until a signal says so."""
-        await self._ending.wait()
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.wait({self._checking})
 
     async def end(self, app: App, front: Front, server: HttpServer) -> None:
         """Stop: take nothing new, let runs end, then streams, then answers."""
@@ -88,88 +35,9 @@ class ServerLife:
         server.stop_accepting(for_good=not self.begins_anew)
         server.close_after_answers()
         if self.begins_anew:
-            await self._unless_hurried(server.wait_until_idle(LINGER))
-        self._say_what_is_waited_for(app)
-        await self._close_runs(app)
+            await self.unless_hurried(server.wait_until_idle(LINGER))
+        await self.close_runs(app)
         app.streams.end_all()  # those that follow runs say something about it
-        await self._unless_hurried(server.wait_until_idle(_LAST_WORDS))
+        await self.unless_hurried(server.wait_until_idle(_LAST_WORDS))
         front.end_streams()
-        await self._unless_hurried(server.finish(self._graceful))
-
-    async def deliver(self, app: App) -> None:
-        """Let durable observers have what is in the log, for a while; the rest is for whoever feeds them next."""
-        await self._unless_hurried(app.deliveries.drain(DELIVERY_SECONDS))
-        for left in app.deliveries.left:
-            self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
-
-    async def _close_runs(self, app: App) -> None:
-        closing = asyncio.create_task(app.manager.aclose(), name="trackside-serve-close")
-        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-serve-hurry")
-        await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-        hurrying.cancel()
-        if not closing.done():
-            await app.manager.aclose(grace=0.0)
-        await closing
-
-    async def _unless_hurried(self, awaitable: Any) -> None:
-        """Wait for something that may be cut short."""
-        waiting = asyncio.ensure_future(awaitable)
-        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-serve-hurry")
-        await asyncio.wait({waiting, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (waiting, hurrying):
-            task.cancel()
-        await asyncio.wait({waiting, hurrying})
-        if not waiting.cancelled():
-            waiting.result()
-
-    def _say_what_is_waited_for(self, app: App) -> None:
-        running = app.manager.stats().running
-        if running:
-            hint = "again to cancel them"
-            self._say(f"waiting for {count(running, 'run')}, up to {self._grace:g} s", runs=running, hint=hint)
-
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stops += 1
-        match self._stops:
-            case 1:
-                self._say("stopping")
-                self._loop.call_soon_threadsafe(self._begin_to_end, False)
-            case 2:
-                self._say("stopping quickly", hint="again to leave at once")
-                self._loop.call_soon_threadsafe(self._hurrying.set)
-            case _:
-                os._exit(ExitCode.cancelled)
-
-    def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
-        if self._has_terminal and not _has_terminal():
-            self._on_stop(number, frame)
-        else:
-            self._loop.call_soon_threadsafe(self._begin_check)
-
-    def _begin_to_end(self, begins_anew: bool) -> None:
-        self.begins_anew = begins_anew
-        self._ending.set()
-
-    def _begin_check(self) -> None:
-        if self._ending.is_set() or (self._checking is not None and not self._checking.done()):
-            return
-        self._checking = asyncio.create_task(self._check(), name="trackside-serve-check")
-
-    async def _check(self) -> None:
-        """Begin anew, if what there is to begin with can be loaded."""
-        why = await beginning_anew.why_not()
-        if why is not None:
-            self._say("does not begin anew, and goes on as before", level="warning", why=why)
-        elif not self._ending.is_set():
-            self._say("beginning anew")
-            self._begin_to_end(True)
-
-
-def _has_terminal() -> bool:
-    """Whether somebody sits at a terminal that is still there."""
-    with suppress(Exception):  # it is closed, or this system has no such thing
-        import termios
-
-        termios.tcgetattr(sys.stdin.fileno())
-        return True
-    return False
+        await self.unless_hurried(server.finish(self._graceful))

@@ -1,10 +1,33 @@
-"""What a process needs that serves many: as many open files as it may have, and a garbage collector out of the way."""
+"""What a process needs that serves many: as many open files as it may have, a garbage collector out of the way, a fast
+loop.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+
+from trackside.app.cli.stopping import interrupt_on_stop_signals
+
+
+def take_signals() -> None:
+    """Have signals to stop end the process, and others do nothing, until there is something that takes them."""
+    interrupt_on_stop_signals()
+    if hasattr(signal, "SIGHUP") and not sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could begin anew
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the fastest event loop that there is here; None: whatever Python takes."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 @contextmanager

@@ -1,0 +1,164 @@
+"""How a process that goes on until it is told to end, a server or a worker, hears of it and comes to its end.
+
+Once is gracefully, twice quickly, three times at once. SIGHUP has it begin anew, if what it would begin with can be loaded;
+of a terminal that is closed it is no more than another way to say stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from trackside.app.cli import beginning_anew
+from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.formatting import count
+from trackside.app.wiring import DELIVERY_SECONDS
+
+if TYPE_CHECKING:
+    from trackside.app.wiring import App
+
+_STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
+_RELOADS: Final = "SIGHUP"
+
+type Say = Callable[..., None]
+"""Takes what happens, and facts about it."""
+
+
+class ProcessLife:
+    """The life of one process, as signals shape it. Made inside its event loop, in the main thread.
+
+    Args:
+        grace: seconds that its runs have to end.
+        say: is told what happens.
+    """
+
+    def __init__(self, grace: float, say: Say) -> None:
+        self.begins_anew = False
+        """Whether the process shall begin anew when everything is closed."""
+        self._grace = grace
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._stops = 0
+        self._checking: asyncio.Task[None] | None = None
+        self._has_terminal = _has_terminal()
+
+    @contextmanager
+    def signals(self) -> Generator[None]:
+        """Take signals while the block goes on."""
+        # Not `loop.add_signal_handler`: the loop does not look while an agent blocks it, Python does.
+        taken = {getattr(signal, name): self._on_stop for name in _STOPS if hasattr(signal, name)}
+        if hasattr(signal, _RELOADS):
+            taken[signal.SIGHUP] = self._on_hang_up
+        before = {number: signal.signal(number, handler) for number, handler in taken.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def is_told_to_end(self) -> bool:
+        """Whether a signal has said so."""
+        return self._ending.is_set()
+
+    async def until_told_to_end(self) -> None:
+        """Until a signal says so."""
+        await self._ending.wait()
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait({self._checking})
+
+    def tell_to_end(self, why: str) -> None:
+        """Have it end as with the first signal, from its loop."""
+        if not self._stops:
+            self._stops = 1
+            self._say("stopping", why=why)
+            self._begin_to_end(False)
+
+    async def deliver(self, app: App) -> None:
+        """Let durable observers have what is in the log, for a while; the rest is for whoever feeds them next."""
+        await self.unless_hurried(app.deliveries.drain(DELIVERY_SECONDS))
+        for left in app.deliveries.left:
+            self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
+
+    async def close_runs(self, app: App) -> None:
+        """Let runs end, for a while."""
+        self._say_what_is_waited_for(app)
+        closing = asyncio.create_task(app.manager.aclose(grace=self._grace), name="trackside-close")
+        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
+        await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if not closing.done():
+            await app.manager.aclose(grace=0.0)
+        await closing
+
+    async def unless_hurried(self, awaitable: Any) -> None:
+        """Wait for something that may be cut short, by the second signal."""
+        waiting = asyncio.ensure_future(awaitable)
+        hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
+        await asyncio.wait({waiting, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, hurrying):
+            task.cancel()
+        await asyncio.wait({waiting, hurrying})
+        if not waiting.cancelled():
+            waiting.result()
+
+    def _say_what_is_waited_for(self, app: App) -> None:
+        running = app.manager.stats().running
+        if running:
+            hint = "again to cancel them"
+            self._say(f"waiting for {count(running, 'run')}, up to {self._grace:g} s", runs=running, hint=hint)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stops += 1
+        match self._stops:
+            case 1:
+                self._say("stopping")
+                self._loop.call_soon_threadsafe(self._begin_to_end, False)
+            case 2:
+                self._say("stopping quickly", hint="again to leave at once")
+                self._loop.call_soon_threadsafe(self._hurrying.set)
+            case _:
+                os._exit(ExitCode.cancelled)
+
+    def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
+        if self._has_terminal and not _has_terminal():
+            self._on_stop(number, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._begin_check)
+
+    def _begin_to_end(self, begins_anew: bool) -> None:
+        self.begins_anew = begins_anew
+        self._ending.set()
+
+    def _begin_check(self) -> None:
+        if self._ending.is_set() or (self._checking is not None and not self._checking.done()):
+            return
+        self._checking = asyncio.create_task(self._check(), name="trackside-check")
+
+    async def _check(self) -> None:
+        """Begin anew, if what there is to begin with can be loaded."""
+        why = await beginning_anew.why_not()
+        if why is not None:
+            self._say("does not begin anew, and goes on as before", level="warning", why=why)
+        elif not self._ending.is_set():
+            self._say("beginning anew")
+            self._begin_to_end(True)
+
+
+def _has_terminal() -> bool:
+    """Whether somebody sits at a terminal that is still there."""
+    with suppress(Exception):  # it is closed, or this system has no such thing
+        import termios
+
+        termios.tcgetattr(sys.stdin.fileno())
+        return True
+    return False
