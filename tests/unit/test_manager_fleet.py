@@ -23,6 +23,7 @@ from trackside.harness import (
 from trackside.harness.bounding import RequiredObserver
 from trackside.harness.errors import EventOrderError
 from trackside.harness.memory import MemoryStream
+from trackside.harness.ports import Admission
 from trackside.harness.types import CancelAction, CancelMode
 from trackside.testing import RecordingObserver, VirtualClock, assert_run_order
 
@@ -376,3 +377,74 @@ async def test_a_cancel_while_it_is_found_out_that_a_run_is_lost_does_not_keep_i
         execution.task.cancel()
         assert summary(await waits) == LOST
         assert manager._runs.all() == []
+
+
+class ForOthers(SharedCoordinator):
+    """A coordinator that lets runs in for other processes to execute, as a server of a fleet has it."""
+
+    immediate = False
+
+    def __init__(self) -> None:
+        super().__init__(clock=VirtualClock(), durable=True)
+        self.let_in = asyncio.Event()
+        self.let_in.set()
+
+    async def admit(self, record: RunRecord, **asked: Any) -> Admission:
+        admission = await super().admit(record, **asked)
+        await self.let_in.wait()
+        return admission if admission.existing else admission._replace(ready=False, elsewhere=True)
+
+
+async def forget_nothing(manager: RunManager) -> None:
+    assert not manager._runs.all()
+    await manager.aclose()
+
+
+@virtual
+async def test_a_run_for_others_has_no_result_here_and_is_known_and_cancelled_all_the_same() -> None:
+    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    handle = await manager.start(RunSpec("sleeper"))
+    assert not manager.has(handle.run_id)
+    with pytest.raises(NoResultHereError, match="another process executes it"):
+        await handle.result()
+    assert (await manager.get(handle.run_id)).status is RunStatus.pending
+    assert (await handle.cancel(wait=True)).cancel_requested is CancelAction.interrupt
+    assert coordinator.claims == []
+    await forget_nothing(manager)
+
+
+@virtual
+async def test_a_run_for_others_that_makes_room_for_itself_leaves_theirs_to_them() -> None:
+    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    first = await manager.start(RunSpec("sleeper", thread_id="t"))
+    second = await manager.start(RunSpec("sleeper", thread_id="t", multitask="interrupt"))
+    assert (await coordinator.get(first.run_id)) is not None
+    assert (await manager.get(second.run_id)).status is RunStatus.pending
+    await forget_nothing(manager)
+
+
+@virtual
+async def test_a_key_finds_the_run_that_others_execute() -> None:
+    manager = RunManager({"sleeper": sleeper}, coordinator=ForOthers(), clock=VirtualClock())
+    first = await manager.start(RunSpec("sleeper", idempotency_key="k"))
+    again = await manager.start(RunSpec("sleeper", idempotency_key="k"))
+    assert (again.run_id, again.existing, first.existing) == (first.run_id, True, False)
+    with pytest.raises(NoResultHereError, match="another process executes it"):
+        await again.result()
+    await forget_nothing(manager)
+
+
+@virtual
+async def test_a_run_for_others_whose_starter_is_cancelled_meanwhile_is_cancelled() -> None:
+    manager = RunManager({"sleeper": sleeper}, coordinator=(coordinator := ForOthers()), clock=VirtualClock())
+    coordinator.let_in.clear()
+    starting = asyncio.create_task(manager.start(RunSpec("sleeper", run_id="r")))
+    while await coordinator.get("r") is None:
+        await asyncio.sleep(0)
+    starting.cancel()
+    coordinator.let_in.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    while (await manager.get("r")).cancel_requested is None:
+        await asyncio.sleep(0)
+    await forget_nothing(manager)

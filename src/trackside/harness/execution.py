@@ -14,15 +14,16 @@ from functools import partial
 from typing import Any
 
 from trackside.harness.bounding import MissedStats
-from trackside.harness.ending import Stop
+from trackside.harness.ending import Stop, result_of
 from trackside.harness.errors import NoResultHereError
 from trackside.harness.exits import interrupt_loop
+from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.places import Places
 from trackside.harness.ports import RunCoordinator
 from trackside.harness.stats import ManagerStats, Tally
-from trackside.harness.types import CancelMode, RunRecord, RunStatus
+from trackside.harness.types import CancelAction, CancelMode, RunRecord, RunStatus
 from trackside.harness.watchdog import LoopWatchdog
 from trackside.harness.worker import RunWorker
 
@@ -31,6 +32,7 @@ logger = logging.getLogger("trackside.manager")
 _LEFT = "the manager was closed before the run started; it waits in the store for another process or the next start"
 _LEFT_BEHIND = "the manager was closed, and could not take it out of the queue"
 _TAKEN_OVER = "another process has taken it over"
+ELSEWHERE = "another process executes it"
 _NOT_LET_IN = "the run was not let in"
 
 
@@ -80,6 +82,16 @@ class Outcome:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error())
+
+
+def outcome_elsewhere(run_id: str, record: RunRecord | None) -> Outcome:
+    """The outcome of a run that is not executed here, of which this is known."""
+    outcome = Outcome()
+    if record is not None and is_final(record.status):
+        outcome.resolve(result_of(record))
+    else:
+        outcome.abandon(partial(NoResultHereError, run_id=run_id, why=ELSEWHERE))
+    return outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -206,6 +218,12 @@ class Executions:
         execution.outcome.abandon(partial(NoResultHereError, run_id=execution.run_id, why=why))
         self._remove(execution)
 
+    def leave_to_others(self, execution: Execution, *, revoked: bool) -> None:
+        """A run was let in for another process to execute; one that is `revoked` is cancelled, as nobody gets its handle."""
+        self.forget(execution, why=ELSEWHERE)
+        if revoked:
+            self.spawn(self._revoke(execution.run_id), f"trackside-revoke-{execution.run_id}")
+
     async def drain(self, enough: asyncio.Event) -> None:
         """Wait until every run has ended, or until somebody says that this is enough."""
         if not (self._by_id or self._tasks) or enough.is_set():
@@ -307,6 +325,12 @@ class Executions:
                 self._begin(follows)
         if worker.fatal is not None:
             interrupt_loop(worker.fatal)
+
+    async def _revoke(self, run_id: str) -> None:
+        try:
+            await self._coordinator.request_cancel(run_id, CancelAction.interrupt)
+        except Exception:  # the coordinator's failure, with nobody to hear of it
+            logger.exception("run %s, whose starter was cancelled meanwhile, could not be cancelled", run_id)
 
     async def _await_others(self, execution: Execution) -> None:
         """A claim came to nothing: either the run has ended, or the coordinator will say what becomes of it."""

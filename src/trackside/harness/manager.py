@@ -7,7 +7,6 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from trackside.harness.budget import Budget
 from trackside.harness.closing import Closing
 from trackside.harness.context import Agent, current_run, depth_below
 from trackside.harness.dispatch import ObserverSet
-from trackside.harness.ending import Stop, StopPolicy, result_of
+from trackside.harness.ending import Stop, StopPolicy
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
@@ -32,7 +31,7 @@ from trackside.harness.errors import (
     UnknownAgentError,
     UnknownRunError,
 )
-from trackside.harness.execution import Execution, Executions, Outcome
+from trackside.harness.execution import ELSEWHERE, Execution, Executions, Outcome, outcome_elsewhere
 from trackside.harness.hosting import Host, asked_for
 from trackside.harness.items import ItemStore
 from trackside.harness.lifecycle import is_final
@@ -92,7 +91,11 @@ class RunHandle:
         self._outcome = outcome
 
     async def result(self) -> RunResult:
-        """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone."""
+        """How the run ended, once its end is durable and its thread free. Cancelling the wait leaves the run alone.
+
+        Raises:
+            NoResultHereError: another process executes the run, or it waits for one: `RunManager.get` knows how it ends.
+        """
         return await self._outcome.wait()
 
     def stream(
@@ -324,7 +327,7 @@ class RunManager:
         if self._runs.get(run_id) is None and getattr(stream, "local", False):
             record = await self.get(run_id)  # it may have ended here meanwhile
             if not is_final(record.status):
-                raise NoStreamHereError(run_id=run_id, why="another process executes it")
+                raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)
         if is_final(record.status):
             stream.close(run_id)  # so that whoever joins late gets to the end, also if nothing is kept
         async for part in stream.follow(run_id, after=after, modes=modes):
@@ -446,7 +449,9 @@ class RunManager:
             return
         for displaced in admission.displaced:
             self._runs.displace(displaced, CancelMode(execution.worker.record.multitask.value))
-        if not received:
+        if admission.elsewhere:
+            self._runs.leave_to_others(execution, revoked=not received)
+        elif not received:
             self._runs.stop_soon(execution, _UNRECEIVED)
         elif admission.ready:
             self._runs.schedule(execution)
@@ -457,12 +462,8 @@ class RunManager:
         if (execution := self._runs.get(run_id)) is not None:
             outcome = execution.outcome
         else:
-            outcome = Outcome()
-            record = await self._services.coordinator.get(run_id)  # it may have ended since it was found
-            if record is not None and is_final(record.status):
-                outcome.resolve(result_of(record))
-            else:
-                outcome.abandon(partial(NoResultHereError, run_id=run_id, why="another process executes it"))
+            # It may have ended since it was found.
+            outcome = outcome_elsewhere(run_id, await self._services.coordinator.get(run_id))
         return RunHandle(self, known, outcome, existing=True)
 
     def _served(self) -> Collection[str]:

@@ -60,12 +60,14 @@ class Admission(NamedTuple):
     `existing` says that the idempotency key named a run that is there already; `record` is that one, nothing is new.
     `displaced` are runs that have to make room under `interrupt` or `rollback`: a pending one is withdrawn, so its end
     is the caller's to announce; the running one has been asked to stop.
+    `elsewhere` says that another process executes the run: nothing more is to be done about it here.
     """
 
     record: RunRecord
     ready: bool
     existing: bool = False
     displaced: Sequence[RunRecord] = ()
+    elsewhere: bool = False
 
 
 class Claim(NamedTuple):
@@ -271,10 +273,11 @@ class StreamPart:
 
 @dataclass(frozen=True, slots=True)
 class StreamGap:
-    """A follower came too late for these parts: they have left the run's buffer."""
+    """A follower came too late for these parts: they have left the run's buffer. Or they never came here: `why`, if known."""
 
     first: int
     last: int
+    why: str | None = None
 
 
 class RunStream(Protocol):
