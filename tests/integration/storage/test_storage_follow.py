@@ -615,7 +615,10 @@ async def test_followers_that_were_left_are_forgotten_with_what_was_kept_for_the
     await settle()
     assert pushed._feed._reader is not None
     await asyncio.wait([pushed._feed._reader])
-    assert {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}} <= {"trackside-signals"}
+    assert {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}} <= {
+        "trackside-signals",
+        "trackside-bus",
+    }
     assert await positions(pushed.follow(), 10) == list(range(1, 11))
 
 

@@ -8,9 +8,12 @@ import pytest
 from postgres_server import RawConnection
 
 from trackside.app.storage import Store, StoredEvent
-from trackside.app.storage._postgres_signals import CHANNEL, PostgresSignals
+from trackside.app.storage._postgres_bus import COMMITS
+from trackside.app.storage._postgres_signals import PostgresSignals
 
-SIGNALLERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|NOTIFY)'"
+SIGNALLERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(LISTEN|SELECT pg_notify)'"
+)
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ async def test_what_is_committed_last_is_still_told(here: Store, there: Store, s
     await there.aclose()
 
     assert signals_of(there).notifications > sent
-    assert not signals_of(there)._unannounced
+    assert not signals_of(there).bus.waiting
     async with asyncio.timeout(60):
         await waiting
 
@@ -140,7 +143,7 @@ async def test_anybody_may_notify(here: Store, there: Store, server: RawConnecti
     signals_of(there).announce = lambda: None  # type: ignore[method-assign]
     await there.append([script().started()])
 
-    server.execute(f"NOTIFY {CHANNEL}, 'whatever'")
+    server.execute(f"NOTIFY {COMMITS}, 'whatever'")
 
     async with asyncio.timeout(60):
         assert (await waiting).position == 1

@@ -2,6 +2,7 @@
 
 from trackside.app.storage._facts import StoreFacts, WorkerFacts
 from trackside.app.storage._follow import Follower, FollowOptions
+from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._records import (
     RunTotals,
     RunWithEvents,
@@ -12,6 +13,7 @@ from trackside.app.storage._records import (
     TimeBucket,
     TokenTotals,
 )
+from trackside.app.storage._run_places import RunPlace
 from trackside.app.storage._run_search import FoundRuns, RunFilters
 from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
@@ -29,8 +31,10 @@ __all__ = [
     "Follower",
     "FoundRuns",
     "ImportReport",
+    "PostgresBus",
     "PruneReport",
     "RunFilters",
+    "RunPlace",
     "RunTotals",
     "RunWithEvents",
     "Stats",

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from trackside.app.storage._backend import Dialect
 from trackside.app.storage._postgres import PostgresDatabase
+from trackside.app.storage._postgres_bus import PostgresBus
 from trackside.app.storage._postgres_session import PostgresSession
 from trackside.app.storage._postgres_signals import PostgresSignals
 from trackside.app.storage.errors import ConnectionLostError, ServerUnreachableError
@@ -134,7 +135,7 @@ class PostgresBackend:
 
     def signals(self, *, every: float) -> PostgresSignals:
         """Hears of commits from the server; looks of its own are rare, however often `every` asks for them."""
-        return PostgresSignals(self._database)
+        return PostgresSignals(PostgresBus(self._database))
 
 
 async def _fetch(

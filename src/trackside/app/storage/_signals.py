@@ -11,7 +11,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, override
+from typing import TYPE_CHECKING, Protocol, override
+
+if TYPE_CHECKING:
+    from trackside.app.storage._postgres_bus import PostgresBus
 
 logger = logging.getLogger("trackside.storage")
 
@@ -29,6 +32,11 @@ class CommitSignals(ABC):
         self._hints = 0
         self._heard: dict[Listener, int] = {}
         self._closed = False
+
+    @property
+    def bus(self) -> PostgresBus | None:
+        """On which processes tell each other of commits, where the database has one."""
+        return None
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called on the loop after each commit of another process, until it stops listening.

@@ -153,6 +153,12 @@ class ServerTooOldError(StorageError):
     """The server of {database} is PostgreSQL {found}; the store needs {needed} or newer."""
 
 
+class NoBusError(StorageError):
+    """Processes that share {database} can tell each other nothing through it: keep the runs in PostgreSQL."""
+
+    fault = "caller"
+
+
 class NoSchemaError(StorageError, LookupError):
     """The search path of {database} names no schema that is there: make one (CREATE SCHEMA), or name another with ?search_path=NAME."""  # noqa: E501
 

@@ -29,8 +29,9 @@ from trackside.app.storage._writer import NoWriter, WriteLimits, Writer
 from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.crons import Crons
-from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, StoreOptionError
+from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, NoBusError, StoreOptionError
 from trackside.app.storage.items import Items
+from trackside.app.storage.live_parts import LiveParts
 from trackside.app.storage.retention import BATCH, OnRemoved, Outdated, PruneReport, foresee, prune
 from trackside.app.storage.run_log import StoredRunLog
 from trackside.app.storage.subscriptions import Subscriptions
@@ -55,6 +56,8 @@ from trackside.harness.types import LifecycleEventType, RunStatus
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from trackside.app.storage._postgres_bus import PostgresBus
 
 
 class Store(StoreReading):
@@ -393,6 +396,24 @@ class Store(StoreReading):
         """
         found = await self._readers.run(read_facts)
         return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=LEASE_SECONDS)
+
+    def bus(self) -> PostgresBus:
+        """On which processes that share the database tell each other something. It is closed with the store.
+
+        Raises:
+            NoBusError: the database is none of a server.
+        """
+        if (bus := self._signals.bus) is None:
+            raise NoBusError(database=self._readers.database)
+        return bus
+
+    def live_parts(self) -> LiveParts:
+        """What runs have said lately, for processes that are told of it on the bus.
+
+        Raises:
+            NoBusError: the database is none of a server.
+        """
+        return LiveParts(self.bus(), self._readers)
 
     def run_log(self) -> StoredRunLog:
         """Where optional observers read again what they were too slow for: `RunManager(…, log=store.run_log())`."""
