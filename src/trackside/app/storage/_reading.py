@@ -16,6 +16,7 @@ from trackside.app.storage._live_counts import LiveCounts, read_live_counts
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
+from trackside.app.storage._run_places import RunPlace, read_run_place
 from trackside.app.storage._run_search import FoundRuns, RunFilters, RunSearch
 from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats, read_timeline
 from trackside.harness.lifecycle import FAILED_STATUSES
@@ -74,6 +75,14 @@ class StoreReading:
             limit=limit,
         )
         return await self._readers.run(listing.read)
+
+    async def place_of(self, run_id: str) -> RunPlace | None:
+        """Where a run stands that is not over: who has it, and what it waits for; None if it is over, or there is none.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        return await self._readers.run(read_run_place(run_id))
 
     async def run(self, run_id: str, *, owner: str | None = None, removed: bool = False) -> StoredRun | None:
         """The run with this id; None if there is none.
