@@ -1,4 +1,4 @@
-"""`trackside serve` as a process of its own: to be killed, told to stop, and started again on the same database."""
+"""`trackside serve` and `trackside worker` as processes of their own: to be killed, stopped, and started again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, override
 
 EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
 PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
@@ -20,48 +20,29 @@ _GUARD: Final = 'read word || kill -KILL "$1"'
 """Kills the server when whoever started it goes away without a word."""
 
 
-class TracksideServer:
-    """A server that runs in a folder, from the beginning to the end of its `with` block.
+class TracksideProcess:
+    """A process that runs in a folder, from the beginning to the end of its `with` block.
 
     Its methods block, so that tests with an event loop call them through `asyncio.to_thread`.
 
     Args:
         folder: where it runs: agents, settings and an SQLite file are looked for there.
-        agents: what is served, as `agents.py:echo`; what the settings name if there is none.
-        database: its address; an SQLite file in the folder if left out.
-        settings: the text of `trackside.toml`; left as it is there if None.
-        options: more of the command line.
+        arguments: of the program; it says on one line of JSON when it can be used.
+        name: of its log.
         env: more of the environment.
-        port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *agents: str,
-        database: str = "sqlite:///runs.db",
-        settings: str | None = None,
-        options: Sequence[str] = (),
-        env: dict[str, str] | None = None,
-        port: int = 0,
-    ) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], *, name: str, env: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.port = port
+        self.name = name
         self.ready: dict[str, Any] = {}
-        """What it said when it answered first."""
+        """What it said when it could be used first."""
         self.exit_code: int | None = None
-        self._arguments = ["serve", *agents, "--json", "--database", database, *options]
+        self._arguments = arguments
         self._env = {**_environment(), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._unread = b""
-        if settings is not None:
-            (folder / "trackside.toml").write_text(settings, encoding="utf-8")
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return str(self.ready["url"])
 
     @property
     def pid(self) -> int:
@@ -77,14 +58,22 @@ class TracksideServer:
     @property
     def log(self) -> str:
         """What it has written to standard error, in all its lives."""
-        path = self.folder / "serve.log"
+        path = self._log_file
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
+    @property
+    def _log_file(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def arguments(self) -> Sequence[str]:
+        """What it is started with."""
+        return self._arguments
+
     def start(self) -> Self:
-        """Start it; returns when it answers.
+        """Start it; returns when it can be used.
 
         Raises:
-            RuntimeError: it ended, or did not answer in time.
+            RuntimeError: it ended, or did not say so in time.
         """
         self.begin()
         try:
@@ -95,10 +84,10 @@ class TracksideServer:
         return self
 
     def begin(self) -> None:
-        """Start it, and do not wait until it answers."""
-        with (self.folder / "serve.log").open("ab") as log:
+        """Start it, and do not wait until it can be used."""
+        with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [EXECUTABLE, *self._arguments, "--port", str(self.port)],
+                [EXECUTABLE, *self.arguments()],
                 cwd=self.folder,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -115,7 +104,7 @@ class TracksideServer:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it says that it answers, once more after a reload.
+        """Wait until it says that it can be used, once more after a reload.
 
         Raises:
             RuntimeError: it ended, or did not say so in time.
@@ -123,9 +112,8 @@ class TracksideServer:
         line = self._next_line()
         if not line:
             self.wait()
-            raise RuntimeError(f"the server ended with {self.exit_code}:\n{self.log[-4_000:]}")
+            raise RuntimeError(f"{self.name} ended with {self.exit_code}:\n{self.log[-4_000:]}")
         self.ready = json.loads(line)
-        self.port = self.ready["port"]
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -157,7 +145,7 @@ class TracksideServer:
         try:
             self.exit_code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the server does not end:\n{self.log[-4_000:]}") from None
+            raise RuntimeError(f"{self.name} does not end:\n{self.log[-4_000:]}") from None
         assert self._process.stdout is not None
         self._process.stdout.close()
         if self._guard is not None:
@@ -185,12 +173,57 @@ class TracksideServer:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise RuntimeError(f"the server does not answer:\n{self.log[-4_000:]}")
+                    raise RuntimeError(f"{self.name} does not answer:\n{self.log[-4_000:]}")
                 if not (more := os.read(self._process.stdout.fileno(), 65_536)):
                     return b""
                 self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
         return line
+
+
+class TracksideServer(TracksideProcess):
+    """A server in a folder.
+
+    Args:
+        folder: where it runs: agents, settings and an SQLite file are looked for there.
+        agents: what is served, as `agents.py:echo`; what the settings name if there is none.
+        database: its address; an SQLite file in the folder if left out.
+        settings: the text of `trackside.toml`; left as it is there if None.
+        options: more of the command line.
+        env: more of the environment.
+        port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
+        name: of its log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *agents: str,
+        database: str = "sqlite:///runs.db",
+        settings: str | None = None,
+        options: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        port: int = 0,
+        name: str = "serve",
+    ) -> None:
+        super().__init__(folder, ["serve", *agents, "--json", "--database", database, *options], name=name, env=env)
+        self.port = port
+        if settings is not None:
+            (folder / "trackside.toml").write_text(settings, encoding="utf-8")
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return str(self.ready["url"])
+
+    @override
+    def arguments(self) -> Sequence[str]:
+        return [*super().arguments(), "--port", str(self.port)]
+
+    @override
+    def wait_until_ready(self) -> None:
+        super().wait_until_ready()
+        self.port = self.ready["port"]
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,310 @@
+"""A fleet of real processes for tests: PostgreSQL, NATS or not, servers and workers; and clients of LangGraph's SDK.
+
+    async with Fleet(folder, postgres, servers=2, workers=2) as fleet:
+        run = await fleet.clients[0].runs.create(None, "talks", input={"token": "a", "parts": 50, "pause": 0.1})
+        worker = await fleet.executor_of(run["run_id"])
+        await worker.kill()
+        …
+        await fleet.check(words)
+
+Everything waits for conditions, for `PATIENCE` seconds at most, and whatever happens no process outlives the test. The
+agents are those of `fleet_agents`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from fenced_journal import Entry, FencedJournal
+from fleet_check import Counts, Words, assert_sound
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+from log_check import look_into
+from nats_server import NatsServer
+from postgres_server import PostgresServer
+from trackside_server import PATIENCE, TracksideProcess, TracksideServer
+
+AGENTS: Final = Path(__file__).with_name("fleet_agents.py")
+NAMES: Final = ("talks", "tries", "fails", "asks", "blocks")
+ATTEMPTS: Final = 3
+_LOOK_AGAIN: Final = 0.02  # seconds
+_SETTINGS: Final = f"""
+[agents]
+{"\n".join(f'{name} = "{AGENTS}:{name}"' for name in NAMES)}
+
+[limits.tries]
+max_attempts = {ATTEMPTS}
+
+[server]
+log = false
+"""
+
+type EngineName = Literal["nats", "postgres"]
+
+
+class FleetProcess:
+    """A server or a worker, to be ill-treated. It keeps its name and its port for all its lives."""
+
+    def __init__(self, process: TracksideProcess) -> None:
+        self.process = process
+        self.name = process.name
+        self.pids: set[int] = set()
+        """Of all its lives."""
+
+    @property
+    def pid(self) -> int:
+        """Of the life that it has, or had last."""
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        """Where a server answers, or a worker says how it is."""
+        return str(self.process.ready["url"])
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a process."""
+        return not self.process.has_ended
+
+    @property
+    def log(self) -> str:
+        """What it has said, in all its lives."""
+        return self.process.log
+
+    async def start(self) -> None:
+        """Start it; returns when it can be used."""
+        await asyncio.to_thread(self.process.start)
+        self.pids.add(self.pid)
+
+    async def kill(self) -> None:
+        """End it as a power cut would."""
+        await asyncio.to_thread(self.process.kill)
+
+    async def restart(self) -> None:
+        """Kill it, if it is up, and start it again."""
+        await self.kill()
+        await self.start()
+
+    async def terminate(self) -> int:
+        """Tell it to stop, and wait until it has; its exit code."""
+        return await asyncio.to_thread(self.process.terminate)
+
+    def stop(self) -> None:
+        """Have it stand still, as a machine that sleeps."""
+        self.process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, and think that no time has gone by."""
+        self.process.signal(signal.SIGCONT)
+
+
+class Fleet:
+    """All processes of a fleet, from the beginning to the end of an `async with`.
+
+    Args:
+        folder: where they run; settings, logs and the journal are there.
+        postgres: a server that the fleet may restart; it gets a database of its own there.
+        engine: what moves the work.
+        servers: how many there are in the beginning; likewise `workers`.
+        lease: seconds for which a process that says nothing is believed to live.
+        concurrency: how many runs a worker executes at once.
+        settings: more text of `trackside.toml`, with tables of its own.
+        env: more of the environment of all processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        postgres: PostgresServer,
+        *,
+        engine: EngineName = "nats",
+        servers: int = 2,
+        workers: int = 2,
+        lease: float = 2.0,
+        concurrency: int = 8,
+        settings: str = "",
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.postgres = postgres
+        self.engine = engine
+        self.nats: NatsServer | None = None
+        self.journal = FencedJournal(folder)
+        self.servers: list[FleetProcess] = []
+        self.workers: list[FleetProcess] = []
+        self.clients: list[LangGraphClient] = []
+        """One for each server, in their order."""
+        self.frozen: set[int] = set()
+        """Pids of processes that stood still past their leases: they may go on with what is another's by then."""
+        self._numbers = servers, workers
+        self._lease = lease
+        self._concurrency = concurrency
+        self._settings = settings
+        self._env = env or {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        (self.folder / "trackside.toml").write_text(f"{_SETTINGS}{self._settings}", "utf-8")
+        async with AsyncExitStack() as stack:
+            name = f"fleet_{uuid.uuid4().hex}"
+            self.database = await asyncio.to_thread(self.postgres.create_database, name)
+            stack.push_async_callback(asyncio.to_thread, self.postgres.drop_database, name)
+            if self.engine == "nats":
+                self.nats = await asyncio.to_thread(NatsServer)
+                stack.push_async_callback(asyncio.to_thread, self.nats.close)
+            stack.push_async_callback(self._end_all)
+            servers, workers = self._numbers
+            started = [self.add_server() for _ in range(servers)] + [self.add_worker() for _ in range(workers)]
+            await asyncio.gather(*started)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def processes(self) -> list[FleetProcess]:
+        """Servers and workers."""
+        return [*self.servers, *self.workers]
+
+    async def add_server(self, **env: str) -> FleetProcess:
+        """Start one more server, and make a client of it; `env` is more of its environment."""
+        name = f"server-{len(self.servers) + 1}"
+        server = TracksideServer(self.folder, database=self.database, env=self._environment(env), name=name)
+        process = FleetProcess(server)
+        self.servers.append(process)
+        await process.start()
+        client = get_client(url=server.url, api_key=None, timeout=PATIENCE)
+        self.clients.append(client)
+        return process
+
+    async def add_worker(self, *agents: str, **env: str) -> FleetProcess:
+        """Start one more worker: of these agents, or of all."""
+        name = f"worker-{len(self.workers) + 1}"
+        arguments = ["worker", *agents, "--json", "--database", self.database]
+        worker = FleetProcess(TracksideProcess(self.folder, arguments, name=name, env=self._environment(env)))
+        self.workers.append(worker)
+        await worker.start()
+        return worker
+
+    async def kill_nats(self) -> None:
+        """Let NATS be gone, as after a power cut."""
+        assert self.nats is not None
+        await asyncio.to_thread(self.nats.stop, "KILL")
+
+    async def start_nats(self, *, empty_disk: bool = False) -> None:
+        """Start NATS again where it was, with what it had, or with nothing."""
+        assert self.nats is not None
+        if empty_disk:
+            await asyncio.to_thread(shutil.rmtree, self.nats.data)
+            await asyncio.to_thread(self.nats.data.mkdir)
+        await asyncio.to_thread(self.nats.start)
+
+    async def restart_postgres(self, mode: Literal["fast", "immediate"] = "immediate") -> None:
+        """Stop the database and start it again; `immediate` is like a power cut."""
+        await asyncio.to_thread(self.postgres.restart, mode)
+
+    async def until[T](
+        self, look: Callable[[], T | None] | Callable[[], Awaitable[T | None]], what: str, seconds: float = PATIENCE
+    ) -> T:
+        """Look until there is something to be seen, and give that; `what` is said where it does not come.
+
+        Raises:
+            TimeoutError: it does not; with the ends of all logs.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    found: Any = look()
+                    if asyncio.iscoroutine(found):
+                        found = await found
+                    if found:
+                        return found
+                    await asyncio.sleep(_LOOK_AGAIN)
+        except TimeoutError:
+            raise TimeoutError(f"{what}: not within {seconds:g} s\n{self.logs()}") from None
+
+    async def until_entered(self, run_id: str) -> Entry:
+        """Wait until an agent is called for a run; its first line in the journal."""
+
+        def look() -> Entry | None:
+            entered = (one for one in self.journal.entries() if one.run_id == run_id and one.what == "enter")
+            return next(entered, None)
+
+        return await self.until(look, f"run {run_id} is executed")
+
+    async def executor_of(self, run_id: str) -> FleetProcess:
+        """Wait until a run is executed; the worker that does it."""
+        entry = await self.until_entered(run_id)
+
+        def look() -> FleetProcess | None:
+            return next((worker for worker in self.workers if entry.pid in worker.pids), None)
+
+        return await self.until(look, f"run {run_id} is executed by a worker, and not by {entry.pid}")
+
+    async def until_rest(self) -> None:
+        """Wait until all that was let in has ended."""
+        await self.until(lambda: not self.ask("SELECT run_id FROM active_runs"), "everything has ended")
+
+    async def run_row(self, run_id: str) -> dict[str, Any] | None:
+        """What the database says of a run."""
+        names = ("status", "error_type", "attempt", "retry_of", "started_at", "ended_at")
+        rows = self.ask(f"SELECT {', '.join(names)} FROM runs WHERE run_id = '{run_id}'")
+        return dict(zip(names, rows[0], strict=True)) if rows else None
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the database, past all code of ours."""
+        with look_into(self.database) as database:
+            rows: list[tuple[Any, ...]] = database.execute(sql).fetchall()
+        return rows
+
+    async def check(self, words: Words | None = None) -> Counts:
+        """Wait until all has ended, and see that nothing is wrong with what is left; what it comes to."""
+        await self.until_rest()
+        try:
+            return await asyncio.to_thread(assert_sound, self.database, self.journal, words or Words())
+        except AssertionError as exc:
+            exc.add_note(self.logs())
+            raise
+
+    def logs(self, characters: int = 1_500) -> str:
+        """The ends of the logs of all processes."""
+        parts = [f"--- {one.name} ({'up' if one.is_up else 'gone'})\n{one.log[-characters:]}" for one in self.processes]
+        return "\n".join(parts)
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        return {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "FLEET_JOURNAL": str(self.folder),
+            "TRACKSIDE_ENGINE_URL": "postgres" if self.nats is None else self.nats.url,
+            "TRACKSIDE_ENGINE_LEASE": f"{self._lease:g}s",
+            "TRACKSIDE_WORKER_CONCURRENCY": str(self._concurrency),
+            "TRACKSIDE_WORKER_PORT": "0",
+            **self._env,
+            **more,
+        }
+
+    async def _end_all(self) -> None:
+        await asyncio.gather(*[one.kill() for one in self.processes])
+        for client in self.clients:
+            await client.http.client.aclose()
+
+
+def parts_of(events: Sequence[Any]) -> list[int]:
+    """The numbers that agents have said, of what a client has followed."""
+    return [part.data["number"] for part in events if part.event == "custom"]
+
+
+def as_json(value: Any) -> str:
+    """A value, to look for a token in it."""
+    return json.dumps(value, default=str)

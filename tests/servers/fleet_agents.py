@@ -1,0 +1,71 @@
+"""The agents of a fleet in tests. What each call does outside goes to the journal in the folder where the worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from fenced_journal import FencedJournal, FencedOff, Hold
+
+from trackside import RunContext
+
+JOURNAL: Final = FencedJournal(Path(os.environ.get("FLEET_JOURNAL", ".")))
+
+
+@contextmanager
+def executing(run: RunContext) -> Iterator[Hold]:
+    """Write down that a run is executed, and how that ended."""
+    hold = JOURNAL.enter(run.run_id, run.thread_id, run.attempt)
+    try:
+        yield hold
+    except BaseException as exc:
+        _leave(hold, type(exc).__name__)
+        raise
+    hold.leave("done")
+
+
+def _leave(hold: Hold, how: str) -> None:
+    with suppress(FencedOff):  # which is written down
+        hold.leave(how)
+
+
+async def talks(input: Any, run: RunContext) -> dict[str, Any]:
+    """Say numbers, with a pause after each; give back the token that was brought, and what the thread had before."""
+    with executing(run) as hold:
+        for number in range(input.get("parts", 1)):
+            hold.write(str(number))
+            run.send({"number": number, "pid": os.getpid(), "attempt": run.attempt})
+            await asyncio.sleep(input.get("pause", 0.0))
+    tokens = [*run.values.get("tokens", ()), input["token"]]
+    return {"token": input["token"], "tokens": tokens, "attempt": run.attempt}
+
+
+async def tries(input: Any, run: RunContext) -> dict[str, Any]:
+    """The same, with more than one attempt, as the settings of a fleet say."""
+    return await talks(input, run)
+
+
+async def fails(input: Any, run: RunContext) -> None:
+    """Fail."""
+    with executing(run):
+        await asyncio.sleep(input.get("pause", 0.0))
+        raise ValueError(input["token"])
+
+
+async def asks(input: Any, run: RunContext) -> dict[str, Any]:
+    """Go on only when a human has answered."""
+    answer = run.interrupt("sure?")
+    with executing(run):
+        return {"token": answer}
+
+
+async def blocks(input: Any, run: RunContext) -> dict[str, Any]:
+    """Hold up the event loop for so many seconds, as careless code does."""
+    with executing(run):
+        time.sleep(input["seconds"])
+    return {"token": input["token"]}
