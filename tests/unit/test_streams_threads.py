@@ -6,7 +6,9 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from trackside.app.streams import FeedLimits, FeedReader, HubLimits, StreamHub
+from trackside.app.streams import FeedLimits, FeedReader, Frame, HubLimits, StreamHub
+from trackside.app.streams.thread_feed import id_of
+from trackside.harness.ports import StreamGap
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
 THREAD = "thread-1"
@@ -76,11 +78,36 @@ def test_a_follower_resumes_by_ids_and_those_of_another_feed_are_none_of_its() -
     with hub.threads.read(THREAD) as reader:
         execute(hub, "1", "a", "b")
         reader.take()
-        last = reader.feed.id_of(2)
-        assert reader.after_id(last)
+        _, said, _, ended = (item.number for item in reader.feed.after(0))
+        assert reader.after_id(id_of(said))
         assert told(reader) == [("part", "1", b'"b"'), ("ended", "1", None)]
-        epoch = reader.feed.epoch
-        assert not any(map(reader.after_id, (f"{epoch}-99", f"{epoch + 1}-1", "x", "1-1", f"{epoch}-x", "")))
+        assert reader.after_id(id_of(ended))
+        assert told(reader) == []
+        assert not any(map(reader.after_id, (id_of(ended + 1), id_of(ended + 1_000_000), "x", "1-1", "1-x", "")))
+        assert len(told(reader)) == 4, "of what is not known all that is kept comes again"
+
+
+def test_feeds_that_hear_the_same_give_it_the_same_numbers() -> None:
+    feeds = [StreamHub().threads.feed_of(THREAD) for _ in range(2)]
+    for feed in feeds:
+        feed.note_start(record("1"), at=1_000)
+        for sequence, at in ((1, 1_000), (2, 1_000), (3, 1_004)):
+            feed.note_part("1", Frame(sequence, "custom", "custom", b"1", (), at))
+        feed.note_end("1", {"status": "success"}, at=1_004)
+    numbers = [[item.number for item in feed.after(0)] for feed in feeds]
+    assert numbers[0] == numbers[1] == [1_000_000, 1_000_001, 1_000_002, 1_004_000, 1_004_001]
+
+
+def test_who_has_heard_what_another_feed_has_missed_is_told_of_a_gap_and_hears_nothing_twice() -> None:
+    hub = StreamHub()
+    with hub.threads.read(THREAD) as reader:
+        frames = [Frame(sequence, "custom", "custom", b"%d" % sequence, (), 1_000) for sequence in range(1, 5)]
+        reader.feed.note_missed("1", StreamGap(1, 2), at=1_000)
+        for frame in frames[2:]:
+            reader.feed.note_part("1", frame)
+        for seen_elsewhere in (1_000_000, 1_000_001, 1_000_003):
+            assert not reader.after_id(id_of(seen_elsewhere))
+            assert [kind for kind, *_ in told(reader)] == ["missed", "part", "part"]
 
 
 def test_what_falls_out_of_a_feed_is_a_gap() -> None:

@@ -124,7 +124,7 @@ async def test_each_event_is_as_the_protocol_has_it(serve_agents: Any) -> None:
         run = await it.run.start(input=HI)
         events = await events_until(it, ends)
     numbers = [event["seq"] for event in events]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert numbers == sorted(set(numbers))
     assert len({event["event_id"] for event in events}) == len(events)
     assert {event["method"] for event in events} == {
         "lifecycle", "checkpoints", "values", "tasks", "messages", "updates", "custom",

@@ -15,6 +15,7 @@ from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
 from trackside.harness.lifecycle import has_failed
+from trackside.harness.ports import StreamGap
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 from trackside.harness.types import RunStatus
 
@@ -73,6 +74,12 @@ class RunEnd(NamedTuple):
 def event_frame(event: str, data: Any, id: str | None = None) -> bytes:
     """One server-sent event."""
     return sse_of(event, json_bytes(data), id)
+
+
+def gap_said(gap: StreamGap) -> dict[str, Any]:
+    """What clients are told of parts that they do not get."""
+    says: dict[str, Any] = {"first": gap.first, "last": gap.last}
+    return says if gap.why is None else {**says, "why": gap.why}
 
 
 async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Caller) -> bytes:

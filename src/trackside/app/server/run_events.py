@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trackside.app.server.outcomes import RunEnd, event_frame
+from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.streams import Frame, Reader, StreamHub
@@ -63,7 +63,7 @@ class RunEvents:
         pending = [*self.first]
         while not self._is_gone:
             if (gap := reader.gap()) is not None:
-                pending.append(event_frame("gap", {"first": gap.first, "last": gap.last}))
+                pending.append(event_frame("gap", gap_said(gap)))
             if frames := reader.take():
                 pending += self._wanted(frames)
                 continue

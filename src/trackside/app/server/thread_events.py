@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from trackside.app.server.following import FROM_THE_BEGINNING
-from trackside.app.server.outcomes import RunEnd, event_frame
+from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.wire.runs import status_of
 from trackside.app.streams import FeedItem, FeedReader, StreamHub, sse_of
+from trackside.app.streams.thread_feed import id_of
 
 _RUN_MODES: Final = "run_modes"
 _LIFECYCLE: Final = "lifecycle"
@@ -53,19 +54,17 @@ class ThreadEvents:
         last = self.last_event_id
         if last == FROM_THE_BEGINNING:
             reader.seen = reader.feed.first_kept - 1
-        elif last is not None and not reader.after_id(last):  # of another process, or of one that was forgotten
-            reader.seen = reader.feed.first_kept - 1
-            return [event_frame("gap", {"after": last[:80], "resumes": reader.feed.id_of(reader.seen)})]
+        elif last is not None and not reader.after_id(last):  # of one that was forgotten, or has not come here
+            return [event_frame("gap", {"after": last[:80], "resumes": id_of(reader.place)})]
         return []
 
     async def _write(self, outlet: Outlet, reader: FeedReader, departure: Departure, pending: list[bytes]) -> None:
         while not departure.gone:
             if (gap := reader.gap()) is not None:
-                pending.append(event_frame("gap", {"first": gap.first, "last": gap.last}))
-            before = reader.seen
+                pending.append(event_frame("gap", gap_said(gap)))
             if items := reader.take():
-                for sequence, item in enumerate(items, before + 1):
-                    pending += self._events(item, reader.feed.id_of(sequence))
+                for item in items:
+                    pending += self._events(item, id_of(item.number))
             elif reader.is_over:
                 await outlet.write([*pending, CLOSES], last=True)
                 return
@@ -81,6 +80,9 @@ class ThreadEvents:
             return [sse_of("state_update", item.what, item_id)] if _STATE_UPDATE in self.modes else []
         if item.kind == "part":
             return [sse_of(item.what.event, item.what.data, item_id)] if _RUN_MODES in self.modes else []
+        if item.kind == "missed":
+            missed = event_frame("gap", {"run_id": item.run_id, **gap_said(item.what)}, item_id)
+            return [missed] if _RUN_MODES in self.modes else []
         if _RUN_MODES not in self.modes and _LIFECYCLE not in self.modes:
             return []
         if item.kind == "started":

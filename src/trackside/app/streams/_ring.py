@@ -21,13 +21,15 @@ class Sized(Protocol):
 class Ring[T: Sized]:
     """What was added last, up to `most` things and `most_bytes`; the newest is always there.
 
-    Things count 1, 2, 3 …, also those that were dropped. Nobody who adds waits for who reads.
+    Things count 1, 2, 3 …, also those that were dropped, and those that were skipped since they never came. Nobody who adds
+    waits for who reads.
     """
 
-    __slots__ = ("_most", "_most_bytes", "_wakers", "added", "closed", "items", "size")
+    __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "size")
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self.items: deque[T] = deque()
+        self.items: deque[T | None] = deque()
+        """What is kept, one for each number; None for each that was skipped."""
         self.added = 0
         """How many were ever added: the number of the newest."""
         self.size = 0
@@ -36,6 +38,7 @@ class Ring[T: Sized]:
         """Whether there is no more to come."""
         self._most = most
         self._most_bytes = most_bytes
+        self._skipped: deque[StreamGap] = deque()
         self._wakers: set[asyncio.Future[None]] = set()
 
     @property
@@ -50,7 +53,34 @@ class Ring[T: Sized]:
         self.added += 1
         self.size += item.size
         while len(items) > self._most or (self.size > self._most_bytes and len(items) > 1):
-            self.size -= items.popleft().size
+            if (dropped := items.popleft()) is not None:
+                self.size -= dropped.size
+
+    def skip(self, through: int, why: str | None = None) -> None:
+        """Pass over all numbers up to this one, which will not come: to readers they are a gap. Wakes nobody."""
+        first = self.added + 1
+        if through < first:
+            return
+        self._prune()
+        self._skipped.append(StreamGap(first, through, why))
+        items = self.items
+        items.extend(None for _ in range(min(through - self.added, self._most)))
+        self.added = through
+        while len(items) > self._most:
+            if (dropped := items.popleft()) is not None:
+                self.size -= dropped.size
+
+    def gap_at(self, number: int) -> StreamGap | None:
+        """What was skipped of which this number is a part, if it was."""
+        if not self._skipped:
+            return None
+        self._prune()
+        return next((gap for gap in self._skipped if gap.first <= number <= gap.last), None)
+
+    def _prune(self) -> None:
+        skipped, first = self._skipped, self.first_kept
+        while skipped and skipped[0].last < first:
+            skipped.popleft()
 
     def close(self) -> None:
         """Let every reader get to the end."""
@@ -72,12 +102,14 @@ class Ring[T: Sized]:
         return bool(self._wakers)
 
     def after(self, seen: int) -> list[T]:
-        """What is kept of what came after this number."""
-        kept = len(self.items)
+        """What is kept of what came after this number, up to the next one that was skipped."""
+        items = self.items
+        kept = len(items)
         fresh = min(self.added - seen, kept)
-        if fresh == kept:
-            return list(self.items)
-        return [self.items[index] for index in range(kept - fresh, kept)]
+        found = list(items) if fresh == kept else [items[index] for index in range(kept - fresh, kept)]
+        if self._skipped and None in found:
+            del found[found.index(None) :]
+        return found  # type: ignore[return-value]  # None stands only for what was skipped
 
     def add_waker(self, waker: asyncio.Future[None]) -> None:
         """Wake this one when there is more."""
@@ -101,21 +133,23 @@ class RingReader[T: Sized]:
         self._roused = False
 
     def gap(self) -> StreamGap | None:
-        """What comes next and is not kept any more, which it passes over; None if there is no such thing."""
-        first = self._ring.first_kept
-        if self.seen + 1 >= first:
-            return None
-        missed = StreamGap(self.seen + 1, first - 1)
-        self.seen = first - 1
-        return missed
+        """What comes next and is not kept any more, or never came, which it passes over; None if there is no such thing."""
+        ring, first = self._ring, self.seen + 1
+        why = None
+        if first < ring.first_kept:
+            self.seen = ring.first_kept - 1
+        while (skipped := ring.gap_at(self.seen + 1)) is not None:
+            self.seen, why = skipped.last, why or skipped.why
+        return StreamGap(first, self.seen, why) if self.seen >= first else None
 
     def take(self) -> list[T]:
-        """What is there now and was not taken; call `gap` before."""
+        """What is there now and was not taken, up to the next gap; call `gap` before."""
         ring = self._ring
         if ring.added <= self.seen:
             return []
+        self.seen = max(self.seen, ring.first_kept - 1)
         items = ring.after(self.seen)
-        self.seen = ring.added
+        self.seen += len(items)
         return items
 
     def pass_over(self) -> None:

@@ -53,13 +53,14 @@ class EndedStream:
     closing: bool = False
 
 
-class _Channel(Ring[Frame]):
+class Channel(Ring[Frame]):
     """What a run says."""
 
-    __slots__ = ("agent", "closing", "end", "feed", "modes", "resumable", "steps", "values")
+    __slots__ = ("agent", "closing", "end", "feed", "mirrored", "modes", "resumable", "run_id", "steps", "values")
 
-    def __init__(self, limits: HubLimits) -> None:
+    def __init__(self, run_id: str, limits: HubLimits) -> None:
         super().__init__(limits.parts, limits.part_bytes)
+        self.run_id = run_id
         self.end: Mapping[str, Any] | None = None
         self.closing = False
         self.values: bytes | None = None
@@ -70,10 +71,11 @@ class _Channel(Ring[Frame]):
         self.resumable = False
         self.agent: str | None = None
         self.feed: ThreadFeed | None = None
+        self.mirrored = False
+        """Whether another process executes the run, and what it says comes from there."""
 
     def say(
         self,
-        run_id: str,
         mode: str,
         event: str,
         data: bytes,
@@ -81,10 +83,31 @@ class _Channel(Ring[Frame]):
         said: bytes | None = None,
     ) -> None:
         """Append a part, here and to what is said on the thread."""
-        frame = Frame(self.added + 1, mode, event, data, namespace, int(time() * 1000), said)
+        self.take(Frame(self.added + 1, mode, event, data, namespace, _now(), said))
+
+    def take(self, frame: Frame) -> None:
+        """Append a part that is numbered already, here and to what is said on the thread; what is missing is a gap."""
+        if frame.sequence > self.added + 1:
+            self.miss(frame.sequence - 1, at=frame.at)
         self.add(frame)
         if self.feed is not None:
-            self.feed.note_part(run_id, frame)
+            self.feed.note_part(self.run_id, frame)
+        if frame.mode == _VALUES and not frame.namespace and not _asks_only(frame.data):
+            self.values = frame.data
+
+    def miss(self, through: int, *, at: int, why: str | None = None) -> None:
+        """All parts up to this one will not come."""
+        first = self.added + 1
+        if through >= first:
+            self.skip(through, why)
+            if self.feed is not None:
+                self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
+
+    def wake_all(self) -> None:
+        """Wake who follows the run, and who follows its thread."""
+        self.wake()
+        if self.feed is not None:
+            self.feed.wake()
 
 
 class Reader(RingReader[Frame]):
@@ -92,7 +115,7 @@ class Reader(RingReader[Frame]):
 
     __slots__ = ("_channel",)
 
-    def __init__(self, channel: _Channel, seen: int) -> None:
+    def __init__(self, channel: Channel, seen: int) -> None:
         super().__init__(channel, seen)
         self._channel = channel
 
@@ -119,7 +142,8 @@ class Reader(RingReader[Frame]):
             return True
         if sequence < channel.first_kept:
             return None
-        return channel.items[sequence - channel.first_kept].at == int(at)
+        frame = channel.items[sequence - channel.first_kept]
+        return None if frame is None else frame.at == int(at)
 
     @property
     def standing(self) -> EndedStream:
@@ -130,11 +154,13 @@ class Reader(RingReader[Frame]):
         """What is there now; None if it has to wait. Call `gap` before."""
         if frames := self.take():
             return frames
-        return self.standing if self._channel.closed else None
+        return self.standing if self.is_over else None
 
     async def next(self) -> list[Frame] | EndedStream:
-        """What comes next: all that is there, or the end."""
+        """What comes next: all that is there up to a gap, or the end. Nothing, if there is a gap now."""
         while (batch := self.ready()) is None:
+            if self.has_more:
+                return []
             await self.wait()
         return batch
 
@@ -155,8 +181,16 @@ class StreamHub:
         """Told of each run that ends here: its id, its agent if that is known, and what its last event says."""
         self.dropped_readers = 0
         """Clients that were let go because they took nothing; whoever serves them counts."""
-        self._channels: dict[str, _Channel] = {}
-        self._ended: OrderedDict[str, _Channel | None] = OrderedDict()
+        self.on_begin: Callable[[Channel, RunRecord, RunSpec, bool], object] | None = None
+        """Told who a run of this process is, and whether it has started, before it says anything."""
+        self.on_part: Callable[[Channel], object] | None = None
+        """Told when a run of this process has said something."""
+        self.on_close: Callable[[Channel, Mapping[str, Any] | None], object] | None = None
+        """Told when a run of this process says no more, and what its last event says; None if it goes on elsewhere."""
+        self.mirrors_threads = False
+        """Whether threads are followed by what comes from other processes, too: then only a mirror begins a feed."""
+        self._channels: dict[str, Channel] = {}
+        self._ended: OrderedDict[str, Channel | None] = OrderedDict()
         self._ended_bytes = 0
         self._closed = False
 
@@ -168,9 +202,12 @@ class StreamHub:
         channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
         channel.resumable = bool(spec.options and spec.options.get("stream_resumable"))
         if not spec.thread_ends:  # the thread of one run is gone with it: who follows it follows the run
-            channel.feed = self.threads.feed_of(run.thread_id)
-            if started:
+            threads = self.threads
+            channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
+            if started and channel.feed is not None:
                 channel.feed.note_start(run, channel.modes, (spec.command or {}).get("resume"))
+        if self.on_begin is not None:
+            self.on_begin(channel, run, spec, started)
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part and wake who waits for it.
@@ -184,38 +221,68 @@ class StreamHub:
                 return
             channel = self._channel_of(run_id)
         if mode == _MESSAGES:
-            self._say_message(channel, run_id, data, namespace)
+            _say_message(channel, data, namespace)
         else:
-            encoded = _json(data)
-            channel.say(run_id, mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), encoded, namespace)
-            if mode == _VALUES and not namespace and not _asks_only(data):
-                channel.values = encoded
-        channel.wake()
-        if channel.feed is not None:
-            channel.feed.wake()
+            channel.say(mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), _json(data), namespace)
+        channel.wake_all()
+        if self.on_part is not None:
+            self.on_part(channel)
 
     def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
         """Let every reader get to the end; keep the parts while there is room."""
         if end is not None:  # what the run has used, each call of it, is for the log: many ends are kept here
             end = {name: value for name, value in end.items() if name != "completion_data"}
-        channel = self._channels.pop(run_id, None)
+        channel = self._channels.get(run_id)
+        if channel is None and run_id in self._ended:
+            return
+        self._close(run_id, channel, end, _now())
+        if channel is not None and self.on_close is not None:
+            self.on_close(channel, end)
+        if end is not None and self.on_end is not None:
+            self.on_end(run_id, None if channel is None else channel.agent, end)
+
+    def mirror(self, run_id: str) -> Channel | None:
+        """Where that goes which another process's run says; None if the run has ended here."""
+        channel = self._channels.get(run_id)
+        if channel is None:
+            if self.end_of(run_id) is not None:
+                return None
+            channel = self._channel_of(run_id)
+        channel.mirrored = True
+        return channel
+
+    def is_mirrored(self, run_id: str) -> bool:
+        """Whether what another process's run says comes here."""
+        channel = self._channels.get(run_id)
+        return channel is not None and channel.mirrored
+
+    def close_mirror(self, run_id: str, end: Mapping[str, Any], *, at: int) -> None:
+        """As `close`, of another process's run, whose last event says this and was told `at` that time."""
+        channel = self._channels.get(run_id)
+        if channel is not None and channel.mirrored:
+            self._close(run_id, channel, end, at)
+
+    def drop_mirror(self, run_id: str) -> None:
+        """Of this run nothing comes here any more, and nobody follows it; who wants it later begins anew."""
+        channel = self._channels.get(run_id)
+        if channel is not None and channel.mirrored:
+            del self._channels[run_id]
+
+    def _close(self, run_id: str, channel: Channel | None, end: Mapping[str, Any] | None, at: int) -> None:
         if channel is not None:
+            del self._channels[run_id]
             channel.end, channel.steps = end, None
             channel.close()
             if channel.feed is not None:
-                channel.feed.note_end(run_id, end)
+                channel.feed.note_end(run_id, end, at=at)
                 channel.feed.wake()
                 channel.feed = None
-        elif run_id in self._ended:
-            return
         self._ended[run_id] = channel
         self._ended_bytes += channel.size if channel is not None else 0
         limits = self.limits
         while len(self._ended) > limits.ended_runs or (self._ended_bytes > limits.ended_bytes and len(self._ended) > 1):
             _, oldest = self._ended.popitem(last=False)
             self._ended_bytes -= oldest.size if oldest is not None else 0
-        if end is not None and self.on_end is not None:
-            self.on_end(run_id, None if channel is None else channel.agent, end)
 
     def end_all(self) -> None:
         """Have all streams end here, so that those who follow them go elsewhere: the process is about to end. Runs go on."""
@@ -254,7 +321,7 @@ class StreamHub:
         """Go along what is kept of a run. Of one that is not known here there is nothing, and the reader is at the end."""
         channel = self._channels.get(run_id) or self._ended.get(run_id)
         if channel is None:
-            channel = _Channel(self.limits)
+            channel = Channel(run_id, self.limits)
             channel.close()
         return Reader(channel, min(after, channel.added))
 
@@ -273,28 +340,29 @@ class StreamHub:
                 if frame.said and (modes is None or frame.mode in modes):
                     yield StreamPart(frame.sequence, frame.mode, _decode(frame.said), frame.namespace)
 
-    def _channel_of(self, run_id: str) -> _Channel:
+    def _channel_of(self, run_id: str) -> Channel:
         channel = self._channels.get(run_id)
         if channel is None:
             if (former := self._ended.pop(run_id, None)) is not None:  # lost to another process, and taken back
                 self._ended_bytes -= former.size
-            channel = self._channels[run_id] = _Channel(self.limits)
+            channel = self._channels[run_id] = Channel(run_id, self.limits)
             channel.closed = channel.closing = self._closed
         return channel
 
-    def _say_message(self, channel: _Channel, run_id: str, piece: Any, namespace: tuple[str, ...]) -> None:
-        if isinstance(piece, Mapping):
-            channel.say(run_id, _TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace, b"")
-        channel.steps = channel.steps or MessageSteps()
-        said = _json(piece)
-        for event, step in channel.steps.take(piece):
-            channel.say(run_id, _MESSAGES, _named(event, namespace), _json(step), namespace, said)
-            said = b""
+
+def _say_message(channel: Channel, piece: Any, namespace: tuple[str, ...]) -> None:
+    if isinstance(piece, Mapping):
+        channel.say(_TUPLES, _named(_MESSAGES, namespace), _json(pair_of(piece)), namespace, b"")
+    channel.steps = channel.steps or MessageSteps()
+    said = _json(piece)
+    for event, step in channel.steps.take(piece):
+        channel.say(_MESSAGES, _named(event, namespace), _json(step), namespace, said)
+        said = b""
 
 
-def _asks_only(values: Any) -> bool:
+def _asks_only(values: bytes) -> bool:
     """Whether these are no values, but the questions that a graph stops with."""
-    return isinstance(values, dict) and len(values) == 1 and "__interrupt__" in values
+    return values.startswith(b'{"__interrupt__":') and len(_decode(values)) == 1
 
 
 def _json(value: Any) -> bytes:
@@ -307,3 +375,7 @@ def _json(value: Any) -> bytes:
 
 def _named(event: str, namespace: tuple[str, ...]) -> str:
     return "|".join((event, *namespace)) if namespace else event
+
+
+def _now() -> int:
+    return int(time() * 1000)

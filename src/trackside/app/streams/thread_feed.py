@@ -1,24 +1,40 @@
 """What is said on a thread, over all its runs: which run starts, its parts, how it ends, and what else changes the thread.
 
-For those who follow a thread, and not one of its runs. A feed has what happened in this process since somebody began to
-follow or a run began, bounded as runs' own streams are. Its items count 1, 2, 3 …, so that a follower resumes; a feed that
-was forgotten meanwhile begins anew, with another `epoch`.
+For those who follow a thread, and not one of its runs. A feed has what happened in this process, or came here from others,
+since somebody began to follow or a run began, bounded as runs' own streams are.
+
+Its items are numbered by when they happened (`number_after`), which each process knows that hears of them. So two processes
+give the same item the same number, and a follower resumes in another one than before. Where they do not, as one of them has
+not heard all, a number is not there, or its neighbours are not; then he is told of a gap.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
-from trackside.app.streams._ring import Ring, RingReader
+from trackside.app.streams._ring import Ring, RingReader, Sized
 from trackside.app.streams.frames import Frame
+from trackside.harness.ports import StreamGap
 from trackside.harness.types import RunRecord
 
 _SMALL = 200  # bytes: what an item takes that is no part
+PER_MS: Final = 1_000
+"""Numbers for each millisecond: nothing is said faster."""
+
+
+def number_after(newest: int, at: int, *, unsure: bool = False) -> int:
+    """The number of what happened `at` that time, in milliseconds since 1970, behind what has the number `newest`.
+
+    It is the time, with three digits for those that came in the same millisecond. Of something that is `unsure`, as others
+    may have had something before it in this millisecond, it is one that they will not have.
+    """
+    return max(newest + 1, at * PER_MS + (PER_MS // 2 if unsure else 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +55,11 @@ class FeedItem(NamedTuple):
     """One thing that happened on a thread.
 
     A run has `started` (`what` is its `RunRecord`), said a `part` (its `Frame`), or `ended` (the payload of its last event;
-    None if how it ended is not known here: another process has it now). Or somebody has changed the thread's `state`
-    to what it is now (JSON), on behalf of no run.
+    None if how it ended is not known here: another process has it now). Parts of it that have not come here are `missed`
+    (the `StreamGap`). Or somebody has changed the thread's `state` to what it is now (JSON), on behalf of no run.
     """
 
-    kind: Literal["started", "part", "ended", "state"]
+    kind: Literal["started", "part", "ended", "missed", "state"]
     run_id: str
     what: Any
     size: int = _SMALL
@@ -53,42 +69,69 @@ class FeedItem(NamedTuple):
     """What a run that has started was asked to say."""
     resume: Any = None
     """The answer that it brings, if it brings one."""
+    number: int = 0
+    """Grows along the feed; see `number_after`."""
+
+    @property
+    def time(self) -> int:
+        """When, of a part, too."""
+        return self.what.at if self.kind == "part" else self.at
 
 
 class ThreadFeed(Ring[FeedItem]):
     """What is said on one thread."""
 
-    __slots__ = ("_owner", "active", "derived", "epoch", "readers", "started_at", "thread_id")
+    __slots__ = ("_owner", "active", "derived", "floor", "mirrored", "newest", "readers", "started_at", "thread_id")
 
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
         super().__init__(owner.limits.items, owner.limits.item_bytes)
         self._owner = owner
         self.thread_id = thread_id
-        self.epoch = owner.next_epoch()
-        """When it began, in milliseconds since 1970; part of its items' ids."""
+        self.floor = self.newest = owner.floor
+        """The number of the newest item, and what all are greater than."""
         self.readers = 0
+        self.mirrored = False
+        """Whether other processes tell what happens on the thread."""
         self.active: set[str] = set()
         """The runs that have started here, and not ended."""
         self.started_at: int = 0
-        """The number of the item by which the run started that started last."""
+        """How many items there were with the one by which the run started that started last."""
         self.derived: Any = None
         """What somebody has made of the items, to be forgotten with them: see `protocol`."""
 
-    def note_start(self, run: RunRecord, modes: frozenset[str] = frozenset(), resume: Any = None) -> None:
+    def note_start(
+        self, run: RunRecord, modes: frozenset[str] = frozenset(), resume: Any = None, *, at: int | None = None
+    ) -> None:
         """A run has started, which was asked to say something, and may bring an answer."""
-        self.add(FeedItem("started", run.run_id, run, at=_now(), modes=modes, resume=resume))
+        at = _now() if at is None else at
+        self.add(FeedItem("started", run.run_id, run, at=at, modes=modes, resume=resume, number=self._number(at)))
         self.active.add(run.run_id)
         self.started_at = self.added
 
     def note_part(self, run_id: str, frame: Frame) -> None:
         """A run has said something. Wakes nobody."""
-        self.add(FeedItem("part", run_id, frame, frame.size))
+        self.add(FeedItem("part", run_id, frame, frame.size, number=self._number(frame.at)))
 
-    def note_end(self, run_id: str, end: Mapping[str, Any] | None) -> None:
+    def note_missed(self, run_id: str, gap: StreamGap, *, at: int) -> None:
+        """What a run has said before that time has not come here."""
+        self.add(FeedItem("missed", run_id, gap, at=at, number=self._number(at, unsure=True)))
+
+    def note_end(self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None) -> None:
         """A run has ended; one that never started, too."""
-        self.add(FeedItem("ended", run_id, end, at=_now()))
+        at = _now() if at is None else at
+        self.add(FeedItem("ended", run_id, end, at=at, number=self._number(at)))
         self.active.discard(run_id)
         self._owner.settle(self)
+
+    def note_state(self, state: bytes, *, at: int) -> None:
+        """Somebody has changed the thread's state, to this as JSON, on behalf of no run."""
+        self.add(FeedItem("state", "", state, _SMALL + len(state), at=at, number=self._number(at)))
+        self.wake()
+        self._owner.settle(self)
+
+    def _number(self, at: int, *, unsure: bool = False) -> int:
+        self.newest = number_after(self.newest, at, unsure=unsure)
+        return self.newest
 
     @property
     def limits(self) -> FeedLimits:
@@ -100,9 +143,43 @@ class ThreadFeed(Ring[FeedItem]):
         """Whether it is still the thread's feed, and was not forgotten."""
         return self._owner.known(self.thread_id) is self
 
-    def id_of(self, sequence: int) -> str:
-        """By which a reader resumes after an item."""
-        return f"{self.epoch}-{sequence}"
+    def place_of(self, number: int) -> tuple[int, bool]:
+        """How many items there were with the one that has this number, and whether nothing is missing behind it.
+
+        Where there is none with this number, it is the place of the last one before that. A number that is greater than all
+        was given elsewhere to something that is not known here: then it is the place before all that is kept.
+        """
+        return place_among(self, number, _number_of)
+
+
+def id_of(number: int) -> str:
+    """By which a reader resumes after an item."""
+    return f"{number // PER_MS}-{number % PER_MS}"
+
+
+def number_of(item_id: str) -> int | None:
+    """The number in an id; None if it is none."""
+    at, _, more = item_id.partition("-")
+    if not (at.isdecimal() and more.isdecimal()) or len(item_id) > 40:
+        return None
+    return int(at) * PER_MS + int(more)
+
+
+def place_among[T: Sized](ring: Ring[T], number: int, number_of: Callable[[T], int]) -> tuple[int, bool]:
+    """As `ThreadFeed.place_of`, of anything whose things have growing numbers."""
+    items: Sequence[T] = ring.items  # type: ignore[assignment]  # nothing was skipped
+    first = ring.first_kept
+    at = bisect_left(items, number, key=number_of)
+    if at < len(items) and number_of(items[at]) == number:
+        return first + at, True
+    if at == len(items) and items:
+        return first - 1, False
+    # What has the next number has nothing between it and this one.
+    return first + at - 1, at < len(items) and number_of(items[at]) == number + 1
+
+
+def _number_of(item: FeedItem) -> int:
+    return item.number
 
 
 class ThreadFeeds:
@@ -114,12 +191,10 @@ class ThreadFeeds:
         self._idle: OrderedDict[str, int] = OrderedDict()
         self._idle_bytes = 0
         self._closed = False
-        self._epoch = 0
-
-    def next_epoch(self) -> int:
-        """When the next feed begins: later than every other one, whatever the clock says."""
-        self._epoch = max(_now(), self._epoch + 1)
-        return self._epoch
+        self.floor = 0
+        """Up to which number items of feeds that were forgotten may have been given: other ones have greater numbers."""
+        self.on_state: Callable[[str, bytes, int], bool] | None = None
+        """Told what the state of which thread was changed to, and when; whether that comes to all mirrors, also ours."""
 
     def feed_of(self, thread_id: str) -> ThreadFeed:
         """The feed of a thread, which begins now if there is none."""
@@ -146,16 +221,16 @@ class ThreadFeeds:
 
     def note_state(self, thread_id: str, state: bytes) -> None:
         """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
-        if (feed := self._feeds.get(thread_id)) is not None:
-            feed.add(FeedItem("state", "", state, _SMALL + len(state), at=_now()))
-            feed.wake()
-            self.settle(feed)
+        at, feed = _now(), self._feeds.get(thread_id)
+        comes_back = self.on_state is not None and self.on_state(thread_id, state, at)
+        if feed is not None and not (feed.mirrored and comes_back):
+            feed.note_state(state, at=at)
 
     def forget(self, thread_ids: Iterable[str]) -> None:
         """These threads are gone: who follows one gets to the end."""
         for thread_id in thread_ids:
-            if (feed := self._feeds.pop(thread_id, None)) is not None:
-                self._idle_bytes -= self._idle.pop(thread_id, 0)
+            if (feed := self._feeds.get(thread_id)) is not None:
+                self.drop(feed)
                 feed.close()
 
     def known(self, thread_id: str) -> ThreadFeed | None:
@@ -164,16 +239,23 @@ class ThreadFeeds:
 
     def settle(self, feed: ThreadFeed) -> None:
         """Let a feed go that nobody needs now, if there are many such."""
-        if feed.active or feed.readers or self._feeds.get(feed.thread_id) is not feed:
+        if feed.active or feed.readers or feed.mirrored or self._feeds.get(feed.thread_id) is not feed:
             return
         size = feed.size if feed.derived is None else feed.size + feed.derived.size
         self._idle_bytes += size - self._idle.pop(feed.thread_id, 0)
         self._idle[feed.thread_id] = size
         limits = self.limits
         while self._idle and (len(self._idle) > limits.idle_threads or self._idle_bytes > limits.idle_bytes):
-            thread_id, size = self._idle.popitem(last=False)
-            self._idle_bytes -= size
-            del self._feeds[thread_id]
+            self.drop(self._feeds[next(iter(self._idle))])
+
+    def drop(self, feed: ThreadFeed) -> None:
+        """Forget a feed that nobody follows; who wants it later begins anew."""
+        if self._feeds.get(feed.thread_id) is not feed:
+            return
+        del self._feeds[feed.thread_id]
+        self._idle_bytes -= self._idle.pop(feed.thread_id, 0)
+        if not feed.mirrored:  # of what others have said the clock may be another one
+            self.floor = max(self.floor, feed.newest, 0 if feed.derived is None else feed.derived.highest)
 
     def end_all(self) -> None:
         """Have all who follow a thread get to the end."""
@@ -201,13 +283,21 @@ class FeedReader(RingReader[FeedItem]):
         self.feed.readers -= 1
         self.feed._owner.settle(self.feed)  # noqa: SLF001  # the feed is of the same module
 
+    @property
+    def place(self) -> int:
+        """The number behind which it goes on."""
+        feed = self.feed
+        items = feed.after(self.seen)
+        return items[0].number - 1 if items else feed.newest
+
     def after_id(self, item_id: str) -> bool:
-        """Go on behind the item with this id; False if it is none of this feed, whose reader stays where it is."""
-        epoch, _, number = item_id.partition("-")
-        if epoch != str(self.feed.epoch) or not number.isdecimal() or int(number) > self.feed.added:
+        """Go on behind the item with this id, or as near to it as is known here; whether nothing is missing in between."""
+        number = number_of(item_id)
+        if number is None:
+            self.seen = self.feed.first_kept - 1
             return False
-        self.seen = int(number)
-        return True
+        self.seen, is_whole = self.feed.place_of(number)
+        return is_whole
 
 
 def _now() -> int:

@@ -23,7 +23,7 @@ class Event:
     `channel` is where it belongs; one with a name of its own (`custom:progress`) is also on the channel of all such.
     """
 
-    __slots__ = ("channel", "data", "ends", "head", "namespace", "size")
+    __slots__ = ("channel", "data", "ends", "head", "namespace", "seq", "size")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Event:
     ) -> None:
         self.channel = _CUSTOM + name if name else _CHANNELS.get(method, method)
         self.namespace = namespace
+        self.seq = seq
         self.data = data
         self.ends = ends
         """The run that is over by this."""

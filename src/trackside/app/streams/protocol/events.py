@@ -1,8 +1,8 @@
 """The events of a thread, numbered over all its runs, made of its feed when somebody wants them.
 
-No task does that: whoever reads makes what is new, and the others find it made. The numbers of a feed begin where those of
-an older one of the same thread have ended, in this process or another: so a reader who comes with the number of what it has
-seen last is never taken for one of another numbering.
+No task does that: whoever reads makes what is new, and the others find it made. Numbers are made of the times of what events
+are made of, as those of the feed's items are: so they grow, in whatever process, and a reader goes on in another one than
+before. One who comes with a number that is not known is told so.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from trackside.app.streams.protocol._event import TAIL, Event, json_of
 from trackside.app.streams.protocol._inside import Namespace
 from trackside.app.streams.protocol._runs import MARKS, RunEvents, parts_of_state
 from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
-from trackside.app.streams.thread_feed import FeedItem, FeedReader, ThreadFeed, ThreadFeeds
+from trackside.app.streams.thread_feed import (
+    FeedItem,
+    FeedReader,
+    ThreadFeed,
+    ThreadFeeds,
+    number_after,
+    place_among,
+)
 
-_STEP: Final = 1_000
-"""Numbers for each millisecond by which a feed is younger than another: nothing is said faster."""
 _UNKNOWN: Final = frozenset({"tools", MARKS})
 """What a run is taken to say of which it is not known: then nothing is made of its messages that it says itself."""
 
@@ -30,12 +35,12 @@ class ThreadEventLog(Ring[Event]):
 
     __slots__ = (
         "_aliases",
-        "_base",
         "_began_at",
         "_feed",
         "_runs",
         "_seen",
         "_started",
+        "highest",
         "last",
         "moved",
         "open_questions",
@@ -52,7 +57,8 @@ class ThreadEventLog(Ring[Event]):
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self._feed = feed
-        self._base = feed.epoch * _STEP
+        self.highest = feed.floor
+        """The number of the newest event that was made."""
         self._seen = feed.first_kept - 1
         self._runs: dict[str, RunEvents] = {}
         self._started: dict[str, int] = {}
@@ -63,7 +69,7 @@ class ThreadEventLog(Ring[Event]):
     def newest(self) -> int:
         """The number of the newest event, as readers know it."""
         self.catch_up()
-        return self._base + self.added
+        return self.highest
 
     @property
     def seen(self) -> int:
@@ -75,17 +81,18 @@ class ThreadEventLog(Ring[Event]):
         feed = self._feed
         if feed.added <= self._seen:
             return
-        if self._seen + 1 < feed.first_kept:
-            self._say(GAP, json_of({"why": "more was said than is kept, before anybody asked for it"}), at=_now())
         items = feed.after(self._seen)
+        if self._seen + 1 < feed.first_kept:
+            why = json_of({"why": "more was said than is kept, before anybody asked for it"})
+            self._say(GAP, why, at=items[0].time, unsure=True)
         self._seen = feed.added
         for item in items:
             self._take(item)
         for run in self._runs.values():
             run.let_go()
 
-    def place_of(self, since: int | None, wanted: Wanted) -> int | None:
-        """Behind which event a reader begins; None if it has seen one that is not of this numbering.
+    def place_of(self, since: int | None, wanted: Wanted) -> tuple[int, bool]:
+        """Behind how many events a reader begins, and whether it has missed nothing.
 
         Without a number it begins with the oldest run that is active, else with the one that began last: who asks for a run
         and then for its events has them, however fast it was. Who only watches how runs go does not hear again of one that
@@ -93,13 +100,12 @@ class ThreadEventLog(Ring[Event]):
         """
         self.catch_up()
         if since is not None:
-            place = max(0, since - self._base)
-            return place if since == 0 or self._base <= since <= self._base + self.added else None
+            return (0, True) if since == 0 else place_among(self, since, _number_of)
         if self._started:
-            return min(self._started.values()) - 1
+            return min(self._started.values()) - 1, True
         if self.last is None or (only_lifecycle(wanted.channels) and self.watched and not self.open_questions):
-            return self.added
-        return self._began_at - 1
+            return self.added, True
+        return self._began_at - 1, True
 
     def tree(self) -> dict[str, Any] | None:
         """The run that has begun last, with the agents inside it; None if none has begun here."""
@@ -127,9 +133,10 @@ class ThreadEventLog(Ring[Event]):
         self._ended(run, says, at)
         self._feed.wake()
 
-    def gap_before(self, number: int) -> Event:
-        """What tells a reader that it has missed what came before this event."""
-        seq = self._base + number - 1
+    def gap_after(self, place: int, since: int) -> Event:
+        """What tells a reader that it has missed what came before the event that it gets next."""
+        at = place + 1 - self.first_kept
+        seq = _number_of(self.after(place)[0]) - 1 if 0 <= at < len(self.items) else max(self.highest, since)
         why = json_of({"through_seq": seq, "why": "what came before is not kept here any more"})
         return Event(GAP, why, seq=seq, at=_now(), event_id=f"gap:{seq}")
 
@@ -149,6 +156,9 @@ class ThreadEventLog(Ring[Event]):
             self.moved.append(item.run_id)
         elif item.kind == "state":
             self._take_state(item)
+        elif item.kind == "missed":
+            why = item.what.why or "what was said there has not come here"
+            self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
 
     def _found_late(self, item: FeedItem) -> RunEvents:
         """A run that says something, and whose start is not kept any more."""
@@ -204,8 +214,9 @@ class ThreadEventLog(Ring[Event]):
         name: str | None = None,
         about: str | None = None,
         ends: str | None = None,
+        unsure: bool = False,
     ) -> None:
-        seq = self._base + self.added + 1
+        seq = self.highest = number_after(self.highest, at, unsure=unsure)
         # By an id of this form clients know which run an event is about that says nothing of it itself.
         event_id = None if about is None else f"synth:{about}:{seq}"
         event = Event(
@@ -217,15 +228,16 @@ class ThreadEventLog(Ring[Event]):
 class EventReader(RingReader[Event]):
     """One reader's place in the events of a thread; it has to be closed, as by `with`."""
 
-    __slots__ = ("_feed", "_log", "_missed", "_wanted")
+    __slots__ = ("_feed", "_log", "_missed", "_since", "_wanted")
 
     def __init__(self, log: ThreadEventLog, feed: FeedReader, wanted: Wanted, since: int | None) -> None:
-        place = log.place_of(since, wanted)
-        super().__init__(log, log.first_kept - 1 if place is None else place)
+        place, is_whole = log.place_of(since, wanted)
+        super().__init__(log, place)
         self._log = log
         self._feed = feed
         self._wanted = wanted
-        self._missed = place is None
+        self._since = since or 0
+        self._missed = not is_whole
 
     def __enter__(self) -> Self:
         return self
@@ -242,7 +254,7 @@ class EventReader(RingReader[Event]):
         self._feed.seen = log.seen
         missed = self.gap() is not None or self._missed
         self._missed = False
-        pieces = [*_pieces_of(log.gap_before(self.seen + 1))] if missed else []
+        pieces = [*_pieces_of(log.gap_after(self.seen, self._since))] if missed else []
         only_watches = only_lifecycle(self._wanted.channels)
         has = self._wanted.has
         for event in self.take():
@@ -305,6 +317,10 @@ def read_events(feeds: ThreadFeeds, thread_id: str, wanted: Wanted, since: int |
 
 def _pieces_of(event: Event) -> Iterable[bytes]:
     return event.head, event.data, TAIL
+
+
+def _number_of(event: Event) -> int:
+    return event.seq
 
 
 def _now() -> int:
