@@ -53,11 +53,13 @@ async def test_operators_see_the_database_the_workers_and_the_settings_without_s
 
     database, (worker,), spool = system["database"], system["workers"], system["spool"]
     assert denied.status_code == 403
-    assert (database["kind"], database["schema"]) == (database_url.partition(":")[0], "0006")
+    assert (database["kind"], database["schema"]) == (database_url.partition(":")[0], "0007")
     assert (database["events"], database["runs"], database["threads"]) == (4, 1, 1)
     assert database["size_bytes"] > 100_000
     assert database["oldest_event_at"] < worker["last_seen_at"] or worker["started_at"] < database["oldest_event_at"]
     assert worker.items() >= {"pid": os.getpid(), "running": 0, "is_this": True, "alive": True}.items()
+    inline = {"name": "inline", "connected": True, "why": None, "since": None, "counts": {}}
+    assert system["engine"] == inline
     assert spool == {"folder": str(folder), "records": 0, "refused": 1, "damaged": 0}
     (finding,) = [found for found in system["findings"] if found["where"] == str(folder)]
     assert finding["level"] == "warning"

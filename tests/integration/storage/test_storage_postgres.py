@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from trackside.app.storage import Store
 from trackside.app.storage._encoding import encode_events
+from trackside.app.storage._fleet_tables import server_metadata
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_backend import PostgresBackend
 from trackside.app.storage._session import CollisionError
@@ -160,7 +161,7 @@ async def test_an_empty_database_is_not_filled_by_one_who_only_looks(
 
 async def test_the_migrated_schema_is_the_declared_one(store: Store) -> None:
     def differences(connection: Connection) -> list[object]:
-        return compare_metadata(MigrationContext.configure(connection), metadata)
+        return compare_metadata(MigrationContext.configure(connection), [metadata, server_metadata])
 
     assert await store._readers.run(differences) == []
 
@@ -182,6 +183,7 @@ async def test_columns_collations_indexes_and_constraints_are_the_declared_ones(
 ) -> None:
     declared = PostgresBackend(PostgresDatabase.from_url(postgres_url))
     await asyncio.to_thread(declared.change, metadata.create_all)
+    await asyncio.to_thread(declared.change, server_metadata.create_all)
 
     assert await store._readers.run(definitions) == await asyncio.to_thread(declared.look, definitions)
 

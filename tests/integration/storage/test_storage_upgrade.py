@@ -178,7 +178,7 @@ def test_the_runs_that_a_run_had_started_are_found(url: str, database: Any, revi
             return [run.run_id for run in await store.runs(parent_run_id="run-0")]
 
     assert asyncio.run(children()) == ["run-2", "run-1"]
-    assert schema_version(url).found == "0006"
+    assert schema_version(url).found == "0007"
 
 
 def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
@@ -269,7 +269,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
 
-    assert schema_version(url) == SchemaVersion(found="9999", known="0006")
+    assert schema_version(url) == SchemaVersion(found="9999", known="0007")
     for ask in (upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)
@@ -312,3 +312,25 @@ def test_an_upgrade_that_fails_changes_nothing(url: str, database: Any) -> None:
 
     assert schema_version(url).found == "0001"
     assert rows(database, "SELECT * FROM runs ORDER BY run_id") == before
+
+
+def test_runs_and_workers_of_before_there_were_fleets_are_what_they_were(url: str, database: Any) -> None:
+    old = OldDatabase()
+    old.add_run(1, agent="chat", end=None)
+    place = {"ordinal": 1, "state": "pending", "holds": True, "multitask": "enqueue", "portable": True}
+    old.add("active_runs", run_id="run-1", thread_id="thread-1", owner=None, keeps_request=True, **place)
+    worker = {"worker_id": "w", "name": "host:1", "started_at": "2026-01-31T09:30:00.000000Z"}
+    old.add("workers", clock="another", lease_until=0.0, **worker)
+    old.write(url, "0006")
+
+    upgrade_database(url)
+
+    async def look() -> Any:
+        async with Store.open(url) as store:
+            return await store.facts()
+
+    assert rows(database, "SELECT pool, version FROM active_runs") == [("default", None)]
+    of_workers = "SELECT kind, pools, agents, capacity, running, draining, version, address, release FROM workers"
+    assert rows(database, of_workers) == [("inline", "[]", "[]", 0, 0, False, None, None, None)]
+    assert [worker.host for worker in asyncio.run(look()).workers] == ["host"]
+    assert check_database(url, sample=None) == []

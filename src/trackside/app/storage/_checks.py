@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Executable, Row, Selec
 from sqlalchemy.sql.expression import exists
 
 from trackside.app.storage._encoding import EventRow, UndecodableError, json_of, time_of
+from trackside.app.storage._fleet_tables import server_metadata
 from trackside.app.storage._fold import RunRow
 from trackside.app.storage._left_busy import is_left_busy
 from trackside.app.storage._run_records import RUN_COLUMNS
@@ -60,7 +61,8 @@ def tables(connection: Connection) -> Iterator[Finding]:
     from alembic.migration import MigrationContext
 
     options = {"include_name": _is_ours}  # a checkpointer may keep its tables in the same file
-    for difference in compare_metadata(MigrationContext.configure(connection, opts=options), metadata):
+    declared: Any = [metadata, server_metadata] if connection.dialect.name == "postgresql" else metadata
+    for difference in compare_metadata(MigrationContext.configure(connection, opts=options), declared):
         yield Finding("tables", f"they are not as declared: {_described(difference)}")
     if connection.dialect.name == "sqlite":
         for (said,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
@@ -78,7 +80,7 @@ def contents(connection: Connection, sample: int | None) -> Iterator[Finding]:
 
 
 def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
-    return kind != "table" or name in metadata.tables
+    return kind != "table" or name in metadata.tables or name in server_metadata.tables
 
 
 def _described(difference: Any) -> str:

@@ -94,7 +94,8 @@ def read_facts(connection: Connection) -> FoundFacts:
         .where(active_runs.c.owner == workers.c.worker_id, active_runs.c.state == Standing.claimed.value)
         .scalar_subquery()
     )
-    query = select(workers, running.label("running")).order_by(workers.c.started_at)
+    known = [column for column in workers.c if column is not workers.c.running]
+    query = select(*known, running.label("running")).order_by(workers.c.started_at)
     return FoundFacts(facts, connection.execute(query).all(), read_clock(connection))
 
 

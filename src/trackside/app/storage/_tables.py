@@ -301,10 +301,20 @@ workers = Table(
     Column("started_at", UtcTime, nullable=False),
     Column("clock", PlainText, nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("kind", PlainText, nullable=False, server_default="inline"),
+    Column("pools", JsonText, nullable=False, server_default="[]"),
+    Column("agents", JsonText, nullable=False, server_default="[]"),
+    Column("capacity", Integer, nullable=False, server_default="0"),
+    Column("running", Integer, nullable=False, server_default="0"),
+    Column("draining", Boolean, nullable=False, server_default="0"),
+    Column("version", PlainText),
+    Column("address", PlainText),
+    Column("isolated_in", PlainText),
+    Column("release", PlainText),
 )
 """Processes that look after runs. A worker whose lease has ended is dead, and its runs are anybody's to end or take.
 
-`lease_until` is in seconds of `clock`, which no change of the wall clock moves (I8).
+`lease_until` is in seconds of `clock`, which no change of the wall clock moves (I8). `kind` is `fleet.Kind`.
 """
 
 active_runs = Table(
@@ -323,12 +333,15 @@ active_runs = Table(
     Column("stuck_since", UtcTime),
     Column("portable", Boolean, nullable=False, server_default="0"),
     Column("keeps_request", Boolean, nullable=False, server_default="1"),
+    Column("pool", PlainText, nullable=False, server_default="default"),
+    Column("version", PlainText),
     Index(None, "owner"),
 )
 """Runs from their admission to their release, in the order in which they wait. Small, whatever the log has.
 
 A `portable` one can be executed by another process than the one that let it in: what was asked for names its agent. One
-that does not keep its request forgets what was asked for when it ends.
+that does not keep its request forgets what was asked for when it ends. Of those that are nobody's, `pool` and `version`
+(of the agents; None: any) say who may take them.
 """
 
 _holds_thread = active_runs.c.holds
@@ -355,6 +368,18 @@ Index(
     sqlite_where=active_runs.c.due_at.is_not(None),
     postgresql_where=active_runs.c.due_at.is_not(None),
 )
+
+_is_nobodys = active_runs.c.owner.is_(None)
+_is_ready = and_(_is_nobodys, _waits, _holds_thread)
+_is_to_promote = and_(_is_nobodys, _is_delayed)
+Index(
+    "ix_active_runs_ready",
+    active_runs.c.pool,
+    active_runs.c.ordinal,
+    sqlite_where=_is_ready,
+    postgresql_where=_is_ready,
+)
+Index("ix_active_runs_to_promote", active_runs.c.due_at, sqlite_where=_is_to_promote, postgresql_where=_is_to_promote)
 
 idempotency_keys = Table(
     "idempotency_keys",
