@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trackside.app.settings import EngineSettings, Settings, SettingsError, WorkerSettings, load_settings
+from trackside.app.wiring.system import system_sources
 
 POSTGRES = "postgresql://trackside@db/trackside"
 
@@ -177,3 +178,13 @@ def test_files_of_the_engine_are_where_the_settings_are(tmp_path: Path) -> None:
 
     assert settings.engine.credentials == tmp_path / "nats.creds"
     assert (settings.notes, unheard.notes) == ((), ("engine.credentials has no effect: the engine is postgres",))
+
+
+def test_what_a_server_says_of_its_settings_has_no_secret_of_the_engine(tmp_path: Path) -> None:
+    toml = '[agents]\nchat = "a.py:b"\n[pools]\nchat = "gpu"\n'
+    settings = load(tmp_path, toml, engine__url="nats://sesame@a,nats://bob:sesame@b")
+
+    shown = {key: setting.value for key, setting in system_sources(settings).settings.items()}
+
+    assert (shown["engine.url"], shown["pools.chat"]) == ("nats://…@a,nats://bob:…@b", "gpu")
+    assert shown["worker.pools"] == ["default"]

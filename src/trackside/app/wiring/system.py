@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from trackside.app.server.system import Found, Setting, Surroundings, SystemSources
@@ -69,6 +70,9 @@ def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
     yield from _fields("limits", asdict(settings.default_limits))
     yield from _fields("server", asdict(settings.server))
     yield from _fields("server", asdict(settings.access))
+    yield from _fields("engine", {**asdict(settings.engine), "url": settings.engine.shown})
+    yield from _fields("worker", asdict(settings.worker))
+    yield from _fields("pools", settings.pools)
     for agent, reference in settings.agents.items():
         yield f"agents.{agent}", reference
     for agent, limits in settings.limits.items():
@@ -82,4 +86,8 @@ def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
 
 def _fields(section: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in fields.items():
-        yield f"{section}.{name}", list(value) if isinstance(value, tuple) else value
+        yield f"{section}.{name}", list(value) if isinstance(value, tuple) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
