@@ -2,9 +2,50 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, NamedTuple
 
 DEFAULT_POOL = "default"
+
+type Kind = Literal["inline", "server", "worker"]
+"""What a process is: `inline` executes what it lets in; a `server` of a fleet lets in, and a `worker` executes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetMember:
+    """What a process of a fleet is, for `Store.coordinator(fleet=…)`."""
+
+    kind: Literal["server", "worker"]
+    pool_of: Callable[[str], str]
+    """The pool whose workers execute the runs of an agent."""
+    version: str | None = None
+    """Of the agents that the process has loaded. Runs that it lets in are for workers that have the same."""
+    pools: tuple[str, ...] = ()
+    """Those of a worker."""
+    capacity: int = 0
+    """How many runs a worker executes at once."""
+    agents: tuple[str, ...] = ()
+    """The names of the agents that it has loaded."""
+    address: str | None = None
+    """Where it can be asked how it is, if anywhere."""
+    isolated_in: str | None = None
+    """The worker of which this one is a part, in a process of its own."""
+
+
+class Taking(StrEnum):
+    """What became of a worker's try to get a run."""
+
+    taken = "taken"
+    """It is this worker's now."""
+    gone = "gone"
+    """It is not to be had any more: it has ended, somebody else has it, or there is no such run."""
+    busy = "busy"
+    """It is not to be had at this moment: it waits for its thread or its time, or somebody else is at it."""
+    foreign = "foreign"
+    """It is for workers of another pool, with other agents, or with another version of them."""
 
 
 class ReadyRun(NamedTuple):
@@ -26,3 +67,74 @@ class QueueNews(NamedTuple):
 
     ready: tuple[ReadyRun, ...] = ()
     stops: tuple[StopAsked, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWorker:
+    """A process that is, or was until lately, a part of the fleet; or an inline one on the same database."""
+
+    worker_id: str
+    name: str
+    """`host:pid`."""
+    kind: Kind
+    pools: tuple[str, ...]
+    agents: tuple[str, ...]
+    version: str | None
+    capacity: int
+    running: int
+    """How many runs it said it executes, with its last sign of life."""
+    draining: bool
+    """Whether it was asked to take no more, and to leave when it has finished."""
+    started_at: datetime
+    seconds_left: float
+    """Until others take it for dead, unless it gives a sign of life; 0 if they may by now."""
+    address: str | None
+    isolated_in: str | None
+    release: str | None
+    """The version of Trackside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolDepth:
+    """The runs of a pool that have not ended, and who is there for them."""
+
+    pool: str
+    ready: int
+    """Could start, and are nobody's."""
+    waiting: int
+    """Wait for their threads."""
+    delayed: int
+    """Are not due yet."""
+    running: int
+    """Are some worker's."""
+    oldest_ready_at: datetime | None
+    """When the first of those that are ready was let in."""
+    workers: int
+    places: int
+    free: int
+
+
+class UnservedRuns(NamedTuple):
+    """Runs that are ready, and that no live worker can execute: of how many the first was let in when."""
+
+    agent: str
+    version: str | None
+    count: int
+    oldest_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """What waits in a fleet, by pool."""
+
+    pools: tuple[PoolDepth, ...]
+    unserved: tuple[UnservedRuns, ...]
+
+
+class Duty(NamedTuple):
+    """What one process does for all: who, since when, and for how long before another may take it over."""
+
+    name: str
+    holder: str
+    since: datetime
+    seconds_left: float
