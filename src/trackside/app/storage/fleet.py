@@ -114,7 +114,8 @@ class PoolDepth:
     free: int
 
 
-class UnservedRuns(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnservedRuns:
     """Runs that are ready, and that no live worker can execute: of how many the first was let in when."""
 
     agent: str
