@@ -388,6 +388,11 @@ class Store(StoreReading):
         """What was written in this process so far, in numbers; from any thread."""
         return self._writer.stats()
 
+    @property
+    def worker_ids(self) -> frozenset[str]:
+        """The names under which this process looks after runs."""
+        return frozenset(self._workers)
+
     async def facts(self) -> StoreFacts:
         """What the database is and holds, and which processes look after runs in it; however much that is.
 

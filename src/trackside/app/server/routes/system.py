@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from typing import Any
 
 from msgspec import convert
 
 from trackside._version import __version__
 from trackside.app.server.authorizing import OPERATION
+from trackside.app.server.health import engine_shown
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.system import (
     DatabaseFacts,
+    EngineFacts,
     SettingShown,
     SpoolFacts,
     System,
     SystemFinding,
     Worker,
 )
+from trackside.app.vitals import EngineVitals
 
 routes = Routes("Server")
+
+
+def _engine(engine: EngineVitals | None) -> EngineFacts:
+    shown = engine_shown(engine)
+    counts = {} if engine is None else asdict(engine.stats)
+    return EngineFacts(name=shown.name, connected=shown.connected, why=shown.why, since=shown.since, counts=counts)
 
 
 @routes.get("/system", Permission.admin, about=OPERATION, answers={200: System})
@@ -41,6 +51,7 @@ async def get_system(call: Call[None, None]) -> Any:
             url=sources.database,
             **{name: getattr(facts, name) for name in DatabaseFacts.__struct_fields__ if name != "url"},
         ),
+        engine=_engine(call.parts.vitals.engine()),
         workers=[convert(worker, Worker, from_attributes=True) for worker in facts.workers],
         spool=SpoolFacts(
             folder=sources.spool,

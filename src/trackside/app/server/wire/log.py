@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, convert
 
 from trackside.app.event_json import data_of
+from trackside.app.server.wire.fleet import ExecutedBy, WaitingFor
 from trackside.app.server.wire.runs import config_shown
 from trackside.app.storage import StoredEvent, StoredRun
 from trackside.harness.types import JsonObject, LifecycleEventType, RunStatus
@@ -163,6 +164,10 @@ class RunDetails(WholeRun, frozen=True, kw_only=True):
     """What was asked for; None if that is not kept."""
     retries: list[str]
     """The runs that are another attempt of this one."""
+    waiting_for: WaitingFor | None
+    """What it waits for, if it has not started."""
+    executed_by: ExecutedBy | None
+    """Who executes it; only admins see that."""
 
 
 def recorded_run(run: StoredRun) -> RecordedRun:
@@ -175,9 +180,16 @@ def whole_run(run: StoredRun) -> WholeRun:
     return convert(run, WholeRun, from_attributes=True)
 
 
-def run_details(run: StoredRun, request: JsonObject | None, retries: list[str]) -> RunDetails:
+def run_details(
+    run: StoredRun,
+    request: JsonObject | None,
+    retries: list[str],
+    *,
+    waiting_for: WaitingFor | None = None,
+    executed_by: ExecutedBy | None = None,
+) -> RunDetails:
     """A run by itself."""
     fields = {name: getattr(run, name) for name in WholeRun.__struct_fields__}
     if request is not None and "config" in request:
         request = {**request, "config": config_shown(request["config"])}
-    return RunDetails(**fields, request=request, retries=retries)
+    return RunDetails(**fields, request=request, retries=retries, waiting_for=waiting_for, executed_by=executed_by)

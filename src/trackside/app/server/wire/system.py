@@ -42,6 +42,17 @@ class Worker(Struct, frozen=True, kw_only=True):
     is_this: bool
 
 
+class EngineFacts(Struct, frozen=True, kw_only=True):
+    """What moves runs between processes; `inline` moves none. If it is cut off, `why` and since when."""
+
+    name: str
+    connected: bool
+    why: str | None
+    since: datetime | None
+    counts: Mapping[str, int]
+    """What it has done in this process so far."""
+
+
 class SpoolFacts(Struct, frozen=True, kw_only=True):
     """What the database could not take, kept on this machine's disk; null where nobody could look."""
 
@@ -77,6 +88,7 @@ class System(Struct, frozen=True, kw_only=True):
     started_at: datetime
     database: DatabaseFacts
     workers: list[Worker]
+    engine: EngineFacts
     spool: SpoolFacts
     findings: list[SystemFinding]
     settings: Mapping[str, SettingShown]
