@@ -1,0 +1,125 @@
+"""The engine on NATS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from trackside.app.engine.nats._announcing import Announcer
+from trackside.app.engine.nats._connection import Connection
+from trackside.app.engine.nats._errors import EngineOptionError
+from trackside.app.engine.nats._jetstream import JetStream
+from trackside.app.engine.nats._live import NatsWire
+from trackside.app.engine.nats._messages import Counts
+from trackside.app.engine.nats._names import is_token
+from trackside.app.engine.nats._offers import NatsOffers
+from trackside.app.engine.nats._options import Access, NatsOptions
+from trackside.app.engine.nats._stops import Stops
+from trackside.app.engine.ports import EngineStats, EngineStatus
+from trackside.app.storage.fleet import ReadyRun
+
+__all__ = ["NatsEngine"]
+
+_CLOSE_SECONDS: Final = 2.0
+
+
+class NatsEngine:
+    """An `Engine`: NATS, with JetStream. Opened by `open_nats`."""
+
+    name: str = "nats"
+
+    def __init__(self, options: NatsOptions, access: Access) -> None:
+        names, jetstream = options.names, JetStream(options)
+        lead = options.role == "server"
+        self._options = options
+        self._jetstream = jetstream
+        self._counts = Counts()
+        self._connection = Connection(options, access)
+        self._announcer = Announcer(self._connection, jetstream, names, self._counts, lead=lead)
+        self._announcer.is_held = self._offer_again
+        self._stops = Stops(self._connection, self._announcer, names, self._counts, lead=lead)
+        self._offers: list[NatsOffers] = []
+        self.live = NatsWire(self._connection, jetstream, names, self._counts, lead=lead)
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to connect; nobody waits for it."""
+        for part in (self._announcer, self._stops, self.live):
+            self._connection.add(part)
+        self._connection.start()
+
+    def announce(self, ready: Sequence[ReadyRun]) -> None:
+        """Tell the pools of these runs."""
+        self._announcer.announce(ready)
+
+    def ask_to_stop(self, worker_id: str, run_id: str) -> None:
+        """Tell the worker that somebody wants the run to stop."""
+        self._stops.ask_to_stop(worker_id, run_id)
+
+    @asynccontextmanager
+    async def join(
+        self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
+    ) -> AsyncGenerator[NatsOffers]:
+        """Be offered runs of these pools.
+
+        Raises:
+            EngineOptionError: a pool's name cannot be part of a subject.
+        """
+        for pool in pools:
+            if not is_token(pool):
+                why = f"{pool!r:.80} is no name of a pool: up to 64 letters, digits, _ and -"
+                raise EngineOptionError(option="pools", why=why)
+        offers = NatsOffers(
+            worker_id,
+            pools,
+            on_stop=on_stop,
+            connection=self._connection,
+            jetstream=self._jetstream,
+            names=self._options.names,
+            counts=self._counts,
+            ack_wait=self._options.ack_wait,
+        )
+        self._offers.append(offers)
+        self._connection.add(offers)
+        try:
+            yield offers
+        finally:
+            self._offers.remove(offers)
+            await offers.leave()
+            await self._connection.remove(offers)
+
+    def status(self) -> EngineStatus:
+        """Whether it moves anything now."""
+        return self._connection.status()
+
+    def stats(self) -> EngineStats:
+        """What it has done so far."""
+        return self._counts.stats(self._connection.reconnects)
+
+    @property
+    def unreadable_total(self) -> int:
+        """Messages on subjects of the fleet that are none of its own."""
+        return self._counts.unreadable
+
+    async def tidy(self) -> None:
+        """Nothing gets old that NATS does not remove by itself."""
+
+    async def aclose(self) -> None:
+        """Send what waits to be sent, for a moment, and let go."""
+        if self._closed:
+            return
+        self._closed = True
+        link = self._connection.link
+        if link is not None and link.is_up:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._announcer.drained()
+                    await link.flushed(_CLOSE_SECONDS)
+            except (TimeoutError, ConnectionError):
+                pass
+        await self._connection.aclose()
+
+    def _offer_again(self, run_id: str) -> bool:
+        return sum(offers.offer_again(run_id) for offers in self._offers) > 0

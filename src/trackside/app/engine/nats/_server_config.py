@@ -1,0 +1,154 @@
+"""A configuration of nats-server for a fleet: TLS, users with roles, and no more rights than each role needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trackside.app.engine.nats._names import Names, is_token, user_token
+
+__all__ = ["NatsUser", "ServerTls", "server_config"]
+
+type UserRole = Literal["server", "worker", "admin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsUser:
+    """One who may come, with a password or the public key of an nkey.
+
+    Give each worker a user of its own where workers shall not read each other's answers and stops; workers that trust each
+    other may share one.
+    """
+
+    name: str
+    role: UserRole
+    password: str | None = field(default=None, repr=False)
+    """As it is, or (better) as `nats server passwd` writes it."""
+    nkey: str | None = None
+    """The public key, which begins with U; such a user's name in subjects is this key."""
+    pools: Sequence[str] = ("default",)
+    """Of a worker: whose runs it may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """How the server proves who it is."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Who comes has to show a certificate of these, too."""
+
+
+def server_config(
+    users: Sequence[NatsUser],
+    *,
+    store_dir: Path,
+    listen: str = "0.0.0.0:4222",
+    tls: ServerTls | None = None,
+    prefix: str = "trackside",
+    memory_bytes: int = 2**30,
+    disk_bytes: int = 10 * 2**30,
+) -> str:
+    """What to write into the configuration file of nats-server.
+
+    Args:
+        users: who may come. Who is none of them gets nothing.
+        store_dir: where the work queue is kept.
+        listen: address and port.
+        tls: how the server proves who it is. None is for a network that nobody else is in.
+        prefix: of the fleet, as in `NatsOptions`.
+        memory_bytes: for live output; at least what `NatsOptions.live_bytes` says.
+        disk_bytes: for the work queue, which has about 200 bytes for each run that waits.
+
+    Raises:
+        ValueError: a user has no way to say who he is, or a name that cannot be part of a subject.
+    """
+    names = Names(prefix)
+    lines = [
+        f"listen: {_text(listen)}",
+        f"jetstream {{ store_dir: {_text(store_dir)}, max_memory_store: {memory_bytes}, max_file_store: {disk_bytes} }}",
+    ]
+    if tls is not None:
+        lines += ["tls {", f"  cert_file: {_text(tls.certificate)}", f"  key_file: {_text(tls.key)}"]
+        if tls.client_ca is not None:
+            lines += [f"  ca_file: {_text(tls.client_ca)}", "  verify: true"]
+        lines += ["}"]
+    lines += ["accounts {", f"  {prefix.upper()} {{", "    jetstream: enabled", "    users: ["]
+    for user in users:
+        lines += [f"      {line}" for line in _user(user, names)]
+    return "\n".join([*lines, "    ]", "  }", "}", ""])
+
+
+def _user(user: NatsUser, names: Names) -> list[str]:
+    if (user.password is None) == (user.nkey is None):
+        raise ValueError(f"user {user.name} has a password or an nkey, one of them")
+    for pool in user.pools:
+        if not is_token(pool):
+            raise ValueError(f"{pool!r} is no name of a pool")
+    login = (
+        f"nkey: {_text(user.nkey)}"
+        if user.nkey is not None
+        else f"user: {_text(user.name)}, password: {_text(user.password)}"
+    )
+    publish, subscribe = _rights(user, user_token(user.nkey or user.name), names)
+    return [
+        "{",
+        f"  {login}",
+        "  permissions: {",
+        "    publish: { allow: [",
+        *(f"      {_text(subject)}" for subject in publish),
+        "    ] }",
+        "    subscribe: { allow: [",
+        *(f"      {_text(subject)}" for subject in subscribe),
+        "    ] }",
+        "  }",
+        "}",
+    ]
+
+
+def _rights(user: NatsUser, name: str, names: Names) -> tuple[list[str], list[str]]:
+    """What one may publish, and subscribe to."""
+    runs, live, prefix = names.runs_stream, names.live_stream, names.prefix
+    inbox = f"_INBOX.{name}.>"
+    match user.role:
+        case "admin":
+            return [">"], [">"]
+        case "server":
+            return [
+                f"{prefix}.runs.>",  # announce runs
+                f"{prefix}.workers.*.*.stop",
+                names.roll_call,
+                f"{prefix}.live.>",  # the end of a run that no worker has
+                f"$JS.API.STREAM.INFO.{runs}",
+                f"$JS.API.STREAM.CREATE.{runs}",
+                f"$JS.API.STREAM.INFO.{live}",
+                f"$JS.API.STREAM.CREATE.{live}",
+                f"$JS.API.CONSUMER.INFO.{runs}.*",
+                f"$JS.API.CONSUMER.CREATE.{runs}.>",
+                f"$JS.API.DIRECT.GET.{live}",  # replay for who comes late
+            ], [inbox, names.here("*"), names.asks("*"), f"{prefix}.live.>"]
+        case "worker":
+            pulls = [
+                subject
+                for pool in user.pools
+                for subject in (
+                    f"$JS.API.CONSUMER.INFO.{runs}.{pool}",
+                    f"$JS.API.CONSUMER.MSG.NEXT.{runs}.{pool}",
+                    f"$JS.ACK.{runs}.{pool}.>",
+                    f"$JS.ACK.*.*.{runs}.{pool}.>",  # as later servers name it
+                )
+            ]
+            return [
+                *pulls,
+                f"{prefix}.live.>",
+                names.here(name),
+                names.asks(name),
+            ], [inbox, f"{prefix}.workers.{name}.*.stop", names.roll_call]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(str(value))

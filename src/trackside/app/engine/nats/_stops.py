@@ -1,0 +1,81 @@
+"""Asks workers to stop runs, and does for workers what they may not do themselves.
+
+A worker hears of stops on a subject below the name of its user, so that NATS can keep others from it. A worker says that it
+is there, and as whom; it is known by its id, which nobody can guess and only the database has. So one who has the rights of
+one worker cannot hear what another is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+from nats.aio.msg import Msg
+
+from trackside.app.engine.nats._announcing import Announcer
+from trackside.app.engine.nats._connection import Connection
+from trackside.app.engine.nats._link import Link
+from trackside.app.engine.nats._messages import Ask, Counts, Here, Order, encoded, read
+from trackside.app.engine.nats._names import NOBODY, Names, token_of
+from trackside.app.storage.fleet import ReadyRun
+
+__all__ = ["Stops"]
+
+_MOST_WORKERS: Final = 20_000
+
+
+class Stops:
+    """A `Part`: a server's, with what it has heard of workers; a worker's asks servers."""
+
+    def __init__(
+        self, connection: Connection, announcer: Announcer, names: Names, counts: Counts, *, lead: bool
+    ) -> None:
+        self._connection = connection
+        self._announcer = announcer
+        self._names = names
+        self._counts = counts
+        self._leads = lead
+        self._users: OrderedDict[str, str] = OrderedDict()
+        """As whom a worker comes, by the token of its id."""
+
+    def ask_to_stop(self, worker_id: str, run_id: str) -> None:
+        """Tell a worker, as far as that can be done now."""
+        link = self._connection.link
+        if link is None:
+            return
+        if self._leads:
+            user = self._users.get(token_of(worker_id), NOBODY)
+            sent = link.publish(self._names.stop(user, worker_id), encoded(Order(run_id)))
+        else:
+            sent = link.publish(self._names.asks(link.user), encoded(Ask(run=run_id, worker=worker_id)))
+        self._counts.stops_sent += sent
+
+    async def attend(self, link: Link) -> None:
+        """Of a server: hear which workers there are, and what they ask for."""
+        if self._leads:
+            link.subscribe(self._names.here("*"), self._take_here)
+            link.subscribe(self._names.asks("*"), self._take_ask, queue=self._names.servers)
+            link.publish(self._names.roll_call)
+        await asyncio.wait([link.lost])
+
+    def _take_here(self, message: Msg) -> None:
+        here = read(Here, message.data)
+        user = message.subject.split(".")[-2]
+        if here is None or self._users.setdefault(token_of(here.worker), user) != user:  # who came first is the one
+            self._counts.note_unreadable(message.subject)
+            return
+        self._users.move_to_end(token_of(here.worker))
+        if len(self._users) > _MOST_WORKERS:
+            self._users.popitem(last=False)
+
+    def _take_ask(self, message: Msg) -> None:
+        match read(Ask, message.data):
+            case Ask(run=str() as run, worker=str() as worker, pool=None):
+                self.ask_to_stop(worker, run)
+            case Ask(run=str() as run, pool=str() as pool, worker=None):
+                self._announcer.announce([ReadyRun(run, pool)])
+            case Ask(pool=str() as pool, run=None, worker=None):
+                self._announcer.want_pool(pool)
+            case _:
+                self._counts.note_unreadable(message.subject)
