@@ -65,10 +65,7 @@ class FeedStats:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether an engine moves anything now; if not, `why` and since when. Workers look into the database then.
-
-    `why` is shown to everybody who asks whether a server is ready: it names no address and no user.
-    """
+    """Whether an engine moves anything now; if not, `why` and since when. Workers look into the database then."""
 
     connected: bool
     why: str | None = None

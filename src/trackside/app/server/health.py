@@ -26,6 +26,9 @@ _LAGS: Final = 0.5  # seconds for one turn of the event loop
 _BEHIND: Final = 60.0  # seconds that an observer may be behind
 _LITTLE_SPACE: Final = 256 * 1_048_576
 _NO_SPACE: Final = 16 * 1_048_576
+INLINE: Final = "inline"
+"""What the engine of a server is called that executes what it lets in."""
+
 _NO_RUN: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -37,11 +40,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class EngineShown(msgspec.Struct, frozen=True):
-    """What moves runs to where they are executed; `inline` is this process itself. If it is cut off, why and since when."""
+    """What moves runs to where they are executed; `inline` is this process itself. If it is cut off, since when.
+
+    Why is not for everybody: it may have addresses and names of files. `/system` and the log say it.
+    """
 
     name: str
     connected: bool
-    why: str | None = None
     since: datetime | None = None
 
 
@@ -108,7 +113,7 @@ class Health:
         warnings = [*self._blocked(vitals), *_unfinished(vitals)]
         for finding, is_reason in await asyncio.to_thread(_space, folders):
             (reasons if is_reason else warnings).append(finding)
-        engine = engine_shown(vitals.engine())
+        engine = _engine(vitals.engine())
         if self._ending is not None:  # last: it may begin while all else is looked at
             reasons.insert(0, Finding("closing", self._ending))
         return Readiness("unready" if reasons else "ready", reasons, warnings, [*_cut_off(engine)], engine)
@@ -134,20 +139,18 @@ class Health:
         self._blocks = blocks
 
 
-def engine_shown(engine: EngineVitals | None) -> EngineShown:
-    """The engine of a process as everybody may see it; None: it has none, and executes what it lets in."""
+def _engine(engine: EngineVitals | None) -> EngineShown:
     if engine is None:
-        return EngineShown("inline", connected=True)
-    status = engine.status
-    return EngineShown(engine.name, status.connected, status.why, status.since)
+        return EngineShown(INLINE, connected=True)
+    return EngineShown(engine.name, engine.status.connected, engine.status.since)
 
 
 def _cut_off(engine: EngineShown) -> Iterator[Finding]:
     if engine.connected:
         return
     since = "" if engine.since is None else f" since {engine.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    why = "" if engine.why is None else f" ({engine.why})"
-    yield Finding("engine", f"{engine.name} is cut off{since}{why}: runs start later, and live output of others waits")
+    says = "runs start later, and live output of other processes waits; the log says why"
+    yield Finding("engine", f"{engine.name} is cut off{since}: {says}")
 
 
 async def _lag() -> float:

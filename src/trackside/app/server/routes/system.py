@@ -10,7 +10,7 @@ from msgspec import convert
 
 from trackside._version import __version__
 from trackside.app.server.authorizing import OPERATION
-from trackside.app.server.health import engine_shown
+from trackside.app.server.health import INLINE
 from trackside.app.server.principal import Permission
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.system import (
@@ -28,9 +28,16 @@ routes = Routes("Server")
 
 
 def _engine(engine: EngineVitals | None) -> EngineFacts:
-    shown = engine_shown(engine)
-    counts = {} if engine is None else asdict(engine.stats)
-    return EngineFacts(name=shown.name, connected=shown.connected, why=shown.why, since=shown.since, counts=counts)
+    if engine is None:
+        return EngineFacts(name=INLINE, connected=True, why=None, since=None, counts={})
+    status = engine.status
+    return EngineFacts(
+        name=engine.name,
+        connected=status.connected,
+        why=status.why,
+        since=status.since,
+        counts=asdict(engine.stats),
+    )
 
 
 @routes.get("/system", Permission.admin, about=OPERATION, answers={200: System})
