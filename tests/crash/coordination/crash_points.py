@@ -3,10 +3,10 @@
 A point is a step and a work: at "written Admit" a process dies when it has written an admission and not committed it.
 """
 
-import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
-from threading import get_ident
 from typing import Any
+
+from crash_freezing import die
 
 from trackside.app.storage import _recovery, _work, _writer
 from trackside.app.storage._work import Append, UnitOfWork
@@ -29,11 +29,11 @@ PARTING = ("before", "written", "committed")
 class DeadlyPoint:
     """Ends or stops this process when it has come to a point so many times."""
 
-    def __init__(self, step: str, work: str, number: int, *, word: signal.Signals = signal.SIGKILL) -> None:
+    def __init__(self, step: str, work: str, number: int, *, end: Callable[[], object] = die) -> None:
         self._step = step
         self._work = work
         self._left = number
-        self._word = word
+        self._end = end
         self._found: set[str] = set()
         """What the transaction that is being written is about."""
 
@@ -79,7 +79,7 @@ class DeadlyPoint:
         if step == self._step and self._work in found:
             self._left -= 1
             if self._left == 0:
-                signal.pthread_kill(get_ident(), self._word)  # to this thread, which shall not take another step
+                self._end()
 
 
 def _names(works: Sequence[Any]) -> Iterator[str]:

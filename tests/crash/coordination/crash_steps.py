@@ -5,12 +5,11 @@ They stand beside those of `crash_points`, which are around what is written to t
 
 import functools
 import inspect
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any
 
+from crash_freezing import die
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from trackside.app.spool import Spool
@@ -95,11 +94,11 @@ STEPS_OF_RUN = {
 class DeadlyStep:
     """Ends or stops this process when a step has been taken so many times, just before or just after."""
 
-    def __init__(self, moment: str, step: str, number: int, *, word: signal.Signals = signal.SIGKILL) -> None:
+    def __init__(self, moment: str, step: str, number: int, *, end: Callable[[], object] = die) -> None:
         self._moment = moment
         self._step = STEPS_OF_RUN[step]
         self._left = number
-        self._word = word
+        self._end = end
 
     def install(self) -> None:
         """From now on, watch the step wherever it is taken in this process."""
@@ -130,4 +129,4 @@ class DeadlyStep:
         if moment == self._moment and self._step.counts(outcome):
             self._left -= 1
             if self._left == 0:
-                signal.pthread_kill(get_ident(), self._word)  # to this thread, which shall not take another step
+                self._end()

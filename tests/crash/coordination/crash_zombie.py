@@ -4,6 +4,7 @@ import asyncio
 import signal
 from typing import Any
 
+from crash_freezing import freeze, keep_transactions_whole
 from crash_manager import Follower, Told, until_nothing_is_active
 from crash_points import DeadlyPoint
 from crash_steps import STEPS_OF_RUN, DeadlyStep
@@ -22,12 +23,14 @@ async def haunt(
 ) -> None:
     """Start a run whose thread remembers which attempt it was, or take over what others have left of it.
 
-    With `waits` its first attempt never ends. At `stop_at` the process stops itself.
+    With `waits` its first attempt never ends. At `stop_at` the process stops itself, or when SIGUSR1 tells it to.
     """
     voice = Voice(number)
+    keep_transactions_whole()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, freeze)
     if stop_at is not None:
         kind = DeadlyStep if stop_at[1] in STEPS_OF_RUN else DeadlyPoint
-        kind(*stop_at, 1, word=signal.SIGSTOP).install()
+        kind(*stop_at, 1, end=freeze).install()
 
     async def remembers(input: Any, run: RunContext) -> dict[str, Any]:
         voice.say(f"begun {run.run_id}")

@@ -1,0 +1,38 @@
+"""How a process dies, and how it freezes without keeping others from a database: never in the middle of a transaction.
+
+One that is stopped in there, as by chance its writer's thread may be, holds what others wait for, on SQLite all of the
+database; nobody could take it for dead then, and a test would wait for ever.
+"""
+
+import functools
+import signal
+from collections.abc import Sequence
+from threading import RLock, get_ident
+from typing import Any
+
+from trackside.app.storage import _writer
+
+_writing = RLock()
+
+
+def die() -> None:
+    """End this process by SIGKILL; on any thread, which shall not take another step."""
+    signal.pthread_kill(get_ident(), signal.SIGKILL)
+
+
+def keep_transactions_whole() -> None:
+    """From now on, no writer of this process is inside a transaction when it freezes. Before others watch the writers."""
+    commit = _writer.Writer._commit
+
+    @functools.wraps(commit)
+    def committing(writer: _writer.Writer, jobs: Sequence[Any]) -> Any:
+        with _writing:
+            return commit(writer, jobs)
+
+    _writer.Writer._commit = committing
+
+
+def freeze() -> None:
+    """Stop this process until it is told to go on; on any thread, which shall not take another step."""
+    with _writing:
+        signal.pthread_kill(get_ident(), signal.SIGSTOP)
