@@ -14,13 +14,12 @@ agents are those of `fleet_agents`.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -38,7 +37,7 @@ AGENTS: Final = Path(__file__).with_name("fleet_agents.py")
 NAMES: Final = ("talks", "tries", "fails", "asks", "blocks")
 ATTEMPTS: Final = 3
 _LOOK_AGAIN: Final = 0.02  # seconds
-_SETTINGS: Final = f"""
+SETTINGS: Final = f"""
 [agents]
 {"\n".join(f'{name} = "{AGENTS}:{name}"' for name in NAMES)}
 
@@ -154,7 +153,7 @@ class Fleet:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        (self.folder / "trackside.toml").write_text(f"{_SETTINGS}{self._settings}", "utf-8")
+        (self.folder / "trackside.toml").write_text(f"{SETTINGS}{self._settings}", "utf-8")
         async with AsyncExitStack() as stack:
             name = f"fleet_{uuid.uuid4().hex}"
             self.database = await asyncio.to_thread(self.postgres.create_database, name)
@@ -229,7 +228,8 @@ class Fleet:
                     if asyncio.iscoroutine(found):
                         found = await found
                     if found:
-                        return found
+                        seen: T = found
+                        return seen
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             raise TimeoutError(f"{what}: not within {seconds:g} s\n{self.logs()}") from None
@@ -298,13 +298,3 @@ class Fleet:
         await asyncio.gather(*[one.kill() for one in self.processes])
         for client in self.clients:
             await client.http.client.aclose()
-
-
-def parts_of(events: Sequence[Any]) -> list[int]:
-    """The numbers that agents have said, of what a client has followed."""
-    return [part.data["number"] for part in events if part.event == "custom"]
-
-
-def as_json(value: Any) -> str:
-    """A value, to look for a token in it."""
-    return json.dumps(value, default=str)

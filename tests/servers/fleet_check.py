@@ -244,4 +244,4 @@ def _last(kept: _Kept, run_id: str) -> str:
 
 
 def _goes_on(kept: _Kept, run_id: str) -> bool:
-    return kept.runs[_last(kept, run_id)]["status"] == "success"
+    return bool(kept.runs[_last(kept, run_id)]["status"] == "success")

@@ -123,7 +123,7 @@ async def test_stores_want_a_password_and_listen_on_loopback_alone(folder: Path)
 async def test_a_folder_that_is_kept_is_found_again_with_what_was_in_it(folder: Path) -> None:
     async with stores(folder, kept=True) as fleet:
         await value_of(fleet.database_url, "CREATE TABLE kept (x int)")
-        await fleet.drain()
+        await fleet.stop_stores()
         assert [one.state for one in fleet.members] == [MemberState.stopped] * 2
     async with stores(folder, kept=True) as fleet:
         assert await value_of(fleet.database_url, "SELECT count(*) FROM kept") == 0

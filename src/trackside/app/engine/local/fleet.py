@@ -16,16 +16,19 @@ from typing import Final, Literal, Self
 
 from trackside.app.engine.local.children import Child, Guard, Launch
 from trackside.app.engine.local.errors import DataFolderError
-from trackside.app.engine.local.members import Happening, Keeper, Member, MemberKind
+from trackside.app.engine.local.members import Happening, Keeper, Member, MemberKind, MemberState
 from trackside.app.engine.local.nats import LocalNats
 from trackside.app.engine.local.postgres import LocalPostgres
 from trackside.app.engine.local.programs import LOOPBACK, free_port
 
 _NOT_INHERITED: Final = ("LISTEN_", "NOTIFY_SOCKET", "TRACKSIDE_SERVER_PORT", "TRACKSIDE_WORKER_PORT")
 """Variables that are meant for one process."""
-_STOP_ORDER: Final = (MemberKind.worker, MemberKind.server, MemberKind.nats, MemberKind.postgres)
+_PROCESSES: Final = (MemberKind.worker, MemberKind.server)
+_STORES: Final = (MemberKind.nats, MemberKind.postgres)
+"""In the order in which they are stopped."""
 _PATIENCE: Final = 600.0
 """Seconds for a process to stop: whoever waits for runs has a limit of his own, and is only killed where that fails."""
+_STORE_PATIENCE: Final = 20.0
 _SHORT_PATIENCE: Final = 2.0
 
 
@@ -42,6 +45,7 @@ class FleetPlan:
         engine: what moves work between them.
         first_port: of the first server, the others follow; None: any that are free.
         env: more variables for servers and workers.
+        cwd: where servers and workers run; None: here.
         pause: seconds before a process that died is started again.
     """
 
@@ -53,6 +57,7 @@ class FleetPlan:
     engine: Literal["nats", "postgres"] = "nats"
     first_port: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     pause: float = 1.0
 
 
@@ -64,6 +69,7 @@ class LocalFleet:
             await fleet.start_processes()
             print(fleet.server_urls)
             await fleet.drain()
+            await fleet.stop_stores()
 
     Args:
         plan: what it is to be.
@@ -76,6 +82,7 @@ class LocalFleet:
         self._guard = Guard()
         self._stack = AsyncExitStack()
         self._keepers: list[Keeper] = []
+        self._patience = _PATIENCE
         self._postgres: LocalPostgres | None = None
         self._nats: LocalNats | None = None
 
@@ -115,7 +122,7 @@ class LocalFleet:
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            for kind in _STOP_ORDER:
+            for kind in (*_PROCESSES, *_STORES):
                 await self._stop(kind, patience=_SHORT_PATIENCE)
         finally:
             await self._stack.aclose()
@@ -152,14 +159,26 @@ class LocalFleet:
         next(keeper for keeper in self._keepers if keeper.member.name == name).signal(number)
 
     async def drain(self) -> None:
-        """Stop: workers end what they execute, while servers still tell their clients; then servers; then the rest."""
-        for kind in _STOP_ORDER:
-            await self._stop(kind)
+        """Stop the workers, which end what they execute while servers still tell their clients; then the servers."""
+        for kind in _PROCESSES:
+            await self._stop(kind, patience=self._patience)
+
+    async def stop_stores(self) -> None:
+        """Stop what is left."""
+        for kind in _STORES:
+            await self._stop(kind, patience=_STORE_PATIENCE)
 
     def hurry(self) -> None:
-        """Have those that are stopping do so quickly; again is allowed."""
+        """Have servers and workers stop quickly that are being stopped: they cancel what runs."""
         for keeper in self._keepers:
             keeper.hurry()
+
+    def kill(self) -> None:
+        """Have no patience with servers and workers that are being stopped, or will be."""
+        self._patience = 0.0
+        for keeper in self._keepers:
+            if keeper.member.kind in _PROCESSES and keeper.member.state is MemberState.stopping:
+                keeper.signal(signal.SIGKILL)
 
     async def _begin(self, keepers: Sequence[Keeper]) -> None:
         self._keepers += keepers
@@ -168,7 +187,7 @@ class LocalFleet:
             if failure is not None:
                 raise failure
 
-    async def _stop(self, kind: MemberKind, *, patience: float = _PATIENCE) -> None:
+    async def _stop(self, kind: MemberKind, *, patience: float) -> None:
         await asyncio.gather(*[keeper.stop(patience) for keeper in self._keepers if keeper.member.kind is kind])
 
     def _keeper(self, member: Member, launch: Launch, until_ready: Callable[[Child], Awaitable[None]]) -> Keeper:
@@ -181,7 +200,7 @@ class LocalFleet:
         launch = Launch(
             command=[sys.executable, "-m", "trackside", *where, *self.plan.agents, "--json"],
             log=self.plan.folder / f"{name}.log",
-            cwd=Path.cwd(),
+            cwd=self.plan.cwd or Path.cwd(),
             env=self._environment(kind, port),
             speaks=True,
         )
