@@ -143,11 +143,10 @@ class RingReader[T: Sized]:
         return StreamGap(first, self.seen, why) if self.seen >= first else None
 
     def take(self) -> list[T]:
-        """What is there now and was not taken, up to the next gap; call `gap` before."""
+        """What is there now and was not taken, up to the next gap; nothing where there is one: call `gap` before."""
         ring = self._ring
-        if ring.added <= self.seen:
+        if ring.added <= self.seen or self.seen + 1 < ring.first_kept:
             return []
-        self.seen = max(self.seen, ring.first_kept - 1)
         items = ring.after(self.seen)
         self.seen += len(items)
         return items

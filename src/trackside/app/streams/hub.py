@@ -56,7 +56,19 @@ class EndedStream:
 class Channel(Ring[Frame]):
     """What a run says."""
 
-    __slots__ = ("agent", "closing", "end", "feed", "mirrored", "modes", "resumable", "run_id", "steps", "values")
+    __slots__ = (
+        "agent",
+        "begun",
+        "closing",
+        "end",
+        "feed",
+        "mirrored",
+        "modes",
+        "resumable",
+        "run_id",
+        "steps",
+        "values",
+    )
 
     def __init__(self, run_id: str, limits: HubLimits) -> None:
         super().__init__(limits.parts, limits.part_bytes)
@@ -73,6 +85,8 @@ class Channel(Ring[Frame]):
         self.feed: ThreadFeed | None = None
         self.mirrored = False
         """Whether another process executes the run, and what it says comes from there."""
+        self.begun: Any = None
+        """What that process said of its beginning."""
 
     def say(
         self,
@@ -181,12 +195,12 @@ class StreamHub:
         """Told of each run that ends here: its id, its agent if that is known, and what its last event says."""
         self.dropped_readers = 0
         """Clients that were let go because they took nothing; whoever serves them counts."""
-        self.on_begin: Callable[[Channel, RunRecord, RunSpec, bool], object] | None = None
-        """Told who a run of this process is, and whether it has started, before it says anything."""
+        self.on_begin: Callable[[Channel, RunRecord, RunSpec, bool, int], object] | None = None
+        """Told who a run of this process is, and whether it has started, before it says anything, and when."""
         self.on_part: Callable[[Channel], object] | None = None
         """Told when a run of this process has said something."""
-        self.on_close: Callable[[Channel, Mapping[str, Any] | None], object] | None = None
-        """Told when a run of this process says no more, and what its last event says; None if it goes on elsewhere."""
+        self.on_close: Callable[[Channel, Mapping[str, Any] | None, int], object] | None = None
+        """Told what the last event of a run of this process says, and when; None if it goes on elsewhere."""
         self.mirrors_threads = False
         """Whether threads are followed by what comes from other processes, too: then only a mirror begins a feed."""
         self._channels: dict[str, Channel] = {}
@@ -196,7 +210,7 @@ class StreamHub:
 
     def begin(self, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
         """Learn who a run is before it says anything, or ends without having `started`."""
-        channel = self._channel_of(run.run_id)
+        channel, at = self._channel_of(run.run_id), _now()
         modes = spec.stream_mode
         channel.agent = run.agent
         channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
@@ -205,9 +219,9 @@ class StreamHub:
             threads = self.threads
             channel.feed = threads.known(run.thread_id) if self.mirrors_threads else threads.feed_of(run.thread_id)
             if started and channel.feed is not None:
-                channel.feed.note_start(run, channel.modes, (spec.command or {}).get("resume"))
+                channel.feed.note_start(run.run_id, run, channel.modes, (spec.command or {}).get("resume"), at=at)
         if self.on_begin is not None:
-            self.on_begin(channel, run, spec, started)
+            self.on_begin(channel, run, spec, started, at)
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:
         """Append a part and wake who waits for it.
@@ -235,9 +249,10 @@ class StreamHub:
         channel = self._channels.get(run_id)
         if channel is None and run_id in self._ended:
             return
-        self._close(run_id, channel, end, _now())
+        at = _now()
+        self._close(run_id, channel, end, at)
         if channel is not None and self.on_close is not None:
-            self.on_close(channel, end)
+            self.on_close(channel, end, at)
         if end is not None and self.on_end is not None:
             self.on_end(run_id, None if channel is None else channel.agent, end)
 

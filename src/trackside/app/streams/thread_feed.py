@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self
 
 from trackside.app.streams._ring import Ring, RingReader, Sized
 from trackside.app.streams.frames import Frame
 from trackside.harness.ports import StreamGap
-from trackside.harness.types import RunRecord
 
 _SMALL = 200  # bytes: what an item takes that is no part
 PER_MS: Final = 1_000
@@ -51,10 +50,24 @@ class FeedLimits:
     """Of all these together."""
 
 
+class Beginning(Protocol):
+    """Of a run that starts what is told."""
+
+    @property
+    def agent(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Which one it is."""
+        ...
+
+
 class FeedItem(NamedTuple):
     """One thing that happened on a thread.
 
-    A run has `started` (`what` is its `RunRecord`), said a `part` (its `Frame`), or `ended` (the payload of its last event;
+    A run has `started` (`what` is a `Beginning`), said a `part` (its `Frame`), or `ended` (the payload of its last event;
     None if how it ended is not known here: another process has it now). Parts of it that have not come here are `missed`
     (the `StreamGap`). Or somebody has changed the thread's `state` to what it is now (JSON), on behalf of no run.
     """
@@ -100,13 +113,24 @@ class ThreadFeed(Ring[FeedItem]):
         """What somebody has made of the items, to be forgotten with them: see `protocol`."""
 
     def note_start(
-        self, run: RunRecord, modes: frozenset[str] = frozenset(), resume: Any = None, *, at: int | None = None
+        self,
+        run_id: str,
+        run: Beginning,
+        modes: frozenset[str] = frozenset(),
+        resume: Any = None,
+        *,
+        at: int | None = None,
     ) -> None:
         """A run has started, which was asked to say something, and may bring an answer."""
         at = _now() if at is None else at
-        self.add(FeedItem("started", run.run_id, run, at=at, modes=modes, resume=resume, number=self._number(at)))
-        self.active.add(run.run_id)
+        self.add(FeedItem("started", run_id, run, at=at, modes=modes, resume=resume, number=self._number(at)))
+        self.active.add(run_id)
         self.started_at = self.added
+
+    def note_active(self, run_id: str) -> None:
+        """A run has started whose start is not known here; what it says comes next."""
+        self.active.add(run_id)
+        self.started_at = self.added + 1
 
     def note_part(self, run_id: str, frame: Frame) -> None:
         """A run has said something. Wakes nobody."""
@@ -193,6 +217,8 @@ class ThreadFeeds:
         self._closed = False
         self.floor = 0
         """Up to which number items of feeds that were forgotten may have been given: other ones have greater numbers."""
+        self.on_forget: Callable[[str], object] | None = None
+        """Told which threads are gone."""
         self.on_state: Callable[[str, bytes, int], bool] | None = None
         """Told what the state of which thread was changed to, and when; whether that comes to all mirrors, also ours."""
 
@@ -232,6 +258,8 @@ class ThreadFeeds:
             if (feed := self._feeds.get(thread_id)) is not None:
                 self.drop(feed)
                 feed.close()
+            if self.on_forget is not None:
+                self.on_forget(thread_id)
 
     def known(self, thread_id: str) -> ThreadFeed | None:
         """The feed of a thread, if there is one."""

@@ -149,6 +149,9 @@ class ThreadEventLog(Ring[Event]):
             run = RunEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
             self._begun(run)
             run.begin(item.at, answered)
+        elif item.kind == "missed":
+            why = item.what.why or "what was said there has not come here"
+            self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
             self._ended(run or RunEvents(item, self._say), item.what, item.at)
         elif item.kind == "ended":
@@ -156,9 +159,6 @@ class ThreadEventLog(Ring[Event]):
             self.moved.append(item.run_id)
         elif item.kind == "state":
             self._take_state(item)
-        elif item.kind == "missed":
-            why = item.what.why or "what was said there has not come here"
-            self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
 
     def _found_late(self, item: FeedItem) -> RunEvents:
         """A run that says something, and whose start is not kept any more."""

@@ -1,0 +1,146 @@
+"""What is said about runs between processes: `relay` says it, `mirror` hears it, a `LiveWire` carries the bytes.
+
+A message is one byte for the version of this form, and msgpack. Versions may be mixed while a fleet is brought up to date:
+one that is not known is passed over, and what was in it is missing to whoever does not know it. Fields are only ever added
+at the end, with a default; what is more than that is another version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from trackside.app.streams.frames import Frame
+
+VERSION: Final = b"\x01"
+MOST_BYTES: Final = 480 * 1024
+"""Of a message, about: wires take 512 KiB."""
+MOST_PART_BYTES: Final = 16 * 1_048_576
+"""Of one part, which is sent in pieces if it is larger than a message. What is larger than this is not sent."""
+THREAD_STATE: Final = "thread-state"
+"""Stands for a run where somebody has changed a thread's state on behalf of none."""
+
+type Part = tuple[int, str, str, bytes, tuple[str, ...], int, bytes | None]
+"""What a `Frame` is made of: sequence, mode, event, data, namespace, when it was said, what the run said if not that."""
+
+
+class Begin(msgspec.Struct, array_like=True, frozen=True):
+    """Who a run is. `at` is when it began, or was known not to, in milliseconds since 1970."""
+
+    agent: str
+    attempt: int
+    modes: tuple[str, ...]
+    resumable: bool
+    has_feed: bool
+    started: bool
+    at: int
+    answers: tuple[str, ...] | None = None
+    """To which questions it brings answers; empty if it says no names, None if it brings none."""
+
+
+class Piece(msgspec.Struct, array_like=True, frozen=True):
+    """One of several pieces of a part, as msgpack; they come one after another."""
+
+    sequence: int
+    index: int
+    count: int
+    data: bytes
+
+
+class End(msgspec.Struct, array_like=True, frozen=True):
+    """No more parts will come. `says` is the payload of the run's last event; None: the log, or another process, tells."""
+
+    says: dict[str, Any] | None
+    at: int
+
+
+class State(msgspec.Struct, array_like=True, frozen=True):
+    """A thread's state was changed to this, as JSON; None: to something that is too large to be sent."""
+
+    data: bytes | None
+    at: int
+
+
+class Message(msgspec.Struct, array_like=True):
+    """What a run says that waits to be sent, in this order. `through` is the number of the last part said so far."""
+
+    run_id: str
+    begin: Begin | None = None
+    gaps: tuple[tuple[int, int, str | None], ...] = ()
+    """Numbers of parts that are not sent, from the first to the last, and why."""
+    parts: tuple[Part, ...] = ()
+    piece: Piece | None = None
+    through: int = 0
+    end: End | None = None
+    state: State | None = None
+    gone: bool = False
+    """The thread is gone."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+_decode_part = msgspec.msgpack.Decoder(Part).decode
+
+
+class UnknownMessageError(Exception):
+    """It is of a version that is not known here, or no message at all."""
+
+
+def bytes_of(message: Message) -> bytes:
+    """As it goes over the wire."""
+    return VERSION + _encode(message)
+
+
+def message_of(data: bytes) -> Message:
+    """What was said.
+
+    Raises:
+        UnknownMessageError: nobody here can tell.
+    """
+    if data[:1] != VERSION:
+        raise UnknownMessageError(f"version {data[:1].hex() or 'none'}")
+    try:
+        return _decode(memoryview(data)[1:])
+    except msgspec.MsgspecError as exc:
+        raise UnknownMessageError(str(exc)) from exc
+
+
+def part_of(frame: Frame) -> Part:
+    """A frame as it is sent."""
+    said = None if frame.said is frame.data else frame.said
+    return frame.sequence, frame.mode, frame.event, frame.data, frame.namespace, frame.at, said
+
+
+def whole_part(data: bytes) -> Part:
+    """A part that came in pieces.
+
+    Raises:
+        UnknownMessageError: they make none.
+    """
+    try:
+        part: Part = _decode_part(data)
+    except msgspec.MsgspecError as exc:
+        raise UnknownMessageError(str(exc)) from exc
+    return part
+
+
+def pieces_of(frame: Frame) -> list[bytes]:
+    """A part that is too large for one message, in pieces."""
+    whole = _encode(part_of(frame))
+    return [whole[start : start + MOST_BYTES] for start in range(0, len(whole), MOST_BYTES)]
+
+
+def bytes_about(frame: Frame) -> int:
+    """How many bytes a part takes in a message, about."""
+    return frame.size - len(frame.data)
+
+
+def answers_in(resume: Any) -> tuple[str, ...] | None:
+    """Which questions an answer is about, without what it says."""
+    if resume is None:
+        return None
+    if not isinstance(resume, Mapping):
+        return ()
+    return tuple(str(name)[:200] for name in list(resume)[:100])

@@ -1,0 +1,342 @@
+"""Says to other processes what the runs of this one say: what waits of a run is one message, and a lone part goes at once.
+
+Nothing is copied for that while it waits: the relay has a place in each run's ring, as readers have, and what falls out of
+the ring before it could be sent is a gap. A run does not wait for anything here. Of runs that have ended, and could not be
+sent, so much is kept as `RelayLimits` says; how they have ended, the log says, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from time import time
+from typing import Any, Final
+
+import msgspec
+
+from trackside.app.streams.hub import Channel, StreamHub
+from trackside.app.streams.live_messages import (
+    MOST_BYTES,
+    MOST_PART_BYTES,
+    THREAD_STATE,
+    Begin,
+    End,
+    Message,
+    Part,
+    Piece,
+    State,
+    answers_in,
+    bytes_about,
+    bytes_of,
+    part_of,
+    pieces_of,
+)
+from trackside.app.streams.wire import LiveWire, Topic
+from trackside.harness.types import RunRecord, RunSpec
+
+_PER_TURN: Final = 1_048_576
+"""Bytes that are sent before the event loop gets on with other things."""
+_REPEATED_AFTER: Final = 10_000
+"""Milliseconds after which a run says again who it is, for those who come when its beginning is not kept any more."""
+_TRY_AGAIN: Final = 1.0
+"""Seconds after which a wire is tried that should have said by then that it is writable."""
+_LEFT_OUT: Final = frozenset({"completion_data", "traceback"})
+"""What the log is there for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLimits:
+    """How much is kept of runs that have ended and are not sent: while the wire is away."""
+
+    ended_runs: int = 10_000
+    ended_bytes: int = 64 * 1_048_576
+
+
+@dataclass(slots=True)
+class RelayStats:
+    """What a relay has done so far."""
+
+    messages: int = 0
+    parts: int = 0
+    parts_missed: int = 0
+    """Those that fell out of their ring before they could be sent, or are too large."""
+    refused: int = 0
+    """Messages that the wire did not take at that moment."""
+    runs_given_up: int = 0
+    """Runs of which the end was never said, as too many waited for that."""
+
+
+class _Run:
+    """One run on its way: up to where it is said, and what is to be said of it besides its parts."""
+
+    __slots__ = ("begin", "begun_at", "channel", "end", "pieces", "queued", "said", "topic")
+
+    def __init__(self, channel: Channel, topic: Topic, begin: Begin) -> None:
+        self.channel: Channel | None = channel
+        self.topic = topic
+        self.begin = begin
+        self.begun_at = 0
+        """When it said last who it is."""
+        self.said = 0
+        """The number of the last part that was sent, or will not be."""
+        self.pieces: deque[Piece] = deque()
+        """What is still to be sent of the next part, if that is a large one."""
+        self.end: End | None = None
+        self.queued = False
+
+    @property
+    def newest(self) -> int:
+        return self.said if self.channel is None else self.channel.added
+
+    @property
+    def has_more(self) -> bool:
+        return self.said < self.newest or self.end is not None or self.begun_at == 0
+
+
+class Relay:
+    """Sends what the runs of a hub say. Made on the event loop of both; `aclose` it after the runs have ended."""
+
+    def __init__(self, hub: StreamHub, wire: LiveWire, limits: RelayLimits | None = None) -> None:
+        self.limits = limits or RelayLimits()
+        self.stats = RelayStats()
+        self._hub = hub
+        self._wire = wire
+        self._loop = asyncio.get_running_loop()
+        self._runs: dict[str, _Run] = {}
+        self._queue: deque[_Run] = deque()
+        self._states: deque[tuple[Topic, bytes]] = deque(maxlen=256)
+        self._ended: OrderedDict[str, int] = OrderedDict()
+        """The bytes that are kept of runs that have ended."""
+        self._ended_bytes = 0
+        self._turn: asyncio.Handle | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._is_blocked = False
+        self._idle = asyncio.Event()
+        hub.on_begin, hub.on_part, hub.on_close = self._begin, self._part, self._close
+        hub.threads.on_state, hub.threads.on_forget = self._state, self._forget
+        wire.on_writable.append(self._go_on)
+
+    async def aclose(self, seconds: float = 1.0) -> None:
+        """Send what waits, for so long, and nothing from then on. May be called again."""
+        hub = self._hub
+        try:
+            async with asyncio.timeout(seconds):
+                while self._queue or self._states:
+                    self._idle.clear()
+                    self._flush_soon()
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+        if hub.on_part == self._part:
+            hub.on_begin = hub.on_part = hub.on_close = hub.threads.on_state = hub.threads.on_forget = None
+            self._wire.on_writable.remove(self._go_on)
+        for handle in (self._turn, self._again):
+            if handle is not None:
+                handle.cancel()
+
+    def _begin(self, channel: Channel, run: RunRecord, spec: RunSpec, started: bool, at: int) -> None:  # noqa: FBT001
+        begin = Begin(
+            agent=run.agent,
+            attempt=run.attempt,
+            modes=tuple(channel.modes or ()),
+            resumable=channel.resumable,
+            has_feed=not spec.thread_ends,
+            started=started,
+            at=at,
+            answers=answers_in((spec.command or {}).get("resume")),
+        )
+        run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)
+        self._enqueue(run_on_way)
+
+    def _part(self, channel: Channel) -> None:
+        run = self._runs.get(channel.run_id)
+        if run is not None and not run.queued:
+            self._enqueue(run)
+
+    def _close(self, channel: Channel, end: Mapping[str, Any] | None, at: int) -> None:
+        run = self._runs.get(channel.run_id)
+        if run is None:
+            return
+        says = None if end is None else {name: value for name, value in end.items() if name not in _LEFT_OUT}
+        run.end = End(says, at)
+        self._ended[channel.run_id] = channel.size
+        self._ended_bytes += channel.size
+        if not run.queued:
+            self._enqueue(run)
+        self._bound()
+
+    def _state(self, thread_id: str, state: bytes, at: int) -> bool:
+        """Say that a thread's state has changed; whether that comes to all who listen."""
+        return self._tell(
+            thread_id, Message(THREAD_STATE, state=State(state if len(state) <= MOST_BYTES else None, at))
+        )
+
+    def _forget(self, thread_id: str) -> None:
+        self._tell(thread_id, Message(THREAD_STATE, gone=True))
+
+    def _tell(self, thread_id: str, message: Message) -> bool:
+        self._states.append((Topic(thread_id, THREAD_STATE), bytes_of(message)))
+        if not self._is_blocked:
+            self._send_states()
+        return not self._states
+
+    def _bound(self) -> None:
+        """Give up the parts, then also the ends, of the runs that have waited longest, if that is too much."""
+        limits = self.limits
+        if self._ended_bytes > limits.ended_bytes:
+            for run_id, size in self._ended.items():
+                if size and (run := self._runs[run_id]).channel is not None:
+                    self.stats.parts_missed += run.newest - run.said
+                    run.said, run.channel = run.newest, None
+                    run.pieces.clear()
+                    self._ended[run_id] = 0
+                    self._ended_bytes -= size
+                    if self._ended_bytes <= limits.ended_bytes:
+                        break
+        while len(self._ended) > limits.ended_runs:
+            run_id, size = self._ended.popitem(last=False)
+            self._ended_bytes -= size
+            run = self._runs.pop(run_id)
+            if run.queued:
+                self._queue.remove(run)
+            self.stats.runs_given_up += 1
+
+    def _enqueue(self, run: _Run) -> None:
+        run.queued = True
+        self._queue.append(run)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._turn is None and not self._is_blocked:
+            self._turn = self._loop.call_soon(self._flush)
+
+    def _go_on(self) -> None:
+        """The wire takes messages again."""
+        self._is_blocked = False
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        self._flush_soon()
+
+    def _flush(self) -> None:
+        """Send what waits, a message of each run in turn."""
+        self._turn = None
+        sent = 0
+        self._send_states()
+        while self._queue and not self._is_blocked:
+            if sent >= _PER_TURN:
+                self._flush_soon()
+                return
+            run = self._queue[0]
+            if (size := self._send(run)) == 0:
+                return
+            sent += size
+            self._queue.popleft()
+            if run.has_more:
+                self._queue.append(run)
+            else:
+                run.queued = False
+        if not self._is_blocked:
+            self._idle.set()
+
+    def _send_states(self) -> None:
+        while self._states and self._say(*self._states[0]):
+            self._states.popleft()
+
+    def _say(self, topic: Topic, data: bytes) -> bool:
+        if self._wire.say(topic, data):
+            self.stats.messages += 1
+            return True
+        self.stats.refused += 1
+        self._is_blocked = True
+        if self._again is None:
+            self._again = self._loop.call_later(_TRY_AGAIN, self._go_on)
+        return False
+
+    def _send(self, run: _Run) -> int:
+        """Send the next message of a run; how large it was, 0 if it was not taken."""
+        message, said, pieces = self._message_of(run)
+        data = _encoded(message)
+        if not self._say(run.topic, data):
+            return 0
+        self.stats.parts += len(message.parts)
+        self.stats.parts_missed += sum(last - first + 1 for first, last, _ in message.gaps)
+        run.said, run.pieces = said, pieces
+        if message.begin is not None:
+            run.begun_at = _now()
+        if message.end is not None:
+            run.end = None
+            del self._runs[run.topic.run_id or ""]
+            self._ended_bytes -= self._ended.pop(run.topic.run_id or "", 0)
+        return len(data)
+
+    def _message_of(self, run: _Run) -> tuple[Message, int, deque[Piece]]:
+        """What comes next of a run: the message, up to which part all is said with it, and pieces that are left then."""
+        said, pieces = run.said, run.pieces
+        message = Message(run.topic.run_id or "")
+        if run.begun_at == 0 or (not run.end and _now() - run.begun_at >= _REPEATED_AFTER):
+            message.begin = run.begin
+        if pieces:
+            message.piece = pieces[0]
+            pieces = deque(islice(pieces, 1, None))
+            said += not pieces
+        elif run.channel is not None:
+            said, pieces = _fill(message, run.channel, said)
+        message.through = said
+        if said >= run.newest and not pieces:
+            message.end = run.end
+        return message, said, pieces
+
+
+def _fill(message: Message, channel: Channel, said: int) -> tuple[int, deque[Piece]]:
+    """Put the parts behind `said` into a message, as many as fit; which was the last one, and its pieces if it is large."""
+    gaps: list[tuple[int, int, str | None]] = []
+    parts: list[Part] = []
+    room = MOST_BYTES
+    if said + 1 < channel.first_kept:
+        gaps.append((said + 1, channel.first_kept - 1, "more was said than could be sent"))
+        said = channel.first_kept - 1
+    pieces: deque[Piece] = deque()
+    for frame in islice(channel.items, said + 1 - channel.first_kept, None):
+        if frame is None:  # of a mirror, which no relay sends
+            break
+        size = bytes_about(frame)
+        if size > MOST_BYTES:
+            if parts:
+                break
+            if size <= MOST_PART_BYTES:
+                cut = pieces_of(frame)
+                pieces = deque(Piece(frame.sequence, at, len(cut), data) for at, data in enumerate(cut))
+                message.piece = pieces.popleft()
+                said += not pieces
+                break
+            gaps.append((frame.sequence, frame.sequence, f"a part of {size:,} bytes is too large to be sent"))
+            said = frame.sequence
+            continue
+        room -= size
+        if room < 0:
+            break
+        parts.append(part_of(frame))
+        said = frame.sequence
+    message.gaps, message.parts = tuple(gaps), tuple(parts)
+    return said, pieces
+
+
+def _encoded(message: Message) -> bytes:
+    """As it goes over the wire; an end that is too large for it is left to the log."""
+    try:
+        data = bytes_of(message)
+        if message.end is None or len(data) <= MOST_BYTES + 32_768:
+            return data
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # the payload has what msgpack lacks
+        if message.end is None:
+            raise
+    message.end = End(None, message.end.at)
+    return bytes_of(message)
+
+
+def _now() -> int:
+    return int(time() * 1000)

@@ -1,0 +1,43 @@
+"""A log of how runs end, told by hand, as mirrors ask it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from trackside.app.streams.mirror import ToldEnd
+
+
+class ToldEnds:
+    """Knows what `tell` has told, and wakes who waits for it."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, ToldEnd] = {}
+        self.asked: list[str] = []
+        self._threads: dict[str, list[ToldEnd]] = {}
+        self._news = asyncio.Event()
+
+    def tell(
+        self, run_id: str, thread_id: str = "thread-1", *, at: int = 5_000, started: bool = True, **says: Any
+    ) -> None:
+        end = ToldEnd(run_id, {"status": "success", **says}, at, started)
+        self.told[run_id] = end
+        self._threads.setdefault(thread_id, []).append(end)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def end_of(self, run_id: str) -> ToldEnd | None:
+        self.asked.append(run_id)
+        while run_id not in self.told:
+            await self._news.wait()
+        return self.told[run_id]
+
+    async def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
+        ends = self._threads.setdefault(thread_id, [])
+        seen = len(ends)
+        while True:
+            while seen < len(ends):
+                seen += 1
+                yield ends[seen - 1]
+            await self._news.wait()

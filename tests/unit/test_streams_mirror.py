@@ -1,0 +1,536 @@
+"""What a run says in one process is in the hub of another: the same parts with the same numbers, or a gap; then its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from adverse_wire import AdverseWire, Adversity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from told_ends import ToldEnds
+
+from trackside.app.streams import EndedStream, FeedLimits, HubLimits, Reader, StreamHub
+from trackside.app.streams.live_messages import MOST_BYTES, VERSION
+from trackside.app.streams.mirror import MirrorOptions, Mirrors
+from trackside.app.streams.relay import Relay, RelayLimits
+from trackside.app.streams.thread_feed import FeedReader
+from trackside.harness.ports import StreamGap, StreamPart
+from trackside.harness.types import RunRecord, RunSpec, RunStatus
+
+THREAD, RUN = "thread-1", "run-1"
+QUICK = MirrorOptions(linger=0.02, grace=0.05, patience=0.2, doubt=0.02)
+SPEC = RunSpec("a", stream_mode=("values", "custom", "messages"))
+
+
+def record(run_id: str = RUN, thread_id: str = THREAD) -> RunRecord:
+    now = datetime.now(UTC)
+    return RunRecord(run_id=run_id, thread_id=thread_id, agent="a", status=RunStatus.running, created_at=now)
+
+
+class Fleet:
+    """A worker that executes, and servers that are asked."""
+
+    def __init__(self, wire: AdverseWire, *, servers: int = 1, limits: HubLimits | None = None) -> None:
+        self.wire = wire
+        self.log = ToldEnds()
+        self.hub = StreamHub(limits)
+        self.relay = Relay(self.hub, wire)
+        self.servers = [StreamHub(limits) for _ in range(servers)]
+        self.mirrors = [Mirrors(server, wire, self.log, QUICK) for server in self.servers]
+
+    def begin(self, run_id: str = RUN, **more: Any) -> None:
+        self.hub.begin(record(run_id), RunSpec("a", stream_mode=SPEC.stream_mode, **more))
+
+    def say(self, *numbers: int, run_id: str = RUN) -> None:
+        for number in numbers:
+            self.hub.publish(run_id, "custom", number)
+
+    def end(self, run_id: str = RUN, **says: Any) -> None:
+        end = {"status": "success", **says}
+        self.log.tell(run_id, **end)
+        self.hub.close(run_id, end=end)
+
+
+@asynccontextmanager
+async def fleet(
+    adversity: Adversity | None = None, seed: int = 0, *, servers: int = 1, limits: HubLimits | None = None
+) -> AsyncGenerator[Fleet]:
+    made = Fleet(AdverseWire(adversity, seed), servers=servers, limits=limits)
+    try:
+        yield made
+    finally:
+        await made.relay.aclose(0.05)
+        for mirrors in made.mirrors:
+            await mirrors.aclose()
+
+
+async def to_the_end(reader: Reader) -> tuple[list[Any], EndedStream]:
+    """All that a reader gets: bytes of parts, gaps as pairs; then the end."""
+    got: list[Any] = []
+    while True:
+        if (gap := reader.gap()) is not None:
+            got.append((gap.first, gap.last))
+        batch = await asyncio.wait_for(reader.next(), 5)
+        if isinstance(batch, EndedStream):
+            return got, batch
+        got += [(frame.id, frame.sse, frame.namespace, frame.said) for frame in batch]
+
+
+def numbers_of(got: list[Any]) -> list[Any]:
+    return [int(one[0].rpartition("-")[2]) if isinstance(one[0], str) else one for one in got]
+
+
+async def test_a_mirror_has_the_same_parts_with_the_same_ids_and_bytes() -> None:
+    async with fleet() as made:
+        server, mirrors = made.servers[0], made.mirrors[0]
+        with mirrors.run(THREAD, RUN):
+            reader, here = server.read(RUN), made.hub.read(RUN)
+            made.begin(options={"stream_resumable": True})
+            made.hub.publish(RUN, "values", {"n": 1})
+            made.hub.publish(RUN, "messages", {"type": "AIMessageChunk", "id": "m", "content": "he"}, ("inner",))
+            await asyncio.sleep(0)
+            made.hub.publish(RUN, "values", {"n": 2})
+            made.end(completion_data={"calls": [1]})
+            assert await to_the_end(reader) == await to_the_end(here)
+        assert (reader.modes, reader.resumable) == (here.modes, True)
+        assert server.values(RUN) == b'{"n":2}'
+        assert server.end_of(RUN) == {"status": "success"}
+        assert made.wire.ears == set(), "what is over is not listened to"
+
+
+async def test_many_parts_are_one_message_and_a_lone_one_goes_at_once() -> None:
+    async with fleet() as made:
+        made.begin()
+        made.say(*range(500))
+        await asyncio.sleep(0)
+        assert len(made.wire.said) == 1
+        made.say(500)
+        await asyncio.sleep(0)
+        assert len(made.wire.said) == 2
+        assert made.relay.stats.parts == 501
+
+
+async def test_who_comes_late_gets_what_is_kept_then_what_comes_without_a_gap() -> None:
+    async with fleet(servers=2) as made:
+        made.begin()
+        made.say(1, 2, 3)
+        await asyncio.sleep(0)
+        with made.mirrors[0].run(THREAD, RUN) as mirror:
+            assert await mirror.catch_up()
+            reader = made.servers[0].read(RUN)
+            assert [frame.data for frame in reader.take()] == [b"1", b"2", b"3"]
+            made.say(4)
+            made.end()
+            got, _ = await to_the_end(reader)
+        assert numbers_of(got) == [4]
+        with made.mirrors[1].run(THREAD, RUN):  # when all is over
+            got, end = await to_the_end(made.servers[1].read(RUN))
+        assert (numbers_of(got), end.end) == ([1, 2, 3, 4], {"status": "success"})
+
+
+async def test_what_is_not_kept_any_more_is_a_gap() -> None:
+    async with fleet(Adversity(kept=1)) as made:
+        made.begin()
+        for number in range(4):
+            made.say(number)
+            await asyncio.sleep(0)
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.say(4)
+            made.end()
+            got, _ = await to_the_end(reader)
+        assert numbers_of(got) == [(1, 3), 4, 5]
+
+
+async def test_a_lost_tail_is_a_gap_before_the_end() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.begin()
+            made.say(1)
+            await asyncio.sleep(0)
+            made.wire.adversity = Adversity(lost=100)
+            made.say(2, 3)
+            await asyncio.sleep(0)
+            made.wire.adversity = Adversity()
+            made.end()
+            got, end = await to_the_end(reader)
+        assert (numbers_of(got), end.end) == ([1, (2, 3)], {"status": "success"})
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_the_log_tells_the_end_of_a_run_whose_worker_is_gone(begun: bool) -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            if begun:
+                made.begin()
+                made.say(1)
+            made.log.tell(RUN, status="error", error_type="worker_lost", started=begun)
+            got, end = await to_the_end(reader)
+        assert numbers_of(got) == ([1] if begun else [])
+        assert end.end == {"status": "error", "error_type": "worker_lost"}
+        assert made.mirrors[0].stats.ends_logged == 1
+        made.say(2)  # a worker that was taken for dead says more
+        await asyncio.sleep(0)
+        assert made.servers[0].end_of(RUN) == end.end
+        got, _ = await to_the_end(made.servers[0].read(RUN))
+        assert numbers_of(got) == ([1] if begun else [])
+
+
+async def test_an_end_in_the_log_waits_for_what_the_worker_has_said_before() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.log.tell(RUN)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            made.begin()
+            made.say(1)
+            made.hub.close(RUN, end={"status": "success", "title": "from the worker"})
+            got, end = await to_the_end(reader)
+        assert (numbers_of(got), end.end) == ([1], {"status": "success", "title": "from the worker"})
+        assert made.mirrors[0].stats.ends_logged == 0
+
+
+async def test_a_worker_that_loses_its_run_ends_nobodys_stream() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.begin()
+            made.say(1)
+            made.hub.close(RUN)
+            assert not await reader.wait(0.01) or not reader.is_over
+            made.log.tell(RUN, status="timeout")
+            got, end = await to_the_end(reader)
+        assert (numbers_of(got), end.end) == ([1], {"status": "timeout"})
+
+
+async def test_while_the_wire_is_away_the_ring_is_what_waits() -> None:
+    async with fleet(limits=HubLimits(parts=10)) as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.begin()
+            made.say(1)
+            await asyncio.sleep(0)
+            made.wire.is_away = True
+            for number in range(30):
+                made.say(number)
+                await asyncio.sleep(0)
+            assert made.relay.stats.refused == 1, "it is not tried again for each part"
+            made.wire.come_back()
+            made.end()
+            got, _ = await to_the_end(reader)
+        assert numbers_of(got) == [1, (2, 21), *range(22, 32)]
+        assert made.relay.stats.parts_missed == 20
+
+
+async def test_ended_runs_that_cannot_be_sent_are_bounded() -> None:
+    wire, hub = AdverseWire(), StreamHub()
+    wire.is_away = True
+    relay = Relay(hub, wire, RelayLimits(ended_runs=5, ended_bytes=2_000))
+    for number in range(20):
+        run_id = f"run-{number}"
+        hub.begin(record(run_id), SPEC)
+        hub.publish(run_id, "custom", "x" * 100)
+        hub.close(run_id, end={"status": "success"})
+    assert relay.stats.runs_given_up == 15
+    wire.come_back()
+    server, log = StreamHub(), ToldEnds()
+    mirrors = Mirrors(server, wire, log, QUICK)
+    uses = [mirrors.run(THREAD, f"run-{number}") for number in range(15, 20)]
+    ends = [await to_the_end(server.read(f"run-{number}")) for number in range(15, 20)]
+    assert [end.end for _, end in ends] == [{"status": "success"}] * 5
+    assert [numbers_of(got) for got, _ in ends] == [[(1, 1)], [(1, 1)], [1], [1], [1]]
+    for use in uses:
+        use.close()
+    await mirrors.aclose()
+    await relay.aclose()
+
+
+async def test_a_large_part_comes_in_pieces_and_one_that_is_too_large_is_a_gap_with_its_reason() -> None:
+    async with fleet(limits=HubLimits(part_bytes=100 * 1_048_576)) as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            reader = made.servers[0].read(RUN)
+            made.begin()
+            made.hub.publish(RUN, "values", {"text": "é" * MOST_BYTES})
+            made.hub.publish(RUN, "custom", "between")
+            made.hub.publish(RUN, "values", {"text": "x" * 17 * 1_048_576})
+            made.hub.publish(RUN, "custom", "last")
+            made.end()
+            seen: list[Any] = []
+            while not reader.is_over:
+                if (gap := reader.gap()) is not None:
+                    assert "too large" in (gap.why or "")
+                    seen.append((gap.first, gap.last))
+                seen += [len(frame.data) for frame in reader.take()]
+                await reader.wait()
+        assert seen == [2 * MOST_BYTES + len('{"text":""}'), len('"between"'), (3, 3), len('"last"')]
+        assert max(map(len, made.wire.said)) < 512 * 1024
+
+
+async def test_messages_of_another_version_and_nonsense_are_passed_over_and_counted() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN) as mirror:
+            await mirror.catch_up()
+            (ear,) = made.wire.ears
+            for nonsense in (b"", b"\x02\x90", VERSION, VERSION + b"\x91\xc3", VERSION + b"\x90", b"{}"):
+                ear.hear(nonsense)
+            assert made.mirrors[0].stats.not_understood == 6
+            made.begin()
+            made.end()
+            _, end = await to_the_end(made.servers[0].read(RUN))
+        assert end.end == {"status": "success"}
+
+
+async def test_mirrors_are_shared_and_linger_and_go() -> None:
+    async with fleet() as made:
+        mirrors, server = made.mirrors[0], made.servers[0]
+        made.begin()
+        made.say(1)
+        uses = [mirrors.run(THREAD, RUN) for _ in range(100)]
+        await uses[0].catch_up()
+        for use in uses:
+            use.close()
+            use.close()
+        with mirrors.run(THREAD, RUN):
+            assert (made.wire.listens, mirrors.stats.open) == (1, 1)
+            await asyncio.sleep(2 * QUICK.linger)
+            assert len(made.wire.ears) == 1
+        async with asyncio.timeout(5):
+            while made.wire.ears:
+                await asyncio.sleep(QUICK.linger)
+        assert (mirrors.stats.open, server.knows(RUN)) == (0, False)
+        with mirrors.run(THREAD, RUN) as again:
+            await again.catch_up()
+            assert [frame.data for frame in server.read(RUN).take()] == [b"1"]
+
+
+async def test_a_part_is_encoded_once_for_all_readers_of_a_mirror() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            readers = [made.servers[0].read(RUN) for _ in range(1_000)]
+            made.begin()
+            made.say(1)
+            made.end()
+            got = [await to_the_end(reader) for reader in readers]
+        assert len({id(one[1]) for parts, _ in got for one in parts}) == 1
+        assert made.mirrors[0].stats.messages == 1
+
+
+async def test_the_manager_of_a_server_streams_what_is_mirrored() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN):
+            made.begin()
+            made.say(1)
+            made.hub.publish(RUN, "messages", {"type": "ai", "id": "m", "content": "hi"})
+            made.end()
+            parts = [part async for part in made.servers[0].follow(RUN)]
+            here = [part async for part in made.hub.follow(RUN)]
+        assert parts == here
+        assert isinstance(parts[0], StreamPart)
+
+
+def told(reader: FeedReader) -> list[tuple[str, str, Any]]:
+    def what(item: Any) -> Any:
+        return {"part": lambda: item.what.data, "ended": lambda: item.what["status"]}.get(item.kind, lambda: None)()
+
+    return [(item.kind, item.run_id, what(item)) for item in reader.take()]
+
+
+async def heard(reader: FeedReader, many: int) -> list[tuple[str, str, Any]]:
+    got: list[tuple[str, str, Any]] = []
+    async with asyncio.timeout(5):
+        while len(got) < many:
+            await reader.wait()
+            got += told(reader)
+    return got
+
+
+async def test_a_thread_is_followed_over_all_its_runs_with_the_same_numbers_everywhere() -> None:
+    async with fleet(servers=2) as made:
+        feeds = [server.threads for server in made.servers]
+        with made.mirrors[0].thread(THREAD) as first, feeds[0].read(THREAD) as reader:
+            await first.catch_up()
+            for run_id in ("1", "2"):
+                made.begin(run_id)
+                made.say(1, 2, run_id=run_id)
+                made.end(run_id)
+            said = await heard(reader, 8)
+            assert said[:4] == [
+                ("started", "1", None),
+                ("part", "1", b"1"),
+                ("part", "1", b"2"),
+                ("ended", "1", "success"),
+            ]
+            made.begin("3")
+            made.say(1, run_id="3")
+            await heard(reader, 2)
+            with made.mirrors[1].thread(THREAD) as second:
+                await second.catch_up()
+                with feeds[1].read(THREAD, after=0) as late:
+                    await heard(late, 10)
+                    numbers = [[item.number for item in one.feed.after(0)] for one in (reader, late)]
+                    assert (
+                        numbers[0] == numbers[1] == [item.number for item in made.hub.threads.feed_of(THREAD).after(0)]
+                    )
+                with feeds[1].read(THREAD) as from_active:
+                    assert told(from_active) == [("started", "3", None), ("part", "3", b"1")]
+
+
+async def test_a_run_that_is_mirrored_already_is_whole_on_its_thread() -> None:
+    async with fleet(Adversity(kept=1)) as made:
+        with made.mirrors[0].run(THREAD, RUN) as run:
+            await run.catch_up()
+            made.begin()
+            for number in (1, 2, 3):
+                made.say(number)
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            with made.mirrors[0].thread(THREAD) as thread:
+                await thread.catch_up()
+                with made.servers[0].threads.read(THREAD) as reader:
+                    made.end()
+                    assert [kind for kind, *_ in await heard(reader, 5)] == ["started", "part", "part", "part", "ended"]
+
+
+async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
+            await mirror.catch_up()
+            made.begin()
+            made.log.tell("pending", status="cancelled", started=False)
+            assert ("ended", "pending", "cancelled") in await heard(reader, 2)
+            made.end()
+            assert await heard(reader, 1) == [("ended", RUN, "success")]
+
+
+async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() -> None:
+    async with fleet() as made:
+        made.begin()
+        made.say(1)
+        await asyncio.sleep(0)
+        made.log.tell(RUN, status="error")
+        with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
+            await mirror.catch_up()
+            assert [kind for kind, *_ in await heard(reader, 3)] == ["started", "part", "ended"]
+            assert not reader.feed.active
+
+
+async def test_a_changed_state_and_the_end_of_a_thread_come_to_all_servers_once() -> None:
+    async with fleet(Adversity(repeated=100), servers=2) as made:
+        relays = [Relay(server, made.wire) for server in made.servers]
+        with made.mirrors[0].thread(THREAD) as first, made.mirrors[1].thread(THREAD) as second:
+            readers = [server.threads.read(THREAD) for server in made.servers]
+            for mirror in (first, second):
+                await mirror.catch_up()
+            made.servers[0].threads.note_state(THREAD, b'{"values":1}')
+            made.servers[1].threads.note_state(THREAD, b'{"values":2}')
+            made.servers[1].threads.note_state(THREAD, b"x" * (MOST_BYTES + 1))
+            for reader in readers:
+                got = await heard(reader, 3)
+                assert [kind for kind, *_ in got] == ["state", "state", "missed"]
+                numbers = [item.number for item in reader.feed.after(0)]
+                assert numbers == sorted(set(numbers))
+            made.servers[0].threads.forget([THREAD])
+            for reader in readers:
+                await asyncio.wait_for(reader.wait(), 5)
+                assert reader.is_over
+                reader.__exit__(None, None, None)
+        for relay in relays:
+            await relay.aclose(0.05)
+
+
+async def test_a_feed_that_is_not_wanted_any_more_is_forgotten() -> None:
+    async with fleet(limits=HubLimits(threads=FeedLimits(idle_threads=0))) as made:
+        threads = made.servers[0].threads
+        with made.mirrors[0].thread(THREAD) as mirror:
+            await mirror.catch_up()
+            made.begin()
+            made.end()
+            with threads.read(THREAD, after=0) as reader:
+                await heard(reader, 2)
+            assert threads.known(THREAD) is not None, "who looks at it for a moment does not have it forgotten"
+        async with asyncio.timeout(5):
+            while threads.known(THREAD) is not None:
+                await asyncio.sleep(QUICK.linger)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    adversity=st.builds(
+        Adversity,
+        lost=st.sampled_from([0, 0, 20]),
+        repeated=st.sampled_from([0, 30]),
+        held_up=st.sampled_from([0, 10]),
+        refused=st.sampled_from([0, 20]),
+        kept=st.sampled_from([0, 3, 1_000]),
+    ),
+    steps=st.lists(st.sampled_from(["say", "say", "burst", "turn", "read", "thread", "leave", "large"]), max_size=25),
+    how=st.sampled_from(["worker", "log", "both"]),
+)
+def test_every_reader_gets_all_in_order_or_a_gap_and_then_the_true_end(
+    seed: int, adversity: Adversity, steps: list[str], how: str
+) -> None:
+    asyncio.run(_every_reader(seed, adversity, steps, how))
+
+
+async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: str) -> None:
+    async with fleet(adversity, seed, limits=HubLimits(parts=20, part_bytes=4 * 1_048_576)) as made:
+        mirrors, server = made.mirrors[0], made.servers[0]
+        said: dict[int, bytes] = {}
+        readers: list[tuple[Any, asyncio.Task[Any]]] = []
+        made.begin()
+        number = 0
+        for step in steps:
+            for _ in range({"say": 1, "burst": 30, "large": 1}.get(step, 0)):
+                number += 1
+                made.hub.publish(RUN, "custom", "x" * MOST_BYTES * 2 if step == "large" else number)
+                said[number] = made.hub.read(RUN, after=number - 1).take()[0].sse
+            if step == "turn":
+                await asyncio.sleep(0.002)
+            elif step == "read":
+                use = mirrors.run(THREAD, RUN)
+                readers.append((use, asyncio.create_task(to_the_end(server.read(RUN)))))
+            elif step == "thread":
+                readers.append((mirrors.thread(THREAD), asyncio.create_task(asyncio.sleep(0, None))))
+            elif step == "leave" and len(readers) > 1:
+                use, task = readers.pop(0)
+                task.cancel()
+                use.close()
+        last = mirrors.run(THREAD, RUN)
+        readers.append((last, asyncio.create_task(to_the_end(server.read(RUN)))))
+        end = {"status": "success"}
+        if how != "worker" or adversity.lost:
+            made.log.tell(RUN)
+        if how != "log":
+            made.hub.close(RUN, end=end)
+        for use, task in readers:
+            result = await asyncio.wait_for(task, 10)
+            use.close()
+            if result is None:
+                continue
+            got, ended = result
+            assert ended == EndedStream(end)
+            place = 0
+            for one in got:
+                if isinstance(one[0], int):
+                    assert one[0] == place + 1
+                    assert one[1] <= number
+                    place = one[1]
+                else:
+                    place += 1
+                    assert numbers_of([one]) == [place]
+                    assert one[1] == said[place]
+            if how != "log" and not mirrors.stats.ends_logged:
+                assert place == number, "what is not known of the tail is a gap"
+
+
+def test_gaps_have_their_reasons() -> None:
+    assert StreamGap(1, 2) == StreamGap(1, 2, None)
