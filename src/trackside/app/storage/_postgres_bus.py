@@ -158,7 +158,7 @@ class PostgresBus:
         self._attend()
         return True
 
-    async def fetch(self, statement: str, *values: Any, timeout: float = _PATIENCE) -> list[tuple[Any, ...]]:
+    async def fetch(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement in between, as a transaction of its own, and fetch its rows. A crash of the server may undo it.
 
         Raises:
@@ -172,7 +172,7 @@ class PostgresBus:
                     raise ClosedError(what="store")
                 why = self._status.why or "the connection was lost"
                 raise ConnectionLostError(database=str(self._database), why=why)
-            return await self._fetch(connection, statement, *values, timeout=timeout)
+            return await self._fetch(connection, statement, *values)
 
     def name_of(self, channel: str) -> str:
         """What PostgreSQL calls a channel, as is known once there was a connection: each schema has channels of its own."""
@@ -185,25 +185,27 @@ class PostgresBus:
             self._task = asyncio.get_running_loop().create_task(self._keep_connected(), name="trackside-bus")
 
     async def _keep_connected(self) -> None:
-        pause = _FIRST_PAUSE
-        while not self._closed:
+        pause, has_warned = _FIRST_PAUSE, False
+        while True:
             why = "the connection was lost"
             try:
                 async with self._connected() as connection:
-                    pause = _FIRST_PAUSE
+                    pause, has_warned = _FIRST_PAUSE, False
                     await self._serve(connection)
             except Exception as exc:  # whatever it is, whoever listens is told to look, and another connection is tried
                 error = exc if isinstance(exc, StorageError) else self._database.unreachable(exc)
                 why = str(error or exc)
-                if self._status.connected or self._status.since is None:
+                if not has_warned:
+                    has_warned = True
                     defect = exc if error is None else None
                     logger.warning("what others tell is noticed late for now: %s", why, exc_info=defect)
-            if not self._closed:
-                self._note_lost(why)
-                self._pausing = True
-                await asyncio.sleep(pause)
-                self._pausing = False
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            if self._closed:
+                return
+            self._note_lost(why)
+            self._pausing = True
+            await asyncio.sleep(pause)
+            self._pausing = False
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[asyncpg.Connection]:
@@ -290,11 +292,9 @@ class PostgresBus:
     def _forget(self, notices: Sequence[Notice]) -> None:
         self._bytes -= sum(_size(*notice) for notice in notices)
 
-    async def _fetch(
-        self, connection: asyncpg.Connection, statement: str, *values: Any, timeout: float = _PATIENCE
-    ) -> list[tuple[Any, ...]]:
+    async def _fetch(self, connection: asyncpg.Connection, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         try:
-            return [tuple(row) for row in await connection.fetch(statement, *values, timeout=timeout)]
+            return [tuple(row) for row in await connection.fetch(statement, *values, timeout=_PATIENCE)]
         except Exception as exc:
             if isinstance(exc, TimeoutError):
                 connection.terminate()  # what does not answer in time may never answer again
@@ -311,13 +311,13 @@ class PostgresBus:
         """Send what waits to be sent, for a moment, and let go of the connection. May be called again."""
         self._closed = True
         self._listeners.clear()
-        self._status = BusStatus(connected=False, why="it is closed")
         if (task := self._task) is not None:
             self._wake.set()
             if self.waiting and not self._pausing:
                 await asyncio.wait([task], timeout=_PATIENCE)
             task.cancel()
             await asyncio.wait([task])
+        self._status = BusStatus(connected=False, why="it is closed")
 
 
 def _check(channel: str, payload: str) -> int:

@@ -48,9 +48,9 @@ _PAGE: Final = """
 _SOME: Final = "SELECT id, topic, message FROM live_parts WHERE id = ANY($1::bigint[]) ORDER BY id"
 
 _REMOVE_OLD: Final = """
-    WITH oldest AS (SELECT id FROM live_parts ORDER BY id LIMIT $1)
-    DELETE FROM live_parts USING oldest WHERE live_parts.id = oldest.id
-    AND live_parts.at < clock_timestamp() - make_interval(secs => $2) RETURNING 1"""
+    DELETE FROM live_parts WHERE id IN (
+        SELECT id FROM live_parts WHERE at < clock_timestamp() - make_interval(secs => $1) ORDER BY at LIMIT $2
+    ) RETURNING 1"""
 
 _LOUD: Final = "SELECT topic FROM live_parts GROUP BY topic HAVING count(*) > $1"
 
@@ -146,7 +146,7 @@ class LiveParts:
             StorageError: the database failed; what was removed stays removed.
         """
         removed = 0
-        while found := len(await self._bus.fetch(_REMOVE_OLD, _REMOVED_AT_ONCE, retention.seconds)):
+        while found := len(await self._bus.fetch(_REMOVE_OLD, retention.seconds, _REMOVED_AT_ONCE)):
             removed += found
         for (run,) in await self._bus.fetch(_LOUD, retention.rows_of_run):
             values = (run, retention.rows_of_run, _REMOVED_AT_ONCE)

@@ -1,0 +1,125 @@
+"""Which workers there are and which of them seem to have room, as a process knows that tells them of runs.
+
+It need not be right. A worker that is told too much passes it on; what nobody was told of is found by whoever looks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from trackside.app.engine.postgres._notices import Room
+
+if TYPE_CHECKING:
+    from trackside.app.storage.fleet import StoredWorker
+
+_FRESH: Final = 5.0  # seconds for which what a worker has said counts more than what the database has of it
+_ON_ITS_WAY: Final = 0.05  # seconds for which a run that somebody was told of is counted as one of his
+
+
+@dataclass(slots=True)
+class _Known:
+    """A worker, as far as is known. `told` are the times at which it was told of a run."""
+
+    pools: frozenset[str]
+    places: int
+    is_full: bool = False
+    said_at: float = float("-inf")
+    told: deque[float] = field(default_factory=deque[float])
+
+    def room(self, now: float) -> int:
+        while self.told and now - self.told[0] > _ON_ITS_WAY:
+            self.told.popleft()
+        return 0 if self.is_full else self.places - len(self.told)
+
+
+class Directory:
+    """The workers of a fleet by pool, each in its turn."""
+
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._workers: dict[str, _Known] = {}
+        self._turns: dict[str, deque[str]] = {}
+
+    def serves(self, pool: str) -> bool:
+        """Whether any worker of this pool is known."""
+        return bool(self._turns.get(pool))
+
+    def note_stored(self, workers: Sequence[StoredWorker]) -> None:
+        """What the database has of them: whoever is not in it, and has not said anything for a while, is gone."""
+        now = self._clock()
+        live = {one.worker_id: one for one in workers if one.kind == "worker" and one.seconds_left > 0}
+        for worker_id in [*self._workers.keys() - live.keys()]:
+            if now - self._workers[worker_id].said_at > _FRESH:
+                self._remove(worker_id)
+        for worker_id, stored in live.items():
+            if stored.draining:
+                self._remove(worker_id)
+                continue
+            known = self._add(worker_id, frozenset(stored.pools))
+            if now - known.said_at > _FRESH:
+                known.places = stored.capacity - stored.running
+
+    def note_said(self, room: Room) -> None:
+        """What a worker says of itself."""
+        if room.gone:
+            self._remove(room.worker)
+            return
+        known = self._add(room.worker, frozenset(room.pools))
+        known.places, known.is_full, known.said_at = room.places, room.places <= 0, self._clock()
+        known.told.clear()
+
+    def forget_said(self) -> None:
+        """What workers have said meanwhile was not heard: any may have room."""
+        for known in self._workers.values():
+            known.is_full, known.said_at = False, float("-inf")
+
+    def choose(self, pool: str, *, but: str | None = None) -> str | None:
+        """The next worker that seems to have room for one more run, which it is counted to have from now on."""
+        now = self._clock()
+        for worker_id in self._in_turn(pool, but):
+            known = self._workers[worker_id]
+            if known.room(now) > 0:
+                known.told.append(now)
+                return worker_id
+        return None
+
+    def choose_any(self, pool: str, count: int, *, but: str | None = None) -> list[str]:
+        """The next workers that have not said that they are full, up to so many."""
+        found: list[str] = []
+        for worker_id in self._in_turn(pool, but):
+            if len(found) == count:
+                break
+            if not self._workers[worker_id].is_full:
+                found.append(worker_id)
+        return found
+
+    def _in_turn(self, pool: str, but: str | None) -> list[str]:
+        """The workers of a pool, whoever was first here last time being the last now."""
+        if not (turns := self._turns.get(pool)):
+            return []
+        turns.rotate(-1)
+        return [worker_id for worker_id in turns if worker_id != but]
+
+    def _add(self, worker_id: str, pools: frozenset[str]) -> _Known:
+        known = self._workers.get(worker_id)
+        if known is not None and known.pools != pools:
+            self._remove(worker_id)
+            known = None
+        if known is None:
+            known = self._workers[worker_id] = _Known(pools, 0)
+            for pool in pools:
+                self._turns.setdefault(pool, deque()).append(worker_id)
+        return known
+
+    def _remove(self, worker_id: str) -> None:
+        if (known := self._workers.pop(worker_id, None)) is None:
+            return
+        for pool in known.pools:
+            turns = self._turns[pool]
+            turns.remove(worker_id)
+            if not turns:
+                del self._turns[pool]
