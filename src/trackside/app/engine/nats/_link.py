@@ -182,6 +182,10 @@ class Link:
         self._answers[token] = hear
         return token, f"{self.inbox}.{token}"
 
+    def inbox_within(self) -> str:
+        """A subject below which answers come that are nobody else's."""
+        return f"{self.inbox}.{next(self._numbers)}"
+
     def forget(self, token: str) -> None:
         """Expect no more answers there."""
         self._answers.pop(token, None)

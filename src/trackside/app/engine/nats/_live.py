@@ -191,7 +191,8 @@ class NatsWire:
             if not link.publish(subject, json.dumps(asked).encode(), reply=reply):
                 raise ConnectionError("not connected")
             async with asyncio.timeout(_REPLAY_SECONDS):
-                return following, await ended
+                more = await ended
+            return following, more
         finally:
             end()
             link.forget(token)

@@ -64,7 +64,7 @@ class Pool:
 
     async def attend(self, link: Link, on_open: Callable[[Pool], None]) -> None:
         """Pull whenever `pull_up_to` says so, as long as the connection lasts."""
-        self._inbox = f"{link.inbox}.{self.name}"
+        self._inbox = link.inbox_within()
         self._subscribed = link.subscribe(f"{self._inbox}.*", self._take)
         try:
             while True:
