@@ -7,6 +7,8 @@ try:
         from demo.observers.command import main
     elif sys.argv[1:2] == ["serve"]:
         from demo.serving.command import main
+    elif sys.argv[1:2] == ["fleet"]:
+        from demo.fleet.command import main
     else:
         from demo.command import main
 except KeyboardInterrupt:

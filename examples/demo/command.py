@@ -56,7 +56,8 @@ def read_options(arguments: Sequence[str]) -> Options:
         description="Trackside at work: real runs, live, and what is kept of them.",
         epilog="./scripts/demo observers has the same runs told to others: Prometheus, a collector of traces, webhooks, a "
         "broker, a mailbox, a log; and shows what each of them got (observers --help). ./scripts/demo serve keeps runs "
-        "coming on a server, to be looked at in a browser (serve --help)",
+        "coming on a server, to be looked at in a browser (serve --help); ./scripts/demo fleet kills "
+        "parts of a fleet while runs go on (fleet --help)",
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="ask this instead; up to four")
     parser.add_argument("--docs", metavar="DIR", help="search the .md, .rst and .txt files in this folder")

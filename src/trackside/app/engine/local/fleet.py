@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -228,6 +227,5 @@ class LocalFleet:
 
 async def _until_it_speaks(child: Child) -> None:
     """Wait until a process of ours says that it can be used, or has ended."""
-    line = await child.first_line()
-    if line:
-        json.loads(line)
+    if not await child.first_line():
+        await child.wait()

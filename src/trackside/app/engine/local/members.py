@@ -17,6 +17,7 @@ from trackside.app.engine.local.errors import LocalServerError
 _START_SECONDS: Final = 60.0
 _SHORT_LIFE: Final = 10.0  # seconds
 _LONGEST_PAUSE: Final = 10.0  # seconds
+_MOST_DOUBLINGS: Final = 10
 _TAIL: Final = 4_096  # bytes
 
 
@@ -141,9 +142,19 @@ class Keeper:
             words = await asyncio.to_thread(self._last_words) if code > 0 else ""
             self._tell(": ".join(filter(None, (_end_in_words(code), words))), is_bad=True)
             self._short_lives = self._short_lives + 1 if monotonic() - began < _SHORT_LIFE else 0
-            await asyncio.sleep(min(self._pause * 2 ** max(0, self._short_lives - 1), _LONGEST_PAUSE))
+            child = await self._start_again()
+
+    async def _start_again(self) -> Child:
+        while True:
+            times_longer = 2 ** min(max(0, self._short_lives - 1), _MOST_DOUBLINGS)
+            await asyncio.sleep(min(self._pause * times_longer, _LONGEST_PAUSE))
             self.member.restarts += 1
-            child = await self._start()
+            try:
+                return await self._start()
+            except OSError as exc:  # no memory, no disk: that may pass
+                self._short_lives += 1
+                self._become(MemberState.down)
+                self._tell(f"cannot be started: {exc.strerror}", is_bad=True)
 
     async def _start(self) -> Child:
         self._become(MemberState.starting)
@@ -171,7 +182,8 @@ class Keeper:
         with self._launch.log.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - _TAIL))
             lines = log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return last.removeprefix("error: ")
 
 
 def _end_in_words(code: int) -> str:

@@ -136,7 +136,12 @@ class LocalPostgres:
             start_new_session=True,
             user=self._user,
         )
-        said, _ = await process.communicate(given)
+        try:
+            said, _ = await process.communicate(given)
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
         if process.returncode:
             raise LocalServerError(what="PostgreSQL", why=f"{program} failed: {said.decode(errors='replace').strip()}")
 

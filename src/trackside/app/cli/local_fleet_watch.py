@@ -1,0 +1,107 @@
+"""Looks at a fleet on this machine: its processes, and what the database says of its work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Self
+
+from trackside.harness.errors import TracksideError
+from trackside.harness.types import RunStatus
+
+if TYPE_CHECKING:
+    from trackside.app.engine.local import LocalFleet, Member
+    from trackside.app.storage import Store
+
+_LOOK_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetNow:
+    """A fleet at one moment."""
+
+    at: datetime
+    members: Sequence[Member] = ()
+    running: Mapping[int, int] = field(default_factory=dict)
+    """How many runs a worker has, by its process."""
+    ready: int = 0
+    """Runs that a worker could take."""
+    waiting: int = 0
+    """Behind others on their threads."""
+    delayed: int = 0
+    executing: int = 0
+    ended: Mapping[RunStatus, int] = field(default_factory=dict)
+    """Since the fleet is up."""
+    why_unknown: str | None = None
+    """Why these numbers are old: the database does not answer."""
+
+
+class FleetWatch:
+    """Looks twice a second, while its `async with` block goes on.
+
+    Args:
+        fleet: whose processes are looked at.
+        store: its database.
+        show: is given what was seen.
+    """
+
+    def __init__(self, fleet: LocalFleet, store: Store, show: Callable[[FleetNow], object]) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._show = show
+        self._since = datetime.now(UTC)
+        self.now = FleetNow(at=self._since)
+        """What was seen last."""
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._looking = asyncio.create_task(self._keep_looking(), name="trackside-fleet-watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+    async def end(self) -> None:
+        """Look no more; may be called again."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+    async def look(self) -> FleetNow:
+        """The fleet as it is now."""
+        try:
+            workers = await self._store.fleet.workers()
+            queue = await self._store.fleet.queue()
+            stats = await self._store.stats(self._since)
+        except TracksideError as exc:
+            return FleetNow(
+                at=datetime.now(UTC),
+                members=self._fleet.members,
+                ended=self.now.ended,
+                why_unknown=str(exc),
+            )
+        ended = {status: number for status, number in stats.total.by_status.items() if number}
+        return FleetNow(
+            at=datetime.now(UTC),
+            members=self._fleet.members,
+            running={_pid_of(worker.name): worker.running for worker in workers},
+            ready=sum(pool.ready for pool in queue.pools),
+            waiting=sum(pool.waiting for pool in queue.pools),
+            delayed=sum(pool.delayed for pool in queue.pools),
+            executing=sum(pool.running for pool in queue.pools),
+            ended=ended,
+        )
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self.now = await self.look()
+            self._show(self.now)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _pid_of(name: str) -> int:
+    """The process in a worker's name, `host:pid`."""
+    pid = name.rpartition(":")[2]
+    return int(pid) if pid.isdigit() else 0
