@@ -27,8 +27,8 @@ def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
-def outcomes(pytester: pytest.Pytester, room: Any, kind: type) -> tuple[list[Any], list[Any]]:
-    """The reports of the tests that passed and that failed."""
+def outcomes(pytester: pytest.Pytester, room: Any, kind: type, story: str | None = None) -> tuple[list[Any], list[Any]]:
+    """The reports of the tests that passed and that failed, of all that there are or of one."""
     pytester.makepyfile(
         test_suite=f"""
         import {kind.__module__} as kinds
@@ -37,7 +37,9 @@ def outcomes(pytester: pytest.Pytester, room: Any, kind: type) -> tuple[list[Any
         TestSuite = suite(kinds.{kind.__name__})
         """
     )
-    passed, _, failed = pytester.inline_run("-p", "pytest_trackside", "-p", "no:cacheprovider").listoutcomes()
+    chosen = [] if story is None else [f"test_suite.py::TestSuite::{story}"]
+    ran = pytester.inline_run("-p", "pytest_trackside", "-p", "no:cacheprovider", *chosen)
+    passed, _, failed = ran.listoutcomes()
     return passed, failed
 
 
@@ -52,9 +54,10 @@ def test_what_is_sound_passes(pytester: pytest.Pytester, room: Any, kind: type) 
     assert {test for of_room, _, test in MUTANTS if of_room is room} <= {story_of(report) for report in passed}
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)], ids=["one", "all"])
 @pytest.mark.parametrize(("room", "mutant", "test"), MUTANTS, ids=[name(*mutant[:2]) for mutant in MUTANTS])
-def test_a_mutant_is_caught(pytester: pytest.Pytester, room: Any, mutant: type, test: str) -> None:
-    _, failed = outcomes(pytester, room, mutant)
+def test_a_mutant_is_caught(pytester: pytest.Pytester, room: Any, mutant: type, test: str, *, whole: bool) -> None:
+    _, failed = outcomes(pytester, room, mutant, None if whole else test)
     assert test in {story_of(report) for report in failed}
     for report in failed:
         assert " is broken: " in report.longrepr.reprcrash.message.splitlines()[0]
