@@ -1,6 +1,7 @@
 """Old runs removed, events taken out and in, tables looked after: from the command line."""
 
 import asyncio
+import fcntl
 import gzip
 import json
 import os
@@ -8,11 +9,13 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -142,6 +145,11 @@ def test_out_and_in_again(here: Run, tmp_path: Path, name: str) -> None:
     assert here("db", "check", "--all", OTHER).stdout == "All is well.\n"
 
 
+def unread(pipe: IO[str]) -> int:
+    """How many bytes of what has been written nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_ctrl_c_ends_an_import_from_a_pipe_in_which_nothing_more_comes(
     trackside: Run, terminal: Any, tmp_path: Path
 ) -> None:
@@ -152,6 +160,8 @@ def test_ctrl_c_ends_an_import_from_a_pipe_in_which_nothing_more_comes(
         writer.write(export[: len(export) // 2])
         writer.flush()
         one.wait_for("Importing")
+        while unread(writer):
+            one.wait_for_more(1)  # the spinner turns
         one.press(b"\x03")
         assert one.wait() == 130
     assert one.lines[-1].removeprefix("^C").startswith("Broken off: 0 events of the file are in the database;")

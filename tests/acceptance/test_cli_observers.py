@@ -172,15 +172,18 @@ def test_who_fails_and_who_is_delivered_to_again_is_said_once(
     process = piped("deliver", "hook", "--json")
     told = [json.loads(process.stdout.readline()) for _ in range(2)]
     (folder / "up").touch()
-    told.append(json.loads(process.stdout.readline()))
+    while told[-1]["what"] != "recovered":
+        told.append(json.loads(process.stdout.readline()))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     told += [json.loads(line) for line in out.splitlines()]
 
     assert (process.returncode, err) == (0, "")
-    assert [one["what"] for one in told] == ["goes_on", "failing", "recovered", "ended"]
-    assert told[1]["error"] == "the endpoint did not take it: connection refused"
-    assert told[3] == {"observer": "hook", "what": "ended", "delivered": 1, "parked": 0, "behind": 0}
+    # One that is slower than its lease finds that it is not the one who delivers, and becomes that again.
+    those = [one for one in told if one["what"] not in {"goes_on", "elsewhere"}]
+    assert [one["what"] for one in those] == ["failing", "recovered", "ended"]
+    assert those[0]["error"] == "the endpoint did not take it: connection refused"
+    assert those[2] == {"observer": "hook", "what": "ended", "delivered": 1, "parked": 0, "behind": 0}
 
 
 def test_ctrl_c_while_a_run_waits_for_its_observers_leaves_them_for_later(

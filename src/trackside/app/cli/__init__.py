@@ -11,11 +11,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 
 DEBUG_VARIABLE = "TRACKSIDE_DEBUG"
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C broke off: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,14 +27,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without arguments it is the program that runs, with those of `sys.argv`, and ends when this returns.
     """
-    code = _run(arguments)
-    if arguments is None and (threading.active_count() > 1 or "trackside.app.cli.leftovers" in sys.modules):
+    try:
+        code = _run(arguments)
+        if arguments is None:
+            _ignore_interrupts()
+    except KeyboardInterrupt:  # imports nothing more, as Ctrl-C may have come at any import
+        code = INTERRUPTED
+        if arguments is None:
+            _ignore_interrupts()
+        warnings.simplefilter("ignore")  # what was broken off anywhere may complain when it is thrown away
+    if arguments is None:
+        _expect_the_end(code)
+    return code
+
+
+def _expect_the_end(code: int) -> None:
+    """Have Ctrl-C end a process that has done its work, where something keeps it from its own end."""
+    if threading.active_count() > 1 or "trackside.app.cli.leftovers" in sys.modules:
         from trackside.app.cli.leftovers import expect_threads, has_no_end, leave
 
         if has_no_end():
             leave(code)
         expect_threads(code)
-    return code
+
+
+def _ignore_interrupts() -> None:
+    """From here to the end of Python itself is a moment, in which a `KeyboardInterrupt` would be one that nobody takes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -49,6 +72,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(arguments, prog_name="trackside", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
+    except KeyboardInterrupt:
+        raise
     except BaseException as failure:  # noqa: BLE001  # the top of the program: whatever ends it is reported
         from trackside.app.cli.failures import report
 

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from typer import TyperException
 
-from trackside.app.cli import DEBUG_VARIABLE
+from trackside.app.cli import DEBUG_VARIABLE, INTERRUPTED
 from trackside.app.cli.formatting import one_line, printable
 from trackside.app.cli.output import OutputError, standard_error
 from trackside.app.cli.streams import discard
@@ -75,7 +75,7 @@ class ExitCode(IntEnum):
     usage = 2
     interrupted = 75  # EX_TEMPFAIL of sysexits.h: not done, try again with an answer
     timeout = 124  # as timeout(1) has it
-    cancelled = 130  # 128 + SIGINT
+    cancelled = INTERRUPTED
     reader_gone = 141  # 128 + SIGPIPE
 
 
@@ -91,8 +91,6 @@ EXIT_CODE_OF = {
 def report(failure: BaseException) -> ExitCode:
     """Say what ended the command, in one line where that is possible."""
     match failure:
-        case KeyboardInterrupt():
-            return ExitCode.cancelled
         case SystemExit() if failure.code in {None, 0}:  # how completion ends when it has said what there is
             return ExitCode.success
         case BrokenPipeError() | SystemExit():  # the latter is how Rich, which shows the help, takes a broken pipe

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from trackside.app.cli.formatting import count
-from trackside.app.cli.loops import open_runner
+from trackside.app.cli.loops import CommandRunner
 from trackside.app.cli.output import standard_error
 from trackside.app.cli.stopping import stop_signals
 
@@ -35,11 +35,9 @@ class UnwaitedExecutor(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
-@contextlib.contextmanager
-def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Generator[asyncio.Runner]:
+def event_loop(factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> CommandRunner:
     """A runner that, other than `asyncio.Runner`, comes to an end also where a task swallows its cancel."""
-    with open_runner(factory, close=_close) as runner:
-        yield runner
+    return CommandRunner(factory, close=_close)
 
 
 def _close(runner: asyncio.Runner) -> None:
@@ -58,7 +56,7 @@ async def _have_ended() -> bool:
 
 
 @contextlib.contextmanager
-def reading_without_end() -> Generator[asyncio.Runner]:
+def reading_without_end() -> Generator[CommandRunner]:
     """A runner for what reads a pipe in a thread: whoever breaks it off does not wait for what may never be written."""
     try:
         with event_loop() as runner:

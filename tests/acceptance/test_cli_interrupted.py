@@ -1,0 +1,60 @@
+"""Ctrl-C at many moments of a command, from its first step to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.acceptance.conftest import PATIENCE, environment
+
+from trackside.app.storage import Store
+
+NOISE = re.compile(r"Traceback|Warning|Exception|\w+Error|never (awaited|retrieved)|destroyed")
+AGENTS = "async def echo(input):\n    return {'answer': input}\n"
+
+
+def interrupted(folder: Path, *command: str, steps: int) -> list[tuple[str, int, str]]:
+    """Where Ctrl-C came, how the command ended and what it showed, for each step; the first without Ctrl-C."""
+    script = Path(__file__).with_name("interrupted.py")
+    said = subprocess.run(
+        [sys.executable, script, str(steps), *command],
+        cwd=folder,
+        env=environment() | {"PYTHONWARNINGS": ""},  # as users have it
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=PATIENCE * (1 + steps // 10),
+        check=True,
+    )
+    return [tuple(json.loads(line)) for line in said.stdout.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    async def make() -> None:
+        async with Store.open(f"sqlite:///{tmp_path}/trackside.db"):
+            pass
+
+    asyncio.run(make())
+    (tmp_path / "agents.py").write_text(AGENTS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("steps", [10, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("command", [("runs",), ("run", "agents.py:echo", "hello")], ids=" ".join)
+def test_ctrl_c_ends_a_command_without_a_word_whenever_it_comes(
+    folder: Path, command: tuple[str, ...], steps: int
+) -> None:
+    (_, by_itself, whole), *others = interrupted(folder, *command, steps=steps)
+
+    assert by_itself == 0, whole
+    assert len(others) >= steps
+    assert {code for _, code, _ in others} <= {130, by_itself}
+    assert [(where, code, shown) for where, code, shown in others if NOISE.search(shown)] == []
+    assert [code for _, code, _ in others[: len(others) // 4]] == [130] * (len(others) // 4), "it had hardly begun"
