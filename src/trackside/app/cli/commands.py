@@ -11,6 +11,7 @@ from trackside.app.cli import (
     acting_commands,
     auth_commands,
     data_commands,
+    fleet_commands,
     look_commands,
     manual,
     observer_commands,
@@ -19,6 +20,7 @@ from trackside.app.cli import (
     subscription_commands,
     suggesting,
     typed_once,
+    worker_commands,
 )
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ app.add_typer(run_commands.app)
 app.add_typer(look_commands.app)
 app.add_typer(acting_commands.app)
 app.add_typer(server_commands.app)
+app.add_typer(worker_commands.app)
+app.add_typer(fleet_commands.app)
 app.add_typer(auth_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(observer_commands.app)

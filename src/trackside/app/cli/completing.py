@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from trackside.app.cli.fleet_records import EXECUTING
 from trackside.app.cli.loops import run as run_loop
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def subscriptions(ctx: typer.Context, incomplete: str) -> list[str]:
 
     async def read(records: Records) -> Sequence[str]:
         return [found.name for found in await records.subscriptions()]
+
+    return _offered(ctx, incomplete, read)
+
+
+def worker_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The ids of the workers that could be drained."""
+
+    async def read(records: Records) -> Sequence[str]:
+        return [one.worker_id for one in await records.workers() if one.kind == EXECUTING and one.is_alive]
 
     return _offered(ctx, incomplete, read)
 

@@ -12,7 +12,8 @@ from trackside.app.cli.formatting import one_line
 from trackside.app.cli.loops import run as run_loop
 from trackside.app.cli.output import OutputConsole, standard_output
 from trackside.app.cli.places import Place
-from trackside.app.wiring.doctor import Finding, Severity, examine
+from trackside.app.wiring.doctor import examine
+from trackside.app.wiring.findings import Finding, Severity
 
 _LOOKS: Final = {
     Severity.error: Look("✗", "x", "error", "red"),

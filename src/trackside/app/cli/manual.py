@@ -161,6 +161,39 @@ MANUAL: Final[Mapping[str, Entry]] = {
             Example("trackside serve agents.py:chat --check", "only see that it could start", runs=True),
         ),
     ),
+    "worker": Entry(
+        "Serve",
+        (
+            Example("trackside worker --engine postgres", "execute what servers with this engine let in"),
+            Example("trackside worker chat --pool gpu --concurrency 4 --port 9000", "one agent, of one pool"),
+            Example("trackside worker --isolation process --memory-limit 2GB", "each run in a process of its own"),
+        ),
+        "0 told to stop, or drained; 1 it could not be done; 2 what was typed is wrong",
+    ),
+    "fleet": Entry(
+        "Serve",
+        (
+            Example("trackside fleet up", "PostgreSQL, NATS, two servers and three workers, here"),
+            Example("trackside fleet up --help", "how many, and where they keep what they keep", runs=True),
+        ),
+    ),
+    "fleet up": Entry(
+        "Serve",
+        (
+            Example("trackside fleet up -n 3", "all agents of trackside.toml"),
+            Example("trackside fleet up agents.py:chat --data fleet --port 2024", "kept, at ports that stay"),
+            Example("trackside fleet up --engine postgres --json", "without NATS, for a program"),
+        ),
+    ),
+    "workers": Entry(
+        "Serve",
+        (
+            Example("trackside workers", "who is there, and what waits", runs=True),
+            Example("trackside workers --queue --json", "what waits, for a program", runs=True),
+            Example("trackside workers drain web-3:4711 --wait", "have one leave, and see that it has"),
+        ),
+        _ASKS,
+    ),
     "auth": Entry(
         "Serve",
         (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 
+from trackside.app.cli.fleet_records import QueueNow, WorkerNow
 from trackside.harness.types import CancelAction, JsonObject, LifecycleEventType, RunStatus, ThreadStatus
 
 if TYPE_CHECKING:
@@ -234,6 +235,20 @@ class Records(Protocol):
 
     async def drop_parked(self, name: str, position: int | None = None) -> int:
         """Give a parked event up, or all of them; how many that are."""
+        ...
+
+    async def workers(self) -> list[WorkerNow]:
+        """The processes that look after runs, those that started first first; of those that are gone, whose runs nobody has
+        ended yet.
+        """
+        ...
+
+    async def queue(self) -> QueueNow:
+        """What waits for workers, and who does what for all."""
+        ...
+
+    async def drain(self, worker_id: str) -> bool:
+        """Have a worker take no more runs, and leave when those that it has are over. False: no live one has this id."""
         ...
 
 

@@ -7,7 +7,7 @@ import msgspec
 from trackside._version import __version__
 from trackside.app.cli.places import Place
 from trackside.app.cli.remote_connection import Connection, NotAllowedError, ServerFailedError, connected
-from trackside.app.wiring.doctor import Finding, Severity
+from trackside.app.wiring.findings import Finding, Severity
 
 
 class _Reason(msgspec.Struct):

@@ -8,6 +8,7 @@ from typing import Any, Final, Unpack
 
 import msgspec
 
+from trackside.app.cli.fleet_records import QueueNow, WorkerNow
 from trackside.app.cli.records import (
     EventFilters,
     FollowFilters,
@@ -19,7 +20,7 @@ from trackside.app.cli.records import (
     ThreadFilters,
     newest_first,
 )
-from trackside.app.cli.remote_connection import Connection, Query, part_of_path
+from trackside.app.cli.remote_connection import Connection, NotThereError, Query, part_of_path
 from trackside.app.cli.remote_following import RemoteFollower
 from trackside.app.cli.remote_wire import (
     Bucket,
@@ -215,6 +216,22 @@ class RemoteRecords:
     async def drop_parked(self, name: str, position: int | None = None) -> int:
         """Give parked events up."""
         return await self._decide(name, "parked/drop", position)
+
+    async def workers(self) -> list[WorkerNow]:
+        """The processes that look after runs."""
+        return await self._get("workers", list[WorkerNow])
+
+    async def queue(self) -> QueueNow:
+        """What waits for workers."""
+        return await self._get("queue", QueueNow)
+
+    async def drain(self, worker_id: str) -> bool:
+        """Have a worker leave."""
+        try:
+            await self._connection.ask("POST", f"workers/{part_of_path(worker_id)}/drain")
+        except NotThereError:
+            return False
+        return True
 
     async def _decide(self, name: str, what: str, position: int | None) -> int:
         body = await self._subscription("POST", name, what, {"position": position})

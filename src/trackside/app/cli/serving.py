@@ -20,6 +20,7 @@ from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.serving_life import ServerLife
 from trackside.app.cli.serving_process import loop_factory, prepared, take_signals
 from trackside.app.cli.serving_words import ServerWords, say_all_is_well
+from trackside.app.cli.workers_watch import WorkersWatch
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
 from trackside.app.wiring.checking import check_app
@@ -142,7 +143,8 @@ async def _serve_in_loop(served: _Served, words: ServerWords, loaded: Callable[[
                 if not life.is_told_to_end:
                     words.say_ready(app, served.sockets)
                     tell_service_manager("READY=1")
-                await life.until_told_to_end()
+                async with WorkersWatch(app.store, settings, words.say):
+                    await life.until_told_to_end()
                 await life.end(app, front, server)
             await life.deliver(app)
         words.say("stopped")

@@ -7,6 +7,9 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 
+from msgspec import convert
+
+from trackside.app.cli.fleet_records import DutyNow, PoolNow, QueueNow, UnservedNow, WorkerNow
 from trackside.app.cli.records import (
     EventFilters,
     FollowFilters,
@@ -172,3 +175,29 @@ class StoredRecords:
     async def drop_parked(self, name: str, position: int | None = None) -> int:
         """Give parked events up."""
         return await self._store.subscriptions.drop_parked(name, position)
+
+    async def workers(self) -> list[WorkerNow]:
+        """The processes that look after runs."""
+        found = [_as(WorkerNow, worker) for worker in await self._store.fleet.workers()]
+        return sorted(found, key=lambda worker: (worker.started_at, worker.worker_id))
+
+    async def queue(self) -> QueueNow:
+        """What waits for workers."""
+        depth, duties = await self._store.fleet.queue(), await self._store.fleet.duties()
+        return QueueNow(
+            pools=tuple(_as(PoolNow, pool) for pool in depth.pools),
+            unserved=tuple(_as(UnservedNow, runs) for runs in depth.unserved),
+            duties=tuple(
+                DutyNow(name=name, holder=holder, since=since, seconds_left=left)
+                for name, holder, since, left in duties
+            ),
+        )
+
+    async def drain(self, worker_id: str) -> bool:
+        """Have a worker leave."""
+        return await self._store.fleet.ask_to_drain(worker_id)
+
+
+def _as[T](kind: type[T], found: object) -> T:
+    """What the store says of a fleet, as the commands see it."""
+    return convert(found, kind, from_attributes=True)

@@ -181,7 +181,7 @@ class Settings:
         Raises:
             SettingsError: they cannot.
         """
-        if self.engine_kind != "inline" and not _POSTGRES.match(self.database_url):
+        if self.engine_kind != "inline" and not self.is_postgres:
             default = " (the default)" if self.database_source is None else ""
             why = (
                 f"a fleet needs PostgreSQL, and the database is {self.database_shown}{default};"
@@ -193,6 +193,11 @@ class Settings:
         """The error to raise when a value turns out not to work only when it is used; it names who set the value."""
         source = self.sources.get(key)
         return SettingsError(where=key if source is None else where_set(key, source), why=why)
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the database is a server's, which processes on several machines can share."""
+        return _POSTGRES.match(self.database_url) is not None
 
     @property
     def database_shown(self) -> str:

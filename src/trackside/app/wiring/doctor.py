@@ -10,10 +10,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,8 @@ from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
 from trackside.app.wiring import NothingRecordedError, blaming
 from trackside.app.wiring.elsewhere import tried_elsewhere
+from trackside.app.wiring.findings import Finding, Severity, long_time
+from trackside.app.wiring.fleet_doctor import examine_fleet
 from trackside.app.wiring.spooling import spool_folder
 from trackside.app.wiring.try_loading import OBSERVER, REDACTION
 from trackside.harness.errors import TracksideError
@@ -29,6 +30,8 @@ from trackside.harness.errors import TracksideError
 if TYPE_CHECKING:
     from trackside.app.storage.health import Health, RunHealth
     from trackside.app.storage.subscriptions import Subscription
+
+__all__ = ["LEAST_ROOM", "Finding", "Severity", "examine", "examine_running", "findings_in"]
 
 LEAST_ROOM: Final = 200 * 1_048_576
 """Bytes that should be free where a database file or the spool grows."""
@@ -40,36 +43,10 @@ _LOADING_SECONDS: Final = 120.0  # that an agent's module may take to be importe
 _AT_ONCE: Final = 4  # agents that are imported
 
 
-_NOTHING_YET: Final = ("nothing recorded", "it has no tables yet")
-
-
-class Severity(StrEnum):
-    """How bad it is: something does not work, a human should look at it, or it is only good to know."""
-
-    error = "error"
-    warning = "warning"
-    note = "note"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something that was found: what, where, and what to do about it (empty for notes)."""
-
-    severity: Severity
-    what: str
-    where: str
-    fix: str = ""
-
-    @property
-    def is_of_nothing(self) -> bool:
-        """Whether it says that there is nothing yet which could be well or not."""
-        return self.severity is Severity.note and self.what.startswith(_NOTHING_YET)
-
-
 def examine_running(settings: Settings) -> list[Finding]:
     """What is found in moments, the worst first, for whoever runs with these settings; it blocks.
 
-    No agent is imported, and no file read as a whole to see whether it is sound.
+    No agent is imported, no file read as a whole to see whether it is sound, and nobody connected to who need not be.
     """
     found = [*_database(settings, datetime.now(UTC), sound=False), *_places(settings, LEAST_ROOM)]
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
@@ -152,8 +129,20 @@ def _database(settings: Settings, now: datetime, *, sound: bool = True) -> Itera
     except TracksideError as exc:
         yield Finding(severity=Severity.error, what=f"it cannot be written: {exc}", where=where, fix=said_there)
     if health is not None:
+        if settings.engine_kind != "inline":  # of those that nobody takes, it is said more below: workers may be busy
+            health = replace(health, unclaimed=())
         yield from findings_in(health, where, now, flags)
         yield from _unfed(health, settings)
+        yield from _fleet(settings, now, flags, connects=sound)
+
+
+def _fleet(settings: Settings, now: datetime, flags: str, *, connects: bool) -> Sequence[Finding]:
+    try:
+        return asyncio.run(examine_fleet(settings, now=now, flags=flags, connects=connects))
+    except TracksideError as exc:
+        what = f"its fleet cannot be looked at: {exc}"
+        fix = f"see whether the database is well: `trackside db check{flags}`"
+        return [Finding(severity=Severity.error, what=what, where=settings.database_shown, fix=fix)]
 
 
 def _flags(settings: Settings) -> str:
@@ -209,7 +198,7 @@ def findings_in(health: Health, where: str, now: datetime, flags: str = "") -> I
 
 def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
     for run in health.stuck:
-        what = f"{run.agent} was cancelled and has not stopped for {_long(now - run.since)}; its thread stays held"
+        what = f"{run.agent} was cancelled and has not stopped for {long_time(now - run.since)}; its thread stays held"
         look = f"`trackside runs {shlex.quote(run.run_id)}{flags}`"
         fix = f"restart {run.worker or 'its process'}, whose log has where the agent is; what it did: {look}"
         yield _of_run(run, Severity.error, what, fix)
@@ -219,7 +208,7 @@ def _runs(health: Health, now: datetime, flags: str) -> Iterator[Finding]:
         yield _of_run(run, Severity.warning, what, fix)
     for run in health.unclaimed:
         if now - run.since > _PATIENCE:
-            what = f"it waits for a process that runs {run.agent}, since {_long(now - run.since)}"
+            what = f"it waits for a process that runs {run.agent}, since {long_time(now - run.since)}"
             give_up = f"`trackside cancel {shlex.quote(run.run_id)}{flags}`"
             fix = f"start one that has an agent of this name, or give it up: {give_up}"
             yield _of_run(run, Severity.warning, what, fix)
@@ -255,7 +244,9 @@ def _subscription(subscription: Subscription, now: datetime, flags: str) -> Iter
         severity = Severity.error if blocks else Severity.warning
         yield Finding(severity=severity, what=f"{what}: {subscription.last_error}", where=where, fix=fix)
     elif subscription.oldest_at is not None and now - subscription.oldest_at > _LAG:
-        what = f"it is {subscription.behind} events behind, the oldest from {_long(now - subscription.oldest_at)} ago"
+        what = (
+            f"it is {subscription.behind} events behind, the oldest from {long_time(now - subscription.oldest_at)} ago"
+        )
         feeds = (
             f"start what feeds it; for an observer of {SETTINGS_FILE} that is also `trackside deliver {name}{flags}`"
         )
@@ -327,11 +318,3 @@ def _spool(folder: Path, flags: str) -> Iterator[Finding]:
 def _existing(path: Path) -> Path:
     """The path, or the nearest of the folders above it that there is."""
     return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
-
-
-def _long(time: timedelta) -> str:
-    seconds = time.total_seconds()
-    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"

@@ -1,0 +1,82 @@
+"""Says on a server of a fleet whom its runs wait for: which of its agents no live worker serves, and when one comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from trackside.app.settings import Settings
+from trackside.harness.errors import TracksideError
+
+if TYPE_CHECKING:
+    from trackside.app.storage import Store
+
+LOOK_SECONDS: Final = 5.0
+"""Between two looks: nothing tells of workers that come and go."""
+
+
+class WorkersWatch:
+    """Looks now and then who is there, while its `async with` block goes on.
+
+    Args:
+        store: that of the fleet.
+        settings: name the agents that are let in, and their pools.
+        say: is told what happens.
+    """
+
+    def __init__(self, store: Store, settings: Settings, say: Callable[..., None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._say = say
+        self._unserved: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._settings.engine_kind != "inline":
+            self._looking = asyncio.create_task(self._look_now_and_then(), name="trackside-workers-watch")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            with suppress(TracksideError):  # the database is away, which others say; the next look comes
+                self._compare(await self._find_unserved())
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _find_unserved(self) -> set[str]:
+        """Those of the agents that no live worker would execute."""
+        settings, version = self._settings, self._settings.engine.agents_version
+        workers = [
+            worker
+            for worker in await self._store.fleet.workers()
+            if worker.kind == "worker" and worker.seconds_left > 0 and not worker.draining
+            if version is None or worker.version == version
+        ]
+        return {
+            name
+            for name in settings.agents
+            if not any(name in worker.agents and settings.pool_of(name) in worker.pools for worker in workers)
+        }
+
+    def _compare(self, unserved: set[str]) -> None:
+        gone, come = unserved - self._unserved, self._unserved - unserved
+        self._unserved = unserved
+        if gone:
+            agents = ", ".join(sorted(gone))
+            self._say(f"no live worker serves {agents}, so runs wait", level="warning", hint=self._hint(gone))
+        if come:
+            self._say(f"a worker serves {', '.join(sorted(come))} now")
+
+    def _hint(self, agents: set[str]) -> str:
+        pools = {self._settings.pool_of(agent) for agent in agents}
+        named = "".join(f" --pool {pool}" for pool in sorted(pools)) if pools != {"default"} else ""
+        return f"start one: `trackside worker{named}`"

@@ -1,0 +1,178 @@
+"""`trackside workers`: who is there and what waits, from a database or a server, and having some leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trackside_server import TracksideServer
+
+from trackside._version import __version__
+from trackside.app.storage import Store
+from trackside.app.storage.fleet import FleetMember
+from trackside.harness import RunManager, RunSpec
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+POOLS = {"chat": "default", "draw": "gpu"}
+
+
+async def chat(input: Any) -> Any:
+    return input
+
+
+@asynccontextmanager
+async def member(url: str, kind: Any = "worker", **more: Any) -> AsyncGenerator[RunManager]:
+    """A process of a fleet, as far as the database knows."""
+    agents = {"chat": chat, "draw": chat}
+    async with Store.open(url) as store:
+        fleet = FleetMember(kind=kind, pool_of=lambda agent: POOLS.get(agent, "default"), agents=tuple(agents), **more)
+        coordinator = store.coordinator(lease_seconds=5.0, fleet=fleet)
+        async with RunManager(agents, coordinator=coordinator, log=store.run_log()) as manager:
+            yield manager
+
+
+async def read(run: Run, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(run, "workers", *arguments, **env)
+
+
+async def test_workers_are_listed_with_their_places_and_agents(trackside: Run, postgres_url: str) -> None:
+    async with (
+        member(postgres_url, "server"),
+        member(postgres_url, pools=("default", "gpu"), capacity=4, version="v7", address="http://10.0.0.1:9000"),
+    ):
+        listed = await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_url)
+        shown = await read(trackside, TRACKSIDE_DATABASE_URL=postgres_url, COLUMNS="200")
+
+    server, worker = (json.loads(line) for line in listed.stdout.splitlines())
+    assert (server["kind"], worker["kind"]) == ("server", "worker")
+    assert worker["pools"] == ["default", "gpu"]
+    assert (worker["agents"], worker["version"]) == (["chat", "draw"], "v7")
+    assert (worker["capacity"], worker["running"], worker["draining"]) == (4, 0, False)
+    assert (worker["release"], worker["address"]) == (__version__, "http://10.0.0.1:9000")
+    assert worker["seconds_left"] > 0
+    assert (listed.returncode, shown.returncode, shown.stderr) == (0, 0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[0].split()[:4] == ["NAME", "STATE", "KIND", "TAKEN"]
+    assert worker["name"] in lines[2]
+    assert "0/4" in lines[2]
+    assert "default, gpu" in lines[2]
+
+
+async def test_what_waits_is_shown_by_pool_and_what_nobody_serves_in_a_sentence(
+    trackside: Run, postgres_url: str
+) -> None:
+    async with member(postgres_url, "server") as manager, member(postgres_url, pools=("default",), capacity=2):
+        for _ in range(3):
+            await manager.start(RunSpec(agent="draw", input={}))
+        queue = await read(trackside, "--queue", "--json", TRACKSIDE_DATABASE_URL=postgres_url)
+        shown = await read(trackside, "--queue", TRACKSIDE_DATABASE_URL=postgres_url)
+        both = await read(trackside, TRACKSIDE_DATABASE_URL=postgres_url)
+
+    (said,) = (json.loads(line) for line in queue.stdout.splitlines())
+    pools = {pool["pool"]: pool for pool in said["pools"]}
+    assert (pools["gpu"]["ready"], pools["gpu"]["workers"]) == (3, 0)
+    assert (pools["default"]["workers"], pools["default"]["places"], pools["default"]["free"]) == (1, 2, 2)
+    assert [(one["agent"], one["count"]) for one in said["unserved"]] == [("draw", 3)]
+    for text in (shown.stdout, both.stdout):
+        assert "3 runs of draw wait" in text
+        assert "no live worker serves it" in text
+
+
+async def test_draining_asks_first_and_marks_the_worker(trackside: Run, terminal: Any, postgres_url: str) -> None:
+    async with member(postgres_url, pools=("default",), capacity=2):
+        (line,) = (await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_url)).stdout.splitlines()
+        worker = json.loads(line)
+        nobody = await read(trackside, "drain", worker["name"], TRACKSIDE_DATABASE_URL=postgres_url)
+
+        def answer(key: bytes) -> tuple[int, str]:
+            shown = terminal("workers", "drain", worker["worker_id"], TRACKSIDE_DATABASE_URL=postgres_url, columns=250)
+            shown.wait_for("[y/N]")
+            shown.press(key + b"\n")
+            return shown.wait(), shown.text
+
+        refused = await asyncio.to_thread(answer, b"n")
+        agreed = await asyncio.to_thread(answer, b"y")
+        listed = await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_url)
+        again = await read(trackside, "drain", worker["name"], "--json", TRACKSIDE_DATABASE_URL=postgres_url)
+        shown = await read(trackside, TRACKSIDE_DATABASE_URL=postgres_url)
+
+    assert nobody.returncode == 2
+    assert f"--yes: nobody can be asked here; {worker['name']} ({worker['worker_id']})" in nobody.stderr
+    assert refused[0] == 130
+    assert "No worker was drained." in refused[1]
+    assert agreed[0] == 0
+    assert "takes no more runs, and ends when those that it has are over." in agreed[1]
+    assert json.loads(listed.stdout)["draining"]
+    assert json.loads(again.stdout) == {"worker_id": worker["worker_id"], "name": worker["name"], "state": "draining"}
+    assert "draining" in shown.stdout
+
+
+async def test_who_cannot_be_drained_is_said(trackside: Run, postgres_url: str) -> None:
+    async with member(postgres_url, "server"), member(postgres_url, pools=("a",)), member(postgres_url, pools=("b",)):
+        lines = (await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_url)).stdout.splitlines()
+        server, one, other = map(json.loads, lines)
+        of_server = await read(trackside, "drain", server["worker_id"], "--yes", TRACKSIDE_DATABASE_URL=postgres_url)
+        # All of one process, so that they have one name.
+        ambiguous = await read(trackside, "drain", one["name"], "--yes", TRACKSIDE_DATABASE_URL=postgres_url)
+        unknown = await read(trackside, "drain", "elsewhere:1", "--yes", TRACKSIDE_DATABASE_URL=postgres_url)
+
+    assert (of_server.returncode, ambiguous.returncode, unknown.returncode) == (2, 2, 2)
+    assert f"{server['name']} is a server, and takes no runs" in of_server.stderr
+    assert one["worker_id"] in ambiguous.stderr
+    assert other["worker_id"] in ambiguous.stderr
+    assert "No live worker here has the name or id 'elsewhere:1'" in unknown.stderr
+
+
+async def test_ids_of_workers_are_completed(trackside: Run, postgres_url: str) -> None:
+    async with member(postgres_url, "server"), member(postgres_url, pools=("a",)):
+        lines = (await read(trackside, "--json", TRACKSIDE_DATABASE_URL=postgres_url)).stdout.splitlines()
+        ids = [one["worker_id"] for one in map(json.loads, lines) if one["kind"] == "worker"]
+        env = {"_TRACKSIDE_COMPLETE": "complete_bash", "COMP_WORDS": "trackside workers drain ", "COMP_CWORD": "3"}
+        offered = await asyncio.to_thread(trackside, TRACKSIDE_DATABASE_URL=postgres_url, **env)
+
+    assert offered.stdout.split() == ids
+
+
+@pytest.mark.parametrize("arguments", [(), ("--queue",)])
+def test_where_there_is_no_fleet_it_says_so(here: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "agents.py").write_text("async def chat(input):\n    return 'x'\n", encoding="utf-8")
+    assert here("run", "agents.py:chat", "x").returncode == 0
+
+    done = here("workers", *arguments)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in {"No process looks after runs here.\n", "Nothing waits for workers.\n"}
+
+
+async def test_a_server_is_asked_as_a_database_is(trackside: Run, tmp_path: Path, postgres_url: str) -> None:
+    (tmp_path / "agents.py").write_text("async def chat(input):\n    return 'x'\n", encoding="utf-8")
+    server = TracksideServer(tmp_path, "agents.py:chat", database=postgres_url)
+    await asyncio.to_thread(server.start)
+    try:
+        async with member(postgres_url, pools=("default",), capacity=2):
+            here, there = [
+                (await read(trackside, "--json", *where)).stdout.splitlines()
+                for where in (("--database", postgres_url), ("--url", server.url))
+            ]
+            queues = [
+                json.loads((await read(trackside, "--queue", "--json", *where)).stdout)
+                for where in (("--database", postgres_url), ("--url", server.url))
+            ]
+            worker = json.loads(here[1])
+            drained = await read(trackside, "drain", worker["name"], "--yes", "--url", server.url)
+            listed = await read(trackside, "--json", "--url", server.url)
+    finally:
+        await asyncio.to_thread(server.kill)
+
+    assert [set(json.loads(line)) for line in here] == [set(json.loads(line)) for line in there]
+    assert [json.loads(line)["worker_id"] for line in here] == [json.loads(line)["worker_id"] for line in there]
+    assert queues[0]["pools"] == queues[1]["pools"]
+    assert drained.returncode == 0, drained.stderr
+    assert [json.loads(line)["draining"] for line in listed.stdout.splitlines()] == [False, True]
