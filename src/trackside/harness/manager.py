@@ -54,6 +54,7 @@ from trackside.harness.redaction import Redact, check_hook, redacted
 from trackside.harness.services import Services
 from trackside.harness.stats import ManagerStats
 from trackside.harness.steady import steady
+from trackside.harness.streaming import is_heard
 from trackside.harness.types import (
     AgentLimits,
     CancelAction,
@@ -324,7 +325,7 @@ class RunManager:
         """
         stream = self._services.stream
         record = await self.get(run_id)
-        if self._runs.get(run_id) is None and getattr(stream, "local", False):
+        if self._runs.get(run_id) is None and not is_heard(stream, run_id):
             record = await self.get(run_id)  # it may have ended here meanwhile
             if not is_final(record.status):
                 raise NoStreamHereError(run_id=run_id, why=ELSEWHERE)

@@ -273,7 +273,7 @@ class StreamPart:
 
 @dataclass(frozen=True, slots=True)
 class StreamGap:
-    """A follower came too late for these parts: they have left the run's buffer. Or they never came here: `why`, if known."""
+    """A follower came too late for these parts: they have left the run's buffer. Or they never came: `why`, if known."""
 
     first: int
     last: int
@@ -284,8 +284,9 @@ class RunStream(Protocol):
     """The live output of runs: bounded, shared by all followers, never durable.
 
     One that has the output of this process's runs alone says so with an attribute `local = True`: nobody is left waiting
-    there for what another process's run says. One that wants to know whose output it gets has a method `begin(run, spec, *,
-    started)`: called before anything else of a run that has just been announced as `started`, or that ends without.
+    there for what another process's run says, unless a method `is_mirrored(run_id)` says that it comes. One that wants to
+    know whose output it gets has a method `begin(run, spec, *, started)`: called before anything else of a run that has just
+    been announced as `started`, or that ends without.
     """
 
     def publish(self, run_id: str, mode: str, data: Any, namespace: tuple[str, ...] = ()) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from trackside.app.server.failures import HttpError
-from trackside.app.server.outcomes import RunEnd, body_of, body_of_ended, event_frame
+from trackside.app.server.outcomes import RunEnd, body_heard, body_of, body_of_ended, event_frame
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.app.storage import StoredRun
-from trackside.app.streams import Reader
+from trackside.app.server.run_ends import TERMINAL
+from trackside.app.storage import StoredRun, StoredThread
+from trackside.app.streams import Mirror, Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
-from trackside.harness.lifecycle import is_final, is_terminal
+from trackside.harness.lifecycle import is_final
 from trackside.harness.states import Caller
-from trackside.harness.types import CancelMode, LifecycleEventType, RunRecord
+from trackside.harness.types import CancelMode, RunRecord, ThreadStatus
 
 logger = logging.getLogger("trackside.server")
 
-_TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
+_KEPT: Final = timedelta(minutes=10)
+"""What a run has said may be kept by others for so long after its end."""
 FROM_THE_BEGINNING: Final = "-1"
 """The `Last-Event-ID` of a client that wants all that is kept."""
+LAG: Final = 1.0
+"""Seconds by which a mirror may be behind another one."""
+_LONGEST_NUMBER: Final = 16
 
 
 async def visible_run(
@@ -50,21 +58,61 @@ async def _ended_with_its_thread(parts: ServerParts, run_id: str, owner: str | N
         return None
     said = parts.streams.end_of(run_id)
     if said is None:
-        ends = await parts.store.events(run_id=run_id, types=_TERMINAL, limit=1)
+        ends = await parts.store.events(run_id=run_id, types=TERMINAL, limit=1)
         said = ends[0].event.payload if ends else {}
     return None if said.get("cancel_mode") == CancelMode.rollback else run
 
 
+def mirror_of(parts: ServerParts, run: RunRecord | StoredRun) -> Mirror | None:
+    """Have what a run says here, that another process executes; None if that is not so, or nothing is kept of it any more.
+
+    It has to be closed. Made before the run's `reader_of`.
+    """
+    mirrors, ended_at = parts.mirrors, run.ended_at
+    if mirrors is None or parts.manager.has(run.run_id):
+        return None
+    if ended_at is not None and datetime.now(UTC) - ended_at > _KEPT:
+        return None
+    return mirrors.run(run.thread_id, run.run_id)
+
+
 def reader_of(parts: ServerParts, run_id: str) -> Reader:
-    """Go along what a run says; of one that another process executes there is nothing here, and the reader at the end."""
+    """Go along what a run says; if that does not come here there is nothing, and the reader is at the end."""
     streams = parts.streams
-    return streams.read(run_id) if parts.manager.has(run_id) else streams.read_kept(run_id)
+    is_here = parts.manager.has(run_id) or streams.is_mirrored(run_id)
+    return streams.read(run_id) if is_here else streams.read_kept(run_id)
 
 
-def resume(reader: Reader, last_event_id: str | None, *, past: bool = True) -> bool:
+async def hear(parts: ServerParts, run: StoredRun, mirror: Mirror, reader: Reader, last_event_id: str | None) -> None:
+    """Wait a moment until a mirror has what was said of a run before, and the event that a client has seen last."""
+    await mirror.catch_up()
+    number = "" if last_event_id is None else last_event_id.rpartition("-")[2]
+    if number.isdecimal() and len(number) < _LONGEST_NUMBER and not reader.is_over:
+        await reader.reaches(int(number), LAG)
+    if reader.modes is None and run.started_at is not None:  # it began too long ago for that to be kept
+        request = await parts.store.request_of(run.run_id) or {}
+        modes = request.get("stream_mode") or ("values",)
+        resumable = bool((request.get("options") or {}).get("stream_resumable"))
+        reader.learn((modes,) if isinstance(modes, str) else modes, resumable=resumable)
+
+
+@asynccontextmanager
+async def heard_thread(parts: ServerParts, thread: StoredThread) -> AsyncGenerator[None]:
+    """Have what all runs of a thread say here, from what is kept on, as far as others execute them."""
+    if parts.mirrors is None:
+        yield
+        return
+    active = thread.last_run_id if thread.status is ThreadStatus.busy else None
+    with parts.mirrors.thread(thread.thread_id, active=active) as mirror:
+        await mirror.catch_up()
+        yield
+
+
+def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsure: bool = False) -> bool:
     """Put a reader behind the event that a client has seen last; whether that leaves nothing out that came before.
 
-    Without one it begins with all that is kept, or (not `past`) with what comes from now on.
+    Without one it begins with all that is kept, or (not `past`) with what comes from now on. If it is `unsure` what the run
+    has said, an id that is not known may be right.
 
     Raises:
         HttpError: the run never said anything with this id.
@@ -80,7 +128,7 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True) -> b
         raise HttpError(status=422, detail=detail)
     if reader.is_over and not reader.has_said_anything:  # it said that to another process, or too long ago
         return False
-    if reader.knows(last_event_id) is False:
+    if reader.knows(last_event_id) is False and not unsure:
         raise HttpError(status=422, detail=f"Last-Event-ID: the run has said nothing with the id {last_event_id!r}")
     reader.seen = int(number)
     return False
@@ -89,7 +137,7 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True) -> b
 async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
     """How a run has ended that this process does not execute, as soon as it has; None if the store is closed before."""
     try:
-        async for stored in parts.store.follow(run_id=run_id, types=_TERMINAL):
+        async for stored in parts.store.follow(run_id=run_id, types=TERMINAL):
             return RunEnd.said(stored.event.payload)
     except ClosedError:
         pass
@@ -109,6 +157,11 @@ async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Cal
             return await body_of(parts, await parts.manager.result(run_id), run.agent or "", caller)
         except NoResultHereError:  # another process goes on with it
             pass
+    if (mirror := mirror_of(parts, run)) is not None:
+        with mirror:
+            body = await _body_heard(parts, run_id)
+        if body is not None:
+            return body
     if isinstance(run, RunRecord) or not is_final(run.status):
         if await end_of(parts, run_id) is None:
             raise ClosedError(what="store")
@@ -117,6 +170,15 @@ async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Cal
             raise UnknownRunError(run_id=run_id)
         run = stored
     return await body_of_ended(parts, run, caller)
+
+
+async def _body_heard(parts: ServerParts, run_id: str) -> bytes | None:
+    """Wait for the end of a run that another process executes; what somebody gets, if what was heard of it is enough."""
+    reader = parts.streams.read(run_id)
+    while not reader.is_over:
+        reader.pass_over()
+        await reader.wait()
+    return body_heard(parts, run_id)
 
 
 def first_frame(run: RunRecord | StoredRun, *, resumable: bool = False) -> bytes:

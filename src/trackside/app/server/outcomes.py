@@ -101,6 +101,19 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
     return json_bytes(await _values_now(parts, agent, result.thread_id, caller))
 
 
+def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
+    """What somebody gets who has waited for a run, if all of it was said live: what went wrong, or the thread's values."""
+    says, values = parts.streams.end_of(run_id), parts.streams.values(run_id)
+    if says is None:
+        return None
+    end = RunEnd.said(says)
+    if end.failure is not None:
+        return _failed(end)
+    if values is None or end.status not in _GIVES:
+        return None
+    return json_bytes(with_questions(_decode(values), end.interrupts)) if end.interrupts else values
+
+
 async def body_of_ended(parts: ServerParts, run: StoredRun, caller: Caller) -> bytes:
     """What somebody gets who asks for a run that has ended some time ago, or elsewhere: the thread's values as they are.
 

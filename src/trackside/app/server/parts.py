@@ -12,7 +12,7 @@ from trackside.app.server.health import Health
 from trackside.app.server.log_stream import EventFrames
 from trackside.app.server.system import SystemSources
 from trackside.app.storage import Store
-from trackside.app.streams import StreamHub
+from trackside.app.streams import Mirrors, StreamHub
 from trackside.app.vitals import Vitals
 from trackside.harness import RunManager
 
@@ -51,6 +51,8 @@ class ServerParts:
     manager: RunManager
     store: Store
     streams: StreamHub
+    mirrors: Mirrors | None = None
+    """What a server of a fleet hears of the runs that workers execute; None: those that are let in here run here."""
     checkpointer: Any
     """What keeps the threads of graphs that have no checkpointer of their own; None if there are none."""
     vitals: Vitals
@@ -67,6 +69,11 @@ class ServerParts:
     """What only whoever assembled the server knows of it."""
     health: Health = field(default_factory=Health)
     """Whether the server can do its work."""
+
+    @property
+    def executes(self) -> bool:
+        """Whether runs that are let in here are executed here."""
+        return self.mirrors is None
 
     @property
     def handlers(self) -> Handlers | None:

@@ -14,7 +14,7 @@ from typing import Any
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.responses import Receive, Scope, Send
-from trackside.app.streams import Frame, Reader, StreamHub
+from trackside.app.streams import Frame, Mirror, Reader, StreamHub
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +41,8 @@ class RunEvents:
     headers: Mapping[str, str] = field(default_factory=dict)
     on_disconnect: Callable[[], Awaitable[object]] | None = None
     """Called if the client goes before the run has ended."""
+    mirror: Mirror | None = None
+    """What brings what the run says, if another process executes it; closed with this."""
     _departure: Departure | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,6 +56,8 @@ class RunEvents:
         except SlowReaderError:
             await self._leave()
         finally:
+            if self.mirror is not None:
+                self.mirror.close()
             if self._departure is not None:
                 await self._departure.aclose()
 

@@ -6,13 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from trackside.app.server.following import FROM_THE_BEGINNING
+from trackside.app.server.following import FROM_THE_BEGINNING, LAG, heard_thread
 from trackside.app.server.outcomes import RunEnd, event_frame, gap_said
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
+from trackside.app.server.parts import ServerParts
 from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.wire.runs import status_of
-from trackside.app.streams import FeedItem, FeedReader, StreamHub, sse_of
-from trackside.app.streams.thread_feed import id_of
+from trackside.app.storage import StoredThread
+from trackside.app.streams import FeedItem, FeedReader, sse_of
+from trackside.app.streams.thread_feed import id_of, number_of
 
 _RUN_MODES: Final = "run_modes"
 _LIFECYCLE: Final = "lifecycle"
@@ -27,27 +29,33 @@ class ThreadEvents:
     `lifecycle` these alone; in `state_update` what others have changed of the thread's state. Each event has an id.
     """
 
-    streams: StreamHub
-    thread_id: str
+    parts: ServerParts
+    thread: StoredThread
     modes: Collection[str]
     last_event_id: str | None
-    heartbeat: float
-    patience: float
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, self.streams, patience=self.patience, heartbeat=self.heartbeat)
+        parts, options = self.parts, self.parts.options
+        outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
         await outlet.begin(self.headers)
-        with self.streams.threads.read(self.thread_id) as reader:
-            first = self._place(reader)
-            departure = Departure(receive, reader.rouse)
-            try:
-                with outlet.is_open(reader.nudge):
-                    await self._write(outlet, reader, departure, first)
-            except SlowReaderError:
-                pass  # said and counted; the connection is closed, as the answer is not whole
-            finally:
-                await departure.aclose()
+        async with heard_thread(parts, self.thread):
+            with parts.streams.threads.read(self.thread.thread_id) as reader:
+                await self._follow(outlet, reader, receive)
+
+    async def _follow(self, outlet: Outlet, reader: FeedReader, receive: Receive) -> None:
+        last = None if self.last_event_id is None else number_of(self.last_event_id)
+        if self.parts.mirrors is not None and last is not None:
+            await reader.comes_to(last, LAG)
+        first = self._place(reader)
+        departure = Departure(receive, reader.rouse)
+        try:
+            with outlet.is_open(reader.nudge):
+                await self._write(outlet, reader, departure, first)
+        except SlowReaderError:
+            pass  # said and counted; the connection is closed, as the answer is not whole
+        finally:
+            await departure.aclose()
 
     def _place(self, reader: FeedReader) -> list[bytes]:
         """Put the reader where the client left; what to say first."""

@@ -1,11 +1,13 @@
-"""The live output of this process's runs, encoded once, for any number of readers; bounded in count and bytes.
+"""The live output of runs that are executed, or asked for, here; encoded once, for any number of readers; bounded.
 
-`hub` has what each run says, `thread_feed` what is said on a thread over all its runs. The room knows the harness and
-nothing else: neither HTTP nor storage.
+`hub` has what each run says, `thread_feed` what is said on a thread over all its runs. `relay` tells other processes of
+both, and `mirror` brings what they tell; what carries that is a `wire`, and what is carried are `live_messages`. The room
+knows the harness and nothing else: neither HTTP nor storage.
 """
 
 from trackside.app.streams.frames import Frame, sse_of
 from trackside.app.streams.hub import EndedStream, HubLimits, Reader, StreamHub
+from trackside.app.streams.mirror import Mirror, Mirrors
 from trackside.app.streams.thread_feed import FeedItem, FeedLimits, FeedReader, ThreadFeed, ThreadFeeds
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "FeedReader",
     "Frame",
     "HubLimits",
+    "Mirror",
+    "Mirrors",
     "Reader",
     "StreamHub",
     "ThreadFeed",

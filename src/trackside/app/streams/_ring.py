@@ -190,6 +190,20 @@ class RingReader[T: Sized]:
                 timer.cancel()
         return ring.added > self.seen or ring.closed
 
+    async def reaches(self, number: int, seconds: float) -> bool:
+        """Wait until the thing with this number was added, for so long at most; whether it was."""
+        ring, before = self._ring, self.seen
+        try:
+            async with asyncio.timeout(seconds):
+                while ring.added < number and not ring.closed and not self._roused:
+                    self.seen = ring.added
+                    await self.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.seen = before
+        return ring.added >= number
+
     def nudge(self) -> None:
         """End its waiting, if it waits."""
         if self._waker is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -139,6 +139,17 @@ class Reader(RingReader[Frame]):
         return self._channel.resumable
 
     @property
+    def heard_start(self) -> bool:
+        """Whether the run's beginning is known here; else something may have been said before that is not."""
+        return not self._channel.mirrored or self._channel.begun is not None
+
+    def learn(self, modes: Iterable[str], *, resumable: bool) -> None:
+        """What the run was asked to say, and whether its followers resume, if that was not heard."""
+        channel = self._channel
+        if channel.modes is None:
+            channel.modes, channel.resumable = frozenset(modes), resumable
+
+    @property
     def modes(self) -> frozenset[str] | None:
         """What the run was asked to say; None if that is not known here."""
         return self._channel.modes
@@ -247,7 +258,7 @@ class StreamHub:
         if end is not None:  # what the run has used, each call of it, is for the log: many ends are kept here
             end = {name: value for name, value in end.items() if name != "completion_data"}
         channel = self._channels.get(run_id)
-        if channel is None and run_id in self._ended:
+        if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return
         at = _now()
         self._close(run_id, channel, end, at)

@@ -77,6 +77,8 @@ class Message(msgspec.Struct, array_like=True):
     state: State | None = None
     gone: bool = False
     """The thread is gone."""
+    watched: str | None = None
+    """Somebody who watches the thread has heard how this run has ended."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -165,8 +165,8 @@ class _Listens:
         """The runs that were heard of and are not over, and when something was heard of them last."""
         self.over: OrderedDict[str, None] = OrderedDict()
         self.pieces: dict[str, _Pieces] = {}
-        self.states: deque[State] = deque(maxlen=8)
-        """What was said last of the thread's state, as it may come again."""
+        self.states: deque[tuple[int, int]] = deque(maxlen=1_000)
+        """When the thread's state was changed, and a hash of what to, as it may come again."""
         self.watches: dict[str, asyncio.Task[None]] = {}
         """Who waits for the log to tell how a run has ended."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -218,8 +218,11 @@ class Mirrors:
             self._watch(listens, run_id, partial(self._ask_log, listens, run_id))
         return self._used(listens)
 
-    def thread(self, thread_id: str) -> Mirror:
-        """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later."""
+    def thread(self, thread_id: str, *, active: str | None = None) -> Mirror:
+        """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later.
+
+        `active` is a run that had not ended a moment ago, so that its end is told even if nothing else is heard of it.
+        """
         topic = Topic(thread_id)
         listens = self._open.get(topic)
         if listens is None:
@@ -228,6 +231,8 @@ class Mirrors:
             listens = _Listens(topic, feed)
             self._spawn(listens, partial(self._ask_log_of_thread, listens), f"trackside-mirror-{thread_id}")
             self._begin(listens)
+        if active is not None and active not in listens.watches and active not in listens.over:
+            self._watch(listens, active, partial(self._ask_log, listens, active))
         return self._used(listens)
 
     async def aclose(self) -> None:
@@ -304,6 +309,9 @@ class Mirrors:
                 listens.feed.close()
         elif message.state is not None:
             self._take_state(listens, message.state)
+        elif message.watched is not None:
+            if listens.feed is not None:
+                listens.feed.watched = message.watched
         else:
             self._take(listens, message)
 
@@ -326,7 +334,7 @@ class Mirrors:
 
     def _attach(self, listens: _Listens, channel: Channel, begin: Begin | None) -> None:
         """See that it is known who a run is, and that what it says goes to those who follow its thread, too."""
-        if begin is not None and channel.modes is None:
+        if begin is not None and channel.begun is None:
             channel.agent, channel.modes, channel.resumable = begin.agent, frozenset(begin.modes), begin.resumable
             channel.begun = begin
         feed = listens.feed
@@ -395,9 +403,10 @@ class Mirrors:
 
     def _take_state(self, listens: _Listens, state: State) -> None:
         """Somebody has changed the thread's state."""
-        if listens.feed is None or state in listens.states:
+        known = state.at, hash(state.data)
+        if listens.feed is None or known in listens.states:
             return
-        listens.states.append(state)
+        listens.states.append(known)
         if state.data is not None:
             listens.feed.note_state(state.data, at=state.at)
         else:

@@ -116,7 +116,8 @@ class Relay:
         self._is_blocked = False
         self._idle = asyncio.Event()
         hub.on_begin, hub.on_part, hub.on_close = self._begin, self._part, self._close
-        hub.threads.on_state, hub.threads.on_forget = self._state, self._forget
+        threads = hub.threads
+        threads.on_state, threads.on_forget, threads.on_watched = self._state, self._forget, self._watched
         wire.on_writable.append(self._go_on)
 
     async def aclose(self, seconds: float = 1.0) -> None:
@@ -131,7 +132,8 @@ class Relay:
         except TimeoutError:
             pass
         if hub.on_part == self._part:
-            hub.on_begin = hub.on_part = hub.on_close = hub.threads.on_state = hub.threads.on_forget = None
+            hub.on_begin = hub.on_part = hub.on_close = None
+            hub.threads.on_state = hub.threads.on_forget = hub.threads.on_watched = None
             self._wire.on_writable.remove(self._go_on)
         for handle in (self._turn, self._again):
             if handle is not None:
@@ -176,6 +178,9 @@ class Relay:
 
     def _forget(self, thread_id: str) -> None:
         self._tell(thread_id, Message(THREAD_STATE, gone=True))
+
+    def _watched(self, thread_id: str, run_id: str) -> None:
+        self._tell(thread_id, Message(THREAD_STATE, watched=run_id))
 
     def _tell(self, thread_id: str, message: Message) -> bool:
         self._states.append((Topic(thread_id, THREAD_STATE), bytes_of(message)))

@@ -10,6 +10,7 @@ not heard all, a number is not there, or its neighbours are not; then he is told
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,7 +95,18 @@ class FeedItem(NamedTuple):
 class ThreadFeed(Ring[FeedItem]):
     """What is said on one thread."""
 
-    __slots__ = ("_owner", "active", "derived", "floor", "mirrored", "newest", "readers", "started_at", "thread_id")
+    __slots__ = (
+        "_owner",
+        "active",
+        "derived",
+        "floor",
+        "mirrored",
+        "newest",
+        "readers",
+        "started_at",
+        "thread_id",
+        "watched",
+    )
 
     def __init__(self, owner: ThreadFeeds, thread_id: str) -> None:
         super().__init__(owner.limits.items, owner.limits.item_bytes)
@@ -103,6 +115,8 @@ class ThreadFeed(Ring[FeedItem]):
         self.floor = self.newest = owner.floor
         """The number of the newest item, and what all are greater than."""
         self.readers = 0
+        self.watched: str | None = None
+        """The run of which somebody who watches the thread has heard last how it has ended."""
         self.mirrored = False
         """Whether other processes tell what happens on the thread."""
         self.active: set[str] = set()
@@ -152,6 +166,13 @@ class ThreadFeed(Ring[FeedItem]):
         self.add(FeedItem("state", "", state, _SMALL + len(state), at=at, number=self._number(at)))
         self.wake()
         self._owner.settle(self)
+
+    def note_watched(self, run_id: str) -> None:
+        """Somebody who watches the thread has heard how a run has ended."""
+        if self.watched != run_id:
+            self.watched = run_id
+            if self.mirrored and self._owner.on_watched is not None:
+                self._owner.on_watched(self.thread_id, run_id)
 
     def _number(self, at: int, *, unsure: bool = False) -> int:
         self.newest = number_after(self.newest, at, unsure=unsure)
@@ -219,6 +240,8 @@ class ThreadFeeds:
         """Up to which number items of feeds that were forgotten may have been given: other ones have greater numbers."""
         self.on_forget: Callable[[str], object] | None = None
         """Told which threads are gone."""
+        self.on_watched: Callable[[str, str], object] | None = None
+        """Told on which thread of others the end of which run was watched."""
         self.on_state: Callable[[str, bytes, int], bool] | None = None
         """Told what the state of which thread was changed to, and when; whether that comes to all mirrors, also ours."""
 
@@ -310,6 +333,21 @@ class FeedReader(RingReader[FeedItem]):
     ) -> None:
         self.feed.readers -= 1
         self.feed._owner.settle(self.feed)  # noqa: SLF001  # the feed is of the same module
+
+    async def comes_to(self, number: int, seconds: float) -> bool:
+        """Wait until something is there with this number, or a greater one, for so long at most; whether it is."""
+        before, self.seen = self.seen, self.feed.added
+        try:
+            async with asyncio.timeout(seconds):
+                while self.feed.newest < number and not self.is_over:
+                    self.pass_over()
+                    if not await self.wait():
+                        break
+        except TimeoutError:
+            pass
+        finally:
+            self.seen = before
+        return self.feed.newest >= number
 
     @property
     def place(self) -> int:

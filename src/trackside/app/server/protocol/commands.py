@@ -12,6 +12,7 @@ import msgspec
 from trackside.app.server.access import agent_of_thread, caller_of, thread_for
 from trackside.app.server.auth.handlers import Action
 from trackside.app.server.failures import answer_of
+from trackside.app.server.following import heard_thread
 from trackside.app.server.misfits import misfit
 from trackside.app.server.routing import Call
 from trackside.app.server.starting import started
@@ -225,11 +226,12 @@ async def _checkpoints(call: CommandCall, params: ListCheckpoints) -> Any:
 
 async def _tree(call: CommandCall, params: AgentGetTree) -> Any:
     thread = await thread_for(call)
-    feed = call.parts.streams.threads.known(thread.thread_id)
-    log = None if feed is None else log_of(feed)
-    tree = None if log is None else log.tree()
-    if params.run_id is not None and (log is None or log.last is None or log.last.run_id != params.run_id):
-        raise UnknownRunError(run_id=params.run_id)
+    async with heard_thread(call.parts, thread):
+        feed = call.parts.streams.threads.known(thread.thread_id)
+        log = None if feed is None else log_of(feed)
+        tree = None if log is None else log.tree()
+        if params.run_id is not None and (log is None or log.last is None or log.last.run_id != params.run_id):
+            raise UnknownRunError(run_id=params.run_id)
     if tree is None:
         tree = {"namespace": [], "status": "completed", "graph_name": agent_of_thread(thread, call.parts.manager) or ""}
     return {"tree": tree}

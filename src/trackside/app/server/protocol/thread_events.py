@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trackside.app.server.following import end_of
+from trackside.app.server.following import LAG, end_of, heard_thread
 from trackside.app.server.outcomes import RunEnd
 from trackside.app.server.outlet import CLOSES, HEARTBEAT, Departure, Outlet, SlowReaderError
 from trackside.app.server.parts import ServerParts
@@ -15,6 +15,7 @@ from trackside.app.server.responses import Receive, Scope, Send
 from trackside.app.server.thread_states import ThreadStates
 from trackside.app.storage import StoredRun
 from trackside.app.streams.protocol import EventReader, Wanted, read_events
+from trackside.app.streams.thread_feed import PER_MS
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_final
 from trackside.harness.types import ThreadStatus
@@ -39,21 +40,28 @@ class ProtocolEvents:
         parts = self.parts
         options = parts.options
         outlet = Outlet(send, parts.streams, patience=options.patience, heartbeat=options.heartbeat)
-        thread_id = self.states.thread.thread_id
-        with read_events(parts.streams.threads, thread_id, self.wanted, self.since) as reader:
-            await outlet.begin(self.headers)
-            await self._look_back(reader)
-            departure = Departure(receive, reader.rouse)
-            try:
-                with outlet.is_open(reader.nudge):
-                    await self._write(outlet, reader, departure)
-            except SlowReaderError:
-                pass  # said and counted; the connection is closed, as the answer is not whole
-            finally:
-                await departure.aclose()
-                if self._elsewhere is not None:
-                    self._elsewhere.cancel()
-                    await asyncio.wait((self._elsewhere,))
+        async with heard_thread(parts, self.states.thread):
+            threads, thread_id = parts.streams.threads, self.states.thread.thread_id
+            if parts.mirrors is not None and self.since:
+                with threads.read(thread_id) as feed:
+                    await feed.comes_to(self.since - self.since % PER_MS, LAG)
+            with read_events(threads, thread_id, self.wanted, self.since) as reader:
+                await outlet.begin(self.headers)
+                await self._look_back(reader)
+                await self._follow(outlet, reader, receive)
+
+    async def _follow(self, outlet: Outlet, reader: EventReader, receive: Receive) -> None:
+        departure = Departure(receive, reader.rouse)
+        try:
+            with outlet.is_open(reader.nudge):
+                await self._write(outlet, reader, departure)
+        except SlowReaderError:
+            pass  # said and counted; the connection is closed, as the answer is not whole
+        finally:
+            await departure.aclose()
+            if self._elsewhere is not None:
+                self._elsewhere.cancel()
+                await asyncio.wait((self._elsewhere,))
 
     async def _write(self, outlet: Outlet, reader: EventReader, departure: Departure) -> None:
         while not departure.gone:
@@ -80,7 +88,7 @@ class ProtocolEvents:
             return
         if is_final(run.status):
             await self._recall(reader, run)
-        else:
+        elif self.parts.mirrors is None:  # else it comes here
             self._follow_elsewhere(reader, run.run_id)
 
     def _follow_elsewhere(self, reader: EventReader, run_id: str) -> None:

@@ -13,6 +13,8 @@ from trackside.app.server.following import (
     end_of,
     final_body,
     first_frame,
+    hear,
+    mirror_of,
     reader_of,
     resume,
     run_headers,
@@ -63,8 +65,8 @@ async def join_stream(call: Call[None, StreamQuery]) -> Any:
     """Follow a run: what it has said, as far as that is kept, then what it says, to its end.
 
     With `Last-Event-ID` it goes on behind that event, and `-1` is from the beginning; an id that the run never gave is
-    refused. What is not kept any more is told by an event `gap`. A run of another process has nothing to say here but how it
-    ends. Who follows from the start of a run that is over gets its end at once.
+    refused. What is not kept any more is told by an event `gap`. In a fleet any server has what a run says, with the same
+    ids. Who follows from the start of a run that is over gets its end at once.
     """
     return await _follow(call, call.thread_id)
 
@@ -91,20 +93,18 @@ async def join_stateless_stream(call: Call[None, StreamQuery]) -> Any:
     media_type=EVENT_STREAM,
 )
 async def join_thread(call: Call[None, ThreadStreamQuery]) -> Any:
-    """Follow a thread: all its runs that this process executes, one after another, until the client goes.
+    """Follow a thread: all its runs, one after another, until the client goes; of a fleet those of all workers.
 
     It begins with the run that is active, if there is one. `Last-Event-ID` goes on behind an event, `-1` is from the
-    beginning of what is kept; what is not kept any more, or was said to another process, is told by an event `gap`.
+    beginning of what is kept; what is not kept any more, or has not come here, is told by an event `gap`.
     """
-    parts, query = call.parts, call.query
-    thread_id = (await thread_for(call)).thread_id
+    query, thread = call.query, await thread_for(call)
+    thread_id = thread.thread_id
     return ThreadEvents(
-        streams=parts.streams,
-        thread_id=thread_id,
+        parts=call.parts,
+        thread=thread,
         modes=frozenset(query.stream_mode or ("run_modes",)),
         last_event_id=call.header("last-event-id") or None,
-        heartbeat=parts.options.heartbeat,
-        patience=parts.options.patience,
         headers={"Location": f"/threads/{thread_id}/stream", "Content-Location": f"/threads/{thread_id}"},
     )
 
@@ -123,13 +123,23 @@ async def _join(call: Call[None, JoinQuery], thread_id: str | None) -> WhenEnded
 async def _follow(call: Call[None, StreamQuery], thread_id: str | None) -> RunEvents:
     parts, query = call.parts, call.query
     run = await visible_run(parts, call.principal, call.run_id, thread_id, lingers=True)
-    run_id = run.run_id
+    run_id, last_id = run.run_id, call.header("last-event-id") or None
+    mirror = mirror_of(parts, run)
     reader = reader_of(parts, run_id)
-    from_start = resume(reader, call.header("last-event-id") or None, past=query.past)
+    try:
+        if mirror is not None:
+            await hear(parts, run, mirror, reader, last_id)
+        unsure = run.started_at is not None and not reader.heard_start
+        from_start = resume(reader, last_id, past=query.past, unsure=unsure)
+    except BaseException:
+        if mirror is not None:
+            mirror.close()
+        raise
     modes = frozenset(mode for mode in query.stream_mode or () if mode)
     return RunEvents(
         run_id=run_id,
         reader=reader,
+        mirror=mirror,
         streams=parts.streams,
         ended=lambda: end_of(parts, run_id),
         modes=modes or None,

@@ -11,6 +11,7 @@ from trackside.app.server.following import (
     end_of,
     final_body,
     first_frame,
+    mirror_of,
     reader_of,
     run_headers,
 )
@@ -121,7 +122,7 @@ async def _wait(call: CreateCall, thread_id: str | None) -> WhenEnded:
     handle, caller = run.handle, caller_of(parts, call.principal)
 
     async def result() -> bytes:
-        if handle.existing:
+        if handle.existing or not parts.executes:
             return await final_body(parts, handle.record, caller)
         return await body_of(parts, await handle.result(), handle.record.agent, caller)
 
@@ -139,9 +140,11 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     handle, spec = run.handle, run.spec
     run_id = handle.run_id
     resumable = bool(call.body.stream_resumable)
+    mirror = mirror_of(parts, handle.record)
     return RunEvents(
         run_id=run_id,
-        reader=reader_of(parts, run_id) if handle.existing else parts.streams.read(run_id),
+        reader=reader_of(parts, run_id) if handle.existing or mirror is not None else parts.streams.read(run_id),
+        mirror=mirror,
         streams=parts.streams,
         ended=lambda: end_of(parts, run_id),
         modes=frozenset(spec.stream_mode),

@@ -44,7 +44,6 @@ class ThreadEventLog(Ring[Event]):
         "last",
         "moved",
         "open_questions",
-        "watched",
     )
 
     def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
@@ -52,8 +51,6 @@ class ThreadEventLog(Ring[Event]):
         self.last: RunEvents | None = None
         """The run that has begun last."""
         self.open_questions: list[str] = []
-        self.watched = False
-        """Whether somebody who only watches has heard how that run has ended."""
         self.moved: list[str] = []
         """Runs that another process goes on with, and whose end nobody waits for yet."""
         self._feed = feed
@@ -70,6 +67,11 @@ class ThreadEventLog(Ring[Event]):
         """The number of the newest event, as readers know it."""
         self.catch_up()
         return self.highest
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody who only watches has heard how the last run has ended."""
+        return self.last is not None and self._feed.watched == self.last.run_id
 
     @property
     def seen(self) -> int:
@@ -179,7 +181,6 @@ class ThreadEventLog(Ring[Event]):
 
     def _begun(self, run: RunEvents) -> None:
         self.last = run
-        self.watched = False
         self.open_questions = []
         self._runs[run.run_id] = run
         self._started[run.run_id] = self._began_at = self.added + 1
@@ -261,7 +262,7 @@ class EventReader(RingReader[Event]):
             if has(event):
                 pieces += (event.head, event.data, TAIL)
                 if only_watches and log.last is not None and event.ends == log.last.run_id:
-                    log.watched = True
+                    self._feed.feed.note_watched(event.ends)
         return pieces
 
     @property

@@ -1,0 +1,45 @@
+"""What the log says of how runs end, for mirrors of runs that other processes execute (`streams.mirror.EndLog`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from trackside.app.storage import Store, StoredEvent
+from trackside.app.streams.mirror import ToldEnd
+from trackside.harness.errors import ClosedError
+from trackside.harness.lifecycle import is_terminal
+from trackside.harness.types import LifecycleEventType
+
+TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
+
+
+class RunEnds:
+    """Follows the log of a store: all who ask share one reader, which is idle while nobody does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def end_of(self, run_id: str) -> ToldEnd | None:
+        """How a run has ended, as soon as it has; None if the store is closed before."""
+        try:
+            async for stored in self._store.follow(run_id=run_id, types=TERMINAL):
+                return _told(stored)
+        except ClosedError:
+            pass
+        return None
+
+    async def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
+        """How the runs of a thread end, from now on."""
+        try:
+            end = await self._store.subscriptions.end()
+            async for stored in self._store.follow(end, thread_id=thread_id, types=TERMINAL):
+                yield _told(stored)
+        except ClosedError:
+            pass
+
+
+def _told(stored: StoredEvent) -> ToldEnd:
+    event = stored.event
+    at = int(event.occurred_at.timestamp() * 1000)
+    return ToldEnd(event.run_id, event.payload, at, started=event.sequence > 1)
