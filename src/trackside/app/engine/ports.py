@@ -49,7 +49,11 @@ class Engine(Protocol):
     """Moves work between processes. Everything is called on one event loop; nothing but `next` and `aclose` waits."""
 
     name: str
-    live: LiveWire
+
+    @property
+    def live(self) -> LiveWire:
+        """What carries live output."""
+        ...
 
     def announce(self, ready: Sequence[ReadyRun]) -> None:
         """These runs, which nobody has, may be claimed: tell their pools. Again is harmless. Does not raise; may be lost."""
@@ -71,6 +75,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """What it has done so far. From any thread."""
+        ...
+
+    async def tidy(self) -> None:
+        """Remove what has got old, for all processes; one of them is asked to, now and then."""
         ...
 
     async def aclose(self) -> None:

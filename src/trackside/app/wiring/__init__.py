@@ -22,6 +22,7 @@ from trackside.app.vitals import Vitals
 from trackside.app.wiring.access import authenticator_of, streams_of
 from trackside.app.wiring.agents import AgentReference, load_agent
 from trackside.app.wiring.delivering import Deliveries
+from trackside.app.wiring.fleet import Membership, Post, Role, joined, with_fleet
 from trackside.app.wiring.forgetting import forgotten_by
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
@@ -35,6 +36,8 @@ from trackside.harness.types import AgentLimits
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from trackside.app.engine import Engine
+    from trackside.app.engine.worker import FleetWorker
     from trackside.app.server import ServerParts
     from trackside.app.server.auth import Authenticator
     from trackside.app.server.guest import Guest
@@ -79,6 +82,20 @@ class App:
     """What knows who asks the server."""
     closing: AsyncExitStack
     """What is closed with this app, before its manager."""
+    membership: Membership | None = None
+    """What it has of the fleet of which it is one; None: it executes what it lets in."""
+    post: Post | None = None
+    """What it does there."""
+
+    @property
+    def fleet(self) -> FleetWorker | None:
+        """What takes the runs that a worker of a fleet executes."""
+        return None if self.post is None else self.post.worker
+
+    @property
+    def engine(self) -> Engine | None:
+        """What moves runs between the processes of its fleet."""
+        return None if self.membership is None else self.membership.engine
 
     @cached_property
     def parts(self) -> ServerParts:
@@ -88,9 +105,10 @@ class App:
         from trackside.app.server.run_webhooks import RunWebhooks
         from trackside.app.wiring.system import system_sources
 
-        crons = CronScheduler(self.store.crons, self.manager)
-        crons.begin()
-        self.closing.push_async_callback(crons.aclose)
+        if self.post is None:  # else they are among its duties
+            crons = CronScheduler(self.store.crons, self.manager)
+            crons.begin()
+            self.closing.push_async_callback(crons.aclose)
         server, access = self.settings.server, self.settings.access
         webhooks = RunWebhooks(
             self.store,
@@ -106,6 +124,7 @@ class App:
             manager=self.manager,
             store=self.store,
             streams=self.streams,
+            mirrors=None if self.membership is None else self.membership.mirrors,
             checkpointer=self.checkpointer,
             vitals=self.vitals,
             observers=self.observers,
@@ -171,6 +190,7 @@ async def open_app(
     observers: Sequence[RunObserver] = (),
     hands_over: bool = True,
     one_run: bool = False,
+    role: Role = "server",
 ) -> AsyncGenerator[App]:
     """Open the database, a manager that records into it, and the observers that the settings name; closes them all.
 
@@ -182,6 +202,8 @@ async def open_app(
     other processes in the end, and theirs taken over. With `one_run` nobody asks its server anything, and the list of prices
     is read when the first price is asked for, and costs nothing if none is; else before anything runs, so that no other run
     has to wait for it.
+
+    If the settings name an engine, `role` is what this process is in that fleet, unless it is there for `one_run`.
 
     Raises:
         SettingsError: the database cannot be used, an observer, or the hook that redacts events.
@@ -210,23 +232,33 @@ async def open_app(
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         streams = StreamHub()
         store.on_removal(streams.threads.forget)
+        membership = None
+        if settings.engine_kind != "inline" and not one_run:
+            membership = await stack.enter_async_context(joined(settings, store, streams, role=role, agents=agents))
+        coordinator = store.coordinator(
+            lease_seconds=settings.engine.lease,
+            hands_over=hands_over,
+            keeps_requests=redact is None,
+            fleet=None if membership is None else membership.member,
+        )
         manager = RunManager(
             agents,
             stream=streams,
             observers=[ObserverBinding(recorder, required=True), *_bound(live), *observers],
-            coordinator=store.coordinator(hands_over=hands_over, keeps_requests=redact is None),
+            coordinator=coordinator,
             states=store.thread_states(),
             log=store.run_log(),
             checkpointer=checkpointer,
             items=store.items,
-            max_running=settings.max_running,
+            max_running=settings.max_running if membership is None else max(1, membership.member.capacity),
             limits={name: _limits_of(name, settings, outlives=hands_over) for name in agents},
             stopping=settings.stopping,
             prices=prices,
             redact=redact,
             shutdown_grace=settings.shutdown_grace,
         )
-        vitals = _vitals(manager, store, deliveries, spool)
+        post = None if membership is None else Post(store, membership, manager, coordinator)
+        vitals = _vitals(manager, store, deliveries, spool, membership, post)
         for observer in configured:
             observer.watch(vitals)
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
@@ -234,6 +266,8 @@ async def open_app(
             elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
             await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere)))
         await stack.enter_async_context(manager)
+        if post is not None:
+            await stack.enter_async_context(post)
         yield App(
             manager,
             store,
@@ -246,6 +280,8 @@ async def open_app(
             settings,
             authenticator,
             stack,
+            membership,
+            post,
         )
 
 
@@ -258,14 +294,22 @@ async def _close_all(live: Sequence[ConfiguredObserver]) -> None:
     await asyncio.gather(*(observer.aclose() for observer in live))
 
 
-def _vitals(manager: RunManager, store: Store, deliveries: Deliveries, spool: Spool) -> Vitals:
-    return Vitals(
+def _vitals(
+    manager: RunManager,
+    store: Store,
+    deliveries: Deliveries,
+    spool: Spool,
+    membership: Membership | None,
+    post: Post | None,
+) -> Vitals:
+    vitals = Vitals(
         manager=manager.stats,
         observers=manager.observers.stats,
         writer=store.writer_stats,
         feeds=deliveries.dispatcher.stats,
         spooled=lambda: spool.waiting,
     )
+    return vitals if membership is None or post is None else with_fleet(vitals, membership, post)
 
 
 def _folders(settings: Settings) -> list[str]:

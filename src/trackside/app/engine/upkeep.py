@@ -1,0 +1,110 @@
+"""The duties of a fleet: runs that are due, runs whose worker is gone, runs that nobody was told of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from trackside.app.engine.duties import Duty
+from trackside.app.engine.ports import Engine
+from trackside.app.storage.fleet import QueueDepth
+from trackside.app.storage.fleet_store import FleetStore
+from trackside.app.vitals import PoolStats, QueueStats
+
+SCHEDULER: Final = "scheduler"
+REAPER: Final = "reaper"
+SWEEPER: Final = "sweeper"
+
+OVERLOOKED: Final = 2.0
+"""Seconds after which a run that is ready, while a worker has room for it, was announced in vain."""
+_PROMOTE_EVERY: Final = 0.25
+_REAP_EVERY: Final = 1.0
+_SWEEP_EVERY: Final = 2.0
+_AT_ONCE: Final = 500
+_TIDY_ROUNDS: Final = 15  # so many sweeps for each time that old rows are removed
+
+_SEEN_FOR: Final = 10.0  # seconds for which what was seen of the queue is worth saying
+
+type Tidy = Callable[[], Awaitable[object]]
+
+
+class Upkeep:
+    """What the processes of a fleet do for all, each of it by one of them at a time.
+
+    Args:
+        fleet: the fleet in the database.
+        engine: how workers are told.
+        member: the name of this process.
+        tidy: what the sweeper does besides, every half minute.
+    """
+
+    def __init__(self, fleet: FleetStore, engine: Engine, member: str, *, tidy: Sequence[Tidy] = ()) -> None:
+        self._fleet = fleet
+        self._engine = engine
+        self._member = member
+        self._tidy = tidy
+        self._sweeps = 0
+        self.swept_total = 0
+        """Runs that were announced again."""
+        self._queue: tuple[float, QueueStats] | None = None
+
+    def queue(self) -> QueueStats | None:
+        """What waits in the fleet, if this process was the last to look; from any thread."""
+        if self._queue is None or monotonic() - self._queue[0] > _SEEN_FOR:
+            return None
+        return self._queue[1]
+
+    def duties(self) -> list[Duty]:
+        """What there is to do."""
+        return [
+            Duty(SCHEDULER, self._promote, _PROMOTE_EVERY),
+            Duty(REAPER, self._reap, _REAP_EVERY),
+            Duty(SWEEPER, self._sweep, _SWEEP_EVERY),
+        ]
+
+    async def _promote(self) -> None:
+        """Let runs take their places that have become due; the news of them announces them."""
+        while len(await self._fleet.promote_due(limit=_AT_ONCE)) == _AT_ONCE:
+            pass
+
+    async def _reap(self) -> None:
+        """End the runs of workers that are gone."""
+        await self._fleet.reap(self._member)
+
+    async def _sweep(self) -> None:
+        """Announce again what waits although there is room for it: nobody has heard of it, or who had is gone."""
+        depth = await self._fleet.queue()
+        self._queue = monotonic(), _in_numbers(depth)
+        idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
+        if idle:
+            overlooked = await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE)
+            self.swept_total += len(overlooked)
+            self._engine.announce(overlooked)
+        if depth.unserved:
+            await self._fleet.loosen_versions()
+        if self._sweeps % _TIDY_ROUNDS == 0:
+            for tidy in self._tidy:
+                await tidy()
+        self._sweeps += 1
+
+
+def _in_numbers(depth: QueueDepth) -> QueueStats:
+    pools = [
+        PoolStats(
+            pool=pool.pool,
+            ready=pool.ready,
+            waiting=pool.waiting,
+            delayed=pool.delayed,
+            running=pool.running,
+            oldest_ready_at=pool.oldest_ready_at,
+            workers=pool.workers,
+            places=pool.places,
+        )
+        for pool in depth.pools
+    ]
+    unserved: Counter[str] = Counter()
+    for one in depth.unserved:
+        unserved[one.agent] += one.count
+    return QueueStats(pools, dict(unserved))

@@ -1,0 +1,242 @@
+"""Executes the runs that a worker is offered: as many at once as it has places, each claimed in the database first.
+
+An offer is a hint. What counts is whether the database gives the run to this worker (`StoredCoordinator.take`), and with or
+without offers it is asked now and then what is ready; more often while the engine is cut off. So all that an engine can lose
+is time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from trackside.app.engine.ports import Engine, Offer, Offers
+from trackside.app.storage.coordinator import StoredCoordinator
+from trackside.app.storage.errors import StorageError
+from trackside.app.storage.fleet import Taking
+from trackside.app.vitals import WorkerStats
+from trackside.harness import RunManager
+from trackside.harness.errors import ClosedError, NoResultHereError
+
+logger = logging.getLogger("trackside.worker")
+
+LOOK_EVERY: Final = 15.0
+"""Seconds between two looks for what nobody offers, about."""
+CUT_OFF_LOOK: Final = 0.5
+"""The same while the engine is cut off."""
+_FOREIGN: Final = 2.0  # seconds after which others are offered what this worker has no agent for, about
+_TROUBLE: Final = 1.0  # seconds that it leaves a database in peace that failed
+
+
+class FleetWorker:
+    """Takes runs for a manager, from `begin` to `stop`.
+
+    Args:
+        manager: executes what is taken.
+        coordinator: that of the manager; gives it runs that nobody has.
+        engine: offers runs.
+        pools: whose runs it takes.
+        places: how many runs it executes at once.
+        look_every: seconds between two looks for what nobody offers, about.
+    """
+
+    def __init__(
+        self,
+        manager: RunManager,
+        coordinator: StoredCoordinator,
+        engine: Engine,
+        *,
+        pools: Sequence[str],
+        places: int,
+        look_every: float = LOOK_EVERY,
+    ) -> None:
+        self._manager = manager
+        self._coordinator = coordinator
+        self._engine = engine
+        self._pools = tuple(pools)
+        self._places = places
+        self._look_every = look_every
+        self._busy = 0
+        self._offers: Offers | None = None
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._look_soon = asyncio.Event()
+        self._stopping = False
+        self._more_waits = False
+        """Whether the last look found as much as there was room for."""
+        self._loops: list[asyncio.Task[None]] = []
+        self._runs: set[asyncio.Task[None]] = set()
+        self._taken = self._found = self._missed = self._foreign = self._lost = 0
+
+    @property
+    def worker_id(self) -> str:
+        """The name under which it has runs."""
+        return self._coordinator.worker_id
+
+    @property
+    def on_drain(self) -> list[Callable[[], object]]:
+        """Called when somebody asks this worker to take no more, to finish what it has, and to leave."""
+        return self._coordinator.on_drain
+
+    @property
+    def running(self) -> int:
+        """How many places are taken."""
+        return self._busy
+
+    def stats(self) -> WorkerStats:
+        """What it does, and has done; from any thread."""
+        return WorkerStats(
+            places=self._places,
+            running=self._busy,
+            taken_total=self._taken,
+            found_total=self._found,
+            missed_total=self._missed,
+            foreign_total=self._foreign,
+            lost_total=self._lost,
+        )
+
+    def begin(self) -> None:
+        """Take runs from now on."""
+        self._loops = [
+            asyncio.create_task(self._accept(), name="trackside-offers"),
+            asyncio.create_task(self._look_around(), name="trackside-look"),
+        ]
+
+    async def stop(self) -> None:
+        """Take no more. What was taken goes on; the manager ends it. May be called again."""
+        self._stopping = True
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    async def until_idle(self) -> None:
+        """Until everything that was taken has ended, and the engine knows."""
+        while self._runs:
+            await asyncio.wait(self._runs)
+
+    async def _accept(self) -> None:
+        """Take what is offered, whenever there is a place."""
+        async with self._engine.join(self.worker_id, self._pools, on_stop=self._hear_stop) as offers:
+            self._offers = offers
+            offers.note_free(self._places - self._busy)
+            try:
+                while True:
+                    await self._has_room.wait()
+                    offer = await offers.next()
+                    if not self._reserve(1):  # a look has filled the last place meanwhile
+                        offer.decline(after=0.0)
+                        continue
+                    self._spawn(self._answer(offer), f"trackside-offer-{offer.run_id or 'look'}")
+            finally:
+                self._offers = None
+
+    async def _look_around(self) -> None:
+        """Look for what is ready and was not offered, whenever there is a place."""
+        while True:
+            connected = self._engine.status().connected
+            seconds = (self._look_every if connected else CUT_OFF_LOOK) * random.uniform(0.7, 1.3)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._look_soon.wait()
+            self._look_soon.clear()
+            await self._has_room.wait()
+            self._found += await self._take_any()
+
+    async def _answer(self, offer: Offer) -> None:
+        """See what an offer is worth; one place is reserved for it."""
+        run_id = offer.run_id
+        if run_id is None:
+            self._free(1)
+            await self._take_any()
+            offer.done()
+            return
+        try:
+            taking = (await self._coordinator.take([run_id]))[run_id]
+        except (StorageError, ClosedError) as exc:
+            self._say_failed(exc)
+            self._free(1)
+            offer.decline(after=_TROUBLE)
+            return
+        match taking:
+            case Taking.taken:
+                self._taken += 1
+                await self._see_through(run_id)
+                offer.done()
+            case Taking.gone | Taking.busy:  # what is not its thread's turn is announced when it is
+                self._missed += 1
+                self._free(1)
+                offer.done()
+            case Taking.foreign:
+                self._foreign += 1
+                self._free(1)
+                offer.decline(after=_FOREIGN * random.uniform(0.5, 1.5))
+
+    async def _take_any(self) -> int:
+        """Take what is ready, as much as there is room for; how much that was."""
+        room = self._places - self._busy
+        if room <= 0 or self._stopping or not self._reserve(room):
+            return 0
+        taken: list[str] = []
+        try:
+            taken = await self._coordinator.take_any(room)
+        except (StorageError, ClosedError) as exc:
+            self._say_failed(exc)
+            await asyncio.sleep(_TROUBLE)
+        finally:
+            self._more_waits = len(taken) == room
+            self._free(room - len(taken))
+        self._taken += len(taken)
+        for run_id in taken:
+            self._spawn(self._see_through(run_id), f"trackside-taken-{run_id}")
+        return len(taken)
+
+    async def _see_through(self, run_id: str) -> None:
+        """Wait until a run has ended, here or (it was lost) elsewhere, and give its place back."""
+        try:
+            await self._manager.result(run_id)
+        except NoResultHereError:
+            self._lost += 1
+        finally:
+            self._free(1)
+
+    def _reserve(self, places: int) -> bool:
+        if self._busy + places > self._places:
+            return False
+        self._busy += places
+        self._note()
+        return True
+
+    def _free(self, places: int) -> None:
+        if places <= 0:
+            return
+        self._busy -= places
+        self._note()
+        if self._more_waits:
+            self._look_soon.set()
+
+    def _note(self) -> None:
+        free = self._places - self._busy
+        if free > 0:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+        self._coordinator.note_running(self._busy)
+        if self._offers is not None:
+            self._offers.note_free(0 if self._stopping else free)
+
+    def _hear_stop(self, run_id: str) -> None:
+        self._coordinator.nudge()
+
+    def _say_failed(self, exc: Exception) -> None:
+        if not self._stopping:
+            logger.warning("no run can be taken for now: %s", exc)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._runs.add(task)
+        task.add_done_callback(self._runs.discard)

@@ -1,0 +1,166 @@
+"""How a process takes part in a fleet: the engine, what it is to the others, what it does for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from os import getpid
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from trackside.app.settings import Settings
+from trackside.app.streams import StreamHub
+from trackside.app.vitals import EngineVitals, Vitals
+from trackside.harness import RunManager
+
+if TYPE_CHECKING:
+    from trackside.app.engine import Engine
+    from trackside.app.engine.worker import FleetWorker
+    from trackside.app.storage import Store
+    from trackside.app.storage.coordinator import StoredCoordinator
+    from trackside.app.storage.fleet import FleetMember, QueueNews
+    from trackside.app.streams.mirror import Mirrors
+
+_CRONS_EVERY: Final = 1.0  # seconds between two looks at what other processes have changed
+
+type Role = Literal["server", "worker"]
+"""What a process of a fleet does: let runs in, or execute them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """What a process has of its fleet, from before its manager is there to after that has closed."""
+
+    engine: Engine
+    member: FleetMember
+    mirrors: Mirrors | None
+    """A server's: what it hears of runs that others execute."""
+
+
+@asynccontextmanager
+async def joined(
+    settings: Settings, store: Store, streams: StreamHub, *, role: Role, agents: Mapping[str, Any]
+) -> AsyncGenerator[Membership]:
+    """Be a server or a worker of the fleet that the settings name.
+
+    Raises:
+        SettingsError: the engine cannot be used as it is set.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    from trackside.app.server.run_ends import RunEnds
+    from trackside.app.streams.mirror import Mirrors
+    from trackside.app.streams.relay import Relay
+
+    member = await asyncio.to_thread(_member, settings, role, agents)
+    async with _engine_of(settings, store, role) as engine, AsyncExitStack() as stack:
+        tell = partial(_tell, engine)
+        store.fleet.on_news.append(tell)
+        stack.callback(store.fleet.on_news.remove, tell)
+        mirrors = None
+        # A server's, too: it ends runs that no worker has had, and changes threads.
+        stack.push_async_callback(Relay(streams, engine.live).aclose)
+        if role == "server":
+            mirrors = Mirrors(streams, engine.live, RunEnds(store))
+            stack.push_async_callback(mirrors.aclose)
+        yield Membership(engine=engine, member=member, mirrors=mirrors)
+
+
+class Post:
+    """A member's part while its manager is open: duties for all, if they fall to it, and a worker's runs; `async with`."""
+
+    def __init__(
+        self, store: Store, membership: Membership, manager: RunManager, coordinator: StoredCoordinator
+    ) -> None:
+        from trackside.app.engine.duties import Duties
+        from trackside.app.engine.upkeep import SCHEDULER, Upkeep
+        from trackside.app.engine.worker import FleetWorker
+        from trackside.app.server.crons import CronScheduler
+
+        engine, member = membership.engine, membership.member
+        self.upkeep = Upkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
+        self.duties = Duties(store.fleet, coordinator.worker_id, self.upkeep.duties())
+        self.crons = CronScheduler(
+            store.crons, manager, look_every=_CRONS_EVERY, on_duty=partial(self.duties.holds, SCHEDULER)
+        )
+        self.worker: FleetWorker | None = None
+        if member.kind == "worker":
+            self.worker = FleetWorker(manager, coordinator, engine, pools=member.pools, places=member.capacity)
+
+    async def __aenter__(self) -> Self:
+        await self.duties.__aenter__()
+        self.crons.begin()
+        if self.worker is not None:
+            self.worker.begin()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self.worker is not None:
+            await self.worker.stop()
+        await self.crons.aclose()
+        await self.duties.__aexit__(*exc_info)
+
+
+def with_fleet(vitals: Vitals, membership: Membership, post: Post) -> Vitals:
+    """The numbers of an app with those of its part in a fleet."""
+    engine, worker = membership.engine, post.worker
+    return replace(
+        vitals,
+        engine=lambda: EngineVitals(engine.name, engine.status(), engine.stats()),
+        worker=(lambda: None) if worker is None else worker.stats,
+        duties=post.duties.standing,
+        queue=post.upkeep.queue,
+    )
+
+
+def _tell(engine: Engine, news: QueueNews) -> None:
+    """Have others hear of what was committed here."""
+    if news.ready:
+        engine.announce(news.ready)
+    for stop in news.stops:
+        engine.ask_to_stop(stop.worker_id, stop.run_id)
+
+
+def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetMember:
+    from trackside.app.storage.fleet import FleetMember
+
+    worker = settings.worker
+    is_worker = role == "worker"
+    return FleetMember(
+        kind="worker" if is_worker else "server",
+        pool_of=settings.pool_of,
+        version=settings.engine.agents_version,
+        pools=worker.pools if is_worker else (),
+        capacity=worker.concurrency if is_worker else 0,
+        agents=tuple(agents),
+        address=f"http://{worker.host}:{worker.port}" if is_worker and worker.port else None,
+    )
+
+
+@asynccontextmanager
+async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGenerator[Engine]:
+    if settings.engine.kind == "postgres":
+        from trackside.app.engine.postgres import open_postgres
+
+        async with open_postgres(store) as postgres:
+            yield postgres
+        return
+    from trackside.app.engine.nats import EngineOptionError, NatsOptions, open_nats
+
+    engine = settings.engine
+    try:
+        options = NatsOptions(
+            url=engine.url,
+            role=role,
+            name=f"trackside {role} {socket.gethostname()}:{getpid()}",
+            credentials=engine.credentials,
+            ca=engine.ca,
+            certificate=engine.certificate,
+            key=engine.key,
+        )
+        async with open_nats(options) as nats:
+            yield nats
+    except EngineOptionError as exc:
+        raise settings.complaint(f"engine.{exc.details['option']}", str(exc.details["why"])) from exc
