@@ -1,0 +1,281 @@
+"""What a worker's runs say, as clients of any server get it: as if that server had executed them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk.errors import UnprocessableEntityError
+from langgraph_sdk.sse import SSEDecoder
+
+from trackside import RunContext
+
+
+async def counting(input: Any, run: RunContext) -> dict[str, Any]:
+    for number in range(input["to"]):
+        run.send({"n": number})
+        await asyncio.sleep(0)
+    return {"counted": input["to"]}
+
+
+async def failing(input: Any, run: RunContext) -> dict[str, Any]:
+    run.send("about to")
+    raise ValueError("no good")
+
+
+class Held:
+    """An agent that says what it is told to, until it is told to end."""
+
+    def __init__(self) -> None:
+        self.steps: asyncio.Queue[Any] = asyncio.Queue()
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    def agent(self) -> Any:
+        async def held(input: Any, run: RunContext) -> dict[str, Any]:
+            self.started.set()
+            try:
+                while (step := await self.steps.get()) is not None:
+                    run.send(step)
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+            return {"done": True}
+
+        return held
+
+    def say(self, *steps: Any) -> None:
+        for step in steps:
+            self.steps.put_nowait(step)
+
+
+class Events:
+    """A stream that is read as it comes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def until(self, event: str) -> list[Any]:
+        """All up to the next one of this name."""
+        got = []
+        async with asyncio.timeout(20):
+            async for part in self._stream:
+                got.append(part)
+                if part.event == event:
+                    break
+        return got
+
+    async def rest(self) -> list[Any]:
+        async with asyncio.timeout(20):
+            return [part async for part in self._stream]
+
+
+def said(parts: list[Any]) -> list[tuple[str, Any]]:
+    return [(part.event, part.data) for part in parts]
+
+
+def decoded(body: bytes) -> list[tuple[str, Any, str | None]]:
+    decoder = SSEDecoder()
+    parts = [decoder.decode(line) for line in body.replace(b"\r\n", b"\n").split(b"\n")]
+    return [(part.event, part.data, part.id) for part in parts if part is not None]
+
+
+async def test_a_run_is_streamed_by_the_server_that_started_it(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        client = fleet.servers[0].client
+        stream = client.runs.stream(None, "counting", input={"to": 50}, stream_mode=["custom", "values"])
+        parts = await Events(stream).rest()
+        assert parts[0].event == "metadata"
+        assert [part.data["n"] for part in parts if part.event == "custom"] == list(range(50))
+        assert said(parts)[-2:-1] == [("values", {"counted": 50})]
+        assert (parts[-1].event, parts[-1].data["status"]) == ("end", "success")
+        assert not fleet.servers[0].app.manager.stats().running
+
+
+async def test_who_waits_gets_what_the_run_gave_or_why_it_failed(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting, "failing": failing}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        assert await one.runs.wait(None, "counting", input={"to": 3}) == {"counted": 3}
+        assert await one.runs.wait(None, "counting", input={"to": 3}, raise_error=False) == {"counted": 3}
+        failed = await other.runs.wait(None, "failing", input={}, raise_error=False)
+        assert failed["__error__"] == {"error": "ValueError", "message": "no good"}
+        thread = await one.threads.create()
+        run = await one.runs.create(thread["thread_id"], "counting", input={"to": 2})
+        for client in (other, one):
+            assert await client.runs.join(thread["thread_id"], run["run_id"]) == {"counted": 2}
+
+
+async def test_a_client_goes_on_at_another_server_exactly_where_he_was(have_fleet: Any) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        run = (await one.runs.create(thread, "held", stream_mode="custom", stream_resumable=True))["run_id"]
+        held.say(*range(3))
+        events = Events(one.runs.join_stream(thread, run))
+        seen = [*await events.until("custom"), *await events.until("custom")]
+        held.say(*range(3, 6))
+        again = Events(other.runs.join_stream(thread, run, last_event_id=seen[-1].id))
+        assert [part.data for part in await again.until("custom")] == [2]
+        held.say(None)
+        rest = await again.rest()
+        assert [part.data for part in rest[:-1]] == [3, 4, 5]
+        assert rest[-1].event == "end"
+        # When it is over, from the beginning, on both, the same bytes with the same ids.
+        bodies = []
+        for server in fleet.servers:
+            url = f"{server.url}/threads/{thread}/runs/{run}/stream"
+            async with httpx.AsyncClient() as http:
+                bodies.append((await http.get(url, headers={"Last-Event-ID": "-1"})).content)
+        assert bodies[0] == bodies[1]
+        assert [data for event, data, _ in decoded(bodies[0]) if event == "custom"] == [*range(6)]
+
+
+async def test_an_id_that_the_run_never_gave_is_refused_on_each_server(have_fleet: Any) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}) as fleet:
+        client = fleet.servers[0].client
+        thread = (await client.threads.create())["thread_id"]
+        run = (await client.runs.create(thread, "held", stream_mode="custom", stream_resumable=True))["run_id"]
+        held.say(1)
+        await asyncio.wait_for(held.started.wait(), 20)
+        for server in fleet.servers:
+            for wrong in ("17-1", "17-99", "x"):
+                with pytest.raises(UnprocessableEntityError):
+                    await Events(server.client.runs.join_stream(thread, run, last_event_id=wrong)).rest()
+        held.say(None)
+        await client.runs.join(thread, run)
+
+
+async def test_a_cancel_on_one_server_ends_the_stream_on_the_other(have_fleet: Any) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        run = (await one.runs.create(thread, "held", stream_mode="custom"))["run_id"]
+        held.say(1)
+        events = Events(one.runs.join_stream(thread, run))
+        await events.until("custom")
+        await other.runs.cancel(thread, run, wait=True)
+        assert held.cancelled.is_set()
+        last = (await events.rest())[-1]
+        assert (last.event, last.data["status"]) == ("end", "interrupted")
+
+
+async def test_a_run_that_is_cancelled_before_a_worker_has_it_ends_for_all(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}, workers=0) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        run = (await one.runs.create(thread, "counting", input={"to": 1}))["run_id"]
+        following = asyncio.create_task(Events(other.runs.join_stream(thread, run)).rest())
+        waiting = asyncio.create_task(other.runs.join(thread, run))
+        mirrors = fleet.servers[1].app.parts.mirrors
+        async with asyncio.timeout(20):
+            while not mirrors.stats.open:
+                await asyncio.sleep(0.01)
+        await one.runs.cancel(thread, run)
+        async with asyncio.timeout(20):
+            last = (await following)[-1]
+            await waiting
+        assert (last.event, last.data["status"]) == ("end", "interrupted")
+
+
+async def test_a_client_that_goes_cancels_the_run_on_its_worker(have_fleet: Any) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}) as fleet:
+        client = fleet.servers[0].client
+        thread = (await client.threads.create())["thread_id"]
+        stream = client.runs.stream(thread, "held", stream_mode="custom", on_disconnect="cancel")
+        held.say(1)
+        await Events(stream).until("custom")
+        await stream.aclose()
+        await asyncio.wait_for(held.cancelled.wait(), 20)
+
+
+async def test_a_thousand_followers_of_a_workers_run_share_each_part(have_fleet: Any) -> None:
+    held = Held()
+    async with have_fleet({"held": held.agent()}, servers=1) as fleet:
+        server = fleet.servers[0]
+        thread = (await server.client.threads.create())["thread_id"]
+        run = (await server.client.runs.create(thread, "held", stream_mode="custom"))["run_id"]
+        mirrors, streams = server.app.parts.mirrors, server.app.streams
+        uses = [mirrors.run(thread, run) for _ in range(1_000)]
+        readers = [streams.read(run) for _ in range(1_000)]
+        held.say(*range(20), None)
+        async with asyncio.timeout(20):
+            frames: set[int] = set()
+            for reader in readers:
+                while not reader.is_over:
+                    frames |= {id(frame.sse) for frame in reader.take()}
+                    await reader.wait()
+        assert len(frames) == 20
+        for use in uses:
+            use.close()
+
+
+async def test_a_thread_is_followed_on_any_server_and_gone_on_with_on_another(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        following = Events(await one.threads.join_stream(thread, last_event_id="-1"))
+        await one.runs.create(thread, "counting", input={"to": 2}, stream_mode="custom")
+        first = [*await following.until("metadata"), *await following.until("metadata")]
+        assert [part.event for part in first] == ["metadata", "custom", "custom", "metadata"]
+        await other.runs.create(thread, "counting", input={"to": 1}, stream_mode="custom")
+        again = Events(await other.threads.join_stream(thread, last_event_id=first[1].id))
+        assert said(await again.until("metadata")) == said(first[2:])
+        second = [*await again.until("metadata"), *await again.until("metadata")]
+        assert [part.event for part in second] == ["metadata", "custom", "metadata"]
+        assert second[-1].data["run_status"] == "success"
+        same = [*await following.until("metadata"), *await following.until("metadata")]
+        assert [(part.id, part.data) for part in same] == [(part.id, part.data) for part in second]
+
+
+async def test_a_changed_state_is_told_on_all_servers(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread = (await one.threads.create())["thread_id"]
+        await one.runs.wait(thread, "counting", input={"to": 1})
+        streams = [Events(await c.threads.join_stream(thread, stream_mode=["state_update"])) for c in (one, other)]
+        told = [asyncio.create_task(stream.until("state_update")) for stream in streams]
+        async with asyncio.timeout(20):
+            for server in fleet.servers:
+                while not server.app.parts.mirrors.stats.open:
+                    await asyncio.sleep(0.01)
+        await one.threads.update_state(thread, {"counted": 7})
+        got = [said(await one) for one in told]
+        assert got[0] == got[1]
+        assert got[0][0][1]["values"] == {"counted": 7}
+
+
+async def test_the_protocol_of_threads_says_the_same_on_each_server(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        async with fleet.servers[0].client.threads.stream(assistant_id="counting") as thread:
+            await thread.run.start(input={"to": 3})
+            output = await asyncio.wait_for(thread.output, 20)
+            assert output == {"counted": 3}
+        bodies = []
+        for server in fleet.servers:
+            url = f"{server.url}/threads/{thread.thread_id}/stream/events"
+            asks = {"channels": ["lifecycle", "values", "custom"], "since": 0}
+            async with httpx.AsyncClient() as http, http.stream("POST", url, json=asks) as answer:
+                lines: list[str] = []
+                async with asyncio.timeout(20):
+                    async for line in answer.aiter_lines():
+                        lines.append(line)
+                        if '"completed"' in line:
+                            break
+                bodies.append(lines)
+        assert bodies[0] == bodies[1]
+        ids = [int(line.partition(" ")[2]) for line in bodies[0] if line.startswith("id: ") and line[4:].isdecimal()]
+        async with httpx.AsyncClient() as http:
+            url = f"{fleet.servers[1].url}/threads/{thread.thread_id}/stream/events"
+            asks["since"] = ids[0]
+            async with http.stream("POST", url, json=asks) as answer, asyncio.timeout(20):
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: "):
+                        assert '"gap"' not in line
+                        assert f'"seq":{ids[1]}' in line
+                        break
