@@ -176,3 +176,23 @@ async def test_a_server_is_asked_as_a_database_is(trackside: Run, tmp_path: Path
     assert queues[0]["pools"] == queues[1]["pools"]
     assert drained.returncode == 0, drained.stderr
     assert [json.loads(line)["draining"] for line in listed.stdout.splitlines()] == [False, True]
+
+
+async def test_the_doctor_names_what_nobody_serves_and_an_engine_that_is_not_there(
+    trackside: Run, postgres_url: str
+) -> None:
+    env = {"TRACKSIDE_DATABASE_URL": postgres_url, "TRACKSIDE_ENGINE_URL": "nats://bob:sesame@127.0.0.1:1"}
+    async with member(postgres_url, "server") as manager:
+        await manager.start(RunSpec(agent="draw", input={}))
+        done = await asyncio.to_thread(trackside, "doctor", "--json", **env)
+        without = await asyncio.to_thread(trackside, "doctor", "--json", TRACKSIDE_DATABASE_URL=postgres_url)
+
+    whats = [found["what"] for found in map(json.loads, done.stdout.splitlines()) if found["severity"] != "note"]
+    assert done.returncode == 1
+    assert "no worker is alive, so nobody executes what servers let in" in whats
+    assert any(what.startswith("it cannot be reached: NATS") for what in whats)
+    assert {f"nobody is the {duty} of the fleet" for duty in ("reaper", "scheduler", "sweeper")} <= {
+        what.partition(";")[0] for what in whats
+    }
+    assert "sesame" not in done.stdout + done.stderr
+    assert "cannot be reached" not in without.stdout
