@@ -1,0 +1,118 @@
+"""A worker takes what it has room for, whatever becomes of what it is offered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fleet_here import fleet_here
+
+from trackside import RunContext, RunSpec
+from trackside.app.settings import EngineSettings, Settings, WorkerSettings
+from trackside.app.storage.fleet import ReadyRun
+from trackside.app.wiring import open_app
+
+
+class Crowd:
+    """An agent that counts how many are at it at once, and lets them go when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.ended = 0
+        self.go = asyncio.Event()
+
+    async def agent(self, input: Any) -> dict[str, Any]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go.wait()
+        self.now -= 1
+        self.ended += 1
+        return {"answer": input}
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_no_more_runs_than_places_and_each_once(have_fleet: Any) -> None:
+    crowd = Crowd()
+    async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=3)) as fleet:
+        manager = fleet.servers[0].app.manager
+        runs = await asyncio.gather(*(manager.start(RunSpec("crowd", number)) for number in range(40)))
+        await until(lambda: crowd.now == 6)
+        assert [worker.fleet.stats().running for worker in fleet.workers] == [3, 3]
+        crowd.go.set()
+        await until(lambda: crowd.ended == len(runs))
+        assert crowd.most == 6
+        await until(lambda: sum(worker.fleet.running for worker in fleet.workers) == 0)
+        assert sum(worker.fleet.stats().taken_total for worker in fleet.workers) == len(runs)
+
+
+async def test_a_run_that_nobody_was_told_of_is_found(have_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    crowd.go.set()
+    async with have_fleet({"crowd": crowd.agent}, servers=1) as fleet:
+        engine = fleet.servers[0].app.engine
+        monkeypatch.setattr(engine, "announce", lambda ready: None)
+        await fleet.servers[0].app.manager.start(RunSpec("crowd", 1))
+        await until(lambda: crowd.ended == 1)
+
+
+async def test_an_offer_of_a_run_that_is_not_to_be_had_costs_nothing(have_fleet: Any) -> None:
+    crowd = Crowd()
+    crowd.go.set()
+    async with have_fleet({"crowd": crowd.agent}, servers=1) as fleet:
+        server, (worker,) = fleet.servers[0].app, fleet.workers
+        run = await server.manager.start(RunSpec("crowd", 1))
+        await until(lambda: crowd.ended == 1)
+        for run_id in (run.run_id, "there-is-none"):
+            server.engine.announce([ReadyRun(run_id)])
+        again = await server.manager.start(RunSpec("crowd", 2))
+        await until(lambda: crowd.ended == 2)
+        await until(lambda: worker.fleet.running == 0)
+        assert (await server.store.run(again.run_id)).status == "success"
+
+
+async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> None:
+    crowd = Crowd()
+    async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:
+        manager, (leaving, staying) = fleet.servers[0].app.manager, fleet.workers
+        for number in range(6):
+            await manager.start(RunSpec("crowd", number))
+        await until(lambda: crowd.now == 2)
+        await leaving.fleet.stop()
+        crowd.go.set()
+        await until(lambda: crowd.ended == 6)
+        await leaving.fleet.until_idle()
+        assert leaving.fleet.stats().taken_total == 1
+        assert staying.fleet.stats().taken_total == 5
+
+
+async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> None:
+    places: list[str] = []
+
+    def agent_at(place: str) -> Any:
+        async def agent(input: Any, run: RunContext) -> dict[str, Any]:
+            places.append(place)
+            return {}
+
+        return agent
+
+    here = {"render": agent_at("default"), "chat": agent_at("default")}
+    there = {"render": agent_at("gpu"), "chat": agent_at("gpu")}
+    pools = {"render": "gpu"}
+    async with fleet_here(here, postgres_with_tables, "postgres", servers=1, pools=pools) as fleet:
+        settings = Settings(
+            database_url=postgres_with_tables,
+            engine=EngineSettings(url="postgres", lease=2.0),
+            worker=WorkerSettings(pools=("gpu",)),
+            pools=pools,
+        )
+        async with open_app(settings, there, role="worker"):
+            for name in ("render", "chat"):
+                await fleet.servers[0].app.manager.start(RunSpec(name))
+            await until(lambda: len(places) == 2)
+            assert sorted(places) == ["default", "gpu"]
