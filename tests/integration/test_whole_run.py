@@ -73,12 +73,13 @@ def program(path: Path, script: str) -> None:
 
 
 def test_what_passes_alone_is_named_and_fails_nothing(whole_run: WholeRun, tmp_path: Path) -> None:
-    said = whole_run(fail_once=2)
+    said = whole_run("--coverage", fail_once=2)
 
     assert said.returncode == 0, said.stdout + said.stderr
     *_, first, second, why = said.stdout.splitlines()
     assert {first, second} == {f"UNSTABLE tests/unit/test_some.py::test_sometimes[{number}]" for number in (0, 1)}
     assert "Each is a defect" in why
+    assert said.stdout.count("tests coverage") == 1, "of all tests"
     assert (tmp_path / "tests" / "unit" / "always").read_text() == "run\n", "what passed is not run again"
 
 
