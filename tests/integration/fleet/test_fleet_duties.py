@@ -92,9 +92,8 @@ async def test_work_that_fails_is_done_again_and_the_duty_stays(stores: list[Sto
 async def test_who_cannot_reach_the_database_has_no_duty_any_more(
     stores: list[Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Duties(
-        stores[0].fleet, "a", [Duty("sweeper", stores[0].fleet.duties, 0.01)], lease_seconds=LEASE
-    ) as duties:
+    fleet = stores[0].fleet
+    async with Duties(fleet, "a", [Duty("sweeper", fleet.duties, 0.01)], lease_seconds=LEASE) as duties:
         await until(lambda: duties.holds("sweeper"))
 
         async def away(*_: object) -> set[str]:
