@@ -305,7 +305,9 @@ def _fill(message: Message, channel: Channel, said: int) -> tuple[int, deque[Pie
         gaps.append((said + 1, channel.first_kept - 1, "more was said than could be sent"))
         said = channel.first_kept - 1
     pieces: deque[Piece] = deque()
-    for frame in islice(channel.items, said + 1 - channel.first_kept, None):
+    items = channel.items
+    for index in range(said + 1 - channel.first_kept, len(items)):  # of a deque what is near its ends is near
+        frame = items[index]
         if frame is None:  # of a mirror, which no relay sends
             break
         size = bytes_about(frame)
