@@ -105,6 +105,7 @@ async def test_keys_lead_everywhere(serve: Any, visit: Any) -> None:
             ("r", "/ui/runs"),
             ("s", "/ui/subscriptions"),
             ("t", "/ui/threads"),
+            ("w", "/ui/workers"),
             ("y", "/ui/system"),
             ("r", "/ui/runs"),
         ):
@@ -165,10 +166,10 @@ async def test_the_first_key_leads_to_the_content(serve: Any, visit: Any) -> Non
         await expect(page.locator("#main")).to_be_focused()
         order: list[str] = []
         await page.reload()
-        for _ in range(9):
+        for _ in range(10):
             await page.keyboard.press("Tab")
             order.append(await page.evaluate("() => document.activeElement.innerText.trim()"))
-        pages = ["Overview", "Runs", "Threads", "Agents", "Subscriptions", "Log", "System"]
+        pages = ["Overview", "Runs", "Threads", "Agents", "Subscriptions", "Workers", "Log", "System"]
         assert order == ["Skip to the content", "Trackside", *pages]
 
 

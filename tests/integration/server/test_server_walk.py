@@ -36,7 +36,7 @@ SECRET = "known-to-nobody-but-ada"
 """What else is in all of her things, which no stranger ever says himself."""
 ENDPOINTS = all_endpoints(GROUPS)
 FOREIGN_PATHS = {"thread_id", "run_id", "checkpoint_id", "cron_id"}
-SHARED_PATHS = {"assistant_id", "namespace", "name", "filename", "subgraph"}
+SHARED_PATHS = {"assistant_id", "namespace", "name", "filename", "subgraph", "worker_id"}
 
 NAMED_BY = {
     # what names something of somebody's, in bodies and queries: how it is filled
@@ -276,6 +276,7 @@ def paths_of(endpoint: Endpoint, place: Place) -> Iterator[tuple[str, str, bool,
             "name": "nobody",
             "filename": "x",
             "subgraph": "x",
+            "worker_id": "x",
         }
         path = "/".join(
             str(values[part[1:-1].partition(":")[0]]) if part.startswith("{") else part

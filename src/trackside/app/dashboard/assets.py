@@ -48,6 +48,7 @@ NAMES: Final = (
     "thread.js",
     "uPlot.iife.min.js",
     "uPlot.min.css",
+    "workers.css",
 )
 """The files of `static` that browsers get."""
 

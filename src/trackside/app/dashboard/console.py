@@ -20,6 +20,7 @@ from trackside.app.dashboard.pages import (
     thread,
     thread_actions,
     threads,
+    workers,
 )
 
 GROUPS = (
@@ -33,6 +34,7 @@ GROUPS = (
     agents.routes,
     subscriptions.routes,
     subscription_actions.routes,
+    workers.routes,
     log.routes,
     system.routes,
     live.routes,

@@ -36,7 +36,7 @@ _HEADERS: Final = {
 }
 
 
-_OF_ADMINS: Final = ("/subscriptions", "/observers", "/system")
+_OF_ADMINS: Final = ("/subscriptions", "/observers", "/system", "/workers", "/queue")
 """How addresses begin that others are refused."""
 
 _preparing = Lock()

@@ -16,7 +16,7 @@ from trackside.app.storage._live_counts import LiveCounts, read_live_counts
 from trackside.app.storage._queries import EventListing
 from trackside.app.storage._readers import Readers
 from trackside.app.storage._records import RunWithEvents, Stats, StoredEvent, StoredRun, StoredThread, TimeBucket
-from trackside.app.storage._run_places import RunPlace, read_run_place
+from trackside.app.storage._run_places import RunPlace, read_run_place, read_running
 from trackside.app.storage._run_search import FoundRuns, RunFilters, RunSearch
 from trackside.app.storage._stats import chosen_buckets, chosen_runs, read_stats, read_timeline
 from trackside.harness.lifecycle import FAILED_STATUSES
@@ -83,6 +83,14 @@ class StoreReading:
             StorageError: the database failed.
         """
         return await self._readers.run(read_run_place(run_id))
+
+    async def running_by_process(self) -> dict[str, int]:
+        """How many runs each process executes now that executes any, by the names under which they look after runs.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        return await self._readers.run(read_running)
 
     async def run(self, run_id: str, *, owner: str | None = None, removed: bool = False) -> StoredRun | None:
         """The run with this id; None if there is none.

@@ -1,11 +1,11 @@
-"""Where a run stands that is not over: who has it, and what it waits for."""
+"""Where a run stands that is not over: who has it, and what it waits for; and how many each process executes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs
@@ -25,6 +25,13 @@ class RunPlace:
     pool: str
     version: str | None
     """That of its agent which it is to be executed by; None: any."""
+
+
+def read_running(connection: Connection) -> dict[str, int]:
+    """Reads how many runs each process executes that executes any."""
+    owner = active_runs.c.owner
+    claimed = select(owner, func.count()).where(owner.is_not(None), active_runs.c.state == Standing.claimed.value)
+    return {row[0]: row[1] for row in connection.execute(claimed.group_by(owner))}
 
 
 def read_run_place(run_id: str) -> Callable[[Connection], RunPlace | None]:

@@ -14,6 +14,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.principal import Permission
 from trackside.app.server.responses import Reply, json_reply
 from trackside.app.server.routing import Call, Routes
+from trackside.app.server.waiting_runs import executed_by, waiting_for
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.assistants import SYSTEM, assistant_id_of
 from trackside.app.server.wire.log import (
@@ -113,12 +114,21 @@ async def _runs_of(call: Call[None, RunQuery]) -> tuple[Sequence[StoredRun], str
     answers={200: RunDetails},
 )
 async def get_recorded_run(call: Call[None, OneRunQuery]) -> Any:
-    """All that is recorded of a run; its events are at `/events?run_id=`."""
+    """All that is recorded of a run; its events are at `/events?run_id=`.
+
+    Of one that has not started, `waiting_for` says what it waits for: that no worker can take it, for one.
+    """
     store, run_id = call.parts.store, call.run_id
     run = await store.run(run_id, owner=call.principal.owner, removed=call.query.removed)
     if run is None:
         raise UnknownRunError(run_id=run_id)
-    return run_details(run, await store.request_of(run_id), await store.retries_of(run_id))
+    return run_details(
+        run,
+        await store.request_of(run_id),
+        await store.retries_of(run_id),
+        waiting_for=await waiting_for(store, run),
+        executed_by=await executed_by(store, run) if call.principal.may(Permission.admin) else None,
+    )
 
 
 @routes.get(

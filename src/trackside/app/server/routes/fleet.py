@@ -1,0 +1,70 @@
+"""The processes of a fleet for operators: who is there, what waits for them, and to have one leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from msgspec import convert
+
+from trackside.app.server.authorizing import OPERATION
+from trackside.app.server.failures import HttpError
+from trackside.app.server.health import INLINE
+from trackside.app.server.principal import Permission
+from trackside.app.server.responses import json_reply
+from trackside.app.server.routing import Call, Routes
+from trackside.app.server.wire.fleet import DrainAsked, DutyInfo, PoolInfo, Queue, UnservedInfo, WorkerInfo
+from trackside.app.storage.coordinator import LEASE_SECONDS
+from trackside.app.storage.fleet import StoredWorker
+
+routes = Routes("Fleet")
+
+_STORED: Final = [name for name in WorkerInfo.__struct_fields__ if name not in {"last_seen_at", "is_this"}]
+
+
+@routes.get("/workers", Permission.admin, about=OPERATION, answers={200: list[WorkerInfo]})
+async def list_workers(call: Call[None, None]) -> Any:
+    """The processes that look after runs in the database, servers and workers, those that started first first.
+
+    Those whose lease has ended are there until somebody has ended their runs; `seconds_left` is 0 then.
+    """
+    store, now = call.parts.store, datetime.now(UTC)
+    ours = store.worker_ids
+    found = sorted(await store.fleet.workers(), key=lambda worker: (worker.started_at, worker.worker_id))
+    # Of its places a worker itself tells how many are taken; others have none to tell of.
+    running = await store.running_by_process() if any(worker.kind == INLINE for worker in found) else {}
+    found = [replace(one, running=running.get(one.worker_id, 0)) if one.kind == INLINE else one for one in found]
+    return [_worker(worker, now, is_this=worker.worker_id in ours) for worker in found]
+
+
+def _worker(worker: StoredWorker, now: datetime, *, is_this: bool) -> WorkerInfo:
+    fields = {name: getattr(worker, name) for name in _STORED}
+    # A lease goes on for so many seconds from when it was renewed.
+    silent = timedelta(seconds=max(0.0, LEASE_SECONDS - worker.seconds_left))
+    seen = min(now, max(worker.started_at, now - silent))
+    return convert({**fields, "last_seen_at": seen, "is_this": is_this}, WorkerInfo)
+
+
+@routes.get("/queue", Permission.admin, about=OPERATION, answers={200: Queue})
+async def get_queue(call: Call[None, None]) -> Any:
+    """What waits for workers, pool by pool, what no live worker serves, and who does what for all of the fleet."""
+    fleet = call.parts.store.fleet
+    depth, duties = await fleet.queue(), await fleet.duties()
+    return Queue(
+        pools=[convert(pool, PoolInfo, from_attributes=True) for pool in depth.pools],
+        unserved=[convert(runs, UnservedInfo, from_attributes=True) for runs in depth.unserved],
+        duties=[DutyInfo(**duty._asdict()) for duty in duties],
+    )
+
+
+@routes.post("/workers/{worker_id}/drain", Permission.admin, about=OPERATION, answers={202: DrainAsked})
+async def drain_worker(call: Call[None, None]) -> Any:
+    """Have a worker take no more runs, and leave when those that it has are over; 404 if no live one has this id.
+
+    It hears of that within a third of its lease, and does what it does at SIGTERM.
+    """
+    worker_id = call.path["worker_id"]
+    if not await call.parts.store.fleet.ask_to_drain(worker_id):
+        raise HttpError(status=404, detail=f"no live worker has the id {worker_id!r:.80}")
+    return json_reply(DrainAsked(worker_id=worker_id), status=202)
