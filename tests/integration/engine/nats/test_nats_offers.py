@@ -269,8 +269,7 @@ async def test_nonsense_in_the_work_queue_is_ignored_and_said_once(
         b"{" * 9_999,
     ]
     for number, payload in enumerate([*nonsense, b"x" * 500_000]):
-        await client.publish(f"{fleet}.runs.default.n{number}", payload)
-    await client.flush()
+        await client.jetstream().publish(f"{fleet}.runs.default.n{number}", payload)
     async with worker.join("w", ["default"], on_stop=ignore) as offers:
         server.announce([ReadyRun("sense")])
         assert (await soon(offers)).run_id == "sense"

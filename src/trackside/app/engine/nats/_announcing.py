@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from nats.aio.msg import Msg
 
-from trackside.app.engine.nats._connection import Connection
+from trackside.app.engine.nats._connection import WORK_QUEUE, Connection
 from trackside.app.engine.nats._errors import JetStreamError, NotAllowedError
 from trackside.app.engine.nats._jetstream import ALREADY_THERE, NO_STREAM, JetStream, api_error
 from trackside.app.engine.nats._link import Link
@@ -28,7 +28,6 @@ _MOST_UNDER_WAY: Final = 1_000
 _STALE_SECONDS: Final = 5.0
 """After so long the sweep has found a run, or a worker has that looks into the database."""
 _RETRY_SECONDS: Final = 1.0
-_RUNS: Final = "the work queue"
 
 
 class _Waiting(NamedTuple):
@@ -119,14 +118,15 @@ class Announcer:
                 await self._jetstream.see_to_runs(link)
             except NotAllowedError as exc:
                 if not self._leads:  # a server does
+                    self._connection.report(WORK_QUEUE, None)
                     return
-                self._connection.report(_RUNS, str(exc))
+                self._connection.report(WORK_QUEUE, str(exc))
             except JetStreamError as exc:
-                self._connection.report(_RUNS, str(exc))
+                self._connection.report(WORK_QUEUE, str(exc))
             except TimeoutError:
-                self._connection.report(_RUNS, "JetStream does not answer")
+                self._connection.report(WORK_QUEUE, "JetStream does not answer")
             else:
-                self._connection.report(_RUNS, None)
+                self._connection.report(WORK_QUEUE, None)
                 return
             self._give_up_stale()
             await asyncio.sleep(_RETRY_SECONDS)
@@ -172,7 +172,7 @@ class Announcer:
             error = (0, str(exc))
         if error is None or error[0] == ALREADY_THERE:
             self._settle(link, token, taken=True)
-            self._connection.report(_RUNS, None)
+            self._connection.report(WORK_QUEUE, None)
         elif error[0] == NO_STREAM:  # it was there a moment ago
             waiting = self._end(link, token)
             if waiting is not None:
@@ -181,7 +181,7 @@ class Announcer:
             self._wake.set()
         else:
             self._settle(link, token, taken=False)
-            self._connection.report(_RUNS, f"it takes no runs: {error[1]}")
+            self._connection.report(WORK_QUEUE, f"it takes no runs: {error[1]}")
         self._pump()
 
     def _ask_instead(self, link: Link, token: str) -> None:

@@ -17,12 +17,14 @@ from trackside.app.engine.nats._link import Link, why_not
 from trackside.app.engine.nats._options import Access, NatsOptions, load_access
 from trackside.app.engine.ports import EngineStatus
 
-__all__ = ["Connection", "Part"]
+__all__ = ["WORK_QUEUE", "Connection", "Part"]
 
 logger = logging.getLogger("trackside.engine")
 
 _FIRST_PAUSE: Final = 0.1  # seconds
 _LONGEST_PAUSE: Final = 2.0
+WORK_QUEUE: Final = "the work queue"
+"""Without which a connection moves nothing; `report` is told of it on each."""
 _NOT_YET: Final = "it is being connected"
 
 
@@ -69,17 +71,21 @@ class Connection:
         why = self._why
         if why is None and self._problems:
             why = next(iter(self._problems.values()), None)
-        return EngineStatus(connected=why is None, why=why and self._masked(why), since=self._since if why else None)
+        if why is None:
+            return EngineStatus(connected=True)
+        return EngineStatus(connected=False, why=f"NATS {self._options.shown}: {why}", since=self._since)
 
     def report(self, what: str, why: str | None) -> None:
         """Say that something is not as it has to be, or (None) that it is."""
         if why is None:
-            if self._problems.pop(what, None) is not None and not self._problems:
+            before = self._problems.pop(what, None)
+            if not self._problems:
                 self._since = None
+            if before not in {None, _NOT_YET}:
                 logger.info("NATS %s: %s is in order again", self._options.shown, what)
             return
         if self._problems.get(what) != why:
-            logger.warning("NATS %s: %s: %s", self._options.shown, what, self._masked(why))
+            logger.warning("NATS %s: %s: %s", self._options.shown, what, why)
             self._since = self._since or datetime.now(UTC)
         self._problems[what] = why
 
@@ -90,7 +96,7 @@ class Connection:
             if why is None:
                 logger.info("NATS %s: %s is in order again", self._options.shown, what)
             else:
-                logger.warning("NATS %s: %s: %s", self._options.shown, what, self._masked(why))
+                logger.warning("NATS %s: %s: %s", self._options.shown, what, why)
 
     async def aclose(self) -> None:
         """Let go of it. May be called again."""
@@ -144,9 +150,9 @@ class Connection:
             self.reconnects += 1
         if self._why is not _NOT_YET:
             logger.info("NATS %s is there again", self._options.shown)
-        self._problems.clear()
+        self._problems = {WORK_QUEUE: _NOT_YET}
         self._slow = self._denied = False
-        self.link, self._why, self._since = link, None, None
+        self.link, self._why, self._since = link, None, self._since or datetime.now(UTC)
         for part in self._parts:
             self._parts[part] = self._begin(part)
 
@@ -179,7 +185,7 @@ class Connection:
 
     def _note_away(self, why: str) -> None:
         if self._why is None or self._why is _NOT_YET:
-            logger.warning("NATS %s is away: %s", self._options.shown, self._masked(why))
+            logger.warning("NATS %s is away: %s", self._options.shown, why)
             self._since = self._since or datetime.now(UTC)
         self._why = why
 
@@ -194,9 +200,6 @@ class Connection:
         if not self._denied:
             self._denied = True
             logger.warning("NATS %s: %s (docs/nats.md says what each role needs)", self._options.shown, what)
-
-    def _masked(self, text: str) -> str:
-        return f"NATS: {text}" if not text.startswith("engine.") else text
 
 
 def _is_loss(exc: Exception) -> bool:

@@ -168,13 +168,17 @@ class Link:
 
     async def drain(self, subscribed: Subscribed) -> None:
         """Hear what is on its way on it, and then no more."""
-        if self.is_up and subscribed.inner is not None:
+        inner = subscribed.inner
+        if self.is_up and inner is not None:
             try:
-                async with asyncio.timeout(SILENT_SECONDS):
-                    await subscribed.inner.drain()  # type: ignore[no-untyped-call]
-            except (nats.errors.Error, OSError, TimeoutError):  # its answer may come yet, when nobody can take it
-                self.lose(f"it did not answer for {SILENT_SECONDS:g} s")
-        subscribed.wanted = False
+                async with asyncio.timeout(2 * SILENT_SECONDS):
+                    # Not its own `drain`: its ping overtakes what it has just sent.
+                    await self._client._send_unsubscribe(inner._id)  # noqa: SLF001
+                    await self._round_trip(SILENT_SECONDS)
+                    await inner._pending_queue.join()  # noqa: SLF001
+            except (nats.errors.Error, OSError) as exc:  # of the second a TimeoutError is one
+                self.lose(self._why(exc))
+        self.unsubscribe(subscribed)
 
     def expect(self, hear: Hear) -> tuple[str, str]:
         """A subject for answers, and the token by which `forget` knows it; each answer goes to `hear`."""
@@ -245,7 +249,7 @@ class Link:
 
         async def end() -> None:
             try:
-                await self._client.flush(timeout)  # type: ignore[arg-type]  # any number will do
+                await self._round_trip(timeout)
             except TimeoutError:
                 self.lose(f"it did not answer for {timeout:g} s")
             if not done.done():
@@ -257,6 +261,11 @@ class Link:
         if not done.done():
             done.cancel()
             raise ConnectionError(self.lost.result())
+
+    async def _round_trip(self, timeout: float) -> None:
+        """Wait until the server has taken what is sent: twice, for a ping overtakes what the client still holds."""
+        for _ in range(2):
+            await self._client.flush(timeout)  # type: ignore[arg-type]  # any number will do
 
     def lose(self, why: str) -> None:
         """It is lost."""

@@ -146,15 +146,15 @@ class NatsWire:
         """Have somebody hear what is kept, then what has come meanwhile."""
         try:
             async with self._replays:
-                following = 1
-                while not listening.closed:
+                following, empty = 1, 0
+                # The last look comes after one that found nothing: what was said just before we listened may be kept late.
+                while empty < 2 and not listening.closed:
                     try:
                         following, more = await self._replay_some(listening, link, following)
                     except TimeoutError:  # a stream without a leader, or one that is being made
                         await asyncio.sleep(_RETRY_SECONDS)
                         continue
-                    if not more and not listening.lost_some:
-                        break
+                    empty = 0 if more or listening.lost_some else empty + 1
                     listening.lost_some = False
         except ConnectionError:  # once more on the next one
             return
