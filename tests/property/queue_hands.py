@@ -36,8 +36,8 @@ class ForgetfulSession:
         """The reply of which transaction from now on gets lost."""
 
     @contextlib.contextmanager
-    def transaction(self) -> Generator[None]:
-        with self._session.transaction():
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        with self._session.transaction(synced=synced):
             yield
         self.loses_in -= 1
         if self.loses_in == 0:

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 
 from trackside.app.storage._encoding import json_of, json_text, time_text
 from trackside.app.storage._fold import RunRow, RunStart, labels_of
+from trackside.app.storage._leases import wall_time
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._session import Session
 from trackside.app.storage._tables import active_runs, runs
@@ -28,6 +29,7 @@ _ASKED: Final = (
     runs.c.metadata,
     runs.c.parent_run_id,
     runs.c.trigger,
+    active_runs.c.version,
     runs.c.request,
 )
 
@@ -48,10 +50,11 @@ def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | N
     """What goes on for a run that has ended, under this id; None if it has no attempts left, or nobody could execute it."""
     if not ended.portable:
         return None
-    found = session.execute(select(*_ASKED).where(runs.c.run_id == ended.run_id))
+    query = select(*_ASKED).join_from(runs, active_runs, active_runs.c.run_id == runs.c.run_id)
+    found = session.execute(query.where(runs.c.run_id == ended.run_id))
     if not found or found[0][-1] is None:
         return None
-    attempt, agent, metadata, parent_run_id, trigger, text = found[0]
+    attempt, agent, metadata, parent_run_id, trigger, version, text = found[0]
     request: JsonObject = json_of(text)
     if attempt >= attempts_of(request):
         return None
@@ -79,10 +82,12 @@ def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | N
         # Whoever asked for the end after it had been settled is heard: then the attempt is its owner's, who is about to
         # go, and ends with him.
         owner=None if ended.cancel_requested is None else ended.owner,
-        due_at=time_text(now + timedelta(seconds=seconds)) if seconds else None,
+        due_at=time_text(wall_time(session.clock()) + timedelta(seconds=seconds)) if seconds else None,
         cancel_requested=ended.cancel_requested,
         portable=True,
         keeps_request=ended.keeps_request,
+        pool=ended.pool,
+        version=version,
     )
     return Attempt(run=RunRow(fold=RunFold(run_id), thread_id=ended.thread_id, start=start), active=active)
 

@@ -11,6 +11,7 @@ from trackside.app.storage._encoding import EventRow, json_of, time_of
 from trackside.app.storage._fold import RunEnd, RunRow, RunStart, StoredFacts, ThreadRow
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._session import Changes
+from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.lifecycle import RunFold
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.types import CancelAction, LifecycleEventType, RunStatus, ThreadStatus
@@ -45,6 +46,7 @@ class Step(StrEnum):
     hold_active = auto()
     insert_retries = auto()
     insert_active = auto()
+    insert_pooled = auto()
     add_to_run_totals = auto()
     add_to_duration_totals = auto()
     add_to_usage_totals = auto()
@@ -69,14 +71,19 @@ def batch_of(changes: Changes, *, stored_threads: Container[str] = ()) -> Batch:
     for run in changes.runs:
         _add_run(batch, run)
     batch[Step.remove_active].extend([(run_id,) for run_id in changes.inactive])
+    new: list[ActiveRun] = []
     for active in changes.active:
         if active.stored:
             step = Step.hold_active if active.holds else Step.release_active
             batch[step].append(_changed_active(active))
         elif active.ordinal:
-            batch[Step.insert_retries].append((*_new_active(active), active.ordinal))
+            batch[Step.insert_retries].append((*_new_active(active), active.pool, active.version, active.ordinal))
         else:
-            batch[Step.insert_active].append(_new_active(active))
+            new.append(active)
+    if any(active.pool != DEFAULT_POOL or active.version is not None for active in new):  # all, to keep their order
+        batch[Step.insert_pooled] = [(*_new_active(active), active.pool, active.version) for active in new]
+    else:
+        batch[Step.insert_active] = [*map(_new_active, new)]
     if changes.totals:
         batch[Step.add_to_run_totals] = changes.totals.run_rows()
         batch[Step.add_to_duration_totals] = changes.totals.duration_rows()
@@ -196,6 +203,7 @@ def active_of(
     at_rest: str | None,
     portable: int,
     keeps_request: int,
+    pool: str,
 ) -> ActiveRun:
     """An active run."""
     return ActiveRun(
@@ -211,6 +219,7 @@ def active_of(
         at_rest=None if at_rest is None else ThreadStatus(at_rest),
         portable=bool(portable),
         keeps_request=bool(keeps_request),
+        pool=pool,
         stored=True,
     )
 

@@ -13,13 +13,16 @@ from typing import Literal, NamedTuple, override
 from sqlalchemy import and_, select, update
 
 from trackside.app.storage._attempts import Attempt, next_attempt
+from trackside.app.storage._encoding import time_text
 from trackside.app.storage._endings import cancel_in_place
 from trackside.app.storage._fold import RunRow, RunStart
+from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
 from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs, threads
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.errors import (
     DuplicateRunError,
     InvalidSpecError,
@@ -102,19 +105,18 @@ class _Entry(_ThreadWork):
         lane = unit.queue.lane(coming.thread_id)
         # Who holds the thread comes last: else it would be given to each of the others, only to be taken away again.
         present = [*unit.queue.all_waiting(lane), *([lane.holder] if lane.holder else ())]
-        unit.load(run_ids=[run.run_id for run in present if run.owner != self.owner], thread_ids=(), queues=())
+        unit.load(run_ids=[run.run_id for run in present if not self._is_own(run)], thread_ids=(), queues=())
         action = CancelAction(strategy.value)
         moved = [self._displace(unit, run, action) for run in present]
         return [displaced for displaced in [*moved[-1:], *moved[:-1]] if displaced is not None]
 
     def _displace(self, unit: UnitOfWork, run: ActiveRun, action: CancelAction) -> Displaced | None:
         if run.state is Standing.claimed or (run.state is Standing.pending and self._is_starting(run)):
-            run.cancel_requested = run.cancel_requested or action
-            unit.queue.change(run)
+            unit.queue.ask_to_stop(run, action)
             return Displaced(run.run_id, running=True)
         if run.state is not Standing.pending:
             return None
-        if run.owner == self.owner:
+        if self._is_own(run):
             run.cancel_requested = run.cancel_requested or action
             run.state = Standing.withdrawn
             unit.queue.change(run)
@@ -122,9 +124,12 @@ class _Entry(_ThreadWork):
         cancel_in_place(unit, run, action, "another run took its place on the thread")
         return None
 
+    def _is_own(self, run: ActiveRun) -> bool:
+        return run.owner is not None and run.owner == self.owner
+
     def _is_starting(self, run: ActiveRun) -> bool:
         """Whether the owner has claimed the run already, though its start is not in the log yet."""
-        if run.owner != self.owner:
+        if not self._is_own(run):
             return False
         if self.fates.setdefault(run.run_id, "withdrawn") == "claimed":
             return True
@@ -134,7 +139,8 @@ class _Entry(_ThreadWork):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Admit(_Entry):
-    """Let a run in. Another process can execute it if it is `portable`.
+    """Let a run in. Another process can execute it if it is `portable`; one that is `nobodys` waits for a worker of its
+    `pool`, with its `version` of the agents.
 
     `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
     with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run. With a `lifetime` it lives
@@ -147,6 +153,9 @@ class Admit(_Entry):
     portable: bool
     keeps_request: bool
     idempotency: IdempotencyKey | None
+    nobodys: bool = False
+    pool: str = DEFAULT_POOL
+    version: str | None = None
     asks_for: str | None = None
     any_owner: bool = False
     thread_exists: bool = False
@@ -176,10 +185,12 @@ class Admit(_Entry):
             thread_id=self.thread_id,
             state=Standing.pending if self.due_at is None else Standing.delayed,
             multitask=self.multitask.value,
-            owner=self.owner,
+            owner=None if self.nobodys else self.owner,
             due_at=self.due_at,
             portable=self.portable,
             keeps_request=self.keeps_request,
+            pool=self.pool,
+            version=self.version,
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)
@@ -232,11 +243,29 @@ class Admit(_Entry):
         """The answer to an admission that is asked again, because the first answer was lost."""
         active = unit.queue.find(self.run_id)
         run = unit.run(self.run_id)
+        if self.nobodys:
+            return self._nobodys_again(unit, run, active)
         is_ours = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
         if not is_ours or active is None or active.owner != self.owner or self.owner is None:
             raise DuplicateRunError(run_id=self.run_id)
         displaced = () if self.given is None else self.given.displaced
         return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
+
+    def _nobodys_again(self, unit: UnitOfWork, run: RunRow | None, active: ActiveRun | None) -> Admitted:
+        """The same of a run that a worker may have taken meanwhile, and ended: it is told by what is stored of it."""
+        start = self.start
+        is_ours = run is not None and (run.thread_id, run.created_at, run.agent) == (
+            self.thread_id,
+            start.created_at,
+            start.agent,
+        )
+        query = select(runs.c.request).where(runs.c.run_id == self.run_id, runs.c.request.is_not(None))
+        if not is_ours or unit.session.execute(query) not in ([], [(start.request,)]):
+            raise DuplicateRunError(run_id=self.run_id)
+        if active is not None and active.is_ready:
+            unit.queue.change(active)  # that it is ready may have been lost with the answer
+        displaced = () if self.given is None else self.given.displaced
+        return Admitted(False, unit.thread_status(self.thread_id), displaced)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -270,6 +299,38 @@ class Promote(_Entry):
     def _has_place(self, unit: UnitOfWork) -> bool:
         retried = select(runs.c.run_id).where(runs.c.run_id == self.run_id, runs.c.retry_of.is_not(None))
         return bool(unit.session.execute(retried))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PromoteDue(Work):
+    """Give delayed runs that are nobody's their places, as far as they are due by the database's clock; which these were."""
+
+    limit: int
+    promoted: list[str] = field(default_factory=list)
+    """What it has promoted: a transaction whose reply was lost is repeated, and finds that done."""
+
+    @property
+    @override
+    def size(self) -> int:
+        return self.limit * ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[str]:
+        now = time_text(wall_time(unit.session.clock()))
+        due = (
+            active_runs.c.owner.is_(None),
+            active_runs.c.state == Standing.delayed.value,
+            active_runs.c.due_at <= now,
+        )
+        query = select(active_runs.c.run_id, active_runs.c.thread_id).where(*due).order_by(active_runs.c.due_at)
+        found = unit.session.execute(query.limit(self.limit))
+        threads_of = {thread_id for _, thread_id in found}
+        unit.load(run_ids=[run_id for run_id, _ in found], thread_ids=threads_of, queues=threads_of)
+        for run_id, thread_id in found:
+            promotion = Promote(run_id=run_id, thread_id=thread_id, owner=None, fates={})
+            if promotion.apply(unit) is not None:  # else somebody was faster, before its rows could be locked
+                self.promoted.append(run_id)
+        return [*dict.fromkeys(self.promoted)]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -335,8 +396,7 @@ class RequestCancel(_ThreadWork):
         if active.has_not_begun and (self.owner is None or active.owner != self.owner):
             cancel_in_place(unit, active, active.cancel_requested or self.action)
         elif active.cancel_requested is None:
-            active.cancel_requested = self.action
-            unit.queue.change(active)
+            unit.queue.ask_to_stop(active, self.action)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -34,9 +34,11 @@ def cancel_in_place(unit: UnitOfWork, active: ActiveRun, action: CancelAction, r
     _end(unit, active, RunStatus.cancelled, says)
 
 
-def lose(unit: UnitOfWork, active: ActiveRun, why: str, *, retried_as: str | None = None) -> bool:
+def lose(
+    unit: UnitOfWork, active: ActiveRun, why: str, error_type: str = WORKER_LOST, *, retried_as: str | None = None
+) -> bool:
     """End a run as failed, because its worker is lost; whether it goes on as `retried_as`, which it does if it may."""
-    says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": WORKER_LOST}
+    says: JsonObject = {"status": RunStatus.error.value, "error": why, "error_type": error_type}
     attempt = None
     if retried_as is not None and active.cancel_requested is None:
         attempt = next_attempt(unit.session, active, retried_as)

@@ -9,13 +9,15 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from trackside.app.storage._encoding import time_text
+from trackside._version import __version__
+from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._heart import Heart
-from trackside.app.storage._recovery import Leave, Register
+from trackside.app.storage._membership import Leave, Register
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
+from trackside.app.storage.fleet import FleetMember
 from trackside.harness.errors import ClosedError
 
 logger = logging.getLogger("trackside.storage")
@@ -31,6 +33,7 @@ class Enrolment:
         worker_id: the name under which the worker owns runs.
         lease_seconds: for how long others take it for alive that hear nothing of it.
         on_enrolled: is called when it is known for the first time.
+        member: what it is in a fleet.
     """
 
     def __init__(
@@ -40,11 +43,18 @@ class Enrolment:
         worker_id: str,
         lease_seconds: float,
         on_enrolled: Callable[[], object],
+        member: FleetMember | None = None,
     ) -> None:
         self._writer = writer
         self._worker_id = worker_id
         self._lease = lease_seconds
         self._on_enrolled = on_enrolled
+        self._says = {} if member is None else _said(member)
+        self._now: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.draining = False
+        """Whether somebody has asked it to take no more runs, and to leave when it has finished."""
+        self.on_drain: list[Callable[[], object]] = []
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._started_at = time_text(datetime.now(UTC))
         self._heart: Heart | None = None
@@ -71,8 +81,14 @@ class Enrolment:
             except StorageError as exc:
                 self._failure = exc
                 raise
+            self._loop = asyncio.get_running_loop()
             self._heart = Heart(self._beat, every=self._lease / BEATS_PER_LEASE)
             self._on_enrolled()
+
+    def note_running(self, runs: int) -> None:
+        """Have the next sign of life say how many runs it executes."""
+        if self._says:
+            self._now = {"running": runs}
 
     async def leave(self) -> bool:
         """Be a worker no longer; whether the others know, who else find out when the lease ends."""
@@ -92,9 +108,33 @@ class Enrolment:
             name=self._name,
             started_at=self._started_at,
             lease_seconds=self._lease,
+            says=self._says,
+            now=self._now,
         )
 
     def _beat(self) -> None:
         """Renew the lease: from a thread of its own, so that an agent that blocks the loop is not taken for dead."""
-        with contextlib.suppress(ClosedError):
-            self._writer.put(self._registration())
+        with contextlib.suppress(ClosedError, RuntimeError):  # the store is closed, or the loop
+            beat = self._writer.put(self._registration())
+            if self._loop is not None and self._says and not self.draining:
+                self._loop.call_soon_threadsafe(beat.add_done_callback, self._hear)
+
+    def _hear(self, beat: asyncio.Future[Any]) -> None:
+        if not beat.cancelled() and beat.result() is True and not self.draining:
+            self.draining = True
+            for tell in self.on_drain:
+                tell()
+
+
+def _said(member: FleetMember) -> dict[str, Any]:
+    """What the row of a member of a fleet says of it."""
+    return {
+        "kind": member.kind,
+        "pools": json_text([*member.pools]),
+        "agents": json_text([*member.agents]),
+        "version": member.version,
+        "capacity": member.capacity,
+        "address": member.address,
+        "isolated_in": member.isolated_in,
+        "release": __version__,
+    }

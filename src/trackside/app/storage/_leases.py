@@ -16,6 +16,7 @@ Outside of one, `read_clock(connection)` does.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -54,6 +55,11 @@ def boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return "machine"
+
+
+def wall_time(now: LeaseClock) -> datetime:
+    """The time of day then: the database server's if that told the time, so that all hosts agree; else this machine's."""
+    return datetime.fromtimestamp(now.seconds, UTC) if now.clock == DATABASE_CLOCK else datetime.now(UTC)
 
 
 def read_clock(connection: Connection) -> LeaseClock:

@@ -38,16 +38,20 @@ from trackside.app.storage._postgres_statements import (
     LOCK,
     NEXT_ORDINAL,
     TABLES_WITH,
+    TAKE_FIRST,
+    TAKE_THESE,
     writing,
 )
 from trackside.app.storage._queue import ActiveRun, Lane
-from trackside.app.storage._session import Changes, CollisionError, compiled
+from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
 
 if TYPE_CHECKING:
     import asyncpg
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN_UNSYNCED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
 
 
 class PostgresSession:
@@ -60,7 +64,7 @@ class PostgresSession:
         self._stored_threads: set[str] = set()
 
     @contextmanager
-    def transaction(self) -> Generator[None]:
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
         """One transaction, at READ COMMITTED: others write beside it, and wait where they meet; connects first if need be.
 
         Raises:
@@ -71,7 +75,7 @@ class PostgresSession:
         self._connect()
         self._stored_threads.clear()
         try:
-            self._wait(self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"))
+            self._wait(self._driver.execute(_BEGIN if synced else _BEGIN_UNSYNCED))
             yield
         except BaseException as exc:
             self._roll_back()
@@ -120,6 +124,13 @@ class PostgresSession:
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
         """Runs that wait for a thread, first come first, from behind this ordinal on."""
         return [active_of(*row) for row in self._fetch(LOAD_WAITING, thread_id, after, limit)]
+
+    def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
+        """Give runs that are ready to whoever wants them; those that others are at in this moment are passed over."""
+        asked = (wanted.owner, [*wanted.agents], wanted.version, [*wanted.unfit], wanted.schema, [*wanted.pools])
+        if wanted.run_ids is None:
+            return self._fetch(TAKE_FIRST, *asked, wanted.limit)
+        return self._fetch(TAKE_THESE, *asked, [*wanted.run_ids])
 
     def event(self, event_id: str) -> EventRow | None:
         """The stored event with this id."""

@@ -27,7 +27,7 @@ from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_t
 
 _ACTIVE: Final = (
     "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest, "
-    "portable, keeps_request"
+    "portable, keeps_request, pool"
 )
 
 # NO KEY: who only refers to a row, as new events do to their run, is not kept out.
@@ -68,6 +68,41 @@ LOAD_WAITING: Final = f"""
 LOAD_EVENT: Final = """
     SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
     FROM events WHERE event_id = $1"""
+
+_MAY_BE_TAKEN: Final = """
+    a.owner IS NULL AND a.state = 'pending' AND a.holds AND a.portable AND a.cancel_requested IS NULL
+    AND (a.version IS NULL OR a.version = $3::text) AND r.agent = ANY($2::text[]) AND a.run_id <> ALL($4::text[])
+    AND (SELECT version_num FROM alembic_version) = $5::text"""
+_OF_PICKED: Final = "a.run_id, a.ordinal, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at AS is_new"
+_TAKE: Final = """
+    WITH picked AS MATERIALIZED ({picked}), taken AS (
+        UPDATE active_runs a SET owner = $1 FROM picked WHERE a.run_id = picked.run_id
+        RETURNING a.run_id, a.ordinal, a.thread_id, a.multitask, a.due_at, picked.status, picked.is_new
+    )
+    SELECT taken.run_id, taken.thread_id, multitask, due_at, taken.status, is_new,
+        agent, created_at, metadata, parent_run_id, trigger, attempt, retry_of, request
+    FROM taken JOIN runs ON runs.run_id = taken.run_id ORDER BY ordinal"""
+# Whoever locks a run or a thread of one that is picked, at this moment, has it passed over: so nobody waits here, and the
+# order in which locks are taken does not matter.
+_FROM: Final = "active_runs a JOIN runs r ON r.run_id = a.run_id JOIN threads t ON t.thread_id = a.thread_id"
+_LOCKED: Final = "FOR NO KEY UPDATE OF a, t SKIP LOCKED"
+
+TAKE_THESE: Final = _TAKE.format(
+    picked=f"""
+        SELECT {_OF_PICKED} FROM {_FROM}
+        WHERE a.run_id = ANY($7::text[]) AND a.pool = ANY($6::text[]) AND {_MAY_BE_TAKEN} {_LOCKED}"""
+)
+"""Gives runs to a worker ($1), as far as they are ready and for workers like it: the hot path of a fleet."""
+
+# Pool by pool: what is ready in one of them stands in the order of an index.
+TAKE_FIRST: Final = _TAKE.format(
+    picked=f"""
+        SELECT first.* FROM unnest($6::text[]) AS asked (pool) CROSS JOIN LATERAL (
+            SELECT {_OF_PICKED} FROM {_FROM}
+            WHERE a.pool = asked.pool AND {_MAY_BE_TAKEN} ORDER BY a.ordinal LIMIT $7::bigint {_LOCKED}
+        ) AS first ORDER BY first.ordinal LIMIT $7::bigint"""
+)
+"""As much, of those that came first."""
 
 NEXT_ORDINAL: Final = "SELECT nextval(pg_get_serial_sequence('active_runs', 'ordinal'))"
 
@@ -252,7 +287,14 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     Step.hold_active: _CHANGE_ACTIVE,
     Step.insert_active: _Bulk(f"INSERT INTO active_runs ({_ENTERED}) SELECT * FROM ROWS WHERE AFTER", *_ENTERED_TYPES),
     Step.insert_retries: _Bulk(
-        f"INSERT INTO active_runs ({_ENTERED}, ordinal) SELECT * FROM ROWS WHERE AFTER", *_ENTERED_TYPES, "bigint"
+        f"INSERT INTO active_runs ({_ENTERED}, pool, version, ordinal) SELECT * FROM ROWS WHERE AFTER",
+        *_ENTERED_TYPES,
+        *("text", "text", "bigint"),
+    ),
+    Step.insert_pooled: _Bulk(
+        f"INSERT INTO active_runs ({_ENTERED}, pool, version) SELECT * FROM ROWS WHERE AFTER",
+        *_ENTERED_TYPES,
+        *("text", "text"),
     ),
     Step.add_to_run_totals: _adding_to(run_totals),
     Step.add_to_duration_totals: _adding_to(duration_totals),

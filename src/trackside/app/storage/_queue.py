@@ -15,6 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from trackside.app.storage.fleet import DEFAULT_POOL, QueueNews, ReadyRun, StopAsked
 from trackside.harness.types import CancelAction, ThreadStatus
 
 
@@ -36,7 +37,8 @@ class Standing(StrEnum):
 class ActiveRun(Struct, kw_only=True, eq=False):
     """A row of `active_runs`; `at_rest` is the thread's status if nobody waits.
 
-    Until it is `stored` its `ordinal` is 0, which means a place behind all others, or that of the run that it retries.
+    Until it is `stored` its `ordinal` is 0, which means a place behind all others, or that of the run that it retries. Its
+    `version` is not read again: nothing here depends on it.
     """
 
     run_id: str
@@ -51,6 +53,8 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     at_rest: ThreadStatus | None = None
     portable: bool = False
     keeps_request: bool = True
+    pool: str = DEFAULT_POOL
+    version: str | None = None
     stored: bool = False
 
     @property
@@ -67,6 +71,12 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     def waits_for_worker(self) -> bool:
         """Whether another worker can take it over: it has not begun, and nobody wants it to stop."""
         return self.has_not_begun and self.cancel_requested is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is nobody's, and any worker of its pool may claim it."""
+        is_pending = self.state is Standing.pending and self.holds
+        return is_pending and self.owner is None and self.portable and self.cancel_requested is None
 
 
 class Lane(Struct, kw_only=True, eq=False):
@@ -130,6 +140,9 @@ class Queue:
         self.removed: dict[str, ActiveRun] = {}
         """Rows to delete."""
         self.handovers: list[Handover] = []
+        self.made_ready: list[ReadyRun] = []
+        """Runs that a statement of its own has made ready, and that need not be known here."""
+        self._stopped: list[ActiveRun] = []
 
     def know(self, run: ActiveRun) -> ActiveRun:
         """Take a stored row in; what is known of it already counts."""
@@ -211,6 +224,25 @@ class Queue:
     def change(self, run: ActiveRun) -> None:
         """Note that a row has been changed."""
         self.changed[run.run_id] = run
+
+    def ask_to_stop(self, run: ActiveRun, action: CancelAction) -> None:
+        """Note that somebody wants a run to stop; the first who does counts."""
+        if run.cancel_requested is None:
+            run.cancel_requested = action
+            self._stopped.append(run)
+        self.change(run)
+
+    def news(self) -> QueueNews | None:
+        """What workers of a fleet have to hear of all this; None if there is nothing."""
+        ready = [ReadyRun(run.run_id, run.pool) for run in self.changed.values() if run.is_ready]
+        stops = [
+            StopAsked(run.run_id, run.owner)
+            for run in self._stopped
+            if run.owner is not None and run.state is Standing.claimed and run.run_id not in self.removed
+        ]
+        if not (ready or stops or self.made_ready):
+            return None
+        return QueueNews(ready=(*ready, *self.made_ready), stops=(*stops,))
 
     def release(self, run: ActiveRun, status: ThreadStatus, at_rest: ThreadStatus) -> None:
         """The end of a run is in the log: give its thread to the next, unless it has to be announced as resting first.

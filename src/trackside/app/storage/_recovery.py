@@ -1,21 +1,22 @@
-"""Who looks after runs, and what becomes of the runs of workers that are gone: leases, reaping, adoption, leaving (I7)."""
+"""What becomes of the runs of workers that are gone: reaping, adoption (I7)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, override
+from typing import Any, Final, Literal, NamedTuple, override
 
-from sqlalchemy import Select, and_, exists, or_, select, update
+from sqlalchemy import Select, and_, exists, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
-from trackside.app.storage._endings import announce_rest, cancel_in_place, lose
+from trackside.app.storage._endings import WORKER_LOST, announce_rest, cancel_in_place, lose
 from trackside.app.storage._leases import has_ended
-from trackside.app.storage._processes import is_gone, this_process
+from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.admission import spec_of
 from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
@@ -44,35 +45,6 @@ class Owned(NamedTuple):
     ready: bool
     cancel_requested: CancelAction | None
     thread_status: ThreadStatus
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Register(Work):
-    """Begin, or go on, to be a worker, until the lease ends. Whose lease had ended learns from a look what was lost."""
-
-    worker_id: str
-    name: str
-    started_at: str
-    lease_seconds: float
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        now = unit.session.clock()
-        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
-        renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
-        if not unit.session.execute(renewal.returning(workers.c.worker_id)):
-            row = {
-                "worker_id": self.worker_id,
-                "name": self.name,
-                "process": this_process(),
-                "started_at": self.started_at,
-            }
-            unit.session.execute(workers.insert().values(row | lease))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -117,15 +89,9 @@ class Reaped(NamedTuple):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Reap(Work):
-    """End the runs of workers that are gone, and leave those that have not started to others (I7).
+class _ClearAway(Work):
+    """End the runs that workers which are gone leave behind, a part in each transaction; those not begun are others'."""
 
-    `reaper` is not gone, whatever its lease says: it is here. Of its own runs those are announced as resting that are not
-    `known` to it any more: they have ended, and it did not hear that nobody has announced that yet.
-    """
-
-    reaper: str
-    known: Collection[str] = ()
     limit: int = 256
     retry_ids: dict[str, str] = field(default_factory=dict)
     """Under which ids runs go on: a transaction that is repeated gives them no others."""
@@ -135,23 +101,10 @@ class Reap(Work):
     def size(self) -> int:
         return self.limit * ROW_BYTES
 
-    @override
-    def apply(self, unit: UnitOfWork) -> Reaped:
-        session = unit.session
-        gone = _workers_gone(unit, but=self.reaper)
-        unowned = ~exists().where(workers.c.worker_id == active_runs.c.owner)
-        query = (
-            select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner)
-            .where(
-                or_(
-                    and_(active_runs.c.owner != self.reaper, or_(active_runs.c.owner.in_(gone), unowned)),
-                    and_(active_runs.c.owner == self.reaper, active_runs.c.state == Standing.ended.value),
-                )
-            )
-            .order_by(active_runs.c.ordinal)
-            .limit(self.limit)
-        )
-        rows = [row for row in session.execute(query) if row[2] != self.reaper or row[0] not in self.known]
+    def clear(
+        self, unit: UnitOfWork, rows: Sequence[tuple[Any, ...]], lost: Mapping[str, str], error_type: str = WORKER_LOST
+    ) -> Reaped:
+        """See to these runs (id, thread, owner), of owners that were `lost` for some reason, unless somebody was faster."""
         threads = {thread_id for _, thread_id, _ in rows}
         unit.load(run_ids=[run_id for run_id, _, _ in rows], thread_ids=threads, queues=threads)
         ended: list[str] = []
@@ -159,43 +112,100 @@ class Reap(Work):
         retries: dict[str, str] = {}
         for run_id, _, owner in rows:
             active = unit.queue.find(run_id)
-            if active is None or active.owner != owner:  # somebody was faster, before its rows could be locked
+            if active is None or active.owner != owner:  # before its rows could be locked
                 continue
             if active.portable and active.waits_for_worker:
                 active.owner = None
                 unit.queue.change(active)
                 orphaned.append(run_id)
-            else:
-                retry_id = self.retry_ids.setdefault(run_id, new_id())
-                if _bury(unit, active, retry_id):
-                    retries[run_id] = retry_id
-                if owner != self.reaper:
-                    ended.append(run_id)
-        if gone and len(rows) < self.limit:
-            session.execute(workers.delete().where(workers.c.worker_id.in_(gone)))
+                continue
+            retry_id = self.retry_ids.setdefault(run_id, new_id())
+            if _bury(unit, active, retry_id, lost.get(owner), error_type):
+                retries[run_id] = retry_id
+            ended.append(run_id)
         return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned), retries=retries)
 
 
-def _workers_gone(unit: UnitOfWork, *, but: str) -> list[str]:
-    """Workers whose lease has ended, or whose process has."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Reap(_ClearAway):
+    """End the runs of workers that are gone, and leave those that have not started to others (I7).
+
+    `reaper` is not gone, whatever its lease says: it is here. Of its own runs those are announced as resting that are not
+    `known` to it any more: they have ended, and it did not hear that nobody has announced that yet. `whose` says whether
+    it sees to these, to those of others, or to both.
+    """
+
+    reaper: str
+    known: Collection[str] = ()
+    whose: Literal["own", "others", "all"] = "all"
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Reaped:
+        session = unit.session
+        lost = {} if self.whose == "own" else _workers_gone(unit, but=self.reaper)
+        owner = active_runs.c.owner
+        own = and_(owner == self.reaper, active_runs.c.state == Standing.ended.value)
+        unowned = ~exists().where(workers.c.worker_id == owner)
+        others = and_(owner.is_not(None), owner != self.reaper, or_(owner.in_([*lost]), unowned))
+        sought = {"own": own, "others": others, "all": or_(own, others)}[self.whose]
+        query = (
+            select(active_runs.c.run_id, active_runs.c.thread_id, owner).where(sought).order_by(active_runs.c.ordinal)
+        )
+        found = session.execute(query.limit(self.limit))
+        rows = [row for row in found if row[2] != self.reaper or row[0] not in self.known]
+        of_reaper = {run_id for run_id, _, of in rows if of == self.reaper}
+        reaped = self.clear(unit, rows, lost)
+        if lost and reaped.is_all:
+            session.execute(workers.delete().where(workers.c.worker_id.in_([*lost])))
+        return reaped._replace(ended=[run_id for run_id in reaped.ended if run_id not in of_reaper])
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Bury(_ClearAway):
+    """End the runs of one worker, because of something that somebody knows: it is gone, whatever its lease says."""
+
+    worker_id: str
+    why: str
+    error_type: str
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Reaped:
+        query = select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner)
+        his = query.where(active_runs.c.owner == self.worker_id).order_by(active_runs.c.ordinal).limit(self.limit)
+        reaped = self.clear(unit, unit.session.execute(his), {self.worker_id: self.why}, self.error_type)
+        if reaped.is_all:
+            unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+        return reaped
+
+
+def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
+    """Workers whose lease has ended, or whose process has, and which of it."""
     processes = select(workers.c.worker_id, workers.c.process).where(workers.c.process.is_not(None))
-    known = [worker_id for worker_id, process in unit.session.execute(processes) if is_gone(process)]
+    known = {worker_id for worker_id, process in unit.session.execute(processes) if is_gone(process)}
     ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
     # One reaper at a time, and before a renewal that comes too late: that one will find no row.
-    lost = select(workers.c.worker_id).where(workers.c.worker_id != but, or_(ended, workers.c.worker_id.in_(known)))
-    return [worker_id for (worker_id,) in unit.session.execute(lost.with_for_update(skip_locked=True))]
+    query = select(workers.c.worker_id, workers.c.name).where(workers.c.worker_id != but)
+    lost = unit.session.execute(
+        query.where(or_(ended, workers.c.worker_id.in_(known))).with_for_update(skip_locked=True)
+    )
+    return {
+        worker_id: f"process {name} has ended" if worker_id in known else f"process {name} has given no sign of life"
+        for worker_id, name in lost
+    }
 
 
-def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str) -> bool:
+def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None, error_type: str) -> bool:
     """Announce of a run what its worker did not live to announce; whether it goes on, under that id."""
+    because = "" if reason is None else f": {reason}"
     match active.state:
         case Standing.pending | Standing.delayed | Standing.withdrawn if active.cancel_requested is not None:
             cancel_in_place(unit, active, active.cancel_requested)
         case Standing.claimed:
-            why = "the process that executed the run went away before the run had ended"
-            return lose(unit, active, why, retried_as=retry_id)
+            why = f"the process that executed the run went away before the run had ended{because}"
+            return lose(unit, active, why, error_type, retried_as=retry_id)
         case Standing.pending | Standing.delayed:
-            lose(unit, active, "the process that had the run's agent went away before the run had started")
+            why = f"the process that had the run's agent went away before the run had started{because}"
+            lose(unit, active, why, error_type)
         case Standing.withdrawn:
             cancel_in_place(unit, active, CancelAction.interrupt)
         case Standing.ended:
@@ -220,9 +230,12 @@ class Adoption(NamedTuple):
     is_all: bool
 
 
+_HAS_NO_POOL: Final = active_runs.c.pool == DEFAULT_POOL
+
+
 def left_to_others(agents: Collection[str], unfit: Collection[str]) -> Select[Any]:
-    """The ids of runs of these agents that have no owner, but for those that are known to be unfit."""
-    waits = (active_runs.c.owner.is_(None), active_runs.c.portable, active_runs.c.run_id.not_in(unfit))
+    """The ids of runs of these agents that have no owner, but for those that are known to be unfit, or have a pool."""
+    waits = (active_runs.c.owner.is_(None), active_runs.c.portable, active_runs.c.run_id.not_in(unfit), _HAS_NO_POOL)
     of_agents = runs.c.agent.in_(agents)
     return select(active_runs.c.run_id).join(runs, runs.c.run_id == active_runs.c.run_id).where(*waits, of_agents)
 
@@ -231,7 +244,9 @@ def left_to_others(agents: Collection[str], unfit: Collection[str]) -> Select[An
 class Adopt(Work):
     """Take over runs that wait for a worker, first come first, as far as they are of these agents.
 
-    `unfit` are known to be for another version of Trackside.
+    `unfit` are known to be for another version of Trackside. Where a fleet is on the same database, as while one is made of
+    a single process, its runs are taken over, too, whatever the version of their agents: whoever comes first. But a run of
+    a pool waits for a worker of that pool, which may have what others have not.
     """
 
     owner: str
@@ -258,6 +273,7 @@ class Adopt(Work):
                 ),
                 active_runs.c.portable,
                 active_runs.c.run_id.not_in(self.unfit),
+                _HAS_NO_POOL,
                 runs.c.agent.in_(self.agents),
             )
             .order_by(active_runs.c.ordinal)
@@ -279,14 +295,17 @@ class Adopt(Work):
                 continue
             active.owner = self.owner
             unit.queue.change(active)
-            record = _record_of(active, *facts)
+            record = pending_record(run_id, thread_id, active.multitask, active.due_at, *facts)
             adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
         self.taken += [run.record.run_id for run in adopted]
         return Adoption(adopted, unfit, is_all=len(rows) < self.limit or not (adopted or unfit))
 
 
-def _record_of(
-    active: ActiveRun,
+def pending_record(
+    run_id: str,
+    thread_id: str,
+    multitask: str,
+    due_at: str | None,
     agent: str,
     created_at: str,
     metadata: str,
@@ -297,41 +316,19 @@ def _record_of(
 ) -> RunRecord:
     """What is known of a run that has not started."""
     return RunRecord(
-        run_id=active.run_id,
-        thread_id=active.thread_id,
+        run_id=run_id,
+        thread_id=thread_id,
         agent=agent,
         status=RunStatus.pending,
         created_at=time_of(created_at),
         metadata=json_of(metadata),
-        multitask=MultitaskStrategy(active.multitask),
-        due_at=None if active.due_at is None else time_of(active.due_at),
+        multitask=MultitaskStrategy(multitask),
+        due_at=None if due_at is None else time_of(due_at),
         parent_run_id=parent_run_id,
         trigger=trigger,
         attempt=attempt,
         retry_of=retry_of,
     )
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Leave(Work):
-    """Be a worker no more: runs that have not started wait for another; what is left is for the next reaper."""
-
-    worker_id: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        waits = and_(
-            active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value]),
-            active_runs.c.cancel_requested.is_(None),
-        )
-        own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.portable)
-        unit.session.execute(update(active_runs).where(own).values(owner=None))
-        unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
 
 
 def is_abandoned(unit: UnitOfWork, owner: str | None) -> bool:

@@ -41,6 +41,23 @@ class Changes:
     events: Collection[EventRow] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which runs that are ready a worker would take; `run_ids` are those among which it looks, None: all.
+
+    `schema` is the revision of the tables that it knows; from others it takes nothing.
+    """
+
+    owner: str
+    pools: Sequence[str]
+    agents: Sequence[str]
+    version: str | None
+    unfit: Sequence[str]
+    run_ids: Sequence[str] | None
+    limit: int
+    schema: str
+
+
 class Session(Protocol):
     """The connection that writes, used by one thread. Everything here but `close` happens inside a `transaction`.
 
@@ -48,8 +65,9 @@ class Session(Protocol):
     statement of SQLAlchemy's that `execute` takes.
     """
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """One transaction; connects first if need be.
+    def transaction(self, *, synced: bool = True) -> AbstractContextManager[None]:
+        """One transaction; connects first if need be. Unless it is `synced`, a server that crashes at once may forget it,
+        but never what comes after it alone.
 
         Raises:
             CollisionError: something had to be unique; nothing was written.
@@ -81,6 +99,14 @@ class Session(Protocol):
 
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
         """Runs that wait for a thread, first come first, from behind this ordinal on."""
+        ...
+
+    def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
+        """Give runs that are ready to whoever wants them, oldest first, as `_taking.taken_of` reads them.
+
+        Those that others are at in this moment are passed over. Of the threads, too, nobody else changes anything until the
+        end of the transaction.
+        """
         ...
 
     def event(self, event_id: str) -> EventRow | None:

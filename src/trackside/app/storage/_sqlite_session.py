@@ -41,7 +41,7 @@ from trackside.app.storage._graph_checkpoint_tables import (
 )
 from trackside.app.storage._leases import LeaseClock, machine_clock
 from trackside.app.storage._queue import ActiveRun, Lane
-from trackside.app.storage._session import Changes, CollisionError, compiled
+from trackside.app.storage._session import Changes, CollisionError, Wanted, compiled
 from trackside.app.storage._sqlite import SqliteDatabase
 from trackside.app.storage._tables import EVENTS_AT_A_TIME, POSITION, duration_totals, run_totals, usage_totals
 
@@ -83,7 +83,7 @@ def _adding_to(totals: Table) -> _Bulk:
 
 _ACTIVE: Final = (
     "run_id, thread_id, state, multitask, ordinal, holds, owner, due_at, cancel_requested, at_rest, "
-    "portable, keeps_request"
+    "portable, keeps_request, pool"
 )
 
 _LOAD_RUNS: Final = f"""
@@ -114,6 +114,19 @@ _LOAD_WAITING: Final = f"""
 _LOAD_EVENT: Final = """
     SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
     FROM events WHERE event_id = ?"""
+
+_READY: Final = """
+    SELECT a.run_id, a.thread_id, a.multitask, a.due_at, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at,
+        r.agent, r.created_at, r.metadata, r.parent_run_id, r."trigger", r.attempt, r.retry_of, r.request
+    FROM active_runs a JOIN runs r ON r.run_id = a.run_id JOIN threads t ON t.thread_id = a.thread_id
+    WHERE a.owner IS NULL AND a.state = 'pending' AND a.holds AND a.portable AND a.cancel_requested IS NULL
+        AND a.pool IN (SELECT value FROM json_each(?1)) AND r.agent IN (SELECT value FROM json_each(?2))
+        AND a.run_id NOT IN (SELECT value FROM json_each(?3)) AND (a.version IS NULL OR a.version = ?4)
+        AND (SELECT version_num FROM alembic_version) = ?5
+        AND (?6 IS NULL OR a.run_id IN (SELECT value FROM json_each(?6)))
+    ORDER BY a.ordinal LIMIT ?7"""
+
+_GIVE: Final = "UPDATE active_runs SET owner = ? WHERE run_id IN (SELECT value FROM json_each(?))"
 
 _STARTED: Final = (
     'run_id, thread_id, agent, status, created_at, started_at, last_sequence, parent_run_id, "trigger", metadata, '
@@ -227,7 +240,10 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     Step.release_active: _CHANGE_ACTIVE,
     Step.hold_active: _CHANGE_ACTIVE,
     Step.insert_active: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}) VALUES *", 11),
-    Step.insert_retries: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, ordinal) VALUES *", 12),
+    Step.insert_pooled: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version) VALUES *", 13),
+    Step.insert_retries: _Bulk(
+        f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version, ordinal) VALUES *", 14
+    ),
     Step.add_to_run_totals: _adding_to(run_totals),
     Step.add_to_duration_totals: _adding_to(duration_totals),
     Step.add_to_usage_totals: _adding_to(usage_totals),
@@ -258,8 +274,8 @@ class SqliteSession:
         self._connection: Connection | None = None
 
     @contextmanager
-    def transaction(self) -> Generator[None]:
-        """One transaction that nobody else can write beside; connects first if need be.
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        """One transaction that nobody else can write beside; connects first if need be. It is as `synced` as all others.
 
         Raises:
             CollisionError: something had to be unique; nothing was written.
@@ -317,6 +333,16 @@ class SqliteSession:
     def waiting(self, thread_id: str, *, after: int, limit: int) -> list[ActiveRun]:
         """Runs that wait for a thread, first come first, from behind this ordinal on."""
         return [active_of(*row) for row in self._driver.execute(_LOAD_WAITING, (thread_id, after, limit))]
+
+    def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
+        """Give runs that are ready to whoever wants them."""
+        among = None if wanted.run_ids is None else json_text([*wanted.run_ids])
+        lists = [json_text([*names]) for names in (wanted.pools, wanted.agents, wanted.unfit)]
+        limit = wanted.limit if among is None else -1
+        rows = self._driver.execute(_READY, (*lists, wanted.version, wanted.schema, among, limit)).fetchall()
+        taken = json_text([run_id for run_id, *_ in rows])
+        self._driver.execute(_GIVE, (wanted.owner, taken))
+        return rows
 
     def event(self, event_id: str) -> EventRow | None:
         """The stored event with this id."""

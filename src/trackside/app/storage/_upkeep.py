@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, Literal
 
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
@@ -40,6 +40,8 @@ class Upkeep:
         worker_id: the name under which it owns runs.
         lease_seconds: how long its lease is.
         takes_over: whether it executes what others leave.
+        in_fleet: whether others end the runs of workers that are gone, and announce what may be taken: then it looks only at
+            what is its own, three times in the length of a lease, and when it is nudged.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Upkeep:
         worker_id: str,
         lease_seconds: float,
         takes_over: bool,
+        in_fleet: bool = False,
     ) -> None:
         self._writer = writer
         self._readers = readers
@@ -59,7 +62,8 @@ class Upkeep:
         self._enrolment = enrolment
         self._worker_id = worker_id
         self._period = lease_seconds / BEATS_PER_LEASE
-        self._takes_over = takes_over
+        self._takes_over = takes_over and not in_fleet
+        self._in_fleet = in_fleet
         self._host: RunHost | None = None
         self._unfit: set[str] = set()
         self._nudge = asyncio.Event()
@@ -117,11 +121,10 @@ class Upkeep:
         """
         is_all = False
         while not is_all:  # a part in each transaction, so that nobody waits long
-            reaped: Reaped = await self._writer.write(Reap(reaper=self._worker_id, known=self._own.ids()))
-            for run_id in reaped.ended:
-                retried_as = reaped.retries.get(run_id)
-                goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
-                logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
+            whose: Literal["own", "all"] = "own" if self._in_fleet else "all"
+            reap = Reap(reaper=self._worker_id, known=self._own.ids(), whose=whose)
+            reaped: Reaped = await self._writer.write(reap)
+            say_ended(reaped)
             is_all = reaped.is_all
         await self._take_over()
 
@@ -176,6 +179,14 @@ class Upkeep:
                 host.on_lost(run_id)
             else:
                 _hear(host, own, owned[run_id])
+
+
+def say_ended(reaped: Reaped) -> None:
+    """Log which runs were ended because their workers are lost."""
+    for run_id in reaped.ended:
+        retried_as = reaped.retries.get(run_id)
+        goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
+        logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
 
 
 def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:

@@ -33,6 +33,7 @@ from trackside.app.storage.errors import (
     StorageError,
     TransactionConflictError,
 )
+from trackside.app.storage.fleet import QueueNews
 from trackside.harness.errors import EventOrderError, TracksideError
 from trackside.harness.lifecycle import RunFold, is_final, is_terminal, thread_status_after
 from trackside.harness.ports import IdempotencyKey
@@ -55,6 +56,9 @@ class Work(ABC):
     """Something that one caller wants written: all of it or nothing."""
 
     __slots__ = ()
+
+    may_be_forgotten = False
+    """Whether a server that crashes right after the commit may have lost it: nothing comes of it alone."""
 
     @property
     @abstractmethod
@@ -88,7 +92,6 @@ class Work(ABC):
 @dataclass(slots=True, eq=False)
 class Append(Work):
     """Events to append, in this order. Its result is these events as stored.
-
     `workers` are those of this process: a run that another one looks after cannot be started here.
     """
 
@@ -148,6 +151,7 @@ class Committed:
     events: Sequence[EventRow] = ()
     handovers: Sequence[Handover] = ()
     removed_threads: Sequence[str] = ()
+    news: QueueNews | None = None
 
 
 class UnitOfWork:
@@ -474,11 +478,11 @@ def commit_together(session: Session, works: Sequence[Work], *, patience: float 
 
 
 def _commit(session: Session, works: Sequence[Work], *, check_ids: bool) -> Committed:
-    with session.transaction():
+    with session.transaction(synced=not all(work.may_be_forgotten for work in works)):
         unit = UnitOfWork(session, works, check_ids=check_ids)
         outcomes = [_apply(work, unit) for work in works]
         unit.write()
-    return Committed(outcomes, unit.new_events, unit.queue.handovers, unit.removed_threads)
+    return Committed(outcomes, unit.new_events, unit.queue.handovers, unit.removed_threads, unit.queue.news())
 
 
 def _apply(work: Work, unit: UnitOfWork) -> Any:

@@ -23,6 +23,7 @@ from trackside.app.storage._encoding import EventRow
 from trackside.app.storage._queue import Handover
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import Committed, Refused, Work, commit_together
+from trackside.app.storage.fleet import QueueNews
 from trackside.app.vitals import WriterStats
 from trackside.harness.errors import ClosedError, TracksideError
 from trackside.harness.timelimit import settled
@@ -163,6 +164,8 @@ class Writer:
         """Called on the loop when the end of an active run is in the log, before whoever wrote it goes on."""
         self.on_removal: list[Callable[[Sequence[str]], object]] = []
         """Called on the loop with the ids of threads that have been removed."""
+        self.on_news: list[Callable[[QueueNews], object]] = []
+        """Called on the loop with what a transaction has changed for the workers of a fleet."""
         # A daemon: a program that ends without closing its store is not held up. What was acknowledged is on disk.
         self._thread = threading.Thread(target=self._run, name="trackside-writer", daemon=True)
         self._thread.start()
@@ -349,6 +352,9 @@ class Writer:
         if committed.removed_threads:
             for hear_of_removal in self.on_removal:
                 hear_of_removal(committed.removed_threads)
+        if committed.news is not None:
+            for hear_news in self.on_news:
+                hear_news(committed.news)
         for job, outcome in zip(jobs, committed.outcomes, strict=True):
             if not job.done.done():
                 job.done.set_result(outcome)
@@ -372,6 +378,7 @@ class NoWriter:
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         self.on_handover: list[Callable[[Handover], object]] = []
         self.on_removal: list[Callable[[Sequence[str]], object]] = []
+        self.on_news: list[Callable[[QueueNews], object]] = []
 
     async def write_to_the_end(self, work: Work) -> Any:
         """Refuse the work.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -36,12 +36,14 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._run_records import RECORDS, record_of, start_of
 from trackside.app.storage._signals import CommitSignals
 from trackside.app.storage._tables import runs
+from trackside.app.storage._taker import Taker
 from trackside.app.storage._upkeep import Upkeep
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.errors import StorageError
+from trackside.app.storage.errors import NoFleetError, StorageError
+from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness import ports
 from trackside.harness.admission import request_of
-from trackside.harness.errors import PayloadError, TracksideError, UnknownRunError
+from trackside.harness.errors import ClosedError, PayloadError, TracksideError, UnknownRunError
 from trackside.harness.ids import new_id
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import Admission, IdempotencyKey, Release, RunHost, Settlement
@@ -69,6 +71,10 @@ class StoredCoordinator:
 
     Steps are finished once begun, whoever is cancelled meanwhile: what is in the queue of the writer is written.
 
+    In a `fleet`, runs that it lets in are nobody's until a worker takes them, which may be this one; only those that one of
+    its own runs starts, or that nobody else could execute, are its own from the beginning. It looks after its own alone:
+    what is gone, due or ready in the whole fleet is the business of whoever has that duty (`Store.fleet`).
+
     With `hands_over`, runs that have not started when their process goes are another's to execute, and this one takes over
     those that others leave; without, they end with their process.
     """
@@ -84,6 +90,7 @@ class StoredCoordinator:
         lease_seconds: float = LEASE_SECONDS,
         hands_over: bool = True,
         keeps_requests: bool = True,
+        fleet: FleetMember | None = None,
     ) -> None:
         self.durable = hands_over
         self.worker_id = new_id()
@@ -95,9 +102,14 @@ class StoredCoordinator:
         self._keeps_requests = keeps_requests
         self._host: RunHost | None = None
         self._runs = OwnRuns(on_new=self._arm)
+        self._fleet = fleet
         self._enrolment = Enrolment(
-            writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen
+            writer, worker_id=self.worker_id, lease_seconds=lease_seconds, on_enrolled=self._listen, member=fleet
         )
+        self._taker = None
+        if fleet is not None:
+            database = readers.database
+            self._taker = Taker(writer, self._runs, fleet, worker_id=self.worker_id, database=database)
         self._upkeep = Upkeep(
             writer,
             readers,
@@ -106,10 +118,29 @@ class StoredCoordinator:
             worker_id=self.worker_id,
             lease_seconds=lease_seconds,
             takes_over=hands_over,
+            in_fleet=fleet is not None,
         )
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         writer.on_handover.append(self._on_handover)
+
+    @property
+    def draining(self) -> bool:
+        """Whether somebody has asked this worker of a fleet to take no more runs, and to leave when it has finished."""
+        return self._enrolment.draining
+
+    @property
+    def on_drain(self) -> list[Callable[[], object]]:
+        """Called, on the event loop, when somebody asks for that; a sign of life finds it out."""
+        return self._enrolment.on_drain
+
+    def note_running(self, runs: int) -> None:
+        """Have the next sign of life of this worker of a fleet say how many runs it executes."""
+        self._enrolment.note_running(runs)
+
+    def nudge(self) -> None:
+        """Look soon what others want of the runs of this process, or have done to them."""
+        self._upkeep.nudge()
 
     def attach(self, host: RunHost) -> None:
         """Name the manager; from now on runs of workers that are gone are ended, and those that wait are taken over."""
@@ -134,6 +165,9 @@ class StoredCoordinator:
             idempotency=idempotency,
             fates=self._runs.fates,
         )
+        if self._fleet is not None and request is not None:
+            work.pool, work.version = self._fleet.pool_of(record.agent), self._fleet.version
+            work.nobodys = record.parent_run_id is None or record.parent_run_id not in self._runs
         if spec is not None:
             work.asks_for, work.any_owner = spec.owner, spec.any_owner
             work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
@@ -150,14 +184,17 @@ class StoredCoordinator:
             existing = admitted.existing
             known = await finish(lambda: self._known(existing), name="existing")
             return Admission(record=known, ready=False, existing=True)
-        own = self._runs.take(record, ready=admitted.ready, thread_status=admitted.thread_status)
-        own.new_thread = admitted.new_thread
+        ready = False
+        if not work.nobodys:
+            own = self._runs.take(record, ready=admitted.ready, thread_status=admitted.thread_status)
+            own.new_thread = admitted.new_thread
+            ready = own.ready
         displaced = (
             await self._displaced(admitted.displaced, CancelAction(record.multitask.value))
             if admitted.displaced
             else ()
         )
-        return Admission(record=record, ready=own.ready, displaced=displaced)
+        return Admission(record=record, ready=ready, displaced=displaced, elsewhere=work.nobodys)
 
     def _request_of(self, spec: RunSpec, record: RunRecord) -> str | None:
         """What was asked for, as JSON text; None if it need not be kept.
@@ -174,6 +211,34 @@ class StoredCoordinator:
                 raise
             logger.warning("what was asked for is not kept of run %s: %s", record.run_id, exc)
             return None
+
+    async def take(self, run_ids: Sequence[str]) -> dict[str, Taking]:
+        """Take these runs for this worker of a fleet, as far as they are to be had; what became of each.
+
+        Those that it got have been given to its manager, as runs that it has adopted, when this returns, and also if who
+        waits for it is cancelled.
+
+        Raises:
+            NoFleetError: this is no worker of a fleet.
+            SchemaMovedOnError: a newer version of Trackside has changed the tables: this worker gets no more runs.
+            ClosedError: the coordinator or the store is closed.
+            StorageError: the database failed.
+        """
+        taker, host = await self._taking()
+        return await taker.take(host, run_ids)
+
+    async def take_any(self, limit: int) -> list[str]:
+        """Take so many runs at most that are ready, the oldest first; which they are. Else as `take`."""
+        taker, host = await self._taking()
+        return await taker.take_any(host, limit)
+
+    async def _taking(self) -> tuple[Taker, RunHost]:
+        if self._taker is None or self._host is None:
+            raise NoFleetError(database=self._readers.database)
+        if self._closed:
+            raise ClosedError(what="coordinator")
+        await self._enrolment.enroll()
+        return self._taker, self._host
 
     async def claim(self, run_id: str) -> ports.Claim | None:
         """Take the pending run at the head of its thread. The event that starts it makes that known to all others."""
@@ -312,7 +377,8 @@ class StoredCoordinator:
             self._signals.announce()  # what waits is another's to take over
 
     def _listen(self) -> None:
-        self._signals.listen(self._upkeep.nudge)
+        if self._fleet is None:  # else each commit of one would wake up all
+            self._signals.listen(self._upkeep.nudge)
 
     async def _known(self, run_id: str) -> RunRecord:
         record = await self.get(run_id)

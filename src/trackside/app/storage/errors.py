@@ -141,6 +141,14 @@ class NewerDatabaseError(StorageError):
     """{database} was written by a newer version of Trackside (schema {found}; this version knows up to {known}): upgrade Trackside."""  # noqa: E501
 
 
+class NoFleetError(StorageError):
+    """Only a worker of a fleet takes runs of {database}: make its coordinator with `fleet=FleetMember(…)`, and attach its manager."""  # noqa: E501
+
+
+class SchemaMovedOnError(StorageError):
+    """A newer version of Trackside has changed the tables of {database} (schema {found}; this process knows {known}): it takes no more runs, and should end and come back as that version."""  # noqa: E501
+
+
 class OlderDatabaseError(StorageError):
     """{database} was written by an older version of Trackside (schema {found}; this version reads {known}), and looking changes nothing: `trackside db upgrade` brings it up to date, as does whatever opens it to write."""  # noqa: E501
 

@@ -30,6 +30,8 @@ from trackside.app.storage.api_keys import ApiKeys
 from trackside.app.storage.coordinator import LEASE_SECONDS, MIN_LEASE_SECONDS, StoredCoordinator
 from trackside.app.storage.crons import Crons
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, NoBusError, StoreOptionError
+from trackside.app.storage.fleet import FleetMember
+from trackside.app.storage.fleet_store import FleetStore
 from trackside.app.storage.items import Items
 from trackside.app.storage.live_parts import LiveParts
 from trackside.app.storage.retention import BATCH, OnRemoved, Outdated, PruneReport, foresee, prune
@@ -74,6 +76,8 @@ class Store(StoreReading):
         self._feed = feed
         self._coordinators: list[StoredCoordinator] = []
         self._workers: set[str] = set()
+        self.lease_seconds = LEASE_SECONDS
+        """How long leases of this process are, and so those of others that share its settings."""
         self._graph_checkpoints = GraphCheckpoints(writer, readers)
         if isinstance(writer, Writer):
             writer.on_commit += [feed.on_commit, lambda _: signals.announce()]
@@ -85,6 +89,8 @@ class Store(StoreReading):
         """What agents keep beyond their threads."""
         self.crons = Crons(writer, readers)
         """Runs that are to be started again and again."""
+        self.fleet = FleetStore(writer, readers, self._workers)
+        """What servers and workers that share the database do and know together."""
 
     @classmethod
     @asynccontextmanager
@@ -400,7 +406,7 @@ class Store(StoreReading):
             StorageError: the database failed.
         """
         found = await self._readers.run(read_facts)
-        return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=LEASE_SECONDS)
+        return await asyncio.to_thread(found.told, own={*self._workers}, lease_seconds=self.lease_seconds)
 
     def bus(self) -> PostgresBus:
         """On which processes that share the database tell each other something. It is closed with the store.
@@ -425,7 +431,12 @@ class Store(StoreReading):
         return StoredRunLog(self._readers)
 
     def coordinator(
-        self, *, lease_seconds: float = LEASE_SECONDS, hands_over: bool = True, keeps_requests: bool = True
+        self,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        hands_over: bool = True,
+        keeps_requests: bool = True,
+        fleet: FleetMember | None = None,
     ) -> StoredCoordinator:
         """Who may run, for a manager whose runs are recorded here, beside others in whatever process.
 
@@ -441,12 +452,17 @@ class Store(StoreReading):
                 others leave are taken over here. A command for one run wants neither.
             keeps_requests: whether what was asked for is kept as long as the run, so that it can be looked at and started
                 anew (`request_of`). Else it is removed when the run ends: for those who redact what is announced.
+            fleet: what this process is in a fleet: then what it lets in is for the fleet's workers. It hands over.
 
         Raises:
-            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or one of the others no bool.
+            StoreOptionError: `lease_seconds` is not a number of seconds from 0.1 to 3600, or another one does not fit.
         """
         check_option("keeps_requests", keeps_requests, bool)
         check_option("hands_over", hands_over, bool)
+        if fleet is not None:
+            check_option("fleet", fleet, FleetMember)
+            if not hands_over:
+                raise StoreOptionError(option="hands_over", value=hands_over, why="a process of a fleet hands over")
         if type(lease_seconds) not in {int, float} or not MIN_LEASE_SECONDS <= lease_seconds <= MAX_LEASE_SECONDS:
             why = f"it is a number of seconds from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}"
             raise StoreOptionError(option="lease_seconds", value=lease_seconds, why=why)
@@ -457,7 +473,9 @@ class Store(StoreReading):
             lease_seconds=lease_seconds,
             hands_over=hands_over,
             keeps_requests=keeps_requests,
+            fleet=fleet,
         )
         self._coordinators.append(coordinator)
         self._workers.add(coordinator.worker_id)
+        self.lease_seconds = lease_seconds
         return coordinator

@@ -1,0 +1,203 @@
+"""What is read of a fleet: runs that are ready, workers, what waits in each pool, who has which duty."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+
+from trackside.app.storage._fleet_tables import duties
+from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left, wall_time
+from trackside.app.storage._processes import is_gone
+from trackside.app.storage._queue import Standing
+from trackside.app.storage._tables import active_runs, runs, workers
+from trackside.app.storage.fleet import (
+    Duty,
+    PoolDepth,
+    QueueDepth,
+    ReadyRun,
+    StoredWorker,
+    UnservedRuns,
+)
+
+MOST_EXAMINED: Final = 10_000
+"""Of so many runs that are ready, those that came first, it is told whether somebody serves them."""
+
+_IS_READY: Final = (
+    active_runs.c.owner.is_(None),
+    active_runs.c.state == Standing.pending.value,
+    active_runs.c.holds,
+    active_runs.c.portable,
+    active_runs.c.cancel_requested.is_(None),
+)
+
+
+def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Callable[[Connection], list[ReadyRun]]:
+    """Reads which runs are ready and nobody's, those that came first.
+
+    One counts as `older_than` so many seconds also if it comes from the future: its host's clock is ahead of the database's.
+    """
+
+    def read(connection: Connection) -> list[ReadyRun]:
+        query = select(active_runs.c.run_id, active_runs.c.pool).where(*_IS_READY)
+        if pools is not None:
+            query = query.where(active_runs.c.pool.in_(pools))
+        if older_than > 0:
+            now = wall_time(read_clock(connection))
+            created_at = runs.c.created_at
+            query = query.join(runs, runs.c.run_id == active_runs.c.run_id)
+            query = query.where(or_(created_at <= now - timedelta(seconds=older_than), created_at > now))
+        return [ReadyRun(*row) for row in connection.execute(query.order_by(active_runs.c.ordinal).limit(limit))]
+
+    return read
+
+
+class FoundWorkers(NamedTuple):
+    """What was read of workers, to be told once it is known which processes still live: their machine says so, in files."""
+
+    rows: Sequence[Row[Any]]
+    clock: LeaseClock
+
+    def told(self) -> list[StoredWorker]:
+        """The workers. Blocks."""
+        return [_worker(row, self.clock) for row in self.rows]
+
+
+def read_workers(connection: Connection) -> FoundWorkers:
+    """Reads which processes there are, those that came first."""
+    return FoundWorkers(
+        connection.execute(select(workers).order_by(workers.c.started_at)).all(), read_clock(connection)
+    )
+
+
+def _worker(row: Row[Any], clock: LeaseClock) -> StoredWorker:
+    return StoredWorker(
+        worker_id=row.worker_id,
+        name=row.name,
+        kind=row.kind,
+        pools=tuple(row.pools),
+        agents=tuple(row.agents),
+        version=row.version,
+        capacity=row.capacity,
+        running=row.running,
+        draining=row.draining,
+        started_at=row.started_at,
+        seconds_left=0.0 if is_gone(row.process) else seconds_left(row.clock, row.lease_until, clock),
+        address=row.address,
+        isolated_in=row.isolated_in,
+        release=row.release,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Runs that are ready, of one kind."""
+
+    pool: str
+    agent: str | None
+    version: str | None
+    count: int
+    oldest_at: datetime
+
+
+class FoundQueue(NamedTuple):
+    """What was read of the queue, to be told with the workers that are alive."""
+
+    counts: Mapping[str, Counter[str]]
+    oldest: Mapping[str, datetime]
+    groups: Sequence[_Group]
+
+    def told(self, there: Iterable[StoredWorker]) -> QueueDepth:
+        """What waits, and who is there for it."""
+        takers = [
+            worker
+            for worker in there
+            if worker.kind == "worker"
+            and worker.seconds_left > 0
+            and not worker.draining
+            and worker.isolated_in is None
+        ]
+        names = {*self.counts, *(pool for worker in takers for pool in worker.pools)}
+        return QueueDepth(
+            pools=tuple(
+                self._pool(name, [worker for worker in takers if name in worker.pools]) for name in sorted(names)
+            ),
+            unserved=tuple(
+                UnservedRuns(
+                    agent=group.agent or "", version=group.version, count=group.count, oldest_at=group.oldest_at
+                )
+                for group in self.groups
+                if not any(_serves(worker, group) for worker in takers)
+            ),
+        )
+
+    def _pool(self, name: str, takers: Sequence[StoredWorker]) -> PoolDepth:
+        counts = self.counts.get(name, Counter())
+        return PoolDepth(
+            pool=name,
+            ready=counts["ready"],
+            waiting=counts["waiting"],
+            delayed=counts["delayed"],
+            running=counts["running"],
+            oldest_ready_at=self.oldest.get(name),
+            workers=len(takers),
+            places=sum(worker.capacity for worker in takers),
+            free=sum(max(0, worker.capacity - worker.running) for worker in takers),
+        )
+
+
+def _serves(worker: StoredWorker, group: _Group) -> bool:
+    has_version = group.version is None or group.version == worker.version
+    return has_version and group.pool in worker.pools and group.agent in worker.agents
+
+
+def read_queue(connection: Connection) -> FoundQueue:
+    """Reads what waits in each pool."""
+    counts: dict[str, Counter[str]] = {}
+    is_owned = active_runs.c.owner.is_not(None)
+    keys = (active_runs.c.pool, active_runs.c.state, active_runs.c.holds, is_owned)
+    for pool, state, holds, owned, count in connection.execute(select(*keys, func.count()).group_by(*keys)):
+        counts.setdefault(pool, Counter())[_standing(state, holds=holds, is_owned=owned)] += count
+    oldest: dict[str, datetime] = {}
+    for pool in counts:
+        found = connection.execute(_first_of(pool)).scalar()
+        if found is not None:
+            oldest[pool] = found
+    return FoundQueue(counts, oldest, [_Group(*row) for row in connection.execute(_groups())])
+
+
+def _standing(state: str, *, holds: bool, is_owned: bool) -> str:
+    if state == Standing.delayed:
+        return "delayed"
+    if state == Standing.pending and not holds:
+        return "waiting"
+    return "running" if is_owned else "ready"
+
+
+def _first_of(pool: str) -> Select[Any]:
+    """When the first run of a pool that is ready was let in."""
+    of_pool = select(active_runs.c.run_id).where(*_IS_READY, active_runs.c.pool == pool)
+    first = of_pool.order_by(active_runs.c.ordinal).limit(1).scalar_subquery()
+    return select(runs.c.created_at).where(runs.c.run_id == first)
+
+
+def _groups() -> Select[Any]:
+    """The runs that are ready, by what a worker needs for them."""
+    columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.version)
+    some = select(*columns).where(*_IS_READY).order_by(active_runs.c.ordinal).limit(MOST_EXAMINED).subquery()
+    keys: list[ColumnElement[Any]] = [some.c.pool, runs.c.agent, some.c.version]
+    count: list[ColumnElement[Any]] = [func.count(), func.min(runs.c.created_at)]
+    examined = select(*keys, *count).join_from(some, runs, runs.c.run_id == some.c.run_id)
+    return examined.group_by(*keys).order_by(*keys)
+
+
+def read_duties(connection: Connection) -> list[Duty]:
+    """Reads who has which duty."""
+    clock = read_clock(connection)
+    rows = connection.execute(select(duties).order_by(duties.c.name))
+    held = [Duty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, clock)) for row in rows]
+    return [duty for duty in held if duty.seconds_left > 0]

@@ -1,0 +1,130 @@
+"""Who looks after runs: being a worker, until the lease ends, and being one no more (I7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, override
+
+from sqlalchemy import and_, select, update
+
+from trackside.app.storage._leases import has_ended
+from trackside.app.storage._processes import this_process
+from trackside.app.storage._queue import Standing
+from trackside.app.storage._recovery import ROW_BYTES
+from trackside.app.storage._tables import active_runs, workers
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.fleet import ReadyRun
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Register(Work):
+    """Begin, or go on, to be a worker, until the lease ends; whether somebody has asked it to drain.
+
+    Whose lease had ended learns from a look what was lost. `says` is what a member of a fleet says of itself once, `now`
+    what it says each time.
+    """
+
+    worker_id: str
+    name: str
+    started_at: str
+    lease_seconds: float
+    says: Mapping[str, Any] = field(default_factory=dict)
+    now: Mapping[str, Any] = field(default_factory=dict)
+
+    may_be_forgotten = True
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        now = unit.session.clock()
+        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds, **self.now}
+        renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
+        renewed = unit.session.execute(renewal.returning(workers.c.draining))
+        if not renewed:
+            row = {
+                "worker_id": self.worker_id,
+                "name": self.name,
+                "process": this_process(),
+                "started_at": self.started_at,
+            }
+            unit.session.execute(workers.insert().values({**row, **self.says, **lease}))
+        return bool(renewed and renewed[0][0])
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Leave(Work):
+    """Be a worker no more: runs that have not started wait for another; what is left is for the next reaper."""
+
+    worker_id: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        waits = and_(
+            active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value]),
+            active_runs.c.cancel_requested.is_(None),
+        )
+        own = and_(active_runs.c.owner == self.worker_id, waits, active_runs.c.portable)
+        freed = update(active_runs).where(own).values(owner=None)
+        columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
+        unit.queue.made_ready += ready_among(unit.session.execute(freed.returning(*columns)))
+        unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class AskToDrain(Work):
+    """Have a worker take no more runs, and leave when it has finished; False: there is no such live worker of a fleet."""
+
+    worker_id: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> bool:
+        ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+        is_there = (workers.c.worker_id == self.worker_id, workers.c.kind == "worker", ~ended)
+        asked = update(workers).where(*is_there).values(draining=True)
+        return bool(unit.session.execute(asked.returning(workers.c.worker_id)))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class LoosenVersions(Work):
+    """Let any worker take runs of a version of the agents that no live worker has, if there is one at all; how many."""
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> int:
+        ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
+        alive = select(workers.c.version).where(workers.c.kind == "worker", ~ended).distinct()
+        versions = {version for (version,) in unit.session.execute(alive)}
+        if not versions:
+            return 0
+        has_not_begun = active_runs.c.state.in_([Standing.pending.value, Standing.delayed.value])
+        is_nobodys = (active_runs.c.owner.is_(None), has_not_begun, active_runs.c.version.is_not(None))
+        of_others = active_runs.c.version.not_in([version for version in versions if version is not None])
+        columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
+        loosen = update(active_runs).where(*is_nobodys, of_others).values(version=None)
+        loosened = unit.session.execute(loosen.returning(*columns))
+        unit.queue.made_ready += ready_among(loosened)
+        return len(loosened)
+
+
+def ready_among(rows: Iterable[tuple[Any, ...]]) -> Iterator[ReadyRun]:
+    """Those of these nobody's runs (id, pool, state, whether they hold their threads) that a worker may take."""
+    return (ReadyRun(run_id, pool) for run_id, pool, state, holds in rows if state == Standing.pending and holds)

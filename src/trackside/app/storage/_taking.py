@@ -1,0 +1,169 @@
+"""How a worker of a fleet gets runs: it takes those that are ready and nobody's, by compare-and-set on their owner.
+
+What is asked for while a take is on its way to the database goes with it, so that it is one statement for many.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, override
+
+from sqlalchemy import select, text, update
+
+from trackside.app.storage._encoding import json_of
+from trackside.app.storage._queue import Standing
+from trackside.app.storage._recovery import ROW_BYTES, pending_record
+from trackside.app.storage._session import Wanted
+from trackside.app.storage._tables import active_runs, runs
+from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage.errors import SchemaMovedOnError
+from trackside.app.storage.fleet import Taking
+from trackside.harness.admission import spec_of
+from trackside.harness.errors import InvalidSpecError
+from trackside.harness.types import RunRecord, RunSpec, ThreadStatus
+
+
+class TakenRun(NamedTuple):
+    """A run that is a worker's now, and what was asked for. `new_thread`: nobody has run on its thread before."""
+
+    record: RunRecord
+    spec: RunSpec
+    thread_status: ThreadStatus
+    new_thread: bool
+
+
+class Takings(NamedTuple):
+    """What came of a take: what was taken, what became of each run that was asked for, and those that are for another
+    version of Trackside, with the reason.
+    """
+
+    taken: Sequence[TakenRun]
+    outcomes: Mapping[str, Taking]
+    unfit: Mapping[str, str]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Take(Work):
+    """Take runs that are ready, and that this worker can execute: among these, or (None) whatever came first.
+
+    `database` and `schema` are what it knows: where the tables are another version's by now it takes nothing.
+    """
+
+    owner: str
+    pools: Sequence[str]
+    agents: Collection[str]
+    version: str | None
+    unfit: Collection[str]
+    asked: list[str] | None
+    limit: int
+    database: str
+    schema: str
+    taken: list[str] = field(default_factory=list)
+    """What it has taken: a transaction whose reply was lost is repeated, and takes the same."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _begun: bool = False
+
+    # What was taken is in doubt only as long as nothing has come of it: its start is synced, and all before that with it.
+    may_be_forgotten = True
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    def add(self, run_ids: Iterable[str]) -> bool:
+        """Take these, too, if it is not too late for that; on the event loop, while a writer may begin with it."""
+        with self._lock:
+            if self._begun or self.asked is None:
+                return False
+            self.asked.extend(run_ids)
+            return True
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Takings:
+        with self._lock:
+            self._begun = True
+        if self.taken:
+            self._give_back(unit, self.taken)
+        wanted = Wanted(
+            owner=self.owner,
+            pools=self.pools,
+            agents=[*self.agents],
+            version=self.version,
+            unfit=[*self.unfit],
+            run_ids=self.asked and [*dict.fromkeys(self.asked)],
+            limit=self.limit,
+            schema=self.schema,
+        )
+        rows = unit.session.take(wanted)
+        if not rows:
+            self._check_schema(unit)
+        taken: list[TakenRun] = []
+        unfit: dict[str, str] = {}
+        for row in rows:
+            try:
+                if (run := self._taken(unit, *row)) is not None:
+                    taken.append(run)
+            except InvalidSpecError as exc:
+                unfit[row[0]] = str(exc)
+        self._give_back(unit, [*unfit])
+        self.taken = [run.record.run_id for run in taken]
+        outcomes = {} if self.asked is None else self._outcomes(unit, self.asked)
+        return Takings(taken, outcomes, unfit)
+
+    def _taken(
+        self,
+        unit: UnitOfWork,
+        run_id: str,
+        thread_id: str,
+        multitask: str,
+        due_at: str | None,
+        status: str,
+        is_new: Any,
+        *facts: Any,
+    ) -> TakenRun | None:
+        """A run that is this worker's; None if the same transaction has ended it, or asked it to stop."""
+        active = unit.queue.find(run_id)
+        if run_id in unit.queue.removed or (active is not None and not active.is_ready):
+            return None
+        *asked, request = facts
+        record = pending_record(run_id, thread_id, multitask, due_at, *asked)
+        spec = spec_of(json_of(request))
+        if active is not None:
+            active.owner = self.owner  # it may be written once more
+        return TakenRun(record, spec, ThreadStatus(status), bool(is_new))
+
+    def _give_back(self, unit: UnitOfWork, run_ids: Sequence[str]) -> None:
+        if run_ids:
+            his = (active_runs.c.run_id.in_(run_ids), active_runs.c.owner == self.owner)
+            not_begun = active_runs.c.state == Standing.pending.value
+            unit.session.execute(update(active_runs).where(*his, not_begun).values(owner=None))
+
+    def _check_schema(self, unit: UnitOfWork) -> None:
+        ((found,),) = unit.session.execute(select(text("version_num FROM alembic_version")))
+        if found != self.schema:
+            raise SchemaMovedOnError(database=self.database, found=found, known=self.schema)
+
+    def _outcomes(self, unit: UnitOfWork, run_ids: Iterable[str]) -> dict[str, Taking]:
+        outcomes = dict.fromkeys(self.taken, Taking.taken)
+        others = [run_id for run_id in run_ids if run_id not in outcomes]
+        if not others:
+            return outcomes
+        columns = ("run_id", "state", "owner", "portable", "cancel_requested", "pool", "version")
+        query = select(*(active_runs.c[name] for name in columns), runs.c.agent)
+        of_others = query.join(runs, runs.c.run_id == active_runs.c.run_id).where(active_runs.c.run_id.in_(others))
+        found = {run_id: facts for run_id, *facts in unit.session.execute(of_others)}
+        return outcomes | {run_id: self._outcome(run_id, found.get(run_id)) for run_id in others}
+
+    def _outcome(self, run_id: str, facts: Sequence[Any] | None) -> Taking:
+        """What became of a run that was not to be had."""
+        if facts is None:
+            return Taking.gone
+        state, owner, portable, cancel_requested, pool, version, agent = facts
+        has_begun = state not in {Standing.pending, Standing.delayed}
+        if owner is not None or has_begun or not portable or cancel_requested is not None:
+            return Taking.gone
+        is_foreign = pool not in self.pools or agent not in self.agents or version not in {None, self.version}
+        return Taking.foreign if is_foreign or run_id in self.unfit else Taking.busy

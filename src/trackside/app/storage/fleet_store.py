@@ -1,0 +1,174 @@
+"""What the processes of a fleet do and know together, in the database that they share: `Store.fleet`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from trackside.app.storage._arguments import plain
+from trackside.app.storage._coordination import PromoteDue
+from trackside.app.storage._duties import HoldDuties, ReleaseDuties
+from trackside.app.storage._endings import WORKER_LOST
+from trackside.app.storage._fleet_reads import read_duties, read_queue, read_ready, read_workers
+from trackside.app.storage._membership import AskToDrain, LoosenVersions
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._recovery import Bury, Reap, Reaped
+from trackside.app.storage._upkeep import say_ended
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.fleet import Duty, QueueDepth, QueueNews, ReadyRun, StoredWorker
+
+__all__ = ["FleetStore", "Reaped"]
+
+
+class FleetStore:
+    """The queue, the workers and the duties of a fleet.
+
+    Anything that it does may be done again, and by several at once: duties are there so that not all do the same.
+
+    Args:
+        writer: that of the store.
+        readers: those of the store.
+        own: the ids of this process's workers.
+    """
+
+    def __init__(self, writer: Writer | NoWriter, readers: Readers, own: Collection[str]) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._own = own
+        self.on_news: list[Callable[[QueueNews], object]] = []
+        """Called, on the event loop, after each commit of this process that others have to hear of, before it is known to
+        whoever wanted it. Must not wait and must not raise."""
+        writer.on_news.append(self._tell)
+
+    def _tell(self, news: QueueNews) -> None:
+        stops = tuple(
+            [stop for stop in news.stops if stop.worker_id not in self._own]
+        )  # what is asked here is known here
+        if not (news.ready or stops):
+            return
+        for tell in self.on_news:
+            tell(QueueNews(news.ready, stops))
+
+    async def ready(
+        self, pools: Sequence[str] | None = None, *, older_than: float = 0.0, limit: int = 1000
+    ) -> list[ReadyRun]:
+        """Runs that a worker may take, of these pools (None: of all), let in so many seconds ago; the oldest first.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        return await self._readers.run(read_ready(pools, older_than, limit))
+
+    async def workers(self) -> list[StoredWorker]:
+        """The processes of the fleet, and others on the same database, also such as seem to be dead and were not reaped yet.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        found = await self._readers.run(read_workers)
+        return await asyncio.to_thread(found.told)
+
+    async def queue(self) -> QueueDepth:
+        """What waits in each pool, and which runs no live worker serves (among the first 10,000 that are ready).
+
+        Raises:
+            StorageError: the database failed.
+        """
+        found = await self._readers.run(read_queue)
+        return found.told(await self.workers())
+
+    async def ask_to_drain(self, worker_id: str) -> bool:
+        """Ask a worker to take no more runs, and to leave when it has finished; False: there is no such live worker.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        return bool(await self._writer.write(AskToDrain(worker_id=plain("worker_id", worker_id))))
+
+    async def hold_duties(self, holder: str, names: Sequence[str], lease_seconds: float) -> set[str]:
+        """Renew the leases of duties that a process holds, take those that nobody holds; which of them it holds then.
+
+        It holds them for so many seconds from when it asked: a process that was stopped longer than that holds none, and
+        has to ask again before it does anything.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        held: set[str] = await self._writer.write(HoldDuties(holder=holder, names=names, lease_seconds=lease_seconds))
+        return held
+
+    async def duties(self) -> list[Duty]:
+        """Which process has which duty.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        return await self._readers.run(read_duties)
+
+    async def release_duties(self, holder: str) -> None:
+        """Let another process have the duties of this one at once.
+
+        Raises:
+            StorageError: it could not be written; their leases end by themselves.
+        """
+        await self._writer.write_to_the_end(ReleaseDuties(holder=holder))
+
+    async def reap(self, reaper: str) -> Reaped:
+        """End the runs of workers that are gone, and let others have those that had not started; all that there are.
+
+        A worker is gone whose lease has ended, or that was a process of this machine which has ended. The `reaper` is not.
+
+        Raises:
+            StorageError: the database failed; what was done before stays.
+        """
+        found = Reaped([], [])
+        while True:
+            reaped: Reaped = await self._writer.write(Reap(reaper=reaper, whose="others"))
+            found = _together(found, reaped)
+            if reaped.is_all:
+                return found
+
+    async def bury(self, worker_id: str, why: str, error_type: str = WORKER_LOST) -> list[str]:
+        """End the runs of one worker, whatever its lease says, because somebody knows that it is dead; which ones.
+
+        Raises:
+            StorageError: the database failed; what was done before stays.
+        """
+        ended: list[str] = []
+        while True:
+            buried: Reaped = await self._writer.write(Bury(worker_id=worker_id, why=why, error_type=error_type))
+            say_ended(buried)
+            ended += buried.ended
+            if buried.is_all:
+                return ended
+
+    async def promote_due(self, limit: int = 256) -> list[str]:
+        """Give delayed runs that are nobody's their places on their threads, as far as they are due; which ones.
+
+        What is due, the database's clock says. If it is as many as the limit, there may be more.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        promoted: list[str] = await self._writer.write(PromoteDue(limit=limit))
+        return promoted
+
+    async def loosen_versions(self) -> int:
+        """Let any worker take runs of a version of the agents that no live worker has any more; how many.
+
+        As long as there is no live worker at all, nothing changes.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        loosened: int = await self._writer.write(LoosenVersions())
+        return loosened
+
+
+def _together(found: Reaped, reaped: Reaped) -> Reaped:
+    say_ended(reaped)
+    return Reaped(
+        ended=[*found.ended, *reaped.ended],
+        orphaned=[*found.orphaned, *reaped.orphaned],
+        retries={**found.retries, **reaped.retries},
+    )

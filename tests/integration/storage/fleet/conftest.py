@@ -1,0 +1,113 @@
+"""Servers and workers of a fleet on one store: each with a store, a coordinator and a manager of its own, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from tests.integration.runs.stage import Agents
+
+from trackside import ObserverBinding, RunHandle, RunManager, RunSpec
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store
+from trackside.app.storage.coordinator import StoredCoordinator
+from trackside.app.storage.fleet import FleetMember, QueueNews, Taking
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunRecord
+
+NEVER = 3_600.0
+"""A lease that nobody renews in the length of a test: it ends when the test says so."""
+
+
+@dataclass
+class Member:
+    """What a process of a fleet has."""
+
+    store: Store
+    manager: RunManager
+    coordinator: StoredCoordinator
+    news: list[QueueNews] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.coordinator.worker_id
+
+    @property
+    def announced(self) -> list[str]:
+        """The runs that others were told of as ready."""
+        return [run.run_id for news in self.news for run in news.ready]
+
+    @property
+    def stops(self) -> list[tuple[str, str]]:
+        return [(*stop,) for news in self.news for stop in news.stops]
+
+    async def start(self, input: Any = None, *, agent: str = "work", **options: Any) -> RunHandle:
+        return await self.manager.start(RunSpec(agent, input, **options))
+
+    async def take(self, *run_ids: str) -> list[Taking]:
+        taken = await self.coordinator.take(run_ids)
+        return [taken[run_id] for run_id in run_ids]
+
+    async def ended(self, run_id: str) -> RunRecord:
+        """How a run has ended, once it has."""
+        async with asyncio.timeout(20):
+            while not is_final((record := await self.manager.get(run_id)).status):
+                await asyncio.sleep(0.01)
+        return record
+
+    async def told(self, thread_id: str) -> list[str]:
+        """What the log says of a thread, in words."""
+        events = await self.store.events(thread_id=thread_id)
+        return [" ".join([e.event.event_type.value, *_details(e.event.payload)]) for e in events]
+
+
+def _details(payload: Any) -> list[str]:
+    return [str(payload[key]) for key in ("status", "error_type", "cancel_mode") if key in payload]
+
+
+@pytest.fixture
+def agents() -> Agents:
+    return Agents()
+
+
+@pytest.fixture
+async def member(url: str, agents: Agents) -> AsyncIterator[Any]:
+    """Makes a process of a fleet, or (with None as its kind) an inline one; they are closed at the end, last one first."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            kind: Literal["server", "worker"] | None = "worker",
+            *,
+            lease_seconds: float = NEVER,
+            max_running: int = 8,
+            **says: Any,
+        ) -> Member:
+            async def start_another(input: Any) -> str:
+                child = await manager.start(RunSpec("work", f"quick {input}"))
+                return str((await child.result()).status)
+
+            store = await stack.enter_async_context(Store.open(url))
+            said = {"pool_of": {"gpu": "gpu"}.get, "pools": ("default",), "agents": ("work",), "capacity": 4} | says
+            pool_of = said.pop("pool_of")
+            fleet = None
+            if kind is not None:
+                fleet = FleetMember(kind=kind, pool_of=lambda agent: pool_of(agent) or "default", **said)
+            coordinator = store.coordinator(lease_seconds=lease_seconds, fleet=fleet)
+            observers = [ObserverBinding(StorageObserver(store), required=True)]
+            manager = RunManager(
+                {"work": agents.work, "gpu": agents.work, "starter": start_another},
+                observers=observers,
+                coordinator=coordinator,
+                shutdown_grace=0.0,
+                max_running=max_running,
+            )
+            await stack.enter_async_context(manager)
+            made = Member(store, manager, coordinator)
+            store.fleet.on_news.append(made.news.append)
+            return made
+
+        yield make
