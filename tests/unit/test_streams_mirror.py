@@ -534,3 +534,22 @@ async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: 
 
 def test_gaps_have_their_reasons() -> None:
     assert StreamGap(1, 2) == StreamGap(1, 2, None)
+
+
+async def test_values_of_which_newer_ones_may_be_missing_are_not_taken_for_the_newest() -> None:
+    async with fleet() as made:
+        server = made.servers[0]
+        with made.mirrors[0].run(THREAD, RUN), made.mirrors[0].run(THREAD, "run-2"):
+            for run_id in (RUN, "run-2"):
+                made.begin(run_id)
+                made.hub.publish(run_id, "values", {"n": 1})
+            await asyncio.sleep(0)
+            made.wire.adversity = Adversity(lost=100)
+            made.hub.publish(RUN, "values", {"n": 2})
+            await asyncio.sleep(0)
+            made.wire.adversity = Adversity()
+            made.end()
+            made.log.tell("run-2")  # and its worker says nothing more
+            for run_id in (RUN, "run-2"):
+                await asyncio.wait_for(server.read(run_id).wait_for_end(), 5)
+                assert server.values(run_id) is None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
 import pytest
+from fleet_here import fleet_here
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
+from nats_server import NatsServer
+from webhook_receiver import NEW, WebhookReceiver
 
 from trackside import RunContext
+from trackside.app.settings import ServerSettings
 
 
 async def counting(input: Any, run: RunContext) -> dict[str, Any]:
@@ -279,3 +284,70 @@ async def test_the_protocol_of_threads_says_the_same_on_each_server(have_fleet: 
                         assert '"gap"' not in line
                         assert f'"seq":{ids[1]}' in line
                         break
+
+
+async def test_one_client_may_speak_about_a_thread_with_one_server_after_the_other(have_fleet: Any) -> None:
+    async with have_fleet({"counting": counting}) as fleet:
+        one, other = (server.client for server in fleet.servers)
+        thread_id = (await one.threads.create())["thread_id"]
+        for number, client in enumerate((one, other, one, other), 1):
+            # Which watches the thread from before the run is started, and must not take the end of the last one for its own.
+            async with client.threads.stream(thread_id, assistant_id="counting") as thread:
+                await thread.run.start(input={"to": number})
+                assert await asyncio.wait_for(thread.output, 20) == {"counted": number}
+
+
+async def test_a_receiver_is_told_once_of_the_end_of_a_workers_run(have_fleet: Any) -> None:
+    server = ServerSettings(private_webhooks=True, webhook_secret=NEW)
+    async with WebhookReceiver(NEW) as receiver, have_fleet({"counting": counting}, server=server) as fleet:
+        for served in fleet.servers:
+            for number in range(3):
+                await served.client.runs.create(None, "counting", input={"to": number}, webhook=receiver.url)
+        await asyncio.wait_for(receiver.until(6), 30)
+        told = [json.loads(request.body) for request in receiver.requests]
+        assert sorted(one["values"]["counted"] for one in told) == [0, 0, 1, 1, 2, 2]
+        assert len({one["run_id"] for one in told}) == 6
+
+
+async def test_a_stream_goes_on_when_nats_does(postgres_with_tables: str) -> None:
+    held = Held()
+    with NatsServer() as nats:
+        async with fleet_here({"held": held.agent()}, postgres_with_tables, nats.url) as fleet:
+            one, other = (server.client for server in fleet.servers)
+            thread = (await one.threads.create())["thread_id"]
+            run = (await one.runs.create(thread, "held", stream_mode="custom", stream_resumable=True))["run_id"]
+            held.say(0)
+            events = Events(one.runs.join_stream(thread, run))
+            await events.until("custom")
+            await asyncio.to_thread(nats.stop, "KILL")
+            for app in (fleet.workers[0], fleet.servers[0].app):
+                assert app.engine is not None
+                async with asyncio.timeout(20):
+                    while app.engine.status().connected:
+                        await asyncio.sleep(0.01)
+            held.say(1, 2)
+            await asyncio.to_thread(nats.start)
+            assert [part.data for part in await events.until("custom")] == [1]
+            held.say(3, None)
+            rest = await events.rest()
+            assert [part.data for part in rest[:-1]] == [2, 3]
+            again = await Events(other.runs.join_stream(thread, run, last_event_id=rest[0].id)).rest()
+            assert [part.data for part in again[:-1]] == [3]
+
+
+async def test_without_nats_the_log_tells_how_a_run_ends(postgres_with_tables: str) -> None:
+    held = Held()
+    with NatsServer() as nats:
+        async with fleet_here({"held": held.agent()}, postgres_with_tables, nats.url) as fleet:
+            one, other = (server.client for server in fleet.servers)
+            thread = (await one.threads.create())["thread_id"]
+            run = (await one.runs.create(thread, "held"))["run_id"]
+            following = asyncio.create_task(Events(one.runs.join_stream(thread, run)).rest())
+            waiting = asyncio.create_task(other.runs.join(thread, run))
+            await asyncio.wait_for(held.started.wait(), 20)
+            await asyncio.to_thread(nats.stop, "KILL")
+            held.say(None)
+            async with asyncio.timeout(20):
+                last = (await following)[-1]
+                assert (last.event, last.data["status"]) == ("end", "success")
+                assert await waiting == {"done": True}

@@ -174,10 +174,7 @@ async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Cal
 
 async def _body_heard(parts: ServerParts, run_id: str) -> bytes | None:
     """Wait for the end of a run that another process executes; what somebody gets, if what was heard of it is enough."""
-    reader = parts.streams.read(run_id)
-    while not reader.is_over:
-        reader.pass_over()
-        await reader.wait()
+    await parts.streams.read(run_id).wait_for_end()
     return body_heard(parts, run_id)
 
 

@@ -23,11 +23,11 @@ from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
 from trackside.app.server.responses import json_bytes
 from trackside.app.server.wire.runs import run_on_wire
-from trackside.app.storage import Store
+from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
 from trackside.app.storage.errors import UnknownSubscriptionError
 from trackside.app.storage.subscriptions import SubscriptionFilter
-from trackside.app.streams import StreamHub
+from trackside.app.streams import Mirrors, StreamHub
 from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
 from trackside.harness.lifecycle import is_terminal
@@ -57,6 +57,7 @@ class RunWebhooks:
         store: the log with the ends, and what runs were asked for with.
         manager: whose agents know what threads are.
         streams: what runs have said last.
+        mirrors: what brings that from where they are executed, if not here.
         checkpointer: what keeps threads of graphs that have none of their own.
         secret: with which requests are signed as Standard Webhooks says; None: they are not.
         private: whether addresses on this machine and in private networks may be named, which any client could misuse.
@@ -68,13 +69,14 @@ class RunWebhooks:
         manager: RunManager,
         streams: StreamHub,
         *,
+        mirrors: Mirrors | None = None,
         checkpointer: Any = None,
         secret: str | None = None,
         private: bool = False,
     ) -> None:
         self._store = store
         self._receivers = Receivers(secret, private=private)
-        self._teller = RunEndTeller(store, manager, streams, checkpointer, self._receivers)
+        self._teller = RunEndTeller(store, manager, streams, mirrors, checkpointer, self._receivers)
         self._dispatcher: Dispatcher | None = None
         self._opening = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
@@ -137,11 +139,18 @@ class RunEndTeller:
     """About six minutes, with the pauses of a subscription: receivers fail while they are deployed."""
 
     def __init__(
-        self, store: Store, manager: RunManager, streams: StreamHub, checkpointer: Any, receivers: Receivers
+        self,
+        store: Store,
+        manager: RunManager,
+        streams: StreamHub,
+        mirrors: Mirrors | None,
+        checkpointer: Any,
+        receivers: Receivers,
     ) -> None:
         self._store = store
         self._manager = manager
         self._streams = streams
+        self._mirrors = mirrors
         self._checkpointer = checkpointer
         self._receivers = receivers
 
@@ -168,7 +177,7 @@ class RunEndTeller:
         end = RunEnd.said(event.payload)
         if end.failure is not None:
             says["error"] = end.failure
-        said = self._streams.values(event.run_id)
+        said = await self._said(run)
         if said is not None:
             says["values"] = with_questions(msgspec.json.decode(said), end.interrupts)
         else:
@@ -178,6 +187,13 @@ class RunEndTeller:
                 agents, self._store, self._checkpointer, agent=run.agent or "", thread_id=run.thread_id, caller=caller
             )
         return json_bytes(says)
+
+    async def _said(self, run: StoredRun) -> bytes | None:
+        """The newest values that a run has said, as far as that is known here, or comes here."""
+        if self._mirrors is not None:
+            with self._mirrors.run(run.thread_id, run.run_id):  # which ends soon, as the run has
+                await self._streams.read(run.run_id).wait_for_end()
+        return self._streams.values(run.run_id)
 
 
 class Receivers:

@@ -190,6 +190,13 @@ class RingReader[T: Sized]:
                 timer.cancel()
         return ring.added > self.seen or ring.closed
 
+    async def wait_for_end(self) -> None:
+        """Pass over all that comes, to the end."""
+        self.pass_over()
+        while not self._ring.closed:
+            await self.wait()
+            self.pass_over()
+
     async def reaches(self, number: int, seconds: float) -> bool:
         """Wait until the thing with this number was added, for so long at most; whether it was."""
         ring, before = self._ring, self.seen

@@ -114,6 +114,7 @@ class Channel(Ring[Frame]):
         first = self.added + 1
         if through >= first:
             self.skip(through, why)
+            self.values = None  # newer ones may be among them
             if self.feed is not None:
                 self.feed.note_missed(self.run_id, StreamGap(first, through, why), at=at)
 

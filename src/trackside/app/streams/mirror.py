@@ -466,6 +466,8 @@ class Mirrors:
                 break
             await asyncio.sleep(left)  # who hears the end from the worker cancels this
         self.stats.ends_logged += 1
+        if (channel := self._hub.mirror(run_id)) is not None:
+            channel.values = None  # the worker may have said newer ones
         self._end(listens, told)
 
 
