@@ -114,6 +114,7 @@ class App:
             self.store,
             self.manager,
             self.streams,
+            mirrors=None if self.membership is None else self.membership.mirrors,
             checkpointer=self.checkpointer,
             secret=server.webhook_secret,
             private=server.private_webhooks,
