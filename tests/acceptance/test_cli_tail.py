@@ -25,11 +25,11 @@ async def fail(input):
 
 
 @pytest.fixture
-def recorded(trackside: Trackside, tmp_path: Path) -> Trackside:
-    """A database with one run, of five events."""
+def recorded(here: Trackside, tmp_path: Path) -> Trackside:
+    """A database with one run, of five events, which this process has recorded, and may go on with."""
     (tmp_path / "agents.py").write_text(AGENTS)
-    assert trackside("run", "agents.py:talk", "trains", "--thread", "t-1").returncode == 0
-    return trackside
+    assert here("run", "agents.py:talk", "trains", "--thread", "t-1").returncode == 0
+    return here
 
 
 def positions(tail: subprocess.Popen[str], count: int) -> list[int]:
@@ -97,8 +97,8 @@ def test_tail_shows_what_gives_runs_a_status(recorded: Trackside, piped: Piped) 
     assert positions(tail, 3) == [11, 16, 19]
 
 
-def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Trackside) -> None:
-    done = recorded("tail", "--json", shell='"$0" "$@" | head -n 1')
+def test_tail_ends_with_its_reader_also_while_nothing_happens(recorded: Trackside, trackside: Trackside) -> None:
+    done = trackside("tail", "--json", shell='"$0" "$@" | head -n 1')
 
     assert json.loads(done.stdout.splitlines()[0])["position"] == 1
     assert done.stderr == ""

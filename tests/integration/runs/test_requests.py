@@ -136,7 +136,7 @@ async def test_a_run_whose_time_is_over_is_stopped_and_says_so(backend: Backend,
         )
         assert (await stage.record(result)).status is RunStatus.timeout
         assert agents.cancelled == agents.begun, "its time may be over before it was called, on a busy machine"
-        assert (await stage.run("work", "quick", thread_id="t")).status is RunStatus.success
+        assert (await stage.run("work", "quick", thread_id="t", timeout=3_600)).status is RunStatus.success
 
 
 async def test_what_a_start_says_is_in_its_record_its_events_and_its_row(backend: Backend, agents: Agents) -> None:

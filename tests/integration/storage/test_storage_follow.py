@@ -169,7 +169,8 @@ async def test_what_another_store_commits_is_read_once_for_all(url: str, pushed:
 
         for seen in await asyncio.gather(*tasks):
             assert seen == list(range(1, 12))
-    assert len(reads) <= 6
+    # Each would have made one of its own, at least; on a busy machine the one for all comes in several parts.
+    assert len(reads) < len(tasks) / 4
 
 
 async def test_commits_of_others_are_noticed_by_looking_and_nobody_looks_without_need(

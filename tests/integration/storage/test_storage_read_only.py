@@ -359,16 +359,17 @@ def test_whatever_writers_do_a_guest_sees_whole_commits_and_the_newest(recorded:
         (count,) = connection.exec_driver_sql("SELECT value FROM counters WHERE name = 'position'").one()
         return count, connection.exec_driver_sql("SELECT title FROM threads").scalar_one()
 
-    with subprocess.Popen([sys.executable, "-c", COME_AND_GO, recorded, "200"]) as writer:
-        seen = [reads.read(look)]
-        while writer.poll() is None:
-            seen.append(reads.read(look))
-    seen.append(reads.read(look))
+    seen, commits = [reads.read(look)], 0
+    while len({count for count, _ in seen}) <= 2:  # on a busy machine a writer may be done before anybody looks
+        commits += 200
+        with subprocess.Popen([sys.executable, "-c", COME_AND_GO, recorded, "200"]) as writer:
+            while writer.poll() is None:
+                seen.append(reads.read(look))
+        seen.append(reads.read(look))
+        assert seen[-1] == (5 + commits, str(5 + commits))
 
     assert all(title in {None, str(count)} for count, title in seen)
     assert seen == sorted(seen, key=lambda one: one[0])
-    assert seen[-1] == (205, "205")
-    assert len({count for count, _ in seen}) > 2
 
 
 def test_who_may_write_keeps_to_the_locks(recorded: Path) -> None:
