@@ -105,6 +105,9 @@ async def test_a_fleet_works_with_the_rights_of_its_roles(
         worker.ask_to_stop("id of the worker", "run 2")
         await until(lambda: sorted(stopped) == ["run 1", "run 2"])
         assert worker.live.say(RUN, b"kept")
+        arrived: list[bytes] = []
+        another.live.listen(RUN, arrived.append)
+        await until(lambda: arrived)
         heard: list[bytes] = []
         listening = server.live.listen(RUN, heard.append)
         async with asyncio.timeout(30):
