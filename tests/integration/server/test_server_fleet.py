@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import httpx
+from running_server import serving
 from tests.integration.server.test_server_walk import keys_of
 
-from trackside.app.settings import AccessSettings
+from trackside.app.settings import AccessSettings, EngineSettings, Settings, WorkerSettings
+from trackside.app.vitals import QueueStats
+from trackside.app.wiring import App, open_app
 from trackside.harness import RunContext
 
 
@@ -112,3 +118,116 @@ async def test_who_is_no_admin_does_not_see_where_his_run_is_executed(serve_agen
 
     assert (running["status"], running["executed_by"]) == ("running", None)
     assert waiting["waiting_for"]["what"] == "place"
+
+
+@asynccontextmanager
+async def fleet_on(
+    database: str, server_agents: dict[str, Any], worker_agents: dict[str, Any], **worker: Any
+) -> AsyncIterator[tuple[App, httpx.AsyncClient, App]]:
+    """A server and a worker of a fleet, both in this process: the server with a client of it."""
+    engine = EngineSettings(url="postgres", lease=1.5, agents_version="2")
+    settings = Settings(database_url=database, engine=engine, pools={"draw": "gpu"})
+    async with AsyncExitStack() as stack:
+        of_worker = replace(settings, worker=WorkerSettings(concurrency=2, **worker))
+        works = await stack.enter_async_context(open_app(of_worker, worker_agents, role="worker"))
+        app = await stack.enter_async_context(open_app(settings, server_agents))
+        url = await stack.enter_async_context(serving(app.asgi))
+        yield app, await stack.enter_async_context(httpx.AsyncClient(base_url=url)), works
+
+
+async def until(http: httpx.AsyncClient, path: str, seen: Callable[[Any], bool]) -> Any:
+    """What is said there when it is as it should be."""
+    async with asyncio.timeout(20):
+        while not seen(said := (await http.get(path)).json()):
+            await asyncio.sleep(0.02)
+    return said
+
+
+async def test_operators_of_a_fleet_see_who_is_there_what_waits_and_what_nobody_can_take(postgres_url: str) -> None:
+    held = Held()
+    agents = {"held": held, "echo": echo, "draw": echo}
+    async with fleet_on(postgres_url, agents, {"held": held, "draw": echo}) as (app, http, works):
+
+        async def begin(agent: str) -> str:
+            return str((await http.post("/runs", json={"assistant_id": agent, "input": 1})).json()["run_id"])
+
+        first = await begin("held")
+        await held.begun.wait()
+        taken = [first, await begin("held")]
+        full, unserved, nowhere = await begin("held"), await begin("echo"), await begin("draw")
+        queue = await until(
+            http,
+            "/queue",
+            lambda said: len(said["duties"]) == 3 and len(said["unserved"]) == 2 and said["pools"][0]["ready"] == 2,
+        )
+        workers = {
+            one["kind"]: one
+            for one in await until(http, "/workers", lambda said: sum(one["running"] for one in said) == 2)
+        }
+        runs = {run_id: (await http.get(f"/runs/{run_id}")).json() for run_id in (*taken, full, unserved, nowhere)}
+        system = (await http.get("/system")).json()
+        numbers = await until_swept(app, works, pools=2)
+        held.let_go.set()
+        for run_id in (*taken, full):
+            await http.get(f"/runs/{run_id}/join")
+
+    default, gpu = queue["pools"]
+    assert default.items() >= {"pool": "default", "ready": 2, "running": 2, "workers": 1, "places": 2}.items()
+    assert gpu.items() >= {"pool": "gpu", "ready": 1, "workers": 0, "places": 0, "free": 0}.items()
+    assert default["oldest_ready_at"] is not None
+    assert [(one["agent"], one["version"], one["count"]) for one in queue["unserved"]] == [
+        ("echo", "2", 1),
+        ("draw", "2", 1),
+    ]
+    assert {duty["name"] for duty in queue["duties"]} == {"scheduler", "reaper", "sweeper"}
+    assert {duty["holder"] for duty in queue["duties"]} <= {one["worker_id"] for one in workers.values()}
+    worker = workers["worker"]
+    assert worker.items() >= {"pools": ["default"], "agents": ["held", "draw"], "version": "2", "capacity": 2}.items()
+    assert (worker["is_this"], workers["server"]["is_this"]) == (False, True)
+    said = {run_id: run["waiting_for"] for run_id, run in runs.items()}
+    assert [said[run_id] for run_id in taken] == [None, None]
+    assert runs[first]["executed_by"] == {"worker_id": worker["worker_id"], "name": worker["name"]}
+    assert said[full]["what"] == "place"
+    assert said[unserved] == {"what": "worker", "why": "no live worker of the pool 'default' has the agent 'echo'"}
+    assert said[nowhere] == {"what": "worker", "why": "no live worker takes runs of the pool 'gpu'"}
+    assert (system["engine"]["name"], system["engine"]["connected"]) == ("postgres", True)
+    assert system["engine"]["counts"]["announced_total"] >= 1
+    assert {pool.pool: (pool.ready, pool.places) for pool in numbers.pools} == {"default": (2, 2), "gpu": (1, 0)}
+    assert numbers.unserved == {"echo": 1, "draw": 1}
+    assert sum(sum(one.vitals.duties().values()) for one in (app, works)) <= 3
+    assert (app.vitals.worker(), works.vitals.worker().taken_total) == (None, 3)
+
+
+async def test_a_worker_that_is_to_leave_counts_for_nobody_who_waits(postgres_url: str) -> None:
+    held = Held()
+    async with fleet_on(postgres_url, {"held": held}, {"held": held}) as (_, http, _):
+        body = {"assistant_id": "held", "input": 1}
+        taken = [(await http.post("/runs", json=body)).json()["run_id"] for _ in range(2)]
+        await until(http, "/workers", lambda said: sum(one["running"] for one in said) == 2)
+        (worker,) = [one for one in (await http.get("/workers")).json() if one["kind"] == "worker"]
+        asked = await http.post(f"/workers/{worker['worker_id']}/drain")
+        again = await http.post(f"/workers/{worker['worker_id']}/drain")
+        workers = await until(http, "/workers", lambda said: any(one["draining"] for one in said))
+        late = (await http.post("/runs", json=body)).json()["run_id"]
+        waits = (await http.get(f"/runs/{late}")).json()["waiting_for"]
+        queue = (await http.get("/queue")).json()
+        held.let_go.set()
+        for run_id in taken:
+            await http.get(f"/runs/{run_id}/join")
+
+    assert (asked.status_code, asked.json()) == (202, {"worker_id": worker["worker_id"], "draining": True})
+    assert again.status_code == 202
+    assert [one["kind"] for one in workers if one["draining"]] == ["worker"]
+    assert waits == {"what": "worker", "why": "all live workers that have the agent 'held' are being drained"}
+    assert [(pool["workers"], pool["places"]) for pool in queue["pools"]] == [(0, 0)]
+    assert [(one["agent"], one["count"]) for one in queue["unserved"]] == [("held", 1)]
+
+
+async def until_swept(*apps: App, pools: int) -> QueueStats:
+    """What the one that sweeps has seen, as soon as it has seen so many pools."""
+    async with asyncio.timeout(20):
+        while True:
+            for found in (app.vitals.queue() for app in apps):
+                if found is not None and len(found.pools) == pools:
+                    return found
+            await asyncio.sleep(0.02)

@@ -15,7 +15,6 @@ from trackside.app.server.principal import Permission
 from trackside.app.server.responses import json_reply
 from trackside.app.server.routing import Call, Routes
 from trackside.app.server.wire.fleet import DrainAsked, DutyInfo, PoolInfo, Queue, UnservedInfo, WorkerInfo
-from trackside.app.storage.coordinator import LEASE_SECONDS
 from trackside.app.storage.fleet import StoredWorker
 
 routes = Routes("Fleet")
@@ -35,13 +34,13 @@ async def list_workers(call: Call[None, None]) -> Any:
     # Of its places a worker itself tells how many are taken; others have none to tell of.
     running = await store.running_by_process() if any(worker.kind == INLINE for worker in found) else {}
     found = [replace(one, running=running.get(one.worker_id, 0)) if one.kind == INLINE else one for one in found]
-    return [_worker(worker, now, is_this=worker.worker_id in ours) for worker in found]
+    return [_worker(worker, now, store.lease_seconds, is_this=worker.worker_id in ours) for worker in found]
 
 
-def _worker(worker: StoredWorker, now: datetime, *, is_this: bool) -> WorkerInfo:
+def _worker(worker: StoredWorker, now: datetime, lease_seconds: float, *, is_this: bool) -> WorkerInfo:
     fields = {name: getattr(worker, name) for name in _STORED}
     # A lease goes on for so many seconds from when it was renewed.
-    silent = timedelta(seconds=max(0.0, LEASE_SECONDS - worker.seconds_left))
+    silent = timedelta(seconds=max(0.0, lease_seconds - worker.seconds_left))
     seen = min(now, max(worker.started_at, now - silent))
     return convert({**fields, "last_seen_at": seen, "is_this": is_this}, WorkerInfo)
 
