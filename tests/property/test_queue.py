@@ -340,8 +340,8 @@ def postgres(postgres_url: str) -> Iterator[Databases]:
 
 
 def test_the_queue_stands_as_the_model_says(sqlite: Databases) -> None:
-    play(sqlite, examples=110)
+    play(sqlite, examples=50)
 
 
 def test_the_queue_stands_as_the_model_says_on_postgres(postgres: Databases) -> None:
-    play(postgres, examples=25)
+    play(postgres, examples=15)

@@ -19,6 +19,12 @@ from trackside.harness.ids import new_id
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 CRONS, ROUNDS, PROCESSES = 20, 5, 2
+STEPS = ["before start", "after start", "after replace"]
+CASES = [
+    pytest.param(url, step, marks=[pytest.mark.long] if url == "postgres" and step != "after start" else [])
+    for step in STEPS
+    for url in ("sqlite", "postgres")
+]
 
 
 @contextmanager
@@ -54,7 +60,7 @@ async def runs_of(store: Store) -> Counter[str]:
     return Counter(str(stored.event.payload["metadata"]["cron_id"]) for stored in started)
 
 
-@pytest.mark.parametrize("step", ["before start", "after start", "after replace"])
+@pytest.mark.parametrize(("url", "step"), CASES, indirect=["url"])
 async def test_a_process_that_is_killed_leaves_no_run_out_and_none_to_be_repeated(url: str, step: str) -> None:
     async with Store.open(url) as store:
         cron = await keep_cron(store, LONG_AGO)
