@@ -11,10 +11,13 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 from running_server import serving
 from tests.integration.server.test_server_walk import keys_of
 
 from trackside.app.settings import AccessSettings, EngineSettings, Settings, WorkerSettings
+from trackside.app.storage.errors import ServerUnreachableError
+from trackside.app.storage.fleet import QueueDepth
 from trackside.app.vitals import QueueStats
 from trackside.app.wiring import App, open_app
 from trackside.harness import RunContext
@@ -231,3 +234,28 @@ async def until_swept(*apps: App, pools: int) -> QueueStats:
                 if found is not None and len(found.pools) == pools:
                     return found
             await asyncio.sleep(0.02)
+
+
+async def test_the_page_of_workers_shows_hostile_names_as_text_and_what_is_missing_as_missing(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "<img src=x onerror=alert(1)>\u202e"
+    async with fleet_on(postgres_url, {hostile: echo, "draw": echo}, {hostile: echo}) as (app, http, _):
+        await until(http, "/workers", lambda said: any(one["agents"] == [hostile] for one in said))
+        await http.post("/runs", json={"assistant_id": "draw", "input": 1})
+        await until(http, "/queue", lambda said: said["unserved"])
+        page = await http.get("/ui/workers")
+
+        async def away() -> QueueDepth:
+            raise ServerUnreachableError(database="postgresql://db.example/runs", why="it takes no connections")
+
+        monkeypatch.setattr(app.store.fleet, "queue", away)
+        half = await http.get("/ui/workers")
+
+    assert "<img src=x" not in page.text
+    assert "&lt;img src=x" in page.text
+    assert "\u202e" not in page.text
+    assert "Runs that no worker can take" in page.text
+    assert half.status_code == 200
+    assert "Part of this page is missing" in half.text
+    assert 'id="workers"' in half.text
