@@ -1,7 +1,7 @@
 """What holds for every test: no blocking call on the loop, long tests only when asked for, one PostgreSQL server for all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def postgres_url(postgres_server: RunningServer, postgres_names: Iterator[str]) 
     postgres_server.drop_database(name)
 
 
-# These two are made once, and copied for each test or emptied after it.
+# These are made once, and copied for each test or emptied after it.
 @pytest.fixture(scope="session")
 def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with our tables and nothing in them."""
@@ -102,12 +102,29 @@ def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def emptied_postgres(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[EmptiedDatabase]:
-    """A PostgreSQL database with our tables; who has put something into it empties it."""
-    name = next(postgres_names)
-    make_tables(postgres_server.create_database(name))
-    yield EmptiedDatabase(postgres_server, name)
-    postgres_server.drop_database(name)
+def emptied_databases(
+    postgres_server: RunningServer, postgres_names: Iterator[str]
+) -> Iterator[Callable[[int], EmptiedDatabase]]:
+    """PostgreSQL databases with our tables, by their numbers from 0 on; who has used one empties it."""
+    made: list[tuple[str, EmptiedDatabase]] = []
+
+    def of(number: int) -> EmptiedDatabase:
+        while number >= len(made):
+            name = next(postgres_names)
+            made.append((name, EmptiedDatabase(postgres_server, name)))
+        return made[number][1]
+
+    yield of
+    for name, _ in made:
+        postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def postgres_with_tables(emptied_databases: Callable[[int], EmptiedDatabase]) -> Iterator[str]:
+    """The address of a PostgreSQL database with our tables and nothing in them."""
+    database = emptied_databases(0)
+    yield database.url
+    database.empty()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prepared_databases import EmptiedDatabase
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -17,6 +16,4 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
         yield f"sqlite:///{path}"
     else:
-        database: EmptiedDatabase = request.getfixturevalue("emptied_postgres")
-        yield database.url
-        database.empty()
+        yield request.getfixturevalue("postgres_with_tables")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from log_check import assert_whole
-from prepared_databases import EmptiedDatabase
 from tests.integration.runs.stage import BACKENDS, Agents, Backend
 
 
@@ -27,9 +26,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
             yield from judged(Backend("sqlite", f"sqlite:///{path}"))
         case "postgres":
-            database: EmptiedDatabase = request.getfixturevalue("emptied_postgres")
-            yield from judged(Backend("postgres", database.url))
-            database.empty()
+            yield from judged(Backend("postgres", request.getfixturevalue("postgres_with_tables")))
 
 
 def judged(backend: Backend) -> Iterator[Backend]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -44,10 +45,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def database_url(dialect: str, request: pytest.FixtureRequest) -> str:
-    """The address of a database without tables."""
+    """The address of a database with nothing in its tables."""
     if dialect == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('tmp_path')}/runs.db"
-    return str(request.getfixturevalue("postgres_url"))
+        path = request.getfixturevalue("tmp_path") / "runs.db"
+        shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
+        return f"sqlite:///{path}"
+    return str(request.getfixturevalue("postgres_with_tables"))
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres_server import RawConnection, RunningServer
-from prepared_databases import make_tables
+from postgres_server import RawConnection
 
 from trackside.app.storage import Store
 from trackside.harness.ids import new_id
@@ -83,11 +82,7 @@ def url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
             shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
         yield f"sqlite:///{path}"
         return
-    server: RunningServer = request.getfixturevalue("postgres_server")
-    name = next(request.getfixturevalue("postgres_names"))
-    template = request.getfixturevalue("postgres_with_tables") if with_tables else None
-    yield server.create_database(name, template=template)
-    server.drop_database(name)
+    yield request.getfixturevalue("postgres_with_tables" if with_tables else "postgres_url")
 
 
 @pytest.fixture
@@ -97,15 +92,6 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
-
-
-# Made once: most tests are about what comes after.
-@pytest.fixture(scope="session")
-def postgres_with_tables(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
-    name = next(postgres_names)
-    make_tables(postgres_server.create_database(name))
-    yield name
-    postgres_server.drop_database(name)
 
 
 @pytest.fixture

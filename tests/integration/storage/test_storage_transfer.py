@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_databases import EmptiedDatabase
 from sqlalchemy import select
 
 from trackside.app.storage import ExportReport, ImportReport, Store
@@ -69,16 +70,15 @@ def another(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ano
             async with Store.open(f"sqlite:///{path}") as store:
                 yield store
             return
-        server, name = request.getfixturevalue("postgres_server"), next(request.getfixturevalue("postgres_names"))
-        template = request.getfixturevalue("postgres_with_tables")
-        url = await asyncio.to_thread(server.create_database, name, template=template)
-        async with Store.open(url) as store:
-            yield store
-        await asyncio.to_thread(server.drop_database, name)
+        database = await asyncio.to_thread(databases, made)
+        try:
+            async with Store.open(database.url) as store:
+                yield store
+        finally:
+            await asyncio.to_thread(database.empty)
 
     if dialect == "postgres":
-        for fixture in ("postgres_server", "postgres_names", "postgres_with_tables"):
-            request.getfixturevalue(fixture)
+        databases: Callable[[int], EmptiedDatabase] = request.getfixturevalue("emptied_databases")
     return open_another
 
 
