@@ -46,7 +46,7 @@ def test_help_shows_what_the_manual_has(here: Run, name: str) -> None:
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=lambda value: getattr(value, "line", ""))
 def test_every_example_is_one_of_its_command(name: str, example: Any) -> None:
     path = understood(of_trackside(example.line))
-    assert path == name or name in {"auth", "db"}
+    assert path == name or name in {"auth", "db", "fleet"}
 
 
 def test_examples_run(here: Run, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
 ) -> None:
     run_id = begin(server, "drained")
     (listed,) = workers(trackside, postgres_url)
+    assert listed["address"] == worker.ready["url"]
     asked = trackside("workers", "drain", listed["name"], "--yes", "--database", postgres_url)
     wait_until(lambda: "waiting for 1 run" in worker.log, "it hears of it")
     (draining,) = workers(trackside, postgres_url)

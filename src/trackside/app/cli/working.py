@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def work(options: WorkOptions) -> ExitCode:
             settings = options.settings()
             loaded = stack.enter_context(prepared())
             sockets = [stack.enter_context(one) for one in _sockets(settings)]
-            if _work(settings, sockets, loaded, json=options.json):
+            if _work(_bound_to(settings, sockets), sockets, loaded, json=options.json):
                 beginning_anew.begin(sockets)
     except KeyboardInterrupt:  # before there was anything to stop
         pass
@@ -113,6 +113,14 @@ def _sockets(settings: Settings) -> list[socket.socket]:
         return given
     port = settings.worker.port
     return [] if port is None else listen_at(settings.worker.host, port)
+
+
+def _bound_to(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
+    """The settings with the place where the worker can be asked, whoever has chosen it."""
+    if not sockets or sockets[0].family not in {socket.AF_INET, socket.AF_INET6}:
+        return settings
+    host, port = sockets[0].getsockname()[:2]
+    return replace(settings, worker=replace(settings.worker, host=host, port=port))
 
 
 def _work(settings: Settings, sockets: Sequence[socket.socket], loaded: Callable[[], None], *, json: bool) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from os import getpid
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from trackside.app.settings import Settings
+from trackside.app.settings import Settings, WorkerSettings
 from trackside.app.streams import StreamHub
 from trackside.app.vitals import EngineVitals, Vitals
 from trackside.harness import RunManager
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trackside.app.storage.fleet import FleetMember, QueueNews
     from trackside.app.streams.mirror import Mirrors
 
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # where a worker listens, if told so
 _CRONS_EVERY: Final = 1.0  # seconds between two looks at what other processes have changed
 
 type Role = Literal["server", "worker"]
@@ -135,8 +136,16 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
         pools=worker.pools if is_worker else (),
         capacity=worker.concurrency if is_worker else 0,
         agents=tuple(agents),
-        address=f"http://{worker.host}:{worker.port}" if is_worker and worker.port else None,
+        address=_address(worker) if is_worker else None,
     )
+
+
+def _address(worker: WorkerSettings) -> str | None:
+    """Where others can ask a worker how it is, if anywhere."""
+    if not worker.port:
+        return None
+    host = socket.gethostname() if worker.host in _EVERYWHERE else worker.host
+    return f"http://[{host}]:{worker.port}" if ":" in host else f"http://{host}:{worker.port}"
 
 
 @asynccontextmanager
