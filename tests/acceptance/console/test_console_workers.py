@@ -118,7 +118,7 @@ async def test_a_worker_is_drained_by_a_button_and_leaves_when_it_has_finished(
         async with visit(server.url) as seen:
             page = await seen.go("/ui/workers")
             await row_of(page, busy).get_by_role("button", name="Drain").click()
-            await expect(page.locator("#confirm")).to_contain_text("It finishes the 1 that it has")
+            await expect(page.locator("#confirm")).to_contain_text("It finishes what it has")
             await page.get_by_role("button", name="Back").click()
             await row_of(page, busy).get_by_role("button", name="Drain").click()
             await page.locator("#confirm [value=yes]").click()
