@@ -262,7 +262,7 @@ class EventReader(RingReader[Event]):
             if has(event):
                 pieces += (event.head, event.data, TAIL)
                 if only_watches and log.last is not None and event.ends == log.last.run_id:
-                    self._feed.feed.note_watched(event.ends)
+                    self._feed.feed.note_watched(log.last.run_id)
         return pieces
 
     @property
