@@ -17,7 +17,7 @@ from trackside.app.storage import Store
 from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.app.storage.fleet import FleetMember, QueueNews, Taking
 from trackside.harness.lifecycle import is_final
-from trackside.harness.types import RunRecord
+from trackside.harness.types import RunRecord, RunStatus
 
 NEVER = 3_600.0
 """A lease that nobody renews in the length of a test: it ends when the test says so."""
@@ -58,6 +58,12 @@ class Member:
             while not is_final((record := await self.manager.get(run_id)).status):
                 await asyncio.sleep(0.01)
         return record
+
+    async def until_started(self, run_id: str) -> None:
+        """Wait until the log says that a run has started."""
+        async with asyncio.timeout(20):
+            while (await self.manager.get(run_id)).status is RunStatus.pending:
+                await asyncio.sleep(0.01)
 
     async def told(self, thread_id: str) -> list[str]:
         """What the log says of a thread, in words."""

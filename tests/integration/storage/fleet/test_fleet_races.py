@@ -1,0 +1,149 @@
+"""Many workers at once on one queue: each run is taken once, and nobody waits for another."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.property.queue_hands import ForgetfulSession
+
+from trackside.app.storage import Store
+from trackside.app.storage.fleet import FleetMember, Taking
+from trackside.harness.types import RunRecord, RunSpec, RunStatus
+
+AGENT = "work"
+
+
+class Host:
+    """Notes what it is given."""
+
+    agents = (AGENT,)
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def on_adopted(self, record: RunRecord, spec: RunSpec, *, ready: bool) -> None:
+        assert ready
+        self.given.append(record.run_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Worker:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.host = Host()
+        fleet = FleetMember(kind="worker", pool_of=lambda _: "default", pools=("default",))
+        self.coordinator = store.coordinator(lease_seconds=3_600, fleet=fleet)
+        self.coordinator.attach(self.host)  # type: ignore[arg-type]
+
+
+async def admit(worker: Worker, run_id: str, thread_id: str | None = None) -> None:
+    record = RunRecord(
+        run_id=run_id,
+        thread_id=thread_id or run_id,
+        agent=AGENT,
+        status=RunStatus.pending,
+        created_at=datetime.now(UTC),
+    )
+    admission = await worker.coordinator.admit(record, spec=RunSpec(AGENT, "x"))
+    assert (admission.elsewhere, admission.ready) == (True, False)
+
+
+@pytest.fixture
+async def workers(url: str) -> Any:
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(Store.open(url)) for _ in range(8)]
+        yield [Worker(store) for store in opened]
+
+
+async def test_eight_workers_get_two_thousand_runs_each_of_them_once(workers: list[Worker], dialect: str) -> None:
+    count = 2_000 if dialect == "postgres" else 300
+    run_ids = [f"run-{n:04}" for n in range(count)]
+    await asyncio.gather(*(admit(workers[n % 8], run_id) for n, run_id in enumerate(run_ids)))
+
+    async def take_all(number: int, worker: Worker) -> None:
+        if number % 2:  # these are told, all of the same
+            for first in range(0, count, 50):
+                await worker.coordinator.take(run_ids[first : first + 50])
+        left = True
+        while left:
+            await worker.coordinator.take_any(7)
+            left = bool(await worker.store.fleet.ready(limit=1))
+
+    await asyncio.gather(*(take_all(number, worker) for number, worker in enumerate(workers)))
+
+    given = [run_id for worker in workers for run_id in worker.host.given]
+    assert sorted(given) == run_ids
+    assert len([worker for worker in workers if worker.host.given]) > 1
+
+
+async def test_a_worker_passes_over_what_another_is_at(workers: list[Worker], dialect: str, database: Any) -> None:
+    if dialect != "postgres":
+        pytest.skip("who writes to an SQLite file is alone there")
+    one, two, *_ = workers
+    await admit(one, "a", thread_id="t")
+    await admit(one, "b")
+    await asyncio.to_thread(database.execute, "BEGIN; SELECT 1 FROM threads WHERE thread_id = 't' FOR NO KEY UPDATE")
+
+    async with asyncio.timeout(20):
+        assert await two.coordinator.take(["a"]) == {"a": Taking.busy}
+        assert await two.coordinator.take_any(5) == ["b"]
+    await asyncio.to_thread(database.execute, "ROLLBACK")
+    assert await two.coordinator.take_any(5) == ["a"]
+
+
+async def test_what_is_asked_for_at_once_is_taken_in_few_transactions(workers: list[Worker]) -> None:
+    one, two, *_ = workers
+    run_ids = [f"r{n}" for n in range(64)]
+    await asyncio.gather(*(admit(one, run_id) for run_id in run_ids))
+    await two.coordinator.take_any(0)
+    before = two.store.writer_stats().batches_total
+
+    takings = await asyncio.gather(*(two.coordinator.take([run_id]) for run_id in run_ids))
+
+    assert takings == [{run_id: Taking.taken} for run_id in run_ids]
+    assert two.host.given == run_ids
+    assert two.store.writer_stats().batches_total - before < 10
+
+
+@pytest.mark.parametrize("any_of_them", [False, True])
+async def test_a_taking_whose_reply_was_lost_took_what_it_took(workers: list[Worker], any_of_them: bool) -> None:
+    one, two, *_ = workers
+    await admit(one, "r")
+    await two.coordinator.take_any(0)
+    session: Any = ForgetfulSession(two.store._writer._session)  # type: ignore[union-attr]
+    two.store._writer._session = session  # type: ignore[union-attr]
+    session.loses_in = 1
+
+    if any_of_them:
+        assert await two.coordinator.take_any(1) == ["r"]
+    else:
+        assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
+    assert two.host.given == ["r"]
+
+
+async def test_an_admission_whose_reply_was_lost_finds_its_run_though_it_was_taken(workers: list[Worker]) -> None:
+    one, two, *_ = workers
+    await one.coordinator.take_any(0)
+    await two.coordinator.take_any(0)
+    taken: list[str] = []
+
+    class Losing(ForgetfulSession):
+        """Loses a reply, and lets another worker take the run before the transaction is repeated."""
+
+        def transaction(self, *, synced: bool = True) -> Any:
+            if self.loses_in == 0 and not taken:
+                taking = asyncio.run_coroutine_threadsafe(two.coordinator.take_any(1), loop)
+                taken.extend(taking.result(20))
+            return super().transaction(synced=synced)
+
+    loop = asyncio.get_running_loop()
+    session: Any = Losing(one.store._writer._session)  # type: ignore[union-attr]
+    session.loses_in = 1
+    one.store._writer._session = session  # type: ignore[union-attr]
+
+    await admit(one, "r")
+    assert taken == two.host.given == ["r"]

@@ -1,0 +1,293 @@
+"""What the processes of a fleet see to for all: workers that are gone, duties, draining, versions; what waits for whom."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.integration.runs.stage import Agents
+
+from trackside import RunStatus, __version__
+from trackside.app.storage._encoding import time_text
+from trackside.app.storage.errors import StoreOptionError
+from trackside.app.storage.fleet import FleetMember, ReadyRun, Taking
+
+TAKEN = Taking.taken
+
+
+async def running(server: Any, worker: Any, agents: Agents, name: str, **options: Any) -> Any:
+    """A run that a worker executes."""
+    handle = await server.start(name, **options)
+    assert await worker.take(handle.run_id) == [TAKEN]
+    await agents.until_running(name)
+    return handle
+
+
+def end_lease(database: Any, worker_id: str) -> None:
+    database.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{worker_id}'")
+
+
+async def test_the_runs_of_a_worker_that_gives_no_sign_of_life_end_with_the_reason(
+    member: Any, agents: Agents, database: Any
+) -> None:
+    server, worker, other = await member("server"), await member(), await member()
+    handle = await running(server, worker, agents, "long", thread_id="t")
+    follows = await server.start("quick", thread_id="t")
+    fleet = other.store.fleet
+    assert (await fleet.reap(other.name)).ended == []
+    end_lease(database, worker.name)
+
+    reaped = await fleet.reap(other.name)
+
+    assert (reaped.ended, reaped.orphaned) == ([handle.run_id], [])
+    record = await server.ended(handle.run_id)
+    assert record.status is RunStatus.error
+    process = worker.coordinator._enrolment._name
+    assert record.error == (
+        "the process that executed the run went away before the run had ended: "
+        f"process {process} has given no sign of life"
+    )
+    assert other.announced == [follows.run_id]
+    assert [each.worker_id for each in await fleet.workers()] == [server.name, other.name]
+    worker.coordinator.nudge()
+    async with asyncio.timeout(10):
+        while "long" not in agents.cancelled:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_dead_worker_had_not_begun_is_anybodys(member: Any, agents: Agents, database: Any) -> None:
+    server, worker, other = await member("server"), await member(max_running=1), await member()
+    await running(server, worker, agents, "long")
+    handle = await server.start("quick")
+    await worker.take(handle.run_id)
+    end_lease(database, worker.name)
+
+    reaped = await other.store.fleet.reap(other.name)
+
+    assert reaped.orphaned == other.announced == [handle.run_id]
+    assert await other.take(handle.run_id) == [TAKEN]
+    await server.ended(handle.run_id)
+
+
+async def test_a_worker_that_its_supervisor_knows_to_be_dead_is_buried_with_his_words(
+    member: Any, agents: Agents, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, worker, other = await member("server"), await member(), await member()
+    handle = await running(server, worker, agents, "long")
+    again = await running(server, worker, agents, "again", max_attempts=2)
+
+    with caplog.at_level(logging.WARNING):
+        ended = await other.store.fleet.bury(worker.name, "it took more than 1 GiB", "out_of_memory")
+
+    assert sorted(ended) == sorted([handle.run_id, again.run_id])
+    assert "it is started anew as run" in caplog.text
+    (event,) = await server.store.events(run_id=handle.run_id, types="run_failed")
+    assert event.event.payload["error_type"] == "out_of_memory"
+    assert event.event.payload["error"].endswith("before the run had ended: it took more than 1 GiB")
+    (retry,) = other.announced
+    assert (await server.manager.get(retry)).retry_of == again.run_id
+    assert await other.take(retry) == [TAKEN]
+    assert await other.store.fleet.bury("nobody", "?") == []
+
+
+async def test_attempts_keep_pool_and_version(member: Any, agents: Agents, database: Any) -> None:
+    server = await member("server", version="v1")
+    worker = await member(version="v1", pools=("gpu",))
+    handle = await running(server, worker, agents, "long", agent="gpu", max_attempts=2)
+
+    await server.store.fleet.bury(worker.name, "it is gone")
+
+    assert database.execute("SELECT owner, pool, version FROM active_runs").fetchall() == [(None, "gpu", "v1")]
+    assert server.news[-1].ready[0].pool == "gpu"
+    assert server.announced[-1] != handle.run_id
+
+
+async def test_a_delayed_attempt_is_promoted_in_its_place(member: Any, agents: Agents, database: Any) -> None:
+    server, worker, third = await member("server"), await member(), await member()
+    handle = await running(server, worker, agents, "long", thread_id="t", max_attempts=3)
+    await server.start("quick", thread_id="t")
+    await server.store.fleet.bury(worker.name, "it is gone")
+    second = server.announced[-1]
+    assert await third.take(second) == [TAKEN]
+    await third.until_started(second)
+    await server.store.fleet.bury(third.name, "it is gone, too")
+    (delayed,) = database.execute("SELECT run_id FROM active_runs WHERE state = 'delayed'").fetchall()[0]
+    assert (await server.manager.get(delayed)).retry_of == second != handle.run_id
+
+    assert await server.store.fleet.promote_due() == []
+    database.execute(f"UPDATE active_runs SET due_at = '2026-01-01T00:00:00.000000Z' WHERE run_id = '{delayed}'")
+    assert await server.store.fleet.promote_due() == [delayed]
+    first_to_wait = "SELECT run_id FROM active_runs WHERE NOT holds ORDER BY ordinal"
+    assert database.execute(first_to_wait).fetchall() == [(delayed,)]
+
+
+async def test_only_the_reapers_own_lease_does_not_matter(member: Any, agents: Agents, database: Any) -> None:
+    server, worker = await member("server"), await member()
+    handle = await running(server, worker, agents, "long")
+    end_lease(database, worker.name)
+
+    assert (await worker.store.fleet.reap(worker.name)).ended == []
+    assert (await server.store.fleet.reap(server.name)).ended == [handle.run_id]
+
+
+async def test_duties_are_held_by_one_and_passed_on(member: Any, database: Any) -> None:
+    one, two = (await member()).store.fleet, (await member()).store.fleet
+    names = ["reaper", "scheduler", "sweeper"]
+
+    assert await one.hold_duties("one", names[:2], 60) == {"reaper", "scheduler"}
+    assert await two.hold_duties("two", names, 60) == {"sweeper"}
+    held = {duty.name: duty for duty in await two.duties()}
+    assert {name: duty.holder for name, duty in held.items()} == {
+        "reaper": "one",
+        "scheduler": "one",
+        "sweeper": "two",
+    }
+    assert all(0 < duty.seconds_left <= 60 for duty in held.values())
+    since = held["reaper"].since
+
+    database.execute("UPDATE duties SET lease_until = 0 WHERE name = 'scheduler'")
+    assert await two.hold_duties("two", names, 60) == {"scheduler", "sweeper"}
+    assert await one.hold_duties("one", names, 60) == {"reaper"}
+    renewed = {duty.name: duty for duty in await two.duties()}
+    assert renewed["reaper"].since == since
+    assert renewed["scheduler"].since > since
+
+    await two.release_duties("two")
+    assert await one.hold_duties("one", names, 60) == {*names}
+    assert await one.hold_duties("one", [], 60) == set()
+
+
+async def test_of_many_who_want_a_duty_at_once_one_has_it(member: Any, database: Any) -> None:
+    fleets = [(await member()).store.fleet for _ in range(4)]
+    for _ in range(10):
+        holders = await asyncio.gather(*(fleet.hold_duties(str(n), ["x"], 60) for n, fleet in enumerate(fleets)))
+        held = [n for n, names in enumerate(holders) if names]
+        assert len(held) <= 1
+        (found,) = await fleets[0].duties()
+        assert held in ([], [int(found.holder)])
+        database.execute("UPDATE duties SET lease_until = 0")
+
+
+async def test_a_worker_hears_that_it_shall_drain_with_its_next_sign_of_life(member: Any) -> None:
+    server, worker = await member("server"), await member(lease_seconds=0.3)
+    asked = asyncio.Event()
+    worker.coordinator.on_drain.append(asked.set)
+    await worker.coordinator.take_any(0)
+    assert not worker.coordinator.draining
+
+    assert await server.store.fleet.ask_to_drain(worker.name)
+    async with asyncio.timeout(10):
+        await asked.wait()
+    assert worker.coordinator.draining
+    assert {each.worker_id: each.draining for each in await server.store.fleet.workers()}[worker.name]
+    assert not await server.store.fleet.ask_to_drain("nobody")
+    assert not await server.store.fleet.ask_to_drain(server.name)
+
+
+async def test_workers_say_what_they_are(member: Any) -> None:
+    server = await member("server", address="http://here:8000")
+    worker = await member(
+        lease_seconds=0.3, pools=("gpu", "default"), agents=("a", "b"), version="v1", capacity=3, isolated_in="w"
+    )
+    inline = await member(None)
+    for each in (server, worker, inline):
+        await each.coordinator._enrolment.enroll()
+    worker.coordinator.note_running(2)
+
+    async with asyncio.timeout(10):
+        while True:
+            found = {each.worker_id: each for each in await server.store.fleet.workers()}
+            if found[worker.name].running == 2:
+                break
+            await asyncio.sleep(0.02)
+    kinds = [found[each.name].kind for each in (server, worker, inline)]
+    assert kinds == ["server", "worker", "inline"]
+    said = found[worker.name]
+    assert (said.pools, said.agents, said.version) == (("gpu", "default"), ("a", "b"), "v1")
+    assert (said.capacity, said.isolated_in, said.release, said.draining) == (3, "w", __version__, False)
+    assert said.seconds_left > 0
+    assert found[server.name].address == "http://here:8000"
+
+
+async def test_the_queue_says_what_waits_for_whom(member: Any, agents: Agents) -> None:
+    server = await member("server", version="v1")
+    worker = await member(version="v1", capacity=4, agents=("work",))
+    await running(server, worker, agents, "long", thread_id="t")
+    await server.start("quick", thread_id="t")
+    ready = await server.start("quick")
+    await server.start("quick", after_seconds=3_600)
+    on_gpu = await server.start("quick", agent="gpu")
+    other = await server.start("quick", agent="starter")
+
+    queue = await server.store.fleet.queue()
+
+    default, gpu = queue.pools
+    assert (default.pool, default.ready, default.waiting, default.delayed, default.running) == ("default", 2, 1, 1, 1)
+    assert default.oldest_ready_at == ready.record.created_at
+    assert (default.workers, default.places, default.free) == (1, 4, 4)
+    assert (gpu.pool, gpu.ready, gpu.workers, gpu.oldest_ready_at) == ("gpu", 1, 0, on_gpu.record.created_at)
+    unserved = [(each.agent, each.version, each.count, each.oldest_at) for each in queue.unserved]
+    assert unserved == [
+        ("starter", "v1", 1, other.record.created_at),
+        ("gpu", "v1", 1, on_gpu.record.created_at),
+    ]
+
+
+async def test_runs_of_a_version_that_no_live_worker_has_are_for_all(member: Any, database: Any) -> None:
+    old = await member("server", version="v1")
+    fleet = old.store.fleet
+    handle = await old.start("quick", thread_id="t")
+    await old.start("quick", thread_id="t")
+    assert await fleet.loosen_versions() == 0
+
+    still = await member(version="v1")
+    new = await member(version="v2")
+    for each in (still, new):
+        await each.coordinator.take_any(0)
+    assert await fleet.loosen_versions() == 0
+    end_lease(database, still.name)
+    old.news.clear()
+    assert await fleet.loosen_versions() == 2
+    assert old.announced == [handle.run_id]
+    assert await new.take(handle.run_id) == [TAKEN]
+
+
+async def test_what_is_ready_is_found_with_its_age_whatever_clock_its_host_had(member: Any, database: Any) -> None:
+    server = await member("server")
+    fleet = server.store.fleet
+    old, young, ahead = [(await server.start("quick")).run_id for _ in range(3)]
+    on_gpu = (await server.start("quick", agent="gpu")).run_id
+    for run_id, minutes in ((old, -1), (ahead, 1)):
+        created_at = time_text(datetime.now(UTC) + timedelta(minutes=minutes))
+        database.execute(f"UPDATE runs SET created_at = '{created_at}' WHERE run_id = '{run_id}'")
+
+    assert [run.run_id for run in await fleet.ready()] == [old, young, ahead, on_gpu]
+    assert await fleet.ready(["gpu"]) == [ReadyRun(on_gpu, "gpu")]
+    assert await fleet.ready([]) == []
+    assert [run.run_id for run in await fleet.ready(older_than=30)] == [old, ahead]
+    assert [run.run_id for run in await fleet.ready(limit=2)] == [old, young]
+
+
+async def test_ends_whose_reply_was_lost_leave_no_thread_held(member: Any, agents: Agents, database: Any) -> None:
+    server, worker = await member("server"), await member(lease_seconds=0.6)
+    handle = await running(server, worker, agents, "long", thread_id="t")
+    own = worker.coordinator._runs.get(handle.run_id)
+    forget = worker.coordinator._on_handover
+    worker.store._writer.on_handover.remove(forget)  # as if the reply to the commit was lost
+    agents.let("long")
+    await server.ended(handle.run_id)
+    worker.store._writer.on_handover.append(forget)
+
+    assert own is not None
+    async with asyncio.timeout(10):
+        while database.execute("SELECT count(*) FROM active_runs").fetchall() != [(0,)]:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_coordinator_says_what_does_not_fit(member: Any) -> None:
+    server = await member("server")
+    with pytest.raises(StoreOptionError, match="fleet"):
+        server.store.coordinator(fleet="worker")
+    with pytest.raises(StoreOptionError, match="hands_over"):
+        server.store.coordinator(fleet=FleetMember(kind="server", pool_of=str), hands_over=False)
