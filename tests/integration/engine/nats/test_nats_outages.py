@@ -273,6 +273,21 @@ async def test_a_stream_that_is_something_else_is_left_alone_and_said(own_nats: 
     await until(lambda: engine.status().connected)
 
 
+async def test_a_nats_that_is_too_old_is_left_alone_and_said(open_engine: Open) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.10.29","headers":true,"max_payload":1048576}\r\n')
+        while line := await reader.readline():
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as old:
+        port = old.sockets[0].getsockname()[1]
+        engine = await open_engine(f"nats://127.0.0.1:{port}", away=True)
+        await until(lambda: "needs 2.11 or later" in str(engine.status().why))
+        await engine.aclose()
+
+
 async def test_what_is_announced_last_is_sent_before_the_engine_is_closed(own_nats: NatsServer) -> None:
     async with open_nats(NatsOptions(url=own_nats.url)) as engine:
         await until(lambda: engine.status().connected)

@@ -30,6 +30,8 @@ __all__ = ["Link", "Subscribed", "why_not"]
 
 logger = logging.getLogger("trackside.engine")
 
+OLDEST: Final = (2, 11)
+"""The first version of NATS that gives many kept messages at one request."""
 CONNECT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 1.0
 PING_SECONDS: Final = 2.0
@@ -121,6 +123,7 @@ class Link:
             )
             if not self._is_safe():
                 raise ConnectionError(NO_TLS)
+            self._check_version()
             self.inbox = self._client.new_inbox()
             await self._client.subscribe(f"{self.inbox}.*", cb=self._take_answer, pending_bytes_limit=_INBOX_BYTES)
         self._tasks = [
@@ -359,6 +362,17 @@ class Link:
     async def _note_closed(self) -> None:
         last = self._client.last_error
         self.lose(self._why(last) if last is not None else "the server ended the connection")
+
+    def _check_version(self) -> None:
+        try:
+            version = self._client.connected_server_version
+            found = (version.major, version.minor)
+        except ValueError:  # a build of somebody's own
+            return
+        if found < OLDEST:
+            raise ConnectionError(
+                f"it is NATS {found[0]}.{found[1]}, and a fleet needs {OLDEST[0]}.{OLDEST[1]} or later"
+            )
 
     def _is_safe(self) -> bool:
         return self._access.tls is None or self._access.tls.handshakes > 0
