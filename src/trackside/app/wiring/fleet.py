@@ -51,6 +51,7 @@ async def joined(
         SettingsError: the engine cannot be used as it is set.
         MissingExtraError: it needs a package that is not installed.
     """
+    from trackside.app.server.failed_runs import FailedRuns
     from trackside.app.server.run_ends import RunEnds
     from trackside.app.streams.mirror import Mirrors
     from trackside.app.streams.relay import Relay
@@ -66,6 +67,8 @@ async def joined(
         if role == "server":
             mirrors = Mirrors(streams, engine.live, RunEnds(store))
             stack.push_async_callback(mirrors.aclose)
+        else:
+            streams.on_end = FailedRuns().note
         yield Membership(engine=engine, member=member, mirrors=mirrors)
 
 
