@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -262,6 +263,16 @@ async def test_reads_whose_connections_were_cut_are_done_on_others(
     await end_sessions(database)
 
     assert [len(found) for found in await asyncio.gather(*(store.events() for _ in range(8)))] == [5] * 8
+
+
+async def test_single_statements_whose_connections_were_cut_are_done_on_others(
+    store: Store, database: RawConnection
+) -> None:
+    read = partial(store._readers.rows, {"postgresql": "SELECT 5 FROM pg_sleep(0.1)"})
+    await asyncio.gather(*(read() for _ in range(4)))  # on all connections of the pool
+    await end_sessions(database)
+
+    assert await asyncio.gather(*(read() for _ in range(8))) == [[(5,)]] * 8
 
 
 async def test_a_read_that_is_cut_off_in_the_middle_is_done_again(store: Store, database: RawConnection) -> None:

@@ -146,7 +146,11 @@ async def _fetch(
     try:
         with database.translated():
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            return [tuple(row) for row in await driver.fetch(statement, *values)]
+            try:
+                return [tuple(row) for row in await driver.fetch(statement, *values)]
+            finally:
+                if driver.is_closed():  # which the pool, asked by nobody but the driver, does not notice
+                    await connection.invalidate()
     finally:
         with database.translated():
             await connection.close()
