@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class PostgresBus:
                 return
             self._note_lost(why)
             self._pausing = True
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # not all processes at the same moment
             self._pausing = False
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -212,7 +213,7 @@ class PostgresBus:
         # That a notice is lost with a server that crashes does no harm: its connections are lost, too.
         connection = await self._database.connect(synchronous_commit="off")
         try:
-            connection.add_termination_listener(lambda _: self._wake.set())
+            connection.add_termination_listener(self._note_ended)
             ((schema,),) = await self._fetch(connection, "SELECT coalesce(current_schema(), '')::text")
             self._suffix = "_" + sha256(schema.encode()).hexdigest()[:8]
             await self._follow_listeners(connection)
@@ -298,9 +299,17 @@ class PostgresBus:
         except Exception as exc:
             if isinstance(exc, TimeoutError):
                 connection.terminate()  # what does not answer in time may never answer again
+            if connection.is_closed():
+                self._note_ended(connection)
             if (error := self._database.translate(exc)) is None:
                 raise
             raise error from exc
+
+    def _note_ended(self, connection: object) -> None:
+        """A connection is no more, and another one is not made yet."""
+        self._wake.set()
+        if connection is self._connection and self._status.connected and not self._closed:
+            self._note_lost("the connection was lost")
 
     def _note_lost(self, why: str) -> None:
         since = None if self._status.connected else self._status.since

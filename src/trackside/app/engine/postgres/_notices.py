@@ -68,7 +68,10 @@ def bunches(run_ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
     bunch: list[str] = []
     size = 0
     for run_id in run_ids:
-        own = len(_encoder.encode(run_id)) + 1
+        try:
+            own = len(_encoder.encode(run_id)) + 1
+        except UnicodeEncodeError:
+            continue
         if own > _MOST_BYTES:
             continue
         if size + own > _MOST_BYTES:

@@ -96,6 +96,7 @@ class PostgresOffers:
     def begin(self) -> None:
         """Hear what this worker is told."""
         self._dispatch.add_here(self._worker_id, self)
+        self._bus.on_connected.append(self._changed.set)
         self._bus.listen(channel_of(self._worker_id), self._hear, on_gap=self._begin_anew)
 
     async def next(self) -> RunOffer | LookOffer:
@@ -165,6 +166,7 @@ class PostgresOffers:
     def close(self) -> None:
         """Hear no more, and have others told of what was not taken."""
         self._bus.unlisten(channel_of(self._worker_id), self._hear)
+        self._bus.on_connected.remove(self._changed.set)
         self._dispatch.remove_here(self._worker_id)
         self._dispatch.say(Room(self._worker_id, self._pools, 0, gone=True))
         for timer in (self._said.timer, *self._declined):

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 from trackside.app.engine.postgres._hearing import Counters, ThreadEar, TopicListening
 from trackside.app.storage.errors import ConnectionLostError, StorageError
@@ -26,7 +26,7 @@ _MOST_TOGETHER: Final = 1_048_576
 _MOST_MESSAGES: Final = 1_000
 _WAITING_BYTES: Final = 4 * 1_048_576
 _WRITABLE_BYTES: Final = 2 * 1_048_576
-_TRIES: Final = 3  # with which the connection was lost each time
+_TRIES: Final = 5  # with which the connection was lost each time
 _FLUSH: Final = 1.0  # seconds that what waits has when it is closed
 _READING_AT_ONCE: Final = 2
 
@@ -67,17 +67,15 @@ class PostgresWire:
             self.refused_total += 1
             self._refused = True
             return False
-        self._waiting.append(LiveMessage(token_of(topic.thread_id), token_of(topic.run_id or ""), message))
+        self._waiting.append(LiveMessage(*_tokens_of(topic.thread_id, topic.run_id or ""), message))
         self._bytes += len(message)
         self._changed.set()
         return True
 
     def listen(self, topic: Topic, hear: Callable[[bytes], object]) -> TopicListening:
         """Hear what was said and is kept, then what is said."""
-        thread = token_of(topic.thread_id)
-        listening = TopicListening(
-            self._parts, thread, None if topic.run_id is None else token_of(topic.run_id), hear, self._counters
-        )
+        thread, run = _tokens_of(*topic)
+        listening = TopicListening(self._parts, thread, run, hear, self._counters)
         if self._closed:
             return listening
         if (ear := self._ears.get(thread)) is None:
@@ -176,3 +174,13 @@ class PostgresWire:
         for ear in ears:
             await ear.aclose()
         self.on_writable.clear()
+
+
+@overload
+def _tokens_of(thread_id: str, run_id: str) -> tuple[str, str]: ...
+@overload
+def _tokens_of(thread_id: str, run_id: str | None) -> tuple[str, str | None]: ...
+def _tokens_of(thread_id: str, run_id: str | None) -> tuple[str, str | None]:
+    """What a thread and a run of it are called on the wire."""
+    thread = token_of(thread_id)
+    return thread, None if run_id is None else token_of(f"{thread} {run_id}")
