@@ -19,7 +19,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -196,6 +196,10 @@ class Fleet:
         await worker.start()
         return worker
 
+    def open(self, gate: str) -> None:
+        """Let those go on that wait at this gate."""
+        (self.folder / gate).touch()
+
     async def kill_nats(self) -> None:
         """Let NATS be gone, as after a power cut."""
         assert self.nats is not None
@@ -248,7 +252,8 @@ class Fleet:
         entry = await self.until_entered(run_id)
 
         def look() -> FleetProcess | None:
-            return next((worker for worker in self.workers if entry.pid in worker.pids), None)
+            pids = {entry.pid, *_ancestors_of(entry.pid)}
+            return next((worker for worker in self.workers if worker.pids & pids), None)
 
         return await self.until(look, f"run {run_id} is executed by a worker, and not by {entry.pid}")
 
@@ -298,3 +303,13 @@ class Fleet:
         await asyncio.gather(*[one.kill() for one in self.processes])
         for client in self.clients:
             await client.http.client.aclose()
+
+
+def _ancestors_of(pid: int) -> Iterator[int]:
+    """The processes that a process comes from: an isolated agent's has the worker above it."""
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            return
+        yield pid

@@ -14,7 +14,8 @@ from fenced_journal import FencedJournal, FencedOff, Hold
 
 from trackside import RunContext
 
-JOURNAL: Final = FencedJournal(Path(os.environ.get("FLEET_JOURNAL", ".")))
+FOLDER: Final = Path(os.environ.get("FLEET_JOURNAL", "."))
+JOURNAL: Final = FencedJournal(FOLDER)
 
 
 @contextmanager
@@ -34,10 +35,21 @@ def _leave(hold: Hold, how: str) -> None:
         hold.leave(how)
 
 
+async def _passed(gate: str) -> None:
+    """Wait until the test opens a gate."""
+    while not (FOLDER / gate).exists():
+        await asyncio.sleep(0.01)
+
+
 async def talks(input: Any, run: RunContext) -> dict[str, Any]:
-    """Say numbers, with a pause after each; give back the token that was brought, and what the thread had before."""
+    """Say numbers, with a pause after each; give back the token that was brought, and what the thread had before.
+
+    With a `gate` the first attempt stands before its last number until `Fleet.open` opens that.
+    """
     with executing(run) as hold:
-        for number in range(input.get("parts", 1)):
+        for number in range(parts := input.get("parts", 1)):
+            if number == parts - 1 and "gate" in input and run.attempt == 1:
+                await _passed(input["gate"])
             hold.write(str(number))
             run.send({"number": number, "pid": os.getpid(), "attempt": run.attempt})
             await asyncio.sleep(input.get("pause", 0.0))

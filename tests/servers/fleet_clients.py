@@ -16,11 +16,10 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final, Self
+from typing import Any, Final, Self, override
 
 import httpx
 from fleet_check import LOST, Asked, Words
-from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import APIStatusError
 
@@ -35,27 +34,58 @@ _AWAY: Final = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILAB
 type Run = dict[str, Any]
 
 
-class Balanced:
-    """One client of several servers; he stays with one as long as it answers."""
+class Balancer(httpx.AsyncBaseTransport):
+    """Sends requests to one of several servers, as what stands before them does: to the next one when that is gone."""
 
-    def __init__(self, clients: Sequence[LangGraphClient], first: int = 0) -> None:
-        self._clients = clients
-        self._at = first % len(clients)
+    def __init__(self, urls: Sequence[str], first: int = 0) -> None:
         self.went_on = 0
-        """How often he went on to the next server."""
+        """How often a request went to the next server, because one was gone."""
+        self._servers = [httpx.URL(url) for url in urls]
+        self._at = first % len(urls)
+        self._inner = httpx.AsyncHTTPTransport()
 
-    @property
-    def client(self) -> LangGraphClient:
-        """Of the server that he is with."""
-        return self._clients[self._at]
+    def turn(self) -> None:
+        """Send what comes to the next server."""
+        self._at = (self._at + 1) % len(self._servers)
 
-    def go_on(self) -> None:
-        """Be with the next server."""
-        self._at = (self._at + 1) % len(self._clients)
-        self.went_on += 1
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for tries_left in reversed(range(len(self._servers))):
+            server = self._servers[self._at]
+            request.url = request.url.copy_with(host=server.host, port=server.port)
+            request.headers["Host"] = server.netloc.decode("ascii")
+            try:
+                return await self._inner.handle_async_request(request)
+            except httpx.ConnectError:
+                self.turn()
+                self.went_on += 1
+                if not tries_left:
+                    raise
+        raise AssertionError("there is a server at least")
+
+    @override
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Balanced:
+    """A client of several servers, until the end of an `async with`."""
+
+    def __init__(self, urls: Sequence[str], first: int = 0) -> None:
+        self.balancer = Balancer(urls, first)
+        http = httpx.AsyncClient(base_url="http://fleet", transport=self.balancer, timeout=PATIENCE)
+        self.client = LangGraphClient(http)
+        """LangGraph's, as it is: what it does when it is cut off it does here."""
+        self._http = http
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
 
     async def surely[T](self, ask: Callable[[LangGraphClient], Awaitable[T]]) -> T:
-        """Ask one server after the other until there is an answer.
+        """Ask until there is an answer, also where the library has given up.
 
         Raises:
             TimeoutError: there is none.
@@ -70,7 +100,8 @@ class Balanced:
                         if not _is_away(exc):
                             raise
                         refusals.append(repr(exc)[:100])
-                        self.go_on()
+                        self.balancer.turn()
+                        self.balancer.went_on += 1
                         await asyncio.sleep(_PAUSE)
         except TimeoutError:
             raise TimeoutError(f"no answer in {PATIENCE:g} s; {len(refusals)} refusals: {refusals[-3:]}") from None
@@ -120,7 +151,7 @@ class FleetClients:
     @property
     def went_on(self) -> int:
         """How often clients went on to another server."""
-        return sum(one.went_on for one in self.balanced)
+        return sum(one.balancer.went_on for one in self.balanced)
 
     async def __aenter__(self) -> Self:
         kinds: Mapping[str, Any] = {
@@ -130,13 +161,9 @@ class FleetClients:
             "queue": self._queue,
             "cancel": self._cancel,
         }
-        clients = [
-            await self._stack.enter_async_context(get_client(url=url, api_key=None, timeout=PATIENCE))
-            for url in self._urls
-        ]
         for number in range(self._each):
             for place, (kind, turn) in enumerate(kinds.items()):
-                balanced = Balanced(clients, number + place)
+                balanced = await self._stack.enter_async_context(Balanced(self._urls, number + place))
                 self.balanced.append(balanced)
                 chance = random.Random(self._random.random())
                 going = self._go_on(kind, turn, balanced, chance)
@@ -218,8 +245,7 @@ class FleetClients:
     async def _join(self, balanced: Balanced, chance: random.Random) -> None:
         """Start a run at one server and wait for it at another."""
         asked = await self._start(balanced, self._work(chance), _new_id())
-        balanced.go_on()
-        balanced.went_on -= 1
+        balanced.balancer.turn()
         await self._answered(balanced, asked)
 
     async def _queue(self, balanced: Balanced, chance: random.Random) -> None:
@@ -234,8 +260,7 @@ class FleetClients:
         asked = await self._start(balanced, {**self._work(chance), "parts": 200}, _new_id())
         asked.may_be_cancelled = True
         await asyncio.sleep(chance.random() * 0.5)
-        balanced.go_on()
-        balanced.went_on -= 1
+        balanced.balancer.turn()
         await balanced.surely(lambda client: client.runs.cancel(asked.thread_id, asked.run_id))
         await balanced.surely(lambda client: client.runs.join(asked.thread_id, asked.run_id))
 
@@ -269,16 +294,20 @@ class Follower:
         self._last_id: str | None = None
 
     async def follow(self, balanced: Balanced) -> tuple[str, Any]:
-        """Follow until the end is told; gives its event and what that says."""
+        """Follow until the end is told, wherever that is; gives its event and what that says."""
+        return await balanced.surely(self.follow_at)
 
-        async def ask(client: LangGraphClient) -> tuple[str, Any]:
-            async for _ in self.parts(client):
-                pass
-            if self.end is None:
-                raise httpx.RemoteProtocolError("the stream has ended, and the run has not")
-            return self.end
+    async def follow_at(self, client: LangGraphClient) -> tuple[str, Any]:
+        """Follow at one server, as long as that lives.
 
-        return await balanced.surely(ask)
+        Raises:
+            RemoteProtocolError: the stream has ended, and the run has not.
+        """
+        async for _ in self.parts(client):
+            pass
+        if self.end is None:
+            raise httpx.RemoteProtocolError("the stream has ended, and the run has not")
+        return self.end
 
     async def parts(self, client: LangGraphClient) -> AsyncIterator[Any]:
         """The parts that this server has, behind those that were had before."""

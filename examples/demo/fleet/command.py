@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -155,4 +156,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the demo; gives the exit code. What goes wrong is one line on standard error."""
+    # What LangGraph's SDK says when it is cut off, which here is the point.
+    warnings.filterwarnings("ignore", "Request failed, attempting reconnect")
+    warnings.filterwarnings("ignore", "Reconnecting without a Last-Event-ID")
     return exit_code_of(lambda: run_demo(read_options(sys.argv[2:])))

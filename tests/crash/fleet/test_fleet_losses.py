@@ -20,13 +20,13 @@ pytestmark = [
 type OpenFleet = Callable[..., Any]
 
 
-async def started(fleet: Fleet, agent: str, words: Words, *, parts: int, pause: float = 0.02, at: int = 0) -> Asked:
-    """A run that was let in by one of the servers."""
+async def started(fleet: Fleet, agent: str, words: Words, *, parts: int, gate: str | None = None, at: int = 0) -> Asked:
+    """A run that was let in by one of the servers; with a gate it ends when that is open, if nobody is in its way."""
     thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
     run = await fleet.clients[at].runs.create(
         thread_id,
         agent,
-        input={"token": token, "parts": parts, "pause": pause},
+        input={"token": token, "parts": parts, **({} if gate is None else {"gate": gate})},
         if_not_exists="create",
         stream_mode=["custom"],
         stream_resumable=True,
@@ -58,12 +58,11 @@ async def test_who_follows_a_run_whose_worker_is_killed_is_told_so_on_every_serv
     engine: str, open_fleet: OpenFleet
 ) -> None:
     fleet, words = await open_fleet(engine=engine), Words()
-    asked = await started(fleet, "talks", words, parts=2_000)
+    asked = await started(fleet, "talks", words, parts=10, gate="never")
     asked.may_be_cancelled = True  # it will be lost, and nothing goes on for it
     followers = [Follower(asked.thread_id, asked.run_id) for _ in fleet.servers]
     following = [
-        asyncio.create_task(one.follow(Balanced([client])))
-        for one, client in zip(followers, fleet.clients, strict=True)
+        asyncio.create_task(one.follow_at(client)) for one, client in zip(followers, fleet.clients, strict=True)
     ]
     await fleet.until(lambda: all(len(one.numbers) >= 3 for one in followers), "both follow")
     worker = await fleet.executor_of(asked.run_id)
@@ -83,7 +82,7 @@ async def test_the_next_attempt_of_a_run_whose_worker_is_killed_runs_on_another(
     engine: str, open_fleet: OpenFleet
 ) -> None:
     fleet, words = await open_fleet(engine=engine), Words()
-    asked = await started(fleet, "tries", words, parts=30)
+    asked = await started(fleet, "tries", words, parts=10, gate="never")
     worker = await fleet.executor_of(asked.run_id)
     waiting = asyncio.create_task(answered(fleet, asked, at=1))
     await worker.kill()
@@ -98,38 +97,41 @@ async def test_the_next_attempt_of_a_run_whose_worker_is_killed_runs_on_another(
 async def test_a_server_that_is_killed_takes_no_answer_with_it(engine: str, open_fleet: OpenFleet) -> None:
     """Who waited asks another one; who followed goes on there behind what he has."""
     fleet, words = await open_fleet(engine=engine), Words()
-    asked = await started(fleet, "talks", words, parts=60)
-    follower, follows = Follower(asked.thread_id, asked.run_id), Balanced(fleet.clients)
-    following = asyncio.create_task(follower.follow(follows))
-    waits = Balanced(fleet.clients)
-    waiting = asyncio.create_task(waits.surely(lambda client: client.runs.join(asked.thread_id, asked.run_id)))
-    await fleet.until(lambda: len(follower.numbers) >= 3, "somebody follows")
-    await fleet.servers[0].kill()
-    assert (await following)[0] == "end"
-    assert follower.gaps == []
-    asked.followed, asked.parts = [follower.numbers], 60
-    asked.answer, asked.is_answered = await waiting, True
-    assert follows.went_on
-    assert waits.went_on
+    asked = await started(fleet, "talks", words, parts=60, gate="go")
+    urls = [server.url for server in fleet.servers]
+    async with Balanced(urls) as follows, Balanced(urls) as waits:
+        follower = Follower(asked.thread_id, asked.run_id)
+        following = asyncio.create_task(follower.follow(follows))
+        waiting = asyncio.create_task(waits.surely(lambda client: client.runs.join(asked.thread_id, asked.run_id)))
+        await fleet.until(lambda: len(follower.numbers) >= 3, "somebody follows")
+        await fleet.servers[0].kill()
+        fleet.open("go")
+        assert (await following)[0] == "end"
+        assert follower.gaps == []
+        asked.followed, asked.parts = [follower.numbers], 60
+        asked.answer, asked.is_answered = await waiting, True
+        assert follows.balancer.went_on
+        assert waits.balancer.went_on
     await fleet.check(words)
     await fleet.servers[0].start()
     late = Follower(asked.thread_id, asked.run_id)
-    assert (await late.follow(Balanced(fleet.clients[:1])))[0] == "end"
+    assert (await late.follow_at(fleet.clients[0]))[0] == "end"
 
 
 async def test_nats_may_be_away_and_come_back_with_an_empty_disk(open_fleet: OpenFleet) -> None:
     fleet, words = await open_fleet(engine="nats"), Words()
-    before = await started(fleet, "talks", words, parts=100)
+    before = await started(fleet, "talks", words, parts=10, gate="go")
     await fleet.until_entered(before.run_id)
     await fleet.kill_nats()
     meanwhile = [await started(fleet, "talks", words, parts=3, at=at) for at in (0, 1)]
     for asked in meanwhile:
         assert (await answered(fleet, asked, at=1))["token"] == asked.token
+    fleet.open("go")
     assert (await answered(fleet, before, at=1))["token"] == before.token
     await fleet.start_nats(empty_disk=True)
     after = await started(fleet, "talks", words, parts=50)
     follower = Follower(after.thread_id, after.run_id)
-    assert (await follower.follow(Balanced(fleet.clients[1:])))[0] == "end"
+    assert (await follower.follow_at(fleet.clients[1]))[0] == "end"
     after.followed.append(follower.numbers)
     assert (await answered(fleet, after, at=0))["token"] == after.token
     await fleet.check(words)
@@ -139,11 +141,12 @@ async def test_a_worker_that_stood_still_past_its_lease_changes_nothing_any_more
     engine: str, open_fleet: OpenFleet
 ) -> None:
     fleet, words = await open_fleet(engine=engine, lease=1.0), Words()
-    asked = await started(fleet, "tries", words, parts=100)
+    asked = await started(fleet, "tries", words, parts=10, gate="go")
     worker = await fleet.executor_of(asked.run_id)
     worker.stop()
     following = await next_attempt(fleet, asked, words)
     await fleet.until_entered(following.run_id)
+    fleet.open("go")
     worker.resume()
     assert (await answered(fleet, following, at=1))["attempt"] == 2
 

@@ -33,6 +33,9 @@ _STATES: Final[Mapping[str, Look]] = {
 }
 
 
+_HEALTH: Final[Mapping[str, str]] = {"ready": "green", "degraded": "yellow", "unready": "red"}
+
+
 class FleetLines:
     """Lines, where there is no terminal: what happens, and what the work comes to now and then."""
 
@@ -120,7 +123,7 @@ class FleetScreen(FleetLines):
 
     def _members(self, now: FleetNow) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for title in ("PROCESS", "STATE", "PID", "PORT", "RUNS", "STARTED AGAIN", "FOR"):
+        for title in ("PROCESS", "STATE", "HEALTH", "PID", "PORT", "RUNS", "STARTED AGAIN", "FOR"):
             right = title in {"PID", "PORT", "RUNS", "STARTED AGAIN", "FOR"}
             table.add_column(title, justify="right" if right else "left", no_wrap=True)
         for member in now.members:
@@ -129,6 +132,7 @@ class FleetScreen(FleetLines):
             table.add_row(
                 member.name,
                 Text(f"{self.console.symbol(look)} {look.label}", look.style),
+                Text(health := now.health.get(member.name, ""), _HEALTH.get(health, "")),
                 str(member.pid or ""),
                 str(member.port or ""),
                 "" if running is None else str(running),
@@ -170,7 +174,8 @@ class JsonFleet(FleetLines):
             "why_unknown": now.why_unknown,
         }
         processes: list[Json] = [
-            {**_as_json(member), "running": now.running.get(member.pid or 0, 0)} for member in now.members
+            {**_as_json(one), "running": now.running.get(one.pid or 0, 0), "health": now.health.get(one.name)}
+            for one in now.members
         ]
         if (words := json_line({"work": work, "processes": processes})) != self._said:
             self._said = words

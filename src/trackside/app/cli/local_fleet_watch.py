@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self
 
+import httpx
+
 from trackside.harness.errors import TracksideError
+from trackside.harness.lifecycle import is_final
 from trackside.harness.types import RunStatus
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from trackside.app.storage import Store
 
 _LOOK_SECONDS: Final = 0.5
+_PATIENCE: Final = 1.0  # seconds that a process of this machine has to say how it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,8 @@ class FleetNow:
     members: Sequence[Member] = ()
     running: Mapping[int, int] = field(default_factory=dict)
     """How many runs a worker has, by its process."""
+    health: Mapping[str, str] = field(default_factory=dict)
+    """What servers and workers say of themselves: ready, degraded or unready, by name; nothing of who does not answer."""
     ready: int = 0
     """Runs that a worker could take."""
     waiting: int = 0
@@ -55,44 +61,56 @@ class FleetWatch:
         self.now = FleetNow(at=self._since)
         """What was seen last."""
         self._looking: asyncio.Task[None] | None = None
+        self._client = httpx.AsyncClient(timeout=_PATIENCE, trust_env=False)
 
     async def __aenter__(self) -> Self:
         self._looking = asyncio.create_task(self._keep_looking(), name="trackside-fleet-watch")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.end()
-
-    async def end(self) -> None:
-        """Look no more; may be called again."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})
+        assert self._looking is not None
+        self._looking.cancel()
+        await asyncio.wait({self._looking})
+        await self._client.aclose()
+        if not self._looking.cancelled():
+            self._looking.result()
 
     async def look(self) -> FleetNow:
         """The fleet as it is now."""
+        health, work = await asyncio.gather(self._health(), self._work())
+        return replace(work, at=datetime.now(UTC), members=self._fleet.members, health=health)
+
+    async def _work(self) -> FleetNow:
+        """What the database says; what it said last if it says nothing."""
         try:
             workers = await self._store.fleet.workers()
             queue = await self._store.fleet.queue()
             stats = await self._store.stats(self._since)
         except TracksideError as exc:
-            return FleetNow(
-                at=datetime.now(UTC),
-                members=self._fleet.members,
-                ended=self.now.ended,
-                why_unknown=str(exc),
-            )
-        ended = {status: number for status, number in stats.total.by_status.items() if number}
+            return replace(self.now, why_unknown=str(exc))
         return FleetNow(
-            at=datetime.now(UTC),
-            members=self._fleet.members,
+            at=self._since,
             running={_pid_of(worker.name): worker.running for worker in workers},
             ready=sum(pool.ready for pool in queue.pools),
             waiting=sum(pool.waiting for pool in queue.pools),
             delayed=sum(pool.delayed for pool in queue.pools),
             executing=sum(pool.running for pool in queue.pools),
-            ended=ended,
+            ended={status: number for status, number in stats.total.by_status.items() if number and is_final(status)},
         )
+
+    async def _health(self) -> dict[str, str]:
+        asked = [one for one in self._fleet.members if one.kind in {"server", "worker"} and one.state == "up"]
+        said = await asyncio.gather(*[self._health_of(one) for one in asked])
+        return {one.name: words for one, words in zip(asked, said, strict=True) if words}
+
+    async def _health_of(self, member: Member) -> str:
+        path = "/health/ready" if member.kind == "server" else "/ready"
+        try:
+            answer = await self._client.get(f"http://127.0.0.1:{member.port}{path}")
+            says = answer.json()
+        except (httpx.HTTPError, ValueError):  # it is dying, or starting
+            return ""
+        return "degraded" if says.get("degraded") and says["status"] == "ready" else str(says["status"])
 
     async def _keep_looking(self) -> None:
         while True:
