@@ -29,6 +29,12 @@ def print_result(
         ("went on elsewhere", went_on, "times that a client asked another server", None),
         ("started anew", counts.anew, "runs of workers that were killed, on other workers", None),
         ("writes refused", counts.refused, "of workers that had been taken for dead", None),
+        (
+            "cut short",
+            counts.cut_short,
+            "streams that missed live output while the broker was away, and got the true end",
+            None,
+        ),
         ("lost", counts.lost, "runs that were acknowledged, and are gone or never ended", counts.lost == 0),
         ("doubles", counts.doubles, "runs that were executed twice, or by two at once", counts.doubles == 0),
         ("stuck", counts.stuck, "threads that nobody can use any more", counts.stuck == 0),
