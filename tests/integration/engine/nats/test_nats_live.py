@@ -92,6 +92,29 @@ async def test_who_comes_in_the_middle_of_a_flood_misses_nothing_and_hears_it_in
     assert len(seen) == 3_000
 
 
+async def test_what_is_kept_is_heard_before_what_comes_while_it_is_read(
+    speaker: NatsEngine, listener: NatsEngine
+) -> None:
+    await say_all(speaker.live, numbered(5))
+    await caught_up(speaker.live.listen(RUN, lambda _: None))
+    heard: list[bytes] = []
+    async with listener.live._replays:
+        places = [asyncio.create_task(listener.live._replays.acquire()) for _ in range(15)]
+        await asyncio.wait(places)
+        listening = listener.live.listen(RUN, heard.append)
+        await until(lambda: listening.subscribed and listening.subscribed.inner)
+        while not listening._buffered:  # its subscription is there when it hears the first one
+            await say_all(speaker.live, [b"5"])
+            await asyncio.sleep(0)
+        await say_all(speaker.live, [b"6"])
+        await until(lambda: b"6" in (listening._buffer or []))
+        assert heard == []
+        for _ in places:
+            listener.live._replays.release()
+    await caught_up(listening)
+    assert list(dict.fromkeys(message.strip() for message in heard)) == [b"%d" % number for number in range(7)]
+
+
 async def test_who_listens_to_a_thread_hears_all_its_runs(speaker: NatsEngine, listener: NatsEngine) -> None:
     heard: list[bytes] = []
     await say_all(speaker.live, [b"kept"], Topic("thread", "run 1"))

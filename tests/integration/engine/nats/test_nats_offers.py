@@ -209,7 +209,11 @@ async def test_cancelling_next_loses_no_offer(server: NatsEngine, worker: NatsEn
         for number, run_id in enumerate(sorted(wanted)):
             asking = asyncio.create_task(offers.next())
             server.announce([ReadyRun(run_id)])
-            for _ in range(number):  # the loop turns once for each: it is cancelled at another moment each time
+            if number % 2:  # in the moment in which it comes
+                await until(lambda asking=asking: offers._asking or asking.done())
+                while offers._asking:
+                    await asyncio.sleep(0)
+            for _ in range(0 if number % 2 else number):  # the loop turns: at another moment each time
                 await asyncio.sleep(0)
             if asking.cancel():
                 with pytest.raises(asyncio.CancelledError):
