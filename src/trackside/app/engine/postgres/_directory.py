@@ -87,6 +87,11 @@ class Directory:
                 return worker_id
         return None
 
+    def note_round(self, pool: str, chosen: int) -> None:
+        """So many were chosen one after another: if the same come again, each comes to another worker than this time."""
+        if (turns := self._turns.get(pool)) and chosen % len(turns) == 0:
+            turns.rotate(-1)
+
     def choose_any(self, pool: str, count: int, *, but: str | None = None) -> list[str]:
         """The next workers that have not said that they are full, up to so many."""
         found: list[str] = []

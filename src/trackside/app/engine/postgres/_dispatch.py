@@ -138,6 +138,7 @@ class Dispatch:
         for worker_id, theirs in chosen.items():
             for bunch in bunches(theirs):
                 self._tell(worker_id, Told(pool, bunch, hops))
+        self._directory.note_round(pool, told)
         self._counts.announced += told
         if (left := len(run_ids) - told) > 0:
             for worker_id in self._directory.choose_any(pool, left, but=but):
