@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from served_project import ServedProject
+from served_project import PLACES, ServedProject
 
 import javascript
 
 pytestmark = pytest.mark.timeout(400)  # the packages may have to be installed first
 
 
-@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject, dialect: str) -> None:
-    javascript.run_tests("client.test.mjs", url=project.on(dialect).url)
+@pytest.mark.parametrize("place", PLACES)
+def test_every_method_of_the_client_works_or_says_why_not(project: ServedProject, place: str) -> None:
+    javascript.run_tests("client.test.mjs", url=project.on(place).url)
 
 
 @pytest.mark.parametrize("script", ["use_stream.test.mjs", "use_stream_v2.test.mjs"])
-def test_both_kinds_of_use_stream_work_unchanged(project: ServedProject, script: str) -> None:
-    javascript.run_tests(script, url=project.on("sqlite").url)
+@pytest.mark.parametrize("place", ["sqlite", "nats-fleet", pytest.param("postgres-fleet", marks=pytest.mark.long)])
+def test_both_kinds_of_use_stream_work_unchanged(project: ServedProject, script: str, place: str) -> None:
+    javascript.run_tests(script, url=project.on(place).url)

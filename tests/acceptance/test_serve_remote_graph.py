@@ -14,14 +14,14 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteException, RemoteGraph
 from langgraph.types import Command
 from langgraph_sdk import get_client, get_sync_client
-from served_project import ServedProject
+from served_project import PLACES, ServedProject
 
 STEPS = ("first", "second", "third")
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 PAY = {"messages": [{"role": "user", "content": "pay"}]}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=PLACES)
 def url(request: pytest.FixtureRequest, project: ServedProject) -> str:
     return project.on(request.param).url
 

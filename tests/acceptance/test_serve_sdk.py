@@ -13,7 +13,7 @@ import pytest
 from http_reference import PARTS, methods
 from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.errors import APIStatusError, ConflictError, NotFoundError
-from served_project import ServedProject
+from served_project import PLACES, ServedProject
 
 
 class Calls:
@@ -65,7 +65,7 @@ class _Call:
             yield part
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=PLACES)
 def url(request: pytest.FixtureRequest, project: ServedProject) -> str:
     return project.on(request.param).url
 

@@ -1,4 +1,7 @@
-"""A project made for LangGraph's server, behind `trackside serve`: what unmodified clients are tried against."""
+"""A project made for LangGraph's server, behind `trackside serve`: what unmodified clients are tried against.
+
+On one process, and on fleets: a server that executes nothing and a worker, which share a database and an engine only.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
-from trackside_server import TracksideServer
+import pytest
+from nats_server import NatsServer
+from trackside_server import TracksideProcess, TracksideServer
 
 PROJECT: Final = Path(__file__).parents[1] / "acceptance" / "project"
+PLACES: Final = [
+    "sqlite",
+    "postgres",
+    "nats-fleet",
+    pytest.param("postgres-fleet", marks=pytest.mark.long),
+]
+"""Where the same tests run: one process on either database, and a fleet on either engine."""
 
 
 class ServedProject:
-    """Its servers, one for each database, each started when it is asked for first; until the end of the `with` block.
+    """Its servers, one for each place, each started when it is asked for first; until the end of the `with` block.
 
     Args:
         folder: where copies of the project are made.
@@ -26,14 +38,23 @@ class ServedProject:
         self._servers: dict[str, TracksideServer] = {}
         self._stack = ExitStack()
 
-    def on(self, dialect: str) -> TracksideServer:
-        """The server on SQLite or on PostgreSQL."""
-        if dialect not in self._servers:
-            folder = self._folder / dialect
+    def on(self, place: str) -> TracksideServer:
+        """The server at one of `PLACES`."""
+        if place not in self._servers:
+            folder = self._folder / place
             shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("__pycache__"))
-            database = "sqlite:///runs.db" if dialect == "sqlite" else self._postgres()
-            self._servers[dialect] = self._stack.enter_context(TracksideServer(folder, database=database))
-        return self._servers[dialect]
+            self._servers[place] = self._start(folder, place)
+        return self._servers[place]
+
+    def _start(self, folder: Path, place: str) -> TracksideServer:
+        start = self._stack.enter_context
+        database = "sqlite:///runs.db" if place == "sqlite" else self._postgres()
+        if not place.endswith("-fleet"):
+            return start(TracksideServer(folder, database=database))
+        engine = start(NatsServer()).url if place.startswith("nats") else "postgres"
+        shared = ["--database", database, "--engine", engine]
+        start(TracksideProcess(folder, ["worker", "--json", *shared], name="worker"))
+        return start(TracksideServer(folder, database=database, options=["--engine", engine]))
 
     def __enter__(self) -> Self:
         return self

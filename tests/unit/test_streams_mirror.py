@@ -399,6 +399,22 @@ async def test_a_run_that_is_mirrored_already_is_whole_on_its_thread() -> None:
                     assert [kind for kind, *_ in await heard(reader, 5)] == ["started", "part", "part", "part", "ended"]
 
 
+async def test_a_run_that_has_been_followed_to_its_end_is_whole_on_its_thread() -> None:
+    async with fleet() as made:
+        with made.mirrors[0].run(THREAD, RUN) as run:
+            await run.catch_up()
+            made.begin()
+            made.say(1, 2)
+            made.end()
+            got, _ = await to_the_end(made.servers[0].read(RUN))
+            assert numbers_of(got) == [1, 2]
+        with made.mirrors[0].thread(THREAD) as thread:
+            await thread.catch_up()
+            with made.servers[0].threads.read(THREAD, after=0) as reader:
+                assert [kind for kind, *_ in await heard(reader, 4)] == ["started", "part", "part", "ended"]
+                assert not reader.feed.active
+
+
 async def test_the_log_tells_a_thread_of_runs_that_never_said_anything() -> None:
     async with fleet() as made:
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:

@@ -61,6 +61,7 @@ class Channel(Ring[Frame]):
         "begun",
         "closing",
         "end",
+        "ended_at",
         "feed",
         "mirrored",
         "modes",
@@ -74,6 +75,8 @@ class Channel(Ring[Frame]):
         super().__init__(limits.parts, limits.part_bytes)
         self.run_id = run_id
         self.end: Mapping[str, Any] | None = None
+        self.ended_at = 0
+        """When that was told, in milliseconds since 1970."""
         self.closing = False
         self.values: bytes | None = None
         """The run's newest state, as it was said last."""
@@ -278,6 +281,10 @@ class StreamHub:
         channel.mirrored = True
         return channel
 
+    def ended(self, run_id: str) -> Channel | None:
+        """What is kept of a run that has ended here."""
+        return self._ended.get(run_id)
+
     def is_mirrored(self, run_id: str) -> bool:
         """Whether what another process's run says comes here."""
         channel = self._channels.get(run_id)
@@ -298,7 +305,7 @@ class StreamHub:
     def _close(self, run_id: str, channel: Channel | None, end: Mapping[str, Any] | None, at: int) -> None:
         if channel is not None:
             del self._channels[run_id]
-            channel.end, channel.steps = end, None
+            channel.end, channel.ended_at, channel.steps = end, at, None
             channel.close()
             if channel.feed is not None:
                 channel.feed.note_end(run_id, end, at=at)

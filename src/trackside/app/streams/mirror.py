@@ -319,6 +319,8 @@ class Mirrors:
         run_id = message.run_id
         channel = None if run_id in listens.over else self._hub.mirror(run_id)
         if channel is None:
+            if listens.feed is not None and run_id not in listens.over:
+                self._retell_ended(listens.feed, run_id)
             self._note_over(listens, run_id)
             return
         if run_id not in listens.watches:
@@ -341,18 +343,15 @@ class Mirrors:
         if feed is None or channel.feed is feed:
             return
         channel.feed = feed
-        begun: Begin | None = channel.begun
-        if begun is None:
-            feed.note_active(channel.run_id)
-        elif begun.started:
-            answers = None if begun.answers is None else dict.fromkeys(begun.answers, True)
-            feed.note_start(channel.run_id, begun, channel.modes or frozenset(), answers, at=begun.at)
-        former = RingReader(channel, 0)
-        while former.has_more:
-            if (gap := former.gap()) is not None:
-                feed.note_missed(channel.run_id, gap, at=_now())
-            for frame in former.take():
-                feed.note_part(channel.run_id, frame)
+        _retell(feed, channel)
+
+    def _retell_ended(self, feed: ThreadFeed, run_id: str) -> None:
+        """Tell those who follow a thread of a run that has ended here before anybody did: it was followed by itself."""
+        channel = self._hub.ended(run_id)
+        if channel is not None and channel.begun is not None:
+            _retell(feed, channel)
+            feed.note_end(run_id, channel.end, at=channel.ended_at)
+            feed.wake()
 
     def _take_parts(self, listens: _Listens, channel: Channel, message: Message) -> None:
         stats, before = self.stats, channel.added
@@ -469,6 +468,22 @@ class Mirrors:
         if (channel := self._hub.mirror(run_id)) is not None:
             channel.values = None  # the worker may have said newer ones
         self._end(listens, told)
+
+
+def _retell(feed: ThreadFeed, channel: Channel) -> None:
+    """Tell a thread's feed who a run is, and what it has said by now."""
+    begun: Begin | None = channel.begun
+    if begun is None:
+        feed.note_active(channel.run_id)
+    elif begun.started:
+        answers = None if begun.answers is None else dict.fromkeys(begun.answers, True)
+        feed.note_start(channel.run_id, begun, channel.modes or frozenset(), answers, at=begun.at)
+    former = RingReader(channel, 0)
+    while former.has_more:
+        if (gap := former.gap()) is not None:
+            feed.note_missed(channel.run_id, gap, at=_now())
+        for frame in former.take():
+            feed.note_part(channel.run_id, frame)
 
 
 async def _said_if_it_fails(work: _Work, topic: Topic) -> None:
