@@ -160,6 +160,7 @@ def test_nothing_is_left_of_a_fleet_that_is_killed(fleet: Any) -> None:
     until_gone({process["pid"] for process in up["processes"]})
 
 
+@pytest.mark.long
 def test_data_that_is_kept_is_there_the_next_time(fleet: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="trackside-fleet-") as name:
         Path(name).chmod(0o711)  # PostgreSQL is another user's where we are root
@@ -201,7 +202,7 @@ def test_the_screen_shows_each_process_and_ctrl_c_ends_all(terminal: OpenTermina
         (("--engine", "kafka"), 2, "is not one of 'nats', 'postgres'"),
         (("--url", "http://127.0.0.1:1"), 2, "it starts servers of its own"),
         (("--data", "agents.py"), 2, "agents.py cannot be the data folder of a fleet: "),
-        (("agents.py:missing",), 1, "server-1 does not start: agents.py:missing"),
+        (("agents.py:missing",), 1, "server-1 does not start: agents.missing = agents.py:missing is no agent"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(
