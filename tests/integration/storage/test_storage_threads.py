@@ -309,6 +309,19 @@ async def test_a_thread_of_a_run_alone_is_forgotten_and_its_log_stays(store: Sto
     assert await store.thread(run.thread_id, removed=True) is None
 
 
+async def test_what_a_thread_remembers_may_outlive_it_for_a_while(
+    store: Store, manager: RunManager, database: Any
+) -> None:
+    run, other = [await ended(manager, thread_ends=True) for _ in range(2)]
+    sweeper = store.sweeper(linger=60)
+    assert (await sweeper.sweep()).forgotten == 0
+    assert await store.thread_states().load(run.thread_id) is not None
+    database.execute(f"UPDATE threads SET removed_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = '{run.thread_id}'")
+    assert (await sweeper.sweep()).forgotten == 1
+    assert await store.thread_states().load(run.thread_id) is None
+    assert await store.thread_states().load(other.thread_id) is not None
+
+
 async def test_a_removal_in_this_process_is_seen_to_soon(store: Store, manager: RunManager) -> None:
     forgotten = asyncio.Event()
 

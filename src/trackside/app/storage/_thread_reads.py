@@ -27,10 +27,12 @@ def expired(connection: Connection, now: datetime, after: Waiting | None) -> lis
     return _page(connection, query, after, "expires_at")
 
 
-def to_forget(connection: Connection, after: Waiting | None) -> list[Waiting]:
-    """Threads that are gone, and of which what they remember may not be; a page of them."""
+def to_forget(connection: Connection, after: Waiting | None, before: datetime | None = None) -> list[Waiting]:
+    """Threads that are gone, since `before` if that is given, and of which what they remember may not be; a page of them."""
     query = select(threads.c.removed_at, threads.c.thread_id)
     query = query.where(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
+    if before is not None:
+        query = query.where(threads.c.removed_at <= before)
     return _page(connection, query, after, "removed_at")
 
 

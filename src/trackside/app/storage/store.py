@@ -233,14 +233,17 @@ class Store(StoreReading):
         """
         return Threads(self._writer, self._readers, owner)
 
-    def sweeper(self, *, forget: Sequence[ForgetMemory] = (), every: float = SWEEP_EVERY) -> Sweeper:
+    def sweeper(
+        self, *, forget: Sequence[ForgetMemory] = (), every: float = SWEEP_EVERY, linger: float = 0.0
+    ) -> Sweeper:
         """Clears up behind threads that are gone, and removes those whose time is over, as long as its `async with` lasts.
 
         Args:
             forget: functions that remove what threads remember outside of this store, of a list of ids.
             every: seconds between two rounds; what was removed in this process is seen to soon.
+            linger: seconds for which what a thread remembers outlives it, for other processes to read how its run ended.
         """
-        return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every)
+        return Sweeper(self._writer, self._readers, self.items, forget=forget, every=every, linger=linger)
 
     def on_removal(self, hear: Callable[[Sequence[str]], object]) -> None:
         """Have this called, on the event loop, with the ids of threads that this process has removed, whoever wanted it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple, Self
 
@@ -55,12 +55,14 @@ class Sweeper:
         *,
         forget: Sequence[ForgetMemory] = (),
         every: float = SWEEP_EVERY,
+        linger: float = 0.0,
     ) -> None:
         self._writer = writer
         self._readers = readers
         self._items = items
         self._forget = forget
         self._every = every
+        self._linger = timedelta(seconds=linger)
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -127,10 +129,11 @@ class Sweeper:
             after = page[-1]
 
     async def _forget_all(self) -> int:
-        """Remove what threads remember that are gone."""
+        """Remove what threads remember that are gone, and have been for as long as that may be asked for."""
         count, after = 0, None
+        before = datetime.now(UTC) - self._linger if self._linger else None
         while True:
-            page: list[Waiting] = await self._readers.run(partial(reads.to_forget, after=after))
+            page: list[Waiting] = await self._readers.run(partial(reads.to_forget, after=after, before=before))
             if not page:
                 return count
             thread_ids = [one.thread_id for one in page]
