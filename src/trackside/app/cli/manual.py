@@ -174,7 +174,7 @@ MANUAL: Final[Mapping[str, Entry]] = {
         "Serve",
         (
             Example("trackside fleet up", "PostgreSQL, NATS, two servers and three workers, here"),
-            Example("trackside fleet up --help", "how many, and where they keep what they keep", runs=True),
+            Example("trackside fleet up -n 8 --servers 3", "more of them"),
         ),
     ),
     "fleet up": Entry(
