@@ -11,7 +11,7 @@ from trackside.app.storage import Store
 from trackside.app.storage._batch_rows import Step
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._postgres import PostgresDatabase
-from trackside.app.storage._postgres_statements import LOCK, writing
+from trackside.app.storage._postgres_statements import LOCK, TAKE_FIRST, writing
 from trackside.app.storage._work import Append, UnitOfWork
 
 DIALECTS = ["postgres"]
@@ -110,3 +110,19 @@ async def test_a_thread_that_another_process_makes_at_this_moment_is_changed_and
 async def _until_somebody_waits(connection: asyncpg.Connection) -> None:
     while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
         await asyncio.sleep(0)
+
+
+async def test_what_came_first_is_taken_without_reading_what_is_claimed(writer: asyncpg.Connection) -> None:
+    transaction = writer.transaction()
+    await transaction.start()
+    for many in (False, True):
+        if many:
+            await writer.execute(
+                "INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, owner, portable)"
+                " SELECT n, n, CASE WHEN n < 3000 THEN 'claimed' ELSE 'pending' END, 'enqueue', true,"
+                " CASE WHEN n < 3000 THEN 'w' END, true FROM generate_series(1, 9000) AS n; ANALYZE active_runs"
+            )
+        found = await plan(writer, TAKE_FIRST)
+        assert "ix_active_runs_ready" in found, found
+        assert "pk_active_runs" not in found, found
+    await transaction.rollback()  # there are no runs to these rows

@@ -94,12 +94,14 @@ TAKE_THESE: Final = _TAKE.format(
 )
 """Gives runs to a worker ($1), as far as they are ready and for workers like it: the hot path of a fleet."""
 
-# Pool by pool: what is ready in one of them stands in the order of an index.
+# Pool by pool: what is ready in one of them stands in the order of an index. That a pool is given as a range, and is sorted
+# by, leaves no other index in that order: by the key of the table all that is claimed would be read first, as it came first.
 TAKE_FIRST: Final = _TAKE.format(
     picked=f"""
         SELECT first.* FROM unnest($6::text[]) AS asked (pool) CROSS JOIN LATERAL (
             SELECT {_OF_PICKED} FROM {_FROM}
-            WHERE a.pool = asked.pool AND {_MAY_BE_TAKEN} ORDER BY a.ordinal LIMIT $7::bigint {_LOCKED}
+            WHERE a.pool >= asked.pool AND a.pool <= asked.pool AND {_MAY_BE_TAKEN}
+            ORDER BY a.pool, a.ordinal LIMIT $7::bigint {_LOCKED}
         ) AS first ORDER BY first.ordinal LIMIT $7::bigint"""
 )
 """As much, of those that came first."""
