@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.contract.ways_to_run import end_of, required, told, virtual
 
 from trackside.harness import ClosedError, InvalidSpecError, RunManager, RunSpec, RunStatus
 from trackside.harness.errors import NoResultHereError, TracksideError
+from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import RunHost
 from trackside.testing import Misbehaviour, RecordingObserver, VirtualClock, assert_run_order, run_virtual
 
@@ -201,6 +203,36 @@ async def test_an_agent_that_does_not_stop_is_left_behind_and_named(caplog: pyte
     let_go.set()
     assert (await run.result()).status is RunStatus.cancelled
     assert_run_order(seen.events)
+
+
+@virtual
+async def test_a_hurried_close_waits_until_the_end_of_a_run_is_kept_though_its_log_is_away() -> None:
+    """I14: whoever keeps what a log did not take is open until it has that."""
+
+    class AwayLog:
+        is_away = False
+
+        def __init__(self) -> None:
+            self.kept: list[str] = []
+
+        async def on_event(self, event: RunLifecycleEvent) -> None:
+            if self.is_away:
+                await asyncio.sleep(5.0)
+                raise ConnectionError("the log is away")
+
+        async def on_missed(self, events: Sequence[RunLifecycleEvent], failure: BaseException) -> str:
+            self.kept += [event.event_type.value for event in events]
+            return "a spool"
+
+    log = AwayLog()
+    manager = manager_of(required(log), shutdown_grace=1.0)
+    run = await manager.start(RunSpec("sleeper", 1e6))
+    await asyncio.sleep(1)
+    log.is_away = True
+    await manager.aclose(grace=0.0)
+    assert log.kept[0] == "run_cancelled"
+    assert "kept for later in a spool" in str((await run.result()).error)
+    assert tasks() == set()
 
 
 @virtual

@@ -13,6 +13,7 @@ from trackside.harness.timelimit import settled
 from trackside.harness.types import CancelMode, RunStatus
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
+_TELLING = 60.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 
@@ -100,6 +101,7 @@ class Closing:
         _set_after(self._patience_over, max(self._patience, _LEAST_PATIENCE))
         runs.part_with(runs.all(), _SHUTDOWN)
         await runs.drain(self._patience_over)
+        await runs.see_ends_told(_TELLING)  # I14: also to a log that is away, for which each is kept elsewhere
         runs.leave_behind()
         await self._observers.aclose(self._patience)
         runs.close()

@@ -235,6 +235,14 @@ class Executions:
         ended.cancel()
         over.cancel()
 
+    async def see_ends_told(self, seconds: float) -> None:
+        """Wait until those runs have ended whose agents have stopped: what is left takes as long as it takes to be kept."""
+        ending = [execution.outcome for execution in self._by_id.values() if execution.worker.is_ending]
+        if ending:
+            told = asyncio.create_task(_all_done(ending, ()), name="trackside-ends")
+            await asyncio.wait({told}, timeout=seconds)
+            told.cancel()
+
     def leave_behind(self) -> None:
         """Say which runs have not ended. Who waits for one that has not begun, and now never will here, is told so."""
         for execution in self.all():

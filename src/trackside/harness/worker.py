@@ -173,6 +173,11 @@ class RunWorker:
         """Whether the run has been claimed, or is being declined: the worker itself sees to its result."""
         return self._claimed or self._ending
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether its agent has come to its end, and that is being told."""
+        return self._ending
+
     async def ended_elsewhere(self) -> RunResult | None:
         """How the run has ended according to the coordinator; None if it has not, or the coordinator cannot say."""
         try:
