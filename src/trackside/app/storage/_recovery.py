@@ -178,6 +178,21 @@ class Bury(_ClearAway):
         return reaped
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Disown(_ClearAway):
+    """Give runs back that are this worker's without its knowledge, as it never heard that it got them."""
+
+    owner: str
+    strangers: Collection[str]
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Reaped:
+        has_not_begun = active_runs.c.state.in_([Standing.pending, Standing.delayed, Standing.withdrawn])
+        query = select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner).where(has_not_begun)
+        his = query.where(active_runs.c.owner == self.owner, active_runs.c.run_id.in_(self.strangers))
+        return self.clear(unit, unit.session.execute(his.limit(self.limit)), {})
+
+
 def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
     """Workers whose lease has ended, or whose process has, and which of it."""
     processes = select(workers.c.worker_id, workers.c.process).where(workers.c.process.is_not(None))

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Final, Literal
 
+from sqlalchemy import select
+
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
 from trackside.app.storage._readers import Readers
@@ -13,12 +15,14 @@ from trackside.app.storage._recovery import (
     Adopt,
     Adopted,
     Adoption,
+    Disown,
     ListOwned,
     Owned,
     Reap,
     Reaped,
     left_to_others,
 )
+from trackside.app.storage._tables import active_runs
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import StorageError
 from trackside.harness.ports import RunHost
@@ -66,6 +70,8 @@ class Upkeep:
         self._in_fleet = in_fleet
         self._host: RunHost | None = None
         self._unfit: set[str] = set()
+        self._strangers: set[str] = set()
+        """Runs that are this worker's in the database, and were not known here at the last round."""
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,6 +101,7 @@ class Upkeep:
                 if began >= next_round:
                     next_round = began + self._period
                     await self.clear_up()
+                    await self.disown()
                 elif await self._is_left():
                     await self._take_over()
                 began = loop.time()
@@ -160,6 +167,25 @@ class Upkeep:
         except Exception:  # the host's failure; the others of the round are this worker's now, too
             logger.exception("run %s was taken over, but waits for this process to end", record.run_id)
 
+    async def disown(self) -> None:
+        """Give back what this worker of a fleet has taken without ever hearing of it, because the reply was lost.
+
+        What is on its way in this moment is known by the next round, so only what two rounds in a row find is a stranger.
+
+        Raises:
+            StorageError: the store failed.
+        """
+        if not self._in_fleet:
+            return
+        query = select(active_runs.c.run_id).where(active_runs.c.owner == self._worker_id)
+        owned = await self._readers.all(query, lambda row: str(row.run_id))
+        unknown = {run_id for run_id in owned if run_id not in self._own}
+        strangers, self._strangers = unknown & self._strangers, unknown
+        if strangers:
+            await self._writer.write(Disown(owner=self._worker_id, strangers=strangers))
+            for run_id in strangers:
+                self._own.forget(run_id)
+
     async def look(self) -> None:
         """Compare what this worker thinks is its own with what the database says.
 
@@ -181,12 +207,12 @@ class Upkeep:
                 _hear(host, own, owned[run_id])
 
 
-def say_ended(reaped: Reaped) -> None:
-    """Log which runs were ended because their workers are lost."""
+def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:
+    """Log which runs were ended because their workers are lost, or for what else somebody knows."""
     for run_id in reaped.ended:
         retried_as = reaped.retries.get(run_id)
         goes_on = "" if retried_as is None else f"; it is started anew as run {retried_as}"
-        logger.warning("run %s was ended: its worker is lost%s", run_id, goes_on)
+        logger.warning("run %s was ended: %s%s", run_id, why, goes_on)
 
 
 def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:

@@ -1,6 +1,8 @@
 """Many workers at once on one queue: each run is taken once, and nobody waits for another."""
 
 import asyncio
+import contextlib
+from collections.abc import Generator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import Store
+from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
 
@@ -147,3 +150,38 @@ async def test_an_admission_whose_reply_was_lost_finds_its_run_though_it_was_tak
 
     await admit(one, "r")
     assert taken == two.host.given == ["r"]
+
+
+class ForgottenSession(ForgetfulSession):
+    """Commits once without saying so, and nobody tries again."""
+
+    @contextlib.contextmanager
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        with self._session.transaction(synced=synced):
+            yield
+        self.loses_in -= 1
+        if self.loses_in == 0:
+            raise StorageError(database="it", why="nobody has heard what became of it")
+
+
+async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(workers: list[Worker]) -> None:
+    one, two, *_ = workers
+    await admit(one, "r")
+    await two.coordinator.take_any(0)
+    two.coordinator._upkeep.stop()  # it looks when this test says so
+    session: Any = ForgottenSession(two.store._writer._session)  # type: ignore[union-attr]
+    two.store._writer._session = session  # type: ignore[union-attr]
+    session.loses_in = 1
+    with pytest.raises(StorageError, match="nobody has heard"):
+        await two.coordinator.take(["r"])
+    assert two.host.given == []
+    news: list[Any] = []
+    two.store.fleet.on_news.append(news.append)
+
+    await two.coordinator._upkeep.disown()
+    assert await one.store.fleet.ready() == []
+    await two.coordinator._upkeep.disown()
+    assert [run.run_id for run in news[0].ready] == ["r"]
+    assert await one.coordinator.take(["r"]) == {"r": Taking.taken}
+    await two.coordinator._upkeep.disown()
+    assert one.host.given == ["r"]
