@@ -23,7 +23,7 @@ async def why_not() -> str | None:
         return "this system cannot hand sockets over; stop it and start it again"
     if sys.argv[1:2] not in ([name] for name in _COMMANDS):
         return "it was started by another program, which can stop it and start it again"
-    tried = await tried_elsewhere(_command("--check"), seconds=_CHECK_SECONDS)
+    tried = await tried_elsewhere(command_of_this("--check"), seconds=_CHECK_SECONDS)
     if tried is None:
         return f"what it would begin with has not loaded in {_CHECK_SECONDS:g} s"
     return None if tried.returncode == 0 else _reason(tried.said)
@@ -38,11 +38,11 @@ def begin(sockets: Sequence[socket.socket]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    command = _command()
+    command = command_of_this()
     os.execv(command[0], command)  # noqa: S606  # this program, as it was typed
 
 
-def _command(*more: str) -> list[str]:
+def command_of_this(*more: str) -> list[str]:
     """How this process was started, with more of the options of its command."""
     interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
     return [sys.executable, *interpreter, sys.argv[1], *more, *sys.argv[2:]]

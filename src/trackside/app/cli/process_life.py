@@ -127,7 +127,10 @@ class ProcessLife:
                 self._say("stopping quickly", hint="again to leave at once")
                 self._loop.call_soon_threadsafe(self._hurrying.set)
             case _:
-                os._exit(ExitCode.cancelled)
+                self._leave_at_once()
+
+    def _leave_at_once(self) -> None:
+        os._exit(ExitCode.cancelled)
 
     def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
         if self._has_terminal and not _has_terminal():

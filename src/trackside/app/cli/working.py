@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.cli import beginning_anew
 from trackside.app.cli.failures import ExitCode
+from trackside.app.cli.isolated import IsolatedLife, Supervised, supervised
 from trackside.app.cli.leftovers import event_loop
 from trackside.app.cli.notifying import tell_service_manager
 from trackside.app.cli.output import JsonOutput
-from trackside.app.cli.process_life import ProcessLife
 from trackside.app.cli.process_words import notes_of, say_notes
 from trackside.app.cli.served_agents import with_agents
 from trackside.app.cli.serving_process import loop_factory, prepared, take_signals
+from trackside.app.cli.working_life import SupervisorLife, WorkerLife
 from trackside.app.cli.working_words import WorkerWords, say_all_is_well
 from trackside.app.settings import Settings, load_settings
 from trackside.app.wiring import App, load_agents, open_app
@@ -27,8 +29,21 @@ from trackside.app.wiring.spooling import spool_folder
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
-    from trackside.app.engine.worker import FleetWorker
+    from trackside.app.engine.supervisor import Isolation
     from trackside.app.server.worker_health import WorkerHealth
+
+
+_DRAINED: Final = "somebody has this worker drained"
+_SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables by which a service manager talks to the supervisor, and to none of its processes."""
+
+
+class NotBegun(Exception):
+    """The first process of a worker could not do its work, and has said why."""
+
+    def __init__(self, code: ExitCode) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class NoFleetError(TracksideError):
@@ -93,15 +108,23 @@ def check(options: WorkOptions) -> ExitCode:
 def work(options: WorkOptions) -> ExitCode:
     """Execute runs until a signal, or somebody who drains this worker, says to stop."""
     take_signals()
+    supervisor = supervised(os.environ)
     try:
         with ExitStack() as stack:
+            if supervisor is not None:
+                supervisor.live_no_longer()
             settings = options.settings()
             loaded = stack.enter_context(prepared())
+            if supervisor is not None:
+                _work(supervisor.settings(settings), [], loaded, json=False, supervisor=supervisor)
+                return ExitCode.success
             sockets = [stack.enter_context(one) for one in _sockets(settings)]
             if _work(_bound_to(settings, sockets), sockets, loaded, json=options.json):
                 beginning_anew.begin(sockets)
     except KeyboardInterrupt:  # before there was anything to stop
         pass
+    except NotBegun as exc:
+        return exc.code
     return ExitCode.success
 
 
@@ -123,16 +146,28 @@ def _bound_to(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
     return replace(settings, worker=replace(settings.worker, host=host, port=port))
 
 
-def _work(settings: Settings, sockets: Sequence[socket.socket], loaded: Callable[[], None], *, json: bool) -> bool:
+def _work(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    loaded: Callable[[], None],
+    *,
+    json: bool,
+    supervisor: Supervised | None = None,
+) -> bool:
     """Work to the end, and call `loaded` before the first run; whether to begin anew."""
+    supervises = supervisor is None and settings.worker.isolation == "process"
     with ExitStack() as stack:
         output = stack.enter_context(JsonOutput()) if json else None
         # Before there is an event loop, as agents' modules expect.
-        agents = load_agents(settings)
+        agents = {} if supervises else load_agents(settings)
         words = stack.enter_context(WorkerWords(output, settings))
-        for note in notes_of(settings):
+        for note in notes_of(settings) if supervisor is None else ():
             words.say(note, level="warning")
         runner = stack.enter_context(event_loop(loop_factory()))
+        if supervises:
+            return runner.run(_supervise_in_loop(settings, sockets, words, loaded))
+        if supervisor is not None:
+            return runner.run(_work_for(supervisor, settings, agents, words, loaded))
         return runner.run(_work_in_loop(settings, agents, sockets, words, loaded))
 
 
@@ -149,7 +184,7 @@ async def _work_in_loop(
             loaded()
             worker = app.fleet
             assert worker is not None, "a worker's app has one"
-            worker.on_drain.append(partial(life.tell_to_end, "somebody has this worker drained"))
+            worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
             if not life.is_told_to_end:
                 words.say_ready(app, worker.worker_id, sockets)
                 tell_service_manager("READY=1")
@@ -158,6 +193,60 @@ async def _work_in_loop(
             await life.deliver(app)
         words.say("stopped")
     return life.begins_anew
+
+
+async def _work_for(
+    supervisor: Supervised, settings: Settings, agents: dict[str, Any], words: WorkerWords, loaded: Callable[[], None]
+) -> bool:
+    """Execute the runs of one place; its supervisor says of the whole what there is to say."""
+    life = IsolatedLife(settings.drain_seconds, words.say_what_is_wrong)
+    with life.signals():
+        async with open_app(settings, agents, role="worker") as app, _health(app, []) as health:
+            loaded()
+            worker = app.fleet
+            assert worker is not None, "a worker's app has one"
+            worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            supervisor.report(worker)
+            await life.until_told_to_end()
+            await life.end(app, worker, health)
+            await life.deliver(app)
+    return False
+
+
+async def _supervise_in_loop(
+    settings: Settings, sockets: Sequence[socket.socket], words: WorkerWords, loaded: Callable[[], None]
+) -> bool:
+    life = SupervisorLife(settings.drain_seconds, settings.shutdown_grace, words.say)
+    with life.signals():
+        async with open_app(settings, {}, role="supervisor") as app, _health(app, sockets) as health:
+            loaded()
+            supervisor = app.supervisor
+            assert supervisor is not None, "a supervisor's app has one"
+            supervisor.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            beginning = asyncio.create_task(supervisor.begin(_isolation(settings)), name="trackside-begin")
+            code = await life.begin_unless_told_to_end(supervisor, beginning)
+            if code:
+                raise NotBegun(ExitCode(code))
+            if code is not None:
+                words.say_ready(app, supervisor.worker_id, sockets)
+                tell_service_manager("READY=1")
+            await life.until_told_to_end()
+            await life.end_processes(supervisor, health)
+            await life.deliver(app)
+        words.say("stopped")
+    return life.begins_anew
+
+
+def _isolation(settings: Settings) -> Isolation:
+    from trackside.app.engine.supervisor import Isolation
+
+    environ = {name: value for name, value in os.environ.items() if name not in _SUPERVISORS}
+    return Isolation(
+        command=beginning_anew.command_of_this(),
+        environ=environ,
+        places=settings.worker.concurrency,
+        memory_limit=settings.worker.memory_limit,
+    )
 
 
 @asynccontextmanager
@@ -172,15 +261,3 @@ async def _health(app: App, sockets: Sequence[socket.socket]) -> AsyncGenerator[
         return
     async with HttpServer(health, sockets):
         yield health
-
-
-class WorkerLife(ProcessLife):
-    """The life of one worker."""
-
-    async def end(self, app: App, worker: FleetWorker, health: WorkerHealth) -> None:
-        """Stop: take no more runs, let those that were taken end, and leave. Whoever asks how it is hears of that."""
-        tell_service_manager("RELOADING=1" if self.begins_anew else "STOPPING=1")
-        health.begin_ending("it begins anew" if self.begins_anew else "it takes no more runs, and leaves")
-        await worker.stop()
-        await self.close_runs(app)
-        await self.unless_hurried(worker.until_idle())

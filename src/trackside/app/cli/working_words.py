@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from trackside._version import __version__
 from trackside.app.cli.formatting import one_line
@@ -30,6 +31,11 @@ class WorkerWords(ProcessWords):
         facts = self._facts(worker_id, sockets[0] if sockets else None)
         self.show_ready(facts, list(self._lines(worker_id, facts["url"])))
         self.say_spooled(app)
+
+    def say_what_is_wrong(self, event: str, *, level: str = "info", **facts: Any) -> None:
+        """Say what happens, unless all is as it should be."""
+        if level != "info":
+            self.say(event, level=level, **facts)
 
     def _facts(self, worker_id: str, at: socket.socket | None) -> JsonObject:
         from trackside.app.server.sockets import address_of

@@ -57,6 +57,8 @@ class Duties:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        if not self._duties:
+            return self
         self._tasks = [
             asyncio.create_task(self._compete(), name="trackside-duties"),
             *(

@@ -63,6 +63,10 @@ class Engine(Protocol):
         """Somebody wants a run of this worker to stop, as the database says by now. Does not raise; may be lost."""
         ...
 
+    def note_gone(self, worker_id: str) -> None:
+        """A worker that did not say goodbye is gone: do not tell it of runs. Does not raise."""
+        ...
+
     def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]
     ) -> AbstractAsyncContextManager[Offers]:

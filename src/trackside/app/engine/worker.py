@@ -70,6 +70,8 @@ class FleetWorker:
         """Whether the last look found as much as there was room for."""
         self._loops: list[asyncio.Task[None]] = []
         self._runs: set[asyncio.Task[None]] = set()
+        self.on_change: list[Callable[[], object]] = []
+        """Called whenever it has more or fewer runs."""
         self._taken = self._found = self._missed = self._foreign = self._lost = 0
 
     @property
@@ -226,6 +228,8 @@ class FleetWorker:
         else:
             self._has_room.clear()
         self._coordinator.note_running(self._busy)
+        for tell in self.on_change:
+            tell()
         if self._offers is not None:
             self._offers.note_free(0 if self._stopping else free)
 

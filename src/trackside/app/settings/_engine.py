@@ -85,6 +85,8 @@ class WorkerSettings:
     """Bytes that such a process may have."""
     drain: float | None = None
     """Seconds that it waits for its runs when it shall end; None: as long as every process does."""
+    isolated_in: str | None = None
+    """The worker of which this process is a part; no setting, as nobody but that worker knows."""
 
 
 def _without_secret(found: re.Match[str]) -> str:

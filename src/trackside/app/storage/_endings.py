@@ -48,6 +48,13 @@ def lose(
     return attempt is not None
 
 
+def time_out(unit: UnitOfWork, active: ActiveRun, why: str) -> None:
+    """End a run that has taken longer than it may."""
+    _end(
+        unit, active, RunStatus.timeout, {"status": RunStatus.timeout.value, "error": why, "error_type": "TimeoutError"}
+    )
+
+
 def announce_rest(unit: UnitOfWork, active: ActiveRun) -> None:
     """Say of a thread whose last run has ended that it rests, and give it back."""
     rest_as(unit, active.run_id, active.thread_id, active.at_rest or ThreadStatus.idle)

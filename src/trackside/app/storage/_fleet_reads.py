@@ -17,12 +17,14 @@ from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage.fleet import (
     Duty,
+    HeldRun,
     PoolDepth,
     QueueDepth,
     ReadyRun,
     StoredWorker,
     UnservedRuns,
 )
+from trackside.harness.types import CancelAction
 
 MOST_EXAMINED: Final = 10_000
 """Of so many runs that are ready, those that came first, it is told whether somebody serves them."""
@@ -193,6 +195,33 @@ def _groups() -> Select[Any]:
     count: list[ColumnElement[Any]] = [func.count(), func.min(runs.c.created_at)]
     examined = select(*keys, *count).join_from(some, runs, runs.c.run_id == some.c.run_id)
     return examined.group_by(*keys).order_by(*keys)
+
+
+def read_held(worker_ids: Sequence[str]) -> Callable[[Connection], list[HeldRun]]:
+    """Reads which runs these workers execute."""
+    columns = (
+        active_runs.c.run_id,
+        active_runs.c.owner,
+        runs.c.agent,
+        runs.c.request,
+        active_runs.c.cancel_requested,
+        active_runs.c.stuck_since,
+    )
+    query = select(*columns).join_from(active_runs, runs, runs.c.run_id == active_runs.c.run_id)
+    held = query.where(active_runs.c.owner.in_(worker_ids), active_runs.c.state == Standing.claimed.value)
+
+    def read(connection: Connection) -> list[HeldRun]:
+        return [_held(*row) for row in connection.execute(held)]
+
+    return read
+
+
+def _held(
+    run_id: str, worker_id: str, agent: str | None, request: Any, cancel_requested: str | None, stuck_since: Any
+) -> HeldRun:
+    timeout = request.get("timeout") if isinstance(request, dict) else None
+    action = None if cancel_requested is None else CancelAction(cancel_requested)
+    return HeldRun(run_id, worker_id, agent, timeout, action, is_stuck=stuck_since is not None)
 
 
 def read_duties(connection: Connection) -> list[Duty]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, override
 
@@ -54,6 +54,27 @@ class Register(Work):
             }
             unit.session.execute(workers.insert().values({**row, **self.says, **lease}))
         return bool(renewed and renewed[0][0])
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Vouch(Work):
+    """Renew the leases of these workers: somebody else knows that their processes are there, whatever keeps them busy."""
+
+    worker_ids: Sequence[str]
+    lease_seconds: float
+
+    may_be_forgotten = True
+
+    @property
+    @override
+    def size(self) -> int:
+        return ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        now = unit.session.clock()
+        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
+        unit.session.execute(update(workers).where(workers.c.worker_id.in_(self.worker_ids)).values(lease))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

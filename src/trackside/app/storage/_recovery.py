@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, override
 from sqlalchemy import Select, and_, exists, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
-from trackside.app.storage._endings import WORKER_LOST, announce_rest, cancel_in_place, lose
+from trackside.app.storage._endings import WORKER_LOST, announce_rest, cancel_in_place, lose, time_out
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
@@ -76,6 +76,22 @@ class ListOwned(Work):
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """Why the runs of a worker have to be ended, and what its supervisor knows of single ones.
+
+    `stopped` were asked to stop, and their process had to be ended for that: they end as was asked for, with that reason.
+    `timed_out` took longer than they may, which the reason says.
+    """
+
+    error_type: str = WORKER_LOST
+    stopped: Mapping[str, str] = MappingProxyType({})
+    timed_out: Mapping[str, str] = MappingProxyType({})
+
+
+_GONE: Final = Death()
+
+
 class Reaped(NamedTuple):
     """What was found of workers that are gone: runs that were ended, runs that wait for another worker.
 
@@ -102,7 +118,7 @@ class _ClearAway(Work):
         return self.limit * ROW_BYTES
 
     def clear(
-        self, unit: UnitOfWork, rows: Sequence[tuple[Any, ...]], lost: Mapping[str, str], error_type: str = WORKER_LOST
+        self, unit: UnitOfWork, rows: Sequence[tuple[Any, ...]], lost: Mapping[str, str], death: Death = _GONE
     ) -> Reaped:
         """See to these runs (id, thread, owner), of owners that were `lost` for some reason, unless somebody was faster."""
         threads = {thread_id for _, thread_id, _ in rows}
@@ -120,7 +136,7 @@ class _ClearAway(Work):
                 orphaned.append(run_id)
                 continue
             retry_id = self.retry_ids.setdefault(run_id, new_id())
-            if _bury(unit, active, retry_id, lost.get(owner), error_type):
+            if _bury(unit, active, retry_id, lost.get(owner), death):
                 retries[run_id] = retry_id
             ended.append(run_id)
         return Reaped(ended, orphaned, is_all=len(rows) < self.limit or not (ended or orphaned), retries=retries)
@@ -166,13 +182,13 @@ class Bury(_ClearAway):
 
     worker_id: str
     why: str
-    error_type: str
+    death: Death
 
     @override
     def apply(self, unit: UnitOfWork) -> Reaped:
         query = select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner)
         his = query.where(active_runs.c.owner == self.worker_id).order_by(active_runs.c.ordinal).limit(self.limit)
-        reaped = self.clear(unit, unit.session.execute(his), {self.worker_id: self.why}, self.error_type)
+        reaped = self.clear(unit, unit.session.execute(his), {self.worker_id: self.why}, self.death)
         if reaped.is_all:
             unit.session.execute(workers.delete().where(workers.c.worker_id == self.worker_id))
         return reaped
@@ -195,8 +211,12 @@ class Disown(_ClearAway):
 
 def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
     """Workers whose lease has ended, or whose process has, and which of it."""
-    processes = select(workers.c.worker_id, workers.c.process).where(workers.c.process.is_not(None))
-    known = {worker_id for worker_id, process in unit.session.execute(processes) if is_gone(process)}
+    columns = (workers.c.worker_id, workers.c.process, workers.c.isolated_in)
+    processes = unit.session.execute(select(*columns).where(workers.c.process.is_not(None)))
+    gone = {worker_id: isolated_in for worker_id, process, isolated_in in processes if is_gone(process)}
+    # The supervisor of a child process knows why that has ended, and sees to it as long as it lives itself.
+    supervisors = {worker_id for worker_id, _, _ in processes} - gone.keys()
+    known = {worker_id for worker_id, isolated_in in gone.items() if isolated_in not in supervisors}
     ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
     # One reaper at a time, and before a renewal that comes too late: that one will find no row.
     query = select(workers.c.worker_id, workers.c.name).where(workers.c.worker_id != but)
@@ -209,14 +229,21 @@ def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
     }
 
 
-def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None, error_type: str) -> bool:
+def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None, death: Death) -> bool:
     """Announce of a run what its worker did not live to announce; whether it goes on, under that id."""
     because = "" if reason is None else f": {reason}"
+    run_id, error_type = active.run_id, death.error_type
     match active.state:
         case Standing.pending | Standing.delayed | Standing.withdrawn if active.cancel_requested is not None:
             cancel_in_place(unit, active, active.cancel_requested)
+        case Standing.claimed if run_id in death.timed_out:
+            time_out(unit, active, death.timed_out[run_id])
+        case Standing.claimed if run_id in death.stopped and active.cancel_requested is not None:
+            cancel_in_place(unit, active, active.cancel_requested, death.stopped[run_id])
         case Standing.claimed:
             why = f"the process that executed the run went away before the run had ended{because}"
+            if reason is not None and error_type != WORKER_LOST:  # which is more than that it went away
+                why = reason
             return lose(unit, active, why, error_type, retried_as=retry_id)
         case Standing.pending | Standing.delayed:
             why = f"the process that had the run's agent went away before the run had started{because}"

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from trackside.harness.types import CancelAction
+
 DEFAULT_POOL = "default"
 
 type Kind = Literal["inline", "server", "worker"]
@@ -60,6 +62,19 @@ class StopAsked(NamedTuple):
 
     run_id: str
     worker_id: str
+
+
+class HeldRun(NamedTuple):
+    """A run that a worker executes, and what it is to come to."""
+
+    run_id: str
+    worker_id: str
+    agent: str | None
+    timeout: float | None
+    """Seconds that it may take, if that was asked for."""
+    cancel_requested: CancelAction | None
+    is_stuck: bool
+    """Whether its agent was stopped and goes on, as its worker says."""
 
 
 class QueueNews(NamedTuple):

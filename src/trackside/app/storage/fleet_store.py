@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from trackside.app.storage._arguments import plain
 from trackside.app.storage._coordination import PromoteDue
 from trackside.app.storage._duties import HoldDuties, ReleaseDuties
 from trackside.app.storage._endings import WORKER_LOST
-from trackside.app.storage._fleet_reads import read_duties, read_queue, read_ready, read_workers
-from trackside.app.storage._membership import AskToDrain, LoosenVersions
+from trackside.app.storage._fleet_reads import read_duties, read_held, read_queue, read_ready, read_workers
+from trackside.app.storage._membership import AskToDrain, LoosenVersions, Vouch
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._recovery import Bury, Reap, Reaped
+from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.fleet import Duty, QueueDepth, QueueNews, ReadyRun, StoredWorker
+from trackside.app.storage.fleet import Duty, HeldRun, QueueDepth, QueueNews, ReadyRun, StoredWorker
 
-__all__ = ["FleetStore", "Reaped"]
+__all__ = ["WORKER_LOST", "FleetStore", "Reaped"]
 
 
 class FleetStore:
@@ -128,16 +129,45 @@ class FleetStore:
             if reaped.is_all:
                 return found
 
-    async def bury(self, worker_id: str, why: str, error_type: str = WORKER_LOST) -> list[str]:
+    async def held(self, worker_ids: Sequence[str]) -> list[HeldRun]:
+        """The runs that these workers execute.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        return await self._readers.run(read_held(worker_ids))
+
+    async def vouch_for(self, worker_ids: Sequence[str], lease_seconds: float) -> None:
+        """Renew the leases of workers whose processes are there, as their supervisor knows: one may be busy with a library
+        that lets no other thread of it give a sign of life.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        await self._writer.write(Vouch(worker_ids=worker_ids, lease_seconds=lease_seconds))
+
+    async def bury(
+        self,
+        worker_id: str,
+        why: str,
+        error_type: str = WORKER_LOST,
+        *,
+        stopped: Mapping[str, str] = MappingProxyType({}),
+        timed_out: Mapping[str, str] = MappingProxyType({}),
+    ) -> list[str]:
         """End the runs of one worker, whatever its lease says, because somebody knows that it is dead; which ones.
+
+        Its process may have been ended because of some of them: those that were `stopped` end as cancelled, in the way that
+        was asked for, those that `timed_out` as that; each of these has its reason.
 
         Raises:
             StorageError: the database failed; what was done before stays.
         """
         ended: list[str] = []
+        death = Death(error_type=error_type, stopped=stopped, timed_out=timed_out)
         while True:
-            buried: Reaped = await self._writer.write(Bury(worker_id=worker_id, why=why, error_type=error_type))
-            say_ended(buried)
+            buried: Reaped = await self._writer.write(Bury(worker_id=worker_id, why=why, death=death))
+            say_ended(buried, why)
             ended += buried.ended
             if buried.is_all:
                 return ended

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from trackside.app.engine import Engine
+    from trackside.app.engine.supervisor import Supervisor
     from trackside.app.engine.worker import FleetWorker
     from trackside.app.server import ServerParts
     from trackside.app.server.auth import Authenticator
@@ -57,6 +58,11 @@ class NothingRecordedError(TracksideError, LookupError):
 
 DELIVERY_SECONDS = 5.0
 """How long a process that ends waits until durable observers have what is in the log; whoever is next goes on there."""
+
+RESULTS_LINGER = 120.0
+"""Seconds for which a fleet keeps what a thread remembered that is gone: the server that waits for the run of a thread that
+ended with it reads the result there, if that did not come live. Clocks may differ by a minute.
+"""
 
 _SQLITE = "sqlite:///"
 
@@ -91,6 +97,11 @@ class App:
     def fleet(self) -> FleetWorker | None:
         """What takes the runs that a worker of a fleet executes."""
         return None if self.post is None else self.post.worker
+
+    @property
+    def supervisor(self) -> Supervisor | None:
+        """What keeps the child processes of a worker up that executes nothing itself."""
+        return None if self.post is None else self.post.supervisor
 
     @property
     def engine(self) -> Engine | None:
@@ -258,14 +269,15 @@ async def open_app(
             redact=redact,
             shutdown_grace=settings.shutdown_grace,
         )
-        post = None if membership is None else Post(store, membership, manager, coordinator)
+        post = None if membership is None else Post(settings, store, membership, manager, coordinator)
         vitals = _vitals(manager, store, deliveries, spool, membership, post)
         for observer in configured:
             observer.watch(vitals)
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
         if not one_run:
             elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
-            await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere)))
+            linger = 0.0 if membership is None else RESULTS_LINGER
+            await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere), linger=linger))
         await stack.enter_async_context(manager)
         if post is not None:
             await stack.enter_async_context(post)

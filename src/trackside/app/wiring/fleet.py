@@ -18,6 +18,7 @@ from trackside.harness import RunManager
 
 if TYPE_CHECKING:
     from trackside.app.engine import Engine
+    from trackside.app.engine.supervisor import Supervisor
     from trackside.app.engine.worker import FleetWorker
     from trackside.app.storage import Store
     from trackside.app.storage.coordinator import StoredCoordinator
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # where a worker listens, if told so
 _CRONS_EVERY: Final = 1.0  # seconds between two looks at what other processes have changed
 
-type Role = Literal["server", "worker"]
-"""What a process of a fleet does: let runs in, or execute them."""
+type Role = Literal["server", "worker", "supervisor"]
+"""What a process of a fleet does: let runs in, execute them, or have them executed in child processes, as one worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Membership:
 
     engine: Engine
     member: FleetMember
+    role: Role
     mirrors: Mirrors | None
     """A server's: what it hears of runs that others execute."""
 
@@ -67,16 +69,21 @@ async def joined(
         if role == "server":
             mirrors = Mirrors(streams, engine.live, RunEnds(store))
             stack.push_async_callback(mirrors.aclose)
-        else:
+        elif role == "worker":
             streams.on_end = FailedRuns().note
-        yield Membership(engine=engine, member=member, mirrors=mirrors)
+        yield Membership(engine=engine, member=member, role=role, mirrors=mirrors)
 
 
 class Post:
     """A member's part while its manager is open: duties for all, if they fall to it, and a worker's runs; `async with`."""
 
     def __init__(
-        self, store: Store, membership: Membership, manager: RunManager, coordinator: StoredCoordinator
+        self,
+        settings: Settings,
+        store: Store,
+        membership: Membership,
+        manager: RunManager,
+        coordinator: StoredCoordinator,
     ) -> None:
         from trackside.app.engine.duties import Duties
         from trackside.app.engine.upkeep import SCHEDULER, Upkeep
@@ -85,17 +92,24 @@ class Post:
 
         engine, member = membership.engine, membership.member
         self.upkeep = Upkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
-        self.duties = Duties(store.fleet, coordinator.worker_id, self.upkeep.duties())
+        # A supervisor lacks the agents whose runs crons start; its child processes are as good as any.
+        self._is_on_duty = membership.role != "supervisor"
+        duties = self.upkeep.duties() if self._is_on_duty else []
+        self.duties = Duties(store.fleet, coordinator.worker_id, duties)
         self.crons = CronScheduler(
             store.crons, manager, look_every=_CRONS_EVERY, on_duty=partial(self.duties.holds, SCHEDULER)
         )
         self.worker: FleetWorker | None = None
-        if member.kind == "worker":
+        self.supervisor: Supervisor | None = None
+        if membership.role == "supervisor":
+            self.supervisor = _supervisor(settings, store, engine, coordinator)
+        elif member.kind == "worker":
             self.worker = FleetWorker(manager, coordinator, engine, pools=member.pools, places=member.capacity)
 
     async def __aenter__(self) -> Self:
         await self.duties.__aenter__()
-        self.crons.begin()
+        if self._is_on_duty:
+            self.crons.begin()
         if self.worker is not None:
             self.worker.begin()
         return self
@@ -103,19 +117,37 @@ class Post:
     async def __aexit__(self, *exc_info: object) -> None:
         if self.worker is not None:
             await self.worker.stop()
+        if self.supervisor is not None:
+            await self.supervisor.aclose()
         await self.crons.aclose()
         await self.duties.__aexit__(*exc_info)
 
 
 def with_fleet(vitals: Vitals, membership: Membership, post: Post) -> Vitals:
     """The numbers of an app with those of its part in a fleet."""
-    engine, worker = membership.engine, post.worker
+    engine, worker = membership.engine, post.worker or post.supervisor
     return replace(
         vitals,
         engine=lambda: EngineVitals(engine.name, engine.status(), engine.stats()),
         worker=(lambda: None) if worker is None else worker.stats,
         duties=post.duties.standing,
         queue=post.upkeep.queue,
+    )
+
+
+def _supervisor(settings: Settings, store: Store, engine: Engine, coordinator: StoredCoordinator) -> Supervisor:
+    from trackside.app.engine.sentencing import Overdue
+    from trackside.app.engine.supervisor import Supervisor
+
+    overdue = Overdue(settings.stopping, lambda agent: settings.limits_of(agent).timeout)
+    return Supervisor(
+        store.fleet,
+        coordinator.worker_id,
+        overdue,
+        lease=settings.engine.lease,
+        note_gone=engine.note_gone,
+        note_running=coordinator.note_running,
+        on_drain=coordinator.on_drain,
     )
 
 
@@ -131,15 +163,16 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
     from trackside.app.storage.fleet import FleetMember
 
     worker = settings.worker
-    is_worker = role == "worker"
+    is_worker = role != "server"
     return FleetMember(
         kind="worker" if is_worker else "server",
         pool_of=settings.pool_of,
         version=settings.engine.agents_version,
         pools=worker.pools if is_worker else (),
         capacity=worker.concurrency if is_worker else 0,
-        agents=tuple(agents),
+        agents=tuple(settings.agents if role == "supervisor" else agents),
         address=_address(worker) if is_worker else None,
+        isolated_in=worker.isolated_in if role == "worker" else None,
     )
 
 
@@ -165,7 +198,7 @@ async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGener
     try:
         options = NatsOptions(
             url=engine.url,
-            role=role,
+            role="server" if role == "server" else "worker",
             name=f"trackside {role} {socket.gethostname()}:{getpid()}",
             credentials=engine.credentials,
             ca=engine.ca,

@@ -84,7 +84,7 @@ async def test_a_worker_that_its_supervisor_knows_to_be_dead_is_buried_with_his_
     assert "it is started anew as run" in caplog.text
     (event,) = await server.store.events(run_id=handle.run_id, types="run_failed")
     assert event.event.payload["error_type"] == "out_of_memory"
-    assert event.event.payload["error"].endswith("before the run had ended: it took more than 1 GiB")
+    assert event.event.payload["error"] == "it took more than 1 GiB"
     (retry,) = other.announced
     assert (await server.manager.get(retry)).retry_of == again.run_id
     assert await other.take(retry) == [TAKEN]

@@ -58,6 +58,9 @@ class NatsEngine:
         """Tell the worker that somebody wants the run to stop."""
         self._stops.ask_to_stop(worker_id, run_id)
 
+    def note_gone(self, worker_id: str) -> None:
+        """NATS has noticed: its connection is gone."""
+
     @asynccontextmanager
     async def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]

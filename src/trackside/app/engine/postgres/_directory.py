@@ -51,7 +51,12 @@ class Directory:
     def note_stored(self, workers: Sequence[StoredWorker]) -> None:
         """What the database has of them: whoever is not in it, and has not said anything for a while, is gone."""
         now = self._clock()
-        live = {one.worker_id: one for one in workers if one.kind == "worker" and one.seconds_left > 0}
+        executes_none = {one.isolated_in for one in workers}  # but its child processes do
+        live = {
+            one.worker_id: one
+            for one in workers
+            if one.kind == "worker" and one.seconds_left > 0 and one.worker_id not in executes_none
+        }
         for worker_id in [*self._workers.keys() - live.keys()]:
             if now - self._workers[worker_id].said_at > _FRESH:
                 self._remove(worker_id)

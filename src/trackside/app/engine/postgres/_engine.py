@@ -9,6 +9,7 @@ from typing import Final
 
 from trackside.app.engine.ports import EngineStats, EngineStatus, Offers
 from trackside.app.engine.postgres._dispatch import Counts, Dispatch, ReadWorkers
+from trackside.app.engine.postgres._notices import Room
 from trackside.app.engine.postgres._offers import PostgresOffers
 from trackside.app.engine.postgres._wire import PostgresWire
 from trackside.app.storage import Store
@@ -52,6 +53,11 @@ class PostgresEngine:
         """Tell the worker."""
         if not self._closed:
             self._dispatch.stop(worker_id, run_id)
+
+    def note_gone(self, worker_id: str) -> None:
+        """Tell all: some may think that it has room."""
+        if not self._closed:
+            self._dispatch.say(Room(worker_id, (), 0, gone=True))
 
     def join(
         self, worker_id: str, pools: Sequence[str], *, on_stop: Callable[[str], object]

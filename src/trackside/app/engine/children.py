@@ -1,0 +1,200 @@
+"""A worker's process of its own for the runs of one place: started, watched, heard, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from trackside.app.storage.fleet_store import WORKER_LOST
+from trackside.app.vitals import WorkerStats
+
+VARIABLE: Final = "_TRACKSIDE_ISOLATED"
+"""The environment variable by which a process learns that it is such a one."""
+PROCESS_CRASHED: Final = "process_crashed"
+MEMORY_LIMIT: Final = "memory_limit"
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_RESIDENT: Final = 1  # field of /proc/PID/statm, see proc_pid_statm(5)
+
+
+class Birth(msgspec.Struct, kw_only=True):
+    """What a child process is told when it is started."""
+
+    descriptor: int
+    """Of the socket on which it says how it does, and which closes when its supervisor is gone."""
+    parent: int
+    """The supervisor's process."""
+    isolated_in: str
+    """The supervisor's worker."""
+
+
+class ChildStats(msgspec.Struct, kw_only=True):
+    """What a child process says of itself: once when it takes runs, and whenever that changes."""
+
+    worker_id: str
+    running: int = 0
+    taken: int = 0
+    found: int = 0
+    missed: int = 0
+    foreign: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Why a child process has died, and what its death means for its runs; see `FleetStore.bury`."""
+
+    why: str
+    error_type: str = WORKER_LOST
+    stopped: Mapping[str, str] = field(default_factory=dict)
+    timed_out: Mapping[str, str] = field(default_factory=dict)
+
+
+class ChildProcess:
+    """One process, from its start on. Made by `start`.
+
+    It leads a session of its own: what is typed at the supervisor's terminal does not reach it, and what its agent starts
+    can be ended with it.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.pid = process.pid
+        self.stats: ChildStats | None = None
+        """What it said of itself last; None: it has not begun to take runs."""
+        self.verdict: Verdict | None = None
+        """Why it was killed by its supervisor."""
+        self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether it takes runs, or has ended before it did."""
+        self._process = process
+        self._reader = reader
+        self._writer = writer  # nothing is written; but its end is the process's, too
+        self._hearing = asyncio.create_task(self._hear(), name=f"trackside-child-{self.pid}")
+
+    @classmethod
+    async def start(cls, command: Sequence[str], environ: Mapping[str, str], isolated_in: str) -> Self:
+        """Start it; it inherits nothing but standard output and standard error.
+
+        Raises:
+            OSError: the system has no room for it.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            birth = Birth(descriptor=theirs.fileno(), parent=os.getpid(), isolated_in=isolated_in)
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**environ, VARIABLE: msgspec.json.encode(birth).decode()},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return self._process.returncode is None
+
+    @property
+    def running(self) -> int:
+        """How many runs it executes, as it said last."""
+        return 0 if self.stats is None or not self.is_up else self.stats.running
+
+    def resident(self) -> int:
+        """Bytes of memory that it has; 0 if it has ended. Reads a file."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[_RESIDENT]) * _PAGE
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def ask_to_end(self) -> None:
+        """Have it take no more runs, and end when it has finished; again to have it cancel them."""
+        if self.is_up:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    def kill(self, verdict: Verdict | None = None) -> None:
+        """End it at once, and what its agent has started."""
+        if self.is_up:
+            self.verdict = self.verdict or verdict
+            self._kill_group()
+
+    async def wait(self) -> Verdict | None:
+        """Wait until it has ended, and nothing is left of what it had started; why it died, None if it left as asked."""
+        code = await self._process.wait()
+        await self._hearing
+        self._writer.close()
+        if self.verdict is None and code == 0 and not (self.stats is not None and self.stats.running):
+            return None
+        self._kill_group()
+        return self.verdict or Verdict(why=f"the agent's process {ending(code)}", error_type=_error_type(code))
+
+    @property
+    def exit_code(self) -> int | None:
+        """That with which it has ended, negative if it was a signal; None while it is up."""
+        return self._process.returncode
+
+    async def _hear(self) -> None:
+        """Take in what it says, to the end of its life."""
+        try:
+            with suppress(ConnectionError):
+                async for line in self._reader:
+                    with suppress(
+                        msgspec.MsgspecError
+                    ):  # an agent's code has written to a descriptor that it has guessed
+                        self.stats = msgspec.json.decode(line, type=ChildStats)
+                        _settle(self.begun, begun=True)
+        finally:
+            _settle(self.begun, begun=False)
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def ending(code: int) -> str:
+    """How a process ended that has this exit code, in words that follow its name."""
+    if code >= 0:
+        return f"exited with code {code}"
+    with suppress(ValueError):
+        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+    return f"was ended by signal {-code}"
+
+
+def total(children: Sequence[ChildProcess], gone: ChildStats, places: int) -> WorkerStats:
+    """What child processes do, and what all that there were have done."""
+    said = [gone, *(child.stats for child in children if child.stats is not None)]
+    return WorkerStats(
+        places=places,
+        running=sum(child.running for child in children),
+        taken_total=sum(one.taken for one in said),
+        found_total=sum(one.found for one in said),
+        missed_total=sum(one.missed for one in said),
+        foreign_total=sum(one.foreign for one in said),
+        lost_total=sum(one.lost for one in said),
+    )
+
+
+def _error_type(code: int) -> str:
+    """Whoever sends SIGKILL, be it a person or a system without memory, is not the agent."""
+    return WORKER_LOST if code == -signal.SIGKILL else PROCESS_CRASHED
+
+
+def _settle(future: asyncio.Future[bool], *, begun: bool) -> None:
+    if not future.done():
+        future.set_result(begun)

@@ -1,0 +1,313 @@
+"""A worker whose runs have processes of their own: one for each place, kept up, watched, and ended where that is needed.
+
+The supervisor executes nothing. What a run does to its process is that run's end, and the place has a new process soon: a
+crash, more memory than it may have, an agent that neither heeds a cancel nor a timeout. The supervisor learns from the
+database what is wanted of the runs, since a process whose event loop is blocked hears of nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from trackside.app.engine.children import MEMORY_LIMIT, ChildProcess, ChildStats, Verdict, ending, total
+from trackside.app.engine.sentencing import Overdue
+from trackside.app.storage.errors import StorageError
+from trackside.app.storage.fleet_store import FleetStore
+from trackside.app.vitals import WorkerStats
+from trackside.harness.errors import ClosedError, TracksideError
+
+logger = logging.getLogger("trackside.worker")
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks what is wanted of the runs."""
+WEIGH_EVERY: Final = 0.1
+"""Seconds between two looks how much memory processes have."""
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+_LAST_WORDS: Final = 10.0
+"""Seconds that a process has for its own end, beyond those of its runs."""
+_TROUBLE: Final = 1.0  # seconds that a database is left in peace that failed
+_VOUCHES: Final = 3  # in the length of a lease
+_MIB: Final = 1_048_576
+
+
+class AgentProcessError(TracksideError):
+    """the process that loads the agents {why} before it could take runs."""
+
+    fault = "agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """How the processes of a worker are started, and what they may do."""
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    places: int
+    memory_limit: int | None
+    """Bytes that one of them may have."""
+
+
+class Supervisor:
+    """Keeps the child processes of a worker up, from `begin` to `end`.
+
+    Args:
+        fleet: the fleet in the database.
+        worker_id: the name of this worker there.
+        overdue: knows which runs have not stopped as they should.
+        lease: seconds for which a process that says nothing is believed to live; it vouches for those of its own that do.
+        note_gone: is told which of its processes' workers are gone.
+        note_running: is told how many runs are executed.
+        on_drain: what is called when somebody asks this worker to leave.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetStore,
+        worker_id: str,
+        overdue: Overdue,
+        *,
+        lease: float,
+        note_gone: Callable[[str], object],
+        note_running: Callable[[int], object],
+        on_drain: list[Callable[[], object]],
+    ) -> None:
+        self.worker_id = worker_id
+        self.on_drain = on_drain
+        """Called when somebody asks this worker to take no more runs, to finish what it has, and to leave."""
+        self._fleet = fleet
+        self._overdue = overdue
+        self._lease = lease
+        self._note_gone = note_gone
+        self._note_running = note_running
+        self._isolation: Isolation | None = None
+        self._children: set[ChildProcess] = set()
+        self._gone = ChildStats(worker_id=worker_id)
+        """What those did that are gone."""
+        self._ending = asyncio.Event()
+        self._loading = asyncio.Semaphore(os.cpu_count() or 1)
+        """Loading agents takes a processor, and those that run need some, too."""
+        self._places: list[asyncio.Task[None]] = []
+        self._watches: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> int:
+        """How many runs are executed."""
+        return sum(child.running for child in self._children)
+
+    def stats(self) -> WorkerStats | None:
+        """What it does, and has done; from any thread. None: it has not begun."""
+        if self._isolation is None:
+            return None
+        return total([*self._children], self._gone, self._isolation.places)
+
+    async def begin(self, isolation: Isolation) -> int:
+        """Start the processes; returns when the first one takes runs.
+
+        An exit code other than 0 says that it could not, and has told why itself.
+
+        Raises:
+            AgentProcessError: it ended without a word.
+            OSError: it could not be started.
+        """
+        self._isolation = isolation
+        first = await self._start(isolation)
+        self._watches = [asyncio.create_task(self._look(), name="trackside-supervisor")]
+        if isolation.memory_limit is not None:
+            self._watches.append(asyncio.create_task(self._weigh(isolation.memory_limit), name="trackside-memory"))
+        if not await first.begun:
+            await self._see_off(first)
+            code = first.exit_code or 0
+            if code in {1, 2} and not self._ending.is_set():  # as every command of ours ends that could not do its work
+                return code
+            raise AgentProcessError(why=ending(code))
+        for number in range(isolation.places):
+            keeping = self._keep(isolation, first if number == 0 else None)
+            self._places.append(asyncio.create_task(keeping, name=f"trackside-place-{number}"))
+        return 0
+
+    def hurry(self) -> None:
+        """Do not wait for runs: have all processes cancel theirs."""
+        for child in self._children:
+            child.ask_to_end()
+
+    def kill(self) -> None:
+        """End all processes at once. Safe in a signal's handler."""
+        for child in [*self._children]:
+            child.kill()
+
+    async def end(self, grace: float) -> None:
+        """Have all processes take no more runs, finish theirs, and end; those that have not in so many seconds are killed.
+
+        Cancelling it kills them at once.
+        """
+        self._ending.set()
+        for child in self._children:
+            child.ask_to_end()
+        idle = [task for task in self._places if not task.done()]
+        try:
+            if idle:
+                await asyncio.wait(idle, timeout=grace + _LAST_WORDS)
+        finally:
+            for child in self._children:
+                why = f"the agent's process did not end within {grace + _LAST_WORDS:g} s of being told to"
+                child.kill(Verdict(why=why))
+        if idle:
+            await asyncio.wait(idle)
+
+    async def aclose(self) -> None:
+        """End all processes, whatever they do, and watch no more. May be called again."""
+        self._ending.set()
+        self.kill()
+        if self._places:
+            await asyncio.wait(self._places)
+        for child in [*self._children]:  # the first one, before it took runs
+            await self._see_off(child)
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _keep(self, isolation: Isolation, child: ChildProcess | None) -> None:
+        """Have a process for one place, again and again."""
+        failures = 0
+        while child is not None or not self._ending.is_set():
+            if child is None:
+                child = await self._begun(isolation)
+            if child is not None:
+                lived = child.stats is not None or await child.begun
+                await self._see_off(child)
+                failures = 0 if lived else failures + 1
+                why = ending(child.exit_code or 0)
+            else:
+                failures, why = failures + 1, "could not be started"
+            child = None
+            if failures and not self._ending.is_set():
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**failures)
+                logger.error(
+                    "a process for agents %s before it could take runs; the next one is tried in %g s", why, pause
+                )
+                await self._unless_ending(pause)
+
+    async def _begun(self, isolation: Isolation) -> ChildProcess | None:
+        """A process that takes runs, or has failed to; None if there is to be none."""
+        async with self._loading:
+            if self._ending.is_set():
+                return None
+            try:
+                child = await self._start(isolation)
+            except OSError as exc:
+                logger.error("no process can be started for agents: %s", exc)  # noqa: TRY400  # what it is, it says
+                return None
+            await child.begun
+            return child
+
+    async def _start(self, isolation: Isolation) -> ChildProcess:
+        child = await ChildProcess.start(isolation.command, isolation.environ, self.worker_id)
+        self._children.add(child)
+        if self._ending.is_set():  # since it was begun
+            child.ask_to_end()
+        return child
+
+    async def _unless_ending(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+
+    async def _see_off(self, child: ChildProcess) -> None:
+        """Wait until a process has ended, and end the runs that it has left."""
+        verdict = await child.wait()
+        self._children.discard(child)
+        if child.stats is not None:
+            for name in ("taken", "found", "missed", "foreign", "lost"):
+                setattr(self._gone, name, getattr(self._gone, name) + getattr(child.stats, name))
+        self._note()
+        if verdict is not None:
+            await self._bury(child, verdict)
+
+    async def _bury(self, child: ChildProcess, verdict: Verdict) -> None:
+        while True:
+            try:
+                for worker_id in await self._ids_of(child):
+                    self._note_gone(worker_id)
+                    ended = await self._fleet.bury(
+                        worker_id,
+                        verdict.why,
+                        verdict.error_type,
+                        stopped=verdict.stopped,
+                        timed_out=verdict.timed_out,
+                    )
+                    await self._fleet.release_duties(worker_id)
+                    if not ended:  # else those that were are told of, and why
+                        logger.warning("%s; it had no run", verdict.why)
+                return
+            except ClosedError:
+                return
+            except StorageError as exc:
+                if self._ending.is_set():  # its lease will end, too
+                    return
+                logger.warning("the runs of a process that has ended cannot be ended yet: %s", exc)
+                await asyncio.sleep(_TROUBLE)
+
+    async def _ids_of(self, child: ChildProcess) -> list[str]:
+        """Under which names a process was a worker; it may not have come to say so."""
+        if child.stats is not None:
+            return [child.stats.worker_id]
+        return [
+            worker.worker_id
+            for worker in await self._fleet.workers()
+            if worker.isolated_in == self.worker_id and worker.name.endswith(f":{child.pid}")
+        ]
+
+    async def _look(self) -> None:
+        """See whether a run has not stopped as it should, and end its process."""
+        vouched_at = monotonic()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self._note()
+            said = [(child, child.stats) for child in self._children if child.running]
+            busy = {stats.worker_id: child for child, stats in said if stats is not None}
+            if not busy:
+                continue
+            try:
+                if monotonic() >= vouched_at + self._lease / _VOUCHES:
+                    vouched_at = monotonic()
+                    await self._fleet.vouch_for([*busy], self._lease)
+                held = await self._fleet.held([*busy])
+            except StorageError as exc:
+                logger.warning("it cannot be seen what is wanted of runs: %s", exc)
+                continue
+            except ClosedError:
+                return
+            for worker_id, verdict in self._overdue.judge(held, monotonic()).items():
+                busy[worker_id].kill(verdict)
+
+    async def _weigh(self, limit: int) -> None:
+        """End processes that have more memory than they may."""
+        while True:
+            await asyncio.sleep(WEIGH_EVERY)
+            children = [child for child in self._children if child.is_up]
+            weights = await asyncio.to_thread(_weights, children)
+            for child, weight in zip(children, weights, strict=True):
+                if weight > limit:
+                    why = f"the agent's process used more than its memory limit of {_size(limit)}"
+                    child.kill(Verdict(why=why, error_type=MEMORY_LIMIT))
+
+    def _note(self) -> None:
+        with suppress(ClosedError):
+            self._note_running(self.running)
+
+
+def _weights(children: Sequence[ChildProcess]) -> list[int]:
+    return [child.resident() for child in children]
+
+
+def _size(size: int) -> str:
+    return f"{size // _MIB:,} MiB" if size % _MIB == 0 else f"{size / 1_000_000:,g} MB"
