@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from trackside.app.streams.mirror import ToldEnd
+from trackside.app.streams.ends import ToldEnd
 
 
 class ToldEnds:

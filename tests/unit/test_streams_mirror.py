@@ -208,7 +208,7 @@ async def test_a_worker_that_loses_its_run_ends_nobodys_stream() -> None:
             assert not await reader.wait(0.01) or not reader.is_over
             made.log.tell(RUN, status="timeout")
             got, end = await to_the_end(reader)
-        assert (numbers_of(got), end.end) == ([1], {"status": "timeout"})
+        assert (numbers_of(got), end.end) == ([1, (2, 2)], {"status": "timeout"})  # it may have said more
 
 
 async def test_while_the_wire_is_away_the_ring_is_what_waits() -> None:
@@ -434,7 +434,7 @@ async def test_a_run_of_a_thread_that_had_ended_before_does_not_stay_active() ->
         made.log.tell(RUN, status="error")
         with made.mirrors[0].thread(THREAD) as mirror, made.servers[0].threads.read(THREAD) as reader:
             await mirror.catch_up()
-            assert [kind for kind, *_ in await heard(reader, 3)] == ["started", "part", "ended"]
+            assert [kind for kind, *_ in await heard(reader, 4)] == ["started", "part", "missed", "ended"]
             assert not reader.feed.active
 
 
@@ -538,7 +538,7 @@ async def _every_reader(seed: int, adversity: Adversity, steps: list[str], how: 
             for one in got:
                 if isinstance(one[0], int):
                     assert one[0] == place + 1
-                    assert one[1] <= number
+                    assert one[1] <= number + (how == "log")  # it may have said more
                     place = one[1]
                 else:
                     place += 1

@@ -1,4 +1,4 @@
-"""What the log says of how runs end, for mirrors of runs that other processes execute (`streams.mirror.EndLog`)."""
+"""What the log says of how runs end, for mirrors of runs that other processes execute (`streams.ends.EndLog`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from trackside.app.storage import Store, StoredEvent
-from trackside.app.streams.mirror import ToldEnd
+from trackside.app.streams.ends import ToldEnd
 from trackside.harness.errors import ClosedError
 from trackside.harness.lifecycle import is_terminal
 from trackside.harness.types import LifecycleEventType

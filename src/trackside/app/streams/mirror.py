@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from time import time
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Self
 
 from trackside.app.streams._ring import RingReader
+from trackside.app.streams.ends import EndLog, ToldEnd
 from trackside.app.streams.frames import Frame
 from trackside.app.streams.hub import Channel, StreamHub
 from trackside.app.streams.live_messages import (
@@ -42,32 +43,14 @@ _LEFT_OUT: Final = frozenset({"completion_data", "traceback"})
 _MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
+_SAID_NO_MORE: Final = frozenset({"worker_lost", "process_crashed", "memory_limit"})
+"""How runs have failed whose processes did not live to say more."""
+_UNHEARD: Final = "what the worker said last did not come; how the run has ended, the log says"
 _KNOWN_ENDS: Final = 1_000
 """Of how many runs of a thread a mirror knows that they are over, besides those that the hub knows."""
 
 
 type _Work = Callable[[], Coroutine[Any, Any, None]]
-
-
-class ToldEnd(NamedTuple):
-    """How a run has ended, as the log has it. `at` is when, in milliseconds since 1970."""
-
-    run_id: str
-    says: Mapping[str, Any]
-    at: int
-    started: bool
-
-
-class EndLog(Protocol):
-    """What a mirror asks the log."""
-
-    async def end_of(self, run_id: str) -> ToldEnd | None:
-        """How a run has ended, as soon as it has; None if the log is closed before."""
-        ...
-
-    def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
-        """How the runs of a thread end, from now on."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +129,7 @@ class _Listens:
         "heard_at",
         "lingering",
         "listening",
+        "opened_at",
         "over",
         "pieces",
         "states",
@@ -159,6 +143,7 @@ class _Listens:
         self.topic = topic
         self.feed = feed
         self.users = 0
+        self.opened_at = _now()
         self.lingering: asyncio.TimerHandle | None = None
         self.listening: Listening | None = None
         self.heard_at: dict[str, float] = {}
@@ -467,6 +452,9 @@ class Mirrors:
         self.stats.ends_logged += 1
         if (channel := self._hub.mirror(run_id)) is not None:
             channel.values = None  # the worker may have said newer ones
+            followed = run_id in listens.heard_at or told.at >= listens.opened_at
+            if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
+                channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
         self._end(listens, told)
 
 

@@ -1,0 +1,27 @@
+"""How runs have ended, as the log says it to those who did not hear it from who executed them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+
+class ToldEnd(NamedTuple):
+    """How a run has ended, as the log has it. `at` is when, in milliseconds since 1970."""
+
+    run_id: str
+    says: Mapping[str, Any]
+    at: int
+    started: bool
+
+
+class EndLog(Protocol):
+    """What a mirror asks the log."""
+
+    async def end_of(self, run_id: str) -> ToldEnd | None:
+        """How a run has ended, as soon as it has; None if the log is closed before."""
+        ...
+
+    def ends_on(self, thread_id: str) -> AsyncIterator[ToldEnd]:
+        """How the runs of a thread end, from now on."""
+        ...
