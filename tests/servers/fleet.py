@@ -41,9 +41,6 @@ SETTINGS: Final = f"""
 [agents]
 {"\n".join(f'{name} = "{AGENTS}:{name}"' for name in NAMES)}
 
-[limits.tries]
-max_attempts = {ATTEMPTS}
-
 [server]
 log = false
 """
@@ -117,6 +114,7 @@ class Fleet:
         servers: how many there are in the beginning; likewise `workers`.
         lease: seconds for which a process that says nothing is believed to live.
         concurrency: how many runs a worker executes at once.
+        attempts: how many the runs of `tries` have.
         settings: more text of `trackside.toml`, with tables of its own.
         env: more of the environment of all processes.
     """
@@ -131,6 +129,7 @@ class Fleet:
         workers: int = 2,
         lease: float = 2.0,
         concurrency: int = 8,
+        attempts: int = ATTEMPTS,
         settings: str = "",
         env: dict[str, str] | None = None,
     ) -> None:
@@ -148,7 +147,7 @@ class Fleet:
         self._numbers = servers, workers
         self._lease = lease
         self._concurrency = concurrency
-        self._settings = settings
+        self._settings = f"\n[limits.tries]\nmax_attempts = {attempts}\n{settings}"
         self._env = env or {}
         self._stack = AsyncExitStack()
 
@@ -159,7 +158,7 @@ class Fleet:
             self.database = await asyncio.to_thread(self.postgres.create_database, name)
             stack.push_async_callback(asyncio.to_thread, self.postgres.drop_database, name)
             if self.engine == "nats":
-                self.nats = await asyncio.to_thread(NatsServer)
+                self.nats = await asyncio.to_thread(self._make_nats)
                 stack.push_async_callback(asyncio.to_thread, self.nats.close)
             stack.push_async_callback(self._end_all)
             servers, workers = self._numbers
@@ -286,6 +285,9 @@ class Fleet:
         """The ends of the logs of all processes."""
         parts = [f"--- {one.name} ({'up' if one.is_up else 'gone'})\n{one.log[-characters:]}" for one in self.processes]
         return "\n".join(parts)
+
+    def _make_nats(self) -> NatsServer:
+        return NatsServer()
 
     def _environment(self, more: dict[str, str]) -> dict[str, str]:
         return {

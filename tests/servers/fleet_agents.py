@@ -17,6 +17,11 @@ from trackside import RunContext
 FOLDER: Final = Path(os.environ.get("FLEET_JOURNAL", "."))
 JOURNAL: Final = FencedJournal(FOLDER)
 
+if "FLEET_POINT" in os.environ:  # this worker is to die
+    import fleet_points
+
+    fleet_points.install(os.environ["FLEET_POINT"], os.environ["TRACKSIDE_ENGINE_URL"].partition(":")[0])
+
 
 @contextmanager
 def executing(run: RunContext) -> Iterator[Hold]:

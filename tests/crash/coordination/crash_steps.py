@@ -94,9 +94,9 @@ STEPS_OF_RUN = {
 class DeadlyStep:
     """Ends or stops this process when a step has been taken so many times, just before or just after."""
 
-    def __init__(self, moment: str, step: str, number: int, *, end: Callable[[], object] = die) -> None:
+    def __init__(self, moment: str, step: str | Step, number: int, *, end: Callable[[], object] = die) -> None:
         self._moment = moment
-        self._step = STEPS_OF_RUN[step]
+        self._step = STEPS_OF_RUN[step] if isinstance(step, str) else step
         self._left = number
         self._end = end
 

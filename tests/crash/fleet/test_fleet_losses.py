@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet import Fleet
-from fleet_check import LOST, Asked, Words
+from fleet_asking import answered, next_attempt, started
+from fleet_check import LOST, Words
 from fleet_clients import Balanced, FleetClients, Follower
 
 pytestmark = [
@@ -18,40 +17,6 @@ pytestmark = [
 ]
 
 type OpenFleet = Callable[..., Any]
-
-
-async def started(fleet: Fleet, agent: str, words: Words, *, parts: int, gate: str | None = None, at: int = 0) -> Asked:
-    """A run that was let in by one of the servers; with a gate it ends when that is open, if nobody is in its way."""
-    thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
-    run = await fleet.clients[at].runs.create(
-        thread_id,
-        agent,
-        input={"token": token, "parts": parts, **({} if gate is None else {"gate": gate})},
-        if_not_exists="create",
-        stream_mode=["custom"],
-        stream_resumable=True,
-    )
-    asked = words.asked[run["run_id"]] = Asked(run["run_id"], thread_id, token)
-    return asked
-
-
-async def answered(fleet: Fleet, asked: Asked, *, at: int) -> Any:
-    """What a server says of a run to who waits for its end."""
-    answer = await fleet.clients[at].runs.join(asked.thread_id, asked.run_id)
-    asked.answer, asked.is_answered = answer, True
-    return answer
-
-
-async def next_attempt(fleet: Fleet, asked: Asked, words: Words) -> Asked:
-    """The run that goes on for one whose worker was lost."""
-
-    def look() -> str | None:
-        found = fleet.ask(f"SELECT run_id FROM runs WHERE retry_of = '{asked.run_id}'")
-        return found[0][0] if found else None
-
-    run_id = await fleet.until(look, f"run {asked.run_id} goes on as another")
-    following = words.asked[run_id] = Asked(run_id, asked.thread_id, asked.token)
-    return following
 
 
 async def test_who_follows_a_run_whose_worker_is_killed_is_told_so_on_every_server(
@@ -165,7 +130,6 @@ async def test_the_database_may_be_restarted_under_load(engine: str, open_fleet:
     fleet = await open_fleet(engine=engine)
     async with FleetClients([server.url for server in fleet.servers]) as clients:
         await fleet.until(lambda: clients.done.total() >= 5, "clients are served")
-        clients.words.tails_may_be_lost = True
         await fleet.restart_postgres("immediate")
         served = clients.done.total()
         await fleet.until(lambda: clients.done.total() >= served + 10, "clients are served again")
@@ -182,7 +146,6 @@ async def test_clients_do_not_notice_what_a_fleet_loses_one_after_the_other(engi
             await process.kill()
             await fleet.until(lambda served=served: clients.done.total() >= served + 10, "clients are served")
             await process.start()
-        clients.words.tails_may_be_lost = True
         if fleet.engine == "nats":
             await fleet.kill_nats()
             served = clients.done.total()
