@@ -18,6 +18,8 @@ from fenced_journal import Entry, FencedJournal
 from log_check import ENDS, Rows, found_wrong, look_into
 
 LOST = "worker_lost"
+TAKEN_AWAY = {LOST, "process_crashed", "memory_limit"}
+"""As what runs fail that are taken from a worker, or that were the end of their own process."""
 ON_THE_WIRE = {"interrupted": "success", "cancelled": "interrupted"}
 
 
@@ -34,6 +36,8 @@ class Asked:
     is_answered: bool = False
     followed: list[list[int]] = field(default_factory=list)
     """The numbers that each of his followers got, those that resumed one behind the other."""
+    told_of_gaps: int = 0
+    """How many followers were told that they do not get all of it."""
     parts: int | None = None
     """How many numbers there are, if a follower was there from the beginning and missed nothing."""
 
@@ -45,9 +49,6 @@ class Words:
     asked: dict[str, Asked] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     """What they themselves found wrong."""
-    tails_may_be_lost: bool = False
-    """Whether live output was cut off for a while, by a broker or database that was away: what is said then may be missing
-    at the end of a stream. Ends and answers are true all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,8 @@ class Counts:
     """Attempts after the first."""
     refused: int
     """Writes of workers that had been taken for dead."""
-    cut_short: int
-    """Followers who missed live output at the end, and got the true end."""
+    told_of_gaps: int
+    """Followers who missed live output, were told so, and got the true end."""
 
 
 def assert_sound(url: str, journal: FencedJournal, words: Words) -> Counts:
@@ -103,7 +104,7 @@ def look_over(url: str, journal: FencedJournal, words: Words) -> tuple[Counts, l
         stuck=sum(row["status"] == "busy" for row in kept.threads.values()),
         anew=sum(row["retry_of"] is not None for row in kept.attempts.values()),
         refused=sum(entry.what == "refused" for entry in entries),
-        cut_short=sum(_is_cut_short(one, numbers) for one in words.asked.values() for numbers in one.followed),
+        told_of_gaps=sum(one.told_of_gaps for one in words.asked.values()),
     )
     return counts, wrong
 
@@ -120,7 +121,7 @@ class _Kept(Rows):
         """Whether a run was ended because nobody seemed to execute it any more."""
         row = self.runs.get(run_id)
         return row is not None and (
-            row["error_type"] == LOST or self.ends.get(run_id, {}).get("cancel_mode") == "shutdown"
+            row["error_type"] in TAKEN_AWAY or self.ends.get(run_id, {}).get("cancel_mode") == "shutdown"
         )
 
 
@@ -238,14 +239,8 @@ def streams(words: Words) -> Iterator[str]:
         for numbers in asked.followed:
             if numbers != sorted(set(numbers)):
                 yield f"who followed run {run_id} got the parts {numbers}"
-            elif words.tails_may_be_lost and _is_cut_short(asked, numbers):
-                continue
             elif asked.parts is not None and numbers != [*range(asked.parts)]:
                 yield f"who followed run {run_id} got {len(numbers)} of {asked.parts} parts: {numbers}"
-
-
-def _is_cut_short(asked: Asked, numbers: Sequence[int]) -> bool:
-    return asked.parts is not None and len(numbers) < asked.parts and [*numbers] == [*range(len(numbers))]
 
 
 def _last(kept: _Kept, run_id: str) -> str:

@@ -271,6 +271,7 @@ class FleetClients:
         follower = Follower(asked.thread_id, asked.run_id)
         end = await follower.follow(balanced)
         asked.followed.append(follower.numbers)
+        asked.told_of_gaps += bool(follower.gaps)
         if end[0] == "end" and not follower.gaps:
             asked.parts = work["parts"]
         elif end[0] == "error" and end[1]["error"] != LOST:

@@ -111,7 +111,6 @@ class FleetDemo:
     async def _use(self, fleet: LocalFleet, watch: FleetWatch) -> None:
         losses = Losses(fleet, lambda: watch.now, self._view.happened)
         async with FleetClients(fleet.server_urls, each=2, pause=0.3) as clients:
-            clients.words.tails_may_be_lost = True  # while the broker is away
             self._view.also = lambda: _clients_now(clients)
             await losses.happen(self._seconds)
             await clients.stop()

@@ -30,9 +30,9 @@ def print_result(
         ("started anew", counts.anew, "runs of workers that were killed, on other workers", None),
         ("writes refused", counts.refused, "of workers that had been taken for dead", None),
         (
-            "cut short",
-            counts.cut_short,
-            "streams that missed live output while the broker was away, and got the true end",
+            "told of gaps",
+            counts.told_of_gaps,
+            "followers who missed live output while the broker was away, and got the true end",
             None,
         ),
         ("lost", counts.lost, "runs that were acknowledged, and are gone or never ended", counts.lost == 0),
