@@ -43,7 +43,8 @@ class Taker:
         if not run_ids or not host.agents:
             return dict.fromkeys(run_ids, Taking.busy)
         gathering = self._gathering
-        if gathering is None or not gathering[0].add(run_ids):
+        # One that has failed may never have begun: nothing more comes of it.
+        if gathering is None or gathering[1].done() or not gathering[0].add(run_ids):
             work = self._work(host, [*run_ids], limit=0)
             gathering = self._gathering = work, self._begin(host, work)
         takings = await asyncio.shield(gathering[1])

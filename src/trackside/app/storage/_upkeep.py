@@ -184,7 +184,8 @@ class Upkeep:
         if strangers:
             await self._writer.write(Disown(owner=self._worker_id, strangers=strangers))
             for run_id in strangers:
-                self._own.forget(run_id)
+                if run_id not in self._own:  # else it was heard of meanwhile, and a look tells that it is lost
+                    self._own.forget(run_id)
 
     async def look(self) -> None:
         """Compare what this worker thinks is its own with what the database says.

@@ -11,6 +11,7 @@ import pytest
 from tests.property.queue_hands import ForgetfulSession
 
 from trackside.app.storage import Store
+from trackside.app.storage._own_runs import OwnRuns
 from trackside.app.storage.errors import StorageError
 from trackside.app.storage.fleet import FleetMember, Taking
 from trackside.harness.types import RunRecord, RunSpec, RunStatus
@@ -152,6 +153,32 @@ async def test_an_admission_whose_reply_was_lost_finds_its_run_though_it_was_tak
     assert taken == two.host.given == ["r"]
 
 
+class AwaySession(ForgetfulSession):
+    """Cannot so much as begin its next transaction."""
+
+    @contextlib.contextmanager
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        self.loses_in -= 1
+        if self.loses_in == 0:
+            raise StorageError(database="it", why="it is away")
+        with self._session.transaction(synced=synced):
+            yield
+
+
+async def test_runs_are_taken_again_after_a_taking_that_the_database_never_heard_of(workers: list[Worker]) -> None:
+    one, two, *_ = workers
+    await admit(one, "r")
+    await two.coordinator.take_any(0)
+    session: Any = AwaySession(two.store._writer._session)  # type: ignore[union-attr]
+    two.store._writer._session = session  # type: ignore[union-attr]
+    session.loses_in = 1
+    with pytest.raises(StorageError, match="it is away"):
+        await two.coordinator.take(["r"])
+
+    assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
+    assert two.host.given == ["r"]
+
+
 class ForgottenSession(ForgetfulSession):
     """Commits once without saying so, and nobody tries again."""
 
@@ -185,3 +212,26 @@ async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(
     assert await one.coordinator.take(["r"]) == {"r": Taking.taken}
     await two.coordinator._upkeep.disown()
     assert one.host.given == ["r"]
+
+
+async def test_a_worker_that_gives_back_what_it_hears_of_meanwhile_says_that_it_is_lost(workers: list[Worker]) -> None:
+    one, two, *_ = workers
+    await admit(one, "r")
+    upkeep = two.coordinator._upkeep
+    upkeep.stop()
+    lost: list[str] = []
+    two.host.on_lost = lost.append  # type: ignore[attr-defined]
+    assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
+    known, upkeep._own = upkeep._own, OwnRuns(on_new=lambda _: None)  # as long as the reply is on its way
+    await upkeep.disown()
+    writer, write = two.store._writer, two.store._writer.write
+
+    async def hear_of_it(work: Any) -> Any:
+        upkeep._own = known
+        return await write(work)
+
+    writer.write = hear_of_it  # type: ignore[method-assign]
+    await upkeep.disown()
+    await upkeep.look()
+    assert lost == ["r"]
+    assert await one.coordinator.take(["r"]) == {"r": Taking.taken}
