@@ -1,0 +1,203 @@
+"""What agents do to their processes where workers isolate them: that one run ends, as what it was, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import isolated_agents
+import pytest
+from fleet import Fleet
+from fleet_check import Asked, Words
+from fleet_clients import Follower
+
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured on Linux alone"),
+    pytest.mark.filterwarnings("ignore:Request failed, attempting reconnect"),
+    pytest.mark.filterwarnings("ignore:Reconnecting without a Last-Event-ID"),
+]
+
+type OpenFleet = Callable[..., Any]
+
+AGENTS = {"breaks": "breaks", "again": "breaks", "brief": "breaks", "deaf": "deaf", "starts": "starts"}
+"""What agents are called, and which function each is."""
+ENV = {
+    "TRACKSIDE_WORKER_ISOLATION": "process",
+    "TRACKSIDE_WORKER_MEMORY_LIMIT": "350MB",
+    "TRACKSIDE_RUNS_STUCK_AFTER": "1s",
+    "TRACKSIDE_LIMITS_AGAIN_MAX_ATTEMPTS": "2",
+    "TRACKSIDE_LIMITS_BRIEF_TIMEOUT": "1s",
+    **{f"TRACKSIDE_AGENTS_{name}".upper(): f"{isolated_agents.__file__}:{of}" for name, of in AGENTS.items()},
+}
+
+
+async def isolated(open_fleet: OpenFleet, **options: Any) -> Fleet:
+    fleet: Fleet = await open_fleet(**{"servers": 1, "workers": 1, "concurrency": 2, "env": ENV, **options})
+    places = options.get("concurrency", 2) * options.get("workers", 1)
+    await fleet.until(lambda: len(children(fleet)) == places, "all processes take runs")
+    return fleet
+
+
+def children(fleet: Fleet) -> list[int]:
+    """The processes of all workers that take runs."""
+    rows = fleet.ask("SELECT name FROM workers WHERE isolated_in IS NOT NULL")
+    return [int(name.rpartition(":")[2]) for (name,) in rows]
+
+
+async def started(fleet: Fleet, agent: str, words: Words, **input: Any) -> Asked:
+    thread_id, token = str(uuid.uuid4()), uuid.uuid4().hex
+    run = await fleet.clients[0].runs.create(
+        thread_id,
+        agent,
+        input={"token": token, **input},
+        if_not_exists="create",
+        stream_mode=["custom"],
+        stream_resumable=True,
+    )
+    asked = words.asked[run["run_id"]] = Asked(run["run_id"], thread_id, token)
+    return asked
+
+
+async def answered(fleet: Fleet, asked: Asked) -> Any:
+    asked.answer = await fleet.clients[0].runs.join(asked.thread_id, asked.run_id)
+    asked.is_answered = True
+    return asked.answer
+
+
+async def failure(fleet: Fleet, asked: Asked) -> tuple[str, str]:
+    """As what a run has failed, and what is said of that."""
+    asked.may_be_cancelled = True
+    said = (await answered(fleet, asked))["__error__"]
+    return said["error"], said["message"]
+
+
+async def cancelled(fleet: Fleet, asked: Asked, action: Any = "interrupt") -> dict[str, Any]:
+    """What the database says of a run that somebody has cancelled, and how it said to do it."""
+    asked.may_be_cancelled = True
+    await fleet.clients[0].runs.cancel(asked.thread_id, asked.run_id, wait=True, action=action)
+    return end_of(fleet, asked.run_id)
+
+
+def end_of(fleet: Fleet, run_id: str) -> dict[str, Any]:
+    """What the end of a run says in the log."""
+    ((payload,),) = fleet.ask(
+        f"SELECT payload FROM events WHERE run_id = '{run_id}' AND event_type IN ('run_failed', 'run_cancelled')"
+    )
+    says: dict[str, Any] = payload if isinstance(payload, dict) else json.loads(payload)
+    return says
+
+
+async def test_what_a_run_does_to_its_process_is_its_own_end_and_a_neighbour_streams_on(
+    engine: str, open_fleet: OpenFleet
+) -> None:
+    fleet, words = await isolated(open_fleet, engine=engine), Words()
+    neighbour = await started(fleet, "talks", words, parts=100_000, pause=0.05)
+    follower = Follower(neighbour.thread_id, neighbour.run_id)
+    following = asyncio.create_task(follower.follow_at(fleet.clients[0]))
+    ends = {}
+    for how in ("segfault", "leave", "leave_as_if_all_were_well", "hog"):
+        asked = await started(fleet, "breaks", words, how=how)
+        ends[how] = await failure(fleet, asked)
+        heard = len(follower.numbers)
+        await fleet.until(lambda heard=heard: len(follower.numbers) > heard + 5, "the neighbour streams on")
+    again = await started(fleet, "again", words, how="segfault")
+    assert (await failure(fleet, again))[0] == "process_crashed"
+    following_run = end_of(fleet, again.run_id)["retried_as"]
+    await fleet.until(
+        lambda: fleet.ask(f"SELECT 1 FROM runs WHERE run_id = '{following_run}' AND status = 'success'"), "it goes on"
+    )
+    assert (await cancelled(fleet, neighbour))["cancel_mode"] == "interrupt"
+    await following
+
+    assert ends == {
+        "segfault": ("process_crashed", "the agent's process was ended by signal 11 (SIGSEGV)"),
+        "leave": ("process_crashed", "the agent's process exited with code 3"),
+        "leave_as_if_all_were_well": ("process_crashed", "the agent's process exited with code 0"),
+        "hog": ("memory_limit", "the agent's process used more than its memory limit of 350 MiB"),
+    }
+    assert (follower.gaps, follower.numbers) == ([], [*range(len(follower.numbers))])
+    counts = await fleet.check(words)
+    assert counts.anew == 1
+
+
+@pytest.mark.parametrize(("how", "action"), [("spin", "rollback"), ("hold", "interrupt")])
+async def test_a_run_that_blocks_its_process_is_cancelled_all_the_same(
+    how: str, action: str, open_fleet: OpenFleet
+) -> None:
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1), Words()
+    asked = await started(fleet, "breaks", words, how=how)
+    await fleet.until_entered(asked.run_id)
+    says = await cancelled(fleet, asked, action)
+    assert says["cancel_mode"] == action
+    assert says["reason"].startswith("the agent did not stop, and its process was ended")
+    await fleet.check(words)
+
+
+async def test_a_run_that_blocks_its_process_times_out_all_the_same(open_fleet: OpenFleet) -> None:
+    fleet, words = await isolated(open_fleet, engine="nats", concurrency=1), Words()
+    asked = await started(fleet, "brief", words, how="hold")
+    error, message = await failure(fleet, asked)
+    row = await fleet.run_row(asked.run_id)
+    assert row is not None
+    assert (row["status"], row["error_type"], error) == ("timeout", "TimeoutError", "TimeoutError")
+    assert message == "the run took longer than its timeout of 1 s, and did not stop then; its process was ended"
+    await fleet.check(words)
+
+
+async def test_an_agent_that_heeds_no_cancel_loses_its_process(open_fleet: OpenFleet) -> None:
+    fleet, words = await isolated(open_fleet, engine="postgres", concurrency=1), Words()
+    asked = await started(fleet, "deaf", words)
+    entry = await fleet.until_entered(asked.run_id)
+    assert (await cancelled(fleet, asked))["cancel_mode"] == "interrupt"
+    await fleet.until(lambda: entry.pid not in children(fleet) and children(fleet), "its place has a new process")
+    await fleet.check(words)
+
+
+async def test_a_process_that_is_killed_takes_one_run_with_it_and_what_that_has_started(open_fleet: OpenFleet) -> None:
+    fleet, words = await isolated(open_fleet, engine="postgres"), Words()
+    neighbour = await started(fleet, "talks", words, parts=3, gate="go")
+    asked = await started(fleet, "talks", words, parts=3, gate="go")
+    await fleet.until_entered(neighbour.run_id)
+    os.kill((await fleet.until_entered(asked.run_id)).pid, signal.SIGKILL)
+    assert (await failure(fleet, asked))[0] == "worker_lost"
+    fleet.open("go")
+    assert (await answered(fleet, neighbour))["token"] == neighbour.token
+    await failure(fleet, await started(fleet, "starts", words))
+    grandchild = int((fleet.folder / "started").read_text("ascii"))
+    await fleet.until(lambda: not is_there(grandchild), "what it had started is gone, too")
+    await fleet.check(words)
+
+
+async def test_processes_end_with_a_supervisor_that_is_killed_and_their_runs_go_on_elsewhere(
+    open_fleet: OpenFleet,
+) -> None:
+    fleet, words = await isolated(open_fleet, engine="nats", concurrency=1, workers=2), Words()
+    asked = await started(fleet, "tries", words, parts=3, gate="never")
+    lost = await started(fleet, "breaks", words, how="hold")
+    pids = [(await fleet.until_entered(one.run_id)).pid for one in (asked, lost)]
+    assert len({*pids}) == 2
+    await asyncio.gather(*[worker.kill() for worker in fleet.workers])
+    await fleet.until(lambda: not any(map(is_there, pids)), "its processes are gone")
+    await fleet.workers[1].start()
+    assert (await failure(fleet, lost))[0] == "worker_lost"
+    following = end_of(fleet, asked.run_id)["retried_as"]
+    await fleet.until(
+        lambda: fleet.ask(f"SELECT 1 FROM runs WHERE run_id = '{following}' AND status = 'success'"), "it goes on"
+    )
+    asked.may_be_cancelled = True
+    await fleet.check(words)
+
+
+def is_there(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
