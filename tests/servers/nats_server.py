@@ -15,11 +15,12 @@ from kept_server import KeptServer
 
 
 class NatsServer(KeptServer):
-    """A NATS server whose streams are files; `settings` are lines of its configuration file."""
+    """A NATS server whose streams are files; `settings` are lines of its configuration file, `host` is an address here."""
 
     ready = "Server is ready"
 
-    def __init__(self, *settings: str, jetstream: bool = True) -> None:
+    def __init__(self, *settings: str, jetstream: bool = True, host: str = "127.0.0.1") -> None:
+        self.host = host
         self._settings = [*settings]
         self._jetstream = jetstream
         super().__init__("nats")
@@ -27,11 +28,11 @@ class NatsServer(KeptServer):
     @property
     def url(self) -> str:
         """Its address, for who needs no password."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
         store = [f'jetstream {{ store_dir: "{self.data}" }}'] if self._jetstream else []
         configuration = self.data.parent / "nats.conf"
-        configuration.write_text("\n".join([f"listen: 127.0.0.1:{self.port}", *store, *self._settings]))
+        configuration.write_text("\n".join([f"listen: {self.host}:{self.port}", *store, *self._settings]))
         # The wheel has the server alone, beside the interpreter.
         return [Path(sys.executable).with_name("nats-server"), "-c", configuration]

@@ -142,10 +142,13 @@ class PostgresServer(RunningServer):
     """A server with a data directory of its own, running from the beginning.
 
     `settings` are the server's. `fsync` may only be off where nothing is measured and no machine loses its power: what
-    was committed survives `stop("immediate")` either way.
+    was committed survives `stop("immediate")` either way. Who comes from the network `guests` needs no password.
     """
 
-    def __init__(self, *, fsync: bool = True, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, fsync: bool = True, settings: dict[str, str] | None = None, guests: str | None = None
+    ) -> None:
+        self._guests = guests
         self.folder = Path(tempfile.mkdtemp(prefix="trackside-postgres-"))
         self.data = self.folder / "data"
         self.port: int | None = None
@@ -180,7 +183,7 @@ class PostgresServer(RunningServer):
             port = self.port or _free_port()
             settings = self._settings | {
                 "port": str(port),
-                "listen_addresses": "127.0.0.1",
+                "listen_addresses": "127.0.0.1" if self._guests is None else "*",
                 "unix_socket_directories": str(self.folder),
             }
             options = " ".join(f"-c {name}={value}" for name, value in settings.items())
@@ -216,7 +219,9 @@ class PostgresServer(RunningServer):
     def _make(self) -> None:
         options = ("--username", SUPERUSER, "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         self._run("initdb", *options, "--locale=C", "--no-sync", "--auth=trust")
-        (self.data / "pg_hba.conf").write_text(_ACCESS)
+        (self.data / "pg_hba.conf").write_text(
+            _ACCESS + ("" if self._guests is None else f"host all all {self._guests} trust\n")
+        )
 
     def _run(self, program: str, *arguments: object) -> None:
         # Into a file, not a pipe, which the server would inherit and hold open.

@@ -30,15 +30,25 @@ class TracksideProcess:
         arguments: of the program; it says on one line of JSON when it can be used.
         name: of its log.
         env: more of the environment.
+        within: what starts it, such as `ip netns exec …`; it has to become that process.
     """
 
-    def __init__(self, folder: Path, arguments: Sequence[str], *, name: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        env: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.name = name
         self.ready: dict[str, Any] = {}
         """What it said when it could be used first."""
         self.exit_code: int | None = None
         self._arguments = arguments
+        self._within = within
         self._env = {**_environment(), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -87,7 +97,7 @@ class TracksideProcess:
         """Start it, and do not wait until it can be used."""
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [EXECUTABLE, *self.arguments()],
+                [*self._within, EXECUTABLE, *self.arguments()],
                 cwd=self.folder,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -193,6 +203,7 @@ class TracksideServer(TracksideProcess):
         env: more of the environment.
         port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
         name: of its log.
+        within: what starts it.
     """
 
     def __init__(
@@ -205,8 +216,10 @@ class TracksideServer(TracksideProcess):
         env: dict[str, str] | None = None,
         port: int = 0,
         name: str = "serve",
+        within: Sequence[str] = (),
     ) -> None:
-        super().__init__(folder, ["serve", *agents, "--json", "--database", database, *options], name=name, env=env)
+        arguments = ["serve", *agents, "--json", "--database", database, *options]
+        super().__init__(folder, arguments, name=name, env=env, within=within)
         self.port = port
         if settings is not None:
             (folder / "trackside.toml").write_text(settings, encoding="utf-8")

@@ -126,3 +126,14 @@ async def test_what_came_first_is_taken_without_reading_what_is_claimed(writer: 
         assert "ix_active_runs_ready" in found, found
         assert "pk_active_runs" not in found, found
     await transaction.rollback()  # there are no runs to these rows
+
+
+async def test_who_stands_still_in_a_transaction_keeps_others_from_writing_for_less_than_they_wait(
+    writer: asyncpg.Connection, store: Store, script
+) -> None:
+    """As a process that was stopped there, or cut off; whatever lock it has."""
+    await store.append(script().whole())
+    await writer.execute("BEGIN; SELECT value FROM counters FOR UPDATE")
+    await store.append(script().whole())
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await writer.execute("COMMIT")

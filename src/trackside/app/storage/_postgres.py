@@ -6,6 +6,7 @@ The driver is asyncpg, which is imported when the first connection is made: who 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ OLDEST_SERVER: Final = 120_000  # 12; the version as the server numbers it
 _DURABLE = ("FULL", "NORMAL")
 _LOCK_PAUSE = 0.05  # seconds
 _IDLE_IN_TRANSACTION = 60  # seconds; a session of ours thinks for milliseconds, unless its process was stopped
+# A writer that was stopped or cut off in a transaction keeps others from writing. It may idle there for this part of the
+# time for which they wait for a lock, and for so many seconds in any case, since it may only have had no turn.
+_WRITER_IDLES, _LEAST_IDLE = 0.8, 2.0
+
+# Seconds without an answer after which the other side is believed to be gone, which a network that loses everything tells
+# nobody; an idle connection is probed first after so many, then every so many, and so often before it is given up.
+_SILENT = 8
+_IDLE, _PROBE_EVERY, _PROBES = 4, 2, 2
 # The plans that a connection keeps may be from when the tables were empty, and were not worth an index; and to join with
 # few rows is to look each of them up.
 _WRITERS_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
@@ -97,7 +106,7 @@ class PostgresDatabase:
         """
         driver = load_driver()
         place = self.address
-        return await driver.connect(
+        connection: asyncpg.Connection = await driver.connect(
             f"postgresql://?{urlencode(place.driver)}",
             host=[*place.hosts] or None,
             port=[*place.ports] or None,
@@ -107,6 +116,8 @@ class PostgresDatabase:
             timeout=place.connect_timeout,
             server_settings={**self._settings, **settings, **dict(place.server)},
         )
+        _notice_silence(connection._transport.get_extra_info("socket"))  # noqa: SLF001  # the driver has no other way
+        return connection
 
     @property
     def _settings(self) -> Mapping[str, str]:
@@ -116,13 +127,21 @@ class PostgresDatabase:
             "lock_timeout": f"{max(1, round(self.busy_timeout * 1000))}ms",
             "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION}s",
             "jit": "off",  # compiling takes longer than any statement of ours runs
+            "tcp_user_timeout": f"{_SILENT}s",
+            "tcp_keepalives_idle": f"{_IDLE}s",
+            "tcp_keepalives_interval": f"{_PROBE_EVERY}s",
+            "tcp_keepalives_count": f"{_PROBES}",
         }
 
     async def connect_writer(self) -> asyncpg.Connection:
-        """A connection whose commits survive what `synchronous` says."""
+        """A connection whose commits survive what `synchronous` says, and which does not idle in a transaction for long."""
+        idle = min(max(_LEAST_IDLE, _WRITER_IDLES * self.busy_timeout), _IDLE_IN_TRANSACTION)
+        return await self._connect_durably(idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
+
+    async def _connect_durably(self, **settings: str) -> asyncpg.Connection:
         if self.synchronous == "NORMAL":
-            return await self.connect(**_WRITERS_PLANS, synchronous_commit="off")
-        connection = await self.connect(**_WRITERS_PLANS)
+            return await self.connect(**_WRITERS_PLANS, **settings, synchronous_commit="off")
+        connection = await self.connect(**_WRITERS_PLANS, **settings)
         try:
             # Not always "on": a server that waits for its replicas, too, goes on doing so.
             await connection.execute(
@@ -156,7 +175,7 @@ class PostgresDatabase:
         from sqlalchemy.pool import NullPool
 
         load_driver()
-        return create_async_engine("postgresql+asyncpg://", async_creator=self.connect_writer, poolclass=NullPool)
+        return create_async_engine("postgresql+asyncpg://", async_creator=self._connect_durably, poolclass=NullPool)
 
     @asynccontextmanager
     async def locked(self, lock: int) -> AsyncGenerator[None]:
@@ -228,6 +247,22 @@ class PostgresDatabase:
         if isinstance(error, errors.ConnectionLostError):
             return errors.ServerUnreachableError(database=str(self), why=error.details["why"])
         return error
+
+
+def _notice_silence(connected: socket.socket) -> None:
+    """Have this machine notice that the server is gone; the server's settings do so there."""
+    if connected.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_USER_TIMEOUT": _SILENT * 1000,
+        "TCP_KEEPIDLE": _IDLE,
+        "TCP_KEEPINTVL": _PROBE_EVERY,
+        "TCP_KEEPCNT": _PROBES,
+    }
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has it
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def load_driver() -> Any:

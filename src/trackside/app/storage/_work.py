@@ -449,6 +449,8 @@ class UnitOfWork:
 def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:
     """Write all works in one transaction, which is repeated for so many seconds if it met another or lost its connection.
 
+    It is repeated once in any case: to find out that a connection is lost may have taken longer.
+
     Raises:
         OutcomeUnknownError: the connection was lost in a commit, and there was no other soon enough.
         StorageError: the transaction could not be committed and nothing was written.
@@ -469,7 +471,8 @@ def commit_together(session: Session, works: Sequence[Work], *, patience: float 
         except StorageError as exc:
             if isinstance(exc, OutcomeUnknownError):
                 unknown = exc  # I4: what was committed all the same is found by its id
-            if not isinstance(exc, _REPEATED) or monotonic() + pause > until:
+            is_late = pause > _FIRST_PAUSE and monotonic() + pause > until
+            if not isinstance(exc, _REPEATED) or is_late:
                 if unknown is None or unknown is exc:
                     raise
                 raise unknown from exc
