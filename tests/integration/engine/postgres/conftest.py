@@ -42,6 +42,7 @@ class Worker:
             offer = await self.offers.next()
             self.offered.append(offer.run_id)
             self.take(offer)
+            await asyncio.sleep(0)
 
     def take(self, offer: Offer) -> None:
         """What a worker does that finds nothing when it looks, and whose runs go on for ever."""
@@ -102,6 +103,7 @@ class Fleet:
             finally:
                 working.cancel()
                 await asyncio.wait([working])
+            assert working.cancelled()
 
     async def heard_by(self, *engines: PostgresEngine) -> None:
         """Until all that was told by now has been heard in these processes."""

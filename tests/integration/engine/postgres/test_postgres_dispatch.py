@@ -15,7 +15,7 @@ from trackside.app.storage.fleet import ReadyRun
 
 
 def stored(worker_id: str, *pools: str, capacity: int = 1, running: int = 0, **other: Any) -> Any:
-    facts = {"kind": "worker", "draining": False, "seconds_left": 10.0} | other
+    facts = {"kind": "worker", "draining": False, "seconds_left": 10.0, "isolated_in": None} | other
     return SimpleNamespace(worker_id=worker_id, pools=pools, capacity=capacity, running=running, **facts)
 
 
@@ -178,7 +178,8 @@ async def test_workers_that_nobody_has_heard_of_are_read_from_the_database(fleet
         stored("draining", "gpu", draining=True),
         stored("dead", "gpu", seconds_left=-1.0),
         stored("busy", "gpu", running=1),
-        stored("silent", "gpu"),
+        stored("parent", "gpu", capacity=9),
+        stored("silent", "gpu", isolated_in="parent"),
     ]
     server = await fleet.engine()
     reads = fleet.reads
@@ -291,14 +292,18 @@ async def test_lost_connections_have_workers_look_and_be_told_again(fleet: Fleet
     server, one = await fleet.engine(), await fleet.engine()
     worker = await fleet.worker(one, "worker", places=100)
     fleet.stored = [stored("worker", "default", capacity=100)]
+    for number in range(20):  # it hears of the gap before the connection is ready for all
+        one._bus.listen(f"another {number}", fleet.stops.append)
     for round_ in range(3):
         await worker.until_idle(looks=round_ + 1)
         await until(lambda: server.status().connected and one.status().connected)
         await fleet.heard_by(server, one)
         server.announce([ReadyRun(f"run {round_}")])
         await until(lambda round_=round_: f"run {round_}" in worker.runs)
+        looks = worker.looks
         await end_sessions(database)
         await until(lambda round_=round_: one.stats().reconnects_total == round_ + 1)
+        await until(lambda looks=looks: worker.looks > looks)
 
 
 async def test_while_the_server_is_away_nobody_is_offered_anything_and_status_says_so(

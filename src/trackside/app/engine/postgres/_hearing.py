@@ -49,6 +49,8 @@ class TopicListening:
         self._behind: deque[ToldMessage] = deque()
         self._bytes = 0
         self._again = False
+        self._last: dict[str, int] = {}
+        """The number of the last message of each run that was read; notices of these may come even later."""
         self._caught_up = asyncio.Event()
         self._closed = False
         self.on_close: Callable[[TopicListening], object] = lambda _: None
@@ -71,7 +73,8 @@ class TopicListening:
         if self._closed or message.message is None or (self._run is not None and message.run != self._run):
             return
         if self._catching_up is None:
-            self._hear(message.message)
+            if message.number > self._last.get(message.run, 0):
+                self._hear(message.message)
             return
         self._behind.append(message)
         self._bytes += len(message.message)
@@ -84,38 +87,37 @@ class TopicListening:
             while self._again:
                 self._again = False
                 try:
-                    last = await self._read_kept()
+                    await self._read_kept()
                 except StorageError as exc:
                     logger.debug("what was said cannot be read: %s", exc)
                     self._again = True
                     await asyncio.sleep(_PAUSE)
                     continue
                 if not self._again:
-                    self._take_behind(last)
+                    self._take_behind()
         except ClosedError:
             pass  # of the store; nothing more comes
         finally:
             self._catching_up = None
         self._caught_up.set()
 
-    async def _read_kept(self) -> dict[str, int]:
-        """Tell what is kept; the number of the last message of each run."""
-        last: dict[str, int] = {}
+    async def _read_kept(self) -> None:
+        """Tell what is kept."""
+        self._last = {}
         after = 0
         async with self._counters.reading:
             while page := await self._parts.page(thread=self._thread, run=self._run, after=after):
                 for number, run, message in page:
                     if self._closed:
-                        return last
-                    last[run] = after = number
+                        return
+                    self._last[run] = after = number
                     self._hear(message or b"")
-        return last
 
-    def _take_behind(self, last: dict[str, int]) -> None:
+    def _take_behind(self) -> None:
         behind = [*self._behind]
         self._forget_behind()
         for number, run, message in behind:
-            if number > last.get(run, 0) and not self._closed:
+            if number > self._last.get(run, 0) and not self._closed:
                 self._hear(message or b"")
 
     def _forget_behind(self) -> None:
