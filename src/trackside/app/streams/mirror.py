@@ -404,6 +404,9 @@ class Mirrors:
         if channel is not None:
             if listens.feed is not None:
                 channel.feed = listens.feed
+            of_thread = self._open.get(Topic(listens.topic.thread_id))
+            if of_thread is not None and of_thread is not listens and of_thread.feed is channel.feed:
+                self._note_over(of_thread, told.run_id)  # with this those who follow the thread know all of it
             says = {name: value for name, value in told.says.items() if name not in _LEFT_OUT}
             self._hub.close_mirror(told.run_id, says, at=told.at)
         self._note_over(listens, told.run_id)

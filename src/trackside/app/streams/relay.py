@@ -45,6 +45,9 @@ _TRY_AGAIN: Final = 1.0
 """Seconds after which a wire is tried that should have said by then that it is writable."""
 _LEFT_OUT: Final = frozenset({"completion_data", "traceback"})
 """What the log is there for."""
+_UNSAYABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+"""What is raised for what msgpack lacks, as halves of characters."""
+_UNSAID: Final = "the name of something that was said cannot be sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,7 @@ class Relay:
             at=at,
             answers=answers_in((spec.command or {}).get("resume")),
         )
+        self._give_up(run.run_id)  # it was lost to another process, and is back: what was left to say of it is old
         run_on_way = self._runs[run.run_id] = _Run(channel, Topic(run.thread_id, run.run_id), begin)
         self._enqueue(run_on_way)
 
@@ -202,12 +206,15 @@ class Relay:
                     if self._ended_bytes <= limits.ended_bytes:
                         break
         while len(self._ended) > limits.ended_runs:
-            run_id, size = self._ended.popitem(last=False)
-            self._ended_bytes -= size
-            run = self._runs.pop(run_id)
-            if run.queued:
-                self._queue.remove(run)
+            self._give_up(next(iter(self._ended)))
             self.stats.runs_given_up += 1
+
+    def _give_up(self, run_id: str) -> None:
+        """Say no more of a run, if there is anything to say."""
+        self._ended_bytes -= self._ended.pop(run_id, 0)
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.queued:
+            self._queue.remove(run)
 
     def _enqueue(self, run: _Run) -> None:
         run.queued = True
@@ -263,8 +270,14 @@ class Relay:
 
     def _send(self, run: _Run) -> int:
         """Send the next message of a run; how large it was, 0 if it was not taken."""
-        message, said, pieces = self._message_of(run)
-        data = _encoded(message)
+        try:
+            message, said, pieces = self._message_of(run)
+            data = _encoded(message)
+        except _UNSAYABLE:  # an agent's: the other runs must not wait for that
+            said, pieces = run.newest, deque[Piece]()
+            message = Message(run.topic.run_id or "", gaps=((run.said + 1, said, _UNSAID),), through=said)
+            run.begun_at = run.begun_at or _now()
+            data = bytes_of(message)
         if not self._say(run.topic, data):
             return 0
         self.stats.parts += len(message.parts)
@@ -338,7 +351,7 @@ def _encoded(message: Message) -> bytes:
         data = bytes_of(message)
         if message.end is None or len(data) <= MOST_BYTES + 32_768:
             return data
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # the payload has what msgpack lacks
+    except _UNSAYABLE:  # the payload has what msgpack lacks
         if message.end is None:
             raise
     message.end = End(None, message.end.at)
