@@ -1,10 +1,11 @@
-"""SIGKILL of a worker at each named step, from the offer of a run to its own parting: all runs end, none is executed twice."""
+"""SIGKILL of a worker at each named step, from the offer of a run to its own end: all runs end, none is executed twice."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import signal
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -34,8 +35,9 @@ async def feed(fleet: Fleet, words: Words, doomed: Sequence[FleetProcess]) -> No
     """Have runs under way until all of these workers are dead."""
 
     async def keep_on() -> None:
+        thread_id = str(uuid.uuid4())
         while any(worker.is_up for worker in doomed):
-            asked = await started(fleet, "tries", words, parts=3, pause=0.02)
+            asked = await started(fleet, "tries", words, parts=3, pause=0.02, thread_id=thread_id)
             await fleet.clients[0].runs.join(asked.thread_id, asked.run_id)
 
     try:
