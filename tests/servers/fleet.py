@@ -31,7 +31,7 @@ from langgraph_sdk.client import LangGraphClient
 from log_check import look_into
 from nats_server import NatsServer
 from postgres_server import PostgresServer
-from trackside_server import PATIENCE, TracksideProcess, TracksideServer
+from trackside_server import EXECUTABLE, PATIENCE, TracksideProcess, TracksideServer
 
 AGENTS: Final = Path(__file__).with_name("fleet_agents.py")
 NAMES: Final = ("talks", "tries", "fails", "asks", "blocks")
@@ -140,8 +140,7 @@ class Fleet:
         self.journal = FencedJournal(folder)
         self.servers: list[FleetProcess] = []
         self.workers: list[FleetProcess] = []
-        self.clients: list[LangGraphClient] = []
-        """One for each server, in their order."""
+        self._clients: dict[str, LangGraphClient] = {}
         self.frozen: set[int] = set()
         """Pids of processes that stood still past their leases: they may go on with what is another's by then."""
         self._numbers = servers, workers
@@ -171,6 +170,11 @@ class Fleet:
         await self._stack.aclose()
 
     @property
+    def clients(self) -> list[LangGraphClient]:
+        """One for each server, in their order."""
+        return [self._clients[server.name] for server in self.servers if server.name in self._clients]
+
+    @property
     def processes(self) -> list[FleetProcess]:
         """Servers and workers."""
         return [*self.servers, *self.workers]
@@ -182,8 +186,7 @@ class Fleet:
         process = FleetProcess(server)
         self.servers.append(process)
         await process.start()
-        client = get_client(url=server.url, api_key=None, timeout=PATIENCE)
-        self.clients.append(client)
+        self._clients[name] = get_client(url=server.url, api_key=None, timeout=PATIENCE)
         return process
 
     async def add_worker(self, *agents: str, **env: str) -> FleetProcess:
@@ -271,6 +274,25 @@ class Fleet:
         with look_into(self.database) as database:
             rows: list[tuple[Any, ...]] = database.execute(sql).fetchall()
         return rows
+
+    def change(self, sql: str) -> None:
+        """Change the database, past all code of ours."""
+        with look_into(self.database) as database:
+            database.execute(sql)
+
+    async def command(self, *arguments: str) -> str:
+        """What `trackside` says when it is asked for this, as by who runs the fleet."""
+        program = await asyncio.create_subprocess_exec(
+            *(EXECUTABLE, *arguments, "--database", self.database),
+            cwd=self.folder,
+            env={**os.environ, **self._environment({})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await program.communicate()
+        assert program.returncode == 0, said.decode()
+        return said.decode()
 
     async def check(self, words: Words | None = None) -> Counts:
         """Wait until all has ended, and see that nothing is wrong with what is left; what it comes to."""

@@ -45,9 +45,9 @@ class SpreadFleet(Fleet):
 
     @property
     def remote_database(self) -> str:
-        """The database's address for who is on another host."""
+        """The database's address for who is on another host. Who gets no answer there tries again soon."""
         name = urlsplit(self.database).path.strip("/")
-        return f"postgresql://postgres@{self._hosts.address(DATABASE)}:{self.postgres.port}/{name}"
+        return f"postgresql://postgres@{self._hosts.address(DATABASE)}:{self.postgres.port}/{name}?connect_timeout=2"
 
     @override
     async def add_server(self, **env: str) -> FleetProcess:
@@ -64,7 +64,7 @@ class SpreadFleet(Fleet):
         process = FleetProcess(server)
         self.servers.append(process)
         await process.start()
-        self.clients.append(get_client(url=process.url, api_key=None, timeout=PATIENCE))
+        self._clients[name] = get_client(url=process.url, api_key=None, timeout=PATIENCE)
         return process
 
     @override

@@ -449,7 +449,7 @@ class UnitOfWork:
 def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:
     """Write all works in one transaction, which is repeated for so many seconds if it met another or lost its connection.
 
-    It is repeated once in any case: to find out that a connection is lost may have taken longer.
+    After a loss it is repeated once in any case: to find out that a connection is lost may have taken longer.
 
     Raises:
         OutcomeUnknownError: the connection was lost in a commit, and there was no other soon enough.
@@ -471,7 +471,8 @@ def commit_together(session: Session, works: Sequence[Work], *, patience: float 
         except StorageError as exc:
             if isinstance(exc, OutcomeUnknownError):
                 unknown = exc  # I4: what was committed all the same is found by its id
-            is_late = pause > _FIRST_PAUSE and monotonic() + pause > until
+            is_first_loss = pause == _FIRST_PAUSE and not isinstance(exc, ServerUnreachableError)
+            is_late = not is_first_loss and monotonic() + pause > until
             if not isinstance(exc, _REPEATED) or is_late:
                 if unknown is None or unknown is exc:
                     raise
