@@ -10,6 +10,7 @@ from nats_engines import Open, until
 from nats_server import NatsServer
 
 from trackside.app.engine.nats._engine import NatsEngine
+from trackside.app.engine.nats._link import Link
 from trackside.app.streams.wire import Listening, LiveWire, Topic
 
 RUN = Topic("thread", "run")
@@ -63,6 +64,46 @@ async def test_who_listens_hears_what_is_said(speaker: NatsEngine, listener: Nat
     assert other == []
     assert speaker.stats().messages_said_total == 100
     assert listener.stats().messages_heard_total == 100
+
+
+async def test_who_begins_to_listen_with_a_connection_hears_all_once(
+    speaker: NatsEngine, listener: NatsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await caught_up(listener.live.listen(Topic("thread", "another run"), lambda _: None))
+    heard: list[bytes] = []
+    begun: list[Listening] = []
+    attend = listener._announcer.attend
+
+    async def listen_and_attend(link: Link) -> None:  # before live output is attended to
+        begun.append(listener.live.listen(RUN, heard.append))
+        await attend(link)
+
+    monkeypatch.setattr(listener._announcer, "attend", listen_and_attend)
+    assert listener._connection.link is not None
+    listener._connection.link.lose("somebody has cut it")
+    await until(lambda: len(begun) == 1)
+    await caught_up(begun[0])
+    await say_all(speaker.live, numbered(10))
+    await until(lambda: len(heard) >= 10)
+    assert heard == numbered(10)
+    assert listener.stats().messages_heard_total == 10
+
+
+async def test_a_defect_of_the_client_costs_a_connection_and_no_more(
+    speaker: NatsEngine, listener: NatsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    await caught_up(listener.live.listen(RUN, heard.append))
+    assert speaker._connection.link is not None
+
+    async def fail(*_: object) -> None:
+        raise AttributeError("it has no transport")
+
+    monkeypatch.setattr(speaker._connection.link._client, "publish", fail)
+    speaker.live.say(RUN, b"lost")
+    await until(lambda: speaker.stats().reconnects_total == 1 and speaker.status().connected)
+    await say_all(speaker.live, [b"heard"])
+    await until(lambda: heard == [b"heard"])
 
 
 async def test_who_comes_late_hears_all_that_is_kept_first(speaker: NatsEngine, listener: NatsEngine) -> None:

@@ -130,6 +130,8 @@ class Link:
             asyncio.create_task(self._write(), name="trackside-nats-writer"),
             asyncio.create_task(self._watch(), name="trackside-nats-watch"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._note_ended)
 
     def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
@@ -270,6 +272,12 @@ class Link:
         for _ in range(2):
             await self._client.flush(timeout)  # type: ignore[arg-type]  # any number will do
 
+    def _note_ended(self, task: asyncio.Task[None]) -> None:
+        """Without one of its tasks it would seem to be up for ever, and send nothing."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("the connection to NATS failed; there will be another one", exc_info=exc)
+            self.lose(self._why(exc))
+
     def lose(self, why: str) -> None:
         """It is lost."""
         if not self.lost.done():
@@ -377,7 +385,7 @@ class Link:
     def _is_safe(self) -> bool:
         return self._access.tls is None or self._access.tls.handshakes > 0
 
-    def _why(self, exc: Exception) -> str:
+    def _why(self, exc: BaseException) -> str:
         return why_not(exc, self.said)
 
 

@@ -109,9 +109,8 @@ class NatsWire:
     def forget(self, listening: _NatsListening) -> None:
         """Somebody hears no more."""
         self._listenings.discard(listening)
-        link = self._connection.link
-        if listening.subscribed is not None and link is not None:
-            link.unsubscribe(listening.subscribed)
+        if listening.subscribed is not None and listening.link is not None:
+            listening.link.unsubscribe(listening.subscribed)
 
     def count_heard(self) -> None:
         """A message was heard."""
@@ -137,6 +136,10 @@ class NatsWire:
             call()
 
     def _begin(self, listening: _NatsListening, link: Link) -> None:
+        if listening.link is link:  # it came after the connection, and before it was attended to
+            return
+        listening.pause()
+        listening.link = link
         listening.subscribed = link.subscribe(listening.subject, listening.take_live)
         task = asyncio.create_task(self._replay(listening, link), name="trackside-nats-replay")
         self._tasks.add(task)
@@ -205,6 +208,8 @@ class _NatsListening:
     def __init__(self, subject: str, hear: Callable[[bytes], object], wire: NatsWire) -> None:
         self.subject = subject
         self.caught_up = asyncio.Event()
+        self.link: Link | None = None
+        """The connection on which it hears."""
         self.subscribed: Subscribed | None = None
         self.closed = False
         self.lost_some = False
@@ -223,7 +228,7 @@ class _NatsListening:
 
     def pause(self) -> None:
         """The connection is lost: on the next one comes what is kept first, again."""
-        self.subscribed = None
+        self.link = self.subscribed = None
         self._buffer, self._buffered = [], 0
 
     def take_live(self, message: Msg) -> None:
