@@ -122,7 +122,12 @@ class AskToDrain(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class LoosenVersions(Work):
-    """Let any worker take runs of a version of the agents that no live worker has, if there is one at all; how many."""
+    """Let any worker take runs of a version of the agents that no live worker has, if there is one at all; how many.
+
+    These are the first so many that nobody is at in this moment.
+    """
+
+    limit: int
 
     @property
     @override
@@ -140,7 +145,9 @@ class LoosenVersions(Work):
         is_nobodys = (active_runs.c.owner.is_(None), has_not_begun, active_runs.c.version.is_not(None))
         of_others = active_runs.c.version.not_in([version for version in versions if version is not None])
         columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.state, active_runs.c.holds)
-        loosen = update(active_runs).where(*is_nobodys, of_others).values(version=None)
+        some = select(active_runs.c.run_id).where(*is_nobodys, of_others).order_by(active_runs.c.ordinal)
+        some = some.limit(self.limit).with_for_update(skip_locked=True)
+        loosen = update(active_runs).where(active_runs.c.run_id.in_(some)).values(version=None)
         loosened = unit.session.execute(loosen.returning(*columns))
         unit.queue.made_ready += ready_among(loosened)
         return len(loosened)

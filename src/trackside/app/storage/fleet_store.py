@@ -183,15 +183,15 @@ class FleetStore:
         promoted: list[str] = await self._writer.write(PromoteDue(limit=limit))
         return promoted
 
-    async def loosen_versions(self) -> int:
-        """Let any worker take runs of a version of the agents that no live worker has any more; how many.
+    async def loosen_versions(self, limit: int = 5_000) -> int:
+        """Let any worker take runs of a version of the agents that no live worker has any more, the oldest first; how many.
 
-        As long as there is no live worker at all, nothing changes.
+        If it is as many as the limit, there may be more. As long as there is no live worker at all, nothing changes.
 
         Raises:
             StorageError: it could not be written.
         """
-        loosened: int = await self._writer.write(LoosenVersions())
+        loosened: int = await self._writer.write(LoosenVersions(limit=limit))
         return loosened
 
 
