@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.cli import beginning_anew
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from trackside.app.server.worker_health import WorkerHealth
 
 
+_STATM: Final = Path("/proc/self/statm")
 _DRAINED: Final = "somebody has this worker drained"
 _SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables by which a service manager talks to the supervisor, and to none of its processes."""
@@ -92,7 +94,26 @@ class WorkOptions:
         if settings.engine_kind == "inline":
             raise NoFleetError
         settings.check_engine()
-        return with_agents(settings, self.agents)
+        return with_agents(_with_places(settings), self.agents)
+
+
+def _with_places(settings: Settings) -> Settings:
+    """The settings with as many places as there are processors, if each of them is a process and nobody has said how many.
+
+    Raises:
+        SettingsError: runs cannot have processes of their own on this system, or their memory cannot be seen.
+    """
+    worker = settings.worker
+    if worker.isolation == "none":
+        return settings
+    if not hasattr(os, "killpg"):
+        raise settings.complaint("worker.isolation", "this system has no processes of the kind that is needed for it")
+    if worker.memory_limit is not None and not _STATM.exists():
+        why = "this system does not say how much memory a process has; Linux does"
+        raise settings.complaint("worker.memory_limit", why)
+    if "worker.concurrency" in settings.sources:
+        return settings
+    return replace(settings, worker=replace(worker, concurrency=os.cpu_count() or 1))
 
 
 def check(options: WorkOptions) -> ExitCode:
@@ -185,6 +206,7 @@ async def _work_in_loop(
             worker = app.fleet
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            worker.on_outdated.append(life.tell_to_end)
             if not life.is_told_to_end:
                 words.say_ready(app, worker.worker_id, sockets)
                 tell_service_manager("READY=1")
@@ -206,6 +228,7 @@ async def _work_for(
             worker = app.fleet
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
+            worker.on_outdated.append(life.tell_to_end)
             supervisor.report(worker)
             await life.until_told_to_end()
             await life.end(app, worker, health)

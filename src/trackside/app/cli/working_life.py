@@ -69,10 +69,11 @@ class SupervisorLife(WorkerLife):
         await asyncio.wait({ending, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
         if not ending.done():
-            supervisor.hurry()
             ending.cancel()
             await asyncio.wait({ending})
             await supervisor.end(self._closing)
+        else:
+            ending.result()
 
     @override
     def _leave_at_once(self) -> None:

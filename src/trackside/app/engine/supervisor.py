@@ -133,11 +133,6 @@ class Supervisor:
             self._places.append(asyncio.create_task(keeping, name=f"trackside-place-{number}"))
         return 0
 
-    def hurry(self) -> None:
-        """Do not wait for runs: have all processes cancel theirs."""
-        for child in self._children:
-            child.ask_to_end()
-
     def kill(self) -> None:
         """End all processes at once. Safe in a signal's handler."""
         for child in [*self._children]:
@@ -146,21 +141,18 @@ class Supervisor:
     async def end(self, grace: float) -> None:
         """Have all processes take no more runs, finish theirs, and end; those that have not in so many seconds are killed.
 
-        Cancelling it kills them at once.
+        Called again, after it was cancelled, it has them cancel their runs.
         """
         self._ending.set()
         for child in self._children:
             child.ask_to_end()
-        idle = [task for task in self._places if not task.done()]
-        try:
-            if idle:
-                await asyncio.wait(idle, timeout=grace + _LAST_WORDS)
-        finally:
-            for child in self._children:
-                why = f"the agent's process did not end within {grace + _LAST_WORDS:g} s of being told to"
-                child.kill(Verdict(why=why))
-        if idle:
-            await asyncio.wait(idle)
+        if not self._places:
+            return
+        await asyncio.wait(self._places, timeout=grace + _LAST_WORDS)
+        for child in self._children:
+            why = f"the agent's process did not end within {grace + _LAST_WORDS:g} s of being told to"
+            child.kill(Verdict(why=why))
+        await asyncio.wait(self._places)
 
     async def aclose(self) -> None:
         """End all processes, whatever they do, and watch no more. May be called again."""

@@ -1,0 +1,265 @@
+"""`trackside worker --isolation process`: one worker to everybody, whose runs have processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import isolated_agents
+import pytest
+from trackside_server import PATIENCE, TracksideProcess, TracksideServer
+
+type Run = Callable[..., subprocess.CompletedProcess[str]]
+
+AGENTS = """
+import asyncio
+import os
+import time
+
+async def echo(input):
+    return {"said": "before", "pid": os.getpid()}
+
+async def until_told(input, run):
+    open(f"at-it-{input['name']}", "w").close()
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.02)
+    return {"done": True}
+
+async def blocks(input, run):
+    open(f"at-it-{input['name']}", "w").close()
+    time.sleep(3600)
+"""
+SETTINGS = f"""
+[agents]
+echo = "agents.py:echo"
+until_told = "agents.py:until_told"
+blocks = "agents.py:blocks"
+tells = "{isolated_agents.__file__}:tells"
+
+[engine]
+url = "postgres"
+lease = "2s"
+
+[runs]
+stuck_after = "1s"
+
+[worker]
+isolation = "process"
+concurrency = 2
+"""
+NOWHERE = "postgresql://trackside:sesame@127.0.0.1:1/trackside"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
+    (tmp_path / "trackside.toml").write_text(SETTINGS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path, postgres_url: str) -> Iterator[TracksideServer]:
+    with TracksideServer(folder, database=postgres_url) as one:
+        yield one
+
+
+def working(folder: Path, database: str, *options: str, **env: str) -> TracksideProcess:
+    return TracksideProcess(folder, ["worker", "--json", "--database", database, *options], name="worker", env=env)
+
+
+@pytest.fixture
+def worker(server: TracksideServer, postgres_url: str) -> Iterator[TracksideProcess]:
+    with working(server.folder, postgres_url, "--port", "0", "--drain", "1h", NOTIFY_SOCKET="/nowhere") as one:
+        yield one
+
+
+def ask(server: TracksideServer, agent: str, **input: Any) -> Any:
+    body = {"assistant_id": agent, "input": input}
+    return httpx.post(f"{server.url}/runs/wait", json=body, timeout=PATIENCE).raise_for_status().json()
+
+
+def begin(server: TracksideServer, name: str, agent: str = "until_told") -> str:
+    """Start a run that goes on until there is a file `go`, and wait until it is executed; its id."""
+    body = {"assistant_id": agent, "input": {"name": name}, "on_completion": "keep"}
+    run = httpx.post(f"{server.url}/runs", json=body, timeout=PATIENCE).raise_for_status().json()
+    wait_until((server.folder / f"at-it-{name}").exists, "it is executed")
+    return str(run["run_id"])
+
+
+def status_of(server: TracksideServer, run_id: str) -> str:
+    return str(httpx.get(f"{server.url}/runs/{run_id}", timeout=PATIENCE).raise_for_status().json()["status"])
+
+
+def wait_until(look: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    waiting = threading.Event()
+    while not look():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        waiting.wait(0.02)
+
+
+def workers(trackside: Run, database: str) -> list[dict[str, Any]]:
+    """The workers as a program gets them."""
+    done = trackside("workers", "--json", "--database", database)
+    assert done.returncode == 0, done.stderr
+    return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]
+
+
+def said(worker: TracksideProcess) -> list[str]:
+    """The events of its log."""
+    return [json.loads(line)["event"] for line in worker.log.splitlines()]
+
+
+def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
+    server: TracksideServer, worker: TracksideProcess
+) -> None:
+    has = ask(server, "tells")
+
+    assert has["pid"] not in {worker.pid, os.getpid()}
+    assert has["session"] == has["pid"]
+    assert has["stdin"] == "/dev/null"
+    ours = {one for one in Path(f"/proc/{worker.pid}/fd").iterdir() if int(one.name) > 2}  # not standard error
+    shared = {str(one.readlink()) for one in ours} & set(has["opened"])
+    assert not {one for one in shared if one.startswith(("socket:", "pipe:"))}
+    assert (int(has["ignored"], 16) & ~(1 << signal.SIGPIPE - 1) & ~(1 << 24), int(has["blocked"], 16)) == (0, 0)
+    assert not {"_TRACKSIDE_ISOLATED", "NOTIFY_SOCKET"} & {*has["environ"]}
+
+
+def test_places_are_counted_once_and_the_worker_answers_for_all(
+    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+) -> None:
+    begin(server, "one")
+    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "both processes are there")
+    wait_until(lambda: any(one["running"] for one in supervisors(trackside, postgres_url)), "it says what it executes")
+    (supervisor,) = supervisors(trackside, postgres_url)
+    queue = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()
+
+    assert worker.ready["isolation"] == "process"
+    assert supervisor["worker_id"] == worker.ready["worker_id"]
+    assert (supervisor["capacity"], supervisor["running"], supervisor["address"]) == (2, 1, worker.ready["url"])
+    (pool,) = [one for one in queue["pools"] if one["pool"] == "default"]
+    assert (pool["workers"], pool["places"], pool["running"]) == (1, 2, 1)
+    assert queue["unserved"] == []
+    with httpx.Client(base_url=worker.ready["url"]) as health:
+        assert health.get("/live").json() == {"status": "live"}
+        assert health.get("/ready").status_code == 200
+    assert worker.ready["url"] not in {one["address"] for one in workers(trackside, postgres_url) if one["isolated_in"]}
+
+
+def supervisors(trackside: Run, database: str) -> list[dict[str, Any]]:
+    return [one for one in workers(trackside, database) if one["isolated_in"] is None]
+
+
+@pytest.mark.parametrize("how", ["signal", "command"])
+def test_it_drains_as_one(
+    how: str, trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+) -> None:
+    run_id = begin(server, "drained")
+    if how == "signal":
+        worker.signal(signal.SIGTERM)
+    else:
+        asked = trackside("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_url)
+        assert asked.returncode == 0, asked.stderr
+    wait_until(lambda: "waiting for 1 run, up to 3600 s" in worker.log, "it waits")
+    (server.folder / "go").touch()
+
+    assert worker.wait() == 0
+    assert status_of(server, run_id) == "success"
+    assert [one for one in said(worker) if one in {"stopping", "stopped"}] == ["stopping", "stopped"]
+    assert workers(trackside, postgres_url) == []
+
+
+def test_the_second_signal_cancels_what_runs(server: TracksideServer, worker: TracksideProcess) -> None:
+    run_id = begin(server, "second")
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: "waiting for 1 run" in worker.log, "it waits")
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert status_of(server, run_id) == "cancelled"
+
+
+def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideServer, worker: TracksideProcess) -> None:
+    run_id = begin(server, "third", "blocks")
+    for says in ("waiting for 1 run", "stopping quickly"):
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda says=says: says in worker.log, says)
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 130
+    wait_until(lambda: status_of(server, run_id) == "error", "somebody ends it")
+
+
+def test_the_place_of_a_process_that_leaves_has_another_one_soon(
+    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+) -> None:
+    """Also if somebody has drained it; and one that cannot begin is said, and tried again."""
+    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "both processes are there")
+    (server.folder / "agents.py").rename(server.folder / "away.py")
+    leaves = next(one for one in workers(trackside, postgres_url) if one["isolated_in"])
+    trackside("workers", "drain", leaves["worker_id"], "--yes", "--database", postgres_url)
+    wait_until(
+        lambda: "exited with code 2 before it could take runs; the next one is tried in 1 s" in worker.log, "why"
+    )
+    assert ask(server, "echo")["said"] == "before"
+    (server.folder / "away.py").rename(server.folder / "agents.py")
+    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "there are two processes again")
+    assert leaves["worker_id"] not in {one["worker_id"] for one in workers(trackside, postgres_url)}
+
+
+def test_it_begins_anew_with_what_its_agents_are_by_then(server: TracksideServer, worker: TracksideProcess) -> None:
+    (server.folder / "agents.py").write_text(AGENTS.replace("before", "after"), encoding="utf-8")
+    pid = worker.pid
+    worker.signal(signal.SIGHUP)
+    worker.wait_until_ready()
+
+    assert (worker.pid, ask(server, "echo")["said"]) == (pid, "after")
+
+
+def test_ctrl_c_in_its_terminal_drains_it_once(terminal: Any, server: TracksideServer, postgres_url: str) -> None:
+    shown = terminal("worker", "--memory-limit", "1GB", "--database", postgres_url)
+    shown.wait_for("Ctrl-C lets its runs end, and stops it")
+    run_id = begin(server, "typed")
+    shown.press(b"\x03")
+    shown.wait_for("waiting for 1 run")
+    (server.folder / "go").touch()
+
+    assert shown.wait() == 0
+    assert status_of(server, run_id) == "success"
+    assert "at once   2, each in a process of at most 1,024 MiB" in shown.text
+    assert shown.text.count("stopping") == 1
+    assert shown.text.count("stopped") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise RuntimeError('boom')", "importing agents.py raised RuntimeError: boom"),
+        ("async def other(input): ...", "agents.py has no echo; it has other"),
+        ("import os\nos._exit(7)", "the process that loads the agents exited with code 7 before it could take runs"),
+    ],
+)
+def test_agents_that_cannot_be_loaded_are_said_once(
+    text: str, says: str, trackside: Run, folder: Path, postgres_url: str
+) -> None:
+    (folder / "agents.py").write_text(text, encoding="utf-8")
+    done = trackside("worker", "--database", postgres_url)
+
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert says in line
+
+
+def test_a_limit_of_memory_without_processes_is_refused(trackside: Run, folder: Path) -> None:
+    done = trackside("worker", "--isolation", "none", "--memory-limit", "1GB", "--database", NOWHERE)
+
+    assert done.returncode == 2
+    assert "--memory-limit: runs that share the worker's process share its memory" in done.stderr
