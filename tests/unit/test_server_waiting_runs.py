@@ -68,9 +68,11 @@ def test_who_could_take_it_has_no_place(drained: bool) -> None:
     assert "'gpu'" in said.why
 
 
-def test_an_inline_server_takes_what_nobody_has() -> None:
-    assert explained(READY, "draw", [INLINE]).what == "place"
-    assert explained(READY, "draw", [replace(INLINE, seconds_left=0.0)]).what == "worker"
+def test_an_inline_server_takes_what_nobody_has_but_not_of_pools() -> None:
+    of_no_pool = replace(READY, pool="default")
+    assert explained(of_no_pool, "draw", [INLINE]).what == "place"
+    assert explained(of_no_pool, "draw", [replace(INLINE, seconds_left=0.0)]).what == "worker"
+    assert explained(READY, "draw", [INLINE]).why == "no live worker takes runs of the pool 'gpu'"
 
 
 def test_time_and_thread_come_before_workers() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from trackside.app.server.wire.fleet import ExecutedBy, WaitingFor
 from trackside.app.storage import RunPlace, Store, StoredRun
-from trackside.app.storage.fleet import StoredWorker
+from trackside.app.storage.fleet import DEFAULT_POOL, StoredWorker
 from trackside.harness.types import RunStatus
 
 
@@ -62,10 +62,8 @@ def explained(place: RunPlace, agent: str | None, workers: Sequence[StoredWorker
 def _lacking(place: RunPlace, agent: str | None, alive: Sequence[StoredWorker]) -> str | None:
     """What no live worker has that the run needs; None: some have all of it."""
     named = f"the agent {agent or '?'!r:.100}"
-    if any(
-        worker.kind == "inline" for worker in alive
-    ):  # who takes over what others leave, as far as he knows the agent
-        return None
+    if place.pool == DEFAULT_POOL and any(worker.kind == "inline" for worker in alive):
+        return None  # who takes over what others leave of no pool of its own, as far as he knows the agent
     takers = [worker for worker in alive if worker.kind == "worker" and worker.isolated_in is None]
     in_pool = [worker for worker in takers if place.pool in worker.pools]
     if not in_pool:
