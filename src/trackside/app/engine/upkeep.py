@@ -22,6 +22,8 @@ OVERLOOKED: Final = 2.0
 _PROMOTE_EVERY: Final = 0.25
 _REAP_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 2.0
+_SWEEP_REST: Final = 10.0
+"""So many times as long as counting took, nothing is counted again."""
 _AT_ONCE: Final = 500
 _TIDY_ROUNDS: Final = 15  # so many sweeps for each time that old rows are removed
 
@@ -46,13 +48,14 @@ class Upkeep:
         self._member = member
         self._tidy = tidy
         self._sweeps = 0
+        self._sweep_again = 0.0
         self.swept_total = 0
         """Runs that were announced again."""
         self._queue: tuple[float, QueueStats] | None = None
 
     def queue(self) -> QueueStats | None:
         """What waits in the fleet, if this process was the last to look; from any thread."""
-        if self._queue is None or monotonic() - self._queue[0] > _SEEN_FOR:
+        if self._queue is None or monotonic() > max(self._queue[0], self._sweep_again) + _SEEN_FOR:
             return None
         return self._queue[1]
 
@@ -74,8 +77,14 @@ class Upkeep:
         await self._fleet.reap(self._member)
 
     async def _sweep(self) -> None:
-        """Announce again what waits although there is room for it: nobody has heard of it, or who had is gone."""
+        """Announce again what waits although there is room for it: nobody has heard of it, or who had is gone.
+
+        Counting what waits takes a second where that is a million; then it is done less often.
+        """
+        if (began := monotonic()) < self._sweep_again:
+            return
         depth = await self._fleet.queue()
+        self._sweep_again = began + _SWEEP_REST * (monotonic() - began)
         self._queue = monotonic(), _in_numbers(depth)
         idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
         if idle:

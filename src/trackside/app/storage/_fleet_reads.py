@@ -27,7 +27,7 @@ from trackside.app.storage.fleet import (
 from trackside.harness.types import CancelAction
 
 MOST_EXAMINED: Final = 10_000
-"""Of so many runs that are ready, those that came first, it is told whether somebody serves them."""
+"""Of so many runs that are ready, the first of each pool, it is told whether somebody serves them."""
 
 _IS_READY: Final = (
     active_runs.c.owner.is_(None),
@@ -45,17 +45,30 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
     """
 
     def read(connection: Connection) -> list[ReadyRun]:
-        query = select(active_runs.c.run_id, active_runs.c.pool).where(*_IS_READY)
-        if pools is not None:
-            query = query.where(active_runs.c.pool.in_(pools))
+        query = select(active_runs.c.ordinal, active_runs.c.run_id, active_runs.c.pool)
         if older_than > 0:
             now = wall_time(read_clock(connection))
             created_at = runs.c.created_at
             query = query.join(runs, runs.c.run_id == active_runs.c.run_id)
             query = query.where(or_(created_at <= now - timedelta(seconds=older_than), created_at > now))
-        return [ReadyRun(*row) for row in connection.execute(query.order_by(active_runs.c.ordinal).limit(limit))]
+        if pools is None:
+            queries = [query.where(*_IS_READY).order_by(active_runs.c.ordinal)]
+        else:
+            queries = [_of_pool(query, pool) for pool in pools]
+        found = sorted(tuple(row) for one in queries for row in connection.execute(one.limit(limit)))
+        return [ReadyRun(run_id, pool) for _, run_id, pool in found[:limit]]
 
     return read
+
+
+def _of_pool(query: Select[Any], pool: str) -> Select[Any]:
+    """The same of what is ready in a pool, in the order in which it came.
+
+    That the pool is given as a range, and is sorted by, leaves one index alone that has this order. By the key of the table,
+    which has it, too, all that is claimed would be read first.
+    """
+    of = active_runs.c.pool
+    return query.where(*_IS_READY, of >= pool, of <= pool).order_by(of, active_runs.c.ordinal)
 
 
 class FoundWorkers(NamedTuple):
@@ -169,7 +182,8 @@ def read_queue(connection: Connection) -> FoundQueue:
         found = connection.execute(_first_of(pool)).scalar()
         if found is not None:
             oldest[pool] = found
-    return FoundQueue(counts, oldest, [_Group(*row) for row in connection.execute(_groups())])
+    groups = [_Group(*row) for pool in sorted(oldest) for row in connection.execute(_groups(pool, of=len(oldest)))]
+    return FoundQueue(counts, oldest, groups)
 
 
 def _standing(state: str, *, holds: bool, is_owned: bool) -> str:
@@ -182,15 +196,14 @@ def _standing(state: str, *, holds: bool, is_owned: bool) -> str:
 
 def _first_of(pool: str) -> Select[Any]:
     """When the first run of a pool that is ready was let in."""
-    of_pool = select(active_runs.c.run_id).where(*_IS_READY, active_runs.c.pool == pool)
-    first = of_pool.order_by(active_runs.c.ordinal).limit(1).scalar_subquery()
+    first = _of_pool(select(active_runs.c.run_id), pool).limit(1).scalar_subquery()
     return select(runs.c.created_at).where(runs.c.run_id == first)
 
 
-def _groups() -> Select[Any]:
-    """The runs that are ready, by what a worker needs for them."""
+def _groups(pool: str, *, of: int) -> Select[Any]:
+    """The runs that are ready in a pool, one `of` so many, by what a worker needs for them."""
     columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.version)
-    some = select(*columns).where(*_IS_READY).order_by(active_runs.c.ordinal).limit(MOST_EXAMINED).subquery()
+    some = _of_pool(select(*columns), pool).limit(max(1, MOST_EXAMINED // of)).subquery()
     keys: list[ColumnElement[Any]] = [some.c.pool, runs.c.agent, some.c.version]
     count: list[ColumnElement[Any]] = [func.count(), func.min(runs.c.created_at)]
     examined = select(*keys, *count).join_from(some, runs, runs.c.run_id == some.c.run_id)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, override
 
-from sqlalchemy import Select, and_, exists, or_, select
+from sqlalchemy import Select, and_, exists, func, or_, select
 
 from trackside.app.storage._encoding import json_of, time_of
 from trackside.app.storage._endings import WORKER_LOST, announce_rest, cancel_in_place, lose, time_out
+from trackside.app.storage._graph_checkpoint_tables import graph_checkpoints
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
@@ -159,15 +160,14 @@ class Reap(_ClearAway):
     def apply(self, unit: UnitOfWork) -> Reaped:
         session = unit.session
         lost = {} if self.whose == "own" else _workers_gone(unit, but=self.reaper)
+        gone = [] if self.whose == "own" else [*lost, *_owners_unknown(unit, but=(self.reaper, *lost))]
         owner = active_runs.c.owner
         own = and_(owner == self.reaper, active_runs.c.state == Standing.ended.value)
-        unowned = ~exists().where(workers.c.worker_id == owner)
-        others = and_(owner.is_not(None), owner != self.reaper, or_(owner.in_([*lost]), unowned))
+        others = owner.in_(gone)
         sought = {"own": own, "others": others, "all": or_(own, others)}[self.whose]
-        query = (
-            select(active_runs.c.run_id, active_runs.c.thread_id, owner).where(sought).order_by(active_runs.c.ordinal)
-        )
-        found = session.execute(query.limit(self.limit))
+        columns = (active_runs.c.run_id, active_runs.c.thread_id, owner)
+        query = select(*columns).where(sought).order_by(active_runs.c.ordinal).limit(self.limit)
+        found = session.execute(query) if gone or self.whose != "others" else []
         rows = [row for row in found if row[2] != self.reaper or row[0] not in self.known]
         of_reaper = {run_id for run_id, _, of in rows if of == self.reaper}
         reaped = self.clear(unit, rows, lost)
@@ -209,6 +209,17 @@ class Disown(_ClearAway):
         return self.clear(unit, unit.session.execute(his.limit(self.limit)), {})
 
 
+def _owners_unknown(unit: UnitOfWork, *, but: Collection[str]) -> list[str]:
+    """Who has runs, and is no worker any more: one step through the index for each owner, however many runs he has."""
+    owner = active_runs.c.owner
+    owners = select(func.min(owner).label("owner")).cte("owners", recursive=True)
+    following = select(func.min(owner)).where(owner > owners.c.owner).scalar_subquery()
+    owners = owners.union_all(select(following).where(owners.c.owner.is_not(None)))
+    is_known = exists().where(workers.c.worker_id == owners.c.owner)
+    unknown = select(owners.c.owner).where(owners.c.owner.is_not(None), owners.c.owner.not_in([*but]), ~is_known)
+    return [name for (name,) in unit.session.execute(unknown)]
+
+
 def _workers_gone(unit: UnitOfWork, *, but: str) -> dict[str, str]:
     """Workers whose lease has ended, or whose process has, and which of it."""
     columns = (workers.c.worker_id, workers.c.process, workers.c.isolated_in)
@@ -239,7 +250,7 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
         case Standing.claimed if run_id in death.timed_out:
             time_out(unit, active, death.timed_out[run_id])
         case Standing.claimed if run_id in death.stopped and active.cancel_requested is not None:
-            cancel_in_place(unit, active, active.cancel_requested, death.stopped[run_id])
+            cancel_in_place(unit, active, _done_of(unit, active, active.cancel_requested), death.stopped[run_id])
         case Standing.claimed:
             why = f"the process that executed the run went away before the run had ended{because}"
             if reason is not None and error_type != WORKER_LOST:  # which is more than that it went away
@@ -253,6 +264,15 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
         case Standing.ended:
             announce_rest(unit, active)
     return False
+
+
+def _done_of(unit: UnitOfWork, active: ActiveRun, action: CancelAction) -> CancelAction:
+    """What was done of a cancel when there was nobody left to do it: what a graph has stored stays."""
+    stored = select(graph_checkpoints.c.checkpoint_id).where(graph_checkpoints.c.thread_id == active.thread_id)
+    of_run = stored.where(graph_checkpoints.c.run_id == active.run_id).limit(1)
+    if action is CancelAction.rollback and unit.session.execute(of_run):
+        return CancelAction.interrupt
+    return action
 
 
 class Adopted(NamedTuple):
