@@ -27,9 +27,11 @@ class Book:
         found: int = _TIME.unpack_from(self._bytes, place * _TIME.size)[0]
         return found
 
-    def are_noted(self, places: Sequence[int]) -> bool:
-        """Whether there is a time in all of these."""
-        return all(map(self.at, places))
+    def noted(self, places: Sequence[int], *, after: int = 0) -> int:
+        """How many of these have a time, one after the other, from so many on: all of them if none is missing."""
+        while after < len(places) and self.at(places[after]):
+            after += 1
+        return after
 
     def close(self) -> None:
         """Let go of the file."""

@@ -21,7 +21,7 @@ from trackside.app.storage import Store, _schema
 from trackside.app.storage._enrolment import BEATS_PER_LEASE
 from trackside.app.storage._leases import DATABASE_CLOCK
 from trackside.app.storage._membership import Register
-from trackside.app.storage._recovery import ListOwned
+from trackside.app.storage._recovery import ListOwned, Reap
 from trackside.app.storage._taking import Take
 from trackside.app.storage.fleet import FleetMember
 
@@ -129,6 +129,7 @@ def questions(store: Store, manager: RunManager, size: Size) -> Mapping[str, Cal
         "the same, of an agent that nothing waits for": lambda: write(_take(store, ["default"], ["another"])),
         "a sign of life": lambda: write(beat),
         "a worker's look at its runs": lambda: write(ListOwned(owner="w2")),
+        "its look at what has ended": lambda: write(Reap(reaper="w2", whose="own")),
         "who has the duties": fleet.duties,
         "the scheduler's look": lambda: fleet.promote_due(limit=500),
         "the reaper's look": lambda: fleet.reap("w1"),
@@ -175,6 +176,7 @@ def rates(size: Size) -> list[tuple[str, float, str]]:
     return [
         ("a sign of life", beats, f"{BEATS_PER_LEASE} in a lease of {LEASE_SECONDS:g} s"),
         ("a worker's look at its runs", beats, "as often"),
+        ("its look at what has ended", beats, "as often"),
         ("who has the duties", looks, f"{duties._BEATS} in a lease of {duties.LEASE_SECONDS:g} s"),
         (
             "take 16, whatever is first",
