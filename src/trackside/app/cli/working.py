@@ -228,7 +228,6 @@ async def _work_for(
             worker = app.fleet
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
-            worker.on_outdated.append(life.tell_to_end)
             supervisor.report(worker)
             await life.until_told_to_end()
             await life.end(app, worker, health)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from trackside.app.engine.ports import Engine, Offer, Offers
 from trackside.app.storage.coordinator import StoredCoordinator
-from trackside.app.storage.errors import StorageError
+from trackside.app.storage.errors import SchemaMovedOnError, StorageError
 from trackside.app.storage.fleet import Taking
 from trackside.app.vitals import WorkerStats
 from trackside.harness import RunManager
@@ -72,6 +72,9 @@ class FleetWorker:
         self._runs: set[asyncio.Task[None]] = set()
         self.on_change: list[Callable[[], object]] = []
         """Called whenever it has more or fewer runs."""
+        self.on_outdated: list[Callable[[str], object]] = []
+        """Called once, with the reason, when there will be no more runs for it: the tables are a newer version's."""
+        self._is_outdated = False
         self._taken = self._found = self._missed = self._foreign = self._lost = 0
 
     @property
@@ -237,7 +240,13 @@ class FleetWorker:
         self._coordinator.nudge()
 
     def _say_failed(self, exc: Exception) -> None:
-        if not self._stopping:
+        if self._stopping or self._is_outdated:
+            return
+        if isinstance(exc, SchemaMovedOnError) and self.on_outdated:
+            self._is_outdated = True
+            for tell in self.on_outdated:
+                tell(str(exc))
+        else:
             logger.warning("no run can be taken for now: %s", exc)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
