@@ -33,7 +33,9 @@ def worker(
     ] = None,
     concurrency: Annotated[
         str | None,
-        typer.Option("--concurrency", "-c", metavar="N", help="So many runs at once.", show_default="16"),
+        typer.Option(
+            "--concurrency", "-c", metavar="N", help="So many runs at once.", show_default="16, or one per processor"
+        ),
     ] = None,
     engine: Engine = None,
     database: Database = None,
@@ -56,7 +58,7 @@ def worker(
         typer.Option(metavar="none|process", help="Whether each run has a process of its own.", show_default="none"),
     ] = None,
     memory_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What such a process may have, as 512MB.")
+        str | None, typer.Option(metavar="SIZE", help="Memory that such a process may have, as 512MB.")
     ] = None,
     drain: Annotated[
         str | None,

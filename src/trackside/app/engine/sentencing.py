@@ -69,6 +69,6 @@ class Overdue:
         if watched.cancelled_at is not None:
             told = "the agent did not stop, and its process was ended"
             if run.cancel_requested is CancelAction.rollback:
-                told += "; nothing could be rolled back that it had stored of itself"
+                told += "; what its graph had stored could not be rolled back"
             return Verdict(why=why, stopped={run.run_id: told})
         return Verdict(why=why, error_type=STUCK)
