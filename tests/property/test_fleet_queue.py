@@ -115,13 +115,18 @@ class FleetPlay:
         hand = self.hands[number]
         hand.die()
         self.dead.append(hand)
-        self.look.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.coordinator.worker_id}'")
+        self.end_lease(hand)
         self.hands[number] = FleetHand(hand.store)
+
+    def end_lease(self, hand: FleetHand) -> None:
+        self.look.execute(f"UPDATE workers SET lease_until = 0 WHERE worker_id = '{hand.coordinator.worker_id}'")
 
     def finish(self) -> None:
         """Everybody does what is to be done."""
         for hand in self.hands:
             hand.session.loses_in = 0
+        for hand in self.dead:  # whose last words may have come after it had gone
+            self.end_lease(hand)
         for _ in range(ROUNDS):
             if not self.ids("SELECT run_id FROM active_runs"):
                 break
