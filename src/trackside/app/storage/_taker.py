@@ -99,7 +99,7 @@ class Taker:
 
     def _note_unfit(self, unfit: Mapping[str, str]) -> None:
         for run_id, why in unfit.items():
-            logger.warning("run %s waits for another version of Trackside: %s", run_id, why)
+            logger.warning("run %s cannot be read here, and waits for another version of Trackside: %s", run_id, why)
         self._unfit.update(unfit)
 
 

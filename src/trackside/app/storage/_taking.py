@@ -21,7 +21,6 @@ from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import SchemaMovedOnError
 from trackside.app.storage.fleet import Taking
 from trackside.harness.admission import spec_of
-from trackside.harness.errors import InvalidSpecError
 from trackside.harness.types import RunRecord, RunSpec, ThreadStatus
 
 
@@ -35,8 +34,8 @@ class TakenRun(NamedTuple):
 
 
 class Takings(NamedTuple):
-    """What came of a take: what was taken, what became of each run that was asked for, and those that are for another
-    version of Trackside, with the reason.
+    """What came of a take: what was taken, what became of each run that was asked for, and those that cannot be read, with
+    the reason: another version of Trackside may.
     """
 
     taken: Sequence[TakenRun]
@@ -106,7 +105,7 @@ class Take(Work):
             try:
                 if (run := self._taken(unit, *row)) is not None:
                     taken.append(run)
-            except InvalidSpecError as exc:
+            except (ValueError, TypeError) as exc:  # of a newer version, or damaged: others must not wait for it
                 unfit[row[0]] = str(exc)
         self._give_back(unit, [*unfit])
         self.taken = [run.record.run_id for run in taken]

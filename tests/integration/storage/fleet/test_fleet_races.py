@@ -153,6 +153,21 @@ async def test_an_admission_whose_reply_was_lost_finds_its_run_though_it_was_tak
     assert taken == two.host.given == ["r"]
 
 
+@pytest.mark.parametrize("damage", ["request = '{'", "request = '[1]'", "metadata = 'no'"])
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_taken(
+    workers: list[Worker], database: Any, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two, *_ = workers
+    for run_id in ("damaged", "r"):
+        await admit(one, run_id)
+    database.execute(f"UPDATE runs SET {damage} WHERE run_id = 'damaged'")
+
+    assert await two.coordinator.take_any(2) == ["r"]
+    assert "run damaged cannot be read here" in caplog.text
+    assert await two.coordinator.take(["damaged"]) == {"damaged": Taking.foreign}
+    assert two.host.given == ["r"]
+
+
 class AwaySession(ForgetfulSession):
     """Cannot so much as begin its next transaction."""
 
