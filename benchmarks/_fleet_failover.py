@@ -84,14 +84,11 @@ async def _hold_duties(it: Fleet) -> None:
     assert it.app.post is not None
     if it.app.post.duties.holds(REAPER):
         return
-    holder = await _holder(it)
-    if holder is not None:
-        name = holder.name
-        victim = next(one for one in it.workers if name.endswith(f":{one.pid}"))
-        await asyncio.to_thread(victim.kill)
-        it.workers.remove(victim)
+    for one in it.workers:
+        await asyncio.to_thread(one.kill)
+    it.workers.clear()
     await _until(_held_by_server(it), "the server has the duties")
-    await it.add_workers(2 - len(it.workers))
+    await it.add_workers(2)
 
 
 def _held_by_server(it: Fleet) -> Callable[[], Awaitable[bool]]:

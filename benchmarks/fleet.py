@@ -337,8 +337,7 @@ def _more(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     options = options_of(__doc__, EFFORT, more=_more)
     if options.given.capacity:
-        tables, _ = measured(QUICK if options.quick else LARGE)
-        print("\n\n".join(tables))
+        print("\n\n".join(measured(QUICK if options.quick else LARGE)))
         return
     found = asyncio.run(measure(Amounts.of(options)))
     race = race_of(found)
