@@ -76,6 +76,30 @@ async def test_an_offer_of_a_run_that_is_not_to_be_had_costs_nothing(have_fleet:
         assert (await server.store.run(again.run_id)).status == "success"
 
 
+async def test_a_defect_costs_a_worker_no_place_and_no_run(have_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    crowd.go.set()
+    async with have_fleet({"crowd": crowd.agent}, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:
+        worker = fleet.workers[0].fleet
+        coordinator, failed = worker._coordinator, asyncio.Event()
+        takes = {name: getattr(coordinator, name) for name in ("take", "take_any")}
+
+        def fails(name: str) -> Any:
+            async def take(*asked: Any) -> Any:
+                monkeypatch.setattr(coordinator, name, takes[name])
+                failed.set()
+                raise KeyError("a defect")
+
+            return take
+
+        for name in takes:
+            monkeypatch.setattr(coordinator, name, fails(name))
+        await fleet.servers[0].app.manager.start(RunSpec("crowd", 1))
+        await until(lambda: failed.is_set() and crowd.ended == 1)
+        await until(lambda: worker.running == 0)
+        assert not any(loop.done() for loop in worker._loops)
+
+
 async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> None:
     crowd = Crowd()
     async with have_fleet({"crowd": crowd.agent}, workers=2, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:

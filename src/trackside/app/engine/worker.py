@@ -126,6 +126,14 @@ class FleetWorker:
 
     async def _accept(self) -> None:
         """Take what is offered, whenever there is a place."""
+        while True:
+            try:
+                await self._accept_offers()
+            except Exception:  # the engine's failure; without this nothing would be offered to this worker any more
+                logger.exception("no runs are offered for now")
+            await asyncio.sleep(_TROUBLE)
+
+    async def _accept_offers(self) -> None:
         async with self._engine.join(self.worker_id, self._pools, on_stop=self._hear_stop) as offers:
             self._offers = offers
             offers.note_free(self._places - self._busy)
@@ -162,7 +170,7 @@ class FleetWorker:
             return
         try:
             taking = (await self._coordinator.take([run_id]))[run_id]
-        except (StorageError, ClosedError) as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever it is, the place and the offer must not be lost with it
             self._say_failed(exc)
             self._free(1)
             offer.decline(after=_TROUBLE)
@@ -189,7 +197,7 @@ class FleetWorker:
         taken: list[str] = []
         try:
             taken = await self._coordinator.take_any(room)
-        except (StorageError, ClosedError) as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever it is, nobody would look any more if this went on
             self._say_failed(exc)
             await asyncio.sleep(_TROUBLE)
         finally:
@@ -247,7 +255,8 @@ class FleetWorker:
             for tell in self.on_outdated:
                 tell(str(exc))
         else:
-            logger.warning("no run can be taken for now: %s", exc)
+            defect = None if isinstance(exc, StorageError | ClosedError) else exc
+            logger.warning("no run can be taken for now: %s", exc, exc_info=defect)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
