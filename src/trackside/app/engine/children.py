@@ -152,11 +152,10 @@ class ChildProcess:
     async def _hear(self) -> None:
         """Take in what it says, to the end of its life."""
         try:
-            with suppress(ConnectionError):
+            # An agent's code may write to a descriptor that it has guessed: something else, or a line without an end.
+            with suppress(ConnectionError, ValueError):
                 async for line in self._reader:
-                    with suppress(
-                        msgspec.MsgspecError
-                    ):  # an agent's code has written to a descriptor that it has guessed
+                    with suppress(msgspec.MsgspecError):
                         self.stats = msgspec.json.decode(line, type=ChildStats)
                         _settle(self.begun, begun=True)
         finally:
