@@ -283,7 +283,10 @@ class Fleet:
     async def command(self, *arguments: str) -> str:
         """What `trackside` says when it is asked for this, as by who runs the fleet."""
         program = await asyncio.create_subprocess_exec(
-            *(EXECUTABLE, *arguments, "--database", self.database),
+            EXECUTABLE,
+            *arguments,
+            "--database",
+            self.database,
             cwd=self.folder,
             env={**os.environ, **self._environment({})},
             stdin=asyncio.subprocess.DEVNULL,

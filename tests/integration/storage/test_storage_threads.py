@@ -316,7 +316,9 @@ async def test_what_a_thread_remembers_may_outlive_it_for_a_while(
     sweeper = store.sweeper(linger=60)
     assert (await sweeper.sweep()).forgotten == 0
     assert await store.thread_states().load(run.thread_id) is not None
-    database.execute(f"UPDATE threads SET removed_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = '{run.thread_id}'")
+    database.execute(
+        f"UPDATE threads SET removed_at = '2020-01-01T00:00:00.000000Z' WHERE thread_id = '{run.thread_id}'"
+    )
     assert (await sweeper.sweep()).forgotten == 1
     assert await store.thread_states().load(run.thread_id) is None
     assert await store.thread_states().load(other.thread_id) is not None

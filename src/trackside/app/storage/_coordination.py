@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from datetime import timedelta
 from typing import Literal, NamedTuple, override
 
 from sqlalchemy import and_, select, update
@@ -144,7 +146,8 @@ class Admit(_Entry):
 
     `asks_for` is on whose behalf it is, of a thread which may be another's with `any_owner`, and has to be there already
     with `thread_exists`. A new one is his, has `thread_metadata`, and `ends` with its last run. With a `lifetime` it lives
-    that long from now on, be it new or not.
+    that long from now on, be it new or not. `due_in` is how many seconds from now it is due by the clock that others will
+    look at; without, `due_at` is by the clock of whoever lets it in.
     """
 
     start: RunStart
@@ -156,6 +159,7 @@ class Admit(_Entry):
     nobodys: bool = False
     pool: str = DEFAULT_POOL
     version: str | None = None
+    due_in: float | None = None
     asks_for: str | None = None
     any_owner: bool = False
     thread_exists: bool = False
@@ -186,7 +190,7 @@ class Admit(_Entry):
             state=Standing.pending if self.due_at is None else Standing.delayed,
             multitask=self.multitask.value,
             owner=None if self.nobodys else self.owner,
-            due_at=self.due_at,
+            due_at=self._due_at(unit),
             portable=self.portable,
             keeps_request=self.keeps_request,
             pool=self.pool,
@@ -201,6 +205,14 @@ class Admit(_Entry):
         status = unit.thread_status(self.thread_id)
         self.given = Admitted(active.holds, status, displaced, new_thread=is_new and active.holds)
         return self.given
+
+    def _due_at(self, unit: UnitOfWork) -> str | None:
+        if self.due_in is None:
+            return self.due_at
+        try:
+            return time_text(wall_time(unit.session.clock()) + timedelta(seconds=self.due_in))
+        except OverflowError:  # the calendar ends before that, if only for the database
+            return self.due_at
 
     def _let_live(self, unit: UnitOfWork, lifetime: Lifetime) -> None:
         values = {"expires_at": lifetime.expires_at, "ttl_minutes": lifetime.ttl_minutes}

@@ -61,7 +61,7 @@ def read_ready(pools: Sequence[str] | None, older_than: float, limit: int) -> Ca
     return read
 
 
-def _of_pool(query: Select[Any], pool: str) -> Select[Any]:
+def _of_pool(query: Select[*tuple[Any, ...]], pool: str) -> Select[*tuple[Any, ...]]:
     """The same of what is ready in a pool, in the order in which it came.
 
     That the pool is given as a range, and is sorted by, leaves one index alone that has this order. By the key of the table,

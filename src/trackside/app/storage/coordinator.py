@@ -168,6 +168,8 @@ class StoredCoordinator:
         if self._fleet is not None and request is not None:
             work.pool, work.version = self._fleet.pool_of(record.agent), self._fleet.version
             work.nobodys = record.parent_run_id is None or record.parent_run_id not in self._runs
+            if record.due_at is not None and work.nobodys:  # the scheduler may be a machine with another time
+                work.due_in = (record.due_at - record.created_at).total_seconds()
         if spec is not None:
             work.asks_for, work.any_owner = spec.owner, spec.any_owner
             work.thread_exists, work.thread_ends = spec.thread_exists, spec.thread_ends
