@@ -22,9 +22,9 @@ def fleet_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["nats", "postgres"])
+@pytest.fixture(params=["nats", pytest.param("postgres", marks=pytest.mark.long)])
 def engine(request: pytest.FixtureRequest) -> str:
-    """What moves the work."""
+    """What moves the work; that it makes no difference to what is lost, which is nothing, the long run shows."""
     return str(request.param)
 
 
