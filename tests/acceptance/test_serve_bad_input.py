@@ -35,7 +35,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "there is no agent to serve: name one (`trackside serve path/file.py:name`)"),
+        ((), "there is no agent to serve: name one after the command, as path/file.py:name,"),
         (("agents.py:nope",), "agents.py has no nope; it has echo"),
         (("agents.py",), "it has echo"),
         (("chat",), "chat is no agent"),

@@ -172,8 +172,11 @@ def _folder(typed: Path | None) -> Generator[Path]:
     if typed is not None:
         try:
             typed.mkdir(parents=True, exist_ok=True)
+            is_anothers = any(typed.iterdir()) and not (typed / "lock").exists()
         except OSError as exc:
             raise DataFolderError(folder=typed, why=exc.strerror) from exc
+        if is_anothers:
+            raise DataFolderError(folder=typed, why="there is something else in it; name an empty one, or a fleet's")
         yield typed.resolve()
         return
     folder = Path(tempfile.mkdtemp(prefix="trackside-fleet-"))

@@ -17,7 +17,7 @@ class NoAgentsError(TracksideError, LookupError):
 
 
 _NAME_SOME: Final = (
-    "name one (`trackside serve path/file.py:name`), or some under [agents] in trackside.toml, or have a "
+    "name one after the command, as path/file.py:name, or some under [agents] in trackside.toml, or have a "
     "langgraph.json here"
 )
 

@@ -17,7 +17,8 @@ from trackside.harness.types import JsonObject
 
 def say_all_is_well(settings: Settings) -> None:
     """Say what would be executed."""
-    agents, pools = ", ".join(sorted(settings.agents)), ", ".join(settings.worker.pools)
+    agents = ", ".join(sorted(settings.of_own_pools(settings.agents))) or "nothing, as no agent is"
+    pools = ", ".join(settings.worker.pools)
     through = f"of {_pools(settings)} ({pools}) through {settings.engine.shown}"
     what = f"All is well: would execute {agents} {through} on {settings.database_shown}"
     standard_error().print(one_line(what), soft_wrap=True)
@@ -49,7 +50,7 @@ class WorkerWords(ProcessWords):
             "port": port,
             "database": self.settings.database_shown,
             "engine": self.settings.engine.shown,
-            "agents": sorted(self.settings.agents),
+            "agents": sorted(self.settings.of_own_pools(self.settings.agents)),
             "agents_version": self.settings.engine.agents_version,
             "pools": list(worker.pools),
             "concurrency": worker.concurrency,
@@ -63,7 +64,8 @@ class WorkerWords(ProcessWords):
         yield f"Trackside {__version__} executes runs as worker {worker_id}"
         yield f"  engine    {settings.engine.shown}"
         yield f"  database  {settings.database_shown}"
-        yield f"  agents    {', '.join(sorted(settings.agents))}{'' if version is None else f' ({one_line(version)})'}"
+        own = ", ".join(sorted(settings.of_own_pools(settings.agents))) or "none of its pools: it executes nothing"
+        yield f"  agents    {own}{'' if version is None else f' ({one_line(version)})'}"
         yield f"  {_pools(settings):<8}  {', '.join(worker.pools)}"
         yield f"  at once   {worker.concurrency:,}{f', each in a process{limit}' if worker.isolation == 'process' else ''}"
         if url is not None:

@@ -150,6 +150,10 @@ class Settings:
         """What the runs of an agent may take."""
         return self.limits.get(agent, self.default_limits)
 
+    def of_own_pools(self, agents: Iterable[str]) -> list[str]:
+        """Those of the agents whose runs a worker with these settings takes."""
+        return [agent for agent in agents if self.pool_of(agent) in self.worker.pools]
+
     def pool_of(self, agent: str) -> str:
         """The pool whose workers execute the runs of an agent."""
         return self.pools.get(agent, DEFAULT_POOL)

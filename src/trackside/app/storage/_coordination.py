@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from datetime import timedelta
 from typing import Literal, NamedTuple, override
 
 from sqlalchemy import and_, select, update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,10 +170,15 @@ def _member(settings: Settings, role: Role, agents: Mapping[str, Any]) -> FleetM
         version=settings.engine.agents_version,
         pools=worker.pools if is_worker else (),
         capacity=worker.concurrency if is_worker else 0,
-        agents=tuple(settings.agents if role == "supervisor" else agents),
+        agents=_executed(settings, settings.agents if role == "supervisor" else agents, role),
         address=_address(worker) if is_worker else None,
         isolated_in=worker.isolated_in if role == "worker" else None,
     )
+
+
+def _executed(settings: Settings, agents: Iterable[str], role: Role) -> tuple[str, ...]:
+    """The agents that a process has; of a worker those whose runs come to its pools."""
+    return tuple(agents if role == "server" else settings.of_own_pools(agents))
 
 
 def _address(worker: WorkerSettings) -> str | None:

@@ -149,7 +149,7 @@ class Connection:
         if self._losses:
             self.reconnects += 1
         if self._why is not _NOT_YET:
-            logger.info("NATS %s is there again", self._options.shown)
+            logger.warning("NATS %s is there again", self._options.shown)
         self._problems = {WORK_QUEUE: _NOT_YET}
         self._slow = self._denied = False
         self.link, self._why, self._since = link, None, self._since or datetime.now(UTC)

@@ -30,6 +30,14 @@ __all__ = ["Link", "Subscribed", "why_not"]
 
 logger = logging.getLogger("trackside.engine")
 
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Not that the client reads to the end also with TLS, which asyncio says at the end of each connection."""
+    return "eof_received() has no effect" not in record.getMessage()
+
+
+logging.getLogger("asyncio").addFilter(_is_worth_saying)
+
 OLDEST: Final = (2, 11)
 """The first version of NATS that gives many kept messages at one request."""
 CONNECT_SECONDS: Final = 5.0
