@@ -172,12 +172,12 @@ async def _asked(databases: PostgresDatabases, do: Callable[[], Awaitable[object
 def rates(size: Size) -> list[tuple[str, float, str]]:
     """How often a fleet of this size asks what in a second, and why."""
     beats = size.workers * BEATS_PER_LEASE / LEASE_SECONDS
-    looks = size.workers / (duties.LEASE_SECONDS / duties._BEATS * 0.95)
+    looks = size.workers / (duties.LEASE_SECONDS * 1.1)  # when a lease that was just renewed would end, and a bit
     return [
         ("a sign of life", beats, f"{BEATS_PER_LEASE} in a lease of {LEASE_SECONDS:g} s"),
         ("a worker's look at its runs", beats, "as often"),
         ("its look at what has ended", beats, "as often"),
-        ("who has the duties", looks, f"{duties._BEATS} in a lease of {duties.LEASE_SECONDS:g} s"),
+        ("who has the duties", looks, f"about one in a lease of {duties.LEASE_SECONDS:g} s"),
         (
             "take 16, whatever is first",
             size.workers / worker.LOOK_EVERY,

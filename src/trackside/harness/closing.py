@@ -13,7 +13,7 @@ from trackside.harness.timelimit import settled
 from trackside.harness.types import CancelMode, RunStatus
 
 _LEAST_PATIENCE = 1.0  # seconds that a cancelled agent has to stop, also where nobody wants to wait
-_TELLING = 60.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
+_TELLING = 120.0  # seconds that a run whose agent has stopped has to be told of, or to be kept where it is found later
 
 _SHUTDOWN = Stop(RunStatus.cancelled, "the manager was closed", CancelMode.shutdown)
 

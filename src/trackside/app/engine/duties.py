@@ -1,7 +1,7 @@
 """What one process does for all of a fleet, and another one as soon as that is gone.
 
-A duty is a lease in the database. Whoever has it renews it three times in its length; the others look now and then whether
-it has ended. All that is done on duty is harmless if two do it at once: a process that stood still for longer than its lease
+A duty is a lease in the database. Whoever has it renews it three times in its length; the others look when it might have
+ended. All that is done on duty is harmless if two do it at once: a process that stood still for longer than its lease
 finds that out a moment late.
 """
 
@@ -95,8 +95,12 @@ class Duties:
     async def _compete(self) -> None:
         while True:
             began = monotonic()
+            rest = self._lease / _BEATS * random.uniform(0.8, 1.1)  # not all at once, as they were started
             try:
-                if self.held or await self._some_are_free():
+                if not self.held and (seconds := await self._seconds_taken()) > 0:
+                    # Nothing is to be had before; nor need hundreds be there as soon as it may be.
+                    rest = min(seconds, self._lease) + random.uniform(0, self._lease / 2)
+                else:
                     held = await self._fleet.hold_duties(self._holder, tuple(self._duties), self._lease)
                     self._until = began + self._lease
                     self._hold(held)
@@ -106,12 +110,12 @@ class Duties:
                 logger.exception("duties cannot be looked after")
             if monotonic() >= self._until:
                 self._hold(set())
-            # Not all at once, as they were started.
-            await asyncio.sleep(self._lease / _BEATS * random.uniform(0.8, 1.1))
+            await asyncio.sleep(rest)
 
-    async def _some_are_free(self) -> bool:
-        taken = {duty.name for duty in await self._fleet.duties() if duty.seconds_left > 0}
-        return not taken.issuperset(self._duties)
+    async def _seconds_taken(self) -> float:
+        """How long all of the duties are somebody's, unless their leases are renewed; 0: one of them is nobody's."""
+        left = {duty.name: duty.seconds_left for duty in await self._fleet.duties()}
+        return min(max(0.0, left.get(name, 0.0)) for name in self._duties)
 
     def _hold(self, names: set[str]) -> None:
         for duty in self._duties.values():
