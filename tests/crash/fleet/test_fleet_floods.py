@@ -59,7 +59,8 @@ async def test_no_thread_is_stuck_though_a_run_could_be_told_nowhere(
     await asyncio.to_thread(fleet.postgres.stop, "immediate")
     try:
         fleet.open("go")
-        await fleet.until(lambda: "could not keep" in worker.log, "the end of the run is kept nowhere")
+        # Each step of an end waits for the database for a while.
+        await fleet.until(lambda: "could not keep" in worker.log, "the end of the run is kept nowhere", seconds=150)
     finally:
         await asyncio.to_thread(fleet.postgres.start)
     after = await started(fleet, "talks", words, parts=1, thread_id=asked.thread_id)
