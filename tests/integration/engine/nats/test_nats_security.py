@@ -125,7 +125,7 @@ async def test_a_workers_pool_is_made_by_a_server_that_comes_later(
     with SecuredNats(USERS, tls) as fresh:
         worker = await open_engine(fresh.url("cpu"), ca=certificates.ca_file, role="worker", away=True)
         async with worker.join("w", ["default"], on_stop=ignore) as offers:
-            await until(lambda: "no server makes it" in str(worker.status().why))
+            await until(lambda: "waits for a server" in str(worker.status().why))
             server = await open_engine(fresh.url("server"), ca=certificates.ca_file)
             await until(lambda: worker.status().connected)
             server.announce([ReadyRun("first")])

@@ -82,7 +82,7 @@ class Connection:
             if not self._problems:
                 self._since = None
             if before not in {None, _NOT_YET}:
-                logger.info("NATS %s: %s is in order again", self._options.shown, what)
+                logger.warning("NATS %s: %s is in order again", self._options.shown, what)
             return
         if self._problems.get(what) != why:
             logger.warning("NATS %s: %s: %s", self._options.shown, what, why)

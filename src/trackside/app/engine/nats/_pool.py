@@ -126,10 +126,10 @@ class Pool:
         while True:
             try:
                 made = await self._jetstream.see_to_pool(link, self.name)
-            except NotAllowedError as exc:  # a server makes it, if there is one
+            except NotAllowedError:  # a server makes it, if there is one
                 link.publish(self._names.asks(link.user), encoded(Ask(pool=self.name)))
                 if pause == _LONGEST_PAUSE:
-                    self._connection.report(what, f"its consumer is not there, and no server makes it: {exc}")
+                    self._connection.report(what, "it waits for a server of the fleet, which makes its consumer")
             except JetStreamError as exc:
                 self._connection.report(what, str(exc))
             except TimeoutError:
