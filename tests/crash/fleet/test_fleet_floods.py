@@ -63,6 +63,9 @@ async def test_no_thread_is_stuck_though_a_run_could_be_told_nowhere(
         await fleet.until(lambda: "could not keep" in worker.log, "the end of the run is kept nowhere", seconds=150)
     finally:
         await asyncio.to_thread(fleet.postgres.start)
+    await fleet.until(
+        lambda: not fleet.ask("SELECT run_id FROM active_runs"), "the run has ended, and its next attempt"
+    )
     after = await started(fleet, "talks", words, parts=1, thread_id=asked.thread_id)
     assert (await answered(fleet, after, at=1))["token"] == after.token
     await answered(fleet, asked, at=0)
