@@ -185,7 +185,7 @@ async def test_operators_of_a_fleet_see_who_is_there_what_waits_and_what_nobody_
     assert {duty["name"] for duty in queue["duties"]} == {"scheduler", "reaper", "sweeper"}
     assert {duty["holder"] for duty in queue["duties"]} <= {one["worker_id"] for one in workers.values()}
     worker = workers["worker"]
-    assert worker.items() >= {"pools": ["default"], "agents": ["held", "draw"], "version": "2", "capacity": 2}.items()
+    assert worker.items() >= {"pools": ["default"], "agents": ["held"], "version": "2", "capacity": 2}.items()
     assert (worker["is_this"], workers["server"]["is_this"]) == (False, True)
     said = {run_id: run["waiting_for"] for run_id, run in runs.items()}
     assert [said[run_id] for run_id in taken] == [None, None]
