@@ -80,7 +80,10 @@ async def test_a_process_starts_while_nats_is_away_and_connects_when_it_is_there
             engine.announce([ReadyRun("r")])
             assert (await asking).run_id == "r"
     assert engine.stats().reconnects_total == 0
-    assert [record.levelno for record in caplog.records if "NATS" in record.message] == [logging.WARNING, logging.WARNING]
+    assert [record.levelno for record in caplog.records if "NATS" in record.message] == [
+        logging.WARNING,
+        logging.WARNING,
+    ]
 
 
 async def test_an_engine_is_closed_while_nats_is_away(stopped_nats: NatsServer) -> None:
