@@ -20,9 +20,9 @@ from trackside.app.storage._fold import RunRow, RunStart
 from trackside.app.storage._leases import wall_time
 from trackside.app.storage._lifetimes import Lifetime
 from trackside.app.storage._queue import ActiveRun, Lane, Standing
-from trackside.app.storage._recovery import ROW_BYTES, is_abandoned
+from trackside.app.storage._recovery import is_abandoned
 from trackside.app.storage._tables import active_runs, idempotency_keys, runs, threads
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.errors import (
     DuplicateRunError,
@@ -67,11 +67,6 @@ class _ThreadWork(Work):
     run_id: str
     thread_id: str
     owner: str | None
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
 
     @override
     def run_ids(self) -> Iterable[str]:

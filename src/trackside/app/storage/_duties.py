@@ -11,7 +11,6 @@ from sqlalchemy import and_, case, or_, select, update
 from trackside.app.storage._encoding import time_text
 from trackside.app.storage._fleet_tables import duties
 from trackside.app.storage._leases import has_ended, wall_time
-from trackside.app.storage._recovery import ROW_BYTES
 from trackside.app.storage._work import UnitOfWork, Work
 
 
@@ -23,11 +22,6 @@ class HoldDuties(Work):
     names: Sequence[str]
     lease_seconds: float
 
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
     @override
     def apply(self, unit: UnitOfWork) -> set[str]:
         session = unit.session
@@ -37,7 +31,7 @@ class HoldDuties(Work):
         # Nobody waits for a lock here: whoever is at one of these at this moment has it.
         to_be_had = select(duties.c.name).where(duties.c.name.in_(self.names), or_(is_own, ended))
         free = {name for (name,) in session.execute(to_be_had.with_for_update(skip_locked=True))}
-        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds, "holder": self.holder}
+        lease = {**now.lease(self.lease_seconds), "holder": self.holder}
         since = time_text(wall_time(now))
         if free:
             goes_on = and_(is_own, ~ended)
@@ -55,11 +49,6 @@ class ReleaseDuties(Work):
     """Let another process have the duties of this one at once."""
 
     holder: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> None:

@@ -9,7 +9,7 @@ A lease is stored as `clock` and `lease_until`, in seconds. Inside a transaction
 
     now = session.clock()
     free = has_ended(workers.c.clock, workers.c.lease_until, now)   # a condition in a statement
-    values = {"clock": now.clock, "lease_until": now.seconds + lease_seconds}
+    values = now.lease(lease_seconds)
 
 Outside of one, `read_clock(connection)` does.
 """
@@ -41,6 +41,10 @@ class LeaseClock(NamedTuple):
 
     clock: str
     seconds: float
+
+    def lease(self, seconds: float) -> dict[str, Any]:
+        """A lease from now on, as the columns have it."""
+        return {"clock": self.clock, "lease_until": self.seconds + seconds}
 
 
 def machine_clock() -> LeaseClock:

@@ -11,7 +11,6 @@ from sqlalchemy import and_, select, update
 from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import this_process
 from trackside.app.storage._queue import Standing
-from trackside.app.storage._recovery import ROW_BYTES
 from trackside.app.storage._tables import active_runs, workers
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.fleet import ReadyRun
@@ -34,15 +33,10 @@ class Register(Work):
 
     may_be_forgotten = True
 
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
     @override
     def apply(self, unit: UnitOfWork) -> bool:
         now = unit.session.clock()
-        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds, **self.now}
+        lease = {**now.lease(self.lease_seconds), **self.now}
         renewal = update(workers).where(workers.c.worker_id == self.worker_id).values(lease)
         renewed = unit.session.execute(renewal.returning(workers.c.draining))
         if not renewed:
@@ -65,16 +59,11 @@ class Vouch(Work):
 
     may_be_forgotten = True
 
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
     @override
     def apply(self, unit: UnitOfWork) -> None:
         now = unit.session.clock()
-        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
-        unit.session.execute(update(workers).where(workers.c.worker_id.in_(self.worker_ids)).values(lease))
+        vouched = update(workers).where(workers.c.worker_id.in_(self.worker_ids))
+        unit.session.execute(vouched.values(now.lease(self.lease_seconds)))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -82,11 +71,6 @@ class Leave(Work):
     """Be a worker no more: runs that have not started wait for another; what is left is for the next reaper."""
 
     worker_id: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> None:
@@ -107,11 +91,6 @@ class AskToDrain(Work):
 
     worker_id: str
 
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
-
     @override
     def apply(self, unit: UnitOfWork) -> bool:
         ended = has_ended(workers.c.clock, workers.c.lease_until, unit.session.clock())
@@ -128,11 +107,6 @@ class LoosenVersions(Work):
     """
 
     limit: int
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
 
     @override
     def apply(self, unit: UnitOfWork) -> int:

@@ -16,7 +16,7 @@ from trackside.app.storage._leases import has_ended
 from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import ActiveRun, Standing
 from trackside.app.storage._tables import active_runs, runs, workers
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.admission import spec_of
 from trackside.harness.errors import InvalidSpecError
@@ -34,9 +34,6 @@ _ASKED: Final = (
     runs.c.retry_of,
 )
 """What the row of a run says of what was asked for."""
-
-ROW_BYTES = 600
-"""About what a run takes in the queue besides what was asked for."""
 
 
 class Owned(NamedTuple):

@@ -278,7 +278,7 @@ class Renew(ConsumerStep):
     def _take(self, session: Session) -> bool:
         row = self._held(session)
         now = session.clock()
-        lease = {"clock": now.clock, "lease_until": now.seconds + self.lease_seconds}
+        lease = now.lease(self.lease_seconds)
         if self.passed > row.cursor:
             self._move(session, row, self.passed, **lease)
         else:

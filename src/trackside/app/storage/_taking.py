@@ -14,7 +14,7 @@ from sqlalchemy import select, text, update
 
 from trackside.app.storage._encoding import json_of
 from trackside.app.storage._queue import Standing
-from trackside.app.storage._recovery import ROW_BYTES, pending_record
+from trackside.app.storage._recovery import pending_record
 from trackside.app.storage._session import Wanted
 from trackside.app.storage._tables import active_runs, runs
 from trackside.app.storage._work import UnitOfWork, Work
@@ -66,11 +66,6 @@ class Take(Work):
 
     # What was taken is in doubt only as long as nothing has come of it: its start is synced, and all before that with it.
     may_be_forgotten = True
-
-    @property
-    @override
-    def size(self) -> int:
-        return ROW_BYTES
 
     def add(self, run_ids: Iterable[str]) -> bool:
         """Take these, too, if it is not too late for that; on the event loop, while a writer may begin with it."""

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, override
 
 from sqlalchemy import Row
 
 from trackside.app.storage._encoding import json_text, time_text
 from trackside.app.storage._queries import one_thread_state
 from trackside.app.storage._readers import Readers
-from trackside.app.storage._work import SaveThreadState
+from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.errors import StateTooLargeError
+from trackside.app.storage.errors import RunEndedError, StateTooLargeError
+from trackside.harness.lifecycle import is_final
 from trackside.harness.payload import canonical
 from trackside.harness.ports import PausedRun, ThreadState
 
 MAX_STATE_BYTES = 16 * 1_048_576
 """How much JSON a thread may remember. A state is never cut: an agent would go on with half of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveThreadState(Work):
+    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process."""
+
+    thread_id: str
+    run_id: str | None
+    remembered: str
+    paused: str | None
+    updated_at: str
+
+    @property
+    @override
+    def size(self) -> int:
+        return len(self.remembered) + len(self.paused or "")
+
+    @override
+    def run_ids(self) -> Iterable[str]:
+        return () if self.run_id is None else (self.run_id,)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        run = None if self.run_id is None else unit.run(self.run_id)
+        if run is not None and is_final(run.fold.status):
+            raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
+        unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 
 class StoredThreadStates:

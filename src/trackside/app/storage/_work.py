@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
-from typing import Any, override
+from typing import Any, Final, override
 
 from sqlalchemy import select, update
 
@@ -28,7 +28,6 @@ from trackside.app.storage.errors import (
     ConnectionLostError,
     EventConflictError,
     OutcomeUnknownError,
-    RunEndedError,
     ServerUnreachableError,
     StorageError,
     TransactionConflictError,
@@ -42,6 +41,8 @@ from trackside.harness.types import JsonObject, LifecycleEventType, ThreadStatus
 _REPEATED = (TransactionConflictError, ConnectionLostError, OutcomeUnknownError, ServerUnreachableError)
 _MOST_COLLISIONS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds
+ROW_BYTES: Final = 600
+"""About what a run takes in the queue besides what was asked for."""
 _ROW_BYTES = 300  # what an event takes besides its payload: ids, indexes, its share of other rows
 
 
@@ -61,9 +62,9 @@ class Work(ABC):
     """Whether a server that crashes right after the commit may have lost it: nothing comes of it alone."""
 
     @property
-    @abstractmethod
     def size(self) -> int:
-        """About how many bytes it adds to the transaction."""
+        """About how many bytes it adds to the transaction: a few rows, unless it says otherwise."""
+        return ROW_BYTES
 
     def run_ids(self) -> Iterable[str]:
         """The runs that have to be loaded for it."""
@@ -114,33 +115,6 @@ class Append(Work):
     @override
     def apply(self, unit: UnitOfWork) -> list[EventRow]:
         return unit.append(self.rows, self.workers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveThreadState(Work):
-    """What a thread shall remember from now on, as JSON text; nothing of a run that has ended without its process."""
-
-    thread_id: str
-    run_id: str | None
-    remembered: str
-    paused: str | None
-    updated_at: str
-
-    @property
-    @override
-    def size(self) -> int:
-        return len(self.remembered) + len(self.paused or "")
-
-    @override
-    def run_ids(self) -> Iterable[str]:
-        return () if self.run_id is None else (self.run_id,)
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        run = None if self.run_id is None else unit.run(self.run_id)
-        if run is not None and is_final(run.fold.status):
-            raise RunEndedError(thread_id=self.thread_id, run_id=run.fold.run_id, status=run.fold.status.value)
-        unit.thread_states[self.thread_id] = (self.thread_id, self.remembered, self.paused, self.updated_at)
 
 
 @dataclass(frozen=True, slots=True)
