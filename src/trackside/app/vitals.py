@@ -18,7 +18,7 @@ __all__ = [
     "EngineStatus",
     "EngineVitals",
     "FeedStats",
-    "PoolStats",
+    "PoolDepth",
     "QueueStats",
     "Vitals",
     "WatchingObserver",
@@ -122,27 +122,31 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStats:
-    """The queue of one pool, in all processes of the database."""
+class PoolDepth:
+    """The runs of a pool that have not ended, and who is there for them."""
 
     pool: str
     ready: int
-    """Runs that a worker may claim now."""
+    """Could start, and are nobody's."""
     waiting: int
-    """Runs that wait for the run before them on their thread."""
+    """Wait for their threads."""
     delayed: int
+    """Are not due yet."""
     running: int
+    """Are some worker's."""
     oldest_ready_at: datetime | None
+    """When the first of those that are ready was let in."""
     workers: int
-    """Workers that are alive and do not drain."""
+    """Those that are alive and do not drain."""
     places: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """What waits in a fleet, pool by pool, and of which agents runs wait that no worker serves."""
 
-    pools: Sequence[PoolStats] = ()
+    pools: Sequence[PoolDepth] = ()
     unserved: Mapping[str, int] = field(default_factory=dict)
 
 

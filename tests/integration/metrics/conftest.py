@@ -11,7 +11,7 @@ from trackside.app.observers.metrics import MetricsObserver
 from trackside.app.vitals import (
     EngineVitals,
     FeedStats,
-    PoolStats,
+    PoolDepth,
     QueueStats,
     Vitals,
     WorkerStats,
@@ -75,7 +75,9 @@ _WRITTEN = WriterStats(batches_total=4, works_total=9, events_total=20, seconds_
 
 
 WORKER = WorkerStats(places=16, running=3, taken_total=9, found_total=2, missed_total=5, foreign_total=1, lost_total=1)
-POOL = PoolStats(pool="gpu", ready=3, waiting=2, delayed=1, running=4, oldest_ready_at=None, workers=2, places=4)
+POOL = PoolDepth(
+    pool="gpu", ready=3, waiting=2, delayed=1, running=4, oldest_ready_at=None, workers=2, places=4, free=0
+)
 
 
 def in_a_fleet(vitals: Vitals) -> Vitals:

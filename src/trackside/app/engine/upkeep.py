@@ -11,7 +11,7 @@ from trackside.app.engine.duties import Duty
 from trackside.app.engine.ports import Engine
 from trackside.app.storage.fleet import QueueDepth
 from trackside.app.storage.fleet_store import FleetStore
-from trackside.app.vitals import PoolStats, QueueStats
+from trackside.app.vitals import QueueStats
 
 SCHEDULER: Final = "scheduler"
 REAPER: Final = "reaper"
@@ -100,20 +100,7 @@ class Upkeep:
 
 
 def _in_numbers(depth: QueueDepth) -> QueueStats:
-    pools = [
-        PoolStats(
-            pool=pool.pool,
-            ready=pool.ready,
-            waiting=pool.waiting,
-            delayed=pool.delayed,
-            running=pool.running,
-            oldest_ready_at=pool.oldest_ready_at,
-            workers=pool.workers,
-            places=pool.places,
-        )
-        for pool in depth.pools
-    ]
     unserved: Counter[str] = Counter()
     for one in depth.unserved:
         unserved[one.agent] += one.count
-    return QueueStats(pools, dict(unserved))
+    return QueueStats(depth.pools, dict(unserved))

@@ -18,12 +18,12 @@ from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage.fleet import (
     Duty,
     HeldRun,
-    PoolDepth,
     QueueDepth,
     ReadyRun,
     StoredWorker,
     UnservedRuns,
 )
+from trackside.app.vitals import PoolDepth
 from trackside.harness.types import CancelAction
 
 MOST_EXAMINED: Final = 10_000

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from trackside.app.vitals import PoolDepth
 from trackside.harness.types import CancelAction
 
 DEFAULT_POOL = "default"
@@ -107,26 +108,6 @@ class StoredWorker:
     isolated_in: str | None
     release: str | None
     """The version of Trackside."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolDepth:
-    """The runs of a pool that have not ended, and who is there for them."""
-
-    pool: str
-    ready: int
-    """Could start, and are nobody's."""
-    waiting: int
-    """Wait for their threads."""
-    delayed: int
-    """Are not due yet."""
-    running: int
-    """Are some worker's."""
-    oldest_ready_at: datetime | None
-    """When the first of those that are ready was let in."""
-    workers: int
-    places: int
-    free: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
