@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from asked_server import ask, begin, status_of, wait_until
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -69,31 +68,6 @@ def working(folder: Path, database: str, *options: str) -> TracksideProcess:
 def worker(server: TracksideServer, postgres_url: str) -> Iterator[TracksideProcess]:
     with working(server.folder, postgres_url, "--port", "0", "--drain", "1h") as one:
         yield one
-
-
-def ask(server: TracksideServer, agent: str, **input: Any) -> Any:
-    body = {"assistant_id": agent, "input": input}
-    return httpx.post(f"{server.url}/runs/wait", json=body, timeout=PATIENCE).raise_for_status().json()
-
-
-def begin(server: TracksideServer, name: str) -> str:
-    """Start a run that goes on until there is a file `go`, and wait until it is executed; its id."""
-    body = {"assistant_id": "until_told", "input": {"name": name}, "on_completion": "keep"}
-    run = httpx.post(f"{server.url}/runs", json=body, timeout=PATIENCE).raise_for_status().json()
-    wait_until((server.folder / f"at-it-{name}").exists, "it is executed")
-    return str(run["run_id"])
-
-
-def status_of(server: TracksideServer, run_id: str) -> str:
-    return str(httpx.get(f"{server.url}/runs/{run_id}", timeout=PATIENCE).raise_for_status().json()["status"])
-
-
-def wait_until(look: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    waiting = threading.Event()
-    while not look():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        waiting.wait(0.02)
 
 
 def test_a_worker_executes_what_a_server_lets_in_and_says_how_it_is(

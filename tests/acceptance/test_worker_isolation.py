@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import isolated_agents
 import pytest
+from asked_server import ask, begin, status_of, wait_until
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -79,31 +78,6 @@ def working(folder: Path, database: str, *options: str, **env: str) -> Trackside
 def worker(server: TracksideServer, postgres_url: str) -> Iterator[TracksideProcess]:
     with working(server.folder, postgres_url, "--port", "0", "--drain", "1h", NOTIFY_SOCKET="/nowhere") as one:
         yield one
-
-
-def ask(server: TracksideServer, agent: str, **input: Any) -> Any:
-    body = {"assistant_id": agent, "input": input}
-    return httpx.post(f"{server.url}/runs/wait", json=body, timeout=PATIENCE).raise_for_status().json()
-
-
-def begin(server: TracksideServer, name: str, agent: str = "until_told") -> str:
-    """Start a run that goes on until there is a file `go`, and wait until it is executed; its id."""
-    body = {"assistant_id": agent, "input": {"name": name}, "on_completion": "keep"}
-    run = httpx.post(f"{server.url}/runs", json=body, timeout=PATIENCE).raise_for_status().json()
-    wait_until((server.folder / f"at-it-{name}").exists, "it is executed")
-    return str(run["run_id"])
-
-
-def status_of(server: TracksideServer, run_id: str) -> str:
-    return str(httpx.get(f"{server.url}/runs/{run_id}", timeout=PATIENCE).raise_for_status().json()["status"])
-
-
-def wait_until(look: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    waiting = threading.Event()
-    while not look():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        waiting.wait(0.02)
 
 
 def workers(trackside: Run, database: str) -> list[dict[str, Any]]:

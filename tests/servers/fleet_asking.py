@@ -35,7 +35,7 @@ def noted(words: Words, run_id: str, thread_id: str, token: str) -> Asked:
     return words.asked.setdefault(run_id, Asked(run_id, thread_id, token))
 
 
-async def answered(fleet: Fleet, asked: Asked, *, at: int) -> Any:
+async def answered(fleet: Fleet, asked: Asked, *, at: int = 0) -> Any:
     """What a server says of a run to who waits for its end."""
     answer = await fleet.clients[at].runs.join(asked.thread_id, asked.run_id)
     asked.answer, asked.is_answered = answer, True

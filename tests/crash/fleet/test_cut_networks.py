@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fleet import Fleet, FleetProcess
+from fleet_asking import answered, next_attempt
 from fleet_check import Asked, Words
 from fleet_clients import Follower
 from hosts import NETWORK, Hosts, why_not
@@ -60,25 +61,6 @@ async def started(fleet: Fleet, agent: str, words: Words, *, at: int = 0, **work
     )
     asked = words.asked[run["run_id"]] = Asked(run["run_id"], thread_id, token)
     return asked
-
-
-async def answered(fleet: Fleet, asked: Asked, *, at: int = 0) -> Any:
-    """What a server says of a run to who waits for its end."""
-    answer = await fleet.clients[at].runs.join(asked.thread_id, asked.run_id)
-    asked.answer, asked.is_answered = answer, True
-    return answer
-
-
-async def next_attempt(fleet: Fleet, asked: Asked, words: Words) -> Asked:
-    """The run that goes on for one whose worker was lost."""
-
-    def look() -> str | None:
-        found = fleet.ask(f"SELECT run_id FROM runs WHERE retry_of = '{asked.run_id}'")
-        return found[0][0] if found else None
-
-    run_id = await fleet.until(look, f"run {asked.run_id} goes on as another")
-    following = words.asked[run_id] = Asked(run_id, asked.thread_id, asked.token)
-    return following
 
 
 def backends(fleet: Fleet, address: str) -> int:

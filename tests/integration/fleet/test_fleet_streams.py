@@ -12,48 +12,16 @@ from fleet_here import fleet_here
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
 from nats_server import NatsServer
+from speaking_agents import Held, counting
 from webhook_receiver import NEW, WebhookReceiver
 
 from trackside import RunContext
 from trackside.app.settings import ServerSettings
 
 
-async def counting(input: Any, run: RunContext) -> dict[str, Any]:
-    for number in range(input["to"]):
-        run.send({"n": number})
-        await asyncio.sleep(0)
-    return {"counted": input["to"]}
-
-
 async def failing(input: Any, run: RunContext) -> dict[str, Any]:
     run.send("about to")
     raise ValueError("no good")
-
-
-class Held:
-    """An agent that says what it is told to, until it is told to end."""
-
-    def __init__(self) -> None:
-        self.steps: asyncio.Queue[Any] = asyncio.Queue()
-        self.started = asyncio.Event()
-        self.cancelled = asyncio.Event()
-
-    def agent(self) -> Any:
-        async def held(input: Any, run: RunContext) -> dict[str, Any]:
-            self.started.set()
-            try:
-                while (step := await self.steps.get()) is not None:
-                    run.send(step)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-            return {"done": True}
-
-        return held
-
-    def say(self, *steps: Any) -> None:
-        for step in steps:
-            self.steps.put_nowait(step)
 
 
 class Events:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from langgraph_sdk.errors import UnprocessableEntityError
 from langgraph_sdk.sse import SSEDecoder
+from speaking_agents import Held, counting
 
 from trackside import RunContext, RunSpec
 from trackside.app.settings import Settings
@@ -19,42 +20,9 @@ from trackside.app.streams import HubLimits
 from trackside.app.wiring import open_app
 
 
-async def counting(input: Any, run: RunContext) -> dict[str, Any]:
-    for number in range(input["to"]):
-        run.send({"n": number})
-        await asyncio.sleep(0)
-    return {"counted": input["to"]}
-
-
 async def speaking(input: Any, run: RunContext) -> dict[str, Any]:
     run.message({"type": "ai", "content": "hello", "id": "m1"})
     return {"messages": [{"type": "ai", "content": "hello", "id": "m1"}]}
-
-
-class Held:
-    """An agent that says a part each time that it is told to, until it is told to end."""
-
-    def __init__(self) -> None:
-        self.steps: asyncio.Queue[Any] = asyncio.Queue()
-        self.started = asyncio.Event()
-        self.cancelled = asyncio.Event()
-
-    def agent(self) -> Any:
-        async def held(input: Any, run: RunContext) -> dict[str, Any]:
-            self.started.set()
-            try:
-                while (step := await self.steps.get()) is not None:
-                    run.send(step)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
-            return {"done": True}
-
-        return held
-
-    def say(self, *steps: Any) -> None:
-        for step in steps:
-            self.steps.put_nowait(step)
 
 
 async def new_thread(served: Any) -> str:

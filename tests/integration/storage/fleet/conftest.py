@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from tests.integration.runs.stage import Agents
+from told_events import told
 
 from trackside import ObserverBinding, RunHandle, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
@@ -67,12 +68,7 @@ class Member:
 
     async def told(self, thread_id: str) -> list[str]:
         """What the log says of a thread, in words."""
-        events = await self.store.events(thread_id=thread_id)
-        return [" ".join([e.event.event_type.value, *_details(e.event.payload)]) for e in events]
-
-
-def _details(payload: Any) -> list[str]:
-    return [str(payload[key]) for key in ("status", "error_type", "cancel_mode") if key in payload]
+        return await told(self.store, thread_id)
 
 
 @pytest.fixture
