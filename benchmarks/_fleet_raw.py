@@ -11,33 +11,17 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, override
 
-import asyncpg
 import nats
 import nats.errors
 from _fleet_book import Book
 from _fleet_place import Place, Runs, cpu_of
-from _raw_postgres_log import EVENTS, write
-from _raw_postgres_runs import (
-    _ADMIT_ACTIVE,
-    _ADMIT_RUN,
-    _ADMIT_THREAD,
-    _DURATIONS,
-    _END_ACTIVE,
-    _END_RUN,
-    _START_ACTIVE,
-    _START_RUN,
-    _THREAD,
-    _TOTALS,
-)
-from _raw_runs import COMPLETION, PERIODS, REQUEST, SAYS
+from _raw_postgres_runs import _ADMIT_ACTIVE, RawPostgresRuns
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig
 
@@ -46,99 +30,25 @@ from trackside.harness.ids import new_id
 
 PLACES: Final = 16
 _STREAM, _SUBJECT, _CONSUMER = "RAW_RUNS", "raw.runs", "raw"
-_NOBODYS: Final = _ADMIT_ACTIVE.replace("'me'", "NULL")
 _CLAIM: Final = """
     UPDATE active_runs a SET owner = 'me' FROM runs r
     WHERE a.run_id = ANY($1::text[]) AND a.owner IS NULL AND r.run_id = a.run_id
     RETURNING a.run_id, a.thread_id, r.request"""
 
-type _Job = tuple[str, str, str, asyncio.Future[None]]
 
+class RawFleetRuns(RawPostgresRuns):
+    """The same, of runs that nobody has until they are claimed."""
 
-class RawFleetRuns:
-    """A task and a queue; one transaction takes all that waits: a statement for the rows of each kind."""
+    steps = ("admit", "claim", "start", "end")
+    admit_active = _ADMIT_ACTIVE.replace("'me'", "NULL")
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._driver = connection
-        self._jobs: asyncio.Queue[_Job | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._run())
-
-    @classmethod
-    @asynccontextmanager
-    async def at(cls, url: str) -> AsyncGenerator["RawFleetRuns"]:
-        """Runs in this database, which has the store's tables."""
-        connection = await asyncpg.connect(url)
-        runs = cls(connection)
-        yield runs
-        runs._jobs.put_nowait(None)
-        await runs._task
-        await connection.close()
-
-    async def do(self, step: str, run_id: str, thread_id: str) -> None:
-        """Have a step of a run written; returns after its commit."""
-        done = asyncio.get_running_loop().create_future()
-        self._jobs.put_nowait((step, run_id, thread_id, done))
-        await done
-
-    async def _run(self) -> None:
-        while (first := await self._jobs.get()) is not None:
-            jobs = [first]
-            while not self._jobs.empty() and (job := self._jobs.get_nowait()) is not None:
-                jobs.append(job)
-            when = datetime.now(UTC).isoformat()
-            async with self._driver.transaction():
-                if all(step == "claim" for step, *_ in jobs):  # as ours: it is in doubt only until the next commit
-                    await self._driver.execute("SET LOCAL synchronous_commit = off")
-                for step, write_step in (
-                    ("admit", self._admit),
-                    ("claim", self._claim),
-                    ("start", self._start),
-                    ("end", self._end),
-                ):
-                    if runs := [(run_id, thread_id) for name, run_id, thread_id, _ in jobs if name == step]:
-                        await write_step(runs, when)
-                await self._add_up(sum(step == "end" for step, *_ in jobs))
-                await self._write_events(jobs, when)
-            for *_, done in jobs:
-                done.set_result(None)
-
-    async def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
-        await self._write(_ADMIT_THREAD, [(thread_id, when) for _, thread_id in runs])
-        await self._write(_ADMIT_RUN, [(run_id, thread_id, when, REQUEST) for run_id, thread_id in runs])
-        await self._write(_NOBODYS, runs)
+    @override
+    async def _begin(self, steps: set[str]) -> None:
+        if steps == {"claim"}:  # as ours: it is in doubt only until the next commit
+            await self._driver.execute("SET LOCAL synchronous_commit = off")
 
     async def _claim(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._driver.fetch(_CLAIM, [run_id for run_id, _ in runs])
-
-    async def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
-        await self._write(_THREAD, [("busy", when, run_id, thread_id) for run_id, thread_id in runs])
-        await self._write(_START_RUN, [(when, run_id) for run_id, _ in runs])
-        await self._write(_START_ACTIVE, [(run_id,) for run_id, _ in runs])
-
-    async def _end(self, runs: Sequence[tuple[str, str]], when: str) -> None:
-        await self._write(_THREAD, [("idle", when, run_id, thread_id) for run_id, thread_id in runs])
-        await self._write(_END_RUN, [(when, COMPLETION, run_id) for run_id, _ in runs])
-        await self._write(_END_ACTIVE, [(run_id,) for run_id, _ in runs])
-
-    async def _write_events(self, jobs: Sequence[_Job], when: str) -> None:
-        rows: list[tuple[Any, ...]] = []
-        for step, run_id, thread_id, _ in jobs:
-            first, kinds = {"start": (1, ("run_started", "busy")), "end": (3, ("run_completed", "idle"))}.get(
-                step, (0, ())
-            )
-            for sequence, kind in enumerate(kinds, first):
-                event_type = kind if kind.startswith("run") else "thread_status_updated"
-                rows.append((new_id(), run_id, thread_id, sequence, event_type, when, SAYS[kind]))
-        await self._write(EVENTS, rows)
-
-    async def _add_up(self, ended: int) -> None:
-        if ended:
-            starts = [(seconds, int(time.time()) // seconds, ended) for seconds in PERIODS]
-            await self._write(_TOTALS, starts)
-            await self._write(_DURATIONS, starts)
-
-    async def _write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        await write(self._driver, statement, rows)
 
 
 async def _work(database: str, url: str, book: Book) -> None:

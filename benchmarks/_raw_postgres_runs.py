@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 from _raw_postgres_log import EVENTS, write
@@ -55,8 +55,16 @@ _DURATIONS = """
 type _Job = tuple[str, str, str, asyncio.Future[None]]
 
 
+_EVENTS_OF = {"start": (1, ("run_started", "busy")), "end": (3, ("run_completed", "idle"))}
+
+
 class RawPostgresRuns:
     """A task and a queue; one transaction takes all that waits: a statement for the rows of each kind."""
+
+    steps: Sequence[str] = ("admit", "start", "end")
+    """Of a run, in their order; each has a method `_STEP`."""
+    admit_active = _ADMIT_ACTIVE
+    """How a run gets into the queue."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._driver = connection
@@ -65,7 +73,7 @@ class RawPostgresRuns:
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, url: str) -> AsyncGenerator["RawPostgresRuns"]:
+    async def at(cls, url: str) -> AsyncGenerator[Self]:
         """Runs in this database, which has the store's tables."""
         connection = await asyncpg.connect(url)
         runs = cls(connection)
@@ -77,10 +85,14 @@ class RawPostgresRuns:
     async def run(self) -> None:
         """One run on a thread of its own: admitted, started, ended, each durable before the next."""
         run_id, thread_id = new_id(), new_id()
-        for step in ("admit", "start", "end"):
-            done = asyncio.get_running_loop().create_future()
-            self._jobs.put_nowait((step, run_id, thread_id, done))
-            await done
+        for step in self.steps:
+            await self.do(step, run_id, thread_id)
+
+    async def do(self, step: str, run_id: str, thread_id: str) -> None:
+        """Have a step of a run written; returns after its commit."""
+        done = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait((step, run_id, thread_id, done))
+        await done
 
     async def _run(self) -> None:
         while (first := await self._jobs.get()) is not None:
@@ -89,18 +101,22 @@ class RawPostgresRuns:
                 jobs.append(job)
             when = datetime.now(UTC).isoformat()
             async with self._driver.transaction():
-                for step, write_step in (("admit", self._admit), ("start", self._start), ("end", self._end)):
+                await self._begin({step for step, *_ in jobs})
+                for step in self.steps:
                     if runs := [(run_id, thread_id) for name, run_id, thread_id, _ in jobs if name == step]:
-                        await write_step(runs, when)
+                        await getattr(self, f"_{step}")(runs, when)
                 await self._add_up(sum(step == "end" for step, *_ in jobs))
                 await self._write_events(jobs, when)
             for *_, done in jobs:
                 done.set_result(None)
 
+    async def _begin(self, steps: set[str]) -> None:
+        """What a transaction of these steps begins with."""
+
     async def _admit(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._write(_ADMIT_THREAD, [(thread_id, when) for _, thread_id in runs])
         await self._write(_ADMIT_RUN, [(run_id, thread_id, when, REQUEST) for run_id, thread_id in runs])
-        await self._write(_ADMIT_ACTIVE, runs)
+        await self._write(self.admit_active, runs)
 
     async def _start(self, runs: Sequence[tuple[str, str]], when: str) -> None:
         await self._write(_THREAD, [("busy", when, run_id, thread_id) for run_id, thread_id in runs])
@@ -115,11 +131,7 @@ class RawPostgresRuns:
     async def _write_events(self, jobs: Sequence[_Job], when: str) -> None:
         rows: list[tuple[Any, ...]] = []
         for step, run_id, thread_id, _ in jobs:
-            first, kinds = {
-                "admit": (0, ()),
-                "start": (1, ("run_started", "busy")),
-                "end": (3, ("run_completed", "idle")),
-            }[step]
+            first, kinds = _EVENTS_OF.get(step, (0, ()))
             for sequence, kind in enumerate(kinds, first):
                 event_type = kind if kind.startswith("run") else "thread_status_updated"
                 rows.append((new_id(), run_id, thread_id, sequence, event_type, when, SAYS[kind]))
