@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -138,7 +137,7 @@ def ask_all(server: Server, at: Sequence[Place], rounds: int) -> tuple[dict[str,
             taken = one.first_byte[before:]
             costs[name].append(Cost((server.cpu_ns() - cpu) / len(taken) + 1, sum(taken) / len(taken) * 1e9))
     connection.close()
-    return found, Race({Contender(name, FIRST_BYTE, _nothing): one for name, one in costs.items()})
+    return found, Race({Contender(name, FIRST_BYTE): one for name, one in costs.items()})
 
 
 def _ask(connection: http.client.HTTPConnection, address: str, into: Answers) -> None:
@@ -148,11 +147,6 @@ def _ask(connection: http.client.HTTPConnection, address: str, into: Answers) ->
     into.first_byte.append(time.perf_counter() - begun)
     into.size, into.status = len(answer.read()), answer.status
     into.whole.append(time.perf_counter() - begun)
-
-
-def _nothing() -> Any:
-    """What was timed request by request is not opened and timed once more."""
-    raise NotImplementedError
 
 
 def tables_of(found: Mapping[str, Answers], result: Race, facts: Sequence[Sequence[str]]) -> list[str]:

@@ -6,7 +6,6 @@ import statistics
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Final
@@ -19,7 +18,7 @@ from _fleet_place import EngineName, Place, Runs, fleet, place
 from _fleet_raw import raw_fleet
 from _fleet_runs import PLACES, WAVES, Makespan, Soon, Start, many, one_at_a_time, ours, sleepers
 from _report import Budget, Options, Report, figure, options_of, publish, table, times
-from _rounds import Contender, Cost, Effort, Race, Work
+from _rounds import Contender, Cost, Effort, Race
 
 EFFORT: Final = Effort(rounds=5, seconds=2.0)
 ENGINES: Final[Sequence[EngineName]] = ("nats", "postgres")
@@ -137,7 +136,7 @@ async def _beside_each_other(where: Place, amounts: Amounts, found: Found) -> No
             for callers, runs in amounts.runs.items():
                 for name, (it, start, cpu) in _turned(contenders, number):
                     cost = await many(it, start, runs=runs, at_once=callers, cpu=cpu)
-                    found.race.setdefault(Contender(name, case_of(callers), _not_timed), []).append(cost)
+                    found.race.setdefault(Contender(name, case_of(callers)), []).append(cost)
 
 
 def race_of(found: Found) -> Race:
@@ -150,10 +149,6 @@ def _turned[T](these: Mapping[str, T], number: int) -> list[tuple[str, T]]:
     """The same, another one first in each round."""
     first = number % len(these)
     return [*these.items()][first:] + [*these.items()][:first]
-
-
-def _not_timed() -> "nullcontext[Work]":
-    raise NotImplementedError
 
 
 def soon_table(found: Found) -> str:

@@ -135,7 +135,7 @@ class Measured:
         """As others have it: nanoseconds of the server's CPU time, and of wall clock, for one run."""
         return Race(
             {
-                Contender(way.server.name, way.case, _nothing): [
+                Contender(way.server.name, way.case): [
                     Cost(one.server_cpu_ns / one.runs, one.seconds * 1e9 / one.runs) for one in samples
                 ]
                 for way, samples in self.samples.items()
@@ -149,10 +149,6 @@ class Measured:
     def p50(self, case: str, name: str) -> list[float]:
         """The median of each round, in milliseconds."""
         return [statistics.median(one.took_ms) for one in self.of(case, name)]
-
-
-def _nothing() -> Any:
-    raise NotImplementedError
 
 
 async def measured(ways: Sequence[Way], effort: Effort) -> Measured:

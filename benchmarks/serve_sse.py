@@ -121,20 +121,14 @@ class Measured:
     def race(self) -> Race:
         """As others have it: nanoseconds until the first event, or until half of the followers have a part."""
         first = {
-            Contender(name, FIRST, _nothing): [
-                Cost(cpu / len(took), statistics.median(took) * 1e6) for took, cpu in rounds
-            ]
+            Contender(name, FIRST): [Cost(cpu / len(took), statistics.median(took) * 1e6) for took, cpu in rounds]
             for name, rounds in self.first.items()
         }
         followed = {
-            Contender(name, FOLLOWED, _nothing): [Cost(one.cpu_ns, one.p50 * 1e6) for one in rounds]
+            Contender(name, FOLLOWED): [Cost(one.cpu_ns, one.p50 * 1e6) for one in rounds]
             for name, rounds in self.followed.items()
         }
         return Race({**first, **followed})
-
-
-def _nothing() -> Any:
-    raise NotImplementedError
 
 
 async def measured(found: Fleet, talking: Server, options: Options) -> Measured:
