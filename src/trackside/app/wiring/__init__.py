@@ -88,10 +88,8 @@ class App:
     """What knows who asks the server."""
     closing: AsyncExitStack
     """What is closed with this app, before its manager."""
-    membership: Membership | None = None
-    """What it has of the fleet of which it is one; None: it executes what it lets in."""
     post: Post | None = None
-    """What it does there."""
+    """What it does in the fleet of which it is one; None: it executes what it lets in."""
 
     @property
     def fleet(self) -> FleetWorker | None:
@@ -102,6 +100,11 @@ class App:
     def supervisor(self) -> Supervisor | None:
         """What keeps the child processes of a worker up that executes nothing itself."""
         return None if self.post is None else self.post.supervisor
+
+    @property
+    def membership(self) -> Membership | None:
+        """What it has of the fleet of which it is one; None: it executes what it lets in."""
+        return None if self.post is None else self.post.membership
 
     @property
     def engine(self) -> Engine | None:
@@ -270,7 +273,7 @@ async def open_app(
             shutdown_grace=settings.shutdown_grace,
         )
         post = None if membership is None else Post(settings, store, membership, manager, coordinator)
-        vitals = _vitals(manager, store, deliveries, spool, membership, post)
+        vitals = _vitals(manager, store, deliveries, spool, post)
         for observer in configured:
             observer.watch(vitals)
         authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
@@ -293,7 +296,6 @@ async def open_app(
             settings,
             authenticator,
             stack,
-            membership,
             post,
         )
 
@@ -312,7 +314,6 @@ def _vitals(
     store: Store,
     deliveries: Deliveries,
     spool: Spool,
-    membership: Membership | None,
     post: Post | None,
 ) -> Vitals:
     vitals = Vitals(
@@ -322,7 +323,7 @@ def _vitals(
         feeds=deliveries.dispatcher.stats,
         spooled=lambda: spool.waiting,
     )
-    return vitals if membership is None or post is None else with_fleet(vitals, membership, post)
+    return vitals if post is None else with_fleet(vitals, post)
 
 
 def _folders(settings: Settings) -> list[str]:

@@ -90,6 +90,7 @@ class Post:
         from trackside.app.engine.worker import FleetWorker
         from trackside.app.server.crons import CronScheduler
 
+        self.membership = membership
         engine, member = membership.engine, membership.member
         self.upkeep = Upkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
         # A supervisor lacks the agents whose runs crons start; its child processes are as good as any.
@@ -123,9 +124,9 @@ class Post:
         await self.duties.__aexit__(*exc_info)
 
 
-def with_fleet(vitals: Vitals, membership: Membership, post: Post) -> Vitals:
+def with_fleet(vitals: Vitals, post: Post) -> Vitals:
     """The numbers of an app with those of its part in a fleet."""
-    engine, worker = membership.engine, post.worker or post.supervisor
+    engine, worker = post.membership.engine, post.worker or post.supervisor
     return replace(
         vitals,
         engine=lambda: EngineVitals(engine.name, engine.status(), engine.stats()),
