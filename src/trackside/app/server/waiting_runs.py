@@ -64,14 +64,13 @@ def _lacking(place: RunPlace, agent: str | None, alive: Sequence[StoredWorker]) 
     named = f"the agent {agent or '?'!r:.100}"
     if place.pool == DEFAULT_POOL and any(worker.kind == "inline" for worker in alive):
         return None  # who takes over what others leave of no pool of its own, as far as he knows the agent
-    takers = [worker for worker in alive if worker.kind == "worker" and worker.isolated_in is None]
-    in_pool = [worker for worker in takers if place.pool in worker.pools]
+    in_pool = [worker for worker in alive if worker.is_worker and place.pool in worker.pools]
     if not in_pool:
         return f"no live worker takes runs of the pool {place.pool!r:.100}"
     serving = [worker for worker in in_pool if agent in worker.agents]
     if not serving:
         return f"no live worker of the pool {place.pool!r:.100} has {named}"
-    fitting = [worker for worker in serving if place.version in (None, worker.version)]
+    fitting = [worker for worker in serving if worker.fits(place.version)]
     if not fitting:
         return f"no live worker has {named} in the version {place.version!r:.100}; {_versions(serving)}"
     if all(worker.draining for worker in fitting):

@@ -128,14 +128,7 @@ class FoundQueue(NamedTuple):
 
     def told(self, there: Iterable[StoredWorker]) -> QueueDepth:
         """What waits, and who is there for it."""
-        takers = [
-            worker
-            for worker in there
-            if worker.kind == "worker"
-            and worker.seconds_left > 0
-            and not worker.draining
-            and worker.isolated_in is None
-        ]
+        takers = [one for one in there if one.is_worker and one.seconds_left > 0 and not one.draining]
         names = {*self.counts, *(pool for worker in takers for pool in worker.pools)}
         return QueueDepth(
             pools=tuple(
@@ -146,7 +139,7 @@ class FoundQueue(NamedTuple):
                     agent=group.agent or "", version=group.version, count=group.count, oldest_at=group.oldest_at
                 )
                 for group in self.groups
-                if not any(_serves(worker, group) for worker in takers)
+                if not any(one.serves(group.pool, group.agent, group.version) for one in takers)
             ),
         )
 
@@ -163,11 +156,6 @@ class FoundQueue(NamedTuple):
             places=sum(worker.capacity for worker in takers),
             free=sum(max(0, worker.capacity - worker.running) for worker in takers),
         )
-
-
-def _serves(worker: StoredWorker, group: _Group) -> bool:
-    has_version = group.version is None or group.version == worker.version
-    return has_version and group.pool in worker.pools and group.agent in worker.agents
 
 
 def read_queue(connection: Connection) -> FoundQueue:

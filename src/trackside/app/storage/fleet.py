@@ -109,6 +109,19 @@ class StoredWorker:
     release: str | None
     """The version of Trackside."""
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a worker of a fleet, and not one of the processes that are the places of another."""
+        return self.kind == "worker" and self.isolated_in is None
+
+    def fits(self, version: str | None) -> bool:
+        """Whether it may execute runs that were let in for this version of the agents; None: for any."""
+        return version is None or version == self.version
+
+    def serves(self, pool: str, agent: str | None, version: str | None) -> bool:
+        """Whether it can execute such runs."""
+        return self.fits(version) and pool in self.pools and agent in self.agents
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnservedRuns:
