@@ -459,12 +459,10 @@ class RunManager:
 
     async def _handle_of(self, known: RunRecord) -> RunHandle:
         """A handle of a run that was there before."""
-        run_id = known.run_id
-        if (execution := self._runs.get(run_id)) is not None:
-            outcome = execution.outcome
-        else:
-            # It may have ended since it was found.
-            outcome = outcome_elsewhere(run_id, await self._services.coordinator.get(run_id))
+        if (execution := self._runs.get(known.run_id)) is not None:
+            return RunHandle(self, known, execution.outcome, existing=True)
+        # It may have ended since it was found.
+        outcome = outcome_elsewhere(known.run_id, await self._services.coordinator.get(known.run_id))
         return RunHandle(self, known, outcome, existing=True)
 
     def _served(self) -> Collection[str]:
