@@ -59,12 +59,11 @@ class WorkersWatch:
             worker
             for worker in await self._store.fleet.workers()
             if worker.kind == "worker" and worker.seconds_left > 0 and not worker.draining
-            if version is None or worker.version == version
         ]
         return {
             name
             for name in settings.agents
-            if not any(name in worker.agents and settings.pool_of(name) in worker.pools for worker in workers)
+            if not any(worker.serves(settings.pool_of(name), name, version) for worker in workers)
         }
 
     def _compare(self, unserved: set[str]) -> None:

@@ -18,6 +18,7 @@ from trackside.harness import RunManager
 
 if TYPE_CHECKING:
     from trackside.app.engine import Engine
+    from trackside.app.engine.nats import NatsOptions
     from trackside.app.engine.supervisor import Supervisor
     from trackside.app.engine.worker import FleetWorker
     from trackside.app.storage import Store
@@ -198,20 +199,30 @@ async def _engine_of(settings: Settings, store: Store, role: Role) -> AsyncGener
         async with open_postgres(store) as postgres:
             yield postgres
         return
-    from trackside.app.engine.nats import EngineOptionError, NatsOptions, open_nats
+    from trackside.app.engine.nats import EngineOptionError, open_nats
 
-    engine = settings.engine
     try:
-        options = NatsOptions(
-            url=engine.url,
-            role="server" if role == "server" else "worker",
-            name=f"trackside {role} {socket.gethostname()}:{getpid()}",
-            credentials=engine.credentials,
-            ca=engine.ca,
-            certificate=engine.certificate,
-            key=engine.key,
-        )
-        async with open_nats(options) as nats:
+        async with open_nats(nats_options(settings, role, f"{role} {socket.gethostname()}:{getpid()}")) as nats:
             yield nats
     except EngineOptionError as exc:
         raise settings.complaint(f"engine.{exc.details['option']}", str(exc.details["why"])) from exc
+
+
+def nats_options(settings: Settings, role: Role, name: str) -> NatsOptions:
+    """How NATS is reached with these settings; `name` is what it shows of this process in its own lists.
+
+    Raises:
+        EngineOptionError: a value does not fit.
+    """
+    from trackside.app.engine.nats import NatsOptions
+
+    engine = settings.engine
+    return NatsOptions(
+        url=engine.url,
+        role="server" if role == "server" else "worker",
+        name=f"trackside {name}",
+        credentials=engine.credentials,
+        ca=engine.ca,
+        certificate=engine.certificate,
+        key=engine.key,
+    )

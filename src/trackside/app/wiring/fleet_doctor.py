@@ -16,6 +16,7 @@ from trackside._version import __version__
 from trackside.app.settings import Settings
 from trackside.app.wiring import open_store
 from trackside.app.wiring.findings import Finding, Severity, long_time
+from trackside.app.wiring.fleet import nats_options
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
@@ -126,20 +127,11 @@ async def _engine(settings: Settings, flags: str) -> list[Finding]:
 
 async def _why_cut_off(settings: Settings) -> str | None:
     """Why NATS is not reached in time; None if it is."""
-    from trackside.app.engine.nats import NatsOptions, open_nats
+    from trackside.app.engine.nats import open_nats
 
-    engine = settings.engine
-    options = NatsOptions(
-        url=engine.url,
-        role="worker",  # who makes sure of nothing that is not there
-        name="trackside doctor",
-        credentials=engine.credentials,
-        ca=engine.ca,
-        certificate=engine.certificate,
-        key=engine.key,
-    )
     try:
-        async with open_nats(options) as nats:
+        # As a worker, who makes sure of nothing that is not there.
+        async with open_nats(nats_options(settings, "worker", "doctor")) as nats:
             before = nats.status()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ENGINE_SECONDS):
