@@ -49,8 +49,6 @@ class Upkeep:
         self._tidy = tidy
         self._sweeps = 0
         self._sweep_again = 0.0
-        self.swept_total = 0
-        """Runs that were announced again."""
         self._queue: tuple[float, QueueStats] | None = None
 
     def queue(self) -> QueueStats | None:
@@ -88,9 +86,7 @@ class Upkeep:
         self._queue = monotonic(), _in_numbers(depth)
         idle = [pool.pool for pool in depth.pools if pool.free > 0 and pool.ready > 0]
         if idle:
-            overlooked = await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE)
-            self.swept_total += len(overlooked)
-            self._engine.announce(overlooked)
+            self._engine.announce(await self._fleet.ready(idle, older_than=OVERLOOKED, limit=_AT_ONCE))
         if depth.unserved:
             await self._fleet.loosen_versions()
         if self._sweeps % _TIDY_ROUNDS == 0:
