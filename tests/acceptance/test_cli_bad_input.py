@@ -131,7 +131,7 @@ def test_a_module_that_does_not_import_shows_its_own_traceback_and_nothing_of_ou
         *traceback, line = done.stderr.splitlines()
         assert done.returncode == 2
         assert line.startswith(f"error: {reference} cannot be loaded: importing outer")
-        assert line.endswith("raised ModuleNotFoundError: No module named 'no_such_package'.")
+        assert line.endswith("raised ModuleNotFoundError: No module named 'no_such_package'. [agent-import]")
         frames = [text.split('"')[1] for text in traceback if text.startswith("  File ")]
         assert frames == [str(tmp_path / "outer.py"), str(tmp_path / "broken.py")]
 
@@ -172,7 +172,9 @@ def test_a_wrong_setting_names_its_file_and_key(here: Trackside, tmp_path: Path)
     settings = tmp_path / "trackside.toml"
 
     settings.write_text('[database]\nulr = "sqlite:///x.db"\n')
-    assert the_one_line(here("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url?"
+    assert (
+        the_one_line(here("runs")) == "trackside.toml: unknown key database.ulr; did you mean database.url? [settings]"
+    )
     settings.write_text('[database]\nurl = "sqlite:///no/x.db"\n')
     assert the_one_line(here("runs")).startswith("trackside.toml, database.url: There is no folder no")
     settings.write_text('[agents]\nchat = "agents.py:grph"\n')

@@ -206,7 +206,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(here: Run, tmp_pat
 @pytest.mark.parametrize(
     ("name", "code", "what"),
     [
-        ("/dev/full", 1, "error: /dev/full cannot be written: No space left on device.\n"),
+        ("/dev/full", 1, "error: /dev/full cannot be written: No space left on device. [file-not-usable]\n"),
         ("none/events.jsonl", 2, "error: FILE: none/events.jsonl cannot be written: No such file or directory.\n"),
         (".", 2, "error: FILE: . is a folder.\n"),
     ],

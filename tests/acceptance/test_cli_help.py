@@ -55,3 +55,27 @@ def test_examples_run(here: Run, tmp_path: Path) -> None:
         if example.runs:
             done = here(*of_trackside(example.line))
             assert done.returncode == 0, (name, example.line, done.stderr)
+
+
+def test_an_error_is_explained_by_the_code_that_its_message_ends_with(here: Run) -> None:
+    failed = here("run", "nowhere.py:agent", "hello")
+    code = failed.stderr.split()[-1]
+    assert code == "[agent-reference]"
+
+    explained = here("explain", code)
+
+    assert explained.returncode == 0
+    assert explained.stdout.startswith("agent-reference\n")
+    assert "**What to do:** write `path/file.py:name`" in explained.stdout
+
+
+def test_a_code_that_is_none_is_answered_with_the_one_that_is_meant(here: Run) -> None:
+    mistyped = here("explain", "folder-mising")
+    assert mistyped.returncode == 2
+    assert "is 'folder-missing' meant?" in mistyped.stderr
+
+
+def test_all_codes_are_listed_with_a_sentence(here: Run) -> None:
+    lines = here("explain").stdout.splitlines()
+    assert len(lines) > 150
+    assert next(line for line in lines if line.startswith("thread-busy ")).endswith("the strategy `reject`.")

@@ -149,7 +149,7 @@ def test_a_graph_that_forgets_is_not_said_to_wait(here: Trackside) -> None:
     said = "this graph's own checkpointer forgets when the program ends; compile it without one."
     assert asked.stdout.splitlines()[-1] == f"It cannot be answered: {said}"
     assert answered.returncode == 2
-    assert answered.stderr == f"error: graph.py:forgetful cannot take an answer: {said}\n"
+    assert answered.stderr == f"error: graph.py:forgetful cannot take an answer: {said} [forgetful-agent]\n"
     assert len(here("runs", "--json").stdout.splitlines()) == 1, "no run was started for nothing"
 
 

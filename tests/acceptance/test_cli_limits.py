@@ -104,7 +104,8 @@ def test_a_mistake_in_the_settings_is_one_line(here: Trackside, tmp_path: Path) 
 
     assert refused.returncode == 2
     assert refused.stderr == (
-        "error: trackside.toml, limits.spend.max_tokens: no agent is named 'spend'; those under [agents] are: none.\n"
+        "error: trackside.toml, limits.spend.max_tokens: no agent is named 'spend'; those under [agents] are: none."
+        " [settings]\n"
     )
 
 

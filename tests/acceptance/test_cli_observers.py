@@ -285,7 +285,8 @@ def test_a_mistake_stops_the_start_before_anything_runs(here: Trackside, folder:
     for command in (("run", "agents.py:echo", "hi"), ("deliver",)):
         done = here(*command)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "error: trackside.toml, observers[1] (note).tto: there is no such key; did you mean to?\n"
+        said = "trackside.toml, observers[1] (note).tto: there is no such key; did you mean to?"
+        assert done.stderr == f"error: {said} [settings]\n"
     assert not (folder / "trackside.db").exists()
 
 

@@ -145,7 +145,7 @@ def test_of_a_long_value_the_beginning_and_the_end_of_what_is_wrong_are_said(her
     configure(folder, f'type = "logging"\nlevel = "{"x" * 100_000}"')
     said = run(here).stderr
     assert len(said) < 1_200
-    assert said.endswith('is not one of "debug", "info", "warning", "error".\n')
+    assert said.endswith('is not one of "debug", "info", "warning", "error". [settings]\n')
 
 
 def test_a_port_that_is_taken_is_an_error_of_its_key(here: Trackside, folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_port_that_is_taken_is_an_error_of_its_key(here: Trackside, folder: Pa
 
     assert done.returncode == 2
     why = f"127.0.0.1:{port} is taken by another program; choose another port"
-    assert done.stderr == f"error: trackside.toml, observers[1] (metrics).port: {why}.\n"
+    assert done.stderr == f"error: trackside.toml, observers[1] (metrics).port: {why}. [settings]\n"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_an_observer_that_exits_while_it_is_made_is_an_error_of_the_settings(
 ) -> None:
     configure(folder, bad(name))
     done = run(here)
-    assert (done.returncode, done.stderr) == (2, f"error: trackside.toml, {said}\n")
+    assert (done.returncode, done.stderr) == (2, f"error: trackside.toml, {said} [settings]\n")
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end(
     gone = here("runs", "--url", url)
     assert (gone.returncode, gone.stderr) == (
         1,
-        f"error: No server answers at {url}: nobody listens there; `trackside serve` starts one.\n",
+        f"error: No server answers at {url}: nobody listens there; `trackside serve` starts one. [server-away]\n",
     )
 
 

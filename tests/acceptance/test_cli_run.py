@@ -321,7 +321,7 @@ def test_an_output_that_cannot_be_written_is_said_in_one_line_and_the_run_record
     looked = trackside("runs", *options, shell=f'exec "$0" "$@" {output}')
 
     assert (ran.returncode, looked.returncode) == (1, 1)
-    assert ran.stderr == looked.stderr == f"error: standard output cannot be written: {why}.\n"
+    assert ran.stderr == looked.stderr == f"error: standard output cannot be written: {why}. [output-not-writable]\n"
     assert [run["status"] for run in json_lines(here("runs", "--json").stdout)] == ["success"]
 
 

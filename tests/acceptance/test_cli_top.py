@@ -202,7 +202,7 @@ def test_without_textual_it_says_how_to_get_it(trackside: Run, tmp_path: Path) -
     assert refused.returncode == 2
     assert (
         refused.stderr
-        == "error: top cannot be shown: Textual is not installed; pip install 'trackside[top]' does it.\n"
+        == "error: top cannot be shown: Textual is not installed; pip install 'trackside[top]' does it. [top-not-shown]\n"
     )
 
 

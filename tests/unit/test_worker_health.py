@@ -106,7 +106,8 @@ async def test_nothing_else_is_there(health: WorkerHealth, path: str) -> None:
     found = await ask(health, path)
 
     assert found.status == 404
-    assert json.loads(found.text) == {"detail": "there is nothing here but /live, /ready, /metrics"}
+    why = "there is nothing here but /live, /ready, /metrics"
+    assert json.loads(found.text) == {"detail": why, "code": "not-found"}
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])

@@ -7,18 +7,30 @@ the keyword arguments of its constructor fill it and stay readable as attributes
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar, Literal
 
 type Fault = Literal["caller", "agent", "observer", "store"]
 """Who has to act: whoever called us, whoever wrote the agent or the observer, whoever runs the store."""
 
 
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
 class TracksideError(Exception):
     """Trackside could not go on: {why}."""
 
+    code: ClassVar[str] = "trackside"
+    """What this kind of error is looked up by, as `thread-busy`: in the documentation, and with `trackside explain`. It is
+    made of the name of the class, unless that says `code="…"` among its bases, as one of two of one name has to; where it is
+    empty, there is nothing to explain."""
     fault: ClassVar[Fault] = "caller"
     retryable: ClassVar[bool] = False
     """Whether the same call may succeed later without anybody changing anything."""
+
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.code = _WORDS.sub("-", cls.__name__.removesuffix("Error")).lower() if code is None else code
 
     def __init__(self, **details: Any) -> None:
         self.__dict__.update(details)

@@ -87,10 +87,13 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
             assert foreign.value.response.status_code == 404
         async with httpx.AsyncClient(base_url=served.url) as http:
             unknown = await http.get("/runs")
-            assert (unknown.status_code, unknown.json()) == (401, {"detail": "Who are you?"})
+            assert (unknown.status_code, unknown.json()) == (
+                401,
+                {"detail": "Who are you?", "code": "not-authenticated"},
+            )
             assert unknown.headers["www-authenticate"] == "Bearer"
             blocked = await http.get("/runs", headers={"authorization": "Bearer user-blocked"})
-            assert (blocked.status_code, blocked.json()) == (403, {"detail": "You are blocked."})
+            assert (blocked.status_code, blocked.json()) == (403, {"detail": "You are blocked.", "code": "not-permitted"})
             assert (await http.get("/ok")).status_code == 200
     for file in tmp_path.iterdir():  # what is secret of a user is nowhere, and neither is what he sent
         if file.is_file() and file.name.startswith("runs.db"):
@@ -107,7 +110,7 @@ async def test_a_plain_function_is_enough(serve_agents: ServeAgents, module: str
             assert (await client.runs.wait(None, "whoami", input={}))["identity"] == "ada"
         async with httpx.AsyncClient(base_url=served.url) as http:
             wrong = await http.get("/runs", headers={"x-api-key": "x"})
-            assert (wrong.status_code, wrong.json()) == (401, {"detail": "no such key"})
+            assert (wrong.status_code, wrong.json()) == (401, {"detail": "no such key", "code": "not-authenticated"})
 
 
 @pytest.mark.parametrize(

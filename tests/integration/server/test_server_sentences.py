@@ -10,8 +10,11 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
+from trackside.app.cli.explaining import explanations
 from trackside.app.server.schedules import InvalidScheduleError, Schedule
 from trackside.app.settings import ServerSettings
+
+_EXPLAINED = frozenset(explanations())
 
 
 class State(TypedDict):
@@ -49,6 +52,25 @@ async def test_a_key_that_is_used_again_tells_of_no_other_run(serve_agents: Any)
         answer = await http.post("/runs", json={"assistant_id": "plain", "input": 2}, headers=again)
         said = "Idempotency-Key 'kk': a run was started with it and asked for something else"
         assert (answer.status_code, answer.json()["detail"]) == (422, said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        (("POST", "/threads/01900000-0000-7000-8000-000000000000/runs"), 404, "unknown-thread"),
+        (("POST", "/runs"), 422, "invalid-request"),
+        (("GET", "/nowhere"), 404, "not-found"),
+        (("PUT", "/runs"), 405, "method-not-allowed"),
+    ],
+)
+async def test_a_failure_has_the_code_that_it_is_explained_under(
+    serve_agents: Any, asked: tuple[str, str], status: int, code: str
+) -> None:
+    async with serve_agents({"plain": plain}) as served, httpx.AsyncClient(base_url=served.url) as http:
+        body = {"assistant_id": "plain", "input": 1} if "threads" in asked[1] else {"assistant_id": 5}
+        answer = await http.request(*asked, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert code in _EXPLAINED
 
 
 async def test_an_error_is_named_once(serve_agents: Any) -> None:

@@ -13,7 +13,7 @@ from trackside.harness.errors import TracksideError
 from trackside.harness.types import Json, JsonObject
 
 
-class ArgumentError(TracksideError, ValueError):
+class ArgumentError(TracksideError, ValueError, code=""):
     """{name}: {why}."""
 
 

@@ -11,6 +11,7 @@ from trackside.app.cli import (
     acting_commands,
     auth_commands,
     data_commands,
+    explain_commands,
     fleet_commands,
     look_commands,
     manual,
@@ -56,6 +57,7 @@ app.add_typer(worker_commands.app)
 app.add_typer(fleet_commands.app)
 app.add_typer(auth_commands.app)
 app.add_typer(data_commands.app)
+app.add_typer(explain_commands.app)
 app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)
 manual.describe(app)

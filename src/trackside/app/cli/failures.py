@@ -105,24 +105,27 @@ def report(failure: BaseException) -> ExitCode:
             if failure.__cause__ is not None:
                 trace = "".join(traceback.format_exception(failure.__cause__))
                 print(printable(without_machinery(trace)), end="", file=sys.stderr)
-            _say(str(failure))
+            _say(str(failure), code=failure.code)
             return ExitCode.usage
         case TracksideError():
-            _say(suggest_at(failure.__dict__.get("asked_at", ""), _as_typed(failure)))
+            if (typed := _of_an_option(failure)) is not None:
+                _say(typed)
+            else:
+                _say(suggest_at(failure.__dict__.get("asked_at", ""), str(failure)), code=failure.code)
             return ExitCode.error if failure.fault in {"store", "observer"} else ExitCode.usage
         case _:
             return _bug(failure)
 
 
-def _as_typed(failure: TracksideError) -> str:
-    """The message; of what a store or a manager refuses to do, with the name under which it was typed."""
+def _of_an_option(failure: TracksideError) -> str | None:
+    """What a store or a manager refuses to do, with the name under which it was typed; None where it is something else."""
     from trackside.app.storage.errors import InvalidQueryError, InvalidSubscriptionError
 
     if isinstance(failure, InvalidQueryError | InvalidSubscriptionError | InvalidSpecError):
         name = _TYPED_AS.get(failure.details.get("field", ""))
         if name is not None:
             return f"{name}: {failure.details['why']}."
-    return str(failure)
+    return None
 
 
 def _misuse(failure: TyperException) -> ExitCode:
@@ -144,10 +147,11 @@ def _meant_in(message: str) -> str:
     return f"; is {' or '.join(map(repr, meant))} meant?" if meant else ""
 
 
-def _say(text: str) -> None:
+def _say(text: str, *, code: str = "") -> None:
     console = standard_error()
     console.print("error:", style="bold red", end=" ")
-    console.print(_STOPPED_TWICE.sub(r"\1", one_line(text)), soft_wrap=True)
+    console.print(_STOPPED_TWICE.sub(r"\1", one_line(text)), soft_wrap=True, end="")
+    console.print(f" [{code}]" if code else "", style="dim")
 
 
 def _bug(failure: BaseException) -> ExitCode:

@@ -269,6 +269,13 @@ MANUAL: Final[Mapping[str, Entry]] = {
         ),
         "0 all is well; 1 somebody has to do something; 2 what was typed is wrong",
     ),
+    "explain": Entry(
+        "Upkeep",
+        (
+            Example("trackside explain thread-busy", "what a message meant that ended with [thread-busy]", runs=True),
+            Example("trackside explain", "all of them", runs=True),
+        ),
+    ),
     "db": Entry(
         "Upkeep",
         (

@@ -28,7 +28,7 @@ from trackside.harness.types import JsonObject
 _UNBOUNDED = 1_000_000  # columns: nothing is cut where there is no screen
 
 
-class OutputError(TracksideError, OSError):
+class OutputError(TracksideError, OSError, code="output-not-writable"):
     """standard output cannot be written: {why}."""
 
     fault: ClassVar[Fault] = "store"
@@ -86,7 +86,7 @@ class OutputConsole(Console):
         """Print each value as JSON on a line of its own."""
         try:
             for value in values:
-                self.file.write(f"{json.dumps(value, ensure_ascii=not self.encoding.startswith('utf'))}\n")
+                self.file.write(f"{json_line(value) if self.is_unicode else json.dumps(value)}\n")
             self.file.flush()
         except BrokenPipeError:
             self.on_broken_pipe()

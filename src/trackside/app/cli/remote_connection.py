@@ -53,7 +53,7 @@ class NotTracksideError(RemoteError):
     fault: ClassVar[Fault] = "caller"
 
 
-class NobodyError(RemoteError):
+class NobodyError(RemoteError, code="key-missing"):
     """The server at {url} wants to know who asks; give a key with --api-key or TRACKSIDE_API_KEY (`trackside auth create NAME` makes one where its database is)."""  # noqa: E501
 
     fault: ClassVar[Fault] = "caller"
@@ -98,7 +98,14 @@ class Answer:
 
 
 class _Said(msgspec.Struct):
+    """What a refusal says; other servers than ours answer, too."""
+
     detail: Any = ""
+    code: Any = None
+
+    def coded(self) -> dict[str, str]:
+        """The code of the error that the server met, which is said instead of that of being refused."""
+        return {"code": self.code} if isinstance(self.code, str) else {}
 
 
 class _Host(msgspec.Struct):
@@ -233,7 +240,8 @@ class Connection:
         Raises:
             RemoteError: always.
         """
-        url, why = self.home.shown, _detail(body) or f"it answers {status}"
+        url, said = self.home.shown, _said_in(body)
+        why = said.detail or f"it answers {status}"
         if status == 401 and not self._has_key:
             raise NobodyError(url=url)
         if status == 401:
@@ -243,9 +251,9 @@ class Connection:
         if status in {404, 405} and why in {"Not Found", "Method Not Allowed", f"it answers {status}"}:
             raise self._other_version("it does not have what is asked for")
         if status == 404:
-            raise NotThereError(url=url, why=why)
+            raise NotThereError(url=url, why=why, **said.coded())
         if status in {400, 409, 413, 422}:
-            raise RefusedError(url=url, why=why)
+            raise RefusedError(url=url, why=why, **said.coded())
         if 300 <= status < 400:
             where = headers.get("location", "elsewhere")
             raise RemoteError(url=url, why=f"sends on to {where}: give that as --url", fault="caller")
@@ -322,13 +330,14 @@ def _why(exc: httpx.HTTPError) -> str:
     return "nobody listens there" if text == "All connection attempts failed" else text
 
 
-def _detail(body: bytes) -> str:
-    """The sentence in a refusal; nothing if there is none."""
+def _said_in(body: bytes) -> _Said:
+    """The sentence in a refusal, and its code, as far as there are any."""
     try:
-        said = msgspec.json.decode(body, type=_Said).detail
+        said = msgspec.json.decode(body, type=_Said)
     except (msgspec.MsgspecError, ValueError):
-        return ""
-    return said.rstrip(".") if isinstance(said, str) else ""
+        return _Said()
+    said.detail = said.detail.rstrip(".") if isinstance(said.detail, str) else ""
+    return said
 
 
 def _parameters(query: Query | None) -> httpx.QueryParams:

@@ -12,7 +12,7 @@ from trackside.app.cli.places import Place, open_records
 from trackside.harness.errors import Fault, TracksideError
 
 
-class TopError(TracksideError):
+class TopError(TracksideError, code="top-not-shown"):
     """top cannot be shown: {why}."""
 
     fault: ClassVar[Fault] = "caller"

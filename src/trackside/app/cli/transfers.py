@@ -46,7 +46,7 @@ _left_open: list[ExitStack] = []
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # files that SQLite keeps there
 
 
-class FileError(TracksideError, OSError):
+class FileError(TracksideError, OSError, code="file-not-usable"):
     """{file} cannot be {what}: {why}."""
 
     fault: ClassVar[Fault] = "store"

@@ -48,7 +48,7 @@ class NotBegun(Exception):
         self.code = code
 
 
-class NoFleetError(TracksideError):
+class NoFleetError(TracksideError, code="no-engine"):
     """A worker executes what servers let in, and with the engine "inline" a server does that itself: say what moves runs between them, as `--engine postgres` or `--engine nats://host:4222`, or `url` under [engine] in trackside.toml, for servers and workers alike."""  # noqa: E501
 
     fault = "caller"

@@ -35,8 +35,8 @@ async def part(call: Call[Any, Any], handler: Handler, query: Mapping[str, Any] 
     try:
         answered = await API.ask(call, handler, query=query, **more)
     except TracksideError as exc:
-        status, why, _ = answer_of(exc)
-        return Part(status=status, why=why)
+        failed = answer_of(exc)
+        return Part(status=failed.status, why=failed.detail)
     return Part(answered.value, answered.headers)
 
 

@@ -15,7 +15,7 @@ from trackside._version import __version__
 from trackside.app.dashboard.tokens import cookie_of, token_of
 from trackside.app.server.failures import FAILED
 from trackside.app.server.principal import NOBODY, Permission
-from trackside.app.server.responses import Receive, Reply, Scope, Send
+from trackside.app.server.responses import Problem, Receive, Reply, Scope, Send
 
 if TYPE_CHECKING:
     from trackside.app.dashboard.templating import Templates
@@ -138,17 +138,19 @@ class Page:
 class FailurePage:
     """What a page answers with that cannot be shown, and an action that was refused (`routing.Failing`)."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None
+    ) -> None:
         self.status = status
-        self.detail = detail
+        self.problem = Problem.of(status, detail, code)
         self.headers = headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() != "location"}
         if is_script(scope) and scope["method"] != "GET":
-            await Said(self.detail, status=self.status, headers=headers)(scope, receive, send)
+            await Said(self.problem.detail, status=self.status, headers=headers)(scope, receive, send)
             return
-        page = Page("failure", status=self.status, detail=self.detail, code=self.status, headers=headers)
+        page = Page("failure", status=self.status, problem=self.problem, shown_status=self.status, headers=headers)
         await page(scope, receive, send)
 
 

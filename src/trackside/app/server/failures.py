@@ -1,10 +1,10 @@
-"""What a request failed with, as clients expect it: a status and one sentence, under `detail`."""
+"""What a request failed with, as clients expect it: a status, one sentence under `detail`, and a `code` to look it up by."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from trackside.app.storage.errors import (
     CheckpointTooLargeError,
@@ -20,6 +20,7 @@ from trackside.app.storage.errors import (
 from trackside.harness.errors import (
     ClosedError,
     DuplicateRunError,
+    Fault,
     InvalidSpecError,
     NotPausedError,
     PayloadError,
@@ -41,8 +42,10 @@ logger = logging.getLogger("trackside.server")
 class HttpError(TracksideError):
     """{detail}"""  # noqa: D415  # the sentence is whoever's raises it
 
-    def __init__(self, *, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status=status, detail=detail, headers=headers or {})
+    def __init__(
+        self, *, status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(status=status, detail=detail, headers=headers or {}, code=code)
 
 
 _STATUS: Final[Mapping[type[TracksideError], int]] = {
@@ -76,18 +79,36 @@ _DATABASE_FAILED: Final = "the server's database failed; its log says why"
 _AWAY: Final = "the server's database cannot be reached for the moment, or is busy: try again"
 
 
-def answer_of(exc: TracksideError) -> tuple[int, str, Mapping[str, str]]:
-    """Status, sentence and headers for what was raised."""
+class Failure(NamedTuple):
+    """What a client is told."""
+
+    status: int
+    detail: str
+    headers: Mapping[str, str]
+    code: str | None = None
+    """What it is explained under; None: under its status."""
+
+
+def status_of(kind: type[TracksideError], fault: Fault | None = None) -> int:
+    """The status for a kind of error; `fault` where one of them is somebody else's than the kind's is."""
+    for one in kind.__mro__:
+        if (status := _STATUS.get(one)) is not None:
+            return status
+    if (fault or kind.fault) == "caller":
+        return 422
+    return 503 if issubclass(kind, StorageError) and kind.retryable else 500
+
+
+def answer_of(exc: TracksideError) -> Failure:
+    """What a client is told of what was raised."""
     if isinstance(exc, HttpError):
-        return exc.details["status"], exc.details["detail"], exc.details["headers"]
-    for kind in type(exc).__mro__:
-        if (status := _STATUS.get(kind)) is not None:
-            return status, str(exc), {}
-    if exc.fault == "caller":
-        return 422, str(exc), {}
+        return Failure(**exc.details)
+    status = status_of(type(exc), exc.fault)
+    if status < 500 or exc.fault == "caller":
+        return Failure(status, str(exc), {}, exc.code)
     # What is the server's own business is its log's: where its database is, nobody else has to know.
     if isinstance(exc, StorageError):
         logger.error("a request failed: %s", exc)
-        return (503, _AWAY, {"Retry-After": "1"}) if exc.retryable else (500, _DATABASE_FAILED, {})
+        return Failure(503, _AWAY, {"Retry-After": "1"}) if status == 503 else Failure(500, _DATABASE_FAILED, {})
     logger.error("a request failed: %s", exc, exc_info=exc)
-    return 500, FAILED, {}
+    return Failure(500, FAILED, {})

@@ -12,7 +12,7 @@ from trackside.harness.errors import TracksideError
 _STATE: Final = "state"
 
 
-class GuestError(TracksideError):
+class GuestError(TracksideError, code="guest-app"):
     """the app {name} did not start: {why}."""
 
 

@@ -17,7 +17,7 @@ from trackside.app.server.calls import Call
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
 from trackside.app.server.principal import Permission
-from trackside.app.server.responses import Reply
+from trackside.app.server.responses import Problem, Reply
 from trackside.app.server.routing import Endpoint, Handler
 
 
@@ -89,8 +89,8 @@ def _fitted(given: Any, kind: Any, where: str) -> Any:
 
 def _read(reply: Reply, endpoint: Endpoint) -> Answered:
     if reply.status >= 400 and reply.status not in endpoint.answers:  # that it is not ready is an answer, too
-        detail = msgspec.json.decode(reply.body).get("detail", "")
-        raise HttpError(status=reply.status, detail=detail, headers=reply.headers)
+        said = msgspec.json.decode(reply.body, type=Problem)
+        raise HttpError(status=reply.status, detail=said.detail, headers=reply.headers, code=said.code)
     kind = endpoint.answers.get(reply.status)
     value = msgspec.json.decode(reply.body, type=kind) if reply.body and kind is not None else None
     return Answered(value, reply.headers)

@@ -14,6 +14,7 @@ import msgspec
 from trackside._version import __version__
 from trackside.app.server.examples import example_of
 from trackside.app.server.principal import Permission
+from trackside.app.server.responses import Problem
 from trackside.app.server.routing import EVENT_STREAM, Endpoint
 from trackside.harness.types import JsonObject
 
@@ -26,12 +27,6 @@ _LAST_EVENT_ID: Final = {
     "description": "The `id` of the last event that was seen: what came after it comes now. Browsers send it by themselves.",
     "schema": {"type": "string"},
 }
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """What went wrong, in a sentence."""
-
-    detail: str
 
 
 def document(endpoints: Sequence[Endpoint], *, root_path: str = "") -> JsonObject:

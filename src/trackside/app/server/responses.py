@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -15,6 +15,37 @@ type Send = Any
 
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
+CODES: Final[Mapping[int, str]] = {
+    400: "bad-request",
+    401: "not-authenticated",
+    403: "not-permitted",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    409: "conflict",
+    413: "too-large",
+    414: "url-too-long",
+    415: "media-type",
+    422: "invalid-request",
+    429: "too-many-requests",
+    431: "headers-too-large",
+    500: "server-failed",
+    501: "not-implemented",
+    503: "unavailable",
+}
+"""What a failure is looked up by that is no error of a kind of its own, by its status."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, in a sentence, and the code that it is explained under, as `thread-busy`."""
+
+    detail: str
+    code: str
+
+    @classmethod
+    def of(cls, status: int, detail: str, code: str | None = None) -> Problem:
+        """With the code of the status, where it has none of its own."""
+        return cls(detail, code or CODES.get(status, CODES[400 if status < 500 else 500]))
 
 
 class Answer(Protocol):
@@ -80,9 +111,9 @@ def empty(status: int = 204, headers: Mapping[str, str] | None = None) -> Reply:
     return Reply(b"", status=status, headers=headers)
 
 
-def failure(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """What went wrong, in a sentence."""
-    return json_reply({"detail": detail}, status=status, headers=headers)
+def failure(status: int, detail: str, headers: Mapping[str, str] | None = None, code: str | None = None) -> Reply:
+    """What went wrong, in a sentence, and the code to look it up by: that of the status, if there is none."""
+    return json_reply(Problem.of(status, detail, code), status=status, headers=headers)
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -43,7 +43,7 @@ logger = logging.getLogger("trackside.server")
 EVENT_STREAM = "text/event-stream"
 
 type Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
-type Failing = Callable[[int, str, Mapping[str, str]], Answer]
+type Failing = Callable[[int, str, Mapping[str, str], str | None], Answer]
 """What makes an answer of a status, a sentence and headers."""
 
 
@@ -207,7 +207,7 @@ class EndpointApp:
             return endpoint.failing(*answer_of(exc))
         except Exception:
             logger.exception("%s %s failed", endpoint.method, endpoint.path)
-            return endpoint.failing(500, FAILED, {})
+            return endpoint.failing(500, FAILED, {}, None)
         return cast("Answer", result) if callable(result) else json_reply(result)
 
     def _allowed(self, principal: Principal) -> Principal:

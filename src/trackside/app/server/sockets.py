@@ -22,7 +22,7 @@ _TAKES_NOTHING: Final = 60_000
 such a connection: it would stay, with what waits there, for as long as the client likes."""
 
 
-class AddressError(TracksideError, OSError):
+class AddressError(TracksideError, OSError, code="address-not-usable"):
     """the server cannot listen at {address}: {why}."""
 
 

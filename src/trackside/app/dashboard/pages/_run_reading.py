@@ -122,7 +122,7 @@ async def _known[T](asked: Coroutine[Any, Any, T], instead: T) -> Known[T]:
     try:
         return Known(value=await asked)
     except TracksideError as exc:
-        return Known(value=instead, why_not=answer_of(exc)[1])
+        return Known(value=instead, why_not=answer_of(exc).detail)
 
 
 async def details_of(call: AnyCall, run_id: str) -> RunDetails:

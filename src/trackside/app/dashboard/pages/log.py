@@ -74,7 +74,7 @@ async def show_log(call: Call[None, None]) -> Any:
         try:
             part = await _part(call, filters.query, place.query)
         except TracksideError as exc:
-            status, problem, _ = answer_of(exc)
+            status, problem = answer_of(exc)[:2]
             if status not in {403, 404, 422}:
                 raise
     twin = urlencode({**filters.query, "newest_first": "true", "limit": LIMIT}, doseq=True)

@@ -212,7 +212,7 @@ async def _held(call: Call[Any, Any], query: Mapping[str, Any], top: str) -> Lis
 
 def _is_said_on_the_page(exc: TracksideError) -> bool:
     """Whether it is no wonder: he may not, or a place in the address is none."""
-    return answer_of(exc)[0] in {403, 422}
+    return answer_of(exc).status in {403, 422}
 
 
 def _is_view(filters: Filters, pairs: Sequence[tuple[str, str]]) -> bool:

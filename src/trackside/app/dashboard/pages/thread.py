@@ -43,7 +43,7 @@ async def show_thread(call: PageCall) -> Any:
     try:
         thread = (await API.ask(call, threads.get_thread)).value
     except (HttpError, UnknownThreadError) as exc:
-        if answer_of(exc)[0] not in {404, 422}:
+        if answer_of(exc).status not in {404, 422}:
             raise
         return Page("thread_gone", place="threads", status=404, thread_id=said_id, is_id=is_uuid(said_id))
     given = params_of(call)

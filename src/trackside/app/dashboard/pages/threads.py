@@ -47,7 +47,7 @@ async def show_threads(call: Call[None, None]) -> Any:
             )
             found, older = answered.value, answered.headers.get("X-Pagination-Next")
         except TracksideError as exc:
-            status, problem, _ = answer_of(exc)
+            status, problem = answer_of(exc)[:2]
             if status not in {403, 422}:
                 raise
     # Where metadata are looked for, pages are counted off, and there is none before a page but the first one.

@@ -20,7 +20,7 @@ class EngineOptionError(TracksideError, ValueError):
         super().__init__(option=option, why=why)
 
 
-class NotAllowedError(TracksideError):
+class NotAllowedError(TracksideError, code="nats-not-allowed"):
     """NATS does not let this process use {subject}; see docs/nats.md for what each role needs."""
 
     def __init__(self, *, subject: str) -> None:
@@ -32,7 +32,7 @@ class NotAllowedError(TracksideError):
         super().__init__(subject=subject)
 
 
-class JetStreamError(TracksideError):
+class JetStreamError(TracksideError, code="jetstream"):
     """JetStream: {why}."""
 
     retryable = True

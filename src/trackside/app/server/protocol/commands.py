@@ -144,7 +144,7 @@ def _refusal(exc: TracksideError) -> tuple[ErrorCode, str]:
     for kind in type(exc).__mro__:
         if (code := _CODES.get(kind)) is not None:
             return code, str(exc)
-    status, why, _ = answer_of(exc)
+    status, why = answer_of(exc)[:2]
     if status == 501:
         return "not_supported", why
     if status in (409, 422):

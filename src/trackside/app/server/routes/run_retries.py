@@ -47,7 +47,7 @@ async def retry_runs(call: Call[RetryMany, None]) -> Any:
         try:
             run = await retried(call, run_id)
         except TracksideError as exc:
-            status, why, _ = answer_of(exc)
+            status, why = answer_of(exc)[:2]
             denied = exc if status == HTTPStatus.FORBIDDEN and len(became) == 0 else denied
             became.append(RetriedRun(run_id=run_id, error=why))
         else:

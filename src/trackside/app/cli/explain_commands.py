@@ -1,0 +1,21 @@
+"""The command that says what is behind an error."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        str | None, typer.Argument(metavar="[CODE]", help="What the message of an error ends with, as `thread-busy`.")
+    ] = None,
+) -> int:
+    """Say what is behind an error, and what to do about it; without a code, list them all."""
+    from trackside.app.cli import explaining
+
+    return explaining.explain(code)

@@ -1,0 +1,112 @@
+"""Writes docs/reference/errors: a page for each code that a message ends with, and one that lists them.
+
+.venv/bin/python tests/docs/error_reference.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import trackside
+from trackside.app.cli.explaining import explanations
+from trackside.app.server.failures import status_of
+from trackside.app.server.responses import CODES
+from trackside.harness.errors import TracksideError
+
+FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference" / "errors"
+_WHO: Final = {
+    "caller": "whoever called, or typed it",
+    "agent": "whoever wrote the agent",
+    "observer": "whoever wrote the observer, or runs what it tells",
+    "store": "whoever runs the database, the disk or the server",
+}
+_RUN_BY_OTHERS: Final = re.compile(r"\.(__main__|migrations\.env)$")
+_FIELD: Final = re.compile(r"(?<!\{)\{(\w+)[^{}]*\}")
+
+
+def kinds() -> Mapping[str, type[TracksideError]]:
+    """Every error that Trackside raises by its code.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    for module in pkgutil.walk_packages(trackside.__path__, "trackside."):
+        if not _RUN_BY_OTHERS.search(module.name):
+            importlib.import_module(module.name)
+    found: dict[str, type[TracksideError]] = {}
+    for kind in _below(TracksideError):
+        if not (kind.__module__.startswith("trackside.") and kind.code and _is_said(kind)):
+            continue
+        if found.setdefault(kind.code, kind) is not kind:
+            raise ValueError(f"{kind} and {found[kind.code]} have one code, {kind.code}: give one of them another")
+    return found
+
+
+def written() -> Mapping[str, str]:
+    """The files as they have to be, by name."""
+    texts, found = explanations(), kinds()
+    pages = {f"{code}.md": _page(code, found.get(code), texts[code]) for code in texts}
+    return {"index.md": _index(texts, found), **pages}
+
+
+def _below(kind: type[TracksideError]) -> Iterator[type[TracksideError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)
+
+
+def _is_said(kind: type[TracksideError]) -> bool:
+    """Whether it has a sentence of its own, and is not what the server answers under the code of a status."""
+    return kind.__doc__ not in {None, "{detail}", "{why}"}
+
+
+def _template(kind: type[TracksideError]) -> str:
+    text = _FIELD.sub(lambda found: f"‹{found[1]}›", inspect.cleandoc(kind.__doc__ or ""))
+    return text.replace("{{", "{").replace("}}", "}")
+
+
+def _page(code: str, kind: type[TracksideError] | None, text: str) -> str:
+    facts = [f"# {code}\n"]
+    if kind is None:
+        status = next(status for status, name in CODES.items() if name == code)
+        facts.append(f"HTTP status {status}: the sentence under `detail` says what it is about.\n")
+    else:
+        facts += [f"> {_template(kind)}\n", "| | |\n|---|---|"]
+        facts.append(f"| who has to act | {_WHO[kind.fault]} |")
+        facts.append(
+            f"| the same once more | {'may succeed later' if kind.retryable else 'fails, until something is changed'} |"
+        )
+        facts.append(f"| raised | `{kind.__module__}.{kind.__qualname__}` |")
+        status = status_of(kind)
+        facts.append(f"| over HTTP | {status} |\n")
+    return "\n".join([*facts, text]) + "\n"
+
+
+def _index(texts: Mapping[str, str], found: Mapping[str, type[TracksideError]]) -> str:
+    lines = [
+        "# Errors\n",
+        "A message of Trackside ends with a code, as `[thread-busy]`; what the server answers has it under `code`, and in a",
+        "program it is `error.code`. `trackside explain thread-busy` says the same as these pages, without a network.\n",
+        "| code | message |\n|---|---|",
+    ]
+    for code in texts:
+        kind = found.get(code)
+        said = "of the HTTP status" if kind is None else _template(kind).replace("|", "\\|")
+        lines.append(f"| [{code}]({code}.md) | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pages = written()
+    for stale in FOLDER.glob("*.md"):
+        if stale.name not in pages:
+            stale.unlink()
+    for name, page in pages.items():
+        (FOLDER / name).write_text(page, encoding="utf-8")

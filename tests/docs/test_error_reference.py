@@ -1,0 +1,22 @@
+"""Each code that a message may end with is explained, once, on a page of its own."""
+
+from __future__ import annotations
+
+from error_reference import FOLDER, kinds, written
+
+from trackside.app.cli.explaining import explanations
+from trackside.app.server.responses import CODES
+
+
+def test_every_code_is_explained_and_every_explanation_is_of_one() -> None:
+    said = {*kinds(), *CODES.values()}
+    assert said == {*explanations()}
+
+
+def test_an_explanation_says_what_to_do() -> None:
+    assert [code for code, text in explanations().items() if "**What to do:** " not in text] == []
+
+
+def test_the_pages_are_as_the_errors_are() -> None:
+    stale = "they are stale: run .venv/bin/python tests/docs/error_reference.py"
+    assert {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.md")} == written(), stale
