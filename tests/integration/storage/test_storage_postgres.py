@@ -1,6 +1,7 @@
 """PostgreSQL: what its failures become, what survives them, and what several processes do to each other there."""
 
 import asyncio
+import math
 import subprocess
 import sys
 import textwrap
@@ -382,6 +383,25 @@ async def test_a_commit_that_was_cut_off_says_so_if_nobody_can_be_asked(session,
         await asyncio.to_thread(commit_together, session, [Append(encode_events(script().whole()))], patience=0.05)
 
     assert unknown.value.retryable
+
+
+async def test_who_leaves_repeats_no_transaction_for_a_server_that_is_away(session, script, monkeypatch) -> None:
+    leaves_at, tries = [math.inf], []
+
+    async def refuse(within: float) -> None:
+        tries.append(within)
+        leaves_at[0] = 0.0  # told while it waits
+        raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(PostgresDatabase, "connect_writer", lambda _, within: refuse(within))
+    works = [Append(encode_events(script().whole()))]
+
+    for _ in range(2):
+        with pytest.raises(ServerUnreachableError):
+            await asyncio.to_thread(commit_together, session, works, patience=3_600, leaves_at=lambda: leaves_at[0])
+        session.leave_by(0.0)
+
+    assert tries == [math.inf, 1.0]
 
 
 async def test_a_session_that_is_ended_in_its_transaction_wrote_nothing(

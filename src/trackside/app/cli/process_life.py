@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _STOPS: Final = ("SIGINT", "SIGTERM", "SIGBREAK")
 _RELOADS: Final = "SIGHUP"
+_HURRY: Final = 1.0
+"""Seconds that the database has, once told twice, before what it does not take is spooled."""
 
 type Say = Callable[..., None]
 """Takes what happens, and facts about it."""
@@ -90,15 +92,19 @@ class ProcessLife:
             self._say("not everything is delivered yet", level="warning", observer=left.name, why=left.why)
 
     async def close_runs(self, app: App) -> None:
-        """Let runs end, for a while."""
+        """Let runs end, for a while. From then on a database that is away keeps nobody: their ends are spooled soon."""
         self._say_what_is_waited_for(app)
+        grace_over = self._loop.call_later(self._grace, app.store.leave_within, app.settings.shutdown_grace)
         closing = asyncio.create_task(app.manager.aclose(grace=self._grace), name="trackside-close")
         hurrying = asyncio.create_task(self._hurrying.wait(), name="trackside-hurry")
         await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
         if not closing.done():
+            app.store.leave_within(_HURRY)
             await app.manager.aclose(grace=0.0)
         await closing
+        grace_over.cancel()
+        app.store.leave_within(app.settings.shutdown_grace)
 
     async def unless_hurried(self, awaitable: Any) -> None:
         """Wait for something that may be cut short, by the second signal."""

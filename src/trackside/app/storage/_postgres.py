@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 
@@ -97,8 +98,8 @@ class PostgresDatabase:
     def __str__(self) -> str:
         return str(self.address)
 
-    async def connect(self, **settings: str) -> asyncpg.Connection:
-        """Make a connection; `settings` are for its session.
+    async def connect(self, *, within: float = inf, **settings: str) -> asyncpg.Connection:
+        """Make a connection, in so many seconds or those of the address; `settings` are for its session.
 
         Raises:
             DriverMissingError: asyncpg is not installed.
@@ -113,7 +114,7 @@ class PostgresDatabase:
             user=place.user,
             password=place.password,
             database=place.database,
-            timeout=place.connect_timeout,
+            timeout=min(place.connect_timeout, within),
             server_settings={**self._settings, **settings, **dict(place.server)},
         )
         _notice_silence(connection._transport.get_extra_info("socket"))  # noqa: SLF001  # the driver has no other way
@@ -133,15 +134,17 @@ class PostgresDatabase:
             "tcp_keepalives_count": f"{_PROBES}",
         }
 
-    async def connect_writer(self) -> asyncpg.Connection:
-        """A connection whose commits survive what `synchronous` says, and which does not idle in a transaction for long."""
+    async def connect_writer(self, within: float = inf) -> asyncpg.Connection:
+        """A connection whose commits survive what `synchronous` says, and which does not idle in a transaction for long;
+        made in so many seconds, or those of the address.
+        """
         idle = min(max(_LEAST_IDLE, _WRITER_IDLES * self.busy_timeout), _IDLE_IN_TRANSACTION)
-        return await self._connect_durably(idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
+        return await self._connect_durably(within, idle_in_transaction_session_timeout=f"{round(idle * 1000)}ms")
 
-    async def _connect_durably(self, **settings: str) -> asyncpg.Connection:
+    async def _connect_durably(self, within: float = inf, **settings: str) -> asyncpg.Connection:
         if self.synchronous == "NORMAL":
-            return await self.connect(**_WRITERS_PLANS, **settings, synchronous_commit="off")
-        connection = await self.connect(**_WRITERS_PLANS, **settings)
+            return await self.connect(within=within, **_WRITERS_PLANS, **settings, synchronous_commit="off")
+        connection = await self.connect(within=within, **_WRITERS_PLANS, **settings)
         try:
             # Not always "on": a server that waits for its replicas, too, goes on doing so.
             await connection.execute(

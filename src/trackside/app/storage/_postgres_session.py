@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Coroutine, Generator
 from contextlib import contextmanager
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ClauseElement
@@ -52,6 +54,7 @@ _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy ha
 _NOT_UNIQUE = "23505"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_UNSYNCED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
+_LEAST_CONNECT = 1.0  # seconds that a server has to answer, whoever is in a hurry
 
 
 class PostgresSession:
@@ -62,6 +65,7 @@ class PostgresSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: asyncpg.Connection | None = None
         self._stored_threads: set[str] = set()
+        self._leaves_at = inf
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Generator[None]:
@@ -83,6 +87,10 @@ class PostgresSession:
                 raise
             raise error from exc
         self._commit()
+
+    def leave_by(self, moment: float) -> None:
+        """Do not wait past this moment of the monotonic clock for a server that does not answer; from any thread."""
+        self._leaves_at = moment
 
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
@@ -184,7 +192,8 @@ class PostgresSession:
             self._connection = None
         if self._connection is None:
             try:
-                self._connection = self._wait(self._database.connect_writer())
+                within = max(_LEAST_CONNECT, self._leaves_at - monotonic())
+                self._connection = self._wait(self._database.connect_writer(within))
             except Exception as exc:
                 if (error := self._database.unreachable(exc)) is None:
                     raise

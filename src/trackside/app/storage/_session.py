@@ -76,6 +76,10 @@ class Session(Protocol):
         """
         ...
 
+    def leave_by(self, moment: float) -> None:
+        """Do not wait past this moment of the monotonic clock for a database that does not answer; from any thread."""
+        ...
+
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows.
 

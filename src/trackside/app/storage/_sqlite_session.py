@@ -296,6 +296,9 @@ class SqliteSession:
             self.close()  # whatever state the connection is in, the next transaction begins with a new one
             raise self._database.translate(exc) from exc
 
+    def leave_by(self, moment: float) -> None:
+        """A file is there or is not, at once; for a lock nobody waits longer than `busy_timeout`."""
+
     @property
     def _driver(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -8,8 +8,9 @@ statements, the counter of positions as late as possible (I2).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from time import monotonic, sleep
 from typing import Any, Final, override
 
@@ -420,10 +421,17 @@ class UnitOfWork:
         session.save(Changes(events=stretch))
 
 
-def commit_together(session: Session, works: Sequence[Work], *, patience: float = 0.0) -> Committed:
+def _never() -> float:
+    return inf
+
+
+def commit_together(
+    session: Session, works: Sequence[Work], *, patience: float = 0.0, leaves_at: Callable[[], float] = _never
+) -> Committed:
     """Write all works in one transaction, which is repeated for so many seconds if it met another or lost its connection.
 
-    After a loss it is repeated once in any case: to find out that a connection is lost may have taken longer.
+    After a loss it is repeated once in any case: to find out that a connection is lost may have taken longer. Past the
+    moment (of the monotonic clock) at which the process leaves, as is known by then, nothing else is repeated.
 
     Raises:
         OutcomeUnknownError: the connection was lost in a commit, and there was no other soon enough.
@@ -446,7 +454,7 @@ def commit_together(session: Session, works: Sequence[Work], *, patience: float 
             if isinstance(exc, OutcomeUnknownError):
                 unknown = exc  # I4: what was committed all the same is found by its id
             is_first_loss = pause == _FIRST_PAUSE and not isinstance(exc, ServerUnreachableError)
-            is_late = not is_first_loss and monotonic() + pause > until
+            is_late = not is_first_loss and monotonic() + pause > min(until, leaves_at())
             if not isinstance(exc, _REPEATED) or is_late:
                 if unknown is None or unknown is exc:
                     raise

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -157,6 +158,7 @@ class Writer:
         self._linger_timer: asyncio.TimerHandle | None = None
         self._totals = _NOTHING_WRITTEN
         self._closing = False
+        self._leaves_at = inf
         self._stopped = self._loop.create_future()
         self.on_commit: list[Callable[[Sequence[EventRow]], object]] = []
         """Called on the loop with the events of each transaction, as they are in the log, before their callers go on."""
@@ -272,6 +274,11 @@ class Writer:
         """What was written so far; from any thread."""
         return replace(self._totals, pending=self._jobs.qsize())
 
+    def leave_within(self, seconds: float) -> None:
+        """Wait for a database that is away no longer than so many seconds from now on, whatever is written then."""
+        self._leaves_at = min(self._leaves_at, monotonic() + seconds)
+        self._session.leave_by(self._leaves_at)
+
     def refuse_more(self) -> None:
         """Take nothing more, from now on; what was accepted will be written."""
         self._closing = True
@@ -313,7 +320,10 @@ class Writer:
     def _commit(self, jobs: Sequence[_Job]) -> Committed:
         begun = monotonic()
         try:
-            committed = commit_together(self._session, [job.work for job in jobs], patience=self._patience)
+            works = [job.work for job in jobs]
+            committed = commit_together(
+                self._session, works, patience=self._patience, leaves_at=lambda: self._leaves_at
+            )
         except TracksideError as exc:
             refused = Refused(exc)
         except BaseException as exc:  # whatever it is, the callers must hear of it and the thread must go on
@@ -422,6 +432,9 @@ class NoWriter:
     def stats(self) -> WriterStats:
         """Nothing was written."""
         return _NOTHING_WRITTEN
+
+    def leave_within(self, seconds: float) -> None:
+        """Nothing is to be written."""
 
     def refuse_more(self) -> None:
         """Nothing was ever taken."""

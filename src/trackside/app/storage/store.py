@@ -150,6 +150,13 @@ class Store(StoreReading):
         finally:
             await store.aclose()
 
+    def leave_within(self, seconds: float) -> None:
+        """The process is to leave: wait for a database that is away no longer than so many seconds from now on.
+
+        What cannot be written then fails at once, instead of after `busy_timeout`. Said again, the sooner counts.
+        """
+        self._writer.leave_within(seconds)
+
     async def aclose(self) -> None:
         """Write what was accepted, and close. Done by the `async with`; may be called again."""
         async with AsyncExitStack() as closing:  # from the last to the first
