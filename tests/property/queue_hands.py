@@ -16,7 +16,7 @@ from trackside.app.storage import Store
 from trackside.app.storage._session import Session
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.coordinator import StoredCoordinator
-from trackside.app.storage.errors import OutcomeUnknownError
+from trackside.app.storage.errors import OutcomeUnknownError, StorageError
 from trackside.harness.ids import new_id
 from trackside.harness.lifecycle import terminal_event_of
 from trackside.harness.observer import RunLifecycleEvent
@@ -45,6 +45,18 @@ class ForgetfulSession:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+
+class ForgottenSession(ForgetfulSession):
+    """Commits once without saying so, and nobody tries again."""
+
+    @contextlib.contextmanager
+    def transaction(self, *, synced: bool = True) -> Generator[None]:
+        with self._session.transaction(synced=synced):
+            yield
+        self.loses_in -= 1
+        if self.loses_in == 0:
+            raise StorageError(database="it", why="nobody has heard what became of it")
 
 
 class Gate(Work):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from trackside.harness.errors import TracksideError
 from trackside.harness.failures import line_of
+from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import (
     PartlyTaken,
     RunLifecycleEvent,
@@ -79,6 +80,11 @@ class MissedEvents(NamedTuple):
     kept_in: str | None
     not_kept: str | None = None
     """Why an observer that keeps such events could not keep these."""
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the end of the run is among them."""
+        return any(is_terminal(event.event_type) for event in self.events)
 
 
 @dataclass(slots=True)

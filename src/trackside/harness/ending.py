@@ -10,7 +10,6 @@ from trackside.harness.admission import seconds_of
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.errors import InvalidSpecError, NoAnswerError, NotPausedError, ThreadMemoryError
 from trackside.harness.failures import line_of, text_of, traceback_of
-from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunResult
 from trackside.harness.payload import canonical_payload
 from trackside.harness.ports import ThreadState
@@ -40,7 +39,9 @@ class StopPolicy:
     """
 
     cancel_after: float = 0.0
+    """Seconds after which an agent that was asked to stop is cancelled."""
     stuck_after: float = 10.0
+    """Seconds after which one that goes on all the same is reported as stuck."""
 
     def __post_init__(self) -> None:
         for name in ("cancel_after", "stuck_after"):
@@ -111,7 +112,7 @@ def result_told(
         failure: why they did not.
     """
     status, error = end.status, says.get("error")
-    if untold := [miss for miss in missed if any(is_terminal(event.event_type) for event in miss.events)]:
+    if untold := [miss for miss in missed if miss.has_end]:
         error = f"the run ended as {status.value}, but a required observer did not take that: {text_of(failure)}"
         if places := [miss.kept_in for miss in untold if miss.kept_in is not None]:
             error = f"{error.rstrip('.')}; kept for later in {', '.join(places)}"

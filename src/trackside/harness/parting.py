@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
+from trackside.harness.bounding import MissedEvents
 from trackside.harness.ending import End
 from trackside.harness.lifecycle import thread_status_after
 from trackside.harness.ports import RunCoordinator, Settlement
@@ -46,3 +48,11 @@ async def settled_with(
         before = ThreadStatus.busy if claimed else ThreadStatus.idle
         after = at_rest or thread_status_after(end.status, another_waits=False) if claimed else before
         return Settlement(previous=before, status=after)
+
+
+def say_if_lost(coordinator: RunCoordinator, run_id: str, missed: Sequence[MissedEvents]) -> None:
+    """Tell the coordinator of a run whose end nobody has taken or keeps: else it would be taken for one that goes on."""
+    untold = [miss for miss in missed if miss.has_end]
+    lose: Callable[[str], None] | None = getattr(coordinator, "lose", None)
+    if lose is not None and untold and all(miss.kept_in is None for miss in untold):
+        lose(run_id)

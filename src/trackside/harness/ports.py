@@ -153,6 +153,10 @@ class RunCoordinator(Protocol):
     one that was shut down (`settle`). Never one that was asked to cancel. What becomes of that is a pending run of the same
     thread, with the next `attempt` and its `retry_of`, for any host that knows the agent.
 
+    One that learns from a log how runs end may have a method `lose(run_id)`, which does not wait. It is called after the
+    release of a run whose end could neither be written there nor be kept for later: nobody will ever say how that ended, so
+    it is to be ended as one whose worker is lost.
+
     Each step may be repeated by the caller that took it, and then answers the same: a reply can be lost on its way, and
     a closing event loop can cut off the task that takes it (`steady`). A step that was cut off and has happened all the
     same happens no second time.

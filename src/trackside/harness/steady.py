@@ -75,6 +75,7 @@ class _SteadyCoordinator:
     def __init__(self, coordinator: RunCoordinator) -> None:
         self._coordinator = coordinator
         self.durable = coordinator.durable
+        self.lose = getattr(coordinator, "lose", None)
 
     def attach(self, host: RunHost) -> None:
         self._coordinator.attach(host)

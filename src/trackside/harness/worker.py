@@ -36,7 +36,7 @@ from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.parting import settled_with
+from trackside.harness.parting import say_if_lost, settled_with
 from trackside.harness.ports import Claim, Settlement
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
@@ -432,6 +432,7 @@ class RunWorker:
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce
+            say_if_lost(self._services.coordinator, run_id, missed)
         return result
 
     async def _end_as_lost(self) -> RunResult:

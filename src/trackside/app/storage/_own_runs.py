@@ -48,6 +48,8 @@ class OwnRuns:
     def __init__(self, on_new: Callable[[OwnRun], object]) -> None:
         self.fates: Fates = {}
         """What was decided of runs whose step is not committed yet."""
+        self.untold: set[str] = set()
+        """Runs that have ended here, of which it is not known that the log has that: it may come later, from the spool."""
         self._on_new = on_new
         self._runs: dict[str, OwnRun] = {}
         self._of_thread: dict[str, dict[str, OwnRun]] = {}

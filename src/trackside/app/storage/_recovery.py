@@ -19,12 +19,10 @@ from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage._work import ROW_BYTES, UnitOfWork, Work
 from trackside.app.storage.fleet import DEFAULT_POOL
 from trackside.harness.admission import spec_of
-from trackside.harness.errors import InvalidSpecError
 from trackside.harness.ids import new_id
 from trackside.harness.types import CancelAction, MultitaskStrategy, RunRecord, RunSpec, RunStatus, ThreadStatus
 
 _ASKED: Final = (
-    runs.c.request,
     runs.c.agent,
     runs.c.created_at,
     runs.c.metadata,
@@ -32,6 +30,7 @@ _ASKED: Final = (
     runs.c.trigger,
     runs.c.attempt,
     runs.c.retry_of,
+    runs.c.request,
 )
 """What the row of a run says of what was asked for."""
 
@@ -85,9 +84,12 @@ class Death:
     error_type: str = WORKER_LOST
     stopped: Mapping[str, str] = MappingProxyType({})
     timed_out: Mapping[str, str] = MappingProxyType({})
+    says_all: bool = False
+    """Whether it is something else than that the process went away."""
 
 
 _GONE: Final = Death()
+_UNTOLD: Final = "how the run had ended could neither be stored nor be spooled"
 
 
 class Reaped(NamedTuple):
@@ -192,6 +194,22 @@ class Bury(_ClearAway):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
+class Lose(_ClearAway):
+    """End runs that this worker has executed and whose ends could be kept nowhere: nobody will ever tell them."""
+
+    owner: str
+    untold: Collection[str]
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Reaped:
+        query = select(active_runs.c.run_id, active_runs.c.thread_id, active_runs.c.owner)
+        his = query.where(active_runs.c.owner == self.owner, active_runs.c.run_id.in_(self.untold))
+        return self.clear(
+            unit, unit.session.execute(his.limit(self.limit)), {self.owner: _UNTOLD}, Death(says_all=True)
+        )
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Disown(_ClearAway):
     """Give runs back that are this worker's without its knowledge, as it never heard that it got them."""
 
@@ -250,7 +268,7 @@ def _bury(unit: UnitOfWork, active: ActiveRun, retry_id: str, reason: str | None
             cancel_in_place(unit, active, _done_of(unit, active, active.cancel_requested), death.stopped[run_id])
         case Standing.claimed:
             why = f"the process that executed the run went away before the run had ended{because}"
-            if reason is not None and error_type != WORKER_LOST:  # which is more than that it went away
+            if reason is not None and (death.says_all or error_type != WORKER_LOST):
                 why = reason
             return lose(unit, active, why, error_type, retried_as=retry_id)
         case Standing.pending | Standing.delayed:
@@ -343,24 +361,27 @@ class Adopt(Work):
         unit.load(run_ids=[run_id for run_id, *_ in rows], thread_ids=threads, queues=threads)
         adopted: list[Adopted] = []
         unfit: dict[str, str] = {}
-        for run_id, thread_id, request, *facts in rows:
+        for run_id, thread_id, *facts in rows:
             active = unit.queue.find(run_id)
             if active is None or not active.waits_for_worker or active.owner not in {None, self.owner}:
                 continue
             try:
-                spec = spec_of(json_of(request))
-            except InvalidSpecError as exc:
+                record, spec = asked_for(run_id, thread_id, active.multitask, active.due_at, *facts)
+            except UnreadableRunError as exc:
                 unfit[run_id] = str(exc)
                 continue
             active.owner = self.owner
             unit.queue.change(active)
-            record = pending_record(run_id, thread_id, active.multitask, active.due_at, *facts)
             adopted.append(Adopted(record, spec, active.holds, unit.thread_status(thread_id)))
         self.taken += [run.record.run_id for run in adopted]
         return Adoption(adopted, unfit, is_all=len(rows) < self.limit or not (adopted or unfit))
 
 
-def pending_record(
+class UnreadableRunError(ValueError):
+    """What was asked for of a run is not what this version of Trackside reads: it is of a newer one, or damaged."""
+
+
+def asked_for(
     run_id: str,
     thread_id: str,
     multitask: str,
@@ -372,22 +393,31 @@ def pending_record(
     trigger: str | None,
     attempt: int,
     retry_of: str | None,
-) -> RunRecord:
-    """What is known of a run that has not started."""
-    return RunRecord(
-        run_id=run_id,
-        thread_id=thread_id,
-        agent=agent,
-        status=RunStatus.pending,
-        created_at=time_of(created_at),
-        metadata=json_of(metadata),
-        multitask=MultitaskStrategy(multitask),
-        due_at=None if due_at is None else time_of(due_at),
-        parent_run_id=parent_run_id,
-        trigger=trigger,
-        attempt=attempt,
-        retry_of=retry_of,
-    )
+    request: str,
+) -> tuple[RunRecord, RunSpec]:
+    """What is known of a run that has not started, for whoever takes it; the last eight are columns of `_ASKED`.
+
+    Raises:
+        UnreadableRunError: it cannot be read. It is this run's trouble alone: others must not wait for it.
+    """
+    try:
+        record = RunRecord(
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            status=RunStatus.pending,
+            created_at=time_of(created_at),
+            metadata=json_of(metadata),
+            multitask=MultitaskStrategy(multitask),
+            due_at=None if due_at is None else time_of(due_at),
+            parent_run_id=parent_run_id,
+            trigger=trigger,
+            attempt=attempt,
+            retry_of=retry_of,
+        )
+        return record, spec_of(json_of(request))
+    except (ValueError, TypeError) as exc:
+        raise UnreadableRunError(str(exc)) from exc
 
 
 def is_abandoned(unit: UnitOfWork, owner: str | None) -> bool:

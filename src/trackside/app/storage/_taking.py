@@ -12,15 +12,13 @@ from typing import Any, NamedTuple, override
 
 from sqlalchemy import select, text, update
 
-from trackside.app.storage._encoding import json_of
 from trackside.app.storage._queue import Standing
-from trackside.app.storage._recovery import pending_record
+from trackside.app.storage._recovery import UnreadableRunError, asked_for
 from trackside.app.storage._session import Wanted
 from trackside.app.storage._tables import active_runs, runs
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import SchemaMovedOnError
 from trackside.app.storage.fleet import Taking
-from trackside.harness.admission import spec_of
 from trackside.harness.types import RunRecord, RunSpec, ThreadStatus
 
 
@@ -100,7 +98,7 @@ class Take(Work):
             try:
                 if (run := self._taken(unit, *row)) is not None:
                     taken.append(run)
-            except (ValueError, TypeError) as exc:  # of a newer version, or damaged: others must not wait for it
+            except UnreadableRunError as exc:
                 unfit[row[0]] = str(exc)
         self._give_back(unit, [*unfit])
         self.taken = [run.record.run_id for run in taken]
@@ -122,9 +120,7 @@ class Take(Work):
         active = unit.queue.find(run_id)
         if run_id in unit.queue.removed or (active is not None and not active.is_ready):
             return None
-        *asked, request = facts
-        record = pending_record(run_id, thread_id, multitask, due_at, *asked)
-        spec = spec_of(json_of(request))
+        record, spec = asked_for(run_id, thread_id, multitask, due_at, *facts)
         if active is not None:
             active.owner = self.owner  # it may be written once more
         return TakenRun(record, spec, ThreadStatus(status), bool(is_new))

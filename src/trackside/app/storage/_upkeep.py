@@ -17,6 +17,7 @@ from trackside.app.storage._recovery import (
     Adoption,
     Disown,
     ListOwned,
+    Lose,
     Owned,
     Reap,
     Reaped,
@@ -31,6 +32,7 @@ logger = logging.getLogger("trackside.storage")
 
 _LEAST_PAUSE: Final = 0.2  # seconds between two looks at what others did
 _REST: Final = 5  # times as long as a look took
+_AT_ONCE: Final = 256  # runs in one transaction
 
 
 class Upkeep:
@@ -72,6 +74,8 @@ class Upkeep:
         self._unfit: set[str] = set()
         self._strangers: set[str] = set()
         """Runs that are this worker's in the database, and were not known here at the last round."""
+        self._lost: set[str] = set()
+        """Runs whose ends are kept nowhere."""
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -83,6 +87,11 @@ class Upkeep:
     def nudge(self) -> None:
         """Have it look soon: something was committed, here or elsewhere, that may matter."""
         self._nudge.set()
+
+    def lose(self, run_id: str) -> None:
+        """Have it end a run that has ended here, and whose end is kept nowhere."""
+        self._lost.add(run_id)
+        self.nudge()
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Do no more; what is to be awaited then."""
@@ -98,6 +107,7 @@ class Upkeep:
             began = loop.time()
             try:
                 await self._enrolment.enroll()
+                await self.end_lost()
                 if began >= next_round:
                     next_round = began + self._period
                     await self.clear_up()
@@ -114,7 +124,7 @@ class Upkeep:
             # that waited for a database that was away is no reason to leave the next one for long.
             await asyncio.sleep(max(_LEAST_PAUSE, min(self._period, _REST * (loop.time() - began))))
             try:
-                async with asyncio.timeout(max(0.0, next_round - loop.time())):
+                async with asyncio.timeout(0.0 if self._lost else max(0.0, next_round - loop.time())):
                     await self._nudge.wait()
             except TimeoutError:
                 pass
@@ -167,19 +177,31 @@ class Upkeep:
         except Exception:  # the host's failure; the others of the round are this worker's now, too
             logger.exception("run %s was taken over, but waits for this process to end", record.run_id)
 
+    async def end_lost(self) -> None:
+        """End the runs whose ends are kept nowhere.
+
+        Raises:
+            StorageError: the store failed; they are ended the next time.
+        """
+        while lost := [*self._lost][:_AT_ONCE]:
+            reaped: Reaped = await self._writer.write(Lose(owner=self._worker_id, untold=lost))
+            say_ended(reaped, "its end is kept nowhere")
+            self._lost.difference_update(lost)
+
     async def disown(self) -> None:
-        """Give back what this worker of a fleet has taken without ever hearing of it, because the reply was lost.
+        """Give back what is this worker's without its knowledge, because the reply to its taking, adoption or admission was
+        lost.
 
         What is on its way in this moment is known by the next round, so only what two rounds in a row find is a stranger.
 
         Raises:
             StorageError: the store failed.
         """
-        if not self._in_fleet:
-            return
         query = select(active_runs.c.run_id).where(active_runs.c.owner == self._worker_id)
         owned = await self._readers.all(query, lambda row: str(row.run_id))
-        unknown = {run_id for run_id in owned if run_id not in self._own}
+        untold = self._own.untold
+        untold.intersection_update(owned)
+        unknown = {run_id for run_id in owned if run_id not in self._own and run_id not in untold}
         strangers, self._strangers = unknown & self._strangers, unknown
         if strangers:
             await self._writer.write(Disown(owner=self._worker_id, strangers=strangers))

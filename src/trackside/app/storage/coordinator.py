@@ -330,11 +330,16 @@ class StoredCoordinator:
             logger.warning("it is not known yet that the end of run %s is in the log: its thread may stay held", run_id)
             self._upkeep.nudge()
             self._runs.forget(run_id)
+            self._runs.untold.add(run_id)
             return Release()
         if handover.at_rest is not None:
             return Release(settlement=Settlement(previous=announced, status=handover.at_rest))
         self._runs.forget(run_id)
         return Release(next_run_id=handover.next_run_id if handover.next_owner == self.worker_id else None)
+
+    def lose(self, run_id: str) -> None:
+        """The end of a run that was released is kept nowhere: have it ended as lost, as soon as that can be written."""
+        self._upkeep.lose(run_id)
 
     async def request_cancel(self, run_id: str, action: CancelAction) -> RunRecord:
         """Record that a run should stop; one that waits in another process ends at once."""

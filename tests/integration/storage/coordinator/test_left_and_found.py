@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from blockbuster import BlockBuster
-from tests.property.queue_hands import AGENT, ForgetfulSession, Hand, Held, Step, take
+from tests.property.queue_hands import AGENT, ForgetfulSession, ForgottenSession, Hand, Held, Step, take
 from tests.property.queue_model import Run
 
 from trackside.app.storage import Store
@@ -20,7 +20,15 @@ from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import CancelAction, LifecycleEventType, MultitaskStrategy, RunRecord, RunSpec, RunStatus
+from trackside.harness.types import (
+    CancelAction,
+    LifecycleEventType,
+    MultitaskStrategy,
+    RunRecord,
+    RunSpec,
+    RunStatus,
+    ThreadStatus,
+)
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -195,6 +203,69 @@ async def test_what_is_taken_over_is_executed_although_the_reply_was_lost(hand: 
     assert b.told == [("adopted", waiting, True)]
 
 
+async def test_what_was_taken_over_without_hearing_of_it_is_given_back_and_executed(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    waiting = await admit(a)
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    b.store._writer._session = ForgottenSession(b.session._session)
+    b.store._writer._session.loses_in = 2  # after the one that reaps
+    with pytest.raises(StorageError, match="nobody has heard"):
+        await b.coordinator._upkeep.clear_up()
+    assert standing(database, waiting) == ("pending", b.name)
+
+    await b.coordinator._upkeep.disown()
+    assert standing(database, waiting) == ("pending", b.name), "it may be on its way"
+    await b.coordinator._upkeep.disown()
+    await b.coordinator._upkeep.clear_up()
+
+    assert b.told == [("adopted", waiting, True)]
+
+
+async def test_what_was_let_in_without_hearing_of_it_holds_its_thread_no_longer(hand: Any, database: Any) -> None:
+    a = hand()
+    a.agents = ()
+    await a.coordinator._enrolment.enroll()
+    a.store._writer._session = ForgottenSession(a.session._session)
+    a.store._writer._session.loses_in = 1
+    record = run_of("t")
+    with pytest.raises(StorageError, match="nobody has heard"):
+        await a.coordinator.admit(record)  # which nobody else could execute
+    assert standing(database, record.run_id) == ("pending", a.name)
+
+    await a.coordinator._upkeep.disown()
+    await a.coordinator._upkeep.disown()
+
+    assert standing(database, record.run_id) is None
+    assert (await a.store.run(record.run_id)).error_type == "worker_lost"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "runs SET request = '{'",
+        "runs SET request = '[1]'",
+        "runs SET metadata = 'no'",
+        "active_runs SET multitask = 'newer'",
+    ],
+)
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_taken_over(
+    hand: Any, database: Any, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = hand(), hand()
+    damaged, other = await admit(a, "t1"), await admit(a, "t2")
+    database.execute(f"UPDATE {damage} WHERE run_id = '{damaged}'")
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+
+    await b.coordinator._upkeep.clear_up()
+    await b.coordinator._upkeep.clear_up()
+
+    assert b.told == [("adopted", other, True)]
+    assert standing(database, damaged) == ("pending", None)
+    assert caplog.text.count(f"run {damaged} waits for another version of Trackside") == 1
+
+
 async def test_a_host_that_fails_on_a_run_that_it_takes_over_gets_the_others_all_the_same(
     hand: Any, database: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,6 +360,45 @@ class FailingSession(ForgetfulSession):
         with self._session.transaction():
             yield
             raise StorageError(database="it", why="no space is left")
+
+
+async def test_a_run_whose_end_is_kept_nowhere_is_ended_as_lost_and_its_thread_goes_on(
+    worker: Any, agents: Any
+) -> None:
+    a = await worker()
+    run = await a.start("one", thread_id="t")
+    await agents.until_running("one")
+    session = a.store._writer._session
+    a.store._writer._session = FailingSession(session)
+    agents.let("one")
+    assert "a required observer did not take that" in (await run.result()).error
+    a.store._writer._session = session
+
+    following = await a.start("quick two", thread_id="t")
+
+    assert (await following.result()).status is RunStatus.success
+    record = await a.store.run(run.run_id)
+    assert record.error_type == "worker_lost"
+    assert record.error == "how the run had ended could neither be stored nor be spooled"
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_run_that_has_ended_here_is_nobody_elses_while_its_end_is_spooled(
+    hand: Any, database: Any, has_begun: bool
+) -> None:
+    a = hand()
+    run_id = await admit(a)
+    if has_begun:
+        await start(a, run_id)
+    else:
+        assert await a.coordinator.claim(run_id) is not None
+    await a.coordinator.release(run_id, ThreadStatus.busy)
+    before = standing(database, run_id)
+
+    for _ in range(3):
+        await a.coordinator._upkeep.disown()
+
+    assert standing(database, run_id) == before
 
 
 async def test_a_cancel_that_could_not_be_stored_leaves_a_run_that_can_be_claimed(hand: Any) -> None:

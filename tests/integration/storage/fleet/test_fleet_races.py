@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.property.queue_hands import ForgetfulSession
+from tests.property.queue_hands import ForgetfulSession, ForgottenSession
 
 from trackside.app.storage import Store
 from trackside.app.storage._own_runs import OwnRuns
@@ -194,18 +194,6 @@ async def test_runs_are_taken_again_after_a_taking_that_the_database_never_heard
 
     assert await two.coordinator.take(["r"]) == {"r": Taking.taken}
     assert two.host.given == ["r"]
-
-
-class ForgottenSession(ForgetfulSession):
-    """Commits once without saying so, and nobody tries again."""
-
-    @contextlib.contextmanager
-    def transaction(self, *, synced: bool = True) -> Generator[None]:
-        with self._session.transaction(synced=synced):
-            yield
-        self.loses_in -= 1
-        if self.loses_in == 0:
-            raise StorageError(database="it", why="nobody has heard what became of it")
 
 
 async def test_what_a_worker_has_taken_without_ever_hearing_of_it_is_given_back(workers: list[Worker]) -> None:
