@@ -76,9 +76,8 @@ async def fails(input: Any, run: RunContext) -> None:
 
 async def asks(input: Any, run: RunContext) -> dict[str, Any]:
     """Go on only when a human has answered."""
-    answer = run.interrupt("sure?")
     with executing(run):
-        return {"token": answer}
+        return {"token": run.interrupt("sure?")}
 
 
 async def blocks(input: Any, run: RunContext) -> dict[str, Any]:

@@ -44,6 +44,11 @@ class Balancer(httpx.AsyncBaseTransport):
         self._at = first % len(urls)
         self._inner = httpx.AsyncHTTPTransport()
 
+    @property
+    def server(self) -> httpx.URL:
+        """To which one it sends what comes now."""
+        return self._servers[self._at]
+
     def turn(self) -> None:
         """Send what comes to the next server."""
         self._at = (self._at + 1) % len(self._servers)
@@ -51,7 +56,7 @@ class Balancer(httpx.AsyncBaseTransport):
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         for tries_left in reversed(range(len(self._servers))):
-            server = self._servers[self._at]
+            server = self.server
             request.url = request.url.copy_with(host=server.host, port=server.port)
             request.headers["Host"] = server.netloc.decode("ascii")
             try:
@@ -69,11 +74,12 @@ class Balancer(httpx.AsyncBaseTransport):
 
 
 class Balanced:
-    """A client of several servers, until the end of an `async with`."""
+    """A client of several servers, until the end of an `async with`; it has `patience`, in seconds."""
 
-    def __init__(self, urls: Sequence[str], first: int = 0) -> None:
+    def __init__(self, urls: Sequence[str], first: int = 0, patience: float = PATIENCE) -> None:
         self.balancer = Balancer(urls, first)
-        http = httpx.AsyncClient(base_url="http://fleet", transport=self.balancer, timeout=PATIENCE)
+        self._patience = patience
+        http = httpx.AsyncClient(base_url="http://fleet", transport=self.balancer, timeout=patience)
         self.client = LangGraphClient(http)
         """LangGraph's, as it is: what it does when it is cut off it does here."""
         self._http = http
@@ -92,7 +98,7 @@ class Balanced:
         """
         refusals: list[str] = []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 while True:
                     try:
                         return await ask(self.client)
@@ -104,7 +110,9 @@ class Balanced:
                         self.balancer.went_on += 1
                         await asyncio.sleep(_PAUSE)
         except TimeoutError:
-            raise TimeoutError(f"no answer in {PATIENCE:g} s; {len(refusals)} refusals: {refusals[-3:]}") from None
+            raise TimeoutError(
+                f"no answer in {self._patience:g} s; {len(refusals)} refusals: {refusals[-3:]}"
+            ) from None
 
 
 def _is_away(exc: BaseException) -> bool:

@@ -79,6 +79,12 @@ class TracksideProcess:
         """What it is started with."""
         return self._arguments
 
+    def change_environment(self, name: str, value: str | None) -> None:
+        """Have a variable in the environment from the next start on; None takes it out."""
+        self._env.pop(name, None)
+        if value is not None:
+            self._env[name] = value
+
     def start(self) -> Self:
         """Start it; returns when it can be used.
 

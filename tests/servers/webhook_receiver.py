@@ -126,12 +126,15 @@ def _endless(start: bytes, more: bytes, pause: float) -> Answer:
 
 
 class WebhookReceiver:
-    """Listens on a port of its own, on this machine alone, while it is entered.
+    """Listens on a port of its own, on this machine alone if `host` says nothing else, while it is entered.
 
     `answers` are given one after the other, and `otherwise` when there are none left.
     """
 
-    def __init__(self, *secrets: str, tls: ssl.SSLContext | None = None, keep: bool = True) -> None:
+    def __init__(
+        self, *secrets: str, tls: ssl.SSLContext | None = None, keep: bool = True, host: str = "127.0.0.1"
+    ) -> None:
+        self.host = host
         self.requests: deque[Request] = deque(maxlen=None if keep else 0)
         self.answers: deque[Answer] = deque()
         self.otherwise: Answer = status(200)
@@ -146,7 +149,7 @@ class WebhookReceiver:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/hook"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}/hook"
 
     async def until(self, number: int) -> None:
         """Wait for so many requests in all."""
@@ -156,7 +159,7 @@ class WebhookReceiver:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self._tls, limit=1 << 26, backlog=1_024
+            self._serve, self.host, self.port, ssl=self._tls, limit=1 << 26, backlog=1_024
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -118,11 +118,19 @@ def assert_whole(url: str, told: Told | None = None, *, at_rest: bool = True) ->
     assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:20]])
 
 
-def found_wrong(database: Any, told: Told | None = None, *, at_rest: bool = True) -> list[str]:
-    """What is wrong, a sentence each. `at_rest`: every run should have ended."""
+def found_wrong(
+    database: Any, told: Told | None = None, *, at_rest: bool = True, cleared: Collection[int] = ()
+) -> list[str]:
+    """What is wrong, a sentence each.
+
+    Args:
+        database: a connection, as `look_into` gives it.
+        told: what processes have said.
+        at_rest: whether every run should have ended.
+        cleared: positions that may be gone, with threads that somebody has removed.
+    """
     rows = Rows(database)
     checks = [
-        positions,
         sequences,
         run_rows,
         thread_rows,
@@ -133,7 +141,7 @@ def found_wrong(database: Any, told: Told | None = None, *, at_rest: bool = True
         duration_sums,
         usage_sums,
     ]
-    wrong = [what for check in checks for what in check(rows)]
+    wrong = [*positions(rows, cleared), *(what for check in checks for what in check(rows))]
     if at_rest:
         wrong += unfinished(rows)
     if told is not None:
@@ -141,13 +149,14 @@ def found_wrong(database: Any, told: Told | None = None, *, at_rest: bool = True
     return wrong
 
 
-def positions(rows: Rows) -> Iterator[str]:
-    """I2: 1, 2, 3 … up to the counter."""
-    found = [event["position"] for event in rows.events]
-    if found != [*range(1, len(found) + 1)]:
-        yield f"the positions have a gap: {len(found)} events up to {found[-1]}"
-    if rows.counter != len(found):
-        yield f"the counter is at {rows.counter}, and there are {len(found)} events"
+def positions(rows: Rows, cleared: Collection[int] = ()) -> Iterator[str]:
+    """I2: 1, 2, 3 … up to the counter, but for those that may be gone."""
+    found = {event["position"] for event in rows.events}
+    gaps = {*range(1, max(found, default=0) + 1)} - found - {*cleared}
+    if gaps or len(found) < len(rows.events):
+        yield f"the positions have a gap: {len(found)} events up to {max(found)}, without {sorted(gaps)[:10]}"
+    if rows.counter != (last := max({*found, *cleared}, default=0)):
+        yield f"the counter is at {rows.counter}, and there are {len(found)} events up to {last}"
 
 
 def sequences(rows: Rows) -> Iterator[str]:

@@ -15,8 +15,8 @@ from fleet import Fleet
 from fleet_check import Asked, Words
 from fleet_clients import FleetClients, Follower
 from nats_server import NatsServer
+from poor_machine import off_by, why_not
 from postgres_server import PostgresServer
-from wrong_clock import off_by, why_not
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Request failed, attempting reconnect"),

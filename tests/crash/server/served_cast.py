@@ -1,4 +1,4 @@
-"""The agents of a server that is killed. Each says in a file that it was called, before it does anything else.
+"""The agents of a server that is killed: those of fleets, and graphs. What they do is in the journal of its folder.
 
 `SERVED_DIES` in the environment names a moment at which the process kills itself: `before settle 5`, as `crash_steps` has
 them, or `committed end 5`, as `crash_points` has them.
@@ -13,11 +13,14 @@ from typing import Annotated, Any, TypedDict
 
 from crash_points import STEPS, DeadlyPoint
 from crash_steps import DeadlyStep
+from fleet_agents import asks, executing, fails, talks, tries
 from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from trackside import RunContext
 from trackside.harness import current_run
+
+__all__ = ["asks", "counts", "fails", "pauses", "talks", "tries"]
 
 
 class Turns(TypedDict):
@@ -27,43 +30,16 @@ class Turns(TypedDict):
     tokens: Annotated[list[str], operator.add]
 
 
-def _begin(run: RunContext) -> None:
-    """Say that a run is executed; the line is in the file whatever happens to this process next."""
-    with open("executions", "ab", buffering=0) as file:  # noqa: PTH123  # unbuffered: one write is one line
-        file.write(f"{run.run_id}\n".encode())
-
-
-async def talks(input: Any, run: RunContext) -> dict[str, Any]:
-    """Say numbers, with a pause between."""
-    _begin(run)
-    for number in range(input["parts"]):
-        run.send({"number": number})
-        await asyncio.sleep(input["pause"])
-    return {"token": input["token"]}
-
-
-async def tries(input: Any, run: RunContext) -> dict[str, Any]:
-    """The same, with more than one attempt (the settings say so)."""
-    return await talks(input, run)
-
-
-async def fails(input: Any, run: RunContext) -> None:
-    """Fail."""
-    _begin(run)
-    await asyncio.sleep(input["pause"])
-    raise ValueError(input["token"])
-
-
-async def asks(input: Any, run: RunContext) -> dict[str, Any]:
-    """Go on only when a human has answered."""
-    _begin(run)
-    return {"answer": run.interrupt("sure?")}
+def _work(run: RunContext) -> None:
+    """Say that a run is executed, in a step that is done at once."""
+    with executing(run):
+        pass
 
 
 def _note(state: Turns) -> dict[str, Any]:
     run = current_run()
     assert run is not None
-    _begin(run)
+    _work(run)
     return {"tokens": [state["token"]]}
 
 
@@ -75,7 +51,7 @@ async def _rest(state: Turns) -> dict[str, Any]:
 def _ask(state: Turns) -> dict[str, Any]:
     answer, run = interrupt("sure?"), current_run()
     assert run is not None
-    _begin(run)  # only now: the one that asks has begun in the node before
+    _work(run)  # only now: the one that asks has worked in the node before
     return {"tokens": [f"answer {answer}"]}
 
 

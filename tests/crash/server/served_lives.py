@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from fenced_journal import FencedJournal
+from fleet_check import Words, assert_sound
 from langgraph_sdk import get_client
 from log_check import look_into
-from served_check import Seen, assert_kept
 from served_load import Load
 from trackside_server import TracksideServer
 from webhook_receiver import WebhookReceiver
@@ -73,8 +74,8 @@ class Lives:
         self._others = [self._life() for _ in range(others)]
         self._waits_for_leases = waits_for_leases
         self._times = 0
-        self.seen: list[Seen] = []
-        """What was checked in the end, by each load."""
+        self.seen: list[tuple[Words, list[Any]]] = []
+        """What was checked in the end, by each load: its words, and the bodies of all webhooks."""
 
     async def go_through(self, moments: Sequence[str] = (), *, trouble: Trouble | None = None) -> list[Load]:
         """Start the server, have it used and killed once for each of the moments, and see what is left in the end.
@@ -99,7 +100,9 @@ class Lives:
     async def _use(self, moments: Sequence[str], hook: str, trouble: Trouble | None) -> list[Load]:
         crons = await self._make_crons()
         servers = (self._server, *self._others)
-        loads = [Load(server.url, hook, seed=self._seed + n, clients=self._clients) for n, server in enumerate(servers)]
+        loads = [
+            Load([server.url], hook, seed=self._seed + n, clients=self._clients) for n, server in enumerate(servers)
+        ]
         loads[0].words.crons = dict.fromkeys(crons, 0)
         try:
             for load in loads:
@@ -186,7 +189,7 @@ class Lives:
         """Threads of graphs remember all that was acknowledged, and go on from there."""
         for load in loads:
             words = load.words
-            async with get_client(url=load.url, api_key=None) as client:
+            async with get_client(url=load.urls[0], api_key=None) as client:
                 for thread_id, tokens in words.graph_tokens.items():
                     if not tokens:
                         continue
@@ -201,10 +204,8 @@ class Lives:
                         words.wrong.append(f"graph thread {thread_id} does not go on: {answer} after {state['values']}")
 
     def _check(self, loads: Sequence[Load], bodies: list[Any]) -> None:
-        path = self._folder / "executions"
-        executions = path.read_text(encoding="ascii").split() if path.exists() else []
         for load in loads:
             print(f"{load.done.total()} turns of clients: {dict(load.done)}")
-            print(f"{len(load.words.runs)} runs acknowledged, {len(bodies)} webhooks, {self.deaths}")
-            self.seen.append(Seen(load.words, executions, bodies))
-            assert_kept(self.url, self.seen[-1])
+            print(f"{len(load.words.asked)} runs acknowledged, {len(bodies)} webhooks, {self.deaths}")
+            self.seen.append((load.words, bodies))
+            assert_sound(self.url, FencedJournal(self._folder), load.words, bodies)

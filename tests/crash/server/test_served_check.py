@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served_check import Seen, wrong_with
+from fenced_journal import FencedJournal
+from fleet_check import Words, look_over
 from served_lives import Lives
 
 pytestmark = [
@@ -41,96 +41,124 @@ SPOILERS = {
 }
 
 
+class Seen:
+    """What is left of a server that was killed, and what others have seen of it; to be spoiled, if that is its `folder`."""
+
+    def __init__(self, folder: Path, words: Words, bodies: list[Any]) -> None:
+        self.folder = folder
+        self.words = words
+        self.bodies = bodies
+
+    def look(self) -> list[str]:
+        """What is wrong."""
+        url = f"sqlite:///{self.folder}/runs.db"
+        return look_over(url, FencedJournal(self.folder), self.words, self.bodies)[1]
+
+    def change(self, sql: str) -> int:
+        """Change the database behind everybody's back; how many rows."""
+        with closing(sqlite3.connect(self.folder / "runs.db", isolation_level=None)) as database:
+            database.execute("DROP INDEX IF EXISTS uq_events_one_end")
+            return database.execute(sql).rowcount
+
+    @property
+    def talked(self) -> str:
+        """A run of a thread that is kept, whose answer is known."""
+        asked = self.words.asked.values()
+        return next(one.run_id for one in asked if one.agent == "talks" and one.token and one.thread_id is not None)
+
+
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
-    """A database that was served to clients through a kill, and what these were told."""
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What a server has left that clients used through a kill."""
     folder = tmp_path_factory.mktemp("lived")
     lives = Lives(f"sqlite:///{folder}/runs.db", folder, seed=1)
     asyncio.run(lives.go_through(["by chance"], trouble=lambda server, load: load.until_all_were_here()))
-    return folder / "runs.db", lives.seen[0]
+    return Seen(folder, *lives.seen[0])
 
 
 @pytest.fixture
-def copy(lived: tuple[Path, Seen], tmp_path: Path) -> Iterator[Any]:
-    path = tmp_path / "spoiled.db"
-    with closing(sqlite3.connect(lived[0])) as database, closing(sqlite3.connect(path, isolation_level=None)) as copy:
+def seen(lived: Seen, tmp_path: Path) -> Seen:
+    with (
+        closing(sqlite3.connect(lived.folder / "runs.db")) as database,
+        closing(sqlite3.connect(tmp_path / "runs.db")) as copy,
+    ):
         database.backup(copy)
-        copy.execute("DROP INDEX uq_events_one_end")
-        yield copy
+    (tmp_path / "journal").write_bytes((lived.folder / "journal").read_bytes())
+    return Seen(tmp_path, deepcopy(lived.words), [*lived.bodies])
 
 
 @pytest.mark.parametrize("what", SPOILERS)
-def test_what_is_wrong_in_the_database_is_found(what: str, lived: tuple[Path, Seen], copy: Any) -> None:
-    words = lived[1].words
+def test_what_is_wrong_in_the_database_is_found(what: str, seen: Seen) -> None:
     names = {
-        "talked": next(run_id for run_id in words.tokens if words.runs[run_id].thread_id is not None),
-        "thread": next(one for one in words.threads if one not in words.deleted),
-        "cron": next(iter(words.crons)),
+        "talked": seen.talked,
+        "thread": next(one for one in seen.words.threads if one not in seen.words.deleted),
+        "cron": next(iter(seen.words.crons)),
     }
-    assert copy.execute(SPOILERS[what].format(**names)).rowcount > 0
+    assert seen.change(SPOILERS[what].format(**names)) > 0
     wanted = what.replace("thread is lost", "thread {thread} was acknowledged, and is lost")
     wanted = wanted if wanted.endswith("{}") else wanted.format(**names)
-    assert [said for said in wrong_with(copy, lived[1]) if wanted in said]
+    assert [said for said in seen.look() if wanted in said]
 
 
-def _executed_twice(seen: Seen) -> Seen:
-    return replace(seen, executions=[*seen.executions, seen.executions[0]])
+def _executed_twice(seen: Seen) -> None:
+    first = next(one for one in FencedJournal(seen.folder).entries() if one.what == "enter")
+    FencedJournal(seen.folder).enter(first.run_id, first.thread_id).leave("done")
 
 
-def _never_executed(seen: Seen) -> Seen:
-    return replace(seen, executions=[])
+def _never_executed(seen: Seen) -> None:
+    (seen.folder / "journal").write_bytes(b"")
 
 
-def _not_told(seen: Seen) -> Seen:
-    return replace(seen, webhooks=[])
+def _not_told(seen: Seen) -> None:
+    seen.bodies.clear()
 
 
-def _told_otherwise(seen: Seen) -> Seen:
-    return replace(seen, webhooks=[dict(body, status="pending") for body in seen.webhooks])
+def _told_otherwise(seen: Seen) -> None:
+    seen.bodies[:] = [dict(body, status="pending") for body in seen.bodies]
 
 
-def _twice(seen: Seen) -> Seen:
-    numbers = max(seen.words.followed.values(), key=len)
+def _twice(seen: Seen) -> None:
+    numbers = max((numbers for one in seen.words.asked.values() for numbers in one.followed), key=len)
     numbers.append(numbers[-1])
-    return seen
 
 
-def _another_answer(seen: Seen) -> Seen:
-    seen.words.answers[next(iter(seen.words.tokens))] = {"token": "another"}
-    return seen
+def _another_answer(seen: Seen) -> None:
+    seen.words.asked[seen.talked].answer = {"token": "another"}
 
 
-def _made_twice(seen: Seen) -> Seen:
+def _another_end(seen: Seen) -> None:
+    followed = next(one for one in seen.words.asked.values() if one.end is not None and one.end[0] == "end")
+    followed.end = ("error", {"error": "worker_lost", "message": ""})
+
+
+def _made_twice(seen: Seen) -> None:
     seen.words.asked_again.append(("one", "two"))
-    return seen
 
 
-def _still_there(seen: Seen) -> Seen:
+def _still_there(seen: Seen) -> None:
     seen.words.deleted.add(next(one for one in seen.words.threads if one not in seen.words.deleted))
-    return seen
 
 
-def _hangs(seen: Seen) -> Seen:
+def _hangs(seen: Seen) -> None:
     seen.words.wrong.append("a client hangs")
-    return seen
 
 
 @pytest.mark.parametrize(
     ("plant", "wanted"),
     [
-        (_executed_twice, "was executed 2 times"),
-        (_never_executed, "and was never executed"),
+        (_executed_twice, "was executed by"),
+        (_never_executed, "no agent came to its end"),
         (_not_told, "was never told of its end"),
         (_told_otherwise, "was told pending"),
         (_twice, "got the parts"),
         (_another_answer, "and not "),
+        (_another_end, "was told error"),
         (_made_twice, "has made the runs one and two"),
         (_still_there, "was said to be removed, and is there"),
         (_hangs, "a client hangs"),
     ],
 )
-def test_what_others_saw_otherwise_is_found(
-    plant: Callable[[Seen], Seen], wanted: str, lived: tuple[Path, Seen], copy: Any
-) -> None:
-    assert wrong_with(copy, lived[1]) == []
-    assert [said for said in wrong_with(copy, plant(deepcopy(lived[1]))) if wanted in said]
+def test_what_others_saw_otherwise_is_found(plant: Callable[[Seen], None], wanted: str, seen: Seen) -> None:
+    assert seen.look() == []
+    plant(seen)
+    assert [said for said in seen.look() if wanted in said]

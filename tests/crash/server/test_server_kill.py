@@ -33,7 +33,7 @@ async def live_through(url: str, folder: Path, moments: list[str], **more: Any) 
     lives = Lives(url, folder, seed=random.randrange(2**32), **more)
     loads = await lives.go_through(moments)
     assert sum(lives.deaths.values()) == len(moments)
-    assert all(load.words.runs for load in loads)
+    assert all(load.words.asked for load in loads)
     return lives
 
 

@@ -1,0 +1,148 @@
+"""What clients were told, each thing once an answer said so; in a file as well, if whoever reads it is somebody else.
+
+    words = Words(folder / "clients.told")
+    words.tell("run", run_id=run["run_id"], thread_id=run["thread_id"], agent="talks")
+    words.tell("answer", run_id=run["run_id"], answer=answer)
+    …
+    look_over(database, journal, Words.read([folder / "clients.told"]))
+
+A thing is on the disk before whoever was told it goes on, so that a checker knows of it whatever happens to them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(slots=True)
+class Asked:
+    """A run that a client has asked for, and what he was told of it."""
+
+    run_id: str
+    thread_id: str | None
+    """None: it was not said, as of a run's that has none of its own wish."""
+    token: str = ""
+    """What the right answer has in it."""
+    may_be_cancelled: bool = False
+    """Somebody has asked for that, or started another that stops it."""
+    may_fail: bool = False
+    """It has one attempt, or is to fail."""
+    answer: Any = None
+    is_answered: bool = False
+    followed: list[list[int]] = field(default_factory=list)
+    """The numbers that each of his followers got, those that resumed one behind the other."""
+    told_of_gaps: int = 0
+    """How many followers were told that they do not get all of it."""
+    parts: int | None = None
+    """How many numbers there are, if a follower was there from the beginning and missed nothing."""
+    end: tuple[str, Any] | None = None
+    """The last event of those who followed it to its end, and its data."""
+    status: str | None = None
+    """How it ended, as its own process was told."""
+    agent: str = ""
+    stateless: bool = False
+    """Its thread goes with it."""
+    webhook: bool = False
+    """Its end is to be told to a receiver."""
+
+
+@dataclass(slots=True)
+class Words:
+    """All that clients were told. With a `file`, what they `tell` is in there before they go on."""
+
+    file: Path | None = None
+    asked: dict[str, Asked] = field(default_factory=dict)
+    events: dict[str, str] = field(default_factory=dict)
+    """Digests of the payloads of events that were acknowledged, by their ids."""
+    asked_again: list[tuple[str, str]] = field(default_factory=list)
+    """The runs that one and the same request, made twice with its key, was told."""
+    threads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Metadata of threads that were made and changed, as they were last acknowledged."""
+    deleted: set[str] = field(default_factory=set)
+    """Threads whose removal was acknowledged."""
+    unsure: set[str] = field(default_factory=set)
+    """Threads that somebody has asked to remove and got no answer."""
+    cleared: set[int] = field(default_factory=set)
+    """Positions of events that were there as somebody asked to remove their thread: they may go."""
+    items: dict[str, Any] = field(default_factory=dict)
+    """Values of items, by their key; None: it was deleted. Those whose last change got no answer are not here."""
+    crons: dict[str, int] = field(default_factory=dict)
+    """How many times of theirs have come."""
+    graph_tokens: dict[str, list[str]] = field(default_factory=dict)
+    """What graphs have acknowledged of each thread, in order."""
+    wrong: list[str] = field(default_factory=list)
+    """What the clients themselves found wrong."""
+    _descriptor: int | None = None
+
+    @classmethod
+    def read(cls, files: Iterable[Path]) -> Self:
+        """What is in these files. A last line that is not whole was told to nobody who could go on."""
+        words = cls()
+        for path in files:
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                words._take(**json.loads(line))
+        return words
+
+    def tell(self, what: str, **facts: Any) -> None:
+        """Note something that a client was told; see the cases of `_take`."""
+        line = json.dumps({"what": what, **facts})
+        if self.file is not None:
+            if self._descriptor is None:
+                self._descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.write(self._descriptor, f"{line}\n".encode())
+            os.fdatasync(self._descriptor)
+        self._take(**json.loads(line))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _take(self, what: str, **facts: Any) -> None:
+        match what:
+            case "run":
+                self._take_run(**facts)
+            case "answer":
+                asked = self.asked[facts["run_id"]]
+                asked.answer, asked.is_answered = facts["answer"], True
+            case "end":
+                self.asked[facts["run_id"]].end = facts["event"], facts["data"]
+            case "event":
+                self.events[facts["event_id"]] = facts["digest"]
+            case "follow":  # from the beginning of what there is
+                self.asked[facts["run_id"]].followed.append([])
+            case "part":
+                self.asked[facts["run_id"]].followed[-1].append(facts["number"])
+            case "again":
+                self.asked_again.append((facts["first"], facts["second"]))
+            case "thread":
+                self.threads.setdefault(facts["thread_id"], {}).update(facts["metadata"])
+            case "delete":
+                self.unsure.add(facts["thread_id"])
+                self.cleared.update(facts["positions"])
+            case "deleted":
+                self.unsure.discard(facts["thread_id"])
+                self.deleted.add(facts["thread_id"])
+            case "change item":
+                self.items.pop(facts["key"], None)
+            case "item":
+                self.items[facts["key"]] = facts["value"]
+            case "cron":
+                self.crons[facts["cron_id"]] = facts["times"]
+            case "graph":
+                self.graph_tokens.setdefault(facts["thread_id"], []).append(facts["token"])
+            case "wrong":
+                self.wrong.append(facts["why"])
+            case _:
+                raise ValueError(f"nobody is told {what!r}")
+
+    def _take_run(self, run_id: str, **facts: Any) -> None:
+        asked = self.asked.setdefault(run_id, Asked(run_id, facts.get("thread_id")))
+        for name, value in facts.items():
+            setattr(asked, name, value)
