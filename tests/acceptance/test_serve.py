@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,6 @@ UNUSED = {
 }
 
 AGENTS = """
-import sys
 
 async def echo(input, run):
     print("said by an agent")
@@ -84,22 +81,6 @@ def test_a_server_of_functions_loads_no_framework_and_nothing_that_is_not_used(f
     assert isinstance(found, dict)
     assert "uvloop" in found["modules"]
     assert UNUSED & set(found["modules"]) == set()
-
-
-def test_what_the_readme_shows_of_a_server_works(tmp_path: Path) -> None:
-    section = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("\n## Serve it\n")[1]
-    agents, client = re.findall(r"```py\n(.*?)```", section, re.DOTALL)[:2]
-    [command] = re.findall(r"^\$ trackside serve (\S+) ", section, re.MULTILINE)
-    (tmp_path / "agents.py").write_text(agents, encoding="utf-8")
-
-    with TracksideServer(tmp_path, command) as server:
-        assert "http://127.0.0.1:2024" in client
-        code = client.replace("http://127.0.0.1:2024", server.url)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-
-    assert done.stderr == ""
-    assert "custom {'greets': 'Ada'}\n" in done.stdout
-    assert "values {'greeting': 'Hello, Ada'}\n" in done.stdout
 
 
 def test_what_happens_is_said_as_json_where_nobody_sits(folder: Path) -> None:
