@@ -90,8 +90,16 @@ type Way = Callable[[Databases, int], AbstractAsyncContextManager[Work]]
 """One way of doing the work, on new databases, by so many at once."""
 
 
+type Peer = Callable[[str, Databases, int], Contender]
+"""What others do in a case, on new databases, by so many at once."""
+
+
 def race_on_each(
-    ways: Mapping[str, Way], sizes: Sequence[int], case_of: Callable[[str, int], str], options: Options
+    ways: Mapping[str, Way],
+    sizes: Sequence[int],
+    case_of: Callable[[str, int], str],
+    options: Options,
+    peers: Sequence[Peer] = (),
 ) -> tuple[Race, list[str]]:
     """Measure all ways on each database and at each size (at the first alone for a quick look); also names the cases."""
     with PostgresDatabases() as server:
@@ -102,6 +110,7 @@ def race_on_each(
             for case, (of, size) in cases.items()
             for name, way in ways.items()
         ]
+        contenders += [peer(case, of, size) for case, (of, size) in cases.items() for peer in peers]
         return race(contenders, options.effort), [*cases]
 
 

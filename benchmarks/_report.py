@@ -1,4 +1,7 @@
-"""What a benchmark says: a table and its budgets on the screen, as JSON, and in the README of this folder."""
+"""What a benchmark says: its tables and budgets on the screen, and all that it measured as JSON.
+
+The report in this folder is made from that JSON (`_page.py`).
+"""
 
 import argparse
 import json
@@ -12,26 +15,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from _rounds import Clock, Effort, Race, Spread
+from _rounds import Clock, Contender, Effort, Race, Spread
 
-type Measure = Clock | Literal["memory"]
+type Measure = Clock | Literal["memory", "instructions"]
 
 HERE = Path(__file__).parent
-README = HERE / "README.md"
 RESULTS = HERE / "results"
 QUICK = Effort(rounds=2, seconds=0.001)
 CLOCKS: Mapping[Clock, str] = {"cpu": "CPU time", "wall": "wall clock"}
-MEASURES: Mapping[Measure, str] = {"cpu": "CPU time", "wall": "wall clock", "memory": "resident memory"}
+MEASURES: Mapping[Measure, str] = {
+    "cpu": "CPU time",
+    "wall": "wall clock",
+    "memory": "resident memory",
+    "instructions": "instructions",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for. `results` is None where no JSON is wanted."""
+    """What the command line asked for. `results` is None where no JSON is wanted; `about` is the benchmark in a sentence."""
 
+    about: str
     effort: Effort
     quick: bool
     results: Path | None
-    write: bool
     load: float
     """Of the machine in the minute before, in processes."""
     given: argparse.Namespace
@@ -61,15 +68,46 @@ class Budget:
         values = ", ".join(f"{_number(value)} by {MEASURES[measure]}" for measure, value in self.measured.items())
         if self.met:
             return f"met: {self.what}: {values}"
-        worst = (max if self.at_most else min)(self.measured.values())
-        return f"**missed by {abs(1 - worst / self.limit):.0%}**: {self.what}: {values}"
+        return f"**missed by {abs(1 - self.worst / self.limit):.0%}**: {self.what}: {values}"
+
+    @property
+    def worst(self) -> float:
+        """The measure that is least within the limit."""
+        return (max if self.at_most else min)(self.measured.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A plot of one figure of several contenders: low, median and high of each; `limit` is a budget."""
+
+    title: str
+    unit: str
+    bars: Mapping[str, tuple[float, float, float]]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A plot of how a figure of several contenders goes with another, as points (x, y); `limit` is a budget."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    limit: float | None = None
+    logarithmic: bool = False
+
+
+type Plot = Bars | Lines
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A benchmark that has run.
 
-    `packages` are those whose version matters for its figures, `extra` is what only its JSON has.
+    `ours` are the contenders that are Trackside, `plots` what is drawn instead of the contenders' wall clock, `packages`
+    those whose version matters for its figures, `how` says how it was measured, if not in interleaved rounds, and `extra` is
+    what only its JSON has.
     """
 
     name: str
@@ -77,7 +115,10 @@ class Report:
     race: Race
     tables: Sequence[str]
     budgets: Sequence[Budget] = ()
+    ours: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
     packages: Sequence[str] = ()
+    how: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -93,18 +134,15 @@ def options_of(
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="where the JSON goes; benchmarks/results, and of --quick nowhere"
     )
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     given = parser.parse_args()
-    if given.quick and given.write:
-        parser.error("--quick measures nothing worth writing down")
     if given.rounds is not None and given.rounds < 2:
         parser.error("--rounds: two rounds at least make a spread")
     seconds, rounds = (QUICK.seconds, QUICK.rounds) if given.quick else (effort.seconds, effort.rounds)
     return Options(
+        about=(description or "").splitlines()[0].rstrip("."),
         effort=Effort(rounds=given.rounds or rounds, seconds=seconds),
         quick=given.quick,
         results=given.results or (None if given.quick else RESULTS),
-        write=given.write,
         load=round(os.getloadavg()[0], 2),
         given=given,
     )
@@ -113,14 +151,11 @@ def options_of(
 def publish(report: Report, options: Options) -> None:
     """Print the report, and write it where the options say."""
     facts = {**machine(report.packages), "load": options.load}
-    text = _text(report, facts, options.effort)
-    print(text)
+    print(_text(report, facts, options.effort))
     if options.results is not None:
         options.results.mkdir(parents=True, exist_ok=True)
         path = options.results / f"{report.name}.json"
         path.write_text(_as_json(report, facts, options))
-    if options.write:
-        README.write_text(with_block(README.read_text(), report.name, text))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Collection[int] = (0,)) -> str:
@@ -149,18 +184,14 @@ def times(ratio: float) -> str:
     return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
 
 
-def with_block(readme: str, name: str, text: str) -> str:
-    """The README with a new text between the markers of a benchmark.
+def rate_and_cpu(race: Race, way: Contender, *, digits: int = 1) -> list[str]:
+    """Two cells of a table: how often in a second by wall clock, and microseconds of CPU time."""
+    return [figure(race.rate(way, "wall")), figure(race.cost(way, "cpu").scaled(1e-3), digits=digits)]
 
-    Raises:
-        ValueError: it has no such markers.
-    """
-    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, found, rest = readme.partition(opening)
-    _, ended, after = rest.partition(closing)
-    if not (found and ended):
-        raise ValueError(f"{README.name} has no place for {name}: add {opening.strip()} and {closing}")
-    return f"{before}{opening}{text}\n{closing}{after}"
+
+def rate_beside(race: Race, way: Contender, other: Contender) -> list[str]:
+    """Two cells of a table: how many times the other's rate, by wall clock and by CPU time."""
+    return [times(race.ratio(other, way, clock).median) for clock in ("wall", "cpu")]
 
 
 def machine(packages: Sequence[str]) -> dict[str, object]:
@@ -177,14 +208,19 @@ def machine(packages: Sequence[str]) -> dict[str, object]:
 
 def _text(report: Report, facts: Mapping[str, object], effort: Effort) -> str:
     budgets = "\n".join(f"* {budget}" for budget in report.budgets)
-    return "\n\n".join([*report.tables, *([budgets] if budgets else []), _footnote(facts, effort)])
+    return "\n\n".join([*report.tables, *([budgets] if budgets else []), footnote(facts, _how(report, effort))])
 
 
-def _footnote(facts: Mapping[str, object], effort: Effort) -> str:
+def _how(report: Report, effort: Effort) -> str:
+    return report.how or f"{effort.rounds} interleaved rounds; median (quartiles)."
+
+
+def footnote(facts: Mapping[str, object], how: str) -> str:
+    """On what and how it was measured."""
     packages = facts["packages"]
     versions = ", ".join(f"{name} {number}" for name, number in packages.items()) if isinstance(packages, dict) else ""
     return (
-        f"{effort.rounds} interleaved rounds; median (quartiles). {facts['python']} on {facts['cores']} cores of "
+        f"{how} {facts['python']} on {facts['cores']} cores of "
         f"{facts['cpu']}, load {facts['load']}{versions and f'; {versions}'}; commit {facts['commit']}."
     )
 
@@ -192,11 +228,16 @@ def _footnote(facts: Mapping[str, object], effort: Effort) -> str:
 def _as_json(report: Report, facts: Mapping[str, object], options: Options) -> str:
     head = {
         "benchmark": report.name,
+        "about": options.about,
         "quick": options.quick,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": asdict(options.effort),
+        "how": _how(report, options.effort),
         "machine": facts,
         "unit": report.unit,
+        "ours": [*report.ours],
+        "tables": [each.splitlines() for each in report.tables],
+        "plots": [{"kind": type(plot).__name__.lower()} | asdict(plot) for plot in report.plots],
         "budgets": [asdict(budget) | {"met": budget.met} for budget in report.budgets],
         **report.extra,
     }

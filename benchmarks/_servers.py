@@ -1,6 +1,6 @@
 """Servers as their users start them, each a process of its own: ours, the empty one, and those of others.
 
-What others' servers need is installed from the package index into `benchmarks/.peers`, which git ignores. One that does
+What others need is installed from the package index into `benchmarks/.peers`, which git ignores. One that does
 not install, or does not answer in time, is left out, and `Fleet.missing` says why.
 """
 
@@ -21,11 +21,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"
 EMPTY, FUNCTION, GRAPH = "empty server", "trackside, function", "trackside, graph"
-LANGGRAPH, AEGRA = "langgraph dev", "aegra"
+LANGGRAPH, AEGRA, DBOS = "langgraph dev", "aegra", "dbos"
 _INSTALL_SECONDS = 240
 _START_SECONDS = 60
 _STOP_SECONDS = 10
-_REQUIRES = {LANGGRAPH: "langgraph-cli[inmem]", AEGRA: "aegra-api"}
+_REQUIRES = {LANGGRAPH: "langgraph-cli[inmem]", AEGRA: "aegra-api", DBOS: "dbos"}
 
 
 class NotThereError(Exception):
@@ -80,12 +80,17 @@ def _read(path: Path) -> str:
 
 
 @contextmanager
-def trackside(name: str, agents: Sequence[str], *, more: Sequence[str] = ()) -> Generator[Server]:
-    """`trackside serve` with these agents, all else as by default: SQLite in a new folder, the access log on."""
+def trackside(
+    name: str, agents: Sequence[str], *, more: Sequence[str] = (), under: Sequence[str] = ()
+) -> Generator[Server]:
+    """`trackside serve` with these agents, all else as by default: SQLite in a new folder, the access log on.
+
+    `under` is a command that runs a module of Python's, as a profiler does.
+    """
     with tempfile.TemporaryDirectory() as folder:
         typed = [f"{HERE / file}:{agent}" for file, _, agent in (one.partition(":") for one in agents)]
         port = _free_port()
-        command = [sys.executable, "-m", "trackside", "serve", *typed, "--port", str(port), *more]
+        command = [*(under or [sys.executable]), "-m", "trackside", "serve", *typed, "--port", str(port), *more]
         with _running(name, command, port, agents[0].partition(":")[2], folder=folder, ready="/ok") as server:
             yield server
 
@@ -112,7 +117,7 @@ def empty() -> Generator[Server]:
 @contextmanager
 def langgraph_dev() -> Generator[Server]:
     """LangGraph's development server, as `langgraph dev` starts it, without a browser and without watching for changes."""
-    python = _installed(LANGGRAPH)
+    python = installed(LANGGRAPH)
     with tempfile.TemporaryDirectory() as folder:
         _write_project(Path(folder), "langgraph.json", {"dependencies": ["."]})
         port = _free_port()
@@ -124,7 +129,7 @@ def langgraph_dev() -> Generator[Server]:
 @contextmanager
 def aegra() -> Generator[Server]:
     """Aegra, on a PostgreSQL server of our own."""
-    python = _installed(AEGRA)
+    python = installed(AEGRA)
     sys.path.append(str(HERE.parent / "tests" / "servers"))
     from postgres_server import PostgresServer
 
@@ -178,7 +183,7 @@ def _write_project(folder: Path, name: str, more: Mapping[str, object]) -> None:
     (folder / name).write_text(json.dumps({"graphs": graphs, **more}))
 
 
-def _installed(name: str) -> Path:
+def installed(name: str) -> Path:
     """The interpreter of the environment that a peer is installed in, which is made now if it is not there.
 
     Raises:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from _databases import Databases, Way, beside_by_hand, race_on_each
+from _orm_rows import OrmRows
 from _raw_log import RawLog
 from _raw_postgres_log import RawPostgresLog
-from _report import Report, figure, options_of, publish, table, times
+from _report import Report, options_of, publish, rate_and_cpu, rate_beside, table
 from _rounds import Effort, Race, Work
 
 from trackside import LifecycleEventType, RunLifecycleEvent
@@ -20,10 +21,10 @@ from trackside.harness.ids import new_id
 
 type AppendOne = Callable[[RunLifecycleEvent], Awaitable[object]]
 
-EFFORT = Effort(rounds=11, seconds=0.5)
+EFFORT = Effort(rounds=7, seconds=0.5)
 PRODUCERS = (1, 16, 64, 256)
 EVENTS_BY_HAND, ROWS_BY_HAND = "by hand, events alone", "by hand, the same rows"
-STORED = "Store.append"
+ROW_BY_ROW, STORED = "SQLAlchemy ORM, row by row", "Store.append"
 BUDGET = 0.6
 
 _USAGE = {"input_tokens": 812, "output_tokens": 64, "total_tokens": 876}
@@ -84,6 +85,12 @@ async def by_hand(databases: Databases, producers: int, *, with_rows: bool) -> A
 
 
 @asynccontextmanager
+async def row_by_row(databases: Databases, producers: int) -> AsyncGenerator[Work]:
+    async with databases.new(with_tables=False) as url, OrmRows.at(url) as rows:
+        yield produce(rows.append, producers)
+
+
+@asynccontextmanager
 async def stored(databases: Databases, producers: int) -> AsyncGenerator[Work]:
     async with databases.new(with_tables=True) as url, Store.open(url) as store:
         yield produce(StorageObserver(store).on_event, producers)
@@ -93,6 +100,7 @@ RAW_LOGS: Mapping[str, type[RawLog | RawPostgresLog]] = {"SQLite": RawLog, "Post
 WAYS: Mapping[str, Way] = {
     EVENTS_BY_HAND: partial(by_hand, with_rows=False),
     ROWS_BY_HAND: partial(by_hand, with_rows=True),
+    ROW_BY_ROW: row_by_row,
     STORED: stored,
 }
 
@@ -102,17 +110,14 @@ def case_of(database: str, producers: int) -> str:
 
 
 def table_of(result: Race, case: str) -> str:
+    by_hand = [result.contender(name, case) for name in (EVENTS_BY_HAND, ROWS_BY_HAND)]
+
     def row(name: str) -> list[str]:
         way = result.contender(name, case)
         return [
             name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
-            *(
-                times(result.ratio(result.contender(beside, case), way, clock).median)
-                for beside in (EVENTS_BY_HAND, ROWS_BY_HAND)
-                for clock in ("wall", "cpu")
-            ),
+            *rate_and_cpu(result, way),
+            *(cell for hand in by_hand for cell in rate_beside(result, way, hand)),
         ]
 
     return table(
@@ -130,6 +135,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result, case) for case in cases],
         budgets=beside_by_hand(result, cases, by_hand=ROWS_BY_HAND, ours=STORED, least=BUDGET),
+        ours=[STORED],
         packages=["sqlalchemy", "asyncpg"],
     )
     publish(report, options)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from _long_log import BUSY_THREAD, DAYS, fill
-from _report import Budget, Report, figure, options_of, publish, table, times
+from _report import Bars, Budget, Report, figure, options_of, publish, rate_beside, table
 from _rounds import Contender, Effort, Race, Work, race
 from append import produce
 
@@ -207,11 +207,24 @@ def append_table(result: Race) -> str:
         [
             way.name,
             figure(result.rate(way, "wall")),
-            *(times(result.ratio(empty, way, clock).median) for clock in ("wall", "cpu")),
+            *rate_beside(result, way, empty),
         ]
         for way in result.costs
     ]
     return table([APPEND, "events/s by wall clock", "× empty, wall", "CPU"], rows)
+
+
+def plots_of(result: Race, pages: Mapping[str, Latency], totals: Mapping[str, Latency]) -> list[Bars]:
+    appends = {way.name: result.rate(way, "wall") for way in result.costs}
+    return [
+        Bars(APPEND, "events/s", {name: (one.low, one.median, one.high) for name, one in appends.items()}),
+        Bars(f"a page of {PAGE}", "ms, p50 and up to p99", _up_to_p99(pages), PAGE_LIMIT_MS),
+        Bars("totals", "ms, p50 and up to p99", _up_to_p99(totals), DAY_LIMIT_MS),
+    ]
+
+
+def _up_to_p99(found: Mapping[str, Latency]) -> dict[str, tuple[float, float, float]]:
+    return {name: (latency.p50, latency.p50, latency.p99) for name, latency in found.items()}
 
 
 def budgets_of(result: Race, pages: Mapping[str, Latency], totals: Mapping[str, Latency]) -> list[Budget]:
@@ -265,6 +278,8 @@ def main() -> None:
             latency_table("totals", totals),
         ],
         budgets=budgets_of(result, pages, totals),
+        ours=[FULL, *PAGES, *TOTALS],
+        plots=plots_of(result, pages, totals),
         packages=["sqlalchemy"],
         extra={
             "events": count,

@@ -20,7 +20,7 @@ from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 
-EFFORT = Effort(rounds=7, seconds=0.7)
+EFFORT = Effort(rounds=5, seconds=0.7)
 CONCURRENT = (1, 32)
 LONG = 200
 NOTHING, MEMORY, OURS, LANGGRAPHS = "no checkpointer", "InMemorySaver", "store.checkpointer()", "LangGraph's saver"
@@ -155,6 +155,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result, case) for case in cases],
         budgets=budgets,
+        ours=[OURS],
         packages=["langgraph", "langgraph-checkpoint-sqlite", "langgraph-checkpoint-postgres"],
     )
     publish(report, options)

@@ -208,6 +208,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result)],
         budgets=budgets_of(result),
+        ours=[OURS],
         packages=["openlineage-python", "blinker", "langchain-core"],
     )
     publish(report, options)

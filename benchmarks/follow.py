@@ -203,6 +203,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result, options.effort.rounds)],
         budgets=budgets_of(result),
+        ours=[SQLITE, POSTGRES],
         packages=["sqlalchemy", "asyncpg"],
         extra={"milliseconds": {name: values[-options.effort.rounds :] for name, values in LATENCIES.items()}},
     )

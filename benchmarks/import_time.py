@@ -72,6 +72,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result)],
         budgets=[Budget.of("at most 60 ms more than a bare interpreter", 60, more, at_most=True)],
+        ours=[OURS],
     )
     publish(report, options)
 

@@ -117,6 +117,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result, options.effort.rounds)],
         budgets=budgets_of(result),
+        ours=[LIVE],
         packages=["msgspec"],
         extra={"milliseconds": {name: values[-options.effort.rounds :] for name, values in LATENCIES.items()}},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from _databases import Databases, SqliteFiles, Way, beside_by_hand
 from _raw_log import RawLog
-from _report import Budget, Report, figure, options_of, publish, table, times
+from _report import Budget, Report, options_of, publish, rate_and_cpu, table, times
 from _rounds import Contender, Cost, Effort, Race, Work, race
 from append import events
 from runs import BUDGET, BY_HAND, CONCURRENT, DURABLE, at_once, by_hand, case_of, durable, durable_manager
@@ -109,22 +109,13 @@ def rate_table(result: Race, case: str) -> str:
 
     def row(way: Contender) -> list[str]:
         beside = [times(result.ratio(other, way, "wall").median) for other in ways[:-1]]
-        return [
-            way.name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
-            *beside,
-        ]
+        return [way.name, *rate_and_cpu(result, way), *beside]
 
     return table([case, "runs/s by wall clock", "µs of CPU time", "× events alone", "× same rows"], map(row, ways))
 
 
 def queue_table(result: Race, case: str) -> str:
-    rows = [
-        [way.name, figure(result.rate(way, "wall")), figure(result.cost(way, "cpu").scaled(1e-3), digits=1)]
-        for way in result.costs
-        if way.case == case
-    ]
+    rows = [[way.name, *rate_and_cpu(result, way)] for way in result.costs if way.case == case]
     return table([case, "runs/s by wall clock", "µs of CPU time"], rows)
 
 
@@ -182,6 +173,7 @@ def main() -> None:
             memory_table(resident, many),
         ],
         budgets=budgets_of(result, [*cases], queue_case(length), resident),
+        ours=[DURABLE, *(f"RunManager {where}" for where in PLACES.values())],
         packages=["sqlalchemy"],
         extra={"runs": many, "resident_mb": resident},
     )

@@ -8,7 +8,7 @@ from itertools import batched
 
 import uvloop
 from _naive_manager import NaiveManager, random_id
-from _report import Budget, Report, figure, options_of, publish, table, times
+from _report import Budget, Report, options_of, publish, rate_and_cpu, rate_beside, table
 from _rounds import Contender, Effort, Race, Work, race
 
 from trackside import (
@@ -28,6 +28,7 @@ LOOPS = {"asyncio": None, "uvloop": uvloop.new_event_loop}
 AT_ONCE = (1, 32, 256)
 JUDGED_AT_ONCE = 32  # as the figures of the server are
 NAIVE = "naive loop"
+EMBEDDED = "run_agent, 1 observer"
 MANAGED = "RunManager, no observer", "RunManager, 1 required observer", "RunManager, 1 optional observer"
 
 
@@ -91,7 +92,7 @@ WAYS: dict[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
     MANAGED[0]: partial(managed, observers=list),
     MANAGED[1]: partial(managed, observers=lambda: [ObserverBinding(NoOp(), required=True)]),
     MANAGED[2]: partial(managed, observers=lambda: [NoOp()]),
-    "run_agent, 1 observer": embedded,
+    EMBEDDED: embedded,
 }
 
 
@@ -113,12 +114,7 @@ def table_of(result: Race, case: str) -> str:
 
     def row(name: str) -> list[str]:
         way = result.contender(name, case)
-        return [
-            name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
-            *(times(result.ratio(beside, way, clock).median) for clock in ("wall", "cpu")),
-        ]
+        return [name, *rate_and_cpu(result, way), *rate_beside(result, way, beside)]
 
     header = [case, "runs/s by wall clock", "µs of CPU time", "× naive rate, wall", "× naive rate, CPU"]
     return table(header, map(row, WAYS))
@@ -147,6 +143,7 @@ def main() -> None:
         race=result,
         tables=[table_of(result, case_of(loop, at_once)) for loop in LOOPS for at_once in AT_ONCE],
         budgets=budgets_of(result),
+        ours=[*MANAGED, EMBEDDED],
         packages=["uvloop"],
     )
     publish(report, options)

@@ -17,7 +17,7 @@ from typing import Any
 
 from _databases import Databases, SqliteFiles
 from _raw_observers import RawKept, RawLines, RawMetrics, RawObserver, RawSpans, StorageAndByHand
-from _report import Budget, Report, figure, options_of, publish, table
+from _report import Budget, Report, figure, options_of, publish, rate_and_cpu, table
 from _rounds import Contender, Effort, Race, Spread, Work, race
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -34,7 +34,7 @@ from trackside.harness.buffered import BufferedObserver
 from trackside.harness.ids import new_id
 from trackside.harness.observer import BatchRunObserver, RunObserver
 
-EFFORT = Effort(rounds=11, seconds=0.7)
+EFFORT = Effort(rounds=7, seconds=0.7)
 CONCURRENT = (32, 256)
 BATCH = 64
 MOST = 1.3
@@ -268,8 +268,7 @@ def run_table(result: Race, case: str) -> str:
         way = result.contender(name, case)
         return [
             name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
+            *rate_and_cpu(result, way),
             *(f"{result.ratio(way, alone, clock).median:.2f}" for clock in ("wall", "cpu")),
         ]
 
@@ -306,6 +305,7 @@ def main() -> None:
         race=result,
         tables=[event_table(result), *(run_table(result, case) for case in cases)],
         budgets=budgets_of(result, cases),
+        ours=[*LIVE, *(name for name in WAYS if name not in {ALONE, BY_HAND})],
         packages=["prometheus-client", "opentelemetry-sdk", "sqlalchemy"],
     )
     publish(report, options)

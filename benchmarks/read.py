@@ -148,6 +148,7 @@ def main() -> None:
         unit="nanoseconds for one page",
         race=result,
         tables=[table_of(result, cases)],
+        ours=[READ],
         packages=["sqlalchemy"],
     )
     publish(report, options)

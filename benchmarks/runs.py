@@ -6,18 +6,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from _databases import Databases, Way, beside_by_hand, race_on_each
+from _dbos import dbos
+from _orm_rows import OrmRows
 from _raw_postgres_runs import RawPostgresRuns
 from _raw_runs import RawRuns
-from _report import Report, figure, options_of, publish, table, times
+from _report import Report, options_of, publish, rate_and_cpu, rate_beside, table
 from _rounds import Effort, Race, Work
 
 from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 
-EFFORT = Effort(rounds=11, seconds=0.7)
+EFFORT = Effort(rounds=7, seconds=0.7)
 CONCURRENT = (1, 32, 256)
-BY_HAND, DURABLE = "by hand, the same rows", "RunManager on a store"
+BY_HAND, ROW_BY_ROW, DURABLE = "by hand, the same rows", "SQLAlchemy ORM, row by row", "RunManager on a store"
 BUDGET = 0.6
 
 
@@ -39,6 +41,12 @@ def at_once(run: Callable[[], Awaitable[object]], concurrent: int) -> Work:
 async def by_hand(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
     async with databases.new(with_tables=True) as url, RAW_RUNS[databases.name].at(url) as runs:
         yield at_once(runs.run, concurrent)
+
+
+@asynccontextmanager
+async def row_by_row(databases: Databases, concurrent: int) -> AsyncGenerator[Work]:
+    async with databases.new(with_tables=False) as url, OrmRows.at(url) as rows:
+        yield at_once(rows.run, concurrent)
 
 
 async def agent(input: Any) -> None:
@@ -80,6 +88,7 @@ async def durable(databases: Databases, concurrent: int) -> AsyncGenerator[Work]
 RAW_RUNS: Mapping[str, type[RawRuns | RawPostgresRuns]] = {"SQLite": RawRuns, "PostgreSQL": RawPostgresRuns}
 WAYS: Mapping[str, Way] = {
     BY_HAND: by_hand,
+    ROW_BY_ROW: row_by_row,
     DURABLE: durable,
 }
 
@@ -91,28 +100,27 @@ def case_of(database: str, concurrent: int) -> str:
 def table_of(result: Race, case: str) -> str:
     hand = result.contender(BY_HAND, case)
 
-    def row(name: str) -> list[str]:
-        way = result.contender(name, case)
-        return [
-            name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3), digits=1),
-            *(times(result.ratio(hand, way, clock).median) for clock in ("wall", "cpu")),
-        ]
-
-    return table([case, "runs/s by wall clock", "µs of CPU time", "× same rows, wall", "CPU"], map(row, WAYS))
+    rows = [
+        [way.name, *rate_and_cpu(result, way), *rate_beside(result, way, hand)]
+        for way in result.costs
+        if way.case == case
+    ]
+    return table([case, "runs/s by wall clock", "µs of CPU time", "× same rows, wall", "CPU"], rows)
 
 
 def main() -> None:
     options = options_of(__doc__, EFFORT)
-    result, cases = race_on_each(WAYS, CONCURRENT, case_of, options)
+    peers, notes = ([], []) if options.quick else dbos()
+    result, cases = race_on_each(WAYS, CONCURRENT, case_of, options, peers)
     report = Report(
         name="runs",
         unit="nanoseconds for one run",
         race=result,
-        tables=[table_of(result, case) for case in cases],
+        tables=[*(table_of(result, case) for case in cases), *(f"* {note}" for note in notes)],
         budgets=beside_by_hand(result, cases, by_hand=BY_HAND, ours=DURABLE, least=BUDGET),
+        ours=[DURABLE],
         packages=["sqlalchemy", "asyncpg"],
+        extra={"notes": notes},
     )
     publish(report, options)
 

@@ -17,7 +17,7 @@ from _fleet_live import A_SECOND, Live, live
 from _fleet_place import EngineName, Place, Runs, fleet, place
 from _fleet_raw import raw_fleet
 from _fleet_runs import PLACES, WAVES, Makespan, Soon, Start, many, one_at_a_time, ours, sleepers
-from _report import Budget, Options, Report, figure, options_of, publish, table, times
+from _report import Budget, Options, Report, figure, options_of, publish, rate_beside, table
 from _rounds import Contender, Cost, Effort, Race
 
 EFFORT: Final = Effort(rounds=5, seconds=2.0)
@@ -170,7 +170,7 @@ def rate_table(race: Race, case: str) -> str:
             way.name,
             figure(race.rate(way, "wall")),
             figure(race.cost(way, "cpu").scaled(1e-6), digits=2),
-            *(times(race.ratio(hand, way, clock).median) for clock in ("wall", "cpu")),
+            *rate_beside(race, way, hand),
         ]
 
     header = [case, "runs/s by wall clock", "ms of CPU time, everything", "× by hand, wall", "CPU"]
@@ -342,6 +342,7 @@ def main() -> None:
         race=race,
         tables=tables_of(found, race),
         budgets=budgets_of(found, race),
+        ours=[OURS],
         packages=["sqlalchemy", "asyncpg", "nats-py"],
         extra=extra_of(found),
     )

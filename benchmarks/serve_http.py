@@ -273,6 +273,7 @@ def measure(options: Options) -> Report:
         race=result.race(),
         tables=[*tables_of(result), *(["\n".join(f"* {note}" for note in notes)] if notes else [])],
         budgets=budgets_of(result),
+        ours=[FUNCTION, GRAPH],
         packages=["langgraph-sdk", "langgraph", "uvicorn", "starlette"],
         extra={
             "notes": notes,

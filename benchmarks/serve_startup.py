@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
-from _report import CLOCKS, Budget, Options, Report, figure, options_of, publish, table
+from _report import CLOCKS, Bars, Budget, Lines, Options, Plot, Report, figure, options_of, publish, table
 from _rounds import Contender, Cost, Effort, Race
 from _servers import AEGRA, EMPTY, FUNCTION, GRAPH, LANGGRAPH, Server, fleet
 from serve_http import by_light_client
@@ -80,6 +80,16 @@ def tables_of(result: Measured) -> list[str]:
     return [table([START, "s of CPU time", "s"], starts), table(header, memory)]
 
 
+def plots_of(result: Measured) -> list[Plot]:
+    race = result.race()
+    starts = {way.name: astuple(race.cost(way, "wall").scaled(1e-9)) for way in race.costs}
+    memory = {
+        name: [(result.runs[name] * tenth / TENTHS, mib) for tenth, mib in enumerate(found)]
+        for name, found in result.resident.items()
+    }
+    return [Bars(START, "s", starts, 1.5), Lines("memory of the server", "runs", "MiB", memory, 120.0)]
+
+
 def budgets_of(resident: Mapping[str, Sequence[float]], race: Race) -> list[Budget]:
     budgets: list[Budget] = []
     for name in (FUNCTION, GRAPH):
@@ -106,6 +116,8 @@ def measure(options: Options) -> Report:
         race=result.race(),
         tables=[*tables_of(result), *([notes] if notes else [])],
         budgets=budgets_of(result.resident, result.race()),
+        ours=[FUNCTION, GRAPH],
+        plots=plots_of(result),
         packages=["uvicorn", "starlette", "langgraph"],
         extra={"notes": result.notes, "runs": result.runs, "resident_mib": result.resident},
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from _report import Budget, Options, Report, figure, options_of, publish, table, times
+from _report import Budget, Options, Report, figure, options_of, publish, rate_beside, table
 from _rounds import Clock, Contender, Effort, Race, Spread, Work, race
 from append import events
 
@@ -248,7 +248,7 @@ def table_of(result: Race, case: str) -> str:
             name,
             figure(rate(result, way, "wall")),
             figure(result.cost(way, "cpu").scaled(1e-3 / PORTION), digits=1),
-            *(times(result.ratio(by_hand, way, clock).median) for clock in ("wall", "cpu")),
+            *rate_beside(result, way, by_hand),
         ]
 
     header = [case, "events/s by wall clock", "µs of CPU time", "× by hand, wall", "CPU"]
@@ -307,6 +307,7 @@ def main() -> None:
             table_of_lags(measured),
         ],
         budgets=budgets_of(result, measured, urls),
+        ours=[*POLICIES],
         packages=["sqlalchemy", "asyncpg"],
         extra={"milliseconds": {f"{database}, {where}": rounds for (database, where), rounds in measured.items()}},
     )

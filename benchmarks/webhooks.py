@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import uvloop
-from _report import Budget, Report, figure, options_of, publish, table, times
+from _report import Budget, Report, options_of, publish, rate_and_cpu, table, times
 from _rounds import Contender, Effort, Race, Work, race
 from append import events
 
@@ -134,8 +134,7 @@ def table_of(result: Race, case: str) -> str:
         way, beside = result.contender(name, case), result.contender(BARE, case)
         return [
             name,
-            figure(result.rate(way, "wall")),
-            figure(result.cost(way, "cpu").scaled(1e-3)),
+            *rate_and_cpu(result, way, digits=0),
             *(times(result.ratio(way, beside, clock).median) for clock in ("wall", "cpu")),
         ]
 
@@ -172,6 +171,7 @@ def main() -> None:
                 partial(result.rate, result.contender(UNORDERED, SIDE_BY_SIDE)),
             )
         ],
+        ours=[ALONE, UNORDERED, BY_RUN, IN_ORDER],
         packages=["aiohttp", "standardwebhooks", "sqlalchemy"],
         extra={"signing_microseconds": round(signing, 2)},
     )

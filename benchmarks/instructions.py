@@ -1,0 +1,154 @@
+"""How many instructions one event takes, counted by callgrind: a figure that a busy machine does not change.
+
+Each piece of work is done N times and 2N times, and the difference is N times the work: starting, warming up and closing are
+in both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from _report import HERE, Bars, Budget, Report, machine, options_of, publish, table
+from _rounds import Effort, Race
+
+EFFORT = Effort(rounds=2, seconds=0)
+BASELINE = HERE / "instructions.json"
+TOLERANCE = 0.02
+PACKAGES = ("sqlalchemy", "msgspec", "uuid-utils")
+"""Those whose code is counted too: of other versions, figures are others."""
+
+ABOVE, NOT_COMPARABLE = 1, 2
+"""Exit codes of a comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A piece of work, and how often it is done at first."""
+
+    what: str
+    times: int
+    words: str
+
+
+WORKS: Sequence[Counted] = (
+    Counted("dispatch-1", 20_000, "CompositeObserver.on_event, 1 observer"),
+    Counted("dispatch-4", 20_000, "CompositeObserver.on_event, 4 observers"),
+    Counted("append-1", 400, "Store.append on SQLite, 1 producer"),
+    Counted("append-16", 1_600, "Store.append on SQLite, 16 producers"),
+)
+
+
+def instructions_of(one: Counted, times: int) -> float:
+    """For doing the work once."""
+    return (_counted(one.what, 2 * times) - _counted(one.what, times)) / times
+
+
+def _counted(what: str, times: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind.out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet", "--fair-sched=yes"]
+        subprocess.run(
+            [*command, sys.executable, HERE / "_counted.py", what, str(times)],
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": "0"},
+        )
+        lines = out.read_text(errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(("summary:", "totals:")))
+
+
+def counted_with() -> dict[str, object]:
+    """What figures can be compared on: the interpreter as it was built, and what it runs besides our code."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {
+        "python": f"{platform.python_implementation()} {python}, {platform.python_compiler()}, {platform.machine()}",
+        "packages": machine(PACKAGES)["packages"],
+    }
+
+
+def compared(found: Mapping[str, float], baseline: Mapping[str, object]) -> tuple[int, str]:
+    """The exit code of a comparison, and what there is to say."""
+    now, before = counted_with(), {key: baseline[key] for key in ("python", "packages")}
+    if now != before:
+        return NOT_COMPARABLE, (
+            f"These figures cannot be compared with {BASELINE.name}, which was counted with {before}; this is {now}. "
+            "Count the version before in this environment, or write a new baseline with --baseline."
+        )
+    known = baseline["instructions"]
+    assert isinstance(known, dict)
+    above = [
+        f"{name} takes {value:,.0f} instructions, {value / known[name] - 1:.1%} more than the {known[name]:,.0f} of"
+        f" {BASELINE.name}, which allows {TOLERANCE:.0%}."
+        for name, value in found.items()
+        if value > known[name] * (1 + TOLERANCE)
+    ]
+    return (ABOVE, "\n".join(above)) if above else (0, f"Nothing is more than {TOLERANCE:.0%} above {BASELINE.name}.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compare", action="store_true", help=f"exit with {ABOVE} where {BASELINE.name} is exceeded")
+    parser.add_argument("--baseline", action="store_true", help=f"write the figures into {BASELINE.name}")
+
+
+def report_of(found: Mapping[str, float], baseline: Mapping[str, object]) -> Report:
+    known = baseline["instructions"]
+    assert isinstance(known, dict)
+    rows = [
+        [name, f"{value:,.0f}", f"{known[name]:,.0f}", f"{value / known[name] - 1:+.1%}"]
+        for name, value in found.items()
+    ]
+    return Report(
+        name="instructions",
+        unit="instructions for one event",
+        race=Race(),
+        tables=[table(["one event", "instructions", "in the baseline", "more"], rows)],
+        budgets=[
+            Budget(
+                f"{name}: at most {TOLERANCE:.0%} above the baseline",
+                known[name] * (1 + TOLERANCE),
+                {"instructions": value},
+                at_most=True,
+            )
+            for name, value in found.items()
+        ],
+        ours=[*found],
+        plots=[Bars("one event", "instructions", {name: (value, value, value) for name, value in found.items()})],
+        packages=PACKAGES,
+        how="Counted under callgrind: N and 2N times, the difference for one.",
+        extra={"instructions": found},
+    )
+
+
+def main() -> int:
+    options = options_of(__doc__, EFFORT, more=add_arguments)
+    if shutil.which("valgrind") is None:
+        print(
+            "instructions: valgrind is not installed; `apt-get install valgrind` has it on Debian and Ubuntu,"
+            " `dnf install valgrind` on Fedora",
+            file=sys.stderr,
+        )
+        return NOT_COMPARABLE
+    found = {
+        one.words: round(instructions_of(one, one.times // 20 if options.quick else one.times), 1) for one in WORKS
+    }
+    if options.given.baseline:
+        written = counted_with() | {"tolerance": TOLERANCE, "instructions": found}
+        BASELINE.write_text(json.dumps(written, indent=1) + "\n")
+    baseline = json.loads(BASELINE.read_text())
+    publish(report_of(found, baseline), options)
+    if not options.given.compare:
+        return 0
+    code, words = compared(found, baseline)
+    print(words, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

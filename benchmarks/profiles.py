@@ -1,0 +1,186 @@
+"""Where time and memory of the hottest paths go, by py-spy and memray."""
+
+import asyncio
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from _hot_paths import NAMES, working
+from _report import Bars, Report, options_of, publish, table
+from _rounds import Effort, Race
+from memray import FileReader
+
+import trackside
+
+EFFORT = Effort(rounds=2, seconds=8.0)
+SAMPLES_A_SECOND = 500
+SHOWN = 8
+"""Modules in a table: those with most."""
+IMPORTS = "imports"
+
+_PACKAGE = Path(trackside.__file__).parent
+_LIBRARIES = Path(sysconfig.get_path("purelib"))
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+
+type Frame = tuple[str, str]
+"""The function and the file of who did it; what C code does is its caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a module has of it all."""
+
+    module: str
+    share: float
+    hottest: str
+    """The function in it that has most."""
+
+
+def parts(found: Iterable[tuple[Frame, int]]) -> list[Part]:
+    """By module, those with most first."""
+    modules: Counter[str] = Counter()
+    functions: dict[str, Counter[str]] = {}
+    for (function, file), count in found:
+        module = module_of(file)
+        modules[module] += count
+        functions.setdefault(module, Counter())[function] += count
+    total = modules.total()
+    return [
+        Part(module, count / total, functions[module].most_common(1)[0][0]) for module, count in modules.most_common()
+    ]
+
+
+def module_of(file: str) -> str:
+    """A file of Trackside, a package, or a part of the standard library."""
+    path = Path(file)
+    if path.is_relative_to(_PACKAGE):
+        return path.relative_to(_PACKAGE).as_posix()
+    if path.is_relative_to(_LIBRARIES):
+        return path.relative_to(_LIBRARIES).parts[0].removesuffix(".py")
+    if path.is_relative_to(_STANDARD):
+        return path.relative_to(_STANDARD).parts[0].removesuffix(".py")
+    if path.is_relative_to(Path(__file__).parent):
+        return "benchmark"
+    return IMPORTS if "importlib" in file else "generated code" if file.startswith("<") else path.name
+
+
+async def time_of(name: str, seconds: float) -> list[Part]:
+    """Where py-spy finds the threads that are at work."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "samples"
+        async with working(name) as pid:
+            command = [
+                "py-spy",
+                "record",
+                "--pid",
+                str(pid),
+                "--format",
+                "raw",
+                "--output",
+                str(out),
+                "--full-filenames",
+            ]
+            command += ["--duration", str(max(1, round(seconds))), "--rate", str(SAMPLES_A_SECOND)]
+            await _run([str(Path(sys.executable).with_name(command[0])), *command[1:]])
+        return parts(_samples(out.read_text().splitlines()))
+
+
+def _samples(lines: Sequence[str]) -> Iterable[tuple[Frame, int]]:
+    """Of lines like `outer (file:1);inner (file:2) 17`."""
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        function, _, place = stack.rpartition(";")[2].partition(" (")
+        yield (function, place.rpartition(":")[0]), int(count)
+
+
+async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
+    """MiB that Python and its libraries had asked for when they had most, and who had; importing is one part."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "allocations"
+        async with working(name, [sys.executable, "-m", "memray", "run", "--quiet", "--output", str(out)]):
+            await asyncio.sleep(seconds)
+        reader = FileReader(str(out))
+        peak = [
+            (_allocating(record.stack_trace()), record.size)
+            for record in reader.get_high_watermark_allocation_records(merge_threads=True)
+        ]
+        return sum(size for _, size in peak) / 1_048_576, parts(peak)
+
+
+def _allocating(stack: Sequence[tuple[str, str, int]]) -> Frame:
+    if any("importlib" in file for _, file, _ in stack):
+        return "import", IMPORTS
+    return stack[0][:2] if stack else ("?", "outside Python")
+
+
+async def _run(command: Sequence[str]) -> None:
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, said = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{Path(command[0]).name}: {said.decode(errors='replace').strip()}")
+
+
+def table_of(name: str, time: Sequence[Part], memory: Sequence[Part], peak: float) -> str:
+    rows = [
+        [*_cells(first), *_cells(second, peak)]
+        for first, second in zip(_padded(time), _padded(memory), strict=True)
+        if first or second
+    ]
+    header = [name, "of the time", "most in", f"of {peak:,.0f} MiB at the peak", "MiB", "most in"]
+    return table(header, rows, words=(0, 2, 3, 5))
+
+
+def _padded(found: Sequence[Part]) -> list[Part | None]:
+    return [*found[:SHOWN], *[None] * (SHOWN - len(found))]
+
+
+def _cells(part: Part | None, peak: float | None = None) -> list[str]:
+    if part is None:
+        return ["", "", ""]
+    figure = f"{part.share:.0%}" if peak is None else f"{part.share * peak:.1f}"
+    return [part.module, figure, f"`{part.hottest}`"]
+
+
+def plot_of(name: str, time: Sequence[Part]) -> Bars:
+    return Bars(name, "% of the time", {part.module: (part.share * 100,) * 3 for part in time[:SHOWN]})
+
+
+async def profiles(seconds: float) -> Mapping[str, tuple[list[Part], float, list[Part]]]:
+    """Of each path: time by module, MiB at the peak, memory by module."""
+    return {name: (await time_of(name, seconds), *await memory_of(name, seconds)) for name in NAMES}
+
+
+def main() -> None:
+    options = options_of(__doc__, EFFORT)
+    found = asyncio.run(profiles(options.effort.seconds))
+    modules = {part.module for time, _, _ in found.values() for part in time}
+    report = Report(
+        name="profiles",
+        unit="share of samples",
+        race=Race(),
+        tables=[table_of(name, time, memory, peak) for name, (time, peak, memory) in found.items()],
+        ours=sorted(module for module in modules if (_PACKAGE / module).exists()),
+        plots=[plot_of(name, time) for name, (time, _, _) in found.items()],
+        packages=["py-spy", "memray"],
+        how=f"{options.effort.seconds:g} s of each, {SAMPLES_A_SECOND} samples a second, and as long under memray.",
+        extra={
+            "profiles": {
+                name: {
+                    "time": [asdict(part) for part in time],
+                    "peak_mib": peak,
+                    "memory": [asdict(part) for part in memory],
+                }
+                for name, (time, peak, memory) in found.items()
+            }
+        },
+    )
+    publish(report, options)
+
+
+if __name__ == "__main__":
+    main()
