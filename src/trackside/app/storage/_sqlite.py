@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -33,6 +33,7 @@ OLDEST_SQLITE = (3, 33, 0)  # UPDATE … FROM
 
 READERS = 4
 _BUSY_PAUSE = 0.01  # seconds
+_FILE_MODE = 0o600  # prompts, answers and errors of all runs are in it
 _CACHED_STATEMENTS = 256  # the bulk statements exist in several sizes each
 _SYNCHRONOUS = ("FULL", "NORMAL")
 
@@ -141,6 +142,7 @@ class SqliteDatabase:
         return engine
 
     def _connect_writer(self) -> sqlite3.Connection:
+        self._make_private()
         connection = self._connect("mode=rwc")
         try:
             self._log_ahead(connection)
@@ -150,6 +152,11 @@ class SqliteDatabase:
             connection.close()
             raise
         return connection
+
+    def _make_private(self) -> None:
+        """Make the file, if it is not there, for this user alone. SQLite gives what it keeps beside it the same mode."""
+        with suppress(OSError):  # it is there; or it cannot be made, which SQLite says better
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
 
     def _log_ahead(self, connection: sqlite3.Connection) -> None:
         """Switch to WAL. For that SQLite does not wait while another process does the same, so we do."""

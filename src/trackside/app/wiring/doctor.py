@@ -21,6 +21,7 @@ from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
 from trackside.app.wiring import NothingRecordedError, blaming
 from trackside.app.wiring.elsewhere import tried_elsewhere
+from trackside.app.wiring.file_modes import open_to_others
 from trackside.app.wiring.findings import Finding, Severity, long_time
 from trackside.app.wiring.fleet_doctor import examine_fleet
 from trackside.app.wiring.spooling import spool_folder
@@ -269,6 +270,10 @@ def _places(settings: Settings, least_room: int) -> Iterator[Finding]:
     folder, flags = spool_folder(settings), _flags(settings)
     yield from _spool(folder, flags)
     file = database_file(settings.database_url)
+    if found := open_to_others(file, folder):
+        what = "every user of this machine may read in it what runs were asked and what they answered"
+        fix = f"take that right away: `chmod o= {shlex.join(map(str, found))}`"
+        yield Finding(severity=Severity.warning, what=what, where=str(found[0]), fix=fix)
     looked_at: set[int] = set()
     for place in (_existing(path) for path in (file, folder) if path is not None):
         free, disk = shutil.disk_usage(place).free, place.stat().st_dev
