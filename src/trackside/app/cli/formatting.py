@@ -69,8 +69,8 @@ def abridged(text: str, limit: int = 2_000) -> str:
 
 
 def json_line(value: Json) -> str:
-    """A value as JSON on one line, as people read it (not escaped to ASCII)."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value as JSON on one line, as people read it: beyond ASCII only what would steer a terminal is escaped."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def message_text(content: Json) -> str:

@@ -24,6 +24,7 @@ _MOST: Final = 20_000  # lines that may wait: those of some seconds of a busy se
 _TOGETHER: Final = 0.05  # seconds for which lines are collected: a thread that wakes for each costs more than the line
 _BATCH: Final = 1_000  # lines that are written at once
 _PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
+_EXCEPTION: Final = "exception"  # the fact that has several lines
 _LOGGERS: Final = ("trackside", "uvicorn.error")
 
 
@@ -108,7 +109,7 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         facts: dict[str, Any] = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
-            facts["exception"] = logging.Formatter().formatException(record.exc_info)
+            facts[_EXCEPTION] = logging.Formatter().formatException(record.exc_info)
         self._log.say(record.getMessage(), facts, level="error" if record.levelno >= logging.ERROR else "warning")
 
 
@@ -130,9 +131,18 @@ def _for_people() -> Any:
     console = structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"), pad_event_to=0)
 
     def render(logger: Any, method: str, line: Any) -> bytes:
-        return console(logger, method, line).encode("utf-8", "replace")
+        shown = {name: _visible(name, value) for name, value in line.items()}
+        return console(logger, method, shown).encode("utf-8", "replace")
 
     return render
+
+
+def _visible(name: str, value: Any) -> Any:
+    """A text without what would steer the terminal or look like a line of its own: paths and names are their senders'."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    lines = value.split("\n") if name == _EXCEPTION else [value]
+    return "\n    ".join("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line) for line in lines)
 
 
 def _json(line: Any, **options: Any) -> bytes:

@@ -252,6 +252,7 @@ class StreamHub:
         if mode == _MESSAGES:
             _say_message(channel, data, namespace)
         else:
+            mode = _on_a_line(mode)
             channel.say(mode, _named(_MESSAGES if mode == _TUPLES else mode, namespace), _json(data), namespace)
         channel.wake_all()
         if self.on_part is not None:
@@ -408,7 +409,12 @@ def _json(value: Any) -> bytes:
 
 
 def _named(event: str, namespace: tuple[str, ...]) -> str:
-    return "|".join((event, *namespace)) if namespace else event
+    return _on_a_line("|".join((event, *namespace)) if namespace else event)
+
+
+def _on_a_line(name: str) -> str:
+    """A name as it can stand on a line of a stream: with a break in it, it would begin an event that nobody has said."""
+    return name if name.isprintable() else "".join(sign if sign.isprintable() else " " for sign in name)
 
 
 def _now() -> int:
