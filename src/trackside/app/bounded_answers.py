@@ -1,4 +1,4 @@
-"""Reads of what a receiver answers to `requests` no more than anybody wants to know, however much it says."""
+"""Reads of what a receiver answers to `requests` no more than anybody wants to know, and follows it nowhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ MOST_OF_AN_ANSWER: Final = 65_536
 
 
 def bound_answers(session: requests.Session) -> requests.Session:
-    """Have a session cut bodies of answers, which `requests` would read into memory to their end. Retries stay."""
+    """Have a session cut bodies of answers, which `requests` would read into memory to their end, and fail where it is
+    sent on to another address: what is said, and the keys that go with it, are for the one in the settings. Retries stay.
+    """
+    session.max_redirects = 0
     adapters: Mapping[str, Any] = dict(session.adapters)
     for prefix, adapter in adapters.items():
         session.mount(prefix, _BoundedAdapter(max_retries=adapter.max_retries))

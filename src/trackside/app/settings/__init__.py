@@ -95,7 +95,7 @@ class ServerSettings:
     """Whether it writes a line for each request."""
     private_webhooks: bool = False
     """Whether runs may tell addresses of their ends that are on this machine or in private networks."""
-    webhook_secret: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
     """With what is signed what they are told (`whsec_…`); None: it is not signed."""
     console: bool = True
     """Whether it has pages for people, at `/ui`."""
@@ -109,7 +109,8 @@ class Settings:
 
     agents: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """References to agents (`path/file.py:name` or `package.module:name`) by the names they go by."""
-    database_url: str = DEFAULT_DATABASE_URL
+    database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
+    """Where runs are recorded: `sqlite:///FILE`, `postgresql://…`."""
     database_spool: str | None = None
     """The folder for what a database could not take, until it can; None: beside an SQLite file, else in
     `$XDG_STATE_HOME/trackside/spool` (`~/.local/state/trackside/spool`)."""

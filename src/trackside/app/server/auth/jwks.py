@@ -104,7 +104,7 @@ class KeySet:
 
     def _download(self) -> bytes:
         opener = urllib.request.build_opener(_NoRedirects)
-        request = urllib.request.Request(self._where, headers={"Accept": "application/json"})  # noqa: S310  # checked above
+        request = urllib.request.Request(self._where, headers={"Accept": "application/json"})  # noqa: S310  # no file: see __init__
         try:
             with opener.open(request, timeout=_TIMEOUT) as answer:
                 content: bytes = answer.read(_MOST_BYTES + 1)
