@@ -18,7 +18,7 @@ from javascript import PACKAGES, node
 
 ROOT: Final = Path(__file__).parents[2]
 SCREENSHOTS: Final = ROOT / ".screenshots"
-"""Where pictures of pages go, to be looked at; nothing there is committed."""
+"""Where pictures of pages go, to be looked at, if this folder is there; nothing in it is committed."""
 
 PATIENCE: Final = 30_000
 """Milliseconds after which something that does not come counts as missing: browsers are slow where much else is done."""
@@ -108,8 +108,9 @@ class Visit:
         ]
 
     async def picture(self, name: str) -> None:
-        """Take pictures of the whole page: light and dark, wide and on a phone."""
-        SCREENSHOTS.mkdir(exist_ok=True)
+        """Take pictures of the whole page, light and dark, wide and on a phone, if anybody wants to look at them."""
+        if not SCREENSHOTS.is_dir():
+            return
         before = self.page.viewport_size
         for width, size in (("wide", (1360, 900)), ("phone", (390, 844))):
             await self.page.set_viewport_size({"width": size[0], "height": size[1]})
