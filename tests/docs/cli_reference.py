@@ -1,7 +1,4 @@
-"""Writes docs/cli.md from the parser: every command with its arguments, options, exit codes and examples.
-
-.venv/bin/python tests/docs/cli_reference.py
-"""
+"""Writes docs/cli.md from the parser: every command with its arguments, options, exit codes and examples."""
 
 from __future__ import annotations
 
@@ -74,5 +71,6 @@ def _said(one: Any) -> str:
     return f"{text} Default: {default}." if default else text
 
 
-if __name__ == "__main__":
-    DOCUMENT.write_text(written(), encoding="utf-8")
+def documents() -> dict[Path, str]:
+    """The page."""
+    return {DOCUMENT: written()}

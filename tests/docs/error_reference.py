@@ -1,7 +1,4 @@
-"""Writes docs/reference/errors: a page for each code that a message ends with, and one that lists them.
-
-.venv/bin/python tests/docs/error_reference.py
-"""
+"""Writes docs/reference/errors: a page for each code that a message ends with, and one that lists them."""
 
 from __future__ import annotations
 
@@ -102,11 +99,6 @@ def _index(texts: Mapping[str, str], found: Mapping[str, type[TracksideError]]) 
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    pages = written()
-    for stale in FOLDER.glob("*.md"):
-        if stale.name not in pages:
-            stale.unlink()
-    for name, page in pages.items():
-        (FOLDER / name).write_text(page, encoding="utf-8")
+def documents() -> dict[Path, str]:
+    """The pages."""
+    return {FOLDER / name: page for name, page in written().items()}

@@ -1,8 +1,9 @@
 """Does what how-tos say, each step in a process of its own that is forked from this one, which has imported everything.
 
 A step comes as a line of JSON on standard input: the folder, the environment, and either a program (a text), an excerpt
-(a text, and the address of the store that it finds open) or a command (its words). What it shows goes into the file that
-the step names, its exit code to standard output.
+(a text, and the address of the store that it finds open), SQL (a text, and the address of the database), a command (its
+words) or a line for a shell. What it shows goes into the file that the step names, its exit code to standard output. Of a
+step in the background the id of its process comes at once, and a later one of the kind `kill` ends it.
 """
 
 import ast
@@ -14,7 +15,10 @@ import pkgutil
 import runpy
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import create_engine
 
 import trackside.app.cli
 import trackside.app.storage
@@ -25,6 +29,19 @@ def import_everything() -> None:
     for package in (trackside.app.cli, trackside.app.storage):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+
+
+def shown_by_a_database(url: str, text: str) -> None:
+    """Run statements, each beginning a line, and show their rows with bars between the values."""
+    dialect, _, rest = url.partition(":")
+    engine = create_engine(url if dialect == "sqlite" else f"postgresql+psycopg:{rest}")
+    with engine.begin() as connection:
+        for statement in text.split(";\n"):
+            if statement.strip():
+                result = connection.exec_driver_sql(statement.rstrip(";\n "))
+                for row in result if result.returns_rows else ():
+                    print(*row, sep="|")
+    engine.dispose()
 
 
 async def inside_a_store(url: str, place: str, text: str) -> None:
@@ -42,12 +59,20 @@ def do(step: dict[str, Any]) -> None:
             exec(compile(text, place, "exec"), {"__name__": "__main__"})
         case "excerpt", _:
             asyncio.run(inside_a_store(step["url"], place, text))
+        case "sql", _:
+            shown_by_a_database(step["url"], text)
+        case "shell", _:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            os.execvpe("bash", ["bash", "-c", text], {**os.environ, "PATH": path})
         case "command", ["trackside", *_] as words:
             sys.argv = words
             sys.exit(trackside.app.cli.main())
         case "command", ["python", file, *_] as words:
             sys.argv = words[1:]
+            sys.path.insert(0, step["folder"])  # as Python does for a program
             runpy.run_path(file, run_name="__main__")
+        case "command", [program, *_] as words:
+            os.execvp(program, words)
         case _:
             raise ValueError(f"{place} says what nobody can do: {text}")
 
@@ -58,6 +83,8 @@ def do_and_leave(step: dict[str, Any]) -> None:
     output = os.open(step["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    # Those that are there believe to write into what this program has, a file perhaps; the output may be a pipe.
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     code = 1
     try:
         do(step)
@@ -75,11 +102,14 @@ def do_and_leave(step: dict[str, Any]) -> None:
 def main() -> None:
     import_everything()
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            do_and_leave(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        step = json.loads(line)
+        if step["kind"] == "kill":
+            os.kill(child := step["process"], step["signal"])
+        elif not (child := os.fork()):
+            do_and_leave(step)
+        if not step.get("background"):
+            _, status = os.waitpid(child, 0)
+        print(child if step.get("background") else os.waitstatus_to_exitcode(status), flush=True)
 
 
 if __name__ == "__main__":

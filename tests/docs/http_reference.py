@@ -1,7 +1,5 @@
 """Writes the tables of docs/http.md: all endpoints, and all methods of LangGraph's clients with the endpoints they call.
 
-    .venv/bin/python tests/docs/http_reference.py
-
 What a method of the Python client calls is seen by calling it, with a transport that answers nothing. The JavaScript client
 has the same methods in its own spelling, and a few others.
 """
@@ -200,5 +198,6 @@ def written(text: str) -> str:
     return text
 
 
-if __name__ == "__main__":
-    DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+def documents() -> dict[Path, str]:
+    """The page."""
+    return {DOCUMENT: written(DOCUMENT.read_text(encoding="utf-8"))}

@@ -11,7 +11,7 @@ import trackside
 
 PACKAGE = Path(trackside.__file__).parent
 MAP = (PACKAGE.parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
-ROOMS = re.findall(r"```\n(.*?)```", MAP, re.DOTALL)
+ROOMS = re.findall(r"```text\n(.*?)```", MAP, re.DOTALL)
 
 
 @pytest.mark.parametrize("room", ["harness", "app/server", "app/dashboard"])

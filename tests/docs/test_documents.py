@@ -1,46 +1,21 @@
-"""The code in the documents runs as it is printed, in an empty folder; links and commands lead somewhere."""
+"""Each code block of a document is one that its reader can use; links and scripts are there.
+
+How a block is checked its language says (`block_checks`). Those of docs/ are worked through as well, by `test_how_to.py`. A
+block that nobody can check says why, in a comment in front of it: `<!-- unchecked: needs a GPU -->`.
+"""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from block_checks import CHECKS, DONE_IN_PAGES, SHOWN, TOGETHER, wrong_javascript
+from blocks import DOCS, DOCUMENTS, ROOT, Block, blocks_of, commands_in
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")]
-)
-
-
-class Block(NamedTuple):
-    """A fenced block of a document."""
-
-    document: Path
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(document: Path) -> list[Block]:
-    text = document.read_text(encoding="utf-8")
-    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(document, text[: m.start()].count("\n") + 1, m[1], m[2]) for m in fences]
-
-
-BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
+BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-COMMANDS = [
-    (block, line.removeprefix("$ ").split("#")[0].strip())
-    for block in BLOCKS
-    if block.language in {"console", "sh"}
-    for line in block.text.splitlines()
-    if line.startswith("$ ") or block.language == "sh"
-]
+EVERY_DOCUMENT = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
 
 
 def run(block: Block, folder: Path) -> str:
@@ -61,27 +36,62 @@ def test_python_in_a_document_runs_as_printed(block: Block, tmp_path: Path) -> N
 
 
 def test_the_first_lines_of_the_readme_show_what_they_say_they_show(tmp_path: Path) -> None:
-    code, shown = blocks(ROOT / "README.md")[:2]
+    code, shown, *_ = blocks_of(ROOT / "README.md")
     printed = run(code, tmp_path).splitlines()
     for line, expected in zip(printed, shown.text.splitlines(), strict=True):
         pattern = re.sub(r"…", ".*", re.sub(r"([\[\](){}.?*+|^$\\])", r"\\\1", expected))
         assert re.fullmatch(pattern, line), f"{line!r} is not {expected!r}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+@EVERY_DOCUMENT
+def test_every_block_is_what_its_language_asks_for(document: Path, tmp_path: Path) -> None:
+    for block in blocks_of(document):
+        if block.unchecked is not None or block.language in SHOWN | TOGETHER:
+            continue
+        if block.language in DONE_IN_PAGES:
+            assert document.is_relative_to(DOCS), f"{block} is {block.language}, which only pages of docs/ may have"
+            continue
+        assert block.language in CHECKS, f"{block} is in no language that is checked: {block.language or 'none'}"
+        try:
+            CHECKS[block.language](block, tmp_path)
+        except Exception as exc:
+            raise AssertionError(f"{block} is wrong: {exc}") from exc
+
+
+def test_javascript_and_typescript_can_be_read() -> None:
+    found = [block for block in BLOCKS if block.language in TOGETHER and block.unchecked is None]
+    assert found
+    assert wrong_javascript(found) == {}
+
+
+@EVERY_DOCUMENT
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
     assert not [target for target in targets if not (document.parent / target).exists()]
 
 
-def test_scripts_that_documents_name_exist() -> None:
-    named = {command.split()[0] for _, command in COMMANDS if command.startswith("./scripts/")}
-    assert named
-    assert not [name for name in named if not (ROOT / name).exists()]
+def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:
+    document = ROOT / "README.md"
+    wrong = {
+        "sh": "trackside rnu agents.py:greet\n",
+        "console": "$ trackside runs --stauts error\n",
+        "toml": "# trackside.toml\n[server]\nprot = 1\n",
+        "json": "{'a': 1}\n",
+        "yaml": "a: [\n",
+        "html": "<p><b></p>\n",
+        "ini": "[Service]\nexec start=x\n",
+        "conf": "listen: [\n",
+        "dockerfile": "RUN pip install trackside\n",
+        "py": "def f(:\n",
+    }
+    for language, text in wrong.items():
+        with pytest.raises(Exception, match=r"."):
+            CHECKS[language](Block(document, 1, language, text), tmp_path)
+    assert [
+        *wrong_javascript([Block(document, 7, "js", "const = 1;\n"), Block(document, 8, "ts", "let a: string;\n")])
+    ] == ["README.md:7"]
 
 
-def test_trackside_commands_that_documents_name_exist() -> None:
-    named = {command.split()[1] for _, command in COMMANDS if command.startswith("trackside ")}
-    assert named
-    for name in named:
-        subprocess.run([sys.executable, "-m", "trackside", name, "--help"], check=True, capture_output=True)
+def test_commands_have_their_lines_and_not_what_they_show() -> None:
+    block = Block(ROOT / "README.md", 1, "console", "$ trackside runs \\\n>   --json\n{}\n$ ls\nagents.py\n")
+    assert commands_in(block) == ["trackside runs --json", "ls"]

@@ -38,8 +38,11 @@ class ModelPrice:
     """
 
     input_per_million: float
+    """Of what it reads."""
     output_per_million: float
+    """Of what it writes."""
     cache_read_per_million: float | None = None
+    """Of what it reads from a cache; None: what other input costs."""
 
     def cost_usd(self, *, input_tokens: int, output_tokens: int, cache_read_tokens: int) -> float:
         """The price of one call in US dollars."""

@@ -93,7 +93,10 @@ async def run_agent(
         thread_id: the thread's id; made if left out.
         metadata: what `run_started` shall say about the run.
         timeout: seconds after which the run is stopped as timed out.
-        max_tokens, max_cost_usd, max_llm_calls, max_tool_calls: the run's budget; it is stopped when it has used more.
+        max_tokens: how many tokens it may use; it is stopped when it has used more.
+        max_cost_usd: what its calls of models may cost, in US dollars.
+        max_llm_calls: how many calls of models it may make.
+        max_tool_calls: how many calls of tools it may make.
         prices: what calls of models cost that do not say so themselves.
         config: for the agent's framework.
         context: for the agent.

@@ -140,17 +140,23 @@ class RunSpec:
 class AgentLimits:
     """What the runs of one agent may take, unless a run's spec says otherwise; None: no limit.
 
-    `timeout` is in seconds. `max_running` is how many of them execute at once, which no spec changes; as with the manager's,
-    runs that were started by runs come on top.
+    No spec changes `max_running`; as with the manager's, runs that were started by runs come on top.
     """
 
     max_running: int | None = None
+    """How many of them execute at once in a process."""
     timeout: float | None = None
+    """Seconds after which one ends as `timeout`."""
     max_tokens: int | None = None
+    """How many tokens one may use."""
     max_cost_usd: float | None = None
+    """What its calls of models may cost, in US dollars."""
     max_llm_calls: int | None = None
+    """How many calls of models it may make."""
     max_tool_calls: int | None = None
+    """How many calls of tools it may make."""
     max_attempts: int = 1
+    """How often it is tried in all, if its process is lost or shut down."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,7 +31,9 @@ class AccessSettings:
     jwt_jwks: str | None = None
     """Where the public keys are: a URL, or a file."""
     jwt_issuer: str | None = None
+    """Who must have issued tokens (`iss`); None: whoever."""
     jwt_audience: str | None = None
+    """Whom tokens must be for (`aud`); None: whomever."""
     jwt_algorithms: tuple[str, ...] = ()
     """What tokens may be signed with; what fits the key if there is none."""
     jwt_owner: str = "sub"

@@ -46,6 +46,7 @@ class EngineSettings:
     certificate: Path | None = None
     """The certificate that this process shows, with its `key`."""
     key: Path | None = None
+    """The private key of that certificate."""
     agents_version: str | None = None
     """Of the agents that this process has loaded; None: any worker may execute the runs of any server."""
     lease: float = 15.0

@@ -32,17 +32,23 @@ class ObserverSettings:
     where: str
     """The table, as messages name it: `trackside.toml, observers[2] (webhook)`, counted from 1."""
     delivery: Delivery | None = None
+    """Whether it is told by the process that runs agents, as things happen, or from the database, at least once."""
     required: bool = False
     """Whether no run goes on without it."""
     events: tuple[LifecycleEventType, ...] | None = None
+    """Only events of these types."""
     agent: str | None = None
     """Only events of this agent's runs."""
     start: Start | None = None
+    """With which event it begins, the first time, if it is durable."""
     order: Order | None = None
+    """What has to be over before its next event, if it is durable: the one before, the one before of that run, nothing."""
     concurrency: int | None = None
+    """How many of its calls may be under way at once, if it is durable and its order is not that of the log."""
     on_failure: str | None = None
     """Whether an event that keeps failing is parked, or blocks those after it."""
     attempts: int | None = None
+    """How often an event is tried before that, if it is durable."""
     longest_pause: float | None = None
     """Seconds between two tries at most."""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)

@@ -1,0 +1,75 @@
+"""The site builds without a warning, asks nobody for anything, and tells models what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from blocks import DOCS, ROOT
+from browser import SCREENSHOTS, running_browser, visiting
+from playwright.async_api import expect
+
+_ASKED_FOR = re.compile(
+    r'<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)="((?:https?:)?//[^"]+)"|url\((https?://[^)]+)\)'
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `./scripts/docs` builds it."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pages(listed: object) -> set[str]:
+    """The files in a navigation."""
+    match listed:
+        case str():
+            return {listed}
+        case dict():
+            return {page for value in listed.values() for page in pages(value)}
+        case list():
+            return {page for value in listed for page in pages(value)}
+        case _:
+            raise TypeError(f"{listed!r} is no part of a navigation")
+
+
+def test_the_site_asks_nobody_for_anything(site: Path) -> None:
+    found = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(found) > 50
+    asked = {(path.name, *match) for path in found for match in _ASKED_FOR.findall(path.read_text(encoding="utf-8"))}
+    assert asked == set()
+
+
+def test_every_page_has_its_line_for_models(site: Path) -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
+    expected = pages(yaml.safe_load(text))
+    assert {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} <= expected
+    listed = re.findall(r"^- \[(.+)\]\((.+)\.html\): (\S.{10,})$", (site / "llms.txt").read_text("utf-8"), re.MULTILINE)
+    named = {re.sub(r"(^|/)index$", r"\1README" if "observers" in url else r"\1index", url) for _, url, _ in listed}
+    assert named == {page.removesuffix(".md") for page in expected}
+    whole = (site / "llms-full.txt").read_text(encoding="utf-8")
+    assert all(f"<!-- {url}.html -->" in whole for _, url, _ in listed)
+
+
+async def test_pages_are_read_searched_and_left_in_a_browser_without_a_server(site: Path) -> None:
+    async with running_browser() as browser, visiting(browser, f"file://{site}/") as visit:
+        page = await visit.go("index.html")
+        await expect(page.get_by_role("heading", name="Trackside", exact=False).first).to_be_visible()
+        await visit.picture("docs-home")
+        search = page.get_by_role("textbox", name="Search")
+        await search.fill("spool")
+        await expect(page.locator(".md-search-result__item").first).to_be_visible()
+        for path in ("settings.html", "reference/api/trackside.html", "repository/ARCHITECTURE.html"):
+            await visit.go(path)
+            width = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert width <= 0, f"{path} is wider than its window"
+    assert await asyncio.to_thread(SCREENSHOTS.exists)
