@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from trackside.app.storage import PruneReport, Store
+from trackside.app.storage._removal import Candidate, RemoveRuns
 from trackside.app.storage._tables import (
     idempotency_keys,
     metadata,
@@ -18,7 +19,6 @@ from trackside.app.storage._tables import (
 from trackside.app.storage._work import UnitOfWork, Work
 from trackside.app.storage.errors import InvalidQueryError, ReadOnlyStoreError
 from trackside.app.storage.maintenance import check_database
-from trackside.app.storage.retention import Candidate, RemoveRuns
 from trackside.harness.errors import EventOrderError
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import ThreadState

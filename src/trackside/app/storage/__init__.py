@@ -19,9 +19,10 @@ from trackside.app.storage._thread_states import StoredThreadStates
 from trackside.app.storage._writer import WriteLimits
 from trackside.app.storage.coordinator import StoredCoordinator
 from trackside.app.storage.feeding import FeedCounts, FeedPolicy, SubscriptionFeed
+from trackside.app.storage.importing import ImportReport
 from trackside.app.storage.retention import PruneReport
 from trackside.app.storage.store import Store
-from trackside.app.storage.transfer import ExportReport, ImportReport
+from trackside.app.storage.transfer import ExportReport
 
 __all__ = [
     "ExportReport",

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple, override
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
     and_,
-    delete,
     exists,
     false,
     func,
@@ -30,45 +29,41 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
-    update,
 )
 
 from trackside.app.storage._arguments import AnyOf, limit_of
 from trackside.app.storage._encoding import time_text
-from trackside.app.storage._graph_checkpoint_work import remove_checkpoints
 from trackside.app.storage._queries import runs_that_fit
 from trackside.app.storage._readers import Readers
+from trackside.app.storage._removal import (
+    Candidate,
+    Removed,
+    RemoveEmptyTotals,
+    RemoveRuns,
+    asks,
+    is_free,
+    is_released,
+    last_position,
+    may_go,
+)
 from trackside.app.storage._tables import (
-    REMOVALS,
-    active_runs,
-    counters,
-    duration_totals,
     events,
-    idempotency_keys,
     parked_events,
-    run_labels,
-    run_totals,
     runs,
     subscriptions,
-    thread_labels,
-    thread_states,
     threads,
-    usage,
-    usage_totals,
 )
-from trackside.app.storage._totals import MINUTE, NO_AGENT, PERIODS, minute_of
-from trackside.app.storage._work import UnitOfWork, Work
+from trackside.app.storage._totals import minute_of
+from trackside.app.storage._work import Work
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidQueryError
 from trackside.harness.lifecycle import FINAL_STATUSES, is_final
-from trackside.harness.types import RunStatus, ThreadStatus
+from trackside.harness.types import RunStatus
 
 BATCH = 500
 """About how many events one transaction removes: some milliseconds in which nobody else writes."""
 
 _PAGE = 500  # runs that are looked at together
-_ROW_BYTES = 300
-_AT_REST = (ThreadStatus.idle, ThreadStatus.error)  # neither busy, nor waiting for a human
 
 type OnRemoved = Callable[[PruneReport], object]
 """Called now and then with what has been removed so far."""
@@ -146,17 +141,6 @@ def _cutoff(now: datetime, older_than: Any) -> datetime | None:
         pass
     why = "it is a timedelta from 0 up that does not reach behind the year 1, or None for all that have ended"
     raise InvalidQueryError(field="older_than", value=older_than, why=why)
-
-
-class Candidate(NamedTuple):
-    """A run that is to go; `last` is the position of its last event, `asks` that its thread waits for an answer to it."""
-
-    run_id: str
-    thread_id: str
-    created_at: datetime
-    events: int
-    last: int
-    asks: bool
 
 
 @dataclass(slots=True)
@@ -308,8 +292,8 @@ def _look(connection: Connection, *, chosen: _Conditions, after: Candidate | Non
 
 def _oldest(chosen: _Conditions, after: Candidate | None) -> Executable:
     query = (
-        select(runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence, _last_position(), _asks())
-        .where(*chosen, _is_released())
+        select(runs.c.run_id, runs.c.thread_id, runs.c.created_at, runs.c.last_sequence, last_position(), asks())
+        .where(*chosen, is_released())
         .order_by(runs.c.created_at, runs.c.run_id)
         .limit(_PAGE)
     )
@@ -333,171 +317,9 @@ def _needed_by(connection: Connection, candidates: Sequence[Candidate]) -> dict[
 
 
 def _threads_left_empty(connection: Connection, outdated: Outdated) -> int:
-    goes = or_(*(and_(*chosen, _is_released(), *_is_free()) for chosen in outdated.each()))
+    goes = or_(*(and_(*chosen, is_released(), *is_free()) for chosen in outdated.each()))
     its_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-    query = select(func.count()).select_from(threads).where(_may_go(), its_run)
+    query = select(func.count()).select_from(threads).where(may_go(), its_run)
     # Where a condition is about nothing (a run without an agent), it does not hold.
     stays = its_run.where(not_(func.coalesce(goes, false())))
     return connection.execute(query.where(not_(stays))).scalar_one()
-
-
-def _last_position() -> ColumnElement[int]:
-    last = select(events.c.position).where(events.c.run_id == runs.c.run_id, events.c.sequence == runs.c.last_sequence)
-    return func.coalesce(last.correlate(runs).scalar_subquery(), 0)
-
-
-def _is_released() -> ColumnElement[bool]:
-    """Whether a run has ended for its coordinator, too."""
-    return ~exists().where(active_runs.c.run_id == runs.c.run_id)
-
-
-def _may_go() -> ColumnElement[bool]:
-    """Whether a thread without runs goes: it is at rest, or gone for clients, and what it remembered with it."""
-    is_gone = and_(threads.c.removed_at.is_not(None), threads.c.forgotten)
-    return or_(and_(threads.c.removed_at.is_(None), threads.c.status.in_(_AT_REST)), is_gone)
-
-
-def _asks() -> ColumnElement[bool]:
-    """Whether a run asked what its thread waits to be answered: of those that asked it is the last one."""
-    later, its_thread = runs.alias(), threads.alias()
-    asked = RunStatus.interrupted.value
-    return and_(
-        runs.c.status == asked,
-        exists().where(
-            its_thread.c.thread_id == runs.c.thread_id,
-            its_thread.c.status == ThreadStatus.interrupted.value,
-            its_thread.c.removed_at.is_(None),
-        ),
-        ~exists().where(
-            later.c.thread_id == runs.c.thread_id,
-            later.c.status == asked,
-            tuple_(later.c.ended_at, later.c.run_id) > tuple_(runs.c.ended_at, runs.c.run_id),
-        ),
-    )
-
-
-def _is_free() -> list[ColumnElement[bool]]:
-    """What holds for runs that nobody needs any more (I30)."""
-    its_event_is_parked = and_(parked_events.c.position == events.c.position, events.c.run_id == runs.c.run_id)
-    return [
-        not_(_asks()),
-        ~exists().where(subscriptions.c.cursor < _last_position()),
-        ~exists().where(its_event_is_parked),
-    ]
-
-
-class Removed(NamedTuple):
-    """How much has gone."""
-
-    runs: int
-    events: int
-    threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveRuns(Work):
-    """Removes these runs, except those that somebody needs by now, and the threads that are left without any."""
-
-    candidates: Sequence[Candidate]
-
-    @property
-    @override
-    def size(self) -> int:
-        return _ROW_BYTES * sum(candidate.events for candidate in self.candidates)
-
-    @override
-    def run_ids(self) -> Iterable[str]:
-        return (candidate.run_id for candidate in self.candidates)
-
-    @override
-    def thread_ids(self) -> Iterable[str]:
-        return {candidate.thread_id for candidate in self.candidates}
-
-    @override
-    def apply(self, unit: UnitOfWork) -> Removed:
-        session = unit.session
-        wanted = [run_id for run_id in self.run_ids() if not unit.changes_run(run_id)]
-        found = session.execute(
-            select(runs.c.run_id, runs.c.thread_id, runs.c.last_sequence).where(
-                runs.c.run_id.in_(wanted), runs.c.ended_at.is_not(None), _is_released(), *_is_free()
-            )
-        )
-        if not found:
-            return Removed(0, 0, 0)
-        run_ids = [run_id for run_id, _, _ in found]
-        session.execute(update(counters).where(counters.c.name == REMOVALS).values(value=counters.c.value + 1))
-        _subtract(unit, run_ids)
-        for table in (events, usage, run_labels, idempotency_keys, runs):
-            session.execute(delete(table).where(table.c.run_id.in_(run_ids)))
-        for run_id in run_ids:
-            unit.forget_run(run_id)
-        gone = self._remove_threads(unit, {thread_id for _, thread_id, _ in found}, run_ids)
-        return Removed(len(found), sum(count for _, _, count in found), gone)
-
-    def _remove_threads(self, unit: UnitOfWork, thread_ids: Iterable[str], run_ids: Sequence[str]) -> int:
-        """Remove threads that have no run any more, with what they remember; the others name the last run they have."""
-        session = unit.session
-        concerned = [thread_id for thread_id in thread_ids if not unit.changes_thread(thread_id)]
-        has_run = exists().where(runs.c.thread_id == threads.c.thread_id)
-        found = session.execute(
-            select(threads.c.thread_id).where(threads.c.thread_id.in_(concerned), _may_go(), ~has_run)
-        )
-        gone = [thread_id for (thread_id,) in found]
-        remove_checkpoints(session, gone)
-        for table in (thread_labels, thread_states, threads):
-            session.execute(delete(table).where(table.c.thread_id.in_(gone)))
-        newest = (
-            select(runs.c.run_id)
-            .where(runs.c.thread_id == threads.c.thread_id)
-            .order_by(runs.c.created_at.desc(), runs.c.run_id.desc())
-            .limit(1)
-        )
-        session.execute(
-            update(threads)
-            .where(threads.c.thread_id.in_(concerned), threads.c.last_run_id.in_(run_ids))
-            .values(last_run_id=newest.scalar_subquery())
-        )
-        return len(gone)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveEmptyTotals(Work):
-    """Removes what is left of totals when all their runs have gone, of runs created in these minutes from 1970 on."""
-
-    minutes: Collection[int]
-
-    @property
-    @override
-    def size(self) -> int:
-        return _ROW_BYTES * len(self.minutes)
-
-    @override
-    def apply(self, unit: UnitOfWork) -> None:
-        for table in (run_totals, duration_totals, usage_totals):
-            for seconds in PERIODS:
-                starts = {minute * MINUTE // seconds for minute in self.minutes}
-                unit.session.execute(
-                    delete(table).where(table.c.seconds == seconds, table.c.start.in_(starts), table.c.runs == 0)
-                )
-
-
-_USED = ("total_input_tokens", "total_output_tokens", "llm_call_count", "tool_call_count", "message_count")
-_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
-
-
-def _subtract(unit: UnitOfWork, run_ids: Sequence[str]) -> None:
-    """Take runs out of the totals in which they counted."""
-    places: dict[str, tuple[int, str, str]] = {}
-    facts = (runs.c.run_id, runs.c.created_at, runs.c.agent, runs.c.status, runs.c.cost_usd, runs.c.duration_seconds)
-    counts = [runs.c[name] for name in _USED]
-    for run_id, created_at, agent, status, cost_usd, duration, *used in unit.session.execute(
-        select(*facts, *counts).where(runs.c.run_id.in_(run_ids))
-    ):
-        place = places[run_id] = (minute_of(created_at), agent or NO_AGENT, status)
-        unit.totals.count(place, -1, used, cost_usd=cost_usd, duration=duration)
-    tokens = [usage.c[name] for name in _TOKENS]
-    for run_id, *used in unit.session.execute(
-        select(usage.c.run_id, usage.c.kind, usage.c.name, *tokens, usage.c.cost_usd).where(usage.c.run_id.in_(run_ids))
-    ):
-        kind, name, inputs, outputs, cached, reasoning, cost_usd = used
-        unit.totals.count_usage(places[run_id], (kind, name, inputs, outputs, cached, reasoning, cost_usd), -1)

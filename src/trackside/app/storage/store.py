@@ -32,6 +32,7 @@ from trackside.app.storage.crons import Crons
 from trackside.app.storage.errors import InvalidEventError, InvalidQueryError, NoBusError, StoreOptionError
 from trackside.app.storage.fleet import FleetMember
 from trackside.app.storage.fleet_store import FleetStore
+from trackside.app.storage.importing import ImportReport, OnImported, import_events
 from trackside.app.storage.items import Items
 from trackside.app.storage.live_parts import LiveParts
 from trackside.app.storage.retention import BATCH, OnRemoved, Outdated, PruneReport, foresee, prune
@@ -43,12 +44,9 @@ from trackside.app.storage.transfer import (
     ExportChoice,
     ExportFormat,
     ExportReport,
-    ImportReport,
-    OnImported,
     OnWritten,
     OpenedExport,
     export_events,
-    import_events,
     open_export,
     writer_of,
 )

@@ -1,0 +1,242 @@
+"""Import: the events of an export, appended to a log in transactions of their own, under the checks of any append.
+
+So what it makes is a valid store however the file was made. Events that are there already are passed over, so that an import
+which was cut short is gone on with by doing it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import batched
+from typing import override
+
+from sqlalchemy import Connection, exists, func, select, update
+
+from trackside.app.storage._encoding import EventRow
+from trackside.app.storage._left_busy import RestThreads
+from trackside.app.storage._readers import Readers
+from trackside.app.storage._tables import POSITION, active_runs, counters, events, runs
+from trackside.app.storage._transfer_format import ExportHeader, ImportedRow
+from trackside.app.storage._work import Append, UnitOfWork, Work
+from trackside.app.storage._writer import NoWriter, Writer
+from trackside.app.storage.errors import (
+    EventConflictError,
+    ImportConflictError,
+    PartialExportError,
+    StorageError,
+)
+from trackside.app.storage.transfer import RUNS_IN_PART, OpenedExport
+from trackside.harness.errors import EventOrderError
+from trackside.harness.lifecycle import is_terminal, thread_status_of
+from trackside.harness.types import ThreadStatus
+
+type OnImported = Callable[[int], object]
+"""Called with how many events of the export have been read and stored, or found to be there."""
+
+_BATCH_ROWS = 1_000
+_BATCH_BYTES = 4 * 1_048_576
+_ROW_BYTES = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """How many events are new, how many were there already, and whether the new ones have the positions of the export.
+
+    An import ends no run. `unfinished` says how many of those in the export have no end here and are in nobody's hands, so
+    that nobody will end them either: an export of what came later may bring their ends.
+    """
+
+    imported: int
+    known: int
+    kept_positions: bool
+    unfinished: int
+
+
+async def import_events(
+    writer: Writer | NoWriter, readers: Readers, export: OpenedExport, on_imported: OnImported | None = None
+) -> ImportReport:
+    """Append the events of an export that are not there yet.
+
+    Raises:
+        ExportDamagedError: a line of it is wrong; what came before it is imported.
+        ImportConflictError: an event cannot follow what its run has here, or its id is another event's.
+        PartialExportError: an event cannot follow, and only some events of each run were exported.
+        StorageError: the database failed; what was imported before stays.
+    """
+    last, stored = await readers.run(_extent)
+    batches = _batches(export.reader.rows(), last)
+    placing, loose = _Placing(last, stored), _LooseEnds()
+    while batch := await asyncio.to_thread(next, batches, None):
+        keep = placing.keeps(batch)
+        try:
+            positions = _positions(batch) if keep else {}
+            rows = await writer.write(ImportEvents([one.row for one in batch], positions=positions))
+        except (EventOrderError, EventConflictError) as exc:
+            raise _conflict(exc, batch, export.header) from exc
+        placing.note(batch, rows)
+        loose.note(batch)
+        if on_imported is not None:
+            on_imported(placing.imported + placing.known)
+    if placing.all_kept:
+        await writer.write(EndLog(export.header.to))
+    for thread_ids in batched(loose.threads, _BATCH_ROWS):
+        await writer.write(RestThreads(thread_ids))
+    unfinished = 0
+    for run_ids in batched(loose.runs, _BATCH_ROWS):
+        unfinished += await readers.run(partial(_abandoned, run_ids=run_ids))
+    return ImportReport(
+        imported=placing.imported, known=placing.known, kept_positions=placing.all_kept, unfinished=unfinished
+    )
+
+
+class _LooseEnds:
+    """What an export leaves open: runs without an end, and threads that it says are busy. Both are few at any moment."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, None] = {}
+        self.threads: dict[str, None] = {}
+
+    def note(self, batch: Sequence[ImportedRow]) -> None:
+        """Take note of what these events begin and end."""
+        for one in batch:
+            event = one.row.event
+            if event.sequence == 1:
+                self.runs[event.run_id] = None
+            if is_terminal(event.event_type):
+                self.runs.pop(event.run_id, None)
+            status = thread_status_of(event.event_type, event.payload)
+            if status is ThreadStatus.busy:
+                self.threads[event.thread_id] = None
+            elif status is not None:
+                self.threads.pop(event.thread_id, None)
+
+
+def _abandoned(connection: Connection, *, run_ids: Sequence[str]) -> int:
+    """How many of these runs have no end here, and nobody who will give them one."""
+    is_active = exists().where(active_runs.c.run_id == runs.c.run_id)
+    query = select(func.count()).select_from(runs)
+    return connection.execute(
+        query.where(runs.c.run_id.in_(run_ids), runs.c.ended_at.is_(None), ~is_active)
+    ).scalar_one()
+
+
+def _conflict(
+    exc: EventOrderError | EventConflictError, batch: Sequence[ImportedRow], header: ExportHeader
+) -> ImportConflictError:
+    line = _line_of(exc, batch)
+    if isinstance(exc, EventOrderError) and (left_out := RUNS_IN_PART & header.chosen.keys()):
+        return PartialExportError(line=line, chosen=" and ".join(sorted(left_out)), why=str(exc))
+    return ImportConflictError(line=line, why=str(exc))
+
+
+def _extent(connection: Connection) -> tuple[int, int]:
+    """Where the log ends, and how many events it has."""
+    end = connection.execute(select(counters.c.value).where(counters.c.name == POSITION)).scalar_one()
+    return end, connection.execute(select(func.count()).select_from(events)).scalar_one()
+
+
+def _positions(batch: Sequence[ImportedRow]) -> dict[str, int]:
+    return {one.row.event.event_id: one.position for one in batch}
+
+
+def _batches(rows: Iterator[ImportedRow], last: int) -> Iterator[list[ImportedRow]]:
+    """Rows for one transaction each; what lies before and what lies after the end of the log are not mixed.
+
+    What comes before a line that is wrong is given before that is said.
+    """
+    batch: list[ImportedRow] = []
+    size = 0
+    try:
+        for one in rows:
+            full = len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES
+            if batch and (full or batch[-1].position <= last < one.position):
+                yield batch
+                batch, size = [], 0
+            batch.append(one)
+            size += len(one.row.payload)
+    except StorageError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+class _Placing:
+    """Decides where events of an export go: where they were, if the log is empty or the beginning of the very same one.
+
+    Else, which means that the log has events of others, too, they get the next positions, as any new event.
+    """
+
+    def __init__(self, last: int, stored: int) -> None:
+        self._last = last
+        self._stored = stored
+        self._same = 0
+        self.imported = 0
+        self.known = 0
+        self.all_kept = True
+
+    def keeps(self, batch: Sequence[ImportedRow]) -> bool:
+        """Whether these events go where they were."""
+        is_beginning = self.all_kept and self._same == self._stored
+        return is_beginning and batch[0].position > self._last
+
+    def note(self, batch: Sequence[ImportedRow], stored: Sequence[EventRow]) -> None:
+        """Take note of what became of them."""
+        for one, row in zip(batch, stored, strict=True):
+            is_new = row is one.row
+            self.imported += is_new
+            self.known += not is_new
+            if row.position != one.position:
+                self.all_kept = False
+            elif not is_new:
+                self._same += 1
+
+
+def _line_of(exc: EventOrderError | EventConflictError, batch: Sequence[ImportedRow]) -> int:
+    """The line that was refused: of lines with the same id it is the last, as the others did not find it taken."""
+    for one in reversed(batch):
+        event = one.row.event
+        if isinstance(exc, EventConflictError):
+            if event.event_id == exc.details["event_id"]:
+                return one.line
+        elif (event.run_id, event.sequence) == (exc.details["run_id"], exc.details["sequence"]):
+            return one.line
+    return batch[0].line
+
+
+@dataclass(slots=True, eq=False)
+class ImportEvents(Append):
+    """Events to append; those in `positions`, by id, at these positions, as far as the log has not got there."""
+
+    positions: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @override
+    def apply(self, unit: UnitOfWork) -> list[EventRow]:
+        stored = unit.append(self.rows)
+        new = {row.event.event_id for row, mine in zip(stored, self.rows, strict=True) if row is mine}
+        unit.positions.update((event_id, place) for event_id, place in self.positions.items() if event_id in new)
+        return stored
+
+
+@dataclass(frozen=True, slots=True)
+class EndLog(Work):
+    """Let the log end here, if it does not reach so far: what an export had behind its last event was removed."""
+
+    position: int
+
+    @property
+    @override
+    def size(self) -> int:
+        return _ROW_BYTES
+
+    @override
+    def apply(self, unit: UnitOfWork) -> None:
+        unit.session.execute(
+            update(counters)
+            .where(counters.c.name == POSITION, counters.c.value < self.position)
+            .values(value=self.position)
+        )
