@@ -43,7 +43,7 @@ async def opening() -> AsyncGenerator[Open]:
         async def open_one(url: str, *, away: bool = False, **options: Any) -> NatsEngine:
             engine = await stack.enter_async_context(open_nats(NatsOptions(url=url, **options)))
             if not away:
-                await until(lambda: engine.status().connected)
+                await until(lambda: engine.status().connected and engine.live._speaks)
             return engine
 
         yield open_one

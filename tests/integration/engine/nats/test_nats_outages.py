@@ -214,6 +214,23 @@ async def test_a_nats_that_answers_no_more_is_believed_to_be_gone(
             pass
 
 
+async def test_what_is_said_as_soon_as_nats_is_back_is_kept_for_who_comes_after(
+    own_nats: NatsServer, server: NatsEngine
+) -> None:
+    """It has lost what it kept, and those who listened may be back later than those who speak."""
+    await asyncio.to_thread(own_nats.stop, "KILL")
+    await until(lambda: not server.status().connected)
+    said: list[bool] = []
+    server.live.on_writable.append(lambda: said.append(server.live.say(RUN, b"x")))
+    await asyncio.to_thread(own_nats.start)
+    await until(lambda: said)
+    heard: list[bytes] = []
+    listening = server.live.listen(RUN, heard.append)
+    async with asyncio.timeout(30):
+        await listening.caught_up.wait()
+    assert (said, heard) == ([True], [b"x"])
+
+
 async def test_a_flood_while_nats_is_away_is_bounded_and_counted(
     own_nats: NatsServer, server: NatsEngine, worker: NatsEngine
 ) -> None:

@@ -54,12 +54,14 @@ class NatsWire:
         self._listenings: set[_NatsListening] = set()
         self._refused = False
         self._too_large = False
+        self._speaks = False
+        """Whether it was seen on this connection that what is said is kept: those who listen may come a moment later."""
         self._replays = asyncio.Semaphore(_REPLAYS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def say(self, topic: Topic, message: bytes) -> bool:
         """Send a message about one run."""
-        link = self._connection.link
+        link = self._connection.link if self._speaks else None
         if link is not None and len(message) > link.largest:
             self._counts.refused += 1
             if not self._too_large:
@@ -87,16 +89,18 @@ class NatsWire:
 
     async def attend(self, link: Link) -> None:
         """See that what is said is kept, and have everybody hear it."""
-        self._tell_writable()
         for listening in [*self._listenings]:
             self._begin(listening, link)
         try:
-            while True:
-                if await self._see_to_stream(link):
-                    break
+            is_kept = await self._see_to_stream(link)
+            self._speaks = True  # if it is not kept, who listens by now hears it all the same
+            self._tell_writable()
+            while not is_kept:
                 await asyncio.sleep(_RETRY_SECONDS)
+                is_kept = await self._see_to_stream(link)
             await asyncio.wait([link.lost])
         finally:
+            self._speaks = False
             for listening in self._listenings:
                 listening.pause()
             self._refused = False  # nobody tells of a connection that is gone; the next one does
