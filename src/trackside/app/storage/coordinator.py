@@ -333,7 +333,7 @@ class StoredCoordinator:
             self._runs.untold.add(run_id)
             return Release()
         if handover.at_rest is not None:
-            return Release(settlement=Settlement(previous=announced, status=handover.at_rest))
+            return Release(settlement=Settlement(previous=handover.thread_status, status=handover.at_rest))
         self._runs.forget(run_id)
         return Release(next_run_id=handover.next_run_id if handover.next_owner == self.worker_id else None)
 

@@ -20,6 +20,7 @@ from trackside.app.storage.errors import DatabaseBusyError, StorageError
 from trackside.harness.errors import EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
+from trackside.harness.ports import Settlement
 from trackside.harness.types import (
     CancelAction,
     LifecycleEventType,
@@ -399,6 +400,21 @@ async def test_a_run_that_has_ended_here_is_nobody_elses_while_its_end_is_spoole
         await a.coordinator._upkeep.disown()
 
     assert standing(database, run_id) == before
+
+
+async def test_a_thread_whose_run_could_be_stored_only_in_the_end_is_said_to_have_been_busy(hand: Any) -> None:
+    """The run was settled while its start was not in the log; that came before its end, and changed the thread."""
+    a = hand()
+    run_id = await admit(a)
+    claim = await a.coordinator.claim(run_id)
+    held = Held(Run(run_id, "t", a.name, can_move=True), claim=claim)
+    settlement = await a.coordinator.settle(run_id, RunStatus.error)
+    a.store._workers.add(a.name)
+
+    await a.store.append([*held.opening(), held.event(LifecycleEventType.RUN_FAILED, status="error")])
+    release = await a.coordinator.release(run_id, settlement.status)
+
+    assert release.settlement == Settlement(previous=ThreadStatus.busy, status=ThreadStatus.error)
 
 
 async def test_a_cancel_that_could_not_be_stored_leaves_a_run_that_can_be_claimed(hand: Any) -> None:
