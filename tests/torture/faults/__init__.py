@@ -1,0 +1,34 @@
+"""What is done to a system: each fault is a class that says what it does and needs, and has `inject` and `heal`.
+
+One that a system cannot have (a broker where there is none) is not its `concern`; one that needs rights or programs that
+are missing says so, and is skipped with that reason.
+"""
+
+from tests.torture.faults._fault import Fault, Kind
+from tests.torture.faults.cuts import CutBoth, CutBroker, CutDatabase
+from tests.torture.faults.kills import KillAtPoint, KillReceiver, KillServer, KillUser, KillWorker
+from tests.torture.faults.shortages import Descriptors, FullDisk, Memory
+from tests.torture.faults.stops import BrokerLost, BrokerRestart, DatabaseStop
+from tests.torture.faults.times import ClockJump, SlowDisk, Standstill
+
+__all__ = ["FAULTS", "Fault", "Kind"]
+
+FAULTS: list[type[Fault]] = [
+    KillServer,
+    KillWorker,
+    KillAtPoint,
+    KillUser,
+    KillReceiver,
+    DatabaseStop,
+    BrokerRestart,
+    BrokerLost,
+    CutDatabase,
+    CutBroker,
+    CutBoth,
+    FullDisk,
+    Memory,
+    Descriptors,
+    ClockJump,
+    SlowDisk,
+    Standstill,
+]

@@ -1,0 +1,104 @@
+"""The face of a fault, and how a process comes back from one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal
+
+from fleet import FleetProcess
+from tests.torture.people import People
+from tests.torture.systems import System
+
+type Kind = Literal["kill", "stop", "cut", "shortage", "time"]
+
+START_SECONDS: Final = 60.0
+_PAUSE: Final = 0.2  # seconds before something is tried again
+
+
+@dataclass(slots=True)
+class Toll:
+    """What was done in all, and what came of it."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """SIGKILLs that somebody died of, by whose they were: server, worker, engine, user, receiver, or a point."""
+    stops: int = 0
+    """Immediate stops of the database."""
+    cuts: int = 0
+    """Networks that were cut."""
+    deaths: list[str] = field(default_factory=list)
+    """Processes that ended although nobody had killed them, and may have: their memory was limited."""
+    wrong: list[str] = field(default_factory=list)
+    """What was seen of processes that may not be."""
+
+
+class Fault:
+    """Something that can happen to a system.
+
+    Args:
+        system: what it happens to.
+        people: who uses it.
+        chance: what decides whom, and for how long.
+        toll: where its victims are counted.
+    """
+
+    name: ClassVar[str]
+    does: ClassVar[str]
+    """What it does, in half a sentence."""
+    needs: ClassVar[str] = "nothing"
+    kind: ClassVar[Kind]
+    weight: ClassVar[int] = 1
+    """How often it happens beside others."""
+
+    def __init__(self, system: System, people: People, chance: random.Random, toll: Toll) -> None:
+        self.system = system
+        self.people = people
+        self.chance = chance
+        self.toll = toll
+
+    @property
+    def concerns(self) -> bool:
+        """Whether the system has what this happens to."""
+        return True
+
+    def why_not(self) -> str | None:
+        """What is missing here to do it; None if it can be done."""
+        return None
+
+    async def inject(self) -> str:
+        """Let it happen; gives what it is, with the name of whom it hits."""
+        raise NotImplementedError
+
+    async def heal(self) -> None:
+        """Let it be over; whoever died lives again."""
+
+    async def hold(self) -> None:
+        """How long it lasts."""
+        await asyncio.sleep(self.chance.uniform(0.2, 1.5))
+
+
+async def revive(process: FleetProcess, toll: Toll, **variables: str | None) -> None:
+    """Start a process that is dead; it may die at a point as it starts, or find that its database is not there yet.
+
+    Args:
+        process: the process.
+        toll: where it is said that it could not be had.
+        variables: of the environment of its next life.
+    """
+    for name, value in variables.items():
+        process.process.change_environment(name, value)
+    refusals: list[Any] = []
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                try:
+                    await process.start()
+                except RuntimeError as exc:
+                    refusals.append(str(exc)[-300:])
+                    await asyncio.sleep(_PAUSE)
+                else:
+                    return
+    except TimeoutError:
+        toll.wrong.append(f"{process.name} does not start, for {START_SECONDS:g} s: {refusals[-1:]}")

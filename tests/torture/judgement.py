@@ -1,0 +1,111 @@
+"""What came of an ordeal, and what is wrong: the checker's word, what it is about, and where it is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from delivery_check import Outcome, Promise, Sample, events_of
+from delivery_check import found_wrong as wrong_deliveries
+from delivery_receivers import Arrival
+from fleet_check import Counts, Words, look_over
+from log_check import look_into
+from tests.torture.receiver import arrivals
+from tests.torture.systems import System
+
+ENDS: Final = frozenset({"run_completed", "run_failed", "run_cancelled"})
+TOLD: Final = "told"
+"""The subscription of the webhook that is told of all ends."""
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MOST: Final = 20  # lines and rows of a finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is wrong, and what there is of the run or thread that it is about."""
+
+    what: str
+    ids: Sequence[str] = ()
+    told: Sequence[str] = ()
+    """What clients were told of it."""
+    journal: Sequence[str] = ()
+    """What agents did for it."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """What the log has of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a system's work comes to, and the findings."""
+
+    counts: Counts
+    acknowledged_events: int
+    """Events that somebody was told are stored: users of the library, and receivers of webhooks."""
+    webhooks: int
+    duplicate_webhooks: int
+    findings: Sequence[Finding]
+
+
+def judge(system: System, told: Sequence[Path], arrived: Path, samples: Mapping[str, Sequence[Sample]]) -> Judgement:
+    """Look at all that is left of a system at rest."""
+    words = Words.read(told)
+    got = arrivals(arrived)
+    bodies = [json.loads(one["body"]) for one in got if one["path"] == "/hook"]
+    counts, wrong = look_over(system.url, system.journal, words, bodies)
+    events = [Arrival(one["at"], one["id"], one["body"]) for one in got if one["path"] == f"/{TOLD}"]
+    wrong += deliveries(system.url, events, samples, words)
+    return Judgement(
+        counts=counts,
+        acknowledged_events=len({*words.events, *(event.event_id for event in events)}),
+        webhooks=len(got),
+        duplicate_webhooks=len(events) - len({event.event_id for event in events}),
+        findings=[*findings(system, told, wrong)],
+    )
+
+
+def deliveries(
+    url: str, events: Sequence[Arrival], samples: Mapping[str, Sequence[Sample]], words: Words
+) -> Iterator[str]:
+    """I25, I26, I28: of the subscriptions of webhooks."""
+    in_log = events_of(url)
+    known = {event.event_id for event in in_log}
+    # Those of threads that were removed since are in no log any more; that they were told is right.
+    still = [event for event in events if event.event_id in known or not words.cleared]
+    for name, taken in samples.items():
+        promise = Promise(types=ENDS) if name == TOLD else None
+        if promise is not None:
+            outcome = Outcome(arrivals=still, samples=taken)
+            yield from wrong_deliveries(promise, in_log, outcome)
+        cursors = [sample.cursor for sample in taken]
+        if cursors != sorted(cursors):
+            yield f"the cursor of {name} went back: {cursors}"
+
+
+def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iterator[Finding]:
+    """Each thing that is wrong, with what there is of it."""
+    lines = [f"{path.name}: {line}" for path in told for line in path.read_text("utf-8").splitlines()] if wrong else []
+    entries = [str(entry) for entry in system.journal.entries()] if wrong else []
+    for what in wrong:
+        ids = [*dict.fromkeys(_ID.findall(what))][:3]
+        yield Finding(
+            what=what,
+            ids=ids,
+            told=[line for line in lines if any(one in line for one in ids)][:_MOST],
+            journal=[entry for entry in entries if any(one in entry for one in ids)][:_MOST],
+            rows=_rows(system.url, ids),
+        )
+
+
+def _rows(url: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    if not ids:
+        return []
+    some = ", ".join(f"'{one}'" for one in ids)
+    names = ("position", "run_id", "thread_id", "sequence", "event_type", "occurred_at", "payload")
+    sql = f"SELECT {', '.join(names)} FROM events WHERE run_id IN ({some}) OR thread_id IN ({some}) ORDER BY position"
+    with look_into(url) as database:
+        rows = database.execute(f"{sql} LIMIT {_MOST}").fetchall()
+    return [dict(zip(names, map(str, row), strict=True)) for row in rows]

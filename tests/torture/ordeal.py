@@ -1,0 +1,224 @@
+"""One system's ordeal: it is used, faults happen one after the other, it comes to rest, and is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from log_check import look_into
+from tests.torture.faults import FAULTS, Fault
+from tests.torture.faults._fault import Toll, revive
+from tests.torture.judgement import ENDS, Finding, Judgement, judge
+from tests.torture.people import People
+from tests.torture.systems import SYSTEMS, System
+from tests.torture.watch import Watch
+
+REST_SECONDS: Final = 120.0
+_OVERTIME: Final = 120.0
+"""Seconds after the time, within which each fault has to have happened once."""
+_PROGRESS: Final = 5
+"""Turns that clients have to come to their ends with before the next fault, if they do so in time."""
+_PROGRESS_SECONDS: Final = 5.0
+_LOOK_AGAIN: Final = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done to a system.
+
+    At least each enabled fault once; then more of them until the time is over and there were so many kills.
+    """
+
+    system: str
+    seed: int
+    seconds: float
+    kills: int = 0
+    only: Sequence[str] = ()
+    clients: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What was done to a system, and what came of it."""
+
+    system: str
+    seconds: float = 0.0
+    toll: Toll = field(default_factory=Toll)
+    happened: Counter[str] = field(default_factory=Counter)
+    """How often each fault did."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Faults that could not be done here, and why."""
+    missing: list[str] = field(default_factory=list)
+    """Faults that were to happen, and did not."""
+    turns: Counter[str] = field(default_factory=Counter)
+    """How often clients came to the end of what they do, by kind."""
+    judgement: Judgement | None = None
+    findings: list[Finding] = field(default_factory=list)
+    kept: Path | None = None
+    """Where all of it is, if there is a finding."""
+
+
+class Ordeal:
+    """See the module. `say` is told what happens, a line each."""
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._say = say
+        self._chance = random.Random(plan.seed)
+        self._result = Result(system=plan.system)
+
+    async def go_through(self) -> Result:
+        """All of it."""
+        began = time.monotonic()
+        result = self._result
+        async with SYSTEMS[self._plan.system](self._folder) as system:
+            people = People(system, seed=self._chance.randrange(2**32), clients=self._plan.clients)
+            try:
+                await people.receive()
+                await self._timed("start", system.start(people.hook))
+                async with Watch(system) as watch:
+                    await people.come()
+                    await self._hurt(system, people)
+                    await self._timed("people stop", people.stop())
+                    await self._timed("rest", self._rest(system))
+                    result.turns = people.load.done if people.load is not None else Counter()
+                await self._timed("end", self._end(system))
+                judging = asyncio.to_thread(judge, system, people.told_files, people.arrivals, watch.samples)
+                result.judgement = await self._timed("judgement", judging)
+                result.findings += result.judgement.findings
+            finally:
+                await people.leave()
+            result.findings += [Finding(what=what) for what in result.toll.wrong]
+            result.seconds = time.monotonic() - began
+            if result.findings:
+                result.kept = self._folder
+                await asyncio.to_thread(system.keep)
+        if result.kept is None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        return result
+
+    async def _timed[T](self, what: str, doing: Awaitable[T]) -> T:
+        began = time.monotonic()
+        done = await doing
+        self._say(f"{self._plan.system:<9} {what}, {time.monotonic() - began:.1f} s")
+        return done
+
+    async def _hurt(self, system: System, people: People) -> None:
+        """Let faults happen until there were enough of them."""
+        faults = self._faults(system, people)
+        until = time.monotonic() + self._plan.seconds
+        left = [*faults]
+        self._chance.shuffle(left)
+        while faults and (left or time.monotonic() < until or self._kills < self._plan.kills):
+            if left and time.monotonic() > until + _OVERTIME:
+                self._result.missing += [fault.name for fault in left]
+                break
+            fault = left.pop() if left else self._chance.choices(faults, [one.weight for one in faults])[0]
+            await self._progress(people)
+            await self._happen(fault)
+        while time.monotonic() < until:
+            await asyncio.sleep(_LOOK_AGAIN)
+        await self._progress(people)
+
+    def _faults(self, system: System, people: People) -> list[Fault]:
+        faults: list[Fault] = []
+        for kind in FAULTS:
+            fault = kind(system, people, self._chance, self._result.toll)
+            if not fault.concerns or (self._plan.only and fault.name not in self._plan.only):
+                continue
+            reason = fault.why_not()
+            if reason is None:
+                faults.append(fault)
+            else:
+                self._result.skipped[fault.name] = reason
+        return faults
+
+    @property
+    def _kills(self) -> int:
+        return self._result.toll.kills.total()
+
+    async def _happen(self, fault: Fault) -> None:
+        began = time.monotonic()
+        whom = await fault.inject()
+        try:
+            await fault.hold()
+        finally:
+            await fault.heal()
+        self._result.happened[fault.name] += 1
+        self._say(f"{self._plan.system:<9} {fault.name:<14} {whom}, {time.monotonic() - began:.1f} s")
+
+    async def _progress(self, people: People) -> None:
+        """Wait until clients have come a little further, or for a while."""
+        assert people.load is not None
+        wanted = people.load.done.total() + _PROGRESS
+        try:
+            async with asyncio.timeout(_PROGRESS_SECONDS):
+                while people.load.done.total() < wanted:  # clients say nothing of that
+                    await asyncio.sleep(_LOOK_AGAIN)
+        except TimeoutError:
+            pass
+
+    async def _rest(self, system: System) -> None:
+        """Wait until all that was let in has ended, and all that is to be told is told."""
+        for process in system.processes:
+            if not process.is_up:
+                self._result.toll.wrong.append(f"{process.name} has ended by itself: {process.log[-1_000:]}")
+                await revive(process, self._result.toll)
+        await asyncio.to_thread(_end_leases, system.url)
+        why = ""
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                while why := await asyncio.to_thread(_why_busy, system.url):
+                    await asyncio.sleep(_LOOK_AGAIN)
+        except TimeoutError:
+            self._result.toll.wrong.append(f"there is no rest after {REST_SECONDS:g} s: {why}")
+
+    async def _end(self, system: System) -> None:
+        """Have all processes end by themselves."""
+        codes = await asyncio.gather(*(self._code_of(process) for process in system.processes))
+        for process, code in zip(system.processes, codes, strict=True):
+            if code:
+                why = f"{process.name} was told to end, and ended with {code}: {process.log[-1_000:]}"
+                self._result.toll.wrong.append(why)
+
+    async def _code_of(self, process: Any) -> int | str:
+        try:
+            return int(await process.terminate())
+        except RuntimeError as exc:
+            return str(exc)[-1_000:]
+
+
+def _end_leases(url: str) -> None:
+    """Feeders of webhooks that died left leases of half a minute, which are taken to be over: others feed from now on."""
+    with look_into(url) as database:
+        database.execute("UPDATE subscriptions SET lease_until = 0 WHERE lease_until > 0")
+
+
+def _why_busy(url: str) -> str:
+    """What is still to be done; nothing if all is at rest."""
+    with look_into(url) as database:
+        ((active,),) = database.execute("SELECT count(*) FROM active_runs").fetchall()
+        ((due,),) = database.execute("SELECT count(*) FROM crons WHERE next_run_at < '2026-01-02'").fetchall()
+        some = ", ".join(f"'{kind}'" for kind in ENDS)
+        ((last,),) = database.execute(f"SELECT max(position) FROM events WHERE event_type IN ({some})").fetchall()
+        behind = database.execute(f"SELECT name FROM subscriptions WHERE cursor < {last or 0}").fetchall()
+    said = {"runs": active, "crons": due, "subscriptions": ", ".join(name for (name,) in behind)}
+    return ", ".join(f"{what}: {number}" for what, number in said.items() if number)
+
+
+def new_folder(system: str) -> Path:
+    """Where a system is; users of the database server have to get through to what is theirs."""
+    folder = Path(tempfile.mkdtemp(prefix=f"trackside-torture-{system}-"))
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+    return folder

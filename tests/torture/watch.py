@@ -1,0 +1,83 @@
+"""Looks at a system while it is used: where its subscriptions stand, and how much of everything it has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from delivery_check import Sample, samples_in
+from tests.torture.systems import System
+
+_EVERY: Final = 0.5  # seconds
+
+
+class Watch:
+    """Samples subscriptions, until the end of an `async with`: cursors never go back, nor past what nobody has got."""
+
+    def __init__(self, system: System) -> None:
+        self.samples: dict[str, list[Sample]] = {}
+        """How each subscription stood, in the order of time."""
+        self._system = system
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._look_again_and_again(), name="watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Take a sample."""
+        found = samples_in(self._system.url, dead=None, died_at=0, now=time.time_ns)
+        for name, sample in found.items():
+            self.samples.setdefault(name, []).append(sample)
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            with suppress(Exception):  # the database is away, in the way of its kind
+                await asyncio.to_thread(self.look)
+            await asyncio.sleep(_EVERY)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything there is at a time; bytes, or numbers."""
+
+    at: float
+    """Seconds since the beginning."""
+    parts: dict[str, float]
+
+
+def sizes_of(system: System) -> dict[str, float]:
+    """What processes have, and how large the database is."""
+    found: dict[str, float] = {}
+    for process in system.processes:
+        proc = Path(f"/proc/{process.pid}")
+        found[f"{process.name} memory"] = float(process.process.memory())
+        found[f"{process.name} descriptors"] = float(len([*(proc / "fd").iterdir()]))
+        found[f"{process.name} threads"] = float(len([*(proc / "task").iterdir()]))
+    found |= _of_sqlite(system) if system.url.startswith("sqlite") else _of_postgres(system)
+    return found
+
+
+def _of_sqlite(system: System) -> dict[str, float]:
+    path = system.url.removeprefix("sqlite:///")
+    wal = Path(f"{path}-wal")
+    return {"WAL": float(wal.stat().st_size if wal.exists() else 0)}
+
+
+def _of_postgres(system: System) -> dict[str, float]:
+    """Tables that are small by their nature, as work comes and goes: what they take more is bloat."""
+    found: dict[str, float] = {}
+    for table in ("active_runs", "counters", "subscriptions", "workers"):
+        rows: list[tuple[Any, ...]] = system.ask(f"SELECT pg_total_relation_size('{table}')")
+        found[f"table {table}"] = float(rows[0][0])
+    return found
