@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from delivery_check import Outcome, Promise, Sample, events_of
 from delivery_check import found_wrong as wrong_deliveries
-from delivery_receivers import Arrival
+from delivery_receivers import Arrival, event_in
 from fleet_check import Counts, Words, look_over
 from log_check import look_into
 from tests.torture.receiver import arrivals
@@ -71,18 +71,18 @@ def deliveries(
     url: str, events: Sequence[Arrival], samples: Mapping[str, Sequence[Sample]], words: Words
 ) -> Iterator[str]:
     """I25, I26, I28: of the subscriptions of webhooks."""
-    in_log = events_of(url)
-    known = {event.event_id for event in in_log}
-    # Those of threads that were removed since are in no log any more; that they were told is right.
-    still = [event for event in events if event.event_id in known or not words.cleared]
     for name, taken in samples.items():
-        promise = Promise(types=ENDS) if name == TOLD else None
-        if promise is not None:
-            outcome = Outcome(arrivals=still, samples=taken)
-            yield from wrong_deliveries(promise, in_log, outcome)
         cursors = [sample.cursor for sample in taken]
         if cursors != sorted(cursors):
             yield f"the cursor of {name} went back: {cursors}"
+    if TOLD not in samples:
+        yield f"there is no subscription {TOLD}"
+        return
+    in_log = events_of(url)
+    known = {event.event_id for event in in_log}
+    gone = words.deleted | words.unsure  # with what the log had of them
+    kept = [one for one in events if one.event_id in known or event_in(one.body)["thread_id"] not in gone]
+    yield from wrong_deliveries(Promise(types=ENDS), in_log, Outcome(arrivals=kept, samples=samples[TOLD]))
 
 
 def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iterator[Finding]:

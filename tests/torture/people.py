@@ -150,7 +150,6 @@ class People:
     def __init__(self, system: System, *, seed: int, clients: int = 1, pause: float = 0.3) -> None:
         self._system = system
         self._chance = random.Random(seed)
-        self._env = {**system.env(), "PYTHONPATH": os.pathsep.join(sys.path)}
         self.arrivals = system.folder / "arrivals"
         """What the receiver has got."""
         self._clients, self._pause = clients, pause
@@ -159,7 +158,9 @@ class People:
         self.times = asyncio.Lock()
         """No time of a cron comes while somebody has it: whether one has come has to be known."""
         self.words = Words(system.folder / "clients.told")
-        self.receiver = Program("receiver", self._receiving("0"), system.folder, self._env)
+        self.receiver = Program(
+            "receiver", self._receiving("0"), system.folder, {"PYTHONPATH": os.pathsep.join(sys.path)}
+        )
         self.users: list[Program] = []
         """Those of the library; none in a fleet, where servers and workers are all that there is."""
         self.load: Load | None = None
@@ -207,7 +208,9 @@ class People:
             self._made += 1
             name = f"user-{self._made}"
             arguments = ["tests.torture.library_user", self._system.url, str(self._system.folder), name]
-            user = Program(name, [*arguments, str(self._chance.randrange(2**32))], self._system.folder, self._env)
+            user = Program(
+                name, [*arguments, str(self._chance.randrange(2**32))], self._system.folder, self._system.env()
+            )
             try:
                 await asyncio.to_thread(user.start)
             except RuntimeError as exc:

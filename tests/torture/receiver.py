@@ -32,7 +32,7 @@ class KeepingReceiver(WebhookReceiver):
     async def _keep(self, connection: Connection) -> None:
         request = self.requests.pop()  # ours, since nothing was awaited since it came
         line = {
-            "at": time.time_ns(),
+            "at": time.monotonic_ns(),  # of this machine, whatever its wall clock says
             "path": request.path,
             "id": request.headers.get("webhook-id", ""),
             "body": base64.b64encode(request.body).decode(),

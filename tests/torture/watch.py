@@ -36,7 +36,7 @@ class Watch:
 
     def look(self) -> None:
         """Take a sample."""
-        found = samples_in(self._system.url, dead=None, died_at=0, now=time.time_ns)
+        found = samples_in(self._system.url, dead=None, died_at=0, now=time.monotonic_ns)
         for name, sample in found.items():
             self.samples.setdefault(name, []).append(sample)
 
