@@ -78,15 +78,20 @@ def torture(options: argparse.Namespace, seed: int) -> int:
     began = time.monotonic()
     results: list[Result] = []
     for plan in plans(options, seed):
-        print(f"{plan.system}: {plan.seconds:.0f} s, seed {plan.seed}", flush=True)
-        results.append(
-            asyncio.run(Ordeal(plan, new_folder(plan.system), lambda line: print(line, flush=True)).go_through())
-        )
+        say(f"{plan.system}: {plan.seconds:.0f} s, seed {plan.seed}")
+        happened = {name for result in results for name in result.happened}
+        ordeal = Ordeal(plan, new_folder(plan.system), say, elsewhere=happened)
+        results.append(asyncio.run(ordeal.go_through()))
     said = report.as_json(results, seed, time.monotonic() - began)
     print("\n".join(report.lines(said)), flush=True)
     if options.report is not None:
         report.write(options.report, said)
     return 0 if report.is_sound(results) else 1
+
+
+def say(line: str) -> None:
+    """Say what happens, at once."""
+    print(line, flush=True)
 
 
 def list_faults() -> None:

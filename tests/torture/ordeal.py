@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,8 @@ _LOOK_AGAIN: Final = 0.1  # seconds
 class Plan:
     """What is to be done to a system.
 
-    At least each enabled fault once; then more of them until the time is over and there were so many kills.
+    Each enabled fault once, and more of them until the time is over and there were so many kills. When the time is over
+    before that, those are enough that have not happened to another system.
     """
 
     system: str
@@ -68,10 +69,20 @@ class Result:
 
 
 class Ordeal:
-    """See the module. `say` is told what happens, a line each."""
+    """See the module.
 
-    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+    Args:
+        plan: what is to be done.
+        folder: where all of it is; gone afterwards, if there is no finding.
+        say: is told what happens, a line each.
+        elsewhere: faults that have happened to other systems.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, say: Callable[[str], None], *, elsewhere: Collection[str] = ()
+    ) -> None:
         self._plan = plan
+        self._elsewhere = elsewhere
         self._folder = folder
         self._say = say
         self._chance = random.Random(plan.seed)
@@ -119,9 +130,13 @@ class Ordeal:
         until = time.monotonic() + self._plan.seconds
         left = [*faults]
         self._chance.shuffle(left)
-        while faults and (left or time.monotonic() < until or self._kills < self._plan.kills):
-            if left and time.monotonic() > until + _OVERTIME:
+        while faults:
+            if (late := time.monotonic() - until) > 0:
+                left = [fault for fault in left if fault.name not in self._elsewhere]
+            if left and late > _OVERTIME:
                 self._result.missing += [fault.name for fault in left]
+                break
+            if not left and late > 0 and self._kills >= self._plan.kills:
                 break
             fault = left.pop() if left else self._chance.choices(faults, [one.weight for one in faults])[0]
             await self._progress(people)

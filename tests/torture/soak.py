@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any, Final
 
-from tests.torture import report
+from tests.torture import counted_tasks, report
 from tests.torture.ordeal import Ordeal, Plan, Result, new_folder
 from tests.torture.people import People
 from tests.torture.systems import System
@@ -78,6 +79,7 @@ class Soak(Ordeal):
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         super().__init__(plan, folder, print)
+        os.environ[counted_tasks.VARIABLE] = str(folder)  # of all processes that are started from here
         self.trends: list[Trend] = []
 
     async def _hurt(self, system: System, people: People) -> None:

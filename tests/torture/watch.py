@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from delivery_check import Sample, samples_in
+from tests.torture import counted_tasks
 from tests.torture.systems import System
 
 _EVERY: Final = 0.5  # seconds
@@ -63,6 +64,8 @@ def sizes_of(system: System) -> dict[str, float]:
         proc = Path(f"/proc/{process.pid}")
         found[f"{process.name} memory"] = float(process.process.memory())
         found[f"{process.name} descriptors"] = float(len([*(proc / "fd").iterdir()]))
+        if (tasks := counted_tasks.number_of(process.pid, system.folder)) is not None:
+            found[f"{process.name} tasks"] = tasks
         found[f"{process.name} threads"] = float(len([*(proc / "task").iterdir()]))
     found |= _of_sqlite(system) if system.url.startswith("sqlite") else _of_postgres(system)
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from crash_children import Children
-from log_check import found_wrong
+from log_check import Rows, found_wrong, positions
 
 SPOILERS = {
     "the positions have a gap": "DELETE FROM events WHERE position = 5",
@@ -83,3 +83,17 @@ def test_what_was_executed_twice_is_found(path: Path, nursery: Children) -> None
     with closing(sqlite3.connect(path)) as database:
         assert found_wrong(database, nursery.told) == [f"run {again} was executed 2 times"]
     nursery.told.begun.pop()
+
+
+def test_positions_of_a_thread_that_was_removed_are_no_gap_and_others_are(path: Path, tmp_path: Path) -> None:
+    with (
+        closing(sqlite3.connect(path)) as database,
+        closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as copy,
+    ):
+        database.backup(copy)
+        last = Rows(copy).counter
+        copy.execute(f"DELETE FROM events WHERE position IN (5, {last})")
+        rows = Rows(copy)
+    assert [*positions(rows, {5, last})] == []
+    assert ["without [5]" in what for what in positions(rows, {last})] == [True]
+    assert ["the counter is at" in what for what in positions(rows, {5})] == [True]

@@ -74,3 +74,7 @@ if moment := os.environ.get("SERVED_DIES"):
     _what, _, _number = _rest_of_it.rpartition(" ")
     _is_point = (_when in STEPS and _what[:1].isupper()) or _what in {"start", "end"}
     (DeadlyPoint if _is_point else DeadlyStep)(_when, _what, int(_number)).install()
+if "COUNT_TASKS" in os.environ:
+    from tests.torture import counted_tasks
+
+    counted_tasks.begin()
