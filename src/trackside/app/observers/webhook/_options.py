@@ -79,7 +79,7 @@ def check_host(url: URL, reach: Reach) -> None:
         ObserverOptionError: there may be none, wherever the name leads.
     """
     host = url.raw_host or ""
-    if (address := literal_address(host)) is not None:
+    if (address := literal_address(host.removesuffix("."))) is not None:
         if (why := reach.refusal(str(address))) is not None:
             raise _url_error(why)
         if str(address) != host:
