@@ -1,21 +1,12 @@
 """docs/peers.md: every line has tests, and the tests that it names are there."""
 
-import ast
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
+from named_tests import ROOT, named_in, names_of
 
-ROOT = Path(__file__).parents[2]
 ROWS = re.findall(r"^\| (\d+) \|(.*)\|$", (ROOT / "docs/peers.md").read_text(encoding="utf-8"), re.MULTILINE)
-NAMED = [(line, path, name) for line, row in ROWS for path, name in re.findall(r"`([\w/]+\.py)::(\w+)`", row)]
-
-
-@cache
-def functions_of(path: str) -> set[str]:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+NAMED = [(line, path, name) for line, row in ROWS for path, name in named_in(row)]
 
 
 def test_every_line_is_there_once_and_names_a_test() -> None:
@@ -26,11 +17,11 @@ def test_every_line_is_there_once_and_names_a_test() -> None:
 @pytest.mark.parametrize(("line", "path", "name"), NAMED, ids=lambda part: part if part.isdigit() else "")
 def test_a_test_that_is_named_is_there(line: str, path: str, name: str) -> None:
     assert (ROOT / path).exists(), f"line {line} names {path}"
-    assert name in functions_of(path), f"line {line} names {name}, which {path} does not have"
+    assert name in names_of(path), f"line {line} names {name}, which {path} does not have"
 
 
 def test_every_test_that_was_written_for_a_line_stands_in_it() -> None:
     path = "tests/integration/runs/test_what_peers_got_wrong.py"
-    for name in functions_of(path):
+    for name in names_of(path):
         if (found := re.match(r"test_line_(\d+)_", name)) is not None:
             assert (found[1], path, name) in NAMED
