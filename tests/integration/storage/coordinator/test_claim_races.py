@@ -1,5 +1,6 @@
 """Who claims a run, and who takes its place in the same transaction, agree about who was first."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -70,13 +71,15 @@ async def test_a_run_that_was_made_to_leave_cannot_be_claimed_in_the_same_transa
 
 
 async def test_a_run_that_is_taken_over_and_due_at_once_makes_those_leave_that_are_taken_over_with_it(
-    worker: Any, agents: Any, caplog: pytest.LogCaptureFixture
+    worker: Any, agents: Any, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with worker.make(max_running=1) as a:
         await a.start("one", thread_id="t")
         await agents.until_running("one")
-        due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=0.05)
+        due = await a.start("quick due", thread_id="t", multitask="interrupt", after_seconds=3_600)
         waiting = [await a.start(f"quick {n}", thread_id="t") for n in range(5)]
+    by_now = time_text(datetime.now(UTC))  # and not while the first one closes
+    database.execute(f"UPDATE active_runs SET due_at = '{by_now}' WHERE run_id = '{due.run_id}'")
 
     b = await worker(max_running=1)
     for handle in (due, *waiting):
