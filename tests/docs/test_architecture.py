@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -19,3 +20,24 @@ def test_every_module_of_a_room_has_its_place_on_the_map(room: str) -> None:
     modules = {path.stem for path in (PACKAGE / room).glob("*.py") if not path.stem.startswith("__")}
     named = {word for listed in ROOMS for word in re.findall(r"\w+", listed)}
     assert sorted(modules - named) == []
+
+
+MODULES = [*sorted(PACKAGE.rglob("*.py")), *sorted((PACKAGE.parent / "pytest_trackside").rglob("*.py"))]
+
+
+def test_a_module_is_read_in_one_sitting() -> None:
+    lines = {path.relative_to(PACKAGE.parent): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {str(path): count for path, count in lines.items() if count > 500} == {}
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    """What it takes and what is said about it are not counted: options of a command need a line or more each."""
+    long: dict[str, int] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                count = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                if count > 60:
+                    long[f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {node.name}"] = count
+    assert long == {}

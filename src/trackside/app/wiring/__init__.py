@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from trackside.app.server.guest import Guest
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
+    from trackside.app.storage.sweeping import Sweeper
+    from trackside.harness.redaction import Redact
 
 __all__ = ["App", "MissingExtraError", "NothingRecordedError", "blaming", "load_agents", "open_app", "open_store"]
 
@@ -227,22 +229,13 @@ async def open_app(
         MissingExtraError: an agent needs a package that is not installed.
     """
     enter_project(settings)
-    if agents is None:
-        agents = await asyncio.to_thread(load_agents, settings)  # importing them may take long, and start loops
-    redact = None if settings.redact is None else await asyncio.to_thread(load_redaction, settings)
-    configured = await asyncio.to_thread(build_observers, settings) if settings.observers else []
+    agents, redact, configured = await _imported(settings, agents)
     async with AsyncExitStack() as stack:
         live = [observer for observer in configured if not observer.is_durable]
         stack.push_async_callback(_close_all, live)  # also if nothing else can be opened
-        store = await stack.enter_async_context(open_store(settings))
-        spool = Spool(spool_folder(settings))
-        recorder = Recorder(store, spool=spool)
-        stack.push_async_callback(recorder.aclose)
-        await recorder.deliver_spooled()
+        store, spool, recorder = await _opened_log(settings, stack)
         checkpointer = await _checkpointer(settings, agents, store, stack)
-        prices = GenaiPrices(settings.prices)
-        if not one_run:
-            await asyncio.to_thread(prices.load)
+        prices = await _prices(settings, at_once=not one_run)
         deliveries = await stack.enter_async_context(Deliveries(configured, store))
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
         streams = StreamHub()
@@ -250,11 +243,9 @@ async def open_app(
         membership = None
         if settings.engine_kind != "inline" and not one_run:
             membership = await stack.enter_async_context(joined(settings, store, streams, role=role, agents=agents))
+        member = None if membership is None else membership.member
         coordinator = store.coordinator(
-            lease_seconds=settings.engine.lease,
-            hands_over=hands_over,
-            keeps_requests=redact is None,
-            fleet=None if membership is None else membership.member,
+            lease_seconds=settings.engine.lease, hands_over=hands_over, keeps_requests=redact is None, fleet=member
         )
         manager = RunManager(
             agents,
@@ -265,7 +256,7 @@ async def open_app(
             log=store.run_log(),
             checkpointer=checkpointer,
             items=store.items,
-            max_running=settings.max_running if membership is None else max(1, membership.member.capacity),
+            max_running=settings.max_running if member is None else max(1, member.capacity),
             limits={name: _limits_of(name, settings, outlives=hands_over) for name in agents},
             stopping=settings.stopping,
             prices=prices,
@@ -276,11 +267,10 @@ async def open_app(
         vitals = _vitals(manager, store, deliveries, spool, post)
         for observer in configured:
             observer.watch(vitals)
-        authenticator = None if one_run else await asyncio.to_thread(authenticator_of, settings, store)
+        authenticator = None
         if not one_run:
-            elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
-            linger = 0.0 if membership is None else RESULTS_LINGER
-            await stack.enter_async_context(store.sweeper(forget=forgotten_by(elsewhere), linger=linger))
+            authenticator = await asyncio.to_thread(authenticator_of, settings, store)
+            await stack.enter_async_context(_sweeper(settings, store, checkpointer, in_fleet=member is not None))
         await stack.enter_async_context(manager)
         if post is not None:
             await stack.enter_async_context(post)
@@ -298,6 +288,41 @@ async def open_app(
             stack,
             post,
         )
+
+
+async def _imported(
+    settings: Settings, agents: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], Redact | None, Sequence[ConfiguredObserver]]:
+    """What is code of others: agents, the hook that redacts, observers. Importing it may take long, and start loops."""
+    if agents is None:
+        agents = await asyncio.to_thread(load_agents, settings)
+    redact = await asyncio.to_thread(load_redaction, settings)
+    configured = await asyncio.to_thread(build_observers, settings) if settings.observers else []
+    return agents, redact, configured
+
+
+async def _opened_log(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Spool, Recorder]:
+    """The log, what is kept for it where it is away, and what writes to the one or the other; what was kept is delivered."""
+    store = await stack.enter_async_context(open_store(settings))
+    spool = Spool(spool_folder(settings))
+    recorder = Recorder(store, spool=spool)
+    stack.push_async_callback(recorder.aclose)
+    await recorder.deliver_spooled()
+    return store, spool, recorder
+
+
+def _sweeper(settings: Settings, store: Store, checkpointer: Any, *, in_fleet: bool) -> Sweeper:
+    """What removes what threads and keys leave behind; in a fleet other processes may ask for results a while longer."""
+    elsewhere = None if settings.checkpoints_saver == "store" else checkpointer
+    return store.sweeper(forget=forgotten_by(elsewhere), linger=RESULTS_LINGER if in_fleet else 0.0)
+
+
+async def _prices(settings: Settings, *, at_once: bool) -> GenaiPrices:
+    """The list of prices, read at once or when it is first asked."""
+    prices = GenaiPrices(settings.prices)
+    if at_once:
+        await asyncio.to_thread(prices.load)
+    return prices
 
 
 def _bound(live: Sequence[ConfiguredObserver]) -> list[ObserverBinding]:
