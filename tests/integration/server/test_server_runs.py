@@ -10,8 +10,10 @@ import httpx
 import pytest
 from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
+from log_check import look_into
 
-from trackside import RunContext
+from trackside import RunContext, RunManager
+from trackside.app.storage import Store
 from trackside.harness.ids import new_id
 
 UNKNOWN = str(uuid.UUID(int=7))
@@ -132,6 +134,25 @@ async def test_a_failed_wait_is_no_failed_request(serve_agents: Any) -> None:
         (run, _) = await runs.list(thread_id)
         assert run["status"] == "error"
         assert await runs.join(thread_id, run["run_id"]) == failure
+
+
+async def test_who_waits_for_a_run_that_others_have_ended_hears_as_what(serve_agents: Any, database_url: str) -> None:
+    """The process stood still, say: another took it for dead, and nothing of the run's end was said here."""
+    gate = Gate()
+    async with serve_agents({"gate": gate}) as served:
+        waiting = asyncio.create_task(served.client.runs.wait(None, "gate", input={}, raise_error=False))
+        await gate.started.wait()
+        async with Store.open(database_url) as store:
+            await asyncio.to_thread(take_all_for_dead, database_url)
+            async with RunManager({}, coordinator=store.coordinator(lease_seconds=0.2)):
+                answer = await waiting
+    assert answer["__error__"]["error"] == "worker_lost"
+    assert "given no sign of life" in answer["__error__"]["message"]
+
+
+def take_all_for_dead(url: str) -> None:
+    with look_into(url) as database:
+        database.execute("UPDATE workers SET lease_until = 0")
 
 
 async def test_a_run_that_asks_ends_with_its_question_and_the_answer_goes_on(serve_agents: Any) -> None:

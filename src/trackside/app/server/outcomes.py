@@ -14,7 +14,7 @@ from trackside.app.server.wire.runs import status_of
 from trackside.app.storage import Store, StoredRun
 from trackside.app.streams import sse_of
 from trackside.harness import RunResult
-from trackside.harness.lifecycle import has_failed
+from trackside.harness.lifecycle import has_failed, is_final
 from trackside.harness.ports import StreamGap
 from trackside.harness.states import Caller, KeepsThreads, ThreadPlace
 from trackside.harness.types import RunStatus
@@ -86,8 +86,7 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
     """What somebody gets who has waited for a run of this process: the thread's values, or what went wrong."""
     says = parts.streams.end_of(result.run_id)
     if has_failed(result.status):
-        kind = says.get("error_type") if says is not None else None
-        return _failed(RunEnd(result.status, result.error, kind))
+        return _failed(await _failure_of(parts, result, says))
     values = parts.streams.values(result.run_id)
     if result.status is RunStatus.interrupted:
         interrupts = says.get("interrupts", ()) if says is not None else ()
@@ -99,6 +98,16 @@ async def body_of(parts: ServerParts, result: RunResult, agent: str, caller: Cal
         output = result.output
         return json_bytes(output if isinstance(output, dict) else {"output": output})
     return json_bytes(await _values_now(parts, agent, result.thread_id, caller))
+
+
+async def _failure_of(parts: ServerParts, result: RunResult, says: Mapping[str, Any] | None) -> RunEnd:
+    """As what a run has failed: by what was said of it here, or by the log, where others have ended it."""
+    if says is not None:
+        return RunEnd(result.status, result.error, says.get("error_type"))
+    run = await parts.store.run(result.run_id, removed=True)
+    if run is not None and is_final(run.status):
+        return RunEnd.stored(run)
+    return RunEnd(result.status, result.error)
 
 
 def body_heard(parts: ServerParts, run_id: str) -> bytes | None:
