@@ -140,6 +140,7 @@ class Ordeal:
                 break
             fault = left.pop() if left else self._chance.choices(faults, [one.weight for one in faults])[0]
             await self._progress(people)
+            await self._see_that_all_live(system)
             await self._happen(fault)
         while time.monotonic() < until:
             await asyncio.sleep(_LOOK_AGAIN)
@@ -164,7 +165,11 @@ class Ordeal:
 
     async def _happen(self, fault: Fault) -> None:
         began = time.monotonic()
-        whom = await fault.inject()
+        try:
+            whom = await fault.inject()
+        except (OSError, RuntimeError) as exc:
+            self._result.toll.wrong.append(f"{fault.name} could not be done: {exc!r}")
+            return
         try:
             await fault.hold()
         finally:
@@ -185,10 +190,7 @@ class Ordeal:
 
     async def _rest(self, system: System) -> None:
         """Wait until all that was let in has ended, and all that is to be told is told."""
-        for process in system.processes:
-            if not process.is_up:
-                self._result.toll.wrong.append(f"{process.name} has ended by itself: {process.log[-1_000:]}")
-                await revive(process, self._result.toll)
+        await self._see_that_all_live(system)
         await asyncio.to_thread(_end_leases, system.url)
         why = ""
         try:
@@ -197,6 +199,12 @@ class Ordeal:
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
             self._result.toll.wrong.append(f"there is no rest after {REST_SECONDS:g} s: {why}")
+
+    async def _see_that_all_live(self, system: System) -> None:
+        for process in system.processes:
+            if not process.is_up:
+                self._result.toll.wrong.append(f"{process.name} has ended by itself: {process.log[-1_000:]}")
+                await revive(process, self._result.toll)
 
     async def _end(self, system: System) -> None:
         """Have all processes end by themselves."""

@@ -171,7 +171,7 @@ class _Served(System):
                 name=f"server-{place}",
             )
             self._servers.append(FleetProcess(server))
-            await self._servers[-1].start()
+        await asyncio.gather(*(server.start() for server in self._servers))
 
 
 class OnSqlite(_Served):
