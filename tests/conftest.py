@@ -1,12 +1,14 @@
 """What holds for every test: no blocking call on the loop, long tests only when asked for, one PostgreSQL server for all."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from forking import Forkery
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, RunningServer, running_at
 from prepared_databases import EmptiedDatabase, make_tables
@@ -40,6 +42,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+def spent() -> float:
+    """Seconds of CPU time of this process and of those that it has started and seen end."""
+    return sum(os.times()[:4])
+
+
+SPENT = pytest.StashKey[float]()
+COSTS_SHOWN = 10
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have the last report of each test say what has been spent since that of the test before."""
+    report = yield
+    if call.when == "teardown":
+        now = spent()
+        report.spent = now - item.config.stash.get(SPENT, now)
+        item.config.stash[SPENT] = now
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show which files cost most, so that none grows unnoticed."""
+    costs: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            costs[getattr(report, "nodeid", "").partition("::")[0]] += getattr(report, "spent", 0.0)
+    if len(costs) > COSTS_SHOWN:
+        terminalreporter.section(f"CPU time: {costs.total():.0f} s, most of it in")
+        for file, seconds in costs.most_common(COSTS_SHOWN):
+            terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +161,13 @@ def postgres_with_tables(emptied_databases: Callable[[int], EmptiedDatabase]) ->
     database = emptied_databases(0)
     yield database.url
     database.empty()
+
+
+@pytest.fixture(scope="session")
+def forkery() -> Iterator[Forkery]:
+    """Starts servers and workers for a tenth of the CPU time."""
+    with Forkery() as forkery:
+        yield forkery
 
 
 @pytest.fixture

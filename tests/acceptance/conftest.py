@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from forking import Forkery
 from postgres_server import RunningServer
 from served_project import ServedProject
 
@@ -112,7 +113,10 @@ def here(
 
 @pytest.fixture(scope="module")
 def project(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_names: Iterator[str]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_names: Iterator[str],
+    forkery: Forkery,
 ) -> Iterator[ServedProject]:
     """A project made for LangGraph's server, served on either database for all tests of a module."""
     databases: list[tuple[RunningServer, str]] = []
@@ -122,7 +126,7 @@ def project(
         databases.append((server, next(postgres_names)))
         return server.create_database(databases[-1][1])
 
-    with ServedProject(tmp_path_factory.mktemp("project"), postgres) as served:
+    with ServedProject(tmp_path_factory.mktemp("project"), postgres, forkery) as served:
         yield served
     for server, name in databases:
         server.drop_database(name)

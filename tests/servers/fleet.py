@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, Self
 
 from fenced_journal import Entry, FencedJournal
 from fleet_check import Counts, Words, assert_sound
+from forking import Forkery
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from log_check import look_into
@@ -117,6 +118,7 @@ class Fleet:
         attempts: how many the runs of `tries` have.
         settings: more text of `trackside.toml`, with tables of its own.
         env: more of the environment of all processes.
+        forkery: forks them.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Fleet:
         attempts: int = ATTEMPTS,
         settings: str = "",
         env: dict[str, str] | None = None,
+        forkery: Forkery | None = None,
     ) -> None:
         self.folder = folder
         self.postgres = postgres
@@ -148,6 +151,7 @@ class Fleet:
         self._concurrency = concurrency
         self._settings = f"\n[limits.tries]\nmax_attempts = {attempts}\n{settings}"
         self._env = env or {}
+        self._forkery = forkery
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -182,7 +186,9 @@ class Fleet:
     async def add_server(self, **env: str) -> FleetProcess:
         """Start one more server, and make a client of it; `env` is more of its environment."""
         name = f"server-{len(self.servers) + 1}"
-        server = TracksideServer(self.folder, database=self.database, env=self._environment(env), name=name)
+        server = TracksideServer(
+            self.folder, database=self.database, env=self._environment(env), name=name, forkery=self._forkery
+        )
         process = FleetProcess(server)
         self.servers.append(process)
         await process.start()
@@ -193,7 +199,8 @@ class Fleet:
         """Start one more worker: of these agents, or of all."""
         name = f"worker-{len(self.workers) + 1}"
         arguments = ["worker", *agents, "--json", "--database", self.database]
-        worker = FleetProcess(TracksideProcess(self.folder, arguments, name=name, env=self._environment(env)))
+        process = TracksideProcess(self.folder, arguments, name=name, env=self._environment(env), forkery=self._forkery)
+        worker = FleetProcess(process)
         self.workers.append(worker)
         await worker.start()
         return worker

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
+from forking import Forkery
 from nats_server import NatsServer
 from trackside_server import TracksideProcess, TracksideServer
 
@@ -30,11 +31,13 @@ class ServedProject:
     Args:
         folder: where copies of the project are made.
         postgres: makes an empty PostgreSQL database and gives its address.
+        forkery: forks the processes.
     """
 
-    def __init__(self, folder: Path, postgres: Any) -> None:
+    def __init__(self, folder: Path, postgres: Any, forkery: Forkery) -> None:
         self._folder = folder
         self._postgres = postgres
+        self._forkery = forkery
         self._servers: dict[str, TracksideServer] = {}
         self._stack = ExitStack()
 
@@ -50,11 +53,11 @@ class ServedProject:
         start = self._stack.enter_context
         database = "sqlite:///runs.db" if place == "sqlite" else self._postgres()
         if not place.endswith("-fleet"):
-            return start(TracksideServer(folder, database=database))
+            return start(TracksideServer(folder, database=database, forkery=self._forkery))
         engine = start(NatsServer()).url if place.startswith("nats") else "postgres"
         shared = ["--database", database, "--engine", engine]
-        start(TracksideProcess(folder, ["worker", "--json", *shared], name="worker"))
-        return start(TracksideServer(folder, database=database, options=["--engine", engine]))
+        start(TracksideProcess(folder, ["worker", "--json", *shared], name="worker", forkery=self._forkery))
+        return start(TracksideServer(folder, database=database, options=["--engine", engine], forkery=self._forkery))
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self, override
 
+from forking import ForkedProcess, Forkery
+
 EXECUTABLE: Final = Path(sys.executable).with_name("trackside")
 PATIENCE: Final = 60.0  # seconds after which something that does not come counts as hanging
 
@@ -31,6 +33,7 @@ class TracksideProcess:
         name: of its log.
         env: more of the environment.
         within: what starts it, such as `ip netns exec …`; it has to become that process.
+        forkery: forks it, where it matters little that it is started as users start it.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TracksideProcess:
         name: str,
         env: dict[str, str] | None = None,
         within: Sequence[str] = (),
+        forkery: Forkery | None = None,
     ) -> None:
         self.folder = folder
         self.name = name
@@ -50,7 +54,8 @@ class TracksideProcess:
         self._arguments = arguments
         self._within = within
         self._env = {**_environment(), **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forkery = None if "LD_PRELOAD" in self._env else forkery  # a library has to be there from the start on
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
@@ -102,15 +107,20 @@ class TracksideProcess:
     def begin(self) -> None:
         """Start it, and do not wait until it can be used."""
         with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._within, EXECUTABLE, *self.arguments()],
-                cwd=self.folder,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self._forkery is None:
+                self._process = subprocess.Popen(
+                    [*self._within, EXECUTABLE, *self.arguments()],
+                    cwd=self.folder,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            else:
+                self._process = self._forkery.start(
+                    self.arguments(), folder=self.folder, environment=self._env, log=log
+                )
         self.exit_code, self._unread = None, b""
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "guard", str(self._process.pid)],
@@ -210,6 +220,7 @@ class TracksideServer(TracksideProcess):
         port: 0 is any that is free. `restart` takes the one that it had, so that clients find it again.
         name: of its log.
         within: what starts it.
+        forkery: forks it.
     """
 
     def __init__(
@@ -223,9 +234,10 @@ class TracksideServer(TracksideProcess):
         port: int = 0,
         name: str = "serve",
         within: Sequence[str] = (),
+        forkery: Forkery | None = None,
     ) -> None:
         arguments = ["serve", *agents, "--json", "--database", database, *options]
-        super().__init__(folder, arguments, name=name, env=env, within=within)
+        super().__init__(folder, arguments, name=name, env=env, within=within, forkery=forkery)
         self.port = port
         if settings is not None:
             (folder / "trackside.toml").write_text(settings, encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from browser import Visit, running_browser, visiting
+from forking import Forkery
 from playwright.async_api import Browser
 from trackside_server import TracksideServer
 
@@ -47,7 +48,7 @@ def visit(browser: Browser) -> VisitServer:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[ServeConsole]:
+def serve(tmp_path: Path, forkery: Forkery) -> Iterator[ServeConsole]:
     """`server = await serve()` starts `trackside serve` with the agents of `console_agents.py`.
 
     Arguments are those of `TracksideServer`.
@@ -56,7 +57,7 @@ def serve(tmp_path: Path) -> Iterator[ServeConsole]:
 
         async def start(settings: str = SETTINGS, **options: Any) -> TracksideServer:
             (tmp_path / "console_agents.py").write_text(AGENTS.read_text("utf-8"), "utf-8")
-            server = TracksideServer(tmp_path, settings=settings, **options)
+            server = TracksideServer(tmp_path, settings=settings, forkery=forkery, **options)
             await asyncio.to_thread(stack.enter_context, server)
             return server
 

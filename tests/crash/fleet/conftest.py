@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fleet import Fleet
+from forking import Forkery
 from postgres_server import PostgresServer
 
 type OpenFleet = Callable[..., Any]
@@ -29,10 +30,10 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def open_fleet(fleet_postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[OpenFleet]:
+async def open_fleet(fleet_postgres: PostgresServer, tmp_path: Path, forkery: Forkery) -> AsyncIterator[OpenFleet]:
     async with AsyncExitStack() as stack:
 
         async def open_(**options: Any) -> Fleet:
-            return await stack.enter_async_context(Fleet(tmp_path, fleet_postgres, **options))
+            return await stack.enter_async_context(Fleet(tmp_path, fleet_postgres, forkery=forkery, **options))
 
         yield open_

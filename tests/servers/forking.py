@@ -1,0 +1,189 @@
+"""Processes of `trackside` that are forked from one that has imported everything: the same program without its start.
+
+Python's start and the imports of a server are most of the CPU time of a short life, and all tests together start hundreds.
+That the executable does the same is seen by those who start it: `tests/acceptance/test_serve*.py` and `test_worker*.py`.
+
+    with Forkery() as forkery, log.open("ab") as said:
+        process = forkery.start(["serve", "--json"], folder=folder, environment={}, log=said)
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NoReturn, Self
+
+_ROOMS: Final = ("trackside.app.cli", "trackside.app.engine", "trackside.app.server", "trackside.app.storage")
+_USED_BY_AGENTS: Final = (
+    "trackside.harness.adapters.langgraph",
+    "langgraph.graph",
+    "langgraph.types",
+    "langchain_core.messages",
+)
+_EXECUTABLE: Final = str(Path(sys.executable).with_name("trackside"))
+_MOST: Final = 1_000_000  # bytes of an order
+
+
+class Forkery:
+    """A process that forks one for each order, until it is closed; what it has forked goes on."""
+
+    def __init__(self) -> None:
+        self._orders, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)  # so that no two orders come as one
+        with theirs:
+            command = [sys.executable, "-W", "error", __file__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+
+    def start(
+        self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Any
+    ) -> ForkedProcess:
+        """Start the program in a folder; its standard error goes to the log."""
+        order = {"arguments": [*arguments], "folder": str(folder), "environment": {**environment}}
+        output, theirs = os.pipe()
+        said, tells = socket.socketpair()
+        with said, tells:
+            socket.send_fds(self._orders, [json.dumps(order).encode()], [theirs, log.fileno(), tells.fileno()])
+            os.close(theirs)
+            return ForkedProcess(said.dup(), output)
+
+    def close(self) -> None:
+        """End it."""
+        self._orders.close()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ForkedProcess:
+    """What was forked, with those methods of `subprocess.Popen` that `TracksideProcess` uses."""
+
+    def __init__(self, said: socket.socket, output: int) -> None:
+        self._said = said
+        self._code: int | None = None
+        self.stdout = os.fdopen(output, "rb", buffering=0)
+        self.pid = self._heard()
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        if self._code is None and select.select([self._said], [], [], 0)[0]:
+            self._end()
+        return self._code
+
+    def wait(self, seconds: float) -> int:
+        """Wait for its end; the exit code, or the number of the signal that killed it, negative.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on.
+        """
+        if self._code is None:
+            if not select.select([self._said], [], [], seconds)[0]:
+                raise subprocess.TimeoutExpired("trackside", seconds)
+            self._end()
+        assert self._code is not None
+        return self._code
+
+    def kill(self) -> None:
+        """Kill it, if it is there still."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        self._code = self._heard()
+        self._said.close()
+
+    def _heard(self) -> int:
+        return int.from_bytes(self._said.recv(8, socket.MSG_WAITALL), "big", signed=True)
+
+
+def main() -> None:
+    """Fork for each order that comes."""
+    import_everything()
+    gc.freeze()  # what is shared stays so
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those between need nobody who waits for them
+    with socket.socket(fileno=int(sys.argv[1])) as orders:
+        while True:
+            order, files, _, _ = socket.recv_fds(orders, _MOST, 3)
+            if not order:
+                return
+            if not os.fork():
+                orders.close()
+                watch(json.loads(order), *files)
+            for file in files:
+                os.close(file)
+
+
+def import_everything() -> None:
+    """What commands, servers and workers import by and by."""
+    for name in _USED_BY_AGENTS:
+        importlib.import_module(name)
+    for name in _ROOMS:
+        import_all_in(importlib.import_module(name))
+
+
+def import_all_in(room: ModuleType) -> None:
+    for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+        if ".migrations." not in module.name:
+            importlib.import_module(module.name)
+
+
+def watch(order: dict[str, Any], output: int, log: int, tells: int) -> NoReturn:
+    """Fork the program, and tell its number and how it ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if not child:
+        os.close(tells)
+        become(order, output, log)
+    os.close(output)
+    os.close(log)
+    with socket.socket(fileno=tells) as teller:
+        tell(teller, child)
+        _, status = os.waitpid(child, 0)
+        tell(teller, os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def tell(teller: socket.socket, number: int) -> None:
+    with suppress(BrokenPipeError):  # whoever has started it may be gone
+        teller.sendall(number.to_bytes(8, "big", signed=True))
+
+
+def become(order: dict[str, Any], output: int, log: int) -> NoReturn:
+    """Be what a shell's `trackside …` is after its imports."""
+    os.setsid()
+    for target, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, log)):
+        os.dup2(file, target)
+        os.close(file)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    time.tzset()
+    added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:1] = [str(Path(_EXECUTABLE).parent), *added]
+    sys.argv = [_EXECUTABLE, *order["arguments"]]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    from trackside.app.cli import main as program
+
+    sys.exit(program())
+
+
+if __name__ == "__main__":
+    main()
