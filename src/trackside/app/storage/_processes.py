@@ -28,7 +28,10 @@ def is_gone(process: str | None) -> bool:
         return False
     place, _, rest = process.rpartition("/")
     place, _, number = place.rpartition("/")
-    return place == _place() and number.isdigit() and _start_of(int(number)) != rest
+    if place != _place() or not number.isdigit():
+        return False
+    started = _start_of(int(number))
+    return started != rest and not (started is None and _is_hidden(int(number)))
 
 
 def _place() -> str:
@@ -41,6 +44,17 @@ def _pid_namespace() -> str:
         return str((_PROC / "self/ns/pid").readlink())
     except OSError:
         return "?"
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether this is a process of another user's, about which `/proc` may say nothing (`hidepid`, `ProtectProc=`)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _start_of(pid: int) -> str | None:
