@@ -1,0 +1,133 @@
+"""What is released, as it is built here, and environments with nothing in them but what is installed there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCK: Final = ROOT / "requirements.lock"
+EPOCH: Final = os.environ.get("SOURCE_DATE_EPOCH", "1767225600")
+"""The time that is in all files: seconds since 1970."""
+
+_PATIENCE: Final = 600.0  # seconds
+_FOREIGN: Final = ("PYTHON", "TRACKSIDE_", "VIRTUAL_ENV", "COV_", "COVERAGE_", "PYTEST_")
+
+
+def build(source: Path, folder: Path, *kinds: str) -> list[Path]:
+    """Build the wheel or the sdist of a source tree, with the locked hatchling; the files, in the order of the kinds."""
+    made = []
+    for kind in kinds:
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", folder, source],
+            env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (path,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+        made.append(path)
+    return made
+
+
+def unpacked(sdist: Path, folder: Path) -> Path:
+    """Unpack an sdist there; the source tree."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / sdist.name.removesuffix(".tar.gz")
+
+
+@cache
+def uv() -> tuple[str, dict[str, str]]:
+    """The uv of this checkout, and the environment in which it finds the index that pip is set to."""
+    script = ROOT / "scripts" / "bootstrap"
+    found, python = (
+        subprocess.run([script, f"--print-{what}"], capture_output=True, text=True, check=True).stdout.strip()
+        for what in ("uv", "python")
+    )
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    index = subprocess.run(
+        [python, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if index and "UV_DEFAULT_INDEX" not in environment:
+        environment["UV_DEFAULT_INDEX"] = environment.get("PIP_INDEX_URL", index)
+    if "PIP_CERT" in environment:
+        environment.setdefault("SSL_CERT_FILE", environment["PIP_CERT"])
+    return found, environment
+
+
+def found_python(version: str) -> str | None:
+    """An interpreter of this version, as `3.13`; None if there is none."""
+    code, said = _try_uv("python", "find", "--no-project", version)
+    return said.strip() if code == 0 else None
+
+
+def compiled(target: Path, *arguments: str) -> Path:
+    """A list of packages with their versions, as `uv pip compile` makes it in this checkout; the file."""
+    _uv("pip", "compile", "--quiet", "--python-version", "3.12", "--output-file", str(target), *arguments)
+    return target
+
+
+class FreshEnvironment:
+    """A virtual environment with nothing in it.
+
+    Args:
+        folder: where it is made, and where its programs run.
+        python: of which interpreter; this one if left out.
+    """
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self.folder = folder
+        self.python = folder / "env" / "bin" / "python"
+        self.trackside = folder / "env" / "bin" / "trackside"
+        _uv("venv", "--quiet", "--no-project", "--python", python, str(folder / "env"))
+
+    def install(self, *requirements: str | Path, options: Sequence[str] = ("--constraint", str(LOCK))) -> None:
+        """Install these, in the locked versions if nobody says otherwise."""
+        command = ["pip", "install", "--quiet", "--python", str(self.python), *options, *map(str, requirements)]
+        offline, _ = _try_uv(*command, "--offline")  # a moment, where the project's own environment was made by this uv
+        if offline != 0:
+            _uv(*command)
+
+    def run(
+        self, *command: str | Path, folder: Path | None = None, seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of its programs in a folder, its own if left out."""
+        return subprocess.run(
+            [str(part) for part in command],
+            cwd=folder or self.folder,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment, without what is about this process; warnings of our own are errors."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return {**kept, "NO_COLOR": "1", "COLUMNS": "120"}
+
+
+def _uv(*arguments: str) -> None:
+    code, said = _try_uv(*arguments)
+    assert code == 0, f"uv {' '.join(arguments)} ends with {code}:\n{said}"
+
+
+def _try_uv(*arguments: str) -> tuple[int, str]:
+    program, environment = uv()
+    done = subprocess.run(
+        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+    )
+    return done.returncode, done.stdout + done.stderr

@@ -1,0 +1,96 @@
+"""What is in deploy/: the unit for systemd, and the container file, as far as they can be looked over without either."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distribution import PROJECT, ROOT
+
+UNIT = ROOT / "deploy" / "trackside.service"
+CONTAINER = ROOT / "deploy" / "Containerfile"
+MOST_EXPOSED = 2.5
+"""Of 10, by what systemd thinks of how much a unit may do; below 3 it calls it OK."""
+
+
+def container_steps() -> list[tuple[str, str]]:
+    """The instructions of the container file, with continued lines joined: what, and with what."""
+    text = re.sub(r"^#.*\n", "", CONTAINER.read_text("utf-8"), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(words[0], " ".join(words[1:])) for words in map(str.split, text.splitlines()) if words]
+
+
+@pytest.fixture
+def analyze() -> str:
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        pytest.skip("there is no systemd-analyze")
+    return found
+
+
+def test_systemd_understands_the_unit(analyze: str, tmp_path: Path) -> None:
+    here = Path(sys.executable).with_name("trackside")
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text("utf-8").replace("/opt/trackside/bin/trackside", str(here)), "utf-8")
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    about_it = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, about_it) == (0, []), done.stderr
+
+
+def test_systemd_finds_little_that_the_unit_exposes(analyze: str) -> None:
+    command = [analyze, "security", "--offline=yes", f"--threshold={MOST_EXPOSED * 10:.0f}", "--no-pager", UNIT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_unit_says_when_it_is_ready_and_has_time_to_stop() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(UNIT)
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    assert int(service["TimeoutStopSec"]) > 10, "longer than runs.shutdown_grace"
+
+
+def test_the_container_runs_as_nobody_and_says_how_it_is() -> None:
+    steps = container_steps()
+    last = dict(steps)
+    assert last["USER"] == "10001"
+    assert last["ENTRYPOINT"] == '["trackside"]'
+    assert last["STOPSIGNAL"] == "SIGTERM"
+    assert "/health/live" in last["HEALTHCHECK"]
+    assert [rest.partition(" ")[0] for what, rest in steps if what == "FROM"] == [
+        "docker.io/library/python:${PYTHON}-slim"
+    ] * 2
+    assert ":latest" not in CONTAINER.read_text("utf-8")
+    named = re.search(r"EXTRAS=([\w,-]+)", CONTAINER.read_text("utf-8"))
+    assert named is not None
+    assert set(named[1].split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_container_copies_what_there_is_and_what_is_not_ignored() -> None:
+    ignored = CONTAINER.with_name("Containerfile.dockerignore").read_text("utf-8").splitlines()
+    assert "*" in ignored
+    copied = [rest for what, rest in container_steps() if what == "COPY" and "--from" not in rest]
+    names = {name for rest in copied for name in rest.split()[:-1]}
+    assert all((ROOT / name).exists() for name in names)
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == names
+
+
+def test_the_constraints_of_the_container_are_versions_that_pip_takes(tmp_path: Path) -> None:
+    """Its `RUN` line makes them of the lock: a version for each package, without the hashes."""
+    (command,) = [
+        rest.partition(" && ")[0] for what, rest in container_steps() if what == "RUN" and "constraints" in rest
+    ]
+    made = tmp_path / "constraints.txt"
+    here = command.replace("/source/requirements.lock", str(ROOT / "requirements.lock"))
+    subprocess.run(["sh", "-c", here.replace("/source/constraints.txt", str(made))], check=True)
+    lines = [
+        line for line in made.read_text("utf-8").splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
+    assert len(lines) > 50
+    assert [line for line in lines if not re.fullmatch(r"[\w.\[\]-]+==[\w.+]+( ; .+)?", line)] == []
