@@ -100,6 +100,7 @@ class ExportReader(Protocol):
         ...
 
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the last, of what is too deep
 _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(ExportHeader).decode
 _decode_event = msgspec.json.Decoder(ExportedEvent).decode
@@ -143,7 +144,7 @@ class JsonLinesReader:
         """
         try:
             return checked_header(_decode_header(self._next() or b""))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except _UNREADABLE as exc:
             raise ForeignExportError(why="its first line is not that of an export") from exc
 
     def rows(self) -> Iterator[ImportedRow]:
@@ -159,7 +160,7 @@ class JsonLinesReader:
                 return
             try:
                 event = _decode_event(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            except _UNREADABLE as exc:
                 raise ExportDamagedError(line=self._line, why=f"it is not an event: {exc}") from exc
             order.check(self._line, event.position)
             yield ImportedRow(self._line, event.position, row_of(self._line, event, bytes(event.payload)))
@@ -168,7 +169,7 @@ class JsonLinesReader:
     def _end(self, line: bytes, count: int) -> None:
         try:
             footer = _decode_footer(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except _UNREADABLE as exc:
             raise ExportDamagedError(line=self._line, why=f"it is not the last line of an export: {exc}") from exc
         check_count(self._line, footer, count)
         if self._next():
@@ -245,7 +246,7 @@ def row_of(line: int, event: ExportedEvent, payload: bytes) -> EventRow:
     try:
         made = _event(line, event, _decode_payload(payload))
         (row,) = encode_events([made])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except _UNREADABLE as exc:
         raise ExportDamagedError(line=line, why=f"its payload is not JSON: {exc}") from exc
     except (InvalidEventError, PayloadError) as exc:
         raise ExportDamagedError(line=line, why=str(exc).rstrip(".")) from exc

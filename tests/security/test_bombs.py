@@ -1,0 +1,178 @@
+"""A little that becomes very much: packed, nested, repeated, or long. It is refused, or costs what it weighs."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import resource
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, override
+
+import httpx
+import pytest
+import requests
+
+from trackside.app.bounded_answers import MOST_OF_AN_ANSWER, bound_answers
+from trackside.app.storage import Store
+from trackside.app.storage.errors import ExportDamagedError, ForeignExportError
+from trackside.app.storage.transfer import open_export
+
+MEBI = 2**20
+MANY = 200_000
+BOMB = 256 * MEBI
+
+
+def packed(size: int) -> bytes:
+    """So many spaces, packed."""
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as writer:
+        for _ in range(size // MEBI):
+            writer.write(b" " * MEBI)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    made = packed(BOMB)
+    assert len(made) < BOMB // 100
+    return made
+
+
+def highest() -> int:
+    """The most memory that this process ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "identity, gzip", "x-gzip"])
+def test_a_packed_body_is_not_unpacked(place: Any, bomb: bytes, encoding: str) -> None:
+    before = place.server.memory()
+    answer = httpx.post(
+        f"{place.url}/runs/wait",
+        content=bomb,
+        headers={**place.headers(), "content-encoding": encoding, "content-type": "application/json"},
+    )
+    assert answer.status_code == 415
+    assert place.server.memory() - before < 32 * MEBI
+
+
+@pytest.fixture
+def answering(bomb: bytes) -> Iterator[str]:
+    """A server of somebody else's that answers everything with a bomb, or sends on to itself."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.path == "/elsewhere":
+                self.send_response(307)
+                self.send_header("Location", "/bomb")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(bomb)))
+            self.end_headers()
+            self.wfile.write(bomb)
+
+        @override
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        @override
+        def handle_error(self, request: object, client_address: object) -> None: ...
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], name="answering", daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_of_a_packed_answer_little_is_unpacked(answering: str) -> None:
+    before = highest()
+    with bound_answers(requests.Session()) as session:
+        answer = session.post(f"{answering}/bomb", data=b"event")
+    assert len(answer.content) <= MOST_OF_AN_ANSWER
+    assert highest() - before < 64 * MEBI
+
+
+def test_who_sends_on_to_elsewhere_gets_nothing_there(answering: str) -> None:
+    """Not the event, and not the key that goes with it."""
+    with bound_answers(requests.Session()) as session, pytest.raises(requests.TooManyRedirects):
+        session.post(f"{answering}/elsewhere", data=b"event", headers={"x-key": "secret"})
+
+
+def test_an_import_whose_line_has_no_end_is_refused_before_all_of_it_is_read(bomb: bytes) -> None:
+    before = highest()
+    file: Any = gzip.GzipFile(fileobj=io.BytesIO(bomb), mode="rb")
+    with pytest.raises(ForeignExportError):
+        open_export(file)
+    assert file.tell() <= BOMB // 4
+    assert highest() - before < 256 * MEBI
+
+
+JSON_BOMBS = {
+    "a number of a million digits": b'{"assistant_id": "echo", "input": {"n": ' + b"9" * 1_000_000 + b"}}",
+    "an exponent": b'{"assistant_id": "echo", "input": {"n": 1e999999999}}',
+    "a small exponent": b'{"assistant_id": "echo", "input": {"n": 1e-999999999}}',
+    "a long fraction": b'{"assistant_id": "echo", "input": {"n": 0.' + b"1" * 1_000_000 + b"}}",
+    "very many keys": b'{"assistant_id": "echo", "input": {' + b",".join(b'"%d":0' % n for n in range(MANY)) + b"}}",
+    "very many times one key": b'{"assistant_id": "echo", "input": {' + b",".join([b'"a":0'] * MANY) + b"}}",
+    "very many lists": b'{"assistant_id": "echo", "input": {"n": [' + b",".join([b"[]"] * MANY) + b"]}}",
+    "half a character": b'{"assistant_id": "echo", "input": {"n": "\\ud800"}}',
+    "half a character as a key": b'{"assistant_id": "echo", "input": {"\\udc00": 1}}',
+    "the other half first": b'{"assistant_id": "echo", "input": {"n": "\\udc00\\ud800"}}',
+    "not a number": b'{"assistant_id": "echo", "input": {"n": NaN}}',
+    "without end": b'{"assistant_id": "echo", "input": {"n": -Infinity}}',
+    "zero": b'{"assistant_id": "echo", "input": {"n": "\\u0000"}}',
+    "an escape in each place": b'{"assistant_id": "echo", "input": {"n": "' + b"\\u0041" * 500_000 + b'"}}',
+}
+
+
+@pytest.mark.parametrize("body", JSON_BOMBS.values(), ids=JSON_BOMBS.keys())
+def test_json_that_is_odd_is_refused_or_taken_as_it_is(place: Any, body: bytes) -> None:
+    headers = {**place.headers("run"), "content-type": "application/json"}
+    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers, timeout=60)
+    assert answer.status_code in {200, 422}, answer.text[:500]
+    assert len(answer.content) < 2 * len(body) + 1_000
+    if answer.status_code == 200:
+        json.loads(answer.content, parse_constant=pytest.fail)
+    assert httpx.get(f"{place.url}/ok").json() == {"ok": True}
+
+
+def test_a_key_that_comes_twice_means_one_thing_to_all(place: Any) -> None:
+    """Else one part would look at the first and another one use the second."""
+    body = b'{"assistant_id": "nobody", "assistant_id": "echo", "input": {"a": 1, "a": 2}}'
+    headers = {**place.headers("run"), "content-type": "application/json"}
+    answer = httpx.post(f"{place.url}/runs/wait", content=body, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"a": 2})
+
+
+def test_a_body_beyond_the_limit_costs_no_memory(place: Any) -> None:
+    before = place.server.memory()
+
+    def much() -> Iterator[bytes]:
+        for _ in range(64):
+            yield b" " * MEBI
+
+    answer = httpx.post(f"{place.url}/runs/wait", content=much(), headers=place.headers(), timeout=60)
+    assert answer.status_code == 413
+    assert place.server.memory() - before < 48 * MEBI
+
+
+async def test_what_is_imported_is_bounded_by_depth_too(tmp_path: Path) -> None:
+    head = b'{"format":"trackside.events","version":1,"to":1,"chosen":{}}\n'
+    deep = b'{"position":1,"event_id":"e","event_type":"run_started","run_id":"r","thread_id":"t","sequence":1,'
+    deep += (
+        b'"occurred_at":"2026-01-01T00:00:00.000000Z","payload":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}\n"
+    )
+    async with Store.open(f"sqlite:///{tmp_path / 'runs.db'}") as store:
+        export = open_export(io.BytesIO(head + deep + b'{"events":1}\n'))
+        with pytest.raises(ExportDamagedError):
+            await store.import_events(export)
+        assert await store.events() == []
