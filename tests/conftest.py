@@ -1,5 +1,6 @@
 """What holds for every test: no blocking call on the loop, long tests only when asked for, one PostgreSQL server for all."""
 
+import faulthandler
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a long test have its time: what ends a run that not even a signal can stop would end that one after minutes."""
+    if item.get_closest_marker("long"):
+        faulthandler.cancel_dump_traceback_later()
 
 
 def spent() -> float:

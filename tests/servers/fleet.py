@@ -267,8 +267,15 @@ class Fleet:
         return await self.until(look, f"run {run_id} is executed by a worker, and not by {entry.pid}")
 
     async def until_rest(self) -> None:
-        """Wait until all that was let in has ended."""
-        await self.until(lambda: not self.ask("SELECT run_id FROM active_runs"), "everything has ended")
+        """Wait until all that was let in has ended, however much that is, as long as something goes on."""
+        seen: tuple[int, int] | None = None
+
+        def moved() -> tuple[int, int] | None:
+            [found] = self.ask("SELECT (SELECT count(*) FROM active_runs), value FROM counters WHERE name = 'position'")
+            return found if found != seen else None
+
+        while (seen := await self.until(moved, f"something goes on after {seen} active runs and events"))[0]:
+            pass
 
     async def run_row(self, run_id: str) -> dict[str, Any] | None:
         """What the database says of a run."""

@@ -130,17 +130,17 @@ async def test_many_workers_are_back_after_a_restart_of_the_broker_and_of_the_da
         crowd = await stack.enter_async_context(crowd_of(fleet, count))
         first = await crowd.until_all_are_back(count)
         await let_in(fleet, words, 2 * count)
-        await until_rest(fleet)
+        await fleet.until_rest()
         if fleet.nats is not None:
             await fleet.kill_nats()
             await fleet.start_nats()
             await let_in(fleet, words, 2 * count)
             await crowd.until_all_are_back(count)
-        await until_rest(fleet)
+        await fleet.until_rest()
         await fleet.restart_postgres("immediate")
         await crowd.until_all_are_back(count)
         await let_in(fleet, words, 2 * count)
-        await until_rest(fleet)
+        await fleet.until_rest()
         [(connections,)] = fleet.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trackside'")
         assert connections <= MOST_CONNECTIONS * (count + 1)
         print(f"{count} workers and a server have {connections} connections")
@@ -152,10 +152,6 @@ async def test_many_workers_are_back_after_a_restart_of_the_broker_and_of_the_da
         assert (counts.runs, counts.lost, counts.doubles) == (len(words.asked), 0, 0)
 
 
-async def until_rest(fleet: Fleet) -> None:
-    await fleet.until(lambda: not fleet.ask("SELECT run_id FROM active_runs LIMIT 1"), "all has ended", PATIENCE)
-
-
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_runs_that_were_let_in_while_there_was_no_worker_are_executed_when_some_come(
     engine: str, count: int, open_fleet: OpenFleet
@@ -163,7 +159,7 @@ async def test_runs_that_were_let_in_while_there_was_no_worker_are_executed_when
     fleet, words = await open_fleet(engine=engine, servers=1, workers=0, concurrency=32), Words()
     await let_in(fleet, words, count)
     await asyncio.gather(fleet.add_worker(), fleet.add_worker())
-    await until_rest(fleet)
+    await fleet.until_rest()
     counts = await fleet.check(words)
     assert (counts.runs, counts.by_status) == (count, {"success": count})
 
@@ -182,7 +178,7 @@ async def test_a_burst_of_cancels_stops_what_runs_and_what_waits(
             one.may_be_cancelled = True
         cancels = [fleet.clients[number % 2].runs.cancel(one.thread_id, one.run_id) for number, one in enumerate(some)]
         await asyncio.gather(*cancels)
-    await until_rest(fleet)
+    await fleet.until_rest()
     counts = await fleet.check(words)
     assert (counts.runs, counts.by_status) == (count, {"cancelled": count})
     [later] = await let_in(fleet, words, 1)
