@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -46,15 +45,6 @@ class Watch:
             with suppress(Exception):  # the database is away, in the way of its kind
                 await asyncio.to_thread(self.look)
             await asyncio.sleep(_EVERY)
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much of everything there is at a time; bytes, or numbers."""
-
-    at: float
-    """Seconds since the beginning."""
-    parts: dict[str, float]
 
 
 def sizes_of(system: System) -> dict[str, float]:
