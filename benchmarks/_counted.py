@@ -1,19 +1,54 @@
-"""A fixed amount of work, for `instructions` to count: a process of its own, which imports no more than it needs.
+"""Pieces of work for `instructions` to count, one after the other; a process of its own.
 
-python _counted.py WHAT COUNT
+    python _counted.py SHARE
+
+Each piece is done this share of the times that it says, and then twice as often, with a mark before, between and after: a
+call of a function of the C library that nothing else calls, at which callgrind begins to count anew.
 """
 
 import asyncio
 import gc
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 
+from _databases import SqliteFiles
 from _rounds import Work
+from append import stored
 
 from trackside import CompositeObserver, NullObserver
 from trackside.testing.events import make_event
+
+MARK = "sched_get_priority_max"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A piece of work: dispatch to so many observers, or appends by so many producers."""
+
+    words: str
+    kind: str
+    size: int
+    times: int
+
+    def times_of(self, share: float) -> int:
+        """How often it is done first."""
+        return max(self.size, round(self.times * share))
+
+
+WORKS: Sequence[Counted] = (
+    Counted("CompositeObserver.on_event, 1 observer", "dispatch", 1, 20_000),
+    Counted("CompositeObserver.on_event, 4 observers", "dispatch", 4, 20_000),
+    Counted("Store.append on SQLite, 1 producer", "append", 1, 200),
+    Counted("Store.append on SQLite, 16 producers", "append", 16, 800),
+)
+
+
+def mark() -> None:
+    """Have what is counted from now on be counted by itself."""
+    os.sched_get_priority_max(os.SCHED_OTHER)
 
 
 def dispatch(observers: int) -> AbstractAsyncContextManager[Work]:
@@ -29,25 +64,21 @@ def dispatch(observers: int) -> AbstractAsyncContextManager[Work]:
 
 def append(producers: int) -> AbstractAsyncContextManager[Work]:
     """Events into a new file of SQLite's, as in the benchmark of this name."""
-    from _databases import SqliteFiles
-    from append import stored
-
     return stored(SqliteFiles(), producers)
 
 
-WORKS: Mapping[str, Callable[[], AbstractAsyncContextManager[Work]]] = {
-    "dispatch-1": partial(dispatch, 1),
-    "dispatch-4": partial(dispatch, 4),
-    "append-1": partial(append, 1),
-    "append-16": partial(append, 16),
-}
-
-
-async def main(what: str, count: int) -> None:
-    async with WORKS[what]() as work:
-        gc.disable()  # when it comes depends on what was done before, which is not what is counted
-        await work(count)
+async def main(share: float) -> None:
+    gc.disable()  # when it comes depends on what was done before, which is not what is counted
+    for one in WORKS:
+        times = one.times_of(share)
+        async with (dispatch if one.kind == "dispatch" else append)(one.size) as work:
+            await work(max(one.size, times // 4))
+            mark()
+            await work(times)
+            mark()
+            await work(2 * times)
+            mark()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(float(sys.argv[1])))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -99,8 +100,10 @@ async def main(name: str) -> None:
     async with opened() as work:
         await work(portion)
         print("ready", flush=True)
-        ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read), name="end of input")
-        while not ended.done():
+        # In a thread: a dispatch never gives the loop a turn.
+        until_its_end = threading.Thread(target=sys.stdin.read, name="input")
+        until_its_end.start()
+        while until_its_end.is_alive():
             await work(portion)
 
 

@@ -117,5 +117,7 @@ def _section(result: Result) -> str:
     parts += result.tables
     if result.budgets:
         parts.append("\n".join(f"* {budget}" for budget in result.budgets))
+    if any(not budget.met for budget in result.budgets):
+        parts.append("What is known of what is missed is said in [the README](README.md).")
     parts.append(footnote(result.machine, result.written["how"]))
     return "\n\n".join(parts)

@@ -28,7 +28,7 @@ _TIDY_UP_SECONDS = 60
 
 def benchmarks() -> dict[str, Path]:
     """Every benchmark there is. Those that serve are called `serve_NAME.py`: `http.py` would stand before Python's own."""
-    return {path.stem.removeprefix("serve_"): path for path in sorted(HERE.glob("[a-z]*.py"))}
+    return dict(sorted((path.stem.removeprefix("serve_"), path) for path in HERE.glob("[a-z]*.py")))
 
 
 def listing() -> str:

@@ -1,7 +1,7 @@
 """How many instructions one event takes, counted by callgrind: a figure that a busy machine does not change.
 
-Each piece of work is done N times and 2N times, and the difference is N times the work: starting, warming up and closing are
-in both.
+Each piece of work is done N times and 2N times, and the difference is N times the work: warming up is in neither, and what
+happens once is in both.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
+from _counted import MARK, WORKS
 from _report import HERE, Bars, Budget, Report, machine, options_of, publish, table
 from _rounds import Effort, Race
 
@@ -29,39 +29,26 @@ ABOVE, NOT_COMPARABLE = 1, 2
 """Exit codes of a comparison."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A piece of work, and how often it is done at first."""
-
-    what: str
-    times: int
-    words: str
-
-
-WORKS: Sequence[Counted] = (
-    Counted("dispatch-1", 20_000, "CompositeObserver.on_event, 1 observer"),
-    Counted("dispatch-4", 20_000, "CompositeObserver.on_event, 4 observers"),
-    Counted("append-1", 400, "Store.append on SQLite, 1 producer"),
-    Counted("append-16", 1_600, "Store.append on SQLite, 16 producers"),
-)
-
-
-def instructions_of(one: Counted, times: int) -> float:
-    """For doing the work once."""
-    return (_counted(one.what, 2 * times) - _counted(one.what, times)) / times
-
-
-def _counted(what: str, times: int) -> int:
+def counted(share: float) -> dict[str, float]:
+    """Instructions for doing each piece of work once."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "callgrind.out"
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet", "--fair-sched=yes"]
+        out = Path(folder) / "callgrind"
+        command = ["valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={out}", f"--dump-before=*{MARK}*"]
         subprocess.run(
-            [*command, sys.executable, HERE / "_counted.py", what, str(times)],
+            [*command, sys.executable, HERE / "_counted.py", str(share)],
             check=True,
             env=os.environ | {"PYTHONHASHSEED": "0"},
         )
-        lines = out.read_text(errors="replace").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(("summary:", "totals:")))
+        counts = [_count_in(Path(f"{out}.{number + 1}")) for number in range(3 * len(WORKS))]
+    # Of each three: what was before, N times, 2N times.
+    return {
+        one.words: round((counts[at + 2] - counts[at + 1]) / one.times_of(share), 1)
+        for one, at in zip(WORKS, range(0, len(counts), 3), strict=True)
+    }
+
+
+def _count_in(path: Path) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("summary:"))
 
 
 def counted_with() -> dict[str, object]:
@@ -135,9 +122,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return NOT_COMPARABLE
-    found = {
-        one.words: round(instructions_of(one, one.times // 20 if options.quick else one.times), 1) for one in WORKS
-    }
+    found = counted(0.05 if options.quick else 1)
     if options.given.baseline:
         written = counted_with() | {"tolerance": TOLERANCE, "instructions": found}
         BASELINE.write_text(json.dumps(written, indent=1) + "\n")

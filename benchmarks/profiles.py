@@ -21,14 +21,12 @@ EFFORT = Effort(rounds=2, seconds=8.0)
 SAMPLES_A_SECOND = 500
 SHOWN = 8
 """Modules in a table: those with most."""
-IMPORTS = "imports"
-
 _PACKAGE = Path(trackside.__file__).parent
 _LIBRARIES = Path(sysconfig.get_path("purelib"))
 _STANDARD = Path(sysconfig.get_path("stdlib"))
 
-type Frame = tuple[str, str]
-"""The function and the file of who did it; what C code does is its caller's."""
+type Place = tuple[str, str]
+"""A module, and a function in it; what C code does is its caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +39,11 @@ class Part:
     """The function in it that has most."""
 
 
-def parts(found: Iterable[tuple[Frame, int]]) -> list[Part]:
+def parts(found: Iterable[tuple[Place, int]]) -> list[Part]:
     """By module, those with most first."""
     modules: Counter[str] = Counter()
     functions: dict[str, Counter[str]] = {}
-    for (function, file), count in found:
-        module = module_of(file)
+    for (module, function), count in found:
         modules[module] += count
         functions.setdefault(module, Counter())[function] += count
     total = modules.total()
@@ -66,11 +63,11 @@ def module_of(file: str) -> str:
         return path.relative_to(_STANDARD).parts[0].removesuffix(".py")
     if path.is_relative_to(Path(__file__).parent):
         return "benchmark"
-    return IMPORTS if "importlib" in file else "generated code" if file.startswith("<") else path.name
+    return "generated code" if file.startswith("<") else path.name
 
 
 async def time_of(name: str, seconds: float) -> list[Part]:
-    """Where py-spy finds the threads that are at work."""
+    """Where py-spy finds the thread that has the GIL: what waits, and what SQLite does without it, is not in this."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "samples"
         async with working(name) as pid:
@@ -85,21 +82,21 @@ async def time_of(name: str, seconds: float) -> list[Part]:
                 str(out),
                 "--full-filenames",
             ]
-            command += ["--duration", str(max(1, round(seconds))), "--rate", str(SAMPLES_A_SECOND)]
+            command += ["--gil", "--duration", str(max(1, round(seconds))), "--rate", str(SAMPLES_A_SECOND)]
             await _run([str(Path(sys.executable).with_name(command[0])), *command[1:]])
         return parts(_samples(out.read_text().splitlines()))
 
 
-def _samples(lines: Sequence[str]) -> Iterable[tuple[Frame, int]]:
+def _samples(lines: Sequence[str]) -> Iterable[tuple[Place, int]]:
     """Of lines like `outer (file:1);inner (file:2) 17`."""
     for line in lines:
         stack, _, count = line.rpartition(" ")
-        function, _, place = stack.rpartition(";")[2].partition(" (")
-        yield (function, place.rpartition(":")[0]), int(count)
+        function, _, place = stack.rpartition(";")[2].rpartition(" (")
+        yield (module_of(place.rpartition(":")[0]), function), int(count)
 
 
 async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
-    """MiB that Python and its libraries had asked for when they had most, and who had; importing is one part."""
+    """MiB that Python and its libraries had asked for when they had most, and who had."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "allocations"
         async with working(name, [sys.executable, "-m", "memray", "run", "--quiet", "--output", str(out)]):
@@ -112,10 +109,17 @@ async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
         return sum(size for _, size in peak) / 1_048_576, parts(peak)
 
 
-def _allocating(stack: Sequence[tuple[str, str, int]]) -> Frame:
-    if any("importlib" in file for _, file, _ in stack):
-        return "import", IMPORTS
-    return stack[0][:2] if stack else ("?", "outside Python")
+def _allocating(stack: Sequence[tuple[str, str, int]]) -> Place:
+    """The innermost function; what came with an import is the package's that is imported."""
+    places = [(module_of(file), function) for function, file, _ in stack if "importlib" not in file]
+    module, function = places[0] if places else ("Python itself", "")
+    if len(places) == len(stack):
+        return module, function
+    return f"{'Trackside' if _is_ours(module) else module}, imported", "import"
+
+
+def _is_ours(module: str) -> bool:
+    return (_PACKAGE / module).exists()
 
 
 async def _run(command: Sequence[str]) -> None:
@@ -131,7 +135,7 @@ def table_of(name: str, time: Sequence[Part], memory: Sequence[Part], peak: floa
         for first, second in zip(_padded(time), _padded(memory), strict=True)
         if first or second
     ]
-    header = [name, "of the time", "most in", f"of {peak:,.0f} MiB at the peak", "MiB", "most in"]
+    header = [name, "of the GIL's time", "most in", f"of {peak:,.0f} MiB at the peak", "MiB", "most in"]
     return table(header, rows, words=(0, 2, 3, 5))
 
 
@@ -147,7 +151,7 @@ def _cells(part: Part | None, peak: float | None = None) -> list[str]:
 
 
 def plot_of(name: str, time: Sequence[Part]) -> Bars:
-    return Bars(name, "% of the time", {part.module: (part.share * 100,) * 3 for part in time[:SHOWN]})
+    return Bars(name, "% of the GIL's time", {part.module: (part.share * 100,) * 3 for part in time[:SHOWN]})
 
 
 async def profiles(seconds: float) -> Mapping[str, tuple[list[Part], float, list[Part]]]:
@@ -164,7 +168,7 @@ def main() -> None:
         unit="share of samples",
         race=Race(),
         tables=[table_of(name, time, memory, peak) for name, (time, peak, memory) in found.items()],
-        ours=sorted(module for module in modules if (_PACKAGE / module).exists()),
+        ours=sorted(filter(_is_ours, modules)),
         plots=[plot_of(name, time) for name, (time, _, _) in found.items()],
         packages=["py-spy", "memray"],
         how=f"{options.effort.seconds:g} s of each, {SAMPLES_A_SECOND} samples a second, and as long under memray.",
