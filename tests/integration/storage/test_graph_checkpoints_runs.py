@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from blockbuster import BlockBuster
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.graph import START, StateGraph
 
 from trackside import ObserverBinding, RunManager, RunSpec, RunStatus
@@ -54,6 +55,20 @@ async def play(manager: RunManager, *notes: Any, thread_id: str = "t", **more: A
 async def kept(store: Store, graph: Any, thread_id: str = "t") -> Any:
     bound = graph.copy({"checkpointer": store.checkpointer()})
     return (await bound.aget_state({"configurable": {"thread_id": thread_id}})).values.get("notes")
+
+
+async def test_a_thread_forgets_nothing_where_one_process_had_a_clock_that_was_ahead(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: the newest checkpoint is the one with the highest id, and LangGraph makes ids of the wall clock."""
+    graph, day = steps(count), 86_400 * 10_000_000
+    monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", checkpoint_ids.uuid6().time + day)
+    async with managing(store, graph) as manager:
+        await play(manager, "ahead")
+        for note in ("right", "and right"):
+            monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", None)  # as in a process that begins
+            await play(manager, note)
+    assert await kept(store, graph) == ["ahead", 1, "right", 3, "and right", 5]
 
 
 async def test_two_processes_take_turns_at_a_thread(store: Store, url: str) -> None:

@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
     get_checkpoint_metadata,
 )
+from langgraph.checkpoint.base import id as checkpoint_ids
 
 from trackside.app.storage._encoding import json_text
 from trackside.app.storage._graph_checkpoint_reads import Encoded, Listing, StoredCheckpoint
@@ -35,6 +36,8 @@ __all__ = ["StoreCheckpointer"]
 _BRIEF: Final = frozenset({"__start__", "__pregel_tasks"})  # channels that are empty again at the next checkpoint
 _PLAIN: Final = frozenset({type(None), bool, int, float})
 _SHORT: Final = 128  # characters of a text that a checkpoint has in itself
+_LAST_STAMP: Final = "_last_v6_timestamp"
+"""In LangGraph's module that makes ids: those that it makes next come after this time, whatever the clock says."""
 _DELTAS: Final = (
     "counters_since_delta_snapshot"  # LangGraph's: the channels that have only changes since their last value
 )
@@ -79,7 +82,10 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
         """
         thread_id, namespace, checkpoint_id = _address(config)
         found = await self._checkpoints.get(thread_id, namespace, checkpoint_id)
-        return None if found is None else self._tuple_of(found)
+        if found is None:
+            return None
+        _make_ids_after(found.row.checkpoint_id)
+        return self._tuple_of(found)
 
     @override
     async def alist(
@@ -370,6 +376,21 @@ class StoreCheckpointer(BaseCheckpointSaver[str]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """As `aget_delta_channel_history`, from another thread."""
         return self._elsewhere(self.aget_delta_channel_history(config=config, channels=channels))
+
+
+def _make_ids_after(checkpoint_id: str) -> None:
+    """Have the ids that LangGraph makes in this process come after that of the checkpoint from which a thread goes on.
+
+    The newest checkpoint is the one with the highest id, and LangGraph makes ids of the wall clock. Who wrote this one may
+    have had a clock that was ahead; what this process writes would be older, and the thread forget it (I8).
+    """
+    try:
+        stamp = checkpoint_ids.UUID(hex=checkpoint_id).time
+    except ValueError:  # somebody's own id
+        return
+    last: int | None = getattr(checkpoint_ids, _LAST_STAMP, None)
+    if last is None or last < stamp:
+        setattr(checkpoint_ids, _LAST_STAMP, stamp)
 
 
 async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | None:
