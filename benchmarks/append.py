@@ -21,7 +21,7 @@ from trackside.harness.ids import new_id
 
 type AppendOne = Callable[[RunLifecycleEvent], Awaitable[object]]
 
-EFFORT = Effort(rounds=7, seconds=0.5)
+EFFORT = Effort(rounds=5, seconds=0.5)
 PRODUCERS = (1, 16, 64, 256)
 EVENTS_BY_HAND, ROWS_BY_HAND = "by hand, events alone", "by hand, the same rows"
 ROW_BY_ROW, STORED = "SQLAlchemy ORM, row by row", "Store.append"

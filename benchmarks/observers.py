@@ -34,7 +34,7 @@ from trackside.harness.buffered import BufferedObserver
 from trackside.harness.ids import new_id
 from trackside.harness.observer import BatchRunObserver, RunObserver
 
-EFFORT = Effort(rounds=7, seconds=0.7)
+EFFORT = Effort(rounds=5, seconds=0.7)
 CONCURRENT = (32, 256)
 BATCH = 64
 MOST = 1.3

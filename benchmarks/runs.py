@@ -17,7 +17,7 @@ from trackside import ObserverBinding, RunManager, RunSpec
 from trackside.app.observers.storage import StorageObserver
 from trackside.app.storage import Store
 
-EFFORT = Effort(rounds=7, seconds=0.7)
+EFFORT = Effort(rounds=5, seconds=0.7)
 CONCURRENT = (1, 32, 256)
 BY_HAND, ROW_BY_ROW, DURABLE = "by hand, the same rows", "SQLAlchemy ORM, row by row", "RunManager on a store"
 BUDGET = 0.6

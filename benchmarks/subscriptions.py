@@ -33,7 +33,7 @@ from postgres_server import PostgresServer
 type Observer = Callable[[RunLifecycleEvent], Awaitable[None]]
 type Way = Callable[[str, Observer], AbstractAsyncContextManager[Work]]
 
-EFFORT = Effort(rounds=7, seconds=0.5)
+EFFORT = Effort(rounds=5, seconds=0.5)
 LOG = 20_000
 PORTION = 1_000
 """Events that are measured as one piece of work: beside so many it does not matter that a feed begins and ends."""
