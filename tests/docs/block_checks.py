@@ -87,13 +87,13 @@ def _check_command(words: Sequence[str]) -> None:
 
 
 def check_toml(block: Block, folder: Path) -> None:
-    """Settings are as Trackside reads them; another file is TOML."""
+    """Settings are as Trackside reads them, with a database that a fleet may have; another file is TOML."""
     if block.file not in {None, "trackside.toml"}:
         tomllib.loads(block.text)
         return
     (folder / "trackside.toml").write_text(block.text, encoding="utf-8")
     try:
-        settings = load_settings(environ={}, folder=folder)
+        settings = load_settings(environ={"TRACKSIDE_DATABASE_URL": "postgresql:///runs"}, folder=folder)
     except SettingsError as exc:
         if "there is no file /etc/" in str(exc):  # of a machine that is not this one
             return
