@@ -16,7 +16,7 @@ Piped = Callable[..., "subprocess.Popen[str]"]
 type Found = list[dict[str, str]]
 
 AGENTS = """
-import asyncio, os, resource
+import asyncio, resource
 
 async def echo(input):
     return input
@@ -25,8 +25,8 @@ async def sleep(input):
     await asyncio.Event().wait()
 
 async def fills(input):
-    size = os.path.getsize("trackside.db-wal")  # which is where the next commit goes
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    # Less than one page in the log of the database, wherever that goes, and enough for the spool.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, resource.RLIM_INFINITY))
     return "the answer"
 
 def hide(kind, payload):
