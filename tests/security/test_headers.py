@@ -23,7 +23,8 @@ BREAKS = (
 KNOWN = {
     "allow", "cache-control", "connection", "content-length", "content-location", "content-security-policy", "content-type",
     "cross-origin-opener-policy", "date", "location", "permissions-policy", "referrer-policy", "retry-after", "set-cookie",
-    "cross-origin-resource-policy", "server-timing", "transfer-encoding", "vary", "www-authenticate", "x-accel-buffering", "x-content-type-options", "x-frame-options",
+    "cross-origin-resource-policy", "server-timing",
+    "transfer-encoding", "vary", "www-authenticate", "x-accel-buffering", "x-content-type-options", "x-frame-options",
     "x-pagination-next", "x-pagination-total", "x-search-continues", "x-truncated", "content-encoding",
 }  # fmt: skip
 """The headers that answers have."""

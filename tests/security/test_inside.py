@@ -1,7 +1,7 @@
 """Whoever may start a run names where its end is told (`webhook`): that leads nowhere inside, however it is written (SSRF).
 
-What a webhook of the settings may reach, and what becomes of names that mean something else a moment later, of redirects and of
-answers, is in `tests/integration/webhook`.
+What a webhook of the settings may reach, and what becomes of names that mean something else a moment later, of redirects
+and of answers, is in `tests/integration/webhook`.
 """
 
 from __future__ import annotations
