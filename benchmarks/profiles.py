@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from _hot_paths import NAMES, working
@@ -19,8 +20,8 @@ import trackside
 
 EFFORT = Effort(rounds=2, seconds=8.0)
 SAMPLES_A_SECOND = 500
-SHOWN = 8
-"""Modules in a table: those with most."""
+SHOWN, KEPT = 8, 20
+"""Modules in a table, and in the JSON: those with most."""
 _PACKAGE = Path(trackside.__file__).parent
 _LIBRARIES = Path(sysconfig.get_path("purelib"))
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -52,6 +53,7 @@ def parts(found: Iterable[tuple[Place, int]]) -> list[Part]:
     ]
 
 
+@cache
 def module_of(file: str) -> str:
     """A file of Trackside, a package, or a part of the standard library."""
     path = Path(file)
@@ -99,7 +101,9 @@ async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
     """MiB that Python and its libraries had asked for when they had most, and who had."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "allocations"
-        async with working(name, [sys.executable, "-m", "memray", "run", "--quiet", "--output", str(out)]):
+        async with working(
+            name, [sys.executable, "-m", "memray", "run", "--quiet", "--aggregate", "--output", str(out)]
+        ):
             await asyncio.sleep(seconds)
         reader = FileReader(str(out))
         peak = [
@@ -111,9 +115,9 @@ async def memory_of(name: str, seconds: float) -> tuple[float, list[Part]]:
 
 def _allocating(stack: Sequence[tuple[str, str, int]]) -> Place:
     """The innermost function; what came with an import is the package's that is imported."""
-    places = [(module_of(file), function) for function, file, _ in stack if "importlib" not in file]
-    module, function = places[0] if places else ("Python itself", "")
-    if len(places) == len(stack):
+    places = ((module_of(file), function) for function, file, _ in stack if "importlib" not in file)
+    module, function = next(places, ("Python itself", ""))
+    if all("importlib" not in file for _, file, _ in stack):
         return module, function
     return f"{'Trackside' if _is_ours(module) else module}, imported", "import"
 
@@ -175,9 +179,9 @@ def main() -> None:
         extra={
             "profiles": {
                 name: {
-                    "time": [asdict(part) for part in time],
+                    "time": [asdict(part) for part in time[:KEPT]],
                     "peak_mib": peak,
-                    "memory": [asdict(part) for part in memory],
+                    "memory": [asdict(part) for part in memory[:KEPT]],
                 }
                 for name, (time, peak, memory) in found.items()
             }
