@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from tests.contract.agents.callables_scripts import CallablesScripts
 from tests.contract.agents.langgraph_scripts import LangGraphScripts
 from tests.contract.agents.openai_agents_scripts import OpenAIAgentsScripts
 from tests.contract.agents.pydantic_ai_scripts import PydanticAIScripts
+from tests.contract.test_kit_coordinators import StoredCoordinators
 
-from trackside import RunLifecycleEvent, RunManager, RunSpec, run_agent
+from trackside import ObserverBinding, RunContext, RunLifecycleEvent, RunManager, RunSpec, run_agent
 from trackside.app.event_json import data_of, encode
+from trackside.app.observers.storage import StorageObserver
+from trackside.app.storage import Store, StoredCoordinator
 from trackside.testing import RecordingObserver
 from trackside.testing.contracts import ScriptedAgents
 
@@ -84,6 +88,35 @@ async def test_what_runs_of_a_framework_announce_fits(scripts: type[ScriptedAgen
         ("thread_status_updated", "interrupted"),
     } <= ends
     assert [event for event in recorder.events if event.payload.get("completion_data", {}).get("calls")]
+
+
+async def test_what_is_announced_of_a_run_whose_process_is_gone_fits(tmp_path: Path) -> None:
+    began = asyncio.Event()
+
+    async def hangs(input: Any, run: RunContext) -> None:
+        if run.attempt == 1:
+            began.set()
+            await asyncio.Event().wait()
+
+    def manager_on(store: Store, coordinator: StoredCoordinator) -> RunManager:
+        storage = ObserverBinding(StorageObserver(store), required=True)
+        return RunManager({"hangs": hangs}, observers=[storage], coordinator=coordinator, shutdown_grace=0.0)
+
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with Store.open(url) as gone, Store.open(url) as store:
+        coordinator = gone.coordinator(lease_seconds=0.3)
+        async with manager_on(gone, coordinator) as manager:
+            await manager.start(RunSpec("hangs", "hello", max_attempts=2))
+            await began.wait()
+            await StoredCoordinators(url).kill(coordinator)
+            async with manager_on(store, store.coordinator(lease_seconds=0.3)):
+                ends = store.follow(types=["run_completed"])
+                await anext(aiter(ends))
+        events = [stored.event for stored in await store.events()]
+    check(events)
+    (lost,) = [event for event in events if event.event_type == "run_failed"]
+    assert (lost.payload["error_type"], "retried_as" in lost.payload) == ("worker_lost", True)
+    assert [event.payload["attempt"] for event in events if "attempt" in event.payload] == [2]
 
 
 async def test_what_does_not_fit_is_found() -> None:

@@ -161,6 +161,8 @@ class RunFailedPayload(_Payload):
     """The type of the exception, or `worker_lost`, `budget_exceeded` and the like."""
     traceback: NotRequired[str]
     """Where the exception came from."""
+    retried_as: NotRequired[str]
+    """The run that is another attempt of it."""
     title: NotRequired[str | None]
     """The title of its thread, if it has one."""
     completion_data: CompletionData
@@ -179,6 +181,8 @@ class RunCancelledPayload(_Payload):
     """Why, if somebody said so."""
     pre_run_checkpoint_id: NotRequired[str | None]
     """The checkpoint of the thread before the run."""
+    retried_as: NotRequired[str]
+    """The run that is another attempt of it."""
     title: NotRequired[str | None]
     """The title of its thread, if it has one."""
     completion_data: CompletionData
