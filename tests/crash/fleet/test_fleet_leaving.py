@@ -84,7 +84,8 @@ async def drained(fleet: Fleet, worker: FleetProcess) -> None:
 
 async def test_a_worker_is_drained_while_runs_wait(engine: str, open_fleet: OpenFleet) -> None:
     """It finishes what it has, and what waited is executed by who comes after it."""
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=1), Words()
+    # Nobody is to be taken for lost who is only slow.
+    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=1, lease=60.0), Words()
     first = await started(fleet, "talks", words, parts=2, gate="go")
     worker = await fleet.executor_of(first.run_id)
     waiting = [await started(fleet, "talks", words, parts=1) for _ in range(5)]
