@@ -10,8 +10,6 @@ from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
 
-KILLS = 12
-
 
 class Grapher(Forker):
     """The process beside us that runs graphs, and what it said."""
@@ -47,13 +45,14 @@ async def assert_whole(url: str, acknowledged: dict[str, str]) -> None:
         assert (notes[-3], notes[-2], notes[-1]) == ("n", len(notes) - 2, len(notes) - 1)
 
 
-async def test_killed_again_and_again(grapher: Grapher, url: str, blockbuster: Any) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.long)])
+async def test_killed_again_and_again(grapher: Grapher, url: str, blockbuster: Any, kills: int) -> None:
     blockbuster.deactivate()  # this waits for the other process
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     acknowledged: dict[str, str] = {}
-    for _ in range(KILLS):
+    for _ in range(kills):
         acknowledged |= grapher.run_and_die(url, moments.choice([1, 10, 40]), moments.uniform(0, 0.05))
         await assert_whole(url, acknowledged)
-    assert len(acknowledged) >= KILLS
+    assert len(acknowledged) >= kills
