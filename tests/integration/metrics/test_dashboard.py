@@ -11,7 +11,7 @@ import pytest
 from prometheus_server import NoPrometheusError, promtool
 
 from trackside.app.observers.metrics.dashboard import as_text
-from trackside.app.observers.metrics.definitions import DEFINITIONS, Definition, Kind
+from trackside.app.observers.metrics.definitions import DEFINITIONS, Kind
 
 DOCS = Path(__file__).parents[3] / "docs" / "observers"
 DASHBOARD = DOCS / "grafana_dashboard.json"
@@ -165,14 +165,3 @@ def firing(name: str | None, names: list[str]) -> dict[str, Any]:
     assert name is None or name in names
     samples = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if name else []
     return {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "1h", "exp_samples": samples}
-
-
-def row(definition: Definition) -> str:
-    labels = ", ".join(f"`{label}`" for label in definition.labels)
-    return f"| `{definition.name}` | {definition.kind.value} | {labels} | {definition.help.rstrip('.')} |"
-
-
-def test_the_documentation_lists_all_metrics_as_they_are() -> None:
-    listed = [line for line in (DOCS / "metrics.md").read_text().splitlines() if line.startswith("| `trackside_")]
-
-    assert listed == [row(definition) for definition in DEFINITIONS]
