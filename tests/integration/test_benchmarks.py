@@ -1,4 +1,8 @@
-"""That the benchmarks work and say what they are read for. What they measure is not looked at: tests do not time."""
+"""That the benchmarks work and say what they are read for. What they measure is not looked at: tests do not time.
+
+Each takes seconds of CPU time even if it is quick, and shares all but its contenders with the others. So one of each kind is
+run by all tests, and all are run by long ones, and by whoever measures.
+"""
 
 import asyncio
 import importlib
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("checkpoints", "dispatch", "follow", "import_time", "live", "memory_runs", "webhooks")
+NAMES = ("checkpoints", "follow", "import_time", "live", "memory_runs", "webhooks")
 
 
 def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,7 +40,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("_report")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["dispatch", *(pytest.param(name, marks=pytest.mark.long) for name in NAMES)])
 def test_benchmark_prints_a_table_and_writes_every_round_of_every_contender(name: str, tmp_path: Path) -> None:
     done = bench(name, "--quick", "--results", tmp_path)
 
@@ -56,6 +60,7 @@ def test_benchmark_prints_a_table_and_writes_every_round_of_every_contender(name
         assert budget["measured"].keys() == {"cpu", "wall"}
 
 
+@pytest.mark.long
 def test_a_big_store_is_filled_asked_for_every_page_and_appended_to(tmp_path: Path) -> None:
     done = bench("big", "--quick", "--events", 500, "--results", tmp_path)
 
@@ -68,6 +73,7 @@ def test_a_big_store_is_filled_asked_for_every_page_and_appended_to(tmp_path: Pa
     assert [budget["what"].split()[0] for budget in written["budgets"]] == ["append", "any", "all", "stats"]
 
 
+@pytest.mark.long
 def test_pages_are_read_beside_the_same_rows_by_hand(tmp_path: Path) -> None:
     done = bench("read", "--quick", "--results", tmp_path)
 
@@ -76,7 +82,7 @@ def test_pages_are_read_beside_the_same_rows_by_hand(tmp_path: Path) -> None:
     assert Counter(way["name"] for way in contenders) == {"by hand, on `sqlite3`": 5, "Store": 5}
 
 
-@pytest.mark.parametrize(("name", "ways"), [("append", 4), ("runs", 3)])
+@pytest.mark.parametrize(("name", "ways"), [("append", 4), pytest.param("runs", 3, marks=pytest.mark.long)])
 def test_the_store_is_measured_beside_the_same_rows_by_hand_on_both_databases(
     name: str, ways: int, tmp_path: Path
 ) -> None:
@@ -89,6 +95,7 @@ def test_the_store_is_measured_beside_the_same_rows_by_hand_on_both_databases(
     assert [budget["what"].partition(",")[0] for budget in written["budgets"]] == ["SQLite", "PostgreSQL"]
 
 
+@pytest.mark.long
 def test_the_manager_is_measured_beside_raw_appends_and_with_a_long_queue_and_its_memory_is(tmp_path: Path) -> None:
     done = bench("manager", "--quick", "--results", tmp_path)
 
@@ -102,6 +109,7 @@ def test_the_manager_is_measured_beside_raw_appends_and_with_a_long_queue_and_it
     assert all(f"{budget['what']}: " in done.stdout for budget in written["budgets"])
 
 
+@pytest.mark.long
 def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alone(tmp_path: Path) -> None:
     done = bench("observers", "--quick", "--results", tmp_path)
 
@@ -119,8 +127,11 @@ def test_live_observers_are_measured_one_by_one_and_with_runs_beside_storage_alo
 @pytest.mark.parametrize(
     ("name", "budgets", "cases"),
     [
-        ("http", 6, {"wait, one at a time", "wait, 32 at once", "wait, light client, 32 at once"}),
-        ("sse", 2, {"the first event of a run", "1,000 followers of one run"}),
+        pytest.param(
+            *("http", 6, {"wait, one at a time", "wait, 32 at once", "wait, light client, 32 at once"}),
+            marks=pytest.mark.long,
+        ),
+        pytest.param("sse", 2, {"the first event of a run", "1,000 followers of one run"}, marks=pytest.mark.long),
         ("startup", 6, {"start to the first answer"}),
     ],
 )
