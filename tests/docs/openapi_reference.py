@@ -78,12 +78,16 @@ def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(values: Mapping[str, Mapping[str, Any]], required: Any) -> Iterator[str]:
-    yield "| name | value | default | |\n|---|---|---|---|"
+    rows = []
     for name, value in values.items():
         word, _, place = name.partition(" ")
         shown = f"`{word}`{'' if name in required else '?'} {place}".strip()
         default = f"`{json.dumps(value['default'])}`" if value.get("default") is not None else ""
-        yield f"| {shown} | {_shown(value)} | {default} | {' '.join(str(value.get('description', '')).split())} |"
+        rows.append((shown, _shown(value), default, " ".join(str(value.get("description", "")).split())))
+    titles = ("name", "value", "default", "what for")
+    said = [number for number in range(len(titles)) if any(row[number] for row in rows)]
+    for row in (titles, ["---"] * len(titles), *rows):
+        yield f"| {' | '.join(row[number] for number in said)} |"
     yield ""
 
 
@@ -96,7 +100,7 @@ def _shown(schema: Mapping[str, Any]) -> str:
         case {"anyOf": kinds}:
             return " or ".join(dict.fromkeys(map(_shown, kinds)))
         case {"enum": values}:
-            return ", ".join(f"`{one}`" for one in values)
+            return ", ".join(f"`{one}`" if one else "nothing" for one in values)
         case {"type": "array", "items": {} as items} if items:
             return f"list of {_shown(items)}"
         case {"type": "object", "additionalProperties": {} as values} if values:
