@@ -1,0 +1,240 @@
+"""That the report says all that was measured, of every benchmark, and is made of what they have written down alone."""
+
+import ast
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+NAMES = sorted(path.stem.removeprefix("serve_") for path in BENCHMARKS.glob("[a-z]*.py"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def runner(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, BENCHMARKS / "_run.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of the recorded results, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("report")
+    for path in RESULTS.glob("*.json"):
+        shutil.copy(path, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        assert module("_page").write_report(folder) == folder / "REPORT.md"
+    return folder
+
+
+def test_committed_report_is_that_of_the_committed_results_to_the_byte(made: Path) -> None:
+    assert (made / "REPORT.md").read_text() == (BENCHMARKS / "REPORT.md").read_text()
+    drawn = {path.name: path.read_bytes() for path in (made / "plots").iterdir()}
+    assert drawn == {path.name: path.read_bytes() for path in (BENCHMARKS / "plots").iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_has_a_section_with_its_figures_and_a_plot_with_its_contenders(name: str, made: Path) -> None:
+    written = json.loads((made / f"{name}.json").read_text())
+    report = (made / "REPORT.md").read_text()
+
+    section = report.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+    assert "\n| -" in section
+    assert all("\n".join(lines) in section for lines in written["tables"])
+    assert all(budget["what"] in section for budget in written["budgets"])
+    assert f"`./scripts/bench {name}`" in section
+    assert f"commit {written['machine']['commit']}" in section
+    assert f"(plots/{name}.svg)" in section
+    plot = ET.parse(made / "plots" / f"{name}.svg")
+    texts = {"".join(text.itertext()) for text in plot.iter(f"{SVG}text")}
+    drawn = [plot.get("bars", plot.get("lines")) for plot in written["plots"]]
+    expected = {label for one in drawn for label in one} or {way["name"] for way in written["contenders"]}
+    assert expected
+    assert expected <= texts
+
+
+def test_plots_say_no_date_and_no_version_and_follow_the_colours_of_the_page(made: Path) -> None:
+    for path in (made / "plots").iterdir():
+        text = path.read_text()
+        assert "<dc:date>" not in text
+        assert "matplotlib.org" not in text
+        assert "prefers-color-scheme" in text
+        assert "fill: currentColor" in text
+        assert len(text) < 200_000
+
+
+def test_every_line_of_the_budget_is_in_the_report_with_figures_and_a_command_that_exists(made: Path) -> None:
+    lines = module("_lines").LINES
+    table = (made / "REPORT.md").read_text().partition("\n## Budgets\n")[2].partition("\n## ")[0]
+
+    for line in lines:
+        (row,) = [
+            cells
+            for cells in ([cell.strip() for cell in row.split(" | ")] for row in table.splitlines())
+            if cells[0] == f"| {line.work}" and cells[1] == line.budget
+        ]
+        assert row[2]
+        assert row[3] == "met" or row[3].startswith("**missed by ")
+        assert row[4]
+        assert line.benchmark in NAMES
+        assert row[-1].startswith(f"`./scripts/bench {line.benchmark}`")
+
+
+def test_a_line_that_was_not_measured_says_so() -> None:
+    page = module("_page")
+    line = module("_lines").LINES[0]
+
+    assert page._row(line, None) == [line.work, line.budget, "", "not measured", "", "", f"`{line.command}`"]
+
+
+def test_a_missed_budget_is_said_with_by_how_much_and_why(made: Path) -> None:
+    line = module("_lines").LINES[0]
+    written = json.loads((made / f"{line.benchmark}.json").read_text())
+    for budget in written["budgets"]:
+        budget["measured"] = {"cpu": budget["limit"] * (1.5 if budget["at_most"] else 0.5)}
+
+    report = module("_page").page({line.benchmark: module("_results").Result(written)})
+
+    assert "**missed by 50%** (3 of 3)" in report
+    assert f"* {line.work} ({line.budget}): {line.why}." in report
+
+
+def test_results_of_different_commits_are_said_to_be() -> None:
+    def result(name: str, commit: str) -> Any:
+        written = json.loads((RESULTS / f"{name}.json").read_text())
+        written["machine"]["commit"] = commit
+        return module("_results").Result(written)
+
+    page = module("_page").page
+
+    assert "2 different commits" in page({"live": result("live", "abc"), "read": result("read", "def")})
+    assert "different commits" not in page({"live": result("live", "abc"), "read": result("read", "abc")})
+
+
+def test_one_benchmark_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    done = runner("read", "import_time", "--", "--quick", "--rounds", "2", "--results", tmp_path, "--events", "5")
+
+    # Neither takes --events: both have failed, and the second was tried.
+    assert done.returncode == 1
+    assert "bench: read failed: exit code 2" in done.stderr
+    assert "bench: import_time failed: exit code 2" in done.stderr
+
+    assert runner("import_time", "--", "--quick", "--results", tmp_path).returncode == 0
+    assert "## import_time" in (tmp_path / "REPORT.md").read_text()
+
+
+def test_all_benchmarks_are_found_and_none_that_is_not_there_is_run() -> None:
+    listed = runner()
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [*NAMES, "all", "report"]
+    assert all(ast.get_docstring(ast.parse(path.read_text())) for path in BENCHMARKS.glob("[a-z]*.py"))
+
+    unknown = runner("dispatch", "dispach")
+    assert unknown.returncode == 2
+    assert "there is no benchmark “dispach”" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("counted", "baseline", "code", "said"),
+    [
+        (1_010.0, {}, 0, "Nothing is more than 2%"),
+        (1_030.0, {}, 1, "one takes 1,030 instructions, 3.0% more than the 1,000 of instructions.json"),
+        (1_000.0, {"python": "CPython 2.7"}, 2, "cannot be compared with instructions.json"),
+        (1_000.0, {"packages": {"sqlalchemy": "0.1"}}, 2, "cannot be compared with instructions.json"),
+    ],
+)
+def test_more_instructions_than_in_the_baseline_fail_and_those_of_another_python_are_not_compared(
+    counted: float, baseline: dict[str, object], code: int, said: str
+) -> None:
+    instructions = module("instructions")
+    before = instructions.counted_with() | {"instructions": {"one": 1_000.0}} | baseline
+
+    found = instructions.compared({"one": counted}, before)
+
+    assert found[0] == code
+    assert said in found[1]
+
+
+def test_committed_baseline_has_a_figure_for_each_piece_of_work() -> None:
+    instructions = module("instructions")
+    baseline = json.loads((BENCHMARKS / "instructions.json").read_text())
+
+    assert baseline["instructions"].keys() == {one.words for one in instructions.WORKS}
+    assert all(value > 100 for value in baseline["instructions"].values())
+
+
+def test_samples_are_summed_by_module_with_the_hottest_function_of_each() -> None:
+    profiles = module("profiles")
+    ours, library, standard = (
+        place / file
+        for place, file in (
+            (profiles._PACKAGE, "harness/worker.py"),
+            (profiles._LIBRARIES, "sqlalchemy/sql/base.py"),
+            (profiles._STANDARD, "asyncio/events.py"),
+        )
+    )
+
+    found = profiles.parts(
+        profiles._samples(
+            [
+                f"main (<string>:1);Worker.run ({ours}:10);Handle._run ({standard}:3) 20",
+                f"main (<string>:1);Worker.run ({ours}:10) 10",
+                f"main (<string>:1);Worker.run (slowly) ({ours}:11) 40",
+                f"main (<string>:1);select ({library}:7) 25",
+                "main (<string>:1) 5",
+            ]
+        )
+    )
+
+    assert [(part.module, part.share, part.hottest) for part in found] == [
+        ("harness/worker.py", 0.5, "Worker.run (slowly)"),
+        ("sqlalchemy", 0.25, "select"),
+        ("asyncio", 0.2, "Handle._run"),
+        ("generated code", 0.05, "main"),
+    ]
+
+
+def test_what_came_with_an_import_is_said_of_the_package_that_was_imported() -> None:
+    profiles = module("profiles")
+    ours, library = profiles._PACKAGE / "app/cli/process_life.py", profiles._LIBRARIES / "sqlalchemy/sql/base.py"
+    imports = "<frozen importlib._bootstrap>"
+
+    assert profiles._allocating([("run", str(ours), 1), ("main", "<string>", 1)]) == ("app/cli/process_life.py", "run")
+    assert profiles._allocating([("compile", imports, 1), ("base", str(library), 1), ("load", imports, 1)]) == (
+        "sqlalchemy, imported",
+        "import",
+    )
+    assert profiles._allocating([("load", imports, 1), ("main", str(ours), 1)]) == ("Trackside, imported", "import")
+
+
+@pytest.mark.long
+def test_profiles_of_all_paths_are_taken(tmp_path: Path) -> None:
+    done = runner("profiles", "--", "--quick", "--results", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "profiles.json").read_text())["profiles"]
+    assert len(found) == 6
+    for profile in found.values():
+        for what in ("time", "memory"):
+            assert 0.7 < sum(part["share"] for part in profile[what]) <= 1.000_001
+        assert profile["peak_mib"] > 1
+    assert any(part["module"].startswith("harness/") for part in found["dispatch to 4 observers"]["time"])
+    assert any(part["module"].startswith("app/") for part in found["HTTP wait, a function, 32 at once"]["time"])
