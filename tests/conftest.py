@@ -135,6 +135,25 @@ def postgres_url(postgres_server: RunningServer, postgres_names: Iterator[str]) 
     postgres_server.drop_database(name)
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: RunningServer, postgres_names: Iterator[str]) -> Iterator[str]:
+    """The name of a PostgreSQL database with our tables, to be copied."""
+    name = next(postgres_names)
+    make_tables(postgres_server.create_database(name))
+    yield name
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def own_postgres_with_tables(
+    postgres_server: RunningServer, postgres_names: Iterator[str], postgres_template: str
+) -> Iterator[str]:
+    """The address of a PostgreSQL database with our tables that no other test has, for who may leave processes in it."""
+    name = next(postgres_names)
+    yield postgres_server.create_database(name, template=postgres_template)
+    postgres_server.drop_database(name)
+
+
 # These are made once, and copied for each test or emptied after it.
 @pytest.fixture(scope="session")
 def sqlite_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:

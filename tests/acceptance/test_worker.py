@@ -55,8 +55,8 @@ def write(folder: Path, word: str) -> None:
 
 
 @pytest.fixture
-def server(folder: Path, postgres_url: str) -> Iterator[TracksideServer]:
-    with TracksideServer(folder, database=postgres_url) as one:
+def server(folder: Path, postgres_with_tables: str) -> Iterator[TracksideServer]:
+    with TracksideServer(folder, database=postgres_with_tables) as one:
         yield one
 
 
@@ -65,8 +65,8 @@ def working(folder: Path, database: str, *options: str) -> TracksideProcess:
 
 
 @pytest.fixture
-def worker(server: TracksideServer, postgres_url: str) -> Iterator[TracksideProcess]:
-    with working(server.folder, postgres_url, "--port", "0", "--drain", "1h") as one:
+def worker(server: TracksideServer, postgres_with_tables: str) -> Iterator[TracksideProcess]:
+    with working(server.folder, postgres_with_tables, "--port", "0", "--drain", "1h") as one:
         yield one
 
 
@@ -88,10 +88,12 @@ def test_a_worker_executes_what_a_server_lets_in_and_says_how_it_is(
     assert server.ready["engine"] == "postgres"
 
 
-def test_a_server_says_that_nobody_executes_and_when_somebody_comes(server: TracksideServer, postgres_url: str) -> None:
+def test_a_server_says_that_nobody_executes_and_when_somebody_comes(
+    server: TracksideServer, postgres_with_tables: str
+) -> None:
     wait_until(lambda: "no live worker serves echo, until_told, so runs wait" in server.log, "it says so")
 
-    with working(server.folder, postgres_url):
+    with working(server.folder, postgres_with_tables):
         wait_until(lambda: "a worker serves echo, until_told now" in server.log, "it says so")
 
 
@@ -147,15 +149,15 @@ def test_the_third_signal_leaves_at_once_and_others_end_what_it_had(
 
 
 def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
-    trackside: Run, piped: Any, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+    trackside: Run, piped: Any, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     run_id = begin(server, "drained")
-    (listed,) = workers(trackside, postgres_url)
+    (listed,) = workers(trackside, postgres_with_tables)
     assert listed["address"] == worker.ready["url"]
-    asked = trackside("workers", "drain", listed["name"], "--yes", "--database", postgres_url)
+    asked = trackside("workers", "drain", listed["name"], "--yes", "--database", postgres_with_tables)
     wait_until(lambda: "waiting for 1 run" in worker.log, "it hears of it")
-    (draining,) = workers(trackside, postgres_url)
-    waiting = piped("workers", "drain", listed["worker_id"][:12], "--yes", "--wait", "--database", postgres_url)
+    (draining,) = workers(trackside, postgres_with_tables)
+    waiting = piped("workers", "drain", listed["worker_id"][:12], "--yes", "--wait", "--database", postgres_with_tables)
     assert waiting.stderr.readline() == "Waiting until its runs are over; Ctrl-C waits no longer.\n"
     (server.folder / "go").touch()
     left, failure = waiting.communicate(timeout=PATIENCE)
@@ -167,7 +169,7 @@ def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
     assert "somebody has this worker drained" in worker.log
-    assert workers(trackside, postgres_url) == []
+    assert workers(trackside, postgres_with_tables) == []
 
 
 def workers(trackside: Run, database: str) -> list[dict[str, Any]]:
@@ -204,8 +206,10 @@ def test_what_cannot_be_loaded_is_said_and_the_worker_goes_on(
     assert ask(server, "echo")["said"] == "before"
 
 
-def test_a_person_sees_what_the_worker_is(terminal: Any, server: TracksideServer, postgres_url: str) -> None:
-    shown = terminal("worker", "echo", "--pool", "gpu", "--pool", "default", "-c", "3", "--database", postgres_url)
+def test_a_person_sees_what_the_worker_is(terminal: Any, server: TracksideServer, postgres_with_tables: str) -> None:
+    shown = terminal(
+        "worker", "echo", "--pool", "gpu", "--pool", "default", "-c", "3", "--database", postgres_with_tables
+    )
     shown.wait_for("Ctrl-C lets its runs end, and stops it")
 
     assert ask(server, "echo")["said"] == "before"

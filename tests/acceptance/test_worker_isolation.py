@@ -65,8 +65,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(folder: Path, postgres_url: str) -> Iterator[TracksideServer]:
-    with TracksideServer(folder, database=postgres_url) as one:
+def server(folder: Path, postgres_with_tables: str) -> Iterator[TracksideServer]:
+    with TracksideServer(folder, database=postgres_with_tables) as one:
         yield one
 
 
@@ -75,8 +75,8 @@ def working(folder: Path, database: str, *options: str, **env: str) -> Trackside
 
 
 @pytest.fixture
-def worker(server: TracksideServer, postgres_url: str) -> Iterator[TracksideProcess]:
-    with working(server.folder, postgres_url, "--port", "0", "--drain", "1h", NOTIFY_SOCKET="/nowhere") as one:
+def worker(server: TracksideServer, postgres_with_tables: str) -> Iterator[TracksideProcess]:
+    with working(server.folder, postgres_with_tables, "--port", "0", "--drain", "1h", NOTIFY_SOCKET="/nowhere") as one:
         yield one
 
 
@@ -108,12 +108,14 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
 
 
 def test_places_are_counted_once_and_the_worker_answers_for_all(
-    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     begin(server, "one")
-    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "both processes are there")
-    wait_until(lambda: any(one["running"] for one in supervisors(trackside, postgres_url)), "it says what it executes")
-    (supervisor,) = supervisors(trackside, postgres_url)
+    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "both processes are there")
+    wait_until(
+        lambda: any(one["running"] for one in supervisors(trackside, postgres_with_tables)), "it says what it executes"
+    )
+    (supervisor,) = supervisors(trackside, postgres_with_tables)
     queue = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()
 
     assert worker.ready["isolation"] == "process"
@@ -125,7 +127,9 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
     with httpx.Client(base_url=worker.ready["url"]) as health:
         assert health.get("/live").json() == {"status": "live"}
         assert health.get("/ready").status_code == 200
-    assert worker.ready["url"] not in {one["address"] for one in workers(trackside, postgres_url) if one["isolated_in"]}
+    assert worker.ready["url"] not in {
+        one["address"] for one in workers(trackside, postgres_with_tables) if one["isolated_in"]
+    }
 
 
 def supervisors(trackside: Run, database: str) -> list[dict[str, Any]]:
@@ -134,13 +138,13 @@ def supervisors(trackside: Run, database: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("how", ["signal", "command"])
 def test_it_drains_as_one(
-    how: str, trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+    how: str, trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     run_id = begin(server, "drained")
     if how == "signal":
         worker.signal(signal.SIGTERM)
     else:
-        asked = trackside("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_url)
+        asked = trackside("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_with_tables)
         assert asked.returncode == 0, asked.stderr
     wait_until(lambda: "waiting for 1 run, up to 3600 s" in worker.log, "it waits")
     (server.folder / "go").touch()
@@ -148,7 +152,7 @@ def test_it_drains_as_one(
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
     assert [one for one in said(worker) if one in {"stopping", "stopped"}] == ["stopping", "stopped"]
-    assert workers(trackside, postgres_url) == []
+    assert workers(trackside, postgres_with_tables) == []
 
 
 def test_the_second_signal_cancels_what_runs(server: TracksideServer, worker: TracksideProcess) -> None:
@@ -173,20 +177,20 @@ def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideSe
 
 
 def test_the_place_of_a_process_that_leaves_has_another_one_soon(
-    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_url: str
+    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     """Also if somebody has drained it; and one that cannot begin is said, and tried again."""
-    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "both processes are there")
+    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "both processes are there")
     (server.folder / "agents.py").rename(server.folder / "away.py")
-    leaves = next(one for one in workers(trackside, postgres_url) if one["isolated_in"])
-    trackside("workers", "drain", leaves["worker_id"], "--yes", "--database", postgres_url)
+    leaves = next(one for one in workers(trackside, postgres_with_tables) if one["isolated_in"])
+    trackside("workers", "drain", leaves["worker_id"], "--yes", "--database", postgres_with_tables)
     wait_until(
         lambda: "exited with code 2 before it could take runs; the next one is tried in 1 s" in worker.log, "why"
     )
     assert ask(server, "echo")["said"] == "before"
     (server.folder / "away.py").rename(server.folder / "agents.py")
-    wait_until(lambda: len(workers(trackside, postgres_url)) == 3, "there are two processes again")
-    assert leaves["worker_id"] not in {one["worker_id"] for one in workers(trackside, postgres_url)}
+    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "there are two processes again")
+    assert leaves["worker_id"] not in {one["worker_id"] for one in workers(trackside, postgres_with_tables)}
 
 
 def test_it_begins_anew_with_what_its_agents_are_by_then(server: TracksideServer, worker: TracksideProcess) -> None:
@@ -198,8 +202,10 @@ def test_it_begins_anew_with_what_its_agents_are_by_then(server: TracksideServer
     assert (worker.pid, ask(server, "echo")["said"]) == (pid, "after")
 
 
-def test_ctrl_c_in_its_terminal_drains_it_once(terminal: Any, server: TracksideServer, postgres_url: str) -> None:
-    shown = terminal("worker", "--memory-limit", "1GB", "--database", postgres_url)
+def test_ctrl_c_in_its_terminal_drains_it_once(
+    terminal: Any, server: TracksideServer, postgres_with_tables: str
+) -> None:
+    shown = terminal("worker", "--memory-limit", "1GB", "--database", postgres_with_tables)
     shown.wait_for("Ctrl-C lets its runs end, and stops it")
     run_id = begin(server, "typed")
     shown.press(b"\x03")
@@ -222,10 +228,10 @@ def test_ctrl_c_in_its_terminal_drains_it_once(terminal: Any, server: TracksideS
     ],
 )
 def test_agents_that_cannot_be_loaded_are_said_once(
-    text: str, says: str, trackside: Run, folder: Path, postgres_url: str
+    text: str, says: str, trackside: Run, folder: Path, postgres_with_tables: str
 ) -> None:
     (folder / "agents.py").write_text(text, encoding="utf-8")
-    done = trackside("worker", "--database", postgres_url)
+    done = trackside("worker", "--database", postgres_with_tables)
 
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,5 +1,6 @@
-"""What all tests that kill have in common: the address of an empty database, of each kind."""
+"""What all tests that kill have in common: the address of a database, of each kind, with our tables and nothing in them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    address: str = request.getfixturevalue("postgres_url")
+        path = tmp_path / "runs.db"
+        shutil.copy(request.getfixturevalue("sqlite_with_tables"), path)
+        return f"sqlite:///{path}"
+    address: str = request.getfixturevalue("own_postgres_with_tables")
     return address

@@ -6,11 +6,9 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared_databases import make_tables
 
 from trackside.app.storage import Store
 from trackside.app.storage.maintenance import check_database
@@ -68,14 +66,6 @@ CHILD = textwrap.dedent("""
 """)
 
 PLACES = ["before sweeping", "while forgetting", "before the log", "within the log"]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    in_file = request.param == "sqlite"
-    address = f"sqlite:///{tmp_path}/runs.db" if in_file else str(request.getfixturevalue("postgres_url"))
-    make_tables(address)
-    return address
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -74,8 +74,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(dialect: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a database that is not there yet (SQLite) or empty; for a `store`, of one with our tables."""
-    with_tables = "store" in request.fixturenames
+    """The address of a database that is not there (SQLite) or empty; has our tables for a `store`, and in rooms inside."""
+    with_tables = "store" in request.fixturenames or request.path.parent != Path(__file__).parent
     if dialect == "sqlite":
         path: Path = request.getfixturevalue("path")
         if with_tables:
