@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Sequence
 from typing import Final, Literal
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from trackside.app.storage._enrolment import BEATS_PER_LEASE, Enrolment
 from trackside.app.storage._own_runs import OwnRun, OwnRuns
@@ -220,14 +221,31 @@ class Upkeep:
         if host is None or not before:
             return
         owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self._worker_id))}
+        may_start = await self._may_start(
+            [run_id for run_id, own in before.items() if own.claimed and run_id not in owned]
+        )
         for run_id, own in before.items():
-            if self._own.get(run_id) is not own or own.over:
+            if self._own.get(run_id) is not own or own.over or run_id in may_start:
                 continue
             if run_id not in owned:
                 self._own.forget(run_id)
                 host.on_lost(run_id)
             else:
                 _hear(host, own, owned[run_id])
+
+    async def _may_start(self, claimed: Sequence[str]) -> Collection[str]:
+        """Of runs that are claimed here, and not this worker's by the database, those that are not lost.
+
+        The database hears of a claim by the start of the run. Who was taken for dead before that still has the run, as long
+        as it is nobody else's: the start may be on its way, and the log takes it. To give the run up now would leave it
+        started and executed by nobody.
+        """
+        if not claimed:
+            return ()
+        owner = active_runs.c.owner
+        free = or_(owner.is_(None), owner == self._worker_id)
+        query = select(active_runs.c.run_id).where(active_runs.c.run_id.in_(claimed), free)
+        return {*await self._readers.all(query, lambda row: str(row.run_id))}
 
 
 def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:

@@ -324,6 +324,45 @@ async def test_a_worker_that_comes_back_owns_what_it_starts_before_another_took_
     assert b.told == []
 
 
+async def test_a_run_that_is_claimed_is_not_given_up_while_its_start_is_on_its_way_and_nobody_else_has_it(
+    hand: Any, database: Any
+) -> None:
+    """Else it would be taken over by the same worker once more, the start be stored, and nobody execute the run."""
+    a, b = hand(), hand()
+    run_id = await admit(a)
+    claim = await a.coordinator.claim(run_id)
+    b.agents = ()
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, run_id) == ("pending", None)
+
+    await a.coordinator._upkeep.look()
+    await a.coordinator._upkeep.clear_up()
+    assert a.told == []
+    a.store._workers.clear()
+    a.store._workers.add(a.name)
+    await a.store.append(Held(Run(run_id, "t", a.name, can_move=True), claim=claim).opening())
+
+    await a.coordinator._upkeep.look()
+    assert standing(database, run_id) == ("claimed", a.name)
+    assert a.told == []
+
+
+async def test_a_run_that_is_claimed_and_was_taken_over_by_another_is_lost(hand: Any, database: Any) -> None:
+    a, b = hand(), hand()
+    run_id = await admit(a)
+    await a.coordinator.claim(run_id)
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+    assert standing(database, run_id) == ("pending", b.name)
+
+    await a.coordinator._upkeep.look()
+
+    assert a.told == [("lost", run_id)]
+
+
 async def test_a_run_that_nobody_looks_after_is_not_started_by_who_never_was_its_worker(
     hand: Any, database: Any
 ) -> None:
