@@ -155,7 +155,8 @@ def _cells(part: Part | None, peak: float | None = None) -> list[str]:
 
 
 def plot_of(name: str, time: Sequence[Part]) -> Bars:
-    return Bars(name, "% of the GIL's time", {part.module: (part.share * 100,) * 3 for part in time[:SHOWN]})
+    percent = {part.module: part.share * 100 for part in time[:SHOWN]}
+    return Bars(name, "% of the GIL's time", {module: (share, share, share) for module, share in percent.items()})
 
 
 async def profiles(seconds: float) -> Mapping[str, tuple[list[Part], float, list[Part]]]:
