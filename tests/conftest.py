@@ -2,9 +2,9 @@
 
 import faulthandler
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def spent() -> float:
+def cpu_time() -> float:
     """Seconds of CPU time of this process and of those that it has started and seen end."""
     return sum(os.times()[:4])
 
@@ -67,22 +67,23 @@ def pytest_runtest_makereport(
     """Have the last report of each test say what has been spent since that of the test before."""
     report = yield
     if call.when == "teardown":
-        now = spent()
-        report.spent = now - item.config.stash.get(SPENT, now)
+        now = cpu_time()
+        report.user_properties.append(("spent", now - item.config.stash.get(SPENT, now)))
         item.config.stash[SPENT] = now
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show which files cost most, so that none grows unnoticed."""
-    costs: Counter[str] = Counter()
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            costs[getattr(report, "nodeid", "").partition("::")[0]] += getattr(report, "spent", 0.0)
+    costs: dict[str, float] = defaultdict(float)
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            spent = (value for name, value in report.user_properties if name == "spent" and isinstance(value, float))
+            costs[report.nodeid.partition("::")[0]] += sum(spent)
     if len(costs) > COSTS_SHOWN:
-        terminalreporter.section(f"CPU time: {costs.total():.0f} s, most of it in")
-        for file, seconds in costs.most_common(COSTS_SHOWN):
-            terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
+        terminalreporter.section(f"{sum(costs.values()):.0f} s of CPU time, most of it in")
+        for file in sorted(costs, key=costs.__getitem__, reverse=True)[:COSTS_SHOWN]:
+            terminalreporter.write_line(f"{costs[file]:7.1f} s  {file}")
 
 
 @pytest.fixture(autouse=True)
