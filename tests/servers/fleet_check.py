@@ -83,7 +83,9 @@ def look_over(url: str, journal: FencedJournal, words: Words, bodies: Bodies = (
     with look_into(url) as database:
         kept = Kept(database)
         wrong = [*words.wrong, *_broken(url, database)]
-        wrong += found_wrong(database, Told(events=words.events), cleared=words.cleared)
+        gone = words.deleted | words.unsure
+        events = {event_id: digest for event_id, (digest, thread_id) in words.events.items() if thread_id not in gone}
+        wrong += found_wrong(database, Told(events=events), cleared=words.cleared)
     entries = journal.entries()
     doubles = [*twice(entries), *overlaps(kept, entries)]
     lost = [*missing(kept, words)]

@@ -57,8 +57,8 @@ class Words:
 
     file: Path | None = None
     asked: dict[str, Asked] = field(default_factory=dict)
-    events: dict[str, str] = field(default_factory=dict)
-    """Digests of the payloads of events that were acknowledged, by their ids."""
+    events: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Of events that were acknowledged, by their ids: the digest of the payload, and the thread."""
     asked_again: list[tuple[str, str]] = field(default_factory=list)
     """The runs that one and the same request, made twice with its key, was told."""
     threads: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Words:
             case "end":
                 self.asked[facts["run_id"]].end = facts["event"], facts["data"]
             case "event":
-                self.events[facts["event_id"]] = facts["digest"]
+                self.events[facts["event_id"]] = facts["digest"], facts["thread_id"]
             case "follow":  # from the beginning of what there is
                 self.asked[facts["run_id"]].followed.append([])
             case "part":

@@ -34,6 +34,7 @@ class TracksideProcess:
         env: more of the environment.
         within: what starts it, such as `ip netns exec …`; it has to become that process.
         forkery: forks it, where it matters little that it is started as users start it.
+        program: another than `trackside`, that says as well when it can be used.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TracksideProcess:
         env: dict[str, str] | None = None,
         within: Sequence[str] = (),
         forkery: Forkery | None = None,
+        program: Sequence[str | Path] = (EXECUTABLE,),
     ) -> None:
         self.folder = folder
         self.name = name
@@ -53,6 +55,7 @@ class TracksideProcess:
         self.exit_code: int | None = None
         self._arguments = arguments
         self._within = within
+        self._program = program
         self._env = {**_environment(), **(env or {})}
         self._forkery = None if "LD_PRELOAD" in self._env else forkery  # a library has to be there from the start on
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
@@ -109,7 +112,7 @@ class TracksideProcess:
         with self._log_file.open("ab") as log:
             if self._forkery is None:
                 self._process = subprocess.Popen(
-                    [*self._within, EXECUTABLE, *self.arguments()],
+                    [*self._within, *self._program, *self.arguments()],
                     cwd=self.folder,
                     env=self._env,
                     stdin=subprocess.DEVNULL,

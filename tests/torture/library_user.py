@@ -9,6 +9,7 @@ on a word (SIGTERM) it starts nothing more, and ends with its last run.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import sys
@@ -47,7 +48,8 @@ class Acknowledged:
 
     async def on_event(self, event: RunLifecycleEvent) -> None:
         """Note it."""
-        self._words.tell("event", event_id=event.event_id, digest=digest_of(event.payload))
+        digest = digest_of(event.payload)
+        self._words.tell("event", event_id=event.event_id, digest=digest, thread_id=event.thread_id)
 
 
 class User:
@@ -109,7 +111,7 @@ async def use(database: str, folder: Path, name: str, seed: int) -> None:
             )
         )
         user = User(manager, words, seed)
-        print("ready", flush=True)
+        print(json.dumps({"name": name}), flush=True)
         async with asyncio.TaskGroup() as callers:
             for _ in range(CALLERS):
                 callers.create_task(user.call(done))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, override
 
 from fleet_clients import Balanced
 from log_check import look_into
@@ -20,93 +18,40 @@ from served_clients import Client, new_id, unless_gone
 from served_load import Load
 from tests.torture.systems import System
 from told_words import Words
+from trackside_server import TracksideProcess
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE: Final = 120.0
 """Seconds after which a client that is told nothing says so; a fault does not last as long."""
 USERS: Final = 2
 CRONS: Final = 3
-LONG_AGO: Final = "2026-01-01T00:00:{:02}.000000Z"
+LONG_AGO: Final = datetime(2026, 1, 1, tzinfo=UTC)
+"""The day on which times of crons come: each second one, as the same time starts no second run."""
 _CRON_PAUSE: Final = 2.0  # seconds
-_START_SECONDS: Final = 60.0
-_GUARD: Final = 'read word || kill -KILL "$1"'
 
 
-class Program:
-    """A process that is no part of the product; it does not outlive whoever started it."""
+class Program(TracksideProcess):
+    """A program of the tests, which is killed and started as those of the product are."""
 
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path, env: dict[str, str]) -> None:
-        self.name = name
-        self.said = ""
-        """The line with which it has said that it can be used."""
-        self.arguments = arguments
-        self._log = folder / f"{name}.log"
-        self._env = {**os.environ, **env}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+    def __init__(self, module: str, arguments: Sequence[str], folder: Path, name: str, env: dict[str, str]) -> None:
+        program = [sys.executable, "-P", "-m", f"tests.torture.{module}"]
+        super().__init__(folder, arguments, name=name, env=env, program=program)
 
-    @property
-    def log(self) -> str:
-        """What it has written to standard error."""
-        return self._log.read_text("utf-8", errors="replace") if self._log.exists() else ""
+
+class Receiver(Program):
+    """Who is told by webhooks. It keeps its port for all its lives, and its clock is right."""
+
+    def __init__(self, file: Path, host: str) -> None:
+        self._place = [str(file), host]
+        super().__init__("receiver", (), file.parent, "receiver", {"PYTHONPATH": os.pathsep.join(sys.path)})
 
     @property
-    def has_ended(self) -> bool:
-        """Whether there is no process."""
-        return self._process is None or self._process.poll() is not None
+    def port(self) -> int:
+        """Where it listens; 0 if it has not yet."""
+        return int(self.ready.get("port", 0))
 
-    def start(self) -> None:
-        """Start it; returns when it can be used.
-
-        Raises:
-            RuntimeError: it has ended before.
-        """
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments],
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        guard = ["/bin/sh", "-c", _GUARD, "guard", str(self._process.pid)]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-        assert self._process.stdout is not None
-        self.said = self._process.stdout.readline().decode().strip()
-        if not self.said:
-            raise RuntimeError(f"{self.name} ended with {self.wait()}: {self.log[-2_000:]}")
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        if self._process is not None:
-            self._process.kill()
-            self.wait()
-
-    def terminate(self) -> int:
-        """Tell it that it is enough, and wait until it has ended; its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Wait until it has ended; its exit code."""
-        assert self._process is not None
-        try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-            self._log.open("a").write(f"{self.name} did not end within {PATIENCE:g} s, and was killed\n")
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-        if self._guard is not None:
-            self._guard.communicate(b"done\n")
-            self._guard = None
-        return code
+    @override
+    def arguments(self) -> Sequence[str]:
+        return [*self._place, str(self.port)]
 
 
 class TortureClient(Client):
@@ -158,9 +103,7 @@ class People:
         self.times = asyncio.Lock()
         """No time of a cron comes while somebody has it: whether one has come has to be known."""
         self.words = Words(system.folder / "clients.told")
-        self.receiver = Program(
-            "receiver", self._receiving("0"), system.folder, {"PYTHONPATH": os.pathsep.join(sys.path)}
-        )
+        self.receiver = Receiver(self.arrivals, system.listens_at)
         self.users: list[Program] = []
         """Those of the library; none in a fleet, where servers and workers are all that there is."""
         self.load: Load | None = None
@@ -173,12 +116,11 @@ class People:
     @property
     def hook(self) -> str:
         """Where the receiver is."""
-        return f"http://{self._system.listens_at}:{self.receiver.said}"
+        return f"http://{self._system.listens_at}:{self.receiver.port}"
 
     async def receive(self) -> None:
         """Have a receiver, which a system is told of as it starts."""
         await asyncio.to_thread(self.receiver.start)
-        self.receiver.arguments = self._receiving(self.receiver.said)  # the port that it has, for all its lives
 
     async def come(self) -> None:
         """Begin to use the system."""
@@ -207,10 +149,9 @@ class People:
         while len(self.users) < USERS:
             self._made += 1
             name = f"user-{self._made}"
-            arguments = ["tests.torture.library_user", self._system.url, str(self._system.folder), name]
-            user = Program(
-                name, [*arguments, str(self._chance.randrange(2**32))], self._system.folder, self._system.env()
-            )
+            seed = str(self._chance.randrange(2**32))
+            arguments = [self._system.url, str(self._system.folder), name, seed]
+            user = Program("library_user", arguments, self._system.folder, name, self._system.env())
             try:
                 await asyncio.to_thread(user.start)
             except RuntimeError as exc:
@@ -226,7 +167,10 @@ class People:
         if self.load is not None:
             await self.load.stop()
         for user in self.users:
-            code = await asyncio.to_thread(user.terminate)
+            try:
+                code: int | str = await asyncio.to_thread(user.terminate)
+            except RuntimeError as exc:
+                code = str(exc)
             if code:
                 self.words.tell("wrong", why=f"{user.name} ended with {code}: {user.log[-2_000:]}")
         self.users.clear()
@@ -238,9 +182,6 @@ class People:
         for program in (*self.users, self.receiver):
             await asyncio.to_thread(program.kill)
         self.words.close()
-
-    def _receiving(self, port: str) -> Sequence[str]:
-        return ["tests.torture.receiver", str(self.arrivals), self._system.listens_at, port]
 
     async def _make_crons(self) -> None:
         urls = [server.url for server in self._system.servers]
@@ -254,7 +195,7 @@ class People:
 
     async def _let_times_come(self) -> None:
         """Have a time of each cron come now and then, unless one has come that it has not gone past."""
-        for number in range(1_000_000):
+        for number in range(86_400):
             await asyncio.sleep(_CRON_PAUSE)
             for cron_id in [*self.words.crons]:
                 async with self.times:
@@ -266,9 +207,10 @@ class People:
             with look_into(self._system.url) as database:
                 of_it = f"WHERE cron_id = '{cron_id}'"
                 ((at,),) = database.execute(f"SELECT next_run_at FROM crons {of_it}").fetchall()
-                if at <= LONG_AGO.format(59):
+                if at < str((LONG_AGO + timedelta(days=1)).date()):
                     return False
-                database.execute(f"UPDATE crons SET next_run_at = '{LONG_AGO.format(number % 59)}' {of_it}")
+                due = f"{LONG_AGO + timedelta(seconds=number):%Y-%m-%dT%H:%M:%S}.000000Z"
+                database.execute(f"UPDATE crons SET next_run_at = '{due}' {of_it}")
         except sqlite3.OperationalError:  # it is locked, or full: nothing has changed
             return False
         return True

@@ -2,7 +2,7 @@
 
     python -m tests.torture.receiver FILE HOST PORT
 
-A line of JSON in the file is one request. PORT 0 is any that is free; it says on a line of its own which it has.
+A line of JSON in the file is one request. PORT 0 is any that is free; it says which it has, and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def arrivals(file: Path) -> list[dict[str, Any]]:
 
 
 async def main(arguments: Sequence[str]) -> None:
-    """Serve until standard input ends."""
+    """Serve."""
     file, host, port = arguments
     async with KeepingReceiver(Path(file), host=host, port=int(port)) as receiver:
-        print(receiver.port, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+        print(json.dumps({"port": receiver.port}), flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

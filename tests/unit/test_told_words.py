@@ -15,6 +15,7 @@ def told(words: Words) -> None:
     for number in (0, 1):
         words.tell("follow", run_id="one")
         words.tell("part", run_id="one", number=number)
+    words.tell("event", event_id="e", digest="d", thread_id="t")
     words.tell("end", run_id="one", event="end", data={"status": "success"})
     words.tell("again", first="one", second="one")
     words.tell("thread", thread_id="t", metadata={"made": 1})
@@ -43,7 +44,7 @@ def test_what_was_told_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert (read.asked_again, read.threads) == ([("one", "one")], {"t": {"made": 1, "n": 2}})
     assert (read.deleted, read.unsure, read.cleared) == ({"gone"}, {"perhaps"}, {3, 4})
     assert (read.items, read.crons, read.graph_tokens) == ({"k": {"is": 1}}, {"c": 2}, {"g": ["first"]})
-    assert read.wrong == ["because"]
+    assert (read.events, read.wrong) == ({"e": ("d", "t")}, ["because"])
 
 
 def test_a_line_that_was_cut_off_was_told_to_nobody(tmp_path: Path) -> None:
