@@ -66,9 +66,17 @@ def uv() -> tuple[str, dict[str, str]]:
 
 
 def found_python(version: str) -> str | None:
-    """An interpreter of this version, as `3.13`; None if there is none."""
-    code, said = _try_uv("python", "find", "--no-project", version)
-    return said.strip() if code == 0 else None
+    """An interpreter of this version, as `3.13`, on the path or where pyenv puts them; None if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    folders = [*map(Path, os.get_exec_path()), *sorted(pyenv.glob(f"{version}.*/bin"))]
+    question = "import sys; print('%d.%d' % sys.version_info[:2])"
+    for candidate in (folder / f"python{version}" for folder in folders):
+        if not candidate.exists():
+            continue
+        done = subprocess.run([candidate, "-I", "-c", question], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip() == version:  # and not a shim that leads nowhere
+            return str(candidate)
+    return None
 
 
 def compiled(target: Path, *arguments: str) -> Path:
@@ -99,7 +107,7 @@ class FreshEnvironment:
             _uv(*command)
 
     def run(
-        self, *command: str | Path, folder: Path | None = None, seconds: float = 60
+        self, *command: str | Path, folder: Path | None = None, seconds: float = 150
     ) -> subprocess.CompletedProcess[str]:
         """Run one of its programs in a folder, its own if left out."""
         return subprocess.run(

@@ -38,6 +38,8 @@ helper = Agent(TestModel(custom_output_text="it is forty-two"))
 """
 DATABASE: Final = "DATABASE"
 """Stands for the address of a database on PostgreSQL."""
+NOWHERE: Final = "postgresql://nobody@127.0.0.1:9/none"
+"""Such an address, where there is none."""
 
 _CHECK: Final = ("serve", "--check", "function.py:agent")
 _CHECKED: Final = "All is well: would serve agent"
@@ -95,7 +97,7 @@ PROOFS: Final = (
         ("run", "graph.py:graph", "What is it?", "--database", DATABASE),
         "it is forty-two",
         _SAVER,
-        "postgres",
+        "langgraph",
     ),
     Proof("openai-agents", ("serve", "--check", "helper.py:helper"), "would serve helper", {"helper.py": OPENAI}),
     Proof("pydantic-ai", ("run", "helper.py:helper", "What is it?"), "it is forty-two", {"helper.py": PYDANTIC}),

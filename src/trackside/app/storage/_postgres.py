@@ -161,9 +161,9 @@ class PostgresDatabase:
 
     def reading(self) -> AsyncEngine:
         """An engine for a few connections that only read, on the running loop."""
-        from sqlalchemy.ext.asyncio import create_async_engine
-
         load_driver()
+        from sqlalchemy.ext.asyncio import create_async_engine  # which fails without greenlet
+
         return create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self.connect_reader,
@@ -174,10 +174,10 @@ class PostgresDatabase:
 
     def changing(self) -> AsyncEngine:
         """An engine for one connection that changes tables, on the running loop."""
-        from sqlalchemy.ext.asyncio import create_async_engine
+        load_driver()
+        from sqlalchemy.ext.asyncio import create_async_engine  # which fails without greenlet
         from sqlalchemy.pool import NullPool
 
-        load_driver()
         return create_async_engine("postgresql+asyncpg://", async_creator=self._connect_durably, poolclass=NullPool)
 
     @asynccontextmanager
