@@ -323,7 +323,7 @@ def _price(model: str, values: dict[str, Any], sources: Mapping[str, str]) -> Mo
 
 def _check(settings: Settings) -> None:
     if not _URL.match(settings.database_url):
-        url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # it was meant to be an address, and may have a password
+        url = re.sub(r"(?<=:)[^@]*(?=@)", "…", settings.database_url)  # nearly an address, so with a password perhaps
         raise settings.database_complaint(f"{url!r} is not a database URL; a file is written sqlite:///{url or 'FILE'}")
     if settings.database_spool is not None and (not settings.database_spool or "\0" in settings.database_spool):
         raise settings.complaint(DATABASE_SPOOL, f"{settings.database_spool!r} is not the name of a folder")
