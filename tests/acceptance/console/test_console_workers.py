@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fleet import Fleet, FleetProcess
+from forking import Forkery
 from playwright.async_api import expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -67,9 +68,11 @@ async def test_who_is_no_admin_is_told_what_he_would_need(serve: Any, visit: Any
 
 
 async def test_a_fleet_shows_who_is_there_what_waits_and_what_no_worker_can_take(
-    postgres_server: Any, visit: Any, tmp_path: Path
+    postgres_server: Any, visit: Any, tmp_path: Path, forkery: Forkery
 ) -> None:
-    async with Fleet(tmp_path, postgres_server, engine="postgres", servers=1, workers=1, settings=POOLS) as fleet:
+    async with Fleet(
+        tmp_path, postgres_server, forkery=forkery, engine="postgres", servers=1, workers=1, settings=POOLS
+    ) as fleet:
         (server,), (worker,) = fleet.servers, fleet.workers
         async with visit(server.url) as seen:
             page = await seen.go("/ui/workers")
@@ -108,9 +111,9 @@ async def test_a_fleet_shows_who_is_there_what_waits_and_what_no_worker_can_take
 
 
 async def test_a_worker_is_drained_by_a_button_and_leaves_when_it_has_finished(
-    postgres_server: Any, visit: Any, tmp_path: Path
+    postgres_server: Any, visit: Any, tmp_path: Path, forkery: Forkery
 ) -> None:
-    async with Fleet(tmp_path, postgres_server, engine="postgres", servers=1, workers=2) as fleet:
+    async with Fleet(tmp_path, postgres_server, forkery=forkery, engine="postgres", servers=1, workers=2) as fleet:
         run_id = await begin(fleet, "talks", parts=3_000, pause=0.1)
         busy = await fleet.executor_of(run_id)
         (idle,) = [worker for worker in fleet.workers if worker is not busy]
@@ -132,9 +135,9 @@ async def test_a_worker_is_drained_by_a_button_and_leaves_when_it_has_finished(
 
 
 async def test_a_fleet_without_its_broker_says_so_and_a_balancer_may_send_requests_on(
-    postgres_server: Any, visit: Any, tmp_path: Path
+    postgres_server: Any, visit: Any, tmp_path: Path, forkery: Forkery
 ) -> None:
-    async with Fleet(tmp_path, postgres_server, engine="nats", servers=1, workers=1) as fleet:
+    async with Fleet(tmp_path, postgres_server, forkery=forkery, engine="nats", servers=1, workers=1) as fleet:
         (server,) = fleet.servers
         async with visit(server.url) as seen, httpx.AsyncClient(base_url=server.url) as http:
             page = await seen.go("/ui/workers")
