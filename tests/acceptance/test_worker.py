@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from asked_server import ask, begin, status_of, wait_until
+from forking import Forkery
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -55,8 +56,8 @@ def write(folder: Path, word: str) -> None:
 
 
 @pytest.fixture
-def server(folder: Path, postgres_with_tables: str) -> Iterator[TracksideServer]:
-    with TracksideServer(folder, database=postgres_with_tables) as one:
+def server(folder: Path, postgres_with_tables: str, forkery: Forkery) -> Iterator[TracksideServer]:
+    with TracksideServer(folder, database=postgres_with_tables, forkery=forkery) as one:
         yield one
 
 
@@ -149,14 +150,14 @@ def test_the_third_signal_leaves_at_once_and_others_end_what_it_had(
 
 
 def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
-    trackside: Run, piped: Any, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+    here: Run, piped: Any, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     run_id = begin(server, "drained")
-    (listed,) = workers(trackside, postgres_with_tables)
+    (listed,) = workers(here, postgres_with_tables)
     assert listed["address"] == worker.ready["url"]
-    asked = trackside("workers", "drain", listed["name"], "--yes", "--database", postgres_with_tables)
+    asked = here("workers", "drain", listed["name"], "--yes", "--database", postgres_with_tables)
     wait_until(lambda: "waiting for 1 run" in worker.log, "it hears of it")
-    (draining,) = workers(trackside, postgres_with_tables)
+    (draining,) = workers(here, postgres_with_tables)
     waiting = piped("workers", "drain", listed["worker_id"][:12], "--yes", "--wait", "--database", postgres_with_tables)
     assert waiting.stderr.readline() == "Waiting until its runs are over; Ctrl-C waits no longer.\n"
     (server.folder / "go").touch()
@@ -169,12 +170,12 @@ def test_a_worker_that_is_drained_by_command_ends_as_by_the_signal(
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
     assert "somebody has this worker drained" in worker.log
-    assert workers(trackside, postgres_with_tables) == []
+    assert workers(here, postgres_with_tables) == []
 
 
-def workers(trackside: Run, database: str) -> list[dict[str, Any]]:
+def workers(here: Run, database: str) -> list[dict[str, Any]]:
     """The workers as a program gets them."""
-    done = trackside("workers", "--json", "--database", database)
+    done = here("workers", "--json", "--database", database)
     assert done.returncode == 0, done.stderr
     return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]
 

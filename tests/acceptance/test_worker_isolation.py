@@ -14,6 +14,7 @@ import httpx
 import isolated_agents
 import pytest
 from asked_server import ask, begin, status_of, wait_until
+from forking import Forkery
 from trackside_server import PATIENCE, TracksideProcess, TracksideServer
 
 type Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -65,8 +66,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(folder: Path, postgres_with_tables: str) -> Iterator[TracksideServer]:
-    with TracksideServer(folder, database=postgres_with_tables) as one:
+def server(folder: Path, postgres_with_tables: str, forkery: Forkery) -> Iterator[TracksideServer]:
+    with TracksideServer(folder, database=postgres_with_tables, forkery=forkery) as one:
         yield one
 
 
@@ -80,9 +81,9 @@ def worker(server: TracksideServer, postgres_with_tables: str) -> Iterator[Track
         yield one
 
 
-def workers(trackside: Run, database: str) -> list[dict[str, Any]]:
+def workers(here: Run, database: str) -> list[dict[str, Any]]:
     """The workers as a program gets them."""
-    done = trackside("workers", "--json", "--database", database)
+    done = here("workers", "--json", "--database", database)
     assert done.returncode == 0, done.stderr
     return [one for line in done.stdout.splitlines() if (one := json.loads(line))["kind"] == "worker"]
 
@@ -108,14 +109,14 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
 
 
 def test_places_are_counted_once_and_the_worker_answers_for_all(
-    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+    here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     begin(server, "one")
-    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "both processes are there")
+    wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there")
     wait_until(
-        lambda: any(one["running"] for one in supervisors(trackside, postgres_with_tables)), "it says what it executes"
+        lambda: any(one["running"] for one in supervisors(here, postgres_with_tables)), "it says what it executes"
     )
-    (supervisor,) = supervisors(trackside, postgres_with_tables)
+    (supervisor,) = supervisors(here, postgres_with_tables)
     queue = httpx.get(f"{server.url}/queue", timeout=PATIENCE).json()
 
     assert worker.ready["isolation"] == "process"
@@ -128,23 +129,23 @@ def test_places_are_counted_once_and_the_worker_answers_for_all(
         assert health.get("/live").json() == {"status": "live"}
         assert health.get("/ready").status_code == 200
     assert worker.ready["url"] not in {
-        one["address"] for one in workers(trackside, postgres_with_tables) if one["isolated_in"]
+        one["address"] for one in workers(here, postgres_with_tables) if one["isolated_in"]
     }
 
 
-def supervisors(trackside: Run, database: str) -> list[dict[str, Any]]:
-    return [one for one in workers(trackside, database) if one["isolated_in"] is None]
+def supervisors(here: Run, database: str) -> list[dict[str, Any]]:
+    return [one for one in workers(here, database) if one["isolated_in"] is None]
 
 
 @pytest.mark.parametrize("how", ["signal", "command"])
 def test_it_drains_as_one(
-    how: str, trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+    how: str, here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     run_id = begin(server, "drained")
     if how == "signal":
         worker.signal(signal.SIGTERM)
     else:
-        asked = trackside("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_with_tables)
+        asked = here("workers", "drain", worker.ready["worker_id"], "--yes", "--database", postgres_with_tables)
         assert asked.returncode == 0, asked.stderr
     wait_until(lambda: "waiting for 1 run, up to 3600 s" in worker.log, "it waits")
     (server.folder / "go").touch()
@@ -152,7 +153,7 @@ def test_it_drains_as_one(
     assert worker.wait() == 0
     assert status_of(server, run_id) == "success"
     assert [one for one in said(worker) if one in {"stopping", "stopped"}] == ["stopping", "stopped"]
-    assert workers(trackside, postgres_with_tables) == []
+    assert workers(here, postgres_with_tables) == []
 
 
 def test_the_second_signal_cancels_what_runs(server: TracksideServer, worker: TracksideProcess) -> None:
@@ -177,20 +178,20 @@ def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideSe
 
 
 def test_the_place_of_a_process_that_leaves_has_another_one_soon(
-    trackside: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
+    here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
     """Also if somebody has drained it; and one that cannot begin is said, and tried again."""
-    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "both processes are there")
+    wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "both processes are there")
     (server.folder / "agents.py").rename(server.folder / "away.py")
-    leaves = next(one for one in workers(trackside, postgres_with_tables) if one["isolated_in"])
-    trackside("workers", "drain", leaves["worker_id"], "--yes", "--database", postgres_with_tables)
+    leaves = next(one for one in workers(here, postgres_with_tables) if one["isolated_in"])
+    here("workers", "drain", leaves["worker_id"], "--yes", "--database", postgres_with_tables)
     wait_until(
         lambda: "exited with code 2 before it could take runs; the next one is tried in 1 s" in worker.log, "why"
     )
     assert ask(server, "echo")["said"] == "before"
     (server.folder / "away.py").rename(server.folder / "agents.py")
-    wait_until(lambda: len(workers(trackside, postgres_with_tables)) == 3, "there are two processes again")
-    assert leaves["worker_id"] not in {one["worker_id"] for one in workers(trackside, postgres_with_tables)}
+    wait_until(lambda: len(workers(here, postgres_with_tables)) == 3, "there are two processes again")
+    assert leaves["worker_id"] not in {one["worker_id"] for one in workers(here, postgres_with_tables)}
 
 
 def test_it_begins_anew_with_what_its_agents_are_by_then(server: TracksideServer, worker: TracksideProcess) -> None:
