@@ -221,11 +221,11 @@ class FleetClients:
         """Have the answer of a run, or of the attempt that goes on for it if its worker was lost."""
         run_id, last = asked.run_id, None
         if answer is None:
-            answer = await balanced.surely(lambda client: client.runs.join(asked.thread_id, run_id))
+            answer = await balanced.surely(lambda client: client.runs.join(asked.thread, run_id))
         while _is_lost(answer) and run_id != last:
-            runs: Any = await balanced.surely(lambda client: client.runs.list(asked.thread_id, limit=1))
+            runs: Any = await balanced.surely(lambda client: client.runs.list(asked.thread, limit=1))
             last, run_id = run_id, runs[0]["run_id"]
-            answer = await balanced.surely(lambda client, id_=run_id: client.runs.join(asked.thread_id, id_))  # type: ignore[misc]
+            answer = await balanced.surely(lambda client, id_=run_id: client.runs.join(asked.thread, id_))  # type: ignore[misc]
         asked.answer, asked.is_answered = answer, True
 
     async def _wait(self, balanced: Balanced, chance: random.Random) -> None:
@@ -269,14 +269,14 @@ class FleetClients:
         asked.may_be_cancelled = True
         await asyncio.sleep(chance.random() * 0.5)
         balanced.balancer.turn()
-        await balanced.surely(lambda client: client.runs.cancel(asked.thread_id, asked.run_id))
-        await balanced.surely(lambda client: client.runs.join(asked.thread_id, asked.run_id))
+        await balanced.surely(lambda client: client.runs.cancel(asked.thread, asked.run_id))
+        await balanced.surely(lambda client: client.runs.join(asked.thread, asked.run_id))
 
     async def _stream(self, balanced: Balanced, chance: random.Random) -> None:
         """Follow a run; whoever is cut off goes on behind what he has, at the next server."""
         work = self._work(chance)
         asked = await self._start(balanced, work, _new_id(), stream_mode=["custom"], stream_resumable=True)
-        follower = Follower(asked.thread_id, asked.run_id)
+        follower = Follower(asked.thread, asked.run_id)
         end = await follower.follow(balanced)
         asked.followed.append(follower.numbers)
         asked.told_of_gaps += bool(follower.gaps)

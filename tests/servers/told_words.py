@@ -50,6 +50,12 @@ class Asked:
     webhook: bool = False
     """Its end is to be told to a receiver."""
 
+    @property
+    def thread(self) -> str:
+        """Its thread, of one that was asked for on a thread."""
+        assert self.thread_id is not None
+        return self.thread_id
+
 
 @dataclass(slots=True)
 class Words:

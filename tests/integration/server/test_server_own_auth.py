@@ -93,7 +93,10 @@ async def test_an_auth_object_says_who_asks_and_agents_get_to_know(
             )
             assert unknown.headers["www-authenticate"] == "Bearer"
             blocked = await http.get("/runs", headers={"authorization": "Bearer user-blocked"})
-            assert (blocked.status_code, blocked.json()) == (403, {"detail": "You are blocked.", "code": "not-permitted"})
+            assert (blocked.status_code, blocked.json()) == (
+                403,
+                {"detail": "You are blocked.", "code": "not-permitted"},
+            )
             assert (await http.get("/ok")).status_code == 200
     for file in tmp_path.iterdir():  # what is secret of a user is nowhere, and neither is what he sent
         if file.is_file() and file.name.startswith("runs.db"):

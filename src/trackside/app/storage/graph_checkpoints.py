@@ -385,12 +385,12 @@ def _make_ids_after(checkpoint_id: str) -> None:
     have had a clock that was ahead; what this process writes would be older, and the thread forget it (I8).
     """
     try:
-        stamp = checkpoint_ids.UUID(hex=checkpoint_id).time
+        made = checkpoint_ids.UUID(hex=checkpoint_id)
     except ValueError:  # somebody's own id
         return
     last: int | None = getattr(checkpoint_ids, _LAST_STAMP, None)
-    if last is None or last < stamp:
-        setattr(checkpoint_ids, _LAST_STAMP, stamp)
+    if made.version == 6 and (last is None or last < made.time):
+        setattr(checkpoint_ids, _LAST_STAMP, made.time)
 
 
 async def _next(found: AsyncGenerator[CheckpointTuple]) -> CheckpointTuple | None:
