@@ -15,6 +15,8 @@ from fleet_check import LOST, Words
 
 type OpenFleet = Callable[..., Any]
 SPOOL = "TRACKSIDE_DATABASE_SPOOL"
+UNHURRIED = {"TRACKSIDE_WORKER_DRAIN": "1h"}
+"""Of workers that leave when their runs have ended, however long a busy machine takes for that."""
 
 
 def spooled(folder: Path) -> str:
@@ -85,7 +87,10 @@ async def drained(fleet: Fleet, worker: FleetProcess) -> None:
 async def test_a_worker_is_drained_while_runs_wait(engine: str, open_fleet: OpenFleet) -> None:
     """It finishes what it has, and what waited is executed by who comes after it."""
     # Nobody is to be taken for lost who is only slow.
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=1, lease=60.0), Words()
+    fleet, words = (
+        await open_fleet(engine=engine, servers=1, workers=1, concurrency=1, lease=60.0, env=UNHURRIED),
+        Words(),
+    )
     first = await started(fleet, "talks", words, parts=2, gate="go")
     worker = await fleet.executor_of(first.run_id)
     waiting = [await started(fleet, "talks", words, parts=1) for _ in range(5)]
@@ -144,7 +149,7 @@ async def test_runs_of_a_version_wait_for_its_workers_as_long_as_there_are_any(
 async def test_a_worker_of_an_older_schema_claims_nothing_more_and_ends_with_what_it_has(
     engine: str, open_fleet: OpenFleet
 ) -> None:
-    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2), Words()
+    fleet, words = await open_fleet(engine=engine, servers=1, workers=1, concurrency=2, env=UNHURRIED), Words()
     held = await started(fleet, "talks", words, parts=2, gate="go")
     worker = await fleet.executor_of(held.run_id)
     (known,) = fleet.ask("SELECT version_num FROM alembic_version")[0]
