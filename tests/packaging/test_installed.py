@@ -102,7 +102,7 @@ def fleet(distributions: tuple[Path, Path], tmp_path: Path) -> Iterator[subproce
 def test_the_extra_for_fleets_alone_starts_one(fleet: subprocess.Popen[str]) -> None:
     assert fleet.stdout is not None
     said = ""
-    while '"url"' not in said:
+    while '"urls"' not in said:
         line = fleet.stdout.readline()
         assert line, said
         said += line

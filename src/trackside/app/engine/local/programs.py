@@ -54,13 +54,16 @@ def made_accessible(programs: Path, folder: Path, user: str | None) -> Path:
     """Programs that this user can execute: these, or a copy of them in a folder that he can enter."""
     if user is None or is_open_to_all(programs):
         return programs
-    copy = folder / "installed"
+    copy, package = folder / "programs", programs.parents[1]
     if not copy.exists():
         partial = folder / "installing"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(programs.parent, partial, symlinks=True)
+        # A wheel has the libraries of its programs in a folder beside the package, where these look for them.
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, partial / part.name, symlinks=True)
         partial.rename(copy)
-    return copy / programs.name
+    return copy / programs.relative_to(package.parent)
 
 
 def give_to(folder: Path, user: str | None) -> None:
