@@ -80,8 +80,12 @@ class EventFilters(FollowFilters, total=False):
     newest_first: bool
 
 
-class Following(AsyncIterator["StoredEvent"], Protocol):
+class Following(Protocol):  # of its own: until Python 3.13 a protocol cannot inherit from AsyncIterator
     """Events one after another, without end, until `end` is called."""
+
+    def __aiter__(self) -> AsyncIterator[StoredEvent]: ...
+
+    async def __anext__(self) -> StoredEvent: ...
 
     def end(self) -> object:
         """Have the iteration stop, from wherever; may be called again."""
