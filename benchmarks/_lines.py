@@ -124,6 +124,16 @@ def _slowest_pages(result: Result) -> list[str]:
     return [*(f"{name}: {said(found[name])} ms" for name in slowest), f"{above} of {len(found)} kinds above 10 ms"]
 
 
+def _fastest_growing(result: Result) -> list[str]:
+    """Three figures whose exponents are furthest above what they must be, or the least below it, by wall clock."""
+    excess = {
+        f"{name}, {title}": by["wall"]["exponent"] - by["wall"]["must"]
+        for title, lines in result.written["growth"].items()
+        for name, by in lines.items()
+    }
+    return [f"{name}: exponent {excess[name]:+.2f}" for name in sorted(excess, key=lambda name: -excess[name])[:3]]
+
+
 def _of_makespan(*names: str) -> Cell:
     def cell(result: Result) -> list[str]:
         found = {name: result.spread(name, "32 runs of one second") for name in names}
@@ -321,6 +331,15 @@ LINES: Final[Sequence[Line]] = (
         ours=_slowest_pages,
         peers=nothing,
         why="questions whose answers are far apart in every index, so that hundreds of rows are looked at for a page",
+    ),
+    Line(
+        work="growth with the data: figures that grow no faster than they must",
+        budget="all, within 0.1 of the exponent",
+        benchmark="growth",
+        keeps="lines have an exponent at most",
+        ours=_fastest_growing,
+        peers=nothing,
+        why="the lines are named below the tables of the benchmark",
     ),
     Line(
         work="server: start to the first 200, with a function / with a graph",

@@ -7,7 +7,7 @@ from typing import Final
 import _plots
 from _lines import LINES, Line, said
 from _report import HERE, RESULTS, footnote, table
-from _results import Result, commits, read
+from _results import Result, benchmarks, commits, read
 
 _HEAD: Final = """\
 # Report
@@ -71,6 +71,9 @@ def _measured_on(results: Sequence[Result]) -> Iterable[str]:
     if notes := [f"* `{result.name}`: {note}" for result in results for note in result.written.get("notes", [])]:
         yield "### What could not be measured"
         yield "\n".join(notes)
+    measured = {result.name for result in results}
+    if missing := [f"`./scripts/bench {name}`" for name in benchmarks() if name not in measured]:
+        yield f"Not measured yet: {', '.join(missing)}."
 
 
 def _budgets(results: Mapping[str, Result]) -> Iterable[str]:

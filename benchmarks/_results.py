@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _report import Bars, Budget, Lines, Plot
+from _report import HERE, Bars, Budget, Lines, Plot
 from _rounds import Clock, Spread
 
 
@@ -72,6 +72,11 @@ class Result:
             unit=f"{unit} {what}",
             bars={name: (one.low * factor, one.median * factor, one.high * factor) for name, one in found.items()},
         )
+
+
+def benchmarks() -> dict[str, Path]:
+    """Every benchmark there is. Those that serve are called `serve_NAME.py`: `http.py` would stand before Python's own."""
+    return dict(sorted((path.stem.removeprefix("serve_"), path) for path in HERE.glob("[a-z]*.py")))
 
 
 def read(folder: Path) -> dict[str, Result]:

@@ -18,17 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _page import write_report
-from _report import HERE, RESULTS
+from _report import RESULTS
+from _results import benchmarks
 
 ALL, REPORT = "all", "report"
 _MOST_SECONDS = 3_600
 """That one benchmark may take: one that hangs does not stop the others."""
 _TIDY_UP_SECONDS = 60
-
-
-def benchmarks() -> dict[str, Path]:
-    """Every benchmark there is. Those that serve are called `serve_NAME.py`: `http.py` would stand before Python's own."""
-    return dict(sorted((path.stem.removeprefix("serve_"), path) for path in HERE.glob("[a-z]*.py")))
 
 
 def listing() -> str:

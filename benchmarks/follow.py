@@ -88,7 +88,7 @@ async def bare_event() -> AsyncGenerator[Work]:
         arrivals.sent_at = time.perf_counter_ns()
         event.set()
 
-    async with _followed_by(follow):
+    async with followed_by(follow):
         yield arrivals.work(send)
     arrivals.keep(EVENT)
 
@@ -108,7 +108,7 @@ async def bare_condition() -> AsyncGenerator[Work]:
             arrivals.sent_at = time.perf_counter_ns()
             condition.notify_all()
 
-    async with _followed_by(follow):
+    async with followed_by(follow):
         yield arrivals.work(send)
     arrivals.keep(CONDITION)
 
@@ -131,14 +131,14 @@ async def stored(name: str, urls: Iterator[str], followers: int) -> AsyncGenerat
             async for _ in store.follow():
                 arrivals.one()
 
-        async with _followed_by(follow, followers):
+        async with followed_by(follow, followers):
             yield arrivals.work(lambda: store.append([next(source)]))
     if followers:
         arrivals.keep(name)
 
 
 @asynccontextmanager
-async def _followed_by(follow: Callable[[], Awaitable[None]], followers: int = FOLLOWERS) -> AsyncGenerator[None]:
+async def followed_by(follow: Callable[[], Awaitable[None]], followers: int = FOLLOWERS) -> AsyncGenerator[None]:
     tasks = [asyncio.ensure_future(follow()) for _ in range(followers)]
     await asyncio.sleep(0.1)  # until they wait
     yield

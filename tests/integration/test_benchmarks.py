@@ -7,6 +7,8 @@ run by all tests, and all are run by long ones, and by whoever measures.
 import asyncio
 import importlib
 import json
+import random
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -38,6 +40,12 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("_report")
+
+
+@pytest.fixture
+def growth_fit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("_growth_fit")
 
 
 @pytest.mark.parametrize("name", ["dispatch", *(pytest.param(name, marks=pytest.mark.long) for name in NAMES)])
@@ -150,6 +158,23 @@ def test_servers_are_started_as_users_start_them_and_measured_beside_the_empty_o
     assert all(budget["what"] in done.stdout for budget in written["budgets"])
 
 
+@pytest.mark.long
+def test_growth_of_every_line_is_fitted_on_each_database(tmp_path: Path) -> None:
+    done = bench("growth", "--quick", "--results", tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    written = json.loads((tmp_path / "growth.json").read_text())
+    growth = written["growth"]
+    lines = [(title, name) for title, lines in growth.items() for name in lines]
+    on = Counter(title.rpartition(", ")[2] for title, _ in lines)
+    assert on == {"SQLite": 22, "PostgreSQL": 21, "in memory": 1}
+    # Each is measured at two sizes.
+    assert Counter(way["case"] for way in written["contenders"]) == dict.fromkeys(map(": ".join, lines), 2)
+    assert written["budgets"][0]["what"].startswith(f"all {len(lines)} lines have an exponent at most 0.1 above")
+    assert len(written["budgets"]) == 1 + len(growth) == 1 + len(written["plots"])
+    assert all(f"| {name} " in done.stdout for _, name in lines)
+
+
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_are_of_a_full_run_and_say_nothing_of_whose_machine_it_was(path: Path) -> None:
     written = json.loads(path.read_text())
@@ -221,3 +246,49 @@ def test_budget_is_met_only_if_both_clocks_say_so(
 
     assert str(budget) == said
     assert budget.met is said.startswith("met")
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.1, 1.0, 2.0])
+def test_exponent_of_a_power_law_is_recovered_whatever_its_constant(growth_fit: ModuleType, exponent: float) -> None:
+    for constant in (0.001, 1, 50_000):
+        fit = growth_fit.Fit.of((size, constant * size**exponent) for size in (1, 10, 100, 1_000))
+
+        assert fit.exponent == pytest.approx(exponent, abs=1e-9)
+        assert fit.error == pytest.approx(0, abs=1e-7)
+
+
+def test_exponent_of_noisy_rounds_is_within_a_few_standard_errors(growth_fit: ModuleType) -> None:
+    chance = random.Random(3)
+    within = 0
+    for _ in range(200):
+        noisy = [(size, size**0.5 * chance.lognormvariate(0, 0.2)) for size in (10, 100, 1_000) for _ in range(5)]
+        fit = growth_fit.Fit.of(noisy)
+        assert 0.01 < fit.error < 0.06
+        within += abs(fit.exponent - 0.5) <= 2 * fit.error
+
+    assert 175 <= within < 200  # 95 of 100 are expected, and that not all are
+
+
+def test_two_points_have_an_exponent_and_no_error_and_one_size_has_none(growth_fit: ModuleType) -> None:
+    assert growth_fit.Fit.of([(10, 3.0), (1_000, 300.0)]) == growth_fit.Fit(pytest.approx(1), None)
+    with pytest.raises(statistics.StatisticsError):
+        growth_fit.Fit.of([(10, 3.0), (10, 4.0)])
+
+
+@pytest.mark.parametrize(
+    ("must", "exponent", "met"), [(0, 0.05, True), (0, 0.15, False), (1, 1.05, True), (1, 1.2, False), (1, 0.2, True)]
+)
+def test_a_line_may_grow_a_tenth_faster_than_it_must(
+    growth_fit: ModuleType, must: float, exponent: float, met: bool
+) -> None:
+    growth = growth_fit.Growth(must, [(size, [size**exponent] * 3) for size in (10, 100, 1_000)])
+
+    assert growth.met is met
+    assert growth.last_step == pytest.approx(exponent)
+
+
+def test_a_cost_that_bends_upwards_shows_in_its_last_step(growth_fit: ModuleType) -> None:
+    growth = growth_fit.Growth(0, [(10, [1.0, 1.0]), (100, [1.0, 1.0]), (1_000, [10.0, 10.0])])
+
+    assert growth.fit.exponent == pytest.approx(0.5)
+    assert growth.last_step == pytest.approx(1)

@@ -1,0 +1,72 @@
+"""How fast a cost grows with the data: the exponent of the power law that fits what was measured at several sizes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+from statistics import linear_regression, median
+
+TOLERANCE = 0.1
+"""How much more than the exponent that a line must have is put up with: caches, deeper trees and noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Cost = constant × size ** `exponent`, by least squares of the logarithms.
+
+    `error` is the standard error of the exponent; None where two points are all there is, through which a line goes exactly.
+    """
+
+    exponent: float
+    error: float | None
+
+    @classmethod
+    def of(cls, points: Iterable[tuple[float, float]]) -> "Fit":
+        """The fit of points (size, cost), all of them above 0; a size may be there several times.
+
+        Raises:
+            statistics.StatisticsError: they are all of one size, or there are fewer than two.
+        """
+        logarithms = [(log(size), log(cost)) for size, cost in points]
+        sizes, costs = [x for x, _ in logarithms], [y for _, y in logarithms]
+        slope, intercept = linear_regression(sizes, costs)
+        spare = len(logarithms) - 2
+        if not spare:
+            return cls(slope, None)
+        center = sum(sizes) / len(sizes)
+        left = sum((y - intercept - slope * x) ** 2 for x, y in logarithms)
+        return cls(slope, sqrt(left / spare / sum((x - center) ** 2 for x in sizes)))
+
+    def __str__(self) -> str:
+        return f"{self.exponent:.2f}" if self.error is None else f"{self.exponent:.2f} ± {self.error:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What was measured of one line, by one clock: nanoseconds of each round, by size, and how fast they have to grow."""
+
+    must: float
+    rounds: Sequence[tuple[int, Sequence[float]]]
+
+    @property
+    def medians(self) -> list[tuple[int, float]]:
+        """Of each size."""
+        return [(size, median(costs)) for size, costs in self.rounds]
+
+    @property
+    def fit(self) -> Fit:
+        """Through every round at every size."""
+        return Fit.of((size, cost) for size, costs in self.rounds for cost in costs)
+
+    @property
+    def last_step(self) -> float:
+        """The exponent from the largest size but one to the largest, where a cost that bends upwards shows first."""
+        return Fit.of(self.medians[-2:]).exponent
+
+    @property
+    def excess(self) -> float:
+        """How much larger the exponent is than it must be."""
+        return self.fit.exponent - self.must
+
+    @property
+    def met(self) -> bool:
+        return self.excess <= TOLERANCE
