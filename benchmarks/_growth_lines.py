@@ -26,7 +26,7 @@ from trackside.harness.ids import new_id
 
 MEMORY, SQLITE, POSTGRES = "in memory", "SQLite", "PostgreSQL"
 AGENT = "agent"
-PLACES = 50
+PLACES = 20
 """Where in the log is read, one after the other."""
 SHORT_PAGE = 20
 """Which the busy thread fills in the smallest log, too."""

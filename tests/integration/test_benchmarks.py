@@ -167,7 +167,7 @@ def test_growth_of_every_line_is_fitted_on_each_database(tmp_path: Path) -> None
     growth = written["growth"]
     lines = [(title, name) for title, lines in growth.items() for name in lines]
     on = Counter(title.rpartition(", ")[2] for title, _ in lines)
-    assert on == {"SQLite": 22, "PostgreSQL": 21, "in memory": 1}
+    assert on == {"SQLite": 25, "PostgreSQL": 24, "in memory": 1}
     # Each is measured at two sizes.
     assert Counter(way["case"] for way in written["contenders"]) == dict.fromkeys(map(": ".join, lines), 2)
     assert written["budgets"][0]["what"].startswith(f"all {len(lines)} lines have an exponent at most 0.1 above")
