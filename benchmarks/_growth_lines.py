@@ -31,6 +31,9 @@ PLACES = 20
 SHORT_PAGE = 20
 """Which the busy thread fills in the smallest log, too."""
 OLD_RUNS = 100
+PRODUCERS, APPENDED = 16, 160
+CALLERS, EXECUTED = 32, 96
+"""What shares transactions is done by so many, so often: if it were as often as there is time, the shares would differ."""
 FLAT, LINEAR = 0.0, 1.0
 
 type Open = Callable[[str, int], AbstractAsyncContextManager[Work]]
@@ -76,17 +79,16 @@ async def manager_at(
     url: str, agent: Callable[[object], Awaitable[None]], max_running: int = 256
 ) -> AsyncGenerator[RunManager]:
     """A manager on a store that is its observer and its coordinator; without an address one in memory."""
+    # Thousands of runs that go on at the same moment hold up the loop for longer than what is usually warned of.
+    managed = partial(RunManager, {AGENT: agent}, max_running=max_running, block_warning_after=None)
     if not url:
-        async with RunManager({AGENT: agent}, max_running=max_running) as manager:
+        async with managed() as manager:
             yield manager
         return
     async with (
         Store.open(url) as store,
-        RunManager(
-            {AGENT: agent},
-            observers=[ObserverBinding(StorageObserver(store), required=True)],
-            coordinator=store.coordinator(),
-            max_running=max_running,
+        managed(
+            observers=[ObserverBinding(StorageObserver(store), required=True)], coordinator=store.coordinator()
         ) as manager,
     ):
         yield manager
@@ -103,15 +105,23 @@ async def to_its_end(manager: RunManager, thread_id: str | None = None) -> None:
 
 
 @asynccontextmanager
-async def appending(url: str, size: int, *, producers: int) -> AsyncGenerator[Work]:
+async def appending(url: str, size: int) -> AsyncGenerator[Work]:
     async with Store.open(url) as store:
-        yield produce(StorageObserver(store).on_event, producers)
+        append = produce(StorageObserver(store).on_event, PRODUCERS)
+        yield again(lambda: append(APPENDED))
 
 
 @asynccontextmanager
-async def running(url: str, size: int, *, callers: int = 1, thread_id: str | None = None) -> AsyncGenerator[Work]:
+async def running(url: str, size: int, *, thread_id: str | None = None) -> AsyncGenerator[Work]:
     async with manager_at(url, noop) as manager:
-        yield at_once(partial(to_its_end, manager, thread_id), callers)
+        yield again(lambda: to_its_end(manager, thread_id))
+
+
+@asynccontextmanager
+async def running_at_once(url: str, size: int) -> AsyncGenerator[Work]:
+    async with manager_at(url, noop) as manager:
+        run = at_once(partial(to_its_end, manager), CALLERS)
+        yield again(lambda: run(EXECUTED))
 
 
 def _old_runs() -> list[RunLifecycleEvent]:
@@ -262,8 +272,8 @@ def _page(name: str) -> Line:
 
 
 WRITES = (
-    Line("append, 16 producers", partial(appending, producers=16)),
-    Line("runs, 32 at once", partial(running, callers=32)),
+    Line(f"append {APPENDED} events, {PRODUCERS} producers", appending),
+    Line(f"{EXECUTED} runs, {CALLERS} at once", running_at_once),
     Line("a run on a new thread", running),
     Line("a run on a thread with 1 % of the runs", partial(running, thread_id=BUSY_THREAD)),
     Line(f"append and prune {OLD_RUNS} runs", pruning),
