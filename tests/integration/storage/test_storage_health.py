@@ -205,8 +205,9 @@ def test_a_database_and_a_spool_that_may_not_be_written_are_found(open_folder: P
     open_folder.chmod(0o555)
 
     command = [sys.executable, "-c", EXAMINED_BY_SOMEBODY_ELSE, f"sqlite:///{path}"]
-    database, spool = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    database, spool, modes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
     assert database.startswith("error it cannot be written: The database ")
     assert "read-only" in database
     assert spool.startswith("error ends of runs that the database does not take could not be kept: ")
+    assert modes.startswith("warning every user of this machine may read in it")
