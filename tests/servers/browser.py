@@ -6,15 +6,12 @@ The one that has no windows takes half the CPU time of the other, which does as 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
+from debian_programs import program
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 
 from javascript import PACKAGES, node
@@ -37,33 +34,11 @@ _FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-_INSTALL: Final = """apt-get update -qq
-for browser in chromium-headless-shell chromium; do
-    apt-get install -y -qq --no-install-recommends $browser fonts-dejavu-core && exit
-done"""
 
 
 def executable() -> str:
-    """The browser, installed from Debian if it is not there and this is root; the test is skipped where neither can be."""
-    if (found := _installed()) is not None:
-        return found
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("there is no Chromium: apt install chromium-headless-shell")
-    done = subprocess.run(
-        ["sh", "-c", _INSTALL],
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    found = _installed()
-    assert found is not None, f"Chromium could not be installed:\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-    return found
-
-
-def _installed() -> str | None:
-    return next((found for name in _NAMES if (found := shutil.which(name)) is not None), None)
+    """The browser, from Debian if it is not there."""
+    return program("Chromium", _NAMES, ["chromium-headless-shell", "chromium"], beside=["fonts-dejavu-core"])
 
 
 @asynccontextmanager
