@@ -33,6 +33,7 @@ UNUSED = {
 }
 
 AGENTS = """
+import sys
 
 async def echo(input, run):
     print("said by an agent")

@@ -160,7 +160,7 @@ def test_a_check_leaves_a_database_as_it_is(here: Command, tmp_path: Path) -> No
 def test_a_project_without_graphs_to_serve_is_told_why(here: Command, tmp_path: Path, document: str, says: str) -> None:
     (tmp_path / "langgraph.json").write_text(document, encoding="utf-8")
 
-    assert refused(here("serve", "--port", "0")) == f"error: there is no agent to serve: {says}.\n"
+    assert refused(here("serve", "--port", "0")) == f"error: there is no agent to serve: {says}. [no-agents]\n"
 
 
 def test_a_check_says_what_of_a_project_has_no_effect(here: Command, tmp_path: Path) -> None:

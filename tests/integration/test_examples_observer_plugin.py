@@ -77,7 +77,8 @@ def test_a_mistake_in_its_table_is_one_line(installed: Path, tmp_path: Path) -> 
     done = do(installed, tmp_path, str(TRACKSIDE), "deliver")
 
     assert done.returncode == 2
-    assert done.stderr == "error: trackside.toml, observers[1] (cost_ledger).path: there is no folder nowhere.\n"
+    why = "trackside.toml, observers[1] (cost_ledger).path: there is no folder nowhere."
+    assert done.stderr == f"error: {why} [settings]\n"
 
 
 def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
