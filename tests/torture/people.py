@@ -162,7 +162,8 @@ class People:
     async def stop(self) -> None:
         """Let everybody come to the end of what he does."""
         if self._crons is not None:
-            self._crons.cancel()
+            async with self.times:  # or the thread that makes one due does so, and nobody says it
+                self._crons.cancel()
             await asyncio.wait([self._crons])
         if self.load is not None:
             await self.load.stop()
