@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -62,9 +63,11 @@ class Seen:
 
     @property
     def talked(self) -> str:
-        """A run of a thread that is kept, whose answer is known."""
-        asked = self.words.asked.values()
-        return next(one.run_id for one in asked if one.agent == "talks" and one.token and one.thread_id is not None)
+        """A run of a thread that is kept, which somebody waited for and got the right answer of."""
+        asked = [one for one in self.words.asked.values() if one.agent == "talks" and one.thread_id is not None]
+        return next(
+            one.run_id for one in asked if one.token and one.is_answered and one.token in json.dumps(one.answer)
+        )
 
 
 @pytest.fixture(scope="module")
