@@ -29,7 +29,7 @@ SPOILERS = {
     "and it ended as error": "UPDATE runs SET status = 'error' WHERE status = 'success'",
     "and it ended as cancelled": "UPDATE runs SET status = 'cancelled' WHERE status = 'success'",
     "and it failed with other": "UPDATE runs SET error_type = 'other' WHERE status = 'error'",
-    "has 2 ends": "UPDATE events SET event_type = 'run_failed' WHERE event_type = 'thread_status_updated'",
+    "has 2 ends": "UPDATE events SET event_type = 'run_failed' WHERE run_id = '{talked}' AND event_type = 'run_started'",
     "the positions have a gap": "DELETE FROM events WHERE position = 5",
     "has the sequences": "UPDATE events SET sequence = sequence + 100 WHERE event_type = 'run_completed'",
     "is busy for ever": "UPDATE threads SET status = 'busy'",
