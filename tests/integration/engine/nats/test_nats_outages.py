@@ -12,6 +12,8 @@ from nats_server import NatsServer
 
 from trackside.app.engine.nats import NatsOptions, open_nats
 from trackside.app.engine.nats._engine import NatsEngine
+from trackside.app.engine.nats._link import Link
+from trackside.app.engine.nats._options import load_access
 from trackside.app.engine.ports import Offers
 from trackside.app.storage.fleet import ReadyRun
 from trackside.app.streams.wire import Topic
@@ -315,3 +317,19 @@ async def test_what_is_announced_last_is_sent_before_the_engine_is_closed(own_na
     await engine.aclose()
     async with await nats.connect(own_nats.url) as client:
         assert (await client.jetstream().stream_info("TRACKSIDE_RUNS")).state.messages == 3_000
+
+
+async def test_a_connection_goes_though_who_closes_it_is_told_to_leave_meanwhile(own_nats: NatsServer) -> None:
+    access = await asyncio.to_thread(load_access, NatsOptions(url=own_nats.url))
+    link = Link(access, name="leaving", on_slow=ignore, on_denied=ignore)
+    await link.connect()
+    writer = link._client._transport._io_writer
+    closing = asyncio.create_task(link.aclose())
+    await asyncio.sleep(0)  # it has begun
+
+    closing.cancel()
+    await asyncio.wait([closing])
+
+    assert closing.cancelled()
+    assert writer.transport.is_closing()
+    await link.aclose()

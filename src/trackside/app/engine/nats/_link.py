@@ -297,15 +297,17 @@ class Link:
         self.lose("closed")
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
         transport = self._client._transport  # noqa: SLF001  # which a server that takes nothing never lets go of
-        with suppress(TimeoutError, nats.errors.Error, OSError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._client.close()
-        writer = getattr(transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+            with suppress(TimeoutError, nats.errors.Error, OSError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._client.close()
+        finally:  # also if who closes it is told to leave meanwhile
+            writer = getattr(transport, "_io_writer", None)
+            if writer is not None:
+                writer.transport.abort()
 
     def _soon(self, work: Callable[[], Coroutine[Any, Any, Any]], size: int) -> None:
         self._waiting.append((size, work))
