@@ -15,12 +15,10 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final, Literal
-
-_SPARE: Final = 2
+from typing import IO, Literal
 
 type Doing = Literal["enter", "write", "refused", "leave"]
 
@@ -49,8 +47,6 @@ class FencedJournal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal"
         self._tokens = folder / "tokens"
-        self._spare: list[int] = []
-        self._keep_spare()
 
     def enter(self, run_id: str, thread_id: str, attempt: int = 1) -> Hold:
         """Begin to execute a run; whoever was at its thread before has no say any more."""
@@ -84,23 +80,9 @@ class FencedJournal:
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
-        self._let_spare_go()
-        try:
-            with self._path.open("ab", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # let go of as the file is closed, or the process killed
-                yield file
-        finally:
-            self._keep_spare()
-
-    def _keep_spare(self) -> None:
-        """Set descriptors aside, for the file and a token: what a process did is written down also when it has no others."""
-        with suppress(OSError):
-            while len(self._spare) < _SPARE:
-                self._spare.append(os.open(os.devnull, os.O_RDONLY))
-
-    def _let_spare_go(self) -> None:
-        while self._spare:
-            os.close(self._spare.pop())
+        with self._path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # let go of as the file is closed, or the process killed
+            yield file
 
     def _token_of(self, thread_id: str) -> int:
         path = self._tokens / thread_id
