@@ -67,14 +67,19 @@ class FullDisk(Fault):
                         raise
 
 
-class Memory(Fault):
-    name = "memory"
-    does = "a process gets no more memory than it has (`prlimit --as`); it may die of that"
+class _Limited(Fault):
+    """A process that may have no more of something."""
+
     needs = "Linux"
     kind = "shortage"
 
     def why_not(self) -> str | None:
-        return None if sys.platform == "linux" else "address spaces are limited on Linux"
+        return None if sys.platform == "linux" else "what another process may have is limited on Linux"
+
+
+class Memory(_Limited):
+    name = "memory"
+    does = "a process gets no more memory than it has (`prlimit --as`); it may die of that"
 
     async def inject(self) -> str:
         self._process = self.chance.choice(self.system.processes)
@@ -94,14 +99,9 @@ class Memory(Fault):
         await revive(self._process, self.toll)
 
 
-class Descriptors(Fault):
+class Descriptors(_Limited):
     name = "descriptors"
     does = "a server has no file descriptor left (`prlimit --nofile`), while a crowd wants to connect"
-    needs = "Linux"
-    kind = "shortage"
-
-    def why_not(self) -> str | None:
-        return None if sys.platform == "linux" else "descriptors are limited in this way on Linux"
 
     async def inject(self) -> str:
         self._server = self.chance.choice(self.system.servers)
