@@ -200,3 +200,18 @@ def test_who_was_fenced_off_does_nothing_more(tmp_path: Path) -> None:
     ]
     with pytest.raises(FencedOff):
         replace(old, token=0).write()
+
+
+@pytest.mark.parametrize(
+    ("error", "stayed"),
+    [("[Errno 24] Too many open files: '/somewhere/journal'", False), ("[Errno 24] Too many open files: '/db'", True)],
+)
+async def test_who_could_not_write_that_he_left_is_not_taken_for_one_that_stayed(
+    kept: Kept, error: str, stayed: bool
+) -> None:
+    kept.rewrite(lambda entries: entries.pop(3))  # that "one" left
+    kept.change(f"UPDATE runs SET error = '{error.replace("'", "''")}' WHERE run_id = 'one'")
+
+    _, wrong = await asyncio.to_thread(kept.look)
+
+    assert any("run two began on thread t" in said for said in wrong) is stayed
