@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ from trackside.harness import (
 )
 from trackside.harness.bounding import MissedEvents
 from trackside.harness.dispatch import ObserverSet
+from trackside.harness.memory import MemoryStream
+from trackside.harness.ports import RunStream
 from trackside.testing import (
     Misbehaviour,
     RecordingBatchObserver,
@@ -60,12 +62,15 @@ async def deliver(observers: ObserverSet, *batches: Sequence[RunLifecycleEvent])
             await observers.deliver(batch)
 
 
-async def run_once(*observers: Any, agent: Any = None) -> RunResult:
+async def run_once(*observers: Any, agent: Any = None, stream: RunStream | None = None) -> RunResult:
     async def echo(input: Any) -> Any:
         return input
 
     bound = [ObserverBinding(observer, required=True) for observer in observers]
-    async with RunManager({"agent": agent or echo}, observers=bound, policy=POLICY, clock=VirtualClock()) as manager:
+    clock = VirtualClock()
+    async with RunManager(
+        {"agent": agent or echo}, observers=bound, policy=POLICY, clock=clock, stream=stream
+    ) as manager:
         return await (await manager.start(RunSpec("agent", "hello"))).result()
 
 
@@ -156,6 +161,23 @@ async def test_what_an_observer_fails_to_keep_is_said_to_be_lost_and_why(
     if isinstance(how, OSError):
         assert (result.error or "").endswith("lost: no room")
         assert said.endswith("(no room)")
+
+
+@pytest.mark.parametrize(("place", "told"), [("a safe place", ["success"]), (None, [None])])
+@virtual
+async def test_who_follows_a_run_is_told_no_end_that_is_kept_nowhere(place: str | None, told: list[str | None]) -> None:
+    heard: list[str | None] = []
+
+    class Ends(MemoryStream):
+        def close(self, run_id: str, *, end: Mapping[str, Any] | None = None) -> None:
+            heard.append(None if end is None else end["status"])
+            super().close(run_id, end=end)
+
+    keeper = Keeper(Misbehaviour(how=FULL, on=lambda event: event.event_type is COMPLETED), place=place)
+    result = await run_once(keeper, stream=Ends())
+
+    assert result.status is RunStatus.error
+    assert heard == told
 
 
 @virtual

@@ -50,9 +50,14 @@ async def settled_with(
         return Settlement(previous=before, status=after)
 
 
-def say_if_lost(coordinator: RunCoordinator, run_id: str, missed: Sequence[MissedEvents]) -> None:
-    """Tell the coordinator of a run whose end nobody has taken or keeps: else it would be taken for one that goes on."""
+def is_kept_nowhere(missed: Sequence[MissedEvents]) -> bool:
+    """Whether required observers never took how a run ended, and none of them keeps it for later either."""
     untold = [miss for miss in missed if miss.has_end]
+    return bool(untold) and all(miss.kept_in is None for miss in untold)
+
+
+def say_lost(coordinator: RunCoordinator, run_id: str) -> None:
+    """Tell the coordinator of a run whose end is kept nowhere: else it would be taken for one that goes on."""
     lose: Callable[[str], None] | None = getattr(coordinator, "lose", None)
-    if lose is not None and untold and all(miss.kept_in is None for miss in untold):
+    if lose is not None:
         lose(run_id)

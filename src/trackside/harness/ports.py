@@ -301,6 +301,7 @@ class RunStream(Protocol):
         """No more parts will come; every follower, also a later one, gets to the end. Does not block and does not fail.
 
         `end` is what the run's last event says, if it is the run's own process that closes: that event is durable by now.
+        One that could be kept nowhere is not told; how the run has ended is then what the log comes to say of it.
         """
         ...
 

@@ -36,7 +36,7 @@ from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
 from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
-from trackside.harness.parting import say_if_lost, settled_with
+from trackside.harness.parting import is_kept_nowhere, say_lost, settled_with
 from trackside.harness.ports import Claim, Settlement
 from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
@@ -428,11 +428,13 @@ class RunWorker:
         self._end_taken = True
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
         result = result_told(self.record, end, says, missed, self.delivery_error)
-        close_stream(self._services.stream, self.record, says)
+        is_lost = is_kept_nowhere(missed)
+        close_stream(self._services.stream, self.record, None if is_lost else says)  # I14: what nobody keeps is not told
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce
-            say_if_lost(self._services.coordinator, run_id, missed)
+        if is_lost:
+            say_lost(self._services.coordinator, run_id)
         return result
 
     async def _end_as_lost(self) -> RunResult:
