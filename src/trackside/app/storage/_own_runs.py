@@ -23,6 +23,8 @@ class OwnRun:
     claimed: bool = False
     withdrawn: bool = False
     cancel_requested: CancelAction | None = None
+    cancels: int = 0
+    """How many ask here, in this moment, to have it cancelled: what the database says of that is no news."""
     handover: Handover | None = None
     over: bool = False
     """Its end is in the log."""

@@ -259,6 +259,8 @@ def say_ended(reaped: Reaped, why: str = "its worker is lost") -> None:
 def _hear(host: RunHost, own: OwnRun, said: Owned) -> None:
     run_id = own.record.run_id
     if said.cancel_requested is not None and own.cancel_requested is None:
+        if own.cancels:
+            return
         own.cancel_requested = said.cancel_requested
         host.on_cancel(run_id, said.cancel_requested)
     elif said.ready and not own.claimed and not own.withdrawn:

@@ -346,11 +346,17 @@ class StoredCoordinator:
         own = self._runs.get(run_id)
         thread_id = (await self._known(run_id)).thread_id if own is None else own.record.thread_id
         work = RequestCancel(run_id=run_id, thread_id=thread_id, owner=self.worker_id, action=action)
-        await self._writer.write_to_the_end(work)
         if own is None:
+            await self._writer.write_to_the_end(work)
             self._signals.announce()
-        else:  # not before: a cancel that could not be stored must not keep the run from being claimed
+            return await self._known(run_id)
+        own.cancels += 1
+        try:
+            await self._writer.write_to_the_end(work)
+            # Not before: a cancel that could not be stored must not keep the run from being claimed.
             own.cancel_requested = own.cancel_requested or action
+        finally:
+            own.cancels -= 1
         return await self._known(run_id)
 
     async def note_stuck(self, run_id: str, since: datetime) -> None:

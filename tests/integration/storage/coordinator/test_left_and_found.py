@@ -287,6 +287,34 @@ async def test_a_host_that_fails_on_a_run_that_it_takes_over_gets_the_others_all
     assert f"run {waiting[0]} was taken over, but waits for this process to end" in caplog.text
 
 
+async def test_a_cancel_that_is_asked_here_is_not_heard_of_from_the_database_too(
+    hand: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = hand(), hand()
+    mine, others = await admit(a, "mine"), await admit(a, "others")
+    for run_id, thread_id in ((mine, "mine"), (others, "others")):
+        await start(a, run_id, thread_id)
+    writes, written, looked = a.store._writer.write_to_the_end, asyncio.Event(), asyncio.Event()
+
+    async def write_and_let_others_go_first(work: Any) -> Any:
+        outcome = await writes(work)
+        written.set()
+        await looked.wait()
+        return outcome
+
+    await b.coordinator.request_cancel(others, CancelAction.interrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(a.store._writer, "write_to_the_end", write_and_let_others_go_first)
+        asking = asyncio.create_task(a.coordinator.request_cancel(mine, CancelAction.interrupt))
+        await written.wait()
+    await a.coordinator._upkeep.look()
+    looked.set()
+    await asking
+    await a.coordinator._upkeep.look()
+
+    assert a.told == [("cancel", others)]
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_run_that_is_to_be_cancelled_when_its_worker_goes_is_started_by_nobody(
     hand: Any, database: Any, leaves: bool
