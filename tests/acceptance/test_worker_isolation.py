@@ -28,7 +28,10 @@ async def echo(input):
     return {"said": "before", "pid": os.getpid()}
 
 async def until_told(input, run):
-    open(f"at-it-{input['name']}", "w").close()
+    at_it = f"at-it-{input['name']}"
+    with open(f"{at_it}.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{at_it}.new", at_it)
     while not os.path.exists("go"):
         await asyncio.sleep(0.02)
     return {"done": True}
@@ -156,14 +159,27 @@ def test_it_drains_as_one(
     assert workers(here, postgres_with_tables) == []
 
 
-def test_the_second_signal_cancels_what_runs(server: TracksideServer, worker: TracksideProcess) -> None:
+def test_the_second_signal_cancels_what_runs_also_in_a_process_that_hears_both_at_once(
+    server: TracksideServer, worker: TracksideProcess
+) -> None:
     run_id = begin(server, "second")
-    worker.signal(signal.SIGTERM)
-    wait_until(lambda: "waiting for 1 run" in worker.log, "it waits")
-    worker.signal(signal.SIGTERM)
+    pid = int((server.folder / "at-it-second").read_text("ascii"))
+    os.kill(pid, signal.SIGSTOP)
+    for says in ("waiting for 1 run", "stopping quickly"):
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda says=says: says in worker.log, says)
+    wait_until(lambda: pending_signals(pid) >= {signal.SIGTERM, signal.SIGINT}, "it has been told twice")
+    os.kill(pid, signal.SIGCONT)
 
     assert worker.wait() == 0
     assert status_of(server, run_id) == "cancelled"
+
+
+def pending_signals(pid: int) -> set[int]:
+    """What a process has been sent, and has not come to look at."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("ShdPnd")]
+    return {number for number in signal.Signals if mask >> number - 1 & 1}
 
 
 def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideServer, worker: TracksideProcess) -> None:

@@ -76,6 +76,7 @@ class ChildProcess:
         """Why it was killed by its supervisor."""
         self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it takes runs, or has ended before it did."""
+        self._is_asked_to_end = False
         self._process = process
         self._reader = reader
         self._writer = writer  # nothing is written; but its end is the process's, too
@@ -125,8 +126,11 @@ class ChildProcess:
     def ask_to_end(self) -> None:
         """Have it take no more runs, and end when it has finished; again to have it cancel them."""
         if self.is_up:
+            # Two signals of a kind are one to a process that has not come to look in between.
+            number = signal.SIGINT if self._is_asked_to_end else signal.SIGTERM
+            self._is_asked_to_end = True
             with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+                self._process.send_signal(number)
 
     def kill(self, verdict: Verdict | None = None) -> None:
         """End it at once, and what its agent has started."""

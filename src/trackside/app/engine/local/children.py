@@ -89,7 +89,8 @@ class Launch:
     user: str | None = None
     speaks: bool = False
     stops_by: signal.Signals = signal.SIGTERM
-    stops_quickly_by: signal.Signals = signal.SIGTERM
+    stops_quickly_by: signal.Signals = signal.SIGINT
+    """Another one: two of a kind are one to a process that has not come to look in between."""
     ends_by: signal.Signals = signal.SIGKILL
     """How it is ended when we are gone."""
 
