@@ -429,7 +429,8 @@ class RunWorker:
         missed = await self._observers.finish(run_id) if self.delivery_error is not None else ()
         result = result_told(self.record, end, says, missed, self.delivery_error)
         is_lost = is_kept_nowhere(missed)
-        close_stream(self._services.stream, self.record, None if is_lost else says)  # I14: what nobody keeps is not told
+        told = None if is_lost else says  # I14: what nobody keeps is not told
+        close_stream(self._services.stream, self.record, told)
         await self._release(settlement.status)
         if self.delivery_error is not None:
             await self._observers.finish(run_id)  # what the release may have had to announce
