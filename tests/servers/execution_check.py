@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -34,19 +32,13 @@ def twice(entries: Sequence[Entry]) -> Iterator[str]:
             left.add(entry.run_id)
 
 
-def _is_cut_short(kept: Kept, run_id: str) -> bool:
-    """Whether a run has failed because its agent could not write into the journal any more, not even that it left."""
-    error = str(kept.runs.get(run_id, {}).get("error"))
-    return os.strerror(errno.EMFILE) in error and "/journal" in error
-
-
 def overlaps(kept: Kept, entries: Sequence[Entry]) -> Iterator[str]:
     """One run at a time on a thread, unless the one before was taken away from a worker; that one changes nothing more."""
     at: dict[str, Entry] = {}
     for entry in entries:
         holder = at.get(entry.thread_id)
         if entry.what == "enter":
-            if holder is not None and not (kept.was_taken_away(holder.run_id) or _is_cut_short(kept, holder.run_id)):
+            if holder is not None and not kept.was_taken_away(holder.run_id):
                 yield f"run {entry.run_id} began on thread {entry.thread_id} by {entry.pid} while {holder} was there"
             at[entry.thread_id] = entry
         elif entry.what == "refused":

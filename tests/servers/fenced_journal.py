@@ -14,11 +14,16 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from threading import Lock
+from typing import Final, Literal
+
+_BLOCK: Final = 1 << 20  # bytes
+_ENTERED: Final = b'"what": "enter"'
 
 type Doing = Literal["enter", "write", "refused", "leave"]
 
@@ -42,20 +47,21 @@ class Entry:
 
 
 class FencedJournal:
-    """The journal in a folder, which all processes of this machine may use at once."""
+    """The journal in a folder, which all processes of this machine may use at once.
+
+    A process opens it when it first writes, and then needs no descriptor more: what its agents do is written down also
+    when it has none left.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal"
-        self._tokens = folder / "tokens"
+        self._opened: _OpenedJournal | None = None
 
     def enter(self, run_id: str, thread_id: str, attempt: int = 1) -> Hold:
         """Begin to execute a run; whoever was at its thread before has no say any more."""
-        with self._locked() as file:
-            token = self._token_of(thread_id) + 1
-            self._tokens.mkdir(exist_ok=True)
-            (self._tokens / thread_id).write_text(str(token), "ascii")
-            hold = Hold(self, run_id, thread_id, attempt, token)
-            hold.append(file, "enter")
+        with self._locked() as opened:
+            hold = Hold(self, run_id, thread_id, attempt, opened.tokens.get(thread_id, 0) + 1)
+            opened.append(hold.entry("enter"))
         return hold
 
     def entries(self) -> list[Entry]:
@@ -72,21 +78,58 @@ class FencedJournal:
         Raises:
             FencedOff: it is not the newest.
         """
-        with self._locked() as file:
-            is_newest = self._token_of(hold.thread_id) == hold.token
-            hold.append(file, what if is_newest else "refused", detail if is_newest else f"{what} {detail}")
+        with self._locked() as opened:
+            is_newest = opened.tokens.get(hold.thread_id) == hold.token
+            opened.append(hold.entry(what, detail) if is_newest else hold.entry("refused", f"{what} {detail}"))
         if not is_newest:
             raise FencedOff(hold.run_id)
 
     @contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
-        with self._path.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go of as the file is closed, or the process killed
-            yield file
+    def _locked(self) -> Iterator[_OpenedJournal]:
+        opened = self._opened
+        if opened is None or opened.pid != os.getpid():  # a child shares its parent's lock
+            opened = self._opened = _OpenedJournal(self._path)
+        with opened.locked():
+            yield opened
 
-    def _token_of(self, thread_id: str) -> int:
-        path = self._tokens / thread_id
-        return int(path.read_text("ascii") or 0) if path.exists() else 0
+
+class _OpenedJournal:
+    """The journal as one process has it open, with the newest token of each thread, as of the last time it was locked."""
+
+    def __init__(self, path: Path) -> None:
+        self.pid: Final = os.getpid()
+        self.tokens: dict[str, int] = {}
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        weakref.finalize(self, os.close, self._file)
+        self._read = 0  # bytes
+        self._among_threads = Lock()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have it alone, of all threads and processes, and know what they have written."""
+        with self._among_threads:
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # let go of as the process is killed, too
+            try:
+                self._read_on()
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def append(self, entry: Entry) -> None:
+        """Write a line: one small write happens whole or not at all."""
+        os.write(self._file, f"{json.dumps(asdict(entry))}\n".encode())
+
+    def _read_on(self) -> None:
+        written = b"".join(iter(self._block, b""))
+        for line in written.splitlines():
+            if _ENTERED in line:
+                entry = json.loads(line)
+                self.tokens[entry["thread_id"]] = entry["token"]
+
+    def _block(self) -> bytes:
+        block = os.pread(self._file, _BLOCK, self._read)
+        self._read += len(block)
+        return block
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +158,6 @@ class Hold:
         """
         self.journal.act(self, "leave", how)
 
-    def append(self, file: IO[bytes], what: Doing, detail: str = "") -> None:
-        """Write a line: one small write happens whole or not at all."""
-        entry = Entry(
-            what, self.run_id, self.thread_id, self.attempt, os.getpid(), self.token, time.monotonic(), detail
-        )
-        file.write(f"{json.dumps(asdict(entry))}\n".encode())
+    def entry(self, what: Doing, detail: str = "") -> Entry:
+        """A line about something that is done with it."""
+        return Entry(what, self.run_id, self.thread_id, self.attempt, os.getpid(), self.token, time.monotonic(), detail)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from typing import Any
 import fleet_agents
 import pytest
 from blockbuster import BlockBuster
-from fenced_journal import FencedJournal, FencedOff
+from fenced_journal import Entry, FencedJournal, FencedOff
 from fleet_check import Asked, Counts, Words, look_over
 
 from trackside import ObserverBinding, RunManager, RunSpec
@@ -202,16 +204,41 @@ def test_who_was_fenced_off_does_nothing_more(tmp_path: Path) -> None:
         replace(old, token=0).write()
 
 
-@pytest.mark.parametrize(
-    ("error", "stayed"),
-    [("[Errno 24] Too many open files: '/somewhere/journal'", False), ("[Errno 24] Too many open files: '/db'", True)],
-)
-async def test_who_could_not_write_that_he_left_is_not_taken_for_one_that_stayed(
-    kept: Kept, error: str, stayed: bool
-) -> None:
-    kept.rewrite(lambda entries: entries.pop(3))  # that "one" left
-    kept.change(f"UPDATE runs SET error = '{error.replace("'", "''")}' WHERE run_id = 'one'")
+def test_what_an_agent_does_is_written_down_also_without_descriptors(tmp_path: Path) -> None:
+    program = """
+import resource
+hold = journal.enter("one", "t")
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+hold.leave("done")
+journal.enter("two", "t").leave("done")
+"""
+    assert [(entry.what, entry.token) for entry in written_by(program, tmp_path)] == [
+        ("enter", 1),
+        ("leave", 1),
+        ("enter", 2),
+        ("leave", 2),
+    ]
 
-    _, wrong = await asyncio.to_thread(kept.look)
 
-    assert any("run two began on thread t" in said for said in wrong) is stayed
+def test_all_threads_and_forks_that_enter_get_tokens_of_their_own(tmp_path: Path) -> None:
+    program = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+journal.enter("first", "t")
+child = os.fork()
+with ThreadPoolExecutor(2) as threads:
+    list(threads.map(lambda number: journal.enter(str(number), "t"), range(200)))
+if child:
+    os.waitpid(child, 0)
+"""
+    entries = written_by(program, tmp_path)
+    assert [entry.token for entry in entries] == [*range(1, 402)]
+    assert len({entry.pid for entry in entries}) == 2
+
+
+def written_by(program: str, folder: Path) -> list[Entry]:
+    """What a program of its own writes into the journal of a folder."""
+    begin = f"import sys; sys.path[:] = {sys.path}\nfrom pathlib import Path\nfrom fenced_journal import FencedJournal"
+    program = f"{begin}\njournal = FencedJournal(Path({str(folder)!r}))\n{program}"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    return FencedJournal(folder).entries()
