@@ -225,14 +225,17 @@ def test_all_threads_and_forks_that_enter_get_tokens_of_their_own(tmp_path: Path
 import os
 from concurrent.futures import ThreadPoolExecutor
 journal.enter("first", "t")
+begin = os.pipe(), os.pipe()
 child = os.fork()
+os.write(begin[bool(child)][1], b"x")
+os.read(begin[not child][0], 1)
 with ThreadPoolExecutor(2) as threads:
-    list(threads.map(lambda number: journal.enter(str(number), "t"), range(200)))
+    list(threads.map(lambda number: journal.enter(str(number), "t"), range(1_000)))
 if child:
     os.waitpid(child, 0)
 """
     entries = written_by(program, tmp_path)
-    assert [entry.token for entry in entries] == [*range(1, 402)]
+    assert [entry.token for entry in entries] == [*range(1, 2_002)]
     assert len({entry.pid for entry in entries}) == 2
 
 
