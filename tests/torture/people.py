@@ -125,7 +125,7 @@ class People:
     async def come(self) -> None:
         """Begin to use the system."""
         TortureClient.url = self._system.url
-        await self._make_crons()
+        await self._make_crons([server.url for server in self._system.servers], CRONS)
         if not self._system.workers:
             await self.replace_users()
         self.load = Load(
@@ -165,6 +165,8 @@ class People:
             async with self.times:  # or the thread that makes one due does so, and nobody says it
                 self._crons.cancel()
             await asyncio.wait([self._crons])
+            for server in self._system.servers:  # where a cron is made, what is due is looked for; else twice a minute
+                await self._make_crons([server.url], 1)
         if self.load is not None:
             await self.load.stop()
         for user in self.users:
@@ -184,10 +186,9 @@ class People:
             await asyncio.to_thread(program.kill)
         self.words.close()
 
-    async def _make_crons(self) -> None:
-        urls = [server.url for server in self._system.servers]
+    async def _make_crons(self, urls: Sequence[str], number: int) -> None:
         async with Balanced(urls, patience=PATIENCE) as balanced:
-            for _ in range(CRONS):
+            for _ in range(number):
                 work: dict[str, Any] = {"parts": 1, "pause": 0, "token": ""}
                 cron: Any = await balanced.surely(
                     lambda client, work=work: client.crons.create("talks", schedule="0 0 1 1 *", input=work)  # type: ignore[misc]
