@@ -72,12 +72,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
                 stream.reconfigure(errors="replace")
-        from trackside.app.cli.commands import app
+        from trackside.app.cli.commands import parser
 
         # What Trackside's own parts tell operators; what concerns whoever sits here is said otherwise.
         shown = bool(os.environ.get(DEBUG_VARIABLE))
         logging.getLogger("trackside").addHandler(logging.StreamHandler() if shown else logging.NullHandler())
-        code = app(arguments, prog_name="trackside", standalone_mode=False)
+        code = parser()(arguments, prog_name="trackside", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:

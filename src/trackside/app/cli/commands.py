@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from trackside._version import __version__
 from trackside.app.cli import (
@@ -62,4 +64,14 @@ app.add_typer(observer_commands.app)
 app.add_typer(subscription_commands.app)
 manual.describe(app)
 typed_once.type_once(app)
-suggesting.know(app)
+
+
+@cache
+def parser() -> TyperGroup:
+    """What reads all that can be typed. Built once, as that takes longer than most commands do."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup), "there are several commands"
+    return command
+
+
+suggesting.know(parser)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import typer
+from typer.core import TyperGroup
 
 _COMMAND = re.compile(r"`trackside ([^`]+)`")
 _PLACES = ("--url", "--database", "-d")
-_known: list[typer.Typer] = []
+_known: list[Callable[[], TyperGroup]] = []
 
 
-def know(app: typer.Typer) -> None:
-    """Suggest commands of this program. It says so itself, since its commands suggest others."""
-    _known.append(app)
+def know(parser: Callable[[], TyperGroup]) -> None:
+    """Suggest commands that this one reads. It says so itself, since its commands suggest others."""
+    _known.append(parser)
 
 
 def flags_of(typed: Mapping[str, Any]) -> str:
@@ -51,9 +51,7 @@ def suggest_at(flags: str, text: str) -> str:
 
 def _takes(words: list[str], flag: str) -> bool:
     """Whether a command has this option, and not only to say why it is of no use to it."""
-    from typer.main import get_command
-
-    command: Any = get_command(_known[-1]) if _known else None
+    command: Any = _known[-1]() if _known else None
     for word in words:
         if not hasattr(command, "commands"):
             break
