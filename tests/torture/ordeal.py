@@ -28,6 +28,8 @@ _OVERTIME: Final = 120.0
 _PROGRESS: Final = 5
 """Turns that clients have to come to their ends with before the next fault, if they do so in time."""
 _PROGRESS_SECONDS: Final = 5.0
+_HASTY_SECONDS: Final = 1.0
+"""The same where there are to be so many kills."""
 _LOOK_AGAIN: Final = 0.1  # seconds
 
 
@@ -92,7 +94,7 @@ class Ordeal:
         """All of it."""
         began = time.monotonic()
         result = self._result
-        async with SYSTEMS[self._plan.system](self._folder) as system:
+        async with SYSTEMS[self._plan.system](self._folder, is_plain=self._only_kills) as system:
             people = People(system, seed=self._chance.randrange(2**32), clients=self._plan.clients)
             try:
                 await people.receive()
@@ -117,6 +119,12 @@ class Ordeal:
         if result.kept is None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         return result
+
+    @property
+    def _only_kills(self) -> bool:
+        """Whether nothing is asked for that needs more of processes than that they die."""
+        kinds = {kind.kind for kind in FAULTS if kind.name in self._plan.only}
+        return bool(kinds) and kinds <= {"kill", "stop"}
 
     async def _timed[T](self, what: str, doing: Awaitable[T]) -> T:
         began = time.monotonic()
@@ -182,7 +190,7 @@ class Ordeal:
         assert people.load is not None
         wanted = people.load.done.total() + _PROGRESS
         try:
-            async with asyncio.timeout(_PROGRESS_SECONDS):
+            async with asyncio.timeout(_HASTY_SECONDS if self._plan.kills else _PROGRESS_SECONDS):
                 while people.load.done.total() < wanted:  # clients say nothing of that
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:

@@ -20,6 +20,7 @@ import hosts
 import poor_machine
 from fenced_journal import FencedJournal
 from fleet import Fleet, FleetProcess
+from forking import Forkery
 from log_check import look_into
 from nats_server import NatsServer
 from poor_machine import Machine
@@ -44,12 +45,16 @@ class System:
 
     Args:
         folder: where all of it is.
+        is_plain: its processes are forked, which takes a tenth of the CPU time of a start; they are on this host, and no
+            library is loaded first, so that their clocks, disks and networks are as they are.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_plain: bool = False) -> None:
         self.folder = folder
+        self.is_plain = is_plain
+        self.forkery: Forkery | None = None
         self.journal = FencedJournal(folder)
         self.url = ""
         """The address of the database, for who looks into it."""
@@ -84,7 +89,9 @@ class System:
 
     async def prepare(self) -> None:
         """Have what is around it."""
-        if poor_machine.why_not() is None:
+        if self.is_plain:
+            self.forkery = self._stack.enter_context(Forkery())
+        elif poor_machine.why_not() is None:
             self.machine = await asyncio.to_thread(Machine, self.folder)
 
     async def start(self, receiver: str) -> None:
@@ -153,8 +160,8 @@ log = false
 class _Served(System):
     """Servers that execute the runs themselves."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, is_plain: bool = False) -> None:
+        super().__init__(folder, is_plain=is_plain)
         self._servers: list[FleetProcess] = []
 
     @property
@@ -169,6 +176,7 @@ class _Served(System):
                 settings=_settings(receiver),
                 env=self.env(),
                 name=f"server-{place}",
+                forkery=self.forkery,
             )
             self._servers.append(FleetProcess(server))
         await asyncio.gather(*(server.start() for server in self._servers))
@@ -233,8 +241,8 @@ class OnFleet(_OnPostgres):
 
     name = "fleet"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, is_plain: bool = False) -> None:
+        super().__init__(folder, is_plain=is_plain)
         self.fleet: Fleet | None = None
         self._hosts: hosts.Hosts | None = None
 
@@ -256,7 +264,7 @@ class OnFleet(_OnPostgres):
         return None if self.fleet is None else self.fleet.nats
 
     async def prepare(self) -> None:
-        if await asyncio.to_thread(hosts.why_not) is None:
+        if not self.is_plain and await asyncio.to_thread(hosts.why_not) is None:
             self._hosts = self._stack.enter_context(hosts.Hosts(*SERVICES))
             self.listens_at = self._hosts.address(CLIENTS)
         await super().prepare()
@@ -276,7 +284,7 @@ class OnFleet(_OnPostgres):
             "env": {**self.env(), **names, "TRACKSIDE_SERVER_PRIVATE_WEBHOOKS": "true"},
         }
         if self._hosts is None:
-            fleet = Fleet(self.folder, self.postgres, **options)
+            fleet = Fleet(self.folder, self.postgres, forkery=self.forkery, **options)
         else:
             fleet = SpreadFleet(self.folder, self.postgres, self._hosts, **options)
         self.fleet = await self._stack.enter_async_context(fleet)

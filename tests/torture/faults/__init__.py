@@ -6,7 +6,7 @@ are missing says so, and is skipped with that reason.
 
 from tests.torture.faults._fault import Fault, Kind
 from tests.torture.faults.cuts import CutBoth, CutBroker, CutDatabase
-from tests.torture.faults.kills import KillAtPoint, KillReceiver, KillServer, KillUser, KillWorker
+from tests.torture.faults.kills import KillAtPoint, KillReceiver, KillServer, KillSeveral, KillUser, KillWorker
 from tests.torture.faults.shortages import Descriptors, FullDisk, Memory
 from tests.torture.faults.stops import BrokerLost, BrokerRestart, DatabaseStop
 from tests.torture.faults.times import ClockJump, SlowDisk, Standstill
@@ -16,6 +16,7 @@ __all__ = ["FAULTS", "Fault", "Kind"]
 FAULTS: list[type[Fault]] = [
     KillServer,
     KillWorker,
+    KillSeveral,
     KillAtPoint,
     KillUser,
     KillReceiver,

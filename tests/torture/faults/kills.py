@@ -54,6 +54,31 @@ class KillWorker(Fault):
         await revive(self._worker, self.toll)
 
 
+class KillSeveral(Fault):
+    name = "kill-several"
+    does = "SIGKILL of several at once, of servers, workers and users of the library; they come back together"
+    kind = "kill"
+    weight = 3
+
+    async def inject(self) -> str:
+        workers, users = self.system.workers, self.people.users
+        everybody = [*self.system.processes, *users]
+        victims = self.chance.sample(everybody, self.chance.randint(min(2, len(everybody)), len(everybody)))
+        self._processes = [process for process in self.system.processes if process in victims]
+        dying = [process.kill() for process in self._processes]
+        dying += [asyncio.to_thread(user.kill) for user in users if user in victims]
+        await asyncio.gather(*dying)
+        self.toll.kills["worker"] += sum(process in workers for process in self._processes)
+        self.toll.kills["server"] += sum(process not in workers for process in self._processes)
+        self.toll.kills["user"] += sum(user in victims for user in users)
+        return ", ".join(victim.name for victim in victims)
+
+    async def heal(self) -> None:
+        await asyncio.gather(*(revive(process, self.toll) for process in self._processes))
+        if self.people.users:
+            await self.people.replace_users()
+
+
 class KillAtPoint(Fault):
     """A process that is to die is started anew with the point in its environment, so it dies twice: at once, and there."""
 
