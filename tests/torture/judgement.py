@@ -91,21 +91,33 @@ def findings(system: System, told: Sequence[Path], wrong: Sequence[str]) -> Iter
     entries = [str(entry) for entry in system.journal.entries()] if wrong else []
     for what in wrong:
         ids = [*dict.fromkeys(_ID.findall(what))][:3]
+        rows = _rows(system.url, ids)
+        threads = {one["thread_id"] for one in rows}
+        own = [one for one in ids if one not in threads] or ids
         yield Finding(
             what=what,
             ids=ids,
-            told=[line for line in lines if any(one in line for one in ids)][:_MOST],
-            journal=[entry for entry in entries if any(one in entry for one in ids)][:_MOST],
-            rows=_rows(system.url, ids),
+            told=nearest(lines, [{*_ID.findall(line)} for line in lines], ids, own),
+            journal=nearest(entries, [{*_ID.findall(entry)} for entry in entries], ids, own),
+            rows=nearest(rows, [{one["run_id"], one["thread_id"]} for one in rows], ids, own),
         )
 
 
-def _rows(url: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+def nearest[T](all_of_it: Sequence[T], named: Sequence[set[str]], ids: Sequence[str], own: Sequence[str]) -> list[T]:
+    """Of what names one of these ids, that which names one of `own`, and then what is nearest to it, in the given order."""
+    about = [place for place, some in enumerate(named) if some & {*ids}]
+    kept = [rank for rank, place in enumerate(about) if named[place] & {*own}][:_MOST]
+    near = sorted(range(len(about)), key=lambda rank: min((abs(rank - one) for one in kept), default=rank))
+    return [all_of_it[about[rank]] for rank in sorted(near[:_MOST])]
+
+
+def _rows(url: str, ids: Sequence[str]) -> list[dict[str, str]]:
+    """What the log has of runs and threads."""
     if not ids:
         return []
     some = ", ".join(f"'{one}'" for one in ids)
     names = ("position", "run_id", "thread_id", "sequence", "event_type", "occurred_at", "payload")
     sql = f"SELECT {', '.join(names)} FROM events WHERE run_id IN ({some}) OR thread_id IN ({some}) ORDER BY position"
     with look_into(url) as database:
-        rows = database.execute(f"{sql} LIMIT {_MOST}").fetchall()
+        rows = database.execute(sql).fetchall()
     return [dict(zip(names, map(str, row), strict=True)) for row in rows]

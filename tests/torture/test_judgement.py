@@ -16,7 +16,7 @@ from fenced_journal import FencedJournal
 from tests.torture import report
 from tests.torture.command import parse, plans
 from tests.torture.faults import FAULTS
-from tests.torture.judgement import ENDS, deliveries, findings, judge
+from tests.torture.judgement import ENDS, deliveries, findings, judge, nearest
 from tests.torture.ordeal import Result
 from tests.torture.soak import trend_of
 from tests.torture.systems import System
@@ -115,6 +115,17 @@ def test_a_finding_has_what_clients_and_agents_and_the_log_say_of_its_run(left: 
     assert [json.loads(line.partition(" ")[2])["what"] for line in about.told] == ["run", "answer", "run", "answer"]
     assert ["enter" in about.journal[0], "leave" in about.journal[1]] == [True, True]
     assert about.rows[0]["event_type"] == "run_started"
+
+
+def test_of_a_long_thread_a_finding_has_what_is_about_its_run_and_around_it() -> None:
+    lines = [f"line {number}" for number in range(100)]
+    named = [
+        {"run", "thread"} if number in {60, 63} else {"thread"} if number % 2 else {"other"} for number in range(100)
+    ]
+    kept = nearest(lines, named, ["run", "thread"], ["run"])
+    assert [int(line.split()[1]) for line in kept] == [*range(43, 60, 2), 60, 61, 63, *range(65, 80, 2)]
+    assert nearest(lines[:3], named[:3], ["thread"], ["thread"]) == ["line 1"]
+    assert nearest(lines, named, [], []) == []
 
 
 def test_a_report_is_sound_only_if_nothing_is_wrong_and_all_happened(left: Left) -> None:
