@@ -23,10 +23,12 @@ type OpenTerminal = Callable[..., Any]
 PATIENCE = 90.0  # seconds after which something that does not come counts as hanging
 AGENTS = """
 import asyncio
+import os
 
 async def chat(input, run):
-    for number in range(input.get("parts", 1)):
-        run.send({"number": number})
+    run.send({"number": 0})
+    while input.get("until") and not os.path.exists(input["until"]):
+        run.send({"number": 1})
         await asyncio.sleep(0.02)
     return {"said": input["text"].upper()}
 """
@@ -138,16 +140,19 @@ def test_a_process_that_is_killed_is_started_again_and_that_is_said(fleet: Any) 
     assert one.end() == 0
 
 
-def test_runs_that_have_begun_end_before_the_fleet_does(fleet: Any) -> None:
+def test_runs_that_have_begun_end_before_the_fleet_does(fleet: Any, tmp_path: Path) -> None:
     one = fleet("--workers", "1", "--servers", "1", "--engine", "postgres")
     (url,) = one.until(lambda line: "up" in line)["up"]["urls"]
     with get_sync_client(url=url, api_key=None) as client:
         thread_id = client.threads.create()["thread_id"]
-        run = client.runs.create(thread_id, "chat", input={"text": "slow", "parts": 50}, stream_mode="custom")
+        asked = {"text": "slow", "until": str(tmp_path / "go")}
+        run = client.runs.create(thread_id, "chat", input=asked, stream_mode="custom")
         parts = client.runs.join_stream(thread_id, run["run_id"])
         while next(parts).event != "custom":
             pass
         one.process.send_signal(signal.SIGTERM)
+        one.until(lambda line: line.get("now", {}).get("processes", [{}])[-1].get("state") == "stopping")
+        (tmp_path / "go").touch()
         events = [part.event for part in parts]
     assert events[-1] == "end"
     assert one.process.wait(PATIENCE) == 0
@@ -183,7 +188,9 @@ def test_the_screen_shows_each_process_and_ctrl_c_ends_all(terminal: OpenTermina
     shown.wait_for("Ctrl-C lets runs end")
     for name in ("postgres", "nats", "server-1", "worker-1"):
         assert re.search(rf"{name} +\S+ (up|starting) ", shown.text), name
-    pid = re.findall(r"worker-1 +▸ up +(\d+)", shown.text)[-1]
+    while not (up := re.findall(r"worker-1 +▸ up +(\d+)", shown.text)):
+        shown.wait_for_more(1)
+    pid = up[-1]
     os.kill(int(pid), signal.SIGKILL)
     shown.wait_for("worker-1 was killed by SIGKILL")
     shown.wait_for("worker-1 is up again")

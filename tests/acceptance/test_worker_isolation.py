@@ -59,6 +59,8 @@ isolation = "process"
 concurrency = 2
 """
 NOWHERE = "postgresql://trackside:sesame@127.0.0.1:1/trackside"
+A_SIGN_SOON = "5s"
+"""A lease with signs of life that are not long waited for: with them a worker says what it does, and hears what is asked."""
 
 
 @pytest.fixture
@@ -79,8 +81,16 @@ def working(folder: Path, database: str, *options: str, **env: str) -> Trackside
 
 
 @pytest.fixture
-def worker(server: TracksideServer, postgres_with_tables: str) -> Iterator[TracksideProcess]:
-    with working(server.folder, postgres_with_tables, "--port", "0", "--drain", "1h", NOTIFY_SOCKET="/nowhere") as one:
+def lease() -> str:
+    """How long the worker may be silent before its runs are taken for lost: longer than a busy machine stops anybody."""
+    return "1m"
+
+
+@pytest.fixture
+def worker(server: TracksideServer, postgres_with_tables: str, lease: str) -> Iterator[TracksideProcess]:
+    options = ("--port", "0", "--drain", "1h")
+    env = {"NOTIFY_SOCKET": "/nowhere", "TRACKSIDE_ENGINE_LEASE": lease}
+    with working(server.folder, postgres_with_tables, *options, **env) as one:
         yield one
 
 
@@ -111,6 +121,7 @@ def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
     assert not {"_TRACKSIDE_ISOLATED", "NOTIFY_SOCKET"} & {*has["environ"]}
 
 
+@pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_places_are_counted_once_and_the_worker_answers_for_all(
     here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
@@ -140,7 +151,7 @@ def supervisors(here: Run, database: str) -> list[dict[str, Any]]:
     return [one for one in workers(here, database) if one["isolated_in"] is None]
 
 
-@pytest.mark.parametrize("how", ["signal", "command"])
+@pytest.mark.parametrize(("how", "lease"), [("signal", "1m"), ("command", A_SIGN_SOON)])
 def test_it_drains_as_one(
     how: str, here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
@@ -182,6 +193,7 @@ def pending_signals(pid: int) -> set[int]:
     return {number for number in signal.Signals if mask >> number - 1 & 1}
 
 
+@pytest.mark.parametrize("lease", ["2s"])
 def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideServer, worker: TracksideProcess) -> None:
     run_id = begin(server, "third", "blocks")
     for says in ("waiting for 1 run", "stopping quickly"):
@@ -193,6 +205,7 @@ def test_the_third_signal_ends_all_at_once_also_what_is_busy(server: TracksideSe
     wait_until(lambda: status_of(server, run_id) == "error", "somebody ends it")
 
 
+@pytest.mark.parametrize("lease", [A_SIGN_SOON])
 def test_the_place_of_a_process_that_leaves_has_another_one_soon(
     here: Run, server: TracksideServer, worker: TracksideProcess, postgres_with_tables: str
 ) -> None:
