@@ -20,7 +20,7 @@ from tests.torture.systems import System
 from told_words import Words
 from trackside_server import TracksideProcess
 
-PATIENCE: Final = 120.0
+PATIENCE: Final = 240.0
 """Seconds after which a client that is told nothing says so; a fault does not last as long."""
 USERS: Final = 2
 CRONS: Final = 3

@@ -14,7 +14,7 @@ from tests.torture.systems import System
 
 type Kind = Literal["kill", "stop", "cut", "shortage", "time"]
 
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
 _PAUSE: Final = 0.2  # seconds before something is tried again
 
 
