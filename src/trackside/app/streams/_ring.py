@@ -28,8 +28,8 @@ class Ring[T: Sized]:
     __slots__ = ("_most", "_most_bytes", "_skipped", "_wakers", "added", "closed", "items", "size")
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self.items: deque[T | None] = deque()
-        """What is kept, one for each number; None for each that was skipped."""
+        self.items: deque[T | None] | tuple[T | None, ...] = deque()
+        """What is kept, one for each number; None for each that was skipped. A tuple once it is packed."""
         self.added = 0
         """How many were ever added: the number of the newest."""
         self.size = 0
@@ -38,7 +38,7 @@ class Ring[T: Sized]:
         """Whether there is no more to come."""
         self._most = most
         self._most_bytes = most_bytes
-        self._skipped: deque[StreamGap] = deque()
+        self._skipped: list[StreamGap] = []  # hardly ever any, and a deque has room for 64 from the start
         self._wakers: set[asyncio.Future[None]] = set()
 
     @property
@@ -48,7 +48,7 @@ class Ring[T: Sized]:
 
     def add(self, item: T) -> None:
         """Append, without waking anybody: several may come at once."""
-        items = self.items
+        items = self._growing()
         items.append(item)
         self.added += 1
         self.size += item.size
@@ -63,7 +63,7 @@ class Ring[T: Sized]:
             return
         self._prune()
         self._skipped.append(StreamGap(first, through, why))
-        items = self.items
+        items = self._growing()
         items.extend(None for _ in range(min(through - self.added, self._most)))
         self.added = through
         while len(items) > self._most:
@@ -80,12 +80,20 @@ class Ring[T: Sized]:
     def _prune(self) -> None:
         skipped, first = self._skipped, self.first_kept
         while skipped and skipped[0].last < first:
-            skipped.popleft()
+            del skipped[0]
+
+    def _growing(self) -> deque[T | None]:
+        assert isinstance(self.items, deque), "nothing is added to what is packed"
+        return self.items
 
     def close(self) -> None:
         """Let every reader get to the end."""
         self.closed = True
         self.wake()
+
+    def pack(self) -> None:
+        """Keep what is there in as little room as it takes: nothing will be added any more."""
+        self.items = tuple(self.items)
 
     def wake(self) -> None:
         """Wake who waits."""

@@ -308,6 +308,7 @@ class StreamHub:
             del self._channels[run_id]
             channel.end, channel.ended_at, channel.steps = end, at, None
             channel.close()
+            channel.pack()
             if channel.feed is not None:
                 channel.feed.note_end(run_id, end, at=at)
                 channel.feed.wake()
