@@ -153,7 +153,7 @@ def test_killed_between_from_now_and_the_first_read(consumer: Consumer, url: str
 
 
 COMPETE = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from trackside.app.storage import Store
 from trackside.app.storage.feeding import FeedPolicy, SubscriptionFeed
 
@@ -166,39 +166,41 @@ async def main(url):
         async with SubscriptionFeed(store.subscriptions, "mail", handle, policy=policy, consumer=str(os.getpid())):
             await asyncio.Event().wait()
 
-asyncio.run(main(sys.argv[1]))
+url, *places = sys.argv[1:]
+for place in places:
+    if not os.fork():
+        os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT), 1)
+        asyncio.run(main(url))
+signal.pause()
 """
+LOOKS_EVERY = 0.05  # seconds; it takes one until the lease of who was killed is over
 
 
 def test_of_three_processes_one_consumes_and_when_it_dies_another_does(url: str, tmp_path: Path) -> None:
     said = [tmp_path / f"said-{number}" for number in range(3)]
-    competitors = []
 
     async def compete(store: Store) -> list[int]:
         subs = store.subscriptions
-        await subs.open("mail")
-        for path in said:
-            with path.open("w") as stdout:
-                competitors.append(subprocess.Popen([sys.executable, "-c", COMPETE, url], stdout=stdout))
         killed: list[int] = []
         for n in range(1, 31):
             await store.append([make_event("human_message" if n > 1 else "run_started", sequence=n)])
             if n not in {10, 20}:
                 continue
             while (standing := await subs.get("mail")).behind or standing.consumer is None:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(LOOKS_EVERY)
             killed.append(int(standing.consumer))
             os.kill(killed[-1], signal.SIGKILL)
         while (await subs.get("mail")).behind:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(LOOKS_EVERY)
         return killed
 
+    in_store(url, lambda store: store.subscriptions.open("mail"))
+    competitors = subprocess.Popen([sys.executable, "-c", COMPETE, url, *said], start_new_session=True)
     try:
         killed = in_store(url, compete)
     finally:
-        for process in competitors:
-            process.kill()
-            process.wait()
+        os.killpg(competitors.pid, signal.SIGKILL)
+        competitors.wait()
 
     shares = sorted(([int(line) for line in path.read_text().split()] for path in said), key=lambda share: share[-1])
     assert len(set(killed)) == 2
