@@ -58,6 +58,25 @@ def cpu_time() -> float:
 
 SPENT = pytest.StashKey[float]()
 COSTS_SHOWN = 10
+SHARED = "(what tests share: browsers, brokers, who forks)"
+"""What these have spent is seen when they end, after the last test of a process, and is not that test's."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[SPENT] = cpu_time()
+
+
+def spent_since(item: pytest.Item) -> float:
+    """Seconds of CPU time since this was asked last, or the tests began."""
+    now = cpu_time()
+    before, item.config.stash[SPENT] = item.config.stash[SPENT], now
+    return now - before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None:
+        item.user_properties.append(("spent", spent_since(item)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,9 +86,8 @@ def pytest_runtest_makereport(
     """Have the last report of each test say what has been spent since that of the test before."""
     report = yield
     if call.when == "teardown":
-        now = cpu_time()
-        report.user_properties.append(("spent", now - item.config.stash.get(SPENT, now)))
-        item.config.stash[SPENT] = now
+        is_last = any(name == "spent" for name, _ in item.user_properties)
+        report.user_properties.append(("spent by what is shared" if is_last else "spent", spent_since(item)))
     return report
 
 
@@ -78,8 +96,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     costs: dict[str, float] = defaultdict(float)
     for report in chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
-            spent = (value for name, value in report.user_properties if name == "spent" and isinstance(value, float))
-            costs[report.nodeid.partition("::")[0]] += sum(spent)
+            for name, value in report.user_properties:
+                if isinstance(value, float):
+                    costs[SHARED if name == "spent by what is shared" else report.nodeid.partition("::")[0]] += value
     if len(costs) > COSTS_SHOWN:
         terminalreporter.section(f"{sum(costs.values()):.0f} s of CPU time, most of it in")
         for file in sorted(costs, key=costs.__getitem__, reverse=True)[:COSTS_SHOWN]:
