@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fenced_journal import FencedJournal
 from fleet_check import Words, assert_sound
+from forking import Forkery
 from langgraph_sdk import get_client
 from log_check import look_into
 from served_load import Load
@@ -47,6 +48,7 @@ class Lives:
         url: of the database.
         folder: where the servers run.
         seed: of all that chance decides.
+        forkery: forks the servers.
         others: servers beside the one that is killed.
         clients: of each kind.
         waits_for_leases: whether webhooks are told again only when the lease of who told them last is over, half a minute
@@ -59,6 +61,7 @@ class Lives:
         folder: Path,
         *,
         seed: int,
+        forkery: Forkery,
         others: int = 0,
         clients: int = 1,
         waits_for_leases: bool = False,
@@ -67,6 +70,7 @@ class Lives:
         self.url = url
         self.deaths: dict[str, int] = {}
         self._folder = folder
+        self._forkery = forkery
         self._chance = random.Random(seed)
         self._seed = seed
         self._clients = clients
@@ -147,7 +151,9 @@ class Lives:
         env = {"PYTHONPATH": os.pathsep.join(sys.path)}
         if moment != BY_CHANCE:
             env["SERVED_DIES"] = moment
-        return TracksideServer(self._folder, database=self.url, settings=SETTINGS, env=env, port=port)
+        return TracksideServer(
+            self._folder, database=self.url, settings=SETTINGS, env=env, port=port, forkery=self._forkery
+        )
 
     async def _make_crons(self) -> list[str]:
         async with get_client(url=self._server.url, api_key=None) as client:

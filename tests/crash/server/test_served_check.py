@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fenced_journal import FencedJournal
 from fleet_check import Words, look_over
+from forking import Forkery
 from served_lives import Lives
 
 pytestmark = [
@@ -71,10 +72,10 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def lived(tmp_path_factory: pytest.TempPathFactory, forkery: Forkery) -> Seen:
     """What a server has left that clients used through a kill."""
     folder = tmp_path_factory.mktemp("lived")
-    lives = Lives(f"sqlite:///{folder}/runs.db", folder, seed=1)
+    lives = Lives(f"sqlite:///{folder}/runs.db", folder, seed=1, forkery=forkery)
     asyncio.run(lives.go_through(["by chance"], trouble=lambda server, load: load.until_all_were_here()))
     return Seen(folder, *lives.seen[0])
 

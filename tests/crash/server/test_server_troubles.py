@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import Forkery
 from postgres_server import PostgresServer
 from served_lives import Lives
 from served_load import Load
@@ -55,8 +56,8 @@ async def limited(server: TracksideServer, what: int, most: int) -> AsyncIterato
 
 
 @pytest.fixture
-def lives(tmp_path: Path) -> Lives:
-    return Lives(f"sqlite:///{tmp_path}/runs.db", tmp_path, seed=random.randrange(2**32))
+def lives(tmp_path: Path, forkery: Forkery) -> Lives:
+    return Lives(f"sqlite:///{tmp_path}/runs.db", tmp_path, seed=random.randrange(2**32), forkery=forkery)
 
 
 async def test_a_database_that_somebody_else_has_locked_for_ten_seconds(lives: Lives, tmp_path: Path) -> None:
@@ -114,10 +115,12 @@ def crowd(server: TracksideServer, size: int) -> Iterator[list[socket.socket]]:
 
 @pytest.mark.long
 async def test_a_postgres_server_that_is_stopped_and_started(
-    own_postgres_server: PostgresServer, postgres_names: Iterator[str], tmp_path: Path
+    own_postgres_server: PostgresServer, postgres_names: Iterator[str], tmp_path: Path, forkery: Forkery
 ) -> None:
     postgres = own_postgres_server
-    lives = Lives(postgres.create_database(next(postgres_names)), tmp_path, seed=random.randrange(2**32))
+    lives = Lives(
+        postgres.create_database(next(postgres_names)), tmp_path, seed=random.randrange(2**32), forkery=forkery
+    )
 
     async def stop(server: TracksideServer, load: Load) -> None:
         for _ in range(2):
