@@ -1,6 +1,8 @@
 """How a run is executed where its agent or its services are not what they should be."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -433,3 +435,25 @@ async def test_an_agent_that_asks_because_no_model_answered_has_something_to_say
 
     async with way() as runs:
         assert (await runs.run(agent)).status is RunStatus.interrupted
+
+
+@pytest.mark.parametrize("asked", [{}, {"max_tokens": 10}], ids=["no budget", "a budget"])
+@both_ways
+@virtual
+async def test_a_run_that_has_ended_does_not_wait_for_the_garbage_collector(way: Way, asked: dict[str, Any]) -> None:
+    runs_seen: list[weakref.ref[RunContext]] = []
+
+    async def agent(input: object, run: RunContext) -> None:
+        runs_seen.append(weakref.ref(run))
+        run.record_usage("a model", input_tokens=1, output_tokens=1)
+        await asyncio.sleep(1)
+
+    async with way(required(RecordingObserver()), RecordingObserver()) as runs:
+        gc.disable()
+        try:
+            result = await asyncio.create_task(runs.run(agent, **asked))
+            await asyncio.sleep(0)
+            assert [run() for run in runs_seen] == [None]
+        finally:
+            gc.enable()
+    assert result.status is RunStatus.success

@@ -116,6 +116,10 @@ class Journal:
         """The run starts now: the seconds of its calls count from here."""
         self._calls.start()
 
+    def close(self) -> None:
+        """The run has ended: nobody is told of use any more, nor held on to for that."""
+        self._on_use = None
+
     def elapsed(self) -> float:
         """Seconds since the run started; 0 if it never did."""
         return self._calls.elapsed()
@@ -171,8 +175,8 @@ class Journal:
                 self.unpriced.add(model)
             for usage in (self._total, _of(self._models, model), _of(self._callers, caller)):
                 usage.add(*tokens, cost_usd)
-        if self._on_use is not None:
-            self._on_use()
+        if (on_use := self._on_use) is not None:
+            on_use()
 
     def _price_of(self, model: str, input_tokens: int, output_tokens: int, cached: int, reasoning: int) -> float | None:
         assert self._prices is not None
@@ -222,8 +226,8 @@ class Journal:
     def _count_tool_call(self) -> None:
         with self._lock:
             self._tool_calls += 1
-        if self._on_use is not None:
-            self._on_use()
+        if (on_use := self._on_use) is not None:
+            on_use()
 
     def record_message(self, message: Mapping[str, Any]) -> JsonObject:
         """Count a message, once for each id; returns it as plain JSON with an `id` and a `type` (from its `role`).

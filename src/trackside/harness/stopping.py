@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -10,6 +11,10 @@ from typing import Any
 
 from trackside.harness.context import RunContext
 from trackside.harness.ending import StopPolicy
+from trackside.harness.logs import fields_of
+from trackside.harness.types import RunRecord
+
+logger = logging.getLogger("trackside.worker")
 
 _FRAMES = 20
 
@@ -18,11 +23,15 @@ class Stopper:
     """Stops whichever call of one run's agent is under way (`take`), as its policy says.
 
     An agent is cancelled once for each time that somebody asks, and not of our own accord: its first cancel may have it
-    clean up. `on_stuck` is called once, with the call's task, when an agent was cancelled and still goes on.
+    clean up. `on_stuck` is called once, with the run's id, when an agent was cancelled and still goes on. It must not lead
+    to the worker, which has this one: an ended run would wait for the garbage collector.
     """
 
-    def __init__(self, run: RunContext, policy: StopPolicy, on_stuck: Callable[[asyncio.Task[Any]], None]) -> None:
+    def __init__(
+        self, run: RunContext, record: RunRecord, policy: StopPolicy, on_stuck: Callable[[str], None] | None
+    ) -> None:
         self._run = run
+        self._record = record
         self._policy = policy
         self._on_stuck = on_stuck
         self._task: asyncio.Task[Any] | None = None
@@ -76,7 +85,18 @@ class Stopper:
 
     def _look(self, task: asyncio.Task[Any]) -> None:
         if not task.done():
-            self._on_stuck(task)
+            self._say_stuck(task)
+
+    def _say_stuck(self, task: asyncio.Task[Any]) -> None:
+        logger.error(
+            "run %s of agent %r was cancelled and does not stop; it keeps its place and its thread until then. It is at\n%s",
+            self._record.run_id,
+            self._record.agent,
+            stack_of(task),
+            extra=fields_of(self._record),
+        )
+        if self._on_stuck is not None:
+            self._on_stuck(self._record.run_id)
 
     def _disarm(self) -> None:
         for timer in (self._patience, self._watch):

@@ -34,7 +34,6 @@ from trackside.harness.errors import EventOrderError
 from trackside.harness.journal import Journal
 from trackside.harness.leaving import leave
 from trackside.harness.lifecycle import is_final
-from trackside.harness.logs import fields_of
 from trackside.harness.observer import RunResult
 from trackside.harness.parting import is_kept_nowhere, say_lost, settled_with
 from trackside.harness.ports import Claim, Settlement
@@ -42,7 +41,7 @@ from trackside.harness.recall import ThreadMemory
 from trackside.harness.services import Services
 from trackside.harness.spending import Spending
 from trackside.harness.steady import Begun, finish
-from trackside.harness.stopping import Stopper, stack_of
+from trackside.harness.stopping import Stopper
 from trackside.harness.streaming import begin_stream, close_stream
 from trackside.harness.timelimit import Raised, start_contained
 from trackside.harness.types import CancelMode, JsonObject, RunRecord, RunSpec, RunStatus, ThreadStatus
@@ -90,7 +89,6 @@ class RunWorker:
         self._observers = observers
         self._timeout = timeout
         self._on_released = on_released
-        self._tell_stuck = on_stuck
         self._uses_thread_state: bool = getattr(agent, "uses_thread_state", False)
         self._journal = Journal(
             services.prices, None if budget is None else self._check_budget, services.clock.monotonic
@@ -121,7 +119,7 @@ class RunWorker:
         self._calling = False
         self._ending = False
         self._abandoned = False
-        self._stopper = Stopper(self._run, stopping or StopPolicy(), self._on_stuck)
+        self._stopper = Stopper(self._run, record, stopping or StopPolicy(), on_stuck)
         self._outbox: list[Draft] = []
         self._wake: asyncio.Future[None] | None = None
 
@@ -251,17 +249,6 @@ class RunWorker:
         if not self._ending and (over := self._spending.excess()) is not None:
             self._run.cancelled = True  # at once, also for a thread that would use more before the loop turns
             self._on_loop(self._stop_once, over)
-
-    def _on_stuck(self, task: asyncio.Task[Any]) -> None:
-        logger.error(
-            "run %s of agent %r was cancelled and does not stop; it keeps its place and its thread until then. It is at\n%s",
-            self.record.run_id,
-            self.record.agent,
-            stack_of(task),
-            extra=fields_of(self.record),
-        )
-        if self._tell_stuck is not None:
-            self._tell_stuck(self.record.run_id)
 
     async def _execute(self, claim: Claim) -> End:
         """Announce the start, call the agent; however that goes, it is an `End`."""
@@ -397,6 +384,7 @@ class RunWorker:
         if result is None:
             result = await self._end_as_lost()
         self._run.close()
+        self._journal.close()
         await leave(self._agent, self._run)
         with contextlib.suppress(asyncio.CancelledError):  # which `cancelling()` remembers, below
             await self._observers.catch_up()  # so that who awaits the run finds it where he has it observed

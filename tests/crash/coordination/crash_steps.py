@@ -72,7 +72,7 @@ STEPS_OF_RUN = {
     "displace": Step(Executions, "displace"),
     "ask to stop": Step(StoredCoordinator, "request_cancel"),
     "stop": Step(Stopper, "stop"),
-    "be stuck": Step(RunWorker, "_on_stuck"),
+    "be stuck": Step(Stopper, "_say_stuck"),
     "decline": Step(RunWorker, "decline"),
     "remember": Step(ThreadMemory, "begin_to_save"),
     "roll back": Step(ThreadMemory, "roll_back"),
