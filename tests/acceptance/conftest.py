@@ -1,4 +1,7 @@
-"""The command line as its users have it: the real executable, in a folder of its own, through pipes and on terminals."""
+"""The command line as its users have it: in a folder of its own, through pipes and on terminals.
+
+Commands are forked, unless they are typed into a shell: then it is the executable that runs.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from forked_command import ForkedCommand
 from forking import Forkery
 from postgres_server import RunningServer
 from served_project import ServedProject
@@ -41,24 +44,28 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def trackside(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def trackside(tmp_path: Path, forkery: Forkery) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs one command in `tmp_path` to its end, without a terminal; with `shell` what stands there, as `$0`."""
 
     def run(
-        *arguments: str, stdin: str = "", shell: str | None = None, stdout: int = subprocess.PIPE, **env: str
+        *arguments: str, stdin: str = "", shell: str | None = None, stdout: int | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        command = [str(EXECUTABLE), *arguments]
-        return subprocess.run(
-            command if shell is None else ["sh", "-c", shell, *command],
-            cwd=tmp_path,
-            env=environment(**env),
-            input=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
+        if shell is not None:
+            return subprocess.run(
+                ["sh", "-c", shell, EXECUTABLE, *arguments],
+                cwd=tmp_path,
+                env=environment(**env),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        command = ForkedCommand(
+            forkery, arguments, folder=tmp_path, environment=environment(**env), stdin=stdin, stdout=stdout
         )
+        out, err = command.communicate(PATIENCE)
+        return subprocess.CompletedProcess(arguments, command.wait(0), out, err)
 
     return run
 
@@ -133,20 +140,12 @@ def project(
 
 
 @pytest.fixture
-def piped(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def piped(tmp_path: Path, forkery: Forkery) -> Iterator[Callable[..., ForkedCommand]]:
     """Starts commands in `tmp_path` whose output is read while they run; kills those that are left in the end."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[ForkedCommand] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [EXECUTABLE, *arguments],
-            cwd=tmp_path,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(*arguments: str) -> ForkedCommand:
+        process = ForkedCommand(forkery, arguments, folder=tmp_path, environment=environment())
         started.append(process)
         return process
 
@@ -159,15 +158,15 @@ def piped(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 class Terminal:
     """A command on a pseudo-terminal of its own: what it shows, and the keys that are pressed."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, columns: int, rows: int, env: dict[str, str]) -> None:
+    def __init__(
+        self, forkery: Forkery, arguments: Sequence[str], *, cwd: Path, columns: int, rows: int, env: dict[str, str]
+    ) -> None:
         self.output = b""
-        self._status: int | None = None
         self._screen = Screen(columns)
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.chdir(cwd)
-            os.execvpe(arguments[0], arguments, env)
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._fd, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        with os.fdopen(theirs, "wb", buffering=0) as screen:
+            self._process = forkery.start_on((screen, screen, screen), arguments, folder=cwd, environment=env)
 
     def wait_for(self, text: str) -> None:
         """Wait until this has been written, anywhere."""
@@ -188,17 +187,14 @@ class Terminal:
         os.write(self._fd, keys)
 
     def signal(self, number: signal.Signals) -> None:
-        os.kill(self._pid, number)
+        os.kill(self._process.pid, number)
 
     def wait(self) -> int:
         """Wait for the end; the exit code."""
         deadline = time.monotonic() + PATIENCE
         while self._read(deadline):
             pass
-        if self._status is None:
-            _, status = os.waitpid(self._pid, 0)
-            self._status = os.waitstatus_to_exitcode(status)
-        return self._status
+        return self._process.wait(PATIENCE)
 
     @property
     def text(self) -> str:
@@ -214,13 +210,10 @@ class Terminal:
         """Close the terminal, as a window is closed, and wait for the end."""
         os.close(self._fd)
         self._fd = -1
-        _, status = os.waitpid(self._pid, 0)
-        self._status = os.waitstatus_to_exitcode(status)
+        self._process.wait(PATIENCE)
 
     def close(self) -> None:
-        if self._status is None:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+        self._process.kill()
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -274,13 +267,12 @@ class Screen:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+def terminal(tmp_path: Path, forkery: Forkery) -> Iterator[Callable[..., Terminal]]:
     """Starts commands in `tmp_path`, each on a terminal of its own; kills those that are left in the end."""
     opened: list[Terminal] = []
 
     def start(*arguments: str, columns: int = 80, rows: int = 50, **env: str) -> Terminal:
-        command: list[Any] = [str(EXECUTABLE), *arguments]
-        opened.append(Terminal(command, cwd=tmp_path, columns=columns, rows=rows, env=environment(**env)))
+        opened.append(Terminal(forkery, arguments, cwd=tmp_path, columns=columns, rows=rows, env=environment(**env)))
         return opened[-1]
 
     yield start

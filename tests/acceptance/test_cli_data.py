@@ -333,7 +333,7 @@ def test_a_database_that_is_locked_is_not_blamed_on_its_address(
 
 def test_parquet_without_its_package(trackside: Run, tmp_path: Path) -> None:
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
-    said = trackside("export", "events.parquet", PYTHONPATH=str(tmp_path))
+    said = trackside("export", "events.parquet", shell='exec "$0" "$@"', PYTHONPATH=str(tmp_path))
 
     assert (said.returncode, said.stdout) == (2, "")
     assert "pip install 'trackside[parquet]'" in said.stderr

@@ -197,7 +197,7 @@ def test_a_missing_package_is_named_with_what_to_install(trackside: Trackside, t
     (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["langgraph.checkpoint.sqlite.aio"] = None\n')
 
     chosen = {"TRACKSIDE_CHECKPOINTS_SAVER": "langgraph", "PYTHONPATH": str(tmp_path)}
-    done = trackside("run", "graph.py:graph", "hello", **chosen)
+    done = trackside("run", "graph.py:graph", "hello", shell='exec "$0" "$@"', **chosen)
 
     assert done.returncode == 2
     needs = """checkpoints.saver = "langgraph" needs langgraph-checkpoint-sqlite, which is not installed"""

@@ -304,7 +304,7 @@ def test_a_reader_that_goes_away_makes_no_noise(recorded: Trackside, trackside: 
 
 
 def test_the_program_says_its_version_and_helps(trackside: Trackside, here: Trackside) -> None:
-    version = trackside("--version")
+    version = trackside("--version", shell='exec "$0" "$@"')
     assert (version.returncode, version.stderr) == (0, "")
     assert version.stdout.startswith("trackside ")
     for command in ([], ["run"], ["resume"], ["runs"], ["threads"], ["events"], ["stats"]):

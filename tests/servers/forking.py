@@ -1,7 +1,8 @@
 """Processes of `trackside` that are forked from one that has imported everything: the same program without its start.
 
 Python's start and the imports of a server are most of the CPU time of a short life, and all tests together start hundreds.
-That the executable does the same is seen by those who start it: `tests/acceptance/test_serve*.py` and `test_worker*.py`.
+That the executable does the same is seen by those who start it: `tests/acceptance/test_serve*.py` and `test_worker*.py`,
+and what is typed into shells there.
 
     with Forkery() as forkery, log.open("ab") as said:
         process = forkery.start(["serve", "--json"], folder=folder, environment={}, log=said)
@@ -9,6 +10,8 @@ That the executable does the same is seen by those who start it: `tests/acceptan
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -19,12 +22,13 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NoReturn, Self
+from typing import IO, Any, Final, NoReturn, Self
 
 _ROOMS: Final = ("trackside.app.cli", "trackside.app.engine", "trackside.app.server", "trackside.app.storage")
 _USED_BY_AGENTS: Final = (
@@ -49,13 +53,30 @@ class Forkery:
     def start(
         self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Any
     ) -> ForkedProcess:
-        """Start the program in a folder; its standard error goes to the log."""
-        order = {"arguments": [*arguments], "folder": str(folder), "environment": {**environment}}
+        """Start the program in a folder, with nothing to read; its standard error goes to the log."""
         output, theirs = os.pipe()
+        with Path(os.devnull).open("rb") as nothing, os.fdopen(theirs, "wb") as written:
+            streams = (nothing, written, log)
+            return self.start_on(
+                streams, arguments, folder=folder, environment=environment, output=os.fdopen(output, "rb", buffering=0)
+            )
+
+    def start_on(
+        self,
+        streams: tuple[Any, Any, Any],
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        output: IO[bytes] | None = None,
+    ) -> ForkedProcess:
+        """Start the program on these standard streams; a terminal becomes its own. `output` is where the second is read."""
+        order = {"arguments": [*arguments], "folder": str(folder), "environment": {**environment}}
         said, tells = socket.socketpair()
         with said, tells:
-            socket.send_fds(self._orders, [json.dumps(order).encode()], [theirs, log.fileno(), tells.fileno()])
-            os.close(theirs)
+            files = [stream.fileno() for stream in (*streams, tells)]
+            socket.send_fds(self._orders, [json.dumps(order).encode()], files)
+            tells.close()
             return ForkedProcess(said.dup(), output)
 
     def close(self) -> None:
@@ -73,10 +94,10 @@ class Forkery:
 class ForkedProcess:
     """What was forked, with those methods of `subprocess.Popen` that `TracksideProcess` uses."""
 
-    def __init__(self, said: socket.socket, output: int) -> None:
+    def __init__(self, said: socket.socket, output: IO[bytes] | None) -> None:
         self._said = said
         self._code: int | None = None
-        self.stdout = os.fdopen(output, "rb", buffering=0)
+        self.stdout = output
         self.pid = self._heard()
 
     def poll(self) -> int | None:
@@ -113,17 +134,20 @@ class ForkedProcess:
 
 def main() -> None:
     """Fork for each order that comes."""
+    code = [1]  # of a program that fails in a way that nobody has foreseen
+    atexit.register(leave, code)  # the first to be registered, and so the last to be called
     import_everything()
     gc.freeze()  # what is shared stays so
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those between need nobody who waits for them
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         while True:
-            order, files, _, _ = socket.recv_fds(orders, _MOST, 3)
+            order, files, _, _ = socket.recv_fds(orders, _MOST, 4)
             if not order:
                 return
             if not os.fork():
                 orders.close()
-                watch(json.loads(order), *files)
+                *streams, tells = files
+                watch(json.loads(order), streams, tells, code)
             for file in files:
                 os.close(file)
 
@@ -134,6 +158,7 @@ def import_everything() -> None:
         importlib.import_module(name)
     for name in _ROOMS:
         import_all_in(importlib.import_module(name))
+    importlib.import_module("trackside.app.cli.commands").parser()
 
 
 def import_all_in(room: ModuleType) -> None:
@@ -142,15 +167,24 @@ def import_all_in(room: ModuleType) -> None:
             importlib.import_module(module.name)
 
 
-def watch(order: dict[str, Any], output: int, log: int, tells: int) -> NoReturn:
+def leave(code: list[int]) -> None:
+    """End, without taking apart all that was imported: that would be most of the time of a short life."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code[0])
+
+
+def watch(order: dict[str, Any], streams: list[int], tells: int, code: list[int]) -> NoReturn:
     """Fork the program, and tell its number and how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if not child:
         os.close(tells)
-        become(order, output, log)
-    os.close(output)
-    os.close(log)
+        become(order, streams)
+        code[0] = run()
+        sys.exit()
+    for stream in streams:
+        os.close(stream)
     with socket.socket(fileno=tells) as teller:
         tell(teller, child)
         _, status = os.waitpid(child, 0)
@@ -163,15 +197,20 @@ def tell(teller: socket.socket, number: int) -> None:
         teller.sendall(number.to_bytes(8, "big", signed=True))
 
 
-def become(order: dict[str, Any], output: int, log: int) -> NoReturn:
+def become(order: dict[str, Any], streams: list[int]) -> None:
     """Be what a shell's `trackside …` is after its imports."""
     os.setsid()
-    for target, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, log)):
+    for target, file in enumerate(streams):
         os.dup2(file, target)
         os.close(file)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # `nohup` of the tests may have had them ignored
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    encoding = order["environment"].get("PYTHONIOENCODING", "utf-8")
+    sys.stdin = os.fdopen(0, encoding=encoding, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -180,9 +219,13 @@ def become(order: dict[str, Any], output: int, log: int) -> NoReturn:
     sys.path[:1] = [str(Path(_EXECUTABLE).parent), *added]
     sys.argv = [_EXECUTABLE, *order["arguments"]]
     sys.orig_argv = [sys.executable, *sys.argv]
+
+
+def run() -> int:
+    """Run the program; its exit code."""
     from trackside.app.cli import main as program
 
-    sys.exit(program())
+    return program()
 
 
 if __name__ == "__main__":
