@@ -92,7 +92,7 @@ class Stopper:
             "run %s of agent %r was cancelled and does not stop; it keeps its place and its thread until then. It is at\n%s",
             self._record.run_id,
             self._record.agent,
-            stack_of(task),
+            _stack_of(task),
             extra=fields_of(self._record),
         )
         if self._on_stuck is not None:
@@ -105,7 +105,7 @@ class Stopper:
         self._patience = self._watch = None
 
 
-def stack_of(task: asyncio.Task[Any]) -> str:
+def _stack_of(task: asyncio.Task[Any]) -> str:
     """Where a task waits, as a traceback shows it; `Task.get_stack` shows the outermost of its coroutines alone."""
     frames: list[tuple[FrameType, int]] = []
     awaited: Any = task.get_coro()
