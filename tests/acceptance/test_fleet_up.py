@@ -184,8 +184,9 @@ def test_data_that_is_kept_is_there_the_next_time(fleet: Any) -> None:
 
 def test_the_screen_shows_each_process_and_ctrl_c_ends_all(terminal: OpenTerminal, tmp_path: Path) -> None:
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
-    shown = terminal("fleet", "up", "agents.py:chat", "-n", "1", "--servers", "1", columns=110)
+    shown = terminal("fleet", "up", "agents.py:chat", "-n", "1", "--servers", "1", columns=80)
     shown.wait_for("Ctrl-C lets runs end")
+    assert "client.runs.wait(None, 'chat', input={…})" in shown.text
     for name in ("postgres", "nats", "server-1", "worker-1"):
         assert re.search(rf"{name} +\S+ (up|starting) ", shown.text), name
     while not (up := re.findall(r"worker-1 +▸ up +(\d+)", shown.text)):

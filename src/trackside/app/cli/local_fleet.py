@@ -49,8 +49,8 @@ class UpOptions:
     data: Path | None
     json: bool
 
-    def check(self) -> None:
-        """See that this can be.
+    def check(self) -> str:
+        """See that this can be; the name of the first agent.
 
         Raises:
             ArgumentError: it cannot.
@@ -63,7 +63,7 @@ class UpOptions:
                 )
         if self.first_port is not None and self.first_port + self.servers - 1 > _LAST_PORT:
             raise ArgumentError(name="--port", why=f"ports go up to {_LAST_PORT:,}")
-        with_agents(load_settings(), self.agents)
+        return next(iter(with_agents(load_settings(), self.agents).agents))
 
 
 def up(options: UpOptions) -> ExitCode:
@@ -75,7 +75,7 @@ def up(options: UpOptions) -> ExitCode:
     if sys.platform == "win32":
         raise NoFleetHereError
     interrupt_on_stop_signals()
-    options.check()
+    agent = options.check()
     from trackside.app.engine.local import FleetPlan
 
     with ExitStack() as stack:
@@ -90,27 +90,27 @@ def up(options: UpOptions) -> ExitCode:
             engine=options.engine,
             first_port=options.first_port,
         )
-        run_loop(_live(plan, view))
+        run_loop(_live(plan, view, agent))
     view.check()
     return ExitCode.success
 
 
-async def _live(plan: FleetPlan, view: FleetLines) -> None:
+async def _live(plan: FleetPlan, view: FleetLines, agent: str) -> None:
     from trackside.app.engine.local import LocalFleet
 
     async with LocalFleet(plan, view.happened) as fleet:
         with _stops(fleet, view) as asked:
             view.begin(plan)
             if await _unless(asked, fleet.start_stores()):
-                await _live_on_stores(fleet, view, asked)
+                await _live_on_stores(fleet, view, agent, asked)
             await fleet.stop_stores()
 
 
-async def _live_on_stores(fleet: LocalFleet, view: FleetLines, asked: asyncio.Event) -> None:
+async def _live_on_stores(fleet: LocalFleet, view: FleetLines, agent: str, asked: asyncio.Event) -> None:
     # Whoever opens a database first makes its tables: better one than all at once.
     async with Store.open(fleet.database_url) as store, FleetWatch(fleet, store, view.show):
         if await _unless(asked, fleet.start_processes()):
-            view.say_up(fleet)
+            view.say_up(fleet, agent)
             with view.watching_reader(asked.set):
                 await asked.wait()
         await fleet.drain()
