@@ -167,8 +167,9 @@ def _runs(database: str) -> Line:
         peers=timed(
             "/s", cases, "by hand, the same rows", "SQLAlchemy ORM, row by row", "DBOS, a workflow of one step"
         ),
-        why="there is a run, not only its rows: a task, time limits, a journal, whose turn it is on the thread; the loop"
-        " and the writer's thread take turns with the GIL (see the profile of a durable run)",
+        why="there is a run, not only its rows: a task, time limits, a journal, whose turn it is on the thread. A run in"
+        " memory whose agent writes the rows by hand, which is a store that costs nothing, was at 0.45, 32 at once, and"
+        " 0.33, 256 at once",
     )
 
 
