@@ -33,8 +33,8 @@ _RUNS = f"""{_NUMBERS}
     SELECT 'run ' || {_ID}, 'thread ' || {_ID}, 'agent', 'pending', {_AT}, 0, '{{{{}}}}', '{{{{"agent": "agent"}}}}'
     FROM numbers"""
 _WAITING = f"""{_NUMBERS}
-    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, portable)
-    SELECT 'run ' || {_ID}, 'thread ' || {_ID}, 'pending', 'enqueue', true, true FROM numbers"""
+    INSERT INTO active_runs (run_id, thread_id, state, multitask, holds, portable, agent)
+    SELECT 'run ' || {_ID}, 'thread ' || {_ID}, 'pending', 'enqueue', true, true, 'agent' FROM numbers"""
 
 
 def customers(count: int) -> int:

@@ -1,13 +1,25 @@
 """How databases find what is asked for: by an index, without reading a whole table or sorting one."""
 
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 
-from trackside.app.storage import Store, _listings, _queries, _stats, _thread_search
+from trackside.app.storage import (
+    Store,
+    _fleet_reads,
+    _listings,
+    _postgres_statements,
+    _queries,
+    _sqlite_session,
+    _stats,
+    _thread_search,
+)
+from trackside.app.storage._tables import active_runs
 from trackside.app.storage.threads import ThreadQuery
 
 pytestmark = pytest.mark.usefixtures("path")
@@ -23,7 +35,8 @@ RUN = "sqlite_autoindex_runs_1 (run_id=?"
 RUNS_OF_THREAD = "COVERING INDEX ix_runs_thread (thread_id=?"
 THREAD = "sqlite_autoindex_threads_1 (thread_id=?"
 RUNS_OF_ITS_THREAD = "ix_runs_thread (thread_id=?"
-RUNS_OF_STATUS = "ix_runs_status_created_at_run_id (status=?"
+RUNS_OF_STATUS = "ix_runs_status (status=?"
+STATUS = f"COVERING INDEX {RUNS_OF_STATUS}"
 RUNS_OF_AGENT = "COVERING INDEX ix_runs_agent (agent=?"
 AGENT = "ix_runs_agent (agent=?"
 CHILDREN = "ix_runs_parent (parent_run_id=?"
@@ -53,15 +66,16 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ("events", {"thread_id": "t"}, True, [EVENTS_OF_RUN, RUNS_OF_THREAD]),
     ("events", {"run_id": "r"}, True, [EVENTS_OF_RUN]),
     ("run_with_events", {"run_id": "r"}, True, [RUN]),
-    ("runs", {}, False, [RUNS_OF_STATUS] * 7),
-    ("runs", {"before": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEHIND}"] * 7),
-    ("runs", {"after": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEFORE}"] * 7),
-    ("runs", {"since": SINCE, "until": UNTIL}, False, [f"{RUNS_OF_STATUS} AND created_at>? AND created_at<?"] * 7),
-    ("runs", {"status": "error", "before": CURSOR}, False, [f"{RUNS_OF_STATUS} AND {BEHIND}"]),
+    ("runs", {}, False, [STATUS] * 7),
+    ("runs", {"before": CURSOR}, False, [f"{STATUS} AND {BEHIND}"] * 7),
+    ("runs", {"after": CURSOR}, False, [f"{STATUS} AND {BEFORE}"] * 7),
+    ("runs", {"since": SINCE, "until": UNTIL}, False, [f"{STATUS} AND created_at>? AND created_at<?"] * 7),
+    ("runs", {"status": "error", "before": CURSOR}, False, [f"{STATUS} AND {BEHIND}"]),
+    ("runs", {"agent": "a"}, False, [f"{RUNS_OF_AGENT} AND status=?"] * 7),
     ("runs", {"agent": "a", "removed": True}, False, [f"{RUNS_OF_AGENT} AND status=?"] * 7),
     ("runs", {"agent": "a", "status": "error", "after": CURSOR}, False, [f"{AGENT} AND status=? AND {BEFORE}"]),
     ("runs", {"thread_id": "t", "removed": True, "before": CURSOR}, False, [f"{RUNS_OF_THREAD} AND {BEHIND}"]),
-    ("runs", {"thread_id": "t", "status": "error"}, True, [RUNS_OF_THREAD]),
+    ("runs", {"thread_id": "t", "status": "error"}, True, [f"COVERING INDEX {RUNS_OF_ITS_THREAD}", STATUS]),
     ("runs", {"thread_id": "t", "status": "error"}, False, [RUNS_OF_STATUS]),
     ("runs", {"parent_run_id": "r", "before": CURSOR}, False, [f"{CHILDREN} AND {BEHIND}"]),
     ("runs", {"parent_run_id": "r", "status": "error", "agent": "a", "owner": "me"}, False, [CHILDREN]),
@@ -74,7 +88,7 @@ ASKED: list[tuple[str, dict[str, Any], bool, list[str]]] = [
     ),
     ("runs", {"metadata": {"user": "a"}, "before": CURSOR}, False, [f"{LABEL} AND {BEHIND}"]),
     ("runs", {"metadata": {"user": "a", "x": 1}}, True, [LABEL, RUN, LABEL_OF_RUN]),
-    ("runs", {"metadata": {"user": "a"}, "status": "error"}, True, [LABEL, RUN]),
+    ("runs", {"metadata": {"user": "a"}, "status": "error"}, True, [LABEL, STATUS]),
     ("runs", {"metadata": {"user": "a"}, "status": "error"}, False, [RUNS_OF_STATUS, LABEL_OF_RUN]),
     ("runs", {"id_prefix": "01"}, True, ["sqlite_autoindex_runs_1 (run_id>? AND run_id<?)"]),
     ("runs", {"id_prefix": "01", "status": "error"}, False, [RUNS_OF_STATUS]),
@@ -225,6 +239,46 @@ async def test_an_index_leads_to_the_threads_that_clients_search_for(
         searches = [str(row[-1]) for plan in plans for row in plan if str(row[-1]).startswith("SEARCH")]
         for index in {*indexes}:
             assert any(index in search for search in searches), searches
+
+
+async def test_runs_that_are_ready_are_found_in_their_order(store: Store, dialect: str) -> None:
+    query = _fleet_reads._of_pool(select(active_runs.c.run_id), "default").limit(10)
+
+    (plan,) = await plans_of(store, dialect, lambda: store._readers.all(query, tuple))
+
+    lines = " ".join(str(row[-1]) for row in plan)
+    assert "ix_active_runs_ready" in lines
+    assert "B-TREE" not in lines
+    assert "Sort" not in lines
+
+
+async def test_a_worker_reads_no_runs_of_agents_that_it_does_not_have(store: Store, dialect: str) -> None:
+    def explain(connection: Connection) -> list[str]:
+        if dialect == "sqlite":
+            values = ('["default"]', '["work"]', "[]", None, "", 1)
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {_sqlite_session._TAKE_FIRST}", values)
+        else:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            said = {
+                "$1": "'me'",
+                "$2": "'{work}'",
+                "$3": "NULL",
+                "$4": "'{}'",
+                "$5": "''",
+                "$6": "'{default}'",
+                "$7": "1",
+            }
+            statement = re.sub(r"\$\d", lambda found: said[found[0]], _postgres_statements.TAKE_FIRST)
+            rows = connection.exec_driver_sql(f"EXPLAIN {statement}")
+        return [str(row[-1]) for row in rows]
+
+    lines = await store._readers.run(explain)
+
+    if dialect == "sqlite":
+        assert "SEARCH a USING INDEX ix_active_runs_offered (pool=? AND agent=?)" in lines
+    else:
+        by_agent = "Index Scan using ix_active_runs_offered on active_runs a"
+        assert [after for line, after in pairwise(lines) if by_agent in line and "agent >=" in after], lines
 
 
 async def test_what_waits_for_the_sweeper_is_found_among_itself(store: Store, dialect: str) -> None:

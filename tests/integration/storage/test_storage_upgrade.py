@@ -178,7 +178,7 @@ def test_the_runs_that_a_run_had_started_are_found(url: str, database: Any, revi
             return [run.run_id for run in await store.runs(parent_run_id="run-0")]
 
     assert asyncio.run(children()) == ["run-2", "run-1"]
-    assert schema_version(url).found == "0007"
+    assert schema_version(url).found == "0008"
 
 
 def rows(database: Any, query: str) -> list[tuple[Any, ...]]:
@@ -269,7 +269,7 @@ def test_a_newer_database_stays_as_it_is(url: str, path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
 
-    assert schema_version(url) == SchemaVersion(found="9999", known="0007")
+    assert schema_version(url) == SchemaVersion(found="9999", known="0008")
     for ask in (upgrade_database, check_database):
         with pytest.raises(NewerDatabaseError):
             ask(url)
@@ -329,7 +329,7 @@ def test_runs_and_workers_of_before_there_were_fleets_are_what_they_were(url: st
         async with Store.open(url) as store:
             return await store.facts()
 
-    assert rows(database, "SELECT pool, version FROM active_runs") == [("default", None)]
+    assert rows(database, "SELECT pool, version, agent FROM active_runs") == [("default", None, "chat")]
     of_workers = "SELECT kind, pools, agents, capacity, running, draining, version, address, release FROM workers"
     assert rows(database, of_workers) == [("inline", "[]", "[]", 0, 0, False, None, None, None)]
     assert [worker.host for worker in asyncio.run(look()).workers] == ["host"]

@@ -88,6 +88,7 @@ def next_attempt(session: Session, ended: ActiveRun, run_id: str) -> Attempt | N
         keeps_request=ended.keeps_request,
         pool=ended.pool,
         version=version,
+        agent=agent or "",
     )
     return Attempt(run=RunRow(fold=RunFold(run_id), thread_id=ended.thread_id, start=start), active=active)
 

@@ -275,6 +275,7 @@ def _new_active(run: ActiveRun) -> Row:
         run.at_rest,
         run.portable,
         run.keeps_request,
+        run.agent,
     )
 
 

@@ -7,6 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, func, literal, literal_column, select, tuple_
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from trackside.app.storage._arguments import id_range
 from trackside.app.storage._fold import Label
@@ -67,13 +70,16 @@ def is_owned(owner: str, thread_id: ColumnElement[Any]) -> ColumnElement[bool]:
     return there_is(thread.c.thread_id == thread_id, unindexed(thread.c.owner) == owner)
 
 
-def has_status(statuses: Sequence[RunStatus], of: Table) -> ColumnElement[bool]:
-    """That the run of a row has one of these statuses, where all runs that have it stand together."""
+def has_status(statuses: Sequence[RunStatus], of: Table, *, removed: bool = True) -> ColumnElement[bool]:
+    """That the run of a row has one of these statuses, and with `removed` also if it was; where all runs that have it stand
+    together.
+    """
     run = runs.alias()
     return there_is(
         run.c.status.in_([status.value for status in statuses]),
         run.c.created_at == of.c.created_at,
         unindexed(run.c.run_id) == of.c.run_id,
+        *([] if removed else [run.c.removed_at.is_(None)]),
     )
 
 
@@ -114,3 +120,19 @@ def there_is(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """The same value, which no index has: SQLite would follow an index from any condition that it can."""
     return column.concat("")
+
+
+class holds_mostly(FunctionElement[bool]):  # noqa: N801  # named as the functions of SQL are
+    """The same condition, of which SQLite does not think that it leaves few rows, and so follows no index from it."""
+
+    inherit_cache = True
+
+
+@compiles(holds_mostly)
+def _as_it_is(condition: holds_mostly, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(condition.clauses, **kw)
+
+
+@compiles(holds_mostly, "sqlite")
+def _likely(condition: holds_mostly, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"likely({compiler.process(condition.clauses, **kw)})"

@@ -189,6 +189,7 @@ class Admit(_Entry):
             keeps_request=self.keeps_request,
             pool=self.pool,
             version=self.version,
+            agent=self.start.agent or "",
         )
         displaced = [] if self.due_at is not None else self.make_room(unit, active)
         run = RunRow(fold=RunFold(self.run_id), thread_id=self.thread_id, start=self.start)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, case, func, literal_column, or_, select
 
+from trackside.app.storage._conditions import holds_mostly
 from trackside.app.storage._fleet_tables import duties
 from trackside.app.storage._leases import LeaseClock, read_clock, seconds_left, wall_time
 from trackside.app.storage._processes import is_gone
@@ -30,8 +30,8 @@ MOST_EXAMINED: Final = 10_000
 """Of so many runs that are ready, the first of each pool, it is told whether somebody serves them."""
 
 _IS_READY: Final = (
-    active_runs.c.owner.is_(None),
-    active_runs.c.state == Standing.pending.value,
+    holds_mostly(active_runs.c.owner.is_(None)),
+    active_runs.c.state == literal_column(f"'{Standing.pending.value}'"),  # as it stands in the index
     active_runs.c.holds,
     active_runs.c.portable,
     active_runs.c.cancel_requested.is_(None),
@@ -119,10 +119,35 @@ class _Group:
     oldest_at: datetime
 
 
+class _Counts(NamedTuple):
+    """How many runs there are in a pool."""
+
+    ready: int = 0
+    waiting: int = 0
+    delayed: int = 0
+    running: int = 0
+
+
+_is_delayed = active_runs.c.state == Standing.delayed.value
+_waits_for_thread = and_(active_runs.c.state == Standing.pending.value, ~active_runs.c.holds)
+_is_nobodys = active_runs.c.owner.is_(None)
+_has_thread = ~or_(_is_delayed, _waits_for_thread)
+# As conditions of the sums: to group by them takes longer than to read all.
+_COUNTS: Final = tuple(
+    func.count().filter(condition).label(name)
+    for name, condition in (
+        ("ready", and_(_has_thread, _is_nobodys)),
+        ("waiting", _waits_for_thread),
+        ("delayed", _is_delayed),
+        ("running", and_(_has_thread, ~_is_nobodys)),
+    )
+)
+
+
 class FoundQueue(NamedTuple):
     """What was read of the queue, to be told with the workers that are alive."""
 
-    counts: Mapping[str, Counter[str]]
+    counts: Mapping[str, _Counts]
     oldest: Mapping[str, datetime]
     groups: Sequence[_Group]
 
@@ -144,13 +169,9 @@ class FoundQueue(NamedTuple):
         )
 
     def _pool(self, name: str, takers: Sequence[StoredWorker]) -> PoolDepth:
-        counts = self.counts.get(name, Counter())
         return PoolDepth(
             pool=name,
-            ready=counts["ready"],
-            waiting=counts["waiting"],
-            delayed=counts["delayed"],
-            running=counts["running"],
+            **self.counts.get(name, _Counts())._asdict(),
             oldest_ready_at=self.oldest.get(name),
             workers=len(takers),
             places=sum(worker.capacity for worker in takers),
@@ -160,11 +181,8 @@ class FoundQueue(NamedTuple):
 
 def read_queue(connection: Connection) -> FoundQueue:
     """Reads what waits in each pool."""
-    counts: dict[str, Counter[str]] = {}
-    is_owned = active_runs.c.owner.is_not(None)
-    keys = (active_runs.c.pool, active_runs.c.state, active_runs.c.holds, is_owned)
-    for pool, state, holds, owned, count in connection.execute(select(*keys, func.count()).group_by(*keys)):
-        counts.setdefault(pool, Counter())[_standing(state, holds=holds, is_owned=owned)] += count
+    rows = connection.execute(select(active_runs.c.pool, *_COUNTS).group_by(active_runs.c.pool))
+    counts = {row.pool: _Counts(row.ready, row.waiting, row.delayed, row.running) for row in rows}
     oldest: dict[str, datetime] = {}
     for pool in counts:
         found = connection.execute(_first_of(pool)).scalar()
@@ -172,14 +190,6 @@ def read_queue(connection: Connection) -> FoundQueue:
             oldest[pool] = found
     groups = [_Group(*row) for pool in sorted(oldest) for row in connection.execute(_groups(pool, of=len(oldest)))]
     return FoundQueue(counts, oldest, groups)
-
-
-def _standing(state: str, *, holds: bool, is_owned: bool) -> str:
-    if state == Standing.delayed:
-        return "delayed"
-    if state == Standing.pending and not holds:
-        return "waiting"
-    return "running" if is_owned else "ready"
 
 
 def _first_of(pool: str) -> Select[Any]:
@@ -190,12 +200,19 @@ def _first_of(pool: str) -> Select[Any]:
 
 def _groups(pool: str, *, of: int) -> Select[Any]:
     """The runs that are ready in a pool, one `of` so many, by what a worker needs for them."""
-    columns = (active_runs.c.run_id, active_runs.c.pool, active_runs.c.version)
+    noted = active_runs.c.agent
+    of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
+    agent = case((noted == "", of_run), else_=noted).label("agent")
+    columns = (active_runs.c.ordinal, active_runs.c.pool, agent, active_runs.c.version)
     some = _of_pool(select(*columns), pool).limit(max(1, MOST_EXAMINED // of)).subquery()
-    keys: list[ColumnElement[Any]] = [some.c.pool, runs.c.agent, some.c.version]
-    count: list[ColumnElement[Any]] = [func.count(), func.min(runs.c.created_at)]
-    examined = select(*keys, *count).join_from(some, runs, runs.c.run_id == some.c.run_id)
-    return examined.group_by(*keys).order_by(*keys)
+    keys = (some.c.pool, some.c.agent, some.c.version)
+    count, first = func.count().label("count"), func.min(some.c.ordinal).label("first")
+    groups = select(*keys, count, first).group_by(*keys).subquery()
+    named = (groups.c.pool, groups.c.agent, groups.c.version)
+    dated = select(*named, groups.c.count, runs.c.created_at).join_from(
+        groups, active_runs, active_runs.c.ordinal == groups.c.first
+    )
+    return dated.join(runs, runs.c.run_id == active_runs.c.run_id).order_by(*named)
 
 
 def read_held(worker_ids: Sequence[str]) -> Callable[[Connection], list[HeldRun]]:

@@ -94,14 +94,17 @@ TAKE_THESE: Final = _TAKE.format(
 )
 """Gives runs to a worker ($1), as far as they are ready and for workers like it: the hot path of a fleet."""
 
-# Pool by pool: what is ready in one of them stands in the order of an index. That a pool is given as a range, and is sorted
-# by, leaves no other index in that order: by the key of the table all that is claimed would be read first, as it came first.
+# Agent by agent, pool by pool: what is ready of each stands in the order of an index, and what waits for other workers is
+# not read. Where the agent is not noted the run says it. That they are given as ranges, and are sorted by, leaves no other
+# index in that order: by the key of the table all that is claimed would be read first, as it came first.
 TAKE_FIRST: Final = _TAKE.format(
     picked=f"""
-        SELECT first.* FROM unnest($6::text[]) AS asked (pool) CROSS JOIN LATERAL (
+        SELECT first.* FROM unnest($6::text[]) AS asked (pool)
+        CROSS JOIN unnest($2::text[] || ''::text) AS offered (agent) CROSS JOIN LATERAL (
             SELECT {_OF_PICKED} FROM {_FROM}
-            WHERE a.pool >= asked.pool AND a.pool <= asked.pool AND {_MAY_BE_TAKEN}
-            ORDER BY a.pool, a.ordinal LIMIT $7::bigint {_LOCKED}
+            WHERE a.pool >= asked.pool AND a.pool <= asked.pool
+                AND a.agent >= offered.agent AND a.agent <= offered.agent AND {_MAY_BE_TAKEN}
+            ORDER BY a.pool, a.agent, a.ordinal LIMIT $7::bigint {_LOCKED}
         ) AS first ORDER BY first.ordinal LIMIT $7::bigint"""
 )
 """As much, of those that came first."""
@@ -151,9 +154,10 @@ _ENDED: Final = (
 _ENDED_TYPES: Final = (*["text"] * 5, *["bigint"] * 5, *["double precision"] * 2, "text")
 
 _ENTERED: Final = (
-    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
+    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request, "
+    "agent"
 )
-_ENTERED_TYPES: Final = (*["text"] * 4, "boolean", *["text"] * 4, *["boolean"] * 2)
+_ENTERED_TYPES: Final = (*["text"] * 4, "boolean", *["text"] * 4, *["boolean"] * 2, "text")
 
 _THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
 _CHANGED: Final = """

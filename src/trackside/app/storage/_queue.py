@@ -38,7 +38,7 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     """A row of `active_runs`; `at_rest` is the thread's status if nobody waits.
 
     Until it is `stored` its `ordinal` is 0, which means a place behind all others, or that of the run that it retries. Its
-    `version` is not read again: nothing here depends on it.
+    `version` and `agent` are not read again: nothing here depends on them.
     """
 
     run_id: str
@@ -55,6 +55,7 @@ class ActiveRun(Struct, kw_only=True, eq=False):
     keeps_request: bool = True
     pool: str = DEFAULT_POOL
     version: str | None = None
+    agent: str = ""
     stored: bool = False
 
     @property

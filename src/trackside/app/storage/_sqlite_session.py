@@ -115,16 +115,37 @@ _LOAD_EVENT: Final = """
     SELECT position, event_id, event_type, run_id, thread_id, sequence, occurred_at, payload
     FROM events WHERE event_id = ?"""
 
-_READY: Final = """
+_MAY_BE_TAKEN: Final = """
+    a.owner IS NULL AND a.state = 'pending' AND a.holds = 1 AND a.portable AND a.cancel_requested IS NULL
+    AND (a.version IS NULL OR a.version = ?4) AND a.run_id NOT IN (SELECT value FROM json_each(?3))
+    AND (SELECT version_num FROM alembic_version) = ?5"""
+_TAKE: Final = f"""
     SELECT a.run_id, a.thread_id, a.multitask, a.due_at, t.status, t.last_run_id IS NULL AND t.created_at = r.created_at,
         r.agent, r.created_at, r.metadata, r.parent_run_id, r."trigger", r.attempt, r.retry_of, r.request
     FROM active_runs a JOIN runs r ON r.run_id = a.run_id JOIN threads t ON t.thread_id = a.thread_id
-    WHERE a.owner IS NULL AND a.state = 'pending' AND a.holds AND a.portable AND a.cancel_requested IS NULL
-        AND a.pool IN (SELECT value FROM json_each(?1)) AND r.agent IN (SELECT value FROM json_each(?2))
-        AND a.run_id NOT IN (SELECT value FROM json_each(?3)) AND (a.version IS NULL OR a.version = ?4)
-        AND (SELECT version_num FROM alembic_version) = ?5
-        AND (?6 IS NULL OR a.run_id IN (SELECT value FROM json_each(?6)))
-    ORDER BY a.ordinal LIMIT ?7"""
+    WHERE {{among}} AND r.agent IN (SELECT value FROM json_each(?2)) AND {_MAY_BE_TAKEN} ORDER BY a.ordinal"""
+
+_TAKE_THESE: Final = _TAKE.format(
+    among="a.run_id IN (SELECT value FROM json_each(?6)) AND +a.pool IN (SELECT value FROM json_each(?1))"
+)
+
+# Of each agent in each pool as many as are wanted of all, in the order of an index: whatever waits for other workers is not
+# read. Only where the agent is not noted are the runs looked at.
+_TAKE_FIRST: Final = (
+    _TAKE.format(
+        among=f"""a.ordinal IN (
+        SELECT first.ordinal
+        FROM json_each(?1) asked, (SELECT value FROM json_each(?2) UNION SELECT '') offered
+        JOIN active_runs first ON first.ordinal IN (
+            SELECT a.ordinal FROM active_runs a
+            WHERE a.pool = asked.value AND a.agent = offered.value AND {_MAY_BE_TAKEN} AND (offered.value <> '' OR EXISTS (
+                SELECT 1 FROM runs r WHERE r.run_id = a.run_id AND r.agent IN (SELECT value FROM json_each(?2))
+            ))
+            ORDER BY a.ordinal LIMIT ?6
+        ))"""
+    )
+    + " LIMIT ?6"
+)
 
 _GIVE: Final = "UPDATE active_runs SET owner = ? WHERE run_id IN (SELECT value FROM json_each(?))"
 
@@ -138,7 +159,8 @@ _ENDED: Final = (
 )
 
 _ENTERED: Final = (
-    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request"
+    "run_id, thread_id, state, multitask, holds, owner, due_at, cancel_requested, at_rest, portable, keeps_request, "
+    "agent"
 )
 
 _THREAD: Final = "thread_id, status, title, last_run_id, updated_at, agent"
@@ -239,10 +261,10 @@ _BULKS: Final[Mapping[Step, _Bulk]] = {
     Step.remove_active: _Bulk("DELETE FROM active_runs WHERE run_id IN (VALUES *)", 1),
     Step.release_active: _CHANGE_ACTIVE,
     Step.hold_active: _CHANGE_ACTIVE,
-    Step.insert_active: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}) VALUES *", 11),
-    Step.insert_pooled: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version) VALUES *", 13),
+    Step.insert_active: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}) VALUES *", 12),
+    Step.insert_pooled: _Bulk(f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version) VALUES *", 14),
     Step.insert_retries: _Bulk(
-        f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version, ordinal) VALUES *", 14
+        f"INSERT OR ROLLBACK INTO active_runs ({_ENTERED}, pool, version, ordinal) VALUES *", 15
     ),
     Step.add_to_run_totals: _adding_to(run_totals),
     Step.add_to_duration_totals: _adding_to(duration_totals),
@@ -339,10 +361,11 @@ class SqliteSession:
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
         """Give runs that are ready to whoever wants them."""
-        among = None if wanted.run_ids is None else json_text([*wanted.run_ids])
         lists = [json_text([*names]) for names in (wanted.pools, wanted.agents, wanted.unfit)]
-        limit = wanted.limit if among is None else -1
-        rows = self._driver.execute(_READY, (*lists, wanted.version, wanted.schema, among, limit)).fetchall()
+        statement, among = (
+            (_TAKE_FIRST, wanted.limit) if wanted.run_ids is None else (_TAKE_THESE, json_text([*wanted.run_ids]))
+        )
+        rows = self._driver.execute(statement, (*lists, wanted.version, wanted.schema, among)).fetchall()
         taken = json_text([run_id for run_id, *_ in rows])
         self._driver.execute(_GIVE, (wanted.owner, taken))
         return rows

@@ -199,10 +199,10 @@ runs = Table(
     Column("retry_of", PlainText),
     Column("request", JsonText),
     Column("removed_at", UtcTime),
-    # What comes behind the id is there to be looked at, and never changes.
+    # What comes behind the id is there to be looked at. It never changes, or only when the status does, too.
     Index("ix_runs_thread", "thread_id", "created_at", "run_id", "agent"),
-    Index(None, "status", "created_at", "run_id"),
-    Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id"),
+    Index("ix_runs_status", "status", "created_at", "run_id", "removed_at"),
+    Index("ix_runs_agent", "agent", "status", "created_at", "run_id", "thread_id", "removed_at"),
 )
 
 _is_retry = runs.c.retry_of.is_not(None)
@@ -335,13 +335,14 @@ active_runs = Table(
     Column("keeps_request", Boolean, nullable=False, server_default="1"),
     Column("pool", PlainText, nullable=False, server_default="default"),
     Column("version", PlainText),
+    Column("agent", PlainText, nullable=False, server_default=""),
     Index(None, "owner"),
 )
 """Runs from their admission to their release, in the order in which they wait. Small, whatever the log has.
 
 A `portable` one can be executed by another process than the one that let it in: what was asked for names its agent. One
-that does not keep its request forgets what was asked for when it ends. Of those that are nobody's, `pool` and `version`
-(of the agents; None: any) say who may take them.
+that does not keep its request forgets what was asked for when it ends. Of those that are nobody's, `pool`, `agent` and
+`version` (of the agents; None: any) say who may take them. Where the `agent` is empty, only the run itself says it.
 """
 
 _holds_thread = active_runs.c.holds
@@ -368,18 +369,6 @@ Index(
     sqlite_where=active_runs.c.due_at.is_not(None),
     postgresql_where=active_runs.c.due_at.is_not(None),
 )
-
-_is_nobodys = active_runs.c.owner.is_(None)
-_is_ready = and_(_is_nobodys, _waits, _holds_thread)
-_is_to_promote = and_(_is_nobodys, _is_delayed)
-Index(
-    "ix_active_runs_ready",
-    active_runs.c.pool,
-    active_runs.c.ordinal,
-    sqlite_where=_is_ready,
-    postgresql_where=_is_ready,
-)
-Index("ix_active_runs_to_promote", active_runs.c.due_at, sqlite_where=_is_to_promote, postgresql_where=_is_to_promote)
 
 idempotency_keys = Table(
     "idempotency_keys",

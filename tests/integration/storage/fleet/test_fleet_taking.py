@@ -74,6 +74,21 @@ async def test_the_oldest_ones_are_taken_and_no_more_than_wanted(member: Any) ->
     assert await worker.coordinator.take_any(10) == []
 
 
+async def test_those_of_other_agents_are_passed_over_and_the_order_is_that_of_all(member: Any, database: Any) -> None:
+    server, worker = await member("server"), await member(pools=("default", "gpu"))
+    worker.manager._agents.pop("starter")
+    agents = ["starter", "gpu", "work", "starter", "work", "gpu", "work"]
+    run_ids = [(await server.start("quick", agent=agent)).run_id for agent in agents]
+    # As an older process leaves it.
+    database.execute(f"UPDATE active_runs SET agent = '' WHERE run_id IN ('{run_ids[3]}', '{run_ids[4]}')")
+
+    assert await worker.coordinator.take_any(3) == [run_ids[1], run_ids[2], run_ids[4]]
+    assert await worker.coordinator.take_any(10) == run_ids[5:]
+    assert await worker.coordinator.take_any(10) == []
+    (unserved,) = (await server.store.fleet.queue()).unserved
+    assert (unserved.agent, unserved.count) == ("starter", 2)
+
+
 async def test_the_next_run_of_a_thread_is_ready_when_the_one_before_it_has_ended(member: Any, agents: Agents) -> None:
     server, worker = await member("server"), await member()
     first = await server.start("first", thread_id="t")
