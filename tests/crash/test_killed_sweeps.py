@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
-import textwrap
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
 from trackside.app.storage.maintenance import check_database
 from trackside.app.storage.threads import ThreadQuery
 
-CHILD = textwrap.dedent("""
-    import asyncio, os, signal, sys
-    from trackside.app.observers.storage import StorageObserver
-    from trackside.app.storage import Store, retention, sweeping
-    from trackside.harness import ObserverBinding, RunManager, RunSpec
-
-    def die(*args, **options):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    async def say(input):
-        return {"said": input}
-
-    async def forget(thread_ids):
-        if place == "while forgetting":
-            die()
-
-    async def main(url):
-        async with Store.open(url) as store:
-            observer = ObserverBinding(StorageObserver(store), required=True)
-            states = store.thread_states()
-            own = store.coordinator()
-            async with RunManager({"say": say}, observers=[observer], coordinator=own, states=states) as runs:
-                for thread_id, ends in [("deleted", False), ("kept", False), ("ended", True)]:
-                    for number in range(1 if ends else 3):
-                        handle = await runs.start(RunSpec("say", number, thread_id=thread_id, thread_ends=ends))
-                        await handle.result()
-                await store.threads_of(None).change("deleted", metadata={"k": "v"})
-                await store.threads_of(None).remove("deleted")
-                print("removed", flush=True)
-                if place == "before sweeping":
-                    die()
-                if place == "before the log":
-                    sweeping.prune_threads = die
-                if place == "within the log":
-                    write, removed = retention._write, []
-
-                    async def write_some(writer, work):
-                        removed.append(work)
-                        if len(removed) == 3:
-                            die()
-                        return await write(writer, work)
-
-                    retention._write = write_some
-                    sweeping.BATCH = 1
-                await store.sweeper(forget=[forget]).sweep()
-        print("swept", flush=True)
-
-    url, place = sys.argv[1:]
-    asyncio.run(main(url))
-""")
-
 PLACES = ["before sweeping", "while forgetting", "before the log", "within the log"]
 
 
+@pytest.fixture(scope="module")
+def sweeper() -> Iterator[Forker]:
+    with closing(Forker("sweeper.py")) as sweeper:
+        yield sweeper
+
+
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_sweep_that_was_killed_is_gone_on_with(url: str, place: str) -> None:
-    command = [sys.executable, "-c", CHILD, url, place]
-    child: Any = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (child.returncode, child.stdout) == (-9, "removed\n"), child.stderr
+async def test_a_sweep_that_was_killed_is_gone_on_with(url: str, place: str, sweeper: Forker) -> None:
+    said = await asyncio.to_thread(sweeper.killed_life, f"{url} {place}", sys.maxsize, 0)
+    assert said == [("removed", "")]
 
     async with Store.open(url) as store:
         assert await store.thread("deleted") is None

@@ -1,4 +1,4 @@
-"""A process that starts the runs of crons: `cron_child.py URL STEP`.
+"""Starts the runs of crons: `cron_child.py URL STEP`, or a child for each `URL STEP` of standard input.
 
 At the step it kills itself: "before start", "after start", which is before the cron goes on, or "after replace". At "once"
 it starts what is due, and ends; at "on" it goes on until its standard input ends.
@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from obeying import obey
 
 from trackside.app.server.crons import CronScheduler
 from trackside.app.settings import Settings
@@ -49,5 +51,12 @@ async def start_runs(url: str, step: str) -> None:
         await scheduler.aclose()
 
 
+async def start_as_ordered(line: str) -> None:
+    await start_runs(*line.split(" ", 1))
+
+
 if __name__ == "__main__":
-    asyncio.run(start_runs(*sys.argv[1:]))
+    if sys.argv[1:]:
+        asyncio.run(start_runs(*sys.argv[1:]))
+    else:
+        obey(start_as_ordered)

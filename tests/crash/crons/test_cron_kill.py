@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.crash.storage import forker
+from tests.crash.storage.forker import Forker
 
 from trackside.app.storage import Store
 from trackside.app.storage.crons import Cron
@@ -27,11 +30,37 @@ CASES = [
 ]
 
 
+SCRIPT = Path(__file__).with_name("cron_child.py")
+
+
+class Starter(Forker):
+    """The process beside us that starts runs."""
+
+    def __init__(self) -> None:
+        super().__init__(SCRIPT)
+
+    def live(self, url: str, step: str) -> int:
+        """One life, to its end or to a step; its exit code."""
+        for _ in self.life(f"{url} {step}"):
+            pass
+        return self.exit_code
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[Starter]:
+    with closing(Starter()) as starter:
+        yield starter
+
+
 @contextmanager
-def child(url: str, step: str) -> Generator[subprocess.Popen[str]]:
-    script = Path(__file__).with_name("cron_child.py")
+def one_that_goes_on(url: str) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, script, url, step], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, SCRIPT, url, "on"],
+        env=os.environ | {"PYTHONPATH": str(Path(forker.__file__).parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
     with process:
         try:
@@ -39,12 +68,6 @@ def child(url: str, step: str) -> Generator[subprocess.Popen[str]]:
             process.communicate(timeout=60)
         finally:
             process.kill()
-
-
-def live(url: str, step: str) -> int:
-    with child(url, step) as process:
-        pass
-    return process.returncode
 
 
 async def keep_cron(store: Store, due: datetime) -> Cron:
@@ -61,13 +84,15 @@ async def runs_of(store: Store) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("url", "step"), CASES, indirect=["url"])
-async def test_a_process_that_is_killed_leaves_no_run_out_and_none_to_be_repeated(url: str, step: str) -> None:
+async def test_a_process_that_is_killed_leaves_no_run_out_and_none_to_be_repeated(
+    url: str, step: str, starter: Starter
+) -> None:
     async with Store.open(url) as store:
         cron = await keep_cron(store, LONG_AGO)
 
-    assert await asyncio.to_thread(live, url, step) == -9
-    assert await asyncio.to_thread(live, url, "once") == 0
-    assert await asyncio.to_thread(live, url, "once") == 0
+    assert await asyncio.to_thread(starter.live, url, step) == -9
+    assert await asyncio.to_thread(starter.live, url, "once") == 0
+    assert await asyncio.to_thread(starter.live, url, "once") == 0
 
     async with Store.open(url) as store:
         found = await store.crons.get(cron.cron_id)
@@ -80,7 +105,7 @@ async def test_a_process_that_is_killed_leaves_no_run_out_and_none_to_be_repeate
 async def test_processes_side_by_side_start_each_run_once(url: str) -> None:
     async with Store.open(url) as store:
         with ExitStack() as stack:
-            others = [stack.enter_context(child(url, "on")) for _ in range(PROCESSES)]
+            others = [stack.enter_context(one_that_goes_on(url)) for _ in range(PROCESSES)]
             for other in others:
                 assert other.stdout is not None
                 assert await asyncio.to_thread(other.stdout.readline) == "ready\n"

@@ -10,11 +10,17 @@ from pathlib import Path
 
 
 class Forker:
-    """A process that forks a child for each order."""
+    """A process that forks a child for each order.
 
-    def __init__(self, script: str) -> None:
+    Args:
+        script: what it runs, which calls `obey`; of this folder, or a whole path.
+    """
+
+    def __init__(self, script: str | Path) -> None:
+        here = Path(__file__).parent
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name(script)],
+            [sys.executable, here / script],
+            env=os.environ | {"PYTHONPATH": str(here)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
