@@ -367,6 +367,25 @@ async def test_a_commit_whose_reply_was_lost_is_found_by_its_ids(session, script
     assert database.execute("SELECT count(*) FROM events").fetchone() == (5,)
 
 
+async def test_a_commit_waits_for_the_disk_only_if_something_was_written(session, script) -> None:
+    wait, commits = session._wait, []
+
+    def note(doing):
+        statement = doing.cr_frame.f_locals.get("query", "")
+        if "COMMIT" in statement.upper().split("; "):
+            commits.append(statement)
+        return wait(doing)
+
+    session._wait = note
+    events = script().whole()
+    first, all_of_them = encode_events(events[:2]), encode_events(events)
+
+    for rows in (first, first, all_of_them):
+        await asyncio.to_thread(commit_together, session, [Append(rows)])
+
+    assert commits == ["COMMIT", "SET LOCAL synchronous_commit = off; COMMIT", "COMMIT"]
+
+
 async def test_a_commit_that_was_cut_off_says_so_if_nobody_can_be_asked(session, script) -> None:
     wait = session._wait
 

@@ -1,9 +1,10 @@
 """PostgreSQL: what the writer does, on a connection and an event loop of the thread that writes.
 
 Each statement costs a round trip, so a transaction has four: it begins, locks and loads, writes, and commits; where runs
-are active, their queues are loaded in a fifth. Several processes may write at once. Whoever changes a row holds its lock
-until the commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each
-sorted by key. What has a position becomes visible in the order of positions (I2).
+are active, their queues are loaded in a fifth. A commit waits for the disk only if something was written: PostgreSQL logs
+locks, too, and would flush them. Several processes may write at once. Whoever changes a row holds its lock until the
+commit, and all take their locks in one order: threads, runs, sums, and last the counter of positions, each sorted by
+key. What has a position becomes visible in the order of positions (I2).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from trackside.app.storage import errors
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_BEGIN_UNSYNCED = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
+_COMMIT_UNSYNCED = "SET LOCAL synchronous_commit = off; COMMIT"
 _LEAST_CONNECT = 1.0  # seconds that a server has to answer, whoever is in a hurry
 
 
@@ -65,6 +66,7 @@ class PostgresSession:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: asyncpg.Connection | None = None
         self._stored_threads: set[str] = set()
+        self._must_flush = False
         self._leaves_at = inf
 
     @contextmanager
@@ -76,17 +78,18 @@ class PostgresSession:
             OutcomeUnknownError: the connection was lost in the commit.
             StorageError: it could not be begun or committed; nothing was written.
         """
-        self._connect()
+        # What was committed on a connection that is lost may be found by this one before it is safe.
+        self._must_flush = self._connect()
         self._stored_threads.clear()
         try:
-            self._wait(self._driver.execute(_BEGIN if synced else _BEGIN_UNSYNCED))
+            self._wait(self._driver.execute(_BEGIN))
             yield
         except BaseException as exc:
             self._roll_back()
             if (error := self._meaning(exc)) is None:
                 raise
             raise error from exc
-        self._commit()
+        self._commit("COMMIT" if synced and self._must_flush else _COMMIT_UNSYNCED)
 
     def leave_by(self, moment: float) -> None:
         """Do not wait past this moment of the monotonic clock for a server that does not answer; from any thread."""
@@ -94,6 +97,7 @@ class PostgresSession:
 
     def execute(self, statement: ClauseElement) -> list[tuple[Any, ...]]:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
+        self._must_flush = self._must_flush or not isinstance(statement, Select)
         text, values = compiled(statement, _DIALECT)
         return self._fetch(text, *values)
 
@@ -156,6 +160,7 @@ class PostgresSession:
         events = changes.events
         if not (steps or events):
             return
+        self._must_flush = True
         values: list[Any] = [[*column] for step in steps for column in zip(*batch[step], strict=True)]
         if events:
             values.extend(times_of(events))
@@ -187,21 +192,23 @@ class PostgresSession:
         assert self._connection is not None
         return self._connection
 
-    def _connect(self) -> None:
-        if self._connection is not None and self._connection.is_closed():
-            self._connection = None
-        if self._connection is None:
-            try:
-                within = max(_LEAST_CONNECT, self._leaves_at - monotonic())
-                self._connection = self._wait(self._database.connect_writer(within))
-            except Exception as exc:
-                if (error := self._database.unreachable(exc)) is None:
-                    raise
-                raise error from exc
-
-    def _commit(self) -> None:
+    def _connect(self) -> bool:
+        """Whether a new connection had to be made."""
+        if self._connection is not None and not self._connection.is_closed():
+            return False
+        self._connection = None
         try:
-            done = self._wait(self._driver.execute("COMMIT"))
+            within = max(_LEAST_CONNECT, self._leaves_at - monotonic())
+            self._connection = self._wait(self._database.connect_writer(within))
+        except Exception as exc:
+            if (error := self._database.unreachable(exc)) is None:
+                raise
+            raise error from exc
+        return True
+
+    def _commit(self, statement: str) -> None:
+        try:
+            done = self._wait(self._driver.execute(statement))
         except BaseException as exc:
             self._roll_back()
             if is_lost(exc):
