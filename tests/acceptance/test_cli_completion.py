@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside.app.storage import Store
@@ -66,8 +67,8 @@ def test_what_fails_is_silent(trackside: Run, tmp_path: Path, env: dict[str, str
     assert not [*tmp_path.glob("*.db*")]
 
 
-def test_a_server_is_asked_where_one_is_meant(trackside: Run, filled: Path) -> None:
-    with TracksideServer(filled, "agents.py:echo", database="sqlite:///trackside.db") as server:
+def test_a_server_is_asked_where_one_is_meant(trackside: Run, filled: Path, forkery: Forkery) -> None:
+    with TracksideServer(filled, "agents.py:echo", database="sqlite:///trackside.db", forkery=forkery) as server:
         assert found(trackside, f"trackside runs --url {server.url} run-b") == ["run-beta"]
         from_variable = {"TRACKSIDE_URL": server.url, "TRACKSIDE_DATABASE_URL": "sqlite:///nowhere.db"}
         assert found(trackside, "trackside resume thread-a", **from_variable) == ["thread-alpha"]

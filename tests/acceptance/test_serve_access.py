@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import Forkery
 from langgraph_sdk import get_sync_client
 from trackside_server import TracksideServer
 
@@ -33,8 +34,10 @@ def test_a_server_that_asks_nobody_is_for_this_machine(here: Command, host: str)
         assert refused.stderr.count("\n") == 1
 
 
-def test_keys_are_made_and_revoked_while_it_serves(tmp_path: Path, trackside: Command) -> None:
-    with TracksideServer(tmp_path, "agents.py:echo", settings=KEYS, options=["--host", "0.0.0.0"]) as server:
+def test_keys_are_made_and_revoked_while_it_serves(tmp_path: Path, trackside: Command, forkery: Forkery) -> None:
+    with TracksideServer(
+        tmp_path, "agents.py:echo", settings=KEYS, options=["--host", "0.0.0.0"], forkery=forkery
+    ) as server:
         url = f"http://127.0.0.1:{server.ready['port']}"
         made = json.loads(trackside("auth", "create", "laptop", "--json", "-d", "sqlite:///runs.db").stdout)
         with get_sync_client(url=url, api_key=made["secret"]) as client:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from forking import Forkery
 from trackside_server import TracksideServer
 
 GUEST = """
@@ -49,8 +50,10 @@ def agents(tmp_path: Path) -> None:
     (tmp_path / "guest.py").write_text(GUEST, encoding="utf-8")
 
 
-def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path) -> None:
-    with TracksideServer(tmp_path, "agents.py:echo", settings='[server]\napp = "guest.py:app"\n') as server:
+def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path, forkery: Forkery) -> None:
+    with TracksideServer(
+        tmp_path, "agents.py:echo", settings='[server]\napp = "guest.py:app"\n', forkery=forkery
+    ) as server:
         mine, ours, nowhere = (httpx.get(f"{server.url}{path}") for path in ("/mine", "/ok", "/nowhere"))
 
         assert server.terminate() == 0
@@ -61,9 +64,9 @@ def test_a_guest_gets_what_is_not_ours_and_lives_as_long(tmp_path: Path) -> None
     assert server.log.index("the guest starts") < server.log.index("the guest stops")
 
 
-def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path) -> None:
+def test_nobody_gets_to_a_guest_who_is_not_known(tmp_path: Path, forkery: Forkery) -> None:
     settings = '[server]\napp = "guest.py:app"\nauth = "keys"\n'
-    with TracksideServer(tmp_path, "agents.py:echo", settings=settings) as server:
+    with TracksideServer(tmp_path, "agents.py:echo", settings=settings, forkery=forkery) as server:
         answer = httpx.get(f"{server.url}/mine")
 
     assert answer.status_code == 401

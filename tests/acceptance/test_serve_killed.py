@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import Forkery
 from langgraph_sdk import get_sync_client
 from trackside_server import PATIENCE, TracksideServer
 
@@ -67,8 +68,10 @@ class Load:
             one.join(PATIENCE)
 
 
-def test_every_run_that_was_acknowledged_is_known_after_a_kill_and_none_is_stuck(folder: Path, database: str) -> None:
-    with TracksideServer(folder, "agents.py:works", database=database) as server:
+def test_every_run_that_was_acknowledged_is_known_after_a_kill_and_none_is_stuck(
+    folder: Path, database: str, forkery: Forkery
+) -> None:
+    with TracksideServer(folder, "agents.py:works", database=database, forkery=forkery) as server:
         load = Load(server.url)
         assert load.enough.wait(PATIENCE)
         server.kill()
@@ -93,10 +96,12 @@ def end_of(client: httpx.Client, place: str) -> str:
     raise AssertionError(f"{place} is stuck: {answer.text}")
 
 
-def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one(folder: Path, database: str) -> None:
+def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one(
+    folder: Path, database: str, forkery: Forkery
+) -> None:
     """LangGraph's client connects again by itself, with the id of the last event that it has."""
     with (
-        TracksideServer(folder, "agents.py:works", database=database) as server,
+        TracksideServer(folder, "agents.py:works", database=database, forkery=forkery) as server,
         get_sync_client(url=server.url, api_key=None) as client,
     ):
         thread = client.threads.create()["thread_id"]
@@ -114,9 +119,9 @@ def test_who_follows_a_run_whose_server_is_killed_gets_its_end_from_the_next_one
 
 
 def test_who_asks_the_next_server_for_a_run_whose_thread_has_gone_with_it_is_told_its_end(
-    folder: Path, database: str
+    folder: Path, database: str, forkery: Forkery
 ) -> None:
-    with TracksideServer(folder, "agents.py:works", "agents.py:endless", database=database) as server:
+    with TracksideServer(folder, "agents.py:works", "agents.py:endless", database=database, forkery=forkery) as server:
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             ended = client.post("/runs", json={"assistant_id": "works", "input": {}}).json()
             end_of_stream(client, ended)
@@ -146,10 +151,10 @@ def end_of_stream(client: httpx.Client, run: dict[str, Any]) -> bytes:
     return body.rstrip(b"\r\n").rpartition(b"\r\n\r\n")[2]
 
 
-def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: str) -> None:
+def test_a_run_that_may_be_tried_again_is_after_a_kill(folder: Path, database: str, forkery: Forkery) -> None:
     settings = "[limits]\nmax_attempts = 2\n"
     with (
-        TracksideServer(folder, "agents.py:works", database=database, settings=settings) as server,
+        TracksideServer(folder, "agents.py:works", database=database, settings=settings, forkery=forkery) as server,
         get_sync_client(url=server.url, api_key=None) as client,
     ):
         thread = client.threads.create()["thread_id"]

@@ -76,8 +76,10 @@ def server(folder: Path, postgres_with_tables: str, forkery: Forkery) -> Iterato
         yield one
 
 
-def working(folder: Path, database: str, *options: str, **env: str) -> TracksideProcess:
-    return TracksideProcess(folder, ["worker", "--json", "--database", database, *options], name="worker", env=env)
+def working(folder: Path, database: str, *, lease: str = "1m", forkery: Forkery | None = None) -> TracksideProcess:
+    arguments = ["worker", "--json", "--database", database, "--port", "0", "--drain", "1h"]
+    env = {"NOTIFY_SOCKET": "/nowhere", "TRACKSIDE_ENGINE_LEASE": lease}
+    return TracksideProcess(folder, arguments, name="worker", env=env, forkery=forkery)
 
 
 @pytest.fixture
@@ -87,10 +89,10 @@ def lease() -> str:
 
 
 @pytest.fixture
-def worker(server: TracksideServer, postgres_with_tables: str, lease: str) -> Iterator[TracksideProcess]:
-    options = ("--port", "0", "--drain", "1h")
-    env = {"NOTIFY_SOCKET": "/nowhere", "TRACKSIDE_ENGINE_LEASE": lease}
-    with working(server.folder, postgres_with_tables, *options, **env) as one:
+def worker(
+    server: TracksideServer, postgres_with_tables: str, lease: str, forkery: Forkery
+) -> Iterator[TracksideProcess]:
+    with working(server.folder, postgres_with_tables, lease=lease, forkery=forkery) as one:
         yield one
 
 
@@ -107,15 +109,16 @@ def said(worker: TracksideProcess) -> list[str]:
 
 
 def test_a_run_has_a_process_that_shares_nothing_with_its_worker(
-    server: TracksideServer, worker: TracksideProcess
+    server: TracksideServer, postgres_with_tables: str
 ) -> None:
-    has = ask(server, "tells")
+    with working(server.folder, postgres_with_tables) as worker:  # not forked: there is only what it starts with itself
+        has = ask(server, "tells")
+        ours = [one for one in Path(f"/proc/{worker.pid}/fd").iterdir() if int(one.name) > 2]  # not standard error
+        shared = {str(one.readlink()) for one in ours} & set(has["opened"])
 
     assert has["pid"] not in {worker.pid, os.getpid()}
     assert has["session"] == has["pid"]
     assert has["stdin"] == "/dev/null"
-    ours = {one for one in Path(f"/proc/{worker.pid}/fd").iterdir() if int(one.name) > 2}  # not standard error
-    shared = {str(one.readlink()) for one in ours} & set(has["opened"])
     assert not {one for one in shared if one.startswith(("socket:", "pipe:"))}
     assert (int(has["ignored"], 16) & ~(1 << signal.SIGPIPE - 1) & ~(1 << 24), int(has["blocked"], 16)) == (0, 0)
     assert not {"_TRACKSIDE_ISOLATED", "NOTIFY_SOCKET"} & {*has["environ"]}
