@@ -1,17 +1,24 @@
-"""What a process needs that serves many: as many open files as it may have, a garbage collector out of the way, a fast
-loop.
+"""What a process needs that serves many: as many open files as it may have, few heaps, a garbage collector out of the way,
+a fast loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 from trackside.app.cli.stopping import interrupt_on_stop_signals
+
+_ARENA_MAX: Final = -8
+"""What `mallopt` of glibc calls the most heaps that there may be (`M_ARENA_MAX` in `malloc.h`)."""
+_ARENAS: Final = 2
 
 
 def take_signals() -> None:
@@ -38,6 +45,7 @@ def prepared() -> Generator[Callable[[], None]]:
     for a server of functions and 110 for one of graphs, each time that all is looked through.
     """
     _allow_many_files()
+    _limit_heaps()
     gc.disable()  # loading makes much, and little of it garbage
     try:
         yield _keep_what_is_there
@@ -60,3 +68,10 @@ def _allow_many_files() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _limit_heaps() -> None:
+    """Have threads share heaps: with glibc nearly each has its own, and what it frees there is of no use to others."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with suppress(AttributeError, OSError, TypeError):  # a system with another `malloc`
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)

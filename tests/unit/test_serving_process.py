@@ -1,0 +1,51 @@
+"""What a process is given that serves many."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+_COUNTED = """
+import ctypes, sys, threading
+from trackside.app.cli.serving_process import prepared
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.fdopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+everyone = threading.Barrier(9)
+
+def work():
+    everyone.wait()
+    libc.malloc(2_000)
+    everyone.wait()
+
+with prepared():
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    everyone.wait()
+    everyone.wait()
+    for thread in threads:
+        thread.join()
+out = libc.fdopen(1, b"w")
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+"""Has eight threads allocate at once, and says what heaps there are then."""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="only glibc says what heaps it has")
+@pytest.mark.parametrize(("chosen", "heaps"), [(None, 2), ("4", 4)], ids=["ours", "as the user has it"])
+def test_threads_share_few_heaps_unless_somebody_has_said_how_many(chosen: str | None, heaps: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    if chosen is not None:
+        environment["MALLOC_ARENA_MAX"] = chosen
+
+    said = subprocess.run([sys.executable, "-c", _COUNTED], env=environment, capture_output=True, check=True)
+
+    assert said.stdout.count(b"<heap nr=") == heaps
