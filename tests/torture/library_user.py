@@ -34,7 +34,7 @@ from trackside.harness.errors import NoResultHereError, ThreadBusyError
 
 AGENTS: Final = {"talks": fleet_agents.talks, "fails": fleet_agents.fails, "asks": fleet_agents.asks}
 CALLERS: Final = 2
-NOT_KNOWN: Final = ("required observer", "nobody says how", "could not be executed")
+NOT_KNOWN: Final = ("required observer", "could not be executed")
 """In the error of a result that tells nothing about how the run ended in the log."""
 _PAUSE: Final = 0.5
 """Seconds at most between two runs of a caller."""

@@ -101,6 +101,19 @@ async def test_a_lost_run_stops_says_nothing_more_and_its_caller_gets_how_it_end
 
 
 @virtual
+async def test_of_a_lost_run_that_goes_on_elsewhere_its_caller_is_told_no_end_that_nobody_knows() -> None:
+    fleet = Fleet()
+    async with fleet.manager as manager:
+        run = await manager.start(RunSpec("sleeper", run_id="goes on"))
+        await asyncio.sleep(1)
+        fleet.coordinator.host.on_lost("goes on")
+        with pytest.raises(NoResultHereError, match="Run 'goes on' has no result here: another process has taken it"):
+            await run.result()
+        assert fleet.manager._runs.all() == []
+        assert told(fleet.log.events) == ["run_started", BUSY]
+
+
+@virtual
 async def test_a_run_that_is_lost_while_it_is_being_ended_says_nothing_more() -> None:
     class SlowToRollBack:
         name = "slow"

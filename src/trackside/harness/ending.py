@@ -129,11 +129,6 @@ def result_of(record: RunRecord) -> RunResult:
     return RunResult(record.run_id, record.thread_id, record.status, record.error, own, record.title)
 
 
-def unknown_end(record: RunRecord) -> RunResult:
-    """What the caller of a run gets that somebody else has ended without saying how."""
-    return RunResult(record.run_id, record.thread_id, RunStatus.error, "it was ended elsewhere, and nobody says how")
-
-
 def _own_copy(completion_data: Mapping[str, Any]) -> JsonObject:
     """The caller may do what he likes with his; the event keeps what it says."""
     own = dict(completion_data)

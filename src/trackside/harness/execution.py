@@ -325,8 +325,7 @@ class Executions:
             else:
                 self._resolve(execution, _broken(worker.record, exc))
         finally:
-            if worker.result is not None:
-                self._resolve(execution, worker.result)
+            self._tell_result(execution)
             if self._watchdog is not None:
                 self._watchdog.leave()
             if execution.needs_place and (follows := self._places.give_back(execution.agent)) is not None:
@@ -369,8 +368,15 @@ class Executions:
         try:
             await execution.worker.decline(stop)
         finally:
-            if (result := execution.worker.result) is not None:  # also where this was cancelled: it ends before
-                self._resolve(execution, result)
+            self._tell_result(execution)  # also where this was cancelled: it ends before
+
+    def _tell_result(self, execution: Execution) -> None:
+        """A worker is done: tell those who wait how the run has ended, or that another process knows how it ends."""
+        worker = execution.worker
+        if worker.result is not None:
+            self._resolve(execution, worker.result)
+        elif worker.is_lost and worker.under_way:
+            self.forget(execution, why=_TAKEN_OVER)
 
     def _resolve(self, execution: Execution, result: RunResult) -> None:
         if execution.outcome.resolve(result):

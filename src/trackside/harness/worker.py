@@ -28,7 +28,6 @@ from trackside.harness.ending import (
     result_told,
     stopped,
     undelivered,
-    unknown_end,
 )
 from trackside.harness.errors import EventOrderError
 from trackside.harness.journal import Journal
@@ -172,6 +171,11 @@ class RunWorker:
         return self._claimed or self._ending
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the run is somebody else's, or was ended by him."""
+        return self._lost
+
+    @property
     def is_ending(self) -> bool:
         """Whether its agent has come to its end, and that is being told."""
         return self._ending
@@ -186,7 +190,8 @@ class RunWorker:
         return result_of(record) if record is not None and is_final(record.status) else None
 
     async def run(self) -> RunResult | None:
-        """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere.
+        """Execute the run; None if it was not to be had, because it was withdrawn or claimed elsewhere, or if it is lost
+        and nobody knows yet how it ends.
 
         Raises:
             asyncio.CancelledError: this task was cancelled; the run has ended properly before.
@@ -208,7 +213,7 @@ class RunWorker:
             deadline.cancel()
         return await self._finish(end)
 
-    async def decline(self, stop: Stop) -> RunResult:
+    async def decline(self, stop: Stop) -> RunResult | None:
         """End a run that was withdrawn before it started: its terminal event stands alone."""
         self._ending = True
         bind_run(self._run)
@@ -378,8 +383,8 @@ class RunWorker:
             self.fatal = exc
         return failed(exc)
 
-    async def _finish(self, end: End) -> RunResult:
-        """The one way out of every run: end it, unless somebody else has, and only then tell."""
+    async def _finish(self, end: End) -> RunResult | None:
+        """The one way out of every run: end it, unless somebody else has, and only then tell; None if he has not yet."""
         result = None if self._lost else await self._end_here(end)
         if result is None:
             result = await self._end_as_lost()
@@ -426,10 +431,10 @@ class RunWorker:
             say_lost(self._services.coordinator, run_id)
         return result
 
-    async def _end_as_lost(self) -> RunResult:
-        """Tell nobody but the caller, and him what the coordinator says; the thread is others' business."""
+    async def _end_as_lost(self) -> RunResult | None:
+        """Tell nobody but the caller, and him what the coordinator says, if it knows; the thread is others' business."""
         self._observers.drop(self.record.run_id)
-        return await self.ended_elsewhere() or unknown_end(self.record)
+        return await self.ended_elsewhere()
 
     async def _settle(self, end: End) -> tuple[Draft, Settlement]:
         """What a run says that ends like this, and what that means for its thread."""

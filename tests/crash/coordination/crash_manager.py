@@ -25,7 +25,7 @@ from trackside.harness.lifecycle import is_final
 from trackside.harness.types import MultitaskStrategy, RunStatus
 
 OPEN = 4  # runs that one caller has under way
-NOT_KNOWN = ("required observer", "nobody says how", "could not be executed")
+NOT_KNOWN = ("required observer", "could not be executed")
 """In the error of a result that tells nothing about how the run ended in the log."""
 
 STRATEGIES = [*[MultitaskStrategy.enqueue] * 6, *MultitaskStrategy]

@@ -50,7 +50,7 @@ class Displaced(NamedTuple):
 
 class Admitted(NamedTuple):
     """How a run was let in; `existing` is the run that its idempotency key named before, `new_thread` whether it holds a
-    thread that nobody had before.
+    thread that nobody had before, `elsewhere` whether another process executes it.
     """
 
     ready: bool
@@ -58,6 +58,7 @@ class Admitted(NamedTuple):
     displaced: Sequence[Displaced] = ()
     existing: str | None = None
     new_thread: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -250,16 +251,17 @@ class Admit(_Entry):
         """The answer to an admission that is asked again, because the first answer was lost."""
         active = unit.queue.find(self.run_id)
         run = unit.run(self.run_id)
-        if self.nobodys:
-            return self._nobodys_again(unit, run, active)
-        is_ours = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
-        if not is_ours or active is None or active.owner != self.owner or self.owner is None:
-            raise DuplicateRunError(run_id=self.run_id)
+        is_untouched = run is not None and run.thread_id == self.thread_id and run.fold.sequence == 0
+        if self.nobodys or not is_untouched or active is None or active.owner != self.owner or self.owner is None:
+            return self._elsewhere_again(unit, run, active)
         displaced = () if self.given is None else self.given.displaced
         return Admitted(active.holds, unit.thread_status(self.thread_id), displaced)
 
-    def _nobodys_again(self, unit: UnitOfWork, run: RunRow | None, active: ActiveRun | None) -> Admitted:
-        """The same of a run that a worker may have taken meanwhile, and ended: it is told by what is stored of it."""
+    def _elsewhere_again(self, unit: UnitOfWork, run: RunRow | None, active: ActiveRun | None) -> Admitted:
+        """The same of a run that another process may have taken meanwhile, and ended: it is told by what is stored of it.
+
+        A worker of a fleet took it, or somebody took it over because this process was taken for dead.
+        """
         start = self.start
         is_ours = run is not None and (run.thread_id, run.created_at, run.agent) == (
             self.thread_id,
@@ -269,10 +271,10 @@ class Admit(_Entry):
         query = select(runs.c.request).where(runs.c.run_id == self.run_id, runs.c.request.is_not(None))
         if not is_ours or unit.session.execute(query) not in ([], [(start.request,)]):
             raise DuplicateRunError(run_id=self.run_id)
-        if active is not None and active.is_ready:
+        if self.nobodys and active is not None and active.is_ready:
             unit.queue.change(active)  # that it is ready may have been lost with the answer
         displaced = () if self.given is None else self.given.displaced
-        return Admitted(False, unit.thread_status(self.thread_id), displaced)
+        return Admitted(False, unit.thread_status(self.thread_id), displaced, elsewhere=True)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

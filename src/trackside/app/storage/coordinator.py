@@ -186,8 +186,8 @@ class StoredCoordinator:
             existing = admitted.existing
             known = await finish(lambda: self._known(existing), name="existing")
             return Admission(record=known, ready=False, existing=True)
-        ready = False
-        if not work.nobodys:
+        ready, elsewhere = False, work.nobodys or admitted.elsewhere
+        if not elsewhere:
             own = self._runs.take(record, ready=admitted.ready, thread_status=admitted.thread_status)
             own.new_thread = admitted.new_thread
             ready = own.ready
@@ -196,7 +196,7 @@ class StoredCoordinator:
             if admitted.displaced
             else ()
         )
-        return Admission(record=record, ready=ready, displaced=displaced, elsewhere=work.nobodys)
+        return Admission(record=record, ready=ready, displaced=displaced, elsewhere=elsewhere)
 
     def _request_of(self, spec: RunSpec, record: RunRecord) -> str | None:
         """What was asked for, as JSON text; None if it need not be kept.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from blockbuster import BlockBuster
+from msgspec.structs import replace
 from tests.property.queue_hands import AGENT, ForgetfulSession, ForgottenSession, Hand, Held, Step, take
 from tests.property.queue_model import Run
 
@@ -17,7 +18,7 @@ from trackside.app.storage import Store
 from trackside.app.storage._coordination import Claim
 from trackside.app.storage._recovery import Reap, Reaped
 from trackside.app.storage.errors import DatabaseBusyError, StorageError
-from trackside.harness.errors import EventOrderError
+from trackside.harness.errors import DuplicateRunError, EventOrderError
 from trackside.harness.ids import new_id
 from trackside.harness.observer import RunLifecycleEvent
 from trackside.harness.ports import Settlement
@@ -140,6 +141,26 @@ async def test_a_lost_run_is_started_anew_once_though_the_reply_to_that_is_lost(
     (retried_as,) = await store.retries_of(record.run_id)
     assert [told for told in b.told if told[0] == "adopted"] == [("adopted", retried_as, True)]
     assert len(await store.runs()) == 2
+
+
+async def test_who_asks_again_for_a_run_that_was_taken_over_meanwhile_is_told_so(
+    hand: Any, database: Any, store: Store
+) -> None:
+    """As where the answer to the first time was lost with the database, and that was away for longer than the lease."""
+    a, b = hand(), hand()
+    record, spec = run_of("t"), RunSpec(AGENT, {})
+    await a.coordinator.admit(record, spec=spec)
+    await b.coordinator._enrolment.enroll()
+    take_for_dead(database, a)
+    await b.coordinator._upkeep.clear_up()
+    await start(b, record.run_id)
+
+    again = await a.coordinator.admit(record, spec=spec)
+
+    assert (again.record.run_id, again.ready, again.elsewhere) == (record.run_id, False, True)
+    another = replace(record, created_at=record.created_at + timedelta(seconds=1))
+    with pytest.raises(DuplicateRunError):
+        await a.coordinator.admit(another, spec=spec)
 
 
 @pytest.mark.parametrize("damage", ["{", "5"])
