@@ -139,6 +139,7 @@ class PostgresSession:
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
         """Give runs that are ready to whoever wants them; those that others are at in this moment are passed over."""
+        self._must_flush = True
         asked = (wanted.owner, [*wanted.agents], wanted.version, [*wanted.unfit], wanted.schema, [*wanted.pools])
         if wanted.run_ids is None:
             return self._fetch(TAKE_FIRST, *asked, wanted.limit)
