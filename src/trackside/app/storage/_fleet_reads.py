@@ -198,7 +198,7 @@ def _first_of(pool: str) -> Select[Any]:
     return select(runs.c.created_at).where(runs.c.run_id == first)
 
 
-def _groups(pool: str, *, of: int) -> Select[Any]:
+def _groups(pool: str, *, of: int) -> Select[*tuple[Any, ...]]:
     """The runs that are ready in a pool, one `of` so many, by what a worker needs for them."""
     noted = active_runs.c.agent
     of_run = select(runs.c.agent).where(runs.c.run_id == active_runs.c.run_id).scalar_subquery()
