@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside.app.cli import remote_records
@@ -60,12 +61,12 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, forkery: Forkery) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "agents.py").write_text(AGENTS)
     database = f"sqlite:///{folder / 'runs.db'}"
     keys = asyncio.run(prepare(database))
-    with TracksideServer(folder, database=database, settings=SETTINGS) as server:
+    with TracksideServer(folder, database=database, settings=SETTINGS, forkery=forkery) as server:
         yield Served(server.url, database, keys)
 
 

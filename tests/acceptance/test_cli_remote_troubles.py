@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside.app.cli import remote_connection
@@ -158,7 +159,9 @@ def test_a_server_that_is_not_trusted_is_not_asked(here: Trackside) -> None:
     assert "is not trusted" in done.stderr
 
 
-def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(tmp_path: Path, piped: Piped) -> None:
+def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(
+    tmp_path: Path, piped: Piped, forkery: Forkery
+) -> None:
     (tmp_path / "agents.py").write_text(AGENTS)
     database = f"sqlite:///{tmp_path / 'runs.db'}"
 
@@ -166,7 +169,7 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(t
         async with Store.open(database) as store:
             await store.append(make_run(f"run-{number}", thread_id=f"thread-{number}"))
 
-    with TracksideServer(tmp_path, "agents.py:echo", database=database) as server:
+    with TracksideServer(tmp_path, "agents.py:echo", database=database, forkery=forkery) as server:
         asyncio.run(record(1))
         tail = piped("tail", "--json", "--after", "0", "--url", server.url)
         starts = piped("tail", "--json", "--after", "0", "--type", "run_started", "--url", server.url)
@@ -191,9 +194,11 @@ def test_a_tail_goes_on_without_a_gap_when_the_server_is_killed_and_comes_back(t
             assert "Traceback" not in err
 
 
-def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(tmp_path: Path, piped: Piped) -> None:
+def test_ctrl_c_stops_the_run_on_the_server_or_leaves_it_where_that_is_away(
+    tmp_path: Path, piped: Piped, forkery: Forkery
+) -> None:
     (tmp_path / "agents.py").write_text(AGENTS)
-    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:echo") as server:
+    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:echo", forkery=forkery) as server:
         stopped = piped("run", "sleep", "x", "--json", "--url", server.url)
         assert stopped.stdout is not None
         stopped.stdout.readline()  # it has started

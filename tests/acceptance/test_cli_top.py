@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import Forkery
 from rich.console import Console
 from textual.widgets import DataTable, Input, Static
 from trackside_server import TracksideServer
@@ -162,9 +163,9 @@ async def test_it_fits_a_small_terminal_and_uses_a_large_one(store: Store, url: 
         assert table.virtual_size.width <= 160
 
 
-def test_a_server_is_watched_through_an_outage(terminal: Any, tmp_path: Path) -> None:
+def test_a_server_is_watched_through_an_outage(terminal: Any, tmp_path: Path, forkery: Forkery) -> None:
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
-    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:fail") as server:
+    with TracksideServer(tmp_path, "agents.py:sleep", "agents.py:fail", forkery=forkery) as server:
         first = begin(server, "sleep")
         shown = terminal("top", "--url", server.url, columns=140)
         shown.wait_for(first[:18])

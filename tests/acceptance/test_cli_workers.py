@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forkery
 from trackside_server import TracksideServer
 
 from trackside._version import __version__
@@ -169,9 +170,11 @@ def test_where_there_is_no_fleet_it_says_so(here: Run, tmp_path: Path, arguments
     assert done.stdout in {"No process looks after runs here.\n", "Nothing waits for workers.\n"}
 
 
-async def test_a_server_is_asked_as_a_database_is(trackside: Run, tmp_path: Path, postgres_with_tables: str) -> None:
+async def test_a_server_is_asked_as_a_database_is(
+    trackside: Run, tmp_path: Path, postgres_with_tables: str, forkery: Forkery
+) -> None:
     (tmp_path / "agents.py").write_text("async def chat(input):\n    return 'x'\n", encoding="utf-8")
-    server = TracksideServer(tmp_path, "agents.py:chat", database=postgres_with_tables)
+    server = TracksideServer(tmp_path, "agents.py:chat", database=postgres_with_tables, forkery=forkery)
     await asyncio.to_thread(server.start)
     try:
         async with member(postgres_with_tables, pools=("default",), capacity=2):

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
+from demo.command import main
 
 ROOT = Path(__file__).parents[2]
 MINUTES = 60  # seconds
@@ -70,6 +72,24 @@ def run_demo(folder: Path, *arguments: str, cwd: Path = ROOT) -> Demo:
         check=False,
     )
     return Demo(done.returncode, done.stdout, done.stderr, database)
+
+
+@pytest.fixture
+def demo_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blockbuster: BlockBuster
+) -> Callable[..., Demo]:
+    """Runs a demo in this process: its start, of seconds, is most of one that refuses what it is asked for."""
+    blockbuster.deactivate()
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Demo:
+        database = tmp_path / "demo.db"
+        monkeypatch.setattr("sys.argv", ["demo", "--database", f"sqlite:///{database}", *arguments])
+        code = main()
+        shown = capsys.readouterr()
+        return Demo(code, shown.out, shown.err, database)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +248,15 @@ def printed_commands(output: str) -> Iterator[list[str]]:
             yield shlex.split(line)
 
 
-def test_the_commands_at_its_end_work_when_pasted(demo: Demo) -> None:
+def test_the_commands_at_its_end_work_when_pasted(
+    demo: Demo, trackside: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     shown: dict[str, list[Any]] = {}
     for command in printed_commands(demo.output):
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), command
-        as_json = subprocess.run([*command, "--json"], cwd=ROOT, env=environment(), capture_output=True, check=True)
+        as_json = trackside(*command[1:], "--json")
+        assert (as_json.returncode, as_json.stderr) == (0, ""), command
         shown[command[1]] = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert set(shown) == {"runs", "threads", "events", "stats"}
     assert len(shown["runs"]) == 11
@@ -265,12 +288,18 @@ def test_without_a_question_it_asks_what_the_folder_says_most_about(tmp_path: Pa
         (["--docs", "/nowhere"], "/nowhere is not a folder"),
         (["--database", "trackside.db"], "a file is written sqlite:///trackside.db"),
         (["--database", "sqlite:////nowhere/demo.db"], "/nowhere"),
-        (["--frobnicate"], "--help lists the options"),
         (["what is it"], "nothing to search for in 'what is it'"),
     ],
 )
-def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    demo = run_demo(tmp_path, *arguments)
+def test_bad_input_is_one_clear_line(demo_here: Callable[..., Demo], arguments: list[str], said: str) -> None:
+    complains(demo_here(*arguments), said)
+
+
+def test_what_it_does_not_know_is_one_clear_line(tmp_path: Path) -> None:
+    complains(run_demo(tmp_path, "--frobnicate"), "--help lists the options")
+
+
+def complains(demo: Demo, said: str) -> None:
     assert demo.exit_code == 2
     assert demo.output == ""
     assert demo.complaints.startswith("demo: ")
@@ -278,9 +307,11 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], said:
     assert demo.complaints.count("\n") == 1
 
 
-def test_a_document_that_cannot_be_read_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_a_document_that_cannot_be_read_is_named_before_anything_runs(
+    tmp_path: Path, demo_here: Callable[..., Demo]
+) -> None:
     (tmp_path / "letter.md").write_bytes("Grüße".encode("latin-1"))
-    demo = run_demo(tmp_path, "--docs", str(tmp_path))
+    demo = demo_here("--docs", str(tmp_path))
     assert demo.exit_code == 2
     assert "letter.md is not UTF-8 text (byte 0xfc at 2)" in demo.complaints
     assert not demo.database.exists()

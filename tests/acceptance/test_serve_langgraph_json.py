@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forkery
 from langgraph_sdk import get_sync_client
 from trackside_server import TracksideServer
 
@@ -64,8 +65,8 @@ def write(folder: Path, **more: Any) -> None:
     (folder / "langgraph.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def test_a_project_is_served_and_what_has_no_effect_is_said(folder: Path) -> None:
-    with TracksideServer(folder) as server:
+def test_a_project_is_served_and_what_has_no_effect_is_said(folder: Path, forkery: Forkery) -> None:
+    with TracksideServer(folder, forkery=forkery) as server:
         assert server.ready["agents"] == ["ask", "greet"]
         with get_sync_client(url=server.url, api_key=None) as client:
             assert client.runs.wait(None, "greet", input={}) == {"said": "hello world"}
