@@ -51,9 +51,6 @@ tells = "{isolated_agents.__file__}:tells"
 url = "postgres"
 lease = "2s"
 
-[runs]
-stuck_after = "1s"
-
 [worker]
 isolation = "process"
 concurrency = 2
