@@ -1,7 +1,7 @@
 """What a server says while it runs: a line for each request, and one for each thing that somebody should know.
 
-Lines are rendered and written in a thread of their own: whoever answers requests waits neither for that nor for whoever
-reads them. What there is no room for is dropped and counted.
+Lines go through structlog, in a thread of their own: whoever answers requests waits neither for their rendering nor for
+whoever reads them. What there is no room for is dropped and counted.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import BytesIO
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TextIO, override
@@ -25,8 +26,6 @@ _BATCH: Final = 1_000  # lines that are written at once
 _PATIENCE: Final = 2.0  # seconds that closing waits for whoever reads
 _EXCEPTION: Final = "exception"  # the fact that has several lines
 _LOGGERS: Final = ("trackside", "uvicorn.error")
-
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class _Line(NamedTuple):
@@ -71,16 +70,22 @@ class ServerLog:
             self._lines.put(_Line(time.time(), level, event, facts))
 
     def _write_lines(self) -> None:
-        render = _as_json if self._as_json else _for_people()
+        written = BytesIO()
+        logger = _logger(written, as_json=self._as_json)
         goes_on = True
         while goes_on:
             lines = self._next_lines()
             goes_on = lines[-1] is not None
-            written = [render(line) for line in lines if line is not None]
+            for line in lines:
+                if line is not None:
+                    moment = _moment(line.at, as_json=self._as_json)
+                    getattr(logger, line.level)(line.event, timestamp=moment, **line.facts)
             if (dropped := self._dropped) > 0:
                 self._dropped -= dropped
-                written.append(render(_Line(time.time(), "warning", "lines were dropped", {"lines": dropped})))
-            _write(self._fd, b"".join(written))
+                logger.warning("lines were dropped", lines=dropped)
+            _write(self._fd, written.getvalue())
+            written.seek(0)
+            written.truncate()
 
     def _next_lines(self) -> list[_Line | None]:
         """Some lines, at least one; None, the last one of all, says that there is no more."""
@@ -108,21 +113,26 @@ class _Warnings(logging.Handler):
         self._log.say(record.getMessage(), facts, level="error" if record.levelno >= logging.ERROR else "warning")
 
 
-def _as_json(line: _Line) -> bytes:
-    moment = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="milliseconds")
-    return _encode({"timestamp": moment, **line.facts, "event": line.event, "level": line.level}) + b"\n"
+def _logger(file: BytesIO, *, as_json: bool) -> Any:
+    import structlog
+
+    renderer = structlog.processors.JSONRenderer(serializer=_json) if as_json else _for_people()
+    return structlog.wrap_logger(
+        structlog.BytesLogger(file),
+        processors=[structlog.processors.add_log_level, renderer],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
 
 
-def _for_people() -> Callable[[_Line], bytes]:
-    import structlog  # which imports what it colours tracebacks with: 10 MB that a server without a terminal has no use for
+def _for_people() -> Any:
+    import structlog
 
     console = structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"), pad_event_to=0)
 
-    def render(line: _Line) -> bytes:
-        moment = datetime.fromtimestamp(line.at).astimezone().strftime("%H:%M:%S")
-        said = {"timestamp": moment, **line.facts, "event": line.event, "level": line.level}
-        shown = {name: _visible(name, value) for name, value in said.items()}
-        return console(None, line.level, shown).encode("utf-8", "replace") + b"\n"
+    def render(logger: Any, method: str, line: Any) -> bytes:
+        shown = {name: _visible(name, value) for name, value in line.items()}
+        return console(logger, method, shown).encode("utf-8", "replace")
 
     return render
 
@@ -133,6 +143,15 @@ def _visible(name: str, value: Any) -> Any:
         return value
     lines = value.split("\n") if name == _EXCEPTION else [value]
     return "\n    ".join("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line) for line in lines)
+
+
+def _json(line: Any, **options: Any) -> bytes:
+    return msgspec.json.encode(line, enc_hook=str)
+
+
+def _moment(at: float, *, as_json: bool) -> str:
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.isoformat(timespec="milliseconds") if as_json else moment.astimezone().strftime("%H:%M:%S")
 
 
 def _write(fd: int, data: bytes) -> None:
