@@ -123,7 +123,7 @@ async def test_what_came_first_is_taken_without_reading_what_is_claimed(writer: 
                 " CASE WHEN n < 3000 THEN 'w' END, true FROM generate_series(1, 9000) AS n; ANALYZE active_runs"
             )
         found = await plan(writer, TAKE_FIRST)
-        assert "ix_active_runs_ready" in found, found
+        assert "ix_active_runs_offered" in found, found
         assert "pk_active_runs" not in found, found
     await transaction.rollback()  # there are no runs to these rows
 
