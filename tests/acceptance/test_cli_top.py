@@ -199,7 +199,7 @@ def test_without_textual_it_says_how_to_get_it(trackside: Run, tmp_path: Path) -
     blocked.write_text(
         "import importlib.util as u\nf = u.find_spec\nu.find_spec = lambda n, p=None: None if n == 'textual' else f(n, p)\n"
     )
-    refused = trackside("top", PYTHONPATH=str(blocked.parent))
+    refused = trackside("top", shell='exec "$0" "$@"', PYTHONPATH=str(blocked.parent))
     assert refused.returncode == 2
     assert (
         refused.stderr
