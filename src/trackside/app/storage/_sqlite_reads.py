@@ -8,14 +8,17 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic
-from typing import Any, NamedTuple
+from time import monotonic, sleep, time_ns
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from trackside.app.storage import errors
 from trackside.app.storage._backend import Dialect
 from trackside.app.storage._sqlite import READERS, SqliteDatabase
+
+_TICK: Final = 0.02
+"""Seconds in which a file may change twice and have the same time: systems tell it by a clock that ticks."""
 
 
 class PooledReads:
@@ -61,6 +64,8 @@ class _State(NamedTuple):
 
     more_beside_it: bool
     file: tuple[int, int, int] | None
+    is_fresh: bool
+    """Whether the file has changed so lately that the next change might leave no trace."""
 
 
 class GuestReads:
@@ -89,13 +94,15 @@ class GuestReads:
             try:
                 found = self._read(read, locking=before.more_beside_it)
             except Exception:  # whatever torn pages lead to, or that a writer has just gone; else it is told
-                if self._state() == before:
+                if self._state() == before and not before.is_fresh:
                     raise
             else:
-                if before.more_beside_it or self._state() == before:
+                if before.more_beside_it or (self._state() == before and not before.is_fresh):
                     return found
             if monotonic() >= until:
                 raise errors.DatabaseBusyError(database=str(self._database), seconds=self._database.busy_timeout)
+            if before.is_fresh:
+                sleep(_TICK)
 
     def rows(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """The rows that one statement finds; as `read`."""
@@ -117,6 +124,7 @@ class GuestReads:
         return _State(
             more_beside_it=any(found is not None and found.st_size > 0 for found in beside),
             file=None if file is None else (file.st_ino, file.st_size, file.st_mtime_ns),
+            is_fresh=file is not None and abs(time_ns() - file.st_mtime_ns) < _TICK * 1e9,
         )
 
     def close(self) -> None:
