@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from typing import Any, override
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from trackside.app.storage import Store
 from trackside.app.storage._batch_rows import Step
 from trackside.app.storage._encoding import encode_events
 from trackside.app.storage._postgres import PostgresDatabase
 from trackside.app.storage._postgres_statements import LOCK, TAKE_FIRST, writing
-from trackside.app.storage._work import Append, UnitOfWork
+from trackside.app.storage._work import Append, UnitOfWork, Work
 
 DIALECTS = ["postgres"]
 TABLES = ("threads", "runs", "active_runs", "counters")
@@ -53,6 +55,36 @@ async def test_rows_are_found_by_their_keys_even_where_the_plan_is_from_when_tab
                 assert not any(f"Seq Scan on {table}" in line for table in TABLES), line
                 assert "Hash Join" not in line
                 assert "Merge Join" not in line
+
+
+class Asked(Work):
+    """What a statement gives in the session of the writer."""
+
+    def __init__(self, statement: str, **values: Any) -> None:
+        self._statement = text(statement).bindparams(**values)
+
+    @override
+    def apply(self, unit: UnitOfWork) -> Any:
+        return unit.session.execute(self._statement)
+
+
+async def test_what_the_writer_says_again_and_again_is_planned_once(store: Store, script) -> None:
+    for _ in range(4):
+        await store.append(script().whole())
+    planned = "SELECT statement, custom_plans, generic_plans FROM pg_prepared_statements"
+
+    found = await store._writer.write(Asked(planned))
+
+    ((_, anew, kept),) = [row for row in found if row[0] == LOCK]
+    assert anew == 0
+    assert kept >= 4
+
+
+async def test_a_statement_with_values_in_it_may_be_planned_for_these(store: Store) -> None:
+    asked = "SELECT current_setting('plan_cache_mode'), CAST(:n AS bigint)"
+
+    assert await store._writer.write(Asked(asked, n=1)) == [("auto", 1)]
+    assert await store._writer.write(Asked("SELECT current_setting('plan_cache_mode')")) == [("force_generic_plan",)]
 
 
 async def test_each_step_waits_for_the_one_before_it_and_the_counter_for_all(writer: asyncpg.Connection) -> None:

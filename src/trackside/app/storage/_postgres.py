@@ -40,9 +40,14 @@ _WRITER_IDLES, _LEAST_IDLE = 0.8, 2.0
 # nobody; an idle connection is probed first after so many, then every so many, and so often before it is given up.
 _SILENT = 8
 _IDLE, _PROBE_EVERY, _PROBES = 4, 2, 2
-# The plans that a connection keeps may be from when the tables were empty, and were not worth an index; and to join with
-# few rows is to look each of them up.
-_WRITERS_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# A connection keeps its plans: to make one anew costs more than to execute it. They may be from when the tables were empty,
+# and were not worth an index; and to join with few rows is to look each of them up.
+_WRITERS_PLANS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
 _OURS = frozenset({"alembic_version", "counters", "events", "runs", "threads"})
 
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no annotations there
 _NOT_UNIQUE = "23505"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_PLAN_ANEW = "SET LOCAL plan_cache_mode = auto"
 _COMMIT_UNSYNCED = "SET LOCAL synchronous_commit = off; COMMIT"
 _LEAST_CONNECT = 1.0  # seconds that a server has to answer, whoever is in a hurry
 
@@ -67,6 +68,7 @@ class PostgresSession:
         self._connection: asyncpg.Connection | None = None
         self._stored_threads: set[str] = set()
         self._must_flush = False
+        self._plans_anew = False
         self._leaves_at = inf
 
     @contextmanager
@@ -80,6 +82,7 @@ class PostgresSession:
         """
         # What was committed on a connection that is lost may be found by this one before it is safe.
         self._must_flush = self._connect()
+        self._plans_anew = False
         self._stored_threads.clear()
         try:
             self._wait(self._driver.execute(_BEGIN))
@@ -99,6 +102,9 @@ class PostgresSession:
         """Run a statement that has its values in it, and fetch its rows, as the database has them."""
         self._must_flush = self._must_flush or not isinstance(statement, Select)
         text, values = compiled(statement, _DIALECT)
+        if values and not self._plans_anew:  # which may say that a part of a table has an index of its own
+            self._wait(self._driver.execute(_PLAN_ANEW))
+            self._plans_anew = True
         return self._fetch(text, *values)
 
     def clock(self) -> LeaseClock:
