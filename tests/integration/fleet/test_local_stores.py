@@ -137,6 +137,18 @@ async def test_two_fleets_do_not_share_a_folder(folder: Path) -> None:
                 pass
 
 
+async def test_where_nobody_but_root_is_known_it_says_whom_postgresql_would_run_as(folder: Path) -> None:
+    alone = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace can be had here")
+    found = await asyncio.to_thread(
+        subprocess.run, [*alone, sys.executable, "-c", PARENT, folder], capture_output=True, text=True, check=False
+    )
+
+    assert f"DataFolderError: {folder}/postgres cannot be the data folder of a fleet" in found.stderr
+    assert "PostgreSQL does not run as root" in found.stderr
+
+
 async def test_who_dies_is_started_again_at_the_same_address_and_that_is_said(folder: Path) -> None:
     told = Told()
     async with stores(folder, told) as fleet:

@@ -70,13 +70,18 @@ def give_to(folder: Path, user: str | None) -> None:
     """Let a folder be this user's.
 
     Raises:
-        DataFolderError: he could not enter it.
+        DataFolderError: he could not enter it, or is not to be had, as in a container that knows root alone.
     """
     if user is None:
         return
     if not is_open_to_all(folder.parent):
         raise DataFolderError(folder=folder, why=f"PostgreSQL runs as {user} here, who cannot enter {folder.parent}")
-    shutil.chown(folder, user)
+    try:
+        shutil.chown(folder, user)
+    except (OSError, LookupError) as exc:
+        raise DataFolderError(
+            folder=folder, why=f"PostgreSQL does not run as root, and {user} cannot have it: {exc}"
+        ) from exc
 
 
 def is_open_to_all(folder: Path) -> bool:
