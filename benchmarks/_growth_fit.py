@@ -54,8 +54,8 @@ class Growth:
 
     @property
     def fit(self) -> Fit:
-        """Through every round at every size."""
-        return Fit.of((size, cost) for size, costs in self.rounds for cost in costs)
+        """Through every round at every size, but those in which a process of the server that ended took more than all of it."""
+        return Fit.of((size, cost) for size, costs in self.rounds for cost in costs if cost > 0)
 
     @property
     def last_step(self) -> float:

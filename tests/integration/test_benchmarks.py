@@ -287,6 +287,12 @@ def test_a_line_may_grow_a_tenth_faster_than_it_must(
     assert growth.last_step == pytest.approx(exponent)
 
 
+def test_a_round_that_seems_to_have_cost_less_than_nothing_says_nothing_of_growth(growth_fit: ModuleType) -> None:
+    growth = growth_fit.Growth(0, [(10, [1.0, -5.0]), (100, [1.0, 1.0]), (1_000, [1.0, 0.0])])
+
+    assert growth.fit.exponent == pytest.approx(0)
+
+
 def test_a_cost_that_bends_upwards_shows_in_its_last_step(growth_fit: ModuleType) -> None:
     growth = growth_fit.Growth(0, [(10, [1.0, 1.0]), (100, [1.0, 1.0]), (1_000, [10.0, 10.0])])
 
