@@ -54,7 +54,7 @@ class Growth:
 
     @property
     def fit(self) -> Fit:
-        """Through every round at every size, but those in which a process of the server that ended took more than all of it."""
+        """Through every round at every size, but those that seem to have cost nothing: a process of the server had ended."""
         return Fit.of((size, cost) for size, costs in self.rounds for cost in costs if cost > 0)
 
     @property
