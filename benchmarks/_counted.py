@@ -10,13 +10,14 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from _databases import SqliteFiles
 from _rounds import Work
 from append import stored
+from memory_runs import managed
 
 from trackside import CompositeObserver, NullObserver
 from trackside.testing.events import make_event
@@ -26,7 +27,7 @@ MARK = "sched_get_priority_max"
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A piece of work: dispatch to so many observers, or appends by so many producers."""
+    """A piece of work: dispatch to so many observers, appends by so many producers, or so many runs at once in memory."""
 
     words: str
     kind: str
@@ -41,6 +42,7 @@ class Counted:
 WORKS: Sequence[Counted] = (
     Counted("CompositeObserver.on_event, 1 observer", "dispatch", 1, 20_000),
     Counted("CompositeObserver.on_event, 4 observers", "dispatch", 4, 20_000),
+    Counted("RunManager in memory, 32 runs at once", "run", 32, 3_200),
     Counted("Store.append on SQLite, 1 producer", "append", 1, 200),
     Counted("Store.append on SQLite, 16 producers", "append", 16, 800),
 )
@@ -67,11 +69,23 @@ def append(producers: int) -> AbstractAsyncContextManager[Work]:
     return stored(SqliteFiles(), producers)
 
 
+def run(at_once: int) -> AbstractAsyncContextManager[Work]:
+    """Runs of an agent that does nothing, in waves of so many, and nobody who is told, as in `memory_runs`."""
+    return managed(at_once, observers=tuple)
+
+
+_KINDS: Mapping[str, Callable[[int], AbstractAsyncContextManager[Work]]] = {
+    "dispatch": dispatch,
+    "append": append,
+    "run": run,
+}
+
+
 async def main(share: float) -> None:
     gc.disable()  # when it comes depends on what was done before, which is not what is counted
     for one in WORKS:
         times = one.times_of(share)
-        async with (dispatch if one.kind == "dispatch" else append)(one.size) as work:
+        async with _KINDS[one.kind](one.size) as work:
             await work(max(one.size, times // 4))
             mark()
             await work(times)

@@ -1,4 +1,4 @@
-"""How many instructions one event takes, counted by callgrind: a figure that a busy machine does not change.
+"""How many instructions one event or run takes, counted by callgrind: a figure that a busy machine does not change.
 
 Each piece of work is done N times and 2N times, and the difference is N times the work: warming up is in neither, and what
 happens once is in both.
@@ -93,9 +93,9 @@ def report_of(found: Mapping[str, float], baseline: Mapping[str, object]) -> Rep
     ]
     return Report(
         name="instructions",
-        unit="instructions for one event",
+        unit="instructions for one event or run",
         race=Race(),
-        tables=[table(["one event", "instructions", "in the baseline", "more"], rows)],
+        tables=[table(["one event or run", "instructions", "in the baseline", "more"], rows)],
         budgets=[
             Budget(
                 f"{name}: at most {TOLERANCE:.0%} above the baseline",
@@ -106,7 +106,9 @@ def report_of(found: Mapping[str, float], baseline: Mapping[str, object]) -> Rep
             for name, value in found.items()
         ],
         ours=[*found],
-        plots=[Bars("one event", "instructions", {name: (value, value, value) for name, value in found.items()})],
+        plots=[
+            Bars("one event or run", "instructions", {name: (value, value, value) for name, value in found.items()})
+        ],
         packages=PACKAGES,
         how="Counted under callgrind: N and 2N times, the difference for one.",
         extra={"instructions": found},
