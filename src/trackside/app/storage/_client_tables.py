@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, Index, Table
 
-from trackside.app.storage._tables import JsonText, PlainText, UtcTime, metadata
+from trackside.app.storage._tables import JsonText, PlainText, UtcTime, metadata, partial_index
 
 items = Table(
     "items",
@@ -24,12 +24,7 @@ items = Table(
 So all that begin with the same labels stand together.
 """
 
-Index(
-    "ix_items_expires_at",
-    items.c.expires_at,
-    sqlite_where=items.c.expires_at.is_not(None),
-    postgresql_where=items.c.expires_at.is_not(None),
-)
+partial_index("ix_items_expires_at", items.c.expires_at, where=items.c.expires_at.is_not(None))
 
 crons = Table(
     "crons",
@@ -52,12 +47,7 @@ crons = Table(
 )
 """Runs that are to be started again and again. `next_run_at` is when the next one is due; None: never again."""
 
-Index(
-    "ix_crons_next_run_at",
-    crons.c.next_run_at,
-    sqlite_where=crons.c.next_run_at.is_not(None),
-    postgresql_where=crons.c.next_run_at.is_not(None),
-)
+partial_index("ix_crons_next_run_at", crons.c.next_run_at, where=crons.c.next_run_at.is_not(None))
 
 api_keys = Table(
     "api_keys",

@@ -1,6 +1,4 @@
-"""The tables of what a fleet shares beside its runs and workers: duties, and what runs have said lately. And the indexes by
-which runs that are nobody's are found.
-"""
+"""The tables of what a fleet shares beside its runs and workers: duties, and what runs have said lately."""
 
 from __future__ import annotations
 
@@ -17,33 +15,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    and_,
     func,
 )
 
-from trackside.app.storage._tables import PlainText, UtcTime, active_runs, metadata
-
-_is_nobodys = active_runs.c.owner.is_(None)
-_is_ready = and_(_is_nobodys, active_runs.c.state == "pending", active_runs.c.holds)
-_is_to_promote = and_(_is_nobodys, active_runs.c.state == "delayed")
-Index(
-    "ix_active_runs_ready",
-    active_runs.c.pool,
-    active_runs.c.ordinal,
-    sqlite_where=_is_ready,
-    postgresql_where=_is_ready,
-)
-# A worker finds those of its agents without reading past the others'. The version is there to be looked at.
-Index(
-    "ix_active_runs_offered",
-    active_runs.c.pool,
-    active_runs.c.agent,
-    active_runs.c.ordinal,
-    active_runs.c.version,
-    sqlite_where=_is_ready,
-    postgresql_where=_is_ready,
-)
-Index("ix_active_runs_to_promote", active_runs.c.due_at, sqlite_where=_is_to_promote, postgresql_where=_is_to_promote)
+from trackside.app.storage._tables import PlainText, UtcTime, metadata
 
 duties = Table(
     "duties",

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     ForeignKey,
@@ -79,6 +80,11 @@ def _reference(column: Column[Any]) -> ForeignKey:
     return ForeignKey(column, deferrable=True, initially="DEFERRED")
 
 
+def partial_index(name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False) -> None:
+    """Add an index of those rows of a table for which a condition holds."""
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -115,49 +121,24 @@ One that `ends` goes with the end of its last run, and its runs stay in the log;
 # meet them. There is no index for all: threads are merged, status by status. The agent is there to be looked at.
 _is_there = threads.c.removed_at.is_(None)
 _is_removed = threads.c.removed_at.is_not(None)
-Index(
-    "ix_threads_status",
-    threads.c.status,
-    threads.c.updated_at,
-    threads.c.thread_id,
-    threads.c.agent,
-    sqlite_where=_is_there,
-    postgresql_where=_is_there,
+partial_index(
+    "ix_threads_status", threads.c.status, threads.c.updated_at, threads.c.thread_id, threads.c.agent, where=_is_there
 )
-Index(
-    "ix_threads_removed",
-    threads.c.status,
-    threads.c.updated_at,
-    threads.c.thread_id,
-    sqlite_where=_is_removed,
-    postgresql_where=_is_removed,
-)
-Index(
+partial_index("ix_threads_removed", threads.c.status, threads.c.updated_at, threads.c.thread_id, where=_is_removed)
+partial_index(
     "ix_threads_owner",
     threads.c.owner,
     threads.c.removed_at,
     threads.c.updated_at,
     threads.c.thread_id,
-    sqlite_where=threads.c.owner.is_not(None),
-    postgresql_where=threads.c.owner.is_not(None),
+    where=threads.c.owner.is_not(None),
 )
 _expires = and_(threads.c.expires_at.is_not(None), threads.c.removed_at.is_(None))
-Index("ix_threads_expires_at", threads.c.expires_at, sqlite_where=_expires, postgresql_where=_expires)
+partial_index("ix_threads_expires_at", threads.c.expires_at, where=_expires)
 _is_to_be_forgotten = and_(threads.c.removed_at.is_not(None), ~threads.c.forgotten)
-Index(
-    "ix_threads_to_forget",
-    threads.c.removed_at,
-    threads.c.thread_id,
-    sqlite_where=_is_to_be_forgotten,
-    postgresql_where=_is_to_be_forgotten,
-)
+partial_index("ix_threads_to_forget", threads.c.removed_at, threads.c.thread_id, where=_is_to_be_forgotten)
 _is_to_be_deleted = and_(threads.c.removed_at.is_not(None), ~threads.c.ends)
-Index(
-    "ix_threads_to_delete",
-    threads.c.thread_id,
-    sqlite_where=_is_to_be_deleted,
-    postgresql_where=_is_to_be_deleted,
-)
+partial_index("ix_threads_to_delete", threads.c.thread_id, where=_is_to_be_deleted)
 
 thread_labels = Table(
     "thread_labels",
@@ -206,17 +187,10 @@ runs = Table(
 )
 
 _is_retry = runs.c.retry_of.is_not(None)
-Index("ix_runs_retry_of", runs.c.retry_of, sqlite_where=_is_retry, postgresql_where=_is_retry)
+partial_index("ix_runs_retry_of", runs.c.retry_of, where=_is_retry)
 
 _is_child = runs.c.parent_run_id.is_not(None)
-Index(
-    "ix_runs_parent",
-    runs.c.parent_run_id,
-    runs.c.created_at,
-    runs.c.run_id,
-    sqlite_where=_is_child,
-    postgresql_where=_is_child,
-)
+partial_index("ix_runs_parent", runs.c.parent_run_id, runs.c.created_at, runs.c.run_id, where=_is_child)
 
 events = Table(
     "events",
@@ -238,10 +212,10 @@ RARE_EVENTS = frozenset({LifecycleEventType.RUN_FAILED, LifecycleEventType.RUN_C
 """Types of events that are looked for among millions of others; of the others each run has one at least."""
 
 _is_rare = events.c.event_type.in_(sorted(RARE_EVENTS))
-Index("ix_events_rare", events.c.event_type, events.c.position, sqlite_where=_is_rare, postgresql_where=_is_rare)
+partial_index("ix_events_rare", events.c.event_type, events.c.position, where=_is_rare)
 
 _ends_a_run = events.c.event_type.in_(sorted(TERMINAL_EVENTS))
-Index("uq_events_one_end", events.c.run_id, unique=True, sqlite_where=_ends_a_run, postgresql_where=_ends_a_run)  # I5
+partial_index("uq_events_one_end", events.c.run_id, where=_ends_a_run, unique=True)  # I5
 
 EVENTS_AT_A_TIME = 4_096
 """So many positions share a row of `event_times`."""
@@ -347,28 +321,26 @@ that does not keep its request forgets what was asked for when it ends. Of those
 
 _holds_thread = active_runs.c.holds
 _waits = active_runs.c.state == "pending"
-Index(
-    "uq_active_runs_one_holder",
-    active_runs.c.thread_id,
-    unique=True,
-    sqlite_where=_holds_thread,
-    postgresql_where=_holds_thread,
-)
-Index(
-    "ix_active_runs_queue",
-    active_runs.c.thread_id,
-    active_runs.c.ordinal,
-    sqlite_where=_waits,
-    postgresql_where=_waits,
-)
+partial_index("uq_active_runs_one_holder", active_runs.c.thread_id, where=_holds_thread, unique=True)
+partial_index("ix_active_runs_queue", active_runs.c.thread_id, active_runs.c.ordinal, where=_waits)
 _is_delayed = active_runs.c.state == "delayed"
-Index("ix_active_runs_delayed", active_runs.c.thread_id, sqlite_where=_is_delayed, postgresql_where=_is_delayed)
-Index(
-    "ix_active_runs_due_at",
-    active_runs.c.due_at,
-    sqlite_where=active_runs.c.due_at.is_not(None),
-    postgresql_where=active_runs.c.due_at.is_not(None),
+partial_index("ix_active_runs_delayed", active_runs.c.thread_id, where=_is_delayed)
+partial_index("ix_active_runs_due_at", active_runs.c.due_at, where=active_runs.c.due_at.is_not(None))
+
+_is_nobodys = active_runs.c.owner.is_(None)
+_is_ready = and_(_is_nobodys, _waits, _holds_thread)
+_is_to_promote = and_(_is_nobodys, _is_delayed)
+partial_index("ix_active_runs_ready", active_runs.c.pool, active_runs.c.ordinal, where=_is_ready)
+# A worker finds those of its agents without reading past the others'. The version is there to be looked at.
+partial_index(
+    "ix_active_runs_offered",
+    active_runs.c.pool,
+    active_runs.c.agent,
+    active_runs.c.ordinal,
+    active_runs.c.version,
+    where=_is_ready,
 )
+partial_index("ix_active_runs_to_promote", active_runs.c.due_at, where=_is_to_promote)
 
 idempotency_keys = Table(
     "idempotency_keys",
@@ -480,10 +452,4 @@ parked_events = Table(
 """Events that a subscription could not handle, and went past (I28)."""
 
 _shall_be_retried = parked_events.c.state == "retry"
-Index(
-    "ix_parked_events_retry",
-    parked_events.c.subscription,
-    parked_events.c.position,
-    sqlite_where=_shall_be_retried,
-    postgresql_where=_shall_be_retried,
-)
+partial_index("ix_parked_events_retry", parked_events.c.subscription, parked_events.c.position, where=_shall_be_retried)
