@@ -9,7 +9,7 @@ import pytest
 
 from trackside.app.server.failures import HttpError
 from trackside.app.server.misfits import misfit
-from trackside.app.server.routing import query_of
+from trackside.app.server.reading import query_of
 from trackside.app.server.wire.protocol import EventsWanted
 from trackside.app.server.wire.runs import RunCreate, RunsQuery
 

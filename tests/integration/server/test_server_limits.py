@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackside.app.server.failures import HttpError
-from trackside.app.server.rates import Rate, Streams
+from trackside.app.server.rates import OpenStreams, Rate
 from trackside.app.server.responses import encoded_headers
 from trackside.app.settings import AccessSettings, ServerSettings
 
@@ -117,7 +117,7 @@ async def test_a_client_follows_so_many_streams_and_no_more(serve_agents: ServeA
 
 
 def test_streams_that_ended_are_forgotten() -> None:
-    streams = Streams(2)
+    streams = OpenStreams(2)
     streams.enter("ada")
     streams.enter("ada")
     with pytest.raises(HttpError):

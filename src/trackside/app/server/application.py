@@ -10,14 +10,15 @@ from starlette.middleware import Middleware
 from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp
 
+from trackside.app.server.answering import EndpointApp
 from trackside.app.server.failed_runs import FailedRuns
 from trackside.app.server.guarding import middleware_of
 from trackside.app.server.guest import Guest
 from trackside.app.server.parts import ServerParts
-from trackside.app.server.rates import Streams
+from trackside.app.server.rates import OpenStreams
 from trackside.app.server.responses import Receive, Scope, Send, failure
 from trackside.app.server.routes import GROUPS
-from trackside.app.server.routing import EVENT_STREAM, Endpoint, EndpointApp, Routes, all_endpoints
+from trackside.app.server.routing import EVENT_STREAM, Endpoint, Routes, all_endpoints
 
 
 def create_app(
@@ -27,16 +28,17 @@ def create_app(
     guest: Guest | None = None,
     before: Sequence[Middleware] = (),
 ) -> Starlette:
-    """The ASGI app that answers with these parts. It holds nothing open itself: closing the parts is enough.
+    """The ASGI app that answers with these parts, of whose runs the log says which have failed from now on. It holds nothing
+    open itself: closing the parts is enough.
 
     A guest gets what none of our paths matches, after whatever stands before them: who is not known does not get there.
     What is `before` sees requests when it is not known yet who asks, inside the security headers and the checks of origins.
     """
     endpoints = all_endpoints(groups)
-    followed = Streams(parts.options.max_streams)
+    open_streams = OpenStreams(parts.options.max_streams)
     app = _App(
         routes=[
-            Route(path, _Methods({one.method: EndpointApp(one, parts, followed) for one in of_path}))
+            Route(path, _Methods({one.method: EndpointApp(one, parts, open_streams) for one in of_path}))
             for path, of_path in _by_path(endpoints).items()
             if guest is None or path != "/"
         ],

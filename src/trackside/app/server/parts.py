@@ -24,7 +24,7 @@ class ServerOptions:
     heartbeat: float = 5.0
     """How often a connection that waits says that it is alive."""
     patience: float = 30.0
-    """How long a reader of the log may take nothing before it is let go."""
+    """How long who follows a stream may take nothing before he is let go."""
     max_body_bytes: int = 16 * 1_048_576
     body_seconds: float = 60.0
     """How long the body of a request may take to come."""

@@ -59,8 +59,8 @@ class Rate:
         asked.append(now)
 
 
-class Streams:
-    """How many streams each client follows; None: as many as he likes."""
+class OpenStreams:
+    """Counts the streams that each client follows; he may have `most` at once, None: as many as he likes."""
 
     def __init__(self, most: int | None) -> None:
         self._most = most

@@ -98,7 +98,7 @@ async def answered(call: CommandCall) -> CommandDone | CommandFailed:
     except UnknownThreadError:
         raise
     except TracksideError as exc:
-        await _may_use(call)
+        await _check_thread(call)
         code, why = _refusal(exc)
         return CommandFailed(command.id, code, why)
     return CommandDone(command.id, result, CommandMeta(through))
@@ -119,7 +119,7 @@ async def _done(call: CommandCall, command: ProtocolCommand) -> Any:
     return await method.handler(call, params)
 
 
-async def _may_use(call: CommandCall) -> None:
+async def _check_thread(call: CommandCall) -> None:
     """See that what is told of a command is told to somebody who may know: a thread of somebody else is not there, whatever
     is asked of it, while one that is nobody's yet may be used.
 

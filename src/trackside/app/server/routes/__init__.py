@@ -13,9 +13,9 @@ from trackside.app.server.routes import (
     protocol,
     records,
     run_cancels,
+    run_joins,
     run_records,
     run_retries,
-    run_streams,
     runs,
     states,
     subscriptions,
@@ -26,7 +26,7 @@ from trackside.app.server.routes import (
 
 GROUPS = (
     runs.routes,
-    run_streams.routes,
+    run_joins.routes,
     run_records.routes,
     run_cancels.routes,
     run_retries.routes,

@@ -17,35 +17,35 @@ _REFUSED: Final = frozenset({401, 403})
 _EVENT_ENDS: Final = b"\r\n\r\n"
 
 
-class Standing:
-    """Whether the client of a stream is still let in: asked as often as a connection says that it is alive.
+class RevocableStream:
+    """A stream that ends when its client is not let in any more; asked as often as a connection says that it is alive.
 
     That costs what a request does: what is known of keys and tokens is held in memory. A stream that is over before costs a
     timer. Whether somebody is let in is not found out while the database is away, or the identity provider; the stream goes
     on until it is.
 
     Args:
-        authenticator: who knew him when he came.
-        scope: his request.
+        stream: what is sent.
+        authenticator: who knew the client when he came.
         seconds: between two questions.
     """
 
-    def __init__(self, authenticator: Authenticator, scope: Scope, seconds: float) -> None:
+    def __init__(self, stream: Answer, authenticator: Authenticator, *, seconds: float) -> None:
+        self._stream = stream
         self._authenticator = authenticator
-        self._scope = scope
         self._seconds = seconds
         self._why = ""
         self._deadline = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
-    async def answer(self, answer: Answer, receive: Receive, send: Send) -> None:
-        """Send an answer, but no more of it once he is not let in; then the last that it says is why."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, but no more of it once the client is not let in; then the last that it says is why."""
         outlet = _Watched(send)
-        self._ask_later()
+        self._ask_later(scope)
         try:
             async with self._deadline:
-                await answer(self._scope, receive, outlet)
+                await self._stream(scope, receive, outlet)
         except TimeoutError:
             if not self._why:
                 raise
@@ -58,16 +58,16 @@ class Standing:
                 self._asking.cancel()
                 await asyncio.wait((self._asking,))
 
-    def _ask_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._ask)
+    def _ask_later(self, scope: Scope) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._ask, scope)
 
-    def _ask(self) -> None:
+    def _ask(self, scope: Scope) -> None:
         self._timer = None
-        self._asking = asyncio.create_task(self._look(), name="trackside-standing")
+        self._asking = asyncio.create_task(self._look(scope), name="trackside-still-let-in")
 
-    async def _look(self) -> None:
+    async def _look(self, scope: Scope) -> None:
         try:
-            await self._authenticator(self._scope)
+            await self._authenticator(scope)
         except HttpError as exc:
             if exc.details["status"] in _REFUSED:
                 self._why = exc.details["detail"]
@@ -75,7 +75,7 @@ class Standing:
                 return
         except TracksideError as exc:
             logger.debug("whether a client is still let in cannot be found out: %s", exc)
-        self._ask_later()
+        self._ask_later(scope)
 
 
 class _Watched:

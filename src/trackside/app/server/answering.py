@@ -1,0 +1,100 @@
+"""An endpoint as an ASGI app: how a request becomes a call of its function, and what that returns an answer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import cast
+
+from trackside.app.server.auth.authenticator import Authenticator
+from trackside.app.server.auth.middleware import client_of
+from trackside.app.server.auth.revoking import RevocableStream
+from trackside.app.server.authorizing import authorized
+from trackside.app.server.calls import Call
+from trackside.app.server.failures import FAILED, HttpError, answer_of
+from trackside.app.server.parts import ServerParts
+from trackside.app.server.principal import NOBODY, Permission, Principal
+from trackside.app.server.rates import OpenStreams
+from trackside.app.server.reading import BodyReader, query_of
+from trackside.app.server.responses import Answer, Receive, Reply, Scope, Send, json_reply
+from trackside.app.server.routing import EVENT_STREAM, Endpoint
+from trackside.harness.errors import TracksideError
+
+logger = logging.getLogger("trackside.server")
+
+
+class EndpointApp:
+    """Answers what one endpoint is asked.
+
+    Args:
+        endpoint: which one.
+        parts: what it answers with.
+        open_streams: counts those of each client, over all endpoints.
+    """
+
+    def __init__(self, endpoint: Endpoint, parts: ServerParts, open_streams: OpenStreams) -> None:
+        self.endpoint = endpoint
+        self._parts = parts
+        self._open_streams = open_streams
+        self._handlers = parts.handlers if endpoint.needs is not Permission.public or endpoint.refuses else None
+        self._is_stream = endpoint.media_type == EVENT_STREAM
+        options = parts.options
+        self._body = (
+            None
+            if endpoint.body is None
+            else BodyReader(
+                endpoint.body,
+                is_form=endpoint.form,
+                most_bytes=options.max_body_bytes,
+                seconds=options.body_seconds,
+            )
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_stream:
+            await self._stream(scope, receive, send)
+        else:
+            answer = await self._answer(scope, receive)
+            await answer(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As others, but for what a client may follow at once, and for how long he may."""
+        client = client_of(scope.get("trackside.principal", NOBODY).identity, scope)
+        try:
+            self._open_streams.enter(client)
+        except HttpError as exc:
+            await self.endpoint.failing(*answer_of(exc))(scope, receive, send)
+            return
+        try:
+            answer = await self._answer(scope, receive)
+            authenticator = self._parts.authenticator
+            if not isinstance(answer, Reply) and getattr(authenticator, "asks_again", False):
+                again = self._parts.options.heartbeat
+                answer = RevocableStream(answer, cast("Authenticator", authenticator), seconds=again)
+            await answer(scope, receive, send)
+        finally:
+            self._open_streams.leave(client)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        """What the function gives for this request, or what is wrong with that: nothing is raised."""
+        endpoint = self.endpoint
+        try:
+            principal = self._allowed(scope.get("trackside.principal", NOBODY))
+            body = None if self._body is None else await self._body.read(scope, receive)
+            query = None if endpoint.query is None else query_of(scope, endpoint.query)
+            call = Call(self._parts, principal, body, query, scope.get("path_params", {}), scope, receive)
+            if self._handlers is not None:
+                call = await authorized(replace(call, handlers=self._handlers), endpoint.about)
+            result = await endpoint.handler(call)
+        except TracksideError as exc:
+            return endpoint.failing(*answer_of(exc))
+        except Exception:  # our own failure: the client hears that there was one, and the log what
+            logger.exception("%s %s failed", endpoint.method, endpoint.path)
+            return endpoint.failing(500, FAILED, {}, None)
+        return cast("Answer", result) if callable(result) else json_reply(result)
+
+    def _allowed(self, principal: Principal) -> Principal:
+        needs = self.endpoint.needs
+        if not principal.may(needs):
+            raise HttpError(status=403, detail=f"this needs the permission {needs.value!r}")
+        return principal
