@@ -10,17 +10,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.acceptance.conftest import PATIENCE, environment
+from tests.acceptance.conftest import EXECUTABLE, PATIENCE, environment
 
+import trackside_command
+from trackside.app.cli import INTERRUPTED
 from trackside.app.storage import Store
 
 NOISE = re.compile(r"Traceback|Warning|Exception|\w+Error|never (awaited|retrieved)|destroyed")
+IGNORED = """
+import runpy, sys
+script, program = sys.argv[1:]
+sys.meta_path.insert(0, runpy.run_path(script)["Interrupter"](20, 1))
+sys.argv = [program, "--version"]
+runpy.run_path(program, run_name="__main__")
+"""
+"""A program to which Ctrl-C comes at an import, and nothing is done about it."""
 AGENTS = "async def echo(input):\n    return {'answer': input}\n"
 
 
-def interrupted(folder: Path, *command: str, steps: int) -> list[tuple[str, int, str]]:
+def interrupted(
+    folder: Path, *command: str | Path, steps: int, by: str = "interrupted.py"
+) -> list[tuple[str, int, str]]:
     """Where Ctrl-C came, how the command ended and what it showed, for each step; the first without Ctrl-C."""
-    script = Path(__file__).with_name("interrupted.py")
+    script = Path(__file__).with_name(by)
     said = subprocess.run(
         [sys.executable, script, str(steps), *command],
         cwd=folder,
@@ -58,3 +70,23 @@ def test_ctrl_c_ends_a_command_without_a_word_whenever_it_comes(
     assert {code for _, code, _ in others} <= {130, by_itself}
     assert [(where, code, shown) for where, code, shown in others if NOISE.search(shown)] == []
     assert [code for _, code, _ in others[: len(others) // 4]] == [130] * (len(others) // 4), "it had hardly begun"
+
+
+@pytest.mark.parametrize("steps", [8, pytest.param(200, marks=pytest.mark.long)])
+def test_ctrl_c_ends_a_program_without_a_word_while_it_imports(folder: Path, steps: int) -> None:
+    (_, by_itself, whole), *others = interrupted(folder, EXECUTABLE, "runs", steps=steps, by="interrupted_importing.py")
+
+    assert by_itself == 0, whole
+    assert len({where for where, _, _ in others}) == steps
+    assert [(where, code, shown) for where, code, shown in others if (code, shown) != (INTERRUPTED, "")] == []
+
+
+def test_who_begins_a_program_with_ctrl_c_ignored_has_it_ignored(folder: Path) -> None:
+    script = Path(__file__).with_name("interrupted_importing.py")
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", IGNORED, script, EXECUTABLE]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, "trackside " in done.stdout, done.stderr) == (0, True, "")
+
+
+def test_the_program_and_the_command_line_agree_on_what_ctrl_c_is() -> None:
+    assert trackside_command.INTERRUPTED == INTERRUPTED

@@ -46,7 +46,7 @@ def test_the_wheel_has_all_files_of_its_packages_and_nothing_else(wheel_names: l
     }
     there = {name for name in wheel_names if ".dist-info/" not in name}
     assert there == sources
-    assert {name.partition("/")[0] for name in there} == {"trackside", "pytest_trackside"}
+    assert {name.partition("/")[0] for name in there} == {"trackside", "trackside_command", "pytest_trackside"}
     for needed in (
         "trackside/py.typed",
         "trackside/app/dashboard/templates/layout.html",
