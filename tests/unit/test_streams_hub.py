@@ -206,7 +206,7 @@ async def test_who_stops_waiting_leaves_nothing_behind() -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-    assert not channel.is_read
+    assert not channel._wakers
 
 
 async def test_all_streams_end_when_the_process_is_about_to() -> None:

@@ -104,11 +104,6 @@ class Ring[T: Sized]:
             if not waker.done():
                 waker.set_result(None)
 
-    @property
-    def is_read(self) -> bool:
-        """Whether anybody waits for more."""
-        return bool(self._wakers)
-
     def after(self, seen: int) -> list[T]:
         """What is kept of what came after this number, up to the next one that was skipped."""
         items = self.items

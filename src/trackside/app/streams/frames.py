@@ -1,6 +1,8 @@
-"""One part of a run's live output, encoded once for everybody who reads it."""
+"""One part of a run's live output, encoded once for everybody who reads it, and the time as such parts have it."""
 
 from __future__ import annotations
+
+from time import time
 
 _OVERHEAD = 300  # bytes: what a frame takes besides its data, and its places in rings, about
 
@@ -63,3 +65,8 @@ def sse_of(event: str, data: bytes, id: str | None = None) -> bytes:
     if id is None:
         return b"event: %b\r\ndata: %b\r\n\r\n" % (event.encode(), data)
     return b"event: %b\r\ndata: %b\r\nid: %b\r\n\r\n" % (event.encode(), data, id.encode())
+
+
+def now_ms() -> int:
+    """The time in milliseconds since 1970, as whatever is said live has it."""
+    return int(time() * 1000)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from time import time
 from typing import Any
 
 import msgspec
 
 from trackside.app.streams._messages import MessageSteps, pair_of
 from trackside.app.streams._ring import Ring, RingReader
-from trackside.app.streams.frames import Frame
+from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.thread_feed import FeedLimits, ThreadFeed, ThreadFeeds
 from trackside.harness.payload import canonical
 from trackside.harness.ports import StreamGap, StreamPart
@@ -100,7 +99,7 @@ class Channel(Ring[Frame]):
         said: bytes | None = None,
     ) -> None:
         """Append a part, here and to what is said on the thread."""
-        self.take(Frame(self.added + 1, mode, event, data, namespace, _now(), said))
+        self.take(Frame(self.added + 1, mode, event, data, namespace, now_ms(), said))
 
     def take(self, frame: Frame) -> None:
         """Append a part that is numbered already, here and to what is said on the thread; what is missing is a gap."""
@@ -225,7 +224,7 @@ class StreamHub:
 
     def begin(self, run: RunRecord, spec: RunSpec, *, started: bool = True) -> None:
         """Learn who a run is before it says anything, or ends without having `started`."""
-        channel, at = self._channel_of(run.run_id), _now()
+        channel, at = self._channel_of(run.run_id), now_ms()
         modes = spec.stream_mode
         channel.agent = run.agent
         channel.modes = frozenset((modes,) if isinstance(modes, str) else modes)
@@ -265,7 +264,7 @@ class StreamHub:
         channel = self._channels.get(run_id)
         if run_id in self._ended if channel is None else channel.mirrored and end is None:
             return
-        at = _now()
+        at = now_ms()
         self._close(run_id, channel, end, at)
         if channel is not None and self.on_close is not None:
             self.on_close(channel, end, at)
@@ -416,7 +415,3 @@ def _named(event: str, namespace: tuple[str, ...]) -> str:
 def _on_a_line(name: str) -> str:
     """A name as it can stand on a line of a stream: with a break in it, it would begin an event that nobody has said."""
     return name if name.isprintable() else "".join(sign if sign.isprintable() else " " for sign in name)
-
-
-def _now() -> int:
-    return int(time() * 1000)

@@ -22,6 +22,8 @@ MOST_PART_BYTES: Final = 16 * 1_048_576
 THREAD_STATE: Final = "thread-state"
 """Stands for a run where somebody has changed a thread's state on behalf of none."""
 
+_LEFT_TO_THE_LOG: Final = frozenset({"completion_data", "traceback"})
+
 type Part = tuple[int, str, str, bytes, tuple[str, ...], int, bytes | None]
 """What a `Frame` is made of: sequence, mode, event, data, namespace, when it was said, what the run said if not that."""
 
@@ -146,3 +148,8 @@ def answers_in(resume: Any) -> tuple[str, ...] | None:
     if not isinstance(resume, Mapping):
         return ()
     return tuple(str(name)[:200] for name in list(resume)[:100])
+
+
+def end_as_said(says: Mapping[str, Any]) -> dict[str, Any]:
+    """What the last event of a run says, without what is long and the log is there for."""
+    return {name: value for name, value in says.items() if name not in _LEFT_TO_THE_LOG}

@@ -13,13 +13,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from time import time
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from trackside.app.streams._ring import RingReader
 from trackside.app.streams.ends import EndLog, ToldEnd
-from trackside.app.streams.frames import Frame
+from trackside.app.streams.frames import Frame, now_ms
 from trackside.app.streams.hub import Channel, StreamHub
 from trackside.app.streams.live_messages import (
     MOST_BYTES,
@@ -29,6 +28,7 @@ from trackside.app.streams.live_messages import (
     Piece,
     State,
     UnknownMessageError,
+    end_as_said,
     message_of,
     whole_part,
 )
@@ -39,7 +39,6 @@ from trackside.harness.ports import StreamGap
 
 logger = logging.getLogger("trackside.stream")
 
-_LEFT_OUT: Final = frozenset({"completion_data", "traceback"})
 _MOST_PIECES: Final = MOST_PART_BYTES // MOST_BYTES + 2
 _STILL_COMING: Final = 0.5
 """Seconds after a message of a run in which another one may be expected."""
@@ -89,11 +88,11 @@ class MirrorStats:
 class Mirror:
     """Somebody wants a mirror, until he closes it, as by `with`."""
 
-    __slots__ = ("_listens", "_mirrors")
+    __slots__ = ("_mirrors", "_shared")
 
-    def __init__(self, mirrors: Mirrors, listens: _Listens | None) -> None:
+    def __init__(self, mirrors: Mirrors, shared: _SharedMirror | None) -> None:
         self._mirrors = mirrors
-        self._listens = listens
+        self._shared = shared
 
     def __enter__(self) -> Self:
         return self
@@ -105,13 +104,13 @@ class Mirror:
 
     async def catch_up(self, seconds: float = 1.0) -> bool:
         """Wait until all was heard that was said before and is kept, for so long at most; whether it was."""
-        return self._listens is None or await self._listens.catch_up(seconds)
+        return self._shared is None or await self._shared.catch_up(seconds)
 
     def close(self) -> None:
         """He does not want it any more. May be called again."""
-        listens, self._listens = self._listens, None
-        if listens is not None:
-            self._mirrors._release(listens)  # noqa: SLF001  # they are of the same module
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            self._mirrors._release(shared)  # noqa: SLF001  # they are of the same module
 
 
 class _Pieces(NamedTuple):
@@ -121,8 +120,8 @@ class _Pieces(NamedTuple):
     data: list[bytes]
 
 
-class _Listens:
-    """What is heard on one topic: of a run, or (with the `feed`) of all runs of a thread."""
+class _SharedMirror:
+    """What those share who want the same mirror: what is heard of a run, or (with the `feed`) of all runs of a thread."""
 
     __slots__ = (
         "feed",
@@ -143,7 +142,7 @@ class _Listens:
         self.topic = topic
         self.feed = feed
         self.users = 0
-        self.opened_at = _now()
+        self.opened_at = now_ms()
         self.lingering: asyncio.TimerHandle | None = None
         self.listening: Listening | None = None
         self.heard_at: dict[str, float] = {}
@@ -188,20 +187,20 @@ class Mirrors:
         self._wire = wire
         self._options = options or MirrorOptions()
         self._loop = asyncio.get_running_loop()
-        self._open: dict[Topic, _Listens] = {}
+        self._open: dict[Topic, _SharedMirror] = {}
         hub.mirrors_threads = True
 
     def run(self, thread_id: str, run_id: str) -> Mirror:
         """Have what a run says in the hub. Nothing needs to be said yet, or any more: what is kept comes first."""
         if self._hub.mirror(run_id) is None:  # it is over, and all that is known of it is here
             return Mirror(self, None)
-        listens = self._open.get(Topic(thread_id))
-        if listens is None or run_id in listens.over:
+        shared = self._open.get(Topic(thread_id))
+        if shared is None or run_id in shared.over:
             topic = Topic(thread_id, run_id)
-            listens = self._open.get(topic) or self._begin(_Listens(topic, None))
-        if run_id not in listens.watches:
-            self._watch(listens, run_id, partial(self._ask_log, listens, run_id))
-        return self._used(listens)
+            shared = self._open.get(topic) or self._begin(_SharedMirror(topic, None))
+        if run_id not in shared.watches:
+            self._watch(shared, run_id, partial(self._ask_log, shared, run_id))
+        return self._used(shared)
 
     def thread(self, thread_id: str, *, active: str | None = None) -> Mirror:
         """Have what all runs of a thread say in the hub's feed of the thread, also of those that begin later.
@@ -209,79 +208,79 @@ class Mirrors:
         `active` is a run that had not ended a moment ago, so that its end is told even if nothing else is heard of it.
         """
         topic = Topic(thread_id)
-        listens = self._open.get(topic)
-        if listens is None:
+        shared = self._open.get(topic)
+        if shared is None:
             feed = self._hub.threads.feed_of(thread_id)
             feed.mirrored = True
-            listens = _Listens(topic, feed)
-            self._spawn(listens, partial(self._ask_log_of_thread, listens), f"trackside-mirror-{thread_id}")
-            self._begin(listens)
-        if active is not None and active not in listens.watches and active not in listens.over:
-            self._watch(listens, active, partial(self._ask_log, listens, active))
-        return self._used(listens)
+            shared = _SharedMirror(topic, feed)
+            self._spawn(shared, partial(self._ask_log_of_thread, shared), f"trackside-mirror-{thread_id}")
+            self._begin(shared)
+        if active is not None and active not in shared.watches and active not in shared.over:
+            self._watch(shared, active, partial(self._ask_log, shared, active))
+        return self._used(shared)
 
     async def aclose(self) -> None:
         """End all of them. May be called again."""
-        tasks = [task for listens in self._open.values() for task in listens.tasks]
-        for listens in list(self._open.values()):
-            self._drop(listens)
+        tasks = [task for shared in self._open.values() for task in shared.tasks]
+        for shared in list(self._open.values()):
+            self._drop(shared)
         if tasks:
             await asyncio.wait(tasks)
 
-    def _begin(self, listens: _Listens) -> _Listens:
-        self._open[listens.topic] = listens
+    def _begin(self, shared: _SharedMirror) -> _SharedMirror:
+        self._open[shared.topic] = shared
         self.stats.open += 1
-        listens.listening = self._wire.listen(listens.topic, lambda data: self._hear(listens, data))
-        return listens
+        shared.listening = self._wire.listen(shared.topic, lambda data: self._hear(shared, data))
+        return shared
 
-    def _used(self, listens: _Listens) -> Mirror:
-        listens.users += 1
-        if listens.lingering is not None:
-            listens.lingering.cancel()
-            listens.lingering = None
-        return Mirror(self, listens)
+    def _used(self, shared: _SharedMirror) -> Mirror:
+        shared.users += 1
+        if shared.lingering is not None:
+            shared.lingering.cancel()
+            shared.lingering = None
+        return Mirror(self, shared)
 
-    def _release(self, listens: _Listens) -> None:
-        listens.users -= 1
-        if listens.users == 0 and self._open.get(listens.topic) is listens:
-            listens.lingering = self._loop.call_later(self._options.linger, self._drop, listens)
+    def _release(self, shared: _SharedMirror) -> None:
+        shared.users -= 1
+        if shared.users == 0 and self._open.get(shared.topic) is shared:
+            shared.lingering = self._loop.call_later(self._options.linger, self._drop, shared)
 
-    def _drop(self, listens: _Listens) -> None:
+    def _drop(self, shared: _SharedMirror) -> None:
         """Hear no more; what is not over is forgotten, as it would not go on."""
-        if self._open.get(listens.topic) is not listens:
+        if self._open.get(shared.topic) is not shared:
             return
-        del self._open[listens.topic]
+        del self._open[shared.topic]
         self.stats.open -= 1
-        if listens.lingering is not None:
-            listens.lingering.cancel()
-        if listens.listening is not None:
-            listens.listening.close()
-        for task in listens.tasks:
+        if shared.lingering is not None:
+            shared.lingering.cancel()
+        if shared.listening is not None:
+            shared.listening.close()
+        for task in shared.tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        thread_id, run_id = listens.topic
-        for one in {*listens.heard_at, *listens.watches, *(() if run_id is None else (run_id,))}:
+        thread_id, run_id = shared.topic
+        for one in {*shared.heard_at, *shared.watches, *(() if run_id is None else (run_id,))}:
             if not self._is_heard(thread_id, one):
                 self._hub.drop_mirror(one)
-            elif listens.feed is not None and (channel := self._hub.mirror(one)) is not None:
+            elif shared.feed is not None and (channel := self._hub.mirror(one)) is not None:
                 channel.feed = None
-        if listens.feed is not None:
-            self._hub.threads.drop(listens.feed)
+        if shared.feed is not None:
+            self._hub.threads.drop(shared.feed)
 
     def _is_heard(self, thread_id: str, run_id: str) -> bool:
         """Whether a mirror is left that hears of a run."""
         return Topic(thread_id, run_id) in self._open or Topic(thread_id) in self._open
 
-    def _spawn(self, listens: _Listens, work: _Work, name: str) -> asyncio.Task[None]:
-        task = self._loop.create_task(_said_if_it_fails(work, listens.topic), name=name)
-        listens.tasks.add(task)
-        task.add_done_callback(listens.tasks.discard)
+    def _spawn(self, shared: _SharedMirror, work: _Work, name: str) -> asyncio.Task[None]:
+        task = self._loop.create_task(_said_if_it_fails(work, shared.topic), name=name)
+        shared.tasks.add(task)
+        task.add_done_callback(shared.tasks.discard)
         return task
 
-    def _watch(self, listens: _Listens, run_id: str, work: _Work) -> None:
-        listens.watches[run_id] = self._spawn(listens, work, f"trackside-mirror-{run_id}")
+    def _watch(self, shared: _SharedMirror, run_id: str, work: _Work) -> None:
+        shared.watches[run_id] = self._spawn(shared, work, f"trackside-mirror-{run_id}")
 
-    def _hear(self, listens: _Listens, data: bytes) -> None:
+    def _hear(self, shared: _SharedMirror, data: bytes) -> None:
         self.stats.messages += 1
         try:
             message = message_of(data)
@@ -289,42 +288,42 @@ class Mirrors:
             self.stats.not_understood += 1
             return
         if message.gone:
-            if listens.feed is not None and listens.is_caught_up:  # what is kept may be of one that was there before
-                self._drop(listens)
-                listens.feed.close()
+            if shared.feed is not None and shared.is_caught_up:  # what is kept may be of one that was there before
+                self._drop(shared)
+                shared.feed.close()
         elif message.state is not None:
-            self._take_state(listens, message.state)
+            self._take_state(shared, message.state)
         elif message.watched is not None:
-            if listens.feed is not None:
-                listens.feed.watched = message.watched
+            if shared.feed is not None:
+                shared.feed.watched = message.watched
         else:
-            self._take(listens, message)
+            self._take(shared, message)
 
-    def _take(self, listens: _Listens, message: Message) -> None:
+    def _take(self, shared: _SharedMirror, message: Message) -> None:
         run_id = message.run_id
-        channel = None if run_id in listens.over else self._hub.mirror(run_id)
+        channel = None if run_id in shared.over else self._hub.mirror(run_id)
         if channel is None:
-            if listens.feed is not None and run_id not in listens.over:
-                self._retell_ended(listens.feed, run_id)
-            self._note_over(listens, run_id)
+            if shared.feed is not None and run_id not in shared.over:
+                self._retell_ended(shared.feed, run_id)
+            self._note_over(shared, run_id)
             return
-        if run_id not in listens.watches:
-            self._watch(listens, run_id, partial(self._doubt, listens, run_id))
-        listens.heard_at[run_id] = self._loop.time()
-        self._attach(listens, channel, message.begin)
-        self._take_parts(listens, channel, message)
+        if run_id not in shared.watches:
+            self._watch(shared, run_id, partial(self._doubt, shared, run_id))
+        shared.heard_at[run_id] = self._loop.time()
+        self._attach(shared, channel, message.begin)
+        self._take_parts(shared, channel, message)
         if message.end is not None and message.end.says is not None:
             self.stats.ends_said += 1
-            self._end(listens, ToldEnd(run_id, message.end.says, message.end.at, started=True))
+            self._end(shared, ToldEnd(run_id, message.end.says, message.end.at, started=True))
         else:
             channel.wake_all()
 
-    def _attach(self, listens: _Listens, channel: Channel, begin: Begin | None) -> None:
+    def _attach(self, shared: _SharedMirror, channel: Channel, begin: Begin | None) -> None:
         """See that it is known who a run is, and that what it says goes to those who follow its thread, too."""
         if begin is not None and channel.begun is None:
             channel.agent, channel.modes, channel.resumable = begin.agent, frozenset(begin.modes), begin.resumable
             channel.begun = begin
-        feed = listens.feed
+        feed = shared.feed
         if feed is None or channel.feed is feed:
             return
         channel.feed = feed
@@ -338,7 +337,7 @@ class Mirrors:
             feed.note_end(run_id, channel.end, at=channel.ended_at)
             feed.wake()
 
-    def _take_parts(self, listens: _Listens, channel: Channel, message: Message) -> None:
+    def _take_parts(self, shared: _SharedMirror, channel: Channel, message: Message) -> None:
         stats, before = self.stats, channel.added
         gaps = list(message.gaps)
         for part in message.parts:
@@ -350,28 +349,28 @@ class Mirrors:
                 channel.take(Frame(*part))
             else:
                 stats.repeated += 1
-        at = _now() if message.end is None else message.end.at
+        at = now_ms() if message.end is None else message.end.at
         for gap in gaps:
             self._miss(channel, StreamGap(*gap), at=at)
         if message.piece is not None:
-            self._take_piece(listens, channel, message.piece)
+            self._take_piece(shared, channel, message.piece)
         self._miss(channel, StreamGap(before, message.through), at=at)
 
-    def _take_piece(self, listens: _Listens, channel: Channel, piece: Piece) -> None:
+    def _take_piece(self, shared: _SharedMirror, channel: Channel, piece: Piece) -> None:
         """Take a piece of a large part, if all before it have come; the part, if it was the last one."""
         run_id = channel.run_id
         if piece.sequence <= channel.added:
             return
         if piece.index == 0:
-            listens.pieces[run_id] = _Pieces(piece.sequence, [])
-        coming = listens.pieces.get(run_id)
+            shared.pieces[run_id] = _Pieces(piece.sequence, [])
+        coming = shared.pieces.get(run_id)
         if coming is None or coming.sequence != piece.sequence or piece.index >= _MOST_PIECES:
             return
         if len(coming.data) == piece.index:
             coming.data.append(piece.data)
         if len(coming.data) < piece.count:
             return
-        del listens.pieces[run_id]
+        del shared.pieces[run_id]
         try:
             frame = Frame(*whole_part(b"".join(coming.data)))
         except UnknownMessageError:
@@ -385,69 +384,69 @@ class Mirrors:
             self.stats.missed += gap.last - channel.added
             channel.miss(gap.last, at=at, why=gap.why)
 
-    def _take_state(self, listens: _Listens, state: State) -> None:
+    def _take_state(self, shared: _SharedMirror, state: State) -> None:
         """Somebody has changed the thread's state."""
         known = state.at, hash(state.data)
-        if listens.feed is None or known in listens.states:
+        if shared.feed is None or known in shared.states:
             return
-        listens.states.append(known)
+        shared.states.append(known)
         if state.data is not None:
-            listens.feed.note_state(state.data, at=state.at)
+            shared.feed.note_state(state.data, at=state.at)
         else:
             why = "the thread's state has changed, and is too large to be told"
-            listens.feed.note_missed("", StreamGap(0, 0, why), at=state.at)
-            listens.feed.wake()
+            shared.feed.note_missed("", StreamGap(0, 0, why), at=state.at)
+            shared.feed.wake()
 
-    def _end(self, listens: _Listens, told: ToldEnd) -> None:
+    def _end(self, shared: _SharedMirror, told: ToldEnd) -> None:
         """A run is over."""
         channel = self._hub.mirror(told.run_id)
         if channel is not None:
-            if listens.feed is not None:
-                channel.feed = listens.feed
-            of_thread = self._open.get(Topic(listens.topic.thread_id))
-            if of_thread is not None and of_thread is not listens and of_thread.feed is channel.feed:
+            if shared.feed is not None:
+                channel.feed = shared.feed
+            of_thread = self._open.get(Topic(shared.topic.thread_id))
+            if of_thread is not None and of_thread is not shared and of_thread.feed is channel.feed:
                 self._note_over(of_thread, told.run_id)  # with this those who follow the thread know all of it
-            says = {name: value for name, value in told.says.items() if name not in _LEFT_OUT}
+            says = end_as_said(told.says)
             self._hub.close_mirror(told.run_id, says, at=told.at)
-        self._note_over(listens, told.run_id)
+        self._note_over(shared, told.run_id)
 
-    def _note_over(self, listens: _Listens, run_id: str) -> None:
-        listens.heard_at.pop(run_id, None)
-        listens.pieces.pop(run_id, None)
-        watch = listens.watches.pop(run_id, None)
+    def _note_over(self, shared: _SharedMirror, run_id: str) -> None:
+        shared.heard_at.pop(run_id, None)
+        shared.pieces.pop(run_id, None)
+        watch = shared.watches.pop(run_id, None)
         if watch is not None and watch is not asyncio.current_task():
             watch.cancel()
-        if listens.topic.run_id is not None:
-            self._drop(listens)
+        if shared.topic.run_id is not None:
+            self._drop(shared)
             return
-        listens.over[run_id] = None
-        if len(listens.over) > _KNOWN_ENDS:
-            listens.over.popitem(last=False)
+        shared.over[run_id] = None
+        if len(shared.over) > _KNOWN_ENDS:
+            shared.over.popitem(last=False)
 
-    async def _ask_log(self, listens: _Listens, run_id: str) -> None:
+    async def _ask_log(self, shared: _SharedMirror, run_id: str) -> None:
         """Have a run end as the log says, if nobody else says it."""
         told = await self.log.end_of(run_id)
         if told is not None:
-            await self._end_by_log(listens, told)
+            await self._end_by_log(shared, told)
 
-    async def _doubt(self, listens: _Listens, run_id: str) -> None:
+    async def _doubt(self, shared: _SharedMirror, run_id: str) -> None:
         """A run of the thread was heard of: if it does not end soon, see whether it has ended before."""
         await asyncio.sleep(self._options.doubt)
-        await self._ask_log(listens, run_id)
+        await self._ask_log(shared, run_id)
 
-    async def _ask_log_of_thread(self, listens: _Listens) -> None:
+    async def _ask_log_of_thread(self, shared: _SharedMirror) -> None:
         """Have runs end of which nothing was heard: they were cancelled before they began, or nobody could say it."""
-        async for told in self.log.ends_on(listens.topic.thread_id):
-            if told.run_id not in listens.over and told.run_id not in listens.watches:
-                self._watch(listens, told.run_id, partial(self._end_by_log, listens, told))
+        async for told in self.log.ends_on(shared.topic.thread_id):
+            if told.run_id not in shared.over and told.run_id not in shared.watches:
+                self._watch(shared, told.run_id, partial(self._end_by_log, shared, told))
 
-    async def _end_by_log(self, listens: _Listens, told: ToldEnd) -> None:
+    async def _end_by_log(self, shared: _SharedMirror, told: ToldEnd) -> None:
         """The log has the end of a run: give the wire a moment to bring what the worker said, if that may be under way."""
         options, run_id, began = self._options, told.run_id, self._loop.time()
-        was_there = not listens.is_caught_up
-        await listens.catch_up(options.grace)
-        while not (run_id not in listens.heard_at and (was_there or not told.started)):
-            heard_at = listens.heard_at.get(run_id, began)
+        was_there = not shared.is_caught_up
+        await shared.catch_up(options.grace)
+        while not (run_id not in shared.heard_at and (was_there or not told.started)):
+            heard_at = shared.heard_at.get(run_id, began)
             until = max(began + options.grace, min(heard_at + _STILL_COMING, began + options.patience))
             if (left := until - self._loop.time()) <= 0:
                 break
@@ -455,10 +454,10 @@ class Mirrors:
         self.stats.ends_logged += 1
         if (channel := self._hub.mirror(run_id)) is not None:
             channel.values = None  # the worker may have said newer ones
-            followed = run_id in listens.heard_at or told.at >= listens.opened_at
+            followed = run_id in shared.heard_at or told.at >= shared.opened_at
             if told.started and followed and told.says.get("error_type") not in _SAID_NO_MORE:
                 channel.miss(channel.added + 1, at=told.at, why=_UNHEARD)
-        self._end(listens, told)
+        self._end(shared, told)
 
 
 def _retell(feed: ThreadFeed, channel: Channel) -> None:
@@ -472,7 +471,7 @@ def _retell(feed: ThreadFeed, channel: Channel) -> None:
     former = RingReader(channel, 0)
     while former.has_more:
         if (gap := former.gap()) is not None:
-            feed.note_missed(channel.run_id, gap, at=_now())
+            feed.note_missed(channel.run_id, gap, at=now_ms())
         for frame in former.take():
             feed.note_part(channel.run_id, frame)
 
@@ -483,7 +482,3 @@ async def _said_if_it_fails(work: _Work, topic: Topic) -> None:
     except TracksideError as exc:
         where = f"thread {topic.thread_id}" if topic.run_id is None else f"run {topic.run_id}"
         logger.warning("how runs end is not known here, if nobody says it: %s (%s)", exc, where)
-
-
-def _now() -> int:
-    return int(time() * 1000)

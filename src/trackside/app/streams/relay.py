@@ -12,11 +12,11 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from time import time
 from typing import Any, Final
 
 import msgspec
 
+from trackside.app.streams.frames import now_ms
 from trackside.app.streams.hub import Channel, StreamHub
 from trackside.app.streams.live_messages import (
     MOST_BYTES,
@@ -31,6 +31,7 @@ from trackside.app.streams.live_messages import (
     answers_in,
     bytes_about,
     bytes_of,
+    end_as_said,
     part_of,
     pieces_of,
 )
@@ -43,8 +44,6 @@ _REPEATED_AFTER: Final = 10_000
 """Milliseconds after which a run says again who it is, for those who come when its beginning is not kept any more."""
 _TRY_AGAIN: Final = 1.0
 """Seconds after which a wire is tried that should have said by then that it is writable."""
-_LEFT_OUT: Final = frozenset({"completion_data", "traceback"})
-"""What the log is there for."""
 _UNSAYABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
 """What is raised for what msgpack lacks, as halves of characters."""
 _UNSAID: Final = "the name of something that was said cannot be sent"
@@ -166,8 +165,7 @@ class Relay:
         run = self._runs.get(channel.run_id)
         if run is None:
             return
-        says = None if end is None else {name: value for name, value in end.items() if name not in _LEFT_OUT}
-        run.end = End(says, at)
+        run.end = End(None if end is None else end_as_said(end), at)
         self._ended[channel.run_id] = channel.size
         self._ended_bytes += channel.size
         if not run.queued:
@@ -276,7 +274,7 @@ class Relay:
         except _UNSAYABLE:  # an agent's: the other runs must not wait for that
             said, pieces = run.newest, deque[Piece]()
             message = Message(run.topic.run_id or "", gaps=((run.said + 1, said, _UNSAID),), through=said)
-            run.begun_at = run.begun_at or _now()
+            run.begun_at = run.begun_at or now_ms()
             data = bytes_of(message)
         if not self._say(run.topic, data):
             return 0
@@ -284,7 +282,7 @@ class Relay:
         self.stats.parts_missed += sum(last - first + 1 for first, last, _ in message.gaps)
         run.said, run.pieces = said, pieces
         if message.begin is not None:
-            run.begun_at = _now()
+            run.begun_at = now_ms()
         if message.end is not None:
             run.end = None
             del self._runs[run.topic.run_id or ""]
@@ -295,7 +293,7 @@ class Relay:
         """What comes next of a run: the message, up to which part all is said with it, and pieces that are left then."""
         said, pieces = run.said, run.pieces
         message = Message(run.topic.run_id or "")
-        if run.begun_at == 0 or (not run.end and _now() - run.begun_at >= _REPEATED_AFTER):
+        if run.begun_at == 0 or (not run.end and now_ms() - run.begun_at >= _REPEATED_AFTER):
             message.begin = run.begin
         if pieces:
             message.piece = pieces[0]
@@ -356,7 +354,3 @@ def _encoded(message: Message) -> bytes:
             raise
     message.end = End(None, message.end.at)
     return bytes_of(message)
-
-
-def _now() -> int:
-    return int(time() * 1000)

@@ -15,12 +15,11 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from time import time
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self
 
 from trackside.app.streams._ring import Ring, RingReader, Sized
-from trackside.app.streams.frames import Frame
+from trackside.app.streams.frames import Frame, now_ms
 from trackside.harness.ports import StreamGap
 
 _SMALL = 200  # bytes: what an item takes that is no part
@@ -136,7 +135,7 @@ class ThreadFeed(Ring[FeedItem]):
         at: int | None = None,
     ) -> None:
         """A run has started, which was asked to say something, and may bring an answer."""
-        at = _now() if at is None else at
+        at = now_ms() if at is None else at
         self.add(FeedItem("started", run_id, run, at=at, modes=modes, resume=resume, number=self._number(at)))
         self.active.add(run_id)
         self.started_at = self.added
@@ -156,7 +155,7 @@ class ThreadFeed(Ring[FeedItem]):
 
     def note_end(self, run_id: str, end: Mapping[str, Any] | None, *, at: int | None = None) -> None:
         """A run has ended; one that never started, too."""
-        at = _now() if at is None else at
+        at = now_ms() if at is None else at
         self.add(FeedItem("ended", run_id, end, at=at, number=self._number(at)))
         self.active.discard(run_id)
         self._owner.settle(self)
@@ -270,7 +269,7 @@ class ThreadFeeds:
 
     def note_state(self, thread_id: str, state: bytes) -> None:
         """Somebody has changed a thread's state, to this as JSON, on behalf of no run; tells those who follow it."""
-        at, feed = _now(), self._feeds.get(thread_id)
+        at, feed = now_ms(), self._feeds.get(thread_id)
         comes_back = self.on_state is not None and self.on_state(thread_id, state, at)
         if feed is not None and not (feed.mirrored and comes_back):
             feed.note_state(state, at=at)
@@ -364,7 +363,3 @@ class FeedReader(RingReader[FeedItem]):
             return False
         self.seen, is_whole = self.feed.place_of(number)
         return is_whole
-
-
-def _now() -> int:
-    return int(time() * 1000)

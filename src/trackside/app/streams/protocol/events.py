@@ -8,11 +8,11 @@ before. One who comes with a number that is not known is told so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from time import time
 from types import TracebackType
 from typing import Any, Final, Self
 
 from trackside.app.streams._ring import Ring, RingReader
+from trackside.app.streams.frames import now_ms
 from trackside.app.streams.protocol._event import TAIL, Event, json_of
 from trackside.app.streams.protocol._inside import Namespace
 from trackside.app.streams.protocol._runs import MARKS, RunEvents, parts_of_state
@@ -129,7 +129,7 @@ class ThreadEventLog(Ring[Event]):
             return
         run = RunEvents(FeedItem("started", run_id, None), self._say, agent=agent)
         self._begun(run)
-        at = _now()
+        at = now_ms()
         if isinstance(values, dict):
             self._say("values", json_of(values), at=at)
         self._ended(run, says, at)
@@ -140,7 +140,7 @@ class ThreadEventLog(Ring[Event]):
         at = place + 1 - self.first_kept
         seq = _number_of(self.after(place)[0]) - 1 if 0 <= at < len(self.items) else max(self.highest, since)
         why = json_of({"through_seq": seq, "why": "what came before is not kept here any more"})
-        return Event(GAP, why, seq=seq, at=_now(), event_id=f"gap:{seq}")
+        return Event(GAP, why, seq=seq, at=now_ms(), event_id=f"gap:{seq}")
 
     def _take(self, item: FeedItem) -> None:
         run = self._runs.get(item.run_id)
@@ -322,7 +322,3 @@ def _pieces_of(event: Event) -> Iterable[bytes]:
 
 def _number_of(event: Event) -> int:
     return event.seq
-
-
-def _now() -> int:
-    return int(time() * 1000)
