@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver, Refusal
-from trackside.app.storage._feeding_window import InHand, Lane, Window
+from trackside.app.storage._feeding_window import EventLane, InHand, Window
 from trackside.app.storage._subscription_consumer import SubscriptionConsumer
 from trackside.app.storage._subscription_records import OnFailure
 from trackside.app.storage.errors import StorageError, SubscriptionLostError, SubscriptionPausedError
@@ -75,7 +75,7 @@ class Calls:
         await call_observer(call, observer=self._label, limit=self._limit)
 
 
-class Delivery:
+class LeasedDelivery:
     """One stretch of feeding, under one lease.
 
     A task reads ahead into the window, `concurrency` tasks deliver what its lanes have, one acknowledges the low-water mark
@@ -121,10 +121,10 @@ class Delivery:
         self._enough = max(1, min(policy.batch, policy.room // 2))  # room that is worth a read
         self._wants_room = False
         self._has_read = False
-        self._ready: deque[Lane] = deque()
+        self._ready: deque[EventLane] = deque()
         self._ready_count = asyncio.Semaphore(0)
         self._at_work = 0
-        self._waiting: dict[Lane, asyncio.TimerHandle] = {}
+        self._waiting: dict[EventLane, asyncio.TimerHandle] = {}
         self._to_acknowledge = asyncio.Event()
         self._idle = asyncio.Event()
         self._at_end = False
@@ -236,7 +236,7 @@ class Delivery:
         self._counts.read += window.in_hand - before
         return not batch.at_end
 
-    def _begin(self, lanes: Sequence[Lane]) -> None:
+    def _begin(self, lanes: Sequence[EventLane]) -> None:
         for lane in lanes:
             self._line_up(lane)
         self._note_idle()
@@ -278,7 +278,7 @@ class Delivery:
                 await asyncio.sleep(0)
                 self._breath_at = loop.time() + _BREATHE_EVERY
 
-    async def _work_on(self, lane: Lane) -> None:
+    async def _work_on(self, lane: EventLane) -> None:
         self._at_work += 1
         try:
             await self._deliver(lane)
@@ -287,7 +287,7 @@ class Delivery:
             if self._is_to_stop:
                 self._wakeup.set()
 
-    async def _deliver(self, lane: Lane) -> None:
+    async def _deliver(self, lane: EventLane) -> None:
         """Deliver what a lane has now, unless something of it fails and is to be tried again later."""
         left = min(len(lane.events), self._policy.batch)
         while left and not self.paused:
@@ -299,7 +299,7 @@ class Delivery:
             if taken:
                 self._receiver.took(tries)
             if raised is not None:
-                if not await self._is_put_aside(lane, raised, tries):
+                if not await self._deal_with_failure(lane, raised, tries):
                     return
                 left -= 1
             if self._receiver.is_away:
@@ -307,7 +307,7 @@ class Delivery:
         if self.window.has_more(lane):
             self._line_up(lane)
 
-    async def _offer(self, lane: Lane, left: int) -> tuple[int, BaseException | None]:
+    async def _offer(self, lane: EventLane, left: int) -> tuple[int, BaseException | None]:
         """Give the observer what comes first in a lane: so many events if it takes batches and all is well."""
         first = lane.events[0]
         singly = bool(lane.tries) or self._receiver.is_away or first.is_retry or not self._calls.takes_batches
@@ -320,8 +320,8 @@ class Delivery:
             events.append(one.stored.event)
         return await self._calls.offer(events, singly=False)
 
-    async def _is_put_aside(self, lane: Lane, raised: BaseException, tries: int) -> bool:
-        """Do what is to be done about a failure; whether the lane goes on without its first event."""
+    async def _deal_with_failure(self, lane: EventLane, raised: BaseException, tries: int) -> bool:
+        """Do what is to be done about a failure; whether that put the lane's first event aside, so that it goes on."""
         said, why, first = Refusal.of(raised), text_of(raised), lane.events[0]
         if said.disables:
             await self._disable(why, first.attempts + lane.attempts + 1)
@@ -346,7 +346,7 @@ class Delivery:
         await self._wait_with(lane, said, why)
         return False
 
-    async def _wait_with(self, lane: Lane, said: Refusal, why: str) -> None:
+    async def _wait_with(self, lane: EventLane, said: Refusal, why: str) -> None:
         """Try what comes first in a lane again, after a while."""
         await self._note_failure(why, lane.tries)
         pause = max(self._policy.pause(lane.tries), said.retry_after)
@@ -372,24 +372,24 @@ class Delivery:
         await self.acknowledge()
         await self._consumer.note_failure(why, attempts=attempts)
 
-    def _line_up(self, lane: Lane) -> None:
+    def _line_up(self, lane: EventLane) -> None:
         self._ready.append(lane)
         self._ready_count.release()
 
-    def _try_again(self, lane: Lane) -> None:
+    def _try_again(self, lane: EventLane) -> None:
         del self._waiting[lane]
         # It holds the cursor up: behind a whole window, it might not get its tries in one life.
         self._ready.appendleft(lane)
         self._ready_count.release()
 
-    async def _finish_handled(self, lane: Lane) -> None:
+    async def _finish_handled(self, lane: EventLane) -> None:
         first = lane.events[0]
         if first.is_retry:
             await self._consumer.settle_retry(first.stored.position)
         self._counts.handled += 1
         self._finish(lane)
 
-    def _finish(self, lane: Lane) -> None:
+    def _finish(self, lane: EventLane) -> None:
         before = self.window.low_water
         self.window.finish(lane)
         if self.window.low_water > before:

@@ -44,7 +44,7 @@ class InHand:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class EventLane:
     """Events that are delivered one after another."""
 
     key: str
@@ -80,7 +80,7 @@ class Window:
         self._room = room
         self._max_bytes = max_bytes
         self._lane_of = _LANE_OF[order]
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, EventLane] = {}
         self._positions: deque[tuple[int, datetime]] = deque()  # read, from the first that is not done
         self._done: set[int] = set()  # of these
         self._through = passed
@@ -98,20 +98,20 @@ class Window:
         """About how many bytes their payloads may have."""
         return max(0, self._max_bytes - self.bytes_in_hand)
 
-    def add(self, batch: Batch) -> list[Lane]:
+    def add(self, batch: Batch) -> list[EventLane]:
         """Take in what was read next; the lanes that have something now and had nothing before."""
         self._positions.extend((stored.position, stored.event.occurred_at) for stored in batch.events)
         self._through = batch.through
         self._settle()
         return self._fill(InHand.of(stored) for stored in batch.events)
 
-    def add_retries(self, parked: Iterable[ParkedEvent]) -> list[Lane]:
+    def add_retries(self, parked: Iterable[ParkedEvent]) -> list[EventLane]:
         """Take in parked events that shall be tried again, unless they are in hand; as `add`."""
         new = [one for one in parked if one.stored.position not in self._retried]
         self._retried.update(one.stored.position for one in new)
         return self._fill(InHand.of(one.stored, attempts=one.attempts, is_retry=True) for one in new)
 
-    def finish(self, lane: Lane) -> None:
+    def finish(self, lane: EventLane) -> None:
         """The first event of a lane is done: handled, or parked."""
         first = lane.events.popleft()
         lane.attempts = lane.held_back = 0
@@ -124,18 +124,18 @@ class Window:
             self._done.add(position)
             self._settle()
 
-    def has_more(self, lane: Lane) -> bool:
+    def has_more(self, lane: EventLane) -> bool:
         """Whether a lane that was delivered goes on; else it is forgotten, and `add` gives another in its place."""
         if not lane.events:
             del self._lanes[lane.key]
         return bool(lane.events)
 
-    def _fill(self, new: Iterable[InHand]) -> list[Lane]:
-        began: list[Lane] = []
+    def _fill(self, new: Iterable[InHand]) -> list[EventLane]:
+        began: list[EventLane] = []
         for one in new:
             key = self._lane_of(one.stored.event)
             if (lane := self._lanes.get(key)) is None:
-                lane = self._lanes[key] = Lane(key)
+                lane = self._lanes[key] = EventLane(key)
                 began.append(lane)
             lane.events.append(one)
             self.in_hand += 1

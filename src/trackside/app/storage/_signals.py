@@ -126,11 +126,12 @@ class PolledSignals(CommitSignals):
         loop = asyncio.get_running_loop()
         while self._listeners:
             await asyncio.sleep(self._every)
-            changed = bool(self._listeners) and await loop.run_in_executor(self._thread, self._has_changed)
+            changed = bool(self._listeners) and await loop.run_in_executor(self._thread, self._look)
             if changed:
                 self._hint()
 
-    def _has_changed(self) -> bool:
+    def _look(self) -> bool:
+        """Look at the mark, in the thread; whether it has changed since the last look, or cannot be read."""
         self.looks += 1
         before = self._seen
         try:

@@ -19,7 +19,16 @@ from trackside.app.storage._subscription_records import (
     check_number,
     kept_text,
 )
-from trackside.app.storage._subscriptions import Acknowledge, ConsumerStep, Fail, Grant, Park, Release, Renew, Settle
+from trackside.app.storage._subscription_works import (
+    Acknowledge,
+    ConsumerWork,
+    Fail,
+    Grant,
+    Park,
+    Release,
+    Renew,
+    SettleRetry,
+)
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidSubscriptionError
 
@@ -209,7 +218,7 @@ class SubscriptionConsumer:
         check_number("position", position)
         if position not in self._retrying:
             raise InvalidSubscriptionError(field="position", value=position, why="it is not being retried")
-        await self._write(Settle, position=position)
+        await self._write(SettleRetry, position=position)
         self._forget_retry(position)
 
     async def renew(self) -> bool:
@@ -237,10 +246,10 @@ class SubscriptionConsumer:
             self._unhandled.popleft()
         self._parked_ahead = {ahead for ahead in self._parked_ahead if ahead > position}
 
-    async def _write(self, step: type[ConsumerStep], **values: Any) -> Any:
+    async def _write(self, work: type[ConsumerWork], **values: Any) -> Any:
         now = time_text(datetime.now(UTC))
         return await self._writer.write(
-            step(
+            work(
                 name=self.name,
                 now=now,
                 consumer=self.consumer,

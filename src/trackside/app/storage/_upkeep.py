@@ -221,11 +221,11 @@ class Upkeep:
         if host is None or not before:
             return
         owned = {run.run_id: run for run in await self._writer.write(ListOwned(owner=self._worker_id))}
-        may_start = await self._may_start(
+        to_start = await self._still_to_start(
             [run_id for run_id, own in before.items() if own.claimed and run_id not in owned]
         )
         for run_id, own in before.items():
-            if self._own.get(run_id) is not own or own.over or run_id in may_start:
+            if self._own.get(run_id) is not own or own.over or run_id in to_start:
                 continue
             if run_id not in owned:
                 self._own.forget(run_id)
@@ -233,7 +233,7 @@ class Upkeep:
             else:
                 _hear(host, own, owned[run_id])
 
-    async def _may_start(self, claimed: Sequence[str]) -> Collection[str]:
+    async def _still_to_start(self, claimed: Sequence[str]) -> Collection[str]:
         """Of runs that are claimed here, and not this worker's by the database, those that are not lost.
 
         The database hears of a claim by the start of the run. Who was taken for dead before that still has the run, as long

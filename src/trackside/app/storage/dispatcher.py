@@ -119,18 +119,18 @@ class Dispatcher:
             if times > 1:
                 raise InvalidSubscriptionError(field="name", value=name, why="each observer has one of its own")
         self._subscriptions = subscriptions
-        self._charges = [_Charge(subscriptions, durable, consumer) for durable in observers]
+        self._fed = [_FedObserver(subscriptions, durable, consumer) for durable in observers]
         self._closed = False
 
     @property
     def failures(self) -> dict[str, Exception]:
         """Which subscriptions are not fed, and will not be: they could not be opened, or were deleted."""
-        failed = ((charge.durable.name, charge.failure or charge.feed.failure) for charge in self._charges)
+        failed = ((fed.durable.name, fed.failure or fed.feed.failure) for fed in self._fed)
         return {name: failure for name, failure in failed if failure is not None}
 
     def stats(self) -> list[FeedStats]:
         """How each one goes, in the order in which they were given. From any thread."""
-        return [charge.feed.stats() for charge in self._charges]
+        return [fed.feed.stats() for fed in self._fed]
 
     async def drain(self, timeout: float) -> DrainReport:
         """Wait until what is in the log now is delivered to everyone whom this process feeds, `timeout` seconds at most.
@@ -140,8 +140,8 @@ class Dispatcher:
         """
         end = await self._subscriptions.end()
         waiting = {
-            asyncio.create_task(charge.reach(end), name=f"trackside-drain-{charge.durable.name}"): charge.durable.name
-            for charge in self._charges
+            asyncio.create_task(fed.reach(end), name=f"trackside-drain-{fed.durable.name}"): fed.durable.name
+            for fed in self._fed
         }
         try:
             if waiting:
@@ -161,10 +161,10 @@ class Dispatcher:
     async def __aenter__(self) -> Self:
         """Open and feed them all."""
         try:
-            for charge in self._charges:
-                charge.begin()
-            for charge in self._charges:
-                await charge.was_tried.wait()
+            for fed in self._fed:
+                fed.begin()
+            for fed in self._fed:
+                await fed.was_tried.wait()
         except BaseException:
             await self.aclose()
             raise
@@ -180,8 +180,8 @@ class Dispatcher:
         if self._closed:
             return
         self._closed = True
-        await asyncio.gather(*(charge.aclose() for charge in self._charges))
-        observers = {id(charge.durable.observer): charge.durable for charge in self._charges}
+        await asyncio.gather(*(fed.aclose() for fed in self._fed))
+        observers = {id(fed.durable.observer): fed.durable for fed in self._fed}
         await asyncio.gather(
             *(
                 close_observer(durable.observer, name=durable.name, limit=_CLOSE_LIMIT, logger=logger)
@@ -190,7 +190,7 @@ class Dispatcher:
         )
 
 
-class _Charge:
+class _FedObserver:
     """One observer whom a dispatcher feeds, its feed, and the task that opens it."""
 
     def __init__(self, subscriptions: Subscriptions, durable: DurableObserver, consumer: str | None) -> None:
@@ -206,7 +206,7 @@ class _Charge:
 
     def begin(self) -> None:
         """Open it, for as long as it takes, and feed."""
-        self._opening = asyncio.create_task(self._begin(), name=f"trackside-open-{self.durable.name}")
+        self._opening = asyncio.create_task(self._open_and_feed(), name=f"trackside-open-{self.durable.name}")
 
     async def reach(self, position: int) -> bool:
         """Wait until it has delivered everything up to a position; False: it is not fed here."""
@@ -221,16 +221,16 @@ class _Charge:
             await asyncio.wait([self._opening])
         await self.feed.aclose()
 
-    async def _begin(self) -> None:
+    async def _open_and_feed(self) -> None:
         while True:
-            if await self._is_opened():
+            if await self._try_to_open():
                 return
             await asyncio.sleep(_OPEN_PAUSE)
 
-    async def _is_opened(self) -> bool:
-        """Try to open it; False if that may go better in a while."""
+    async def _try_to_open(self) -> bool:
+        """Open it, and begin to feed; False if that failed and may go better in a while."""
         try:
-            await self._open()
+            await self._see_to_subscription()
             await self.feed.__aenter__()
         except TracksideError as exc:
             name = self.durable.name
@@ -249,7 +249,7 @@ class _Charge:
             self.was_tried.set()
         return True
 
-    async def _open(self) -> None:
+    async def _see_to_subscription(self) -> None:
         """See that there is the subscription, and that it is as the observer says."""
         name, wanted, on_failure = self.durable.name, self.durable.filter, self.durable.on_failure
         options: dict[str, Any] = {"start": self.durable.start, "on_failure": on_failure}

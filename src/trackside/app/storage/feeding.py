@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from trackside.app.storage._feeding_delivery import LOOK_EVERY, Calls, Delivery
+from trackside.app.storage._feeding_delivery import LOOK_EVERY, Calls, LeasedDelivery
 from trackside.app.storage._feeding_policy import FeedCounts, FeedPolicy
 from trackside.app.storage._feeding_receiver import Receiver
 from trackside.app.storage.errors import (
@@ -85,7 +85,7 @@ class SubscriptionFeed:
         self._stopping = asyncio.Event()
         self._wakeup = asyncio.Event()
         self._held: SubscriptionConsumer | None = None
-        self._delivery: Delivery | None = None
+        self._delivery: LeasedDelivery | None = None
         self._is_elsewhere = self._is_paused = False
         self._store_is_away = False
         self._changed = asyncio.Event()
@@ -212,8 +212,8 @@ class SubscriptionFeed:
             await self._delivery.acknowledge()
         return self._held
 
-    def _delivery_by(self, consumer: SubscriptionConsumer) -> Delivery:
-        return Delivery(
+    def _delivery_by(self, consumer: SubscriptionConsumer) -> LeasedDelivery:
+        return LeasedDelivery(
             consumer,
             self._calls,
             self._receiver,

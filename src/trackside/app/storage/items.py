@@ -103,7 +103,7 @@ class Items:
                 # In order, so that two who write the same items do not wait for each other.
                 rows=[row for _, row in sorted(rows.items()) if row is not None],
                 removed=[name for name, row in sorted(rows.items()) if row is None],
-                sweeps=self._is_to_sweep(now),
+                sweeps=self._begin_sweep(now),
             )
         )
 
@@ -211,7 +211,8 @@ class Items:
             if swept < SWEPT_AT_ONCE:
                 return removed
 
-    def _is_to_sweep(self, now: datetime) -> bool:
+    def _begin_sweep(self, now: datetime) -> bool:
+        """Whether it is time to sweep again; if so, it counts as begun."""
         if self._swept_at is not None and abs(now - self._swept_at) < _SWEEP_EVERY:
             return False
         self._swept_at = now

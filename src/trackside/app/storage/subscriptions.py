@@ -37,7 +37,16 @@ from trackside.app.storage._subscription_records import (
     check_start,
     check_text,
 )
-from trackside.app.storage._subscriptions import Acquire, DecideParked, Delete, Open, Seek, SetState, Step, Update
+from trackside.app.storage._subscription_works import (
+    Acquire,
+    DecideParked,
+    Delete,
+    Open,
+    Seek,
+    SetState,
+    SubscriptionWork,
+    Update,
+)
 from trackside.app.storage._writer import NoWriter, Writer
 from trackside.app.storage.errors import InvalidSubscriptionError, SubscriptionBusyError, UnknownSubscriptionError
 from trackside.harness.types import LifecycleEventType
@@ -275,9 +284,9 @@ class Subscriptions:
         decided: int = await self._write(DecideParked, name, position=position, retry=retry)
         return decided
 
-    async def _write(self, step: type[Step], name: str, **values: Any) -> Any:
+    async def _write(self, work: type[SubscriptionWork], name: str, **values: Any) -> Any:
         check_text("name", name)
-        done = await self._writer.write(step(name=name, now=time_text(datetime.now(UTC)), **values))
+        done = await self._writer.write(work(name=name, now=time_text(datetime.now(UTC)), **values))
         self._announce()
         return done
 

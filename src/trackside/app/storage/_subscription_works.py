@@ -57,7 +57,7 @@ class Grant(NamedTuple):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Step(Work):
+class SubscriptionWork(Work):
     """Something that is done to one subscription; `now` is the wall clock's time, for people to read."""
 
     name: str
@@ -99,7 +99,7 @@ class Step(Work):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Open(Step):
+class Open(SubscriptionWork):
     """Make a subscription unless it is there; "now" becomes a position, once and for all (I29)."""
 
     filter: SubscriptionFilter
@@ -133,7 +133,7 @@ class Open(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Update(Step):
+class Update(SubscriptionWork):
     """Give a subscription another filter or policy; what is None stays. Whoever consumes has to begin again."""
 
     filter: SubscriptionFilter | None
@@ -151,7 +151,7 @@ class Update(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class SetState(Step):
+class SetState(SubscriptionWork):
     """Pause a subscription or let it go on. A consumer may still say what it has handled."""
 
     state: SubscriptionState
@@ -163,7 +163,7 @@ class SetState(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Seek(Step):
+class Seek(SubscriptionWork):
     """Move the cursor, back or ahead. Whoever consumes has to begin again."""
 
     to: Start
@@ -176,7 +176,7 @@ class Seek(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Delete(Step):
+class Delete(SubscriptionWork):
     """Remove a subscription and what it has parked."""
 
     _was_there: bool = False
@@ -191,7 +191,7 @@ class Delete(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Acquire(Step):
+class Acquire(SubscriptionWork):
     """Become the consumer, if there is none whose lease goes on. Its result is a `Grant`."""
 
     consumer: str
@@ -227,7 +227,7 @@ class Acquire(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class ConsumerStep(Step):
+class ConsumerWork(SubscriptionWork):
     """A step of the consumer with this token, and of no other."""
 
     consumer: str
@@ -255,7 +255,7 @@ class ConsumerStep(Step):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Acknowledge(ConsumerStep):
+class Acknowledge(ConsumerWork):
     """Move the cursor to a position up to which all is handled; one that it has passed already is fine, too."""
 
     position: int
@@ -268,7 +268,7 @@ class Acknowledge(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Renew(ConsumerStep):
+class Renew(ConsumerWork):
     """Keep the lease, and move the cursor past what was looked at and is not wanted. Its result: is it paused?"""
 
     lease_seconds: float
@@ -287,7 +287,7 @@ class Renew(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Release(ConsumerStep):
+class Release(ConsumerWork):
     """Give the lease back, and move the cursor past what was looked at and is not wanted."""
 
     passed: int
@@ -300,7 +300,7 @@ class Release(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Fail(ConsumerStep):
+class Fail(ConsumerWork):
     """Note that the event that comes next has failed once more."""
 
     error: str
@@ -313,7 +313,7 @@ class Fail(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Park(ConsumerStep):
+class Park(ConsumerWork):
     """Put an event aside, and go past it if it comes next; one that was tried again stays where it is."""
 
     position: int
@@ -347,7 +347,7 @@ class Park(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Settle(ConsumerStep):
+class SettleRetry(ConsumerWork):
     """A parked event was tried again, and handled."""
 
     position: int
@@ -359,7 +359,7 @@ class Settle(ConsumerStep):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class DecideParked(Step):
+class DecideParked(SubscriptionWork):
     """Have parked events tried again, or drop them: one, or all. Its result is how many."""
 
     position: int | None
