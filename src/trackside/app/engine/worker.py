@@ -245,7 +245,7 @@ class FleetWorker:
             self._offers.note_free(0 if self._stopping else free)
 
     def _hear_stop(self, run_id: str) -> None:
-        self._coordinator.nudge()
+        self._coordinator.nudge()  # which runs shall stop, the database says
 
     def _say_failed(self, exc: Exception) -> None:
         if self._stopping or self._is_outdated:

@@ -45,7 +45,7 @@ class EventFilter:
         Raises:
             InvalidQueryError: an argument does not fit.
         """
-        EventListing.of(
+        asked = EventListing.of(
             after=after,
             before=None,
             newest_first=False,
@@ -58,14 +58,13 @@ class EventFilter:
             owner=owner,
             limit=1,
         )
-        kinds = None if types is None else [types] if isinstance(types, str) else types
         return cls(
-            run_id=run_id,
-            thread_id=thread_id,
-            agent=agent,
-            types=None if kinds is None else frozenset(map(LifecycleEventType, kinds)),
-            since=since,
-            owner=owner,
+            run_id=asked.run_id,
+            thread_id=asked.thread_id,
+            agent=asked.agent,
+            types=None if asked.types is None else frozenset(asked.types),
+            since=asked.since,
+            owner=asked.owner,
         )
 
     @property

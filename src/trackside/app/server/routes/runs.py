@@ -143,7 +143,7 @@ async def _stream(call: CreateCall, thread_id: str | None) -> RunEvents:
     mirror = mirror_of(parts, handle.record)
     return RunEvents(
         run_id=run_id,
-        reader=reader_of(parts, run_id) if handle.existing or mirror is not None else parts.streams.read(run_id),
+        reader=reader_of(parts, run_id),
         mirror=mirror,
         streams=parts.streams,
         ended=lambda: end_of(parts, run_id),
