@@ -81,8 +81,8 @@ async def _worker_is_gone(it: Fleet, found: Failures, how: signal.Signals, what:
 
 async def _hold_duties(it: Fleet) -> None:
     """Have the server of this process hold the duties: it is the only one that is not killed here."""
-    assert it.app.post is not None
-    if it.app.post.duties.holds(REAPER):
+    assert it.app.fleet_part is not None
+    if it.app.fleet_part.duties.holds(REAPER):
         return
     for one in it.workers:
         await asyncio.to_thread(one.kill)
@@ -93,19 +93,19 @@ async def _hold_duties(it: Fleet) -> None:
 
 def _held_by_server(it: Fleet) -> Callable[[], Awaitable[bool]]:
     async def look() -> bool:
-        assert it.app.post is not None
-        return it.app.post.duties.holds(REAPER)
+        assert it.app.fleet_part is not None
+        return it.app.fleet_part.duties.holds(REAPER)
 
     return look
 
 
 async def _duties_are_free(it: Fleet, found: Failures) -> None:
     """Who has the duties is killed: here a worker, after the server has let go of them."""
-    assert it.app.post is not None
-    fleet_store, post = it.app.store.fleet, it.app.post
+    assert it.app.fleet_part is not None
+    fleet_store, part = it.app.store.fleet, it.app.fleet_part
     # The server lets go, and a worker gets them, as the server only looks again after a third of a lease.
     while (holder := await _holder(it)) is None or holder.kind == "server":
-        await fleet_store.release_duties(post.duties._holder)
+        await fleet_store.release_duties(part.duties._holder)
         await asyncio.sleep(0.2)
     victim = next(one for one in it.workers if holder.name.endswith(f":{one.pid}"))
     begun = time.monotonic()

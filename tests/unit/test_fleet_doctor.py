@@ -8,7 +8,7 @@ from typing import Any
 
 from trackside._version import __version__
 from trackside.app.settings import EngineSettings, Settings
-from trackside.app.storage.fleet import Duty, QueueDepth, StoredWorker, UnservedRuns
+from trackside.app.storage.fleet import HeldDuty, QueueDepth, StoredWorker, UnservedRuns
 from trackside.app.wiring.findings import Finding, Severity
 from trackside.app.wiring.fleet_doctor import DUTIES, findings_of
 
@@ -19,7 +19,7 @@ FLEET = Settings(
     sources={"engine.url": "--engine"},
 )
 INLINE = replace(FLEET, engine=EngineSettings())
-HELD = [Duty(name, "w", NOW, 3.0) for name in DUTIES]
+HELD = [HeldDuty(name, "w", NOW, 3.0) for name in DUTIES]
 WORKER = StoredWorker(
     worker_id="w",
     name="web-1:7",

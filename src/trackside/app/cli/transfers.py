@@ -41,7 +41,6 @@ _STANDARD = "-"
 _FILE = "FILE"
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
-_SQLITE = "sqlite:///"
 _left_open: list[ExitStack] = []
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # files that SQLite keeps there
 
@@ -126,9 +125,9 @@ def _spare_database(name: str, settings: Settings) -> None:
     Raises:
         ArgumentError: it would.
     """
-    if name == _STANDARD or not settings.database_url.startswith(_SQLITE):
+    if name == _STANDARD or settings.sqlite_file is None:
         return
-    database, target = Path(settings.database_url.removeprefix(_SQLITE)).resolve(), Path(name).resolve()
+    database, target = Path(settings.sqlite_file).resolve(), Path(name).resolve()
     own = [database, *(database.with_name(database.name + ending) for ending in _BESIDE_DATABASE)]
     if any(target == file or (target.exists() and file.exists() and target.samefile(file)) for file in own):
         raise ArgumentError(name=_FILE, why=f"{name} belongs to the database that is exported; choose another name")

@@ -203,7 +203,7 @@ async def _work_in_loop(
     with life.signals():
         async with open_app(settings, agents, role="worker") as app, _health(app, sockets) as health:
             loaded()
-            worker = app.fleet
+            worker = app.worker
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
             worker.on_outdated.append(life.tell_to_end)
@@ -225,7 +225,7 @@ async def _work_for(
     with life.signals():
         async with open_app(settings, agents, role="worker") as app, _health(app, []) as health:
             loaded()
-            worker = app.fleet
+            worker = app.worker
             assert worker is not None, "a worker's app has one"
             worker.on_drain.append(partial(life.tell_to_end, _DRAINED))
             supervisor.report(worker)

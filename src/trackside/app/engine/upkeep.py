@@ -32,7 +32,7 @@ _SEEN_FOR: Final = 10.0  # seconds for which what was seen of the queue is worth
 type Tidy = Callable[[], Awaitable[object]]
 
 
-class Upkeep:
+class FleetUpkeep:
     """What the processes of a fleet do for all, each of it by one of them at a time.
 
     Args:

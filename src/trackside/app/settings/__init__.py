@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 SETTINGS_FILE = "trackside.toml"
-DEFAULT_DATABASE_URL = "sqlite:///trackside.db"
+_SQLITE = "sqlite:///"
+DEFAULT_DATABASE_URL = f"{_SQLITE}trackside.db"
 
 _FLAGS: Mapping[str, tuple[Key, str]] = {
     DATABASE_URL: (Key("database", None, "url"), "--database"),
@@ -205,6 +206,12 @@ class Settings:
         return _POSTGRES.match(self.database_url) is not None
 
     @property
+    def sqlite_file(self) -> str | None:
+        """The file of an SQLite database, as its address has it; None if the database is a server's."""
+        address = self.database_url
+        return address.removeprefix(_SQLITE) if address.startswith(_SQLITE) else None
+
+    @property
     def database_shown(self) -> str:
         """The database's address as it may be shown: without a password."""
         shown = self.database_url
@@ -222,7 +229,7 @@ class Settings:
         have helped to find it.
         """
         if self.database_source is None:
-            name = self.database_url.removeprefix("sqlite:///")
+            name = self.sqlite_file or self.database_url
             return DefaultDatabaseError(why=why.replace(name, f"{name} (the default database)", 1), fault=fault)
         complaint = self.complaint(DATABASE_URL, why)
         return SettingsError(**complaint.details, fault=fault)

@@ -16,7 +16,7 @@ from trackside.app.storage._processes import is_gone
 from trackside.app.storage._queue import Standing
 from trackside.app.storage._tables import active_runs, runs, workers
 from trackside.app.storage.fleet import (
-    Duty,
+    HeldDuty,
     HeldRun,
     QueueDepth,
     ReadyRun,
@@ -242,9 +242,9 @@ def _held(
     return HeldRun(run_id, worker_id, agent, timeout, action, is_stuck=stuck_since is not None)
 
 
-def read_duties(connection: Connection) -> list[Duty]:
+def read_duties(connection: Connection) -> list[HeldDuty]:
     """Reads who has which duty."""
     clock = read_clock(connection)
     rows = connection.execute(select(duties).order_by(duties.c.name))
-    held = [Duty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, clock)) for row in rows]
+    held = [HeldDuty(row.name, row.holder, row.since, seconds_left(row.clock, row.lease_until, clock)) for row in rows]
     return [duty for duty in held if duty.seconds_left > 0]

@@ -141,7 +141,7 @@ class QueueDepth:
     unserved: tuple[UnservedRuns, ...]
 
 
-class Duty(NamedTuple):
+class HeldDuty(NamedTuple):
     """What one process does for all: who, since when, and for how long before another may take it over."""
 
     name: str

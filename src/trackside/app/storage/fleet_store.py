@@ -16,7 +16,7 @@ from trackside.app.storage._readers import Readers
 from trackside.app.storage._recovery import Bury, Death, Reap, Reaped
 from trackside.app.storage._upkeep import say_ended
 from trackside.app.storage._writer import NoWriter, Writer
-from trackside.app.storage.fleet import Duty, HeldRun, QueueDepth, QueueNews, ReadyRun, StoredWorker
+from trackside.app.storage.fleet import HeldDuty, HeldRun, QueueDepth, QueueNews, ReadyRun, StoredWorker
 
 __all__ = ["WORKER_LOST", "FleetStore", "Reaped"]
 
@@ -42,9 +42,8 @@ class FleetStore:
         writer.on_news.append(self._tell)
 
     def _tell(self, news: QueueNews) -> None:
-        stops = tuple(
-            [stop for stop in news.stops if stop.worker_id not in self._own]
-        )  # what is asked here is known here
+        # What is asked of this process's own workers is known here.
+        stops = tuple([stop for stop in news.stops if stop.worker_id not in self._own])
         if not (news.ready or stops):
             return
         for tell in self.on_news:
@@ -98,7 +97,7 @@ class FleetStore:
         held: set[str] = await self._writer.write(HoldDuties(holder=holder, names=names, lease_seconds=lease_seconds))
         return held
 
-    async def duties(self) -> list[Duty]:
+    async def duties(self) -> list[HeldDuty]:
         """Which process has which duty.
 
         Raises:

@@ -6,9 +6,8 @@ Reads settings, so that nothing below has to. Storage and frameworks are importe
 from __future__ import annotations
 
 import asyncio
-import importlib
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,18 @@ from trackside.app.streams import StreamHub
 from trackside.app.vitals import Vitals
 from trackside.app.wiring.access import authenticator_of, streams_of
 from trackside.app.wiring.agents import AgentReference, load_agent
+from trackside.app.wiring.checkpointers import opened_checkpointer
+from trackside.app.wiring.database import blaming, open_store
 from trackside.app.wiring.delivering import Deliveries
-from trackside.app.wiring.fleet import Membership, Post, Role, joined, with_fleet
+from trackside.app.wiring.errors import MissingExtraError, NothingRecordedError
+from trackside.app.wiring.fleet import FleetPart, Membership, Role, joined, with_fleet
 from trackside.app.wiring.forgetting import forgotten_by
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.recorder import Recorder
 from trackside.app.wiring.redaction import load_redaction
 from trackside.app.wiring.spooling import spool_folder
-from trackside.harness import ObserverBinding, RunManager, RunObserver, TracksideError, as_agent
-from trackside.harness.errors import Fault
+from trackside.harness import ObserverBinding, RunManager, RunObserver
 from trackside.harness.types import AgentLimits
 
 if TYPE_CHECKING:
@@ -42,20 +43,14 @@ if TYPE_CHECKING:
     from trackside.app.server import ServerParts
     from trackside.app.server.auth import Authenticator
     from trackside.app.server.guest import Guest
+    from trackside.app.server.run_webhooks import RunWebhooks
     from trackside.app.storage import Store
     from trackside.app.storage.dispatcher import Dispatcher
     from trackside.app.storage.sweeping import Sweeper
+    from trackside.app.streams.mirror import Mirrors
     from trackside.harness.redaction import Redact
 
 __all__ = ["App", "MissingExtraError", "NothingRecordedError", "blaming", "load_agents", "open_app", "open_store"]
-
-
-class MissingExtraError(TracksideError, ImportError):
-    """{what} needs {package}, which is not installed: pip install 'trackside[{extra}]'."""
-
-
-class NothingRecordedError(TracksideError, LookupError):
-    """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
 
 
 DELIVERY_SECONDS = 5.0
@@ -65,8 +60,6 @@ RESULTS_LINGER = 120.0
 """Seconds for which a fleet keeps what a thread remembered that is gone: the server that waits for the run of a thread that
 ended with it reads the result there, if that did not come live. Clocks may differ by a minute.
 """
-
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -90,23 +83,23 @@ class App:
     """What knows who asks the server."""
     closing: AsyncExitStack
     """What is closed with this app, before its manager."""
-    post: Post | None = None
+    fleet_part: FleetPart | None = None
     """What it does in the fleet of which it is one; None: it executes what it lets in."""
 
     @property
-    def fleet(self) -> FleetWorker | None:
+    def worker(self) -> FleetWorker | None:
         """What takes the runs that a worker of a fleet executes."""
-        return None if self.post is None else self.post.worker
+        return None if self.fleet_part is None else self.fleet_part.worker
 
     @property
     def supervisor(self) -> Supervisor | None:
         """What keeps the child processes of a worker up that executes nothing itself."""
-        return None if self.post is None else self.post.supervisor
+        return None if self.fleet_part is None else self.fleet_part.supervisor
 
     @property
     def membership(self) -> Membership | None:
         """What it has of the fleet of which it is one; None: it executes what it lets in."""
-        return None if self.post is None else self.post.membership
+        return None if self.fleet_part is None else self.fleet_part.membership
 
     @property
     def engine(self) -> Engine | None:
@@ -115,33 +108,21 @@ class App:
 
     @cached_property
     def parts(self) -> ServerParts:
-        """What the HTTP server of this app answers with. From the first look at it on, it starts the runs of crons, too."""
+        """What the HTTP server of this app answers with. From the first look at it on, the app does what servers do without
+        being asked: it starts the runs of crons, and tells webhooks how runs have ended.
+        """
         from trackside.app.server import ServerOptions, ServerParts
-        from trackside.app.server.crons import CronScheduler
-        from trackside.app.server.run_webhooks import RunWebhooks
         from trackside.app.wiring.system import system_sources
 
-        if self.post is None:  # else they are among its duties
-            crons = CronScheduler(self.store.crons, self.manager)
-            crons.begin()
-            self.closing.push_async_callback(crons.aclose)
+        if self.fleet_part is None:  # else they are among its duties
+            self._begin_crons()
+        webhooks = self._begun_webhooks()
         server, access = self.settings.server, self.settings.access
-        webhooks = RunWebhooks(
-            self.store,
-            self.manager,
-            self.streams,
-            mirrors=None if self.membership is None else self.membership.mirrors,
-            checkpointer=self.checkpointer,
-            secret=server.webhook_secret,
-            private=server.private_webhooks,
-        )
-        webhooks.begin()
-        self.closing.push_async_callback(webhooks.aclose)
         return ServerParts(
             manager=self.manager,
             store=self.store,
             streams=self.streams,
-            mirrors=None if self.membership is None else self.membership.mirrors,
+            mirrors=self._mirrors,
             checkpointer=self.checkpointer,
             vitals=self.vitals,
             observers=self.observers,
@@ -160,6 +141,33 @@ class App:
                 folders=_folders(self.settings),
             ),
         )
+
+    @property
+    def _mirrors(self) -> Mirrors | None:
+        return None if self.membership is None else self.membership.mirrors
+
+    def _begin_crons(self) -> None:
+        from trackside.app.server.crons import CronScheduler
+
+        crons = CronScheduler(self.store.crons, self.manager)
+        crons.begin()
+        self.closing.push_async_callback(crons.aclose)
+
+    def _begun_webhooks(self) -> RunWebhooks:
+        from trackside.app.server.run_webhooks import RunWebhooks
+
+        webhooks = RunWebhooks(
+            self.store,
+            self.manager,
+            self.streams,
+            mirrors=self._mirrors,
+            checkpointer=self.checkpointer,
+            secret=self.settings.server.webhook_secret,
+            private=self.settings.server.private_webhooks,
+        )
+        webhooks.begin()
+        self.closing.push_async_callback(webhooks.aclose)
+        return webhooks
 
     @cached_property
     def asgi(self) -> Starlette:
@@ -234,7 +242,7 @@ async def open_app(
         live = [observer for observer in configured if not observer.is_durable]
         stack.push_async_callback(_close_all, live)  # also if nothing else can be opened
         store, spool, recorder = await _opened_log(settings, stack)
-        checkpointer = await _checkpointer(settings, agents, store, stack)
+        checkpointer = await opened_checkpointer(settings, agents, store, stack)
         prices = await _prices(settings, at_once=not one_run)
         deliveries = await stack.enter_async_context(Deliveries(configured, store))
         stack.push_async_callback(deliveries.drain, DELIVERY_SECONDS)
@@ -263,8 +271,8 @@ async def open_app(
             redact=redact,
             shutdown_grace=settings.shutdown_grace,
         )
-        post = None if membership is None else Post(settings, store, membership, manager, coordinator)
-        vitals = _vitals(manager, store, deliveries, spool, post)
+        fleet_part = None if membership is None else FleetPart(settings, store, membership, manager, coordinator)
+        vitals = _vitals(manager, store, deliveries, spool, fleet_part)
         for observer in configured:
             observer.watch(vitals)
         authenticator = None
@@ -272,8 +280,8 @@ async def open_app(
             authenticator = await asyncio.to_thread(authenticator_of, settings, store)
             await stack.enter_async_context(_sweeper(settings, store, checkpointer, in_fleet=member is not None))
         await stack.enter_async_context(manager)
-        if post is not None:
-            await stack.enter_async_context(post)
+        if fleet_part is not None:
+            await stack.enter_async_context(fleet_part)
         yield App(
             manager,
             store,
@@ -286,7 +294,7 @@ async def open_app(
             settings,
             authenticator,
             stack,
-            post,
+            fleet_part,
         )
 
 
@@ -339,7 +347,7 @@ def _vitals(
     store: Store,
     deliveries: Deliveries,
     spool: Spool,
-    post: Post | None,
+    fleet_part: FleetPart | None,
 ) -> Vitals:
     vitals = Vitals(
         manager=manager.stats,
@@ -348,14 +356,14 @@ def _vitals(
         feeds=deliveries.dispatcher.stats,
         spooled=lambda: spool.waiting,
     )
-    return vitals if post is None else with_fleet(vitals, post)
+    return vitals if fleet_part is None else with_fleet(vitals, fleet_part)
 
 
 def _folders(settings: Settings) -> list[str]:
     """Where files grow, which may not be there yet."""
     folders = [spool_folder(settings)]
-    if settings.database_url.startswith(_SQLITE):
-        folders.append(Path(settings.database_url.removeprefix(_SQLITE)).absolute().parent)
+    if settings.sqlite_file is not None:
+        folders.append(Path(settings.sqlite_file).absolute().parent)
     return [str(folder) for folder in folders]
 
 
@@ -363,106 +371,3 @@ def _limits_of(name: str, settings: Settings, *, outlives: bool) -> AgentLimits:
     """What the runs of an agent may take; one that does not outlive this process has one attempt."""
     limits = settings.limits_of(name)
     return limits if outlives else replace(limits, max_attempts=1)
-
-
-@asynccontextmanager
-async def open_store(settings: Settings, *, create: bool = True, read_only: bool = False) -> AsyncGenerator[Store]:
-    """Open the database; unless `create`, it has to be there already. With `read_only` looking leaves no file behind.
-
-    Raises:
-        SettingsError: it cannot be opened; the message says who chose it and what to do.
-        NothingRecordedError: it is not there, and shall not be made.
-    """
-    from trackside.app.storage import Store
-
-    async with AsyncExitStack() as stack:
-        with blaming(settings):
-            store = await stack.enter_async_context(
-                Store.open(settings.database_url, create=create, read_only=read_only)
-            )
-        yield store
-
-
-@contextmanager
-def blaming(settings: Settings) -> Generator[None]:
-    """Says of what is wrong with the database who chose it.
-
-    Raises:
-        SettingsError: it cannot be used; the message says what to do, and `fault` whether what was chosen is to blame.
-        NothingRecordedError: it is not there, and shall not be made.
-        StorageError: it is locked or full, which has nothing to do with how it was chosen.
-    """
-    from trackside.app.storage.errors import (
-        DamagedDatabaseError,
-        DatabaseMissingError,
-        ServerUnreachableError,
-        StorageError,
-    )
-
-    try:
-        yield
-    except DatabaseMissingError as exc:
-        raise NothingRecordedError(database=settings.database_shown) from exc
-    except StorageError as exc:
-        if exc.retryable and not isinstance(exc, ServerUnreachableError):
-            raise
-        fault: Fault = "store" if isinstance(exc, DamagedDatabaseError) else "caller"
-        raise settings.database_complaint(str(exc).rstrip("."), fault=fault) from exc
-
-
-async def _checkpointer(settings: Settings, agents: Mapping[str, Any], store: Store, stack: AsyncExitStack) -> Any:
-    """What remembers threads for graphs that have no checkpointer of their own; in the same database as all the rest."""
-    if not any(_needs_checkpointer(agent) for agent in agents.values()):
-        return None
-    if settings.checkpoints_saver == "store":
-        return store.checkpointer()
-    is_file = settings.database_url.startswith(_SQLITE)
-    await asyncio.to_thread(check_saver, settings, agents)  # which imports it, and so reads files
-    try:
-        with blaming(settings):
-            return await stack.enter_async_context(_sqlite_saver(settings) if is_file else _postgres_saver(settings))
-    except ImportError as exc:  # of a part of it, as its driver
-        raise _saver_missing(settings) from exc
-
-
-def check_saver(settings: Settings, agents: Mapping[str, Any]) -> None:
-    """See that what remembers threads for the agents is installed.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    if settings.checkpoints_saver == "store" or not any(_needs_checkpointer(agent) for agent in agents.values()):
-        return
-    is_file = settings.database_url.startswith(_SQLITE)
-    try:
-        importlib.import_module("langgraph.checkpoint.sqlite.aio" if is_file else "langgraph.checkpoint.postgres.aio")
-    except ImportError as exc:
-        raise _saver_missing(settings) from exc
-
-
-def _saver_missing(settings: Settings) -> MissingExtraError:
-    is_file = settings.database_url.startswith(_SQLITE)
-    package = "langgraph-checkpoint-sqlite" if is_file else "langgraph-checkpoint-postgres"
-    extra = "langgraph-sqlite" if is_file else "langgraph-postgres"
-    what = f'checkpoints.saver = "{settings.checkpoints_saver}"'
-    return MissingExtraError(what=what, package=package, extra=extra)
-
-
-@asynccontextmanager
-async def _sqlite_saver(settings: Settings) -> AsyncGenerator[Any]:
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-
-    async with AsyncSqliteSaver.from_conn_string(settings.database_url.removeprefix(_SQLITE)) as saver:
-        yield saver
-
-
-@asynccontextmanager
-async def _postgres_saver(settings: Settings) -> AsyncGenerator[Any]:
-    from trackside.app.storage.checkpoints import open_checkpoints
-
-    async with open_checkpoints(settings.database_url) as saver:
-        yield saver
-
-
-def _needs_checkpointer(agent: Any) -> bool:
-    return getattr(as_agent(agent), "lacks_checkpointer", False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trackside.app.settings import AccessSettings, Settings
 from trackside.app.wiring.agents import AgentReference, AgentReferenceError, Wanted, load_object
+from trackside.app.wiring.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from trackside.app.server.auth import Authenticator
@@ -64,8 +65,6 @@ def _tokens(settings: Settings) -> Authenticator:
     try:
         from trackside.app.server.auth.tokens import TokenAuthenticator, TokenOptionError, TokenRules
     except ImportError as exc:
-        from trackside.app.wiring import MissingExtraError
-
         raise MissingExtraError(what='server.auth = "jwt"', package="pyjwt", extra="jwt") from exc
     rules = TokenRules(
         issuer=access.jwt_issuer,

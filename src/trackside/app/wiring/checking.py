@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trackside.app.settings import Settings
-from trackside.app.wiring import blaming, check_saver
 from trackside.app.wiring.access import storeless_authenticator_of
+from trackside.app.wiring.checkpointers import check_saver
+from trackside.app.wiring.database import blaming
 from trackside.app.wiring.observers import ConfiguredObserver, build_observers
 from trackside.app.wiring.projects import enter_project
 from trackside.app.wiring.redaction import load_redaction

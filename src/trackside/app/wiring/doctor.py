@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 from trackside.app.settings import SETTINGS_FILE, Settings
 from trackside.app.spool import DAMAGED_FILE, REFUSED_FILE
 from trackside.app.spool.standing import look_into
-from trackside.app.wiring import NothingRecordedError, blaming
+from trackside.app.wiring.database import blaming
 from trackside.app.wiring.elsewhere import tried_elsewhere
+from trackside.app.wiring.errors import NothingRecordedError
 from trackside.app.wiring.file_modes import open_to_others
 from trackside.app.wiring.findings import Finding, Severity, long_time
 from trackside.app.wiring.fleet_doctor import examine_fleet

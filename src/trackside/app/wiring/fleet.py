@@ -75,7 +75,7 @@ async def joined(
         yield Membership(engine=engine, member=member, role=role, mirrors=mirrors)
 
 
-class Post:
+class FleetPart:
     """A member's part while its manager is open: duties for all, if they fall to it, and a worker's runs; `async with`."""
 
     def __init__(
@@ -87,13 +87,13 @@ class Post:
         coordinator: StoredCoordinator,
     ) -> None:
         from trackside.app.engine.duties import Duties
-        from trackside.app.engine.upkeep import SCHEDULER, Upkeep
+        from trackside.app.engine.upkeep import SCHEDULER, FleetUpkeep
         from trackside.app.engine.worker import FleetWorker
         from trackside.app.server.crons import CronScheduler
 
         self.membership = membership
         engine, member = membership.engine, membership.member
-        self.upkeep = Upkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
+        self.upkeep = FleetUpkeep(store.fleet, engine, coordinator.worker_id, tidy=[engine.tidy])
         # A supervisor lacks the agents whose runs crons start; its child processes are as good as any.
         self._is_on_duty = membership.role != "supervisor"
         duties = self.upkeep.duties() if self._is_on_duty else []
@@ -125,15 +125,15 @@ class Post:
         await self.duties.__aexit__(*exc_info)
 
 
-def with_fleet(vitals: Vitals, post: Post) -> Vitals:
+def with_fleet(vitals: Vitals, part: FleetPart) -> Vitals:
     """The numbers of an app with those of its part in a fleet."""
-    engine, worker = post.membership.engine, post.worker or post.supervisor
+    engine, worker = part.membership.engine, part.worker or part.supervisor
     return replace(
         vitals,
         engine=lambda: EngineVitals(engine.name, engine.status(), engine.stats()),
         worker=(lambda: None) if worker is None else worker.stats,
-        duties=post.duties.standing,
-        queue=post.upkeep.queue,
+        duties=part.duties.standing,
+        queue=part.upkeep.queue,
     )
 
 

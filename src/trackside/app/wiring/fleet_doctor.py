@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from trackside._version import __version__
 from trackside.app.settings import Settings
-from trackside.app.wiring import open_store
+from trackside.app.wiring.database import open_store
 from trackside.app.wiring.findings import Finding, Severity, long_time
 from trackside.app.wiring.fleet import nats_options
 from trackside.harness.errors import TracksideError
 
 if TYPE_CHECKING:
-    from trackside.app.storage.fleet import Duty, QueueDepth, StoredWorker
+    from trackside.app.storage.fleet import HeldDuty, QueueDepth, StoredWorker
 
 DUTIES: Final = ("reaper", "scheduler", "sweeper")
 """What one process does for all of a fleet; who that is changes within seconds."""
@@ -54,7 +54,7 @@ def findings_of(
     settings: Settings,
     workers: Sequence[StoredWorker],
     queue: QueueDepth,
-    duties: Sequence[Duty],
+    duties: Sequence[HeldDuty],
     *,
     now: datetime,
     flags: str = "",
@@ -106,7 +106,7 @@ def _member(worker: StoredWorker, now: datetime) -> Iterator[Finding]:
         yield Finding(severity=Severity.note, what=what, where=where)
 
 
-def _duties(duties: Sequence[Duty], where: str, flags: str) -> Iterator[Finding]:
+def _duties(duties: Sequence[HeldDuty], where: str, flags: str) -> Iterator[Finding]:
     held = {name for name, _, _, seconds_left in duties if seconds_left > 0}
     for name in DUTIES:
         if name not in held:

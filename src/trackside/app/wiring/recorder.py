@@ -28,10 +28,6 @@ class Recorder(StorageObserver):
         """Call this when the first event has been stored."""
         self._on_first.append(call)
 
-    async def on_event(self, event: RunLifecycleEvent) -> None:
-        """Store one event."""
-        await self.on_events((event,))
-
     async def on_events(self, events: Sequence[RunLifecycleEvent]) -> None:
         """Store these events in one transaction: all or none."""
         try:

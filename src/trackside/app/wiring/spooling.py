@@ -10,8 +10,6 @@ from urllib.parse import unquote, urlsplit
 
 from trackside.app.settings import Settings
 
-_SQLITE = "sqlite:///"
-
 
 def spool_folder(settings: Settings) -> Path:
     """The folder of the spool, absolute.
@@ -20,15 +18,14 @@ def spool_folder(settings: Settings) -> Path:
     setting `database.spool` in that folder instead. There each database has one of its own, so that what is spooled for
     one is never delivered to another.
     """
-    url = settings.database_url
-    if url.startswith(_SQLITE):
-        path = Path(url.removeprefix(_SQLITE)).absolute()
+    if settings.sqlite_file is not None:
+        path = Path(settings.sqlite_file).absolute()
         if settings.database_spool is None:
             return path.with_name(f"{path.name}-spool")
         name, identity = path.name, str(path)
     else:
         # Who connects and how may change; what is connected to stays the same database.
-        parts = urlsplit(url)
+        parts = urlsplit(settings.database_url)
         host = parts.netloc.rpartition("@")[2]
         name, identity = unquote(parts.path.strip("/")) or "database", f"{host}{parts.path}"
     return _of_all(settings) / f"{_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

@@ -1,0 +1,13 @@
+"""What keeps an app from being opened that no setting is to blame for."""
+
+from __future__ import annotations
+
+from trackside.harness import TracksideError
+
+
+class MissingExtraError(TracksideError, ImportError):
+    """{what} needs {package}, which is not installed: pip install 'trackside[{extra}]'."""
+
+
+class NothingRecordedError(TracksideError, LookupError):
+    """nothing recorded at {database} yet; `trackside run AGENT INPUT` makes it."""
