@@ -331,3 +331,22 @@ def test_a_long_title_is_cut_for_people_and_whole_for_programs(here: Trackside, 
         assert max(map(len, shown.stdout.splitlines())) < 400
         assert "… (5,003 characters)" in shown.stdout
         assert objects(here(command, "--json"))[0]["title"] == f"On {'x' * 5_000}"
+
+
+def test_ids_are_whole_for_programs_and_leave_room_for_the_rest_in_80_columns(here: Trackside, tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(AGENTS)
+    for what in ("one", "another"):
+        here("run", "agents.py:talk", what)
+    runs = objects(here("runs", "--json"))
+
+    for run, row in zip(runs, here("runs").stdout.splitlines()[1:], strict=True):
+        assert {run["run_id"], run["thread_id"]} < set(row.split())
+    header, *rows = here("runs", COLUMNS="80").stdout.splitlines()
+    assert header.split() == ["RUN", "STATUS", "AGENT", "STARTED", "TOOK", "TOKENS", "COST"]
+    assert max(map(len, rows)) <= 80
+    for run, row in zip(runs, rows, strict=True):
+        shown = row.split()[0]
+        assert run["run_id"].startswith(shown)
+        assert objects(here("runs", shown, "--json"))[0]["run_id"] == run["run_id"]
+    assert "LAST RUN" in here("threads", COLUMNS="80").stdout
+    assert "WHAT" in here("events", COLUMNS="80").stdout

@@ -44,11 +44,14 @@ class OutputConsole(Console):
     _failure: OSError | None = None
     guard: threading.RLock
     """Held while something is printed, so that what several threads print does not mix."""
+    is_bounded: bool
+    """Whether what is shown has to fit into a width, that of a terminal or of `COLUMNS`."""
 
     def __init__(self, file: TextIO) -> None:
         self.guard = threading.RLock()
-        unbounded = not file.isatty() and not os.environ.get("COLUMNS", "").isdigit()
-        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=_UNBOUNDED if unbounded else None)
+        self.is_bounded = file.isatty() or os.environ.get("COLUMNS", "").isdigit()
+        width = None if self.is_bounded else _UNBOUNDED
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, width=width)
 
     @property
     def is_screen(self) -> bool:

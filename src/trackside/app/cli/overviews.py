@@ -79,7 +79,7 @@ def print_event(console: OutputConsole, stored: StoredEvent, now: datetime) -> N
     they mostly have to be.
     """
     event, look = stored.event, look_of(stored.event)
-    run_id = event.run_id[:_ENOUGH_OF_AN_ID] if console.is_screen else event.run_id
+    run_id = event.run_id[:_ENOUGH_OF_AN_ID] if console.is_bounded else event.run_id
     line = Text(f"{stored.position:>7}  {moment(event.occurred_at, now)}  {run_id}  {event.sequence:>2}  ")
     line.append_text(look_text(console, look)).pad_right(max(0, _LONGEST_LABEL - len(look.label)))
     line.append(f"  {_brief(words_of(event))}")
@@ -199,8 +199,8 @@ def look_text(console: OutputConsole, look: Look) -> Text:
 
 
 def _ids(console: OutputConsole, ids: Sequence[str]) -> dict[str, str]:
-    """Each id as it is shown: on a screen as much as tells them apart, elsewhere whole."""
-    return shortened(ids) if console.is_screen else {id_: id_ for id_ in ids}
+    """Each id as it is shown: as much as tells them apart where it has to fit, elsewhere whole."""
+    return shortened(ids) if console.is_bounded else {id_: id_ for id_ in ids}
 
 
 def _status(console: OutputConsole, run: StoredRun) -> Text:
