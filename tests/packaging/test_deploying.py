@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from distribution import PROJECT, ROOT
+from distribution import PROJECT, ROOT, build
 
 UNIT = ROOT / "deploy" / "trackside.service"
 CONTAINER = ROOT / "deploy" / "Containerfile"
@@ -79,6 +79,24 @@ def test_the_container_copies_what_there_is_and_what_is_not_ignored() -> None:
     names = {name for rest in copied for name in rest.split()[:-1]}
     assert all((ROOT / name).exists() for name in names)
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == names
+
+
+def test_what_the_container_copies_is_all_that_a_wheel_is_built_of(tmp_path: Path) -> None:
+    root = tmp_path / "image"
+    for what, rest in container_steps():
+        *names, where = rest.split()
+        if what != "COPY" or "--from" in rest:
+            continue
+        for name in names:
+            target = root / where.lstrip("/") / ("" if not where.endswith("/") else Path(name).name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, target)
+    (wheel,) = build(root / "source", tmp_path, "wheel")
+    (same,) = build(ROOT, tmp_path / "checkout", "wheel")
+    assert wheel.read_bytes() == same.read_bytes()
 
 
 def test_the_constraints_of_the_container_are_versions_that_pip_takes(tmp_path: Path) -> None:
