@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,17 @@ from trackside import __version__
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """As much of a checkout as the steps need that look at versions, with nothing left to do."""
-    for name in ("scripts/release", "CITATION.cff", "src/trackside/_version.py"):
+    for name in ("scripts/release", "CITATION.cff", "src/trackside/_version.py", "pyproject.toml", "changes/README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     bootstrap = tmp_path / "scripts" / "bootstrap"
     bootstrap.write_text("#!/bin/sh\n", "utf-8")
     bootstrap.chmod(0o755)
-    (tmp_path / "changes").mkdir()
-    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {__version__} (2026-11-26)\n", "utf-8")
+    begins = "<!-- towncrier release notes start -->"
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{begins}\n\n## {__version__} (2026-11-26)\n", "utf-8")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     git(tmp_path, "init", "--quiet")
+    (tmp_path / ".git/info/exclude").write_text(".venv\n", "utf-8")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "Begin")
     return tmp_path
@@ -56,7 +59,7 @@ def test_each_step_refuses_with_what_to_do(checkout: Path) -> None:
         "release: there are uncommitted changes (git status): commit them, or put them aside",
     )
     code, said = release(checkout, "version")
-    assert (code, ".venv/bin/towncrier build" in said) == (1, True)
+    assert (code, "./scripts/release --prepare" in said) == (1, True)
     stray.unlink()
 
     git(checkout, "tag", f"v{__version__}")
@@ -71,9 +74,52 @@ def test_each_step_refuses_with_what_to_do(checkout: Path) -> None:
     code, said = release(checkout, "version")
     assert (code, "CHANGELOG.md has no entry" in said) == (1, True)
 
+    code, said = release(checkout, "sign")
+    assert (code, "./scripts/release audit build makes it" in said) == (1, True)
     code, said = release(checkout, "smoke")
     assert (code, "./scripts/release build makes it" in said) == (1, True)
     assert release(checkout, "publish")[0] == 1
+
+
+def test_what_is_prepared_is_ready_when_it_is_committed(checkout: Path) -> None:
+    (checkout / "changes" / "+more.added.md").write_text("More.\n", "utf-8")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "Add more")
+
+    assert release(checkout, "--prepare", "two")[0] == 1
+    code, said = release(checkout, "--prepare", "23.0.1")
+    assert (code, 'git commit --all --message "Release 23.0.1"' in said) == (0, True)
+    git(checkout, "commit", "--quiet", "--all", "--message", "Release 23.0.1")
+
+    assert release(checkout, "tree", "version") == (
+        0,
+        "version: _version.py, CHANGELOG.md and CITATION.cff say the same; no fragment is left; the tag is free",
+    )
+    changelog = (checkout / "CHANGELOG.md").read_text("utf-8")
+    assert [line.partition(" (")[0] for line in changelog.splitlines() if line.startswith("## ")] == [
+        "## 23.0.1",
+        f"## {__version__}",
+    ]
+    assert "- More." in changelog
+    assert [path.name for path in (checkout / "changes").iterdir()] == ["README.md"]
+    code, said = release(checkout, "--prepare", "23.0.1")
+    assert (code, "already" in said) == (1, True)
+
+
+def test_what_is_to_be_signed_is_what_was_built_and_checks_out(checkout: Path) -> None:
+    dist = checkout / "dist"
+    dist.mkdir()
+    built = [f"trackside-{__version__}.tar.gz", f"trackside-{__version__}-py3-none-any.whl", "trackside-sbom.cdx.json"]
+    for name in built:
+        (dist / name).write_text(name, "utf-8")
+    done = subprocess.run([checkout / "scripts/release", "sign"], capture_output=True, text=True, check=True)
+    (command,) = re.findall(r"\(cd dist && (sha256sum.*) && gpg", done.stdout)
+    for _ in range(2):  # also once more, when its own file is there
+        subprocess.run(["bash", "-c", command], cwd=dist, check=True)
+    summed = [line.split()[1] for line in (dist / "SHA256SUMS").read_text("utf-8").splitlines()]
+    assert sorted(summed) == sorted(built)
+    subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=dist, check=True, capture_output=True)
+    assert command in (ROOT / "docs/explain/supply-chain.md").read_text("utf-8")
 
 
 def test_a_dry_run_names_all_steps_and_does_none(checkout: Path) -> None:
