@@ -12,7 +12,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, body_heard, body_of, body_of_ended, event_frame
 from trackside.app.server.parts import ServerParts
 from trackside.app.server.principal import Principal
-from trackside.app.server.run_ends import TERMINAL
+from trackside.app.server.run_ends import TERMINAL, RunEnds
 from trackside.app.storage import StoredRun, StoredThread
 from trackside.app.streams import Mirror, Reader
 from trackside.harness.errors import ClosedError, NoResultHereError, TracksideError, UnknownRunError
@@ -136,12 +136,8 @@ def resume(reader: Reader, last_event_id: str | None, *, past: bool = True, unsu
 
 async def end_of(parts: ServerParts, run_id: str) -> RunEnd | None:
     """How a run has ended that this process does not execute, as soon as it has; None if the store is closed before."""
-    try:
-        async for stored in parts.store.follow(run_id=run_id, types=TERMINAL):
-            return RunEnd.said(stored.event.payload)
-    except ClosedError:
-        pass
-    return None
+    told = await RunEnds(parts.store).end_of(run_id)
+    return None if told is None else RunEnd.said(told.says)
 
 
 async def final_body(parts: ServerParts, run: RunRecord | StoredRun, caller: Caller) -> bytes:

@@ -12,6 +12,7 @@ from trackside.harness.lifecycle import is_terminal
 from trackside.harness.types import LifecycleEventType
 
 TERMINAL: Final = [kind for kind in LifecycleEventType if is_terminal(kind)]
+"""The types of the events that end runs."""
 
 
 class RunEnds:

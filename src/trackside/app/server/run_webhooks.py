@@ -22,6 +22,7 @@ from trackside.app.server.failures import HttpError
 from trackside.app.server.outcomes import RunEnd, thread_values, with_questions
 from trackside.app.server.preparing import caller_of_request
 from trackside.app.server.responses import json_bytes
+from trackside.app.server.run_ends import TERMINAL
 from trackside.app.server.wire.runs import run_on_wire
 from trackside.app.storage import Store, StoredRun
 from trackside.app.storage.dispatcher import Dispatcher, DurableObserver
@@ -30,9 +31,7 @@ from trackside.app.storage.subscriptions import SubscriptionFilter
 from trackside.app.streams import Mirrors, StreamHub
 from trackside.harness import RunManager
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_terminal
 from trackside.harness.observer import RunLifecycleEvent
-from trackside.harness.types import LifecycleEventType
 
 if TYPE_CHECKING:
     from trackside.app.observers.webhook import Poster
@@ -45,7 +44,6 @@ MOST_RECEIVERS: Final = 64
 _AT_ONCE: Final = 8
 """Requests to one address at once: a slow one must not have all places."""
 _FULL_PAUSE: Final = 0.25
-_TERMINAL: Final = tuple(kind for kind in LifecycleEventType if is_terminal(kind))
 _PRIVATE_BY: Final = "server.private_webhooks = true"
 _NEEDS: Final = "webhook needs a package that is not installed here: pip install 'trackside[webhook]'"
 
@@ -121,8 +119,8 @@ class RunWebhooks:
             if self._dispatcher is not None:
                 return
             # Made here, so that it fails the request and not in the background: the run's end comes after its beginning.
-            await self._store.subscriptions.open(SUBSCRIPTION, types=_TERMINAL, start="now")
-            wanted = SubscriptionFilter.of(types=_TERMINAL)
+            await self._store.subscriptions.open(SUBSCRIPTION, types=TERMINAL, start="now")
+            wanted = SubscriptionFilter.of(types=TERMINAL)
             observer = DurableObserver(name=SUBSCRIPTION, observer=self._teller, filter=wanted)
             dispatcher = Dispatcher(self._store.subscriptions, [observer])
             await dispatcher.__aenter__()

@@ -106,7 +106,7 @@ class Session(Protocol):
         ...
 
     def take(self, wanted: Wanted) -> list[tuple[Any, ...]]:
-        """Give runs that are ready to whoever wants them, oldest first, as `_taking.taken_of` reads them.
+        """Give runs that are ready to whoever wants them, oldest first, as `_taking.Take` reads them.
 
         Those that others are at in this moment are passed over. Of the threads, too, nobody else changes anything until the
         end of the transaction.

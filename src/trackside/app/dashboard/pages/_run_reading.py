@@ -14,17 +14,17 @@ from trackside.app.server.failures import answer_of
 from trackside.app.server.principal import Permission
 from trackside.app.server.routes import events, records, states, subscriptions
 from trackside.app.server.routing import Call
+from trackside.app.server.run_ends import TERMINAL
 from trackside.app.server.wire.agents import AgentInfo
 from trackside.app.server.wire.log import LogEvent, RecordedRun, RunDetails
 from trackside.harness.errors import TracksideError
-from trackside.harness.lifecycle import is_final, is_terminal
-from trackside.harness.types import LifecycleEventType, RunStatus
+from trackside.harness.lifecycle import is_final
+from trackside.harness.types import RunStatus
 
 EVENTS_OF_PAGE: Final = 25
 _DRAWN: Final = 200
 _SHOWN_CHILDREN: Final = 200
 """So many of the runs that it started, the newest, are shown."""
-_ENDS: Final = [kind.value for kind in LifecycleEventType if is_terminal(kind)]
 
 type AnyCall = Call[Any, Any]
 
@@ -137,7 +137,7 @@ async def details_of(call: AnyCall, run_id: str) -> RunDetails:
 
 async def end_of(call: AnyCall, run_id: str) -> LogEvent | None:
     """The run's last word; None if it has not ended."""
-    query = {"run_id": run_id, "type": _ENDS, "newest_first": True, "limit": 1}
+    query = {"run_id": run_id, "type": TERMINAL, "newest_first": True, "limit": 1}
     found = (await API.ask(call, events.list_events, query=query)).value
     return found[0] if found else None
 
