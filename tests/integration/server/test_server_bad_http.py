@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trackside.app.server import guarded_protocol
+from trackside.app.server import guarded_protocol, reading
 from trackside.app.server.http import HttpServer
 from trackside.app.settings import Settings
 from trackside.app.wiring import open_app
@@ -52,7 +52,8 @@ class Talk:
 
 
 @pytest.fixture
-async def talk(database_url: str) -> AsyncIterator[Talk]:
+async def talk(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Talk]:
+    monkeypatch.setattr(reading, "_PATIENCE", 0.2)  # with those who announce a body and do not send it
     async with open_app(Settings(database_url=database_url), {"echo": echo}) as app:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             async with HttpServer(app.asgi, [listening]):

@@ -177,7 +177,7 @@ async def waits(input: Any) -> Any:
 
 async def test_streams_end_that_were_begun_with_a_key_that_is_revoked(serve_agents: ServeAgents) -> None:
     quick = ServerSettings(heartbeat=0.05)
-    async with serve_agents({"waits": waits}, access=KEYS, server=quick) as served:
+    async with serve_agents({"waits": waits}, access=KEYS, server=quick, shutdown_grace=0.0) as served:
         made = await served.app.store.api_keys.create("laptop", owner="ada")
         headers = {"x-api-key": made.secret}
         async with httpx.AsyncClient(base_url=served.url, headers=headers, timeout=20) as http:

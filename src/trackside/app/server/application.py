@@ -89,8 +89,9 @@ def _by_path(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
     for endpoint in endpoints:
         found.setdefault(endpoint.path, []).append(endpoint)
     paths: list[str] = []
+    matches = {path: compile_path(path)[0].match for path in found}
     for path in found:
-        caught = (place for place, before in enumerate(paths) if compile_path(before)[0].match(path))
+        caught = (place for place, before in enumerate(paths) if matches[before](path))
         paths.insert(next(caught, len(paths)), path)
     return {path: found[path] for path in paths}
 
