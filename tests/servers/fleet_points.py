@@ -9,8 +9,8 @@ from __future__ import annotations
 from crash_points import DeadlyPoint
 from crash_steps import STEPS_OF_RUN, DeadlyStep, Step
 
-from trackside.app.engine.nats._live import NatsWire
 from trackside.app.engine.nats._offers import NatsOffer, NatsOffers
+from trackside.app.engine.nats._wire import NatsWire
 from trackside.app.engine.postgres._offers import PostgresOffers, RunOffer
 from trackside.app.engine.postgres._wire import PostgresWire
 from trackside.app.engine.worker import FleetWorker

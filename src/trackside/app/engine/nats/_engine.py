@@ -11,12 +11,12 @@ from trackside.app.engine.nats._announcing import Announcer
 from trackside.app.engine.nats._connection import Connection
 from trackside.app.engine.nats._errors import EngineOptionError
 from trackside.app.engine.nats._jetstream import JetStream
-from trackside.app.engine.nats._live import NatsWire
 from trackside.app.engine.nats._messages import Counts
 from trackside.app.engine.nats._names import is_token
 from trackside.app.engine.nats._offers import NatsOffers
 from trackside.app.engine.nats._options import Access, NatsOptions
 from trackside.app.engine.nats._stops import Stops
+from trackside.app.engine.nats._wire import NatsWire
 from trackside.app.engine.ports import EngineStats, EngineStatus
 from trackside.app.storage.fleet import ReadyRun
 

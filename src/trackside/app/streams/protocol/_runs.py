@@ -45,7 +45,7 @@ class Say(Protocol):
         ...
 
 
-class RunEvents:
+class RunAsEvents:
     """One run, from its start to its end. `known_as` is the run that clients know it as: the one that it goes on for."""
 
     def __init__(self, item: FeedItem, say: Say, *, agent: str = "", known_as: str | None = None) -> None:

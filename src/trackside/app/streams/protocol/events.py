@@ -15,7 +15,7 @@ from trackside.app.streams._ring import Ring, RingReader
 from trackside.app.streams.frames import now_ms
 from trackside.app.streams.protocol._event import TAIL, Event, json_of
 from trackside.app.streams.protocol._inside import Namespace
-from trackside.app.streams.protocol._runs import MARKS, RunEvents, parts_of_state
+from trackside.app.streams.protocol._runs import MARKS, RunAsEvents, parts_of_state
 from trackside.app.streams.protocol.wanted import GAP, Wanted, only_lifecycle
 from trackside.app.streams.thread_feed import (
     FeedItem,
@@ -48,7 +48,7 @@ class ThreadEventLog(Ring[Event]):
 
     def __init__(self, feed: ThreadFeed, items: int, item_bytes: int) -> None:
         super().__init__(items, item_bytes)
-        self.last: RunEvents | None = None
+        self.last: RunAsEvents | None = None
         """The run that has begun last."""
         self.open_questions: list[str] = []
         self.moved: list[str] = []
@@ -57,7 +57,7 @@ class ThreadEventLog(Ring[Event]):
         self.highest = feed.floor
         """The number of the newest event that was made."""
         self._seen = feed.first_kept - 1
-        self._runs: dict[str, RunEvents] = {}
+        self._runs: dict[str, RunAsEvents] = {}
         self._started: dict[str, int] = {}
         self._began_at = 0
         self._aliases: dict[str, str] = {}
@@ -127,7 +127,7 @@ class ThreadEventLog(Ring[Event]):
         """Say how a run has ended that was executed elsewhere, or before anything is known here; once."""
         if self.last is not None and self.last.run_id == run_id and self.last.event != "running":
             return
-        run = RunEvents(FeedItem("started", run_id, None), self._say, agent=agent)
+        run = RunAsEvents(FeedItem("started", run_id, None), self._say, agent=agent)
         self._begun(run)
         at = now_ms()
         if isinstance(values, dict):
@@ -148,24 +148,24 @@ class ThreadEventLog(Ring[Event]):
             (run or self._found_late(item)).take(item.what)
         elif item.kind == "started":
             answered = self._answered(item.resume)
-            run = RunEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
+            run = RunAsEvents(item, self._say, agent=item.what.agent, known_as=self._aliases.pop(item.run_id, None))
             self._begun(run)
             run.begin(item.at, answered)
         elif item.kind == "missed":
             why = item.what.why or "what was said there has not come here"
             self._say(GAP, json_of({"run_id": item.run_id, "why": why}), at=item.at, unsure=True)
         elif item.kind == "ended" and item.what is not None:
-            self._ended(run or RunEvents(item, self._say), item.what, item.at)
+            self._ended(run or RunAsEvents(item, self._say), item.what, item.at)
         elif item.kind == "ended":
             self._leave(item.run_id)
             self.moved.append(item.run_id)
         elif item.kind == "state":
             self._take_state(item)
 
-    def _found_late(self, item: FeedItem) -> RunEvents:
+    def _found_late(self, item: FeedItem) -> RunAsEvents:
         """A run that says something, and whose start is not kept any more."""
         known = FeedItem("started", item.run_id, None, modes=_UNKNOWN)
-        run = RunEvents(known, self._say, known_as=self._aliases.pop(item.run_id, None))
+        run = RunAsEvents(known, self._say, known_as=self._aliases.pop(item.run_id, None))
         self._begun(run)
         run.begin(item.what.at, [])
         return run
@@ -179,13 +179,13 @@ class ThreadEventLog(Ring[Event]):
                 self._say("checkpoints", json_of(mark), at=item.at)
             self._say("values", values, at=item.at)
 
-    def _begun(self, run: RunEvents) -> None:
+    def _begun(self, run: RunAsEvents) -> None:
         self.last = run
         self.open_questions = []
         self._runs[run.run_id] = run
         self._started[run.run_id] = self._began_at = self.added + 1
 
-    def _ended(self, run: RunEvents, says: Mapping[str, Any], at: int) -> None:
+    def _ended(self, run: RunAsEvents, says: Mapping[str, Any], at: int) -> None:
         asked = run.end(says, at)
         if run is self.last:
             self.open_questions = asked
