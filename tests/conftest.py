@@ -1,6 +1,7 @@
 """What holds for every test: no blocking call on the loop, long tests only when asked for, one PostgreSQL server for all."""
 
 import faulthandler
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +33,20 @@ def wants_long(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--hypothesis-profile", default=None) is None:
         settings.load_profile("long" if wants_long(config) else "default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have the collector of garbage never look at what is here for the whole run: modules, and a test for each of its cases.
+
+    A look would take some tenths of a second, and it would look ten times while these are made.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
