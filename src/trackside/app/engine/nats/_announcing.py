@@ -15,7 +15,7 @@ from trackside.app.engine.nats._connection import WORK_QUEUE, Connection
 from trackside.app.engine.nats._errors import JetStreamError, NotAllowedError
 from trackside.app.engine.nats._jetstream import ALREADY_THERE, NO_STREAM, JetStream, api_error
 from trackside.app.engine.nats._link import Link
-from trackside.app.engine.nats._messages import Ask, Counts, Order, encoded
+from trackside.app.engine.nats._messages import Ask, Counts, RunNotice, encoded
 from trackside.app.engine.nats._names import Names, is_token
 from trackside.app.storage.fleet import ReadyRun
 
@@ -55,8 +55,8 @@ class Announcer:
         self._link: Link | None = None
         self._has_lost_stream = True
         self._asks = False
-        self.is_held: Callable[[str], bool] = lambda _: False
-        """Whether this process has an offer of the run; it is told then that the run is to be offered again."""
+        self.offer_again: Callable[[str], bool] = lambda _: False
+        """Has whoever holds an offer of the run here give it back when it is done, to be offered anew; False: nobody."""
 
     async def drained(self) -> None:
         """Wait until nothing waits to be taken any more."""
@@ -71,7 +71,7 @@ class Announcer:
             if not is_token(run.pool):
                 logger.error("pool %r cannot be one: up to 64 letters, digits, _ and -", run.pool)
                 self._counts.announce_failures += 1
-            elif self.is_held(run.run_id):
+            elif self.offer_again(run.run_id):
                 self._counts.announced += 1
             elif len(self._waiting) >= _MOST_WAITING:
                 self._counts.announce_failures += 1
@@ -160,7 +160,7 @@ class Announcer:
         subject = self._names.run(run.pool, run.run_id)
         token, reply = link.expect(lambda message: self._take_answer(link, token, message))
         self._under_way[token] = (waiting, link.on_denied(subject, lambda: self._ask_instead(link, token)))
-        if not link.publish(subject, encoded(Order(run.run_id)), reply=reply):
+        if not link.publish(subject, encoded(RunNotice(run.run_id)), reply=reply):
             self._settle(link, token, taken=False)
         elif len(self._under_way) == 1:  # from now on somebody looks at the time
             self._wake.set()

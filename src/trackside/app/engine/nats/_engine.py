@@ -38,7 +38,7 @@ class NatsEngine:
         self._counts = Counts()
         self._connection = Connection(options, access)
         self._announcer = Announcer(self._connection, jetstream, names, self._counts, lead=lead)
-        self._announcer.is_held = self._offer_again
+        self._announcer.offer_again = self._offer_again
         self._stops = Stops(self._connection, self._announcer, names, self._counts, lead=lead)
         self._offers: list[NatsOffers] = []
         self.live = NatsWire(self._connection, jetstream, names, self._counts, lead=lead)

@@ -9,7 +9,7 @@ import msgspec
 
 from trackside.app.engine.ports import EngineStats
 
-__all__ = ["Ask", "Counts", "Here", "Order", "encoded", "read"]
+__all__ = ["Ask", "Counts", "Here", "RunNotice", "encoded", "read"]
 
 logger = logging.getLogger("trackside.engine")
 
@@ -19,7 +19,7 @@ _LONGEST: Final = 16_384  # bytes of a message; an id may be long
 type Id = Annotated[str, msgspec.Meta(min_length=1, max_length=2_048)]
 
 
-class Order(msgspec.Struct, frozen=True):
+class RunNotice(msgspec.Struct, frozen=True):
     """A run that may be claimed, or one that shall stop."""
 
     run: Id
@@ -98,5 +98,5 @@ def read[T: msgspec.Struct](kind: type[T], payload: bytes) -> T | None:
 
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[type, msgspec.json.Decoder[Any]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Order, Here, Ask)
+    kind: msgspec.json.Decoder(kind) for kind in (RunNotice, Here, Ask)
 }

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from trackside.app.engine.nats._connection import Connection
 from trackside.app.engine.nats._jetstream import JetStream
 from trackside.app.engine.nats._link import Link
-from trackside.app.engine.nats._messages import Counts, Here, Order, encoded, read
+from trackside.app.engine.nats._messages import Counts, Here, RunNotice, encoded, read
 from trackside.app.engine.nats._names import Names
 from trackside.app.engine.nats._pool import Pool
 
@@ -171,14 +171,14 @@ class NatsOffers:
                 pool.pull_up_to(each)
 
     def _take(self, pool: Pool, message: Msg) -> None:
-        order = read(Order, message.data)
-        offer = NatsOffer(order.run if order else "", pool.name, pool.made, message.reply, self._answer)
-        if order is None:
+        notice = read(RunNotice, message.data)
+        offer = NatsOffer(notice.run if notice else "", pool.name, pool.made, message.reply, self._answer)
+        if notice is None:
             self._counts.note_unreadable(message.subject)
             self._answer(offer, _NONSENSE)
         else:
             self._counts.redelivered += _deliveries(message) > 1
-            self._held[offer.subject] = self._runs[order.run] = offer
+            self._held[offer.subject] = self._runs[notice.run] = offer
             self._give(offer)
         self._pull()
 
@@ -239,12 +239,12 @@ class NatsOffers:
         link.publish(self._names.here(link.user), encoded(Here(self._worker_id)))
 
     def _take_stop(self, message: Msg) -> None:
-        order = read(Order, message.data)
-        if order is None:
+        notice = read(RunNotice, message.data)
+        if notice is None:
             self._counts.note_unreadable(message.subject)
             return
         self._counts.stops_heard += 1
-        self._on_stop(order.run)
+        self._on_stop(notice.run)
 
 
 def _deliveries(message: Msg) -> int:

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from trackside.app.engine.nats._announcing import Announcer
 from trackside.app.engine.nats._connection import Connection
 from trackside.app.engine.nats._link import Link
-from trackside.app.engine.nats._messages import Ask, Counts, Here, Order, encoded, read
+from trackside.app.engine.nats._messages import Ask, Counts, Here, RunNotice, encoded, read
 from trackside.app.engine.nats._names import NOBODY, Names, token_of
 from trackside.app.storage.fleet import ReadyRun
 
@@ -46,7 +46,7 @@ class Stops:
             return
         if self._leads:
             user = self._users.get(token_of(worker_id), NOBODY)
-            sent = link.publish(self._names.stop(user, worker_id), encoded(Order(run_id)))
+            sent = link.publish(self._names.stop(user, worker_id), encoded(RunNotice(run_id)))
         else:
             sent = link.publish(self._names.asks(link.user), encoded(Ask(run=run_id, worker=worker_id)))
         self._counts.stops_sent += sent

@@ -42,7 +42,7 @@ _MOST_WAITING: Final = 10_000
 type ReadWorkers = Callable[[], Awaitable[Sequence[StoredWorker]]]
 
 
-class Here(Protocol):
+class LocalWorker(Protocol):
     """A worker of this very process, which hears without the bus."""
 
     def hear(self, notice: Told | Stop) -> None:
@@ -70,7 +70,7 @@ class Dispatch:
         self._read_workers = read_workers
         self._counts = counts
         self._directory = Directory()
-        self._here: dict[str, Here] = {}
+        self._here: dict[str, LocalWorker] = {}
         self._waiting: list[tuple[ReadyRun, int, str | None]] = []
         self._untold: dict[str, float] = {}
         self._sending: asyncio.Handle | None = None
@@ -82,7 +82,7 @@ class Dispatch:
         """Hear what workers say."""
         self._bus.listen(WORKERS, self._hear, own=False, on_gap=self._forget)
 
-    def add_here(self, worker_id: str, here: Here) -> None:
+    def add_here(self, worker_id: str, here: LocalWorker) -> None:
         """Have a worker of this process told without a detour."""
         self._here[worker_id] = here
 
