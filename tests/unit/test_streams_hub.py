@@ -88,11 +88,11 @@ def test_runs_that_have_ended_are_forgotten_oldest_first_by_count_and_by_bytes()
     for number in range(5):
         hub.publish(f"run-{number}", "custom", number)
         hub.close(f"run-{number}", end={})
-    assert [hub.knows(f"run-{number}") for number in range(5)] == [False, False, True, True, True]
+    assert [hub.read_kept(f"run-{number}").has_said_anything for number in range(5)] == [False, False, True, True, True]
     hub.publish("large", "custom", "x" * 6_000)
     hub.close("large", end={})
-    assert [hub.knows(f"run-{number}") for number in range(5)] == [False] * 5
-    assert hub.knows("large")
+    assert [hub.read_kept(f"run-{number}").has_said_anything for number in range(5)] == [False] * 5
+    assert hub.read_kept("large").has_said_anything
 
 
 def test_what_a_run_has_used_is_not_kept_with_its_end() -> None:
@@ -122,7 +122,7 @@ def test_what_comes_after_the_end_reaches_nobody() -> None:
     hub.close(RUN, end={})
     hub.publish(RUN, "custom", 1)
     assert hub.read(RUN).is_over
-    assert not hub.knows(RUN)
+    assert not hub.read_kept(RUN).has_said_anything
 
 
 def test_of_a_run_that_is_not_known_nothing_is_kept_and_nobody_waits() -> None:

@@ -340,7 +340,7 @@ async def test_mirrors_are_shared_and_linger_and_go() -> None:
         async with asyncio.timeout(5):
             while made.wire.ears:
                 await asyncio.sleep(QUICK.linger)
-        assert (mirrors.stats.open, server.knows(RUN)) == (0, False)
+        assert (mirrors.stats.open, server.read_kept(RUN).has_said_anything) == (0, False)
         with mirrors.run(THREAD, RUN) as again:
             await again.catch_up()
             assert [frame.data for frame in server.read(RUN).take()] == [b"1"]

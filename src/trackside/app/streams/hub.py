@@ -327,10 +327,6 @@ class StreamHub:
             channel.close()
         self.threads.end_all()
 
-    def knows(self, run_id: str) -> bool:
-        """Whether anything is kept here of what a run says or said."""
-        return run_id in self._channels or self._ended.get(run_id) is not None
-
     def values(self, run_id: str) -> bytes | None:
         """The newest state that a run has said, as JSON; None if none is known here."""
         channel = self._channels.get(run_id) or self._ended.get(run_id)
