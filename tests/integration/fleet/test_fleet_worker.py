@@ -43,12 +43,12 @@ async def test_no_more_runs_than_places_and_each_once(have_fleet: Any) -> None:
         manager = fleet.servers[0].app.manager
         runs = await asyncio.gather(*(manager.start(RunSpec("crowd", number)) for number in range(40)))
         await until(lambda: crowd.now == 6)
-        assert [worker.fleet.stats().running for worker in fleet.workers] == [3, 3]
+        assert [worker.worker.stats().running for worker in fleet.workers] == [3, 3]
         crowd.go.set()
         await until(lambda: crowd.ended == len(runs))
         assert crowd.most == 6
-        await until(lambda: sum(worker.fleet.running for worker in fleet.workers) == 0)
-        assert sum(worker.fleet.stats().taken_total for worker in fleet.workers) == len(runs)
+        await until(lambda: sum(worker.worker.running for worker in fleet.workers) == 0)
+        assert sum(worker.worker.stats().taken_total for worker in fleet.workers) == len(runs)
 
 
 async def test_a_run_that_nobody_was_told_of_is_found(have_fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ async def test_an_offer_of_a_run_that_is_not_to_be_had_costs_nothing(have_fleet:
             server.engine.announce([ReadyRun(run_id)])
         again = await server.manager.start(RunSpec("crowd", 2))
         await until(lambda: crowd.ended == 2)
-        await until(lambda: worker.fleet.running == 0)
+        await until(lambda: worker.worker.running == 0)
         assert (await server.store.run(again.run_id)).status == "success"
 
 
@@ -80,7 +80,7 @@ async def test_a_defect_costs_a_worker_no_place_and_no_run(have_fleet: Any, monk
     crowd = Crowd()
     crowd.go.set()
     async with have_fleet({"crowd": crowd.agent}, servers=1, worker=WorkerSettings(concurrency=1)) as fleet:
-        worker = fleet.workers[0].fleet
+        worker = fleet.workers[0].worker
         coordinator, failed = worker._coordinator, asyncio.Event()
         takes = {name: getattr(coordinator, name) for name in ("take", "take_any")}
 
@@ -107,12 +107,12 @@ async def test_who_stops_taking_leaves_what_waits_to_others(have_fleet: Any) -> 
         for number in range(6):
             await manager.start(RunSpec("crowd", number))
         await until(lambda: crowd.now == 2)
-        await leaving.fleet.stop()
+        await leaving.worker.stop()
         crowd.go.set()
         await until(lambda: crowd.ended == 6)
-        await leaving.fleet.until_idle()
-        assert leaving.fleet.stats().taken_total == 1
-        assert staying.fleet.stats().taken_total == 5
+        await leaving.worker.until_idle()
+        assert leaving.worker.stats().taken_total == 1
+        assert staying.worker.stats().taken_total == 5
 
 
 async def test_runs_of_a_pool_go_to_its_workers(postgres_with_tables: str) -> None:

@@ -1,4 +1,4 @@
-"""What keeps an app from being opened that no setting is to blame for."""
+"""What keeps an app from being opened though its settings are as they should be."""
 
 from __future__ import annotations
 
